@@ -1,0 +1,71 @@
+# The verbs of a person working here. Each sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv venv-incumbent demo test test-unit lint format docs bench bench-install clean
+
+help: ## list these verbs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+venv: $(VENV)/.dev ## .venv with everything for development
+
+$(VENV)/.pip: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --upgrade pip
+	@touch $@
+
+# What `make demo` needs is less than what development needs, and there a minute sooner.
+$(VENV)/.demo: $(VENV)/.pip
+	$(PIP_INSTALL) --editable '.[xgboost,workbench,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.pip
+	$(PIP_INSTALL) --editable '.[xgboost,sklearn,s3,workbench,demo,dev]'
+	@touch $@ $(VENV)/.demo
+
+# sagemaker-training brings a `train` of its own, so it lives apart from ours.
+venv-incumbent: .venv-incumbent/.ready ## .venv-incumbent with sagemaker-training, to compare with
+
+.venv-incumbent/.ready:
+	$(PYTHON) -m venv .venv-incumbent
+	.venv-incumbent/bin/python -m pip install --quiet --disable-pip-version-check sagemaker-training==5.1.4
+	@touch $@
+
+demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
+	$(BIN)/python tools/flights.py --out demo-out/data
+	rm -rf demo-out/job
+	$(BIN)/trainbox run xgboost --out demo-out/job --job-name flights \
+	  --channel train=demo-out/data/train --channel validation=demo-out/data/validation $(DEMO_HYPERPARAMETERS)
+
+test: $(VENV)/.dev .venv-incumbent/.ready ## every test
+	$(PYTEST) tests
+
+test-unit: $(VENV)/.dev ## the tests that start few processes: below a minute
+	$(PYTEST) tests/unit
+
+lint: $(VENV)/.dev ## ruff, mypy, the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## let ruff write what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## write the generated tables of docs/ anew
+	$(BIN)/python tools/docs.py
+
+bench: $(VENV)/.dev .venv-incumbent/.ready ## start-up, memory and throughput beside sagemaker-training
+	$(BIN)/python tools/bench.py
+
+bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
+	$(BIN)/python tools/bench.py --install
+
+clean: ## remove what these verbs made
+	rm -rf $(VENV) .venv-incumbent demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,74 @@
+"""The command `trainbox`: one verb per module, each loaded only when it is called."""
+
+import argparse
+import importlib
+import sys
+from typing import Protocol, cast
+
+from trainbox import __version__
+from trainbox.errors import TrainboxError
+
+#: The verbs, with the module of each and the line that help shows.
+VERBS = {
+    "run": ("trainbox.workbench.run", "run a training job on this machine, as SageMaker would"),
+    "describe": ("trainbox.workbench.describe", "show the hyperparameters a script takes"),
+    "metrics": ("trainbox.workbench.show_metrics", "print the MetricDefinitions of a script, or check them on a log"),
+    "train": ("trainbox.launch.train", "what SageMaker starts in the container: run the job below /opt/ml"),
+}
+
+
+class Verb(Protocol):
+    """What the module of a verb offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the verb's arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; the result goes to stdout, the return value is the exit code."""
+
+
+def main() -> int:
+    """Run one verb.
+
+    Returns:
+        Its exit code; that of the `TrainboxError` that stopped it; 2 for arguments nobody understands.
+    """
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["train"]:
+        from trainbox.launch import train  # noqa: PLC0415 - it reads its own, empty, command line
+
+        del sys.argv[1]
+        return train.main()
+    parser, verb = _parser_for(arguments[0] if arguments else "")
+    args = parser.parse_args(arguments)
+    if verb is None:
+        parser.print_help()
+        return 2
+    try:
+        return verb.run(args)
+    except TrainboxError as error:
+        sys.stderr.write(f"trainbox: {error}\n")
+        return error.exit_code
+    except BrokenPipeError:  # `trainbox metrics … | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parser_for(chosen: str) -> tuple[argparse.ArgumentParser, Verb | None]:
+    """The parser of all verbs, of which only the chosen one is loaded."""
+    parser = argparse.ArgumentParser(
+        prog="trainbox", description="Train your own algorithms on Amazon SageMaker, and the same job here."
+    )
+    parser.add_argument("--version", action="version", version=f"trainbox {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB")
+    found: Verb | None = None
+    for name, (module, summary) in VERBS.items():
+        verb_parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == chosen:
+            found = cast("Verb", importlib.import_module(module))
+            found.add_arguments(verb_parser)
+    return parser, found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

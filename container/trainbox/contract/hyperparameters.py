@@ -1,0 +1,104 @@
+"""Hyperparameters as SageMaker passes them, strings all, and the two ways to hand them on to a script as arguments.
+
+The typed route, `trainbox.hyperparameters(Params)`, is in `params.py`: it needs more of msgspec than a supervisor.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+ArgumentStyle = Literal["toolkit", "json"]
+
+#: Names that are settings of the container, not hyperparameters of the algorithm. Those of sagemaker-training 5.1.4
+#: (`params.SAGEMAKER_HYPERPARAMETERS`, and everything that begins with `sagemaker_`), and trainbox's own.
+RESERVED_NAMES = frozenset({"default_user_module_name", "_tuning_objective_metric", "processes_per_host"})
+RESERVED_PREFIXES = ("sagemaker_", "trainbox_")
+
+REDACTED = "***"
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_SECRET_ENDINGS = ("token", "password", "passwd", "passphrase", "secret", "secrets", "key", "keys")
+_SECRET_WORDS = frozenset({"credential", "credentials", "passwords"})
+#: A shorter value is no secret worth the name, and hiding it would riddle the text with holes.
+_SHORTEST_SECRET = 3
+
+
+def decode(raw: object) -> object:
+    """A value as sagemaker-training reads it: JSON where it parses, else the string as it came.
+
+    SDK v2 JSON-encodes every value, text too (within quotes of its own), SDK v3 and the API send plain strings.
+    A value nested too deeply for Python's parser is a string too; sagemaker-training dies of it.
+    """
+    if not isinstance(raw, str):
+        return raw
+    try:
+        decoded: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    return decoded
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a hyperparameter is meant for the container and is not passed to the script."""
+    return name in RESERVED_NAMES or name.startswith(RESERVED_PREFIXES)
+
+
+def arguments(values: Mapping[str, object], style: ArgumentStyle) -> list[str]:
+    """The command line arguments of a script.
+
+    Args:
+        values: The user's hyperparameters, decoded.
+        style: `toolkit` as sagemaker-training 5.1.4 writes them (sorted by name; `True`, `[1, 'a']`, `a=1,b=2`),
+            `json` as the drivers of SDK v3 do (in the order given; `true`, `[1, "a"]`, `{"a": 1}`).
+    """
+    return list(_toolkit_arguments(values) if style == "toolkit" else _json_arguments(values))
+
+
+def _toolkit_arguments(values: Mapping[str, object]) -> Iterable[str]:
+    for name in sorted(values):
+        yield _toolkit_flag(name)
+        yield _toolkit_value(values[name])
+
+
+def _toolkit_flag(name: str) -> str:
+    if not name:
+        return ""
+    return f"--{name}" if len(name) > 1 else f"-{name}"
+
+
+def _toolkit_value(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={item}" for key, item in sorted(value.items()))
+    return "" if value is None else str(value)
+
+
+def _json_arguments(values: Mapping[str, object]) -> Iterable[str]:
+    for name, value in values.items():
+        yield f"--{name}"
+        yield value if isinstance(value, str) else json.dumps(value)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a name says that its value is nobody's business: `api_token`, `DB-PASSWORD`, `secretKey`."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in words)
+
+
+def redact(values: Mapping[str, object]) -> dict[str, object]:
+    """The same values, those with a secret name replaced."""
+    return {name: REDACTED if is_secret(name) else value for name, value in values.items()}
+
+
+def secrets(values: Mapping[str, object]) -> tuple[str, ...]:
+    """The values that must appear in no text, longest first, so that one within another leaves no rest."""
+    found = {str(value) for name, value in values.items() if is_secret(name)}
+    return tuple(
+        sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=lambda value: (-len(value), value))
+    )
+
+
+def without_secrets(text: str, hidden: Iterable[str]) -> str:
+    """A text with every one of `hidden` replaced."""
+    for value in hidden:
+        text = text.replace(value, REDACTED)
+    return text

@@ -1,0 +1,349 @@
+"""`input/config/*.json` and the environment become one frozen `Job`: the only reader of what SageMaker gives."""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from trainbox.contract.hyperparameters import ArgumentStyle, decode, is_reserved, secrets
+from trainbox.contract.layout import DEFAULT_ROOT, Layout
+from trainbox.errors import ContractError
+
+#: SageMaker's own files are a few kilobytes; a cluster of thousands of hosts stays far below this.
+LARGEST_CONFIG_BYTES = 16 * 1024 * 1024
+#: SageMaker kills 120 s after SIGTERM (API StopTrainingJob); 20 s are left for the supervisor to tidy and report.
+DEFAULT_GRACE_SECONDS = 100.0
+DEFAULT_PEER_TIMEOUT_SECONDS = 120.0
+HOMOGENEOUS_GROUP = "homogeneousCluster"
+
+# API Channel.ChannelName; `.` and `..` fit the pattern and are no directory of their own.
+_CHANNEL_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9.\-_]{1,64}")
+
+T = TypeVar("T")
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One input of the job, from `inputdataconfig.json`.
+
+    FastFile channels are reported as `File`, so they cannot be told apart (AWS, "How Amazon SageMaker AI provides
+    training information").
+    """
+
+    name: str
+    path: Path
+    input_mode: Literal["File", "Pipe", "FastFile"] = "File"
+    content_type: str | None = None
+    distribution: Literal["FullyReplicated", "ShardedByS3Key"] | None = None
+    record_wrapper: Literal["None", "RecordIO"] | None = None
+
+
+class InstanceGroup(msgspec.Struct, frozen=True, rename={"name": "instance_group_name"}):
+    """One group of a heterogeneous cluster; a homogeneous one has a single group."""
+
+    name: str
+    hosts: tuple[str, ...]
+    instance_type: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the request says to the container itself, by a reserved hyperparameter or else by the environment."""
+
+    program: str | None = None
+    submit_directory: str | None = None
+    script: str | None = None
+    arguments: ArgumentStyle = "toolkit"
+    processes_per_host: int = 1
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+    peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
+    s3_endpoint_url: str | None = None
+    pip_cache_dir: Path | None = None
+    studio_local_mode: bool = False
+
+
+class Job(msgspec.Struct, frozen=True):
+    """Everything a training container is told, parsed once."""
+
+    layout: Layout
+    name: str
+    region: str
+    #: The user's own, decoded (`decode`) and as they came; those for the container are in `reserved`.
+    hyperparameters: Mapping[str, object]
+    raw_hyperparameters: Mapping[str, object]
+    reserved: Mapping[str, object]
+    hosts: tuple[str, ...]
+    current_host: str
+    instance_type: str
+    instance_group: str
+    instance_groups: tuple[InstanceGroup, ...]
+    network_interface: str
+    channels: Mapping[str, Channel]
+    checkpoints_dir: Path
+    #: `None` where the request has no CheckpointConfig: then nothing uploads the directory.
+    checkpoint_s3_uri: str | None
+    has_checkpoint_config: bool
+    settings: Settings
+    #: The files as they are, for `SM_RESOURCE_CONFIG` and `SM_INPUT_DATA_CONFIG`.
+    resource_config: Mapping[str, object]
+    input_data_config: Mapping[str, object]
+    #: Values that no log, report or failure file may hold.
+    secrets: tuple[str, ...] = ()
+    #: Choices made for the user, each with its reason; the supervisor logs them.
+    notes: tuple[str, ...] = ()
+
+    @property
+    def host_rank(self) -> int:
+        """The place of this host among all, from 0, in the order SageMaker gives them (lexicographic: 1, 10, 2)."""
+        return self.hosts.index(self.current_host)
+
+    @property
+    def is_first_host(self) -> bool:
+        """Whether this host speaks for all: rendezvous, shared files, log lines said once."""
+        return self.host_rank == 0
+
+
+class _ResourceConfig(msgspec.Struct, frozen=True):
+    hosts: tuple[str, ...]
+    current_host: str
+    current_instance_type: str = "local"
+    current_group_name: str = HOMOGENEOUS_GROUP
+    instance_groups: tuple[InstanceGroup, ...] = ()
+    network_interface_name: str = "eth0"
+    topology: tuple[dict[str, object], ...] = ()
+
+
+class _ChannelConfig(msgspec.Struct, frozen=True, rename="pascal"):
+    training_input_mode: Literal["File", "Pipe", "FastFile"] = "File"
+    content_type: str | None = None
+    s3_distribution_type: Literal["FullyReplicated", "ShardedByS3Key"] | None = msgspec.field(
+        default=None, name="S3DistributionType"
+    )
+    record_wrapper_type: Literal["None", "RecordIO"] | None = None
+
+
+class _CheckpointConfig(msgspec.Struct, frozen=True):
+    local_path: str = msgspec.field(default=str(DEFAULT_ROOT / "checkpoints"), name="LocalPath")
+    s3_uri: str | None = msgspec.field(default=None, name="S3Uri")
+
+
+def read_environment() -> dict[str, str]:
+    """The environment of this process: the one place in the package that asks the operating system for it."""
+    return dict(os.environ)
+
+
+def read_job(root: Path, env: Mapping[str, str]) -> Job:
+    """Read the contract below `root`.
+
+    Args:
+        root: The tree, `/opt/ml` in a training container.
+        env: The environment of the container.
+
+    Raises:
+        ContractError: A file is malformed; the message names file, key, what was found and what was expected.
+    """
+    layout = Layout(root)
+    notes: list[str] = []
+    given = _read_hyperparameters(layout.config_dir / "hyperparameters.json")
+    raw_resources = _read_object(layout.config_dir / "resourceconfig.json")
+    if raw_resources is None:
+        notes.append(f"no {layout.config_dir / 'resourceconfig.json'}: taking this to be the only host, 'algo-1'")
+        raw_resources = {"current_host": "algo-1", "hosts": ["algo-1"]}
+    resources = _parse_resources(raw_resources, layout.config_dir / "resourceconfig.json")
+    raw_channels = _read_object(layout.config_dir / "inputdataconfig.json") or {}
+    raw_checkpoints = _read_object(layout.config_dir / "checkpointconfig.json")
+    checkpoints = _parse_checkpoints(raw_checkpoints, layout.config_dir / "checkpointconfig.json")
+    reserved = {name: decode(value) for name, value in given.items() if is_reserved(name)}
+    return Job(
+        layout=layout,
+        name=env.get("TRAINING_JOB_NAME") or _text(reserved.get("sagemaker_job_name")),
+        region=env.get("AWS_REGION") or _text(reserved.get("sagemaker_region")),
+        hyperparameters={name: decode(value) for name, value in given.items() if not is_reserved(name)},
+        raw_hyperparameters={name: value for name, value in given.items() if not is_reserved(name)},
+        reserved=reserved,
+        hosts=resources.hosts,
+        current_host=resources.current_host,
+        instance_type=resources.current_instance_type,
+        instance_group=resources.current_group_name,
+        instance_groups=resources.instance_groups,
+        network_interface=resources.network_interface_name,
+        channels=_parse_channels(raw_channels, layout),
+        checkpoints_dir=below(layout, Path(checkpoints.local_path)),
+        checkpoint_s3_uri=checkpoints.s3_uri,
+        has_checkpoint_config=raw_checkpoints is not None,
+        settings=_read_settings(reserved, env, layout.config_dir / "hyperparameters.json"),
+        resource_config=raw_resources,
+        input_data_config=raw_channels,
+        secrets=_secrets(env, {name: decode(value) for name, value in given.items()}),
+        notes=tuple(notes),
+    )
+
+
+def _read_object(path: Path) -> dict[str, object] | None:
+    """The JSON object in a file, or `None` where there is no such file."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a FIFO would wait for ever
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
+            raise ContractError(f"{path}: found {kind}, expected a file with a JSON object")
+        if status.st_size > LARGEST_CONFIG_BYTES:
+            found = f"{status.st_size:,} bytes"
+            raise ContractError(f"{path}: found {found}, expected a small JSON object", hint="is it the right file?")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ContractError(f"{path}: cannot be read: {error.strerror}") from error
+    value = _parse_json(content, path)
+    if not isinstance(value, dict):
+        raise ContractError(f"{path}: found {_kind(value)}, expected a JSON object")
+    for key, entry in value.items():
+        _refuse_unusable(key, key, path)
+        _refuse_unusable(entry, key, path)
+    return value
+
+
+def _refuse_unusable(value: object, key: str, path: Path) -> None:
+    """Refuse text that can be no argument, variable or file name, anywhere in a value."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            _refuse_unusable(name, key, path)
+            _refuse_unusable(entry, key, path)
+    elif isinstance(value, list):
+        for entry in value:
+            _refuse_unusable(entry, key, path)
+    elif isinstance(value, str) and not _can_be_passed(value):
+        raise ContractError(
+            f"{path}: key {key!r}: found a NUL or half a surrogate pair, expected text",
+            hint="the operating system can pass it neither as an argument nor in the environment",
+        )
+
+
+def _parse_json(content: bytes, path: Path) -> object:
+    if not content.strip():
+        raise ContractError(f"{path}: the file is empty, expected a JSON object", hint="write {} for no entries")
+    try:
+        value: object = json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ContractError(f"{path}: byte {error.start} is not UTF-8, expected JSON in UTF-8") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        # Only one character of what was found: the next ones may be a password.
+        found = repr(error.doc[error.pos]) if error.pos < len(error.doc) else "the end of the file"
+        raise ContractError(f"{path}: {where}: {error.msg}, found {found}") from None
+    except RecursionError as error:
+        raise ContractError(f"{path}: nested too deeply to be read") from error
+    except ValueError as error:  # a number of more than 4,300 digits
+        raise ContractError(f"{path}: holds a number too long to be read") from error
+    return value
+
+
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _convert(value: object, kind: type[T], path: Path) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+def _read_hyperparameters(path: Path) -> dict[str, object]:
+    given = _read_object(path) or {}
+    for name, value in given.items():
+        _refuse_unusable(decode(value), name, path)
+    return given
+
+
+def _can_be_passed(text: str) -> bool:
+    """Whether text fits in arguments and environment: UTF-8 can encode it, and it has no NUL."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _parse_resources(raw: Mapping[str, object], path: Path) -> _ResourceConfig:
+    resources = _convert(raw, _ResourceConfig, path)
+    if not resources.hosts:
+        raise ContractError(f"{path}: key 'hosts': found an empty list, expected the names of all hosts")
+    if len(set(resources.hosts)) != len(resources.hosts):
+        raise ContractError(f"{path}: key 'hosts': found a name twice in {list(resources.hosts)}")
+    if resources.current_host not in resources.hosts:
+        raise ContractError(
+            f"{path}: key 'current_host': found {resources.current_host!r}, expected one of {list(resources.hosts)}"
+        )
+    return resources
+
+
+def _parse_channels(raw: Mapping[str, object], layout: Layout) -> dict[str, Channel]:
+    path = layout.config_dir / "inputdataconfig.json"
+    configs = _convert(raw, dict[str, _ChannelConfig], path)
+    for name in configs:
+        if not _CHANNEL_NAME.fullmatch(name):
+            raise ContractError(f"{path}: key {name!r}: expected a channel name, [A-Za-z0-9.-_], at most 64 characters")
+    return {
+        name: Channel(
+            name=name,
+            path=layout.channel_dir(name),
+            input_mode=config.training_input_mode,
+            content_type=config.content_type,
+            distribution=config.s3_distribution_type,
+            record_wrapper=config.record_wrapper_type,
+        )
+        for name, config in sorted(configs.items())
+    }
+
+
+def _parse_checkpoints(raw: Mapping[str, object] | None, path: Path) -> _CheckpointConfig:
+    config = _convert(raw or {}, _CheckpointConfig, path)
+    if not Path(config.local_path).is_absolute():
+        raise ContractError(f"{path}: key 'LocalPath': found {config.local_path!r}, expected an absolute path")
+    return config
+
+
+def below(layout: Layout, path: Path) -> Path:
+    """A path of the contract in this tree: `/opt/ml/checkpoints` lies at `<root>/checkpoints`."""
+    return layout.root / path.relative_to(DEFAULT_ROOT) if path.is_relative_to(DEFAULT_ROOT) else path
+
+
+def _secrets(*sources: Mapping[str, object]) -> tuple[str, ...]:
+    """Of all sources, also where two use one name for different values; longest first, as `secrets` gives them."""
+    found = {value for source in sources for value in secrets(source)}
+    return tuple(sorted(found, key=lambda value: (-len(value), value)))
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: Path) -> Settings:
+    """Each setting from its hyperparameter, else from the variable of the same name in capitals."""
+
+    def setting(name: str) -> str | None:
+        return _text(reserved.get(name)) or env.get(name.upper()) or None
+
+    given = {
+        "program": setting("sagemaker_program"),
+        "submit_directory": setting("sagemaker_submit_directory"),
+        "script": setting("trainbox_script"),
+        "arguments": setting("trainbox_arguments"),
+        "processes_per_host": _text(reserved.get("processes_per_host")) or None,
+        "grace_seconds": setting("trainbox_grace_seconds"),
+        "peer_timeout_seconds": setting("trainbox_peer_timeout_seconds"),
+        "s3_endpoint_url": env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+        "pip_cache_dir": env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY"),
+        "studio_local_mode": env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
+    }
+    chosen = {name: value for name, value in given.items() if value is not None and value != ""}
+    try:
+        settings = msgspec.convert(chosen, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ContractError(f"{path}, or the environment: a setting of the container: {error}") from error
+    if settings.processes_per_host < 1:
+        raise ContractError(f"{path}: key 'processes_per_host': found {settings.processes_per_host}, expected >= 1")
+    if not 0 <= settings.grace_seconds < float("inf") or not 0 <= settings.peer_timeout_seconds < float("inf"):
+        raise ContractError(f"{path}, or the environment: trainbox_*_seconds: expected a number >= 0")
+    return settings

@@ -1,0 +1,104 @@
+"""Every error trainbox raises on purpose; the class says the exit code and whose fault it is.
+
+    TrainboxError
+    ├── ContractError         2   a file or variable that SageMaker gives is malformed
+    ├── ProgramError          3   no such program, or its code cannot be fetched, unpacked or started
+    ├── RequirementsError     4   pip could not install what the program asks for
+    ├── PeerError             5   another host of the job cannot be found
+    ├── HyperparameterError   6   a hyperparameter is unknown, of the wrong type or out of range
+    ├── DataError             7   a channel is missing, or what lies in it cannot be used
+    ├── CheckpointError       8   a checkpoint cannot be written, or none of those found is valid
+    ├── MetricError           9   a metric is declared or logged in a way nobody could read back
+    ├── RunError             10   `trainbox run` was asked for something it cannot do
+    └── Stopped             143   SIGTERM or SIGINT came before the script was started
+
+What a *script* does keeps its own exit code (7 stays 7, a signal is 128+n); these codes are for trainbox's own errors.
+Anything else that escapes is a defect of trainbox and leaves with 70 (`EX_SOFTWARE`).
+"""
+
+from typing import ClassVar, Literal
+
+INTERNAL_EXIT_CODE = 70
+
+
+class TrainboxError(Exception):
+    """The root of the tree.
+
+    Args:
+        message: What happened, and to which file, key or value.
+        hint: What to do about it, in one sentence; shown below the message.
+    """
+
+    exit_code: ClassVar[int] = INTERNAL_EXIT_CODE
+    #: How SageMaker words the cause: the request, code or data of the user, or the algorithm container itself.
+    fault: ClassVar[Literal["ClientError", "AlgorithmError"]] = "ClientError"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class ContractError(TrainboxError):
+    """A file or variable that SageMaker gives is malformed."""
+
+    exit_code = 2
+
+
+class ProgramError(TrainboxError):
+    """There is no such program, or its code cannot be fetched, unpacked or started."""
+
+    exit_code = 3
+
+
+class RequirementsError(TrainboxError):
+    """Pip could not install what the program asks for."""
+
+    exit_code = 4
+
+
+class PeerError(TrainboxError):
+    """Another host of the job cannot be found."""
+
+    exit_code = 5
+    fault = "AlgorithmError"
+
+
+class HyperparameterError(TrainboxError):
+    """A hyperparameter is unknown, of the wrong type or out of range."""
+
+    exit_code = 6
+
+
+class DataError(TrainboxError):
+    """A channel is missing, or what lies in it cannot be used."""
+
+    exit_code = 7
+
+
+class CheckpointError(TrainboxError):
+    """A checkpoint cannot be written, or none of those found is valid."""
+
+    exit_code = 8
+    fault = "AlgorithmError"
+
+
+class MetricError(TrainboxError):
+    """A metric is declared or logged in a way nobody could read back."""
+
+    exit_code = 9
+
+
+class RunError(TrainboxError):
+    """`trainbox run` was asked for something it cannot do."""
+
+    exit_code = 10
+
+
+class Stopped(TrainboxError):  # noqa: N818 - SageMaker's own word for this end, and no defect
+    """SIGTERM or SIGINT came before the script was started."""
+
+    exit_code = 143

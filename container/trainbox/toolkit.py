@@ -1,0 +1,245 @@
+"""What a training script asks of its container; `import trainbox` gives these names.
+
+Every function reads the contract when it is called: below `/opt/ml` in a container, below `TRAINBOX_ROOT` where that is
+set, and from flags (`--max_depth 5 --channel train=DIR`) where a script is started by hand.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import SupportsFloat, TypeVar
+
+import msgspec
+
+from trainbox import metrics, stopping
+from trainbox.checkpoints import Checkpoints
+from trainbox.contract import params
+from trainbox.contract.job import Channel, Job, read_environment, read_job
+from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.say import say
+
+P = TypeVar("P")
+
+#: Where a script that is started by hand, outside of any container, puts what it makes.
+ALONE_ROOT = Path("trainbox-out/alone")
+
+
+class Flags(msgspec.Struct, frozen=True):
+    """The command line of a script that was started by hand."""
+
+    hyperparameters: Mapping[str, str] = {}
+    channels: Mapping[str, Path] = {}
+    help: bool = False
+
+
+def parse_flags(arguments: Sequence[str]) -> Flags:
+    """Pure: `--max_depth 5`, `--max_depth=5`, `-k 5`, a bare `--verbose` (true) and `--channel NAME=DIR`.
+
+    Raises:
+        HyperparameterError: An argument is no flag, or a channel has no directory.
+    """
+    values: dict[str, str] = {}
+    channels: dict[str, Path] = {}
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        name, has_value, value = flag.lstrip("-").partition("=")
+        if not flag.startswith("-") or not name:
+            raise HyperparameterError(f"the argument {flag!r} is no flag", hint="write --name value")
+        if not has_value and rest and not _is_flag(rest[0]):
+            has_value, value = "=", rest.pop(0)
+        if name == "channel":
+            channel, _, directory = value.partition("=")
+            if not channel or not directory:
+                raise HyperparameterError(f"--channel: found {value!r}, expected NAME=DIRECTORY")
+            channels[channel] = Path(directory)
+        else:
+            values[name] = value if has_value else "true"
+    return Flags(values, channels, help="help" in values or "h" in values)
+
+
+def _is_flag(text: str) -> bool:
+    """Whether an argument begins a flag; `-1` and `-1e-3` are values."""
+    try:
+        float(text)
+    except ValueError:
+        return text.startswith("-") and text != "-"
+    return False
+
+
+def _read_flags() -> Flags:
+    """The flags of this process; none where the supervisor wrote them, from hyperparameters it passes whole as well."""
+    arguments = sys.argv[1:]
+    passed = read_environment().get("SM_USER_ARGS")
+    if passed is not None and json.loads(passed) == arguments:
+        return Flags()
+    return parse_flags(arguments)
+
+
+@functools.cache
+def current_job() -> Job:
+    """The job this process belongs to; what SageMaker gave does not change, so it is read once.
+
+    >>> job = trainbox.current_job()
+    >>> job.host_rank, job.hosts, sorted(job.channels)
+    (0, ('algo-1',), ['train', 'validation'])
+
+    Raises:
+        ContractError: A file SageMaker gave is malformed.
+    """
+    env = read_environment()
+    flags = _read_flags()
+    job = read_job(_root(env), env)
+    given = {name: Channel(name=name, path=path.absolute()) for name, path in flags.channels.items()}
+    return msgspec.structs.replace(job, channels={**job.channels, **given}) if given else job
+
+
+def _root(env: Mapping[str, str]) -> Path:
+    chosen = env.get(ROOT_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    if (DEFAULT_ROOT / "input").is_dir():
+        return DEFAULT_ROOT
+    say(f"no {DEFAULT_ROOT}/input here and no {ROOT_VARIABLE}: this script runs alone, its results go to {ALONE_ROOT}")
+    return ALONE_ROOT.absolute()
+
+
+def hyperparameters(params_type: type[P]) -> P:
+    """The hyperparameters of the job as a typed, frozen value: flags over `hyperparameters.json` over defaults.
+
+    >>> class Params(msgspec.Struct, frozen=True, kw_only=True):
+    ...     epochs: Annotated[int, msgspec.Meta(ge=1)] = 10
+    >>> trainbox.hyperparameters(Params)
+    Params(epochs=10)
+
+    Raises:
+        HyperparameterError: Names everything that is wrong at once: unknown names, types, ranges, missing ones.
+    """
+    flags = _read_flags()
+    program = Path(sys.argv[0]).name
+    if flags.help:
+        print(_usage(params.fields(params_type), program))
+        raise SystemExit(0)
+    replaced = {name.replace("-", "_") for name in flags.hyperparameters}
+    given = current_job().raw_hyperparameters
+    kept = {name: value for name, value in given.items() if name.replace("-", "_") not in replaced}
+    return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program)
+
+
+def _usage(fields: Sequence[params.Field], program: str) -> str:
+    lines = [f"usage: {program} [--channel NAME=DIRECTORY …] [--HYPERPARAMETER VALUE …]", ""]
+    for field in fields:
+        default = "required" if field.required else f"default {field.default}"
+        about = ", ".join(filter(None, [field.type, field.range, default]))
+        lines.append(f"  --{field.name}  ({about})  {field.description}".rstrip())
+    return "\n".join(lines)
+
+
+def channel(name: str) -> Path:
+    """The directory with the data of a channel (in Pipe mode the stem of its FIFOs).
+
+    >>> trainbox.channel("train")
+    PosixPath('/opt/ml/input/data/train')
+
+    Raises:
+        DataError: The job has no such channel; the message names those it has.
+    """
+    channels = current_job().channels
+    if name not in channels:
+        raise DataError(
+            f"the job has no channel {name!r}; its channels: {', '.join(channels) or 'none'}",
+            hint=f"add it to the request (InputDataConfig), or run with --channel {name}=DIRECTORY",
+        )
+    return channels[name].path
+
+
+def log(step: int, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
+    """Log one line of metrics, which the regexes of `trainbox metrics SCRIPT` read back; only rank 0 does.
+
+    >>> trainbox.log(5, {AUC: 0.84081})
+    [metrics] step=5 validation:auc=0.84081
+
+    Raises:
+        MetricError: Nothing to log, a metric named twice, or a value that is no number.
+    """
+    _emit(metrics.line(step, values), values)
+
+
+def final(values: Mapping[metrics.Metric, SupportsFloat]) -> None:
+    """Log the selected values after everything else: SageMaker's tuner takes the last value it finds.
+
+    >>> trainbox.final({AUC: 0.8512})
+    [metrics] final validation:auc=0.8512
+
+    Raises:
+        MetricError: As for `log`.
+    """
+    _emit(metrics.final_line(values), values)
+
+
+def _emit(line: str, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
+    if _rank() == 0:
+        metrics.emit(line)
+        for warning in metrics.warnings(values):
+            say(warning)
+
+
+def _rank() -> int:
+    """The rank of this process among all of the job: torchrun's where it has one, else that of its host."""
+    rank = read_environment().get("RANK")
+    return int(rank) if rank is not None else current_job().host_rank
+
+
+def checkpoints(*, keep: int = 3) -> Checkpoints:
+    """The store of this job's checkpoints, which SageMaker uploads while the job runs and brings back when it restarts.
+
+    >>> store = trainbox.checkpoints()
+    >>> found = store.latest()  # verified; None at the first start
+    >>> with store.writing(step=20) as directory:
+    ...     (directory / "weights.bin").write_bytes(weights)
+
+    Args:
+        keep: How many of the newest to keep.
+    """
+    job = current_job()
+    if not job.has_checkpoint_config:
+        say(f"the job has no CheckpointConfig: what is written to {job.checkpoints_dir} will not be uploaded")
+    return Checkpoints(job.checkpoints_dir, keep=keep)
+
+
+def stop_requested() -> bool:
+    """Whether SageMaker has asked the job to stop (SIGTERM); ask at the end of every step, from the main thread.
+
+    >>> for step in range(steps):
+    ...     ...
+    ...     if trainbox.stop_requested():
+    ...         break  # save a checkpoint and leave
+    """
+    return _stop_flag().requested
+
+
+def seconds_left() -> float | None:
+    """Seconds until the process will be killed, `None` as long as nobody has asked it to stop.
+
+    >>> trainbox.seconds_left()
+    97.3
+    """
+    return _stop_flag().seconds_left()
+
+
+def _stop_flag() -> stopping.StopFlag:
+    return stopping.install(current_job().settings.grace_seconds)
+
+
+def model_dir() -> Path:
+    """The directory that becomes `model.tar.gz`; write aside and rename, so that a stop leaves no half-written file.
+
+    >>> trainbox.model_dir()
+    PosixPath('/opt/ml/model')
+    """
+    directory = current_job().layout.model_dir
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
