@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainbox.checkpoints import Checkpoint, Checkpoints
+    from trainbox.checkpointing import Checkpoint, Checkpoints
     from trainbox.contract.job import Channel, Job
     from trainbox.errors import TrainboxError
     from trainbox.metrics import Metric
@@ -43,8 +43,8 @@ __all__ = [
 #: Where the names live that are not in `trainbox.toolkit`.
 _HOMES = {
     "Channel": "trainbox.contract.job",
-    "Checkpoint": "trainbox.checkpoints",
-    "Checkpoints": "trainbox.checkpoints",
+    "Checkpoint": "trainbox.checkpointing",
+    "Checkpoints": "trainbox.checkpointing",
     "Job": "trainbox.contract.job",
     "Metric": "trainbox.metrics",
     "TrainboxError": "trainbox.errors",

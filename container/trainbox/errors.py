@@ -7,7 +7,7 @@
     ├── PeerError             5   another host of the job cannot be found
     ├── HyperparameterError   6   a hyperparameter is unknown, of the wrong type or out of range
     ├── DataError             7   a channel is missing, or what lies in it cannot be used
-    ├── CheckpointError       8   a checkpoint cannot be written, or none of those found is valid
+    ├── CheckpointError       8   a checkpoint cannot be written, or belongs to another job than this one
     ├── MetricError           9   a metric is declared or logged in a way nobody could read back
     ├── RunError             10   `trainbox run` was asked for something it cannot do
     └── Stopped             143   SIGTERM or SIGINT came before the script was started
@@ -80,7 +80,7 @@ class DataError(TrainboxError):
 
 
 class CheckpointError(TrainboxError):
-    """A checkpoint cannot be written, or none of those found is valid."""
+    """A checkpoint cannot be written, or belongs to another job than this one."""
 
     exit_code = 8
     fault = "AlgorithmError"

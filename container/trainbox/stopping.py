@@ -6,10 +6,11 @@ there is nothing to save yet. The state lives in the installed handler itself, w
 
 import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType
+
+from trainbox.say import say
 
 
 class StopFlag:
@@ -81,5 +82,5 @@ def install(grace_seconds: float) -> StopFlag:
     flag._install()  # noqa: SLF001 - of the same module: nobody else shall register it twice
     if current is not signal.SIG_DFL:
         replaced = "a handler set by a C library" if current is None else repr(current)
-        print(f"trainbox: SIGTERM now asks for a stop; it had {replaced} before", file=sys.stderr, flush=True)
+        say(f"SIGTERM now asks for a stop; it had {replaced} before")
     return flag

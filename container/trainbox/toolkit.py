@@ -14,7 +14,7 @@ from typing import SupportsFloat, TypeVar
 import msgspec
 
 from trainbox import metrics, stopping
-from trainbox.checkpoints import Checkpoints
+from trainbox.checkpointing import Checkpoints
 from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE

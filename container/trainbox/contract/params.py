@@ -64,13 +64,14 @@ class _Slot(msgspec.Struct, frozen=True):
     description: str
 
 
-def parse(params_type: type[P], values: Mapping[str, object], *, program: str = "") -> P:
+def parse(params_type: type[P], values: Mapping[str, object], *, program: str = "", partial: bool = False) -> P:
     """Fill a declaration with values, or say at once everything that is wrong with them.
 
     Args:
         params_type: A `msgspec.Struct` (or dataclass); ranges by `Annotated[float, msgspec.Meta(gt=0, le=1)]`.
         values: By name, `-` and `_` alike: text as SageMaker gives it, or values decoded already.
         program: Who asks, for the message about a name nobody knows.
+        partial: Leave required ones that are not given `msgspec.UNSET`: for a question about a script, not for a job.
 
     Raises:
         HyperparameterError: Lists every unknown, missing, doubled and unreadable hyperparameter.
@@ -80,7 +81,9 @@ def parse(params_type: type[P], values: Mapping[str, object], *, program: str = 
     arguments: dict[str, object] = {}
     for slot in slots:
         if slot.attribute not in given:
-            if slot.required:
+            if slot.required and partial:
+                arguments[slot.attribute] = msgspec.UNSET
+            elif slot.required:
                 problems.append(f"'{slot.name}' is missing, expected {_expected(slot.kind)}")
             continue
         name = given[slot.attribute]

@@ -1,0 +1,176 @@
+"""`MANIFEST.json`: what a checkpoint consists of, with a digest of every file and of itself."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from trainbox.errors import CheckpointError
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+
+# What SageMaker's upload agent puts beside a file while and after it uploads it, and the ending that it passes over:
+# not documented, but AWS's own XGBoost container relies on them (sagemaker_xgboost_container/checkpointing.py).
+UPLOADING, UPLOADED, NOT_UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore"
+
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """What the manifest knows of one file."""
+
+    size: Natural
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a checkpoint consists of."""
+
+    step: Natural
+    info: msgspec.Raw
+    files: dict[str, FileRecord]
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """The one key that every format has: it is read first."""
+
+    format: int
+
+
+class _Sealed(msgspec.Struct, frozen=True):
+    """A manifest as it lies on disk, with a digest of its own: a flipped bit in `info` must not pass either."""
+
+    format: int
+    sha256: str
+    manifest: msgspec.Raw
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a checkpoint, its own digest verified.
+
+    Raises:
+        CheckpointError: It is missing, damaged or of another format.
+    """
+    try:
+        with _open_plain(directory, MANIFEST) as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise CheckpointError(f"it has no {MANIFEST}: its write did not finish") from None
+    try:
+        version = msgspec.json.decode(text, type=_Format).format
+        if version != FORMAT:
+            raise CheckpointError(f"{MANIFEST} has format {version}; this version of trainbox reads {FORMAT}")
+        sealed = msgspec.json.decode(text, type=_Sealed)
+        if hashlib.sha256(sealed.manifest).hexdigest() != sealed.sha256:
+            raise CheckpointError(f"{MANIFEST} does not have the digest that it names")
+        manifest = msgspec.json.decode(sealed.manifest, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{MANIFEST} cannot be read: {error}") from None
+    return manifest
+
+
+def check_file(directory: Path, name: str, record: FileRecord, *, digest: bool) -> None:
+    """Compare a file with what the manifest knows of it.
+
+    Raises:
+        CheckpointError: It is missing, a link, of another size or digest, or lies outside.
+    """
+    # A name from outside must not lead outside.
+    if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise CheckpointError(f"{MANIFEST} names {name!r}, which is no path inside the checkpoint")
+    try:
+        with _open_plain(directory, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != record.size:
+                raise CheckpointError(f"{name!r} has {size:,} bytes, not {record.size:,}")
+            if digest and hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
+                raise CheckpointError(f"{name!r} does not have the digest that {MANIFEST} names")
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{name!r} is missing") from None
+
+
+def _open_plain(directory: Path, name: str) -> BufferedReader:
+    """Open a file for reading, provided that no link leads to it and that reading it cannot block."""
+    path = directory / name
+    if not stat.S_ISREG(path.lstat().st_mode) or path.resolve() != directory.resolve() / name:
+        raise CheckpointError(f"{name!r} is not a plain file inside the checkpoint")
+    return path.open("rb")
+
+
+def encode_info(step: int, info: Mapping[str, object]) -> msgspec.Raw:
+    """What the script notes beside a checkpoint, as JSON that reads back.
+
+    Raises:
+        CheckpointError: JSON cannot say it.
+    """
+    if step < 0:
+        raise CheckpointError(f"step {step} is negative", hint="count steps from 0")
+    try:
+        encoded = msgspec.Raw(msgspec.json.encode(dict(info)))
+        decode_info(encoded)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise CheckpointError(
+            f"the info of the checkpoint of step {step} cannot be written as JSON: {error}",
+            hint="use numbers, strings, booleans, None, lists and dicts; arrays belong in a file of the checkpoint",
+        ) from error
+    return encoded
+
+
+def decode_info(encoded: msgspec.Raw) -> dict[str, Any]:
+    """What the script noted."""
+    # Not by msgspec, which makes floats of integers beyond 64 bits: the state of numpy's PCG64 has 128.
+    info = json.loads(bytes(encoded))
+    if not isinstance(info, dict):
+        raise TypeError(f"info is of type {type(info).__name__}, not a dict")
+    return info
+
+
+def settle(path: Path) -> FileRecord:
+    """Bring a file to the disk and say what it is."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+        return FileRecord(os.fstat(file.fileno()).st_size, digest)
+
+
+def seal(manifest: Manifest) -> bytes:
+    """A manifest as it lies on disk.
+
+    Raises:
+        CheckpointError: A file has a name that is not UTF-8.
+    """
+    try:
+        body = msgspec.json.encode(manifest)
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            f"a file of the checkpoint of step {manifest.step} has a name that is not UTF-8: {error.object!r}",
+            hint="rename it",
+        ) from error
+    return msgspec.json.encode(_Sealed(FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))) + b"\n"
+
+
+def write_manifest(directory: Path, text: bytes) -> None:
+    """Put the manifest into a checkpoint, whole and last."""
+    temporary = directory / f"{MANIFEST}{NOT_UPLOADED}"
+    with temporary.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(directory / MANIFEST)
+    fsync(directory)
+
+
+def fsync(directory: Path) -> None:
+    """Bring the entries of a directory to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,268 @@
+"""`xgboost_train.py` as a process: alone and under `train`, killed at any round, and on data it cannot use."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost as xgb
+
+SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
+TRAIN = Path(sys.executable).with_name("train")
+
+# Runs the script, and sends its own process a signal right after it has logged a round.
+SIGNAL_AT_ROUND = """
+import os, runpy, sys, trainbox
+script, signal_number, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sys.argv = [script]
+log = trainbox.log
+def log_and_signal(step, values):
+    log(step, values)
+    if step == at:
+        os.kill(os.getpid(), signal_number)
+trainbox.log = log_and_signal
+runpy.run_path(script, run_name="__main__")
+"""
+
+BINARY = {
+    "num_round": "23",
+    "objective": "binary:logistic",
+    "eval_metric": "logloss,auc",
+    "subsample": "0.7",
+    "colsample_bytree": "0.6",
+    "eta": "0.2",
+    "max_depth": "3",
+    "checkpoint_every": "5",
+    "nthread": "1",
+}
+CASES = {
+    "binary": BINARY,
+    "softprob": {**BINARY, "objective": "multi:softprob", "num_class": "3", "eval_metric": "mlogloss"},
+    "early stopping": {
+        **BINARY,
+        "eta": "0.05",
+        "num_round": "80",
+        "early_stopping_rounds": "10",
+        "eval_metric": "auc,logloss",
+    },
+}
+
+
+def write_rows(path: Path, *, rows: int, classes: int = 2, seed: int = 0) -> None:
+    """Labels that depend on the first feature, and on chance."""
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(rows, 4)).round(4)
+    labels = np.digitize(features[:, 0] + random.normal(size=rows), [0.0, 1.0][: classes - 1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [",".join([str(label), *map(str, row)]) for label, row in zip(labels, features.tolist(), strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def make_tree(
+    root: Path, hyperparameters: Mapping[str, str], *, channels: tuple[str, ...] = ("train", "validation")
+) -> Path:
+    config = root / "input" / "config"
+    config.mkdir(parents=True)
+    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    (config / "inputdataconfig.json").write_text(json.dumps({name: {"TrainingInputMode": "File"} for name in channels}))
+    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
+    (config / "checkpointconfig.json").write_text(json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
+    for number, name in enumerate(channels):
+        classes = 3 if hyperparameters.get("num_class") else 2
+        write_rows(root / "input" / "data" / name / "a.csv", rows=300, classes=classes, seed=number)
+        write_rows(root / "input" / "data" / name / "b.csv", rows=50, classes=classes, seed=number + 10)
+    return root
+
+
+def environment(root: Path, **more: str) -> dict[str, str]:
+    return {**os.environ, "TRAINBOX_ROOT": str(root), **more}
+
+
+def run(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+
+
+def run_and_signal(root: Path, number: int, at: int) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", SIGNAL_AT_ROUND, str(SCRIPT), str(number), str(at)]
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+
+
+def model_of(root: Path) -> bytes:
+    return (root / "model" / "xgboost-model").read_bytes()
+
+
+def test_a_model_with_its_description_is_saved_and_the_objective_comes_last(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, CASES["early stopping"])
+    done = run(root)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    about = json.loads((root / "model" / "model.json").read_text())
+    booster = xgb.Booster(model_file=bytearray(model_of(root)))
+    assert booster.num_boosted_rounds() == about["rounds"] == about["best_iteration"] + 1
+    assert 20 < len(lines) < 80
+    assert len(lines) == about["best_iteration"] + 1 + 10 + 1  # patience, and the final line
+    chosen = lines[about["best_iteration"]]
+    assert lines[-1] == "[metrics] final " + chosen.partition(f"step={about['best_iteration']} ")[2]
+    assert lines[-1].endswith(f"validation:logloss={about['metrics']['validation:logloss']!r}")
+    assert about["features"] == ["f0", "f1", "f2", "f3"]
+    assert about["complete"] is True
+    assert about["hyperparameters"]["max_depth"] == 3
+    assert about["versions"]["xgboost"] == xgb.__version__
+    assert sorted(path.name for path in (root / "model").iterdir()) == ["model.json", "xgboost-model"]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_killed_at_several_rounds_the_model_is_that_of_an_uninterrupted_job(
+    tmp_path: Path, case: dict[str, str]
+) -> None:
+    whole = make_tree(tmp_path / "whole", case)
+    expected = run(whole)
+    assert expected.returncode == 0, expected.stderr
+    root = make_tree(tmp_path / "killed", case)
+    first = run_and_signal(root, signal.SIGKILL, 7)
+    second = run_and_signal(root, signal.SIGKILL, 12)
+    assert first.returncode == second.returncode == -signal.SIGKILL
+    assert "starting fresh" in first.stderr
+    assert "resuming from step 5" in second.stderr
+    done = run(root)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from step 10" in done.stderr
+    assert model_of(root) == model_of(whole)
+    assert done.stdout.splitlines() == expected.stdout.splitlines()[10:]
+    assert (root / "model" / "model.json").read_text() == (whole / "model" / "model.json").read_text()
+
+
+def test_sigterm_saves_the_model_so_far_and_a_resumed_job_is_exact(tmp_path: Path) -> None:
+    whole = make_tree(tmp_path / "whole", BINARY)
+    assert run(whole).returncode == 0
+    root = make_tree(tmp_path / "stopped", BINARY)
+    stopped = run_and_signal(root, signal.SIGTERM, 12)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "asked to stop: 13 rounds are saved; a resumed job repeats the last 3 of them" in stopped.stderr
+    assert xgb.Booster(model_file=bytearray(model_of(root))).num_boosted_rounds() == 13
+    assert json.loads((root / "model" / "model.json").read_text())["complete"] is False
+    assert run(root).returncode == 0
+    assert model_of(root) == model_of(whole)
+
+
+def test_a_job_killed_after_its_last_round_only_saves_the_model(tmp_path: Path) -> None:
+    hyperparameters = {**BINARY, "num_round": "10"}
+    whole, root = make_tree(tmp_path / "whole", hyperparameters), make_tree(tmp_path / "killed", hyperparameters)
+    assert run(whole).returncode == 0
+    assert run(root).returncode == 0
+    (root / "model" / "xgboost-model").unlink()
+    done = run(root)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["final"]
+    assert model_of(root) == model_of(whole)
+
+
+def test_a_resume_with_something_else_is_refused_with_every_difference(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, BINARY)
+    assert run_and_signal(root, signal.SIGKILL, 6).returncode == -signal.SIGKILL
+    fewer = run(root, "--num_round=4")
+    assert fewer.returncode == 1
+    assert re.search(r"HyperparameterError: num_round is 4, but .*step-00000005 has 5 rounds", fewer.stderr)
+    (root / "input" / "data" / "validation" / "a.csv").unlink()
+    refused = run(root, "--max_depth=4", "--checkpoint_every=6", "--seed=1")
+    assert refused.returncode == 1
+    assert re.search(r"CheckpointError: the checkpoint .*step-00000005 cannot be continued: ", refused.stderr)
+    assert re.search(r"channel validation was 350 x 4, SHA-256 .* and is 50 x 4, SHA-256 ", refused.stderr)
+    for difference in ("max_depth was 3 and is 4", "checkpoint_every was 5 and is 6", "seed was 0 and is 1"):
+        assert difference in refused.stderr
+    assert "hint: take the values back, or start with an empty checkpoint directory" in refused.stderr
+    assert not (root / "model" / "xgboost-model").exists()
+
+
+def test_more_rounds_may_be_added_to_a_job_that_is_done(tmp_path: Path) -> None:
+    regression = {**BINARY, "objective": "reg:squarederror", "eval_metric": "rmse", "tree_method": "approx"}
+    longer = make_tree(tmp_path / "longer", {**regression, "num_round": "15"})
+    root = make_tree(tmp_path / "root", {**regression, "num_round": "10"})
+    assert run(longer).returncode == 0
+    assert run(root).returncode == 0
+    assert run(root, "--num_round=15").returncode == 0
+    assert model_of(root) == model_of(longer)
+
+
+def test_under_the_supervisor_with_headers_and_a_test_channel(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, {**BINARY, "num_round": "3", "trainbox_script": "xgboost"}, channels=("train", "test"))
+    for name in ("train", "test"):
+        for path in (root / "input" / "data" / name).iterdir():
+            path.write_text("late,a,b,c,d\n" + path.read_text())
+    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "train: 2 of 2 files have a header (late, a, b, c, d)" in done.stderr
+    assert re.fullmatch(r"\[metrics\] final .* validation:auc=[0-9.]+", done.stdout.splitlines()[-1])
+    assert json.loads((root / "model" / "model.json").read_text())["features"] == ["a", "b", "c", "d"]
+
+
+def test_sigterm_to_the_supervisor_ends_the_job_with_the_model_so_far(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, {**BINARY, "num_round": "1000000", "trainbox_script": "xgboost"})
+    with subprocess.Popen([TRAIN], env=environment(root), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors.decode()
+    assert b"asked to stop" in errors
+    assert json.loads((root / "model" / "model.json").read_text())["complete"] is False
+
+
+BAD: dict[str, tuple[dict[str, str], str | None, str]] = {
+    "text in a cell": ({}, "1,2,3,4,5\n0,2,x,4,5\n", r"DataError: train/z\.csv:2: column 3: 'x' is not a number"),
+    "a label of 2": ({}, "2,2,3,4,5\n", r"DataError: channel train: the labels are 0, 1, 2\n.*from 0 to 1"),
+    "more columns": ({}, "1,2,3,4,5,6\n", r"DataError: train/z\.csv has 6 columns, train/a\.csv has 5"),
+    "an unknown hyperparameter": (
+        {"max_dept": "3"},
+        None,
+        r"'max_dept' is not known to xgboost_train\.py - did you mean",
+    ),
+    "an unknown metric": ({"eval_metric": "auk"}, None, r"HyperparameterError: .*eval_metric auk is none of auc, "),
+    "softmax without classes": ({"objective": "multi:softmax"}, None, r"multi:\* and only they need num_class"),
+    "two names of one": ({"learning_rate": "0.1"}, None, r"eta and learning_rate are one and the same"),
+}
+
+
+@pytest.mark.parametrize(("hyperparameters", "rows", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_ends_with_an_error_that_says_where(
+    tmp_path: Path, hyperparameters: dict[str, str], rows: str | None, message: str
+) -> None:
+    root = make_tree(tmp_path, {**BINARY, **hyperparameters})
+    if rows is not None:
+        (root / "input" / "data" / "train" / "z.csv").write_text(rows)
+    done = run(root)
+    assert done.returncode == 1
+    assert re.search(message, done.stderr), done.stderr
+    assert done.stdout == ""
+
+
+def test_early_stopping_without_validation_is_an_error_and_not_ignored(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, CASES["early stopping"], channels=("train",))
+    done = run(root)
+    assert done.returncode == 1
+    assert "DataError: early_stopping_rounds needs a channel 'validation' or 'test'" in done.stderr
+
+
+def test_one_class_only_is_an_error_in_the_failure_file(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, {**BINARY, "trainbox_script": "xgboost"})
+    for path in (root / "input" / "data" / "train").iterdir():
+        path.write_text("1,2,3,4,5\n1,3,4,5,6\n")
+    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "channel train: every label is 1: there is nothing to learn" in (root / "output" / "failure").read_text()
+
+
+def test_several_hosts_are_refused_instead_of_training_a_model_each(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, BINARY)
+    hosts = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]}
+    (root / "input" / "config" / "resourceconfig.json").write_text(json.dumps(hosts))
+    done = run(root)
+    assert done.returncode == 1
+    assert "xgboost_train.py trains in one process" in done.stderr

@@ -1,0 +1,56 @@
+"""The command `trainbox`: its verbs are listed, each loads only its own room, and errors are lines and exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainbox.cli import VERBS
+
+
+def trainbox(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trainbox", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_help_lists_every_verb_with_its_summary() -> None:
+    answer = trainbox("--help")
+    assert answer.returncode == 0
+    for name, (_, summary) in VERBS.items():
+        assert name in answer.stdout
+        assert summary[:40] in answer.stdout
+
+
+def test_without_a_verb_it_shows_help_and_fails() -> None:
+    answer = trainbox()
+    assert answer.returncode == 2
+    assert "describe" in answer.stdout
+
+
+def test_an_unknown_verb_fails_with_the_choices() -> None:
+    answer = trainbox("trian")
+    assert answer.returncode == 2
+    assert "'train'" in answer.stderr
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_each_verb_explains_its_arguments(verb: str) -> None:
+    answer = trainbox(verb, "--help")
+    assert answer.returncode == 0, answer.stderr
+    assert f"trainbox {verb}" in answer.stdout
+
+
+def test_an_error_is_a_line_and_its_own_exit_code(tmp_path: Path) -> None:
+    answer = trainbox("describe", str(tmp_path / "nothing.py"))
+    assert answer.returncode == 10
+    assert "nothing.py" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_verb_train_is_the_program_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINBOX_ROOT", str(tmp_path))
+    answer = trainbox("train")
+    assert answer.returncode == 3
+    assert "the job names no program to run" in (tmp_path / "output" / "failure").read_text()
