@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What the image holds; `make image EXTRAS=xgboost,sklearn,s3` is half the size.
+EXTRAS ?= xgboost,sklearn,s3,workbench
 PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent demo test test-unit lint format docs bench bench-install clean
+.PHONY: help venv venv-incumbent demo test test-unit lint format docs bench bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -68,6 +70,16 @@ bench: $(VENV)/.dev .venv-incumbent/.ready ## start-up, memory and throughput be
 
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
 	$(BIN)/python tools/bench.py --install
+
+wheelhouse: $(VENV)/.pip ## wheels for an image that is built without a network
+	$(BIN)/python tools/image/requirements.py $(EXTRAS) cpu > .cache/image-requirements.txt
+	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse --constraint constraints.txt \
+	  --requirement .cache/image-requirements.txt hatchling
+
+image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there is none
+	tools/docker-engine start
+	DOCKER_BUILDKIT=1 docker build --build-arg BASE_IMAGE=$$(tools/base-image) --build-arg EXTRAS=$(EXTRAS) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --tag trainbox:cpu .
 
 clean: ## remove what these verbs made
 	rm -rf $(VENV) .venv-incumbent demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

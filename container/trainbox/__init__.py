@@ -1,4 +1,4 @@
-"""The public toolkit: what a training script imports. The rest of the package serves the container and the workbench."""
+"""The public toolkit: what a training script imports. The rest serves the container and the workbench."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -114,14 +114,13 @@ def test_importing_any_module_hides_no_public_name() -> None:
 
 def test_importing_the_package_does_nothing_else() -> None:
     """No file is made, no variable set, no thread started, no handler installed, and nothing is printed."""
-    code = "\n".join(
-        [
-            "import os, signal, sys, threading",
-            "before = (dict(os.environ), [signal.getsignal(n) for n in (2, 15, 17)], os.listdir('.'))",
-            "import trainbox.toolkit, trainbox.launch.train, trainbox.cli",
-            "assert before == (dict(os.environ), [signal.getsignal(n) for n in (2, 15, 17)], os.listdir('.'))",
-            "assert threading.active_count() == 1",
-        ]
+    code = (
+        "import os, signal, sys, threading\n"
+        "def state(): return dict(os.environ), [signal.getsignal(n) for n in (2, 15, 17)], os.listdir('.')\n"
+        "before = state()\n"
+        "import trainbox.toolkit, trainbox.launch.train, trainbox.cli\n"
+        "assert before == state()\n"
+        "assert threading.active_count() == 1\n"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")

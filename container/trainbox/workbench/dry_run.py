@@ -1,0 +1,74 @@
+"""Pure: a plan as text, with what the supervisor of each host would start."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping
+
+from trainbox.contract.hyperparameters import redact, secrets, without_secrets
+from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.workbench.preview import Preview
+
+
+def describe(plan: RunPlan, previews: Mapping[str, Preview]) -> str:
+    """The plan, printed; no value whose name says secret is in it.
+
+    Args:
+        plan: What would be done.
+        previews: By host, what its supervisor would start.
+    """
+    request = plan.request
+    count = len(plan.hosts)
+    lines = [
+        f"job {request.job_name}, attempt {plan.attempt}, {count} host{'s' if count > 1 else ''}",
+        f"result in {request.out}",
+        request.isolation.sentence,
+        *_limits(plan),
+        *(f"environment: {name}={value}" for name, value in redact(plan.added).items()),
+        *(f"environment: {name} is taken away" for name in plan.removed),
+    ]
+    for host in plan.hosts:
+        lines += ["", f"host {host.name}", *_tree(plan, host), *_processes(host, previews[host.name])]
+    hidden = {*secrets({**request.env, **request.hyperparameters})}.union(*(each.secrets for each in previews.values()))
+    return without_secrets("\n".join(lines), sorted(hidden, key=len, reverse=True)) + "\n"
+
+
+def _limits(plan: RunPlan) -> Iterable[str]:
+    request = plan.request
+    if request.stop_after is not None:
+        yield f"SIGTERM after {request.stop_after:g} s, SIGKILL {plan.seconds_to_leave:g} s later: Stopped"
+    if request.max_run is not None:
+        yield f"SIGTERM after {request.max_run:g} s, SIGKILL {plan.seconds_to_leave:g} s later: MaxRuntimeExceeded"
+
+
+def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
+    entries = dict.fromkeys(host.directories, "")
+    entries |= {name: f"= {_redacted(name, content)}" for name, content in host.files.items()}
+    entries |= {name: f"-> {target}" for name, target in host.links.items()}
+    for mount in host.mounts:
+        mode = " (read-only)" if mount.read_only else ""
+        if mount.target.is_relative_to(host.tree):
+            entries[str(mount.target.relative_to(host.tree))] = f"<- {mount.source}{mode}"
+    source = plan.request.source
+    if source is not None:
+        entries["code"] = f"<- a copy of {source.directory} ({len(source.files)} files, {source.bytes / 1e3:.1f} kB)"
+    for name, what in sorted(entries.items()):
+        yield f"  {host.root}/{name}  {what}".rstrip()
+
+
+def _redacted(name: str, content: str) -> str:
+    if not name.endswith("hyperparameters.json"):
+        return content
+    return json.dumps(redact(json.loads(content)), ensure_ascii=False)
+
+
+def _processes(host: HostPlan, preview: Preview) -> Iterable[str]:
+    yield f"  starts: {shlex.join(host.argv[host.argv.index('-P') - 1 :])}"
+    if preview.install:
+        yield f"  which runs first: pip install {shlex.join(preview.install)}"
+    hidden = preview.secrets
+    for child in preview.plan.children:
+        yield f"  which starts: {without_secrets(shlex.join(child.argv), hidden)}"
+        yield f"    in {child.directory}, with"
+        for name, value in sorted(child.environment.items()):
+            if host.environment.get(name) != value:
+                yield f"    {name}={without_secrets(value, hidden)}"

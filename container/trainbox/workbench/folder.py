@@ -1,0 +1,87 @@
+"""The directory of a result: may this run have it, whose is it now, and where the logs of earlier attempts go."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainbox.errors import RunError
+from trainbox.workbench.record import JobRecord, read_record
+
+#: Below the result's directory: the trees of the hosts while they run.
+WORK = ".trainbox"
+
+
+def read_previous(out: Path, *, resume: bool) -> JobRecord | None:
+    """The record of the attempt before this one, or None where this is the first.
+
+    Raises:
+        RunError: The directory cannot be used, holds something else, or holds a result that nobody asked to resume.
+    """
+    _check_writable(out)
+    record = read_record(out)
+    if record is None and out.is_dir() and any(out.iterdir()):
+        raise RunError(f"{out} holds something else than a result of trainbox run", hint="give another --out")
+    if record is not None and not resume:
+        raise RunError(
+            f"{out} holds the result of job {record.job_name!r} ({record.status})",
+            hint="--resume starts its next attempt on the same checkpoints; another --out or --job-name, a new job",
+        )
+    return record
+
+
+def _check_writable(out: Path) -> None:
+    existing = next(path for path in (out, *out.parents) if path.exists())
+    if not existing.is_dir():
+        raise RunError(f"{out} cannot be the result's directory: {existing} is no directory", hint="give another --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"{out} cannot be written: no permission in {existing}", hint="give another --out")
+
+
+@contextmanager
+def claimed(out: Path, previous: JobRecord | None) -> Iterator[None]:
+    """Keep every other `trainbox run` away from a directory; the lock ends with this process, however it ends.
+
+    Raises:
+        RunError: Another run has it, or had it since the request was read.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise RunError(f"{out} cannot be made: {error.strerror}", hint="give another --out") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another trainbox run is at work in {out}", hint="wait for it, or give another --out"
+            ) from None
+        if read_record(out) != previous:
+            raise RunError(f"another trainbox run has just used {out}", hint="start this one again")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def keep_earlier_logs(out: Path, attempt: int) -> None:
+    """`logs/HOST.log` of the attempt before this one becomes `logs/HOST.attempt-N.log`."""
+    logs = out / "logs"
+    logs.mkdir(exist_ok=True)
+    for path in sorted(logs.glob("*.log")):
+        if ".attempt-" not in path.name:
+            path.rename(path.with_name(f"{path.stem}.attempt-{attempt - 1}.log"))
+
+
+def remove(path: Path) -> None:
+    """Remove a tree of ours, also where a script took the permission to do so away from its own directories."""
+    if not path.is_symlink() and not path.exists():
+        return
+    try:
+        shutil.rmtree(path)
+    except PermissionError:
+        for parent, _, _ in os.walk(path):
+            Path(parent).chmod(0o700)
+        shutil.rmtree(path)

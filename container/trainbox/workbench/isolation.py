@@ -1,0 +1,61 @@
+"""How far each host of a local job can have a file system of its own: tried out, and said with its reason."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from trainbox.workbench.namespace import OPT_ML, Kind, probe
+
+_HOSTS_FILE = Path("/etc/hosts")
+
+
+class Isolation(msgspec.Struct, frozen=True):
+    """What the machine allows.
+
+    Args:
+        kind: Whose mount namespaces: root's, an unprivileged user's, or none.
+        at_opt_ml: Whether the tree of a host can be mounted at `/opt/ml`.
+        can_name_hosts: Whether each host can have an `/etc/hosts` in which all the others are.
+        reason: Why not at `/opt/ml`; empty if there.
+    """
+
+    kind: Kind = "none"
+    at_opt_ml: bool = False
+    can_name_hosts: bool = False
+    reason: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The choice made for the user, and its reason, in one line."""
+        if self.at_opt_ml:
+            return "each host has its own /opt/ml (a private mount), its inputs read-only"
+        inputs = (
+            "inputs read-only" if self.kind != "none" else "inputs as links, which do not protect them from writing"
+        )
+        return (
+            f"TRAINBOX_ROOT is used, {inputs}: {self.reason}; a script with hard-coded /opt/ml paths will not find them"
+        )
+
+
+def find_isolation() -> Isolation:
+    """Try what this user may do, best first; nothing is changed."""
+    kind: Kind = "root" if os.geteuid() == 0 else "user"
+    refusal = probe(kind)
+    if refusal:
+        return Isolation(reason=f"no private mounts here ({refusal})")
+    missing = _missing_mountpoint(kind)
+    return Isolation(kind=kind, at_opt_ml=not missing, can_name_hosts=_HOSTS_FILE.is_file(), reason=missing)
+
+
+def _missing_mountpoint(kind: Kind) -> str:
+    if OPT_ML.is_dir():
+        return ""
+    if kind == "root" and _can_be_made(OPT_ML):
+        return ""
+    return f"there is no directory {OPT_ML} to mount on; 'sudo mkdir {OPT_ML}' once makes one"
+
+
+def _can_be_made(path: Path) -> bool:
+    existing = next(parent for parent in path.parents if parent.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)

@@ -1,0 +1,137 @@
+"""What a person sees while the hosts run: their lines, and on a terminal one line that says how far they are."""
+
+import io
+import os
+import select
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live as LiveLine
+from rich.segment import Segment, Segments
+
+from trainbox.workbench.curves import MARK, Curves
+
+#: A longer line is shown in pieces.
+_LONGEST_LINE_BYTES = 1024 * 1024
+_REDRAW_SECONDS = 0.1
+PREFIX = "trainbox run: "
+
+
+class Screen:
+    """Where bytes go, and text that rich draws; once nobody reads it, the job goes on without."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.encoding = sys.stdout.encoding
+        self.lost = False
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(self.descriptor)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def write(self, data: bytes | str) -> None:
+        """Write all of it; a reader that has left (`| head`) is remembered in `lost`."""
+        rest = memoryview(data if isinstance(data, bytes) else data.encode(self.encoding, errors="replace"))
+        while rest and not self.lost:
+            try:
+                rest = rest[os.write(self.descriptor, rest) :]
+            except BlockingIOError:
+                # Whoever shares this pipe or terminal made it non-blocking.
+                select.select([], [self.descriptor], [])
+            except OSError:
+                self.lost = True
+
+
+class Live:
+    """A listener: reads the metrics out of the hosts' lines and shows these.
+
+    Args:
+        hosts: Their names; with several, each line says whose it is.
+        curves: Where the metrics go.
+        out: Where the hosts' lines go.
+        notes: Where our own lines go.
+        console: The same place, for rich.
+        terminal: Whether lines can be redrawn there; metric lines then appear in the last line alone.
+    """
+
+    def __init__(
+        self, hosts: Sequence[str], curves: Curves, *, out: Screen, notes: Screen, console: Console, terminal: bool
+    ) -> None:
+        self._pending = dict.fromkeys(hosts, b"")
+        self._prefixed = len(hosts) > 1
+        self._curves = curves
+        self._out = out
+        self._notes = notes
+        self._terminal = terminal
+        self._console = console
+        self._started = time.monotonic()
+        self._redrawn = 0.0
+        self._said_lost = False
+        self._line = LiveLine(get_renderable=self._progress, console=console, auto_refresh=False, transient=True)
+
+    def output(self, host: str, data: bytes) -> None:
+        """Show what a host wrote, as far as its lines are whole."""
+        whole, newline, rest = (self._pending[host] + data).rpartition(b"\n")
+        if not newline and len(rest) > _LONGEST_LINE_BYTES:
+            whole, rest = rest, b""
+        self._pending[host] = rest
+        if whole or newline:
+            self._show(host, whole + newline)
+
+    def say(self, text: str) -> None:
+        """One line of our own, on stderr."""
+        self._line.stop()  # stderr may be the same terminal
+        self._notes.write(f"{PREFIX}{text}\n")
+
+    def tick(self) -> None:
+        """Redraw the line, if there is one and its time has come."""
+        if self._out.lost and not self._said_lost:
+            self._said_lost = True
+            self.say("nobody reads the output any more: the job goes on, and its logs are in the result's directory")
+        now = time.monotonic()
+        if self._terminal and now - self._redrawn >= _REDRAW_SECONDS:
+            self._redrawn = now
+            self._line.start()
+            self._line.refresh()
+
+    def close(self) -> None:
+        """Show what had no newline, and take the line away."""
+        for host, rest in self._pending.items():
+            if rest:
+                self._show(host, rest + (b"" if self._terminal else b"\n"))
+        self._pending = dict.fromkeys(self._pending, b"")
+        self._line.stop()
+
+    def _show(self, host: str, lines: bytes) -> None:
+        if MARK in lines or self._terminal or self._prefixed:
+            # Iterating splits at newlines alone; `splitlines` would cut a progress bar at each carriage return.
+            lines = b"".join(self._shown(host, line) for line in io.BytesIO(lines))
+        if not self._terminal:
+            self._out.write(lines)
+        elif lines:
+            # Above the live line; a segment keeps tabs and colours, and costs nothing to measure.
+            self._console.print(Segments([Segment(lines.decode(self._out.encoding, errors="replace"))]), end="")
+
+    def _shown(self, host: str, line: bytes) -> bytes:
+        is_metrics = MARK in line and self._curves.feed(host, line)
+        if self._terminal:
+            if is_metrics:
+                return b""
+            # Of a progress bar only its last state.
+            line = line.rstrip(b"\r\n").rpartition(b"\r")[2] + b"\n"
+        return f"{host} | ".encode() + line if self._prefixed else line
+
+    def _progress(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        parts = [f"{minutes}:{seconds:02d}"]
+        if self._prefixed:
+            parts.append(f"{len(self._pending)} hosts")
+        if self._curves.last_step is not None:
+            parts.append(f"step {self._curves.last_step}")
+        parts += [f"{name} {value:.5g}" for name, value in self._curves.last.items()]
+        return "  ".join(parts)

@@ -1,0 +1,111 @@
+"""Gives one host of a local job its own mounts, then becomes the command it was asked to run.
+
+It runs as a file of its own (`python -I -S namespace.py SPEC COMMAND …`) and imports nothing of trainbox: so it costs
+milliseconds, and no module of the user's can get in its way. The workbench imports `spec` and `probe`.
+"""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["root", "user", "none"]
+
+#: errors.RunError.exit_code; the tree of errors cannot be imported here.
+EXIT_CODE = 10
+OPT_ML = Path("/opt/ml")
+
+# <sched.h>, <sys/mount.h>, <sys/prctl.h>
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_MS_RDONLY = 0x1
+_MS_REMOUNT = 0x20
+_MS_BIND = 0x1000
+_MS_REC = 0x4000
+_MS_PRIVATE = 0x40000
+_PR_SET_PDEATHSIG = 1
+#: statvfs flag -> mount flag: a remount in a user namespace must keep what the mount had (mount(2), EPERM).
+_KEPT_FLAGS = ((os.ST_NOSUID, 0x2), (os.ST_NODEV, 0x4), (os.ST_NOEXEC, 0x8), (os.ST_NOATIME, 0x400))
+
+
+def spec(kind: Kind, mounts: Iterable[tuple[Path, Path, bool]]) -> str:
+    """The first argument of this program: which namespace, and (source, target, read only) in order."""
+    listed = [[str(source), str(target), read_only] for source, target, read_only in mounts]
+    return json.dumps({"kind": kind, "mounts": listed})
+
+
+def probe(kind: Kind) -> str:
+    """Why a process of this user may not have private mounts of a kind; empty where it may, found by trying."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no mount namespaces"
+    # The directory is mounted on itself, in a namespace that ends with the process: nothing changes for anybody.
+    here = Path(tempfile.gettempdir())
+    nothing = shutil.which("true") or "/bin/true"
+    command = [sys.executable, "-I", "-S", __file__, spec(kind, [(here, here, True)]), nothing]
+    tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=30)
+    return "" if tried.returncode == 0 else tried.stderr.decode(errors="replace").strip().removeprefix("trainbox: ")
+
+
+class _Refused(Exception):  # noqa: N818 - it says what the kernel did
+    """The kernel refused a call; the text says which and why."""
+
+
+def _call(what: str, result: int) -> None:
+    if result != 0:
+        raise _Refused(f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def _enter(kind: Kind, mounts: Iterable[tuple[str, str, bool]]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.getuid(), os.getgid()
+    _call("unshare", libc.unshare(_CLONE_NEWNS | (_CLONE_NEWUSER if kind == "user" else 0)))
+    if kind == "user":
+        # Everybody stays who they are, so that files have the owner they had. user_namespaces(7): setgroups first.
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    _call("mount --make-rprivate /", libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+    for source, target, read_only in mounts:
+        if target == str(OPT_ML) and kind == "root":
+            OPT_ML.mkdir(parents=True, exist_ok=True)
+        _call(
+            f"mount --rbind {source} {target}",
+            libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND | _MS_REC, None),
+        )
+        if read_only:
+            has = os.statvfs(target).f_flag
+            kept = sum(flag for found, flag in _KEPT_FLAGS if has & found)
+            flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | kept
+            _call(f"mount -o remount,ro {target}", libc.mount(None, os.fsencode(target), None, flags, None))
+
+
+def _die_with_parent() -> None:
+    """Ask for SIGTERM when `trainbox run` dies, however it dies; it outlives execve (prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+def main(argv: list[str]) -> None:
+    """Enter the namespace of `argv[0]` and become the command `argv[1:]`."""
+    wanted = json.loads(argv[0])
+    try:
+        if wanted["kind"] != "none":
+            _enter(wanted["kind"], wanted["mounts"])
+        # After unshare: entering a user namespace clears it.
+        _die_with_parent()
+        os.chdir("/")
+        os.execv(argv[1], argv[1:])  # noqa: S606 - an argument list, no shell: just what is wanted
+    except (_Refused, OSError) as error:
+        sys.stderr.write(f"trainbox: {error}\n")
+        sys.exit(EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,48 @@
+"""Pure: how the hosts ended becomes what SageMaker would call it, and the exit code of `trainbox run`."""
+
+import msgspec
+
+from trainbox.workbench.processes import Ended, StopReason
+from trainbox.workbench.record import SecondaryStatus, Status
+
+#: API DescribeTrainingJob: FailureReason.
+LONGEST_REASON = 1024
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """The end of a job, in SageMaker's words."""
+
+    status: Status
+    secondary_status: SecondaryStatus
+    exit_code: int
+    failure_reason: str | None = None
+
+
+def conclude(ended: Ended, failure: str, *, interrupt_exit_code: int | None = None) -> Outcome:
+    """Name the end of a job.
+
+    Args:
+        ended: How the hosts ended.
+        failure: What the host that failed wrote into `output/failure`.
+        interrupt_exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    codes = {host.name: host.exit_code for host in ended.hosts}
+    if ended.failed is not None:
+        code = codes[ended.failed]
+        reason = failure_reason(failure, code)
+        return Outcome("Failed", "Failed", interrupt_exit_code or code, reason)
+    if ended.stop is None:
+        return Outcome("Completed", "Completed", 0)
+    # SageMaker ignores how a stopped container leaves. A person who drills the stop wants to know: 0 only if all did.
+    code = next((code for code in codes.values() if code), 0)
+    return Outcome("Stopped", _secondary(ended.stop), interrupt_exit_code or code)
+
+
+def _secondary(stop: StopReason) -> SecondaryStatus:
+    return "MaxRuntimeExceeded" if stop == "max-run" else "Stopped"
+
+
+def failure_reason(failure: str, exit_code: int) -> str:
+    """`FailureReason` as DescribeTrainingJob shows it: prefix, failure file, exit code; 1,024 characters in all."""
+    before, after = "AlgorithmError: ", f", exit code: {exit_code}"
+    return before + failure.strip()[: LONGEST_REASON - len(before) - len(after)] + after

@@ -1,0 +1,185 @@
+"""Pure: a request becomes a plan, every file, mount, argument and variable of every host, which can be printed."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from trainbox.workbench import namespace
+from trainbox.workbench.folder import WORK
+from trainbox.workbench.namespace import OPT_ML
+from trainbox.workbench.request import RunRequest
+
+#: `docker stop -t 120`: what SageMaker gives between SIGTERM and SIGKILL (API StopTrainingJob).
+SECONDS_TO_LEAVE = 120.0
+
+#: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
+_JOB_PREFIXES = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_")
+_JOB_VARIABLES = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+
+
+class Mount(msgspec.Struct, frozen=True):
+    """A directory or file of this machine at its place in a host's tree."""
+
+    source: Path
+    target: Path
+    read_only: bool = False
+
+
+class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One host: what is written into its tree, what is mounted, what is started."""
+
+    name: str
+    #: Where the tree is built, and where the host itself sees it.
+    tree: Path
+    root: Path
+    #: Relative to the tree.
+    directories: tuple[str, ...]
+    files: Mapping[str, str]
+    links: Mapping[str, Path]
+    #: In order: those inside the tree come before the tree's own.
+    mounts: tuple[Mount, ...]
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `trainbox run` will do."""
+
+    request: RunRequest
+    attempt: int
+    work: Path
+    hosts: tuple[HostPlan, ...]
+    #: The difference of the hosts' environment to the one of `trainbox run`.
+    added: Mapping[str, str]
+    removed: tuple[str, ...]
+    seconds_to_leave: float = SECONDS_TO_LEAVE
+
+    @property
+    def checkpoints(self) -> Path:
+        """Shared by all hosts and attempts, as one S3 prefix is in the cloud."""
+        return self.request.out / "checkpoints"
+
+    @property
+    def hosts_file(self) -> Path:
+        """What each host sees as `/etc/hosts`."""
+        return self.work / "etc-hosts"
+
+
+def plan_run(request: RunRequest) -> RunPlan:
+    """Decide everything; nothing is read, written or started here."""
+    added = {"TRAINING_JOB_NAME": request.job_name, **request.env}
+    removed = tuple(
+        sorted(
+            name
+            for name in request.inherited
+            if (name.startswith(_JOB_PREFIXES) or name in _JOB_VARIABLES) and name not in added
+        )
+    )
+    names = _host_names(request)
+    return RunPlan(
+        request=request,
+        attempt=request.previous.attempt + 1 if request.previous else 1,
+        work=request.out / WORK,
+        hosts=tuple(_plan_host(request, name, names, added, removed) for name in names),
+        added=added,
+        removed=removed,
+    )
+
+
+def _host_names(request: RunRequest) -> tuple[str, ...]:
+    """SageMaker's names where they can be made to resolve, loopback addresses elsewhere; sorted as SageMaker sorts."""
+    named = request.isolation.can_name_hosts or request.hosts == 1
+    return tuple(sorted(f"algo-{n}" if named else f"127.0.0.{n}" for n in range(1, request.hosts + 1)))
+
+
+def _plan_host(
+    request: RunRequest, name: str, names: tuple[str, ...], added: Mapping[str, str], removed: tuple[str, ...]
+) -> HostPlan:
+    tree = request.out / WORK / name
+    root = OPT_ML if request.isolation.at_opt_ml else tree
+    inputs = _inputs(request)
+    mounts = _mounts(request, tree, inputs)
+    environment = {key: value for key, value in request.inherited.items() if key not in removed}
+    environment |= {**added, **({} if root == OPT_ML else {"TRAINBOX_ROOT": str(tree)})}
+    return HostPlan(
+        name=name,
+        tree=tree,
+        root=root,
+        directories=("input/config", "input/data", "model", "output/data"),
+        files=_config_files(request, name, names, root),
+        links={} if mounts else {**inputs, "checkpoints": request.out / "checkpoints"},
+        mounts=mounts,
+        argv=_argv(request, mounts),
+        environment=environment,
+    )
+
+
+def _inputs(request: RunRequest) -> dict[str, Path]:
+    """What lies below `input/data`: a channel is always a directory, one file lies in it."""
+    return {
+        f"input/data/{name}/{channel.path.name}" if channel.is_file else f"input/data/{name}": channel.path
+        for name, channel in request.channels.items()
+    }
+
+
+def _mounts(request: RunRequest, tree: Path, inputs: Mapping[str, Path]) -> tuple[Mount, ...]:
+    if request.isolation.kind == "none":
+        return ()
+    mounts = [Mount(source, tree / place, read_only=True) for place, source in inputs.items()]
+    mounts.append(Mount(request.out / "checkpoints", tree / "checkpoints"))
+    if request.isolation.can_name_hosts:
+        mounts.append(Mount(request.out / WORK / "etc-hosts", Path("/etc/hosts"), read_only=True))
+    if request.isolation.at_opt_ml:
+        mounts.append(Mount(tree, OPT_ML))
+    return tuple(mounts)
+
+
+def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: Path) -> dict[str, str]:
+    contents: dict[str, object] = {
+        "hyperparameters.json": _hyperparameters(request, root),
+        "inputdataconfig.json": {
+            channel: {
+                "TrainingInputMode": "File",
+                "S3DistributionType": "FullyReplicated",
+                "RecordWrapperType": "None",
+            }
+            for channel in request.channels
+        },
+        "resourceconfig.json": {
+            "current_host": name,
+            "current_instance_type": "local",
+            "current_group_name": "homogeneousCluster",
+            "hosts": list(names),
+            "instance_groups": [
+                {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": list(names)}
+            ],
+            # All hosts are this machine, and talk over its loopback interface.
+            "network_interface_name": "lo",
+        },
+        "checkpointconfig.json": {"LocalPath": str(OPT_ML / "checkpoints")},
+    }
+    return {f"input/config/{file}": json.dumps(content, ensure_ascii=False) for file, content in contents.items()}
+
+
+def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
+    """Plain strings, as the API sends them."""
+    if request.source is None:
+        own = {"trainbox_script": request.script}
+    else:
+        own = {"sagemaker_program": request.script, "sagemaker_submit_directory": str(root / "code")}
+    if request.processes is not None:
+        own["processes_per_host"] = str(request.processes)
+    return {**request.hyperparameters, **own}
+
+
+def train_argv() -> tuple[str, ...]:
+    """The supervisor of this very trainbox; `-P` keeps a module of the user's from standing in for one of Python's."""
+    return (sys.executable, "-P", "-m", "trainbox.launch.train")
+
+
+def _argv(request: RunRequest, mounts: tuple[Mount, ...]) -> tuple[str, ...]:
+    wanted = namespace.spec(request.isolation.kind, [(mount.source, mount.target, mount.read_only) for mount in mounts])
+    return (sys.executable, "-I", "-S", namespace.__file__, wanted, *train_argv())

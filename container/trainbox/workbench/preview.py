@@ -1,0 +1,62 @@
+"""What the supervisor of a host would start, by its own pure plan, without a host."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from trainbox.contract.job import read_job
+from trainbox.launch import plan as launch
+from trainbox.launch.machine import read_machine
+from trainbox.launch.program import choose, resolve
+from trainbox.workbench.plan import HostPlan
+from trainbox.workbench.source import Source
+
+#: Beside the program, all that decides how it is started.
+_DECIDING = ("setup.py", "pyproject.toml", "requirements.txt")
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """The supervisor's plan, and the values nobody may see."""
+
+    plan: launch.Plan
+    #: What pip would install first.
+    install: tuple[str, ...]
+    secrets: tuple[str, ...]
+
+
+def preview(host: HostPlan, source: Source | None, script: str) -> Preview:
+    """Ask the supervisor's plan; the contract's files exist for that moment only, in a temporary directory."""
+    with tempfile.TemporaryDirectory(prefix="trainbox-") as name:
+        root = Path(name)
+        (root / "input" / "config").mkdir(parents=True)
+        for file, content in host.files.items():
+            (root / file).write_text(content, encoding="utf-8")
+        if source is not None:
+            _copy_deciding(source, script, root / "code")
+        job = read_job(root, host.environment)
+        choice = choose(job)
+        program = resolve(choice, root / "code" if source is not None else Path(choice.source.location))
+        planned = launch.plan(job, program, env=host.environment, machine=read_machine())
+        children = tuple(_seen_from_the_host(child, root, host.root) for child in planned.children)
+        return Preview(msgspec.structs.replace(planned, children=children), program.install, job.secrets)
+
+
+def _copy_deciding(source: Source, script: str, code: Path) -> None:
+    for name in (script, *_DECIDING):
+        if (source.directory / name).is_file():
+            (code / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source.directory / name, code / name)
+
+
+def _seen_from_the_host(child: launch.Child, temporary: Path, root: Path) -> launch.Child:
+    def moved(text: str) -> str:
+        return text.replace(str(temporary), str(root))
+
+    return launch.Child(
+        name=child.name,
+        argv=tuple(map(moved, child.argv)),
+        environment={name: moved(value) for name, value in child.environment.items()},
+        directory=Path(moved(str(child.directory))),
+    )

@@ -1,0 +1,234 @@
+"""What a person asked `trainbox run` for, parsed and checked against the machine, once and at the edge."""
+
+import argparse
+import datetime as dt
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from trainbox.errors import RunError
+from trainbox.launch.program import bundled_scripts, find_bundled
+from trainbox.workbench.folder import read_previous
+from trainbox.workbench.isolation import Isolation, find_isolation
+from trainbox.workbench.record import JobRecord
+from trainbox.workbench.source import Source, survey
+
+# Limits of API CreateTrainingJob: what the service refuses is refused here, too.
+MOST_HYPERPARAMETERS = 100
+LONGEST_KEY = 256
+LONGEST_VALUE = 2500
+MOST_VARIABLES = 100
+LONGEST_VARIABLE_NAME = 512
+LONGEST_VARIABLE_VALUE = 512
+MOST_CHANNELS = 20
+#: Of this backend: each host is a process here, and 127.0.0.N must name it.
+MOST_HOSTS = 100
+
+_JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_CHANNEL_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9.\-_]{1,64}")
+#: Hyperparameters that `trainbox run` writes itself.
+_OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script")
+#: Variables that `trainbox run` sets or clears itself.
+_OWN_VARIABLES = ("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM")
+RESULTS = Path("trainbox-out")
+
+
+class ChannelSource(msgspec.Struct, frozen=True):
+    """A directory or a single file that becomes a channel."""
+
+    path: Path
+    is_file: bool = False
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a plan is made from; nothing else is looked up afterwards."""
+
+    #: The program relative to the source's directory, or the name of a bundled script.
+    script: str
+    source: Source | None = None
+    channels: Mapping[str, ChannelSource] = {}
+    hyperparameters: Mapping[str, str] = {}
+    env: Mapping[str, str] = {}
+    #: The environment of `trainbox run` itself.
+    inherited: Mapping[str, str] = {}
+    hosts: int = 1
+    processes: int | None = None
+    job_name: str
+    out: Path
+    max_run: float | None = None
+    stop_after: float | None = None
+    resume: bool = False
+    previous: JobRecord | None = None
+    isolation: Isolation
+    started: dt.datetime
+
+
+def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime) -> RunRequest:
+    """Turn the command line into a request.
+
+    Raises:
+        RunError: Something asked for cannot be done; the message names the argument.
+        ProgramError: There is no such script.
+    """
+    hyperparameters = _pairs(args.hp, "--hp")
+    variables = _pairs(args.env, "--env")
+    _check_hyperparameters(hyperparameters, processes=args.processes)
+    _check_variables(variables)
+    _check_numbers(args)
+    script, directory = _find_script(args.script, args.source_dir, cwd)
+    job_name = _job_name(args, script, now)
+    out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
+    previous = read_previous(out, resume=args.resume)
+    return RunRequest(
+        script=script,
+        source=None if directory is None else survey(directory, leave_out=out),
+        channels=_channels(args.channel, cwd),
+        hyperparameters=hyperparameters,
+        env=variables,
+        inherited=env,
+        hosts=args.hosts,
+        processes=args.processes,
+        # The name stays the job's over its attempts, as in the cloud.
+        job_name=previous.job_name if previous and args.job_name is None else job_name,
+        out=out,
+        max_run=args.max_run,
+        stop_after=args.stop_after,
+        resume=args.resume,
+        previous=previous,
+        isolation=find_isolation(),
+        started=now,
+    )
+
+
+def _pairs(given: Sequence[str], flag: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            # The value is not repeated: it may be a secret whose name was forgotten.
+            raise RunError(f"{flag} {name!r}: found no NAME=VALUE", hint=f"write it as '{flag} NAME=VALUE'")
+        if name in pairs:
+            raise RunError(f"{flag} {name}: given twice", hint="give it once")
+        pairs[name] = value
+    return pairs
+
+
+def _check_hyperparameters(given: Mapping[str, str], *, processes: int | None) -> None:
+    own = {*_OWN_HYPERPARAMETERS, *(["processes_per_host"] if processes is not None else [])}
+    for name, value in given.items():
+        if name in own:
+            raise RunError(f"--hp {name}: trainbox run sets this one itself", hint="leave it out")
+        if len(name) > LONGEST_KEY:
+            raise RunError(
+                f"--hp {name[:40]}…: the name has {len(name)} characters",
+                hint=f"SageMaker refuses more than {LONGEST_KEY}",
+            )
+        if len(value) > LONGEST_VALUE:
+            raise RunError(
+                f"--hp {name}: the value has {len(value)} characters",
+                hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a long list in a file of a channel",
+            )
+    written = len(given) + (2 if processes is None else 3)
+    if written > MOST_HYPERPARAMETERS:
+        raise RunError(
+            f"{len(given)} hyperparameters, and {written - len(given)} that say what to run, are {written}",
+            hint=f"SageMaker refuses more than {MOST_HYPERPARAMETERS}; pass a file in a channel",
+        )
+
+
+def _check_variables(given: Mapping[str, str]) -> None:
+    if len(given) > MOST_VARIABLES:
+        raise RunError(f"{len(given)} variables", hint=f"SageMaker refuses more than {MOST_VARIABLES}")
+    for name, value in given.items():
+        if name in _OWN_VARIABLES:
+            raise RunError(f"--env {name}: trainbox run sets or clears this one itself", hint="leave it out")
+        if not _VARIABLE_NAME.fullmatch(name) or len(name) > LONGEST_VARIABLE_NAME:
+            raise RunError(
+                f"--env {name[:40]}: SageMaker takes names of letters, digits and '_' only", hint="rename it"
+            )
+        if len(value) > LONGEST_VARIABLE_VALUE:
+            raise RunError(
+                f"--env {name}: the value has {len(value)} characters",
+                hint=f"SageMaker refuses more than {LONGEST_VARIABLE_VALUE}",
+            )
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    if not 1 <= args.hosts <= MOST_HOSTS:
+        raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
+    if args.processes is not None and args.processes < 1:
+        raise RunError(f"--processes {args.processes}: expected at least 1")
+    for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
+        if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+            raise RunError(f"{flag} {seconds}: expected seconds above 0")
+
+
+def _find_script(given: str, source_dir: str | None, cwd: Path) -> tuple[str, Path | None]:
+    """The program relative to its source directory; or a bundled script, which has none."""
+    if source_dir is not None:
+        directory = (cwd / source_dir).resolve()
+        if not directory.is_dir():
+            raise RunError(f"--source-dir {source_dir}: there is no such directory")
+        candidates = [directory / given, cwd / given]
+    else:
+        directory = (cwd / given).resolve().parent
+        candidates = [cwd / given]
+    for candidate in candidates:
+        if candidate.is_file() and candidate.resolve().is_relative_to(directory):
+            return candidate.resolve().relative_to(directory).as_posix(), directory
+    if source_dir is None and "/" not in given:
+        return _find_bundled(given, cwd)
+    raise _no_script(given, directory, [])
+
+
+def _find_bundled(given: str, cwd: Path) -> tuple[str, None]:
+    names = bundled_scripts()
+    known = {*names, *(name.removesuffix("_train") for name in names)}
+    if given.removesuffix(".py") in known or given.removesuffix(".py").replace("-", "_") in known:
+        return find_bundled(given).stem, None
+    raise _no_script(given, cwd, sorted(names))
+
+
+def _no_script(given: str, directory: Path, bundled: Sequence[str]) -> RunError:
+    there = [path.name for path in directory.iterdir() if path.is_file()] if directory.is_dir() else []
+    close = difflib.get_close_matches(Path(given).name, [*there, *bundled], n=3)
+    meant = f" - did you mean {' or '.join(map(repr, close))}?" if close else ""
+    choices = f"; the bundled scripts are {', '.join(bundled)}" if bundled else ""
+    return RunError(f"there is no script {given!r} in {directory}{meant}", hint=f"give the path of a file{choices}")
+
+
+def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
+    if args.job_name is not None:
+        if not _JOB_NAME.fullmatch(args.job_name):
+            raise RunError(
+                f"--job-name {args.job_name!r}: SageMaker takes letters, digits and dashes between them, 63 at most",
+                hint="for example my-job-1",
+            )
+        return str(args.job_name)
+    if args.out is not None and _JOB_NAME.fullmatch(Path(args.out).name):
+        return Path(args.out).name
+    if args.resume and args.out is None:
+        raise RunError("--resume: which job?", hint="give its --job-name, or its directory as --out")
+    stem = re.sub(r"[^a-zA-Z0-9]+", "-", Path(script).stem).strip("-")[:40] or "job"
+    return f"{stem}-{now:%Y%m%d-%H%M%S}"
+
+
+def _channels(given: Sequence[str], cwd: Path) -> dict[str, ChannelSource]:
+    if len(given) > MOST_CHANNELS:
+        raise RunError(f"{len(given)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
+    channels: dict[str, ChannelSource] = {}
+    for name, value in _pairs(given, "--channel").items():
+        path = (cwd / Path(value).expanduser()).resolve()
+        if not _CHANNEL_NAME.fullmatch(name):
+            raise RunError(
+                f"--channel {name}: SageMaker takes names of A-Z a-z 0-9 . - _, at most 64", hint="rename it"
+            )
+        if not value or not path.exists():
+            raise RunError(f"--channel {name}={value}: there is no {path}", hint="give a directory or a file")
+        channels[name] = ChannelSource(path, is_file=not path.is_dir())
+    return dict(sorted(channels.items()))

@@ -1,0 +1,232 @@
+"""`trainbox run`: a job on this machine, with the same files, the same supervisor and the same ends as in the cloud."""
+
+import argparse
+import datetime as dt
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO, cast
+
+import msgspec
+
+from trainbox.contract.hyperparameters import redact, secrets, without_secrets
+from trainbox.contract.job import read_environment
+from trainbox.errors import RunError
+from trainbox.workbench.archive import archive
+from trainbox.workbench.collect import merge
+from trainbox.workbench.curves import Curves, joined
+from trainbox.workbench.dry_run import describe
+from trainbox.workbench.folder import claimed, remove
+from trainbox.workbench.interrupts import Interrupts
+from trainbox.workbench.outcome import Outcome, conclude
+from trainbox.workbench.plan import RunPlan, plan_run
+from trainbox.workbench.preview import preview
+from trainbox.workbench.processes import Ended, run_hosts
+from trainbox.workbench.record import HostRecord, JobRecord, Seconds, write_record
+from trainbox.workbench.request import RESULTS, read_request
+from trainbox.workbench.tree import prepare
+
+_STDOUT = 1
+_STDERR = 2
+#: 128 + SIGINT, what a shell says of a command that Ctrl-C ended.
+_INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `trainbox run`."""
+    add = parser.add_argument
+    add("script", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
+    add("--channel", action="append", default=[], metavar="NAME=PATH", help="a directory or file as an input channel")
+    add("--hp", action="append", default=[], metavar="KEY=VALUE", help="a hyperparameter, as plain text")
+    add("--env", action="append", default=[], metavar="KEY=VALUE", help="a variable of the container")
+    add("--hosts", type=int, default=1, metavar="N", help="how many hosts, algo-1 to algo-N (default 1)")
+    add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
+    add("--job-name", metavar="J", help="default: the script's name and the time")
+    add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
+    add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
+    add("--max-run", type=float, metavar="S", help="stop after so many seconds, as MaxRuntimeInSeconds does")
+    add("--stop-after", type=float, metavar="S", help="stop after so many seconds, as StopTrainingJob does")
+    add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one job; the exit code is 0, that of the host that failed first, or 130 after Ctrl-C.
+
+    Raises:
+        TrainboxError: What was asked for cannot be done.
+    """
+    env = read_environment()
+    request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC))
+    plan = plan_run(request)
+    if args.dry_run:
+        previews = {host.name: preview(host, request.source, request.script) for host in plan.hosts}
+        sys.stdout.buffer.write(describe(plan, previews).encode())
+        sys.stdout.flush()
+        return 0
+    attempt = _Attempt(plan)
+    with claimed(request.out, request.previous):
+        return attempt.run()
+
+
+class _Attempt:
+    """One attempt of a job, from its first file to its summary."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        from trainbox.workbench.drawing import console_on  # noqa: PLC0415 - loads rich
+        from trainbox.workbench.live import Live, Screen  # noqa: PLC0415 - loads rich
+
+        self.plan = plan
+        self.out = plan.request.out
+        self.hidden = secrets({**plan.request.inherited, **plan.request.env, **plan.request.hyperparameters})
+        self.curves = Curves()
+        screen = Screen(_STDOUT)
+        self.console = console_on(cast("TextIO", screen))
+        self.live = Live(
+            [host.name for host in plan.hosts],
+            self.curves,
+            out=screen,
+            notes=Screen(_STDERR),
+            console=self.console,
+            # With FORCE_COLOR rich takes a pipe for a terminal.
+            terminal=screen.isatty() and self.console.is_interactive,
+        )
+        self.seconds: dict[str, float] = {}
+        self.failed: str | None = None
+        self.record = _first_record(plan)
+
+    def run(self) -> int:
+        """Every phase, each with its time; whatever happens, `job.json` says how it ended."""
+        self._say_choices()
+        write_record(self.record, self.out)
+        try:
+            outcome = self._train()
+        except RunError as error:
+            # Not the script's doing: the job was never started, or could not be kept.
+            reason = without_secrets(f"InternalServerError: {error.message}", self.hidden)
+            self._finish(Outcome("Failed", "Failed", RunError.exit_code, reason))
+            raise
+        try:
+            self._collect()
+        except (RunError, KeyboardInterrupt) as error:
+            exit_code = RunError.exit_code if isinstance(error, RunError) else _INTERRUPTED
+            self._finish(msgspec.structs.replace(outcome, exit_code=exit_code))
+            if isinstance(error, KeyboardInterrupt):
+                self.live.say(f"interrupted while collecting: what the hosts left lies in {self.plan.work}")
+                return exit_code
+            raise
+        self._finish(outcome)
+        self._summarise()
+        return outcome.exit_code
+
+    def _say_choices(self) -> None:
+        request = self.plan.request
+        self.live.say(request.isolation.sentence)
+        if self.plan.removed:
+            self.live.say(f"not passed on, being another job's: {', '.join(self.plan.removed)}")
+        if request.previous is not None:
+            self.live.say(f"attempt {self.plan.attempt} of {request.job_name}, on its checkpoints")
+        elif request.resume:
+            self.live.say(f"there is nothing to resume in {self.out}: this is attempt 1")
+
+    def _train(self) -> Outcome:
+        started = time.monotonic()
+        with Interrupts() as interrupts:
+            prepare(self.plan)
+            self.seconds["prepare"] = time.monotonic() - started
+            started = time.monotonic()
+            try:
+                if interrupts.count:
+                    ended = Ended(hosts=(), stop="interrupt")
+                else:
+                    ended = run_hosts(self.plan, self.live, interrupts)
+            finally:
+                self.live.close()
+                self.seconds["train"] = time.monotonic() - started
+        self.record = msgspec.structs.replace(self.record, hosts=_host_records(ended))
+        self.failed = ended.failed
+        code = 128 + interrupts.first if interrupts.first is not None else None
+        return conclude(ended, self._failure_file(ended.failed), interrupt_exit_code=code)
+
+    def _failure_file(self, host: str | None) -> str:
+        trees = {plan.name: plan.tree for plan in self.plan.hosts}
+        path = trees[host] / "output" / "failure" if host is not None else None
+        if path is None or not path.is_file():
+            return ""
+        return without_secrets(path.read_text(encoding="utf-8", errors="replace"), self.hidden)
+
+    def _collect(self) -> None:
+        started = time.monotonic()
+        trees = [(host.name, host.tree) for host in self.plan.hosts]
+        models = [(name, tree / "model") for name, tree in trees]
+        # The failure file of the host that failed first is the job's; the others' lie beside it.
+        outputs = sorted(((name, tree / "output") for name, tree in trees), key=lambda each: each[0] != self.failed)
+        clashes = merge(models, self.out / "model", beside=self.plan.work)
+        clashes += tuple(
+            clash for clash in merge(outputs, self.out / "output", beside=self.plan.work) if clash.path != "failure"
+        )
+        for clash in clashes:
+            self.live.say(
+                f"error: hosts wrote different {clash.path}: that of {clash.kept} kept the name,"
+                f" the others are {', '.join(clash.others)}"
+            )
+        model, left_out = archive(self.out / "model", self.out / "model.tar.gz")
+        for path in left_out:
+            self.live.say(f"{path} is no file, directory or link: not in model.tar.gz")
+        remove(self.plan.work)
+        self.seconds["collect"] = time.monotonic() - started
+        self.record = msgspec.structs.replace(self.record, model=model, clashes=clashes)
+
+    def _finish(self, outcome: Outcome) -> None:
+        previous = self.plan.request.previous
+        metrics = joined(previous.metrics if previous else {}, self.curves.all())
+        self.record = msgspec.structs.replace(
+            self.record,
+            status=outcome.status,
+            secondary_status=outcome.secondary_status,
+            exit_code=outcome.exit_code,
+            failure_reason=outcome.failure_reason,
+            seconds=Seconds(**{phase: round(seconds, 3) for phase, seconds in self.seconds.items()}),
+            metrics=metrics,
+            final=self.curves.final,
+        )
+        write_record(self.record, self.out)
+
+    def _summarise(self) -> None:
+        from trainbox.workbench.summary import summarise  # noqa: PLC0415 - loads rich
+
+        checkpoints = self.plan.checkpoints
+        text = summarise(
+            self.plan.request,
+            self.record,
+            checkpoints=sum(1 for _ in checkpoints.iterdir()) if checkpoints.is_dir() else 0,
+            console=self.console,
+        )
+        self.console.file.write(without_secrets(text, self.hidden))
+
+
+def _first_record(plan: RunPlan) -> JobRecord:
+    request = plan.request
+    hidden = secrets({**request.inherited, **request.env, **request.hyperparameters})
+    earlier = request.previous
+    return JobRecord(
+        job_name=request.job_name,
+        attempt=plan.attempt,
+        started=request.started.isoformat(timespec="seconds"),
+        script=request.script if request.source is None else str(request.source.directory / request.script),
+        hyperparameters=_shown(request.hyperparameters, hidden),
+        environment=_shown(request.env, hidden),
+        channels={name: str(channel.path) for name, channel in request.channels.items()},
+        # If this attempt is killed, what was known before it stays known.
+        metrics=earlier.metrics if earlier else {},
+        earlier_attempts=(*earlier.earlier_attempts, earlier.as_attempt()) if earlier else (),
+    )
+
+
+def _shown(values: Mapping[str, str], hidden: tuple[str, ...]) -> dict[str, str]:
+    return {name: without_secrets(str(value), hidden) for name, value in redact(values).items()}
+
+
+def _host_records(ended: Ended) -> tuple[HostRecord, ...]:
+    return tuple(HostRecord(host.name, host.exit_code, f"logs/{host.name}.log") for host in ended.hosts)

@@ -1,0 +1,178 @@
+"""The last thing `trainbox run` shows: how the job ended, its metrics, where its results are, how to go on."""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from rich.segment import Segment, Segments
+from rich.text import Text
+
+from trainbox.contract.hyperparameters import redact
+from trainbox.workbench.drawing import drawn, table
+from trainbox.workbench.record import Curve, JobRecord
+from trainbox.workbench.request import RunRequest
+
+_BARS = "▁▂▃▄▅▆▇█"
+_PLAIN_BARS = "_.-=*#"
+_WIDEST_CURVE = 30
+_NARROWEST_CURVE = 8
+_COLOURS = {"Completed": "green", "Stopped": "yellow", "Failed": "red"}
+_IMAGE = "trainbox:cpu"
+#: Metrics whose better direction their name tells; a log says nothing about it.
+_HIGHER = frozenset({"auc", "aucpr", "acc", "accuracy", "f1", "precision", "recall", "map", "ndcg", "pre", "r2"})
+_LOWER = frozenset(
+    {
+        *("loss", "logloss", "mlogloss", "error", "merror", "rmse", "rmsle", "mse", "mae", "mape", "mphe"),
+        *("nloglik", "perplexity"),
+    }
+)
+
+
+def summarise(request: RunRequest, record: JobRecord, *, checkpoints: int, console: Console) -> str:
+    """The summary as text.
+
+    Args:
+        request: What was asked for.
+        record: What became of it.
+        checkpoints: How many entries the checkpoints' directory has.
+        console: Where it will be shown: its width, its colours and its characters count.
+    """
+    facts = [("model", _model(request, record)), *_clashes(record)]
+    if checkpoints:
+        facts.append(("checkpoints", f"{request.out / 'checkpoints'} ({_count(checkpoints, 'entry', 'entries')})"))
+    facts.append(("logs", ", ".join(str(request.out / host.log) for host in record.hosts) or "none"))
+    if record.metrics:
+        steps = [step for curve in record.metrics.values() for step in (curve.steps[0], curve.steps[-1])]
+        facts.append(("steps", f"{min(steps)} to {max(steps)}"))
+    phases = record.seconds
+    facts.append(("seconds", f"prepare {phases.prepare:.2f}, train {phases.train:.2f}, collect {phases.collect:.2f}"))
+    if record.status != "Completed" or checkpoints:
+        facts.append(("resume", shlex.join(resume_command(request))))
+    facts.append(("container", shlex.join(container_command(request))))
+    width = max(len(name) for name, _ in facts)
+    # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
+    lines = Segments(Segment(f"{name:<{width}}  {text}\n") for name, text in facts)
+    return drawn(console, "", *_ending(record), *_metrics(record, console), "", lines)
+
+
+def _ending(record: JobRecord) -> Iterable[RenderableType]:
+    status = (
+        record.status if record.secondary_status == record.status else f"{record.status} ({record.secondary_status})"
+    )
+    attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
+    style = f"bold {_COLOURS[record.status]}"
+    yield Text.assemble(f"{record.job_name}: ", (status, style), f", exit code {record.exit_code}{attempt}")
+    if record.failure_reason:
+        # It quotes the script, whose colours shall not run on into what follows.
+        yield from (Text.from_ansi(f"  {line}") for line in record.failure_reason.splitlines())
+    if len(record.hosts) > 1 or record.status == "Stopped":
+        yield "  " + ", ".join(f"{host.name} left with {host.exit_code}" for host in record.hosts)
+
+
+def _metrics(record: JobRecord, console: Console) -> Iterable[RenderableType]:
+    if record.metrics or record.final:
+        yield ""
+    if record.metrics:
+        heads = ("metric", "first", "last", "best", "step", "")
+        rows = [
+            (name, _number(curve.values[0]), _number(curve.values[-1]), *_best(name, curve))
+            for name, curve in record.metrics.items()
+        ]
+        # The curves are what gives way on a narrow terminal, before words are wrapped.
+        left = console.width - console.measure(table(console, heads[:-1], rows)).maximum - 2
+        bars = _BARS if console.encoding.startswith("utf") else _PLAIN_BARS
+        curves = [
+            sparkline(curve, min(left, _WIDEST_CURVE), bars) if left >= _NARROWEST_CURVE else ""
+            for curve in record.metrics.values()
+        ]
+        yield table(console, heads, [(*row, curve) for row, curve in zip(rows, curves, strict=True)])
+    for name, value in record.final.items():
+        yield f"selected: {name} = {_number(value)}"
+
+
+def _best(name: str, curve: Curve) -> tuple[str, str]:
+    words = set(re.split(r"[^a-z0-9]+", re.split(r"[:/]", name)[-1].lower()))
+    if words & _HIGHER:
+        best, goal = max(curve.values), "highest"
+    elif words & _LOWER:
+        best, goal = min(curve.values), "lowest"
+    else:
+        return f"{_number(min(curve.values))} to {_number(max(curve.values))}", ""
+    return f"{_number(best)} ({goal})", str(curve.steps[curve.values.index(best)])
+
+
+def sparkline(curve: Curve, columns: int = _WIDEST_CURVE, bars: str = _BARS) -> str:
+    """A curve in one line of text; a long one shows the last value of each stretch."""
+    values = curve.values
+    columns = min(len(values), columns)
+    shown = [values[(column + 1) * len(values) // columns - 1] for column in range(columns)]
+    low, high = min(shown) / 2, max(shown) / 2  # halves: the span of the largest floats is beyond float
+    span = high - low
+    return "".join(bars[round((value / 2 - low) / span * (len(bars) - 1)) if span else 0] for value in shown)
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}"
+
+
+def _model(request: RunRequest, record: JobRecord) -> str:
+    if record.model is None:
+        return "none: the script left nothing in its model directory"
+    size = record.model.bytes
+    shown = f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"  # noqa: PLR2004 - where 0.1 MB begins
+    return f"{request.out / record.model.archive} ({_count(record.model.files, 'file', 'files')}, {shown})"
+
+
+def _clashes(record: JobRecord) -> list[tuple[str, str]]:
+    return [
+        ("CLASH", f"hosts wrote different {clash.path}: {clash.kept}'s kept, also {', '.join(clash.others)}")
+        for clash in record.clashes
+    ]
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def resume_command(request: RunRequest) -> list[str]:
+    """The next attempt of this job."""
+    source = None if request.source is None else request.source.directory
+    places = {name: str(channel.path) for name, channel in request.channels.items()}
+    return [*_command(request, source, places), "--out", str(request.out), "--resume"]
+
+
+def container_command(request: RunRequest) -> list[str]:
+    """The same job in a container; its result comes to lie beside this one."""
+    volumes = [f"{request.out.parent}:/mnt/out"]
+    places = {}
+    for name, channel in request.channels.items():
+        places[name] = f"/mnt/input/{name}" + (f"/{channel.path.name}" if channel.is_file else "")
+        volumes.append(f"{channel.path}:{places[name]}:ro")
+    source = None
+    if request.source is not None:
+        source = Path("/mnt/source")
+        volumes.append(f"{request.source.directory}:{source}:ro")
+    options = [word for volume in volumes for word in ("-v", volume)]
+    out = f"/mnt/out/{request.out.name}-container"
+    return ["docker", "run", "--rm", *options, _IMAGE, *_command(request, source, places), "--out", out]
+
+
+def _command(request: RunRequest, source: Path | None, places: Mapping[str, str]) -> list[str]:
+    """`trainbox run` with the same job, each value with a secret name redacted."""
+    words = ["trainbox", "run", request.script if source is None else str(source / request.script)]
+    if source is not None and "/" in request.script:
+        words += ["--source-dir", str(source)]
+    words += _flags("--channel", places)
+    words += _flags("--hp", redact(request.hyperparameters))
+    words += _flags("--env", redact(request.env))
+    if request.hosts > 1:
+        words += ["--hosts", str(request.hosts)]
+    if request.processes is not None:
+        words += ["--processes", str(request.processes)]
+    return [*words, "--job-name", request.job_name]
+
+
+def _flags(flag: str, values: Mapping[str, object]) -> Sequence[str]:
+    return [word for name, value in values.items() for word in (flag, f"{name}={value}")]

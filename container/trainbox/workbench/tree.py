@@ -1,0 +1,57 @@
+"""Writes what a plan says each host finds: its tree, and the files several hosts share."""
+
+from pathlib import Path
+
+from trainbox.errors import RunError
+from trainbox.workbench.folder import keep_earlier_logs, remove
+from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.workbench.source import copy_source
+
+_HOSTS_FILE = Path("/etc/hosts")
+
+
+def prepare(plan: RunPlan) -> None:
+    """Build the trees of all hosts; what an attempt that was killed left behind goes first.
+
+    Raises:
+        RunError: Something cannot be written, for want of space or permission.
+    """
+    try:
+        remove(plan.work)
+        plan.work.mkdir(parents=True)
+        plan.checkpoints.mkdir(exist_ok=True)
+        keep_earlier_logs(plan.request.out, plan.attempt)
+        plan.hosts_file.write_text(_hosts_content(plan))
+        for host in plan.hosts:
+            _build(host)
+            if plan.request.source is not None:
+                copy_source(plan.request.source, host.tree / "code")
+    except OSError as error:
+        raise RunError(f"{error.filename or plan.work} cannot be written: {error.strerror}") from error
+
+
+def _hosts_content(plan: RunPlan) -> str:
+    system = _HOSTS_FILE.read_text(errors="replace") if _HOSTS_FILE.is_file() else "127.0.0.1 localhost\n"
+    return f"127.0.0.1 {' '.join(host.name for host in plan.hosts)}\n{system}"
+
+
+def _build(host: HostPlan) -> None:
+    for name in host.directories:
+        (host.tree / name).mkdir(parents=True, exist_ok=True)
+    for name, content in host.files.items():
+        (host.tree / name).write_text(content, encoding="utf-8")
+    for name, target in host.links.items():
+        place = host.tree / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(target)
+    for mount in host.mounts:
+        if mount.target.is_relative_to(host.tree) and mount.target != host.tree:
+            _make_mountpoint(mount.source, mount.target)
+
+
+def _make_mountpoint(source: Path, target: Path) -> None:
+    if source.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()

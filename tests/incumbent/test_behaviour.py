@@ -1,0 +1,223 @@
+"""What the two programs `train` do with the same job, where they differ: both sides are pinned.
+
+The day one of these fails because sagemaker-training has become better, its row in `docs/differences.md` goes.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from incumbent.sides import INCUMBENT_BIN, require_incumbent
+
+pytestmark = pytest.mark.incumbent
+
+TRAINBOX: tuple[str, ...] = (sys.executable, "-m", "trainbox.launch.train")
+INCUMBENT: tuple[str, ...] = (str(INCUMBENT_BIN / "train"),)
+#: What the toolkits of the framework images do (aws/sagemaker-pytorch-training-toolkit, `training.py`): only then does
+#: sagemaker-training read the script's output.
+FRAMEWORK = """\
+from sagemaker_training import entry_point, environment
+
+def main():
+    env = environment.Environment()
+    entry_point.run(env.module_dir, env.user_entry_point, env.to_cmd_args(), env.to_env_vars(), capture_error=True)
+"""
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """How a job ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    #: The failure file; empty where there is none.
+    failure: str
+    root: Path
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    require_incumbent()
+
+
+def write_tree(root: Path, code: Mapping[str, str], hyperparameters: Mapping[str, str]) -> None:
+    """A job on one host whose name resolves: sagemaker-training looks it up."""
+    config = root / "input" / "config"
+    for directory in (config, root / "model", root / "output" / "data", root / "code"):
+        directory.mkdir(parents=True)
+    given = {"sagemaker_program": "train.py", **hyperparameters}
+    (config / "hyperparameters.json").write_text(json.dumps(given), encoding="utf-8")
+    (config / "inputdataconfig.json").write_text("{}", encoding="utf-8")
+    resources = {"current_host": "localhost", "hosts": ["localhost"]}
+    (config / "resourceconfig.json").write_text(json.dumps(resources), encoding="utf-8")
+    for name, text in code.items():
+        (root / "code" / name).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def started(command: tuple[str, ...], root: Path, env: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    variable = "TRAINBOX_ROOT" if command == TRAINBOX else "SAGEMAKER_BASE_DIR"
+    process = subprocess.Popen(
+        command,
+        env={"PATH": os.environ["PATH"], "HOME": str(root), **env, variable: str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that what it leaves behind can be ended
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def ended(process: "subprocess.Popen[str]", root: Path) -> Ran:
+    stdout, stderr = process.communicate(timeout=60)
+    failure = root / "output" / "failure"
+    text = failure.read_text(encoding="utf-8") if failure.exists() else ""
+    return Ran(process.returncode, stdout, stderr, text, root)
+
+
+def run_both(
+    tmp_path: Path,
+    script: str = "",
+    *,
+    hyperparameters: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> tuple[Ran, Ran]:
+    """Run the same job by trainbox and by sagemaker-training; `files` are written into its tree beside the rest."""
+    ran = []
+    for name, command in (("trainbox", TRAINBOX), ("incumbent", INCUMBENT)):
+        root = tmp_path / name
+        write_tree(root, {"train.py": script} if script else {}, hyperparameters or {})
+        for path, text in (files or {}).items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text, encoding="utf-8")
+        with started(command, root, env or {}) as process:
+            ran.append(ended(process, root))
+    ours, theirs = ran
+    return ours, theirs
+
+
+def test_the_exit_code_of_the_script_is_the_jobs(tmp_path: Path) -> None:
+    ours, theirs = run_both(tmp_path, "raise SystemExit(7)")
+    assert ours.code == 7
+    assert theirs.code == 1
+
+
+def test_the_failure_file_holds_the_exception(tmp_path: Path) -> None:
+    ours, theirs = run_both(tmp_path, "raise ValueError('the real reason')")
+    assert "ValueError: the real reason" in ours.failure.splitlines()[0]
+    assert 'ErrorMessage ""' in theirs.failure
+    assert "the real reason" not in theirs.failure
+
+
+SAVES_WHEN_TOLD = """\
+import pathlib, signal, sys, time
+
+def save(*_):
+    pathlib.Path("saved").touch()
+    sys.exit()
+
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("command", "code", "saved"), [(TRAINBOX, 0, True), (INCUMBENT, -signal.SIGTERM, False)])
+def test_sigterm_reaches_the_script(tmp_path: Path, command: tuple[str, ...], code: int, saved: bool) -> None:
+    write_tree(tmp_path / "tree", {"train.py": SAVES_WHEN_TOLD}, {})
+    directory = tmp_path / "tree" / "code"
+    with started(command, tmp_path / "tree", {}) as process:
+        deadline = time.monotonic() + 30
+        while not (directory / "ready").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == code
+        # Nobody waits for the incumbent's script: it would have saved by now if the signal had reached it.
+        time.sleep(0.3)
+        assert (directory / "saved").exists() == saved
+
+
+def test_a_line_printed_in_parts_stays_one_line(tmp_path: Path) -> None:
+    script = "import time\nprint('loss:', end=' ', flush=True)\ntime.sleep(0.3)\nprint(0.5)\nprint('  indented')\n"
+    ours, theirs = run_both(
+        tmp_path,
+        script,
+        files={"framework/framework.py": FRAMEWORK},
+        env={"SAGEMAKER_TRAINING_MODULE": "framework:main", "PYTHONPATH": str(tmp_path / "incumbent" / "framework")},
+    )
+    assert ours.stdout == "loss: 0.5\n  indented\n"
+    assert theirs.stdout == "loss:\n0.5\n  indented\n"
+
+
+def test_a_submitted_source_wins_over_what_lies_in_the_code_directory(tmp_path: Path) -> None:
+    submitted = tmp_path / "source"
+    submitted.mkdir()
+    (submitted / "train.py").write_text("print('submitted')\n", encoding="utf-8")
+    ours, theirs = run_both(
+        tmp_path, "print('left over')\n", hyperparameters={"sagemaker_submit_directory": str(submitted)}
+    )
+    assert ours.stdout == "submitted\n"
+    assert theirs.stdout == "left over\n"
+
+
+def test_the_variable_sagemaker_submit_directory_counts(tmp_path: Path) -> None:
+    submitted = tmp_path / "source"
+    submitted.mkdir()
+    (submitted / "train.py").write_text("print('submitted')\n", encoding="utf-8")
+    ours, theirs = run_both(tmp_path, env={"SAGEMAKER_SUBMIT_DIRECTORY": str(submitted)})
+    assert (ours.code, ours.stdout) == (0, "submitted\n")
+    assert (theirs.code, theirs.stdout) == (1, "")
+
+
+def test_the_log_holds_no_password(tmp_path: Path) -> None:
+    ours, theirs = run_both(tmp_path, "pass", hyperparameters={"db_password": "hunter2-hunter2"})
+    assert ours.code == theirs.code == 0
+    assert "hunter2" not in ours.stdout + ours.stderr
+    assert (theirs.stdout + theirs.stderr).count("hunter2") >= 5
+
+
+def test_a_framework_module_is_not_run(tmp_path: Path) -> None:
+    ours, theirs = run_both(
+        tmp_path,
+        "print('the script')",
+        files={"framework/framework.py": "def main():\n    print('the framework')\n"},
+        env={"SAGEMAKER_TRAINING_MODULE": "framework:main", "PYTHONPATH": str(tmp_path / "incumbent" / "framework")},
+    )
+    assert ours.stdout == "the script\n"
+    assert theirs.stdout == "the framework\n"
+
+
+def test_no_success_file_is_written(tmp_path: Path) -> None:
+    ours, theirs = run_both(tmp_path, "pass")
+    assert ours.code == theirs.code == 0
+    assert not (ours.root / "output" / "success").exists()
+    assert (theirs.root / "output" / "success").exists()
+
+
+def test_a_malformed_file_is_refused_by_name(tmp_path: Path) -> None:
+    ours, theirs = run_both(
+        tmp_path, "pass", files={"input/config/resourceconfig.json": '{"current_host": "localhost"}'}
+    )
+    assert ours.code != 0
+    assert "resourceconfig.json" in ours.failure
+    assert "hosts" in ours.failure
+    assert "Traceback" not in ours.failure
+    assert theirs.code == 1
+    assert "Traceback" in theirs.failure
+    assert "resourceconfig.json" not in theirs.failure

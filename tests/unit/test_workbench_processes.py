@@ -1,0 +1,130 @@
+"""The process backend with stand-ins for the supervisor: deadlines, first failures, logs that cannot be written."""
+
+import datetime as dt
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trainbox.errors import RunError
+from trainbox.workbench.descendants import children
+from trainbox.workbench.interrupts import Interrupts
+from trainbox.workbench.isolation import Isolation
+from trainbox.workbench.plan import RunPlan, plan_run
+from trainbox.workbench.processes import Ended, HostEnd, run_hosts
+from trainbox.workbench.request import RunRequest
+
+#: Ignores SIGTERM, and tells when it does.
+STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
+
+
+class Notes:
+    """A listener that only remembers."""
+
+    def __init__(self) -> None:
+        self.text: dict[str, bytes] = {}
+        self.said: list[str] = []
+
+    def output(self, host: str, data: bytes) -> None:
+        self.text[host] = self.text.get(host, b"") + data
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def tick(self) -> None:
+        pass
+
+
+def plan(out: Path, *scripts: str, leave: float = 120.0, max_run: float | None = None) -> RunPlan:
+    request = RunRequest(
+        script="x",
+        inherited={"PATH": "/usr/bin:/bin"},
+        hosts=len(scripts),
+        job_name="job",
+        out=out,
+        max_run=max_run,
+        isolation=Isolation(can_name_hosts=True),
+        started=dt.datetime(2026, 11, 5, tzinfo=dt.UTC),
+    )
+    planned = plan_run(request)
+    (out / "logs").mkdir()
+    hosts = [
+        msgspec.structs.replace(host, argv=("/bin/sh", "-c", script))
+        for host, script in zip(planned.hosts, scripts, strict=True)
+    ]
+    return msgspec.structs.replace(planned, hosts=tuple(hosts), seconds_to_leave=leave)
+
+
+def run(planned: RunPlan, notes: Notes | None = None) -> Ended:
+    with Interrupts() as interrupts:
+        return run_hosts(planned, notes or Notes(), interrupts)
+
+
+def test_what_ignores_sigterm_is_killed_when_its_time_is_over(tmp_path: Path) -> None:
+    notes, before = Notes(), children()
+    started = time.monotonic()
+    ended = run(plan(tmp_path, STUBBORN, leave=0.3, max_run=0.3), notes)
+    assert time.monotonic() - started < 10
+    assert ended == Ended((HostEnd("algo-1", 137),), stop="max-run", killed=True)
+    assert notes.said[:2] == [
+        "--max-run 0.3 is over: SIGTERM to algo-1, SIGKILL in 0.3 s",
+        "still there 0.3 s after SIGTERM: SIGKILL to algo-1",
+    ]
+    assert children() == before
+
+
+def test_the_first_failure_is_the_jobs_even_if_others_end_worse_later(tmp_path: Path) -> None:
+    failing = f"while ! grep -q ready {tmp_path}/logs/algo-1.log; do sleep 0.02; done; exit 7"
+    ended = run(plan(tmp_path, "trap 'exit 9' TERM; echo ready; while :; do sleep 0.02; done", failing))
+    assert ended == Ended((HostEnd("algo-1", 9), HostEnd("algo-2", 7)), stop="failure", failed="algo-2")
+
+
+def test_all_hosts_are_waited_for(tmp_path: Path) -> None:
+    ended = run(plan(tmp_path, "echo first", "sleep 0.5; echo second"))
+    assert ended == Ended((HostEnd("algo-1", 0), HostEnd("algo-2", 0)))
+    assert (tmp_path / "logs" / "algo-2.log").read_text() == "second\n"
+
+
+def test_a_host_that_closes_its_output_is_waited_for_all_the_same(tmp_path: Path) -> None:
+    ended = run(plan(tmp_path, "exec >&- 2>&-; sleep 0.5; exit 3"))
+    assert ended == Ended((HostEnd("algo-1", 3),), failed="algo-1")
+
+
+@pytest.mark.parametrize(("number", "code"), [(9, 137), (11, 139), (15, 143)])
+def test_a_signal_is_128_and_its_number(tmp_path: Path, number: int, code: int) -> None:
+    assert run(plan(tmp_path, f"kill -{number} $$")).hosts == (HostEnd("algo-1", code),)
+
+
+def test_output_is_kept_and_relayed_to_the_last_byte(tmp_path: Path) -> None:
+    notes = Notes()
+    run(plan(tmp_path, "head -c 1000000 /dev/zero; printf end >&2"), notes)
+    assert notes.text["algo-1"] == b"\0" * 1_000_000 + b"end"
+    assert (tmp_path / "logs" / "algo-1.log").read_bytes() == notes.text["algo-1"]
+
+
+def test_a_log_that_cannot_be_written_stops_the_job(tmp_path: Path) -> None:
+    planned = plan(tmp_path, "echo lost; sleep 60")
+    (tmp_path / "logs" / "algo-1.log").symlink_to("/dev/full")
+    notes, before = Notes(), children()
+    with pytest.raises(RunError, match=r"logs/algo-1.log cannot be written: No space left on device"):
+        run(planned, notes)
+    assert notes.text["algo-1"] == b"lost\n"
+    assert "the disk takes no more logs" in notes.said[0]
+    assert children() == before
+
+
+def test_a_host_that_cannot_be_started_takes_the_started_ones_with_it(tmp_path: Path) -> None:
+    planned = plan(tmp_path, "sleep 60", "true")
+    missing = msgspec.structs.replace(planned.hosts[1], argv=("/no/such/program",))
+    before = children()
+    with pytest.raises(RunError, match="host algo-2 cannot be started"):
+        run(msgspec.structs.replace(planned, hosts=(planned.hosts[0], missing)))
+    assert children() == before
+
+
+def test_what_a_killed_host_leaves_running_is_ended(tmp_path: Path) -> None:
+    notes, before = Notes(), children()
+    run(plan(tmp_path, "setsid sleep 60 & sleep 0.1; kill -9 $$"), notes)
+    assert notes.said == ["1 process of the job outlived it: killed"]
+    assert children() == before
