@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainbox import errors, metrics
 from trainbox.contract import params
-from trainbox.contract.job import SETTINGS
+from trainbox.contract.settings import SETTINGS
 from trainbox.launch.program import bundled_scripts
 from trainbox.workbench.script_module import find_params, load_script
 

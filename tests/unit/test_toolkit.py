@@ -1,7 +1,6 @@
 """The toolkit as a script meets it: started by hand with flags, below a tree, and as a rank among several."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping

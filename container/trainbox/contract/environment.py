@@ -14,7 +14,7 @@ LONGEST_VARIABLE_BYTES = 128 * 1024 - 1
 _UNSAFE = re.compile(r"[^A-Z0-9_]")
 #: Any of these among the reserved hyperparameters makes the current group a distributed one (sagemaker-training 5.1.4,
 #: `get_distribution_instance_groups_from_resource_config`).
-_DISTRIBUTION_SWITCHES = (
+DISTRIBUTION_SWITCHES = (
     "sagemaker_mpi_enabled",
     "sagemaker_parameter_server_enabled",
     "sagemaker_distributed_dataparallel_enabled",
@@ -95,7 +95,8 @@ def variables(job: Job, *, entry_point: str | None, env: Mapping[str, str], mach
     named |= {name: properties[name] for name in same}
     if properties["topology"]:
         named["topology"] = properties["topology"]
-    named |= {f"channel_{name}": str(channel.path) for name, channel in job.channels.items()}
+    # In the order of the file: of names that differ only in case the last one wins, as in sagemaker-training.
+    named |= {f"channel_{name}": str(job.channels[name].path) for name in job.input_data_config}
     named |= {f"hp_{name}": value for name, value in job.hyperparameters.items()}
     return _usable({f"SM_{name.upper()}": encode(value) for name, value in named.items()})
 
@@ -166,7 +167,7 @@ def _is_framework(name: str) -> bool:
 
 
 def _distributed_groups(job: Job, framework: Mapping[str, object]) -> list[str]:
-    return [job.instance_group] if any(framework.get(switch) for switch in _DISTRIBUTION_SWITCHES) else []
+    return [job.instance_group] if any(framework.get(switch) for switch in DISTRIBUTION_SWITCHES) else []
 
 
 def _distribution_hosts(job: Job, distributed: object) -> list[str]:

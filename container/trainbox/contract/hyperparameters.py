@@ -15,6 +15,9 @@ ArgumentStyle = Literal["toolkit", "json"]
 RESERVED_NAMES = frozenset({"default_user_module_name", "_tuning_objective_metric", "processes_per_host"})
 RESERVED_PREFIXES = ("sagemaker_", "trainbox_")
 
+#: Half of what Python parses at most: what was read has to be written again, some levels deeper.
+DEEPEST_VALUE = 500
+
 REDACTED = "***"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_ENDINGS = ("token", "password", "passwd", "passphrase", "secret", "secrets", "key", "keys")
@@ -27,7 +30,7 @@ def decode(raw: object) -> object:
     """A value as sagemaker-training reads it: JSON where it parses, else the string as it came.
 
     SDK v2 JSON-encodes every value, text too (within quotes of its own), SDK v3 and the API send plain strings.
-    A value nested too deeply for Python's parser is a string too; sagemaker-training dies of it.
+    A value nested too deeply to be handled is a string too; sagemaker-training dies of it.
     """
     if not isinstance(raw, str):
         return raw
@@ -35,7 +38,23 @@ def decode(raw: object) -> object:
         decoded: object = json.loads(raw)
     except (ValueError, RecursionError):
         return raw
-    return decoded
+    return raw if is_too_deep(decoded) else decoded
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether a value is nested deeper than `DEEPEST_VALUE`."""
+    level = [value]
+    for _ in range(DEEPEST_VALUE):
+        level = [inner for outer in level for inner in _within(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _within(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def is_reserved(name: str) -> bool:

@@ -10,15 +10,15 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from trainbox.contract.hyperparameters import ArgumentStyle, decode, is_reserved, secrets
+from trainbox.contract.hyperparameters import decode, is_reserved, is_too_deep, secrets
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
+from trainbox.contract.settings import Settings, as_text, read_settings
 from trainbox.errors import ContractError
 
 #: SageMaker's own files are a few kilobytes; a cluster of thousands of hosts stays far below this.
 LARGEST_CONFIG_BYTES = 16 * 1024 * 1024
-#: SageMaker kills 120 s after SIGTERM (API StopTrainingJob); 20 s are left for the supervisor to tidy and report.
-DEFAULT_GRACE_SECONDS = 100.0
-DEFAULT_PEER_TIMEOUT_SECONDS = 120.0
+#: A shorter line of a secret of several lines is no secret on its own.
+_SHORTEST_SECRET_LINE = 8
 HOMOGENEOUS_GROUP = "homogeneousCluster"
 
 # API Channel.ChannelName; `.` and `..` fit the pattern and are no directory of their own.
@@ -48,21 +48,6 @@ class InstanceGroup(msgspec.Struct, frozen=True, rename={"name": "instance_group
     name: str
     hosts: tuple[str, ...]
     instance_type: str = ""
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What the request says to the container itself, by a reserved hyperparameter or else by the environment."""
-
-    program: str | None = None
-    submit_directory: str | None = None
-    script: str | None = None
-    arguments: ArgumentStyle = "toolkit"
-    processes_per_host: int = 1
-    grace_seconds: float = DEFAULT_GRACE_SECONDS
-    peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
-    s3_endpoint_url: str | None = None
-    pip_cache_dir: Path | None = None
-    studio_local_mode: bool = False
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -159,8 +144,8 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     reserved = {name: decode(value) for name, value in given.items() if is_reserved(name)}
     return Job(
         layout=layout,
-        name=env.get("TRAINING_JOB_NAME") or _text(reserved.get("sagemaker_job_name")),
-        region=env.get("AWS_REGION") or _text(reserved.get("sagemaker_region")),
+        name=env.get("TRAINING_JOB_NAME") or as_text(reserved.get("sagemaker_job_name")),
+        region=env.get("AWS_REGION") or as_text(reserved.get("sagemaker_region")),
         hyperparameters={name: decode(value) for name, value in given.items() if not is_reserved(name)},
         raw_hyperparameters={name: value for name, value in given.items() if not is_reserved(name)},
         reserved=reserved,
@@ -174,10 +159,10 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         checkpoints_dir=below(layout, Path(checkpoints.local_path)),
         checkpoint_s3_uri=checkpoints.s3_uri,
         has_checkpoint_config=raw_checkpoints is not None,
-        settings=_read_settings(reserved, env, layout.config_dir / "hyperparameters.json"),
+        settings=read_settings(reserved, env, layout.config_dir / "hyperparameters.json"),
         resource_config=raw_resources,
         input_data_config=raw_channels,
-        secrets=_secrets(env, {name: decode(value) for name, value in given.items()}),
+        secrets=hidden_values(env, given, {name: decode(value) for name, value in given.items()}),
         notes=tuple(notes),
     )
 
@@ -208,18 +193,18 @@ def _read_object(path: Path) -> dict[str, object] | None:
 
 def _refuse_unusable(value: object, key: str, path: Path) -> None:
     """Refuse text that can be no argument, variable or file name, anywhere in a value."""
-    if isinstance(value, dict):
-        for name, entry in value.items():
-            _refuse_unusable(name, key, path)
-            _refuse_unusable(entry, key, path)
-    elif isinstance(value, list):
-        for entry in value:
-            _refuse_unusable(entry, key, path)
-    elif isinstance(value, str) and not _can_be_passed(value):
-        raise ContractError(
-            f"{path}: key {key!r}: found a NUL or half a surrogate pair, expected text",
-            hint="the operating system can pass it neither as an argument nor in the environment",
-        )
+    rest = [value]  # not by recursion: JSON may be nested as deeply as Python can go
+    while rest:
+        entry = rest.pop()
+        if isinstance(entry, dict):
+            rest += [*entry.keys(), *entry.values()]
+        elif isinstance(entry, list):
+            rest += entry
+        elif isinstance(entry, str) and not _can_be_passed(entry):
+            raise ContractError(
+                f"{path}: key {key!r}: found a NUL or half a surrogate pair, expected text",
+                hint="the operating system can pass it neither as an argument nor in the environment",
+            )
 
 
 def _parse_json(content: bytes, path: Path) -> object:
@@ -238,6 +223,8 @@ def _parse_json(content: bytes, path: Path) -> object:
         raise ContractError(f"{path}: nested too deeply to be read") from error
     except ValueError as error:  # a number of more than 4,300 digits
         raise ContractError(f"{path}: holds a number too long to be read") from error
+    if is_too_deep(value):
+        raise ContractError(f"{path}: nested too deeply to be read")
     return value
 
 
@@ -309,41 +296,12 @@ def below(layout: Layout, path: Path) -> Path:
     return layout.root / path.relative_to(DEFAULT_ROOT) if path.is_relative_to(DEFAULT_ROOT) else path
 
 
-def _secrets(*sources: Mapping[str, object]) -> tuple[str, ...]:
-    """Of all sources, also where two use one name for different values; longest first, as `secrets` gives them."""
-    found = {value for source in sources for value in secrets(source)}
-    return tuple(sorted(found, key=lambda value: (-len(value), value)))
+def hidden_values(*sources: Mapping[str, object]) -> tuple[str, ...]:
+    """The secrets of all sources in every form in which a message may hold them; longest first, as `secrets` does it.
 
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: Path) -> Settings:
-    """Each setting from its hyperparameter, else from the variable of the same name in capitals."""
-
-    def setting(name: str) -> str | None:
-        return _text(reserved.get(name)) or env.get(name.upper()) or None
-
-    given = {
-        "program": setting("sagemaker_program"),
-        "submit_directory": setting("sagemaker_submit_directory"),
-        "script": setting("trainbox_script"),
-        "arguments": setting("trainbox_arguments"),
-        "processes_per_host": _text(reserved.get("processes_per_host")) or None,
-        "grace_seconds": setting("trainbox_grace_seconds"),
-        "peer_timeout_seconds": setting("trainbox_peer_timeout_seconds"),
-        "s3_endpoint_url": env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
-        "pip_cache_dir": env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY"),
-        "studio_local_mode": env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
-    }
-    chosen = {name: value for name, value in given.items() if value is not None and value != ""}
-    try:
-        settings = msgspec.convert(chosen, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise ContractError(f"{path}, or the environment: a setting of the container: {error}") from error
-    if settings.processes_per_host < 1:
-        raise ContractError(f"{path}: key 'processes_per_host': found {settings.processes_per_host}, expected >= 1")
-    if not 0 <= settings.grace_seconds < float("inf") or not 0 <= settings.peer_timeout_seconds < float("inf"):
-        raise ContractError(f"{path}, or the environment: trainbox_*_seconds: expected a number >= 0")
-    return settings
+    A key of several lines is hidden line by line too, and any value also as `repr` and JSON escape it.
+    """
+    values = {value for source in sources for value in secrets(source)}
+    escaped = {form(value)[1:-1] for value in values for form in (repr, json.dumps)}
+    lines = {line for value in values for line in value.splitlines() if len(line) >= _SHORTEST_SECRET_LINE}
+    return tuple(sorted(values | escaped | lines, key=lambda value: (-len(value), value)))

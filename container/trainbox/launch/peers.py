@@ -1,0 +1,91 @@
+"""Wait, for a bounded time and not in silence, until the names of all hosts of the job can be resolved."""
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from trainbox.errors import PeerError
+
+Say = Callable[[str], None]
+SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_TRIES = 0.5
+_LOOKUP_SECONDS = 5.0
+_MOST_NAMES = 5
+
+
+def resolves(host: str) -> bool:
+    """Whether a name has an address, of either family; a look-up without an answer counts as no.
+
+    It runs in a thread, for the C library neither bounds it (5 s for each lost packet and server) nor lets a signal
+    handler run before it ends.
+    """
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(_look_up(host)), daemon=True).start()
+    try:
+        return answers.get(timeout=_LOOKUP_SECONDS)
+    except queue.Empty:
+        return False
+
+
+def _look_up(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except (socket.gaierror, UnicodeError):  # the latter: a label too long for DNS
+        return False
+    return True
+
+
+def wait_for_peers(
+    hosts: Sequence[str],
+    *,
+    timeout: float,
+    say: Say,
+    check_stop: Callable[[], None] = lambda: None,
+    is_known: Callable[[str], bool] = resolves,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return once every host can be resolved.
+
+    The names of a cluster appear a little after its containers start (AWS, "How Amazon SageMaker AI provides training
+    information"); sagemaker-training waits up to 15 minutes for each host without a word.
+
+    Args:
+        hosts: The names to wait for.
+        timeout: Seconds for all of them together; a look-up under way may add its own few.
+        say: Gets one line every ten seconds.
+        check_stop: Raises if the job is to end.
+        is_known: The look-up; a parameter so that a test can hold a name back.
+        clock: The time in seconds; a parameter, like `sleep`, so that a test need not wait.
+        sleep: Waits for a number of seconds.
+
+    Raises:
+        PeerError: Some are still unknown after `timeout`; the message names them.
+    """
+    started = spoken = clock()
+    missing = list(hosts)
+    while missing:
+        for host in tuple(missing):
+            if is_known(host):
+                missing.remove(host)
+                continue
+            # After each look-up, not each round: a dead name server holds up every one of them for seconds.
+            now = clock()
+            if now - started >= timeout:
+                raise PeerError(
+                    f"after {timeout:g} s these hosts still have no address: {_names(missing)}",
+                    hint="did they fail to start? See their logs; the job's security group must allow traffic in it",
+                )
+            if now - spoken >= SECONDS_BETWEEN_LINES:
+                spoken = now
+                say(f"waiting for the address of {_names(missing)} ({now - started:.0f} of {timeout:g} s)")
+        check_stop()
+        if missing:
+            sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def _names(hosts: Sequence[str]) -> str:
+    more = len(hosts) - _MOST_NAMES
+    return ", ".join(hosts[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

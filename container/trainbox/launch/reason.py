@@ -1,0 +1,99 @@
+"""Pure: an `Outcome` becomes the reason that a person reads first."""
+
+import signal
+from pathlib import Path
+
+from trainbox.contract.failure import Cause, compose, find_cause, find_hint
+from trainbox.contract.hyperparameters import without_secrets
+from trainbox.contract.job import Job
+from trainbox.launch.supervise import Exit, Outcome
+
+_SIGNAL_BASE = 128
+_SHELL_CODES = {
+    126: "exit code 126: a command could not be executed",
+    127: "exit code 127: a command was not found",
+}
+_SIGNAL_HINTS = {
+    signal.SIGKILL: "nothing here sent it: often the kernel, for memory; try a larger instance or a smaller batch",
+    signal.SIGSEGV: "a native library crashed; PYTHONFAULTHANDLER is on: see the stack in the log",
+    signal.SIGBUS: "often /dev/shm is full: fewer or no data loader workers, or a larger --shm-size with docker",
+    signal.SIGILL: "a library was compiled for another processor than this instance has",
+}
+_MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer workers or threads"
+_MIB = 1024 * 1024
+
+
+def explain(outcome: Outcome, job: Job, code_dir: Path) -> str:
+    """Why a failed outcome failed: the cause, where, what to do; the text of the failure file.
+
+    Args:
+        outcome: One with a `first_failure`.
+        job: The contract: hosts and channels are named, secrets are not.
+        code_dir: Where the user's code lies.
+    """
+    failure = outcome.first_failure
+    if failure is None:
+        raise ValueError("the outcome has no failure to explain")
+    said = _said(failure, job, code_dir)
+    cause, hint = _cause_and_hint(outcome, failure, said, job)
+    return compose(cause, where=_place(failure, said.where if said else "", job), hint=hint, hidden=job.secrets)
+
+
+def _said(failure: Exit, job: Job, code_dir: Path) -> Cause | None:
+    """What the process said about its end: a traceback on either stream, else last words, on stderr if there are any.
+
+    Secrets are left out first: what is found may be cut.
+    """
+    logs = (without_secrets(stream, job.secrets) for stream in (failure.stderr, failure.stdout))
+    causes = [cause for log in logs if (cause := find_cause(log, code_dir))]
+    return next((cause for cause in causes if cause.exception), causes[0] if causes else None)
+
+
+def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> tuple[str, str]:
+    number = failure.code - _SIGNAL_BASE
+    if outcome.memory_kills and (number == signal.SIGKILL or not (said and said.exception)):
+        return _out_of_memory(outcome), _MEMORY_HINT
+    if outcome.stopped_by and number in {outcome.stopped_by, signal.SIGKILL}:
+        return _stopped(outcome, failure), "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
+    if number in _signal_numbers():
+        return _killed(number, said), _SIGNAL_HINTS.get(signal.Signals(number), "")
+    if said is None:
+        return f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
+    if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone
+        return said.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
+    meaning = _SHELL_CODES.get(failure.code)
+    return said.text, find_hint(said, sorted(job.channels)) or (
+        meaning and f"exit code {failure.code}: {meaning}"
+    ) or ""
+
+
+def _killed(number: int, said: Cause | None) -> str:
+    return f"killed by {signal.Signals(number).name}" + (f"; its last words: {said.text}" if said else "")
+
+
+def _signal_numbers() -> set[int]:
+    return {int(number) for number in signal.Signals}
+
+
+def _out_of_memory(outcome: Outcome) -> str:
+    limit = f" (limit {outcome.memory_limit / _MIB:,.0f} MiB)" if outcome.memory_limit else ""
+    return f"out of memory: the kernel killed a process of this job{limit}"
+
+
+def _stopped(outcome: Outcome, failure: Exit) -> str:
+    name = signal.Signals(outcome.stopped_by).name
+    if outcome.killed_after_grace:
+        return f"stopped: the script did not leave in time after {name} and was killed"
+    if failure.signal:
+        return f"stopped: {name} ended the script, which does not handle it"
+    return f"stopped by {name}"
+
+
+def _place(failure: Exit, where: str, job: Job) -> str:
+    """`train.py:14 in main (exit code 1, rank 3, algo-2)`."""
+    details = [f"exit code {failure.code}"]
+    if failure.name != "script":
+        details.append(failure.name)
+    if len(job.hosts) > 1:
+        details.append(job.current_host)
+    return f"{where or 'the script'} ({', '.join(details)})"

@@ -1,0 +1,205 @@
+"""Fetch the code of a program: from S3, an archive or a directory into the code directory, whole or not at all."""
+
+import contextlib
+import errno
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from trainbox.contract.job import Job
+from trainbox.errors import ProgramError
+from trainbox.launch.program import Source
+
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it reads no .tar.xz either
+    LZMAError = zlib.error  # type: ignore[misc,assignment]  # any exception class will do
+
+Say = Callable[[str], None]
+_BLOCK_BYTES = 1024 * 1024
+#: Without a network (isolation) botocore would try for five minutes.
+_CONNECT_SECONDS = 10
+
+
+def fetch(source: Source, job: Job, say: Say) -> Path:
+    """Bring the code to where it runs.
+
+    What is fetched always wins over what lies in the code directory: sagemaker-training skips the download without a
+    word when there is anything there (aws/sagemaker-training-toolkit#85, #222).
+
+    Returns:
+        The directory that holds the code.
+
+    Raises:
+        ProgramError: It cannot be downloaded, is not there, or is not safe to unpack.
+    """
+    if source.kind == "place":
+        return Path(source.location)
+    code_dir, staging = _staging(job.layout.code_dir, say)
+    try:
+        _fill(staging, source, job, say)
+        _replace(code_dir, staging)
+    except OSError as error:  # shutil.Error, which copytree raises, is one too
+        raise ProgramError(f"the code of {source.location} cannot be put in {code_dir}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return code_dir
+
+
+def _staging(code_dir: Path, say: Say) -> tuple[Path, Path]:
+    """A directory beside the code directory to unpack into; below the temporary directory where that is read-only."""
+    try:
+        code_dir.parent.mkdir(parents=True, exist_ok=True)
+        return code_dir, Path(tempfile.mkdtemp(prefix=".code-", dir=code_dir.parent))
+    except OSError as error:
+        scratch = Path(tempfile.mkdtemp(prefix="trainbox-"))
+        say(f"{code_dir.parent} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
+        staging = scratch / "staging"
+        staging.mkdir()
+        return scratch / "code", staging
+
+
+def _fill(staging: Path, source: Source, job: Job, say: Say) -> None:
+    if source.kind == "s3":
+        with tempfile.TemporaryDirectory(prefix="trainbox-") as scratch:
+            archive = Path(scratch) / "source.tar.gz"
+            download(source.location, archive, job, say)
+            extract(archive, staging, shown=source.location)
+    elif source.kind == "archive":
+        extract(Path(source.location), staging, shown=source.location)
+    else:
+        _copy(Path(source.location), staging)
+
+
+def _copy(directory: Path, staging: Path) -> None:
+    """Copy a directory, or unpack it where it holds nothing but one archive (how the SDKs fill the channel `code`)."""
+    if not directory.is_dir():
+        raise ProgramError(
+            f"the source {directory} is no directory", hint="check sagemaker_submit_directory or the channel 'code'"
+        )
+    entries = list(directory.iterdir())
+    if len(entries) == 1 and entries[0].name.endswith((".tar.gz", ".tgz")):
+        extract(entries[0], staging, shown=str(entries[0]))
+        return
+    shutil.copytree(directory, staging, dirs_exist_ok=True, symlinks=True)
+
+
+def extract(archive: Path, directory: Path, *, shown: str) -> None:
+    """Unpack regular files and directories; refuse the archive if it holds anything else or reaches outside.
+
+    Raises:
+        ProgramError: The archive is missing, damaged or not safe.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            members = tar.getmembers()
+            for member in members:
+                _refuse_unsafe(member, shown)
+            for member in members:
+                _extract_member(tar, member, directory)
+            _read_to_end(tar)
+    except FileNotFoundError as error:
+        raise ProgramError(f"there is no archive {shown}", hint="check sagemaker_submit_directory") from error
+    except (tarfile.TarError, EOFError, OSError, zlib.error, LZMAError) as error:
+        # tarfile says of each way to open what is no archive why it failed; the first line is enough.
+        reason = str(error).partition("\n")[0]
+        raise ProgramError(
+            f"the archive {shown} cannot be unpacked: {reason}", hint="is it a whole .tar.gz? `tar tzf` lists it"
+        ) from error
+
+
+def _refuse_unsafe(member: tarfile.TarInfo, shown: str) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ProgramError(f"the archive {shown} is refused: its member {member.name!r} lies outside of it")
+    if not (member.isreg() or member.isdir()):
+        kind = "a link" if member.issym() or member.islnk() else "a device"
+        raise ProgramError(
+            f"the archive {shown} is refused: its member {member.name!r} is {kind}",
+            hint="archive the files themselves (tar --dereference)",
+        )
+
+
+def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
+    target = directory / member.name
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = tar.extractfile(member)
+    if content is None:  # never for a regular file, which is all that is left here
+        raise tarfile.ExtractError(f"{member.name!r} has no content")
+    with content, target.open("wb") as file:
+        shutil.copyfileobj(content, file)
+    target.chmod(0o755 if member.mode & 0o111 else 0o644)
+
+
+def _read_to_end(tar: tarfile.TarFile) -> None:
+    """Read what is behind the last member: only at its very end a compressed file shows that it is whole."""
+    while tar.fileobj is not None and tar.fileobj.read(_BLOCK_BYTES):
+        pass
+
+
+def _replace(code_dir: Path, staging: Path) -> None:
+    """Put the new code in the place of the old; where that cannot be moved away, exchange the content instead."""
+    staging.chmod(0o755)
+    old = staging.with_name(f"{staging.name}-old")
+    try:
+        code_dir.rename(old)
+    except FileNotFoundError:
+        staging.rename(code_dir)
+    except OSError as error:
+        # A mount point is busy; a directory of the image's lower layers cannot be renamed (overlayfs: EXDEV).
+        if error.errno not in {errno.EBUSY, errno.EXDEV}:
+            raise
+        for entry in code_dir.iterdir():
+            _remove(entry)
+        for entry in staging.iterdir():
+            shutil.move(entry, code_dir / entry.name)
+    else:
+        staging.rename(code_dir)
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def download(uri: str, target: Path, job: Job, say: Say) -> None:
+    """Download one S3 object; boto3 is imported only here.
+
+    Raises:
+        ProgramError: boto3 is not installed, or the object cannot be had.
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise ProgramError(f"sagemaker_submit_directory: found {uri!r}, expected s3://BUCKET/KEY.tar.gz")
+    try:
+        import boto3  # noqa: PLC0415 - a quarter of a second and 20 MB that most jobs never need
+        from boto3.exceptions import Boto3Error  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    except ImportError as error:
+        raise ProgramError(f"{uri} cannot be downloaded: {error}", hint="install boto3 in the image") from error
+    say(f"downloading {uri}")
+    try:
+        client = boto3.client(
+            "s3",
+            endpoint_url=job.settings.s3_endpoint_url,
+            region_name=job.region or None,
+            config=Config(connect_timeout=_CONNECT_SECONDS),
+        )
+        # Not `download_file`: a stop would have to wait for its threads.
+        with contextlib.closing(client.get_object(Bucket=bucket, Key=key)["Body"]) as body, target.open("wb") as file:
+            shutil.copyfileobj(body, file)
+    except (BotoCoreError, Boto3Error, ClientError, ValueError) as error:  # ValueError: the endpoint is no URL
+        raise ProgramError(
+            f"{uri} cannot be downloaded: {error}",
+            hint="the role of the job needs s3:GetObject on it; with network isolation the code must be a channel",
+        ) from error

@@ -1,0 +1,343 @@
+"""Run a `Plan`: start, relay, forward signals, reap; how it ended is one `Outcome`.
+
+A correct PID 1: it forwards SIGTERM and SIGINT once to its children's process groups, kills what is left when the
+grace is over, reaps orphans and leaves no process behind. The supervisor has one thread and no lock: the signal
+handler forwards at once, also while a slow reader of our output keeps a write waiting.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import selectors
+import signal
+import subprocess
+import time
+from types import FrameType
+from typing import Self
+
+import msgspec
+
+from trainbox.errors import ProgramError
+from trainbox.launch import orphans
+from trainbox.launch.memory import read_memory
+from trainbox.launch.plan import Child, Plan
+from trainbox.launch.relay import Lines, Sink
+from trainbox.say import say
+
+_PIPE_BYTES = 1024 * 1024
+_READ_BYTES = 256 * 1024
+_MOST_READS = 64
+#: How long the other processes of a host may take to leave once one has failed: they may be saving.
+PEER_GRACE_SECONDS = 30.0
+#: How long processes that the script left behind may take to leave after SIGTERM.
+LEFTOVER_GRACE_SECONDS = 5.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How one child ended."""
+
+    name: str
+    #: The exit code as a shell gives it: 128 + n for signal n.
+    code: int
+    #: The number of the signal that killed it, or 0.
+    signal: int
+    #: The ends of what it wrote.
+    stderr: str
+    stdout: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a plan ended."""
+
+    #: In the order in which they ended.
+    exits: tuple[Exit, ...]
+    #: The signal that asked for the end, or 0.
+    stopped_by: int
+    #: Whether the grace was over before all had left.
+    killed_after_grace: bool
+    #: Processes the kernel killed for memory in the meantime; 0 also where that cannot be told.
+    memory_kills: int
+    memory_limit: int | None
+    #: Processes that the children left behind, and which were ended.
+    leftovers: int
+    seconds: float
+    #: Whether both streams ended with a newline: who writes next may have to begin a line.
+    ends_line: bool = True
+    #: Why our own output could not be written to its end, where it could not.
+    lost_output: tuple[str, ...] = ()
+
+    @property
+    def first_failure(self) -> Exit | None:
+        """The process that failed first: the others may only have been stopped for it."""
+        return next((exit_ for exit_ in self.exits if exit_.code), None)
+
+    @property
+    def code(self) -> int:
+        """The exit code of the job."""
+        failure = self.first_failure
+        return failure.code if failure else 0
+
+
+def supervise(plan: Plan, *, stdout: int = 1, stderr: int = 2) -> Outcome:
+    """Run every child of a plan to its end.
+
+    Args:
+        plan: What to run.
+        stdout: The file descriptor that the children's stdout goes to.
+        stderr: Likewise.
+
+    Raises:
+        ProgramError: A child could not be started; those that were have been ended.
+    """
+    started = time.monotonic()
+    before = read_memory()
+    sinks = (Sink(stdout), Sink(stderr))
+    orphans.adopt_orphans()
+    with _Supervision(plan, sinks) as running:
+        running.start()
+        running.run()
+    after = read_memory()
+    return Outcome(
+        exits=tuple(running.exits),
+        stopped_by=running.stopped_by,
+        killed_after_grace=running.killed,
+        memory_kills=(after.kills or 0) - (before.kills or 0),
+        memory_limit=after.limit_bytes,
+        leftovers=running.leftovers,
+        seconds=time.monotonic() - started,
+        ends_line=all(sink.ends_line for sink in sinks),
+        lost_output=tuple(str(sink.lost.strerror) for sink in sinks if sink.lost),
+    )
+
+
+class _Process:
+    """A child that was started, and its two streams."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.popen = _spawn(child)
+        self.streams = (Lines(), Lines())
+
+    def exit(self, status: int) -> Exit:
+        code = os.waitstatus_to_exitcode(status)
+        self.popen.returncode = code  # `wait` was ours: subprocess must not wait again
+        out, err = (stream.end().decode(errors="replace") for stream in self.streams)
+        return Exit(self.child.name, code if code >= 0 else 128 - code, max(0, -code), stderr=err, stdout=out)
+
+
+def _spawn(child: Child) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(
+            child.argv,
+            cwd=child.directory,
+            env=dict(child.environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a group of its own: one signal reaches the script and all it started
+        )
+    except OSError as error:
+        too_long = error.errno == errno.E2BIG
+        raise ProgramError(
+            f"{child.argv[0]!r} cannot be started in {child.directory}: {error.strerror}",
+            hint="hyperparameters and variables are longer together than Linux passes on" if too_long else "",
+        ) from error
+
+
+class _Supervision:
+    """The state of one run, between the signal handler and the loop."""
+
+    def __init__(self, plan: Plan, sinks: tuple[Sink, Sink]) -> None:
+        self.plan = plan
+        self.sinks = sinks
+        self.processes: dict[int, _Process] = {}
+        self.alive: set[int] = set()
+        #: Those the request to stop has not been sent to.
+        self.unasked: set[int] = set()
+        #: Children that were here before: whoever started us with `exec` may have had some. They are not ours to end.
+        self.others = orphans.children()
+        self.exits: list[Exit] = []
+        self.stopped_by = 0
+        self.killed = False
+        self.leftovers = 0
+        self._kill_at = float("inf")
+        self._selector = selectors.DefaultSelector()
+        self._open_streams = 0
+
+    def __enter__(self) -> Self:
+        self._wakeup_read, self._wakeup_write = os.pipe()
+        for end in (self._wakeup_read, self._wakeup_write):
+            os.set_blocking(end, False)
+        self._selector.register(self._wakeup_read, selectors.EVENT_READ)
+        self._old_wakeup = signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        self._old_handlers = {number: signal.signal(number, self._on_stop) for number in _SIGNALS}
+        # Without a handler SIGCHLD would not reach the wake-up pipe.
+        self._old_handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind, also when a child could not be started or the loop raised."""
+        self._kill()
+        self._reap_everything()
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_wakeup)
+        self._selector.close()
+        os.close(self._wakeup_read)
+        os.close(self._wakeup_write)
+
+    def start(self) -> None:
+        for child in self.plan.children:
+            process = _Process(child)
+            pid = process.popen.pid
+            self.processes[pid] = process
+            self.alive.add(pid)
+            self.unasked.add(pid)
+            pipes = (process.popen.stdout, process.popen.stderr)
+            for pipe, lines, sink in zip(pipes, process.streams, self.sinks, strict=True):
+                assert pipe is not None  # noqa: S101 - both were asked for as pipes
+                os.set_blocking(pipe.fileno(), False)
+                with contextlib.suppress(OSError):  # beyond what this user may have: the default does, more slowly
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                self._selector.register(pipe, selectors.EVENT_READ, (lines, sink))
+                self._open_streams += 1
+            if self.stopped_by:  # it came between two children
+                self._ask(pid, self.stopped_by)
+
+    def run(self) -> None:
+        """Relay and reap until every child has left, then end what they left behind."""
+        while self.alive:
+            self._turn(self._kill_at)
+            if time.monotonic() >= self._kill_at:
+                self._kill()
+        self._end_leftovers()
+        self._drain()
+
+    # -- signals ---------------------------------------------------------------------------------------------------
+
+    def _on_stop(self, number: int, _frame: FrameType | None) -> None:
+        """Forward the first; a second Ctrl-C of an impatient person ends it at once."""
+        if not self.stopped_by:
+            self.stopped_by = number
+            self._kill_at = time.monotonic() + self.plan.grace_seconds
+            for pid in tuple(self.alive):
+                self._ask(pid, number)
+        elif number == signal.SIGINT:
+            self._kill()
+
+    def _ask(self, pid: int, number: int) -> None:
+        """Ask one child to leave, once: the handler may run between any two lines of `start`, which asks too."""
+        try:
+            self.unasked.remove(pid)  # one step, which no signal can come into
+        except KeyError:
+            return
+        self._send(pid, number)
+
+    def _kill(self) -> None:
+        self.killed = self.killed or bool(self.alive)
+        self._kill_at = float("inf")
+        for pid in tuple(self.alive):
+            self._send(pid, signal.SIGKILL)
+
+    def _send(self, pid: int, number: int) -> None:
+        # PermissionError: nobody in the group is ours to signal any more (sudo).
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, number)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def _turn(self, until: float) -> None:
+        """Wait for one batch of output and of ended processes, at most until a moment of the monotonic clock."""
+        timeout = None if until == float("inf") else max(0.0, until - time.monotonic())
+        for key, _ in self._selector.select(timeout):
+            if key.data is None:
+                self._clear_wakeup()
+            else:
+                self._relay(key)
+        for pid, status in orphans.ended():
+            self._note_end(pid, status)
+
+    def _clear_wakeup(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wakeup_read, 4096):
+                pass
+
+    def _relay(self, key: selectors.SelectorKey) -> bool:
+        """Pass on what one stream has; whether there may be more."""
+        lines, sink = key.data
+        try:
+            chunk = os.read(key.fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if chunk:
+            sink.write(lines.feed(chunk))
+            return True
+        self._selector.unregister(key.fileobj)
+        self._open_streams -= 1
+        sink.write(lines.close())
+        if self._open_streams and len(self.plan.children) > 1:
+            sink.end_line()  # another process writes here: its next line must not be glued to this last one
+        return False
+
+    def _relay_all(self, key: selectors.SelectorKey) -> None:
+        """Pass on what one stream has by now; bounded, since a process left behind may write for ever."""
+        for _ in range(_MOST_READS):
+            if not self._relay(key):
+                return
+
+    def _note_end(self, pid: int, status: int) -> None:
+        process = self.processes.get(pid)
+        if process is None:
+            return  # an orphan
+        self._relay_rest(process)
+        self.alive.discard(pid)
+        exit_ = process.exit(status)
+        self.exits.append(exit_)
+        if exit_.code and self.alive and not self.stopped_by:
+            say(f"{exit_.name} failed with exit code {exit_.code}: stopping the other processes of this host")
+            self._kill_at = min(self._kill_at, time.monotonic() + PEER_GRACE_SECONDS)
+            for other in tuple(self.alive):
+                self._ask(other, signal.SIGTERM)
+
+    def _relay_rest(self, process: _Process) -> None:
+        """Read what a process wrote before it ended, so that its last words are known."""
+        for pipe in (process.popen.stdout, process.popen.stderr):
+            if pipe is not None and pipe in self._selector.get_map():
+                key = self._selector.get_key(pipe)
+                self._relay_all(key)
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _end_leftovers(self) -> None:
+        """Ask what the children left behind to leave, then make it."""
+        known: set[int] = set()
+        for number, seconds in ((signal.SIGTERM, LEFTOVER_GRACE_SECONDS), (signal.SIGKILL, LEFTOVER_GRACE_SECONDS)):
+            until = time.monotonic() + seconds
+            self._turn(0.0)
+            while (left := orphans.children() - self.others) and time.monotonic() < until:
+                for pid in left - known if number == signal.SIGTERM else left:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, number)
+                known |= left
+                self._turn(min(until, time.monotonic() + 0.1))
+        self.leftovers = len(known)
+
+    def _drain(self) -> None:
+        """Pass on what is left in the pipes; one that escaped us may keep them open, so do not wait for their end."""
+        for key in tuple(self._selector.get_map().values()):
+            if key.data is None:
+                continue
+            self._relay_all(key)
+            lines, sink = key.data
+            sink.write(lines.close())
+
+    def _reap_everything(self) -> None:
+        for pid in tuple(self.alive):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+            self.processes[pid].popen.returncode = -signal.SIGKILL
+        for process in self.processes.values():
+            for pipe in (process.popen.stdout, process.popen.stderr):
+                if pipe is not None:
+                    pipe.close()

@@ -1,0 +1,230 @@
+"""The program `train`: contract, program, plan, supervise, failure file and exit code."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+from trainbox.contract.failure import compose, release_failure, reserve_failure, write_failure
+from trainbox.contract.job import Job, hidden_values, read_environment, read_job
+from trainbox.contract.layout import ROOT_VARIABLE, Layout
+from trainbox.errors import INTERNAL_EXIT_CODE, Stopped, TrainboxError
+from trainbox.launch.machine import read_machine
+from trainbox.launch.plan import plan
+from trainbox.launch.program import Program, choose, resolve
+from trainbox.launch.reason import explain
+from trainbox.launch.supervise import Outcome, supervise
+from trainbox.say import say
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_USAGE = """\
+usage: train
+
+Runs the training job that the tree at /opt/ml (or at TRAINBOX_ROOT) describes. It takes no arguments: SageMaker passes
+everything in /opt/ml/input/config and the environment. To build such a tree and run a job on this machine, see
+`trainbox run --help`.
+"""
+
+
+def main() -> int:
+    """Run the job of this container to its end.
+
+    Returns:
+        The exit code of the job: the script's own, or that of the `TrainboxError` that kept it from running.
+    """
+    arguments = sys.argv[1:]
+    if arguments in (["-h"], ["--help"]):
+        sys.stdout.write(_USAGE)
+        return 0
+    # SageMaker's own argument arrives here where the image has `train` as its ENTRYPOINT (toolkit issue #65).
+    if arguments not in ([], ["train"]):
+        sys.stderr.write(_USAGE)
+        return 2
+    os.set_blocking(sys.stderr.fileno(), True)  # else a slow reader makes Python drop lines
+    code = _run_job(_with_absolute_root(read_environment()))
+    _let_go_of_stderr()
+    return code
+
+
+def _run_job(env: Mapping[str, str]) -> int:
+    layout = Layout.from_environment(env)
+    hidden = hidden_values(env)
+    try:
+        with _stop_raises() as check_stop:
+            _make_output_directories(layout)
+            job = read_job(layout.root, env)
+            hidden = job.secrets
+            program, outcome = _run(job, env, check_stop)
+        return _report(outcome, program, job)
+    except TrainboxError as error:
+        text = compose(f"{error.fault}: {error.message}", hint=error.hint, hidden=hidden)
+        return _fail(text, layout, error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the one place where a defect of trainbox becomes an exit code
+        import traceback  # noqa: PLC0415 - four milliseconds that no job should pay for
+
+        say(traceback.format_exc(), hidden=hidden)
+        cause = f"AlgorithmError: {type(error).__name__}: {error}"
+        text = compose(cause, hint="a defect of trainbox: please report it", hidden=hidden)
+        return _fail(text, layout, INTERNAL_EXIT_CODE)
+
+
+def _with_absolute_root(env: Mapping[str, str]) -> dict[str, str]:
+    """The script has another working directory: for it a relative root would be another place."""
+    root = env.get(ROOT_VARIABLE)
+    return {**env, ROOT_VARIABLE: str(Path(root).absolute())} if root else dict(env)
+
+
+def _let_go_of_stderr() -> None:
+    """Where nobody reads stderr any more, Python would replace the exit code by 120 when it fails to flush it."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+class _Interrupted(BaseException):
+    """A signal, on its way through code that would catch an `Exception` (botocore does, and tries again)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _stop_raises() -> Iterator[Callable[[], None]]:
+    """Until the script runs, SIGTERM and SIGINT end the work at hand; PID 1 would not even notice them by default.
+
+    Once it has ended they are ignored: what is left is to report how.
+
+    Yields:
+        A check that raises if a signal has come. Python drops what a handler raises while a finalizer or a callback of
+        a weak reference runs (each import has one), so it is to be called where a lost signal would do harm.
+    """
+    came: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        raise _Interrupted(number)
+
+    def check() -> None:
+        if came:
+            raise _Interrupted(came[0])
+
+    for number in _STOP_SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield check
+    except _Interrupted as interrupted:
+        name = signal.Signals(interrupted.number).name
+        raise Stopped(f"stopped by {name} before the script was started") from None
+    finally:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> tuple[Program, Outcome]:
+    for note in job.notes:
+        say(note, hidden=job.secrets)
+    program = _prepare(job, env)
+    if len(job.hosts) > 1 and not job.settings.studio_local_mode:
+        from trainbox.launch.peers import wait_for_peers  # noqa: PLC0415 - one host needs no sockets
+
+        timeout = job.settings.peer_timeout_seconds
+        wait_for_peers(job.hosts, timeout=timeout, say=say, check_stop=check_stop)
+    planned = plan(job, program, env=env, machine=read_machine())
+    for note in planned.notes:
+        say(note, hidden=job.secrets)
+    say(_introduction(job, program), hidden=job.secrets)
+    check_stop()
+    return program, supervise(planned)
+
+
+def _prepare(job: Job, env: Mapping[str, str]) -> Program:
+    """Fetch the code, find the program in it and install what it asks for."""
+    choice = choose(job)
+    if choice.source.kind == "place":
+        directory = Path(choice.source.location)
+    else:
+        from trainbox.launch.source import fetch  # noqa: PLC0415 - most of its imports are for archives
+
+        directory = fetch(choice.source, job, lambda text: say(text, hidden=job.secrets))
+    program = resolve(choice, directory)
+    if program.install:
+        from trainbox.launch.requirements import install  # noqa: PLC0415
+
+        install(program, job, env)
+    return program
+
+
+def _make_output_directories(layout: Layout) -> None:
+    """SageMaker mounts these; `docker run` with the inputs alone does not. A read-only tree is the script's affair."""
+    for directory in (layout.model_dir, layout.output_data_dir):
+        with contextlib.suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        reserve_failure(layout.failure_file)
+
+
+def _introduction(job: Job, program: Program) -> str:
+    parts = [f"job {job.name}" if job.name else "a job without a name"]
+    if len(job.hosts) > 1:
+        parts.append(f"host {job.current_host} ({job.host_rank + 1} of {len(job.hosts)})")
+    if job.settings.processes_per_host > 1:
+        parts.append(f"{job.settings.processes_per_host} processes")
+    parts.append("channels " + (", ".join(job.channels) or "none"))
+    return f"{'; '.join(parts)}; running {' '.join(program.command)} in {program.directory}"
+
+
+def _report(outcome: Outcome, program: Program, job: Job) -> int:
+    """Say how it ended; the failure text, if there is one, ends the log."""
+    if not outcome.ends_line:
+        _begin_line()
+    for reason in outcome.lost_output:
+        say(f"output was lost: {reason}")
+    if outcome.leftovers:
+        say(f"ended {outcome.leftovers} process(es) that the script had left behind")
+    stopped = f", stopped by {signal.Signals(outcome.stopped_by).name}" if outcome.stopped_by else ""
+    files, size = _count(job.layout.model_dir)
+    say(f"exit code {outcome.code} after {outcome.seconds:.1f} s{stopped}; model: {files} file(s), {size:,} bytes")
+    if outcome.code:
+        return _fail(explain(outcome, job, program.directory), job.layout, outcome.code)
+    with contextlib.suppress(OSError):
+        release_failure(job.layout.failure_file)
+    if not stopped and not files and job.is_first_host:
+        say(f"WARNING: {job.layout.model_dir} is empty: the job will have no model. Save it to trainbox.model_dir()")
+    return 0
+
+
+def _begin_line() -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write("\n")
+        sys.stderr.flush()
+
+
+def _count(directory: Path) -> tuple[int, int]:
+    """How many files lie below a directory, and their bytes; what cannot be read is not counted."""
+    sizes = []
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes.append(Path(folder, name).stat().st_size)
+    return len(sizes), sum(sizes)
+
+
+def _fail(text: str, layout: Layout, code: int) -> int:
+    """Write the failure file unless the script has, and end the log with the same text."""
+    try:
+        if not write_failure(layout.failure_file, text):
+            say(f"{layout.failure_file} was written by the script and stays as it is")
+    except OSError as error:
+        say(f"{layout.failure_file} cannot be written: {error.strerror}")
+    say(f"FAILED: {text}")
+    return code
+
+
+if __name__ == "__main__":
+    # os._exit would lose buffered lines; sys.exit is enough since nothing here holds a thread.
+    sys.exit(main())
