@@ -27,18 +27,6 @@ RUN mkdir train_scripts \
 
 # --- what runs ---------------------------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS runtime
-ARG VARIANT=cpu
-ARG EXTRAS=xgboost,sklearn,torch
-ARG REVISION=unknown
-ARG CREATED=unknown
-LABEL org.opencontainers.image.title="trainbox" \
-      org.opencontainers.image.description="Train your own algorithms on Amazon SageMaker" \
-      org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}" \
-      trainbox.variant="${VARIANT}" \
-      trainbox.extras="${EXTRAS}"
 # HOME: any uid may run this, also one that /etc/passwd does not know. NVIDIA_*: what the container toolkit passes in.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/tmp \
@@ -51,6 +39,19 @@ ENV PATH=/opt/venv/bin:${PATH} \
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=package /opt/package /opt/venv
 COPY train_scripts /opt/train_scripts
+# Last: what is different in every build must not make the layers above anew.
+ARG VARIANT=cpu
+ARG EXTRAS=xgboost,sklearn,torch
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="trainbox" \
+      org.opencontainers.image.description="Train your own algorithms on Amazon SageMaker" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      trainbox.variant="${VARIANT}" \
+      trainbox.extras="${EXTRAS}"
 # `env` becomes the command it is given: `train` is PID 1 and gets the signals, and `docker run IMAGE bash` is bash.
 ENTRYPOINT ["/usr/bin/env", "--"]
 CMD ["train"]

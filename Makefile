@@ -52,11 +52,12 @@ test: $(VENV)/.dev .venv-incumbent/.ready ## every test
 test-unit: $(VENV)/.dev ## the tests that start few processes: below a minute
 	$(PYTEST) tests/unit
 
-lint: $(VENV)/.dev ## ruff, mypy, the import rules
+lint: $(VENV)/.dev ## ruff, mypy, the import rules, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 format: $(VENV)/.dev ## let ruff write what it can
 	$(BIN)/ruff check --fix .
@@ -71,15 +72,19 @@ bench: $(VENV)/.dev .venv-incumbent/.ready ## start-up, memory and throughput be
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
 	$(BIN)/python tools/bench.py --install
 
-wheelhouse: $(VENV)/.pip ## wheels for an image that is built without a network
+wheelhouse: wheelhouse/.ready ## wheels for an image that is built without a network
+
+wheelhouse/.ready: $(VENV)/.pip pyproject.toml constraints.txt
+	rm -rf wheelhouse
+	mkdir -p .cache wheelhouse
 	$(BIN)/python tools/image/requirements.py $(EXTRAS) cpu > .cache/image-requirements.txt
 	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse --constraint constraints.txt \
 	  --requirement .cache/image-requirements.txt hatchling
+	@touch $@
 
 image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there is none
 	tools/docker-engine start
-	DOCKER_BUILDKIT=1 docker build --build-arg BASE_IMAGE=$$(tools/base-image) --build-arg EXTRAS=$(EXTRAS) \
-	  --build-arg REVISION=$$(git rev-parse HEAD) --tag trainbox:cpu .
+	tools/image/build $(EXTRAS)
 
 clean: ## remove what these verbs made
 	rm -rf $(VENV) .venv-incumbent demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,230 @@
+"""The image as SageMaker, and as a person, starts it: real containers of `trainbox:cpu`."""
+
+import csv
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.docker
+
+STOP_SCRIPT = """
+import time, trainbox
+store = trainbox.checkpoints()
+found = store.latest()
+print("from", found.step if found else 0, flush=True)
+step = found.step if found else 0
+while not trainbox.stop_requested() and not found:
+    step += 1
+    time.sleep(0.05)
+with store.writing(step) as directory:
+    (directory / "state").write_text(str(step))
+(trainbox.model_dir() / "model").write_text(str(step))
+"""
+ORPHAN_SCRIPT = """
+import os, subprocess, time
+# A grandchild whose parent leaves at once becomes a child of PID 1, which has to reap it.
+subprocess.run(["bash", "-c", "(sleep 0.2 &) ; (setsid sleep 300 &)"])
+time.sleep(1)
+pids = [pid for pid in os.listdir("/proc") if pid.isdigit()]
+states = [open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] for pid in pids]
+print("zombies", states.count("Z"), flush=True)
+"""
+
+
+def docker(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+
+
+class Tree:
+    """A directory to mount at /opt/ml."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("input/config", "input/data", "model", "output", "checkpoints", "code"):
+            (root / name).mkdir(parents=True)
+        self.write("resourceconfig", {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"})
+        self.write("checkpointconfig", {"LocalPath": "/opt/ml/checkpoints"})
+
+    def write(self, name: str, content: Mapping[str, object]) -> None:
+        (self.root / f"input/config/{name}.json").write_text(json.dumps(content))
+
+    def script(self, text: str) -> None:
+        (self.root / "code" / "train.py").write_text(text)
+        self.write("hyperparameters", {"sagemaker_program": "train.py"})
+
+    def bundled(self, name: str, **hyperparameters: str) -> None:
+        self.write("hyperparameters", {"trainbox_script": name, **hyperparameters})
+        channels = ("train", "validation")
+        self.write("inputdataconfig", {channel: {"TrainingInputMode": "File"} for channel in channels})
+        for channel in channels:
+            directory = self.root / "input/data" / channel
+            directory.mkdir()
+            with (directory / "part-0.csv").open("w") as file:
+                csv.writer(file).writerows([x % 2, x, (x * 7) % 5, x % 2 + x / 100] for x in range(60))
+
+    @property
+    def failure(self) -> str:
+        return (self.root / "output" / "failure").read_text()
+
+    def run(self, image: str, *options: str, command: Sequence[str] = ("train",)) -> subprocess.CompletedProcess[str]:
+        return docker("run", "--rm", "--volume", f"{self.root}:/opt/ml", *options, image, *command)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "ml")
+
+
+# -- how it is started -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [(), ("train",)], ids=["nothing", "train"])
+def test_it_trains_as_sagemaker_starts_it_and_as_sdk_v3_does_without_source(
+    image: str, tree: Tree, command: tuple[str, ...]
+) -> None:
+    tree.script("import os\nopen('/opt/ml/model/m', 'w').write(str(os.getppid()))")
+    answer = tree.run(image, command=command)
+    assert answer.returncode == 0, answer.stderr
+    assert (tree.root / "model" / "m").read_text() == "1", "the supervisor is PID 1"
+
+
+def test_other_commands_do_what_a_person_expects(image: str) -> None:
+    assert docker("run", "--rm", image, "trainbox", "--version").stdout.startswith("trainbox ")
+    assert docker("run", "--rm", image, "bash", "-c", "echo $((6 * 7))").stdout == "42\n"
+    tools = docker("run", "--rm", image, "bash", "-c", "command -v train python pip bash")
+    assert tools.stdout.split()[:3] == [f"/opt/venv/bin/{name}" for name in ("train", "python", "pip")], tools.stderr
+
+
+def test_without_a_job_it_says_what_is_missing(image: str) -> None:
+    answer = docker("run", "--rm", image)
+    assert answer.returncode == 3
+    assert "the job names no program to run" in answer.stderr
+    assert "xgboost_train" in answer.stderr
+
+
+# -- how a job ends --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "model"),
+    [
+        ("xgboost", {"num_round": "3", "objective": "binary:logistic", "eval_metric": "auc"}, "xgboost-model"),
+        ("random_forest", {"n-estimators": "10"}, "model.joblib"),
+    ],
+)
+def test_each_bundled_script_leaves_its_model(
+    image: str, tree: Tree, name: str, hyperparameters: dict[str, str], model: str
+) -> None:
+    tree.bundled(name, **hyperparameters)
+    answer = tree.run(image, "--network", "none")
+    assert answer.returncode == 0, answer.stderr
+    assert "[metrics] final " in answer.stdout
+    assert (tree.root / "model" / model).stat().st_size > 0
+
+
+def test_a_failing_script_keeps_its_exit_code_and_says_why(image: str, tree: Tree) -> None:
+    tree.script("import sys\ntry:\n    raise ValueError('the real reason')\nfinally:\n    pass")
+    assert tree.run(image).returncode == 1
+    assert tree.failure.startswith("ValueError: the real reason\nat train.py:3")
+    tree.script("import sys; sys.exit(7)")
+    assert tree.run(image).returncode == 7
+
+
+def test_docker_stop_saves_a_checkpoint_and_the_next_run_resumes_from_it(image: str, tree: Tree) -> None:
+    tree.script(STOP_SCRIPT)
+    started = docker("run", "--detach", "--volume", f"{tree.root}:/opt/ml", image, "train")
+    container = started.stdout.strip()
+    try:
+        wait_for(lambda: "from 0" in docker("logs", container).stdout)
+        before = time.monotonic()
+        docker("stop", "--time", "120", container)
+        assert time.monotonic() - before < 20
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", container).stdout.strip() == "0"
+    finally:
+        docker("rm", "--force", container)
+    again = tree.run(image)
+    assert again.returncode == 0, again.stderr
+    step = int((tree.root / "model" / "model").read_text())
+    assert f"from {step}" in again.stdout
+    assert step > 0
+
+
+def test_pid_1_reaps_orphans_and_leaves_none(image: str, tree: Tree) -> None:
+    tree.script(ORPHAN_SCRIPT)
+    before = time.monotonic()
+    answer = tree.run(image)
+    assert "zombies 0" in answer.stdout
+    assert "ended 1 process(es) that the script had left behind" in answer.stderr
+    assert time.monotonic() - before < 20, "it must not wait for what the script left behind"
+
+
+def test_running_out_of_memory_is_the_reason(image: str, tree: Tree) -> None:
+    tree.script("block = bytearray(1)\nwhile True:\n    block += b'x' * 10_000_000")
+    answer = tree.run(image, "--memory", "96m", "--memory-swap", "96m")
+    assert answer.returncode == 137, answer.stderr
+    assert tree.failure.startswith("out of memory: the kernel killed a process of this job (limit 96 MiB)")
+
+
+# -- what it may be run as -------------------------------------------------------------------------------------------
+
+
+def test_any_user_may_run_it(image: str, tree: Tree) -> None:
+    tree.bundled("xgboost", num_round="2")
+    for path in (tree.root, *tree.root.rglob("*")):
+        os.chmod(path, 0o777 if path.is_dir() else 0o666)  # noqa: PTH101 - one line for both kinds
+    answer = tree.run(image, "--user", "1234")
+    assert answer.returncode == 0, answer.stderr
+    assert (tree.root / "model" / "xgboost-model").stat().st_uid == 1234
+
+
+def test_its_own_files_may_be_read_only(image: str, tree: Tree) -> None:
+    tree.bundled("random_forest", **{"n-estimators": "2"})
+    answer = tree.run(image, "--read-only", "--tmpfs", "/tmp")
+    assert answer.returncode == 0, answer.stderr
+
+
+# -- what is in it ---------------------------------------------------------------------------------------------------
+
+
+def test_it_says_what_it_is(image: str) -> None:
+    (about,) = json.loads(docker("image", "inspect", image).stdout)
+    labels = about["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == "trainbox"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert labels["trainbox.variant"] == "cpu"
+    assert about["Os"] == "linux"
+    assert about["Architecture"] in {"amd64", "arm64"}
+    assert about["Config"]["Entrypoint"] == ["/usr/bin/env", "--"], "a shell form would keep the signals"
+
+
+def test_there_is_no_compiler_no_cache_no_test_and_nothing_below_opt_ml(image: str) -> None:
+    look = (
+        "ls -d /opt/ml /root/.cache /build 2>/dev/null; command -v gcc cc make;"
+        " find /opt/venv -name 'test_*.py' -path '*/tests/*' ! -path '*/torch/*' ! -path '*/joblib/*' | head -n 3"
+    )
+    assert docker("run", "--rm", image, "bash", "-c", look).stdout == ""
+
+
+def test_it_holds_no_secret_and_stays_within_its_budget(image: str) -> None:
+    history = docker("history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", image).stdout
+    print(history)
+    assert not any(word in history.lower() for word in ("password", "token", "secret", "aws_access"))
+    (about,) = json.loads(docker("image", "inspect", image).stdout)
+    extras = set(about["Config"]["Labels"]["trainbox.extras"].split(","))
+    budget = 1700 if "torch" in extras else 750 if extras & {"xgboost", "sklearn"} else 340
+    assert about["Size"] / 1e6 <= budget, f"{about['Size'] / 1e6:.0f} MB with {sorted(extras)}"
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    assert callable(condition)
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.1)
