@@ -16,9 +16,7 @@ stop waits for the end of its group. A checkpoint and `model.joblib` are pickles
 import hashlib
 import io
 import json
-import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import joblib
@@ -235,23 +233,13 @@ def save(forest: Forest, scores: dict[str, float], train: Table, params: Params)
             "python": sys.version.split()[0],
         },
     }
-    write(trainbox.model_dir() / "model.json", msgspec.json.format(msgspec.json.encode(about), indent=1))
+    trainbox.save("model.json", msgspec.json.format(msgspec.json.encode(about), indent=1))
     # What is loaded later must not grow by surprise when it is fitted again.
     forest.set_params(warm_start=False)
     content = io.BytesIO()
     joblib.dump(forest, content, compress=COMPRESSION)
-    write(trainbox.model_dir() / "model.joblib", content.getvalue())
+    trainbox.save("model.joblib", content.getvalue())
     say(f"saved {len(forest.estimators_)} trees to {trainbox.model_dir() / 'model.joblib'}")
-
-
-def write(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def say(text: str) -> None:

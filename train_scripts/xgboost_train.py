@@ -16,9 +16,7 @@ the last one, with a seed of its own; checkpoints lie between segments alone. In
 import hashlib
 import json
 import math
-import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -275,19 +273,9 @@ def save(model: bytearray, chosen: int, about: dict[str, Any], tables: dict[str,
     versions = {"trainbox": trainbox.__version__, "xgboost": xgb.__version__, "python": sys.version.split()[0]}
     about |= {"algorithm": "xgboost", "rounds": chosen + 1, "features": tables["train"].feature_names}
     about |= {"hyperparameters": as_dict(params), "versions": versions}
-    write(trainbox.model_dir() / "model.json", msgspec.json.format(msgspec.json.encode(about), indent=1))
-    write(trainbox.model_dir() / "xgboost-model", bytes(booster.save_raw("ubj")))
+    trainbox.save("model.json", msgspec.json.format(msgspec.json.encode(about), indent=1))
+    trainbox.save("xgboost-model", bytes(booster.save_raw("ubj")))
     say(f"saved {chosen + 1} rounds to {trainbox.model_dir() / 'xgboost-model'}")
-
-
-def write(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def say(text: str) -> None:

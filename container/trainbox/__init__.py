@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         hyperparameters,
         log,
         model_dir,
+        save,
         seconds_left,
         stop_requested,
     )
@@ -36,6 +37,7 @@ __all__ = [
     "hyperparameters",
     "log",
     "model_dir",
+    "save",
     "seconds_left",
     "stop_requested",
 ]

@@ -13,7 +13,7 @@ from typing import SupportsFloat, TypeVar
 
 import msgspec
 
-from trainbox import metrics, stopping
+from trainbox import metrics, stopping, whole
 from trainbox.checkpointing import Checkpoints
 from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
@@ -234,8 +234,23 @@ def _stop_flag() -> stopping.StopFlag:
     return stopping.install(current_job().settings.grace_seconds)
 
 
+def save(name: str, content: bytes | str) -> Path:
+    """Write one file of the model, whole or not at all: a stop at the wrong moment leaves no half of it.
+
+    >>> trainbox.save("model.json", json.dumps(about))
+    PosixPath('/opt/ml/model/model.json')
+
+    Raises:
+        OSError: It cannot be written, for want of space or permission; what had the name before is still there.
+    """
+    path = model_dir() / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.write(path, content.encode() if isinstance(content, str) else content)
+    return path
+
+
 def model_dir() -> Path:
-    """The directory that becomes `model.tar.gz`; write aside and rename, so that a stop leaves no half-written file.
+    """The directory that becomes `model.tar.gz`; `save` writes one file of it whole.
 
     >>> trainbox.model_dir()
     PosixPath('/opt/ml/model')

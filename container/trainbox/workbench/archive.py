@@ -1,11 +1,11 @@
 """`model.tar.gz`: the same bytes for the same files, whole or not at all."""
 
 import gzip
-import os
 import stat
 import tarfile
 from pathlib import Path
 
+from trainbox import whole
 from trainbox.errors import RunError
 from trainbox.workbench.record import ModelRecord
 
@@ -30,27 +30,19 @@ def archive(directory: Path, target: Path) -> tuple[ModelRecord | None, tuple[st
     if not files:
         target.unlink(missing_ok=True)
         return None, left_out
-    beside = target.with_name(f".{target.name}.tmp")
     try:
-        with beside.open("wb") as raw:
-            with (
-                gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as packed,
-                tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-            ):
-                for path in paths:
-                    _add(tar, path, str(path.relative_to(directory)))
-            raw.flush()
-            os.fsync(raw.fileno())
-        beside.replace(target)
+        with (
+            whole.writing(target) as raw,
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for path in paths:
+                _add(tar, path, str(path.relative_to(directory)))
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise RunError(
             f"{target} cannot be written: {error.strerror}",
             hint=f"the model itself is whole in {directory}; free some space, then: tar -czf {target} -C {directory} .",
         ) from error
-    except KeyboardInterrupt:
-        beside.unlink(missing_ok=True)
-        raise
     return ModelRecord(archive=target.name, bytes=target.stat().st_size, files=len(files)), left_out
 
 

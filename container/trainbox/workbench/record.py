@@ -1,11 +1,11 @@
 """`job.json`: what became of a job, written whole, read back by the next attempt."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from trainbox import whole
 from trainbox.errors import RunError
 
 FILE_NAME = "job.json"
@@ -132,15 +132,9 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         RunError: It cannot be written, for want of space or permission.
     """
-    beside = path.with_name(f".{path.name}.tmp")
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        whole.write(path, content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise RunError(
             f"{path} cannot be written: {error.strerror}", hint="free some space or give another --out"
         ) from error
