@@ -7,8 +7,10 @@ set, and from flags (`--max_depth 5 --channel train=DIR`) where a script is star
 import functools
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import SupportsFloat, TypeVar
 
 import msgspec
@@ -18,13 +20,13 @@ from trainbox.checkpointing import Checkpoints
 from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
-from trainbox.errors import DataError, HyperparameterError
+from trainbox.errors import DataError, HyperparameterError, TrainboxError
 from trainbox.say import say
 
 P = TypeVar("P")
 
-#: Where a script that is started by hand, outside of any container, puts what it makes.
-ALONE_ROOT = Path("trainbox-out/alone")
+#: Where a script that is started by hand, outside of any container, puts what it makes; each start its own.
+ALONE_ROOT = Path("trainbox-out")
 
 
 class Flags(msgspec.Struct, frozen=True):
@@ -72,6 +74,7 @@ def _is_flag(text: str) -> bool:
 
 def _read_flags() -> Flags:
     """The flags of this process; none where the supervisor wrote them, from hyperparameters it passes whole as well."""
+    sys.excepthook = _end_as_declared
     arguments = sys.argv[1:]
     passed = read_environment().get("SM_USER_ARGS")
     if passed is not None and json.loads(passed) == arguments:
@@ -97,14 +100,22 @@ def current_job() -> Job:
     return msgspec.structs.replace(job, channels={**job.channels, **given}) if given else job
 
 
+def _end_as_declared(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Let an error of ours that nobody catches end the script with its own exit code, below the usual traceback."""
+    sys.__excepthook__(kind, error, trace)
+    if isinstance(error, TrainboxError):
+        raise SystemExit(error.exit_code)
+
+
 def _root(env: Mapping[str, str]) -> Path:
     chosen = env.get(ROOT_VARIABLE)
     if chosen:
         return Path(chosen)
     if (DEFAULT_ROOT / "input").is_dir():
         return DEFAULT_ROOT
-    say(f"no {DEFAULT_ROOT}/input here and no {ROOT_VARIABLE}: this script runs alone, its results go to {ALONE_ROOT}")
-    return ALONE_ROOT.absolute()
+    root = ALONE_ROOT / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    say(f"no {DEFAULT_ROOT}/input here and no {ROOT_VARIABLE}: this script runs alone, its results go to {root}")
+    return root.absolute()
 
 
 def hyperparameters(params_type: type[P]) -> P:

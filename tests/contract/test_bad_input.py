@@ -60,7 +60,7 @@ def test_a_malformed_config_file_is_named(tree: Tree, name: str, content: bytes,
         (
             "hyperparameters.json",
             {"processes_per_host": "many"},
-            "Expected `int`, got `str` - at `$.processes_per_host`",
+            "key 'processes_per_host': found 'many', expected a whole number, 1 or more",
         ),
         (
             "resourceconfig.json",

@@ -555,3 +555,32 @@ def test_the_argument_that_sagemaker_gives_an_entry_point_is_understood(tree: Tr
     )
     assert wrong.returncode == 2
     assert wrong.stderr.startswith(b"usage: train")
+
+
+def test_a_closed_stderr_costs_neither_the_exit_code_nor_the_failure_file(tree: Tree) -> None:
+    tree.program("raise ValueError('seen all the same')")
+    answer = tree.run(prefix=("sh", "-c", 'exec "$@" 2>&-', "sh"))
+    assert answer.code == 1
+    assert str(answer.failure).startswith("ValueError: seen all the same")
+
+
+def test_what_the_script_wrote_as_its_failure_ends_the_log(tree: Tree) -> None:
+    tree.program(f"open({str(tree.failure_file)!r}, 'w').write('no rows in train')\nraise SystemExit(3)")
+    answer = tree.run()
+    assert answer.code == 3
+    assert answer.log.endswith("trainbox: FAILED: no rows in train\n")
+
+
+def test_an_error_of_ours_that_a_script_lets_pass_keeps_its_code_and_its_wording(tree: Tree) -> None:
+    tree.program("import trainbox\ntrainbox.channel('validation')")
+    answer = tree.run()
+    assert answer.code == 7
+    assert str(answer.failure).startswith("ClientError: DataError: the job has no channel 'validation'")
+
+
+def test_only_the_first_rank_that_fails_is_said_to_have_failed(tree: Tree) -> None:
+    tree.program("import os, time\nif os.environ['RANK'] == '1': raise SystemExit(5)\ntime.sleep(60)")
+    tree.hyperparameters(processes_per_host=3)
+    answer = tree.run()
+    assert answer.code == 5
+    assert answer.log.count("stopping the other processes") == 1

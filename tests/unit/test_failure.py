@@ -175,16 +175,21 @@ SCRIPTS = {
         sys.exit("no rows in channel train")
         """,
         Cause(
-            "\n".join(
-                ["KeyError: 'early'", *(f"step {step}" for step in range(19)), "and last: no rows in channel train"]
-            ),
+            "KeyError: 'early'\nand last: no rows in channel train",
             "train.py:4",
             "KeyError",
         ),
     ),
     "the last words where there is no traceback": (
         'import sys; print("starting", file=sys.stderr); sys.exit("no rows\\n\\n")',
-        Cause("no rows"),
+        Cause("no rows\nbefore it: starting"),
+    ),
+    "an error that is not the last line, as R and many shell scripts have it": (
+        """
+        import sys
+        sys.exit("loading\\nError in fit(x) : rows differ\\nCalls: main -> fit\\nExecution halted")
+        """,
+        Cause("Error in fit(x) : rows differ\nCalls: main -> fit\nExecution halted"),
     ),
 }
 

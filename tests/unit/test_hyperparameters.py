@@ -121,3 +121,25 @@ def test_secrets_are_left_out_longest_first() -> None:
     assert without_secrets("abcdef abc 12345 xy 0.1", secrets(values)) == f"{REDACTED} {REDACTED} {REDACTED} xy 0.1"
     assert redact(values)["eta"] == "0.1"
     assert set(redact(values).values()) == {REDACTED, "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [("api_tokens", True), ("hf-tokens", True), ("tokens", True), ("max_tokens", False), ("num_tokens_seen", False)],
+)
+def test_tokens_are_secret_unless_they_are_counted(name: str, secret: bool) -> None:
+    assert is_secret(name) is secret
+
+
+def test_a_secret_within_a_json_object_is_found_and_left_out() -> None:
+    values = {"db": '{"host": "here", "password": "hunter22"}', "sinks": '[{"api_key": "k-1234"}, 5]', "eta": "0.1"}
+    assert set(secrets(values)) == {"hunter22", "k-1234"}
+    assert redact(values) == {
+        "db": '{"host": "here", "password": "***"}',
+        "sinks": '[{"api_key": "***"}, 5]',
+        "eta": "0.1",
+    }
+
+
+def test_a_secret_is_hidden_as_it_came_and_as_it_is_read() -> None:
+    assert set(secrets({"api_token": '"tok-FFFF"'})) == {'"tok-FFFF"', "tok-FFFF"}

@@ -195,11 +195,11 @@ WRONG = [
     ("inputdataconfig", {"x" * 65: {}}, "expected a channel name, [A-Za-z0-9.-_], at most 64 characters"),
     ("checkpointconfig", {"LocalPath": 1}, "Expected `str`, got `int` - at `$.LocalPath`"),
     ("checkpointconfig", {"LocalPath": "here"}, "key 'LocalPath': found 'here', expected an absolute path"),
-    ("hyperparameters", {"processes_per_host": "two"}, "Expected `int`, got `str` - at `$.processes_per_host`"),
-    ("hyperparameters", {"processes_per_host": "0"}, "key 'processes_per_host': found 0, expected >= 1"),
-    ("hyperparameters", {"trainbox_grace_seconds": "-1"}, "trainbox_*_seconds: expected a number >= 0"),
-    ("hyperparameters", {"trainbox_grace_seconds": "NaN"}, "trainbox_*_seconds: expected a number >= 0"),
-    ("hyperparameters", {"trainbox_arguments": "yaml"}, "Invalid enum value 'yaml' - at `$.arguments`"),
+    ("hyperparameters", {"processes_per_host": "two"}, "key 'processes_per_host': found 'two', expected a whole"),
+    ("hyperparameters", {"processes_per_host": "0"}, "key 'processes_per_host': found '0', expected a whole"),
+    ("hyperparameters", {"trainbox_grace_seconds": "-1"}, "key 'trainbox_grace_seconds': found '-1', expected a n"),
+    ("hyperparameters", {"trainbox_grace_seconds": "NaN"}, "key 'trainbox_grace_seconds': found 'nan', expected a"),
+    ("hyperparameters", {"trainbox_arguments": "yaml"}, "key 'trainbox_arguments': found 'yaml', expected toolk"),
     ("hyperparameters", {"a": '"\\u0000"'}, "key 'a': found a NUL or half a surrogate pair"),
 ]
 

@@ -5,6 +5,7 @@ warning becomes the reason. Here the last traceback counts, and only when there 
 """
 
 import errno
+import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,9 @@ from trainbox.contract.hyperparameters import without_secrets
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
 LONGEST_FAILURE = 980
 _LONGEST_CAUSE = 600
-_LONGEST_MESSAGE_LINES = 20
+_LONGEST_MESSAGE_LINES = 12
+_LINES_BEFORE = 3
+_MOST_LINES_BELOW = 4
 #: Set aside for the failure file: 980 characters of at most 4 bytes.
 _RESERVED_BYTES = 4096
 
@@ -27,6 +30,8 @@ _HEADER = re.compile(r"^(?P<prefix>.*?)(?P<group>\+ Exception Group )?Traceback 
 _IGNORED = re.compile(r"Exception ignored (?:in|on|while)\b")
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,? in (?P<function>.+))?$')
 _SYNTAX_ERROR = re.compile(r"^(?:SyntaxError|IndentationError|TabError): ")
+# How programs in other languages begin to say what is wrong: R, shells, compilers, Rust, Go, Java.
+_ERROR_LINE = re.compile(r"^\W*(?:\S+:\s+)?(?:error|fatal|panic|exception)\b", re.IGNORECASE)
 _FATAL = re.compile(r"Fatal Python error: .*")
 _EXCEPTION = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?::|$)")
 _GROUP_LINE = re.compile(r"^\s*[|+]")
@@ -79,8 +84,8 @@ def find_cause(log: str, code_dir: Path) -> Cause | None:
             return _cause([fatal[0]], _crash_frames(lines[index + 1 : end]), code_dir)
     if _frames(lines[:end]):  # a traceback so long that its head is not in the tail
         return _from_traceback(lines[:end], code_dir)
-    last = _last_words(lines[:end]) or _last_words(lines)
-    return Cause(text=last) if last else None
+    words = _last_lines(lines[:end]) or _last_lines(lines)
+    return Cause(text=words) if words else None
 
 
 def _unprefixed(lines: Sequence[str], prefix: str) -> list[str]:
@@ -125,15 +130,25 @@ def _crash_frames(lines: Sequence[str]) -> list[re.Match[str]]:
 
 def _cause(message: Sequence[str], frames: Sequence[re.Match[str]], code_dir: Path) -> Cause:
     text = [message[0].rstrip()] if message else ["an exception whose message is lost"]
-    for line in message[1:_LONGEST_MESSAGE_LINES]:
-        if not line.strip():
-            break
-        text.append(line.rstrip())
+    further = list(itertools.takewhile(str.strip, message[1:]))
+    if len(further) < _LONGEST_MESSAGE_LINES:  # else these are no message, but a log that goes on
+        text += [line.rstrip() for line in further]
     kind = _EXCEPTION.match(text[0])
     # A script that goes on after a traceback may have handled it, and say in the end what it really died of.
     last = _last_words(message[len(text) :])
     words = "\n".join(text) + (f"\nand last: {last}" if last else "")
     return Cause(text=words, where=_where(frames, code_dir), exception=kind["type"] if kind else "")
+
+
+def _last_lines(lines: Sequence[str]) -> str:
+    """What a program without a traceback said in the end: its error and what follows, else its last line first."""
+    said = [line.strip() for line in lines if line.strip()]
+    recent = said[-_LONGEST_MESSAGE_LINES:]
+    error = max((i for i, line in enumerate(recent) if _ERROR_LINE.match(line)), default=None)
+    if error is not None:
+        return "\n".join(recent[error : error + 1 + _MOST_LINES_BELOW])
+    before = said[-_LINES_BEFORE - 1 : -1]
+    return "\n".join([*said[-1:], *(["before it: " + " | ".join(before)] if before else [])])
 
 
 def _last_words(lines: Sequence[str]) -> str:

@@ -1,12 +1,15 @@
 """What the request says to the container itself, by a reserved hyperparameter or else by a variable."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar, cast, get_args
 
 import msgspec
 
 from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.errors import ContractError
+
+T = TypeVar("T")
 
 #: SageMaker kills 120 s after SIGTERM (API StopTrainingJob); 20 s are left for the supervisor to tidy and report.
 DEFAULT_GRACE_SECONDS = 100.0
@@ -24,7 +27,7 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts,"
     f" {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
     "processes_per_host": "processes on each host, 1 by default; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`,"
-    " `MASTER_ADDR` as torchrun sets them. Only as a hyperparameter",
+    " `MASTER_ADDR` as torchrun sets them",
 }
 
 
@@ -52,34 +55,57 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         path: Where the hyperparameters came from, for messages.
 
     Raises:
-        ContractError: A setting has the wrong type or is out of range.
+        ContractError: A setting is none of its choices or out of range; the message says which, and where it stands.
     """
 
-    def setting(name: str) -> str | None:
-        return as_text(reserved.get(name)) or env.get(name.upper()) or None
+    def given(name: str) -> str:
+        return as_text(reserved.get(name)) or env.get(name.upper(), "")
 
-    given = {
-        "program": setting("sagemaker_program"),
-        "submit_directory": setting("sagemaker_submit_directory"),
-        "script": setting("trainbox_script"),
-        "arguments": setting("trainbox_arguments"),
-        "processes_per_host": as_text(reserved.get("processes_per_host")) or None,
-        "grace_seconds": setting("trainbox_grace_seconds"),
-        "peer_timeout_seconds": setting("trainbox_peer_timeout_seconds"),
-        "s3_endpoint_url": env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
-        "studio_local_mode": env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
-    }
-    chosen = {name: value for name, value in given.items() if value is not None and value != ""}
-    try:
-        settings = msgspec.convert(chosen, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise ContractError(f"{path}, or the environment: a setting of the container: {error}") from error
-    if settings.processes_per_host < 1:
-        raise ContractError(f"{path}: key 'processes_per_host': found {settings.processes_per_host}, expected >= 1")
-    if not 0 <= settings.grace_seconds < float("inf") or not 0 <= settings.peer_timeout_seconds < float("inf"):
-        raise ContractError(f"{path}, or the environment: trainbox_*_seconds: expected a number >= 0")
+    def read(name: str, reader: Callable[[str], T], default: T, expected: str) -> T:
+        text = given(name)
+        try:
+            return reader(text) if text else default
+        except ValueError:
+            place = f"{path}: key {name!r}" if reserved.get(name) is not None else f"the variable {name.upper()}"
+            raise ContractError(f"{place}: found {text!r}, expected {expected}") from None
+
     cache = env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
-    return msgspec.structs.replace(settings, pip_cache_dir=Path(cache)) if cache else settings
+    seconds = "a number of seconds, 0 or more"
+    return Settings(
+        program=given("sagemaker_program") or None,
+        submit_directory=given("sagemaker_submit_directory") or None,
+        script=given("trainbox_script") or None,
+        arguments=read("trainbox_arguments", _read_style, "toolkit", " or ".join(get_args(ArgumentStyle))),
+        processes_per_host=read("processes_per_host", _read_count, 1, "a whole number, 1 or more"),
+        grace_seconds=read("trainbox_grace_seconds", _read_seconds, DEFAULT_GRACE_SECONDS, seconds),
+        peer_timeout_seconds=read(
+            "trainbox_peer_timeout_seconds", _read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds
+        ),
+        s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
+        pip_cache_dir=Path(cache) if cache else None,
+        studio_local_mode=env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
+    )
+
+
+def _read_style(text: str) -> ArgumentStyle:
+    for style in get_args(ArgumentStyle):
+        if style == text:
+            return cast("ArgumentStyle", style)
+    raise ValueError(text)
+
+
+def _read_count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
+def _read_seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
 
 
 def as_text(value: object) -> str:

@@ -13,7 +13,7 @@ from trainbox.contract.job import Job, below
 from trainbox.errors import ProgramError
 
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*\.py")
-_PACKAGE_TABLE = re.compile(r"^\s*\[(?:project|build-system)\]", re.MULTILINE)
+_BUILD_TABLE = re.compile(r"^\s*\[build-system\]", re.MULTILINE)
 _MOST_NAMES_SHOWN = 20
 #: Linux reads no more of a script's first line (BINPRM_BUF_SIZE).
 _LONGEST_FIRST_LINE = 256
@@ -177,8 +177,8 @@ def _is_package(directory: Path) -> bool:
     if (directory / "setup.py").is_file():
         return True
     project = directory / "pyproject.toml"
-    # A pyproject.toml that only configures a linter is no package.
-    return project.is_file() and bool(_PACKAGE_TABLE.search(project.read_text(encoding="utf-8", errors="replace")))
+    # One that only lists dependencies or configures a linter is no package (uv decides the same way).
+    return project.is_file() and bool(_BUILD_TABLE.search(project.read_text(encoding="utf-8", errors="replace")))
 
 
 def _requirements(directory: Path) -> tuple[str, ...]:

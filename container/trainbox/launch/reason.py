@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+from trainbox import errors
 from trainbox.contract.failure import Cause, compose, find_cause, find_hint
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
@@ -10,8 +11,8 @@ from trainbox.launch.supervise import Exit, Outcome
 
 _SIGNAL_BASE = 128
 _SHELL_CODES = {
-    126: "exit code 126: a command could not be executed",
-    127: "exit code 127: a command was not found",
+    126: "a command could not be executed",
+    127: "a command was not found",
 }
 _SIGNAL_HINTS = {
     signal.SIGKILL: "nothing here sent it: often the kernel, for memory; try a larger instance or a smaller batch",
@@ -36,7 +37,18 @@ def explain(outcome: Outcome, job: Job, code_dir: Path) -> str:
         raise ValueError("the outcome has no failure to explain")
     said = _said(failure, job, code_dir)
     cause, hint = _cause_and_hint(outcome, failure, said, job)
+    if said:
+        cause = _as_sagemaker_words_it(cause, said.exception)
     return compose(cause, where=_place(failure, said.where if said else "", job), hint=hint, hidden=job.secrets)
+
+
+def _as_sagemaker_words_it(cause: str, exception: str) -> str:
+    """An error of ours that a script let pass says whose fault it is, as the supervisor's own do."""
+    module, _, name = exception.rpartition(".")
+    kind = getattr(errors, name, None) if module == errors.__name__ else None
+    if not (isinstance(kind, type) and issubclass(kind, errors.TrainboxError)):
+        return cause
+    return f"{kind.fault}: {cause.removeprefix(f'{module}.')}"
 
 
 def _said(failure: Exit, job: Job, code_dir: Path) -> Cause | None:
@@ -61,10 +73,10 @@ def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Jo
         return f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
     if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone
         return said.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
-    meaning = _SHELL_CODES.get(failure.code)
-    return said.text, find_hint(said, sorted(job.channels)) or (
-        meaning and f"exit code {failure.code}: {meaning}"
-    ) or ""
+    hint = find_hint(said, sorted(job.channels))
+    if not hint and failure.code in _SHELL_CODES:
+        hint = f"exit code {failure.code}: {_SHELL_CODES[failure.code]}"
+    return said.text, hint
 
 
 def _killed(number: int, said: Cause | None) -> str:

@@ -294,7 +294,8 @@ class _Supervision:
         self.alive.discard(pid)
         exit_ = process.exit(status)
         self.exits.append(exit_)
-        if exit_.code and self.alive and not self.stopped_by:
+        is_first = not any(earlier.code for earlier in self.exits[:-1])  # the others end because we asked them to
+        if exit_.code and is_first and self.alive and not self.stopped_by:
             say(f"{exit_.name} failed with exit code {exit_.code}: stopping the other processes of this host")
             self._kill_at = min(self._kill_at, time.monotonic() + PEER_GRACE_SECONDS)
             for other in tuple(self.alive):

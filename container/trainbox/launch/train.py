@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from trainbox.contract.failure import compose, release_failure, reserve_failure, write_failure
+from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.errors import INTERNAL_EXIT_CODE, Stopped, TrainboxError
@@ -43,7 +44,7 @@ def main() -> int:
     if arguments not in ([], ["train"]):
         sys.stderr.write(_USAGE)
         return 2
-    os.set_blocking(sys.stderr.fileno(), True)  # else a slow reader makes Python drop lines
+    _open_standard_streams()
     code = _run_job(_with_absolute_root(read_environment()))
     _let_go_of_stderr()
     return code
@@ -61,14 +62,26 @@ def _run_job(env: Mapping[str, str]) -> int:
         return _report(outcome, program, job)
     except TrainboxError as error:
         text = compose(f"{error.fault}: {error.message}", hint=error.hint, hidden=hidden)
-        return _fail(text, layout, error.exit_code)
+        return _fail(text, layout, hidden, error.exit_code)
     except Exception as error:  # noqa: BLE001 - the one place where a defect of trainbox becomes an exit code
         import traceback  # noqa: PLC0415 - four milliseconds that no job should pay for
 
         say(traceback.format_exc(), hidden=hidden)
         cause = f"AlgorithmError: {type(error).__name__}: {error}"
         text = compose(cause, hint="a defect of trainbox: please report it", hidden=hidden)
-        return _fail(text, layout, INTERNAL_EXIT_CODE)
+        return _fail(text, layout, hidden, INTERNAL_EXIT_CODE)
+
+
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed some: the next file opened must not take their numbers."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.set_blocking(sys.stderr.fileno(), True)  # else a slow reader makes Python drop lines
 
 
 def _with_absolute_root(env: Mapping[str, str]) -> dict[str, str]:
@@ -190,7 +203,7 @@ def _report(outcome: Outcome, program: Program, job: Job) -> int:
     files, size = _count(job.layout.model_dir)
     say(f"exit code {outcome.code} after {outcome.seconds:.1f} s{stopped}; model: {files} file(s), {size:,} bytes")
     if outcome.code:
-        return _fail(explain(outcome, job, program.directory), job.layout, outcome.code)
+        return _fail(explain(outcome, job, program.directory), job.layout, job.secrets, outcome.code)
     with contextlib.suppress(OSError):
         release_failure(job.layout.failure_file)
     if not stopped and not files and job.is_first_host:
@@ -214,11 +227,12 @@ def _count(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _fail(text: str, layout: Layout, code: int) -> int:
+def _fail(text: str, layout: Layout, hidden: tuple[str, ...], code: int) -> int:
     """Write the failure file unless the script has, and end the log with the same text."""
     try:
         if not write_failure(layout.failure_file, text):
-            say(f"{layout.failure_file} was written by the script and stays as it is")
+            say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
+            text = without_secrets(layout.failure_file.read_text(encoding="utf-8", errors="replace"), hidden)
     except OSError as error:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
     say(f"FAILED: {text}")
