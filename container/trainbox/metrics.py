@@ -230,7 +230,7 @@ def check(metrics: Sequence[Metric], lines: Iterable[str]) -> Check:
         sample = parse_line(text)
         if sample is not None:
             undeclared.update(dict.fromkeys(name for name in sample.values if name not in names))
-        if hits:
+        if hits or (sample is not None and sample.values):  # the latter is read once it is declared
             continue
         unread_count += 1
         if len(unread) < MAX_UNREAD_KEPT:

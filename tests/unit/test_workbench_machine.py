@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from trainbox.errors import RunError
+from trainbox.launch.orphans import children
 from trainbox.workbench import isolation as isolation_module
 from trainbox.workbench import namespace
-from trainbox.workbench.descendants import children, end_orphans, orphans_come_here
+from trainbox.workbench.descendants import end_orphans, orphans_come_here
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.isolation import Isolation, find_isolation
 from trainbox.workbench.source import copy_source, survey

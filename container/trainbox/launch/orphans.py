@@ -18,14 +18,18 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def children() -> set[int]:
-    """Every living child of this process, adopted orphans among them; none where there is no /proc."""
+def children(*, zombies: bool = False) -> set[int]:
+    """Every living child of this process, adopted orphans among them; none where there is no /proc.
+
+    Args:
+        zombies: Those that have ended and wait to be reaped, too.
+    """
     ours = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended since
             # pid (command) state ppid …, and the command may hold anything: proc(5)
             state, parent = stat.read_bytes().rpartition(b")")[2].split()[:2]
-            if int(parent) == os.getpid() and state != b"Z":
+            if int(parent) == os.getpid() and (zombies or state != b"Z"):
                 ours.add(int(stat.parent.name))
     return ours
 

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from trainbox.launch.orphans import children
 
 _PR_SET_CHILD_SUBREAPER = 36
-_PROC = Path("/proc")
 #: Each round ends what the last one orphaned; a process that forks without end is given up on after this.
 _SECONDS = 10.0
 
@@ -30,23 +30,11 @@ def orphans_come_here() -> Iterator[None]:
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
-def children() -> set[int]:
-    """The processes whose parent is this one."""
-    found = set()
-    for path in _PROC.glob("[0-9]*/stat") if _PROC.is_dir() else ():
-        with contextlib.suppress(OSError):
-            # "pid (name) state parent …": the name may hold spaces and parentheses.
-            parent = int(path.read_bytes().rpartition(b")")[2].split()[1])
-            if parent == os.getpid():
-                found.add(int(path.parent.name))
-    return found
-
-
 def end_orphans(*, but: Collection[int]) -> int:
     """Kill all children except those given, and theirs in turn; return how many there were."""
     deadline = time.monotonic() + _SECONDS
     ended = 0
-    while (left := children().difference(but)) and time.monotonic() < deadline:
+    while (left := children(zombies=True).difference(but)) and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -83,7 +83,7 @@ def _report(result: metrics.Check) -> None:
     ]
     print_table(("METRIC", "GOAL", "FOUND", "FIRST", "LAST", "BEST"), rows)
     if result.undeclared:
-        print(f"logged but not declared: {', '.join(result.undeclared)}")
+        print(f"logged but not declared: {', '.join(result.undeclared)} (with the job's own --hp there may be more)")
     if result.unread_count:
         print(f"lines that look like metric lines but are read by no regex: {result.unread_count}")
     for line in result.unread:

@@ -60,12 +60,18 @@ def _walk(directory: Path, leave_out: Path) -> Iterator[Path]:
             and name not in links
             and here / name != leave_out
             and not (here / name / "pyvenv.cfg").exists()
+            and not _is_result(here / name)
         ]
         for name in (*names, *links):
             path = here / name
             # A socket or a FIFO is no source, and reading it could take for ever.
             if path.is_symlink() or path.is_file():
                 yield path
+
+
+def _is_result(directory: Path) -> bool:
+    """Whether an earlier run left its result here: models and logs are no source."""
+    return (directory / "job.json").is_file() and (directory / "logs").is_dir()
 
 
 def copy_source(source: Source, target: Path) -> None:
