@@ -232,7 +232,7 @@ def test_check_says_what_each_regex_finds(write: Write, tmp_path: Path, capsys: 
     assert capsys.readouterr().out == (
         "METRIC          GOAL      FOUND  FIRST  LAST   BEST\n"
         "validation:auc  maximize  3      0.5    0.625  0.75\n"
-        "logged but not declared: train:auc\n"
+        "logged but not declared: train:auc (with the job's own --hp there may be more)\n"
         "lines that look like metric lines but are read by no regex: 1\n"
         "  line 4: [metrics] step=2\\tvalidation:auc=0.9\n"
     )
