@@ -1,8 +1,6 @@
 """Every way a program can come and be started, with real archives, a real S3 client and a real pip."""
 
-import base64
 import contextlib
-import hashlib
 import http.server
 import io
 import signal
@@ -10,13 +8,12 @@ import socket
 import tarfile
 import textwrap
 import threading
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from contract.trees import Tree, wait_for
+from contract.trees import Tree, wait_for, wheel
 
 PRINTS = "import sys\nprint('ran', *sys.argv[1:])\n"
 
@@ -257,26 +254,6 @@ def test_peers_that_stay_unknown_fail_the_job_and_are_named(tree: Tree) -> None:
 
 
 # -- what it asks pip for ----------------------------------------------------------------------------------------------
-
-
-def wheel(name: str, content: str) -> bytes:
-    """The smallest wheel there is: one module."""
-    metadata = f"{name}-1.0.dist-info"
-    files = {
-        f"{name}.py": content,
-        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-        f"{metadata}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    hashes = {
-        file: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        for file, text in files.items()
-    }
-    files[f"{metadata}/RECORD"] = "".join(f"{file},sha256={value},\n" for file, value in hashes.items())
-    with io.BytesIO() as buffer:
-        with zipfile.ZipFile(buffer, "w") as archive:
-            for file, text in files.items():
-                archive.writestr(file, text)
-        return buffer.getvalue()
 
 
 def with_requirements(tree: Tree) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from contract.trees import wheel
 from trainbox.workbench import namespace
 
 COMMAND = [sys.executable, "-m", "trainbox", "run"]
@@ -474,3 +475,66 @@ Path(os.environ["SM_MODEL_DIR"], "m").write_bytes(os.urandom(5_000_000))
     assert '"model": null' in done.stdout
     assert ".model.tar.gz.tmp" not in done.stdout
     assert "Traceback" not in done.stderr
+
+
+ONCE = """
+import os, sys
+from pathlib import Path
+print("[metrics] step=1 loss=0.5")
+if os.environ.get("MINE") == "fail": sys.exit("not this time")
+Path(os.environ["SM_MODEL_DIR"], "model").write_text("good")
+"""
+
+
+def test_a_later_attempt_that_fails_costs_no_model(here: Path) -> None:
+    run(here, ONCE, "--out", "out")
+    done = run(here, ONCE, "--out", "out", "--resume", "--env", "MINE=fail", code=1)
+    assert "this attempt left no model: that of attempt 1 stays" in done.stderr
+    assert (here / "out" / "model" / "model").read_text() == "good"
+    assert record(here / "out")["model"]["archive"] == "model.tar.gz"
+    assert (here / "out" / "model.tar.gz").is_file()
+    assert record(here / "out")["status"] == "Failed"
+
+
+def test_metrics_of_an_attempt_that_was_killed_are_not_lost(here: Path) -> None:
+    (here / "src" / "train.py").write_text(DRILL)
+    argv = [*COMMAND, "src/train.py", "--out", "out"]
+    with subprocess.Popen(argv, cwd=here, env=environment(here), stdout=subprocess.DEVNULL) as process:
+        wait_for(in_log(here / "out", "now at work"))
+        process.kill()
+    (here / "out" / "checkpoints" / "step").write_text("2")
+    run(here, DRILL, "--out", "out", "--resume")
+    assert record(here / "out")["metrics"]["loss"] == {"steps": [0, 1, 2, 3, 4], "values": [10.0, 9.0, 8.0, 7.0, 6.0]}
+
+
+def test_what_pip_installs_for_a_job_stays_in_its_tree(here: Path) -> None:
+    wheels = here / "src" / "wheels"
+    wheels.mkdir()
+    (wheels / "jobs_own-1.0-py3-none-any.whl").write_bytes(wheel("jobs_own", "words = 'installed'\n"))
+    requirements = "--no-index\n--find-links wheels\njobs_own\n"
+    (here / "src" / "requirements.txt").write_text(requirements)
+    done = run(here, "import jobs_own; print(jobs_own.words, jobs_own.__file__)", "--out", "out")
+    assert "installed /opt/ml/packages/" in done.stdout or f"installed {here}" in done.stdout
+    left = subprocess.run([sys.executable, "-c", "import jobs_own"], check=False, capture_output=True)
+    assert left.returncode == 1, "it is in the environment that runs trainbox"
+
+
+def test_a_secret_is_hidden_however_the_script_writes_it(here: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+Path(os.environ["SM_OUTPUT_DIR"], "failure").write_text("login failed for tok-FFFF, pass-GGGG")
+sys.exit(1)
+"""
+    hps = ("--hp", 'api_token="tok-FFFF"', "--hp", 'db={"password": "pass-GGGG"}')
+    done = run(here, script, *hps, "--out", "out", code=1)
+    for text in (done.stdout, done.stderr, (here / "out" / "job.json").read_text()):
+        assert "tok-FFFF" not in text
+        assert "pass-GGGG" not in text
+    assert record(here / "out")["failure_reason"].startswith("AlgorithmError: login failed for ***, ***")
+
+
+def test_the_result_of_an_earlier_run_is_no_source(here: Path) -> None:
+    run(here, ONCE, "--out", "src/result")
+    run(here, "import os; print(sorted(os.listdir('.')))", "--out", "out")
+    assert "['train.py']" in (here / "out" / "logs" / "algo-1.log").read_text()

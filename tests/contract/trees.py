@@ -1,10 +1,14 @@
 """Builds trees as SageMaker mounts them at `/opt/ml`, and runs `train` in them as a process of its own."""
 
+import base64
+import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -159,3 +163,23 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(b")")[2].split()[0] != b"Z"
+
+
+def wheel(name: str, content: str) -> bytes:
+    """The smallest wheel there is: one module."""
+    metadata = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": content,
+        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{metadata}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    hashes = {
+        file: base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        for file, text in files.items()
+    }
+    files[f"{metadata}/RECORD"] = "".join(f"{file},sha256={value},\n" for file, value in hashes.items())
+    with io.BytesIO() as buffer:
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for file, text in files.items():
+                archive.writestr(file, text)
+        return buffer.getvalue()

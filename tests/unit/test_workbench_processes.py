@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from trainbox.errors import RunError
-from trainbox.workbench.descendants import children
+from trainbox.launch.orphans import children
+from trainbox.workbench.hosts import Ended, HostEnd
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.plan import RunPlan, plan_run
-from trainbox.workbench.processes import Ended, HostEnd, run_hosts
+from trainbox.workbench.processes import run_hosts
 from trainbox.workbench.request import RunRequest
 
 #: Ignores SIGTERM, and tells when it does.

@@ -15,8 +15,8 @@ from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.folder import claimed, keep_earlier_logs, remove
-from trainbox.workbench.outcome import LONGEST_REASON, Outcome, conclude, failure_reason
 from trainbox.workbench.hosts import Ended, HostEnd
+from trainbox.workbench.outcome import LONGEST_REASON, Outcome, conclude, failure_reason
 from trainbox.workbench.record import Curve, JobRecord, read_record, write_record
 
 RECORD = JobRecord(job_name="job", attempt=1, started="2026-11-05T10:00:00+00:00", script="train.py")

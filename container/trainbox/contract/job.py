@@ -22,7 +22,7 @@ _SHORTEST_SECRET_LINE = 8
 HOMOGENEOUS_GROUP = "homogeneousCluster"
 
 # API Channel.ChannelName; `.` and `..` fit the pattern and are no directory of their own.
-_CHANNEL_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9.\-_]{1,64}")
+CHANNEL_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9.\-_]{1,64}")
 
 T = TypeVar("T")
 
@@ -269,7 +269,7 @@ def _parse_channels(raw: Mapping[str, object], layout: Layout) -> dict[str, Chan
     path = layout.config_dir / "inputdataconfig.json"
     configs = _convert(raw, dict[str, _ChannelConfig], path)
     for name in configs:
-        if not _CHANNEL_NAME.fullmatch(name):
+        if not CHANNEL_NAME.fullmatch(name):
             raise ContractError(f"{path}: key {name!r}: expected a channel name, [A-Za-z0-9.-_], at most 64 characters")
     return {
         name: Channel(

@@ -1,1 +1,1 @@
-"""What a person runs on their own machine: the same job as in the cloud, with nothing but processes."""
+"""What a person runs on their own machine: the same job as in the cloud, in processes or in containers."""

@@ -37,6 +37,11 @@ def merge(directories: Sequence[tuple[str, Path]], target: Path, *, beside: Path
     return tuple(Clash(path, merging.owners[path], tuple(others)) for path, others in merging.clashes.items())
 
 
+def has_files(directory: Path) -> bool:
+    """Whether there is anything but directories."""
+    return any(not _is_directory(path) for path in directory.rglob("*"))
+
+
 class _Merging:
     """What has been merged so far, and whose it is."""
 

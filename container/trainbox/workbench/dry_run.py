@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 
-from trainbox.contract.hyperparameters import redact, secrets, without_secrets
+from trainbox.contract.hyperparameters import redact, without_secrets
 from trainbox.workbench.plan import HostPlan, RunPlan
 from trainbox.workbench.preview import Preview
 
@@ -28,7 +28,7 @@ def describe(plan: RunPlan, previews: Mapping[str, Preview]) -> str:
     ]
     for host in plan.hosts:
         lines += ["", f"host {host.name}", *_tree(plan, host), *_processes(host, previews[host.name])]
-    hidden = {*secrets({**request.env, **request.hyperparameters})}.union(*(each.secrets for each in previews.values()))
+    hidden = {*request.secrets}.union(*(each.secrets for each in previews.values()))
     return without_secrets("\n".join(lines), sorted(hidden, key=len, reverse=True)) + "\n"
 
 
@@ -62,7 +62,9 @@ def _redacted(name: str, content: str) -> str:
 
 
 def _processes(host: HostPlan, preview: Preview) -> Iterable[str]:
-    yield f"  starts: {shlex.join(host.argv[host.argv.index('-P') - 1 :])}"
+    # In front of it, a process enters its namespace.
+    supervisor = host.argv[host.argv.index("-P") - 1 :] if "-P" in host.argv else host.argv
+    yield f"  starts: {shlex.join(supervisor)}"
     if preview.install:
         yield f"  which runs first: pip install {shlex.join(preview.install)}"
     hidden = preview.secrets

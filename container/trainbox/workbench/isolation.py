@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from trainbox.workbench.namespace import OPT_ML, Kind, probe
+from trainbox.workbench import namespace
+from trainbox.workbench.engine import Image
+from trainbox.workbench.namespace import OPT_ML, probe
 
 _HOSTS_FILE = Path("/etc/hosts")
 
@@ -14,20 +17,24 @@ class Isolation(msgspec.Struct, frozen=True):
     """What the machine allows.
 
     Args:
-        kind: Whose mount namespaces: root's, an unprivileged user's, or none.
+        kind: Whose mount namespaces: root's, an unprivileged user's, a container's, or none.
         at_opt_ml: Whether the tree of a host can be mounted at `/opt/ml`.
         can_name_hosts: Whether each host can have an `/etc/hosts` in which all the others are.
         reason: Why not at `/opt/ml`; empty if there.
+        image: What the containers are made of, if they are.
     """
 
-    kind: Kind = "none"
+    kind: namespace.Kind | Literal["container"] = "none"
     at_opt_ml: bool = False
     can_name_hosts: bool = False
     reason: str = ""
+    image: Image | None = None
 
     @property
     def sentence(self) -> str:
         """The choice made for the user, and its reason, in one line."""
+        if self.image is not None:
+            return self.image.sentence
         if self.at_opt_ml:
             return "each host has its own /opt/ml (a private mount), its inputs read-only"
         inputs = (
@@ -38,9 +45,14 @@ class Isolation(msgspec.Struct, frozen=True):
         )
 
 
+def in_containers(image: Image) -> Isolation:
+    """Containers of an image: a file system, a name and an address for each host."""
+    return Isolation(kind="container", at_opt_ml=True, can_name_hosts=True, image=image)
+
+
 def find_isolation() -> Isolation:
     """Try what this user may do, best first; nothing is changed."""
-    kind: Kind = "root" if os.geteuid() == 0 else "user"
+    kind: namespace.Kind = "root" if os.geteuid() == 0 else "user"
     refusal = probe(kind)
     if refusal:
         return Isolation(reason=f"no private mounts here ({refusal})")
@@ -48,7 +60,7 @@ def find_isolation() -> Isolation:
     return Isolation(kind=kind, at_opt_ml=not missing, can_name_hosts=_HOSTS_FILE.is_file(), reason=missing)
 
 
-def _missing_mountpoint(kind: Kind) -> str:
+def _missing_mountpoint(kind: namespace.Kind) -> str:
     if OPT_ML.is_dir():
         return ""
     if kind == "root" and _can_be_made(OPT_ML):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from trainbox.workbench.processes import Ended, StopReason
+from trainbox.workbench.hosts import Ended, StopReason
 from trainbox.workbench.record import SecondaryStatus, Status
 
 #: API DescribeTrainingJob: FailureReason.

@@ -74,7 +74,7 @@ def plan_run(request: RunRequest) -> RunPlan:
     removed = tuple(
         sorted(
             name
-            for name in request.inherited
+            for name in ({} if request.isolation.image else request.inherited)
             if (name.startswith(_JOB_PREFIXES) or name in _JOB_VARIABLES) and name not in added
         )
     )
@@ -102,8 +102,11 @@ def _plan_host(
     root = OPT_ML if request.isolation.at_opt_ml else tree
     inputs = _inputs(request)
     mounts = _mounts(request, tree, inputs)
-    environment = {key: value for key, value in request.inherited.items() if key not in removed}
+    inherited = {} if request.isolation.image else request.inherited
+    environment = {key: value for key, value in inherited.items() if key not in removed}
     environment |= {**added, **({} if root == OPT_ML else {"TRAINBOX_ROOT": str(tree)})}
+    if request.isolation.image is None:
+        environment |= _packages_apart(root, environment)
     return HostPlan(
         name=name,
         tree=tree,
@@ -115,6 +118,13 @@ def _plan_host(
         argv=_argv(request, mounts),
         environment=environment,
     )
+
+
+def _packages_apart(root: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """What pip installs for the job goes into its own tree, not into the environment that runs trainbox here."""
+    packages = str(root / "packages")
+    path = [packages, environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else [packages]
+    return {"PIP_TARGET": packages, "PYTHONPATH": ":".join(path)}
 
 
 def _inputs(request: RunRequest) -> dict[str, Path]:
@@ -130,7 +140,8 @@ def _mounts(request: RunRequest, tree: Path, inputs: Mapping[str, Path]) -> tupl
         return ()
     mounts = [Mount(source, tree / place, read_only=True) for place, source in inputs.items()]
     mounts.append(Mount(request.out / "checkpoints", tree / "checkpoints"))
-    if request.isolation.can_name_hosts:
+    # The engine writes that of its containers itself.
+    if request.isolation.can_name_hosts and request.isolation.image is None:
         mounts.append(Mount(request.out / WORK / "etc-hosts", Path("/etc/hosts"), read_only=True))
     if request.isolation.at_opt_ml:
         mounts.append(Mount(tree, OPT_ML))
@@ -156,8 +167,8 @@ def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: 
             "instance_groups": [
                 {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": list(names)}
             ],
-            # All hosts are this machine, and talk over its loopback interface.
-            "network_interface_name": "lo",
+            # All processes are on this machine, and talk over its loopback interface.
+            "network_interface_name": "eth0" if request.isolation.image else "lo",
         },
         "checkpointconfig.json": {"LocalPath": str(OPT_ML / "checkpoints")},
     }
@@ -181,5 +192,8 @@ def train_argv() -> tuple[str, ...]:
 
 
 def _argv(request: RunRequest, mounts: tuple[Mount, ...]) -> tuple[str, ...]:
+    if request.isolation.kind == "container":
+        # What SageMaker gives to the image's own ENTRYPOINT.
+        return ("train",)
     wanted = namespace.spec(request.isolation.kind, [(mount.source, mount.target, mount.read_only) for mount in mounts])
     return (sys.executable, "-I", "-S", namespace.__file__, wanted, *train_argv())

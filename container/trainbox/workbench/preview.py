@@ -1,7 +1,9 @@
 """What the supervisor of a host would start, by its own pure plan, without a host."""
 
 import shutil
+import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -9,7 +11,7 @@ import msgspec
 from trainbox.contract.job import read_job
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
-from trainbox.launch.program import choose, resolve
+from trainbox.launch.program import bundled_directory, choose, resolve
 from trainbox.workbench.plan import HostPlan
 from trainbox.workbench.source import Source
 
@@ -39,7 +41,11 @@ def preview(host: HostPlan, source: Source | None, script: str) -> Preview:
         choice = choose(job)
         program = resolve(choice, root / "code" if source is not None else Path(choice.source.location))
         planned = launch.plan(job, program, env=host.environment, machine=read_machine())
-        children = tuple(_seen_from_the_host(child, root, host.root) for child in planned.children)
+        moves = {str(root): str(host.root)}
+        if host.argv[0] != sys.executable:
+            # A container has an interpreter and bundled scripts of its own.
+            moves |= {sys.executable: "python3", str(bundled_directory()): "train_scripts"}
+        children = tuple(_seen_from_the_host(child, moves) for child in planned.children)
         return Preview(msgspec.structs.replace(planned, children=children), program.install, job.secrets)
 
 
@@ -50,9 +56,11 @@ def _copy_deciding(source: Source, script: str, code: Path) -> None:
             shutil.copy2(source.directory / name, code / name)
 
 
-def _seen_from_the_host(child: launch.Child, temporary: Path, root: Path) -> launch.Child:
+def _seen_from_the_host(child: launch.Child, moves: Mapping[str, str]) -> launch.Child:
     def moved(text: str) -> str:
-        return text.replace(str(temporary), str(root))
+        for here, there in moves.items():
+            text = text.replace(here, there)
+        return text
 
     return launch.Child(
         name=child.name,

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.job import CHANNEL_NAME, hidden_values
 from trainbox.errors import RunError
 from trainbox.launch.program import bundled_scripts, find_bundled
+from trainbox.workbench.engine import find_image
 from trainbox.workbench.folder import read_previous
-from trainbox.workbench.isolation import Isolation, find_isolation
+from trainbox.workbench.isolation import Isolation, find_isolation, in_containers
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
 
@@ -30,7 +32,6 @@ MOST_HOSTS = 100
 
 _JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_CHANNEL_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9.\-_]{1,64}")
 #: Hyperparameters that `trainbox run` writes itself.
 _OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script")
 #: Variables that `trainbox run` sets or clears itself.
@@ -64,8 +65,15 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop_after: float | None = None
     resume: bool = False
     previous: JobRecord | None = None
+    #: Containers and their network stay when the job has ended.
+    keep: bool = False
     isolation: Isolation
     started: dt.datetime
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that nothing which is shown or kept may hold."""
+        return hidden_values(self.inherited, self.env, self.hyperparameters)
 
 
 def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime) -> RunRequest:
@@ -100,7 +108,9 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         stop_after=args.stop_after,
         resume=args.resume,
         previous=previous,
-        isolation=find_isolation(),
+        keep=args.keep,
+        # Asked last: it takes longest, and what was wrong before needs no engine.
+        isolation=find_isolation() if args.docker is None else in_containers(find_image(args.docker, env)),
         started=now,
     )
 
@@ -163,6 +173,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
     if args.processes is not None and args.processes < 1:
         raise RunError(f"--processes {args.processes}: expected at least 1")
+    if args.keep and args.docker is None:
+        raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")
@@ -224,7 +236,7 @@ def _channels(given: Sequence[str], cwd: Path) -> dict[str, ChannelSource]:
     channels: dict[str, ChannelSource] = {}
     for name, value in _pairs(given, "--channel").items():
         path = (cwd / Path(value).expanduser()).resolve()
-        if not _CHANNEL_NAME.fullmatch(name):
+        if not CHANNEL_NAME.fullmatch(name):
             raise RunError(
                 f"--channel {name}: SageMaker takes names of A-Z a-z 0-9 . - _, at most 64", hint="rename it"
             )

@@ -4,26 +4,28 @@ import argparse
 import datetime as dt
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
 import msgspec
 
-from trainbox.contract.hyperparameters import redact, secrets, without_secrets
+from trainbox.contract.hyperparameters import redact, without_secrets
 from trainbox.contract.job import read_environment
 from trainbox.errors import RunError
 from trainbox.workbench.archive import archive
-from trainbox.workbench.collect import merge
+from trainbox.workbench.collect import has_files, merge
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.dry_run import describe
+from trainbox.workbench.engine import DEFAULT_IMAGE
 from trainbox.workbench.folder import claimed, remove
+from trainbox.workbench.hosts import Ended
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.outcome import Outcome, conclude
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
-from trainbox.workbench.processes import Ended, run_hosts
-from trainbox.workbench.record import HostRecord, JobRecord, Seconds, write_record
+from trainbox.workbench.processes import run_hosts
+from trainbox.workbench.record import Clash, Curve, HostRecord, JobRecord, Seconds, write_record
 from trainbox.workbench.request import RESULTS, read_request
 from trainbox.workbench.tree import prepare
 
@@ -48,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-run", type=float, metavar="S", help="stop after so many seconds, as MaxRuntimeInSeconds does")
     add("--stop-after", type=float, metavar="S", help="stop after so many seconds, as StopTrainingJob does")
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
+    add(
+        "--docker",
+        nargs="?",
+        const=DEFAULT_IMAGE,
+        metavar="IMAGE",
+        help=f"run each host in a container of an image (default {DEFAULT_IMAGE}); write it behind SCRIPT_OR_NAME",
+    )
+    add("--keep", action="store_true", help="with --docker: leave containers and network, and say their names")
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
 
 
@@ -79,7 +89,7 @@ class _Attempt:
 
         self.plan = plan
         self.out = plan.request.out
-        self.hidden = secrets({**plan.request.inherited, **plan.request.env, **plan.request.hyperparameters})
+        self.hidden = plan.request.secrets
         self.curves = Curves()
         screen = Screen(_STDOUT)
         self.console = console_on(cast("TextIO", screen))
@@ -108,7 +118,7 @@ class _Attempt:
             self._finish(Outcome("Failed", "Failed", RunError.exit_code, reason))
             raise
         try:
-            self._collect()
+            self._collect(outcome)
         except (RunError, KeyboardInterrupt) as error:
             exit_code = RunError.exit_code if isinstance(error, RunError) else _INTERRUPTED
             self._finish(msgspec.structs.replace(outcome, exit_code=exit_code))
@@ -133,21 +143,39 @@ class _Attempt:
     def _train(self) -> Outcome:
         started = time.monotonic()
         with Interrupts() as interrupts:
+            self._take_over()
             prepare(self.plan)
             self.seconds["prepare"] = time.monotonic() - started
             started = time.monotonic()
             try:
-                if interrupts.count:
-                    ended = Ended(hosts=(), stop="interrupt")
-                else:
-                    ended = run_hosts(self.plan, self.live, interrupts)
+                ended = Ended(hosts=(), stop="interrupt") if interrupts.count else self._run_hosts(interrupts)
             finally:
                 self.live.close()
                 self.seconds["train"] = time.monotonic() - started
         self.record = msgspec.structs.replace(self.record, hosts=_host_records(ended))
         self.failed = ended.failed
         code = 128 + interrupts.first if interrupts.first is not None else None
-        return conclude(ended, self._failure_file(ended.failed), interrupt_exit_code=code)
+        return conclude(ended, self._failure(ended), interrupt_exit_code=code)
+
+    def _take_over(self) -> None:
+        image = self.plan.request.isolation.image
+        if image is not None and self.plan.request.previous is not None:
+            from trainbox.workbench.containers import remove_earlier  # noqa: PLC0415 - loads docker
+
+            remove_earlier(self.plan, image, self.live)
+
+    def _run_hosts(self, interrupts: Interrupts) -> Ended:
+        image = self.plan.request.isolation.image
+        if image is None:
+            return run_hosts(self.plan, self.live, interrupts)
+        from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
+
+        return run_containers(self.plan, image, self.live, interrupts)
+
+    def _failure(self, ended: Ended) -> str:
+        """What the host that failed wrote into its failure file; else what the backend says of its end."""
+        said = self._failure_file(ended.failed).strip("\0 \n")
+        return said or next((host.reason for host in ended.hosts if host.name == ended.failed), "")
 
     def _failure_file(self, host: str | None) -> str:
         trees = {plan.name: plan.tree for plan in self.plan.hosts}
@@ -156,31 +184,43 @@ class _Attempt:
             return ""
         return without_secrets(path.read_text(encoding="utf-8", errors="replace"), self.hidden)
 
-    def _collect(self) -> None:
+    def _collect(self, outcome: Outcome) -> None:
         started = time.monotonic()
         trees = [(host.name, host.tree) for host in self.plan.hosts]
         models = [(name, tree / "model") for name, tree in trees]
         # The failure file of the host that failed first is the job's; the others' lie beside it.
         outputs = sorted(((name, tree / "output") for name, tree in trees), key=lambda each: each[0] != self.failed)
-        clashes = merge(models, self.out / "model", beside=self.plan.work)
-        clashes += tuple(
+        clashes = tuple(
             clash for clash in merge(outputs, self.out / "output", beside=self.plan.work) if clash.path != "failure"
         )
+        previous = self.plan.request.previous
+        left_none = not any(has_files(directory) for _, directory in models)
+        if outcome.status != "Completed" and previous and previous.model and left_none:
+            self.live.say(f"this attempt left no model: that of attempt {previous.attempt} stays")
+            self.record = msgspec.structs.replace(self.record, model=previous.model)
+        else:
+            clashes += self._collect_model(models)
         for clash in clashes:
             self.live.say(
                 f"error: hosts wrote different {clash.path}: that of {clash.kept} kept the name,"
                 f" the others are {', '.join(clash.others)}"
             )
+        # A container that is kept can be started again: it needs what is mounted into it.
+        if not self.plan.request.keep:
+            remove(self.plan.work)
+        self.seconds["collect"] = time.monotonic() - started
+        self.record = msgspec.structs.replace(self.record, clashes=clashes)
+
+    def _collect_model(self, models: Sequence[tuple[str, Path]]) -> tuple[Clash, ...]:
+        clashes = merge(models, self.out / "model", beside=self.plan.work)
         model, left_out = archive(self.out / "model", self.out / "model.tar.gz")
         for path in left_out:
             self.live.say(f"{path} is no file, directory or link: not in model.tar.gz")
-        remove(self.plan.work)
-        self.seconds["collect"] = time.monotonic() - started
-        self.record = msgspec.structs.replace(self.record, model=model, clashes=clashes)
+        self.record = msgspec.structs.replace(self.record, model=model)
+        return clashes
 
     def _finish(self, outcome: Outcome) -> None:
-        previous = self.plan.request.previous
-        metrics = joined(previous.metrics if previous else {}, self.curves.all())
+        metrics = joined(self.record.metrics, self.curves.all())
         self.record = msgspec.structs.replace(
             self.record,
             status=outcome.status,
@@ -208,7 +248,7 @@ class _Attempt:
 
 def _first_record(plan: RunPlan) -> JobRecord:
     request = plan.request
-    hidden = secrets({**request.inherited, **request.env, **request.hyperparameters})
+    hidden = request.secrets
     earlier = request.previous
     return JobRecord(
         job_name=request.job_name,
@@ -219,9 +259,22 @@ def _first_record(plan: RunPlan) -> JobRecord:
         environment=_shown(request.env, hidden),
         channels={name: str(channel.path) for name, channel in request.channels.items()},
         # If this attempt is killed, what was known before it stays known.
-        metrics=earlier.metrics if earlier else {},
+        metrics=_known_metrics(request.out, earlier) if earlier else {},
         earlier_attempts=(*earlier.earlier_attempts, earlier.as_attempt()) if earlier else (),
     )
+
+
+def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
+    """The metrics of all earlier attempts. If the last was killed, only its logs have what it logged."""
+    if earlier.status != "InProgress":
+        return dict(earlier.metrics)
+    curves = Curves()
+    for log in sorted((out / "logs").glob("*.log")):
+        if ".attempt-" not in log.name:  # they are renamed when this attempt begins
+            with log.open("rb") as lines:
+                for line in lines:
+                    curves.feed(log.stem, line)
+    return joined(earlier.metrics, curves.all())
 
 
 def _shown(values: Mapping[str, str], hidden: tuple[str, ...]) -> dict[str, str]:

@@ -50,7 +50,10 @@ def summarise(request: RunRequest, record: JobRecord, *, checkpoints: int, conso
     facts.append(("seconds", f"prepare {phases.prepare:.2f}, train {phases.train:.2f}, collect {phases.collect:.2f}"))
     if record.status != "Completed" or checkpoints:
         facts.append(("resume", shlex.join(resume_command(request))))
-    facts.append(("container", shlex.join(container_command(request))))
+    if request.isolation.image is None:
+        facts.append(("container", shlex.join(container_command(request))))
+    else:
+        facts.append(("process", shlex.join(process_command(request))))
     width = max(len(name) for name, _ in facts)
     # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
     lines = Segments(Segment(f"{name:<{width}}  {text}\n") for name, text in facts)
@@ -138,9 +141,19 @@ def _count(number: int, one: str, many: str) -> str:
 
 def resume_command(request: RunRequest) -> list[str]:
     """The next attempt of this job."""
+    docker = ["--docker", request.isolation.image.name] if request.isolation.image else []
+    return [*_command_here(request), *docker, "--out", str(request.out), "--resume"]
+
+
+def process_command(request: RunRequest) -> list[str]:
+    """The same job in processes, where a debugger reaches it; its result comes to lie beside this one."""
+    return [*_command_here(request), "--out", f"{request.out}-process"]
+
+
+def _command_here(request: RunRequest) -> list[str]:
     source = None if request.source is None else request.source.directory
     places = {name: str(channel.path) for name, channel in request.channels.items()}
-    return [*_command(request, source, places), "--out", str(request.out), "--resume"]
+    return _command(request, source, places)
 
 
 def container_command(request: RunRequest) -> list[str]:
