@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure trainbox beside sagemaker-training.")
     parser.add_argument("--starts", type=int, default=15, help="runs for start-up and memory (15)")
-    parser.add_argument("--relays", type=int, default=5, help="runs for throughput (5)")
+    parser.add_argument("--relays", type=int, default=3, help="runs for throughput (3)")
     parser.add_argument("--lines", type=int, default=1_000_000, help="metric lines of each (1000000)")
     parser.add_argument("--install", action="store_true", help="measure what an installation brings, and nothing else")
     options = parser.parse_args(argv)

@@ -76,3 +76,9 @@ def test_every_verb_the_readme_names_is_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for verb in set(re.findall(r"make ([a-z][a-z-]*)", (ROOT / "README.md").read_text())):
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+
+
+def test_the_readme_shows_real_output_and_no_placeholder() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert "<!--" not in text
+    assert "flights: Completed, exit code 0" in text

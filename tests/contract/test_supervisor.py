@@ -584,3 +584,15 @@ def test_only_the_first_rank_that_fails_is_said_to_have_failed(tree: Tree) -> No
     answer = tree.run()
     assert answer.code == 5
     assert answer.log.count("stopping the other processes") == 1
+
+
+def test_lines_of_both_streams_keep_the_order_in_which_they_came(tree: Tree) -> None:
+    tree.program(
+        "import sys, time\n"
+        "for number in range(10):\n"
+        "    print('line', number, file=(sys.stdout, sys.stderr)[number % 2], flush=True)\n"
+        "    time.sleep(0.05)\n"
+    )
+    done = tree.finish(tree.start(stderr=subprocess.STDOUT))
+    lines = [line for line in done.stdout.decode().splitlines() if line.startswith("line")]
+    assert lines == [f"line {number}" for number in range(10)]
