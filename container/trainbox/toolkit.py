@@ -124,7 +124,7 @@ def hyperparameters(params_type: type[P]) -> P:
     >>> class Params(msgspec.Struct, frozen=True, kw_only=True):
     ...     epochs: Annotated[int, msgspec.Meta(ge=1)] = 10
     >>> trainbox.hyperparameters(Params)
-    Params(epochs=10)
+    Params(epochs=3)
 
     Raises:
         HyperparameterError: Names everything that is wrong at once: unknown names, types, ranges, missing ones.
@@ -153,7 +153,7 @@ def channel(name: str) -> Path:
     """The directory with the data of a channel (in Pipe mode the stem of its FIFOs).
 
     >>> trainbox.channel("train")
-    PosixPath('/opt/ml/input/data/train')
+    PosixPath('.../input/data/train')
 
     Raises:
         DataError: The job has no such channel; the message names those it has.
@@ -170,6 +170,7 @@ def channel(name: str) -> Path:
 def log(step: int, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
     """Log one line of metrics, which the regexes of `trainbox metrics SCRIPT` read back; only rank 0 does.
 
+    >>> AUC = trainbox.Metric("validation:auc", "maximize")
     >>> trainbox.log(5, {AUC: 0.84081})
     [metrics] step=5 validation:auc=0.84081
 
@@ -182,6 +183,7 @@ def log(step: int, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
 def final(values: Mapping[metrics.Metric, SupportsFloat]) -> None:
     """Log the selected values after everything else: SageMaker's tuner takes the last value it finds.
 
+    >>> AUC = trainbox.Metric("validation:auc", "maximize")
     >>> trainbox.final({AUC: 0.8512})
     [metrics] final validation:auc=0.8512
 
@@ -208,9 +210,12 @@ def checkpoints(*, keep: int = 3) -> Checkpoints:
     """The store of this job's checkpoints, which SageMaker uploads while the job runs and brings back when it restarts.
 
     >>> store = trainbox.checkpoints()
-    >>> found = store.latest()  # verified; None at the first start
-    >>> with store.writing(step=20) as directory:
-    ...     (directory / "weights.bin").write_bytes(weights)
+    >>> store.latest()  # None at the first start
+    >>> with store.writing(20, info={"best": 0.5}) as directory:
+    ...     written = (directory / "weights.bin").write_bytes(b"weights")
+    >>> found = store.latest()  # every file verified
+    >>> found.step, found.info, (found.path / "weights.bin").read_bytes()
+    (20, {'best': 0.5}, b'weights')
 
     Args:
         keep: How many of the newest to keep.
@@ -224,8 +229,7 @@ def checkpoints(*, keep: int = 3) -> Checkpoints:
 def stop_requested() -> bool:
     """Whether SageMaker has asked the job to stop (SIGTERM); ask at the end of every step, from the main thread.
 
-    >>> for step in range(steps):
-    ...     ...
+    >>> for step in range(3):
     ...     if trainbox.stop_requested():
     ...         break  # save a checkpoint and leave
     """
@@ -236,7 +240,9 @@ def seconds_left() -> float | None:
     """Seconds until the process will be killed, `None` as long as nobody has asked it to stop.
 
     >>> trainbox.seconds_left()
-    97.3
+    >>> os.kill(os.getpid(), signal.SIGTERM)
+    >>> trainbox.stop_requested(), 90 < trainbox.seconds_left() <= 100
+    (True, True)
     """
     return _stop_flag().seconds_left()
 
@@ -248,8 +254,8 @@ def _stop_flag() -> stopping.StopFlag:
 def save(name: str, content: bytes | str) -> Path:
     """Write one file of the model, whole or not at all: a stop at the wrong moment leaves no half of it.
 
-    >>> trainbox.save("model.json", json.dumps(about))
-    PosixPath('/opt/ml/model/model.json')
+    >>> trainbox.save("model.json", json.dumps({"rounds": 20}))
+    PosixPath('.../model/model.json')
 
     Raises:
         OSError: It cannot be written, for want of space or permission; what had the name before is still there.
@@ -264,7 +270,7 @@ def model_dir() -> Path:
     """The directory that becomes `model.tar.gz`; `save` writes one file of it whole.
 
     >>> trainbox.model_dir()
-    PosixPath('/opt/ml/model')
+    PosixPath('.../model')
     """
     directory = current_job().layout.model_dir
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The toolkit as a script meets it: started by hand with flags, below a tree, and as a rank among several."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import trainbox
 from trainbox.errors import HyperparameterError
 from trainbox.toolkit import Flags, parse_flags
 
@@ -186,3 +188,28 @@ def test_channels_are_no_hyperparameters() -> None:
 def test_what_is_no_flag_is_refused(arguments: list[str]) -> None:
     with pytest.raises(HyperparameterError):
         parse_flags(arguments)
+
+
+EXAMPLES = """
+import doctest, json, os, signal, sys
+from typing import Annotated
+import msgspec, trainbox, trainbox.toolkit
+names = {"json": json, "msgspec": msgspec, "os": os, "signal": signal, "trainbox": trainbox, "Annotated": Annotated}
+done = doctest.testmod(trainbox.toolkit, extraglobs=names, optionflags=doctest.ELLIPSIS)
+print(done.attempted, "examples")
+sys.exit(1 if done.failed else 0)
+"""
+
+
+def test_the_example_of_every_function_runs(tmp_path: Path) -> None:
+    functions = [name for name in trainbox.__all__ if inspect.isfunction(inspect.unwrap(getattr(trainbox, name)))]
+    for name in functions:
+        assert ">>> " in str(getattr(trainbox, name).__doc__), f"trainbox.{name} has no example"
+    root = tree(tmp_path / "root", {"epochs": "3"})
+    channels = {"train": {"TrainingInputMode": "File"}, "validation": {"TrainingInputMode": "File"}}
+    (root / "input/config/inputdataconfig.json").write_text(json.dumps(channels))
+    script = tmp_path / "examples.py"
+    script.write_text(EXAMPLES)
+    answer = run(script, root=root)
+    assert answer.returncode == 0, answer.stdout
+    assert int(answer.stdout.split()[-2]) >= 2 * len(functions) - 4
