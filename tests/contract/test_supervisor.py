@@ -596,3 +596,21 @@ def test_lines_of_both_streams_keep_the_order_in_which_they_came(tree: Tree) -> 
     done = tree.finish(tree.start(stderr=subprocess.STDOUT))
     lines = [line for line in done.stdout.decode().splitlines() if line.startswith("line")]
     assert lines == [f"line {number}" for number in range(10)]
+
+
+def test_forked_workers_live_on_after_sigterm_so_that_the_script_can_finish_its_step(tree: Tree) -> None:
+    tree.program(
+        "import multiprocessing, time, trainbox\n"
+        "trainbox.stop_requested()\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    print('at work', flush=True)\n"
+        "    while not trainbox.stop_requested():\n"
+        "        time.sleep(0.01)\n"
+        "    print('sum', sum(pool.map(abs, range(-10, 0))), flush=True)\n"
+    )
+    process = tree.start({"TRAINBOX_GRACE_SECONDS": "20"})
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"at work\n"
+    process.send_signal(signal.SIGTERM)
+    done = tree.finish(process)
+    assert (done.code, done.stdout) == (0, b"sum 55\n"), done.log
