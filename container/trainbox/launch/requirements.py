@@ -33,7 +33,7 @@ def install(program: Program, job: Job, env: Mapping[str, str]) -> None:
         said = _words(outcome, program.directory)
         raise RequirementsError(
             f"pip could not install {' '.join(program.install)} in {program.directory}: {said}",
-            hint="pip's own lines are in the log above; with network isolation there is no index: put the packages in the image",
+            hint="pip's own lines are in the log; with network isolation there is no index: use the image",
         )
 
 
