@@ -303,7 +303,7 @@ def test_what_pip_cannot_find_is_said_in_its_own_words(tree: Tree) -> None:
         f"ClientError: pip could not install -r requirements.txt in {tree.code}: Could not find a version that"
         " satisfies the requirement dependency==2.0"
     )
-    assert "hint: with network isolation" in run.failure
+    assert "with network isolation there is no index" in run.failure
     assert run.stdout.count(b"never") == 0
 
 
