@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # What the image holds; `make image EXTRAS=xgboost,sklearn,s3` is half the size.
-EXTRAS ?= xgboost,sklearn,s3,workbench
+EXTRAS ?= xgboost,sklearn,torch,s3,workbench
 PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent demo test test-unit lint format docs bench bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -38,6 +38,14 @@ venv-incumbent: .venv-incumbent/.ready ## .venv-incumbent with sagemaker-trainin
 	.venv-incumbent/bin/python -m pip install --quiet --disable-pip-version-check sagemaker-training==5.1.4
 	@touch $@
 
+# SageMaker's SDKs of version 2 and 3 cannot share one environment, with each other or with us.
+venv-sdk: .venv-sdk-v2/.ready .venv-sdk-v3/.ready ## .venv-sdk-v2 and .venv-sdk-v3, whose local modes drive the image
+
+.venv-sdk-%/.ready: tests/sdk/requirements-%.txt
+	$(PYTHON) -m venv .venv-sdk-$*
+	.venv-sdk-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
 demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 	$(BIN)/python tools/flights.py --out demo-out/data
 	rm -rf demo-out/job
@@ -46,7 +54,7 @@ demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 	  --hp objective=binary:logistic --hp num_round=150 --hp eta=0.1 --hp max_depth=8 --hp min_child_weight=20 \
 	  --hp subsample=0.8 --hp colsample_bytree=0.6 --hp eval_metric=logloss,auc --hp early_stopping_rounds=30
 
-test: $(VENV)/.dev .venv-incumbent/.ready ## every test
+test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk ## every test
 	$(PYTEST) tests
 
 test-unit: $(VENV)/.dev ## the tests that start few processes: below a minute
@@ -87,4 +95,4 @@ image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there i
 	tools/image/build $(EXTRAS)
 
 clean: ## remove what these verbs made
-	rm -rf $(VENV) .venv-incumbent demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-incumbent .venv-sdk-v2 .venv-sdk-v3 demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import msgspec
 
@@ -10,10 +10,16 @@ from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.errors import ContractError
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 #: SageMaker kills 120 s after SIGTERM (API StopTrainingJob); 20 s are left for the supervisor to tidy and report.
 DEFAULT_GRACE_SECONDS = 100.0
 DEFAULT_PEER_TIMEOUT_SECONDS = 120.0
+DEFAULT_MAX_RESTARTS = 3
+DEFAULT_HANG_SECONDS = 30.0
+DEFAULT_START_SECONDS = 1200.0
+
+Launcher = Literal["auto", "plain", "torchrun"]
 
 #: Every setting that has a name of its own, and what it does; docs/settings.md is generated from here.
 SETTINGS: Mapping[str, str] = {
@@ -26,8 +32,17 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default",
     "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts,"
     f" {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
-    "processes_per_host": "processes on each host, 1 by default; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`,"
-    " `MASTER_ADDR` as torchrun sets them",
+    "processes_per_host": "processes on each host; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR` as torchrun"
+    " sets them. By default 1, or with the launcher `torchrun` one per GPU",
+    "trainbox_launcher": "who starts the processes: `plain` (the supervisor itself), `torchrun` (torch elastic: restarts"
+    " in place, finds hangs, says which rank failed first) or `auto` (default): `torchrun` where the bundled PyTorch script"
+    " runs or SDK v2's `distribution=` asks for it",
+    "trainbox_backend": "the backend of `torch.distributed`: `nccl`, `gloo`, …; by default `nccl` with GPUs, else `gloo`",
+    "trainbox_max_restarts": f"restarts in place within ten minutes before the job fails, {DEFAULT_MAX_RESTARTS} by default",
+    "trainbox_hang_seconds": "a rank that makes no step for this long (and for five times the longest step so far) counts"
+    f" as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks",
+    "trainbox_start_seconds": "the same limit up to the end of the first step, when things are compiled and connected,"
+    f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too",
 }
 
 
@@ -38,7 +53,13 @@ class Settings(msgspec.Struct, frozen=True):
     submit_directory: str | None = None
     script: str | None = None
     arguments: ArgumentStyle = "toolkit"
-    processes_per_host: int = 1
+    #: None: as many as the launcher sees fit.
+    processes_per_host: int | None = None
+    launcher: Launcher = "auto"
+    backend: str | None = None
+    max_restarts: int = DEFAULT_MAX_RESTARTS
+    hang_seconds: float = DEFAULT_HANG_SECONDS
+    start_seconds: float = DEFAULT_START_SECONDS
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
     s3_endpoint_url: str | None = None
@@ -61,7 +82,7 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
     def given(name: str) -> str:
         return as_text(reserved.get(name)) or env.get(name.upper(), "")
 
-    def read(name: str, reader: Callable[[str], T], default: T, expected: str) -> T:
+    def read(name: str, reader: Callable[[str], T], default: D, expected: str) -> T | D:
         text = given(name)
         try:
             return reader(text) if text else default
@@ -76,7 +97,12 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         submit_directory=given("sagemaker_submit_directory") or None,
         script=given("trainbox_script") or None,
         arguments=read("trainbox_arguments", _read_style, "toolkit", " or ".join(get_args(ArgumentStyle))),
-        processes_per_host=read("processes_per_host", _read_count, 1, "a whole number, 1 or more"),
+        processes_per_host=read("processes_per_host", _read_count, None, "a whole number, 1 or more"),
+        launcher=read("trainbox_launcher", _read_launcher, "auto", " or ".join(get_args(Launcher))),
+        backend=given("trainbox_backend") or None,
+        max_restarts=read("trainbox_max_restarts", _read_restarts, DEFAULT_MAX_RESTARTS, "a whole number, 0 or more"),
+        hang_seconds=read("trainbox_hang_seconds", _read_seconds, DEFAULT_HANG_SECONDS, seconds),
+        start_seconds=read("trainbox_start_seconds", _read_seconds, DEFAULT_START_SECONDS, seconds),
         grace_seconds=read("trainbox_grace_seconds", _read_seconds, DEFAULT_GRACE_SECONDS, seconds),
         peer_timeout_seconds=read(
             "trainbox_peer_timeout_seconds", _read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds
@@ -85,6 +111,20 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         pip_cache_dir=Path(cache) if cache else None,
         studio_local_mode=env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
     )
+
+
+def _read_launcher(text: str) -> Launcher:
+    for launcher in get_args(Launcher):
+        if launcher == text:
+            return cast("Launcher", launcher)
+    raise ValueError(text)
+
+
+def _read_restarts(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise ValueError(text)
+    return count
 
 
 def _read_style(text: str) -> ArgumentStyle:
