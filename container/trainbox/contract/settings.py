@@ -6,6 +6,7 @@ from typing import Literal, TypeVar, cast, get_args
 
 import msgspec
 
+from trainbox.contract.drills import Drill, read_drills
 from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.errors import ContractError
 
@@ -43,6 +44,8 @@ SETTINGS: Mapping[str, str] = {
     f" as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks",
     "trainbox_start_seconds": "the same limit up to the end of the first step, when things are compiled and connected,"
     f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too",
+    "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas (launcher"
+    " `torchrun`, a script with a session)",
 }
 
 
@@ -60,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True):
     max_restarts: int = DEFAULT_MAX_RESTARTS
     hang_seconds: float = DEFAULT_HANG_SECONDS
     start_seconds: float = DEFAULT_START_SECONDS
+    drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
     s3_endpoint_url: str | None = None
@@ -107,6 +111,7 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         peer_timeout_seconds=read(
             "trainbox_peer_timeout_seconds", _read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds
         ),
+        drills=read("trainbox_drill", read_drills, (), "'kill RANK@STEP' or 'freeze RANK@STEP', separated by commas"),
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         pip_cache_dir=Path(cache) if cache else None,
         studio_local_mode=env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",

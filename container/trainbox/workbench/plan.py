@@ -70,7 +70,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan_run(request: RunRequest) -> RunPlan:
     """Decide everything; nothing is read, written or started here."""
-    added = {"TRAINING_JOB_NAME": request.job_name, **request.env}
+    added = {"TRAINING_JOB_NAME": request.job_name, **_own_variables(request), **request.env}
     removed = tuple(
         sorted(
             name
@@ -87,6 +87,11 @@ def plan_run(request: RunRequest) -> RunPlan:
         added=added,
         removed=removed,
     )
+
+
+def _own_variables(request: RunRequest) -> dict[str, str]:
+    own = {"TRAINBOX_DRILL": ", ".join(map(str, request.drills))} if request.drills else {}
+    return own if request.master_port is None else {**own, "MASTER_PORT": str(request.master_port)}
 
 
 def _host_names(request: RunRequest) -> tuple[str, ...]:

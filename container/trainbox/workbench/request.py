@@ -1,15 +1,18 @@
 """What a person asked `trainbox run` for, parsed and checked against the machine, once and at the edge."""
 
 import argparse
+import contextlib
 import datetime as dt
 import difflib
 import math
 import re
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.job import CHANNEL_NAME, hidden_values
 from trainbox.errors import RunError
 from trainbox.launch.program import bundled_scripts, find_bundled
@@ -35,7 +38,7 @@ _VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 #: Hyperparameters that `trainbox run` writes itself.
 _OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script")
 #: Variables that `trainbox run` sets or clears itself.
-_OWN_VARIABLES = ("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM")
+_OWN_VARIABLES = ("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM")
 RESULTS = Path("trainbox-out")
 
 
@@ -64,6 +67,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_run: float | None = None
     stop_after: float | None = None
     resume: bool = False
+    #: Faults that the job is to survive.
+    drills: tuple[Drill, ...] = ()
+    #: Where the ranks meet; None where each job has a network of its own.
+    master_port: int | None = None
     previous: JobRecord | None = None
     #: Containers and their network stay when the job has ended.
     keep: bool = False
@@ -88,6 +95,7 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
     _check_hyperparameters(hyperparameters, processes=args.processes)
     _check_variables(variables)
     _check_numbers(args)
+    drills = (*_drills("kill", args.kill), *_drills("freeze", args.freeze))
     script, directory = _find_script(args.script, args.source_dir, cwd)
     job_name = _job_name(args, script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
@@ -107,12 +115,31 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         max_run=args.max_run,
         stop_after=args.stop_after,
         resume=args.resume,
+        drills=drills,
+        master_port=_master_port(args, variables),
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
         isolation=find_isolation() if args.docker is None else in_containers(find_image(args.docker, env)),
         started=now,
     )
+
+
+def _drills(fault: Fault, given: Sequence[str]) -> tuple[Drill, ...]:
+    try:
+        return tuple(drill for text in given for drill in read_drills(f"{fault} {text}"))
+    except ValueError as error:
+        raise RunError(f"--{fault}: found {str(error).partition(' ')[2]!r}, expected RANK@STEP") from None
+
+
+def _master_port(args: argparse.Namespace, variables: Mapping[str, str]) -> int | None:
+    """A port of this machine that nobody has: jobs that run here at once must not meet."""
+    alone = args.hosts == 1 and args.processes in (None, 1)
+    if alone or args.docker is not None or "MASTER_PORT" in variables:
+        return None
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def _pairs(given: Sequence[str], flag: str) -> dict[str, str]:

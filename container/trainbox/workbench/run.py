@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
     add("--max-run", type=float, metavar="S", help="stop after so many seconds, as MaxRuntimeInSeconds does")
     add("--stop-after", type=float, metavar="S", help="stop after so many seconds, as StopTrainingJob does")
+    rank = "at its step STEP (a rehearsal, for scripts with a session of trainbox.torch)"
+    add("--kill", action="append", default=[], metavar="RANK@STEP", help=f"SIGKILL a rank {rank}")
+    add("--freeze", action="append", default=[], metavar="RANK@STEP", help=f"SIGSTOP a rank {rank}")
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
     add(
         "--docker",
