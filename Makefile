@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-image bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -27,7 +27,7 @@ $(VENV)/.demo: $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip
-	$(PIP_INSTALL) --editable '.[xgboost,sklearn,s3,workbench,demo,dev]'
+	$(PIP_INSTALL) --editable '.[xgboost,sklearn,torch,s3,workbench,demo,dev]'
 	@touch $@ $(VENV)/.demo
 
 # sagemaker-training brings a `train` of its own, so it lives apart from ours.
@@ -77,22 +77,22 @@ docs: $(VENV)/.dev ## write the generated tables of docs/ anew
 bench: $(VENV)/.dev .venv-incumbent/.ready ## start-up, memory and throughput beside sagemaker-training
 	$(BIN)/python tools/bench.py
 
+bench-image: $(VENV)/.dev ## start-up, a job and a rebuild of the image beside sagemaker-training and its SDKs
+	tools/docker-engine start
+	$(BIN)/python -m tools.bench_image
+
+image-sizes: $(VENV)/.pip ## what the image weighs with other extras, layer by layer, beside the budgets
+	for extras in "" xgboost,sklearn xgboost,sklearn,torch; do \
+	  $(MAKE) --no-print-directory image EXTRAS=$$extras IMAGE=trainbox-sizes:$${extras:-core} || exit 1; done
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
 	$(BIN)/python tools/bench.py --install
 
-wheelhouse: wheelhouse/.ready ## wheels for an image that is built without a network
-
-wheelhouse/.ready: $(VENV)/.pip pyproject.toml constraints.txt
-	rm -rf wheelhouse
-	mkdir -p .cache wheelhouse
-	$(BIN)/python tools/image/requirements.py $(EXTRAS) cpu > .cache/image-requirements.txt
-	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse --constraint constraints.txt \
-	  --requirement .cache/image-requirements.txt hatchling
-	@touch $@
+wheelhouse: $(VENV)/.pip ## wheels for an image that is built without a network
+	tools/image/wheelhouse "$(EXTRAS)" cpu wheelhouse
 
 image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there is none
 	tools/docker-engine start
-	tools/image/build $(EXTRAS)
+	tools/image/build "$(EXTRAS)"
 
 clean: ## remove what these verbs made
 	rm -rf $(VENV) .venv-incumbent .venv-sdk-v2 .venv-sdk-v3 demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

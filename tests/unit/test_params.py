@@ -106,6 +106,8 @@ FIELD_TYPES: list[tuple[Any, object, object]] = [
     (list[str], "auc, logloss", ["auc", "logloss"]),
     (list[str], '["auc", "logloss"]', ["auc", "logloss"]),
     (list[str], '"auc,logloss"', ["auc", "logloss"]),
+    (list[str], "['auc', 'logloss']", ["auc", "logloss"]),  # what SDK v2 sends without an entry point
+    (dict[str, bool], "{'deep': True}", {"deep": True}),
     (list[str], '"[\\"auc\\"]"', ["auc"]),
     (list[str], "auc", ["auc"]),
     (list[str], "", []),

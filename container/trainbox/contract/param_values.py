@@ -1,5 +1,6 @@
 """One hyperparameter's text, read as the type of its field asks; nothing here guesses a type from the text."""
 
+import ast
 import json
 import math
 import re
@@ -113,7 +114,7 @@ def _read_dict(kind: inspect.DictType, raw: object) -> dict[object, object]:
 
 
 def _read_object(_kind: inspect.Type, raw: object) -> Mapping[Any, object]:
-    decoded = json.loads(unquote(raw)) if isinstance(raw, str) else raw
+    decoded = _decode(unquote(raw)) if isinstance(raw, str) else raw
     if not isinstance(decoded, Mapping):
         raise ValueError("no JSON object")  # noqa: TRY004 - what cannot be read is a ValueError everywhere here
     return decoded
@@ -167,9 +168,22 @@ def _items(raw: object) -> Sequence[object]:
         return [raw]
     text = unquote(raw).strip()
     if text.startswith("["):
-        decoded: Sequence[object] = json.loads(text)
-        return decoded
+        decoded = _decode(text)
+        if isinstance(decoded, list):
+            return decoded
+        raise ValueError("no list")
     return [item.strip() for item in text.split(",")] if text else []
+
+
+def _decode(text: str) -> object:
+    """JSON; or Python, which SDK v2 makes of a list or dict where it has no entry point: `str(value)`."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, MemoryError, RecursionError) as error:
+            raise ValueError("neither JSON nor Python") from error
 
 
 _READERS: Mapping[type[inspect.Type], Callable[[Any, object], object]] = {
