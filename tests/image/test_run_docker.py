@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from containers import IMAGE
 from trainbox.errors import RunError
 from trainbox.workbench.containers import run_containers
 from trainbox.workbench.engine import find_image
@@ -37,7 +38,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("nothing_left")]
 #: The ids of containers and of networks.
 Left = Callable[[], tuple[list[str], list[str]]]
 COMMAND = [sys.executable, "-m", "trainbox", "run"]
-IMAGE = "trainbox:cpu"
+#: Not the default image of `--docker`: tools/ci/check-image names another.
+IN_DOCKER = f"--docker={IMAGE}"
 #: Saves when it is asked to stop, and goes on from there.
 DRILL = """
 import os, time, trainbox
@@ -125,7 +127,7 @@ def finish(process: "subprocess.Popen[str]", code: int) -> tuple[str, str]:
 
 
 def run(here: Path, script: str, *arguments: str, code: int = 0, **options: Any) -> tuple[str, str]:
-    docker = [] if "--docker" in arguments else ["--docker"]
+    docker = [] if "--docker" in arguments else [IN_DOCKER]
     return finish(start(here, script, *docker, *arguments, "--out", "out", **options), code)
 
 
@@ -193,7 +195,7 @@ def test_the_bundled_xgboost_trains(here: Path) -> None:
     hyperparameters = [f"--hp={pair}" for pair in ("objective=binary:logistic", "num_round=3", "eval_metric=auc")]
     channels = ["--channel=train=data", "--channel=validation=data"]
     process = subprocess.run(
-        [*COMMAND, "xgboost", "--docker", *channels, *hyperparameters, "--out", "out"],
+        [*COMMAND, "xgboost", IN_DOCKER, *channels, *hyperparameters, "--out", "out"],
         cwd=here, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
@@ -252,7 +254,7 @@ def test_a_stop_and_a_resume_are_two_attempts_of_one_job(here: Path) -> None:
 def test_ctrl_c_leaves_nothing_even_of_what_ignores_it(here: Path, times: int) -> None:
     # One Ctrl-C waits out the supervisor's grace; the second does not wait.
     grace = f"TRAINBOX_GRACE_SECONDS={0.5 if times == 1 else 100}"
-    process = start(here, STUBBORN, "--docker", "--hosts", "2", "--env", grace, "--out", "out")
+    process = start(here, STUBBORN, IN_DOCKER, "--hosts", "2", "--env", grace, "--out", "out")
     for host in ("algo-1", "algo-2"):
         wait_for(in_log(here / "out", "now at work", host))
     for _ in range(times):
@@ -274,7 +276,7 @@ while not os.path.exists("/opt/ml/checkpoints/go"):
     time.sleep(0.02)
 """
     outs = [here / name / "same-name" for name in ("one", "two")]
-    arguments = ["--docker", "--hosts", "2", "--job-name", "same-name"]
+    arguments = [IN_DOCKER, "--hosts", "2", "--job-name", "same-name"]
     jobs = [start(here, script, *arguments, "--out", str(out)) for out in outs]
     for out in outs:
         for host in ("algo-1", "algo-2"):
@@ -410,7 +412,7 @@ def test_a_container_that_is_ended_from_outside_is_said_and_secrets_stay_inside(
     here: Path, how: str, engine: Any, mine: Left
 ) -> None:
     arguments = ["--hp", "api_token=topsecret", "--env", "DB_PASSWORD=hunter2", "--env", "TRAINBOX_GRACE_SECONDS=0.5"]
-    process = start(here, STUBBORN, "--docker", *arguments, "--hosts", "2", "--out", "out")
+    process = start(here, STUBBORN, IN_DOCKER, *arguments, "--hosts", "2", "--out", "out")
     for host in ("algo-1", "algo-2"):
         wait_for(in_log(here / "out", "now at work", host))
     for name in mine()[0]:
@@ -451,7 +453,7 @@ eaten = [bytearray(1 << 20) for _ in range(1 << 12)]
 
 
 def test_a_run_that_is_killed_can_be_resumed_and_its_containers_go(here: Path, mine: Left) -> None:
-    process = start(here, DRILL, "--docker", "--out", "out")
+    process = start(here, DRILL, IN_DOCKER, "--out", "out")
     wait_for(in_log(here / "out", "begins at 0"))
     process.kill()
     process.communicate()
@@ -489,7 +491,7 @@ def test_an_engine_that_goes_away_is_said_with_what_is_left_and_how_to_remove_it
             assert proxy.stdout is not None
             assert proxy.stdout.readline() == "ready\n"
             env = {**os.environ, "DOCKER_HOST": f"unix://{place}"}
-            process = start(here, STUBBORN, "--docker", "--out", "out", env=env)
+            process = start(here, STUBBORN, IN_DOCKER, "--out", "out", env=env)
             wait_for(in_log(here / "out", "now at work"))
             proxy.kill()
         _, err = finish(process, 10)

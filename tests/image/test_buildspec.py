@@ -1,0 +1,355 @@
+"""buildspec.yml, executed as CodeBuild would with a registry in place of ECR, and read as text."""
+
+import fnmatch
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import boto3
+import pytest
+from botocore import xform_name
+
+from image import ecr
+from image.codebuild import PHASES, Build, batch_order, read_buildspec, run_build
+
+ROOT = Path(__file__).parents[2]
+CI = ROOT / "tools" / "ci"
+PAGE = (ROOT / "docs" / "build-and-push.md").read_text()
+#: Neither history nor what git ignores, as in a clean checkout; what takes long to make anew is put there below.
+LEFT_OUT = (".git/", *(ROOT / ".gitignore").read_text().split())
+#: Wheels of the smallest image.
+WHEELS = ("msgspec", "hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove_classifiers")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+#: The fewest tests; documented as TRAINBOX_CI_TESTS and TRAINBOX_CI_IMAGE_TESTS.
+TESTS = "tests/unit/test_memory.py"
+IMAGE_TESTS = "tests/image/test_image.py::test_without_a_job_it_says_what_is_missing"
+PLANTED = '''"""A test that was planted to fail."""
+
+import pytest
+
+
+@pytest.mark.{mark}
+def test_that_fails() -> None:
+    assert __doc__ == "something else"
+'''
+executed = [pytest.mark.docker, pytest.mark.registry, pytest.mark.timeout(300)]
+
+
+def ignored(directory: str, names: list[str]) -> set[str]:
+    """What git ignores; all patterns of .gitignore name directories."""
+    left_out = {name for pattern in LEFT_OUT for name in fnmatch.filter(names, pattern.rstrip("/"))}
+    return {name for name in left_out if Path(directory, name).is_dir()}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of this working tree, with the environment that is here already."""
+    copy = tmp_path / "src"
+    shutil.copytree(ROOT, copy, ignore=ignored, symlinks=True)
+    # It is newer than what it is made from; of the other one no test is selected.
+    for name, stamp in ((".venv", ".pip"), (".venv", ".dev"), (".venv-incumbent", ".ready")):
+        (copy / name).mkdir(exist_ok=True)
+        (copy / name / stamp).touch()
+    for path in (Path(sys.prefix) / name for name in ("bin", "lib", "pyvenv.cfg")):
+        (copy / ".venv" / path.name).symlink_to(path)
+    if (ROOT / ".mypy_cache").exists():
+        shutil.copytree(ROOT / ".mypy_cache", copy / ".mypy_cache")
+    for name in WHEELS:
+        for wheel in ROOT.glob(f"wheelhouse/{name}-*.whl"):
+            (copy / "wheelhouse").mkdir(exist_ok=True)
+            shutil.copy2(wheel, copy / "wheelhouse")
+    return copy
+
+
+def own(checkout: Path, account: ecr.Account) -> dict[str, str]:
+    """Variables of a build of the smallest image, with the fewest tests."""
+    base = subprocess.run([ROOT / "tools/base-image"], capture_output=True, text=True, check=True).stdout.strip()
+    return {
+        "REGISTRY": account.registry,
+        # moto's server is for all tests.
+        "ECR_REPOSITORY": f"trainbox-{account.registry.rpartition(':')[2]}",
+        "BASE_IMAGE": base,
+        "EXTRAS": "",
+        "CODEBUILD_RESOLVED_SOURCE_VERSION": COMMIT,
+        # This checkout's package, not the one that .venv was made for.
+        "PYTHONPATH": str(checkout / "container"),
+        "TRAINBOX_CI_TESTS": TESTS,
+        "TRAINBOX_CI_IMAGE_TESTS": IMAGE_TESTS,
+    }
+
+
+def build(checkout: Path, account: ecr.Account, **given: str) -> Build:
+    variables = {**own(checkout, account), **given}
+    ecr.client(account.api).create_repository(repositoryName=variables["ECR_REPOSITORY"])
+    done = run_build(checkout, variables, image=account.env)
+    print(done.log)
+    assert ecr.PASSWORD not in done.log
+    return done
+
+
+@pytest.fixture
+def scanned(account: ecr.Account) -> Iterator[None]:
+    """ECR knows what is pushed, and scans it: here a thread looks what the registry has."""
+    repository, over = f"trainbox-{account.registry.rpartition(':')[2]}", threading.Event()
+
+    def tell() -> None:
+        known: set[str] = set()
+        while not over.wait(0.2):
+            for tag in set(ecr.tags(account.registry, repository)) - known:
+                found = ecr.manifest(account.registry, repository, tag)
+                digest = found.headers["Docker-Content-Digest"]
+                ecr.find(account.api, repository, digest, "COMPLETE", HIGH=1)
+                ecr.tell(ecr.client(account.api), repository, tag, found.text, digest)
+                known.add(tag)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def shell(directory: Path, env: Mapping[str, str], *commands: str) -> subprocess.CompletedProcess[str]:
+    """What a person types; ends with the first command that fails."""
+    argv = ["bash", "-c", "set -e\n" + "\n".join(commands)]
+    return subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=240)
+
+
+# -- executed --------------------------------------------------------------------------------------------------------
+
+
+class TestExecuted:
+    pytestmark = executed
+
+    @pytest.mark.usefixtures("scanned")
+    def test_a_build_pushes_the_image_that_it_tested_and_says_its_digest(
+        self, checkout: Path, account: ecr.Account, tmp_path: Path
+    ) -> None:
+        done = build(checkout, account)
+        assert done.succeeded, done.log
+        assert tuple(done.phases) == PHASES
+        # Told in three places, and all say what the registry has.
+        repository = f"trainbox-{account.registry.rpartition(':')[2]}"
+        pushed = ecr.manifest(account.registry, repository, f"{COMMIT[:12]}-cpu")
+        assert pushed.headers["Content-Type"] == pushed.json()["mediaType"] == ecr.DOCKER_MANIFEST
+        digest = pushed.headers["Docker-Content-Digest"]
+        uri = f"{account.registry}/{repository}@{digest}"
+        assert done.exported == {"IMAGE_TAG": f"{COMMIT[:12]}-cpu", "IMAGE_DIGEST": digest, "IMAGE_URI": uri}
+        told = {"image_uri": uri, "image_digest": digest, "image_tag": f"{COMMIT[:12]}-cpu", "variant": "cpu"}
+        assert list(done.artifacts) == ["image-cpu.json"]
+        assert json.loads(done.artifacts["image-cpu.json"].read_text()) == told
+        assert ecr.tags(account.registry, repository) == [f"{COMMIT[:12]}-cpu"]
+        # What was tested is what was pushed.
+        made = re.search(r"build: made \S+: (sha256:[0-9a-f]{64})", done.log)
+        assert made is not None
+        assert made[1] == pushed.json()["config"]["digest"]
+        assert "image: findings: 1 HIGH" in done.log
+        assert "no layers are kept: " in done.log or "layers are kept in " in done.log
+        suites = [ET.parse(path).getroot().find("testsuite") for path in done.reports["tests"]]
+        assert all(suite is not None and int(suite.attrib["tests"]) for suite in suites)
+        assert len(suites) == 2
+        (coverage,) = done.reports["coverage"]
+        assert float(ET.parse(coverage).getroot().attrib["line-rate"]) > 0
+        self.a_job_runs_from(uri, made[1], account, tmp_path)
+        self.publishing_again_pushes_nothing_and_a_bad_finding_leaves_no_artifact(checkout, account, done)
+
+    def a_job_runs_from(self, uri: str, image_id: str, account: ecr.Account, tmp_path: Path) -> None:
+        for name in ("input", "code", "model"):
+            (tmp_path / "ml" / name).mkdir(parents=True)
+        (tmp_path / "ml/code/train.py").write_text("import trainbox\ntrainbox.save('model', 'trained')\n")
+        mount = f"--volume {tmp_path}/ml:/opt/ml --env SAGEMAKER_PROGRAM=train.py"
+        run = f"docker run --rm --network none {mount} {uri} train"
+        # Not here any more, so that it comes from the registry.
+        answer = shell(tmp_path, account.env, f"docker rmi --force {image_id}", f"docker pull {uri}", run)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert f"Digest: {uri.partition('@')[2]}" in answer.stdout
+        assert (tmp_path / "ml/model/model").read_text() == "trained"
+
+    def publishing_again_pushes_nothing_and_a_bad_finding_leaves_no_artifact(
+        self, checkout: Path, account: ecr.Account, done: Build
+    ) -> None:
+        uri, tag = done.exported["IMAGE_URI"], done.exported["IMAGE_TAG"]
+        image = f"{uri.partition('@')[0]}:{tag}"
+        env = {**account.env, "IMAGE": image, "IMAGE_TAG": tag, "VARIANT": "cpu"}
+        publish = (". tools/ci/publish", "echo $IMAGE_URI")
+        again = shell(checkout, env, f"docker tag {uri} {image}", *publish)
+        assert (again.returncode, again.stdout) == (0, f"{uri}\n"), again.stderr
+        assert "is there already, with these bytes" in again.stderr
+        refused = shell(checkout, {**env, "SCAN_FAIL_ON": "HIGH"}, *publish)
+        assert refused.returncode == 1
+        assert refused.stdout == ""
+        assert f"{image} has findings of HIGH or worse: 1 HIGH" in refused.stderr
+        assert not (checkout / "reports/image-cpu.json").exists()
+
+    @pytest.mark.parametrize(
+        ("mark", "where", "ended"),
+        [
+            ("timeout(30)", "TRAINBOX_CI_TESTS", {"install": True, "pre_build": False}),
+            ("docker", "TRAINBOX_CI_IMAGE_TESTS", dict.fromkeys(PHASES, True) | {"build": False, "post_build": False}),
+        ],
+        ids=["before the image", "of the image"],
+    )
+    def test_a_failing_test_ends_with_nothing_pushed(
+        self, checkout: Path, account: ecr.Account, mark: str, where: str, ended: dict[str, bool]
+    ) -> None:
+        planted = "tests/image/test_planted.py"
+        (checkout / planted).write_text(PLANTED.format(mark=mark))
+        done = build(checkout, account, **{where: planted})
+        assert not done.succeeded
+        assert done.phases == ended
+        assert "test_that_fails" in done.log
+        assert "IMAGE_URI" not in done.exported
+        assert "IMAGE_DIGEST" not in done.exported
+        assert done.artifacts == {}
+        assert ecr.tags(account.registry, f"trainbox-{account.registry.rpartition(':')[2]}") == []
+        # The report says which, even so.
+        assert any("test_that_fails" in path.read_text() for path in done.reports["tests"])
+        assert ("publish: the build has failed: nothing is pushed" in done.log) == ("post_build" in ended)
+        assert (account.docker / "config.json").exists() == ("build" in ended), "no login before the tests"
+
+    def test_the_phases_run_by_hand_against_any_registry(self, checkout: Path, account: ecr.Account) -> None:
+        (block,) = (each for each in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) if "tools/ci/check\n" in each)
+        commands = [line.removeprefix("$ ").replace("127.0.0.1:5000", account.registry) for line in block.splitlines()]
+        login = f"echo {ecr.PASSWORD} | docker login --username {ecr.USER} --password-stdin {account.registry}"
+        env = {**account.env, **own(checkout, account), "VARIANT": "gpu"}
+        answer = shell(checkout, env, login, *commands)
+        print(answer.stdout, answer.stderr)
+        assert answer.returncode == 0, answer.stderr
+        assert re.search(r"^trainbox \d", answer.stdout, re.MULTILINE)
+        assert "SCAN_FAIL_ON=NONE: no findings are asked for" in answer.stderr
+        assert ecr.tags(account.registry, env["ECR_REPOSITORY"]) == [f"{COMMIT[:12]}-gpu"]
+
+
+# -- read as text ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spec() -> dict[str, Any]:
+    return read_buildspec(ROOT)
+
+
+def commands_of(spec: Mapping[str, Any]) -> list[str]:
+    return [command for phase in PHASES for command in spec["phases"][phase]["commands"]]
+
+
+def scripts() -> list[Path]:
+    """Every shell script of tools and CI, those that are sourced too."""
+    files = [path for path in (*ROOT.glob("tools/**/*"), *ROOT.glob(".ci/*")) if path.is_file()]
+    marks = re.compile(r"#!\S*[/ ](ba|)sh\b|# shellcheck shell=")
+    return [path for path in files if marks.match(path.read_bytes()[:40].decode(errors="replace"))]
+
+
+def test_lint_and_tests_come_before_login_and_the_push_comes_last(spec: dict[str, Any]) -> None:
+    assert list(spec["phases"]) == list(PHASES)
+    names = [re.sub(r"^(\. |\.venv/bin/python )?tools/ci/", "", command) for command in commands_of(spec)]
+    assert names == ["install", "check", "names", "image.py login", "build", "check-image", "publish"]
+    assert all((CI / name.split()[0]).is_file() for name in names)
+    check = (CI / "check").read_text()
+    assert check.index("make lint") < check.index("-m pytest")
+    pushes = [path.name for path in CI.iterdir() if path.is_file() and re.search(r"\bpush\b\)", path.read_text())]
+    assert pushes == ["publish"], "nothing else asks for a push"
+
+
+def test_the_batch_makes_both_variants_the_gpu_last_and_a_single_build_one(spec: dict[str, Any]) -> None:
+    builds = list(batch_order(spec))
+    assert [each["identifier"] for each in builds] == ["cpu", "gpu"]
+    assert [each["env"]["variables"] for each in builds] == [{"VARIANT": "cpu"}, {"VARIANT": "gpu"}]
+    assert all(each["env"]["privileged-mode"] is True for each in builds), "docker needs it"
+    assert builds[1]["depend-on"] == ["cpu"]
+    assert spec["env"]["variables"]["VARIANT"] == "cpu"
+
+
+def test_what_a_build_leaves_is_exported_reported_and_kept(spec: dict[str, Any]) -> None:
+    assert spec["env"]["exported-variables"] == ["IMAGE_URI", "IMAGE_DIGEST", "IMAGE_TAG"]
+    assert {each["file-format"] for each in spec["reports"].values()} == {"JUNITXML", "COBERTURAXML"}
+    assert spec["artifacts"]["files"] == ["image-*.json"]
+    assert all(isinstance(value, str) for value in spec["env"]["variables"].values()), "CodeBuild takes text alone"
+
+
+def test_nothing_is_latest_or_deprecated_and_no_secret_is_an_argument(spec: dict[str, Any]) -> None:
+    text = (ROOT / "buildspec.yml").read_text() + "".join(path.read_text() for path in scripts())
+    assert ":latest" not in text
+    assert "get-login" not in text
+    assert not re.search(r"--password[= ]|-p \$", text)
+    assert "--password-stdin" in (CI / "image.py").read_text()
+    assert not re.search(r"PASSWORD|SECRET|TOKEN", json.dumps(spec))
+
+
+def test_every_variable_is_set_documented_or_codebuilds_own(spec: dict[str, Any]) -> None:
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", PAGE, re.MULTILINE))
+    known = documented | set(spec["env"]["exported-variables"]) | {"IMAGE", "CI"}
+    used = {name for command in commands_of(spec) for name in re.findall(r"\$\{?([A-Z_]+)", command)}
+    for path in (path for path in CI.iterdir() if path.is_file()):
+        text = path.read_text()
+        used |= set(re.findall(r"\$\{?([A-Z_]{2,})\b", text)) | set(re.findall(r"env\.get\(\"([A-Z_]+)\"", text))
+    assert {name for name in used - known if not name.startswith(("CODEBUILD_", "AWS_"))} == set()
+    assert documented - {"BASE_IMAGE"} <= used
+    assert set(spec["env"]["variables"]) <= known
+    assert "BASE_IMAGE" in (ROOT / "tools/image/build").read_text()
+
+
+def test_every_command_and_script_is_valid_shell(spec: dict[str, Any]) -> None:
+    for command in commands_of(spec):
+        subprocess.run(["bash", "-n", "-c", command], check=True)
+    found = scripts()
+    assert {CI / name for name in ("packages", "install", "check", "names", "build", "check-image", "publish")} <= set(
+        found
+    )
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    answer = subprocess.run([shellcheck, "--severity=warning", *found], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout
+
+
+def parameters(operation: Any, options: list[str]) -> dict[str, Any]:
+    """What the AWS CLI makes of options: https://docs.aws.amazon.com/cli/latest/userguide/cli-usage-parameters.html."""
+    members = {xform_name(name, "-"): (name, shape) for name, shape in operation.input_shape.members.items()}
+    given: dict[str, Any] = {}
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        text = read_file(value.removeprefix("file://")) if value.startswith("file://") else value
+        if option == "--cli-input-json":
+            return dict(json.loads(text))
+        name, shape = members[option.removeprefix("--")]
+        parsed: Any = text
+        if shape.type_name in {"structure", "list"}:
+            parsed = dict(pair.split("=", 1) for pair in text.split(","))
+            parsed = {key: {"true": True}.get(each, each) for key, each in parsed.items()}
+        given[name] = [parsed] if shape.type_name == "list" else parsed
+    return given
+
+
+def read_file(name: str) -> str:
+    """A file that the page shows: the first JSON after its name."""
+    found = re.search(rf"`{re.escape(name)}`.*?```json\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+def test_the_aws_commands_of_the_page_make_what_a_build_needs(api: str) -> None:
+    lines = re.findall(r"^\$ aws (.*)$", PAGE, re.MULTILINE)
+    # A region that no other test uses.
+    place = {"endpoint_url": api, "region_name": "eu-west-3", "aws_access_key_id": "testing"}
+    clients = {
+        name: boto3.client(name, aws_secret_access_key="testing", **place) for name in ("ecr", "iam", "codebuild")
+    }
+    for service, verb, *options in (line.split() for line in lines):
+        client = clients[service]
+        operation = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[verb.replace("-", "_")])
+        getattr(client, verb.replace("-", "_"))(**parameters(operation, options))
+    repositories = clients["ecr"].describe_repositories()["repositories"]
+    assert {each["repositoryName"]: each["imageTagMutability"] for each in repositories} == {
+        "trainbox": "IMMUTABLE",
+        "trainbox-cache": "MUTABLE",
+    }
+    (project,) = clients["codebuild"].batch_get_projects(names=["trainbox"])["projects"]
+    assert project["environment"]["privilegedMode"] is True
+    assert len(lines) == 7
+    policy = clients["iam"].get_role_policy(RoleName="trainbox-build", PolicyName="build")["PolicyDocument"]
+    allowed = [action for each in policy["Statement"] for action in each["Action"]]
+    assert "ecr:DescribeImageScanFindings" in allowed
