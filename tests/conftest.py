@@ -1,6 +1,7 @@
-"""What every test shares: no variable of this machine's own SageMaker, and hypothesis without a clock."""
+"""What every test shares: no variable of this machine's own SageMaker, hypothesis without a clock, short summaries."""
 
 import os
+from collections.abc import Generator
 
 import hypothesis
 import pytest
@@ -17,3 +18,15 @@ def _no_job_around_us(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(_SCRUBBED):
             monkeypatch.delenv(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a fixture skips, as no engine answers, is one line of the summary for a file, not one for each test."""
+    report = yield
+    if report.when == "setup" and report.skipped and isinstance(report.longrepr, tuple):
+        # Pytest folds those of the same place and reason.
+        report.longrepr = (str(item.path.relative_to(item.config.rootpath)), 1, report.longrepr[2])
+    return report

@@ -137,11 +137,13 @@ def _require_incumbent() -> None:
         raise BrokenError("sagemaker-training is not installed in .venv-incumbent: run `make venv-incumbent`")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line now."""
     print(text, flush=True)
 
 
-def _verdict(*, reached: bool) -> str:
+def verdict(*, reached: bool) -> str:
+    """How a target fared."""
     return "reached" if reached else "NOT reached"
 
 
@@ -200,17 +202,17 @@ def bench_start(scratch: Path, runs: int) -> None:
         TRAINBOX: start[TRAINBOX] - start[PLAIN],
         INCUMBENT_TRAIN: start[INCUMBENT_TRAIN] - start[PLAIN_INCUMBENT],
     }
-    _say(f"Command start to the script's first line, and peak memory of the supervisor (median of {runs})")
+    say(f"Command start to the script's first line, and peak memory of the supervisor (median of {runs})")
     for side in sides:
         beyond = f"{excess[side]:8.0f} ms beyond plain {memory[side]:8.1f} MB" if side in excess else ""
-        _say(f"  {side.name:32}{start[side]:8.0f} ms {beyond}")
-    reached = _verdict(reached=excess[TRAINBOX] <= TARGET_START_MS)
-    _say(
+        say(f"  {side.name:32}{start[side]:8.0f} ms {beyond}")
+    reached = verdict(reached=excess[TRAINBOX] <= TARGET_START_MS)
+    say(
         f"  target: at most {TARGET_START_MS:.0f} ms beyond plain: {reached}"
         f" ({excess[INCUMBENT_TRAIN] / excess[TRAINBOX]:.1f} times faster)"
     )
-    _say(
-        f"  target: at most {TARGET_MEMORY_MB:.0f} MB: {_verdict(reached=memory[TRAINBOX] <= TARGET_MEMORY_MB)}"
+    say(
+        f"  target: at most {TARGET_MEMORY_MB:.0f} MB: {verdict(reached=memory[TRAINBOX] <= TARGET_MEMORY_MB)}"
         f" ({memory[INCUMBENT_TRAIN] / memory[TRAINBOX]:.1f} times less)\n"
     )
 
@@ -252,9 +254,9 @@ def bench_relay(scratch: Path, runs: int, lines: int) -> None:
         Case("os.write() in blocks of 64 KiB, wherever lines end", BLOCK_SCRIPT, "file"),
         Case("os.write() in blocks of 64 KiB, wherever lines end", BLOCK_SCRIPT, "pipe"),
     )
-    _say(f"Relaying {lines:,} metric lines, {len(expected) / 1e6:.0f} MB (median of {runs})")
+    say(f"Relaying {lines:,} metric lines, {len(expected) / 1e6:.0f} MB (median of {runs})")
     for case in cases:
-        _say(f"  {case.name}, to a {case.sink}")
+        say(f"  {case.name}, to a {case.sink}")
         _relay_case(scratch / "relay", case, expected, runs)
 
 
@@ -272,17 +274,17 @@ def _relay_case(root: Path, case: Case, expected: bytes, runs: int) -> None:
     for side in sides:
         _, memory, lost, others = (max(run[column] for run in seen[side]) for column in range(4))
         shown = f"{memory:6.1f} MB" if side is not PLAIN else " " * 9
-        _say(f"    {side.name:30}{speed[side]:12,.0f} lines/s {shown}  lines lost or cut: {lost:,}; added: {others:,}")
+        say(f"    {side.name:30}{speed[side]:12,.0f} lines/s {shown}  lines lost or cut: {lost:,}; added: {others:,}")
         if side is TRAINBOX and (lost or others):
             raise BrokenError(f"trainbox: {lost} of {lines} lines did not come through as they were written")
     ratio = speed[TRAINBOX] / speed[INCUMBENT_RELAY]
     shown = f"{ratio:.1f} times its relay, {speed[TRAINBOX] / speed[PLAIN]:.0%} of the script's own speed"
     # A script that prints is slower than a relay: only the blocks measure the relay itself.
     if case.script is BLOCK_SCRIPT:
-        shown += f"; target: {TARGET_RATIO:.0f} times: {_verdict(reached=ratio >= TARGET_RATIO)}"
+        shown += f"; target: {TARGET_RATIO:.0f} times: {verdict(reached=ratio >= TARGET_RATIO)}"
     else:
         shown += " (the script is the limit)"
-    _say(f"    {shown}")
+    say(f"    {shown}")
 
 
 def _relay_once(side: Side, root: Path, case: Case) -> Relayed:
@@ -341,10 +343,10 @@ def _count_damage(output: bytes, expected: bytes) -> tuple[int, int]:
 
 def bench_install(scratch: Path) -> None:
     """What each installation brings beside itself, its size, and whether a compiler had to run."""
-    _say("A fresh virtual environment with")
+    say("A fresh virtual environment with")
     ours = _install(scratch / "ours", "trainbox", str(REPOSITORY))
     _install(scratch / "theirs", "sagemaker-training", "sagemaker-training==5.1.4")
-    _say(f"  target: at most {TARGET_PACKAGES} package: {_verdict(reached=ours <= TARGET_PACKAGES)}")
+    say(f"  target: at most {TARGET_PACKAGES} package: {verdict(reached=ours <= TARGET_PACKAGES)}")
 
 
 def _install(directory: Path, name: str, requirement: str) -> int:
@@ -364,7 +366,7 @@ def _install(directory: Path, name: str, requirement: str) -> int:
         item["metadata"]["name"] for item in report["install"] if item["metadata"]["name"].replace("_", "-") != name
     ]
     compiled = sorted(_compiled_here(report, before))
-    _say(
+    say(
         f"  {name:20}{len(others):4} package(s) beside itself {_size_mb(before) - size:8.1f} MB {seconds:6.0f} s"
         f"  compiler: {'needed for ' + ', '.join(compiled) if compiled else 'not needed'}"
     )

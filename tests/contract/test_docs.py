@@ -22,7 +22,8 @@ def blocks(page: str, kind: str) -> list[str]:
 def commands(page: str) -> Iterator[list[str]]:
     for block in blocks(page, "console"):
         for line in block.splitlines():
-            if line.startswith("$ "):
+            # Those of docker are run by tests/image/test_docs_docker.py.
+            if line.startswith("$ ") and "docker" not in line:
                 yield shlex.split(line[2:])
 
 
