@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-image bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-image bench-health image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -81,9 +81,17 @@ bench-image: $(VENV)/.dev ## start-up, a job and a rebuild of the image beside s
 	tools/docker-engine start
 	$(BIN)/python -m tools.bench_image
 
-image-sizes: $(VENV)/.pip ## what the image weighs with other extras, layer by layer, beside the budgets
-	for extras in "" xgboost,sklearn xgboost,sklearn,torch; do \
-	  $(MAKE) --no-print-directory image EXTRAS=$$extras IMAGE=trainbox-sizes:$${extras:-core} || exit 1; done
+image-sizes: wheelhouse ## what the image weighs with fewer extras too, layer by layer, beside the budgets
+	tools/docker-engine start
+	tools/image/build "" cpu trainbox-sizes:core
+	tools/image/build xgboost,sklearn cpu trainbox-sizes:trees
+	tools/image/build "$(EXTRAS)" cpu trainbox-sizes:all
+	$(BIN)/python tools/image/sizes.py trainbox-sizes:core trainbox-sizes:trees trainbox-sizes:all; \
+	  status=$$?; docker rmi trainbox-sizes:core trainbox-sizes:trees trainbox-sizes:all >/dev/null; exit $$status
+
+bench-health: $(VENV)/.dev ## healthy and faulty hosts, as network namespaces: time, what is named, false alarms (root)
+	PYTHONPATH=tests $(BIN)/python -m tools.bench_health
+
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
 	$(BIN)/python tools/bench.py --install
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from trainbox import errors, metrics
 from trainbox.contract import params
 from trainbox.contract.settings import SETTINGS
+from trainbox.health import explain
 from trainbox.launch.program import bundled_scripts
 from trainbox.workbench.script_module import find_params, load_script
 
@@ -64,8 +65,27 @@ def metric_line() -> str:
     return "```text\n" + "\n".join(lines) + f"\n```\n\nThe regex of `validation:auc`:\n\n```text\n{auc.regex}\n```\n"
 
 
+def health_checks() -> str:
+    """Every check of the table."""
+    rows = [(f"`{name}`", about, limit, kind, effect) for name, about, limit, kind, effect in explain.check_rows()]
+    return table(("check", "looks at", "passes", "class", "else it"), rows)
+
+
+def health_follows() -> str:
+    """What each class leads to."""
+    return table(("class", "exit code", "what follows"), explain.WHAT_FOLLOWS)
+
+
+def health_sagemaker() -> str:
+    """What SageMaker does by itself, as `trainbox health --explain` prints it."""
+    return f"```text\n{explain.SAGEMAKER}```\n"
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "exit codes": exit_codes,
+    "health checks": health_checks,
+    "health follows": health_follows,
+    "health sagemaker": health_sagemaker,
     "metric line": metric_line,
     "scripts": scripts,
     "settings": settings,

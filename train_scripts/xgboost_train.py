@@ -176,7 +176,7 @@ def main() -> None:
 def read_tables(params: Params) -> dict[str, Table]:
     """`train`, and `validation` where there is a channel of that name or `test`."""
     job = trainbox.current_job()
-    if len(job.hosts) > 1 or job.settings.processes_per_host > 1:
+    if len(job.hosts) > 1 or (job.settings.processes_per_host or 1) > 1:
         raise RunError("xgboost_train.py trains in one process", hint="one instance, and no processes_per_host")
     tables = {"train": read_table(trainbox.channel("train"))}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]

@@ -33,7 +33,7 @@ from trainbox.manifest import (
     UPLOADED,
     UPLOADING,
     Manifest,
-    check_file,
+    check_files,
     decode_info,
     encode_info,
     fsync,
@@ -98,7 +98,7 @@ class Checkpoints:
     def find(self) -> Search:
         """Verify checkpoints from the newest on until one is valid; changes nothing and says nothing."""
         rejected: list[Rejected] = []
-        for path in _step_directories(self.directory):
+        for path in step_directories(self.directory):
             match examine(path):
                 case Checkpoint() as chosen:
                     return Search(chosen, tuple(rejected))
@@ -169,7 +169,8 @@ class Checkpoints:
                 f"nothing was written into the checkpoint of step {step}",
                 hint="write the files into the directory that `writing(step)` gives",
             )
-        manifest = seal(Manifest(step, info, {path.relative_to(aside).as_posix(): settle(path) for path in files}))
+        names = [path.relative_to(aside).as_posix() for path in files]
+        manifest = seal(Manifest(step, info, dict(zip(names, settle(files), strict=True))))
         for directory in directories:
             fsync(directory)
         path = self._rename_to_step(aside, step)
@@ -179,7 +180,7 @@ class Checkpoints:
         return path
 
     def _rename_to_step(self, aside: Path, step: int) -> Path:
-        taken = [number for other, number in map(_key, _step_directories(self.directory)) if other == step]
+        taken = [number for other, number in map(_key, step_directories(self.directory)) if other == step]
         attempt = max(taken, default=0) + 1
         while True:
             path = self.directory / (f"step-{step:08d}" if attempt == 1 else f"step-{step:08d}.{attempt}")
@@ -198,14 +199,14 @@ class Checkpoints:
             return CheckpointError(message, hint="it has to be a directory in which this process may write")
         with suppress(OSError):
             message += f"; {shutil.disk_usage(self.directory).free:,} bytes are free"
-        complete = (examine(path, digests=False) for path in _step_directories(self.directory))
+        complete = (examine(path, digests=False) for path in step_directories(self.directory))
         if last := next((found for found in complete if isinstance(found, Checkpoint)), None):
             message += f", the last complete checkpoint takes {last.size:,}"
         return CheckpointError(message, hint=f"keep fewer checkpoints (keep={self.keep} now) or take a larger volume")
 
     def _prune(self, newest: Path) -> None:
         """Remove what `newest`, valid and durable by now, makes superfluous. Higher steps are not its business."""
-        older = [path for path in _step_directories(self.directory) if _key(path) < _key(newest)]
+        older = [path for path in step_directories(self.directory) if _key(path) < _key(newest)]
         sound = [path for path in older if self._is_sound(path)]
         for path in sound[self.keep - 1 :]:
             self._remove_idle(path, unfinished=False)
@@ -244,8 +245,7 @@ def examine(path: Path, *, digests: bool = True) -> Checkpoint | Rejected:
         manifest = read_manifest(path)
         if manifest.step != _key(path)[0]:
             return Rejected(path, f"{MANIFEST} is that of step {manifest.step}")
-        for name, record in manifest.files.items():
-            check_file(path, name, record, digest=digests)
+        check_files(path, manifest.files, digests=digests)
         info = decode_info(manifest.info)
     except CheckpointError as error:
         return Rejected(path, error.message)
@@ -306,7 +306,7 @@ def _remove(path: Path) -> None:
         say(f"cannot remove all of {path}; it takes space but does no harm")
 
 
-def _step_directories(directory: Path) -> list[Path]:
+def step_directories(directory: Path) -> list[Path]:
     """Everything named like a checkpoint, newest first."""
     try:
         found = [path for path in directory.iterdir() if _STEP_DIRECTORY.fullmatch(path.name)]

@@ -13,6 +13,7 @@ VERBS = {
     "run": ("trainbox.workbench.run", "run a training job on this machine, as SageMaker would"),
     "describe": ("trainbox.workbench.describe", "show the hyperparameters a script takes"),
     "metrics": ("trainbox.workbench.show_metrics", "print the MetricDefinitions of a script, or check them on a log"),
+    "health": ("trainbox.health.command", "check this machine, or all hosts of a job, before or beside training"),
     "train": ("trainbox.launch.train", "what SageMaker starts in the container: run the job below /opt/ml"),
 }
 

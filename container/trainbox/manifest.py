@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,6 +77,26 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def check_files(directory: Path, files: Mapping[str, FileRecord], *, digests: bool) -> None:
+    """Compare files with what the manifest knows of them, several at a time.
+
+    Raises:
+        CheckpointError: The first of them that is wrong.
+    """
+    if not digests:
+        for name, record in files.items():
+            check_file(directory, name, record, digest=False)
+        return
+    with _threads(len(files)) as pool:
+        for _ in pool.map(lambda name: check_file(directory, name, files[name], digest=True), files):
+            pass
+
+
+def _threads(files: int) -> ThreadPoolExecutor:
+    """For digests: hashlib computes them without the interpreter's lock. A disk is busy with a few of them."""
+    return ThreadPoolExecutor(max(1, min(files, len(os.sched_getaffinity(0)), 4)))
+
+
 def check_file(directory: Path, name: str, record: FileRecord, *, digest: bool) -> None:
     """Compare a file with what the manifest knows of it.
 
@@ -132,10 +153,19 @@ def decode_info(encoded: msgspec.Raw) -> dict[str, Any]:
     return info
 
 
-def settle(path: Path) -> FileRecord:
-    """Bring a file to the disk and say what it is."""
+def settle(paths: Sequence[Path]) -> list[FileRecord]:
+    """Bring files to the disk, one after the other, and say what they are."""
+    with _threads(len(paths)) as pool:
+        return [_settle(path, digest) for path, digest in zip(paths, pool.map(_digest, paths), strict=True)]
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settle(path: Path, digest: str) -> FileRecord:
+    with path.open("rb") as file:
         os.fsync(file.fileno())
         return FileRecord(os.fstat(file.fileno()).st_size, digest)
 

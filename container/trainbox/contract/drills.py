@@ -1,4 +1,4 @@
-"""Rehearsed faults: what is done to a rank, and at which step. `kill 1@20, freeze 0@40`, asked for by `trainbox run`."""
+"""Rehearsed faults: what is done to a rank, and at which step, as `kill 1@20, freeze 0@40` of `trainbox run` says."""
 
 import re
 import signal

@@ -48,6 +48,12 @@ class Machine(msgspec.Struct, frozen=True):
     neurons: int = 0
     smddprun: bool = False
     smddpmprun: bool = False
+    #: Network interfaces by name; None where they cannot be listed.
+    interfaces: tuple[str, ...] | None = None
+    #: Whether there is an Elastic Fabric Adapter and the library that drives it.
+    efa: bool = False
+    #: Which of the Python modules that a launcher needs can be imported.
+    modules: tuple[str, ...] = ()
 
 
 class Variables(msgspec.Struct, frozen=True):

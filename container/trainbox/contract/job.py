@@ -4,7 +4,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -115,9 +115,19 @@ class _CheckpointConfig(msgspec.Struct, frozen=True):
     s3_uri: str | None = msgspec.field(default=None, name="S3Uri")
 
 
+def _environment() -> MutableMapping[str, str]:
+    """The one place in the package that asks the operating system for the environment."""
+    return os.environ
+
+
 def read_environment() -> dict[str, str]:
-    """The environment of this process: the one place in the package that asks the operating system for it."""
-    return dict(os.environ)
+    """The environment of this process."""
+    return dict(_environment())
+
+
+def add_to_environment(values: Mapping[str, str]) -> None:
+    """Give this process variables, as if it had been started with them: for ranks, which are forked."""
+    _environment().update(values)
 
 
 def read_job(root: Path, env: Mapping[str, str]) -> Job:

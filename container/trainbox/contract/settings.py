@@ -33,19 +33,21 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default",
     "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts,"
     f" {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
-    "processes_per_host": "processes on each host; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR` as torchrun"
-    " sets them. By default 1, or with the launcher `torchrun` one per GPU",
-    "trainbox_launcher": "who starts the processes: `plain` (the supervisor itself), `torchrun` (torch elastic: restarts"
-    " in place, finds hangs, says which rank failed first) or `auto` (default): `torchrun` where the bundled PyTorch script"
-    " runs or SDK v2's `distribution=` asks for it",
-    "trainbox_backend": "the backend of `torch.distributed`: `nccl`, `gloo`, …; by default `nccl` with GPUs, else `gloo`",
-    "trainbox_max_restarts": f"restarts in place within ten minutes before the job fails, {DEFAULT_MAX_RESTARTS} by default",
-    "trainbox_hang_seconds": "a rank that makes no step for this long (and for five times the longest step so far) counts"
-    f" as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks",
+    "processes_per_host": "processes on each host; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR` as"
+    " torchrun sets them. By default 1, or with the launcher `torchrun` one per GPU",
+    "trainbox_launcher": "who starts the processes: `plain` (the supervisor itself), `torchrun` (torch elastic:"
+    " restarts in place, finds hangs, says which rank failed first) or `auto` (default): `torchrun` where the bundled"
+    " PyTorch script runs or SDK v2's `distribution=` asks for it",
+    "trainbox_backend": "the backend of `torch.distributed`: `nccl`, `gloo`, …; by default `nccl` with GPUs, else"
+    " `gloo`",
+    "trainbox_max_restarts": "restarts in place within ten minutes before the job fails,"
+    f" {DEFAULT_MAX_RESTARTS} by default",
+    "trainbox_hang_seconds": "a rank that makes no step for this long (and for five times the longest step so far)"
+    f" counts as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks",
     "trainbox_start_seconds": "the same limit up to the end of the first step, when things are compiled and connected,"
     f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too",
-    "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas (launcher"
-    " `torchrun`, a script with a session)",
+    "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas"
+    " (launcher `torchrun`, a script with a session)",
 }
 
 

@@ -1,5 +1,7 @@
 """What this host has: processors, GPUs, Neuron cores and SageMaker's own launchers."""
 
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +12,11 @@ from trainbox.contract.environment import Machine
 
 _GPU = re.compile(r"nvidia\d+")
 _NEURON_SECONDS = 10
+_INTERFACES = Path("/sys/class/net")
+#: What rdma-core shows of an EFA, and where Amazon's installer and distributions put its library.
+_ADAPTERS = Path("/sys/class/infiniband")
+_LIBFABRIC = ("/opt/amazon/efa/lib*/libfabric.so*", "/usr/lib*/libfabric.so*", "/usr/lib/*/libfabric.so*")
+_MODULES = ("smdistributed", "torch")
 
 
 def read_machine(devices: Path = Path("/dev")) -> Machine:
@@ -24,7 +31,23 @@ def read_machine(devices: Path = Path("/dev")) -> Machine:
         neurons=_count_neurons() if any(name.startswith("neuron") for name in names) else 0,
         smddprun=_find_tool("smddprun") is not None,
         smddpmprun=_find_tool("smddpmprun") is not None,
+        interfaces=_names(_INTERFACES),
+        efa=bool(_names(_ADAPTERS)) and any(any(Path("/").glob(place[1:])) for place in _LIBFABRIC),
+        modules=_importable(_MODULES),
     )
+
+
+def _names(directory: Path) -> tuple[str, ...] | None:
+    try:
+        return tuple(sorted(path.name for path in directory.iterdir()))
+    except OSError:
+        return None
+
+
+def _importable(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that are there, found without importing any; pip may just have installed one."""
+    importlib.invalidate_caches()
+    return tuple(module for module in modules if importlib.util.find_spec(module))
 
 
 def _find_tool(name: str) -> Path | None:

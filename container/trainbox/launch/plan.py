@@ -11,6 +11,7 @@ from trainbox.contract.hyperparameters import arguments
 from trainbox.contract.job import Job
 from trainbox.contract.settings import as_text
 from trainbox.launch.program import Program
+from trainbox.launch.ranks import Launch, agent_argv, agent_variables, decide
 
 #: torchrun's default; any port works where a container has a network of its own, the request may name another.
 MASTER_PORT = "29500"
@@ -31,26 +32,51 @@ class Plan(msgspec.Struct, frozen=True):
     children: tuple[Child, ...]
     grace_seconds: float
     notes: tuple[str, ...] = ()
+    #: Processes that run the script, whoever starts them.
+    processes: int = 1
 
 
-def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine) -> Plan:
-    """One child per process of this host.
+#: The child that starts the ranks itself; it leaves its report in the scratch directory.
+AGENT = "agent"
+#: Where that would be, for those who only want to see the plan.
+SCRATCH = Path("/dev/shm/trainbox")  # noqa: S108 - nothing is made there
+
+
+def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine, scratch: Path = SCRATCH) -> Plan:
+    """One child per process of this host, or an agent of torch elastic that starts them.
 
     Args:
         job: The contract, read.
         program: What to start.
         env: The environment of the supervisor; the children get it and what is added here.
         machine: What the host has.
+        scratch: A directory for what the agent and its ranks tell each other and the supervisor; it may not exist yet.
+
+    Raises:
+        ProgramError: The launcher that is asked for cannot start this program.
+        HyperparameterError: The host lacks what the request asks for.
     """
+    launch = decide(job, program, machine)
     named = variables(job, entry_point=program.name, env=env, machine=machine)
-    argv = (*program.command, *arguments(job.hyperparameters, job.settings.arguments))
-    base = {**env, **_defaults(env), **named.values, **_passed_on(job), "PYTHONPATH": _python_path(program, env)}
-    children = tuple(
-        Child(name=name, argv=argv, environment={**base, **ranks}, directory=program.directory)
-        for name, ranks in _processes(job, env)
+    base = {**env, **_defaults(env), **named.values, **_passed_on(job)}
+    children = (
+        (_agent(job, program, launch, {**base, **agent_variables(job, launch, machine, base)}, scratch),)
+        if launch.by == "torchrun"
+        else tuple(_processes(job, program, launch, base))
     )
-    notes = (*named.notes, *_not_launched(job))
-    return Plan(children=children, grace_seconds=job.settings.grace_seconds, notes=notes)
+    return Plan(
+        children=children,
+        grace_seconds=job.settings.grace_seconds,
+        notes=(*named.notes, *launch.notes, *_not_launched(job, launch)),
+        processes=launch.processes,
+    )
+
+
+def _agent(job: Job, program: Program, launch: Launch, environment: Mapping[str, str], scratch: Path) -> Child:
+    """The ranks get the user's directory on their path; the agent itself must not have it."""
+    passed = arguments(job.hyperparameters, job.settings.arguments)
+    argv = agent_argv(program, tuple(passed), processes=launch.processes, scratch=scratch)
+    return Child(name=AGENT, argv=argv, environment=environment, directory=program.directory)
 
 
 def _defaults(env: Mapping[str, str]) -> dict[str, str]:
@@ -72,31 +98,35 @@ def _python_path(program: Program, env: Mapping[str, str]) -> str:
     return ":".join(filter(None, [str(program.directory), env.get("PYTHONPATH", "")]))
 
 
-def _not_launched(job: Job) -> list[str]:
+def _not_launched(job: Job, launch: Launch) -> list[str]:
     """What the request asks for and this version does not do must not pass in silence."""
     return [
         f"{switch} is set, but this version of trainbox has no such launcher: the script is started as it is"
         for switch in DISTRIBUTION_SWITCHES
-        if job.reserved.get(switch)
+        if job.reserved.get(switch) and switch not in launch.honoured
     ]
 
 
-def _processes(job: Job, env: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
-    """A name and the extra variables of each process: none for one per host, torchrun's for several."""
-    per_host = job.settings.processes_per_host
+def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, str]) -> list[Child]:
+    """The script itself; several processes get the variables that torchrun sets."""
+    argv = (*program.command, *arguments(job.hyperparameters, job.settings.arguments))
+    base = {**base, "PYTHONPATH": _python_path(program, base)}
+    per_host = launch.processes
     if per_host == 1:
-        return [("script", {})]
+        return [Child(name="script", argv=argv, environment=base, directory=program.directory)]
+    first = job.host_rank * per_host
+    shared = {
+        "WORLD_SIZE": str(len(job.hosts) * per_host),
+        "LOCAL_WORLD_SIZE": str(per_host),
+        "MASTER_ADDR": job.hosts[0],
+        "MASTER_PORT": base.get("MASTER_PORT", MASTER_PORT),
+    }
     return [
-        (
-            f"rank {job.host_rank * per_host + local_rank}",
-            {
-                "RANK": str(job.host_rank * per_host + local_rank),
-                "LOCAL_RANK": str(local_rank),
-                "WORLD_SIZE": str(len(job.hosts) * per_host),
-                "LOCAL_WORLD_SIZE": str(per_host),
-                "MASTER_ADDR": job.hosts[0],
-                "MASTER_PORT": env.get("MASTER_PORT", MASTER_PORT),
-            },
+        Child(
+            name=f"rank {first + local_rank}",
+            argv=argv,
+            environment={**base, **shared, "RANK": str(first + local_rank), "LOCAL_RANK": str(local_rank)},
+            directory=program.directory,
         )
         for local_rank in range(per_host)
     ]

@@ -7,6 +7,7 @@ from trainbox import errors
 from trainbox.contract.failure import Cause, compose, find_cause, find_hint
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
+from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.launch.supervise import Exit, Outcome
 
 _SIGNAL_BASE = 128
@@ -24,18 +25,53 @@ _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer work
 _MIB = 1024 * 1024
 
 
-def explain(outcome: Outcome, job: Job, code_dir: Path) -> str:
+def explain(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None = None) -> str:
     """Why a failed outcome failed: the cause, where, what to do; the text of the failure file.
 
     Args:
         outcome: One with a `first_failure`.
         job: The contract: hosts and channels are named, secrets are not.
         code_dir: Where the user's code lies.
+        verdict: What the agents of all hosts have found, where ranks were started by one.
     """
     failure = outcome.first_failure
     if failure is None:
         raise ValueError("the outcome has no failure to explain")
-    said = _said(failure, job, code_dir)
+    if verdict is not None:
+        return _of_ranks(verdict, outcome, job)
+    return _explain(outcome, failure, _said(failure, job, code_dir), job)
+
+
+def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> str:
+    """The host whose rank failed first says why; the others say who it was."""
+    first = verdict.failure
+    if first is None:
+        lost = f"PEER {', '.join(verdict.lost)}: " if verdict.lost else ""
+        return compose(f"{lost}{verdict.reason}", where=_place_of_agent(job), hidden=job.secrets)
+    if first.host != job.current_host:
+        return compose(
+            f"PEER {first.host}: rank {first.rank}: {_short(first)}", where=_place_of_agent(job), hidden=job.secrets
+        )
+    exit_ = Exit(f"rank {first.rank}", first.code, first.signal, stderr="", stdout="")
+    if first.hung:
+        hint = f"the stacks of all ranks are in {job.layout.output_data_dir / 'hang'}"
+        return compose(verdict.reason, where=_place(exit_, "", job), hint=hint, hidden=job.secrets)
+    return _explain(outcome, exit_, first.cause, job)
+
+
+def _short(failure: RankFailure) -> str:
+    if failure.hung:
+        return failure.hung
+    if failure.signal:
+        return f"killed by {signal.Signals(failure.signal).name}"
+    return failure.cause.text if failure.cause else f"exit code {failure.code}"
+
+
+def _place_of_agent(job: Job) -> str:
+    return f"the ranks of {job.current_host}"
+
+
+def _explain(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> str:
     cause, hint = _cause_and_hint(outcome, failure, said, job)
     if said:
         cause = _as_sagemaker_words_it(cause, said.exception)

@@ -12,11 +12,13 @@ from trainbox.contract.failure import compose, release_failure, reserve_failure,
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
+from trainbox.contract.verdict import Verdict, read_verdict
 from trainbox.errors import INTERNAL_EXIT_CODE, Stopped, TrainboxError
 from trainbox.launch.machine import read_machine
-from trainbox.launch.plan import plan
+from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Program, choose, resolve
 from trainbox.launch.reason import explain
+from trainbox.launch.scratch import scratch_directory
 from trainbox.launch.supervise import Outcome, supervise
 from trainbox.say import say
 
@@ -58,8 +60,8 @@ def _run_job(env: Mapping[str, str]) -> int:
             _make_output_directories(layout)
             job = read_job(layout.root, env)
             hidden = job.secrets
-            program, outcome = _run(job, env, check_stop)
-        return _report(outcome, program, job)
+            program, outcome, verdict = _run(job, env, check_stop)
+        return _report(outcome, verdict, program, job)
     except TrainboxError as error:
         text = compose(f"{error.fault}: {error.message}", hint=error.hint, hidden=hidden)
         return _fail(text, layout, hidden, error.exit_code)
@@ -138,7 +140,7 @@ def _stop_raises() -> Iterator[Callable[[], None]]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> tuple[Program, Outcome]:
+def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> tuple[Program, Outcome, Verdict | None]:
     for note in job.notes:
         say(note, hidden=job.secrets)
     program = _prepare(job, env)
@@ -147,12 +149,14 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> tu
 
         timeout = job.settings.peer_timeout_seconds
         wait_for_peers(job.hosts, timeout=timeout, say=say, check_stop=check_stop)
-    planned = plan(job, program, env=env, machine=read_machine())
-    for note in planned.notes:
-        say(note, hidden=job.secrets)
-    say(_introduction(job, program), hidden=job.secrets)
-    check_stop()
-    return program, supervise(planned)
+    with scratch_directory() as scratch:
+        planned = plan(job, program, env=env, machine=read_machine(), scratch=scratch)
+        for note in planned.notes:
+            say(note, hidden=job.secrets)
+        say(_introduction(job, program, planned), hidden=job.secrets)
+        check_stop()
+        outcome = supervise(planned)
+        return program, outcome, read_verdict(scratch)
 
 
 def _prepare(job: Job, env: Mapping[str, str]) -> Program:
@@ -181,17 +185,17 @@ def _make_output_directories(layout: Layout) -> None:
         reserve_failure(layout.failure_file)
 
 
-def _introduction(job: Job, program: Program) -> str:
+def _introduction(job: Job, program: Program, planned: Plan) -> str:
     parts = [f"job {job.name}" if job.name else "a job without a name"]
     if len(job.hosts) > 1:
         parts.append(f"host {job.current_host} ({job.host_rank + 1} of {len(job.hosts)})")
-    if job.settings.processes_per_host > 1:
-        parts.append(f"{job.settings.processes_per_host} processes")
+    if planned.processes > 1:
+        parts.append(f"{planned.processes} processes")
     parts.append("channels " + (", ".join(job.channels) or "none"))
     return f"{'; '.join(parts)}; running {' '.join(program.command)} in {program.directory}"
 
 
-def _report(outcome: Outcome, program: Program, job: Job) -> int:
+def _report(outcome: Outcome, verdict: Verdict | None, program: Program, job: Job) -> int:
     """Say how it ended; the failure text, if there is one, ends the log."""
     if not outcome.ends_line:
         _begin_line()
@@ -203,7 +207,7 @@ def _report(outcome: Outcome, program: Program, job: Job) -> int:
     files, size = _count(job.layout.model_dir)
     say(f"exit code {outcome.code} after {outcome.seconds:.1f} s{stopped}; model: {files} file(s), {size:,} bytes")
     if outcome.code:
-        return _fail(explain(outcome, job, program.directory), job.layout, job.secrets, outcome.code)
+        return _fail(explain(outcome, job, program.directory, verdict), job.layout, job.secrets, outcome.code)
     with contextlib.suppress(OSError):
         release_failure(job.layout.failure_file)
     if not stopped and not files and job.is_first_host:

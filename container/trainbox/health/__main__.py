@@ -1,0 +1,22 @@
+"""`python -m trainbox.health` is `trainbox health`; the supervisor starts it so."""
+
+import argparse
+import sys
+
+from trainbox.errors import TrainboxError
+from trainbox.health import command
+
+
+def main() -> int:
+    """Read the command line and run the verb."""
+    parser = argparse.ArgumentParser(prog="python -m trainbox.health")
+    command.add_arguments(parser)
+    try:
+        return command.run(parser.parse_args())
+    except TrainboxError as error:
+        sys.stderr.write(f"trainbox: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Collectives of the ranks of a host, of pairs of hosts and of all: brings the hosts of a job through `course`.
+
+The first host decides and all others do what they are told, over the exchange of the hosts; the collectives themselves
+are in processes of their own (`ranks`), so that nothing that hangs there hangs here.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from trainbox.health.checks import CHECKS, Stage
+from trainbox.health.course import Round, Said, conclude, plan_next
+from trainbox.health.course import Stage as Part
+from trainbox.health.exchange import Exchange
+from trainbox.health.finding import Finding
+from trainbox.health.host import Subject
+from trainbox.health.orders import Call, Done, Order
+from trainbox.health.pairs import Group, most_led
+from trainbox.launch.ranks import network_variables
+from trainbox.say import say
+
+MIB = 1024 * 1024
+#: For a disk that reads torch for the first time.
+_READY_SECONDS = 120.0
+#: From the deadline of a rank to the word of its host.
+_OVERHEAD_SECONDS = 10.0
+#: Connections of all with all take longer the more there are.
+_SECONDS_FOR_EACH = 0.5
+_CHUNK_BYTES = 64 * 1024
+_LARGEST_BYTES: Mapping[tuple[str, Stage], int] = {
+    ("gloo", "fast"): 4 * MIB,
+    ("gloo", "full"): 64 * MIB,
+    ("nccl", "fast"): 64 * MIB,
+    ("nccl", "full"): 512 * MIB,
+}
+#: NCCL opens devices and asks the network for its shape first.
+_SECONDS = {"gloo": 10.0, "nccl": 60.0}
+#: Hosts whose processors are busy get so many times as long, for everything takes longer.
+_MOST_PATIENCE = 6.0
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What the first host tells the others."""
+
+    #: By host; empty when all is over.
+    calls: Mapping[str, Call] = {}
+    #: For the answers.
+    seconds: float = 0.0
+
+    def of(self, host: str) -> "Turn":
+        """What one host has to know."""
+        mine = {host: self.calls[host]} if host in self.calls else {}
+        return Turn(mine, self.seconds)
+
+
+def possible(subject: Subject) -> bool:
+    """Whether there is something to do together, and torch to do it with."""
+    return "torch" in subject.machine.modules and (len(subject.hosts) > 1 or subject.processes > 1)
+
+
+def choose_backend(subject: Subject, asked: str | None) -> str:
+    """What the job will use, as far as it is known, else what suits the host."""
+    backend = asked or (subject.job.settings.backend if subject.job else None)
+    if backend in _SECONDS:
+        return backend
+    return "nccl" if subject.machine.gpus >= subject.processes else "gloo"
+
+
+class Ranks:
+    """The program of the ranks, from its start to its end; it becomes ready while other things are checked."""
+
+    def __init__(self, subject: Subject, env: Mapping[str, str]) -> None:
+        network = network_variables(subject.job, subject.machine, env) if subject.job else {}
+        self._line, theirs = socket.socketpair()
+        self._said = b""
+        with theirs:
+            self._process = subprocess.Popen(
+                # -P: a user's `queue.py` in the working directory is none of the standard library's.
+                [sys.executable, "-P", "-m", "trainbox.health.ranks", str(most_led())],
+                env={**env, **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                process_group=0,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it, and whatever of its ranks is still there."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._line.close()
+
+    def call(self, call: Call) -> None:
+        """Ask for something; `answer` brings it, or says that nobody is there."""
+        with contextlib.suppress(OSError):
+            self._line.sendall(msgspec.json.encode(call) + b"\n")
+
+    def answer(self, host: Said, *, seconds: float) -> Said:
+        """What came of it, or why nothing did, beside what is known of the host."""
+        until = time.monotonic() + seconds
+        try:
+            while b"\n" not in self._said:
+                self._line.settimeout(max(0.001, until - time.monotonic()))
+                chunk = self._line.recv(_CHUNK_BYTES)
+                if not chunk:
+                    why = f"the program of its ranks ended (exit code {self._process.wait()})"
+                    return msgspec.structs.replace(host, broken=why)
+                self._said += chunk
+        except TimeoutError:
+            why = f"the program of its ranks did not answer within {seconds:g} s"
+            return msgspec.structs.replace(host, broken=why)
+        line, _, self._said = self._said.partition(b"\n")
+        return msgspec.structs.replace(host, done=msgspec.json.decode(line, type=Done))
+
+
+def check_collectives(subject: Subject, exchange: Exchange, ranks: Ranks, *, backend: str) -> tuple[Finding, ...]:
+    """Take this host through all stages; the same call on all hosts of the job.
+
+    Returns:
+        On the first host what was found on all; on the others nothing.
+
+    Raises:
+        Lost: The first host does not answer.
+    """
+    rounds: list[Round] = []
+    planned: list[tuple[Part, tuple[Group, ...]]] = [("ready", ())]
+    decide = partial(_decide, rounds, planned, stage=subject.stage, backend=backend)
+    seconds = _READY_SECONDS
+    host = Said(subject.processes, os.getloadavg()[0] / subject.machine.cpus)
+    said = ranks.answer(host, seconds=seconds)
+    while True:
+        turn = exchange.agree(said, Said, decide, Turn, seconds=seconds + _OVERHEAD_SECONDS, share=Turn.of)
+        if not turn.calls and not turn.seconds:
+            return tuple(conclude(rounds, backend=backend)) if rounds else ()
+        seconds = turn.seconds
+        ranks.call(turn.calls.get(subject.host, Call()))
+        said = ranks.answer(host, seconds=seconds + _OVERHEAD_SECONDS / 2)
+
+
+def _decide(
+    rounds: list[Round],
+    planned: list[tuple[Part, tuple[Group, ...]]],
+    said: Mapping[str, Said],
+    silent: Mapping[str, str],
+    *,
+    stage: Stage,
+    backend: str,
+) -> Turn:
+    """On the first host: remember what was said, and give out what comes next."""
+    rounds.append(Round(*planned[-1], said, silent))
+    following = plan_next(rounds, backend=backend)
+    if following is None:
+        return Turn()
+    planned.append(following)
+    part, groups = following
+    say(f"health: collectives: {part}: {len(groups)} group(s) of hosts over {backend}")
+    if part == "reach":
+        doors = {host: one.done.ports[-1] for host, one in said.items()}
+        calls = {
+            host: Call(knocks=tuple((other, door) for other, door in doors.items() if other != host)) for host in said
+        }
+        return Turn(calls, CHECKS["collective.world"].seconds)
+    seconds = _SECONDS[backend] + (_SECONDS_FOR_EACH * len(said) if part == "world" else 0.0)
+    seconds *= min(_MOST_PATIENCE, max(1.0, *(one.load for one in said.values())))
+    return Turn(
+        place_orders(groups, said, backend=backend, seconds=seconds, largest=_LARGEST_BYTES[backend, stage]), seconds
+    )
+
+
+def place_orders(
+    groups: Sequence[Group], said: Mapping[str, Said], *, backend: str, seconds: float, largest: int
+) -> dict[str, Call]:
+    """Pure: what each host has to do for these groups.
+
+    Args:
+        groups: The hosts of each; the first of them listens.
+        said: What the hosts said last: their free ports, and how many ranks they have.
+        backend: Of `torch.distributed`.
+        seconds: The deadline of each rank.
+        largest: Bytes of the largest message.
+    """
+    orders: dict[str, list[Order]] = {host: [] for host in said}
+    free = {host: list(one.done.ports[:-1]) for host, one in said.items()}
+    for number, members in enumerate(groups):
+        port = free[members[0]].pop()
+        world = sum(said[host].ranks for host in members)
+        first = 0
+        for host in members:
+            count = said[host].ranks
+            orders[host].append(Order(number, world, first, count, members[0], port, backend, seconds, largest))
+            first += count
+    return {host: Call(orders=tuple(mine)) for host, mine in orders.items() if mine}

@@ -1,0 +1,127 @@
+"""The verb `trainbox health`; the supervisor starts it before the script: `python -m trainbox.health --preflight`."""
+
+import argparse
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import msgspec
+
+from trainbox.contract.job import read_environment, read_job
+from trainbox.contract.layout import Layout
+from trainbox.errors import ContractError
+from trainbox.health import report
+from trainbox.health.explain import explanation
+from trainbox.health.host import Subject
+from trainbox.health.nvml import NvmlMissing, open_gpus
+from trainbox.health.run import Report, examine
+from trainbox.health.watch import watch
+from trainbox.launch.machine import read_machine
+from trainbox.say import say
+
+#: Where torchrun's rendezvous meets unless MASTER_PORT says otherwise; the hosts talk to each other one above.
+_DEFAULT_PORT = 29400
+_LAST_PORT = 65535
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of the verb."""
+    stage = parser.add_mutually_exclusive_group()
+    stage.add_argument(
+        "--fast", dest="stage", action="store_const", const="fast", default="fast", help="seconds (default)"
+    )
+    stage.add_argument("--full", dest="stage", action="store_const", const="full", help="also arithmetic without a GPU")
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each check, also on a terminal")
+    parser.add_argument("--strict", action="store_true", help="warnings count as failures")
+    parser.add_argument("--alone", action="store_true", help="this host of the job, without waiting for the others")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="for each check, in place of its own")
+    parser.add_argument("--preflight", action="store_true", help="as the supervisor does it before the script")
+    parser.add_argument(
+        "--explain", action="store_true", help="what is checked, what follows, what SageMaker does itself"
+    )
+    parser.add_argument("--watch", action="store_true", help="report what the GPUs' driver reports, until SIGTERM")
+    parser.add_argument("--failure", type=Path, metavar="FILE", help="where the reason goes if the job cannot go on")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and tell.
+
+    Returns:
+        0, 64 (configuration) or 78 (hardware).
+
+    Raises:
+        ContractError: The files of the job cannot be read.
+    """
+    if args.explain:
+        print(explanation(), end="")
+        return 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    subject = read_subject(args, read_environment())
+    if args.watch:
+        return _watch(subject.host)
+    found = examine(subject, strict=args.strict)
+    _tell(found, subject, as_json=args.json or args.preflight or not sys.stdout.isatty())
+    if args.failure and found.judgement.failure:
+        args.failure.write_text(found.judgement.failure, encoding="utf-8")
+    return found.judgement.code
+
+
+def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
+    """What is to be checked here.
+
+    Raises:
+        ContractError: The files of the job cannot be read.
+    """
+    layout = Layout.from_environment(env)
+    job = read_job(layout.root, env) if args.preflight or layout.config_dir.is_dir() else None
+    if job is not None and args.alone:
+        job = msgspec.structs.replace(job, hosts=(job.current_host,))
+    if job is None:
+        say(f"no job below {layout.root}: checking the machine alone")
+    return Subject(
+        host=job.current_host if job else socket.gethostname(),
+        machine=read_machine(),
+        stage=args.stage,
+        job=job,
+        port=_read_port(env.get("MASTER_PORT", "")),
+        deadline=args.deadline,
+    )
+
+
+def _read_port(text: str) -> int:
+    if not text:
+        return _DEFAULT_PORT
+    if not text.isdecimal() or not 0 < int(text) < _LAST_PORT:
+        raise ContractError(f"the variable MASTER_PORT: found {text!r}, expected a number from 1 to {_LAST_PORT - 1}")
+    return int(text)
+
+
+def _tell(found: Report, subject: Subject, *, as_json: bool) -> None:
+    (report.print_lines if as_json else report.print_table)(found.findings)
+    say(found.judgement.line)
+    if subject.job is not None:
+        directory = subject.job.layout.output_data_dir / report.DIRECTORY
+        try:
+            report.write_reports(directory, subject.host, found, is_first=subject.job.is_first_host)
+        except OSError as error:
+            say(f"the health report cannot be written: {error.strerror}: {error.filename}")
+
+
+def _watch(host: str) -> int:
+    """One line of JSON for each event; ends only by a signal, or where there is nothing to listen to."""
+    try:
+        for finding in watch(host, open_gpus()):
+            if finding is not None:
+                report.print_lines([finding])
+    except NvmlMissing as missing:
+        say(f"health: nothing to watch: {missing}")
+    return 0
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

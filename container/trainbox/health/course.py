@@ -1,0 +1,336 @@
+"""Pure: what is tried next with the collectives, and what follows from all that was tried.
+
+Local ranks first; then pairs of hosts, and each suspect again with a host that is proven; then all. Who could not do
+it with anybody is bad; who could with somebody is not. Where all pairs work and the whole does not, the hosts knock at
+each other's doors: two that cannot reach each other are named as a pair.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Literal
+
+import msgspec
+
+from trainbox.health.checks import found
+from trainbox.health.finding import Finding, Kind
+from trainbox.health.orders import Done, Ran
+from trainbox.health.pairs import Group, blame, first_round, second_round
+
+Stage = Literal["ready", "local", "pairs", "again", "world", "reach"]
+STAGES: tuple[Stage, ...] = ("ready", "local", "pairs", "again", "world", "reach")
+
+#: Of the best bandwidth over gloo, which shares processors with everything else; of the median over NCCL.
+_LEAST_OF_BEST = 0.2
+_LEAST_OF_MEDIAN = 0.7
+#: A latency counts against a pair only if it is so many times that of the others, and milliseconds.
+_MOST_TIMES = 10.0
+_MOST_LATENCY_US = 2000.0
+#: With two ranks a bad sender and a bad receiver look the same.
+_CONCLUSIVE_RANKS = 3
+_LONGEST_REASON = 200
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What one host says after each stage."""
+
+    ranks: int
+    #: Processes that want a processor, for each that there is.
+    load: float = 0.0
+    done: Done = Done()
+    #: Why its ranks cannot do anything any more.
+    broken: str = ""
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One stage, as it went."""
+
+    stage: Stage
+    groups: tuple[Group, ...]
+    said: Mapping[str, Said]
+    #: Why hosts said nothing.
+    silent: Mapping[str, str] = {}
+
+
+class Met(msgspec.Struct, frozen=True):
+    """One group, as it went."""
+
+    members: Group
+    #: By host, in the order of the members.
+    ran: Mapping[str, Ran]
+
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """What went wrong, by host; empty where the sum is exact everywhere."""
+        faults = {}
+        for host in self.members:
+            ranks = self.ran[host].ranks if host in self.ran else ()
+            broken = [f"{rank.broken}" for rank in ranks if rank.broken]
+            if not ranks:
+                faults[host] = "no report"
+            elif broken:
+                faults[host] = broken[0][:_LONGEST_REASON]
+            elif any(rank.wrong for rank in ranks):
+                faults[host] = "wrong sum"
+        return faults
+
+    @property
+    def bandwidth(self) -> float:
+        """Gigabytes per second of the slowest rank; 0 where nothing was measured."""
+        return min((rank.bandwidth for ran in self.ran.values() for rank in ran.ranks), default=0.0)
+
+    @property
+    def latency(self) -> float:
+        """Microseconds of the slowest rank."""
+        return max((rank.latency for ran in self.ran.values() for rank in ran.ranks), default=0.0)
+
+    def culprits(self) -> list[tuple[str, int]]:
+        """Host and local rank of those who send wrong numbers to all others, or hear them from all others."""
+        places = [(host, rank.local) for host in self.members if host in self.ran for rank in self.ran[host].ranks]
+        heard = [set(rank.wrong_from) for host in self.members if host in self.ran for rank in self.ran[host].ranks]
+        if len(places) < _CONCLUSIVE_RANKS:
+            return []
+        others = len(places) - 1
+        return [
+            place
+            for number, place in enumerate(places)
+            if sum(number in one for one in heard) == others or len(heard[number]) == others
+        ]
+
+
+def plan_next(rounds: Sequence[Round], *, backend: str) -> tuple[Stage, tuple[Group, ...]] | None:
+    """The next stage and its groups; None where there is nothing more to learn.
+
+    Args:
+        rounds: All stages so far; the first is `ready`, in which every host says how many ranks it has.
+        backend: How strict the comparison of bandwidths can be.
+    """
+    if any(one.silent or any(said.broken for said in one.said.values()) for one in rounds) or convict(rounds):
+        return None
+    hosts = tuple(rounds[0].said)
+    for stage in STAGES[STAGES.index(rounds[-1].stage) + 1 :]:
+        groups = _groups(stage, hosts, rounds, backend)
+        if groups:
+            return stage, groups
+    return None
+
+
+def _groups(stage: Stage, hosts: Group, rounds: Sequence[Round], backend: str) -> tuple[Group, ...]:
+    if stage == "local":
+        return tuple((host,) for host in hosts if rounds[0].said[host].ranks > 1)
+    if stage == "pairs":
+        return first_round(hosts)
+    if stage == "again":
+        groups = met(rounds, "pairs")
+        suspects = {host for one in groups if one.faults for host in one.members}
+        suspects |= {host for one in slow(groups, backend) for host in one.members}
+        return second_round(hosts, suspects)
+    if stage == "world":
+        # Two hosts have met already.
+        return (hosts,) if len(hosts) > 2 else ()  # noqa: PLR2004
+    return (hosts,) if any(one.faults for one in met(rounds, "world")) else ()
+
+
+def met(rounds: Sequence[Round], *stages: Stage) -> list[Met]:
+    """All groups of some stages."""
+    return [
+        Met(members, {host: ran for host in members if (ran := _ran(one, host, number)) is not None})
+        for one in rounds
+        if one.stage in stages
+        for number, members in enumerate(one.groups)
+    ]
+
+
+def _ran(one: Round, host: str, number: int) -> Ran | None:
+    if host not in one.said:
+        return None
+    return next((ran for ran in one.said[host].done.ran if ran.group == number), None)
+
+
+def slow(groups: Sequence[Met], backend: str) -> list[Met]:
+    """Groups that are exact, and slow beside the others."""
+    exact = [one for one in groups if not one.faults]
+    if not exact:
+        return []
+    least = least_bandwidth(exact, backend)
+    most = most_latency(exact)
+    return [one for one in exact if one.bandwidth < least or one.latency > most]
+
+
+def least_bandwidth(groups: Sequence[Met], backend: str) -> float:
+    """What a group is to have, in gigabytes per second."""
+    bandwidths = [one.bandwidth for one in groups if not one.faults]
+    return _LEAST_OF_MEDIAN * median(bandwidths) if backend == "nccl" else _LEAST_OF_BEST * max(bandwidths)
+
+
+def most_latency(groups: Sequence[Met]) -> float:
+    """What a group may have, in microseconds."""
+    return max(_MOST_LATENCY_US, _MOST_TIMES * min(one.latency for one in groups if not one.faults))
+
+
+class Convicted(msgspec.Struct, frozen=True):
+    """One part that is bad."""
+
+    check: str
+    host: str
+    #: A local rank's device, another host, or empty: the host itself.
+    device: str
+    reason: str
+    #: Whether it concerns no host more than the others.
+    everywhere: bool = False
+
+
+def convict(rounds: Sequence[Round]) -> list[Convicted]:
+    """Who is bad after these stages; empty where nobody is, or nobody can be told yet."""
+    bad = [
+        Convicted("collective.local", one.members[0], _device(one, one.members[0]), _reason(one, one.members[0]))
+        for one in met(rounds, "local")
+        if one.faults
+    ]
+    stages = {one.stage for one in rounds}
+    if "again" in stages:
+        bad += _convict_pairs(rounds)
+    if "reach" in stages:
+        bad += _convict_ways(rounds)
+    return bad
+
+
+def _convict_pairs(rounds: Sequence[Round]) -> Iterator[Convicted]:
+    groups = met(rounds, "pairs", "again")
+    proven = {host for one in groups if not one.faults for host in one.members}
+    failed = [one for one in met(rounds, "again") if one.faults]
+    if proven:
+        for host in rounds[0].said:
+            # Only a proven partner proves something; who had none is not named.
+            mine = [one for one in failed if host in one.members and proven & {*one.members}]
+            if host not in proven and mine:
+                device = next((name for one in groups if (name := _device(one, host))), "")
+                yield Convicted("collective.pair", host, device, _reason(mine[0], host))
+        return
+    # Nobody could do it with anybody. Of two hosts either may be to blame; of more, hardly all.
+    everywhere = len(rounds[0].said) > 2  # noqa: PLR2004
+    for one in met(rounds, "pairs"):
+        named = one.culprits()
+        if named:
+            yield from (Convicted("collective.pair", host, f"rank{rank}", "wrong sum") for host, rank in named)
+        else:
+            first, *others = one.members
+            yield Convicted("collective.pair", first, " ".join(others), _reason(one, first), everywhere)
+
+
+def _convict_ways(rounds: Sequence[Round]) -> Iterator[Convicted]:
+    world = met(rounds, "world")[0]
+    reach = rounds[-1]
+    closed = {(host, other) for host, said in reach.said.items() for other in said.done.unreached}
+    hosts, pairs = blame(closed)
+    if not closed:
+        # Hosts that could not do it with each other, but each with another one: then it is the way between them.
+        pairs = tuple((one.members[0], " ".join(one.members[1:])) for one in met(rounds, "pairs") if one.faults)
+    for host in hosts:
+        yield Convicted("collective.world", host, "", "cannot be reached by more than one host")
+    for host, other in pairs:
+        yield Convicted("collective.world", host, other, "these two cannot reach each other")
+    if not hosts and not pairs:
+        named = world.culprits()
+        for host, rank in named:
+            yield Convicted("collective.world", host, f"rank{rank}", "wrong sum")
+        if not named:
+            first = next(iter(world.faults))
+            yield Convicted("collective.world", first, "", _reason(world, first), everywhere=True)
+
+
+def _device(one: Met, host: str) -> str:
+    return next((f"rank{rank}" for name, rank in one.culprits() if name == host), "")
+
+
+def _reason(one: Met, host: str) -> str:
+    return one.faults.get(host) or next(iter(one.faults.values()))
+
+
+def conclude(rounds: Sequence[Round], *, backend: str) -> Iterator[Finding]:
+    """Everything that was found.
+
+    Args:
+        rounds: All stages.
+        backend: As in `plan_next`.
+    """
+    for one in rounds:
+        for host, reason in one.silent.items():
+            yield found("host.arrival", host, False, f"{reason} during collectives ({one.stage})")
+        for host, said in one.said.items():
+            if said.broken:
+                # Not ready yet is no fault of a device: a slow disk, a busy processor.
+                early: Kind | None = "transient" if one.stage == "ready" else None
+                yield found("collective.local", host, False, said.broken, kind=early)
+    bad = convict(rounds)
+    for part in bad:
+        yield found(
+            part.check,
+            part.host,
+            False,
+            part.reason,
+            device=_named(part.device, backend),
+            kind="configuration" if part.everywhere else None,
+        )
+    lost = any(one.silent for one in rounds)
+    yield from _passed(rounds, bad=bool(bad) or lost)
+    yield from _compare(rounds, backend)
+
+
+def _named(device: str, backend: str) -> str:
+    return device.replace("rank", "gpu", 1) if backend == "nccl" and device.startswith("rank") else device
+
+
+def _passed(rounds: Sequence[Round], *, bad: bool) -> Iterator[Finding]:
+    """What works; and what did not once, although no part of it is bad."""
+    checks: Mapping[Stage, str] = {"local": "collective.local", "world": "collective.world"}
+    for stage in STAGES[1:-1]:
+        for one in met(rounds, stage):
+            first, *others = one.members
+            device = "" if stage in checks else " ".join(others)
+            check = checks.get(stage, "collective.pair")
+            if not one.faults:
+                yield found(check, first, True, "exact", device=device)
+            elif not bad:
+                yield found(
+                    check,
+                    first,
+                    False,
+                    _reason(one, first),
+                    device=device,
+                    kind="transient",
+                    soft=True,
+                    hint="it failed once; each of these hosts then did it with another, and with all",
+                )
+
+
+def _compare(rounds: Sequence[Round], backend: str) -> Iterator[Finding]:
+    """Bandwidth and latency of all pairs. One that is slow is told under the host that was slow twice."""
+    groups = [one for one in met(rounds, "pairs", "again") if not one.faults]
+    if not groups:
+        return
+    least, most = least_bandwidth(groups, backend), most_latency(groups)
+    late = slow(groups, backend)
+    fast = {host for one in groups if one not in late for host in one.members}
+    for one in groups:
+        culprit = next((host for host in one.members if host not in fast), one.members[0])
+        device = " ".join(host for host in one.members if host != culprit)
+        twice = one in late and culprit not in fast
+        yield found(
+            "collective.bandwidth",
+            culprit,
+            not twice or one.bandwidth >= least,
+            one.bandwidth,
+            device=device,
+            limit=round(least, 4),
+        )
+        yield found(
+            "collective.latency",
+            culprit,
+            not twice or one.latency <= most,
+            one.latency,
+            device=device,
+            limit=round(most, 1),
+        )
+    for one in met(rounds, "world"):
+        if not one.faults:
+            yield found("collective.bandwidth", one.members[0], True, one.bandwidth, device="all hosts")

@@ -1,0 +1,401 @@
+"""The hosts of a job tell each other what they have found: JSON lines over TCP to the first host, round by round.
+
+In each round every host says one thing, the first host decides something from all of it, and all get the answer. With
+the standard library alone: a cluster without torch has disks and clocks, too.
+"""
+
+import contextlib
+import selectors
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+R = TypeVar("R")
+Clock = Callable[[], float]
+#: Given what each host said and why others said nothing; returns what all are told.
+Decide = Callable[[Mapping[str, T], Mapping[str, str]], R]
+Share = Callable[[R, str], R]
+
+_LONGEST_LINE_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
+_CLOCK_TRIES = 5
+_TRY_SECONDS = 2.0
+_PAUSE_SECONDS = 0.05
+#: For what the first host does between the last word of a round and its answer.
+_MARGIN_SECONDS = 5.0
+#: A host that does not take its answer for so long is frozen; it must not hold up the others.
+_SEND_SECONDS = 5.0
+#: Connections that may wait while the first host is at its own checks: strangers shall not keep the hosts out.
+_BACKLOG = 128
+NEVER_CAME = "never arrived"
+STOPPED = "stopped answering"
+OTHER_VERSION = "says what this version of trainbox does not understand"
+
+
+class Lost(Exception):  # noqa: N818 - it says what happened to the other host
+    """The first host does not answer, or no more."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"{host}: {reason}")
+        self.host = host
+        self.reason = reason
+
+
+class Exchange(Protocol):
+    """How the hosts agree; the same calls in the same order on every host."""
+
+    #: This host's clock minus the first host's, in seconds; known once it is settled.
+    skew: float
+
+    def settle(self, *, seconds: float) -> None:
+        """Find the first host at its end of the line, which may take it so many seconds.
+
+        Raises:
+            Lost: The first host does not answer.
+        """
+
+    def agree(
+        self, value: T, kind: type[T], decide: Decide[T, R], answer: type[R], *, seconds: float, share: Share[R]
+    ) -> R:
+        """One round.
+
+        Args:
+            value: What this host says.
+            kind: Its type, the same on all hosts.
+            decide: Runs on the first host alone.
+            answer: The type of what it returns.
+            seconds: How long the first host waits for those that have come.
+            share: What of the answer a host is told, given its name; the first host has all of it.
+
+        Raises:
+            Lost: The first host does not answer.
+        """
+
+    def close(self) -> None:
+        """Let go of the others."""
+
+
+class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line, of either side."""
+
+    #: The client's greeting: which job, which host.
+    job: str = ""
+    host: str = ""
+    #: The first host's time, asked for and answered.
+    clock: float | None = None
+    round: int = 0
+    value: msgspec.Raw = msgspec.Raw()
+
+
+class Alone:
+    """The only host of its job."""
+
+    skew = 0.0
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def settle(self, *, seconds: float) -> None:
+        """There is nobody to find."""
+
+    def agree(
+        self, value: T, kind: type[T], decide: Decide[T, R], answer: type[R], *, seconds: float, share: Share[R]
+    ) -> R:
+        """Decide from what this host says; there is nobody else."""
+        del kind, answer, seconds, share
+        return decide({self._host: value}, {})
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Peer:
+    """One connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(_SEND_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = connection
+        self.since = time.monotonic()
+        self.host = ""
+        self._read = bytearray()
+
+    def send(self, line: _Line) -> None:
+        self.connection.sendall(msgspec.json.encode(line) + b"\n")
+
+    def receive(self) -> list[_Line]:
+        """The lines that have come whole; reads once, and blocks only if nothing has come.
+
+        Raises:
+            OSError: The connection is gone, or what comes is none of our lines.
+        """
+        chunk = self.connection.recv(_CHUNK_BYTES)
+        if not chunk:
+            raise ConnectionResetError("the connection was closed")
+        self._read += chunk
+        if len(self._read) > _LONGEST_LINE_BYTES:
+            raise ConnectionAbortedError("a line without an end")
+        if b"\n" not in chunk:
+            return []
+        *whole, self._read = self._read.split(b"\n")
+        try:
+            return [msgspec.json.decode(line, type=_Line) for line in whole]
+        except msgspec.DecodeError:
+            raise ConnectionAbortedError("it speaks another language") from None
+
+
+class Hub:
+    """The first host: it listens, collects and answers.
+
+    Args:
+        hosts: All hosts; this is the first.
+        port: Where it listens, on the address that its own name has.
+        job: What tells this job from others; the same on all hosts.
+        patience: Seconds from now within which all others are to connect.
+        clock: The time in seconds.
+
+    Raises:
+        OSError: The port is taken, or the host's name is not its own address.
+    """
+
+    skew = 0.0
+
+    def __init__(self, hosts: tuple[str, ...], port: int, job: str, *, patience: float, clock: Clock) -> None:
+        self._hosts = hosts
+        self._job = job
+        self._clock = clock
+        self._until = time.monotonic() + patience
+        self._round = 0
+        self._peers: dict[str, _Peer] = {}
+        #: Why a host that has come is no more.
+        self._gone: dict[str, str] = {}
+        self._values: dict[str, msgspec.Raw] = {}
+        family, kind, protocol, _, address = socket.getaddrinfo(hosts[0], port, type=socket.SOCK_STREAM)[0]
+        self._listener = socket.socket(family, kind, protocol)
+        try:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind(address)
+            self._listener.listen(_BACKLOG + len(hosts))
+        except OSError:
+            self._listener.close()
+            raise
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ, None)
+
+    def settle(self, *, seconds: float) -> None:
+        """The others set their clocks beside this one."""
+
+    def agree(
+        self, value: T, kind: type[T], decide: Decide[T, R], answer: type[R], *, seconds: float, share: Share[R]
+    ) -> R:
+        """Collect what the others say, decide, and answer those who are still there."""
+        del answer
+        self._round += 1
+        self._values = {}
+        started = time.monotonic()
+        while (left := self._patience(started, seconds)) > 0:
+            for key, _ in self._selector.select(left):
+                if key.data is None:
+                    self._accept()
+                else:
+                    self._hear(key.data)
+        said, silent = self._collected(value, kind)
+        decided = decide(said, silent)
+        for host, peer in list(self._peers.items()):
+            self._tell(peer, _Line(round=self._round, value=msgspec.Raw(msgspec.json.encode(share(decided, host)))))
+        return decided
+
+    def close(self) -> None:
+        """Let go of all."""
+        # Those that have not said who they are, too.
+        for key in list(self._selector.get_map().values()):
+            if key.data is not None:
+                key.data.connection.close()
+        self._selector.close()
+        self._listener.close()
+
+    def _patience(self, started: float, seconds: float) -> float:
+        """How long somebody is still waited for: to connect, or to speak in this round."""
+        missing = [host for host in self._hosts[1:] if host not in self._values and host not in self._gone]
+        limits = [
+            max(started, self._peers[host].since) + seconds if host in self._peers else self._until for host in missing
+        ]
+        return max(limits) - time.monotonic() if limits else 0.0
+
+    def _collected(self, value: T, kind: type[T]) -> tuple[dict[str, T], dict[str, str]]:
+        """In the order of the hosts, whoever spoke first."""
+        said = {self._hosts[0]: value}
+        silent = {}
+        for host in self._hosts[1:]:
+            if host not in self._values:
+                silent[host] = self._gone.get(host) or (STOPPED if host in self._peers else NEVER_CAME)
+                continue
+            try:
+                said[host] = msgspec.json.decode(self._values[host], type=kind)
+            except msgspec.ValidationError:
+                silent[host] = OTHER_VERSION
+        return said, silent
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._listener.accept()
+            self._selector.register(connection, selectors.EVENT_READ, _Peer(connection))
+
+    def _hear(self, peer: _Peer) -> None:
+        try:
+            for line in peer.receive():
+                if not peer.host:
+                    self._greet(peer, line)
+                elif line.clock is not None:
+                    peer.send(_Line(clock=self._clock()))
+                elif line.round == self._round:
+                    self._values[peer.host] = line.value
+        except OSError as error:
+            self._drop(peer, str(error))
+
+    def _greet(self, peer: _Peer, line: _Line) -> None:
+        if line.job != self._job or line.host not in self._hosts[1:] or line.host in self._peers:
+            raise ConnectionAbortedError("no host of this job")
+        peer.host = line.host
+        self._peers[peer.host] = peer
+        peer.send(_Line(job=self._job, host=self._hosts[0]))
+
+    def _tell(self, peer: _Peer, line: _Line) -> None:
+        try:
+            peer.send(line)
+        except OSError as error:
+            self._drop(peer, f"does not take what it is sent: {error}")
+
+    def _drop(self, peer: _Peer, reason: str) -> None:
+        self._selector.unregister(peer.connection)
+        peer.connection.close()
+        if peer.host:
+            del self._peers[peer.host]
+            self._gone[peer.host] = reason
+
+
+class Spoke:
+    """Any other host: connected to the first one.
+
+    Args:
+        hosts: All hosts.
+        host: This one.
+        port: Where the first host listens.
+        job: What tells this job from others.
+        patience: Seconds to try, and those within which the first host waits for all others.
+        clock: The time in seconds.
+
+    Raises:
+        Lost: The first host cannot be reached.
+    """
+
+    def __init__(
+        self, hosts: tuple[str, ...], host: str, port: int, job: str, *, patience: float, clock: Clock
+    ) -> None:
+        self.skew = 0.0
+        self._first = hosts[0]
+        self._job = job
+        self._patience = patience
+        self._clock = clock
+        self._round = 0
+        self._lines: list[_Line] = []
+        until = time.monotonic() + patience
+        while True:
+            try:
+                self._peer = _connect(self._first, port)
+                self._peer.send(_Line(job=job, host=host))
+            except OSError as error:
+                if time.monotonic() >= until:
+                    reason = error.strerror or str(error)
+                    raise Lost(self._first, f"{NEVER_CAME} (port {port}: {reason})") from None
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return
+
+    def settle(self, *, seconds: float) -> None:
+        """Wait until the first host is there to talk, and set this clock beside that one."""
+        until = time.monotonic() + seconds + _MARGIN_SECONDS
+        if self._receive(until).job != self._job:
+            raise Lost(self._first, "it speaks another language")
+        self.skew = self._measure()
+
+    def agree(
+        self, value: T, kind: type[T], decide: Decide[T, R], answer: type[R], *, seconds: float, share: Share[R]
+    ) -> R:
+        """Say something and wait for the answer."""
+        del kind, decide, share
+        self._round += 1
+        until = time.monotonic() + self._patience + seconds + _MARGIN_SECONDS
+        line = self._ask(_Line(round=self._round, value=msgspec.Raw(msgspec.json.encode(value))), until)
+        try:
+            return msgspec.json.decode(line.value, type=answer)
+        except msgspec.ValidationError:
+            raise Lost(self._first, OTHER_VERSION) from None
+
+    def close(self) -> None:
+        """Let go."""
+        self._peer.connection.close()
+
+    def _ask(self, line: _Line, until: float) -> _Line:
+        try:
+            self._peer.send(line)
+        except OSError as error:
+            raise Lost(self._first, str(error)) from None
+        return self._receive(until)
+
+    def _receive(self, until: float) -> _Line:
+        try:
+            while not self._lines:
+                self._peer.connection.settimeout(max(0.001, until - time.monotonic()))
+                self._lines = self._peer.receive()
+        except OSError as error:
+            raise Lost(self._first, STOPPED if isinstance(error, TimeoutError) else str(error)) from None
+        return self._lines.pop(0)
+
+    def _measure(self) -> float:
+        """Of several questions the one answered fastest tells most; the answer was given about half-way (RFC 5905)."""
+        tries = []
+        for _ in range(_CLOCK_TRIES):
+            asked = self._clock()
+            answer = self._ask(_Line(clock=asked), time.monotonic() + _MARGIN_SECONDS)
+            answered = self._clock()
+            if answer.clock is not None:
+                tries.append((answered - asked, (asked + answered) / 2 - answer.clock))
+        return min(tries)[1] if tries else 0.0
+
+
+def _connect(host: str, port: int) -> _Peer:
+    connection = socket.create_connection((host, port), timeout=_TRY_SECONDS)
+    if connection.getsockname() == connection.getpeername():
+        # Where nobody listens yet, Linux may give the client just the port that it calls: it then talks to itself.
+        connection.close()
+        raise ConnectionRefusedError("nobody listens")
+    return _Peer(connection)
+
+
+def meet(
+    hosts: tuple[str, ...], host: str, port: int, job: str, *, patience: float, clock: Clock = time.time
+) -> Exchange:
+    """How this host talks to the others.
+
+    Args:
+        hosts: All hosts of the job.
+        host: This one.
+        port: Where the first host listens.
+        job: What tells this job from others; the same on all hosts.
+        patience: Seconds within which all are to come.
+        clock: The time in seconds; a parameter so that a test can plant a skew.
+
+    Raises:
+        OSError: This is the first host, and it cannot listen.
+        Lost: The first host does not come.
+    """
+    if len(hosts) == 1:
+        return Alone(host)
+    if host == hosts[0]:
+        return Hub(hosts, port, job, patience=patience, clock=clock)
+    return Spoke(hosts, host, port, job, patience=patience, clock=clock)

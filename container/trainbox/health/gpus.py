@@ -1,0 +1,113 @@
+"""Pure: what the readings of a host's GPUs mean."""
+
+from collections.abc import Iterator, Sequence
+
+from trainbox.health import checks
+from trainbox.health.checks import found
+from trainbox.health.finding import Finding
+from trainbox.health.nvml import GpuReading
+
+#: GPUs by instance type: per family the sizes with another number than its last column. Source: AWS, "Amazon EC2
+#: accelerated computing instances", specifications.
+_FAMILIES: dict[str, tuple[dict[str, int], int]] = {
+    "p3": ({"2xlarge": 1, "8xlarge": 4}, 8),
+    "p3dn": ({}, 8),
+    "p4d": ({}, 8),
+    "p4de": ({}, 8),
+    "p5": ({"4xlarge": 1}, 8),
+    "p5e": ({}, 8),
+    "p5en": ({}, 8),
+    "p6-b200": ({}, 8),
+    "p6-b300": ({}, 8),
+    "g4dn": ({"12xlarge": 4, "metal": 8}, 1),
+    "g5": ({"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}, 1),
+    "g6": ({"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}, 1),
+    "g6e": ({"12xlarge": 4, "24xlarge": 4, "48xlarge": 8}, 1),
+}
+#: NVML_GPU_RECOVERY_ACTION_* of nvml.h.
+_ACTIONS = (
+    *("none", "GPU reset", "node reboot", "drain P2P", "drain and reset"),
+    *("recover the IMEX domain", "bus reset", "system reboot"),
+)
+#: nvmlClocksEventReason* that slow a GPU down for what it suffers, not for what it was asked to do.
+_THROTTLES = {0x08: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal", 0x80: "power brake"}
+_MIB = 1024 * 1024
+
+
+def expected(instance_type: str) -> int | None:
+    """How many GPUs an instance type has (`ml.p5.48xlarge`); None where that is not known."""
+    family, _, size = instance_type.removeprefix("ml.").partition(".")
+    if family not in _FAMILIES:
+        return None
+    sizes, usual = _FAMILIES[family]
+    return sizes.get(size, usual)
+
+
+def check_count(host: str, seen: int, *, nodes: int, instance_type: str) -> Finding:
+    """Hold what NVML shows against what the instance type has, or else against the device nodes.
+
+    Args:
+        host: Whose GPUs.
+        seen: How many NVML shows; 0 without NVML.
+        nodes: How many `/dev/nvidia*` there are.
+        instance_type: As the contract names it.
+    """
+    of_type = expected(instance_type)
+    wanted = nodes if of_type is None else of_type
+    return found("nvml.count", host, seen >= wanted, seen, limit=wanted)
+
+
+def check_gpu(host: str, gpu: GpuReading, most_links: int | None) -> Iterator[Finding]:
+    """All about one GPU; what could not be read passes, and says why it was not measured.
+
+    Args:
+        host: Whose.
+        gpu: The reading.
+        most_links: NVLinks that are up on the best GPU of the host.
+    """
+    device = f"gpu{gpu.index}"
+    yield found("nvml.answers", host, not gpu.broken, gpu.broken or "all calls", device=device)
+    if gpu.broken:
+        return
+    links = gpu.nvlinks or 0
+    errors = sum((gpu.nvlink_errors or {}).values())
+    throttles = [name for bit, name in _THROTTLES.items() if (gpu.throttle or 0) & bit]
+    held = sum(size or 0 for _, size in gpu.processes or ())
+    foreign = len(gpu.processes or ())
+    action = gpu.recovery_action or 0
+    rows = (
+        ("nvml.recovery_action", "recovery_action", action == 0, _action(action), "none"),
+        ("nvml.ecc_uncorrected", "ecc_uncorrected", not gpu.ecc_uncorrected, gpu.ecc_uncorrected, 0),
+        ("nvml.row_remap_pending", "remapped", not gpu.remap_pending, _yes(gpu.remap_pending), "no"),
+        ("nvml.row_remap_failed", "remapped", not gpu.remap_failed, _yes(gpu.remap_failed), "no"),
+        ("nvml.retired_pages", "pages_pending", not gpu.pages_pending, _yes(gpu.pages_pending), "no"),
+        ("nvml.throttle", "throttle", not throttles, ", ".join(throttles) or "none", "none"),
+        ("nvml.pcie_width", "pcie_width", _is_wide(gpu), gpu.pcie_width, gpu.pcie_width_max),
+        ("nvml.nvlink", "nvlinks", links >= (most_links or 0), gpu.nvlinks, most_links),
+        ("nvml.nvlink_errors", "nvlink_errors", errors <= checks.MOST_LINK_ERRORS, errors, checks.MOST_LINK_ERRORS),
+        ("nvml.processes", "processes", not foreign, f"{foreign} with {held // _MIB} MiB" if foreign else 0, 0),
+    )
+    for check, field, passes, value, limit in rows:
+        if field in gpu.unread:
+            yield found(check, host, True, None, device=device, limit=limit, hint=f"skipped: {gpu.unread[field]}")
+        else:
+            yield found(check, host, passes, value, device=device, limit=limit)
+
+
+def check_gpus(host: str, gpus: Sequence[GpuReading]) -> Iterator[Finding]:
+    """All of a host; its NVLinks are held against each other."""
+    most_links = max((gpu.nvlinks for gpu in gpus if gpu.nvlinks is not None), default=None)
+    for gpu in gpus:
+        yield from check_gpu(host, gpu, most_links)
+
+
+def _action(action: int) -> str:
+    return _ACTIONS[action] if action < len(_ACTIONS) else f"action {action}"
+
+
+def _yes(value: bool | None) -> str:
+    return "yes" if value else "no"
+
+
+def _is_wide(gpu: GpuReading) -> bool:
+    return gpu.pcie_width is None or gpu.pcie_width_max is None or gpu.pcie_width >= gpu.pcie_width_max

@@ -1,0 +1,259 @@
+"""Checks of the host itself: disks, memory, processors, names, ports and channels. None needs more than a few reads."""
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from trainbox.contract.environment import Machine
+from trainbox.contract.job import Channel, Job
+from trainbox.health import checks
+from trainbox.health.checks import Stage, found
+from trainbox.health.finding import Finding, Kind
+from trainbox.launch.memory import read_memory
+from trainbox.launch.peers import resolves
+
+_SHM = Path("/dev/shm")  # noqa: S108 - the place itself is what is looked at
+_TEMPORARY = Path("/tmp")  # noqa: S108 - as above
+_TESTED_BYTES = 1024 * 1024
+_LEAST_INODES = 0.01
+_CPU_LIMITS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
+_CPU_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
+_LOOKUPS_AT_ONCE = 16
+#: Faults of a device, not of whoever mounted it.
+_DEVICE_ERRORS = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV})
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What is checked, on one host."""
+
+    host: str
+    machine: Machine
+    stage: Stage
+    #: None on a machine without a job: then only the machine itself is looked at.
+    job: Job | None = None
+    #: Where the ranks will meet on the first host; the checks' own exchange is one above.
+    port: int = 0
+    #: Seconds for every check, in place of those of the table.
+    deadline: float | None = None
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All hosts of the job, the first one first."""
+        return self.job.hosts if self.job else (self.host,)
+
+    @property
+    def instance_type(self) -> str:
+        """As the contract names it, `local` outside SageMaker."""
+        return self.job.instance_type if self.job else "local"
+
+    @property
+    def processes(self) -> int:
+        """How many processes of the script this host will have."""
+        asked = self.job.settings.processes_per_host if self.job else None
+        return asked or self.machine.gpus or 1
+
+    @property
+    def written(self) -> Mapping[str, Path]:
+        """Where the job writes, by the name of the directory."""
+        if self.job is None:
+            return {"here": Path.cwd()}
+        layout = self.job.layout
+        return {"model": layout.model_dir, "output": layout.output_data_dir, "checkpoints": self.job.checkpoints_dir}
+
+
+def check_disk(subject: Subject) -> Iterator[Finding]:
+    """Every mount once, named by the first directory that lies on it."""
+    seen = set()
+    for name, wanted in {**subject.written, "tmp": _TEMPORARY}.items():
+        path = _existing(wanted)
+        if path is None or path.stat().st_dev in seen:
+            continue
+        seen.add(path.stat().st_dev)
+        space = os.statvfs(path)
+        free = space.f_bavail * space.f_frsize
+        enough = free >= checks.COMFORTABLE_FREE_BYTES
+        low = free >= checks.LEAST_FREE_BYTES
+        limit = checks.COMFORTABLE_FREE_BYTES if low else checks.LEAST_FREE_BYTES
+        yield found("host.disk", subject.host, enough, free, device=name, limit=limit, soft=low)
+        if space.f_files:
+            share = round(space.f_favail / space.f_files, 4)
+            yield found("host.inodes", subject.host, share >= _LEAST_INODES, share, device=name, limit=_LEAST_INODES)
+
+
+def check_write(subject: Subject, name: str, wanted: Path) -> Iterator[Finding]:
+    """Write a file where the job will, read it back and remove it."""
+    path = _existing(wanted)
+    directory = path or wanted
+    file = directory / f".trainbox-health-{subject.host}-{os.getpid()}"
+    content = os.urandom(_TESTED_BYTES)
+    try:
+        try:
+            with file.open("wb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            same = file.read_bytes() == content
+        finally:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        kind: Kind = "hardware" if error.errno in _DEVICE_ERRORS else "configuration"
+        reason = f"{error.strerror}: {directory}"
+        yield found("host.write", subject.host, False, reason, device=name, kind=kind)
+        return
+    value = "the same bytes" if same else "other bytes than were written"
+    yield found("host.write", subject.host, same, value, device=name, kind=None if same else "hardware")
+
+
+def check_channel(subject: Subject, channel: Channel) -> Iterator[Finding]:
+    """Whether something lies in it; of many files only the first is looked for."""
+    if channel.input_mode == "Pipe":
+        first = Path(f"{channel.path}_0")
+        there = first.is_fifo()
+        value = f"{first.name} is {'there' if there else 'missing'}"
+        yield found("host.channel", subject.host, there, value, device=channel.name, limit="a FIFO")
+        return
+    if not channel.path.is_dir():
+        yield found("host.channel", subject.host, False, "missing", device=channel.name)
+        return
+    file = next((name for _, _, names in os.walk(channel.path) for name in names), None)
+    # S3 keys that are dealt out among the hosts may be fewer than the hosts.
+    soft = channel.distribution == "ShardedByS3Key"
+    value = "has files" if file else "empty"
+    yield found("host.channel", subject.host, file is not None, value, device=channel.name, soft=soft)
+
+
+def check_shm(subject: Subject) -> Iterator[Finding]:
+    """Docker gives 64 MiB unless told otherwise."""
+    if not _SHM.is_dir():
+        yield found("host.shm", subject.host, False, "missing", limit=checks.COMFORTABLE_SHM_BYTES)
+        return
+    space = os.statvfs(_SHM)
+    free = space.f_bavail * space.f_frsize
+    enough = free >= checks.COMFORTABLE_SHM_BYTES
+    yield found("host.shm", subject.host, enough, free, limit=checks.COMFORTABLE_SHM_BYTES)
+
+
+def check_memory(subject: Subject) -> Iterator[Finding]:
+    """What the kernel calls available, or what the cgroup leaves where that is less."""
+    free = _meminfo("MemAvailable")
+    memory = read_memory()
+    if memory.limit_bytes is not None:
+        free = min(free, memory.limit_bytes)
+    limit = checks.COMFORTABLE_MEMORY_BYTES
+    yield found("host.memory", subject.host, free >= limit, free, limit=limit)
+
+
+def _meminfo(name: str) -> int:
+    """A line of /proc/meminfo, which is in KiB (proc(5)), in bytes."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0]) * 1024
+    raise LookupError(f"/proc/meminfo has no {name}")
+
+
+def check_cpus(subject: Subject) -> Iterator[Finding]:
+    """Sources: kernel documentation, admin-guide/cgroup-v2 (`cpu.max`) and scheduler/sched-bwc (`cpu.cfs_quota_us`)."""
+    usable = float(len(os.sched_getaffinity(0)))
+    quota = _cpu_quota()
+    if quota is not None:
+        usable = min(usable, quota)
+    enough = usable >= subject.processes
+    yield found("host.cpus", subject.host, enough, round(usable, 2), limit=subject.processes)
+
+
+def _cpu_quota() -> float | None:
+    """Processors' worth of time; None where nothing limits it."""
+    for path in _CPU_LIMITS:
+        try:
+            words = path.read_text(encoding="ascii").split()
+            words = words if len(words) > 1 else [*words, _CPU_PERIOD.read_text(encoding="ascii")]
+        except OSError:
+            continue
+        return int(words[0]) / int(words[1]) if words[0].isdigit() else None
+    return None
+
+
+def check_files(subject: Subject) -> Iterator[Finding]:
+    """What a program has without asking for more."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    enough = most == resource.RLIM_INFINITY or most >= checks.COMFORTABLE_FILES
+    yield found("host.files", subject.host, enough, most, limit=checks.COMFORTABLE_FILES)
+
+
+def check_memlock(subject: Subject) -> Iterator[Finding]:
+    """An EFA registers memory, which locks it (libfabric, fi_efa(7))."""
+    most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    unlimited = most == resource.RLIM_INFINITY
+    yield found("host.memlock", subject.host, unlimited, "unlimited" if unlimited else most)
+
+
+def check_names(subject: Subject, peers: Sequence[str]) -> Iterator[Finding]:
+    """All at once: a dead name server holds up each look-up for seconds. Only those without an address are listed."""
+    with ThreadPoolExecutor(_LOOKUPS_AT_ONCE) as threads:
+        unknown = [peer for peer, known in zip(peers, threads.map(resolves, peers), strict=True) if not known]
+    for peer in unknown:
+        yield found("host.dns", subject.host, False, "no address", device=peer)
+    if not unknown:
+        yield found("host.dns", subject.host, True, f"{len(peers)} of {len(peers)} names", limit="all names")
+
+
+def check_port(subject: Subject) -> Iterator[Finding]:
+    """On the first host, where the ranks will look for it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            subject.host, subject.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        yield found(
+            "host.port", subject.host, False, f"{subject.port}: {error.strerror}", device=f"port {subject.port}"
+        )
+        return
+    yield found("host.port", subject.host, True, "free", device=f"port {subject.port}")
+
+
+Work = Callable[[], Iterator[Finding]]
+
+
+def plan_checks(subject: Subject) -> list[tuple[str, str, Work]]:
+    """Which of these checks this host needs: name, device and what to call."""
+    simple = {
+        "host.disk": check_disk,
+        "host.shm": check_shm,
+        "host.memory": check_memory,
+        "host.cpus": check_cpus,
+        "host.files": check_files,
+    }
+    if subject.machine.efa:
+        simple["host.memlock"] = check_memlock
+    if len(subject.hosts) > 1 and subject.host == subject.hosts[0]:
+        simple["host.port"] = check_port
+    planned: list[tuple[str, str, Work]] = [(name, "", partial(check, subject)) for name, check in simple.items()]
+    planned += [
+        ("host.write", name, partial(check_write, subject, name, path)) for name, path in subject.written.items()
+    ]
+    if subject.job is not None:
+        planned += [
+            ("host.channel", name, partial(check_channel, subject, channel))
+            for name, channel in subject.job.channels.items()
+        ]
+    if len(subject.hosts) > 1:
+        peers = [host for host in subject.hosts if host != subject.host]
+        planned.append(("host.dns", "", partial(check_names, subject, peers)))
+    return planned
+
+
+def _existing(path: Path) -> Path | None:
+    """The path, or the directory in which it would be made."""
+    return next((place for place in (path, *path.parents) if place.is_dir()), None)

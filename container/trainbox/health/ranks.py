@@ -1,0 +1,223 @@
+"""A program of its own: one host's part of the collectives that prove the cluster.
+
+    python -P -m trainbox.health.ranks 3      calls on stdin, results on stdout: JSON lines
+
+It imports torch once (a second) and forks a fresh process for every rank of every group, each with a hard deadline:
+what a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has moved, convicts
+sound hosts in the next one. So this process itself never makes a communicator, a thread or a CUDA context.
+
+The numbers are whole and their sums below 2^24: exact in fp32, in whatever order they are summed. The bus bandwidth is
+that of nccl-tests (doc/PERFORMANCE.md): 2 (n - 1) / n · bytes / seconds, for an all-reduce of n ranks.
+
+`TRAINBOX_HEALTH_DRILL=wrong 1` plants a fault in local rank 1, for tests and for rehearsing what follows: `wrong` (one
+number of what it sends is off by one), `hang` or `die`. The backend nccl has not run on GPUs yet.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from itertools import chain
+
+import msgspec
+import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
+
+import torch
+from trainbox.contract.job import read_environment
+from trainbox.health import probe
+from trainbox.health.orders import Call, Done, Order, Ran, Rank
+
+DRILL = "TRAINBOX_HEALTH_DRILL"
+_PERIOD = 1024
+_WEIGHTS = 16
+_EXACT = 2**24
+_LATENCY_TRIES = 20
+_SMALLEST_BYTES = 256 * 1024
+_GROWTH = 4
+#: A collective that takes so long is long enough to be measured; those repeated take no longer than that together.
+_LONG_SECONDS = 0.05
+_REPEATED_SECONDS = 0.5
+_REPEATS = 10
+_BACKLOG = 1024
+_KNOCK_SECONDS = 3.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until stdin ends; `argv` is how many ports to offer each time."""
+    reserved: list[socket.socket] = []
+    answers = os.dup(1)
+    # What libraries print (NCCL_DEBUG) is for the log.
+    os.dup2(2, 1)
+    with os.fdopen(answers, "wb") as out, socket.create_server(("", 0), backlog=_BACKLOG) as door:
+        for line in chain([b"{}"], sys.stdin.buffer):
+            call = msgspec.json.decode(line, type=Call)
+            ran, unreached = run_groups(call.orders), knock(call.knocks)
+            for one in reserved:
+                one.close()
+            reserved = [_reserve() for _ in range(int(argv[0]))]
+            ports = tuple(one.getsockname()[1] for one in (*reserved, door))
+            out.write(msgspec.json.encode(Done(ran, unreached, ports)) + b"\n")
+            out.flush()
+    return 0
+
+
+def _reserve() -> socket.socket:
+    """A port that nobody else is given; whoever allows its address to be used again, as a store does, can listen."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    one.bind(("", 0))
+    return one
+
+
+def run_groups(orders: Sequence[Order]) -> tuple[Ran, ...]:
+    """All groups at once, each rank in a process of its own."""
+    probes = {
+        (order.group, local): probe.Probe("collective", order.seconds, partial(_measure, order, local))
+        for order in orders
+        for local in range(order.ranks)
+    }
+    answers = dict(zip(probes, probe.run(list(probes.values())), strict=True))
+    return tuple(
+        Ran(order.group, tuple(_rank(local, answers[order.group, local]) for local in range(order.ranks)))
+        for order in orders
+    )
+
+
+def _rank(local: int, answer: probe.Answer) -> Rank:
+    if answer.broken or not answer.lines:
+        return Rank(local, broken=answer.broken or "it said nothing")
+    return msgspec.json.decode(answer.lines[-1], type=Rank)
+
+
+def knock(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+    """Hosts to which no connection can be made; all are tried at once."""
+
+    def try_one(host: str, port: int) -> Iterator[bool]:
+        with socket.create_connection((host, port), timeout=_KNOCK_SECONDS):
+            yield True
+
+    probes = [probe.Probe("reach", _KNOCK_SECONDS + 1, partial(try_one, host, port)) for host, port in places]
+    return tuple(host for (host, _), answer in zip(places, probe.run(probes), strict=True) if answer.broken)
+
+
+def _measure(order: Order, local: int) -> Iterator[Rank]:
+    """In the rank's own process."""
+    drill = read_drill(read_environment(), local)
+    if drill == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if drill == "hang":
+        time.sleep(order.seconds)
+    rank = order.first + local
+    device = torch.device("cuda", local) if order.backend == "nccl" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=order.seconds)
+    store = TCPStore(order.address, order.port, is_master=rank == 0, wait_for_workers=False, timeout=limit)
+    dist.init_process_group(order.backend, store=store, rank=rank, world_size=order.world, timeout=limit)
+    meter = _Meter(rank, order.world, device, off=int(drill == "wrong"))
+    latency = meter.latency()
+    bandwidth = meter.bandwidth(order.largest_bytes)
+    wrong = meter.total_wrong()
+    suspects = meter.wrong_senders() if wrong else ()
+    # The store is the first rank's: it must not go before the others have all they need.
+    dist.barrier()
+    yield Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
+
+
+class _Meter:
+    """Collectives of one group, measured and held against what must come out."""
+
+    def __init__(self, rank: int, world: int, device: torch.device, *, off: int) -> None:
+        self._rank, self._world, self._device, self._off = rank, world, device, off
+        self._total = sum(_weight(each) for each in range(world))
+        self._period = min(_PERIOD, _EXACT // self._total)
+        self.wrong = 0
+
+    def latency(self) -> float:
+        """Microseconds of one all-reduce of one number, the fastest of some: the others were disturbed."""
+        one = torch.ones(1, device=self._device)
+        taken = []
+        for _ in range(_LATENCY_TRIES):
+            dist.barrier()
+            taken.append(self._time(one))
+        return min(taken) * 1e6
+
+    def bandwidth(self, largest: int) -> float:
+        """Gigabytes per second of the bus, of messages that take a while, or of the largest.
+
+        Of some tries the lower quartile: a busy processor disturbs most, a network that loses packets nearly all.
+        """
+        size = _SMALLEST_BYTES
+        while True:
+            taken = self._reduce(size)
+            if size >= largest or taken >= _LONG_SECONDS:
+                break
+            size = min(size * _GROWTH, largest)
+        tries = [taken]
+        while len(tries) < _REPEATS and sum(tries) < _REPEATED_SECONDS:
+            tries.append(self._reduce(size))
+        seconds = sorted(tries)[len(tries) // 4]
+        return 2 * (self._world - 1) / self._world * size / seconds / 1e9
+
+    def total_wrong(self) -> int:
+        """What all ranks together found wrong: none of them alone decides what they do next."""
+        count = torch.tensor([float(self.wrong)], device=self._device)
+        dist.all_reduce(count)
+        return int(count)
+
+    def wrong_senders(self) -> tuple[int, ...]:
+        """Each rank sends its numbers to all: whose come wrong?"""
+        count = _SMALLEST_BYTES // 4
+        wrong = []
+        for sender in range(self._world):
+            sent = self._numbers(count)
+            dist.broadcast(sent, sender)
+            if sender != self._rank and bool((sent != self._ramp(count) * _weight(sender)).any()):
+                wrong.append(sender)
+        return tuple(wrong)
+
+    def _reduce(self, size: int) -> float:
+        """Sum and compare; how long the slowest rank took for the sum, in seconds, the same on all."""
+        count = size // 4
+        numbers = self._numbers(count)
+        dist.barrier()
+        taken = self._time(numbers)
+        self.wrong += int((numbers != self._ramp(count) * self._total).sum())
+        slowest = torch.tensor([taken], device=self._device)
+        dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+        return float(slowest)
+
+    def _time(self, numbers: torch.Tensor) -> float:
+        started = time.perf_counter()
+        dist.all_reduce(numbers)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def _ramp(self, count: int) -> torch.Tensor:
+        return (torch.arange(count, device=self._device) % self._period).to(torch.float32)
+
+    def _numbers(self, count: int) -> torch.Tensor:
+        numbers = self._ramp(count) * _weight(self._rank)
+        numbers[count // 2] += self._off
+        return numbers
+
+
+def _weight(rank: int) -> int:
+    return rank % _WEIGHTS + 1
+
+
+def read_drill(env: Mapping[str, str], local: int) -> str:
+    """The fault that this local rank is to show; empty for none."""
+    kind, _, rank = env.get(DRILL, "").partition(" ")
+    return kind if rank == str(local) else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Brings what the hosts of a job have found together, and comes to one judgement."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from statistics import median
+
+import msgspec
+
+from trainbox.health import versions
+from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
+from trainbox.health.exchange import OTHER_VERSION, Clock, Exchange, Lost, meet
+from trainbox.health.finding import Finding
+from trainbox.health.host import Subject
+from trainbox.health.judgement import Judgement, judge
+from trainbox.health.local import HostReport, check_host, longest
+
+#: From the deadline of a check to its end, and to the answer of a host with few processors.
+_OVERHEAD_SECONDS = 5.0
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was found, and what follows: the judgement is the same on all hosts, the findings are all on the first."""
+
+    findings: tuple[Finding, ...]
+    judgement: Judgement
+
+    def of(self, host: str) -> "Report":
+        """What concerns one host."""
+        return Report(tuple(finding for finding in self.findings if finding.host == host), self.judgement)
+
+
+def examine(subject: Subject, *, strict: bool, clock: Clock = time.time) -> Report:
+    """Check this host, and all hosts of its job together.
+
+    Args:
+        subject: What to check.
+        strict: Whether warnings count as failures.
+        clock: The time in seconds; a parameter so that a test can plant a skew.
+    """
+    patience = subject.job.settings.peer_timeout_seconds if subject.job else 0.0
+    name = subject.job.name if subject.job else ""
+    try:
+        # First: so the others know that this host is there, however long its checks take.
+        exchange = meet(subject.hosts, subject.host, subject.port + 1, name, patience=patience, clock=clock)
+    except Lost as lost:
+        return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
+    except OSError as error:
+        taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.port + 1}")
+        return conclude((*check_host(subject).findings, taken), {}, strict=strict)
+    try:
+        return _together(subject, exchange, strict=strict)
+    finally:
+        exchange.close()
+
+
+def _together(subject: Subject, exchange: Exchange, *, strict: bool) -> Report:
+    """The rounds. One for now; what needs sound hosts to begin with (collectives) comes after it, if its code is 0."""
+    seconds = longest(subject) + _OVERHEAD_SECONDS
+    own = check_host(subject)
+    try:
+        exchange.settle(seconds=seconds)
+        own = msgspec.structs.replace(own, skew=exchange.skew)
+        decide = partial(compare, strict=strict)
+        return exchange.agree(own, HostReport, decide, Report, seconds=seconds, share=Report.of)
+    except Lost as lost:
+        return conclude(own.findings, {lost.host: lost.reason}, strict=strict)
+
+
+def compare(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> Report:
+    """Pure: what all hosts have found, and what shows only beside each other."""
+    findings = [finding for report in said.values() for finding in report.findings]
+    if len(said) + len(silent) > 1:
+        findings += [found("host.arrival", host, True, "here") for host in said]
+        findings += [_compare_clock(host, report.skew) for host, report in said.items()]
+    findings += versions.compare_versions({host: report.versions for host, report in said.items() if report.versions})
+    findings += _compare_bandwidths(said)
+    return conclude(findings, silent, strict=strict)
+
+
+def _compare_clock(host: str, skew: float) -> Finding:
+    return found("host.clock", host, abs(skew) <= MOST_SKEW_SECONDS, round(skew, 3), limit=MOST_SKEW_SECONDS)
+
+
+def _compare_bandwidths(said: Mapping[str, HostReport]) -> Iterator[Finding]:
+    """Hold every device against the median of all of the job."""
+    measured = [
+        (host, device, copied, speed)
+        for host, report in said.items()
+        for device, of_device in report.bandwidths.items()
+        for copied, speed in of_device.items()
+    ]
+    for host, device, copied, speed in measured:
+        least = round(LEAST_SHARE_OF_MEDIAN * median(one[3] for one in measured if one[2] == copied), 2)
+        yield found("gpu.bandwidth", host, speed >= least, speed, device=f"{device} {copied}", limit=least)
+
+
+def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> Report:
+    """Put all in the order of the table, the worst of its kind first, and judge it.
+
+    Args:
+        findings: Of all hosts that said something.
+        silent: Why the others did not.
+        strict: Whether warnings count as failures.
+    """
+    missing = [
+        found("host.arrival", host, False, reason, kind="configuration" if reason == OTHER_VERSION else None)
+        for host, reason in silent.items()
+    ]
+    order = {name: place for place, name in enumerate(CHECKS)}
+    # A host with another version of trainbox may know other checks.
+    ordered = tuple(sorted((*missing, *findings), key=lambda finding: order.get(finding.check, len(order))))
+    return Report(ordered, judge(ordered, strict=strict))

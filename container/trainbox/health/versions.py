@@ -1,0 +1,79 @@
+"""Which versions a host has, found without importing or loading any of it, and pure: whether the hosts differ."""
+
+import importlib.metadata
+import importlib.util
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from trainbox.health.checks import CHECKS, found
+from trainbox.health.finding import Finding
+
+ABSENT = "absent"
+_PREFIX = "versions."
+_PACKAGES = {"trainbox": r"trainbox", "torch": r"torch", "nccl": r"nvidia-nccl(-cu\d+)?"}
+_TORCH_CUDA = re.compile(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
+#: Linux' own file of a loaded module, there also inside a container.
+_DRIVER = Path("/sys/module/nvidia/version")
+#: What Amazon's installer of EFA leaves: its version is in the first line ("# EFA installer version: 1.34.0").
+_EFA = Path("/opt/amazon/efa_installed_packages")
+_EFA_VERSION = re.compile(r"EFA installer version:\s*([\d.]+)")
+
+
+def read_versions() -> dict[str, str]:
+    """By component; `absent` for what the host does not have."""
+    installed = {
+        _plain(distribution.name): distribution.version
+        for distribution in reversed(list(importlib.metadata.distributions()))
+    }
+    versions = {
+        component: next((version for name, version in installed.items() if re.fullmatch(pattern, name)), ABSENT)
+        for component, pattern in _PACKAGES.items()
+    }
+    versions["python"] = platform.python_version()
+    versions["cuda"] = _first(_TORCH_CUDA, _torch_version_file())
+    versions["driver"] = (_text(_DRIVER) or ABSENT).strip()
+    versions["efa"] = _first(_EFA_VERSION, _EFA)
+    return versions
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _torch_version_file() -> Path | None:
+    spec = importlib.util.find_spec("torch")
+    return Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+
+
+def _first(pattern: re.Pattern[str], path: Path | None) -> str:
+    match = pattern.search(_text(path) or "") if path else None
+    return match[1] if match else ABSENT
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def compare_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """Hold every host against what most hosts have; of two kinds equally common, that of the first host.
+
+    Args:
+        versions: What each host has, by host and component.
+    """
+    for check in CHECKS:
+        component = check.removeprefix(_PREFIX)
+        if component == check or not versions:
+            continue
+        had = {host: of_host.get(component, ABSENT) for host, of_host in versions.items()}
+        common = Counter(had.values()).most_common(1)[0][0]  # the first of equals: that of the first host
+        example = next(host for host, version in had.items() if version == common)
+        for host, version in had.items():
+            same = version == common
+            limit = common if same else f"{common} on {example}"
+            yield found(check, host, same, version, limit=limit)

@@ -1,0 +1,127 @@
+"""Pure: who starts the processes of a host, how many there are, and what an agent of torch elastic is told."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from trainbox.contract.environment import Machine
+from trainbox.contract.job import Job
+from trainbox.errors import HyperparameterError, ProgramError
+from trainbox.launch.program import Program
+
+#: The bundled script that is written for ranks.
+BUNDLED = "pytorch_train.py"
+#: What SDK v2 sets for `distribution={"torch_distributed": …}`, `{"pytorchddp": …}` and `{"smdistributed": …}`.
+_SMDDP = "sagemaker_distributed_dataparallel_enabled"
+_SWITCHES = ("sagemaker_torch_distributed_enabled", "sagemaker_pytorch_ddp_enabled", _SMDDP)
+_MPI = "sagemaker_mpi_enabled"
+_MPI_PROCESSES = "sagemaker_mpi_num_of_processes_per_host"
+#: What libfabric and NCCL's plug-in need to be told where there is an EFA (aws-ofi-nccl, "Environment variables").
+_EFA = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"}
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """The decision."""
+
+    by: Literal["plain", "torchrun"]
+    processes: int
+    #: `None`: the ranks choose by what they have.
+    backend: str | None = None
+    notes: tuple[str, ...] = ()
+    #: The switches of the request that are honoured by this.
+    honoured: tuple[str, ...] = ()
+
+
+def decide(job: Job, program: Program, machine: Machine) -> Launch:
+    """Who starts the processes, and how many.
+
+    Raises:
+        ProgramError: torchrun is asked for, and the program is none it can start, or torch is not there.
+        HyperparameterError: The backend cannot be had on this host.
+    """
+    settings = job.settings
+    switches = tuple(switch for switch in _SWITCHES if job.reserved.get(switch))
+    mpi = bool(job.reserved.get(_MPI))
+    by_mpi = mpi and "torch" in machine.modules
+    asked = bool(switches) or by_mpi or (settings.program is None and program.name == BUNDLED)
+    if settings.launcher == "plain" or (settings.launcher == "auto" and not asked):
+        return Launch("plain", settings.processes_per_host or 1)
+    _require_torch(program, machine)
+    processes = settings.processes_per_host or _mpi_processes(job) or machine.gpus or 1
+    notes = (
+        [f"{_MPI} is set: the processes are started by torch elastic, not by mpirun, and get RANK, LOCAL_RANK, …"]
+        if mpi
+        else []
+    )
+    return Launch(
+        "torchrun",
+        processes,
+        backend=_backend(job, machine, processes),
+        notes=tuple(notes),
+        honoured=(*switches, *([_MPI] if mpi else [])),
+    )
+
+
+def _require_torch(program: Program, machine: Machine) -> None:
+    if program.command[0] != sys.executable:
+        raise ProgramError(
+            f"the launcher torchrun starts Python scripts, and {program.name!r} is none",
+            hint="trainbox_launcher=plain starts any program",
+        )
+    if "torch" not in machine.modules:
+        raise ProgramError(
+            "the launcher torchrun needs torch, which is not installed",
+            hint="name torch in a requirements.txt beside the script, or install it in the image",
+        )
+
+
+def _mpi_processes(job: Job) -> int | None:
+    value = job.reserved.get(_MPI_PROCESSES)
+    return value if isinstance(value, int) and value >= 1 else None
+
+
+def _backend(job: Job, machine: Machine, processes: int) -> str | None:
+    backend = job.settings.backend
+    if backend is None and job.reserved.get(_SMDDP):
+        if "smdistributed" not in machine.modules:
+            raise HyperparameterError(
+                f"{_SMDDP} asks for the backend smddp, and the module smdistributed is not installed",
+                hint="trainbox_backend=nccl does the same reductions with what torch brings",
+            )
+        backend = "smddp"
+    if backend in {"nccl", "smddp"} and processes > machine.gpus:
+        raise HyperparameterError(
+            f"the backend {backend} needs a GPU for each process: {processes} process(es), {machine.gpus} GPU(s)",
+            hint="fewer processes_per_host, an instance with more GPUs, or trainbox_backend=gloo",
+        )
+    return backend
+
+
+def network_variables(job: Job, machine: Machine, env: Mapping[str, str]) -> dict[str, str]:
+    """What NCCL, gloo and libfabric need to know of the network; nothing that the request says itself.
+
+    SageMaker may name an interface that the host does not have (`ethwe`): told of it, NCCL finds none at all.
+    """
+    name = job.network_interface
+    named = machine.interfaces is None or name in machine.interfaces
+    found = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if name and named else {}
+    if machine.efa:
+        found |= _EFA
+    return {key: value for key, value in found.items() if key not in env}
+
+
+def agent_argv(program: Program, arguments: tuple[str, ...], *, processes: int, scratch: Path) -> tuple[str, ...]:
+    """The command of the agent: what the ranks run stands behind it as it would stand behind `python`."""
+    # -P: the agent must not take a user's `queue.py` for the standard library's; the ranks get their own path.
+    agent = (sys.executable, "-P", "-m", "trainbox.torch.agent", str(processes), str(scratch))
+    return (*agent, *program.command[1:], *arguments)
+
+
+def agent_variables(job: Job, launch: Launch, machine: Machine, env: Mapping[str, str]) -> dict[str, str]:
+    """What the agent and its ranks get beside the variables of any script."""
+    threads = {"OMP_NUM_THREADS": str(max(1, machine.cpus // launch.processes))} if "OMP_NUM_THREADS" not in env else {}
+    backend = {"TRAINBOX_BACKEND": launch.backend} if launch.backend else {}
+    return {**threads, **backend, **network_variables(job, machine, env)}

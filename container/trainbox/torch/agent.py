@@ -1,0 +1,59 @@
+"""`python -m trainbox.torch.agent PROCESSES SCRATCH SCRIPT …`: starts the ranks of this host and answers for them.
+
+The supervisor starts it. The order of imports is the point here: torch first, then the fork of the server, while this
+process still has one thread, then all the rest, while the server goes on importing what ranks need.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from trainbox.contract.job import read_environment, read_job
+from trainbox.contract.layout import Layout
+from trainbox.torch.forkserver import Start, die_with, flush, fork_server
+
+#: What ranks are going to need: DistributedDataParallel's constructor imports dynamo, which takes a second.
+_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.torch.rank")
+
+
+def main() -> int:
+    """Be the agent of this host; in each forked rank, be that rank.
+
+    Returns:
+        The exit code: 0, that of the rank that failed first, or that of a host that is gone.
+    """
+    die_with(os.getppid())
+    processes, scratch, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    scratch.mkdir(mode=0o700)
+    env = read_environment()
+    job = read_job(Layout.from_environment(env).root, env)
+    gc.disable()  # of what is imported nothing is garbage, and looking for it takes a tenth of the time
+    import torch.distributed  # noqa: PLC0415, F401 - the order is the point
+
+    flush()
+    made = fork_server(_import_for_ranks)
+    if isinstance(made, Start):
+        from trainbox.torch.rank import run  # noqa: PLC0415
+
+        return run(made.variables, command)
+    from trainbox.torch.lead import lead  # noqa: PLC0415
+
+    gc.enable()
+    channel, server = made
+    try:
+        return lead(job, processes, scratch, channel)
+    finally:  # all ranks have ended, and the server may still be importing
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
+
+
+def _import_for_ranks() -> None:
+    for name in _FOR_RANKS:
+        importlib.import_module(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

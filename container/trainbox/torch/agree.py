@@ -1,0 +1,158 @@
+"""What all ranks must decide alike: to stop, to save, to give up; and whether they still hold the same parameters."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from trainbox.errors import DataError, TrainboxError
+
+#: From one message to the next. A message costs about as much as a short step; a stop can wait that long.
+PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE = 1000
+_LARGEST = 2**62
+
+
+class TrainingError(TrainboxError):
+    """The numbers went wrong: the loss is not finite, or ranks hold different parameters."""
+
+    exit_code = 11
+    fault = "AlgorithmError"
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """Where something happened first: the smaller, the earlier."""
+
+    step: int
+    rank: int
+
+
+class Flags(msgspec.Struct, frozen=True):
+    """What one rank says at the end of a step, or all of them together."""
+
+    stop: bool = False
+    save: bool = False
+    #: Where a loss was not finite.
+    bad: Place | None = None
+
+
+class Agreement:
+    """The flags of all ranks, a step late: they are on their way while the next step computes, so nobody waits.
+
+    Every rank reads the same flags at the end of the same step. Where steps are short not each of them is worth a
+    message: the ranks agree, with the flags, on how many to let pass, which is `PAUSE_SECONDS` of them.
+    One that is alone reads its own flags at once.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        self._group = group
+        self._ranks = 1 if group is None else dist.get_world_size(group)
+        self._held = Flags()
+        self._sent = torch.zeros(4, dtype=torch.int64)
+        self._work: dist.Work | None = None
+        self._steps = 0  # since flags were last read
+        self._read_at = time.monotonic()
+        self._pause = 0
+
+    def exchange(self, flags: Flags) -> Flags:
+        """Give this step's flags; get what all have said, where that has arrived."""
+        if self._group is None:
+            return flags
+        self._hold(flags)
+        self._steps += 1
+        arrived = self._read() if self._work is not None else Flags()
+        if self._steps >= self._pause:
+            self._begin()
+        return arrived
+
+    def finish(self) -> Flags:
+        """All that has not been said yet, from all ranks, waited for."""
+        if self._group is None:
+            return Flags()
+        arrived = self._read() if self._work is not None else Flags()
+        self._begin()
+        last = self._read()
+        return Flags(arrived.stop or last.stop, arrived.save or last.save, arrived.bad or last.bad)
+
+    def _hold(self, flags: Flags) -> None:
+        held = self._held
+        self._held = Flags(held.stop or flags.stop, held.save or flags.save, held.bad or flags.bad)
+
+    def _begin(self) -> None:
+        stop, save, place = self._held.stop, self._held.save, self._held.bad
+        bad = 0 if place is None else _LARGEST - (place.step * self._ranks + place.rank)
+        step_seconds = (time.monotonic() - self._read_at) / max(1, self._steps)
+        pause = min(_LONGEST_PAUSE, int(PAUSE_SECONDS / max(step_seconds, 1e-6)))
+        self._held = Flags()
+        self._sent = torch.tensor([stop, save, bad, pause], dtype=torch.int64)
+        self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def _read(self) -> Flags:
+        if self._work is not None:
+            self._work.wait()
+        self._work, self._steps, self._read_at = None, 0, time.monotonic()
+        stop, save, bad, self._pause = self._sent.tolist()
+        place = Place(*divmod(_LARGEST - bad, self._ranks)) if bad else None
+        return Flags(stop=bool(stop), save=bool(save), bad=place)
+
+
+def checksum(parameters: Iterable[torch.Tensor]) -> int:
+    """A sum over the bits of all parameters: exact, in any order, on any device."""
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [
+        parameter.detach().contiguous().view(kinds[min(parameter.element_size(), 8)]).sum(dtype=torch.int64)
+        for parameter in parameters
+    ]
+    return int(torch.stack(sums).sum().item()) if sums else 0
+
+
+def different(values: Sequence[int]) -> tuple[int, ...]:
+    """The ranks whose value is not that of most; all of them where no value has a majority."""
+    value, count = Counter(values).most_common(1)[0]
+    if 2 * count <= len(values):
+        return tuple(range(len(values)))
+    return tuple(rank for rank, mine in enumerate(values) if mine != value)
+
+
+def gather(value: int, group: dist.ProcessGroup | None) -> list[int]:
+    """The value of every rank."""
+    if group is None:
+        return [value]
+    found = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(found, torch.tensor([value], dtype=torch.int64), group=group)
+    return [int(tensor.item()) for tensor in found]
+
+
+def compare_parameters(parameters: Iterable[torch.Tensor], step: int, group: dist.ProcessGroup | None) -> None:
+    """All ranks call this at the same step.
+
+    Raises:
+        TrainingError: Ranks hold different parameters; says which.
+    """
+    ranks = different(gather(checksum(parameters), group))
+    if ranks:
+        raise TrainingError(
+            f"after step {step} the parameters of ranks {_listed(ranks)} differ from the others'",
+            hint="a device that computes wrongly, or code that changes parameters on some ranks alone",
+        )
+
+
+def require_same(what: str, value: int, group: dist.ProcessGroup | None) -> None:
+    """All ranks call this.
+
+    Raises:
+        DataError: Ranks have different values; says which.
+    """
+    ranks = different(gather(value, group))
+    if ranks:
+        raise DataError(
+            f"{what} differ between the ranks: those of {_listed(ranks)} are not the others'",
+            hint="give every host the whole channel (FullyReplicated)",
+        )
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks))

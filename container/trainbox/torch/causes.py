@@ -1,0 +1,128 @@
+"""Pure: of all that failed, which failure was the cause, and whether starting again can help."""
+
+import re
+import signal
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from trainbox.contract.verdict import RankFailure
+
+#: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
+WINDOW_SECONDS = 600.0
+#: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
+FINAL_CODES = frozenset({*range(2, 11), 64, 78})
+_FINAL_CLASSES = {
+    "builtins.ImportError": "an import fails every time",
+    "builtins.SyntaxError": "a syntax error stays",
+    "torch.OutOfMemoryError": "the batch stays too large for the GPU",
+    "trainbox.errors.TrainboxError": "the request or the data stay as they are",
+}
+#: What a rank raises because another is gone: torch.distributed's own errors (c10d/Utils.hpp) and gloo's, which are
+#: RuntimeErrors that name its source file.
+_PEER_CLASSES = frozenset(
+    {"torch.distributed.DistError", "builtins.ConnectionError", "torch._C._DistError", "builtins.BrokenPipeError"}
+)
+_PEER_WORDS = re.compile(
+    r"gloo/transport/|connect(?:ion|FullMesh)?\b.*(?:closed by peer|reset by peer|refused|timed? ?out)"
+    r"|Timed out (?:waiting|after)|remote process exited|ncclRemoteError|Process group watchdog",
+    re.IGNORECASE,
+)
+
+
+def is_consequence(failure: RankFailure) -> bool:
+    """Whether a failure only says that another rank, or the agent, has ended this one."""
+    if failure.hung:
+        return False
+    if failure.signal:
+        # NCCL's watchdog aborts a process whose peers are gone.
+        return failure.signal in {signal.SIGABRT, signal.SIGTERM}
+    if not failure.family:
+        return False
+    named = any(name.rpartition(".")[2].startswith("Dist") for name in failure.family if name.startswith("torch."))
+    if named or _PEER_CLASSES & set(failure.family):
+        return True
+    text = failure.cause.text if failure.cause else ""
+    return failure.exception == "builtins.RuntimeError" and bool(_PEER_WORDS.search(text))
+
+
+def find_root(failures: Iterable[RankFailure]) -> RankFailure | None:
+    """The failure that the others follow from: one killed from outside, else the first that is no consequence."""
+    ordered = sorted(failures, key=lambda failure: (failure.time, failure.rank))
+    hung = [failure for failure in ordered if failure.hung]
+    killed = [failure for failure in ordered if failure.signal and not is_consequence(failure)]
+    raised = [failure for failure in ordered if not is_consequence(failure)]
+    return next(iter((*hung, *killed, *raised, *ordered)), None)
+
+
+class History(msgspec.Struct, frozen=True):
+    """The restarts of a job so far."""
+
+    #: When they were, in seconds of the monotonic clock of the host that decides.
+    restarts: tuple[float, ...] = ()
+    last: RankFailure | None = None
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Whether to start again, and if not, why: empty where there is nothing to add."""
+
+    restart: bool
+    because: str = ""
+
+
+def decide(failure: RankFailure, history: History, *, most: int, now: float) -> Decision:
+    """Whether all ranks shall start again.
+
+    Args:
+        failure: The cause.
+        history: What was before.
+        most: Restarts allowed within `WINDOW_SECONDS`.
+        now: The monotonic clock.
+    """
+    for name in failure.family:
+        if name in _FINAL_CLASSES:
+            return Decision(False, _FINAL_CLASSES[name])
+    if not failure.signal and failure.code in FINAL_CODES:
+        return Decision(False, f"exit code {failure.code} asks for no other try")
+    if history.last is not None and _is_same(failure, history.last):
+        return Decision(False, "the same happened before the restart, too")
+    if len(recent(history, now)) >= most:
+        return Decision(False, f"{most} restart(s) within ten minutes did not help" if most else "")
+    return Decision(True)
+
+
+def recent(history: History, now: float) -> tuple[float, ...]:
+    """The restarts that still count."""
+    return tuple(moment for moment in history.restarts if now - moment < WINDOW_SECONDS)
+
+
+def _is_same(one: RankFailure, other: RankFailure) -> bool:
+    """Whether two failures are one that repeats: the same exception at the same step.
+
+    Where no steps are known, with the same words. What comes from outside may strike twice by chance.
+    """
+    if one.signal or other.signal or one.hung or other.hung:
+        return False
+    if one.exception != other.exception or one.code != other.code or one.step != other.step:
+        return False
+    return one.step is not None or _text(one) == _text(other)
+
+
+def _text(failure: RankFailure) -> str:
+    return failure.cause.text if failure.cause else ""
+
+
+def describe(failure: RankFailure) -> str:
+    """One line: `rank 1 was killed by SIGKILL after step 120`."""
+    after = "" if failure.step is None else f" after step {failure.step}"
+    if failure.hung:
+        return f"rank {failure.rank} {failure.hung}"
+    if failure.signal:
+        return f"rank {failure.rank} was killed by {signal.Signals(failure.signal).name}{after}"
+    said = _text(failure).partition("\n")[0] or f"exit code {failure.code}"
+    return f"rank {failure.rank} failed{after}: {said}"
+
+
+def lost_reason(hosts: Sequence[str]) -> str:
+    """What is said of hosts that do not answer."""
+    return f"lost {'host' if len(hosts) == 1 else 'hosts'} {', '.join(hosts)}: no sign of life any more"

@@ -1,0 +1,169 @@
+"""What the agents of all hosts tell each other through their store, so that all come to one verdict.
+
+Every attempt of the ranks has its own keys. Whoever sees trouble raises the alarm; everybody ends its ranks and
+reports; the first host, whose agent serves the store, judges. A host shows that it lives by counting up every second.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed import DistError
+
+from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.torch.hang import Standing
+
+T = TypeVar("T")
+
+BEAT_SECONDS = 1.0
+#: A host that has not counted for this long is lost; long enough for a network that stalls.
+LOST_SECONDS = 20.0
+
+
+class HostLost(Exception):  # noqa: N818 - what has happened, not a defect
+    """A host does not answer.
+
+    Args:
+        hosts: Its name, or theirs.
+    """
+
+    def __init__(self, *hosts: str) -> None:
+        super().__init__(", ".join(hosts))
+        self.hosts = hosts
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """The ranks of all hosts must end: one has failed, or one hangs."""
+
+    host: str
+    #: The rank that hangs, and what is said of it.
+    hanging: int | None = None
+    why: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """How the ranks of a host have ended."""
+
+    host: str
+    failures: tuple[RankFailure, ...] = ()
+    #: Whether it has been asked to stop: then nothing starts again.
+    stopping: bool = False
+
+
+class Council:
+    """The store as one host uses it."""
+
+    def __init__(self, store: TCPStore, hosts: tuple[str, ...], host_rank: int) -> None:
+        self.hosts = hosts
+        self.host = hosts[host_rank]
+        self.is_first = host_rank == 0
+        self._store = PrefixStore("trainbox", store)
+        self._round: Store = self._store
+        self._attempt = 0
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._beats = 0
+        self._closing = threading.Event()
+        self._beating: threading.Thread | None = None
+        self.beat()
+
+    def begin(self, attempt: int) -> None:
+        """Leave the keys of the attempt before; all hosts do it after they have met."""
+        self._attempt = attempt
+        self._round = PrefixStore(f"attempt {attempt}", self._store)
+        if self._beating is None and len(self.hosts) > 1:
+            self._beating = threading.Thread(target=self._beat_on, daemon=True)
+            self._beating.start()
+
+    # -- signs of life ---------------------------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Show that this host lives."""
+        self._beats += 1
+        self._call(lambda: self._store.set(f"alive/{self.host}", str(self._beats)))
+
+    def _beat_on(self) -> None:
+        with contextlib.suppress(HostLost):  # the main thread finds out as well, and says so
+            while not self._closing.wait(BEAT_SECONDS):
+                self.beat()
+
+    def close(self) -> None:
+        """End the signs of life."""
+        self._closing.set()
+        if self._beating is not None:
+            self._beating.join()
+
+    def silent(self, seconds: float = LOST_SECONDS) -> tuple[str, ...]:
+        """Hosts that have shown no new sign of life for so long, as far as it has been looked for by calls of this."""
+        now = time.monotonic()
+        for host in self.hosts:
+            beats = int(self._get(f"alive/{host}", self._store) or b"0")
+            if beats != self._seen.get(host, (-1, 0.0))[0]:
+                self._seen[host] = (beats, now)
+        return tuple(host for host in self.hosts if now - self._seen[host][1] > seconds)
+
+    # -- one attempt -----------------------------------------------------------------------------------------------
+
+    def publish(self, standings: Sequence[Standing]) -> None:
+        """Say where the ranks of this host are."""
+        self._put(f"standings/{self.host}", tuple(standings))
+
+    def standings(self) -> list[Standing]:
+        """Where all ranks are, as far as their hosts have said it."""
+        found = (self._take(f"standings/{host}", tuple[Standing, ...]) for host in self.hosts)
+        return [one for of_host in found for one in of_host or ()]
+
+    def raise_alarm(self, alarm: Alarm) -> None:
+        """The first one stays."""
+        if self.alarm() is None:
+            self._put("alarm", alarm)
+
+    def alarm(self) -> Alarm | None:
+        """What has been raised."""
+        return self._take("alarm", Alarm)
+
+    def report(self, report: Report) -> None:
+        """Say how the ranks of this host have ended."""
+        self._put(f"report/{self.host}", report)
+
+    def reports(self) -> list[Report]:
+        """All that have come."""
+        found = (self._take(f"report/{host}", Report) for host in self.hosts)
+        return [report for report in found if report is not None]
+
+    def judge(self, verdict: Verdict) -> None:
+        """Say what is to be done; only the first host does."""
+        self._put("verdict", verdict)
+
+    def verdict(self) -> Verdict | None:
+        """What is to be done, once it has been said."""
+        return self._take("verdict", Verdict)
+
+    def arrive(self, place: str) -> None:
+        """Say that this host has come to a place."""
+        self._call(lambda: self._round.set(f"{place}/{self.host}", "1"))
+
+    def all_at(self, place: str) -> bool:
+        """Whether every host has come there."""
+        return bool(self._call(lambda: self._round.check([f"{place}/{host}" for host in self.hosts])))
+
+    # -- the store -------------------------------------------------------------------------------------------------
+
+    def _put(self, key: str, value: object) -> None:
+        self._call(lambda: self._round.set(key, msgspec.json.encode(value).decode()))
+
+    def _take(self, key: str, kind: type[T]) -> T | None:
+        found = self._get(key, self._round)
+        return None if found is None else msgspec.json.decode(found, type=kind)
+
+    def _get(self, key: str, store: Store) -> bytes | None:
+        return self._call(lambda: store.get(key) if store.check([key]) else None)
+
+    def _call(self, operation: Callable[[], T]) -> T:
+        try:
+            return operation()
+        except (DistError, RuntimeError) as error:  # the store's connection is gone, or does not answer
+            raise HostLost(self.hosts[0]) from error

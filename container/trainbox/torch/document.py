@@ -1,0 +1,181 @@
+"""`state.json`: what a checkpoint says about itself, and whether it belongs to the training that resumes."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+import torch
+import trainbox
+from trainbox.errors import CheckpointError
+from trainbox.torch.codec import CODEC, Encoded, Entry, decode, difference, empty, encode, flat, named
+
+#: The part in which the generators of all ranks are kept; no part of the user's may have this name.
+GENERATORS = "generators"
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One thing with a state: what it is (`AdamW`), and its state taken apart."""
+
+    kind: str
+    tree: Any
+    table: tuple[Entry, ...]
+
+
+class Document(msgspec.Struct, frozen=True):
+    """All parts, and what they were made with."""
+
+    codec: int
+    trainbox: str
+    torch: str
+    byteorder: str
+    world_size: int
+    identity: dict[str, Any]
+    parts: dict[str, Part]
+
+
+class _Codec(msgspec.Struct, frozen=True):
+    """What is read first, of any version."""
+
+    codec: int
+    trainbox: str
+
+
+def compose(
+    kinds: Mapping[str, str], parts: Mapping[str, Encoded], *, world_size: int, identity: Mapping[str, Any]
+) -> bytes:
+    """The document of some parts.
+
+    Raises:
+        CheckpointError: JSON cannot say it.
+    """
+    document = Document(
+        CODEC,
+        trainbox.__version__,
+        str(torch.__version__),
+        sys.byteorder,
+        world_size,
+        dict(identity),
+        {name: Part(kinds[name], part.tree, part.table) for name, part in parts.items()},
+    )
+    try:
+        return json.dumps(msgspec.to_builtins(document), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the state cannot be written as JSON: {error}", hint="use numbers and strings of ordinary size"
+        ) from error
+
+
+def parse(text: bytes) -> Document:
+    """A document, of this version.
+
+    Raises:
+        CheckpointError: It is of another version, or of a machine with another order of bytes.
+    """
+    try:
+        # Not by msgspec: it makes floats of integers beyond 64 bits, which states of generators have.
+        content = json.loads(text)
+        made = msgspec.convert(content, _Codec)
+        if made.codec != CODEC or _series(made.trainbox) != _series(trainbox.__version__):
+            raise CheckpointError(
+                f"the checkpoint was written by trainbox {made.trainbox} (state format {made.codec}), and this is "
+                f"{trainbox.__version__} (state format {CODEC})",
+                hint=f"resume with trainbox {made.trainbox}, or start fresh in another directory",
+            )
+        document = msgspec.convert(content, Document)
+    except (ValueError, RecursionError) as error:  # msgspec's ValidationError is one
+        raise CheckpointError(f"the state of the checkpoint cannot be read: {error}") from error
+    if document.byteorder != sys.byteorder:
+        raise CheckpointError(
+            f"the checkpoint is of a {document.byteorder}-endian machine, and this one is {sys.byteorder}-endian",
+            hint="resume on the architecture that wrote it",
+        )
+    return document
+
+
+def check(
+    document: Document, kinds: Mapping[str, str], models: Mapping[str, Encoded], identity: Mapping[str, Any]
+) -> None:
+    """Whether a checkpoint belongs to these parts.
+
+    Args:
+        document: That of the checkpoint.
+        kinds: What each part is now.
+        models: The states of those parts whose tensors do not change their shapes.
+        identity: What must be as it was.
+
+    Raises:
+        CheckpointError: It belongs to another training; the message shows the first differences.
+    """
+    then, now = _plain(document.identity), _plain(identity)
+    changed = [
+        f"{key}: {then.get(key, 'absent')!r} in the checkpoint, {now.get(key, 'absent')!r} now"
+        for key in sorted({*then, *now})
+        if then.get(key, _ABSENT) != now.get(key, _ABSENT)
+    ]
+    saved = {name: part.kind for name, part in document.parts.items() if name != GENERATORS}
+    changed += [
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {kinds.get(name, 'absent')} now"
+        for name in [*kinds, *(name for name in saved if name not in kinds)]
+        if saved.get(name) != kinds.get(name)
+    ]
+    for name, model in models.items():
+        if name in saved:
+            part = document.parts[name]
+            differs = difference(named(part.tree, part.table), named(model.tree, model.table))
+            changed += [f"{name}: {differs}"] if differs else []
+    if changed:
+        raise CheckpointError(
+            "the checkpoint is that of another training: " + "; ".join(changed),
+            hint="resume with the script and hyperparameters that wrote it, or start fresh in another directory",
+        )
+
+
+_ABSENT = object()
+
+
+def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: tuples are lists."""
+    return dict(msgspec.json.decode(msgspec.json.encode(dict(identity))))
+
+
+def _series(version: str) -> str:
+    """Versions that read each other's checkpoints: `0.1` of `0.1.7`."""
+    return ".".join(version.split(".")[:2])
+
+
+def pack(state: object, name: str) -> bytes:
+    """A small state as bytes: the generators of one rank."""
+    encoded = encode(state, name)
+    head = json.dumps(msgspec.to_builtins([encoded.tree, encoded.table])).encode()
+    return b"".join(
+        [
+            len(head).to_bytes(8, "little"),
+            head,
+            *(flat(tensor.cpu().contiguous()).numpy().tobytes() for tensor in encoded.tensors),
+        ]
+    )
+
+
+def unpack(content: bytes) -> Any:  # noqa: ANN401 - what was packed
+    """The state that `pack` took.
+
+    Raises:
+        CheckpointError: These are no such bytes.
+    """
+    offset = 8 + int.from_bytes(content[:8], "little")
+    try:
+        tree, table = json.loads(content[8:offset])
+        entries = msgspec.convert(table, tuple[Entry, ...])
+    except ValueError as error:
+        raise CheckpointError(f"a state of the checkpoint cannot be read: {error}") from error
+    tensors = []
+    for entry in entries:
+        tensor = empty(entry)
+        if entry.size:
+            flat(tensor).copy_(torch.frombuffer(bytearray(content[offset : offset + entry.size]), dtype=torch.uint8))
+        tensors.append(tensor)
+        offset += entry.size
+    return decode(tree, tensors)

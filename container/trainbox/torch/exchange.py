@@ -1,0 +1,78 @@
+"""What ranks tell each other about checkpoints: bytes and tensors, over a group of the CPU. Nothing is pickled."""
+
+from collections.abc import Iterator, Sequence
+
+import torch.distributed as dist
+
+import torch
+from trainbox.torch.codec import flat
+
+#: Tensors are sent in messages of about this many bytes: small ones together.
+_MESSAGE_BYTES = 32 << 20
+
+
+class Peers:
+    """The ranks of a job, of which rank 0 is the one that reads and writes; alone, everything is at hand."""
+
+    def __init__(self, rank: int, size: int, group: dist.ProcessGroup | None = None) -> None:
+        self.rank = rank
+        self.size = size
+        self._group = group
+
+    def share(self, content: bytes) -> bytes:
+        """What rank 0 gives, for everybody."""
+        if self.size == 1:
+            return content
+        size = torch.tensor([len(content)])
+        dist.broadcast(size, 0, self._group)
+        message = _tensor(content, int(size)) if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(message, 0, self._group)
+        return message.numpy().tobytes()
+
+    def gather(self, content: bytes) -> list[bytes]:
+        """What everybody gives, by rank."""
+        if self.size == 1:
+            return [content]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(content)]), self._group)
+        longest = max(1, *map(int, sizes))
+        contents = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(contents, _tensor(content, longest), self._group)
+        return [message[: int(size)].numpy().tobytes() for message, size in zip(contents, sizes, strict=True)]
+
+    def share_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give everybody the elements that rank 0 has, in place.
+
+        Args:
+            tensors: Contiguous CPU tensors, of the same shapes and types on every rank.
+        """
+        if self.size == 1:
+            return
+        for batch in _batches([flat(tensor) for tensor in tensors if tensor.numel()]):
+            if len(batch) == 1:
+                for piece in torch.split(batch[0], _MESSAGE_BYTES):
+                    dist.broadcast(piece, 0, self._group)
+                continue
+            message = torch.cat(batch)
+            dist.broadcast(message, 0, self._group)
+            for tensor, content in zip(batch, torch.split(message, [tensor.numel() for tensor in batch]), strict=True):
+                tensor.copy_(content)
+
+
+def _batches(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Neighbours that make up one message."""
+    batch: list[torch.Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if batch and size + tensor.numel() > _MESSAGE_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(tensor)
+        size += tensor.numel()
+    if batch:
+        yield batch
+
+
+def _tensor(content: bytes, size: int) -> torch.Tensor:
+    """Bytes as a tensor of `size` elements, the rest zero."""
+    return torch.frombuffer(bytearray(content.ljust(max(1, size), b"\0")), dtype=torch.uint8)[:size]

@@ -1,0 +1,128 @@
+"""Pure: which rank keeps the others waiting, whether it has done so for too long, and which are slow."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from trainbox.torch.progress import Section, Slot
+
+#: How many of the longest steps a step may take before it counts as hanging.
+STEPS_PER_LIMIT = 5
+#: Sections whose length has nothing to do with that of a step.
+_LONG = frozenset({Section.START, Section.CHECKPOINT, Section.EVALUATION})
+#: Process states in /proc: stopped, traced, waiting for a device.
+_STOPPED = frozenset("Tt")
+_STUCK = _STOPPED | {"D"}
+#: A rank that takes more than 1/0.8 of the time of the fastest is slow.
+SLOW_SCORE = 0.8
+SLOW_WINDOWS = 3
+#: Below this many seconds per step a difference is noise.
+_LEAST_SECONDS = 0.001
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds without a mark."""
+
+    #: In a step; 0 never looks.
+    step: float
+    #: While starting, saving, evaluating.
+    long: float
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a rank is."""
+
+    rank: int
+    host: str
+    step: int
+    section: Section
+    collectives: int
+    #: Seconds since its last mark.
+    age: float
+    longest: float
+    #: The letter of /proc/PID/stat.
+    state: str = "S"
+    compute: float = 0.0
+    data: float = 0.0
+
+
+def standing(slot: Slot, *, rank: int, host: str, state: str, now: float) -> Standing:
+    """What a slot says at a moment of the monotonic clock."""
+    return Standing(
+        rank=rank,
+        host=host,
+        step=slot.step,
+        section=slot.section,
+        collectives=slot.collectives,
+        age=now - slot.beat,
+        longest=slot.longest,
+        state=state,
+        compute=slot.compute,
+        data=slot.data,
+    )
+
+
+def find_hanging(standings: Sequence[Standing], limits: Limits) -> Standing | None:
+    """The rank that keeps all others waiting longer than it may, if there is one.
+
+    Ranks that have never made a mark are not among the standings: nothing is known of them.
+
+    Args:
+        standings: All ranks of the job.
+        limits: How long each section may take.
+    """
+    running = [one for one in standings if one.section is not Section.DONE]
+    if not running or not limits.step:
+        return None
+    limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in running))
+    behind = min(running, key=_place)
+    if behind.age <= _limit(behind, limit, limits.long):
+        return None
+    # One that saves or evaluates for all makes the others wait by right; a stopped process does not wait for anybody.
+    excused = any(one.section in _LONG and one.age <= limits.long for one in running if one is not behind)
+    return None if excused and behind.state not in _STOPPED else behind
+
+
+def _limit(one: Standing, step: float, long: float) -> float:
+    return max(step, long) if one.section in _LONG else step
+
+
+def _place(one: Standing) -> tuple[int, bool, Section, int, float]:
+    """The smallest is furthest behind."""
+    return one.step, one.state not in _STUCK, one.section, one.collectives, -one.age
+
+
+def describe(one: Standing) -> str:
+    """What is said of a rank that hangs, after its name."""
+    stopped = " (its process is stopped)" if one.state in _STOPPED else ""
+    return f"made no progress for {one.age:.1f} s in {one.section.name} after step {one.step}{stopped}"
+
+
+def slow_ranks(standings: Sequence[Standing], before: Mapping[tuple[int, str], int]) -> dict[tuple[int, str], int]:
+    """For how many windows in a row each rank has been slow in a section.
+
+    Args:
+        standings: All ranks, at the end of a window.
+        before: The answer of the window before.
+    """
+    slow: dict[tuple[int, str], int] = {}
+    for section in ("compute", "data"):
+        seconds = {one.rank: float(getattr(one, section)) for one in standings if one.step}
+        if len(seconds) < 2:  # noqa: PLR2004 - nobody to compare with
+            continue
+        best = max(min(seconds.values()), _LEAST_SECONDS)
+        for rank, mine in seconds.items():
+            if best < SLOW_SCORE * mine:
+                slow[rank, section] = before.get((rank, section), 0) + 1
+    return slow
+
+
+def describe_slow(standings: Sequence[Standing], rank: int, section: str) -> str:
+    """The warning about one slow rank."""
+    mine = next(one for one in standings if one.rank == rank)
+    best = min(float(getattr(one, section)) for one in standings if one.step)
+    doing = "computes" if section == "compute" else "waits for data"
+    return (
+        f"rank {rank} on {mine.host} is slow: it {doing} {getattr(mine, section):.3f} s in a step,"
+        f" the fastest {best:.3f} s"
+    )

@@ -1,0 +1,66 @@
+"""What has a state: models, optimizers, schedulers, samplers by their `state_dict`, and plain dicts by themselves."""
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch.nn.parallel import DistributedDataParallel
+
+import torch
+from trainbox.errors import CheckpointError
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What torch's own classes have, and what a class needs to be saved."""
+
+    def state_dict(self) -> Any:  # noqa: ANN401 - torch's classes promise no more
+        """Everything that has to be the same after a restart."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:  # noqa: ANN401
+        """Take the state from before the restart."""
+
+
+def plain(part: object) -> Stateful | dict[str, Any]:
+    """A part without what is wrapped around it.
+
+    Raises:
+        CheckpointError: It has no state that can be saved.
+    """
+    while isinstance(part, torch.nn.Module):
+        inner = part.module if isinstance(part, DistributedDataParallel) else getattr(part, "_orig_mod", None)
+        if not isinstance(inner, torch.nn.Module):
+            break
+        part = inner  # `torch.compile` keeps what it was given in `_orig_mod`
+    if isinstance(part, dict | Stateful):
+        return part
+    raise CheckpointError(
+        f"a {type(part).__qualname__} cannot be saved", hint="give it `state_dict` and `load_state_dict`, or use a dict"
+    )
+
+
+def kind_of(part: object) -> str:
+    """What a part is, to tell an Adam from an SGD; the module is left out, in which torch moves its classes about."""
+    return type(part).__qualname__
+
+
+def state_of(part: Stateful | dict[str, Any]) -> object:
+    """The state of a part, of the live tensors."""
+    return part if isinstance(part, dict) else part.state_dict()
+
+
+def load(name: str, part: Stateful | dict[str, Any], state: Any) -> None:  # noqa: ANN401 - any state
+    """Give a part its state; a dict is changed in place.
+
+    Raises:
+        CheckpointError: The part refuses it.
+    """
+    if isinstance(part, dict):
+        part.clear()
+        part.update(state)
+        return
+    try:
+        part.load_state_dict(state)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the {kind_of(part)} {name!r} does not take the state of the checkpoint: {error}",
+            hint="resume with the script and hyperparameters that wrote it, or start fresh in another directory",
+        ) from error

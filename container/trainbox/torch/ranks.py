@@ -1,0 +1,205 @@
+"""The ranks of this host as the agent sees them: started through the fork server, relayed, signalled, heard to end."""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from trainbox.errors import TrainboxError
+from trainbox.launch.relay import Lines, Sink
+from trainbox.torch.forkserver import MESSAGE_BYTES, Ended, Event, Request, Signal, Start, Started
+
+_READ_BYTES = 256 * 1024
+_MOST_READS = 64
+_TURN_SECONDS = 0.1
+
+
+class ServerLost(TrainboxError):  # noqa: N818 - what has happened
+    """The process that forks the ranks has died, and all ranks with it."""
+
+    fault = "AlgorithmError"
+
+
+class Rank:
+    """One process and its two streams."""
+
+    def __init__(self) -> None:
+        self.streams = (Lines(), Lines())
+        self.pid = 0
+        #: The exit code once it has ended, below 0 for a signal; and when, in seconds since the epoch.
+        self.code: int | None = None
+        self.ended_at = 0.0
+        #: Signals that asked it to end: if it dies of one, it has not failed.
+        self.asked: set[int] = set()
+        self.why_killed = ""
+
+    def last_words(self) -> tuple[str, str]:
+        """The ends of stderr and stdout."""
+        out, err = (stream.end().decode(errors="replace") for stream in self.streams)
+        return err, out
+
+
+class Ranks:
+    """All ranks of this host, by local rank."""
+
+    def __init__(self, channel: socket.socket, sinks: tuple[Sink, Sink]) -> None:
+        self.channel = channel
+        self.sinks = sinks
+        self.all: dict[int, Rank] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ)
+        #: The signal that asked this host to stop; each rank gets it once.
+        self.stop_signal = 0
+        self.stop_at = float("inf")
+
+    # -- what is asked of the server -------------------------------------------------------------------------------
+
+    def start(self, local_rank: int, variables: Mapping[str, str]) -> int:
+        """Fork one rank and wait until it runs.
+
+        Returns:
+            Its process id.
+
+        Raises:
+            ServerLost: There is nobody any more to fork it.
+        """
+        rank = self.all[local_rank] = Rank()
+        read_ends, write_ends = zip(os.pipe(), os.pipe(), strict=True)
+        request = msgspec.json.encode(Start(local_rank, dict(variables)))
+        try:
+            socket.send_fds(self.channel, [request], write_ends)
+        except OSError as error:
+            raise ServerLost("the process that forks the ranks is gone") from error
+        finally:
+            for end in write_ends:
+                os.close(end)
+        for end, lines, sink in zip(read_ends, rank.streams, self.sinks, strict=True):
+            os.set_blocking(end, False)
+            self._selector.register(end, selectors.EVENT_READ, (lines, sink))
+        while not rank.pid and rank.code is None:  # the first one waits for the server's imports, on a cold disk long
+            self.turn(_TURN_SECONDS)
+        if self.stop_signal:  # it came while this one was being started
+            self._stop(local_rank)
+        return rank.pid
+
+    def send(self, local_rank: int, number: int, *, session: bool = False) -> None:
+        """Signal a rank, or all that it has started as well."""
+        if self.all[local_rank].code is None:
+            self._ask(Signal(local_rank, number, session))
+
+    def kill(self, local_rank: int, why: str) -> None:
+        """End a rank that hangs, and remember the reason."""
+        self.all[local_rank].why_killed = why
+        self.send(local_rank, signal.SIGKILL, session=True)
+
+    def stop(self, number: int) -> None:
+        """Pass a request to stop on to the main process of each rank, once. A signal handler calls this."""
+        if not self.stop_signal:
+            self.stop_signal = number
+            self.stop_at = time.monotonic()
+            for local_rank in tuple(self.all):
+                self._stop(local_rank)
+
+    def _stop(self, local_rank: int) -> None:
+        rank = self.all[local_rank]
+        if rank.pid and self.stop_signal not in rank.asked:
+            rank.asked.add(self.stop_signal)
+            self.send(local_rank, self.stop_signal)
+
+    def _ask(self, request: Request) -> None:
+        with contextlib.suppress(OSError):  # the next turn finds out that the server is gone
+            self.channel.send(msgspec.json.encode(request))
+
+    # -- what is heard ---------------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> list[int]:
+        """The local ranks that run."""
+        return [local_rank for local_rank, rank in self.all.items() if rank.code is None]
+
+    def turn(self, timeout: float) -> None:
+        """Pass on output and note ends, until something has ended or the time is over.
+
+        Raises:
+            ServerLost: The fork server has died.
+        """
+        until = time.monotonic() + timeout
+        while True:
+            for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
+                if key.fileobj is not self.channel:
+                    self._relay(key)
+                elif self._hear():
+                    return
+            if time.monotonic() >= until:
+                return
+
+    def _hear(self) -> bool:
+        """Read one event; whether a rank has started or ended."""
+        message = self.channel.recv(MESSAGE_BYTES)
+        if not message:
+            for rank in self.all.values():  # they die with it
+                rank.code = -signal.SIGKILL if rank.code is None else rank.code
+            raise ServerLost("the process that forks the ranks has died", hint="often the kernel, for memory")
+        event: Event = msgspec.json.decode(message, type=Event)
+        rank = self.all[event.local_rank]
+        if isinstance(event, Started):
+            rank.pid = event.pid
+        elif isinstance(event, Ended):
+            rank.pid = rank.pid or event.pid
+            rank.ended_at = time.time()
+            self._relay_rest(rank)
+            rank.code = event.code
+        return True
+
+    def _relay(self, key: selectors.SelectorKey) -> bool:
+        """Pass on what one stream has; whether there may be more."""
+        lines, sink = key.data
+        try:
+            chunk = os.read(key.fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if chunk:
+            sink.write(lines.feed(chunk))
+            return True
+        self._selector.unregister(key.fd)
+        os.close(key.fd)
+        sink.write(lines.close())
+        sink.end_line()  # the next line of another rank must not be glued to this last one
+        return False
+
+    def _relay_rest(self, rank: Rank) -> None:
+        """What a rank wrote before it ended, so that its last words are known; bounded, for what it left may go on."""
+        keys = [key for key in self._selector.get_map().values() if key.data and key.data[0] in rank.streams]
+        for key in keys:
+            for _ in range(_MOST_READS):
+                if not self._relay(key):
+                    break
+
+    def end(self, grace: float, number: int = signal.SIGTERM) -> None:
+        """End every rank that runs: ask, then kill it with all it has started."""
+        for local_rank in self.alive:
+            self.all[local_rank].asked |= {number, signal.SIGKILL}
+            self.send(local_rank, number)
+        self._wait(grace)
+        for local_rank in self.alive:
+            self.send(local_rank, signal.SIGKILL, session=True)
+        self._wait(float("inf"))
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self.alive and time.monotonic() < until:
+            self.turn(min(_TURN_SECONDS, until - time.monotonic()))
+
+    def forget(self) -> None:
+        """Close the streams of ranks that have ended; what they left behind may hold the other ends."""
+        for key in tuple(self._selector.get_map().values()):
+            if key.data:
+                self._selector.unregister(key.fd)
+                os.close(key.fd)
+                key.data[1].write(key.data[0].close())
+        self.all.clear()

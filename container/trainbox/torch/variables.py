@@ -1,0 +1,86 @@
+"""Pure: what a rank finds in its environment: torchrun's variables, safe settings for NCCL, and ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.distributed.elastic.agent.server.api import Worker, WorkerGroup
+
+from trainbox.contract.job import Job
+from trainbox.torch.progress import PROGRESS_VARIABLE
+from trainbox.torch.rank import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE
+
+#: What the request does not say itself. Async error handling 3 lets the flight recorder dump (pytorch #121055), where
+#: torchrun's 1 does not; the names are those of torch 2.13's ProcessGroupNCCL.hpp and FlightRecorder.hpp.
+_NCCL = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+    "TORCH_NCCL_ENABLE_MONITORING": "1",
+    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "120",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+    "TORCH_NCCL_PROPAGATE_ERROR": "1",
+    "TORCH_FR_BUFFER_SIZE": "20000",
+    "TORCH_INCLUDE_STACK_TRACE": "0",
+}
+
+
+def rank_variables(
+    group: WorkerGroup, worker: Worker, job: Job, scratch: Path, *, attempt: int, env: Mapping[str, str]
+) -> dict[str, str]:
+    """The variables of one rank.
+
+    Args:
+        group: The ranks of this host, and where all meet.
+        worker: This rank.
+        job: The contract.
+        scratch: Where ranks and agent tell each other things.
+        attempt: How often the ranks were started before.
+        env: What is set already, and stays.
+    """
+    nccl = {**_NCCL, "TORCH_FR_DUMP_TEMP_FILE": str(hang_directory(job) / "flight_")}
+    return {
+        **{name: value for name, value in nccl.items() if name not in env},
+        **_as_torchrun(group, worker, job, attempt),
+        ERROR_FILE_VARIABLE: str(error_file(scratch, worker.local_rank)),
+        PROGRESS_VARIABLE: str(progress_file(scratch)),
+        STACKS_FILE_VARIABLE: str(stacks_file(scratch, worker.local_rank)),
+    }
+
+
+def _as_torchrun(group: WorkerGroup, worker: Worker, job: Job, attempt: int) -> dict[str, str]:
+    spec = group.spec
+    return {
+        "RANK": str(worker.global_rank),
+        "LOCAL_RANK": str(worker.local_rank),
+        "WORLD_SIZE": str(worker.world_size),
+        "LOCAL_WORLD_SIZE": str(spec.local_world_size),
+        "GROUP_RANK": str(group.group_rank),
+        "GROUP_WORLD_SIZE": str(group.group_world_size),
+        "ROLE_RANK": str(worker.role_rank),
+        "ROLE_WORLD_SIZE": str(worker.role_world_size),
+        "ROLE_NAME": spec.role,
+        "MASTER_ADDR": str(group.master_addr),
+        "MASTER_PORT": str(group.master_port),
+        "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        "TORCHELASTIC_MAX_RESTARTS": str(job.settings.max_restarts),
+        "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
+        "TORCHELASTIC_USE_AGENT_STORE": str(spec.rdzv_handler.use_agent_store),
+    }
+
+
+def hang_directory(job: Job) -> Path:
+    """Where stacks and NCCL's records of a rank that hangs are kept."""
+    return job.layout.output_data_dir / "hang"
+
+
+def error_file(scratch: Path, local_rank: int) -> Path:
+    """Where a rank writes its exception."""
+    return scratch / f"error-{local_rank}.json"
+
+
+def stacks_file(scratch: Path, local_rank: int) -> Path:
+    """Where a rank dumps its stacks."""
+    return scratch / f"stacks-{local_rank}.txt"
+
+
+def progress_file(scratch: Path) -> Path:
+    """Where the ranks of this host say how far they are."""
+    return scratch / "progress"

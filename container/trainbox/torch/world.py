@@ -1,0 +1,140 @@
+"""Which rank this is, on which device, and how it reaches the others: joined before the work, left after it."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d
+
+from trainbox.errors import ContractError, HyperparameterError
+
+#: Others may still be compiling or reading when this rank arrives.
+JOIN_TIMEOUT = timedelta(seconds=300)
+#: From the end of the first step on; the watch of the launcher, which names the rank that hangs, must come first.
+STEP_TIMEOUT_SECONDS = 100.0
+_SMDDP = "smdistributed.dataparallel.torch.torch_smddp"
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+class World(msgspec.Struct, frozen=True):
+    """The place of this process among all of the job, as torchrun's variables tell it."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+
+class Backend(msgspec.Struct, frozen=True):
+    """How the ranks talk and compute, and why so."""
+
+    name: str
+    device: torch.device
+    reason: str
+
+
+def read_world(env: Mapping[str, str]) -> World:
+    """Pure: this rank from the environment; alone where there is no `RANK`.
+
+    Raises:
+        ContractError: A variable is missing or is no number.
+    """
+    if "RANK" not in env:
+        return World()
+    found = {name: env.get(name, "") for name in _VARIABLES}
+    for name, value in found.items():
+        if not value.isdecimal():
+            raise ContractError(
+                f"the variable {name} is {value!r}, though RANK is set", hint="torchrun sets RANK and all it goes with"
+            )
+    return World(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+
+
+def choose_backend(asked: str | None, world: World, *, gpus: int, nccl: bool) -> Backend:
+    """Pure: GPUs and NCCL where there are GPUs, else processors and gloo, unless the request names another backend.
+
+    Raises:
+        HyperparameterError: A GPU or a library that this needs is not there.
+    """
+    name = asked or ("nccl" if gpus and nccl else "gloo")
+    if name == "nccl" and not gpus:
+        raise HyperparameterError(
+            "the backend nccl needs a GPU, and there is none here", hint="use gloo, or a GPU instance"
+        )
+    if name == "smddp" and importlib.util.find_spec(_SMDDP.partition(".")[0]) is None:
+        raise HyperparameterError("the backend smddp needs a module that is not installed", hint="use nccl")
+    if not gpus:
+        return Backend(name, torch.device("cpu"), "as asked" if asked else "there is no GPU here")
+    if world.local_rank >= gpus:
+        raise HyperparameterError(
+            f"rank {world.rank} is number {world.local_rank} on its host, which has {gpus} GPUs",
+            hint=f"processes_per_host of at most {gpus}; a GPU fewer than the instance should have is a broken one",
+        )
+    reason = "as asked" if asked else f"{gpus} GPUs on this host"
+    return Backend(name, torch.device("cuda", world.local_rank), reason)
+
+
+@contextmanager
+def joined(world: World, backend: Backend, *, pauses: float) -> Iterator[dist.ProcessGroup | None]:
+    """Be one of the process group; gives a second group, on gloo, for what the ranks agree on. None where one is alone.
+
+    Leaves behind a barrier, so that none takes down what another still needs; but not after an exception, when the
+    others may never come to it.
+
+    Args:
+        world: This rank.
+        backend: What the gradients go through.
+        pauses: Seconds that one rank may work while the others wait: saving, evaluating.
+    """
+    if backend.device.type == "cuda":
+        torch.cuda.set_device(backend.device)
+    if world.size == 1:
+        yield None
+        return
+    if backend.name == "smddp":
+        importlib.import_module(_SMDDP)
+    options: dict[str, Any] = {"device_id": backend.device} if backend.name == "nccl" else {}
+    hook = sys.excepthook
+    dist.init_process_group(backend.name, rank=world.rank, world_size=world.size, timeout=JOIN_TIMEOUT, **options)
+    sys.excepthook = hook  # torch's loses the traceback of an error that has an exit code of its own (trainbox.toolkit)
+    failed = True
+    try:
+        control = dist.new_group(backend="gloo", timeout=max(JOIN_TIMEOUT, timedelta(seconds=pauses)))
+        yield control
+        dist.barrier(group=control)
+        failed = False
+    finally:
+        if failed and backend.name == "nccl":
+            # To destroy a group waits for its kernels, which wait for ranks that may be gone.
+            distributed_c10d._abort_process_group()  # noqa: SLF001 - there is no public name for it as of torch 2.13
+        else:
+            dist.destroy_process_group()
+
+
+def tighten(control: dist.ProcessGroup | None, longest: float, hang_seconds: float) -> float:
+    """After the first step: wait less long for others, though longer than the launcher's watch waits for them.
+
+    All ranks call this at the same step.
+
+    Args:
+        control: The group to agree through.
+        longest: Seconds of this rank's first step.
+        hang_seconds: The floor of the watch's limit; the limit itself is five times the longest step.
+
+    Returns:
+        The seconds after which a collective of the gradients gives up.
+    """
+    if control is None:
+        return 0.0
+    slowest = torch.tensor([longest], dtype=torch.float64)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX, group=control)  # none is left in a collective begun before
+    seconds = max(STEP_TIMEOUT_SECONDS, 2 * hang_seconds, 10 * slowest.item())
+    distributed_c10d._set_pg_timeout(timedelta(seconds=seconds))  # noqa: SLF001 - as torchtitan's set_pg_timeouts
+    return seconds

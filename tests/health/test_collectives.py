@@ -1,0 +1,79 @@
+"""Collectives between hosts that are network namespaces, with faults that are real: each is named, and nothing else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from health.cluster import Cluster, can_make_hosts, tool
+from health.faults import FAULTS, HARDWARE, run
+
+pytest.importorskip("torch")
+_NO_HOSTS = can_make_hosts()
+pytestmark = pytest.mark.skipif(bool(_NO_HOSTS), reason=f"no hosts can be made here: {_NO_HOSTS}")
+
+#: One of each way to be found; `make bench-health` plants all kinds, several times each.
+KINDS = (
+    "slow link (tc tbf)",
+    "partition across pairs",
+    "host frozen",
+    "wrong sum of one rank of three",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_among_four_hosts_is_named_exactly(kind: str, tmp_path: Path) -> None:
+    bad, ended = run(kind, tmp_path)
+    assert not bad, "\n".join(one.log for one in ended)
+
+
+def test_every_kind_of_fault_says_what_must_be_named() -> None:
+    assert len(FAULTS) >= 10
+    assert all(fault.hosts and fault.checks for fault in FAULTS.values())
+
+
+def test_three_healthy_hosts_meet_as_a_triple_in_pairs_and_all_together(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 3) as cluster:
+        ended = cluster.run()
+        page = (cluster[0].root / "output/data/health/health.html").read_text()
+    assert [one.code for one in ended] == [0, 0, 0]
+    first = ended[0]
+    assert first.named() == set()
+    met = {(one["host"], one["device"]) for one in first.findings if one["check"] == "collective.pair"}
+    assert {frozenset(f"{host} {device}".split()) for host, device in met} == {
+        frozenset(("algo-1", "algo-2", "algo-3")),
+        frozenset(("algo-1", "algo-2")),
+        frozenset(("algo-2", "algo-3")),
+        frozenset(("algo-3", "algo-1")),
+    }
+    assert "collective.bandwidth" in page
+    # What the others print is about themselves alone.
+    assert {one["host"] for one in ended[2].findings} == {"algo-3"}
+
+
+def test_a_rank_that_dies_on_one_of_two_hosts_is_found_by_its_own_host(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 2, processes=2) as cluster:
+        cluster[1].drill("die 1")
+        ended = cluster.run()
+    assert [one.code for one in ended] == [HARDWARE, HARDWARE]
+    assert ended[0].named() == {("collective.local", "algo-2", "")}
+    assert "HARDWARE algo-2 - collective.local: killed by signal 9" in ended[0].log
+
+
+def test_one_host_with_two_ranks_has_nobody_to_meet(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 1, processes=2) as cluster:
+        (ended,) = cluster.run()
+    assert ended.code == 0
+    checks = {one["check"]: one["value"] for one in ended.findings if str(one["check"]).startswith("collective.")}
+    assert checks == {"collective.local": "exact"}
+
+
+def test_nothing_of_the_ranks_outlives_the_checks(tmp_path: Path) -> None:
+    with Cluster(tmp_path, 1, processes=2) as cluster:
+        cluster[0].drill("hang 1")
+        (ended,) = cluster.run()
+        assert tool("ip", "netns", "pids", cluster[0].space) == ""
+    assert ended.code == HARDWARE
+    report = [json.dumps(one) for one in ended.findings if one["status"] == "fail"]
+    assert len(report) == 1
+    assert "no end after 10 s" in report[0] or "exit code 1" in report[0]

@@ -1,0 +1,364 @@
+"""The checks of several hosts, as processes, with faults that are real."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import trainbox
+from contract.trees import is_alive, wait_for
+from health.process_hosts import Hosts
+from trainbox.health.checks import CHECKS
+
+KEYS = ["check", "host", "device", "status", "value", "limit", "class", "hint"]
+#: Mounts a small tmpfs, in a mount namespace that ends with the process, and becomes the command behind it.
+MOUNTED = 'mount -t tmpfs -o "$1" tmpfs "$2" && shift 2 && exec "$@"'
+needs_mounts = pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode != 0,
+    reason="needs root and private mounts",
+)
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Iterator[Hosts]:
+    with Hosts(tmp_path, 4) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Hosts]:
+    with Hosts(tmp_path, 2) as cluster:
+        yield cluster
+
+
+def mounted(options: str, directory: Path) -> list[str]:
+    return ["unshare", "-m", "sh", "-c", MOUNTED, "sh", options, str(directory)]
+
+
+def test_four_sound_hosts_pass_everything(four: Hosts) -> None:
+    checked = four.run()
+    first = checked[four.hosts[0]]
+    assert {host: (one.code, one.bad(), one.failure) for host, one in checked.items()} == {
+        host: (0, [], None) for host in four.hosts
+    }
+    assert all(list(finding) == KEYS for one in checked.values() for finding in one.findings)
+    assert {finding["check"] for finding in first.findings} <= set(CHECKS)
+    assert {finding["host"] for finding in first.findings} == set(four.hosts)
+    assert [finding["host"] for finding in first.of("host.arrival")] == four.hosts
+    for host in four.hosts[1:]:
+        assert {finding["host"] for finding in checked[host].findings} == {host}
+        expected = [finding for finding in first.findings if finding["host"] == host]
+        assert list(checked[host].findings) == expected
+
+
+def test_every_host_leaves_a_report_and_the_first_a_page(two: Hosts) -> None:
+    checked = two.run()
+    for host in two.hosts:
+        directory = two.trees[host].root / "output/data/health"
+        report = json.loads((directory / f"{host}.json").read_text())
+        assert report["findings"] == list(checked[host].findings)
+        assert report["judgement"]["code"] == 0
+        assert report["judgement"]["line"] in checked[host].log
+    page = (two.trees[two.hosts[0]].root / "output/data/health/health.html").read_text()
+    assert all(host in page for host in two.hosts)
+    assert not (two.trees[two.hosts[1]].root / "output/data/health/health.html").exists()
+    assert not [path for tree in two.trees.values() for path in tree.root.rglob(".trainbox*")]
+
+
+def test_one_host_needs_no_other(tmp_path: Path) -> None:
+    with Hosts(tmp_path, 1) as cluster:
+        (checked,) = cluster.run().values()
+    assert (checked.code, checked.bad(), checked.of("host.arrival")) == (0, [], [])
+
+
+def test_a_host_that_never_arrives_is_named_and_all_end_together(four: Hosts) -> None:
+    missing = four.hosts[2]
+    for host in four.hosts:
+        if host != missing:
+            four.start(host, env={"TRAINBOX_PEER_TIMEOUT_SECONDS": "3"})
+    checked = four.finish()
+    for one in checked.values():
+        assert one.code == 78
+        assert one.failure is not None
+        assert one.failure.startswith(f"HARDWARE {missing} - host.arrival: never arrived")
+    assert checked[four.hosts[0]].bad() == [("host.arrival", missing, "", "fail", "hardware")]
+
+
+def test_without_the_first_host_the_others_name_it(two: Hosts) -> None:
+    first, second = two.hosts
+    two.start(second, env={"TRAINBOX_PEER_TIMEOUT_SECONDS": "1"})
+    checked = two.finish()[second]
+    assert (checked.code, checked.bad()) == (78, [("host.arrival", first, "", "fail", "hardware")])
+    assert str(checked.of("host.arrival")[0]["value"]).startswith("never arrived (port ")
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        (signal.SIGSTOP, "stopped answering"),  # it neither speaks nor hangs up
+        (signal.SIGKILL, "the connection was closed"),
+    ],
+)
+def test_a_host_that_is_frozen_or_killed_is_named(tmp_path: Path, number: signal.Signals, value: str) -> None:
+    with Hosts(tmp_path, 3) as three:
+        first, hit, last = three.hosts
+        three.start(first, "--deadline", "1")
+        process = three.start(hit, "--deadline", "1")
+        wait_for(lambda: bool(_sockets(process.pid, "01")), "the connection of the host to be hit")
+        process.send_signal(number)
+        # The round cannot end before this one has come.
+        three.start(last, "--deadline", "1")
+        checked = {host: three.finish_one(host) for host in (first, last)}
+    assert {one.code for one in checked.values()} == {78}
+    assert checked[first].bad() == [("host.arrival", hit, "", "fail", "hardware")]
+    assert value in checked[first].of("host.arrival")[0]["value"]
+    assert checked[last].failure == checked[first].failure
+
+
+def _sockets(pid: int, state: str) -> list[str]:
+    """The TCP sockets of a process that are in a state, from /proc: 01 is established, 0A listening (tcp_states.h)."""
+    owned = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            owned.add(str(descriptor.readlink()))
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return [line[9] for line in lines if line[3] == state and f"socket:[{line[9]}]" in owned]
+
+
+@needs_mounts
+def test_all_hosts_end_within_ten_seconds_of_each_other(four: Hosts) -> None:
+    """A fault on one host ends all; here that of one that comes late."""
+    full = four.hosts[3]
+    for host in four.hosts[:3]:
+        four.start(host)
+    time.sleep(1)
+    four.start(full, prefix=mounted("size=100k", four.trees[full].root / "checkpoints"))
+    ended: dict[str, float] = {}
+    while len(ended) < len(four.hosts):
+        ended |= {host: time.monotonic() for host in four.hosts if host not in ended and four.has_ended(host)}
+        time.sleep(0.02)
+    assert max(ended.values()) - min(ended.values()) < 10
+    checked = four.finish()
+    assert {one.code for one in checked.values()} == {64}
+    assert {(one.failure or "").splitlines()[0][: len(f"CONFIGURATION {full}")] for one in checked.values()} == {
+        f"CONFIGURATION {full}"
+    }
+
+
+@needs_mounts
+def test_a_full_disk_is_named_by_host_and_directory(two: Hosts) -> None:
+    first, second = two.hosts
+    two.start(first)
+    two.start(second, prefix=mounted("size=100k", two.trees[second].root / "checkpoints"))
+    checked = two.finish()
+    assert checked[first].bad() == [
+        ("host.disk", second, "checkpoints", "fail", "configuration"),
+        ("host.write", second, "checkpoints", "fail", "configuration"),
+    ]
+    assert {one.code for one in checked.values()} == {64}
+    words = f"CONFIGURATION {second} checkpoints host.disk: 0 MiB (limit: 256 MiB)"
+    assert (checked[second].failure or "").startswith(words)
+
+
+@needs_mounts
+def test_a_mount_without_inodes_left_is_named(tmp_path: Path) -> None:
+    with Hosts(tmp_path, 1) as cluster:
+        (host,) = cluster.hosts
+        cluster.start(host, prefix=mounted("size=3g,nr_inodes=1", cluster.trees[host].root / "model"))
+        (checked,) = cluster.finish().values()
+    assert checked.bad() == [
+        ("host.inodes", host, "model", "fail", "configuration"),
+        ("host.write", host, "model", "fail", "configuration"),
+    ]
+
+
+@needs_mounts
+def test_a_read_only_mount_is_named(tmp_path: Path) -> None:
+    with Hosts(tmp_path, 1) as cluster:
+        (host,) = cluster.hosts
+        cluster.start(host, prefix=mounted("ro,size=3g", cluster.trees[host].root / "model"))
+        (checked,) = cluster.finish().values()
+    assert checked.bad() == [("host.write", host, "model", "fail", "configuration")]
+    assert checked.of("host.write")[0]["value"].startswith("Read-only file system: ")
+    assert checked.code == 64
+
+
+def test_a_name_that_does_not_resolve_is_named_by_every_host(two: Hosts) -> None:
+    first, second = two.hosts
+    two.name_hosts([first, second, "algo-9.invalid"])
+    checked = two.run(env={host: {"TRAINBOX_PEER_TIMEOUT_SECONDS": "2"} for host in two.hosts})
+    assert checked[first].bad() == [
+        ("host.dns", first, "algo-9.invalid", "fail", "configuration"),
+        ("host.dns", second, "algo-9.invalid", "fail", "configuration"),
+        ("host.arrival", "algo-9.invalid", "", "fail", "hardware"),
+    ]
+    # That host cannot come: what is wrong is its name.
+    assert {one.code for one in checked.values()} == {64}
+    assert (checked[second].failure or "").startswith(f"CONFIGURATION {first} algo-9.invalid host.dns: no address")
+
+
+def test_a_channel_that_is_empty_or_missing_is_named(tmp_path: Path) -> None:
+    with Hosts(tmp_path, 1) as cluster:
+        (host,) = cluster.hosts
+        tree = cluster.trees[host].channel("validation", {}).channel("test", {})
+        shutil.rmtree(tree.root / "input/data/test")
+        (checked,) = cluster.run().values()
+    assert checked.bad() == [
+        ("host.channel", host, "test", "fail", "configuration"),
+        ("host.channel", host, "validation", "fail", "configuration"),
+    ]
+    assert {finding["device"]: finding["value"] for finding in checked.of("host.channel")} == {
+        "train": "has files",
+        "validation": "empty",
+        "test": "missing",
+    }
+
+
+def test_a_host_whose_part_of_the_data_is_empty_is_only_warned_of(tmp_path: Path) -> None:
+    with Hosts(tmp_path, 1) as cluster:
+        (host,) = cluster.hosts
+        tree = cluster.trees[host].channel("train", {})
+        (tree.root / "input/data/train/data.csv").unlink()
+        config = {"train": {"TrainingInputMode": "File", "S3DistributionType": "ShardedByS3Key"}}
+        tree.write("input/config/inputdataconfig.json", json.dumps(config))
+        (checked,) = cluster.run().values()
+        assert (checked.code, checked.bad()) == (0, [("host.channel", host, "train", "warn", "configuration")])
+        assert "1 warning(s)" in checked.log
+        (strict,) = cluster.run("--strict").values()
+    assert strict.code == 64
+
+
+@pytest.mark.parametrize(("port", "whose"), [(29400, "the ranks'"), (29401, "the exchange's")])
+def test_a_port_that_is_taken_is_named(two: Hosts, port: int, whose: str) -> None:
+    del whose
+    first = two.hosts[0]
+    with socket.create_server((first, port)):
+        two.start(first, env={"TRAINBOX_PEER_TIMEOUT_SECONDS": "0"})
+        checked = two.finish()[first]
+    assert ("host.port", first, f"port {port}", "fail", "configuration") in checked.bad()
+    assert checked.code == 64
+
+
+def test_a_stranger_on_the_line_disturbs_nobody(two: Hosts) -> None:
+    first, second = two.hosts
+    process = two.start(first)
+    wait_for(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
+    impostor = b'{"job":"another","host":"' + second.encode() + b'"}\n'
+    with contextlib.ExitStack() as strangers:
+        for said in (b"GET / HTTP/1.0\r\n\r\n", b"", impostor, b"{}\n[1]\n", b"\xff" * 1000):
+            strangers.enter_context(socket.create_connection((first, 29401))).sendall(said)
+        two.start(second)
+        checked = two.finish()
+    assert {host: (one.code, one.bad()) for host, one in checked.items()} == {first: (0, []), second: (0, [])}
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "component"),
+    [("torch", "2.12.0", "torch"), ("nvidia-nccl-cu12", "2.99.1", "nccl"), ("trainbox", "9.9", "trainbox")],
+)
+def test_another_version_on_one_host_names_both(tmp_path: Path, package: str, version: str, component: str) -> None:
+    """Planted as pip would leave it: metadata in front of what is installed."""
+    metadata = tmp_path / "site" / f"{package.replace('-', '_')}-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    with Hosts(tmp_path, 3) as three:
+        first, second, _ = three.hosts
+        checked = three.run(env={second: {"PYTHONPATH": str(tmp_path / "site")}})
+    (finding,) = [finding for finding in checked[first].findings if finding["status"] != "pass"]
+    assert finding["check"] == f"versions.{component}"
+    assert (finding["host"], finding["value"]) == (second, version)
+    assert finding["limit"].endswith(f" on {first}")
+    assert {one.code for one in checked.values()} == {64}
+
+
+def test_a_clock_that_is_wrong_is_named_with_its_skew(two: Hosts) -> None:
+    """Planted in the program that asks the clock; strict makes the warning a failure."""
+    planted = """
+import argparse, sys, time
+from trainbox.contract.job import read_environment
+from trainbox.health import command, report, run
+parser = argparse.ArgumentParser()
+command.add_arguments(parser)
+subject = command.read_subject(parser.parse_args(["--preflight"]), read_environment())
+found = run.examine(subject, strict=True, clock=lambda: time.time() + 90)
+report.print_lines(found.findings)
+sys.exit(found.judgement.code)
+"""
+    first, second = two.hosts
+    two.start(first, "--strict")
+    two.start(second, "-c", planted)
+    checked = two.finish()
+    assert checked[first].bad() == [("host.clock", second, "", "warn", "hardware")]
+    skew = checked[first].of("host.clock")[1]["value"]
+    assert skew == pytest.approx(90, abs=0.5)
+    assert {one.code for one in checked.values()} == {78}
+
+
+def test_sigterm_ends_the_checks_and_all_they_started(two: Hosts) -> None:
+    """While it waits for the other host."""
+    first = two.hosts[0]
+    process = two.start(first)
+    wait_for(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 143
+    assert not is_alive(process.pid)
+
+
+def test_without_a_job_the_machine_alone_is_checked(tmp_path: Path) -> None:
+    """`trainbox health` as a person calls it: into a pipe JSON lines, and no contract needed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRAINBOX_")}
+    answer = subprocess.run(
+        [sys.executable, "-m", "trainbox", "health", "--fast"],
+        env={**environment, "TRAINBOX_ROOT": str(tmp_path / "none")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "checking the machine alone" in answer.stderr
+    assert {json.loads(line)["status"] for line in answer.stdout.splitlines()} == {"pass"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checks_need_nothing_but_msgspec(two: Hosts, tmp_path: Path) -> None:
+    """As in an image without any extra: -S leaves all installed packages out, and one comes back."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for module in (msgspec, trainbox):
+        package = Path(str(module.__file__)).parent
+        (site / package.name).symlink_to(package)
+    for host in two.hosts:
+        two.start(host, "-S", "-m", "trainbox.health", "--preflight", env={"PYTHONPATH": str(site)})
+    checked = two.finish()
+    assert {host: (one.code, one.bad()) for host, one in checked.items()} == {host: (0, []) for host in two.hosts}
+    assert checked[two.hosts[1]].of("versions.torch")[0]["value"] == "absent"
+
+
+def test_the_table_on_a_terminal_needs_no_rich(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "rich").mkdir(parents=True)
+    (site / "rich/__init__.py").write_text("raise ModuleNotFoundError('rich')")
+    command = f"{sys.executable} -m trainbox health"
+    tables = []
+    for path in ("", str(site)):
+        environment = {**os.environ, "TRAINBOX_ROOT": str(tmp_path / "none"), "PYTHONPATH": path, "COLUMNS": "200"}
+        answer = subprocess.run(
+            ["script", "-qec", command, "/dev/null"], env=environment, cwd=tmp_path, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stdout
+        tables.append([line.split()[:2] for line in answer.stdout.splitlines()])
+    assert ["pass", "host.write"] in tables[0]
+    assert tables[0] == tables[1]

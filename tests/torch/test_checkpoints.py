@@ -1,0 +1,626 @@
+"""What is saved is what a restarted training goes on with, to the bit, whoever is killed and whatever the disk does."""
+
+import contextlib
+import functools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import torch
+from trainbox.checkpointing import Checkpoints
+from trainbox.errors import CheckpointError
+from trainbox.torch.saver import STALLS, Pace, Saver
+from trainbox.torch.writer import STATE, shard_name
+
+SECONDS = 60
+
+
+class Training:
+    """A small model with everything that has a state."""
+
+    def __init__(self, directory: Path, seed: int, **options: Any) -> None:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the global generator is what is tested
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.Dropout(0.3), torch.nn.Linear(16, 1)
+        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 50)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=3)
+        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
+        self.progress: dict[str, Any] = {"best": float("inf"), "history": []}
+        parts = {name: part for name, part in vars(self).items() if name != "parts"}
+        self.saver = Saver(Checkpoints(directory), parts, **options)
+
+    def step(self) -> None:
+        noise = torch.from_numpy(np.random.randn(4, 8)).float() * random.random()  # noqa: NPY002
+        loss = self.model(torch.randn(4, 8) + noise).square().mean()
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        self.ema.update_parameters(self.model)
+        self.progress["best"] = min(self.progress["best"], loss.item())
+        self.progress["history"].append(loss.item())
+
+    def state(self) -> str:
+        """Every bit of it, the generators' next numbers included."""
+        tensors = [*self.model.state_dict().values(), *self.ema.state_dict().values()]
+        tensors += [value for state in self.optimizer.state.values() for value in state.values()]
+        return repr(
+            (
+                [tensor.flatten().tolist() for tensor in tensors],
+                self.optimizer.param_groups[0]["lr"],
+                self.scheduler.state_dict(),
+                self.scaler.state_dict(),
+                self.progress,
+                torch.get_rng_state().tolist(),
+                random.getstate(),
+                np.random.get_state()[1].tolist(),  # type: ignore[index]  # noqa: NPY002
+            )
+        )
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Iterator[Callable[..., Training]]:
+    made: list[Training] = []
+
+    def make(seed: int = 0, directory: Path = tmp_path, **options: Any) -> Training:
+        made.append(Training(directory, seed, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.saver.close()
+
+
+def writer_of(saver: Saver) -> int:
+    process_id = saver._handover.process_id
+    assert process_id is not None
+    return process_id
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.005)
+
+
+def newest(directory: Path) -> int:
+    found = Checkpoints(directory).find().chosen
+    return 0 if found is None else found.step
+
+
+# --- exactly what was there ---------------------------------------------------------------------------------------
+
+
+def test_a_resumed_training_goes_on_as_if_nothing_had_happened(training: Callable[..., Training]) -> None:
+    one = training(1)
+    assert one.saver.resume() == 0
+    for _ in range(5):
+        one.step()
+    one.saver.save(5)
+    for _ in range(5):  # while it is written
+        one.step()
+    one.saver.close()
+    other = training(2)
+    assert other.saver.resume() == 5
+    for _ in range(5):
+        other.step()
+    assert other.state() == one.state()
+
+
+def test_saving_changes_nothing_of_the_training(training: Callable[..., Training], tmp_path: Path) -> None:
+    one, other = training(1), training(1, tmp_path / "other")
+    states = []
+    for saved, run in ((True, one), (False, other)):
+        torch.manual_seed(3)
+        random.seed(3)
+        np.random.seed(3)  # noqa: NPY002
+        for step in range(1, 4):
+            run.step()
+            if saved:
+                run.saver.save(step)
+        states.append(run.state())
+    assert states[0] == states[1]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own, while it loads its compiler
+def test_parts_are_seen_through_their_wrappers(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    compiled = torch.compile(model)
+    saver = Saver(Checkpoints(tmp_path), {"model": compiled})
+    saver.save(1, wait=True)
+    saver.close()
+    other = torch.nn.Linear(2, 2)
+    assert Saver(Checkpoints(tmp_path), {"model": other}).resume() == 1
+    assert torch.equal(other.weight, model.weight)
+
+
+def test_the_state_may_grow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress: dict[str, Any] = {"seen": torch.zeros(10)}
+    saver = Saver(Checkpoints(tmp_path), {"progress": progress})
+    saver.save(1, wait=True)
+    progress["seen"] = torch.arange(3_000_000)
+    saver.save(2, wait=True)
+    saver.close()
+    assert "has grown to" in capsys.readouterr().err
+    back: dict[str, Any] = {}
+    assert Saver(Checkpoints(tmp_path), {"progress": back}).resume() == 2
+    assert torch.equal(back["seen"], progress["seen"])
+
+
+# --- the pace -----------------------------------------------------------------------------------------------------
+
+
+def test_stalls_stretch_the_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    pace = Pace(0.05)
+    assert not pace.due()
+    time.sleep(0.06)
+    assert pace.due()
+    pace.saved(0.2 * STALLS)
+    time.sleep(0.06)
+    assert not pace.due()
+    time.sleep(0.15)
+    assert pace.due()
+    assert "stalls stay below 3.5% of the time" in capsys.readouterr().err
+
+
+def test_none_is_due_while_one_is_written(training: Callable[..., Training]) -> None:
+    one = training(1, interval_seconds=0.0)
+    one.step()
+    assert one.saver.due()
+    os.kill(writer_of(one.saver), signal.SIGSTOP)
+    one.saver.save(1)
+    assert not one.saver.due()
+    os.kill(writer_of(one.saver), signal.SIGCONT)
+    until(one.saver.due, "the checkpoint is never done")
+    assert one.saver.last is not None
+    assert (one.saver.last.step, one.saver.last.durable >= one.saver.last.stall > 0) == (1, True)
+
+
+# --- those that must not be loaded --------------------------------------------------------------------------------
+
+
+def resaved(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """The newest checkpoint once more, valid, with another document."""
+    found = Checkpoints(path).find().chosen
+    assert found is not None
+    document = json.loads((found.path / STATE).read_text())
+    change(document)
+    with Checkpoints(path).writing(found.step + 1) as aside:
+        (aside / STATE).write_text(json.dumps(document))
+        (aside / shard_name(0)).write_bytes((found.path / shard_name(0)).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda document: document.update(codec=99), "state format 99"),
+        (lambda document: document.update(trainbox="7.3.0"), "written by trainbox 7.3.0"),
+        (lambda document: document.update(byteorder="big"), "big-endian machine"),
+        (lambda document: document.pop("parts"), "cannot be read: Object missing required field `parts`"),
+        (lambda document: document["parts"].pop("scheduler"), "scheduler: absent in the checkpoint, CosineAnnealingLR"),
+        (lambda document: document["parts"]["optimizer"].update(kind="SGD"), "optimizer: SGD in the checkpoint, AdamW"),
+    ],
+)
+def test_a_checkpoint_of_another_version_or_training_is_refused(
+    training: Callable[..., Training], tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    training(1).saver.save(1, wait=True)
+    resaved(tmp_path, change)
+    with pytest.raises(CheckpointError, match=r".*") as refused:
+        training(2).saver.resume()
+    assert said in refused.value.message
+    assert (refused.value.exit_code, bool(refused.value.hint or "missing" in said)) == (8, True)
+
+
+def test_a_checkpoint_of_another_model_shows_the_differences(tmp_path: Path) -> None:
+    saver = Saver(Checkpoints(tmp_path), {"model": torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 2))})
+    saver.save(1, wait=True)
+    saver.close()
+    other = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 3, bias=False).half())
+    with pytest.raises(CheckpointError) as refused:
+        Saver(Checkpoints(tmp_path), {"model": other}).resume()
+    assert "model: 1.weight: float32 [2, 16] in the checkpoint, float16 [3, 16] now" in refused.value.message
+    assert "1.bias: float32 [2] in the checkpoint, absent now" in refused.value.message
+
+
+def test_other_hyperparameters_are_refused_and_shown(training: Callable[..., Training]) -> None:
+    training(1, identity={"layers": (1, 2), "dropout": 0.1}).saver.save(1, wait=True)
+    assert training(1, identity={"layers": [1, 2], "dropout": 0.1}).saver.resume() == 1
+    with pytest.raises(CheckpointError, match=r"dropout: 0.1 in the checkpoint, 0.2 now; width: 'absent' in the"):
+        training(1, identity={"layers": (1, 2), "dropout": 0.2, "width": 7}).saver.resume()
+
+
+def test_a_checkpoint_of_something_else_is_refused(training: Callable[..., Training], tmp_path: Path) -> None:
+    with Checkpoints(tmp_path).writing(1) as path:
+        (path / "model.ubj").write_bytes(b"trees")
+    with pytest.raises(CheckpointError, match=r"is no checkpoint of trainbox.torch"):
+        training(1).saver.resume()
+
+
+def test_a_state_that_cannot_be_saved_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"progress\['seen'\] is of type builtins.set"):
+        Saver(Checkpoints(tmp_path), {"progress": {"seen": {1, 2}}})
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path, Path], object]] = {
+    "a flipped bit in the tensors": lambda new, _: flip(new / shard_name(0)),
+    "a flipped bit in the tree": lambda new, _: flip(new / STATE),
+    "a flipped bit in the manifest": lambda new, _: flip(new / "MANIFEST.json"),
+    "truncated tensors": lambda new, _: os.truncate(new / shard_name(0), 100),
+    "a torn manifest": lambda new, _: os.truncate(new / "MANIFEST.json", 100),
+    "no manifest": lambda new, _: (new / "MANIFEST.json").unlink(),
+    "missing tensors": lambda new, _: (new / shard_name(0)).unlink(),
+    "missing tree": lambda new, _: (new / STATE).unlink(),
+    "tensors of another step": lambda new, old: (new / shard_name(0)).write_bytes((old / shard_name(0)).read_bytes()),
+    "tree of another step": lambda new, old: (new / STATE).write_bytes((old / STATE).read_bytes()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_after_any_damage_the_previous_one_is_used(
+    training: Callable[..., Training], tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = training(1)
+    one.step()
+    one.saver.save(1, wait=True)
+    good = one.state()
+    one.step()
+    one.saver.save(2, wait=True)
+    DAMAGES[damage](tmp_path / "step-00000002", tmp_path / "step-00000001")
+    other = training(2)
+    assert other.saver.resume() == 1
+    assert other.state() == good
+    assert f"rejected the checkpoint {tmp_path / 'step-00000002'}" in capsys.readouterr().err
+
+
+# --- killed -------------------------------------------------------------------------------------------------------
+
+
+def test_a_writer_that_is_killed_is_replaced_and_nothing_is_lost(
+    training: Callable[..., Training], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = training(1, interval_seconds=0.0)
+    one.saver.due()
+    for step in range(1, 6):
+        one.step()
+        os.kill(writer_of(one.saver), signal.SIGSTOP)  # so that it dies with the state in its hands
+        one.saver.save(step)
+        os.kill(writer_of(one.saver), signal.SIGKILL)
+        one.saver.save(step + 100, wait=True)
+        assert newest(tmp_path) == step + 100
+        assert (tmp_path / f"step-{step + 100:08d}").is_dir()
+        said = capsys.readouterr().err
+        assert f"the writer of checkpoints has ended (exit code -9): another one writes step {step}" in said
+        assert f"checkpoint of step {step}:" in said
+    os.kill(writer_of(one.saver), signal.SIGKILL)  # while it has nothing to do
+    one.saver.save(200, wait=True)
+    assert newest(tmp_path) == 200
+
+
+KILLED = """
+import os, random, signal, sys, time, torch
+from pathlib import Path
+from trainbox.checkpointing import Checkpoints
+from trainbox.torch.saver import Saver
+from trainbox.torch.writer import is_idle
+
+directory = Path(sys.argv[1])
+
+def train(begun):
+    state = {"step": 0, "tensor": torch.zeros(2_000_000)}
+    saver = Saver(Checkpoints(directory, keep=2), {"state": state})
+    first = saver.resume()
+    assert state["tensor"].eq(first).all() and state["step"] == first
+    for step in range(first + 1, 10_000):
+        state["step"] = step
+        state["tensor"].fill_(step)
+        saver.save(step)
+        os.write(begun, b"%d\\n" % step)
+
+moments = random.Random(1)
+for _ in range(20):
+    source, begun = os.pipe()
+    rank = os.fork()
+    if rank == 0:
+        train(begun)
+    os.close(begun)
+    pipe = os.fdopen(source)
+    last = pipe.readline()
+    assert last, "the state of the checkpoint was not whole"
+    time.sleep(moments.uniform(0, 0.2))
+    os.kill(rank, signal.SIGKILL)
+    last = int([last, *pipe][-1])
+    os.wait()
+    # What was handed over and not yet begun by the writer is not waited for: it comes all the same.
+    end = time.monotonic() + 30
+    while (found := Checkpoints(directory).find().chosen) is None or found.step < last:
+        assert time.monotonic() < end, (found, last)
+        time.sleep(0.01)
+    assert found.step in (last, last + 1), (found, last)
+print(last)
+"""
+
+
+def test_a_rank_killed_at_any_moment_leaves_the_last_checkpoint_that_it_handed_over(tmp_path: Path) -> None:
+    ranks = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert ranks.returncode == 0, ranks.stderr
+    assert int(ranks.stdout) >= 20
+
+
+ORPHAN = """
+import os, signal, sys, torch
+from pathlib import Path
+from trainbox.checkpointing import Checkpoints
+from trainbox.torch.saver import Saver
+
+saver = Saver(Checkpoints(Path(sys.argv[1])), {"state": {"tensor": torch.arange(1_000_000)}})
+saver.due()
+writer = saver._handover.process_id
+os.kill(writer, signal.SIGSTOP)
+saver.save(7)
+print(writer, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_writer_outlives_the_rank_and_finishes_what_it_was_given(tmp_path: Path) -> None:
+    rank = subprocess.run(
+        [sys.executable, "-c", ORPHAN, tmp_path], stdout=subprocess.PIPE, text=True, check=False, timeout=SECONDS
+    )
+    assert rank.returncode == -signal.SIGKILL
+    writer = int(rank.stdout)
+    assert newest(tmp_path) == 0
+    os.kill(writer, signal.SIGCONT)
+    until(lambda: newest(tmp_path) == 7, "the writer did not finish")
+    state: dict[str, Any] = {}
+    assert Saver(Checkpoints(tmp_path), {"state": state}).resume() == 7
+    assert torch.equal(state["tensor"], torch.arange(1_000_000))
+    until(lambda: not Path(f"/proc/{writer}").exists() or b"Z" in stat(writer), "the writer stays for ever")
+
+
+def stat(process_id: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process_id}/stat").read_bytes().split()[2]
+    return b"Z"
+
+
+# --- the disk -----------------------------------------------------------------------------------------------------
+
+FULL = """
+import json, subprocess, sys, torch
+from pathlib import Path
+from trainbox.checkpointing import Checkpoints
+from trainbox.errors import CheckpointError
+from trainbox.torch.saver import Saver
+
+directory = Path(sys.argv[1])
+directory.mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", directory], check=True)
+state = {"tensor": torch.zeros(1_000_000)}
+saver = Saver(Checkpoints(directory), {"state": state})
+saver.save(1, wait=True)
+(directory / "filler").write_bytes(bytes(3 << 20))
+saver.save(2)
+state["tensor"] += 1  # the training goes on
+try:
+    saver.save(3, wait=True)
+except CheckpointError as error:
+    print(json.dumps([error.message, error.hint]))
+assert sorted(path.name for path in directory.iterdir()) == ["filler", "step-00000001"]
+(directory / "filler").unlink()
+saver.save(4, wait=True)
+print(Checkpoints(directory).find().chosen.step)
+saver.close()
+"""
+
+
+@functools.cache
+def may_mount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_full_disk_costs_one_checkpoint_loudly_and_not_the_training(tmp_path: Path) -> None:
+    if not may_mount():
+        pytest.skip("only the administrator may mount a small disk")
+    rank = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", FULL, tmp_path / "disk"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert rank.returncode == 0, rank.stderr
+    failure, last = rank.stdout.splitlines()
+    message, hint = json.loads(failure)
+    assert "the checkpoint of step 3 cannot be written to" in message
+    assert "No space left on device" in message
+    assert "take a larger volume" in hint
+    assert "the checkpoint of step 2 cannot be written to" in rank.stderr
+    assert "the training goes on, earlier checkpoints stay" in rank.stderr
+    assert last == "4"
+
+
+# --- several ranks ------------------------------------------------------------------------------------------------
+
+# Ranks are forked from a process that has imported all: on a busy machine the imports take longer than the tests.
+RANKS = """
+import json, os, sys, traceback, torch
+import torch._dynamo
+import torch.distributed as dist
+from pathlib import Path
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from trainbox.checkpointing import Checkpoints
+from trainbox.errors import CheckpointError
+from trainbox.torch.saver import Saver
+from trainbox.torch.sharded import ShardedSaver
+
+def train(directory, kind, rank, size, port, last, host):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    torch.manual_seed(rank)  # dropout differs by rank
+    model = torch.nn.Sequential(torch.nn.Linear(6, 33), torch.nn.Dropout(0.2), torch.nn.Linear(33, 5))
+    progress = {"rank of the saver": rank, "loss": 0.0}
+    store = Checkpoints(Path(directory))
+    if kind == "sharded":
+        for parameter in model.parameters():
+            dist.broadcast(parameter.data, 0)
+        fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (size,)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        parts = {"progress": progress}
+        saver = ShardedSaver(store, model, optimizer, parts, rank=rank, world_size=size, host=host)
+    else:
+        model = DistributedDataParallel(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        parts = {"model": model, "optimizer": optimizer, "progress": progress}
+        saver = Saver(store, parts, rank=rank, world_size=size)
+
+    def digest():
+        state = [*model.state_dict().values(), *(value for s in optimizer.state.values() for value in s.values())]
+        state = [x.full_tensor() if hasattr(x, "full_tensor") else x for x in state]
+        return torch.hash_tensor(torch.cat([x.flatten().double() for x in state])).item()
+
+    try:
+        first = saver.resume()
+    except CheckpointError as error:
+        dist.barrier()
+        return {"refused": error.message}
+    began = digest() if first else None
+    for step in range(first + 1, last + 1):
+        generator = torch.Generator().manual_seed(step)
+        optimizer.zero_grad()
+        loss = model(torch.randn(4, 6, generator=generator)).square().mean()
+        loss.backward()
+        optimizer.step()
+        progress["loss"] = loss.item()
+    saver.save(last, wait=True)
+    told = {"first": first, "began": began, "ended": digest(), "progress": progress, "next": torch.rand(1).item()}
+    saver.close()
+    dist.barrier()
+    dist.destroy_process_group()
+    return told
+
+for line in sys.stdin:
+    *job, size, port, last, hosts = json.loads(line)
+    pipes = [os.pipe() for _ in range(size)]
+    for rank, (_, out) in enumerate(pipes):
+        if os.fork() == 0:
+            try:
+                told = train(*job, rank, size, port, last, f"algo-{rank * hosts // size + 1}")
+            except BaseException:
+                told = {"failed": traceback.format_exc()}
+            os.write(out, json.dumps(told).encode())
+            os._exit(0)
+    for _, out in pipes:
+        os.close(out)
+    told = [open(source).read() for source, _ in pipes]
+    for _ in pipes:
+        os.wait()
+    print("[" + ",".join(one or "null" for one in told) + "]", flush=True)
+"""
+
+
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run a training in several processes: what each of them tells, and what they said together."""
+    errors = tmp_path_factory.mktemp("ranks") / "stderr"
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", RANKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+        ) as server,
+    ):
+
+        def start(directory: Path, kind: str, size: int, last: int, hosts: int = 1) -> list[dict[str, Any]]:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            before = errors.stat().st_size
+            server.stdin.write(json.dumps([str(directory), kind, size, port, last, hosts]).encode() + b"\n")
+            server.stdin.flush()
+            told = json.loads(server.stdout.readline())
+            said = errors.read_bytes()[before:].decode()
+            assert all(one is not None and "failed" not in one for one in told), (told, said)
+            return [{**one, "said": said} for one in told]
+
+        try:
+            yield start
+        finally:
+            server.kill()
+
+
+def test_two_ranks_resume_from_one_checkpoint_with_generators_of_their_own(tmp_path: Path, run: Run) -> None:
+    straight = run(tmp_path / "straight", "ddp", 2, 6)
+    run(tmp_path / "broken", "ddp", 2, 3)
+    resumed = run(tmp_path / "broken", "ddp", 2, 6)
+    assert [one["first"] for one in resumed] == [3, 3]
+    assert [one["ended"] for one in resumed] == [one["ended"] for one in straight]
+    assert [one["next"] for one in resumed] == [one["next"] for one in straight]
+    assert resumed[0]["next"] != resumed[1]["next"]
+    assert resumed[1]["progress"]["rank of the saver"] == 0
+    # The newest is damaged: both ranks go back to the one before. Then another number of ranks.
+    flip(tmp_path / "broken" / "step-00000006" / shard_name(0))
+    again = run(tmp_path / "broken", "ddp", 2, 7)
+    assert [one["first"] for one in again] == [3, 3]
+    (alone,) = run(tmp_path / "broken", "ddp", 1, 8)
+    assert (alone["first"], alone["began"]) == (7, again[0]["ended"])
+    assert "the checkpoint is that of 2 ranks, now 1: random generators are seeded anew" in alone["said"]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_by_every_rank(tmp_path: Path, run: Run) -> None:
+    with Checkpoints(tmp_path).writing(1) as path:
+        (path / "model.ubj").write_bytes(b"trees")
+    refused = run(tmp_path, "ddp", 2, 1)
+    assert all("is no checkpoint of trainbox.torch" in one["refused"] for one in refused)
+
+
+def test_a_sharded_state_is_cut_anew_for_any_number_of_ranks_and_hosts(tmp_path: Path, run: Run) -> None:
+    ended = None
+    for size, hosts, last in ((2, 1, 2), (1, 1, 4), (2, 2, 6), (2, 2, 8), (1, 1, 9)):
+        told = run(tmp_path, "sharded", size, last, hosts)
+        assert {one["began"] for one in told} == {ended}
+        ended = told[0]["ended"]
+        assert told[0]["progress"]["rank of the saver"] == 0
+    for host in ("algo-1", "algo-2"):
+        assert (tmp_path / host / "step-00000008" / "MANIFEST.json").exists()
+    names = [path.name for host in ("algo-1", "algo-2") for path in (tmp_path / host / "step-00000008").glob("*.dist*")]
+    assert len(names) == len(set(names))
+
+
+def test_a_sharded_checkpoint_of_which_one_host_is_damaged_is_not_used(tmp_path: Path, run: Run) -> None:
+    first = run(tmp_path, "sharded", 2, 1, 2)
+    run(tmp_path, "sharded", 2, 2, 2)
+    flip(next((tmp_path / "algo-2" / "step-00000002").glob("*.distcp")))
+    told = run(tmp_path, "sharded", 2, 3, 2)
+    assert {(one["first"], one["began"]) for one in told} == {(1, first[0]["ended"])}
+    assert "rejected the checkpoint of step 2" in told[0]["said"]

@@ -1,0 +1,229 @@
+"""A job that is killed, stopped or robbed of its newest checkpoint ends with the weights of one that went through."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from os import kill
+from pathlib import Path
+
+import pytest
+
+from contract.trees import Run, Tree, wait_for
+
+pytest.importorskip("torch")
+
+#: Everything that exact resume has to bring back shapes these weights: moments, the schedule, running means of batch
+#: norm, dropout, noise from three generators, the order of the samples, an average of the weights.
+SCRIPT = """
+import copy, hashlib, os, random, sys, time
+import numpy, torch
+from torch.nn import functional
+from trainbox.torch import session
+
+torch.manual_seed(0)
+INPUTS, TARGETS = torch.randn(192, 32), torch.randn(192, 4)
+WIDTH, WAIT = int(os.environ["WIDTH"]), float(os.environ["WAIT"])
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self): return len(INPUTS)
+    def __getitems__(self, indices): return INPUTS[indices], TARGETS[indices]
+
+def net():
+    hidden = [torch.nn.Linear(WIDTH, WIDTH), torch.nn.BatchNorm1d(WIDTH), torch.nn.ReLU(), torch.nn.Dropout(0.2)] * 2
+    return torch.nn.Sequential(torch.nn.Linear(32, WIDTH), *hidden, torch.nn.Linear(WIDTH, 4))
+
+with session(seed=3) as run:
+    bare = net()
+    average = copy.deepcopy(bare)
+    model = run.wrap(bare)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 32)
+    batches = run.batches(len(INPUTS), batch_size=24)
+    parts = dict(model=model, optimizer=optimizer, schedule=schedule, batches=batches, average=average)
+    run.resume(every_seconds=0.0, **parts)
+    print(f"PID {run.rank} {os.getpid()} from {run.step}", flush=True)
+    while batches.epoch < 4 and not run.stopped:
+        for inputs, targets in run.steps(batches.loader(Rows(), collate=tuple)):
+            noise = random.random() + numpy.random.rand()
+            loss = functional.mse_loss(model(inputs + 0.01 * noise * torch.randn_like(inputs)), targets)
+            run.backward(loss)
+            run.update(optimizer)
+            schedule.step()
+            with torch.no_grad():
+                for mean, now in zip(average.parameters(), bare.parameters()):
+                    mean.lerp_(now, 0.1)
+            print(f"STEP {run.step + 1} {run.rank}", flush=True)
+            time.sleep(WAIT)
+        if not run.stopped:
+            batches.next_epoch()
+if run.rank == 0 and not run.stopped:
+    state = [*bare.state_dict().values(), *average.parameters()]
+    digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes() for value in state)).hexdigest()
+    print(f"DIGEST {run.step} {digest}", flush=True)
+"""
+STEPS = 32
+#: Ranks, and a width with which DDP has several buckets where there are more ranks than two.
+SHAPES = {2: "64", 4: "512"}
+
+
+class Job:
+    """A job of one host, whose log is a file that can be read while it runs."""
+
+    def __init__(self, root: Path, ranks: int) -> None:
+        self.ranks = ranks
+        self.tree = Tree(root / "ml").hosts("localhost").program(SCRIPT)
+        self.tree.hyperparameters(processes_per_host=ranks, trainbox_launcher="torchrun")
+        self.tree.write("input/config/checkpointconfig.json", json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
+        self.checkpoints = self.tree.root / "checkpoints"
+        self._log = root / "log"
+
+    def start(self, wait: float) -> "subprocess.Popen[bytes]":
+        env = {"WIDTH": SHAPES[self.ranks], "WAIT": str(wait), "TRAINBOX_MAX_RESTARTS": "5", "OMP_NUM_THREADS": "1"}
+        with self._log.open("ab") as log:
+            return self.tree.start(env, stdout=log.fileno())
+
+    def run(self, wait: float = 0.0) -> Run:
+        return self.tree.finish(self.start(wait))
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def digest(self) -> str:
+        (found,) = re.findall(rf"DIGEST {STEPS} (\w+)", self.log())
+        return str(found)
+
+    def processes(self) -> dict[int, int]:
+        """The process of each rank, by the newest that has said so."""
+        return {int(rank): int(pid) for rank, pid in re.findall(r"PID (\d+) (\d+) ", self.log())}
+
+    def starts(self) -> int:
+        return len(re.findall(r"PID 0 ", self.log()))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Callable[[int], Job]]:
+    jobs: list[Job] = []
+
+    def make(ranks: int) -> Job:
+        jobs.append(Job(tmp_path / f"job-{len(jobs)}", ranks))
+        return jobs[-1]
+
+    yield make
+    for made in jobs:
+        made.tree.__exit__()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
+    """The digest of a job of so many ranks that nothing happened to."""
+    found: dict[int, str] = {}
+
+    def of(ranks: int) -> str:
+        if ranks not in found:
+            whole = Job(tmp_path_factory.mktemp("whole"), ranks)
+            run = whole.run()
+            assert run.code == 0, run.log
+            found[ranks] = whole.digest()
+        return found[ranks]
+
+    return of
+
+
+@pytest.mark.parametrize(("ranks", "seed"), [*((2, seed) for seed in range(20)), *((4, seed) for seed in range(5))])
+def test_killed_at_any_moment_it_comes_to_the_same_weights(
+    ranks: int, seed: int, job: Callable[[int], Job], expected: Callable[[int], str]
+) -> None:
+    chance = random.Random(seed)
+    killed = job(ranks)
+    process = killed.start(wait=0.03)
+    for start in range(1, 3):
+        step = chance.randrange(2, STEPS - 4)
+        wait_for(lambda start=start: killed.starts() >= start, "the ranks", seconds=40)  # type: ignore[misc]
+        wait_for(lambda step=step: f"STEP {step} " in killed.log(), f"step {step}", seconds=40)  # type: ignore[misc]
+        time.sleep(chance.random() * 0.05)
+        with suppress(ProcessLookupError):  # it was a rank of the attempt before, or has ended
+            kill(killed.processes()[chance.randrange(ranks)], signal.SIGKILL)
+    run = killed.tree.finish(process)
+    assert run.code == 0, run.log
+    assert "was killed by SIGKILL" in run.log
+    assert killed.digest() == expected(ranks), run.log
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_while_a_checkpoint_is_written_it_comes_to_the_same_weights(
+    seed: int, job: Callable[[int], Job], expected: Callable[[int], str]
+) -> None:
+    killed = job(2)
+    process = killed.start(wait=0.1)
+    writing = f".tmp-step-{'?' * 8}-*"
+    number = 1 + seed  # of the write that is met
+    met: set[str] = set()
+
+    def is_written() -> bool:
+        met.update(path.name for path in killed.checkpoints.glob(writing))
+        return len(met) >= number
+
+    wait_for(is_written, "a checkpoint that is being written", seconds=40)
+    kill(killed.processes()[0], signal.SIGKILL)
+    run = killed.tree.finish(process)
+    assert run.code == 0, run.log
+    assert "rank 0 was killed by SIGKILL" in run.log
+    assert killed.digest() == expected(2), run.log
+
+
+@pytest.mark.parametrize("step", [2, 15, 27])
+def test_stopped_it_leaves_with_0_and_its_next_attempt_comes_to_the_same_weights(
+    step: int, job: Callable[[int], Job], expected: Callable[[int], str]
+) -> None:
+    stopped = job(2)
+    process = stopped.start(wait=0.03)
+    wait_for(lambda: f"STEP {step} " in stopped.log(), f"step {step}", seconds=40)
+    process.send_signal(signal.SIGTERM)
+    run = stopped.tree.finish(process)
+    assert run.code == 0, run.log
+    assert run.failure is None
+    left = [int(found) for found in re.findall(r"all ranks leave after step (\d+); it is saved", run.log)]
+    assert len(left) == 1
+    assert step <= left[0] <= step + 4
+    again = stopped.run()
+    assert again.code == 0, again.log
+    assert f"resuming from step {left[0]}" in again.log
+    assert stopped.digest() == expected(2)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "tear"])
+def test_with_its_newest_checkpoint_damaged_it_goes_back_one_and_comes_to_the_same_weights(
+    damage: str, job: Callable[[int], Job], expected: Callable[[int], str]
+) -> None:
+    robbed = job(2)
+    process = robbed.start(wait=0.03)
+    wait_for(lambda: "STEP 20 " in robbed.log(), "step 20", seconds=40)
+    process.send_signal(signal.SIGTERM)
+    assert robbed.tree.finish(process).code == 0
+    newest, before = sorted(robbed.checkpoints.glob("step-*"), reverse=True)[:2]
+    spoil(newest, damage)
+    again = robbed.run()
+    assert again.code == 0, again.log
+    assert f"rejected the checkpoint {newest}" in again.log
+    assert f"resuming from step {int(before.name[5:13])} " in again.log
+    assert robbed.digest() == expected(2)
+
+
+def spoil(checkpoint: Path, damage: str) -> None:
+    manifest = checkpoint / "MANIFEST.json"
+    data = max((path for path in checkpoint.iterdir() if path != manifest), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "truncate":
+        data.write_bytes(content[: len(content) // 2])
+    elif damage == "remove":
+        data.unlink()
+    else:
+        manifest.write_bytes(manifest.read_bytes()[:-40])

@@ -1,0 +1,132 @@
+"""A rank that stands still is found, named, shown and replaced: real ranks, frozen by SIGSTOP or asleep for ever."""
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contract.trees import Run, Tree
+
+pytest.importorskip("torch")
+
+#: Ranks that say how far they are, as a session does; one of them may stop at a step.
+SCRIPT = """
+import os, signal, sys, time
+import torch
+import torch.distributed as dist
+from pathlib import Path
+from trainbox.torch.progress import PROGRESS_VARIABLE, Progress, Section
+
+rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+progress = Progress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
+progress.mark(0, Section.START)
+dist.init_process_group("gloo")
+
+def stand_still():
+    time.sleep(1000)
+
+for step in range(1, 31):
+    progress.mark(step - 1, Section.DATA)
+    {what}
+    progress.mark(step - 1, Section.COMPUTE)
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    progress.mark(step, Section.DATA)
+print("ended", rank, attempt, flush=True)
+progress.mark(30, Section.DONE)
+dist.barrier()
+dist.destroy_process_group()
+"""
+LIMIT = 2.0
+
+
+def script(what: str) -> str:
+    return SCRIPT.replace("{what}", what)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    with Tree(tmp_path / "ml") as built:
+        built.hosts("localhost").hyperparameters(
+            processes_per_host=2, trainbox_launcher="torchrun", trainbox_hang_seconds=LIMIT
+        )
+        yield built
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def ended(run: Run) -> list[str]:
+    return sorted(line for line in run.stdout.decode().splitlines() if line.startswith("ended"))
+
+
+def test_a_frozen_rank_is_named_killed_and_replaced(tree: Tree) -> None:
+    frozen = 0
+    still = f"if (rank, attempt, step) == ({frozen}, 0, 9): os.kill(os.getpid(), signal.SIGSTOP)"
+    run = tree.program(script(still)).run()
+    assert run.code == 0, run.log
+    assert ended(run) == ["ended 0 1", "ended 1 1"]
+    (line,) = re.findall(r"trainbox: restart 1 of 3: (.*)", run.log)
+    waited = re.fullmatch(
+        rf"rank {frozen} made no progress for ([\d.]+) s in DATA after step 8 \(its process is stopped\)", line
+    )
+    assert waited, line
+    assert LIMIT <= float(waited[1]) < LIMIT + 3  # the figure is half a second; this machine may be busy
+    stacks = tree.output / "data/hang"
+    assert "no stacks: the process is in state T" in (stacks / f"rank-{frozen}.txt").read_text()
+    assert "all_reduce" in (stacks / f"rank-{1 - frozen}.txt").read_text()
+
+
+def test_a_rank_that_never_returns_shows_where_it_is(tree: Tree) -> None:
+    run = tree.program(script("if rank == 1 and step == 5: stand_still()")).run(TRAINBOX_MAX_RESTARTS="0")
+    assert run.code == 137
+    assert str(run.failure).startswith("rank 1 made no progress for ")
+    assert f"hint: the stacks of all ranks are in {tree.output / 'data/hang'}" in str(run.failure)
+    assert re.search(r'File ".*/train.py", line \d+ in stand_still', (tree.output / "data/hang/rank-1.txt").read_text())
+
+
+def test_saving_and_evaluating_may_take_longer_than_a_step(tree: Tree) -> None:
+    mark = "progress.mark(5, Section({}))"
+    longer = f"if step == 5: {mark.format('3 + rank')}; time.sleep({LIMIT} + 1); {mark.format(2)}"
+    run = tree.program(script(longer)).run()
+    assert run.code == 0, run.log
+    assert "trainbox: restart" not in run.log
+
+
+def test_a_script_that_says_nothing_of_its_progress_is_left_alone(tree: Tree) -> None:
+    run = tree.program(f"import os, time; time.sleep({LIMIT} + 1); print('ended', os.environ['RANK'])").run()
+    assert run.code == 0, run.log
+    assert ended(run) == ["ended 0", "ended 1"]
+
+
+def test_rehearsed_faults_strike_once(tree: Tree) -> None:
+    run = tree.program(script("time.sleep(0.1)")).run(TRAINBOX_DRILL="kill 1@4, freeze 0@8")
+    assert run.code == 0, run.log
+    assert ended(run) == ["ended 0 2", "ended 1 2"]
+    assert re.findall(r"trainbox: rehearsing: (.*)", run.log) == ["kill 1@4", "freeze 0@8"]
+    assert re.search(r"restart 1 of 3: rank 1 was killed by SIGKILL after step \d+\n", run.log)
+    assert re.search(r"restart 2 of 3: rank 0 made no progress for .* \(its process is stopped\)\n", run.log)
+
+
+def test_the_host_of_a_frozen_rank_is_found_among_several(tmp_path: Path) -> None:
+    names = ("127.0.0.1", "127.0.0.2")
+    still = "if (rank, attempt, step) == (1, 0, 9): os.kill(os.getpid(), signal.SIGSTOP)"
+    with Tree(tmp_path / "one/ml") as one, Tree(tmp_path / "two/ml") as two:
+        processes = []
+        port = free_port()
+        for tree, name in ((one, names[0]), (two, names[1])):
+            tree.hosts(*names, current=name).hyperparameters(
+                processes_per_host=1, trainbox_launcher="torchrun", trainbox_hang_seconds=LIMIT
+            )
+            processes.append(tree.program(script(still)).start({"MASTER_PORT": port}))
+        runs = [tree.finish(process) for tree, process in zip((one, two), processes, strict=True)]
+    assert [run.code for run in runs] == [0, 0], runs[0].log + runs[1].log
+    for run in runs:
+        assert re.search(r"restart 1 of 3: rank 1 made no progress for .* \(its process is stopped\)\n", run.log)
+    assert "all_reduce" in (tmp_path / "one/ml/output/data/hang/rank-0.txt").read_text()
+    assert "in state T" in (tmp_path / "two/ml/output/data/hang/rank-1.txt").read_text()

@@ -1,0 +1,223 @@
+"""How hosts tell each other what they found: real sockets, each host a thread."""
+
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+from trainbox.health.exchange import OTHER_VERSION, Exchange, Lost, meet
+
+_NUMBERS = itertools.count()
+PORT = 29433
+
+
+class Said(msgspec.Struct, frozen=True):
+    who: str
+    number: int
+
+
+class Newer(msgspec.Struct, frozen=True):
+    somebody: str
+
+
+class Decided(msgspec.Struct, frozen=True):
+    total: int
+    silent: Mapping[str, str]
+    mine: str = ""
+
+    def of(self, host: str) -> "Decided":
+        return msgspec.structs.replace(self, mine=host)
+
+
+@pytest.fixture
+def hosts() -> tuple[str, ...]:
+    """Addresses that no other test has."""
+    process, number = os.getpid() % 250, next(_NUMBERS) % 250
+    return tuple(f"127.{process + 1}.{number + 1}.{host + 101}" for host in range(4))
+
+
+def together(
+    hosts: tuple[str, ...],
+    act: Callable[[Exchange, str], object],
+    *,
+    without: tuple[str, ...] = (),
+    patience: float = 20,
+) -> dict[str, object]:
+    """Let all hosts do something at once; what each came to, or the error that it met."""
+
+    def one(host: str) -> object:
+        exchange = meet(hosts, host, PORT, "job", patience=patience)
+        try:
+            exchange.settle(seconds=20)
+            return act(exchange, host)
+        except Lost as lost:
+            return lost
+        finally:
+            exchange.close()
+
+    there = [host for host in hosts if host not in without]
+    with ThreadPoolExecutor(len(there)) as threads:
+        return dict(zip(there, threads.map(one, there), strict=True))
+
+
+def decide(said: Mapping[str, Said], silent: Mapping[str, str]) -> Decided:
+    assert all(host == one.who for host, one in said.items())
+    return Decided(sum(one.number for one in said.values()), silent)
+
+
+def agree(exchange: Exchange, host: str, number: int, seconds: float = 20) -> Decided:
+    return exchange.agree(Said(host, number), Said, decide, Decided, seconds=seconds, share=Decided.of)
+
+
+def test_all_hosts_get_the_same_answer_in_every_round_and_what_is_theirs(hosts: tuple[str, ...]) -> None:
+    def act(exchange: Exchange, host: str) -> list[Decided]:
+        return [agree(exchange, host, number) for number in (1, 10, 100)]
+
+    answers = together(hosts, act)
+    assert answers == {
+        host: [Decided(4 * number, {}, "" if host == hosts[0] else host) for number in (1, 10, 100)] for host in hosts
+    }
+
+
+def test_hosts_that_are_late_in_a_round_are_waited_for(hosts: tuple[str, ...]) -> None:
+    def act(exchange: Exchange, host: str) -> Decided:
+        time.sleep(0.3 * hosts.index(host))
+        return agree(exchange, host, 1)
+
+    assert {answer.total for answer in together(hosts, act).values() if isinstance(answer, Decided)} == {4}
+
+
+def test_one_host_alone_needs_no_network(hosts: tuple[str, ...]) -> None:
+    exchange = meet(hosts[:1], hosts[0], PORT, "job", patience=0)
+    assert agree(exchange, hosts[0], 5).total == 5
+
+
+def test_a_host_that_leaves_between_two_rounds_is_named_in_the_next(hosts: tuple[str, ...]) -> None:
+    def act(exchange: Exchange, host: str) -> Decided:
+        answer = agree(exchange, host, 1)
+        return answer if host == hosts[2] else agree(exchange, host, 10)
+
+    answers = together(hosts, act)
+    assert answers.pop(hosts[2]) == Decided(4, {}, hosts[2])
+    assert {(one.total, tuple(one.silent.items())) for one in answers.values() if isinstance(one, Decided)} == {
+        (30, ((hosts[2], "the connection was closed"),))
+    }
+    assert len(answers) == 3
+
+
+def test_a_host_that_is_silent_in_a_round_is_named_and_may_speak_in_the_next(hosts: tuple[str, ...]) -> None:
+    quiet = threading.Event()
+
+    def act(exchange: Exchange, host: str) -> Decided:
+        if host == hosts[1]:
+            quiet.wait(20)
+        first = agree(exchange, host, 1, seconds=0.5)
+        if host == hosts[0]:
+            assert dict(first.silent) == {hosts[1]: "stopped answering"}
+            quiet.set()
+        return agree(exchange, host, 10)
+
+    answers = together(hosts, act)
+    # What it said too late belongs to a round that is over; its second word is in the second round.
+    assert [one.total for one in answers.values() if isinstance(one, Decided)] == [40, 40, 40, 40]
+
+
+def test_hosts_that_never_come_are_named(hosts: tuple[str, ...]) -> None:
+    answers = together(hosts, lambda exchange, host: agree(exchange, host, 1), without=hosts[2:], patience=1)
+    assert {tuple(one.silent.items()) for one in answers.values() if isinstance(one, Decided)} == {
+        ((hosts[2], "never arrived"), (hosts[3], "never arrived"))
+    }
+
+
+def test_without_the_first_host_the_others_give_up_in_time(hosts: tuple[str, ...]) -> None:
+    started = time.monotonic()
+    with pytest.raises(Lost, match=r"never arrived \(port 29433: Connection refused\)"):
+        meet(hosts, hosts[1], PORT, "job", patience=0.5)
+    assert time.monotonic() - started < 10
+
+
+def test_a_first_host_that_dies_is_named_by_all_others(hosts: tuple[str, ...]) -> None:
+    def act(exchange: Exchange, host: str) -> object:
+        agree(exchange, host, 1)
+        return None if host == hosts[0] else agree(exchange, host, 10)
+
+    answers = together(hosts, act)
+    assert [(lost.host, bool(lost.reason)) for lost in answers.values() if isinstance(lost, Lost)] == [
+        (hosts[0], True)
+    ] * 3
+
+
+def test_hosts_of_another_version_are_named_as_such(hosts: tuple[str, ...]) -> None:
+    def act(exchange: Exchange, host: str) -> object:
+        if host == hosts[3]:
+            return exchange.agree(Newer("me"), Newer, lambda *_: Newer(""), Newer, seconds=20, share=lambda one, _: one)
+        return agree(exchange, host, 1)
+
+    answers = together(hosts, act)
+    newer = answers.pop(hosts[3])
+    assert isinstance(newer, Lost)
+    assert newer.reason == OTHER_VERSION
+    assert {tuple(one.silent.items()) for one in answers.values() if isinstance(one, Decided)} == {
+        ((hosts[3], OTHER_VERSION),)
+    }
+
+
+def test_a_host_of_another_job_is_not_let_in(hosts: tuple[str, ...]) -> None:
+    first = meet(hosts[:2], hosts[0], PORT, "job", patience=1)
+    other = meet(hosts[:2], hosts[1], PORT, "another job", patience=1)
+    try:
+        assert agree(first, hosts[0], 1).silent == {hosts[1]: "never arrived"}
+        with pytest.raises(Lost):
+            other.settle(seconds=1)
+    finally:
+        first.close()
+        other.close()
+
+
+def test_a_line_without_end_is_cut_off(hosts: tuple[str, ...]) -> None:
+    first = meet(hosts[:2], hosts[0], PORT, "job", patience=60)
+    with ThreadPoolExecutor(1) as threads:
+        stranger = socket.create_connection((hosts[0], PORT), timeout=30)
+        flooded = threads.submit(_flood, stranger)
+        second = meet(hosts[:2], hosts[1], PORT, "job", patience=20)
+        answered = threads.submit(_settle_after, flooded, second, hosts[1])
+        assert agree(first, hosts[0], 1, seconds=60) == Decided(2, {})
+        assert answered.result() == "cut off"
+    for open_one in (first, second, stranger):
+        open_one.close()
+
+
+def _settle_after(flooded: "Future[str]", second: Exchange, host: str) -> str:
+    ended = flooded.result()
+    second.settle(seconds=30)
+    agree(second, host, 1)
+    return ended
+
+
+def _flood(stranger: socket.socket) -> str:
+    try:
+        for _ in range(40):
+            stranger.sendall(b"x" * 1024 * 1024)
+    except (ConnectionError, BrokenPipeError):
+        return "cut off"
+    return "taken"
+
+
+def test_clocks_are_set_beside_the_first(hosts: tuple[str, ...]) -> None:
+    ahead = {host: 7.0 * place for place, host in enumerate(hosts)}
+
+    def one(host: str) -> float:
+        exchange = meet(hosts, host, PORT, "job", patience=20, clock=lambda: time.time() + ahead[host])
+        exchange.settle(seconds=20)
+        agree(exchange, host, 1)
+        exchange.close()
+        return exchange.skew
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(one, hosts)) == pytest.approx([0.0, 7.0, 14.0, 21.0], abs=0.5)

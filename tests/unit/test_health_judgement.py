@@ -1,0 +1,149 @@
+"""What follows from findings, and how they are told."""
+
+import itertools
+
+import msgspec
+import pytest
+
+from trainbox.health.checks import CHECKS, found, in_words, unfinished
+from trainbox.health.explain import explanation
+from trainbox.health.finding import Finding
+from trainbox.health.judgement import EXIT_CODES, judge
+from trainbox.health.local import HostReport
+from trainbox.health.page import draw_matrix, draw_page
+from trainbox.health.run import compare, conclude
+
+GOOD = found("host.disk", "algo-1", True, 2**40, device="model")
+REMAP = found("nvml.row_remap_failed", "algo-2", False, "yes", device="gpu3", limit="no")
+ECC = found("nvml.ecc_uncorrected", "algo-2", False, 3, device="gpu3", limit=0)
+DISK = found("host.disk", "algo-1", False, 2**20, device="model", limit=2**28)
+SLOW = found("nvml.throttle", "algo-1", False, "power brake", device="gpu0")
+
+
+def test_a_finding_has_the_keys_of_the_report_in_their_order() -> None:
+    keys = ["check", "host", "device", "status", "value", "limit", "class", "hint"]
+    assert list(msgspec.json.decode(msgspec.json.encode(REMAP))) == keys
+
+
+def test_sound_hosts_go_on() -> None:
+    judgement = judge([GOOD])
+    assert (judgement.code, judgement.failure) == (0, "")
+    assert judgement.line == "health: sound: 1 checks on 1 host(s)"
+
+
+def test_hardware_ends_the_job_with_host_device_and_check_in_front() -> None:
+    judgement = judge([GOOD, REMAP, ECC])
+    assert judgement.code == 78
+    first, hint = judgement.failure.splitlines()
+    assert first == "HARDWARE algo-2 gpu3 nvml.row_remap_failed: yes (limit: no); also algo-2 gpu3 nvml.ecc_uncorrected"
+    assert hint.startswith("hint: the node")
+
+
+def test_configuration_comes_first_and_hardware_is_still_told() -> None:
+    judgement = judge([REMAP, DISK])
+    assert judgement.code == 64
+    assert judgement.failure.startswith(
+        "CONFIGURATION algo-1 model host.disk: 1 MiB (limit: 256 MiB); also algo-2 gpu3 "
+    )
+
+
+def test_a_finding_about_the_host_itself_keeps_the_place_of_the_device() -> None:
+    assert judge([found("host.arrival", "algo-3", False, "never arrived")]).failure.startswith(
+        "HARDWARE algo-3 - host.arrival: never arrived (limit: "
+    )
+
+
+def test_warnings_go_on_unless_strict() -> None:
+    assert judge([SLOW]).code == 0
+    assert "1 warning(s): algo-1 gpu0 nvml.throttle" in judge([SLOW]).line
+    assert judge([SLOW], strict=True).code == 78
+
+
+def test_what_passes_by_itself_never_ends_a_job() -> None:
+    passing = found("nvml.xid", "algo-1", False, "Xid 31", device="gpu0", kind="transient", soft=True)
+    hung = unfinished("host.shm", "algo-1", "no end", device="", seconds=20)
+    assert (hung.status, hung.kind) == ("fail", "transient")
+    assert judge([passing, hung], strict=True).code == 0
+    assert "2 warning(s)" in judge([passing, hung], strict=True).line
+
+
+def test_a_hard_check_that_hangs_ends_the_job() -> None:
+    hung = unfinished("host.write", "algo-1", "no end after 20 s", device="model", seconds=20)
+    assert (hung.status, hung.value, hung.limit) == ("fail", "did not finish", "20 s")
+    assert judge([hung]).code == 64
+
+
+def test_a_long_list_is_cut() -> None:
+    many = [found("host.dns", f"algo-{n}", False, "no address", device="algo-9") for n in range(9)]
+    assert judge(many).failure.count("host.dns") == 6
+    assert " and 3 more" in judge(many).failure
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([GOOD, REMAP, DISK, SLOW])))
+def test_the_judgement_does_not_depend_on_who_spoke_first(order: tuple[Finding, ...]) -> None:
+    assert conclude(order, {}, strict=False).judgement.failure == judge([DISK, REMAP, SLOW]).failure
+
+
+def test_of_three_hosts_the_one_that_differs_is_named_and_of_two_the_second() -> None:
+    versions = {f"algo-{n}": {"torch": version} for n, version in enumerate(["2.12", "2.13", "2.13"], start=1)}
+    said = {host: HostReport((), own) for host, own in versions.items()}
+    (bad,) = [one for one in compare(said, {}, strict=False).findings if one.status == "fail"]
+    assert (bad.check, bad.host, bad.value, bad.limit) == ("versions.torch", "algo-1", "2.12", "2.13 on algo-2")
+    del said["algo-3"]
+    (bad,) = [one for one in compare(said, {}, strict=False).findings if one.status == "fail"]
+    assert (bad.host, bad.value, bad.limit) == ("algo-2", "2.13", "2.12 on algo-1")
+
+
+def test_a_slow_gpu_is_held_against_the_median_of_the_job() -> None:
+    speeds = [1500.0, 1490.0, 1510.0, 900.0]
+    said = {
+        f"algo-{n}": HostReport((), {}, {"gpu0": {"device": speed, "to device": 25.0}})
+        for n, speed in enumerate(speeds)
+    }
+    slow = [
+        one for one in compare(said, {}, strict=False).findings if one.status != "pass" and one.check != "host.clock"
+    ]
+    assert [(one.check, one.host, one.device, one.status, one.value) for one in slow] == [
+        ("gpu.bandwidth", "algo-3", "gpu0 device", "warn", 900.0)
+    ]
+    assert in_words(slow[0]) == "900 GB/s (limit: 1196 GB/s)"
+
+
+def test_a_host_of_another_version_is_configuration() -> None:
+    report = conclude([], {"algo-2": "says what this version of trainbox does not understand"}, strict=False)
+    assert report.judgement.code == 64
+
+
+def test_a_check_that_only_another_version_knows_is_still_told() -> None:
+    new = Finding("host.moon", "algo-2", "", "fail", "full", "new", "hardware")
+    report = conclude([new, GOOD], {}, strict=False)
+    assert [one.check for one in report.findings] == ["host.disk", "host.moon"]
+    assert report.judgement.failure == "HARDWARE algo-2 - host.moon: full (limit: new)"
+
+
+def test_the_page_shows_every_pair_that_was_measured() -> None:
+    hosts = ["algo-1", "algo-2", "algo-3"]
+    pairs = {("algo-1", "algo-2"): 12.5, ("algo-3", "algo-1"): 2.5}
+    drawing = draw_matrix(hosts, pairs)
+    assert drawing.count(">12.5") == 2
+    assert drawing.count(">2.5") == 2
+    assert drawing.count("hsl(120 ") == 2  # the fastest is the greenest
+    assert drawing.count("<td>") == 5  # three with oneself, and a pair that was not measured
+    alone = [found("host.arrival", host, True, "here") for host in hosts]
+    measured = [Finding("collective.pair", *pair, "pass", value, 1, "hardware") for pair, value in pairs.items()]
+    assert drawing in draw_page([*alone, *measured], "sound")
+
+
+def test_the_page_takes_no_text_for_markup() -> None:
+    page = draw_page([found("host.write", "<b>", False, '"><script>', device="model")], "<i>")
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "&lt;i&gt;" in page
+
+
+def test_the_explanation_names_every_check_code_and_setting() -> None:
+    text = explanation()
+    assert all(name in text for name in CHECKS)
+    assert all(f"exit code {code}" in text for code in EXIT_CODES.values())
+    assert "EnableInfraCheck" in text
+    assert "MaximumRetryAttempts" in text

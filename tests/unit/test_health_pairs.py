@@ -1,0 +1,181 @@
+"""Who meets whom, and what follows: two rounds for any number of hosts, and no guess."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainbox.health.course import Met, Round, Said, convict, met, plan_next, slow
+from trainbox.health.orders import Done, Ran, Rank
+from trainbox.health.pairs import Group, blame, first_round, most_led, second_round
+
+counts = st.integers(min_value=1, max_value=70)
+
+
+def names(count: int) -> tuple[str, ...]:
+    return tuple(f"algo-{number + 1}" for number in range(count))
+
+
+@st.composite
+def suspected(draw: st.DrawFn) -> tuple[tuple[str, ...], set[str]]:
+    """Hosts, and those of some groups of the first round."""
+    hosts = names(draw(counts))
+    groups = first_round(hosts)
+    bad = draw(st.sets(st.sampled_from(groups))) if groups else set()
+    return hosts, {host for group in bad for host in group}
+
+
+@given(counts)
+def test_in_the_first_round_everybody_meets_somebody_once(count: int) -> None:
+    groups = first_round(names(count))
+    assert sorted(host for group in groups for host in group) == sorted(names(count) if count > 1 else ())
+    assert [len(group) for group in groups] == [3 if count % 2 and not place else 2 for place in range(count // 2)]
+
+
+def test_one_host_meets_nobody() -> None:
+    assert first_round(("algo-1",)) == ()
+    assert second_round(("algo-1",), set()) == ()
+
+
+@given(suspected())
+def test_every_suspect_meets_a_proven_host_as_the_first_of_a_pair(case: tuple[tuple[str, ...], set[str]]) -> None:
+    hosts, suspects = case
+    again = second_round(hosts, suspects)
+    if len(hosts) == 3:
+        assert {frozenset(group) for group in again} == {frozenset(hosts) - {host} for host in hosts}
+    elif suspects != set(hosts):
+        assert [group[0] for group in again] == [host for host in hosts if host in suspects]
+        assert all(group[1] not in suspects for group in again)
+
+
+@given(suspected())
+def test_the_proven_share_the_suspects_evenly(case: tuple[tuple[str, ...], set[str]]) -> None:
+    hosts, suspects = case
+    proven = [host for host in hosts if host not in suspects]
+    if proven and len(hosts) != 3:
+        met_by = [sum(group[1] == host for group in second_round(hosts, suspects)) for host in proven]
+        assert max(met_by) - min(met_by) <= 1
+
+
+@given(suspected())
+def test_no_host_leads_more_groups_than_it_has_ports(case: tuple[tuple[str, ...], set[str]]) -> None:
+    hosts, suspects = case
+    for groups in (first_round(hosts), second_round(hosts, suspects), second_round(hosts, hosts)):
+        assert all(sum(group[0] == host for group in groups) <= most_led() for host in hosts)
+
+
+def went(stage: str, groups: Sequence[Group], hosts: Group, works: Mapping[Group, bool]) -> Round:
+    """A stage in which some groups hang and the others are exact."""
+    rank = {True: Rank(0, bandwidth=1.0), False: Rank(0, broken="no end after 10 s")}
+    ran = [Ran(number, (rank[works[group]],)) for number, group in enumerate(groups)]
+    said = {host: Said(1, done=Done(tuple(one for one in ran if host in groups[one.group]))) for host in hosts}
+    return Round(stage, tuple(groups), said)  # type: ignore[arg-type] # a stage's name
+
+
+def play(hosts: Group, bad: Collection[str], ways: Collection[frozenset[str]] = ()) -> list[Round]:
+    """All stages with some bad hosts and some pairs of hosts between which nothing goes through."""
+
+    def works(group: Group) -> bool:
+        pairs = {frozenset((one, other)) for one in group for other in group}
+        return not set(group) & set(bad) and not pairs & set(ways)
+
+    rounds = [went("ready", (), hosts, {})]
+    while (following := plan_next(rounds, backend="gloo")) is not None:
+        stage, groups = following
+        if stage == "reach":
+            knocked = {
+                host: Said(1, done=Done(unreached=tuple(other for other in hosts if frozenset((host, other)) in ways)))
+                for host in hosts
+            }
+            rounds.append(Round(stage, groups, knocked))
+        else:
+            rounds.append(went(stage, groups, hosts, {group: works(group) for group in groups}))
+    return rounds
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_just_the_bad_hosts_are_named_if_one_pair_works(data: st.DataObject) -> None:
+    hosts = names(data.draw(st.integers(min_value=4, max_value=40)))
+    bad = data.draw(st.sets(st.sampled_from(hosts), max_size=len(hosts)))
+    rounds = play(hosts, bad)
+    assert sum(one.stage in {"pairs", "again"} for one in rounds) <= 2
+    if any(not one.faults for one in met(rounds, "pairs")):
+        assert {part.host for part in convict(rounds)} == bad
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_if_no_pair_works_at_first_no_good_host_is_named(data: st.DataObject) -> None:
+    hosts = names(data.draw(st.integers(min_value=3, max_value=40)))
+    bad = {data.draw(st.sampled_from(group)) for group in first_round(hosts)}
+    rounds = play(hosts, bad)
+    named = {part.host for part in convict(rounds) if not part.everywhere}
+    assert named <= bad
+    if len(hosts) <= 7 and len(bad) <= len(hosts) - 2:
+        assert named == bad
+
+
+@settings(max_examples=60)
+@given(st.integers(min_value=4, max_value=40), st.data())
+def test_the_way_between_two_hosts_is_named_as_a_pair(count: int, data: st.DataObject) -> None:
+    hosts = names(count)
+    one, other = data.draw(st.lists(st.sampled_from(hosts), min_size=2, max_size=2, unique=True))
+    again = second_round(hosts, {host for group in first_round(hosts) if {one, other} <= set(group) for host in group})
+    found = convict(play(hosts, (), {frozenset((one, other))}))
+    assert {frozenset((part.host, part.device)) for part in found} == {frozenset((one, other))}
+    assert all(part.check == "collective.world" for part in found)
+    assert all({one, other} != set(group) for group in again)
+
+
+def test_of_two_hosts_that_cannot_do_it_the_pair_is_named() -> None:
+    (part,) = convict(play(names(2), {"algo-2"}))
+    assert (part.host, part.device, part.everywhere) == ("algo-1", "algo-2", False)
+
+
+@given(counts)
+def test_with_nothing_wrong_there_is_no_second_round_and_nobody_is_named(count: int) -> None:
+    rounds = play(names(count), ())
+    assert convict(rounds) == []
+    expected = ["ready", "pairs", "again", "world"] if count == 3 else ["ready", "pairs", "world"]
+    assert [one.stage for one in rounds] == (
+        ["ready"] if count == 1 else ["ready", "pairs"] if count == 2 else expected
+    )
+
+
+def test_a_host_that_is_silent_ends_the_course() -> None:
+    rounds = [went("ready", (), names(4), {}), Round("pairs", first_round(names(4)), {}, {"algo-3": "stopped"})]
+    assert plan_next(rounds, backend="gloo") is None
+
+
+def test_blame_takes_the_host_that_explains_most_and_leaves_single_pairs() -> None:
+    star = [("a", "b"), ("c", "a"), ("a", "d"), ("e", "f")]
+    assert blame(star) == (("a",), (("e", "f"),))
+    assert blame([("a", "b"), ("b", "a")]) == ((), (("a", "b"),))
+    assert blame([]) == ((), ())
+
+
+def group(*hosts: str, bandwidth: float = 1.0, latency: float = 100.0) -> Met:
+    return Met(hosts, {host: Ran(0, (Rank(0, bandwidth=bandwidth, latency=latency),)) for host in hosts})
+
+
+def test_slow_is_what_is_far_from_the_others_by_the_measure_of_the_backend() -> None:
+    groups = [group("a", "b"), group("c", "d"), group("e", "f", bandwidth=0.5), group("g", "h", bandwidth=0.1)]
+    assert [one.members for one in slow(groups, "gloo")] == [("g", "h")]
+    assert [one.members for one in slow(groups, "nccl")] == [("e", "f"), ("g", "h")]
+    late = [group("a", "b"), group("c", "d", latency=1500), group("e", "f", latency=5000)]
+    assert [one.members for one in slow(late, "gloo")] == [("e", "f")]
+    assert slow([], "gloo") == []
+
+
+def wrong(*heard: tuple[int, ...]) -> Met:
+    ranks = [Ran(0, (Rank(0, wrong=1, wrong_from=one),)) for one in heard]
+    hosts = names(len(heard))
+    return Met(hosts, dict(zip(hosts, ranks, strict=True)))
+
+
+def test_a_bad_sender_and_a_bad_receiver_are_told_among_three_ranks_and_not_among_two() -> None:
+    assert wrong((1,), (), (1,)).culprits() == [("algo-2", 0)]
+    assert wrong((1, 2), (), ()).culprits() == [("algo-1", 0)]
+    assert wrong((1,), ()).culprits() == []
+    assert wrong((), (), ()).culprits() == []

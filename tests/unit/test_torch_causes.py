@@ -1,0 +1,119 @@
+"""Of all that failed, which failure was the cause, and whether starting again can help."""
+
+import signal
+
+import pytest
+
+from trainbox.contract.failure import Cause
+from trainbox.contract.verdict import RankFailure
+from trainbox.torch.causes import WINDOW_SECONDS, History, decide, describe, find_root, is_consequence
+
+
+def raised(kind: str, text: str = "", *, rank: int = 0, time: float = 0.0, step: int | None = None) -> RankFailure:
+    family = (kind, "builtins.Exception")
+    cause = Cause(text=f"{kind}: {text}")
+    return RankFailure(rank=rank, host="a", code=1, signal=0, cause=cause, family=family, time=time, step=step)
+
+
+def killed(number: int, *, rank: int = 0, time: float = 0.0, hung: str = "") -> RankFailure:
+    return RankFailure(rank=rank, host="a", code=128 + number, signal=number, cause=None, time=time, hung=hung)
+
+
+def exited(code: int, step: int | None = None) -> RankFailure:
+    return RankFailure(rank=0, host="a", code=code, signal=0, cause=None, step=step)
+
+
+PEER_GONE = raised(
+    "builtins.RuntimeError", "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
+)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        PEER_GONE,
+        raised("torch.distributed.DistBackendError", "NCCL error: remote process exited"),
+        raised("torch.distributed.DistNetworkError"),
+        killed(signal.SIGABRT),
+        killed(signal.SIGTERM),
+    ],
+)
+def test_an_error_about_a_peer_is_a_consequence(failure: RankFailure) -> None:
+    assert is_consequence(failure)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        raised("builtins.ValueError", "Connection closed by peer"),
+        raised("builtins.RuntimeError", "shape mismatch"),
+        killed(signal.SIGKILL),
+        killed(signal.SIGSEGV),
+        killed(signal.SIGTERM, hung="made no progress"),
+        exited(3),
+    ],
+)
+def test_any_other_failure_may_be_the_cause(failure: RankFailure) -> None:
+    assert not is_consequence(failure)
+
+
+def test_the_cause_is_what_was_killed_then_what_was_raised_first_then_what_came_first() -> None:
+    peer = [PEER_GONE, raised("torch.distributed.DistError", rank=1, time=1.0)]
+    late, early = raised("builtins.KeyError", rank=2, time=5.0), raised("builtins.ValueError", rank=3, time=4.0)
+    dead = killed(signal.SIGSEGV, rank=4, time=9.0)
+    frozen = killed(signal.SIGKILL, rank=5, time=10.0, hung="made no progress")
+    assert find_root([]) is None
+    assert find_root(peer) is PEER_GONE
+    assert find_root([*peer, late, early]) is early
+    assert find_root([*peer, late, early, dead]) is dead
+    assert find_root([*peer, late, early, dead, frozen]) is frozen
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RankFailure(0, "a", 1, 0, None, family=("builtins.ModuleNotFoundError", "builtins.ImportError")),
+        RankFailure(0, "a", 1, 0, None, family=("builtins.TabError", "builtins.SyntaxError")),
+        raised("torch.OutOfMemoryError"),
+        RankFailure(0, "a", 7, 0, None, family=("trainbox.errors.DataError", "trainbox.errors.TrainboxError")),
+        exited(2),
+        exited(64),
+        exited(78),
+    ],
+)
+def test_what_fails_every_time_is_not_started_again(failure: RankFailure) -> None:
+    decision = decide(failure, History(), most=3, now=0.0)
+    assert not decision.restart
+    assert decision.because
+
+
+def test_the_same_exception_at_the_same_step_is_started_again_once() -> None:
+    first = raised("builtins.ValueError", "x", step=7)
+    before = History((1.0,), first)
+    assert decide(first, History(), most=3, now=0.0).restart
+    assert not decide(first, before, most=3, now=2.0).restart
+    assert decide(raised("builtins.ValueError", "x", step=8), before, most=3, now=2.0).restart
+    assert decide(raised("builtins.KeyError", "x", step=7), before, most=3, now=2.0).restart
+    assert not decide(raised("builtins.ValueError", "other words", step=7), before, most=3, now=2.0).restart
+
+
+def test_where_no_steps_are_known_the_words_decide() -> None:
+    before = History((1.0,), raised("builtins.ValueError", "x"))
+    assert not decide(raised("builtins.ValueError", "x"), before, most=3, now=2.0).restart
+    assert decide(raised("builtins.ValueError", "y"), before, most=3, now=2.0).restart
+
+
+def test_a_kill_may_strike_again_and_again_until_the_window_is_full() -> None:
+    dead = killed(signal.SIGKILL)
+    assert decide(dead, History((1.0, 2.0), dead), most=3, now=3.0).restart
+    assert not decide(dead, History((1.0, 2.0, 3.0), dead), most=3, now=4.0).restart
+    assert decide(dead, History((1.0, 2.0, 3.0), dead), most=3, now=1.5 + WINDOW_SECONDS).restart
+    assert not decide(dead, History(), most=0, now=0.0).restart
+
+
+def test_a_failure_in_one_line() -> None:
+    step = RankFailure(1, "a", 137, 9, None, step=120)
+    assert describe(step) == "rank 1 was killed by SIGKILL after step 120"
+    assert describe(raised("builtins.KeyError", "x\nmore", rank=2)) == "rank 2 failed: builtins.KeyError: x"
+    assert describe(exited(3)) == "rank 0 failed: exit code 3"
+    assert describe(killed(9, rank=3, hung="hangs")) == "rank 3 hangs"

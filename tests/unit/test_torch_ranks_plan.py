@@ -1,0 +1,135 @@
+"""Who starts the processes of a host, how many, and what they are told: decided before any of them runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainbox.contract.environment import Machine
+from trainbox.contract.job import read_job
+from trainbox.errors import HyperparameterError, ProgramError
+from trainbox.launch.plan import Plan, plan
+from trainbox.launch.program import Program
+
+SCRIPT = Program(name="train.py", command=(sys.executable, "train.py"), directory=Path("/code"))
+WITH_TORCH = Machine(cpus=8, modules=("torch",))
+
+
+def planned(
+    tmp_path: Path,
+    hyperparameters: dict[str, str],
+    machine: Machine = WITH_TORCH,
+    program: Program = SCRIPT,
+    interface: str = "eth0",
+    **env: str,
+) -> Plan:
+    config = tmp_path / "input/config"
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    resources = {"hosts": ["algo-1"], "current_host": "algo-1", "network_interface_name": interface}
+    (config / "resourceconfig.json").write_text(json.dumps(resources))
+    return plan(read_job(tmp_path, env), program, env=env, machine=machine, scratch=Path("/scratch"))
+
+
+def test_torchrun_is_one_child_that_starts_the_ranks(tmp_path: Path) -> None:
+    made = planned(tmp_path, {"trainbox_launcher": "torchrun", "processes_per_host": "4", "eta": "1"})
+    (child,) = made.children
+    assert child.name == "agent"
+    agent = (sys.executable, "-P", "-m", "trainbox.torch.agent", "4", "/scratch")
+    assert child.argv == (*agent, "train.py", "--eta", "1")
+    assert made.processes == 4
+    assert child.environment["OMP_NUM_THREADS"] == "2"
+    assert "PYTHONPATH" not in child.environment
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "machine", "processes"),
+    [
+        ({}, WITH_TORCH, 1),
+        ({}, Machine(gpus=4, modules=("torch",)), 4),
+        ({"processes_per_host": "2"}, Machine(gpus=4, modules=("torch",)), 2),
+        ({"sagemaker_mpi_enabled": "true", "sagemaker_mpi_num_of_processes_per_host": "3"}, WITH_TORCH, 3),
+    ],
+)
+def test_there_are_as_many_ranks_as_asked_for_else_as_gpus(
+    tmp_path: Path, hyperparameters: dict[str, str], machine: Machine, processes: int
+) -> None:
+    assert planned(tmp_path, {"trainbox_launcher": "torchrun", **hyperparameters}, machine).processes == processes
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "name", "child"),
+    [
+        ({}, "train.py", "script"),
+        ({"sagemaker_torch_distributed_enabled": "true"}, "train.py", "agent"),
+        ({"sagemaker_torch_distributed_enabled": "false"}, "train.py", "script"),
+        ({"sagemaker_pytorch_ddp_enabled": "true"}, "train.py", "agent"),
+        ({"sagemaker_mpi_enabled": "true"}, "train.py", "agent"),
+        ({"sagemaker_torch_distributed_enabled": "true", "trainbox_launcher": "plain"}, "train.py", "script"),
+        ({}, "pytorch_train.py", "agent"),
+        ({"sagemaker_program": "pytorch_train.py"}, "pytorch_train.py", "script"),
+    ],
+)
+def test_auto_means_torchrun_where_the_request_speaks_of_it(
+    tmp_path: Path, hyperparameters: dict[str, str], name: str, child: str
+) -> None:
+    program = Program(name=name, command=(sys.executable, name), directory=Path("/code"))
+    assert [one.name for one in planned(tmp_path, hyperparameters, program=program).children] == [child]
+
+
+def test_what_is_honoured_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    assert planned(tmp_path, {"sagemaker_torch_distributed_enabled": "true"}).notes == ()
+    (note,) = planned(tmp_path, {"sagemaker_mpi_enabled": "true"}).notes
+    assert "by torch elastic, not by mpirun" in note
+
+
+def test_the_data_parallel_library_is_used_where_it_is_there(tmp_path: Path) -> None:
+    asked = {"sagemaker_distributed_dataparallel_enabled": "true"}
+    machine = Machine(gpus=8, modules=("smdistributed", "torch"))
+    assert planned(tmp_path, asked, machine).children[0].environment["TRAINBOX_BACKEND"] == "smddp"
+    with pytest.raises(HyperparameterError, match="smdistributed is not installed") as caught:
+        planned(tmp_path, asked, Machine(gpus=8, modules=("torch",)))
+    assert "trainbox_backend=nccl" in caught.value.hint
+    chosen = planned(tmp_path, {**asked, "trainbox_backend": "gloo"})
+    assert chosen.children[0].environment["TRAINBOX_BACKEND"] == "gloo"
+
+
+def test_what_cannot_be_started_is_said_at_once(tmp_path: Path) -> None:
+    asked = {"trainbox_launcher": "torchrun"}
+    shell = Program(name="run.sh", command=("/bin/sh", "./run.sh"), directory=Path("/code"))
+    with pytest.raises(ProgramError, match="starts Python scripts"):
+        planned(tmp_path, asked, program=shell)
+    with pytest.raises(ProgramError, match="torch, which is not installed"):
+        planned(tmp_path, asked, Machine())
+    with pytest.raises(HyperparameterError, match=r"2 process\(es\), 1 GPU\(s\)"):
+        planned(
+            tmp_path,
+            {**asked, "trainbox_backend": "nccl", "processes_per_host": "2"},
+            Machine(gpus=1, modules=("torch",)),
+        )
+
+
+def test_an_interface_that_does_not_exist_is_not_exported(tmp_path: Path) -> None:
+    asked = {"trainbox_launcher": "torchrun"}
+    machine = Machine(interfaces=("eth0", "lo"), modules=("torch",))
+    there = planned(tmp_path, asked, machine).children[0].environment
+    assert (there["NCCL_SOCKET_IFNAME"], there["GLOO_SOCKET_IFNAME"]) == ("eth0", "eth0")
+    missing = planned(tmp_path, asked, machine, interface="ethwe").children[0].environment
+    assert not {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"} & set(missing)
+    own = planned(tmp_path, asked, machine, NCCL_SOCKET_IFNAME="ib0").children[0].environment
+    assert own["NCCL_SOCKET_IFNAME"] == "ib0"
+
+
+def test_an_efa_that_is_there_is_used(tmp_path: Path) -> None:
+    asked = {"trainbox_launcher": "torchrun"}
+    machine = Machine(efa=True, modules=("torch",))
+    assert planned(tmp_path, asked, machine).children[0].environment["FI_PROVIDER"] == "efa"
+    assert "FI_PROVIDER" not in planned(tmp_path, asked).children[0].environment
+    assert planned(tmp_path, asked, machine, FI_PROVIDER="tcp").children[0].environment["FI_PROVIDER"] == "tcp"
+
+
+def test_threads_that_are_asked_for_stay(tmp_path: Path) -> None:
+    asked = {"trainbox_launcher": "torchrun", "processes_per_host": "16"}
+    assert planned(tmp_path, asked).children[0].environment["OMP_NUM_THREADS"] == "1"
+    assert planned(tmp_path, asked, OMP_NUM_THREADS="3").children[0].environment["OMP_NUM_THREADS"] == "3"
