@@ -41,7 +41,7 @@ def _shaped(cluster: Cluster) -> list[Ended]:
 
 
 def _lossy(cluster: Cluster) -> list[Ended]:
-    cluster[3].lose(0.15)
+    cluster[3].lose(0.3)
     return cluster.run()
 
 

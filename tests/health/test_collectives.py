@@ -1,6 +1,5 @@
 """Collectives between hosts that are network namespaces, with faults that are real: each is named, and nothing else."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -56,8 +55,8 @@ def test_a_rank_that_dies_on_one_of_two_hosts_is_found_by_its_own_host(tmp_path:
         cluster[1].drill("die 1")
         ended = cluster.run()
     assert [one.code for one in ended] == [HARDWARE, HARDWARE]
-    assert ended[0].named() == {("collective.local", "algo-2", "")}
-    assert "HARDWARE algo-2 - collective.local: killed by signal 9" in ended[0].log
+    assert ended[0].named() == {("collective.local", "algo-2", "rank1")}
+    assert "HARDWARE algo-2 rank1 collective.local: killed by signal 9" in ended[0].log
 
 
 def test_one_host_with_two_ranks_has_nobody_to_meet(tmp_path: Path) -> None:
@@ -74,6 +73,6 @@ def test_nothing_of_the_ranks_outlives_the_checks(tmp_path: Path) -> None:
         (ended,) = cluster.run()
         assert tool("ip", "netns", "pids", cluster[0].space) == ""
     assert ended.code == HARDWARE
-    report = [json.dumps(one) for one in ended.findings if one["status"] == "fail"]
-    assert len(report) == 1
-    assert "no end after 10 s" in report[0] or "exit code 1" in report[0]
+    (bad,) = (one for one in ended.findings if one["status"] == "fail")
+    assert (bad["check"], bad["host"], bad["device"]) == ("collective.local", "algo-1", "rank1")
+    assert "no end after" in str(bad["value"])

@@ -41,7 +41,7 @@ def measure(kind: str, stage: str) -> Measured:
 
     try:
         if kind == "cuda":
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
     except (AssertionError, RuntimeError) as error:  # built without CUDA; no driver, too old a one, none that works
         return Measured(unusable=_first_line(error))
     try:

@@ -166,6 +166,28 @@ CHECKS: Mapping[str, Check] = {
         "gpu", "hardware", "gigabytes per second copied within the device, to it and from it, against the job's median",
         f"{LEAST_SHARE_OF_MEDIAN:g} of the median", "the job waits for its slowest device", hard=False, unit="GB/s",
     ),
+    "collective.local": Check(
+        "collective", "hardware", "the sum over all ranks of a host, exact", "exact", _REPLACE, seconds=60,
+    ),
+    "collective.pair": Check(
+        "collective", "hardware",
+        "the sum over two hosts, exact; who fails meets another host, and is bad if it fails twice", "exact",
+        "the node or its network is bad; where no pair works, the job's security group must allow all traffic in it",
+        seconds=60,
+    ),
+    "collective.world": Check(
+        "collective", "hardware", "the sum over all hosts, exact; where it fails although pairs work, who reaches whom",
+        "exact", "the way between two hosts, or one host's network, is bad", seconds=60,
+    ),
+    "collective.bandwidth": Check(
+        "collective", "hardware", "bus bandwidth of each pair, as nccl-tests compute it, of hosts that were slow twice",
+        "0.2 of the best pair (gloo), 0.7 of the median (nccl)", "all hosts wait for the slowest link",
+        hard=False, unit="GB/s",
+    ),
+    "collective.latency": Check(
+        "collective", "hardware", "the sum of one number over each pair, of hosts that were slow twice",
+        "10 times the best pair, at least 2 ms", "all hosts wait for the slowest link", hard=False, unit="us",
+    ),
 }  # fmt: skip
 
 

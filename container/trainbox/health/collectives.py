@@ -46,7 +46,7 @@ _LARGEST_BYTES: Mapping[tuple[str, Stage], int] = {
 #: NCCL opens devices and asks the network for its shape first.
 _SECONDS = {"gloo": 10.0, "nccl": 60.0}
 #: Hosts whose processors are busy get so many times as long, for everything takes longer.
-_MOST_PATIENCE = 6.0
+_MOST_PATIENCE = 3.0
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -176,7 +176,7 @@ def _decide(
         }
         return Turn(calls, CHECKS["collective.world"].seconds)
     seconds = _SECONDS[backend] + (_SECONDS_FOR_EACH * len(said) if part == "world" else 0.0)
-    seconds *= min(_MOST_PATIENCE, max(1.0, *(one.load for one in said.values())))
+    seconds = round(seconds * min(_MOST_PATIENCE, max(1.0, *(one.load for one in said.values()))))
     return Turn(
         place_orders(groups, said, backend=backend, seconds=seconds, largest=_LARGEST_BYTES[backend, stage]), seconds
     )

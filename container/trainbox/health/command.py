@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fast", dest="stage", action="store_const", const="fast", default="fast", help="seconds (default)"
     )
     stage.add_argument("--full", dest="stage", action="store_const", const="full", help="also arithmetic without a GPU")
+    parser.add_argument("--backend", choices=("gloo", "nccl"), help="of the collectives (default: the job's own)")
     parser.add_argument("--json", action="store_true", help="one line of JSON for each check, also on a terminal")
     parser.add_argument("--strict", action="store_true", help="warnings count as failures")
     parser.add_argument("--alone", action="store_true", help="this host of the job, without waiting for the others")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     subject = read_subject(args, read_environment())
     if args.watch:
         return _watch(subject.host)
-    found = examine(subject, strict=args.strict)
+    found = examine(subject, strict=args.strict, backend=args.backend)
     _tell(found, subject, as_json=args.json or args.preflight or not sys.stdout.isatty())
     if args.failure and found.judgement.failure:
         args.failure.write_text(found.judgement.failure, encoding="utf-8")

@@ -64,7 +64,7 @@ class Met(msgspec.Struct, frozen=True):
         faults = {}
         for host in self.members:
             ranks = self.ran[host].ranks if host in self.ran else ()
-            broken = [f"{rank.broken}" for rank in ranks if rank.broken]
+            broken = [rank.broken for rank in ranks if rank.broken] + [rank.waited for rank in ranks if rank.waited]
             if not ranks:
                 faults[host] = "no report"
             elif broken:
@@ -239,7 +239,12 @@ def _convict_ways(rounds: Sequence[Round]) -> Iterator[Convicted]:
 
 
 def _device(one: Met, host: str) -> str:
-    return next((f"rank{rank}" for name, rank in one.culprits() if name == host), "")
+    """The one rank of the host that is to blame, if that can be told: others waited for it, or heard it wrong."""
+    ranks = one.ran[host].ranks if host in one.ran else ()
+    bad = [rank.local for rank in ranks if rank.broken]
+    if not any(rank.waited for ran in one.ran.values() for rank in ran.ranks):
+        bad = [rank for name, rank in one.culprits() if name == host]
+    return f"rank{bad[0]}" if len(bad) == 1 else ""
 
 
 def _reason(one: Met, host: str) -> str:

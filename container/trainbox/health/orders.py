@@ -33,6 +33,9 @@ class Rank(msgspec.Struct, frozen=True):
     bandwidth: float = 0.0
     #: Microseconds for one number.
     latency: float = 0.0
+    #: Why it gave up: what it says itself. It has waited for others, or lost them.
+    waited: str = ""
+    #: How it ended, where it could say nothing any more: it hung or died.
     broken: str = ""
 
 

@@ -45,6 +45,7 @@ _REPEATED_SECONDS = 0.5
 _REPEATS = 10
 _BACKLOG = 1024
 _KNOCK_SECONDS = 3.0
+_PATIENT = 0.7
 
 
 def main(argv: Sequence[str]) -> int:
@@ -106,7 +107,14 @@ def knock(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
 
 
 def _measure(order: Order, local: int) -> Iterator[Rank]:
-    """In the rank's own process."""
+    """In the rank's own process; what torch.distributed raises when others are missing is a RuntimeError."""
+    try:
+        yield _meet(order, local)
+    except RuntimeError as error:
+        yield Rank(local, waited=str(error).partition("\n")[0])
+
+
+def _meet(order: Order, local: int) -> Rank:
     drill = read_drill(read_environment(), local)
     if drill == "die":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -117,7 +125,8 @@ def _measure(order: Order, local: int) -> Iterator[Rank]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
-    limit = timedelta(seconds=order.seconds)
+    # Who only waits for others says so before it is ended: that tells it from who hangs.
+    limit = timedelta(seconds=_PATIENT * order.seconds)
     store = TCPStore(order.address, order.port, is_master=rank == 0, wait_for_workers=False, timeout=limit)
     dist.init_process_group(order.backend, store=store, rank=rank, world_size=order.world, timeout=limit)
     meter = _Meter(rank, order.world, device, off=int(drill == "wrong"))
@@ -127,7 +136,7 @@ def _measure(order: Order, local: int) -> Iterator[Rank]:
     suspects = meter.wrong_senders() if wrong else ()
     # The store is the first rank's: it must not go before the others have all they need.
     dist.barrier()
-    yield Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
+    return Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
 
 
 class _Meter:
@@ -149,10 +158,7 @@ class _Meter:
         return min(taken) * 1e6
 
     def bandwidth(self, largest: int) -> float:
-        """Gigabytes per second of the bus, of messages that take a while, or of the largest.
-
-        Of some tries the lower quartile: a busy processor disturbs most, a network that loses packets nearly all.
-        """
+        """Gigabytes per second of the bus, of messages that take a while, or of the largest; the median of some."""
         size = _SMALLEST_BYTES
         while True:
             taken = self._reduce(size)
@@ -162,7 +168,7 @@ class _Meter:
         tries = [taken]
         while len(tries) < _REPEATS and sum(tries) < _REPEATED_SECONDS:
             tries.append(self._reduce(size))
-        seconds = sorted(tries)[len(tries) // 4]
+        seconds = sorted(tries)[len(tries) // 2]
         return 2 * (self._world - 1) / self._world * size / seconds / 1e9
 
     def total_wrong(self) -> int:

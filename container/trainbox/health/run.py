@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from statistics import median
 
 import msgspec
 
+from trainbox.contract.job import read_environment
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
+from trainbox.health.collectives import Ranks, check_collectives, choose_backend, possible
 from trainbox.health.exchange import OTHER_VERSION, Clock, Exchange, Lost, meet
 from trainbox.health.finding import Finding
 from trainbox.health.host import Subject
@@ -17,6 +20,8 @@ from trainbox.health.local import HostReport, check_host, longest
 
 #: From the deadline of a check to its end, and to the answer of a host with few processors.
 _OVERHEAD_SECONDS = 5.0
+#: Everybody has said everything: for one more line.
+_LAST_SECONDS = 1.0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -30,12 +35,13 @@ class Report(msgspec.Struct, frozen=True):
         return Report(tuple(finding for finding in self.findings if finding.host == host), self.judgement)
 
 
-def examine(subject: Subject, *, strict: bool, clock: Clock = time.time) -> Report:
+def examine(subject: Subject, *, strict: bool, backend: str | None = None, clock: Clock = time.time) -> Report:
     """Check this host, and all hosts of its job together.
 
     Args:
         subject: What to check.
         strict: Whether warnings count as failures.
+        backend: Of the collectives; by default the job's own.
         clock: The time in seconds; a parameter so that a test can plant a skew.
     """
     patience = subject.job.settings.peer_timeout_seconds if subject.job else 0.0
@@ -49,22 +55,42 @@ def examine(subject: Subject, *, strict: bool, clock: Clock = time.time) -> Repo
         taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.port + 1}")
         return conclude((*check_host(subject).findings, taken), {}, strict=strict)
     try:
-        return _together(subject, exchange, strict=strict)
+        with ExitStack() as stack:
+            # Now: it is ready when the host's own checks have ended.
+            ranks = stack.enter_context(Ranks(subject, read_environment())) if possible(subject) else None
+            return _together(subject, exchange, ranks, strict=strict, backend=choose_backend(subject, backend))
     finally:
         exchange.close()
 
 
-def _together(subject: Subject, exchange: Exchange, *, strict: bool) -> Report:
-    """The rounds. One for now; what needs sound hosts to begin with (collectives) comes after it, if its code is 0."""
+def _together(subject: Subject, exchange: Exchange, ranks: Ranks | None, *, strict: bool, backend: str) -> Report:
+    """What each host finds about itself; then, with sound hosts to begin with, what they can do together."""
     seconds = longest(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)
     try:
         exchange.settle(seconds=seconds)
         own = msgspec.structs.replace(own, skew=exchange.skew)
         decide = partial(compare, strict=strict)
-        return exchange.agree(own, HostReport, decide, Report, seconds=seconds, share=Report.of)
+        report = exchange.agree(own, HostReport, decide, Report, seconds=seconds, share=Report.of)
+        if ranks is None or report.judgement.code:
+            return report
+        more = check_collectives(subject, exchange, ranks, backend=backend)
+        last = partial(_add, report.findings, more, strict=strict)
+        return exchange.agree(own, HostReport, last, Report, seconds=_LAST_SECONDS, share=Report.of)
     except Lost as lost:
         return conclude(own.findings, {lost.host: lost.reason}, strict=strict)
+
+
+def _add(
+    before: Sequence[Finding],
+    more: Sequence[Finding],
+    _said: Mapping[str, HostReport],
+    _silent: Mapping[str, str],
+    *,
+    strict: bool,
+) -> Report:
+    """Who is silent by now has its finding among `more`."""
+    return conclude((*before, *more), {}, strict=strict)
 
 
 def compare(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> Report:
