@@ -12,7 +12,8 @@ from trainbox.errors import DataError, TrainboxError
 
 #: From one message to the next. A message costs about as much as a short step; a stop can wait that long.
 PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE = 1000
+#: In steps, because they may become slower meanwhile.
+_LONGEST_PAUSE = 50
 _LARGEST = 2**62
 
 
@@ -67,6 +68,10 @@ class Agreement:
         if self._steps >= self._pause:
             self._begin()
         return arrived
+
+    def hurry(self) -> None:
+        """Steps may become slower now: the next one is worth a message. All ranks call this at the same step."""
+        self._pause, self._steps, self._read_at = 0, 0, time.monotonic()
 
     def finish(self) -> Flags:
         """All that has not been said yet, from all ranks, waited for."""

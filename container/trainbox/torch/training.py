@@ -203,6 +203,7 @@ class Session:
             TrainingError: A loss was not finite, or ranks hold different parameters.
         """
         batches = loader.batches if isinstance(loader, Loader) else None
+        self._agreement.hurry()
         began = self._begin(Section.DATA)
         for batch in () if self.stopped else loader:
             moved = self._to_device(batch)
@@ -277,6 +278,7 @@ class Session:
         copy_buffers(self._wrapped)
         # Of these batches every rank has one.
         common = loader.batches.length // loader.batches.batch_size if isinstance(loader, Loader) else 0
+        self._agreement.hurry()
         self._mark(Section.EVALUATION)
         for number, batch in enumerate(() if self.stopped else loader, start=1):
             yield self._to_device(batch)
