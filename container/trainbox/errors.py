@@ -10,6 +10,7 @@
     ├── CheckpointError       8   a checkpoint cannot be written, or belongs to another job than this one
     ├── MetricError           9   a metric is declared or logged in a way nobody could read back
     ├── RunError             10   `trainbox run` was asked for something it cannot do
+    ├── TrainingError        11   the loss is not finite, or ranks hold different parameters
     └── Stopped             143   SIGTERM or SIGINT came before the script was started
 
 What a *script* does keeps its own exit code (7 stays 7, a signal is 128+n); these codes are for trainbox's own errors.
@@ -96,6 +97,13 @@ class RunError(TrainboxError):
     """`trainbox run` was asked for something it cannot do."""
 
     exit_code = 10
+
+
+class TrainingError(TrainboxError):
+    """The numbers went wrong: the loss is not finite, or ranks hold different parameters."""
+
+    exit_code = 11
+    fault = "AlgorithmError"
 
 
 class Stopped(TrainboxError):  # noqa: N818 - SageMaker's own word for this end, and no defect

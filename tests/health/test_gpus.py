@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import torch
+
 from health.process_hosts import Checked, Hosts
 from health.recordings import A100, RECORDED, play, recording, write
 from trainbox.health.checks import CHECKS

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import torch
 from trainbox.errors import CheckpointError
-from trainbox.torch.codec import ALIGNMENT, Entry, decode, empty, encode, flat, restride
-from trainbox.torch.document import pack, unpack
-from trainbox.torch.snapshot import Buffer
+from trainbox.torch.checkpoints.codec import ALIGNMENT, Entry, decode, empty, encode, flat, restride
+from trainbox.torch.checkpoints.document import pack, unpack
+from trainbox.torch.checkpoints.snapshot import Buffer
 
 DTYPES = sorted(
     {value for value in vars(torch).values() if isinstance(value, torch.dtype)}

@@ -24,10 +24,10 @@ from functools import partial
 from itertools import chain
 
 import msgspec
+import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
-import torch
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
 from trainbox.health.orders import Call, Done, Order, Ran, Rank

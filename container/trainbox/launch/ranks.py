@@ -116,7 +116,7 @@ def network_variables(job: Job, machine: Machine, env: Mapping[str, str]) -> dic
 def agent_argv(program: Program, arguments: tuple[str, ...], *, processes: int, scratch: Path) -> tuple[str, ...]:
     """The command of the agent: what the ranks run stands behind it as it would stand behind `python`."""
     # -P: the agent must not take a user's `queue.py` for the standard library's; the ranks get their own path.
-    agent = (sys.executable, "-P", "-m", "trainbox.torch.agent", str(processes), str(scratch))
+    agent = (sys.executable, "-P", "-m", "trainbox.elastic", str(processes), str(scratch))
     return (*agent, *program.command[1:], *arguments)
 
 

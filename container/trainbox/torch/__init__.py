@@ -1,4 +1,4 @@
-"""PyTorch: a session for training scripts, the launcher of ranks, their checkpoints and the watch over them."""
+"""PyTorch: a session for training scripts, its batches, and what reads and encodes data for the bundled one."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

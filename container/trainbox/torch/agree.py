@@ -8,20 +8,13 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from trainbox.errors import DataError, TrainboxError
+from trainbox.errors import DataError, TrainingError
 
 #: From one message to the next. A message costs about as much as a short step; a stop can wait that long.
 PAUSE_SECONDS = 0.2
 #: In steps, because they may become slower meanwhile.
 _LONGEST_PAUSE = 50
 _LARGEST = 2**62
-
-
-class TrainingError(TrainboxError):
-    """The numbers went wrong: the loss is not finite, or ranks hold different parameters."""
-
-    exit_code = 11
-    fault = "AlgorithmError"
 
 
 class Place(msgspec.Struct, frozen=True, order=True):

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -32,22 +32,29 @@ from torch.nn.utils import clip_grad_norm_
 
 from trainbox import toolkit
 from trainbox.contract.job import read_environment
+from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.errors import TrainingError
 from trainbox.say import say
-from trainbox.torch.agree import Agreement, Flags, Place, TrainingError, compare_parameters, gather, require_same
+from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, gather, require_same
 from trainbox.torch.batches import Batches, Loader, Tail
+from trainbox.torch.checkpoints.choice import choose_saver
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.losses import FP16_PATIENCE, LossWatch
 from trainbox.torch.nested import change, samples
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
-from trainbox.torch.progress import PROGRESS_VARIABLE, Progress, Section
-from trainbox.torch.saver import Saver
 from trainbox.torch.world import Backend, World, choose_backend, joined, read_world, tighten
 from trainbox.torch.wrapping import copy, copy_buffers, exchange_gradients, replicated, shard
+
+if TYPE_CHECKING:
+    from trainbox.torch.checkpoints.saver import Saver
+    from trainbox.torch.checkpoints.sharded import ShardedSaver
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
+#: From one checkpoint to the next, unless the script says otherwise.
+EVERY_SECONDS = 300.0
 #: Steps from one comparison of the ranks' parameters to the next.
 CHECK_EVERY = 500
 #: The weight of a new step in the running means.
@@ -87,7 +94,7 @@ class Session:
         self._check_every = check_every
         self._agreement = Agreement(control)
         self._wrapped: list[nn.Module] = []
-        self._saver: Saver | None = None
+        self._saver: Saver | ShardedSaver | None = None
         self._save_asked = False
         self._updated = False
         self._share = 1.0  # of the micro-batch in its batch
@@ -161,18 +168,18 @@ class Session:
         Raises:
             CheckpointError: The newest checkpoint is one of another model or another job.
         """
-        options: dict[str, Any] = {} if every_seconds is None else {"interval_seconds": every_seconds}
         if self._precision.scaler.is_enabled():
             parts["scaler"] = self._precision.scaler
-        self._saver = Saver(
+        self._saver = choose_saver(
             toolkit.checkpoints(),
             parts,
-            seed=self._seed,
             rank=self.rank,
             world_size=self.world_size,
             group=self._control,
+            host=toolkit.current_job().current_host,
+            seed=self._seed,
             identity=identity,
-            **options,
+            interval_seconds=EVERY_SECONDS if every_seconds is None else every_seconds,
         )
         self._mark(Section.CHECKPOINT)
         self.step = self._saver.resume()
@@ -349,6 +356,7 @@ class Session:
         self._save_asked = False
         if self._saver is not None:
             self._mark(Section.CHECKPOINT)
+            copy_buffers(self._wrapped)  # of those that are no one's more than another's, DCP would take any rank's
             self._saver.save(self.step, wait=wait)
 
     def _report_bad(self, place: Place) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from trainbox.torch import generators
+from trainbox.torch.checkpoints import generators
 from trainbox.torch.nested import tensors
 
 

@@ -45,9 +45,9 @@ def exchange_gradients(models: Iterable[nn.Module], *, now: bool) -> None:
 
 
 def copy_buffers(models: Iterable[nn.Module]) -> None:
-    """The buffers of rank 0 on all ranks, as DDP itself has it before each forward pass."""
+    """The buffers of rank 0 on all ranks, as DDP itself has it before each forward pass; FSDP2 leaves them alone."""
     for model in models:
-        for buffer in model.buffers() if isinstance(model, DistributedDataParallel) else ():
+        for buffer in model.buffers() if isinstance(model, DistributedDataParallel | FSDPModule) else ():
             dist.broadcast(buffer, 0)
 
 

@@ -15,13 +15,13 @@ from torch.distributed.elastic.agent.server.api import (
 
 from trainbox.contract.job import Job, read_environment
 from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.elastic import causes, progress
+from trainbox.elastic.council import LOST_SECONDS, Alarm, Council, HostLost, Report
+from trainbox.elastic.failures import read_failure
+from trainbox.elastic.ranks import Ranks
+from trainbox.elastic.variables import error_file, progress_file, rank_variables, stacks_file
+from trainbox.elastic.watch import Watch
 from trainbox.errors import Stopped
-from trainbox.torch import causes, progress
-from trainbox.torch.council import LOST_SECONDS, Alarm, Council, HostLost, Report
-from trainbox.torch.failures import read_failure
-from trainbox.torch.ranks import Ranks
-from trainbox.torch.variables import error_file, progress_file, rank_variables, stacks_file
-from trainbox.torch.watch import Watch
 
 #: How long ranks that survive a failure may take to leave: what they do can not be kept any more.
 RESTART_GRACE_SECONDS = 2.0

@@ -15,7 +15,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
 from trainbox.contract.verdict import RankFailure, Verdict
-from trainbox.torch.hang import Standing
+from trainbox.elastic.hang import Standing
 
 T = TypeVar("T")
 

@@ -2,9 +2,9 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
-import torch
 from trainbox.errors import CheckpointError
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, Request, Signal, Start, Started
 from trainbox.errors import TrainboxError
 from trainbox.launch.relay import Lines, Sink
-from trainbox.torch.forkserver import MESSAGE_BYTES, Ended, Event, Request, Signal, Start, Started
 
 _READ_BYTES = 256 * 1024
 _MOST_READS = 64

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import torch
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.torch.saver import STALLS, Pace, Saver
-from trainbox.torch.writer import STATE, shard_name
+from trainbox.torch.checkpoints.saver import STALLS, Pace, Saver
+from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 SECONDS = 60
 
@@ -325,8 +325,8 @@ KILLED = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
 from trainbox.checkpointing import Checkpoints
-from trainbox.torch.saver import Saver
-from trainbox.torch.writer import is_idle
+from trainbox.torch.checkpoints.saver import Saver
+from trainbox.torch.checkpoints.writer import is_idle
 
 directory = Path(sys.argv[1])
 
@@ -377,7 +377,7 @@ ORPHAN = """
 import os, signal, sys, torch
 from pathlib import Path
 from trainbox.checkpointing import Checkpoints
-from trainbox.torch.saver import Saver
+from trainbox.torch.checkpoints.saver import Saver
 
 saver = Saver(Checkpoints(Path(sys.argv[1])), {"state": {"tensor": torch.arange(1_000_000)}})
 saver.due()
@@ -417,7 +417,7 @@ import json, subprocess, sys, torch
 from pathlib import Path
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.torch.saver import Saver
+from trainbox.torch.checkpoints.saver import Saver
 
 directory = Path(sys.argv[1])
 directory.mkdir()
@@ -479,8 +479,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.torch.saver import Saver
-from trainbox.torch.sharded import ShardedSaver
+from trainbox.torch.checkpoints.saver import Saver
+from trainbox.torch.checkpoints.sharded import ShardedSaver
 
 def train(directory, kind, rank, size, port, last, host):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)

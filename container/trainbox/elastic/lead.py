@@ -11,15 +11,15 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 
 from trainbox.contract.job import Job, add_to_environment, read_environment
 from trainbox.contract.verdict import Verdict, write_verdict
+from trainbox.elastic import causes
+from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
+from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
+from trainbox.elastic.ranks import Ranks
+from trainbox.elastic.rendezvous import DEFAULT_PORT, meeting, open_store
+from trainbox.elastic.variables import hang_directory
 from trainbox.errors import PeerError, Stopped, TrainboxError
 from trainbox.launch.relay import Sink
 from trainbox.say import say
-from trainbox.torch import causes
-from trainbox.torch.council import BEAT_SECONDS, Council, HostLost
-from trainbox.torch.elastic import RESTART_GRACE_SECONDS, Agent
-from trainbox.torch.ranks import Ranks
-from trainbox.torch.rendezvous import DEFAULT_PORT, meeting, open_store
-from trainbox.torch.variables import hang_directory
 
 _ROLE = "rank"
 #: Elastic's rendezvous shall not make a store for the ranks, which would be the same for all attempts.

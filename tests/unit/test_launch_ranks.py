@@ -36,7 +36,7 @@ def test_torchrun_is_one_child_that_starts_the_ranks(tmp_path: Path) -> None:
     made = planned(tmp_path, {"trainbox_launcher": "torchrun", "processes_per_host": "4", "eta": "1"})
     (child,) = made.children
     assert child.name == "agent"
-    agent = (sys.executable, "-P", "-m", "trainbox.torch.agent", "4", "/scratch")
+    agent = (sys.executable, "-P", "-m", "trainbox.elastic", "4", "/scratch")
     assert child.argv == (*agent, "train.py", "--eta", "1")
     assert made.processes == 4
     assert child.environment["OMP_NUM_THREADS"] == "2"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-
 import torch
+
 import trainbox
 from trainbox.errors import CheckpointError
-from trainbox.torch.codec import CODEC, Encoded, Entry, decode, difference, empty, encode, flat, named
+from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, difference, empty, encode, flat, named
 
 #: The part in which the generators of all ranks are kept; no part of the user's may have this name.
 GENERATORS = "generators"

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-
 import torch
+
 from trainbox.errors import CheckpointError
 
 #: Changes when what is written today could not be read by yesterday's reader.

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from trainbox.elastic import progress
 from trainbox.errors import ContractError, HyperparameterError
-from trainbox.torch import progress
 from trainbox.torch.agree import different
 from trainbox.torch.world import World, choose_backend, read_world
 from worlds import Ranks, finish
@@ -38,7 +38,9 @@ def net(width=int(os.environ.get("WIDTH", "64"))):
 
 def digest(values):
     found = hashlib.sha256()
-    for value in values: found.update(value.detach().numpy().tobytes())
+    for value in values:
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value
+        found.update(value.detach().numpy().tobytes())
     return found.hexdigest()
 
 def report(**values): print("REPORT", json.dumps(values), flush=True)
@@ -47,7 +49,7 @@ def report(**values): print("REPORT", json.dumps(values), flush=True)
 TRAINING = """
 with session(seed=3, check_every=5, precision=os.environ.get("PRECISION", "fp32")) as run:
     bare = net()
-    model = run.wrap(bare)
+    model = run.wrap(bare, sharded="SHARDED" in os.environ)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     batches = run.batches(len(INPUTS), batch_size=24)
     seen = {"losses": []}
@@ -64,7 +66,7 @@ with session(seed=3, check_every=5, precision=os.environ.get("PRECISION", "fp32"
             time.sleep(WAIT)
         if not run.stopped:
             batches.next_epoch()
-weights, buffers = digest(bare.parameters()), digest(bare.buffers())
+    weights, buffers = digest(bare.parameters()), digest(bare.buffers())
 report(first=first, step=run.step, stopped=run.stopped, digest=weights, buffers=buffers, losses=len(seen["losses"]))
 """
 
@@ -105,7 +107,9 @@ def interrupt(script: Path, root: Path, size: int, at: int, **environment: str) 
     return step
 
 
-@pytest.mark.parametrize(("size", "environment"), [(1, {}), (2, {"PRECISION": "fp16"}), (4, {"WIDTH": "512"})])
+@pytest.mark.parametrize(
+    ("size", "environment"), [(1, {}), (2, {"PRECISION": "fp16"}), (2, {"SHARDED": "1"}), (4, {"WIDTH": "512"})]
+)
 def test_stopped_and_resumed_gives_the_very_weights_of_a_run_that_went_through(
     size: int, environment: dict[str, str], script: Path, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ import os, signal, sys, time
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.torch.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
 
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 progress = Progress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))

@@ -1,6 +1,6 @@
 """The process that writes checkpoints: it gets the memory into which a rank has copied its state.
 
-    python -P -m trainbox.torch.writer DIRECTORY KEEP      stdin: a socket (SOCK_SEQPACKET)
+    python -P -m trainbox.torch.checkpoints.writer DIRECTORY KEEP      stdin: a socket (SOCK_SEQPACKET)
 
 Each message is one `Order` in JSON with the descriptor of the memory beside it; the answer is one `Done`. Apart from
 the rank because digests and the disk want a processor of their own, and because a rank that dies has handed over what

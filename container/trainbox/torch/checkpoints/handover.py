@@ -11,7 +11,7 @@ from typing import IO
 import msgspec
 
 from trainbox.say import say
-from trainbox.torch.writer import Done, Order
+from trainbox.torch.checkpoints.writer import Done, Order
 
 _TAIL_BYTES = 2000
 _MESSAGE_BYTES = 1 << 16
@@ -51,7 +51,14 @@ class Handover:
             # A session of its own, and none of the rank's pipes: what kills the rank, or waits for the end of its
             # output, must not meet the writer. -P: a `json.py` of the user's in this directory is not for us.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "trainbox.torch.writer", str(self._directory.absolute()), str(self._keep)],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "trainbox.torch.checkpoints.writer",
+                    str(self._directory.absolute()),
+                    str(self._keep),
+                ],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,

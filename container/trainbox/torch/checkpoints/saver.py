@@ -20,21 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 import torch.distributed as dist
 
-import torch
 import trainbox
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch import generators
-from trainbox.torch.codec import CODEC, Encoded, Entry, decode, empty, encode, flat, restride
-from trainbox.torch.document import GENERATORS, Document, Part, check, compose, pack, parse
-from trainbox.torch.exchange import Peers
-from trainbox.torch.handover import Handover
-from trainbox.torch.parts import kind_of, load, plain, state_of
-from trainbox.torch.snapshot import Buffer
-from trainbox.torch.writer import SHARD_BYTES, STATE, Done, Order, is_idle, shard_name
+from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, empty, encode, flat, restride
+from trainbox.torch.checkpoints.document import GENERATORS, Document, Part, check, compose, pack, parse
+from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.handover import Handover
+from trainbox.torch.checkpoints.parts import kind_of, load, plain, state_of
+from trainbox.torch.checkpoints.snapshot import Buffer
+from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Order, is_idle, shard_name
 
 #: The part of the time of a training that its stalls may take: CheckFreq (FAST '21).
 STALLS = 0.035

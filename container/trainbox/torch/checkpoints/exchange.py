@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+import torch
 import torch.distributed as dist
 
-import torch
-from trainbox.torch.codec import flat
+from trainbox.torch.checkpoints.codec import flat
 
 #: Tensors are sent in messages of about this many bytes: small ones together.
 _MESSAGE_BYTES = 32 << 20

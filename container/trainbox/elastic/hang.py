@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trainbox.torch.progress import Section, Slot
+from trainbox.elastic.progress import Section, Slot
 
 #: How many of the longest steps a step may take before it counts as hanging.
 STEPS_PER_LIMIT = 5

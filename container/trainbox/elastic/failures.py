@@ -6,7 +6,7 @@ import msgspec
 
 from trainbox.contract.failure import Cause, find_cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.torch.ranks import Rank
+from trainbox.elastic.ranks import Rank
 
 
 class _ExtraInfo(msgspec.Struct, frozen=True):

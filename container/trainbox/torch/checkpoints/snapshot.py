@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-
 import torch
+
 from trainbox.errors import CheckpointError
-from trainbox.torch.codec import Entry, flat
+from trainbox.torch.checkpoints.codec import Entry, flat
 
 _PAGE = mmap.PAGESIZE
 

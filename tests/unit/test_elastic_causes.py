@@ -6,7 +6,7 @@ import pytest
 
 from trainbox.contract.failure import Cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.torch.causes import WINDOW_SECONDS, History, decide, describe, find_root, is_consequence
+from trainbox.elastic.causes import WINDOW_SECONDS, History, decide, describe, find_root, is_consequence
 
 
 def raised(kind: str, text: str = "", *, rank: int = 0, time: float = 0.0, step: int | None = None) -> RankFailure:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch.document import unpack
+from trainbox.torch.checkpoints.document import unpack
 
 
 def capture() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from trainbox.contract.verdict import RankFailure
 #: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
 WINDOW_SECONDS = 600.0
 #: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
-FINAL_CODES = frozenset({*range(2, 11), 64, 78})
+FINAL_CODES = frozenset({*range(2, 12), 64, 78})
 _FINAL_CLASSES = {
     "builtins.ImportError": "an import fails every time",
     "builtins.SyntaxError": "a syntax error stays",

@@ -1,8 +1,8 @@
 """How far each rank of a host is: one slot of shared memory a rank, written by it at every step, read by the agent.
 
 A slot is written without a lock or a system call, in about a microsecond: the ranks pay for it at every step. The clock
-is Linux' CLOCK_MONOTONIC, the same in all processes of a host. What is read while it is written may mix two neighbouring
-marks, which no limit in seconds can tell apart.
+is Linux' CLOCK_MONOTONIC, the same in all processes of a host. What is read while it is written may mix two marks that
+follow each other, which no limit in seconds can tell apart.
 """
 
 import enum

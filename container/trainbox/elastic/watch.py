@@ -7,11 +7,11 @@ from pathlib import Path
 
 from trainbox.contract.drills import SIGNALS, Drill
 from trainbox.contract.job import Job
-from trainbox.torch import hang, progress
-from trainbox.torch.council import Alarm, Council
-from trainbox.torch.rank import STACKS_SIGNAL
-from trainbox.torch.ranks import Ranks
-from trainbox.torch.variables import hang_directory, stacks_file
+from trainbox.elastic import hang, progress
+from trainbox.elastic.council import Alarm, Council
+from trainbox.elastic.rank import STACKS_SIGNAL
+from trainbox.elastic.ranks import Ranks
+from trainbox.elastic.variables import hang_directory, stacks_file
 
 _EXCHANGE_SECONDS = 0.5
 _WINDOW_SECONDS = 30.0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -28,18 +29,17 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-import torch
 import trainbox
 from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine, step_directories
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch import generators
-from trainbox.torch.codec import CODEC, Encoded, encode, flat
-from trainbox.torch.document import GENERATORS, check, compose, pack, parse
-from trainbox.torch.exchange import Peers
-from trainbox.torch.parts import kind_of, load, plain, state_of
-from trainbox.torch.saver import Pace, read_part
-from trainbox.torch.writer import STATE, shard_name
+from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints.codec import CODEC, Encoded, encode, flat
+from trainbox.torch.checkpoints.document import GENERATORS, check, compose, pack, parse
+from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.parts import kind_of, load, plain, state_of
+from trainbox.torch.checkpoints.saver import Pace, read_part
+from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 #: With one thread DCP writes each file synchronously, at a third of the speed.
 _THREADS = 2

@@ -1,4 +1,4 @@
-"""`python -m trainbox.torch.agent PROCESSES SCRATCH SCRIPT …`: starts the ranks of this host and answers for them.
+"""`python -m trainbox.elastic PROCESSES SCRATCH SCRIPT …`: starts the ranks of this host and answers for them.
 
 The supervisor starts it. The order of imports is the point here: torch first, then the fork of the server, while this
 process still has one thread, then all the rest, while the server goes on importing what ranks need.
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
-from trainbox.torch.forkserver import Start, die_with, flush, fork_server
+from trainbox.elastic.forkserver import Start, die_with, flush, fork_server
 
 #: What ranks are going to need: DistributedDataParallel's constructor imports dynamo, which takes a second.
-_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.torch.rank")
+_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.elastic.rank")
 
 
 def main() -> int:
@@ -36,10 +36,10 @@ def main() -> int:
     flush()
     made = fork_server(_import_for_ranks)
     if isinstance(made, Start):
-        from trainbox.torch.rank import run  # noqa: PLC0415
+        from trainbox.elastic.rank import run  # noqa: PLC0415
 
         return run(made.variables, command)
-    from trainbox.torch.lead import lead  # noqa: PLC0415
+    from trainbox.elastic.lead import lead  # noqa: PLC0415
 
     gc.enable()
     channel, server = made

@@ -1,0 +1,1 @@
+"""Checkpoints of a training with PyTorch: everything that exact resume needs, written beside the training."""
