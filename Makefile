@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-image bench-health image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-image bench-health bench-torch image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -91,6 +91,10 @@ image-sizes: wheelhouse ## what the image weighs with fewer extras too, layer by
 
 bench-health: $(VENV)/.dev ## healthy and faulty hosts, as network namespaces: time, what is named, false alarms (root)
 	PYTHONPATH=tests $(BIN)/python -m tools.bench_health
+
+bench-torch: $(VENV)/.dev ## PyTorch's launcher, session and checkpoints beside torchrun, torch.save and DCP
+	PYTHONPATH=tests $(BIN)/python -m tools.bench_torch
+	$(BIN)/python -m tools.bench_checkpoint --million 200 --runs 5
 
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
 	$(BIN)/python tools/bench.py --install

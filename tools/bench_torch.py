@@ -43,10 +43,10 @@ TARGET_OVERHEAD = 0.01
 TARGET_LOST_HOST_S = 60.0
 HANG_LIMIT_S = 3.0
 PG_TIMEOUT_S = 5.0
-#: More than all kills of a job: how restarts are counted is not what is measured.
 RESTARTS = 1000
 PATIENCE_S = 60.0
 HOSTS = ("127.0.0.1", "127.0.0.2")
+GIVEN_UP_S = 90.0
 
 #: Each rank writes down when it began, has made its first step, and is well under way.
 NOTES = """\
@@ -62,6 +62,7 @@ note("began")
 BARE = (
     NOTES
     + """\
+import itertools
 from datetime import timedelta
 import torch
 import torch.distributed as dist
@@ -70,18 +71,13 @@ from torch.nn.parallel import DistributedDataParallel
 dist.init_process_group("gloo", timeout=timedelta(seconds=float(os.environ.get("BENCH_TIMEOUT", "1800"))))
 model = DistributedDataParallel(torch.nn.Linear(64, 64))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-for step in range(int(os.environ["BENCH_STEPS"])):
+for step in itertools.count():
     optimizer.zero_grad()
     model(torch.ones(8, 64)).sum().backward()
     optimizer.step()
-    if step == 0:
-        note("stepped")
-    if step == 10:
-        note("steady")
-    if step:
-        time.sleep(0.02)
-dist.barrier()
-dist.destroy_process_group()
+    if step in (0, 10):
+        note("steady" if step else "stepped")
+    time.sleep(0.02)
 """
 )
 #: The same with a session, which says how far it is.
@@ -98,10 +94,8 @@ with session() as run:
     for batch in run.steps(itertools.repeat(torch.ones(8, 64))):
         run.backward(model(batch).mean())
         run.update(optimizer)
-        if run.step == 0:
-            note("stepped")
-        if run.step == 10:
-            note("steady")
+        if run.step in (0, 10):
+            note("steady" if run.step else "stepped")
         time.sleep(0.02)
 """
 )
@@ -190,16 +184,15 @@ class Job:
         self.began = time.monotonic()
 
     def events(self) -> list[Event]:
-        """All so far, but for a line that is being written."""
-        lines = self.events_file.read_text(encoding="ascii").splitlines()
-        fields = (line.split() for line in lines)
+        """All so far."""
+        fields = (line.split() for line in self.events_file.read_text(encoding="ascii").splitlines())
         return [Event(what, int(rank), int(attempt), int(pid), float(at)) for what, rank, attempt, pid, at in fields]
 
     def log(self) -> str:
         """What the launcher and the ranks have said."""
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
-    def wait(self, what: str, attempt: int = 0, *, ranks: int = RANKS) -> list[Event]:
+    def wait(self, what: str, attempt: int = 0) -> list[Event]:
         """This event of all ranks of an attempt, by rank.
 
         Raises:
@@ -209,7 +202,7 @@ class Job:
         while True:
             events = self.events()
             found = sorted(one for one in events if (one.what, one.attempt) == (what, attempt))
-            if len(found) == ranks:
+            if len(found) == RANKS:
                 return found
             ended = all(process.poll() is not None for process in self.processes)
             if any(one.attempt > attempt for one in events) or ended or time.monotonic() > until:
@@ -237,13 +230,9 @@ def started(launcher: str, script: str, scratch: Path, **env: str) -> Iterator[J
     """A job on one host, under one of `LAUNCHERS`; it is killed in the end."""
     job = Job(launcher, Path(tempfile.mkdtemp(dir=scratch)))
     tree = Tree(job.root / "ml").hosts("localhost").program(script)
-    tree.hyperparameters(
-        processes_per_host=RANKS,
-        trainbox_launcher="torchrun",
-        trainbox_max_restarts=RESTARTS,
-        trainbox_hang_seconds=HANG_LIMIT_S,
-    )
-    given = {"BENCH_EVENTS": str(job.events_file), "BENCH_STEPS": "1000000", "OMP_NUM_THREADS": "1", **env}
+    tree.hyperparameters(processes_per_host=RANKS, trainbox_launcher="torchrun", trainbox_hang_seconds=HANG_LIMIT_S)
+    ours = {"TRAINBOX_MAX_RESTARTS": str(RESTARTS)}
+    given = {"BENCH_EVENTS": str(job.events_file), "OMP_NUM_THREADS": "1", **ours, **env}
     try:
         with job.log_file.open("ab") as log:
             job.began = time.monotonic()
@@ -274,18 +263,17 @@ def start_plain(job: Job, tree: Tree, env: Mapping[str, str], log: int) -> None:
         job.processes.append(subprocess.Popen(command, env=whole, stdout=log, stderr=log))
 
 
-def free_port() -> str:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 LAUNCHERS: Mapping[str, Callable[[Job, Tree, Mapping[str, str], int], None]] = {
     "trainbox": start_ours,
     "torchrun": start_torchrun,
     "plain processes": start_plain,
 }
+
+
+def free_port() -> str:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return str(probe.getsockname()[1])
 
 
 def spread(seconds: Sequence[float]) -> str:
@@ -304,7 +292,9 @@ def bench_kills(scratch: Path, options: argparse.Namespace) -> None:
         jobs: dict[str, tuple[Job, int]] = {}
         for number in range(options.kills):
             for launcher, began in respawned.items():
-                job, attempt = jobs.pop(launcher, None) or (running.enter_context(started(launcher, BARE, scratch)), 0)
+                if launcher not in jobs:
+                    jobs[launcher] = running.enter_context(started(launcher, BARE, scratch)), 0
+                job, attempt = jobs.pop(launcher)
                 victim = job.wait("steady", attempt)[number % RANKS]
                 killed = time.monotonic()
                 os.kill(victim.pid, signal.SIGKILL)
@@ -314,8 +304,7 @@ def bench_kills(scratch: Path, options: argparse.Namespace) -> None:
                     jobs[launcher] = job, attempt + 1
                 except BrokenError as fault:
                     job.end()
-                    if launcher == "trainbox":
-                        say(f"  {fault}")
+                    say(f"  {fault}" if launcher == "trainbox" else f"  {number + 1}: torchrun has not come up again")
     say(f"kill -9 of one of {RANKS} ranks, {options.kills} times under each launcher (median)")
     for launcher, seconds in stepping.items():
         say(f"  {launcher:18}all ranks run again after {spread(respawned[launcher])}")
@@ -413,23 +402,20 @@ def bench_steps(scratch: Path, options: argparse.Namespace) -> None:
 
 
 def bench_hosts(scratch: Path, options: argparse.Namespace) -> None:
-    """All processes of one of two hosts are killed, so that the kernel closes their connections, or only stopped."""
-    say(f"A job of two hosts loses one (median of {options.runs})")
+    """All processes of a host are killed, so that the kernel closes their connections, or only stopped: a dead wire."""
+    say(f"A job of two hosts loses one: until the other ends, which names it (median of {options.runs})")
     for how, number in (("killed", signal.SIGKILL), ("silent", signal.SIGSTOP)):
-        seconds = [lose_host(scratch, number, lost % 2) for lost in range(options.runs)]
-        within = verdict(reached=max(seconds) <= TARGET_LOST_HOST_S)
-        say(f"  trainbox, {how:8}the other ends after {spread(seconds)} and names it; target {within}")
-    say("  torchrun          still waits after 60 s (not measured here)\n")
+        for lost, which in enumerate(("first", "second")):
+            seconds = [lose_host(scratch, number, lost) for _ in range(options.runs)]
+            shown = verdict(reached=max(seconds) <= TARGET_LOST_HOST_S)
+            say(f"  trainbox, {which} host {how:12}{spread(seconds)}; target {TARGET_LOST_HOST_S:g} s: {shown}")
+    say("  torchrun                      still waits after 60 s (not measured here)\n")
 
 
 def lose_host(scratch: Path, number: int, lost: int) -> float:
-    """Start two hosts, take one away; the seconds until the other has ended, naming it.
-
-    Raises:
-        BrokenError: It ends otherwise.
-    """
+    """The seconds until a host that has lost the other ends, naming it; `GIVEN_UP_S` if it has not by then."""
     job, port = Job("two hosts", Path(tempfile.mkdtemp(dir=scratch))), free_port()
-    given = {"BENCH_EVENTS": str(job.events_file), "BENCH_STEPS": "1000000", "MASTER_PORT": port}
+    given = {"BENCH_EVENTS": str(job.events_file), "MASTER_PORT": port}
     trees = [Tree(job.root / host).hosts(*HOSTS, current=host).program(BARE) for host in HOSTS]
     try:
         with job.log_file.open("ab") as log:
@@ -439,10 +425,10 @@ def lose_host(scratch: Path, number: int, lost: int) -> float:
         job.wait("steady")
         began = time.monotonic()
         signal_tree(job.processes[lost].pid, number)
-        code = job.processes[1 - lost].wait(2 * PATIENCE_S)
+        code = job.processes[1 - lost].wait(GIVEN_UP_S)
         seconds = time.monotonic() - began
     except subprocess.TimeoutExpired:
-        raise BrokenError(f"a host that lost the other was still there after {2 * PATIENCE_S:g} s") from None
+        return GIVEN_UP_S
     finally:
         job.end()
     said = str(trees[1 - lost].failure())

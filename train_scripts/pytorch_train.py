@@ -348,7 +348,7 @@ def identify(params: Params, data: dict[str, Samples]) -> dict[str, str]:
 
 def export(net: nn.Module, train: Samples) -> bytes:
     """The model as a program that needs no source: `torch.export.load("model.pt2").module()(inputs)`."""
-    example = train.inputs[:2].float()
+    example = train.inputs[:2].float().clone()  # a slice would bring all that it was cut from along
     shapes = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(net.eval(), (example,), dynamic_shapes=shapes)
     net.train()

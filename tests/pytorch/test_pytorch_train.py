@@ -80,6 +80,7 @@ def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     program: Any = torch.export.load(model / "model.pt2").module()
 
     assert scores(log, "validation:accuracy")[-1] > 0.93
+    assert (model / "model.pt2").stat().st_size < 2 * (model / "model.pt").stat().st_size + 100_000, "no data in it"
     assert parse_line(log.strip().splitlines()[-1]) is not None
     assert "[metrics]" not in other
     assert "2 ranks, 2 on this host, gloo on cpu (there is no GPU here), fp32" in log
