@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 
 import trainbox
 from trainbox.channels import Table, read_table
-from trainbox.errors import DataError, HyperparameterError
+from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, read_images, session
 
 #: What a resumed job may change, because it does not shape the weights.
@@ -86,7 +86,7 @@ def main() -> None:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
         best = train(run, net, data, params)
         complete = not run.stopped
-    if run.rank == 0 and best["scores"]:
+    if run.rank == 0 and best["epoch"] >= 0:
         save(net.cpu(), best, data["train"], params, complete=complete)
 
 
@@ -235,14 +235,23 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
             if found is None:
                 break
             scores |= found
-        trainbox.log(batches.epoch, {declared[name]: value for name, value in scores.items()})
+        if scores:  # a checkpoint of the last step of an epoch leaves nothing of it to be done
+            trainbox.log(batches.epoch, {declared[name]: value for name, value in scores.items()})
         if is_better(scores, best["scores"]):
-            best |= {"epoch": batches.epoch, "scores": scores, "weights": copy_weights(net)}
+            best |= {"epoch": batches.epoch, "scores": scores or best["scores"], "weights": copy_weights(net)}
         batches.next_epoch()
     if not run.stopped:
-        run.save()  # who starts this job again gets the same model at once
+        save_last(run)
     net.load_state_dict(best["weights"])
     return best
+
+
+def save_last(run: Session) -> None:
+    """Who starts this job again gets the same model at once; a disk that is full by now must not cost the model."""
+    try:
+        run.save()
+    except CheckpointError as error:
+        run.say(f"{error}\nthe model is saved all the same")
 
 
 def train_epoch(
@@ -298,7 +307,8 @@ def evaluate(run: Session, net: nn.Module, samples: Samples, params: Params) -> 
     """The scores of a channel, each of its samples counted once on some rank; None if the job is to stop meanwhile."""
     size = 4 * run.world_size * math.ceil(params.batch_size / run.world_size)
     batches = run.batches(len(samples), batch_size=size, tail="keep", shuffle=False)
-    sums = torch.zeros(3, dtype=torch.float64)  # of losses, of what is right or of squared errors, of samples
+    # Of losses, of what is right or of squared errors, of samples.
+    sums = torch.zeros(3, dtype=torch.float64, device=run.device)
     net.eval()
     with torch.no_grad():
         for inputs, targets in run.evaluation(batches.loader(samples, collate=tuple)):
@@ -309,9 +319,8 @@ def evaluate(run: Session, net: nn.Module, samples: Samples, params: Params) -> 
                 if params.task == "classification"
                 else (outputs.squeeze(1) - targets) ** 2
             )
-            sums += torch.stack(
-                [criterion(outputs, targets, params) * len(inputs), good.sum(), torch.tensor(len(inputs))]
-            )
+            loss = criterion(outputs, targets, params) * len(inputs)
+            sums += torch.stack([loss, good.sum(), torch.full_like(loss, len(inputs))])
     net.train()
     if run.stopped:
         return None
@@ -379,7 +388,8 @@ def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *
     trainbox.save("model.pt", weights.getvalue())
     trainbox.save("model.pt2", export(net, train))
     declared = {metric.name: metric for metric in metrics(params)}
-    trainbox.final({declared[name]: value for name, value in best["scores"].items()})
+    if best["scores"]:
+        trainbox.final({declared[name]: value for name, value in best["scores"].items()})
 
 
 if __name__ == "__main__":

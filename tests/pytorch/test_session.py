@@ -107,6 +107,10 @@ def interrupt(script: Path, root: Path, size: int, at: int, **environment: str) 
     return step
 
 
+def test_with_long_steps_too_a_stop_is_agreed_on_within_a_few(script: Path, tmp_path: Path) -> None:
+    assert interrupt(script, tmp_path / "slow", 2, 3, WAIT="0.3") < 8
+
+
 @pytest.mark.parametrize(
     ("size", "environment"), [(1, {}), (2, {"PRECISION": "fp16"}), (2, {"SHARDED": "1"}), (4, {"WIDTH": "512"})]
 )

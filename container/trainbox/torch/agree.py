@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from trainbox.errors import DataError, TrainingError
 
@@ -50,6 +51,7 @@ class Agreement:
         self._steps = 0  # since flags were last read
         self._read_at = time.monotonic()
         self._pause = 0
+        self._step_seconds = 0.0  # before the first measurement: each step is worth a message
 
     def exchange(self, flags: Flags) -> Flags:
         """Give this step's flags; get what all have said, where that has arrived."""
@@ -82,13 +84,19 @@ class Agreement:
     def _begin(self) -> None:
         stop, save, place = self._held.stop, self._held.save, self._held.bad
         bad = 0 if place is None else _LARGEST - (place.step * self._ranks + place.rank)
-        step_seconds = (time.monotonic() - self._read_at) / max(1, self._steps)
-        pause = min(_LONGEST_PAUSE, int(PAUSE_SECONDS / max(step_seconds, 1e-6)))
+        if self._steps:  # else flags have just been read: no step has gone by since
+            self._measure()
+        pause = min(_LONGEST_PAUSE, int(PAUSE_SECONDS / max(self._step_seconds, 1e-6)))
         self._held = Flags()
         self._sent = torch.tensor([stop, save, bad, pause], dtype=torch.int64)
         self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
+    def _measure(self) -> None:
+        self._step_seconds = (time.monotonic() - self._read_at) / self._steps
+
     def _read(self) -> Flags:
+        if self._steps:
+            self._measure()
         if self._work is not None:
             self._work.wait()
         self._work, self._steps, self._read_at = None, 0, time.monotonic()
@@ -105,6 +113,12 @@ def checksum(parameters: Iterable[torch.Tensor]) -> int:
         for parameter in parameters
     ]
     return int(torch.stack(sums).sum().item()) if sums else 0
+
+
+def finite(parameters: Iterable[torch.Tensor]) -> bool:
+    """Whether what this rank holds of some parameters is all numbers."""
+    held = (value.to_local() if isinstance(value, DTensor) else value for value in parameters)
+    return all(bool(torch.isfinite(value.detach()).all()) for value in held)
 
 
 def different(values: Sequence[int]) -> tuple[int, ...]:

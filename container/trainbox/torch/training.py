@@ -35,7 +35,7 @@ from trainbox.contract.job import read_environment
 from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
 from trainbox.errors import TrainingError
 from trainbox.say import say
-from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, gather, require_same
+from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, finite, gather, require_same
 from trainbox.torch.batches import Batches, Loader, Tail
 from trainbox.torch.checkpoints.choice import choose_saver
 from trainbox.torch.exact import algorithms, seed_all
@@ -96,6 +96,7 @@ class Session:
         self._wrapped: list[nn.Module] = []
         self._saver: Saver | ShardedSaver | None = None
         self._save_asked = False
+        self._save_owed = False  # agreed upon in an evaluation, in which the model may be another than that in training
         self._updated = False
         self._share = 1.0  # of the micro-batch in its batch
         patience = FP16_PATIENCE if precision.scaler.is_enabled() else 1
@@ -227,6 +228,8 @@ class Session:
             if self.stopped:
                 return
             began = self._begin(Section.DATA)
+        # What the script does between two rounds of the loop may take as long as an evaluation.
+        self._mark(Section.EVALUATION)
 
     def micro_batches(self, batch: T, parts: int) -> Iterator[T]:
         """A batch in pieces whose gradients add up to those of the whole; the ranks exchange them with the last.
@@ -291,7 +294,7 @@ class Session:
             yield self._to_device(batch)
             self._mark(Section.EVALUATION)
             if number <= common:
-                self._exchange()
+                self._exchange(saves=False)
                 if self.stopped:
                     return
 
@@ -337,9 +340,9 @@ class Session:
             compare_parameters(replicated(self._wrapped), self.step, self._control)
         self._exchange()
 
-    def _exchange(self) -> None:
-        """Say how this rank stands, and do what all have agreed to."""
-        due = self.rank == 0 and self._saver is not None and not self._save_asked and self._saver.due()
+    def _exchange(self, *, saves: bool = True) -> None:
+        """Say how this rank stands, and do what all have agreed to; a save may have to wait for the next step."""
+        due = saves and self.rank == 0 and self._saver is not None and not self._save_asked and self._saver.due()
         self._save_asked = self._save_asked or due
         agreed = self._agreement.exchange(Flags(toolkit.stop_requested(), due, self._losses.find(self.step)))
         if agreed.bad is not None:
@@ -349,15 +352,27 @@ class Session:
             self._save(wait=True)
             saved = "it is saved" if self._saver is not None else "nothing is saved: the script has not called resume"
             self.say(f"asked to stop: all ranks leave after step {self.step}; {saved}")
-        elif agreed.save:
+        elif (agreed.save or self._save_owed) and saves:
             self._save(wait=False)
+        else:
+            self._save_owed = self._save_owed or agreed.save
 
     def _save(self, *, wait: bool) -> None:
-        self._save_asked = False
+        self._save_asked = self._save_owed = False
         if self._saver is not None:
             self._mark(Section.CHECKPOINT)
+            self._require_finite()
             copy_buffers(self._wrapped)  # of those that are no one's more than another's, DCP would take any rank's
             self._saver.save(self.step, wait=wait)
+
+    def _require_finite(self) -> None:
+        """What a loss has spoilt that nobody has heard of yet must not become the newest checkpoint."""
+        sound = finite(parameter for model in self._wrapped for parameter in model.parameters())
+        if not all(gather(int(sound), self._control)):
+            raise TrainingError(
+                f"after step {self.step} parameters are not finite: they are not saved",
+                hint="a lower learning rate, clipped gradients, or cleaner data",
+            )
 
     def _report_bad(self, place: Place) -> None:
         what = f"the loss of rank {place.rank} at step {place.step} is not a finite number"

@@ -111,11 +111,23 @@ def joined(world: World, backend: Backend, *, pauses: float) -> Iterator[dist.Pr
         dist.barrier(group=control)
         failed = False
     finally:
+        _keep_backends()
         if failed and backend.name == "nccl":
             # To destroy a group waits for its kernels, which wait for ranks that may be gone.
             distributed_c10d._abort_process_group()  # noqa: SLF001 - there is no public name for it as of torch 2.13
         else:
             dist.destroy_process_group()
+
+
+#: Gloo's backends, to the end of the process. Else DDP's reducer may free the last reference to one after the group was
+#: destroyed, and wait, holding the GIL, for a thread that waits for the GIL (torch 2.13; a script then never ends).
+_KEPT: list[object] = []
+
+
+def _keep_backends() -> None:
+    groups = distributed_c10d._world.pg_map  # noqa: SLF001 - there is no public list of them as of torch 2.13
+    on_gloo = [group for group in groups if "gloo" in dist.get_backend_config(group)]
+    _KEPT.extend(group._get_backend(torch.device("cpu")) for group in on_gloo)  # noqa: SLF001 - likewise
 
 
 def tighten(control: dist.ProcessGroup | None, longest: float, hang_seconds: float) -> float:
