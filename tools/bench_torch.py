@@ -106,7 +106,7 @@ import torch
 from torch.nn.functional import mse_loss
 from trainbox.torch import session
 
-BLOCK = 25
+BLOCK = 10
 torch.set_num_threads(1)
 with session() as run:
     model = run.wrap(torch.nn.Sequential(*(torch.nn.Linear(768, 768) for _ in range(4))))
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="what to measure: " + ",".join(PARTS))
     parser.add_argument("--runs", type=int, default=5, help="runs of what is not said otherwise (5)")
     parser.add_argument("--kills", type=int, default=20, help="ranks to kill under each launcher (20)")
-    parser.add_argument("--blocks", type=int, default=40, help="blocks of 25 steps of each loop (40)")
+    parser.add_argument("--blocks", type=int, default=100, help="blocks of 10 steps of each loop (100)")
     parser.add_argument("--full", action="store_true", help="20 frozen ranks, and one of torchrun's")
     options = parser.parse_args(argv)
     say(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
@@ -384,7 +384,7 @@ def bench_start(scratch: Path, options: argparse.Namespace) -> None:
 
 
 def bench_steps(scratch: Path, options: argparse.Namespace) -> None:
-    """A bare loop and a session's, in blocks of 25 steps, in one process."""
+    """A bare loop and a session's, in blocks of 10 steps, in one process."""
     with started("trainbox", TWO_LOOPS, scratch, BENCH_BLOCKS=str(options.blocks)) as job:
         if job.processes[0].wait(10 * PATIENCE_S):
             raise BrokenError(f"the two loops: {job.log()[-2000:]}")
@@ -392,7 +392,7 @@ def bench_steps(scratch: Path, options: argparse.Namespace) -> None:
     seen = {name: [1000 * float(seconds) for who, seconds in blocks if who == name] for name in ("bare", "ours")}
     added = median(ours - bare for ours, bare in zip(seen["ours"], seen["bare"], strict=True))
     bare = median(seen["bare"])
-    say(f"A step of {RANKS} ranks over DistributedDataParallel (median of {options.blocks} blocks of 25)")
+    say(f"A step of {RANKS} ranks over DistributedDataParallel (median of {options.blocks} blocks of 10)")
     say(f"  bare loop         {bare:7.2f} ms")
     say(f"  session           {median(seen['ours']):7.2f} ms   {added:+.3f} ms of a pair, {added / bare:+.2%}")
     say(f"  target: at most {TARGET_OVERHEAD:.0%} more: {verdict(reached=added / bare <= TARGET_OVERHEAD)}\n")

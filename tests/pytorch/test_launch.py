@@ -183,6 +183,7 @@ def test_a_rank_is_the_process_that_python_would_have_made(tree: Tree) -> None:
                 assert sys.path[0] == os.path.dirname(os.path.abspath(__file__)), sys.path
                 assert sys.stdin.read() == ""
                 assert os.getsid(0) == os.getpid()
+                assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
                 assert type(pickle.loads(pickle.dumps(Thing()))) is Thing
                 for method in ("fork", "spawn"):
                     with multiprocessing.get_context(method).Pool(1) as pool:
@@ -385,3 +386,11 @@ def test_every_host_soon_ends_when_one_is_lost_and_names_it(pair: tuple[Tree, Tr
     name = ("127.0.0.1", "127.0.0.2")[lost]
     assert str(run.failure).startswith(f"PEER {name}: lost host {name}"), run.failure
     assert not any(map(is_alive, pids))
+
+
+def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:
+    for tree, name in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
+        tree.hosts("127.0.0.1", "127.0.0.2", "127.0.0.3", current=name)
+    one, _ = run_both(pair, TORCHRUN_SCRIPT, TRAINBOX_START_SECONDS="8")
+    assert one.code == 5, one.log
+    assert str(one.failure).startswith("PEER 127.0.0.3: lost host 127.0.0.3:"), one.failure

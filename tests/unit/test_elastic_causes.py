@@ -6,7 +6,16 @@ import pytest
 
 from trainbox.contract.failure import Cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.elastic.causes import WINDOW_SECONDS, History, decide, describe, find_root, is_consequence
+from trainbox.elastic.causes import (
+    WINDOW_SECONDS,
+    Decision,
+    History,
+    decide,
+    describe,
+    find_root,
+    is_consequence,
+    restarted,
+)
 
 
 def raised(kind: str, text: str = "", *, rank: int = 0, time: float = 0.0, step: int | None = None) -> RankFailure:
@@ -109,6 +118,39 @@ def test_a_kill_may_strike_again_and_again_until_the_window_is_full() -> None:
     assert not decide(dead, History((1.0, 2.0, 3.0), dead), most=3, now=4.0).restart
     assert decide(dead, History((1.0, 2.0, 3.0), dead), most=3, now=1.5 + WINDOW_SECONDS).restart
     assert not decide(dead, History(), most=0, now=0.0).restart
+
+
+def test_the_same_words_days_later_are_no_repetition_where_no_steps_are_known() -> None:
+    before = History((1.0,), raised("builtins.OSError", "busy"))
+    assert decide(raised("builtins.OSError", "busy"), before, most=3, now=1.5 + WINDOW_SECONDS).restart
+    stepped = History((1.0,), raised("builtins.OSError", "busy", step=7))
+    assert not decide(raised("builtins.OSError", "busy", step=7), stepped, most=3, now=1.5 + WINDOW_SECONDS).restart
+
+
+def killed_at(step: int | None) -> RankFailure:
+    return RankFailure(0, "a", 137, signal.SIGKILL, None, step=step)
+
+
+def decisions(steps: list[int | None], *, most: int) -> list[Decision]:
+    """What is decided at each of several kills, so far apart that the window never fills."""
+    history, found = History(), []
+    for number, step in enumerate(steps):
+        now = number * 2 * WINDOW_SECONDS
+        found.append(decide(killed_at(step), history, most=most, now=now))
+        history = restarted(history, killed_at(step), now)
+    return found
+
+
+def test_restarts_that_get_no_further_end_however_far_apart_they_are() -> None:
+    *before, last = decisions([10, 10, 9, 10], most=2)
+    assert all(decision.restart for decision in before)
+    assert last == Decision(False, "restarts got no further than step 10")
+    assert not decisions([10, None, None, 10], most=2)[-1].restart  # it did not even come to its first step
+
+
+def test_restarts_that_get_further_or_say_no_step_go_on() -> None:
+    assert all(decision.restart for decision in decisions([10, 10, 9, 11, 11, 11, 12], most=2))
+    assert all(decision.restart for decision in decisions([None] * 9, most=2))
 
 
 def test_a_failure_in_one_line() -> None:

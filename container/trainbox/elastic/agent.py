@@ -1,5 +1,6 @@
 """Torch elastic's agent with ranks forked from a server: its loop and its rendezvous, and our eyes and judgement."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from trainbox.elastic.failures import read_failure
 from trainbox.elastic.ranks import Ranks
 from trainbox.elastic.variables import error_file, progress_file, rank_variables, stacks_file
 from trainbox.elastic.watch import Watch
-from trainbox.errors import Stopped
+from trainbox.errors import Stopped, TrainboxError
 
 #: How long ranks that survive a failure may take to leave: what they do can not be kept any more.
 RESTART_GRACE_SECONDS = 2.0
@@ -32,7 +33,8 @@ _SHARE_OF_GRACE = 0.8
 #: How long the first host waits for the reports of the others, and they for its verdict.
 _REPORT_SECONDS = LOST_SECONDS + 5.0
 _VERDICT_SECONDS = _REPORT_SECONDS + 10.0
-_LEAVE_SECONDS = 5.0
+#: How long the first host serves its store to hosts that live and have not said that they need it no more.
+_LEAVE_SECONDS = 30.0
 #: How often one host looks at its ranks, and several at their store.
 _LOOK_SECONDS = 0.1
 _LOOK_SECONDS_OF_SEVERAL = 0.25
@@ -102,22 +104,30 @@ class Agent(SimpleElasticAgent):
         self.ranks.end(RESTART_GRACE_SECONDS)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30, **_more: object) -> None:  # noqa: ARG002
-        self.ranks.end(RESTART_GRACE_SECONDS, death_sig)
+        with contextlib.suppress(TrainboxError):  # elastic calls it last: it must not hide why the agent ends
+            self.ranks.end(RESTART_GRACE_SECONDS, death_sig)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self.ranks.turn(self._look_seconds)
         self.watch.rehearse()
-        alarm = self.council.alarm() or self._own_alarm() or self.watch.find_hanging()
+        try:
+            alarm = self.council.alarm() or self._own_alarm() or self.watch.find_hanging()
+            done = alarm is None and not self.ranks.alive and self._all_done()
+        except HostLost:
+            if any(rank.code != 0 for rank in self.ranks.all.values()):
+                raise
+            alarm, done = None, True  # what this host had to do is done, and the first host answers for its own end
         if alarm is not None:
             return self._end_attempt(alarm)
-        if self.ranks.alive:
+        if not done:
             return RunResult(state=WorkerState.HEALTHY)
+        return RunResult(
+            state=WorkerState.SUCCEEDED, return_values={one.global_rank: None for one in worker_group.workers}
+        )
+
+    def _all_done(self) -> bool:
         self.council.arrive("done")
-        if self.council.all_at("done"):
-            return RunResult(
-                state=WorkerState.SUCCEEDED, return_values={one.global_rank: None for one in worker_group.workers}
-            )
-        return RunResult(state=WorkerState.HEALTHY)
+        return self.council.all_at("done")
 
     def _exit_barrier(self) -> None:
         """The first host, which serves the store, leaves last."""
@@ -126,9 +136,11 @@ class Agent(SimpleElasticAgent):
     def leave(self) -> None:
         """Tell the others that this host needs the store no more; the first waits for them, for a bounded time."""
         self._worker_group.spec.rdzv_handler.shutdown()
-        self.council.arrive("left")
+        with contextlib.suppress(HostLost):  # the first host is gone already: nobody waits for this one
+            self.council.arrive("left")
+        lost = self.verdict.lost if self.verdict else ()
         until = time.monotonic() + _LEAVE_SECONDS
-        while self.council.is_first and not self.council.all_at("left") and time.monotonic() < until:
+        while self.council.is_first and not self.council.all_at("left", lost) and time.monotonic() < until:
             time.sleep(_WAIT_SECONDS)
 
     # -- when something has failed ---------------------------------------------------------------------------------
@@ -216,7 +228,7 @@ class Agent(SimpleElasticAgent):
         if not decision.restart:
             self.note(f"no restart{': ' * bool(decision.because)}{decision.because}")
             return Verdict(root, reason)
-        self.history = causes.History((*causes.recent(self.history, now), now), root)
+        self.history = causes.restarted(self.history, root, now)
         return Verdict(root, reason, restart=True, restarts=len(self.history.restarts))
 
     def _hear(self) -> Verdict:

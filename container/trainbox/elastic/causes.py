@@ -61,6 +61,10 @@ class History(msgspec.Struct, frozen=True):
     #: When they were, in seconds of the monotonic clock of the host that decides.
     restarts: tuple[float, ...] = ()
     last: RankFailure | None = None
+    #: The furthest step that any failure came after; -1 where none has said its step.
+    farthest: int = -1
+    #: Failures in a row that came no further.
+    fruitless: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -84,11 +88,26 @@ def decide(failure: RankFailure, history: History, *, most: int, now: float) -> 
             return Decision(False, _FINAL_CLASSES[name])
     if not failure.signal and failure.code in FINAL_CODES:
         return Decision(False, f"exit code {failure.code} asks for no other try")
-    if history.last is not None and _is_same(failure, history.last):
+    # Without steps nobody knows how far the job came in between: then only what follows soon counts as a repetition.
+    comparable = failure.step is not None or recent(history, now)
+    if history.last is not None and comparable and _is_same(failure, history.last):
         return Decision(False, "the same happened before the restart, too")
+    if failure.step is not None and failure.step <= history.farthest and history.fruitless >= most:
+        return Decision(False, f"restarts got no further than step {history.farthest}")
     if len(recent(history, now)) >= most:
         return Decision(False, f"{most} restart(s) within ten minutes did not help" if most else "")
     return Decision(True)
+
+
+def restarted(history: History, failure: RankFailure, now: float) -> History:
+    """What is known at the next failure, once this one has been answered by a restart."""
+    step = -1 if failure.step is None else failure.step
+    return History(
+        (*recent(history, now), now),
+        failure,
+        farthest=max(step, history.farthest),
+        fruitless=0 if step > history.farthest else history.fruitless + 1,
+    )
 
 
 def recent(history: History, now: float) -> tuple[float, ...]:

@@ -67,16 +67,16 @@ class Council:
         self._seen: dict[str, tuple[int, float]] = {}
         self._beats = 0
         self._closing = threading.Event()
-        self._beating: threading.Thread | None = None
         self.beat()
+        # From now on, not from the first meeting: a host that waits for one that never comes is not lost itself.
+        self._beating = threading.Thread(target=self._beat_on, daemon=True)
+        if len(hosts) > 1:
+            self._beating.start()
 
     def begin(self, attempt: int) -> None:
         """Leave the keys of the attempt before; all hosts do it after they have met."""
         self._attempt = attempt
         self._round = PrefixStore(f"attempt {attempt}", self._store)
-        if self._beating is None and len(self.hosts) > 1:
-            self._beating = threading.Thread(target=self._beat_on, daemon=True)
-            self._beating.start()
 
     # -- signs of life ---------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class Council:
     def close(self) -> None:
         """End the signs of life."""
         self._closing.set()
-        if self._beating is not None:
+        if self._beating.is_alive():
             self._beating.join()
 
     def silent(self, seconds: float = LOST_SECONDS) -> tuple[str, ...]:
@@ -146,9 +146,10 @@ class Council:
         """Say that this host has come to a place."""
         self._call(lambda: self._round.set(f"{place}/{self.host}", "1"))
 
-    def all_at(self, place: str) -> bool:
-        """Whether every host has come there."""
-        return bool(self._call(lambda: self._round.check([f"{place}/{host}" for host in self.hosts])))
+    def all_at(self, place: str, lost: Sequence[str] = ()) -> bool:
+        """Whether every host has come there that is not lost."""
+        keys = [f"{place}/{host}" for host in self.hosts if host not in lost]
+        return bool(self._call(lambda: self._round.check(keys)))
 
     # -- the store -------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """From the contract to a running agent of torch elastic, and from its end to an exit code and a verdict."""
 
+import contextlib
 import signal
 import socket
 import time
@@ -47,7 +48,8 @@ def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int
     except TrainboxError as error:
         verdict = Verdict(None, f"{error.fault}: {error.message}", code=error.exit_code)
     finally:
-        ranks.end(RESTART_GRACE_SECONDS)
+        with contextlib.suppress(TrainboxError):  # said above, where it is why the agent ends
+            ranks.end(RESTART_GRACE_SECONDS)
     if verdict is None:
         return 0
     write_verdict(scratch, verdict)
@@ -92,22 +94,21 @@ class _Leading:
         patience = job.settings.start_seconds
         port = int(env.get("MASTER_PORT", DEFAULT_PORT))
         store = open_store(job.hosts, job.host_rank, port, timeout=patience, check=self.check)
-        council = Council(store, job.hosts, job.host_rank)
-        spec = WorkerSpec(
-            role=_ROLE,
-            local_world_size=processes,
-            rdzv_handler=meeting(store, job.hosts, job.host_rank, run_id=job.name or "trainbox", first_join=patience),
-            entrypoint=_ROLE,
-            max_restarts=job.settings.max_restarts,
-            monitor_interval=1e-6,  # the agent itself waits, for whatever comes first
-        )
-        self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note)
-        try:
-            result = self.agent.run()
-        except RendezvousError as error:
-            raise _who_did_not_come(council, error) from error
-        finally:
-            council.close()
+        with contextlib.closing(Council(store, job.hosts, job.host_rank)) as council:
+            rendezvous = meeting(store, job.hosts, job.host_rank, run_id=job.name or "trainbox", first_join=patience)
+            spec = WorkerSpec(
+                role=_ROLE,
+                local_world_size=processes,
+                rdzv_handler=rendezvous,
+                entrypoint=_ROLE,
+                max_restarts=job.settings.max_restarts,
+                monitor_interval=1e-6,  # the agent itself waits, for whatever comes first
+            )
+            self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note)
+            try:
+                result = self.agent.run()
+            except RendezvousError as error:
+                raise _who_did_not_come(council, error) from error
         if result is not None and not result.is_failed():
             return None
         self.agent.leave()

@@ -17,10 +17,18 @@ from trainbox.launch.relay import Lines, Sink
 _READ_BYTES = 256 * 1024
 _MOST_READS = 64
 _TURN_SECONDS = 0.1
+#: How long the kernel may take to end a process after SIGKILL: one with much pinned memory needs seconds.
+_KILL_SECONDS = 30.0
 
 
 class ServerLost(TrainboxError):  # noqa: N818 - what has happened
     """The process that forks the ranks has died, and all ranks with it."""
+
+    fault = "AlgorithmError"
+
+
+class RankStuck(TrainboxError):  # noqa: N818 - what has happened
+    """Not even SIGKILL ends a rank: it waits inside the kernel."""
 
     fault = "AlgorithmError"
 
@@ -181,14 +189,27 @@ class Ranks:
                     break
 
     def end(self, grace: float, number: int = signal.SIGTERM) -> None:
-        """End every rank that runs: ask, then kill it with all it has started."""
+        """End every rank that runs: ask, then kill it with all it has started.
+
+        Raises:
+            RankStuck: One does not end. It is given up: it is not waited for again.
+            ServerLost: The fork server has died.
+        """
         for local_rank in self.alive:
             self.all[local_rank].asked |= {number, signal.SIGKILL}
             self.send(local_rank, number)
         self._wait(grace)
         for local_rank in self.alive:
             self.send(local_rank, signal.SIGKILL, session=True)
-        self._wait(float("inf"))
+        self._wait(_KILL_SECONDS)
+        stuck = [self.all[local_rank] for local_rank in self.alive]
+        if stuck:
+            for rank in stuck:
+                rank.code = -signal.SIGKILL
+            raise RankStuck(
+                f"a rank does not end after SIGKILL: process {', '.join(str(rank.pid) for rank in stuck)}",
+                hint="it waits inside the kernel for a driver or a file system: the host needs a restart",
+            )
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

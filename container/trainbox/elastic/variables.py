@@ -1,4 +1,4 @@
-"""Pure: what a rank finds in its environment: torchrun's variables, safe settings for NCCL, and ours."""
+"""Pure: what a rank finds in its environment: torchrun's variables, safe settings for NCCL and cuBLAS, and ours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +20,9 @@ _NCCL = {
     "TORCH_FR_BUFFER_SIZE": "20000",
     "TORCH_INCLUDE_STACK_TRACE": "0",
 }
+#: Without a workspace of a fixed size cuBLAS may give other bits from run to run where several streams use it, and
+#: torch.use_deterministic_algorithms raises: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+_CUBLAS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 
 def rank_variables(
@@ -35,9 +38,9 @@ def rank_variables(
         attempt: How often the ranks were started before.
         env: What is set already, and stays.
     """
-    nccl = {**_NCCL, "TORCH_FR_DUMP_TEMP_FILE": str(hang_directory(job) / "flight_")}
+    defaults = {**_NCCL, **_CUBLAS, "TORCH_FR_DUMP_TEMP_FILE": str(hang_directory(job) / "flight_")}
     return {
-        **{name: value for name, value in nccl.items() if name not in env},
+        **{name: value for name, value in defaults.items() if name not in env},
         **_as_torchrun(group, worker, job, attempt),
         ERROR_FILE_VARIABLE: str(error_file(scratch, worker.local_rank)),
         PROGRESS_VARIABLE: str(progress_file(scratch)),
