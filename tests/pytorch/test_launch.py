@@ -1,5 +1,6 @@
 """The launcher `torchrun`: real ranks under gloo through `train`, killed, failing, stopped and restarted."""
 
+import contextlib
 import os
 import re
 import signal
@@ -386,6 +387,38 @@ def test_every_host_soon_ends_when_one_is_lost_and_names_it(pair: tuple[Tree, Tr
     name = ("127.0.0.1", "127.0.0.2")[lost]
     assert str(run.failure).startswith(f"PEER {name}: lost host {name}"), run.failure
     assert not any(map(is_alive, pids))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_host_that_falls_silent_is_lost_too(pair: tuple[Tree, Tree], lost: int) -> None:
+    processes = start_both(pair, script("print('at', step, flush=True)\ntime.sleep(0.5)").replace("21)", "2000)"))
+    wait_for(lambda: len(descendants(processes[lost].pid)) >= 4, "the ranks to run", 30)
+    time.sleep(2)
+    frozen = [processes[lost].pid, *descendants(processes[lost].pid)]
+    try:
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        run = pair[1 - lost].finish(processes[1 - lost])
+        assert time.monotonic() - began < 60
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGKILL)
+    assert run.code == 5, run.log
+    name = ("127.0.0.1", "127.0.0.2")[lost]
+    assert str(run.failure).startswith(f"PEER {name}: lost host {name}"), run.failure
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    found = [pid]
+    for parent in found:
+        found += parents.get(parent, [])
+    return found[1:]
 
 
 def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:

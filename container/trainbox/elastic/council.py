@@ -5,9 +5,11 @@ reports; the first host, whose agent serves the store, judges. A host shows that
 """
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -66,12 +68,15 @@ class Council:
         self._attempt = 0
         self._seen: dict[str, tuple[int, float]] = {}
         self._beats = 0
+        self._port = store.port
+        self._asked_at = float("inf")
         self._closing = threading.Event()
         self.beat()
         # From now on, not from the first meeting: a host that waits for one that never comes is not lost itself.
-        self._beating = threading.Thread(target=self._beat_on, daemon=True)
-        if len(hosts) > 1:
-            self._beating.start()
+        works = (self._beat_on, self._guard) if len(hosts) > 1 else ()
+        self._threads = tuple(threading.Thread(target=work, daemon=True) for work in works)
+        for thread in self._threads:
+            thread.start()
 
     def begin(self, attempt: int) -> None:
         """Leave the keys of the attempt before; all hosts do it after they have met."""
@@ -88,13 +93,25 @@ class Council:
     def _beat_on(self) -> None:
         with contextlib.suppress(HostLost):  # the main thread finds out as well, and says so
             while not self._closing.wait(BEAT_SECONDS):
+                self._asked_at = time.monotonic()
                 self.beat()
+                self._asked_at = float("inf")
+
+    def _guard(self) -> None:
+        """Cut the connection to a store that answers no more: a read of torch's client has no limit of its own.
+
+        The threads share one connection, and a beat waits until the call before it is answered.
+        """
+        while not self._closing.wait(BEAT_SECONDS):
+            if time.monotonic() - self._asked_at > LOST_SECONDS:
+                _cut(self._port)
+                return
 
     def close(self) -> None:
         """End the signs of life."""
         self._closing.set()
-        if self._beating.is_alive():
-            self._beating.join()
+        for thread in self._threads:
+            thread.join(LOST_SECONDS)
 
     def silent(self, seconds: float = LOST_SECONDS) -> tuple[str, ...]:
         """Hosts that have shown no new sign of life for so long, as far as it has been looked for by calls of this."""
@@ -168,3 +185,14 @@ class Council:
             return operation()
         except (DistError, RuntimeError) as error:  # the store's connection is gone, or does not answer
             raise HostLost(self.hosts[0]) from error
+
+
+def _cut(port: int) -> None:
+    """Shut the connections of this process to a port down, which ends what waits for an answer with an error."""
+    for path in Path("/proc/self/fd").iterdir():
+        with (
+            contextlib.suppress(OSError, IndexError),
+            socket.fromfd(int(path.name), socket.AF_INET, socket.SOCK_STREAM) as connection,
+        ):
+            if connection.getpeername()[1] == port:
+                connection.shutdown(socket.SHUT_RDWR)
