@@ -151,6 +151,7 @@ def test_without_a_job_it_says_what_is_missing(image: str) -> None:
     [
         ("xgboost", {"num_round": "3", "objective": "binary:logistic", "eval_metric": "auc"}, "xgboost-model"),
         ("random_forest", {"n-estimators": "10"}, "model.joblib"),
+        ("pytorch", {"epochs": "2", "batch-size": "20", "processes_per_host": "2"}, "model.pt2"),
     ],
 )
 def test_each_bundled_script_leaves_its_model(

@@ -69,7 +69,7 @@ class Pace:
     def saved(self, stall: float) -> None:
         """Begin another interval, after the training stood still for so many seconds."""
         shortest = stall / STALLS
-        if shortest > self.interval and not self._stretched:
+        if shortest > max(self.interval, 1.0) and not self._stretched:
             self._stretched = True
             say(
                 f"a checkpoint stops the training for {stall:.2f} s: the next one not before {shortest:.0f} s instead "
