@@ -157,7 +157,9 @@ def answer_of_trainbox(given: Contract, root: Path) -> Answer:
     except TrainboxError as error:
         return _refusal(error, root)
     program = Program(name=name, command=(sys.executable, name), directory=job.layout.code_dir)
-    (child,) = plan(job, program, env=env, machine=read_machine()).children
+    # What a script is told is compared, not who starts it: a request that asks for ranks gets torch elastic's from us.
+    plain = msgspec.structs.replace(job, settings=msgspec.structs.replace(job.settings, launcher="plain"))
+    (child,) = plan(plain, program, env=env, machine=read_machine()).children
     arguments = child.argv[2:]
     try:
         os.waitpid(os.posix_spawn(_TRUE, [_TRUE, *arguments], child.environment), 0)

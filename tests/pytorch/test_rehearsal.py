@@ -20,7 +20,7 @@ with session(seed=1) as run:
     batches = run.batches(64, batch_size=4)
     run.resume(every_seconds=0.1, model=model, optimizer=optimizer, batches=batches)
     for inputs in run.steps(batches.loader(torch.randn(64, 4))):
-        time.sleep(0.05)
+        time.sleep(0.1)
         run.backward(model(inputs).square().mean())
         run.update(optimizer)
     if run.rank == 0:
@@ -31,15 +31,23 @@ with session(seed=1) as run:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (["--kill", "1@5"], r"restart 1 of 3: rank 1 was killed by SIGKILL after step [5-8]\b"),
-        (["--freeze", "0@5", "--env", "TRAINBOX_HANG_SECONDS=2"], r"restart 1 of 3: rank 0 .*step [5-8]\b"),
+        (["--kill", "1@12"], r"restart 1 of 3: rank 1 was killed by SIGKILL after step 1[2-5]\b"),
+        (["--freeze", "0@12", "--env", "TRAINBOX_HANG_SECONDS=2"], r"restart 1 of 3: rank 0 .*step 1[2-5]\b"),
     ],
 )
 def test_a_rank_that_meets_a_fault_is_started_again_and_the_job_completes(
     fault: list[str], said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    command = [Path(sys.executable).with_name("trainbox"), "run", "train.py", "--out", "result", "--processes", "2"]
+    command = [
+        str(Path(sys.executable).with_name("trainbox")),
+        "run",
+        "train.py",
+        "--out",
+        "result",
+        "--processes",
+        "2",
+    ]
     answer = subprocess.run(
         [*command, "--hp", "trainbox_launcher=torchrun", *fault],
         cwd=tmp_path,
@@ -51,6 +59,6 @@ def test_a_rank_that_meets_a_fault_is_started_again_and_the_job_completes(
     log = (tmp_path / "result" / "logs" / "algo-1.log").read_text()
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert re.search(said, log), log
-    assert re.search(r"resuming from step [1-8] ", log), log
+    assert re.search(r"resuming from step \d+ ", log), log
     assert json.loads((tmp_path / "result" / "job.json").read_text())["status"] == "Completed"
     assert (tmp_path / "result" / "model" / "steps").read_text() == "16"
