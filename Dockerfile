@@ -40,8 +40,8 @@ RUN mkdir train_scripts && sh wheelhouse/install package /layer/package
 FROM ${BASE_IMAGE} AS scripts
 ARG SOURCE_DATE_EPOCH=315532800
 COPY train_scripts /layer/scripts/opt/train_scripts
-# Readable for any user, whatever the checkout's umask was.
-RUN chmod -R a+rX /layer/scripts && find /layer/scripts -exec touch --date "@${SOURCE_DATE_EPOCH}" {} +
+# Readable for any user, and the same whatever the checkout's umask was.
+RUN chmod -R u=rwX,go=rX /layer/scripts && find /layer/scripts -exec touch --date "@${SOURCE_DATE_EPOCH}" {} +
 
 # --- what runs ---------------------------------------------------------------------------------------------------------
 FROM ${BASE_IMAGE} AS runtime

@@ -14,6 +14,7 @@ from trainbox import errors, metrics
 from trainbox.contract import params
 from trainbox.contract.settings import SETTINGS
 from trainbox.health import explain
+from trainbox.launch import network
 from trainbox.launch.program import bundled_scripts
 from trainbox.workbench.script_module import find_params, load_script
 
@@ -76,6 +77,12 @@ def health_follows() -> str:
     return table(("class", "exit code", "what follows"), explain.WHAT_FOLLOWS)
 
 
+def network_hints() -> str:
+    """What is looked at where NCCL or gloo have failed."""
+    rows = [(rule.when, rule.advice, ", ".join(rule.backends)) for rule in network.RULES]
+    return table(("where there is", "hint", "with"), rows)
+
+
 def health_sagemaker() -> str:
     """What SageMaker does by itself, as `trainbox health --explain` prints it."""
     return f"```text\n{explain.SAGEMAKER}```\n"
@@ -87,6 +94,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "health follows": health_follows,
     "health sagemaker": health_sagemaker,
     "metric line": metric_line,
+    "network hints": network_hints,
     "scripts": scripts,
     "settings": settings,
 }

@@ -11,6 +11,9 @@
     ├── MetricError           9   a metric is declared or logged in a way nobody could read back
     ├── RunError             10   `trainbox run` was asked for something it cannot do
     ├── TrainingError        11   the loss is not finite, or ranks hold different parameters
+    ├── PreflightError       12   the health checks before the script broke
+    ├── ConfigurationError   64   the health checks say that the request or the image must change
+    ├── HardwareError        78   the health checks say that a part of the cluster must be repaired
     └── Stopped             143   SIGTERM or SIGINT came before the script was started
 
 What a *script* does keeps its own exit code (7 stays 7, a signal is 128+n); these codes are for trainbox's own errors.
@@ -32,12 +35,19 @@ class TrainboxError(Exception):
 
     exit_code: ClassVar[int] = INTERNAL_EXIT_CODE
     #: How SageMaker words the cause: the request, code or data of the user, or the algorithm container itself.
-    fault: ClassVar[Literal["ClientError", "AlgorithmError"]] = "ClientError"
+    fault: ClassVar[Literal["ClientError", "AlgorithmError", "CONFIGURATION", "HARDWARE"]] = "ClientError"
+    #: What stands between that and the message.
+    joint: ClassVar[str] = ": "
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    @property
+    def cause(self) -> str:
+        """How the text of a failure begins."""
+        return f"{self.fault}{self.joint}{self.message}"
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
@@ -104,6 +114,31 @@ class TrainingError(TrainboxError):
 
     exit_code = 11
     fault = "AlgorithmError"
+
+
+class PreflightError(TrainboxError):
+    """The health checks before the script broke."""
+
+    exit_code = 12
+    fault = "AlgorithmError"
+
+
+class ConfigurationError(TrainboxError):
+    """The health checks say that the request or the image must change."""
+
+    exit_code = 64
+    fault = "CONFIGURATION"
+
+    #: `CONFIGURATION <host> <device> <check>: …`, by which rules match.
+    joint = " "
+
+
+class HardwareError(TrainboxError):
+    """The health checks say that a part of the cluster must be repaired."""
+
+    exit_code = 78
+    fault = "HARDWARE"
+    joint = " "
 
 
 class Stopped(TrainboxError):  # noqa: N818 - SageMaker's own word for this end, and no defect

@@ -154,9 +154,11 @@ def decode_info(encoded: msgspec.Raw) -> dict[str, Any]:
 
 
 def settle(paths: Sequence[Path]) -> list[FileRecord]:
-    """Bring files to the disk, one after the other, and say what they are."""
+    """Bring files to the disk, one after the other, while others compute their digests; say what they are."""
     with _threads(len(paths)) as pool:
-        return [_settle(path, digest) for path, digest in zip(paths, pool.map(_digest, paths), strict=True)]
+        digests = pool.map(_digest, paths)
+        sizes = [_sync(path) for path in paths]
+        return [FileRecord(size, digest) for size, digest in zip(sizes, digests, strict=True)]
 
 
 def _digest(path: Path) -> str:
@@ -164,10 +166,10 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _settle(path: Path, digest: str) -> FileRecord:
+def _sync(path: Path) -> int:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-        return FileRecord(os.fstat(file.fileno()).st_size, digest)
+        return os.fstat(file.fileno()).st_size
 
 
 def seal(manifest: Manifest) -> bytes:

@@ -374,7 +374,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(here: Path) -> None:
     for text in (
         '"eta": "0.1"',
         "resourceconfig.json",
-        "trainbox.launch.train",
+        "trainbox.launch",
         "train.py --api_token",
         "WORLD_SIZE=4",
     ):

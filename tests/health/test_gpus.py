@@ -1,6 +1,5 @@
 """The checks of GPUs over a recording of NVML, first what each reading means, then as the whole program."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,27 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from health.gpu_hosts import needs_mounts, with_devices
 from health.process_hosts import Checked, Hosts
 from health.recordings import A100, RECORDED, play, recording, write
 from trainbox.health.checks import CHECKS
 from trainbox.health.gpus import check_count, check_gpus, expected
 from trainbox.health.nvml import GpuReading
-from trainbox.health.watch import watch
 
 #: Error numbers of nvml.h.
 NO_PERMISSION, DRIVER_NOT_LOADED, FUNCTION_NOT_FOUND, GPU_IS_LOST, VERSION_MISMATCH = 4, 9, 13, 15, 18
 UNKNOWN = 999
-#: A tmpfs with the nodes that programs need, and that of a GPU, becomes /dev in a mount namespace of its own.
-DEV = """
-mount -t tmpfs tmpfs "$1"
-mkdir "$1/shm"
-mount --bind /dev/shm "$1/shm"
-for node in null zero random urandom; do touch "$1/$node"; mount --bind "/dev/$node" "$1/$node"; done
-touch "$1/nvidia0"
-mount --rbind "$1" /dev
-shift
-exec "$@"
-"""
 SLOWED = "hardware slowdown, hardware thermal"
 LOST = "ecc_uncorrected: GPU is lost"
 
@@ -167,23 +155,6 @@ def test_a_gpu_too_few_is_a_fault() -> None:
     assert check_count("algo-1", 7, nodes=7, instance_type="local").status == "pass"
 
 
-def test_xids_are_sorted_into_hardware_and_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = recording(4)
-    content["events"] = [
-        [3, "nvmlEventTypeXidCriticalError", 79],
-        [1, "nvmlEventTypeXidCriticalError", 31],
-        [0, "nvmlEventTypeDoubleBitEccError", 0],
-    ]
-    seen = watch("algo-1", play(content, tmp_path, monkeypatch), wait_ms=1)
-    findings = [next(seen) for _ in range(4)]
-    assert [one and (one.device, one.status, one.kind, one.value) for one in findings] == [
-        ("gpu3", "fail", "hardware", "Xid 79: the GPU has fallen off the bus"),
-        ("gpu1", "warn", "transient", "Xid 31"),
-        ("gpu0", "fail", "hardware", "double-bit ECC error"),
-        None,
-    ]
-
-
 def check(tmp_path: Path, content: dict[str, Any], *arguments: str) -> Checked:
     """The whole program on one host of eight GPUs."""
     with Hosts(tmp_path, 1, instance_type="ml.p4d.24xlarge") as cluster:
@@ -289,7 +260,7 @@ def test_the_processor_computes_exactly_and_is_measured(tmp_path: Path) -> None:
     assert speed["value"] > 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@needs_mounts
 def test_a_torch_without_cuda_is_no_fault_of_the_gpu(tmp_path: Path) -> None:
     """A /dev of its own, with the node of one GPU in it."""
     if torch.version.cuda:
@@ -297,10 +268,7 @@ def test_a_torch_without_cuda_is_no_fault_of_the_gpu(tmp_path: Path) -> None:
     content = recording(1)
     with Hosts(tmp_path, 1) as one:
         (host,) = one.hosts
-        (tmp_path / "dev").mkdir()
-        one.start(
-            host, env=recorded(content, tmp_path), prefix=["unshare", "-m", "sh", "-ec", DEV, "sh", f"{tmp_path}/dev"]
-        )
+        one.start(host, env=recorded(content, tmp_path), prefix=with_devices(tmp_path / "dev", 1))
         checked = one.finish()[host]
     assert short(checked) == [("gpu.exact", "gpu0", "warn", "configuration")]
     assert checked.of("gpu.exact")[0]["value"] == "Torch not compiled with CUDA enabled"

@@ -20,7 +20,7 @@ from incumbent.sides import INCUMBENT_BIN, require_incumbent
 
 pytestmark = pytest.mark.incumbent
 
-TRAINBOX: tuple[str, ...] = (sys.executable, "-m", "trainbox.launch.train")
+TRAINBOX: tuple[str, ...] = (sys.executable, "-m", "trainbox.launch")
 INCUMBENT: tuple[str, ...] = (str(INCUMBENT_BIN / "train"),)
 #: What the toolkits of the framework images do (aws/sagemaker-pytorch-training-toolkit, `training.py`): only then does
 #: sagemaker-training read the script's output.

@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
+from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.saver import STALLS, Pace, Saver
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
@@ -43,7 +46,7 @@ class Training:
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
         self.progress: dict[str, Any] = {"best": float("inf"), "history": []}
         parts = {name: part for name, part in vars(self).items() if name != "parts"}
-        self.saver = Saver(Checkpoints(directory), parts, **options)
+        self.saver = Saver(Checkpoints(directory), parts, Course(**options))
 
     def step(self) -> None:
         noise = torch.from_numpy(np.random.randn(4, 8)).float() * random.random()  # noqa: NPY002
@@ -482,10 +485,27 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
+from trainbox.torch.checkpoints import saver as saver_module, sharded as sharded_module
+from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.sharded import ShardedSaver
 
-def train(directory, kind, rank, size, port, last, host):
+DAMAGES = {"vanish": os.unlink, "shrink": lambda path: os.truncate(path, 10)}
+
+def spoil(module, damages):
+    # Rank 0 damages files of a checkpoint that has been verified and whose document has been read: once.
+    check = module.check
+    def check_and_spoil(*arguments):
+        check(*arguments)
+        while damages:
+            how, path = damages.pop()
+            DAMAGES[how](path)
+    module.check = check_and_spoil
+
+def train(directory, kind, damages, rank, size, port, last, host):
+    directory = directory.replace("HOST", host)
+    if rank == 0 and damages:
+        spoil({"ddp": saver_module, "sharded": sharded_module}[kind], damages)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
     torch.manual_seed(rank)  # dropout differs by rank
     model = torch.nn.Sequential(torch.nn.Linear(6, 33), torch.nn.Dropout(0.2), torch.nn.Linear(33, 5))
@@ -497,12 +517,12 @@ def train(directory, kind, rank, size, port, last, host):
         fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (size,)))
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         parts = {"progress": progress}
-        saver = ShardedSaver(store, model, optimizer, parts, rank=rank, world_size=size, host=host)
+        saver = ShardedSaver(store, model, optimizer, parts, Course(rank, size, host=host))
     else:
         model = DistributedDataParallel(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         parts = {"model": model, "optimizer": optimizer, "progress": progress}
-        saver = Saver(store, parts, rank=rank, world_size=size)
+        saver = Saver(store, parts, Course(rank, size))
 
     def digest():
         state = [*model.state_dict().values(), *(value for s in optimizer.state.values() for value in s.values())]
@@ -556,7 +576,10 @@ Run = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Run a training in several processes: what each of them tells, and what they said together."""
+    """Run a training in several processes: what each of them tells, and what they said together.
+
+    HOST in the directory stands for the name of each host: then the hosts have disks of their own.
+    """
     errors = tmp_path_factory.mktemp("ranks") / "stderr"
     with (
         errors.open("wb") as stderr,
@@ -565,13 +588,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         ) as server,
     ):
 
-        def start(directory: Path, kind: str, size: int, last: int, hosts: int = 1) -> list[dict[str, Any]]:
+        def start(
+            directory: Path, kind: str, size: int, last: int, hosts: int = 1, *damages: tuple[str, Path]
+        ) -> list[dict[str, Any]]:
             assert server.stdin is not None
             assert server.stdout is not None
             with socket.create_server(("127.0.0.1", 0)) as free:
                 port = free.getsockname()[1]
             before = errors.stat().st_size
-            server.stdin.write(json.dumps([str(directory), kind, size, port, last, hosts]).encode() + b"\n")
+            job = [directory, kind, damages, size, port, last, hosts]
+            server.stdin.write(json.dumps(job, default=str).encode() + b"\n")
             server.stdin.flush()
             told = json.loads(server.stdout.readline())
             said = errors.read_bytes()[before:].decode()
@@ -629,3 +655,92 @@ def test_a_sharded_checkpoint_of_which_one_host_is_damaged_is_not_used(tmp_path:
     told = run(tmp_path, "sharded", 2, 3, 2)
     assert {(one["first"], one["began"]) for one in told} == {(1, first[0]["ended"])}
     assert "rejected the checkpoint of step 2" in told[0]["said"]
+
+
+# --- what vanishes while it is read -------------------------------------------------------------------------------
+
+#: Of one host: a file that rank 0 reads for all; of several: one that a rank reads itself, and one that another lacks.
+VICTIMS = {"ddp": shard_name(0), "sharded": "__1_0.distcp"}
+
+
+@pytest.mark.parametrize("how", ["vanish", "shrink"])
+@pytest.mark.parametrize("kind", ["ddp", "sharded"])
+def test_what_can_no_longer_be_read_gives_way_to_the_checkpoint_before_on_every_rank(
+    tmp_path: Path, run: Run, kind: str, how: str
+) -> None:
+    first = run(tmp_path, kind, 2, 1)
+    run(tmp_path, kind, 2, 2)
+    told = run(tmp_path, kind, 2, 3, 1, (how, tmp_path / "step-00000002" / VICTIMS[kind]))
+    assert {(one["first"], one["began"]) for one in told} == {(1, first[0]["ended"])}
+    assert re.search(r"the checkpoint .*(can no longer be read|cannot be loaded)", told[0]["said"])
+    assert "resuming from step 1 " in told[0]["said"]
+
+
+@pytest.mark.parametrize("how", ["vanish", "shrink"])
+@pytest.mark.parametrize("kind", ["ddp", "sharded"])
+def test_without_a_checkpoint_before_it_every_rank_fails_at_once_with_the_same_error(
+    tmp_path: Path, run: Run, kind: str, how: str
+) -> None:
+    run(tmp_path, kind, 2, 2)
+    refused = run(tmp_path, kind, 2, 3, 1, (how, tmp_path / "step-00000002" / VICTIMS[kind]))
+    assert len({one["refused"] for one in refused}) == 1
+    assert re.search(r"the checkpoint .*(can no longer be read|cannot be loaded)", refused[0]["refused"])
+
+
+# --- hosts with disks of their own --------------------------------------------------------------------------------
+
+
+def test_hosts_that_start_again_in_place_go_on_from_what_each_has_written(tmp_path: Path, run: Run) -> None:
+    straight = run(tmp_path / "straight", "sharded", 4, 6, 2)
+    disks = tmp_path / "HOST"
+    run(disks, "sharded", 4, 3, 2)
+    assert {path.name for path in (tmp_path / "algo-2").iterdir()} == {"algo-2"}
+    resumed = run(disks, "sharded", 4, 6, 2)
+    assert [one["first"] for one in resumed] == [3] * 4
+    assert [(one["ended"], one["next"]) for one in resumed] == [(one["ended"], one["next"]) for one in straight]
+    assert "resuming from step 3 (the parts of algo-1, algo-2)" in resumed[0]["said"]
+    assert "rank 2 has got " in resumed[0]["said"]  # at least what DCP says about the files
+
+
+@pytest.mark.parametrize(("size", "hosts"), [(4, 2), (2, 2), (3, 3), (6, 3), (1, 1)])
+def test_what_a_host_lacks_comes_from_one_that_has_it(tmp_path: Path, run: Run, size: int, hosts: int) -> None:
+    ended = run(tmp_path / "HOST", "sharded", 4, 2, 2)[0]["ended"]
+    if hosts == 1:  # a job that starts anew gets all from S3
+        (tmp_path / "algo-2/algo-2").rename(tmp_path / "algo-1/algo-2")
+    elif size == 4:  # each finds what the other has written
+        (tmp_path / "algo-1").rename(tmp_path / "aside")
+        (tmp_path / "algo-2").rename(tmp_path / "algo-1")
+        (tmp_path / "aside").rename(tmp_path / "algo-2")
+    told = run(tmp_path / "HOST", "sharded", size, 3, hosts)
+    assert {(one["first"], one["began"]) for one in told} == {(2, ended)}
+    assert told[0]["progress"]["rank of the saver"] == 0
+    assert ("has got" in told[0]["said"]) == (hosts > 1)
+    assert not list(tmp_path.rglob("algo-1/algo-2/step-00000003"))
+
+
+def test_a_part_that_no_host_has_is_named_and_the_checkpoint_before_is_used(tmp_path: Path, run: Run) -> None:
+    first = run(tmp_path / "HOST", "sharded", 2, 1, 2)
+    run(tmp_path / "HOST", "sharded", 2, 2, 2)
+    (tmp_path / "algo-2/algo-2").rename(tmp_path / "algo-1/algo-2")
+    shutil.rmtree(tmp_path / "algo-1/algo-2/step-00000002")
+    (told,) = run(tmp_path / "HOST", "sharded", 1, 3)
+    assert (told["first"], told["began"]) == (1, first[0]["ended"])
+    assert "rejected the checkpoint of step 2: no host has a valid part of algo-2" in told["said"]
+    shutil.rmtree(tmp_path / "algo-1/algo-2")
+    shutil.rmtree(tmp_path / "algo-1/step-00000003")
+    (told,) = run(tmp_path / "HOST", "sharded", 1, 3)
+    assert told["first"] == 0
+    assert f"no valid checkpoint in {tmp_path}/algo-1 (2 rejected): starting fresh" in told["said"]
+
+
+@pytest.mark.parametrize("how", ["vanish", "shrink"])
+def test_what_its_holder_can_no_longer_send_gives_way_to_the_checkpoint_before(
+    tmp_path: Path, run: Run, how: str
+) -> None:
+    first = run(tmp_path / "HOST", "sharded", 2, 1, 2)
+    run(tmp_path / "HOST", "sharded", 2, 2, 2)
+    lost = tmp_path / "algo-2/algo-2/step-00000002/__1_0.distcp"
+    told = run(tmp_path / "HOST", "sharded", 3, 3, 3, (how, lost))
+    assert {(one["first"], one["began"]) for one in told} == {(1, first[0]["ended"])}
+    assert re.search(r"host algo-2 can no longer read __1_0.distcp, which host algo-[13] lacks", told[0]["said"])
+    assert "resuming from step 1 (the parts of algo-1, algo-2)" in told[0]["said"]

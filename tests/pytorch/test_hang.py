@@ -4,10 +4,16 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from contract.trees import Run, Tree
+from trainbox.contract.job import read_job
+from trainbox.elastic import hang, progress
+from trainbox.elastic.watch import Watch
+from worlds import Ranks
 
 pytest.importorskip("torch")
 
@@ -130,3 +136,75 @@ def test_the_host_of_a_frozen_rank_is_found_among_several(tmp_path: Path) -> Non
         assert re.search(r"restart 1 of 3: rank 1 made no progress for .* \(its process is stopped\)\n", run.log)
     assert "all_reduce" in (tmp_path / "one/ml/output/data/hang/rank-0.txt").read_text()
     assert "in state T" in (tmp_path / "two/ml/output/data/hang/rank-1.txt").read_text()
+
+
+# -- slow ranks --------------------------------------------------------------------------------------------------------
+
+#: DDP makes rank 0, which is fast, wait for rank 1 before each forward pass (batch norm has buffers) and after each
+#: backward pass: what each of them takes by itself has to be told from that.
+SLOW = """
+import time
+import torch
+from trainbox.torch import session
+
+SECONDS = 0.05
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self): return 100_000
+    def __getitems__(self, indices):
+        time.sleep(SECONDS * (run.rank == SLOW_IN_DATA))
+        return torch.ones(len(indices), 32)
+
+with session() as run:
+    layers = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.BatchNorm1d(32), torch.nn.Linear(32, 4))
+    model = run.wrap(layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for batch in run.steps(run.batches(100_000, batch_size=16).loader(Rows(), collate=torch.Tensor)):
+        time.sleep(SECONDS * (0.2 + (run.rank == SLOW_IN_COMPUTE)))
+        run.backward(model(batch).square().mean())
+        run.update(optimizer)
+"""
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+@pytest.mark.parametrize(("section", "said"), [("data", "waits for data"), ("compute", "computes")])
+def test_of_ranks_that_wait_for_each_other_the_slow_one_is_named_and_what_it_is_slow_in(
+    section: str, said: str, slow: int, tmp_path: Path
+) -> None:
+    program = tmp_path / "slow.py"
+    place = {"SLOW_IN_DATA": "-1", "SLOW_IN_COMPUTE": "-1", f"SLOW_IN_{section.upper()}": str(slow)}
+    program.write_text("".join(f"{name} = {value}\n" for name, value in place.items()) + SLOW)
+    shared, lines = tmp_path / "progress", list[str]()
+    progress.create(shared, 2)
+    job = read_job(tmp_path / "ml", {})
+    with Ranks([program], root=tmp_path / "ml", environment={progress.PROGRESS_VARIABLE: str(shared)}) as ranks:
+        watch = Watch(job, alone(), processes(ranks.pids), lines.append, window_seconds=0.5)
+        watch.begin({0: 0, 1: 1}, shared)
+        ranks.until(lambda: all(slot.step >= 10 for slot in progress.read(shared)))
+
+        windows = set()
+
+        def look() -> int:
+            assert watch.find_hanging() is None
+            windows.add(watch._window_at)
+            return len(windows)
+
+        ranks.until(lambda: look() > 0 and bool(lines))
+        said_after = len(windows)
+        ranks.until(lambda: look() > said_after + 3 * hang.SLOW_WINDOWS)  # nothing else is said of anybody
+    assert len(lines) == 1, lines
+    found = re.fullmatch(
+        rf"WARNING: rank {slow} on here is slow: it {said} ([\d.]+) s in a step, the fastest ([\d.]+) s", lines[0]
+    )
+    assert found, lines
+    assert float(found[1]) >= float(found[2]) + 0.02
+
+
+def alone() -> Any:
+    """The council of one host."""
+    return SimpleNamespace(host="here", hosts=("here",))
+
+
+def processes(pids: list[int]) -> Any:
+    """The ranks as the agent knows them."""
+    return SimpleNamespace(alive=[0, 1], all={local: SimpleNamespace(pid=pid) for local, pid in enumerate(pids)})

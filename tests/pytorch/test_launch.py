@@ -421,6 +421,54 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+#: As people write it for torchrun: one rank saves when it is asked to stop, the others just end.
+SAVING = """
+import os, signal, sys, time
+import torch
+import torch.distributed as dist
+from pathlib import Path
+root, rank = Path(os.environ["TRAINBOX_ROOT"]), int(os.environ["RANK"])
+def save(*_):
+    print("saving", flush=True)
+    time.sleep(6)
+    (root / "saved").write_text("all of it")
+    sys.exit(0)
+if rank == SAVER: signal.signal(signal.SIGTERM, save)
+dist.init_process_group("gloo")
+(root / f"pid-{rank}").write_text(str(os.getpid()))
+while True: time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(("saver", "per_host"), [(0, 1), (0, 2), (2, 2)])
+def test_a_rank_that_saves_when_it_is_asked_to_stop_has_the_grace_wherever_the_others_end(
+    pair: tuple[Tree, Tree], saver: int, per_host: int, first: int
+) -> None:
+    for tree in pair:
+        tree.hyperparameters(processes_per_host=per_host, trainbox_launcher="torchrun")
+    processes = start_both(pair, SAVING.replace("SAVER", str(saver)), TRAINBOX_GRACE_SECONDS="30")
+    wait_for(
+        lambda: (
+            len([*pair[0].root.glob("pid-*"), *pair[1].root.glob("pid-*")]) == 2 * per_host
+            or any(process.poll() is not None for process in processes)
+        ),
+        "the ranks to run",
+        60,
+    )
+    processes[first].send_signal(signal.SIGTERM)
+    time.sleep(1)  # the ranks of the first have ended by now, unless they save
+    processes[1 - first].send_signal(signal.SIGTERM)
+    runs = [tree.finish(process) for tree, process in zip(pair, processes, strict=True)]
+    log = runs[0].log + runs[1].log
+    assert (pair[saver // per_host].root / "saved").exists(), log
+    # The host whose rank ended first says so, and the other that it followed.
+    assert sorted(run.code for run in runs) == [5, 143], log
+    assert "killed by SIGTERM" in log
+    assert "trainbox: restart" not in log
+    assert "lost host" not in log
+
+
 def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:
     for tree, name in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
         tree.hosts("127.0.0.1", "127.0.0.2", "127.0.0.3", current=name)

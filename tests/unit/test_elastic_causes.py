@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from trainbox.contract.failure import Cause
+from trainbox.contract.cause import Cause
 from trainbox.contract.verdict import RankFailure
 from trainbox.elastic.causes import (
     WINDOW_SECONDS,

@@ -84,3 +84,4 @@ def test_a_slow_rank_is_one_that_is_slow_for_several_windows_and_its_section_is_
     )
     assert slow_ranks(standings[:1], windows) == {}
     assert slow_ranks([at(0, 1, data=0.1), at(1, 1, data=0.9)], {}) == {(1, "data"): 1}
+    assert slow_ranks([at(0, 1, data=0.001, compute=0.1), at(1, 1, data=0.004, compute=0.1)], {}) == {}

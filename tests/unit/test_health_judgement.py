@@ -5,10 +5,10 @@ import itertools
 import msgspec
 import pytest
 
-from trainbox.health.checks import CHECKS, found, in_words, unfinished
+from trainbox.contract.finding import EXIT_CODES, Finding, in_words
+from trainbox.health.checks import CHECKS, amount, found, unfinished
 from trainbox.health.explain import explanation
-from trainbox.health.finding import Finding
-from trainbox.health.judgement import EXIT_CODES, judge
+from trainbox.health.judgement import judge
 from trainbox.health.local import HostReport
 from trainbox.health.page import draw_matrix, draw_page
 from trainbox.health.run import compare, conclude
@@ -106,7 +106,7 @@ def test_a_slow_gpu_is_held_against_the_median_of_the_job() -> None:
     assert [(one.check, one.host, one.device, one.status, one.value) for one in slow] == [
         ("gpu.bandwidth", "algo-3", "gpu0 device", "warn", 900.0)
     ]
-    assert in_words(slow[0]) == "900 GB/s (limit: 1196 GB/s)"
+    assert in_words(slow[0], amount) == "900 GB/s (limit: 1196 GB/s)"
 
 
 def test_a_host_of_another_version_is_configuration() -> None:

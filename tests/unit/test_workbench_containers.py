@@ -41,7 +41,7 @@ def test_a_container_inherits_nothing_and_finds_its_own_interface() -> None:
     planned = plan(Image("image:1"))
     host = planned.hosts[1]
     assert (host.name, host.argv, planned.removed) == ("algo-2", ("train",), ())
-    assert host.environment == {"TRAINING_JOB_NAME": "job", "MINE": "1"}
+    assert host.environment == {"TRAINING_JOB_NAME": "job", "MINE": "1", "TRAINBOX_PREFLIGHT": "off"}
     assert '"network_interface_name": "eth0"' in host.files["input/config/resourceconfig.json"]
     assert Path("/etc/hosts") not in {mount.target for mount in host.mounts}
     assert Mount(OUT / ".trainbox" / "algo-2", Path("/opt/ml")) in host.mounts

@@ -114,7 +114,8 @@ def test_the_variables_of_another_job_are_not_passed_on() -> None:
     plan = plan_run(REQUEST)
     assert plan.removed == ("RANK", "SAGEMAKER_PROGRAM", "SM_HPS", "TRAINBOX_ROOT")
     apart = {"PIP_TARGET": "/opt/ml/packages", "PYTHONPATH": "/opt/ml/packages"}
-    assert plan.hosts[0].environment == {"PATH": "/bin", "TRAINING_JOB_NAME": "job", "MINE": "1", **apart}
+    own = {"TRAINING_JOB_NAME": "job", "TRAINBOX_PREFLIGHT": "off"}
+    assert plan.hosts[0].environment == {"PATH": "/bin", "MINE": "1", **own, **apart}
 
 
 def test_the_persons_own_variable_wins_over_the_inherited_one() -> None:

@@ -21,6 +21,7 @@ DEFAULT_HANG_SECONDS = 30.0
 DEFAULT_START_SECONDS = 1200.0
 
 Launcher = Literal["auto", "plain", "torchrun"]
+Preflight = Literal["auto", "off", "fast", "full"]
 
 #: Every setting that has a name of its own, and what it does; docs/settings.md is generated from here.
 SETTINGS: Mapping[str, str] = {
@@ -46,6 +47,9 @@ SETTINGS: Mapping[str, str] = {
     f" counts as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks",
     "trainbox_start_seconds": "the same limit up to the end of the first step, when things are compiled and connected,"
     f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too",
+    "trainbox_preflight": "health checks of all hosts before the script: `off`, `fast`, `full` or `auto` (default):"
+    " `fast` where the job has more than one process or a GPU, else `off`",
+    "trainbox_preflight_strict": "`true`: what those checks only warn of ends the job, too",
     "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas"
     " (launcher `torchrun`, a script with a session)",
 }
@@ -65,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True):
     max_restarts: int = DEFAULT_MAX_RESTARTS
     hang_seconds: float = DEFAULT_HANG_SECONDS
     start_seconds: float = DEFAULT_START_SECONDS
+    preflight: Preflight = "auto"
+    preflight_strict: bool = False
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
@@ -113,6 +119,8 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         peer_timeout_seconds=read(
             "trainbox_peer_timeout_seconds", _read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds
         ),
+        preflight=read("trainbox_preflight", _read_preflight, "auto", " or ".join(get_args(Preflight))),
+        preflight_strict=read("trainbox_preflight_strict", _read_switch, False, "true or false"),
         drills=read("trainbox_drill", read_drills, (), "'kill RANK@STEP' or 'freeze RANK@STEP', separated by commas"),
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         pip_cache_dir=Path(cache) if cache else None,
@@ -125,6 +133,20 @@ def _read_launcher(text: str) -> Launcher:
         if launcher == text:
             return cast("Launcher", launcher)
     raise ValueError(text)
+
+
+def _read_preflight(text: str) -> Preflight:
+    for preflight in get_args(Preflight):
+        if preflight == text:
+            return cast("Preflight", preflight)
+    raise ValueError(text)
+
+
+def _read_switch(text: str) -> bool:
+    """As SDKs pass a bool on: JSON's word, or Python's."""
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(text)
+    return text.lower() == "true"
 
 
 def _read_restarts(text: str) -> int:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.failure import Cause
+from trainbox.contract.cause import Cause
+from trainbox.contract.finding import Finding
 
 _FILE = "verdict.json"
 
@@ -44,8 +45,12 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str
     #: Hosts that do not answer.
     lost: tuple[str, ...] = ()
-    #: The exit code where no rank has one; 0 for that of `PeerError`.
+    #: The exit code of all hosts; 0 for that of the rank, and where it is another host's that of `PeerError`.
     code: int = 0
+    #: The faults of hardware that it all follows from.
+    hardware: tuple[Finding, ...] = ()
+    #: What else to think of.
+    hints: tuple[str, ...] = ()
     restart: bool = False
     #: Restarts so far, this one included.
     restarts: int = 0

@@ -27,7 +27,6 @@ def main() -> int:
     """
     die_with(os.getppid())
     processes, scratch, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
-    scratch.mkdir(mode=0o700)
     env = read_environment()
     job = read_job(Layout.from_environment(env).root, env)
     gc.disable()  # of what is imported nothing is garbage, and looking for it takes a tenth of the time

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
@@ -14,15 +15,18 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 
+from trainbox.contract.finding import EXIT_CODES, Finding, as_hint
 from trainbox.contract.job import Job, read_environment
+from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import causes, progress
 from trainbox.elastic.council import LOST_SECONDS, Alarm, Council, HostLost, Report
 from trainbox.elastic.failures import read_failure
 from trainbox.elastic.ranks import Ranks
-from trainbox.elastic.variables import error_file, progress_file, rank_variables, stacks_file
+from trainbox.elastic.variables import error_file, progress_file, rank_variables, read_versions, stacks_file
 from trainbox.elastic.watch import Watch
 from trainbox.errors import Stopped, TrainboxError
+from trainbox.launch import network
 
 #: How long ranks that survive a failure may take to leave: what they do can not be kept any more.
 RESTART_GRACE_SECONDS = 2.0
@@ -67,6 +71,8 @@ class Agent(SimpleElasticAgent):
         self.history = causes.History()
         self.attempt = 0
         self.verdict: Verdict | None = None
+        #: How many findings there were when last asked for.
+        self._seen = 0
         #: Whether it waits for other hosts, with no rank to pass a signal on to.
         self.is_meeting = True
         self._look_seconds = _LOOK_SECONDS if len(job.hosts) == 1 else _LOOK_SECONDS_OF_SEVERAL
@@ -155,17 +161,19 @@ class Agent(SimpleElasticAgent):
 
     def _end_attempt(self, alarm: Alarm) -> RunResult:
         """End the ranks of this host, say how they ended, hear what is to be done, and have elastic do it."""
+        self._end_of_grace()  # who sees the alarm must know whether it is that of a stop
         self.council.raise_alarm(alarm)
         if alarm.hanging is not None:
             self.watch.end_hanging(alarm)
         own = self._settled()
-        self.ranks.end(RESTART_GRACE_SECONDS)
+        self._end_ranks()
         own = own or self._failures()
-        self.council.report(Report(self.council.host, tuple(own), stopping=bool(self.ranks.stop_signal)))
+        self.council.report(self._report(own))
         verdict = self.verdict = self._judge() if self.council.is_first else self._hear()
         if verdict.restart and not self.ranks.stop_signal:
             self.attempt += 1
-            self.note(f"restart {verdict.restarts} of {self.job.settings.max_restarts}: {verdict.reason}")
+            reason = "; ".join([verdict.reason, *verdict.hints])
+            self.note(f"restart {verdict.restarts} of {self.job.settings.max_restarts}: {reason}")
         # Elastic starts again as long as it has restarts left; how many there are is decided here.
         self._remaining_restarts = int(verdict.restart and not self.ranks.stop_signal)
         return RunResult(state=WorkerState.FAILED)
@@ -175,13 +183,34 @@ class Agent(SimpleElasticAgent):
         until = time.monotonic() + _SETTLE_SECONDS
         while True:
             found = self._failures()
-            if self.ranks.stop_signal:  # who is still there may be saving, and has the grace for it
-                until = self.ranks.stop_at + _SHARE_OF_GRACE * self.job.settings.grace_seconds
-            elif not all(map(causes.is_consequence, found)):
+            grace = self._end_of_grace()
+            if not grace and not (found and all(map(causes.is_consequence, found))):
                 return found
-            if not found or not self.ranks.alive or time.monotonic() >= until:
+            # After a stop whoever is still there may be saving, whatever the others did.
+            if not self.ranks.alive or time.monotonic() >= (grace or until):
                 return found
             self.ranks.turn(_WAIT_SECONDS)
+
+    def _end_ranks(self) -> None:
+        """End those that still run: soon, or if the job is being stopped, when their grace is over."""
+        until = time.monotonic() + RESTART_GRACE_SECONDS
+        self.ranks.ask(signal.SIGTERM)
+        while self.ranks.alive and time.monotonic() < max(until, self._end_of_grace()):
+            self.ranks.turn(_WAIT_SECONDS)
+        self.ranks.end(0.0)
+
+    def _end_of_grace(self) -> float:
+        """Until when the ranks of this host have time for themselves, because the job is being stopped; else 0.0.
+
+        The signals of its hosts come within moments of each other. A host that has not had its own yet, and sees that
+        the ranks of another are gone, must not take that for a failure.
+        """
+        with contextlib.suppress(HostLost):  # who still saves has the grace all the same
+            if not self.ranks.stop_signal and self.council.any_at("stopping"):
+                self.ranks.stop(signal.SIGTERM)
+            if self.ranks.stop_signal:
+                self.council.arrive("stopping")
+        return self.ranks.stop_at + _SHARE_OF_GRACE * self.job.settings.grace_seconds if self.ranks.stop_signal else 0.0
 
     def _failures(self) -> list[RankFailure]:
         """The ranks of this host that have failed, but for those that ended because they were told to."""
@@ -201,10 +230,30 @@ class Agent(SimpleElasticAgent):
                 )
         return failures
 
+    def _report(self, failures: list[RankFailure]) -> Report:
+        backend = next((found for one in failures if (found := causes.backend_of(one))), None)
+        ranks = self._worker_group.spec.local_world_size
+        return Report(
+            self.council.host,
+            tuple(failures),
+            stopping=bool(self.ranks.stop_signal),
+            findings=self._look(),
+            facts=network.gather(backend, hosts=len(self.job.hosts), ranks=ranks, env=self.env) if backend else None,
+            versions=read_versions(),
+        )
+
+    def _look(self) -> tuple[Finding, ...]:
+        """What the GPUs of this host have reported: all that is hard, and what else came in this attempt."""
+        seen = look(self.scratch)
+        if seen.silence:
+            self.note(f"the watch over the GPUs could not be asked: {seen.silence}")
+        earlier, self._seen = self._seen, len(seen.findings)
+        return tuple(one for place, one in enumerate(seen.findings) if one.is_hard or place >= earlier)
+
     def _judge(self) -> Verdict:
         """The first host: gather the reports, find the cause, decide."""
-        until = time.monotonic() + _REPORT_SECONDS
-        while len(reports := self.council.reports()) < len(self.job.hosts) and time.monotonic() < until:
+        began = time.monotonic()
+        while len(reports := self.council.reports()) < len(self.job.hosts) and self._may_wait(began, _REPORT_SECONDS):
             lost = set(self.council.silent())
             if lost >= set(self.job.hosts) - {report.host for report in reports}:
                 break
@@ -215,27 +264,52 @@ class Agent(SimpleElasticAgent):
         return verdict
 
     def _decide(self, reports: list[Report], missing: tuple[str, ...]) -> Verdict:
-        root = causes.find_root(failure for report in reports for failure in report.failures)
+        failures = [failure for report in reports for failure in report.failures]
+        findings = [finding for report in reports for finding in report.findings]
+        root = causes.find_root(failures)
+        stopping = any(report.stopping for report in reports)
+        faults = causes.find_faults(findings, root, stopping=stopping)
+        if faults and (root or missing):
+            self.note("no restart: the node must be repaired")
+            victim = causes.find_victim(failures, faults)
+            reason = causes.describe(victim) if victim else causes.lost_reason(missing)
+            return Verdict(victim, reason, lost=missing, code=EXIT_CODES["hardware"], hardware=faults)
         if missing and (root is None or causes.is_consequence(root)):
             return Verdict(None, causes.lost_reason(missing), lost=missing)
         if root is None:
             return Verdict(None, "the ranks were ended")
         reason = causes.describe(root)
-        if missing or any(report.stopping for report in reports):
-            return Verdict(root, reason, lost=missing)
+        hints = (*_hints_of_network(root, reports), *(as_hint(one) for one in findings if one.host == root.host))
+        if missing or stopping:
+            return Verdict(root, reason, lost=missing, hints=hints)
         now = time.monotonic()
         decision = causes.decide(root, self.history, most=self.job.settings.max_restarts, now=now)
         if not decision.restart:
             self.note(f"no restart{': ' * bool(decision.because)}{decision.because}")
-            return Verdict(root, reason)
+            return Verdict(root, reason, hints=hints)
         self.history = causes.restarted(self.history, root, now)
-        return Verdict(root, reason, restart=True, restarts=len(self.history.restarts))
+        return Verdict(root, reason, restart=True, restarts=len(self.history.restarts), hints=hints)
 
     def _hear(self) -> Verdict:
-        until = time.monotonic() + _VERDICT_SECONDS
-        while time.monotonic() < until:
+        began = time.monotonic()
+        while self._may_wait(began, _VERDICT_SECONDS):
             verdict = self.council.verdict()
             if verdict is not None:
                 return verdict
             time.sleep(_WAIT_SECONDS)
         raise HostLost(self.job.hosts[0])
+
+    def _may_wait(self, began: float, seconds: float) -> bool:
+        """Whether another host may take longer: after a stop its ranks have their grace first."""
+        return time.monotonic() < max(began, self._end_of_grace()) + seconds
+
+
+def _hints_of_network(root: RankFailure, reports: list[Report]) -> tuple[str, ...]:
+    """Where the cause is an error of NCCL or gloo: what the facts of its host, and the versions of all, say to it."""
+    facts = next((report.facts for report in reports if report.host == root.host), None)
+    backend = causes.backend_of(root)
+    if facts is None or backend is None:
+        return ()
+    versions = {report.host: report.versions for report in reports}
+    # Several ranks of a host may have failed, some of NCCL and some of gloo: the cause decides.
+    return network.find_hints(msgspec.structs.replace(facts, backend=backend, versions=versions))

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure
+from trainbox.launch.network import Backend
 
 #: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
 WINDOW_SECONDS = 600.0
 #: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
 FINAL_CODES = frozenset({*range(2, 12), 64, 78})
+#: How a rank ends that was asked to stop, or did not stop in time.
+_STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
 _FINAL_CLASSES = {
     "builtins.ImportError": "an import fails every time",
     "builtins.SyntaxError": "a syntax error stays",
@@ -23,6 +27,8 @@ _FINAL_CLASSES = {
 _PEER_CLASSES = frozenset(
     {"torch.distributed.DistError", "builtins.ConnectionError", "torch._C._DistError", "builtins.BrokenPipeError"}
 )
+_NCCL_CLASS = "torch.distributed.DistBackendError"
+_BACKEND_NAMES = re.compile("nccl|gloo", re.IGNORECASE)
 _PEER_WORDS = re.compile(
     r"gloo/transport/|connect(?:ion|FullMesh)?\b.*(?:closed by peer|reset by peer|refused|timed? ?out)"
     r"|Timed out (?:waiting|after)|remote process exited|ncclRemoteError|Process group watchdog",
@@ -53,6 +59,35 @@ def find_root(failures: Iterable[RankFailure]) -> RankFailure | None:
     killed = [failure for failure in ordered if failure.signal and not is_consequence(failure)]
     raised = [failure for failure in ordered if not is_consequence(failure)]
     return next(iter((*hung, *killed, *raised, *ordered)), None)
+
+
+def backend_of(failure: RankFailure) -> Backend | None:
+    """Whose failure it is, where it is one of NCCL or gloo: by its class, else by the name that such an error gives."""
+    if _NCCL_CLASS in failure.family:
+        return "nccl"
+    # NCCL's watchdog aborts the process; other errors of both are RuntimeErrors.
+    if failure.signal != signal.SIGABRT and "builtins.RuntimeError" not in failure.family:
+        return None
+    named = _BACKEND_NAMES.search(_text(failure))
+    return None if named is None else "nccl" if named[0].lower() == "nccl" else "gloo"
+
+
+def find_faults(findings: Iterable[Finding], root: RankFailure | None, *, stopping: bool) -> tuple[Finding, ...]:
+    """The faults of hardware that a failure follows from, whichever rank it was; none where it follows from a stop.
+
+    Args:
+        findings: What the GPUs of all hosts have reported.
+        root: The first failure among the ranks.
+        stopping: Whether the job has been asked to stop.
+    """
+    if stopping and root is not None and root.signal in _STOPS:
+        return ()
+    return tuple(finding for finding in findings if finding.is_hard)
+
+
+def find_victim(failures: Sequence[RankFailure], faults: Sequence[Finding]) -> RankFailure | None:
+    """Who died first on the first host with a fault; on any, where nobody did there."""
+    return find_root(one for one in failures if one.host == faults[0].host) or find_root(failures)
 
 
 class History(msgspec.Struct, frozen=True):

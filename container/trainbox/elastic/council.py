@@ -8,7 +8,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,8 +17,10 @@ import msgspec
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
+from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic.hang import Standing
+from trainbox.launch.network import Facts
 
 T = TypeVar("T")
 
@@ -54,6 +57,11 @@ class Report(msgspec.Struct, frozen=True):
     failures: tuple[RankFailure, ...] = ()
     #: Whether it has been asked to stop: then nothing starts again.
     stopping: bool = False
+    #: What its GPUs have reported.
+    findings: tuple[Finding, ...] = ()
+    #: Where ranks of this host could not reach others: what may be the reason; and what is held against other hosts.
+    facts: Facts | None = None
+    versions: Mapping[str, str] = {}
 
 
 class Council:
@@ -167,6 +175,10 @@ class Council:
         """Whether every host has come there that is not lost."""
         keys = [f"{place}/{host}" for host in self.hosts if host not in lost]
         return bool(self._call(lambda: self._round.check(keys)))
+
+    def any_at(self, place: str) -> bool:
+        """Whether any host has come there."""
+        return any(self._call(partial(self._round.check, [f"{place}/{host}"])) for host in self.hosts)
 
     # -- the store -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.failure import Cause, find_cause
+from trainbox.contract.cause import Cause, find_cause
 from trainbox.contract.verdict import RankFailure
 from trainbox.elastic.ranks import Rank
 

@@ -16,8 +16,9 @@ _STUCK = _STOPPED | {"D"}
 #: A rank that takes more than 1/0.8 of the time of the fastest is slow.
 SLOW_SCORE = 0.8
 SLOW_WINDOWS = 3
-#: Below this many seconds per step a difference is noise.
+#: Below so many seconds, and below this part of a step, a difference is noise, or not worth a line.
 _LEAST_SECONDS = 0.001
+_LEAST_SHARE = 0.05
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -106,13 +107,14 @@ def slow_ranks(standings: Sequence[Standing], before: Mapping[tuple[int, str], i
         before: The answer of the window before.
     """
     slow: dict[tuple[int, str], int] = {}
+    step = max((one.compute + one.data for one in standings), default=0.0)  # the others wait for this one
     for section in ("compute", "data"):
         seconds = {one.rank: float(getattr(one, section)) for one in standings if one.step}
         if len(seconds) < 2:  # noqa: PLR2004 - nobody to compare with
             continue
         best = max(min(seconds.values()), _LEAST_SECONDS)
         for rank, mine in seconds.items():
-            if best < SLOW_SCORE * mine:
+            if best < SLOW_SCORE * mine and mine - best > _LEAST_SHARE * step:
                 slow[rank, section] = before.get((rank, section), 0) + 1
     return slow
 

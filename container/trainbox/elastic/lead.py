@@ -46,7 +46,7 @@ def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int
     except HostLost as lost:
         verdict = Verdict(None, causes.lost_reason(lost.hosts), lost=lost.hosts)
     except TrainboxError as error:
-        verdict = Verdict(None, f"{error.fault}: {error.message}", code=error.exit_code)
+        verdict = Verdict(None, error.cause, code=error.exit_code)
     finally:
         with contextlib.suppress(TrainboxError):  # said above, where it is why the agent ends
             ranks.end(RESTART_GRACE_SECONDS)
@@ -54,9 +54,8 @@ def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int
         return 0
     write_verdict(scratch, verdict)
     failure = verdict.failure
-    if failure is not None and failure.host == job.current_host:
-        return failure.code
-    return verdict.code or PeerError.exit_code
+    own = failure.code if failure is not None and failure.host == job.current_host else 0
+    return verdict.code or own or PeerError.exit_code
 
 
 class _Leading:

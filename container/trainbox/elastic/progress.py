@@ -9,6 +9,7 @@ import enum
 import mmap
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,8 @@ import msgspec
 PROGRESS_VARIABLE = "TRAINBOX_PROGRESS_FILE"
 _SLOT = struct.Struct("=dqqqddd")
 _SLOT_BYTES = 64
+#: The weight of a new step in the running means.
+_MEMORY = 0.05
 
 
 class Section(enum.IntEnum):
@@ -71,6 +74,19 @@ class Progress:
             self.compute,
             self.data,
         )
+
+    def record(self, seconds: float, *, data: float, computed: Iterable[float]) -> None:
+        """Take a step into account; what the next mark tells.
+
+        Args:
+            seconds: Of the whole step.
+            data: Seconds of it in which the rank waited for its batch.
+            computed: Seconds that it computed by itself, in this step or earlier ones, as far as that is known by now.
+        """
+        self.longest = max(self.longest, seconds)
+        self.data += _MEMORY * (data - self.data)
+        for one in computed:
+            self.compute += _MEMORY * (one - self.compute)
 
     def close(self) -> None:
         """Give the mapping back."""

@@ -114,10 +114,19 @@ class Ranks:
                 self._stop(local_rank)
 
     def _stop(self, local_rank: int) -> None:
+        if self.all[local_rank].pid:
+            self._ask_once(local_rank, self.stop_signal)
+
+    def ask(self, number: int) -> None:
+        """Signal the main process of each rank that runs, unless it has had this signal."""
+        for local_rank in self.alive:
+            self._ask_once(local_rank, number)
+
+    def _ask_once(self, local_rank: int, number: int) -> None:
         rank = self.all[local_rank]
-        if rank.pid and self.stop_signal not in rank.asked:
-            rank.asked.add(self.stop_signal)
-            self.send(local_rank, self.stop_signal)
+        if number not in rank.asked:
+            rank.asked.add(number)
+            self.send(local_rank, number)
 
     def _ask(self, request: Request) -> None:
         with contextlib.suppress(OSError):  # the next turn finds out that the server is gone
@@ -195,11 +204,10 @@ class Ranks:
             RankStuck: One does not end. It is given up: it is not waited for again.
             ServerLost: The fork server has died.
         """
-        for local_rank in self.alive:
-            self.all[local_rank].asked |= {number, signal.SIGKILL}
-            self.send(local_rank, number)
+        self.ask(number)
         self._wait(grace)
         for local_rank in self.alive:
+            self.all[local_rank].asked.add(signal.SIGKILL)
             self.send(local_rank, signal.SIGKILL, session=True)
         self._wait(_KILL_SECONDS)
         stuck = [self.all[local_rank] for local_rank in self.alive]

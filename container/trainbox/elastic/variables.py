@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from torch.distributed import is_nccl_available
 from torch.distributed.elastic.agent.server.api import Worker, WorkerGroup
 
 from trainbox.contract.job import Job
@@ -67,6 +69,15 @@ def _as_torchrun(group: WorkerGroup, worker: Worker, job: Job, attempt: int) -> 
         "TORCHELASTIC_RUN_ID": spec.rdzv_handler.get_run_id(),
         "TORCHELASTIC_USE_AGENT_STORE": str(spec.rdzv_handler.use_agent_store),
     }
+
+
+def read_versions() -> dict[str, str]:
+    """What ranks of different hosts must have in common."""
+    versions = {"torch": str(torch.__version__)}
+    if is_nccl_available():
+        numbers: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+        versions["NCCL"] = ".".join(map(str, numbers))
+    return versions
 
 
 def hang_directory(job: Job) -> Path:

@@ -14,7 +14,8 @@ from trainbox.elastic.ranks import Ranks
 from trainbox.elastic.variables import hang_directory, stacks_file
 
 _EXCHANGE_SECONDS = 0.5
-_WINDOW_SECONDS = 30.0
+#: From one look at slow ranks to the next.
+WINDOW_SECONDS = 30.0
 #: How long all ranks may take to write their stacks.
 _STACKS_SECONDS = 0.2
 
@@ -22,7 +23,15 @@ _STACKS_SECONDS = 0.2
 class Watch:
     """What this host knows of the progress of its ranks, and through the council of all."""
 
-    def __init__(self, job: Job, council: Council, ranks: Ranks, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        council: Council,
+        ranks: Ranks,
+        note: Callable[[str], None],
+        *,
+        window_seconds: float = WINDOW_SECONDS,
+    ) -> None:
         settings = job.settings
         self.limits = hang.Limits(step=settings.hang_seconds, long=settings.start_seconds)
         self.council = council
@@ -34,6 +43,7 @@ class Watch:
         self._file = Path()
         self._drills = set(settings.drills)
         self._exchange_at = 0.0
+        self._window_seconds = window_seconds
         self._window_at = 0.0
         self._slow: dict[tuple[int, str], int] = {}
 
@@ -43,7 +53,7 @@ class Watch:
         self._file = file
         self._slow = {}
         self._exchange_at = 0.0
-        self._window_at = time.monotonic() + _WINDOW_SECONDS
+        self._window_at = time.monotonic() + self._window_seconds
 
     def step(self, local_rank: int) -> int | None:
         """Steps that a rank says it has finished; None where it says nothing."""
@@ -127,7 +137,7 @@ class Watch:
     def _warn_of_slow(self, standings: list[hang.Standing], now: float) -> None:
         if now < self._window_at:
             return
-        self._window_at = now + _WINDOW_SECONDS
+        self._window_at = now + self._window_seconds
         self._slow = hang.slow_ranks(standings, self._slow)
         for (rank, section), windows in self._slow.items():
             if windows == hang.SLOW_WINDOWS:

@@ -5,7 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from trainbox.health.finding import Finding, Kind, Status, Value
+from trainbox.contract.finding import Finding, Kind, Status, Value
+from trainbox.launch.network import SMALL_SHM_BYTES
 
 Stage = Literal["fast", "full"]
 Scope = Literal["host", "versions", "gpu", "collective"]
@@ -13,7 +14,7 @@ Scope = Literal["host", "versions", "gpu", "collective"]
 MIB = 1024 * 1024
 LEAST_FREE_BYTES = 256 * MIB
 COMFORTABLE_FREE_BYTES = 2048 * MIB
-COMFORTABLE_SHM_BYTES = 512 * MIB
+COMFORTABLE_SHM_BYTES = SMALL_SHM_BYTES
 COMFORTABLE_MEMORY_BYTES = 512 * MIB
 COMFORTABLE_FILES = 1024
 MOST_SKEW_SECONDS = 1.0
@@ -235,12 +236,6 @@ def unfinished(check: str, host: str, why: str, *, device: str, seconds: float) 
     row = CHECKS[check]
     kind: Kind = row.kind if row.hard else "transient"
     return Finding(check, host, device, "fail", DID_NOT_FINISH, f"{seconds:g} s", kind, why)
-
-
-def in_words(finding: Finding) -> str:
-    """What was found, and against what, for people."""
-    value, limit = amount(finding.check, finding.value), amount(finding.check, finding.limit)
-    return f"{value} (limit: {limit})" if limit and limit != value else value
 
 
 def amount(check: str, value: Value) -> str:

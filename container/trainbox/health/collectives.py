@@ -18,14 +18,15 @@ from typing import Self
 
 import msgspec
 
+from trainbox.contract.finding import Finding
 from trainbox.health.checks import CHECKS, Stage
 from trainbox.health.course import Round, Said, conclude, plan_next
 from trainbox.health.course import Stage as Part
 from trainbox.health.exchange import Exchange
-from trainbox.health.finding import Finding
 from trainbox.health.host import Subject
 from trainbox.health.orders import Call, Done, Order
 from trainbox.health.pairs import Group, most_led
+from trainbox.health.versions import ABSENT, read_cuda
 from trainbox.launch.ranks import network_variables
 from trainbox.say import say
 
@@ -73,7 +74,8 @@ def choose_backend(subject: Subject, asked: str | None) -> str:
     backend = asked or (subject.job.settings.backend if subject.job else None)
     if backend in _SECONDS:
         return backend
-    return "nccl" if subject.machine.gpus >= subject.processes else "gloo"
+    has_cuda = read_cuda() != ABSENT  # torch may be built for processors alone
+    return "nccl" if has_cuda and subject.machine.gpus >= subject.processes else "gloo"
 
 
 class Ranks:

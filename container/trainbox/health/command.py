@@ -15,11 +15,10 @@ from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.errors import ContractError
 from trainbox.health import report
+from trainbox.health.companion import accompany
 from trainbox.health.explain import explanation
 from trainbox.health.host import Subject
-from trainbox.health.nvml import NvmlMissing, open_gpus
 from trainbox.health.run import Report, examine
-from trainbox.health.watch import watch
 from trainbox.launch.machine import read_machine
 from trainbox.say import say
 
@@ -40,11 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="warnings count as failures")
     parser.add_argument("--alone", action="store_true", help="this host of the job, without waiting for the others")
     parser.add_argument("--deadline", type=float, metavar="SECONDS", help="for each check, in place of its own")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="of the script on this host (default: the job's own)"
+    )
     parser.add_argument("--preflight", action="store_true", help="as the supervisor does it before the script")
     parser.add_argument(
         "--explain", action="store_true", help="what is checked, what follows, what SageMaker does itself"
     )
-    parser.add_argument("--watch", action="store_true", help="report what the GPUs' driver reports, until SIGTERM")
+    parser.add_argument("--watch", action="store_true", help="report what becomes of the GPUs, until SIGTERM")
+    parser.add_argument(
+        "--into", type=Path, metavar="DIRECTORY", help="where --watch leaves it for the job's processes"
+    )
     parser.add_argument("--failure", type=Path, metavar="FILE", help="where the reason goes if the job cannot go on")
 
 
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, _leave)
     subject = read_subject(args, read_environment())
     if args.watch:
-        return _watch(subject.host)
+        return accompany(subject.host, args.into)
     found = examine(subject, strict=args.strict, backend=args.backend)
     _tell(found, subject, as_json=args.json or args.preflight or not sys.stdout.isatty())
     if args.failure and found.judgement.failure:
@@ -82,11 +87,14 @@ def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
     job = read_job(layout.root, env) if args.preflight or layout.config_dir.is_dir() else None
     if job is not None and args.alone:
         job = msgspec.structs.replace(job, hosts=(job.current_host,))
+    if job is not None and args.processes:
+        settings = msgspec.structs.replace(job.settings, processes_per_host=args.processes)
+        job = msgspec.structs.replace(job, settings=settings)
     if job is None:
         say(f"no job below {layout.root}: checking the machine alone")
     return Subject(
         host=job.current_host if job else socket.gethostname(),
-        machine=read_machine(),
+        machine=read_machine(modules=("torch",)),
         stage=args.stage,
         job=job,
         port=_read_port(env.get("MASTER_PORT", "")),
@@ -111,17 +119,6 @@ def _tell(found: Report, subject: Subject, *, as_json: bool) -> None:
             report.write_reports(directory, subject.host, found, is_first=subject.job.is_first_host)
         except OSError as error:
             say(f"the health report cannot be written: {error.strerror}: {error.filename}")
-
-
-def _watch(host: str) -> int:
-    """One line of JSON for each event; ends only by a signal, or where there is nothing to listen to."""
-    try:
-        for finding in watch(host, open_gpus()):
-            if finding is not None:
-                report.print_lines([finding])
-    except NvmlMissing as missing:
-        say(f"health: nothing to watch: {missing}")
-    return 0
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

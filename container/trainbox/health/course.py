@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from trainbox.contract.finding import Finding, Kind
 from trainbox.health.checks import found
-from trainbox.health.finding import Finding, Kind
 from trainbox.health.orders import Done, Ran
 from trainbox.health.pairs import Group, blame, first_round, second_round
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from trainbox.contract.finding import Finding
 from trainbox.health import checks
 from trainbox.health.checks import found
-from trainbox.health.finding import Finding
 from trainbox.health.nvml import GpuReading
 
 #: GPUs by instance type: per family the sizes with another number than its last column. Source: AWS, "Amazon EC2

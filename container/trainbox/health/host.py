@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.environment import Machine
+from trainbox.contract.finding import Finding, Kind
 from trainbox.contract.job import Channel, Job
 from trainbox.health import checks
 from trainbox.health.checks import Stage, found
-from trainbox.health.finding import Finding, Kind
 from trainbox.launch.memory import read_memory
 from trainbox.launch.peers import resolves
 

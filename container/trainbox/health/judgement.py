@@ -4,12 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trainbox.health.checks import in_words
-from trainbox.health.finding import Finding, Kind
-
-#: In this order: with the configuration wrong, what looks like hardware may follow from it.
-EXIT_CODES: dict[Kind, int] = {"configuration": 64, "hardware": 78}
-_MOST_FURTHER = 5
+from trainbox.contract.finding import EXIT_CODES, Finding, Kind, accuse, list_places
+from trainbox.health.checks import amount
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -38,19 +34,12 @@ def judge(findings: Sequence[Finding], *, strict: bool = False) -> Judgement:
             return Judgement(code, f"health: NOT sound: {_failure(kind, chosen, bad)}", _failure(kind, chosen, bad))
     warnings = [finding for finding in findings if finding.status != "pass"]
     hosts = len({finding.host for finding in findings})
-    said = f", {len(warnings)} warning(s): {_list(warnings)}" if warnings else ""
+    said = f", {len(warnings)} warning(s): {list_places(warnings)}" if warnings else ""
     return Judgement(0, f"health: sound: {len(findings)} checks on {hosts} host(s){said}")
 
 
 def _failure(kind: Kind, chosen: Sequence[Finding], bad: Sequence[Finding]) -> str:
     """Begins with fixed words, so that rules on a job's FailureReason can match them."""
-    first = chosen[0]
-    text = f"{kind.upper()} {first.place}: {in_words(first)}"
-    rest = [*chosen[1:], *(finding for finding in bad if finding.kind != kind)]
-    text += f"; also {_list(rest)}" if rest else ""
-    return text + (f"\nhint: {first.hint}" if first.hint else "")
-
-
-def _list(findings: Sequence[Finding]) -> str:
-    more = len(findings) - _MOST_FURTHER
-    return ", ".join(finding.place for finding in findings[:_MOST_FURTHER]) + (f" and {more} more" if more > 0 else "")
+    rest = [finding for finding in bad if finding.kind != kind]
+    hint = chosen[0].hint
+    return accuse([*chosen, *rest], amount) + (f"\nhint: {hint}" if hint else "")

@@ -6,10 +6,10 @@ from functools import partial
 
 import msgspec
 
+from trainbox.contract.finding import Finding
 from trainbox.health import gpus, host, probe, versions
 from trainbox.health.arithmetic import Measured
 from trainbox.health.checks import CHECKS, found, unfinished
-from trainbox.health.finding import Finding
 from trainbox.health.host import Subject
 from trainbox.health.nvml import GpuReading, NvmlMissing, open_gpus
 from trainbox.health.probe import Answer, Probe

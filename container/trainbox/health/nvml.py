@@ -4,8 +4,10 @@
 Names, types and units are those of NVML's C API (docs.nvidia.com/deploy/nvml-api), as nvidia-ml-py passes them on.
 """
 
+import ctypes
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -55,9 +57,16 @@ class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True):
 class Event(msgspec.Struct, frozen=True):
     """Something that the driver reported while somebody listened."""
 
-    index: int
+    #: Of the GPU; None where the driver does not tell it.
+    index: int | None
     #: The number of the Xid; None for a double-bit ECC error.
     xid: int | None
+
+
+class Deaf(msgspec.Struct, frozen=True):
+    """Listening has failed, and will not come back: a lost GPU does that to all of a host."""
+
+    why: str
 
 
 class Gpus(Protocol):
@@ -69,10 +78,10 @@ class Gpus(Protocol):
     def count(self) -> int:
         """How many GPUs the driver shows."""
 
-    def read(self, index: int) -> GpuReading:
-        """Everything about one."""
+    def read(self, index: int, fields: Collection[str] | None = None) -> GpuReading:
+        """About one GPU everything, or what is named."""
 
-    def events(self, timeout_ms: int) -> Iterator[Event | None]:
+    def events(self, timeout_ms: int) -> Iterator[Event | Deaf | None]:
         """Xids and double-bit errors of all GPUs as they come, None whenever the time passed without any."""
 
 
@@ -125,7 +134,7 @@ class Nvml:
         """By nvmlDeviceGetCount."""
         return int(self._library.nvmlDeviceGetCount())
 
-    def read(self, index: int) -> GpuReading:
+    def read(self, index: int, fields: Collection[str] | None = None) -> GpuReading:
         """One call for each value; the first that fails as no sound GPU does ends the reading."""
         library = self._library
         values: dict[str, object] = {}
@@ -135,6 +144,8 @@ class Nvml:
         except library.NVMLError as error:
             return GpuReading(index, broken=f"nvmlDeviceGetHandleByIndex: {error}")
         for field, call in _CALLS.items():
+            if fields is not None and field not in fields:
+                continue
             try:
                 values[field] = call(library, handle)
             except AttributeError as error:  # a constant or call that this nvidia-ml-py is too old for
@@ -149,28 +160,49 @@ class Nvml:
             values |= {"remap_pending": bool(remapped[2]), "remap_failed": bool(remapped[3])}
         return msgspec.convert({"index": index, "unread": unread, **values}, GpuReading)
 
-    def events(self, timeout_ms: int) -> Iterator[Event | None]:
+    def events(self, timeout_ms: int) -> Iterator[Event | Deaf | None]:
         """By nvmlEventSetWait, on all GPUs; those that have no such events are left out."""
         library = self._library
-        wanted = library.nvmlEventTypeXidCriticalError | library.nvmlEventTypeDoubleBitEccError
-        handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(self.count())]
+        places: dict[int, int] = {}
         listened = library.nvmlEventSetCreate()
         try:
-            for handle in handles:
-                supported = wanted & library.nvmlDeviceGetSupportedEventTypes(handle)
-                if supported:
-                    library.nvmlDeviceRegisterEvents(handle, supported, listened)
+            for index in range(self.count()):
+                try:
+                    handle = library.nvmlDeviceGetHandleByIndex(index)
+                    self._listen(handle, listened)
+                except library.NVMLError as error:
+                    yield Deaf(f"gpu{index}: {error}")
+                else:
+                    places[_address(handle)] = index
             while True:
                 try:
                     event = library.nvmlEventSetWait(listened, timeout_ms)
                 except library.NVMLError_Timeout:
                     yield None
-                    continue
-                is_xid = event.eventType == library.nvmlEventTypeXidCriticalError
-                index = library.nvmlDeviceGetIndex(event.device)
-                yield Event(int(index), int(event.eventData) if is_xid else None)
+                except library.NVMLError as error:
+                    yield Deaf(str(error))
+                    break
+                else:
+                    is_xid = event.eventType == library.nvmlEventTypeXidCriticalError
+                    # Not nvmlDeviceGetIndex: a GPU that has fallen off the bus does not answer it any more.
+                    yield Event(places.get(_address(event.device)), int(event.eventData) if is_xid else None)
         finally:
             library.nvmlEventSetFree(listened)
+        while True:  # as if nothing came: whoever reads the GPUs in between goes on
+            time.sleep(timeout_ms / 1000)
+            yield None
+
+    def _listen(self, handle: object, listened: object) -> None:
+        library = self._library
+        wanted = library.nvmlEventTypeXidCriticalError | library.nvmlEventTypeDoubleBitEccError
+        supported = wanted & library.nvmlDeviceGetSupportedEventTypes(handle)
+        if supported:
+            library.nvmlDeviceRegisterEvents(handle, supported, listened)
+
+
+def _address(handle: Any) -> int:  # noqa: ANN401
+    """Handles are pointers, which ctypes does not compare."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
 def _field(library: Any, handle: object, name: str) -> int:  # noqa: ANN401

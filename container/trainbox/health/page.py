@@ -3,8 +3,8 @@
 import html
 from collections.abc import Mapping, Sequence
 
-from trainbox.health.checks import in_words
-from trainbox.health.finding import Finding
+from trainbox.contract.finding import Finding, in_words
+from trainbox.health.checks import amount
 
 _COLOURS = {"pass": "#b7e1c0", "warn": "#ffe08a", "fail": "#f3a6a0"}
 _STYLE = (
@@ -49,7 +49,9 @@ def _cell(here: Sequence[Finding]) -> str:
         return "<td>"
     worst = max((finding.status for finding in here), key=list(_COLOURS).index)
     why = "\n".join(
-        f"{finding.device} {in_words(finding)} {finding.hint}".strip() for finding in here if finding.status == worst
+        f"{finding.device} {in_words(finding, amount)} {finding.hint}".strip()
+        for finding in here
+        if finding.status == worst
     )
     return f'<td style="background:{_COLOURS[worst]}" title="{html.escape(why)}">{worst}'
 

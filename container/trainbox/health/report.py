@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.finding import Finding
 from trainbox.health.checks import CHECKS, amount
-from trainbox.health.finding import Finding
 from trainbox.health.page import draw_page
 from trainbox.health.run import Report
 from trainbox.whole import write

@@ -8,12 +8,12 @@ from statistics import median
 
 import msgspec
 
+from trainbox.contract.finding import Finding
 from trainbox.contract.job import read_environment
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
 from trainbox.health.collectives import Ranks, check_collectives, choose_backend, possible
 from trainbox.health.exchange import OTHER_VERSION, Clock, Exchange, Lost, meet
-from trainbox.health.finding import Finding
 from trainbox.health.host import Subject
 from trainbox.health.judgement import Judgement, judge
 from trainbox.health.local import HostReport, check_host, longest

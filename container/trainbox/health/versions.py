@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from trainbox.contract.finding import Finding
 from trainbox.health.checks import CHECKS, found
-from trainbox.health.finding import Finding
 
 ABSENT = "absent"
 _PREFIX = "versions."
@@ -33,10 +33,15 @@ def read_versions() -> dict[str, str]:
         for component, pattern in _PACKAGES.items()
     }
     versions["python"] = platform.python_version()
-    versions["cuda"] = _first(_TORCH_CUDA, _torch_version_file())
+    versions["cuda"] = read_cuda()
     versions["driver"] = (_text(_DRIVER) or ABSENT).strip()
     versions["efa"] = _first(_EFA_VERSION, _EFA)
     return versions
+
+
+def read_cuda() -> str:
+    """The CUDA that torch is built for; `absent` where it is built for processors, or is not there."""
+    return _first(_TORCH_CUDA, _torch_version_file())
 
 
 def _plain(name: str) -> str:

@@ -1,11 +1,8 @@
 """What this host has: processors, GPUs, Neuron cores and SageMaker's own launchers."""
 
-import importlib
-import importlib.util
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 from trainbox.contract.environment import Machine
@@ -16,13 +13,16 @@ _INTERFACES = Path("/sys/class/net")
 #: What rdma-core shows of an EFA, and where Amazon's installer and distributions put its library.
 _ADAPTERS = Path("/sys/class/infiniband")
 _LIBFABRIC = ("/opt/amazon/efa/lib*/libfabric.so*", "/usr/lib*/libfabric.so*", "/usr/lib/*/libfabric.so*")
-_MODULES = ("smdistributed", "torch")
 
 
-def read_machine(devices: Path = Path("/dev")) -> Machine:
+def read_machine(devices: Path = Path("/dev"), *, modules: tuple[str, ...] = ()) -> Machine:
     """Count without loading a driver: a GPU is a device node, which the NVIDIA runtime makes for the visible ones only.
 
     sagemaker-training starts `nvidia-smi` and `neuron-ls` three times per job instead.
+
+    Args:
+        devices: Where device nodes are.
+        modules: Python modules to look for.
     """
     names = [path.name for path in devices.iterdir()] if devices.is_dir() else []
     return Machine(
@@ -33,7 +33,7 @@ def read_machine(devices: Path = Path("/dev")) -> Machine:
         smddpmprun=_find_tool("smddpmprun") is not None,
         interfaces=_names(_INTERFACES),
         efa=bool(_names(_ADAPTERS)) and any(any(Path("/").glob(place[1:])) for place in _LIBFABRIC),
-        modules=_importable(_MODULES),
+        modules=_importable(modules),
     )
 
 
@@ -46,6 +46,10 @@ def _names(directory: Path) -> tuple[str, ...] | None:
 
 def _importable(modules: tuple[str, ...]) -> tuple[str, ...]:
     """Those that are there, found without importing any; pip may just have installed one."""
+    if not modules:
+        return ()
+    import importlib.util  # noqa: PLC0415 - most jobs look for none
+
     importlib.invalidate_caches()
     return tuple(module for module in modules if importlib.util.find_spec(module))
 
@@ -61,6 +65,8 @@ def _count_neurons() -> int:
     tool = _find_tool("neuron-ls")
     if tool is None:
         return 0
+    import subprocess  # noqa: PLC0415 - a host without Neuron cores starts nothing here
+
     try:
         answer = subprocess.run([tool, "-j"], capture_output=True, timeout=_NEURON_SECONDS, check=True)
         return sum(int(device.get("nc_count", 0)) for device in json.loads(answer.stdout))

@@ -45,7 +45,7 @@ def _directories(root: Path, membership: Path) -> list[Path]:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="ascii")
+        return path.read_text(encoding="utf-8")
     except OSError:
         return None
 

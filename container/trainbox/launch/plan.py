@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -34,10 +35,20 @@ class Plan(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     #: Processes that run the script, whoever starts them.
     processes: int = 1
+    #: What runs beside the children for their sake, and ends with them: how it ends itself decides nothing.
+    companions: tuple[Child, ...] = ()
+    #: The directory that agent, ranks and companions share, to be made first; None where there are none.
+    scratch: Path | None = None
+    #: The checks of the hosts' health before all that.
+    preflight: Literal["off", "fast", "full"] = "off"
+    #: After so long the children are killed.
+    limit_seconds: float = float("inf")
 
 
 #: The child that starts the ranks itself; it leaves its report in the scratch directory.
 AGENT = "agent"
+#: The companion that listens to the GPUs; what it finds is in the scratch directory.
+WATCH = "the watch over the GPUs"
 #: Where that would be, for those who only want to see the plan.
 SCRATCH = Path("/dev/shm/trainbox")  # noqa: S108 - nothing is made there
 
@@ -50,7 +61,7 @@ def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine
         program: What to start.
         env: The environment of the supervisor; the children get it and what is added here.
         machine: What the host has.
-        scratch: A directory for what the agent and its ranks tell each other and the supervisor; it may not exist yet.
+        scratch: A directory for what all that run here tell each other; it does not exist yet.
 
     Raises:
         ProgramError: The launcher that is asked for cannot start this program.
@@ -64,12 +75,26 @@ def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine
         if launch.by == "torchrun"
         else tuple(_processes(job, program, launch, base))
     )
+    companions = (_watch(program, base, scratch),) if machine.gpus else ()
     return Plan(
         children=children,
         grace_seconds=job.settings.grace_seconds,
         notes=(*named.notes, *launch.notes, *_not_launched(job, launch)),
         processes=launch.processes,
+        companions=companions,
+        scratch=scratch if companions or launch.by == "torchrun" else None,
+        preflight=_preflight(job, launch, machine),
     )
+
+
+def _preflight(job: Job, launch: Launch, machine: Machine) -> Literal["off", "fast", "full"]:
+    """Unless the request says otherwise, hosts are checked where one that is bad would hold up others, or a GPU."""
+    asked = job.settings.preflight
+    if asked != "auto":
+        return asked
+    # In Studio's local mode a host does not know the addresses of the others.
+    several = len(job.hosts) * launch.processes > 1 and not job.settings.studio_local_mode
+    return "fast" if several or machine.gpus else "off"
 
 
 def _agent(job: Job, program: Program, launch: Launch, environment: Mapping[str, str], scratch: Path) -> Child:
@@ -77,6 +102,12 @@ def _agent(job: Job, program: Program, launch: Launch, environment: Mapping[str,
     passed = arguments(job.hyperparameters, job.settings.arguments)
     argv = agent_argv(program, tuple(passed), processes=launch.processes, scratch=scratch)
     return Child(name=AGENT, argv=argv, environment=environment, directory=program.directory)
+
+
+def _watch(program: Program, environment: Mapping[str, str], scratch: Path) -> Child:
+    """NVML in a process of its own: it may hang in a driver, or crash."""
+    argv = (sys.executable, "-P", "-m", "trainbox.health", "--watch", "--into", str(scratch))
+    return Child(name=WATCH, argv=argv, environment=environment, directory=program.directory)
 
 
 def _defaults(env: Mapping[str, str]) -> dict[str, str]:

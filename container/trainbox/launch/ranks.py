@@ -23,6 +23,10 @@ _MPI_PROCESSES = "sagemaker_mpi_num_of_processes_per_host"
 _EFA = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"}
 
 
+#: The Python modules that decide who starts the processes.
+_MODULES = ("smdistributed", "torch")
+
+
 class Launch(msgspec.Struct, frozen=True):
     """The decision."""
 
@@ -43,11 +47,11 @@ def decide(job: Job, program: Program, machine: Machine) -> Launch:
         HyperparameterError: The backend cannot be had on this host.
     """
     settings = job.settings
-    switches = tuple(switch for switch in _SWITCHES if job.reserved.get(switch))
+    switches = _switches(job)
     mpi = bool(job.reserved.get(_MPI))
-    by_mpi = mpi and "torch" in machine.modules
-    asked = bool(switches) or by_mpi or (settings.program is None and program.name == BUNDLED)
-    if settings.launcher == "plain" or (settings.launcher == "auto" and not asked):
+    # mpirun starts programs of any kind: without torch these are no ranks of it.
+    without_torch = mpi and not switches and not _is_bundled(job, program) and "torch" not in machine.modules
+    if not modules_needed(job, program) or (settings.launcher == "auto" and without_torch):
         return Launch("plain", settings.processes_per_host or 1)
     _require_torch(program, machine)
     processes = settings.processes_per_host or _mpi_processes(job) or machine.gpus or 1
@@ -63,6 +67,21 @@ def decide(job: Job, program: Program, machine: Machine) -> Launch:
         notes=tuple(notes),
         honoured=(*switches, *([_MPI] if mpi else [])),
     )
+
+
+def modules_needed(job: Job, program: Program) -> tuple[str, ...]:
+    """What `decide` has to know whether it is installed; nothing where only the supervisor itself can start it."""
+    launcher = job.settings.launcher
+    asked = bool(_switches(job)) or bool(job.reserved.get(_MPI)) or _is_bundled(job, program)
+    return _MODULES if launcher == "torchrun" or (launcher == "auto" and asked) else ()
+
+
+def _switches(job: Job) -> tuple[str, ...]:
+    return tuple(switch for switch in _SWITCHES if job.reserved.get(switch))
+
+
+def _is_bundled(job: Job, program: Program) -> bool:
+    return job.settings.program is None and program.name == BUNDLED
 
 
 def _require_torch(program: Program, machine: Machine) -> None:

@@ -1,10 +1,13 @@
 """Pure: an `Outcome` becomes the reason that a person reads first."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainbox import errors
-from trainbox.contract.failure import Cause, compose, find_cause, find_hint
+from trainbox.contract.cause import Cause, find_cause, find_hint
+from trainbox.contract.failure import compose
+from trainbox.contract.finding import EXIT_CODES, Finding, accuse, as_hint
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
 from trainbox.contract.verdict import RankFailure, Verdict
@@ -25,6 +28,21 @@ _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer work
 _MIB = 1024 * 1024
 
 
+def faults(outcome: Outcome, verdict: Verdict | None) -> tuple[Finding, ...]:
+    """The hardware for which a job has failed: as all hosts have agreed, else as the GPUs of this one have reported."""
+    failure = outcome.first_failure
+    if verdict is not None:
+        return verdict.hardware
+    if failure is None or _was_stopped(outcome, failure):
+        return ()
+    return tuple(finding for finding in outcome.findings if finding.is_hard)
+
+
+def exit_code(outcome: Outcome, verdict: Verdict | None = None) -> int:
+    """That of the job on this host."""
+    return EXIT_CODES["hardware"] if faults(outcome, verdict) else outcome.code
+
+
 def explain(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None = None) -> str:
     """Why a failed outcome failed: the cause, where, what to do; the text of the failure file.
 
@@ -37,9 +55,30 @@ def explain(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None 
     failure = outcome.first_failure
     if failure is None:
         raise ValueError("the outcome has no failure to explain")
+    hardware = faults(outcome, verdict)
     if verdict is not None:
-        return _of_ranks(verdict, outcome, job)
-    return _explain(outcome, failure, _said(failure, job, code_dir), job)
+        return _of_hardware_in_ranks(verdict, job) if hardware else _of_ranks(verdict, outcome, job)
+    said = _said(failure, job, code_dir)
+    if hardware:
+        cause = _cause_and_hint(outcome, failure, said, job)[0]
+        return _of_hardware(hardware, cause, _place(failure, said.where if said else "", job), job)
+    soft = [as_hint(finding) for finding in outcome.findings if finding.status != "pass"]
+    return _explain(outcome, failure, said, job, soft)
+
+
+def _of_hardware(hardware: Sequence[Finding], followed: str, where: str, job: Job) -> str:
+    cause = f"{accuse(hardware)}\nwhat followed: {followed}"
+    return compose(cause, where=where, hint=hardware[0].hint, hidden=job.secrets)
+
+
+def _of_hardware_in_ranks(verdict: Verdict, job: Job) -> str:
+    """The same on all hosts."""
+    first = verdict.failure
+    if first is None:
+        return _of_hardware(verdict.hardware, verdict.reason, "", job)
+    exit_ = Exit(f"rank {first.rank}", first.code, first.signal, stderr="", stdout="")
+    where = _place(exit_, first.cause.where if first.cause else "", job, host=first.host)
+    return _of_hardware(verdict.hardware, verdict.reason, where, job)
 
 
 def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> str:
@@ -54,9 +93,10 @@ def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> str:
         )
     exit_ = Exit(f"rank {first.rank}", first.code, first.signal, stderr="", stdout="")
     if first.hung:
-        hint = f"the stacks of all ranks are in {job.layout.output_data_dir / 'hang'}"
+        stacks = f"the stacks of all ranks are in {job.layout.output_data_dir / 'hang'}"
+        hint = "; ".join([stacks, *verdict.hints])
         return compose(verdict.reason, where=_place(exit_, "", job), hint=hint, hidden=job.secrets)
-    return _explain(outcome, exit_, first.cause, job)
+    return _explain(outcome, exit_, first.cause, job, verdict.hints)
 
 
 def _short(failure: RankFailure) -> str:
@@ -71,8 +111,9 @@ def _place_of_agent(job: Job) -> str:
     return f"the ranks of {job.current_host}"
 
 
-def _explain(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> str:
+def _explain(outcome: Outcome, failure: Exit, said: Cause | None, job: Job, hints: Sequence[str]) -> str:
     cause, hint = _cause_and_hint(outcome, failure, said, job)
+    hint = "; ".join(filter(None, [hint, *hints]))
     if said:
         cause = _as_sagemaker_words_it(cause, said.exception)
     return compose(cause, where=_place(failure, said.where if said else "", job), hint=hint, hidden=job.secrets)
@@ -101,7 +142,7 @@ def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Jo
     number = failure.code - _SIGNAL_BASE
     if outcome.memory_kills and (number == signal.SIGKILL or not (said and said.exception)):
         return _out_of_memory(outcome), _MEMORY_HINT
-    if outcome.stopped_by and number in {outcome.stopped_by, signal.SIGKILL}:
+    if _was_stopped(outcome, failure):
         return _stopped(outcome, failure), "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
     if number in _signal_numbers():
         return _killed(number, said), _SIGNAL_HINTS.get(signal.Signals(number), "")
@@ -128,6 +169,10 @@ def _out_of_memory(outcome: Outcome) -> str:
     return f"out of memory: the kernel killed a process of this job{limit}"
 
 
+def _was_stopped(outcome: Outcome, failure: Exit) -> bool:
+    return bool(outcome.stopped_by) and failure.code - _SIGNAL_BASE in {outcome.stopped_by, signal.SIGKILL}
+
+
 def _stopped(outcome: Outcome, failure: Exit) -> str:
     name = signal.Signals(outcome.stopped_by).name
     if outcome.killed_after_grace:
@@ -137,11 +182,11 @@ def _stopped(outcome: Outcome, failure: Exit) -> str:
     return f"stopped by {name}"
 
 
-def _place(failure: Exit, where: str, job: Job) -> str:
+def _place(failure: Exit, where: str, job: Job, *, host: str = "") -> str:
     """`train.py:14 in main (exit code 1, rank 3, algo-2)`."""
     details = [f"exit code {failure.code}"]
     if failure.name != "script":
         details.append(failure.name)
     if len(job.hosts) > 1:
-        details.append(job.current_host)
+        details.append(host or job.current_host)
     return f"{where or 'the script'} ({', '.join(details)})"

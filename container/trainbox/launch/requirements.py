@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainbox.contract.failure import find_cause
+from trainbox.contract.cause import find_cause
 from trainbox.contract.job import Job
 from trainbox.errors import RequirementsError, Stopped
 from trainbox.launch.plan import install_plan

@@ -1,4 +1,4 @@
-"""A directory in memory for what an agent and its ranks tell each other while they run; the supervisor removes it."""
+"""A directory in memory for what agent, ranks and companions tell each other while they run."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ _DISK = Path("/tmp")  # noqa: S108 - likewise
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """The path of a directory that does not exist yet; what has been made there is removed at the end."""
+    """The path of a directory that `supervise` makes if the plan asks for it; it is removed at the end."""
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else _DISK
     path = parent / f"trainbox-{os.getpid()}-{time.time_ns():x}"
     try:
         yield path
     finally:
         if path.exists():
-            import shutil  # noqa: PLC0415 - a job without an agent has nothing to remove
+            import shutil  # noqa: PLC0415 - a job without agent and GPUs has nothing to remove
 
             shutil.rmtree(path, ignore_errors=True)

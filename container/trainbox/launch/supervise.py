@@ -6,15 +6,14 @@ handler forwards at once, also while a slow reader of our output keeps a write w
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import selectors
 import signal
-import subprocess
 import time
+from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -23,7 +22,11 @@ from trainbox.launch import orphans
 from trainbox.launch.memory import read_memory
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Lines, Sink
+from trainbox.launch.spawn import spawn
 from trainbox.say import say
+
+if TYPE_CHECKING:
+    from trainbox.contract.finding import Finding
 
 _PIPE_BYTES = 1024 * 1024
 _READ_BYTES = 256 * 1024
@@ -32,6 +35,9 @@ _MOST_READS = 64
 PEER_GRACE_SECONDS = 30.0
 #: How long processes that the script left behind may take to leave after SIGTERM.
 LEFTOVER_GRACE_SECONDS = 5.0
+#: What companions have for their last words once the children have failed; and how long the kernel may take to end one.
+LAST_WORDS_SECONDS = 2.0
+_KILL_SECONDS = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -67,6 +73,8 @@ class Outcome(msgspec.Struct, frozen=True):
     ends_line: bool = True
     #: Why our own output could not be written to its end, where it could not.
     lost_output: tuple[str, ...] = ()
+    #: What the companions have found.
+    findings: "tuple[Finding, ...]" = ()
 
     @property
     def first_failure(self) -> Exit | None:
@@ -81,7 +89,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def supervise(plan: Plan, *, stdout: int = 1, stderr: int = 2) -> Outcome:
-    """Run every child of a plan to its end.
+    """Run every child of a plan to its end, and its companions as long as that.
 
     Args:
         plan: What to run.
@@ -95,6 +103,8 @@ def supervise(plan: Plan, *, stdout: int = 1, stderr: int = 2) -> Outcome:
     before = read_memory()
     sinks = (Sink(stdout), Sink(stderr))
     orphans.adopt_orphans()
+    if plan.scratch is not None:
+        _make(plan.scratch)
     with _Supervision(plan, sinks) as running:
         running.start()
         running.run()
@@ -109,40 +119,47 @@ def supervise(plan: Plan, *, stdout: int = 1, stderr: int = 2) -> Outcome:
         seconds=time.monotonic() - started,
         ends_line=all(sink.ends_line for sink in sinks),
         lost_output=tuple(str(sink.lost.strerror) for sink in sinks if sink.lost),
+        findings=_read_findings(plan),
     )
 
 
-class _Process:
-    """A child that was started, and its two streams."""
+def _read_findings(plan: Plan) -> "tuple[Finding, ...]":
+    if plan.scratch is None or not plan.companions:
+        return ()
+    from trainbox.contract.lookout import read_findings  # noqa: PLC0415 - it needs sockets, which no other job does
 
-    def __init__(self, child: Child) -> None:
+    return read_findings(plan.scratch)
+
+
+def _make(scratch: Path) -> None:
+    try:
+        scratch.mkdir(mode=0o700)
+    except OSError as error:
+        raise ProgramError(f"the directory {scratch} cannot be made: {error.strerror}") from error
+
+
+class _Process:
+    """A child or companion that was started, and its two streams."""
+
+    def __init__(self, child: Child, *, is_companion: bool) -> None:
         self.child = child
-        self.popen = _spawn(child)
+        self.is_companion = is_companion
+        self.started = spawn(child)
         self.streams = (Lines(), Lines())
 
     def exit(self, status: int) -> Exit:
         code = os.waitstatus_to_exitcode(status)
-        self.popen.returncode = code  # `wait` was ours: subprocess must not wait again
         out, err = (stream.end().decode(errors="replace") for stream in self.streams)
         return Exit(self.child.name, code if code >= 0 else 128 - code, max(0, -code), stderr=err, stdout=out)
 
 
-def _spawn(child: Child) -> "subprocess.Popen[bytes]":
-    try:
-        return subprocess.Popen(
-            child.argv,
-            cwd=child.directory,
-            env=dict(child.environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # a group of its own: one signal reaches the script and all it started
-        )
-    except OSError as error:
-        too_long = error.errno == errno.E2BIG
-        raise ProgramError(
-            f"{child.argv[0]!r} cannot be started in {child.directory}: {error.strerror}",
-            hint="hyperparameters and variables are longer together than Linux passes on" if too_long else "",
-        ) from error
+def _write(process: _Process, sink: Sink, ready: bytes) -> None:
+    """What a companion says stands on lines of its own, whatever a child has left open."""
+    if ready and process.is_companion:
+        sink.end_line()
+    sink.write(ready)
+    if ready and process.is_companion:
+        sink.end_line()
 
 
 class _Supervision:
@@ -155,6 +172,8 @@ class _Supervision:
         self.alive: set[int] = set()
         #: Those the request to stop has not been sent to.
         self.unasked: set[int] = set()
+        #: Companions that run.
+        self.companions: set[int] = set()
         #: Children that were here before: whoever started us with `exec` may have had some. They are not ours to end.
         self.others = orphans.children()
         self.exits: list[Exit] = []
@@ -179,6 +198,7 @@ class _Supervision:
     def __exit__(self, *_: object) -> None:
         """Leave nothing behind, also when a child could not be started or the loop raised."""
         self._kill()
+        self._end_companions()
         self._reap_everything()
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
@@ -188,22 +208,29 @@ class _Supervision:
         os.close(self._wakeup_write)
 
     def start(self) -> None:
+        self._kill_at = time.monotonic() + self.plan.limit_seconds
         for child in self.plan.children:
-            process = _Process(child)
-            pid = process.popen.pid
-            self.processes[pid] = process
+            pid = self._start(_Process(child, is_companion=False))
             self.alive.add(pid)
             self.unasked.add(pid)
-            pipes = (process.popen.stdout, process.popen.stderr)
-            for pipe, lines, sink in zip(pipes, process.streams, self.sinks, strict=True):
-                assert pipe is not None  # noqa: S101 - both were asked for as pipes
-                os.set_blocking(pipe.fileno(), False)
-                with contextlib.suppress(OSError):  # beyond what this user may have: the default does, more slowly
-                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-                self._selector.register(pipe, selectors.EVENT_READ, (lines, sink))
-                self._open_streams += 1
             if self.stopped_by:  # it came between two children
                 self._ask(pid, self.stopped_by)
+        for child in self.plan.companions:
+            try:
+                self.companions.add(self._start(_Process(child, is_companion=True)))
+            except ProgramError as error:
+                say(f"{child.name} is not there: {error}")
+
+    def _start(self, process: _Process) -> int:
+        pid = process.started.pid
+        self.processes[pid] = process
+        for pipe, lines, sink in zip(process.started.streams, process.streams, self.sinks, strict=True):
+            os.set_blocking(pipe, False)
+            with contextlib.suppress(OSError):  # beyond what this user may have: the default does, more slowly
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            self._selector.register(pipe, selectors.EVENT_READ, (process, lines, sink))
+            self._open_streams += not process.is_companion
+        return pid
 
     def run(self) -> None:
         """Relay and reap until every child has left, then end what they left behind."""
@@ -211,6 +238,7 @@ class _Supervision:
             self._turn(self._kill_at)
             if time.monotonic() >= self._kill_at:
                 self._kill()
+        self._end_companions(last_words=any(exit_.code for exit_ in self.exits))
         self._end_leftovers()
         self._drain()
 
@@ -265,17 +293,17 @@ class _Supervision:
 
     def _relay(self, key: selectors.SelectorKey) -> bool:
         """Pass on what one stream has; whether there may be more."""
-        lines, sink = key.data
+        process, lines, sink = key.data
         try:
             chunk = os.read(key.fd, _READ_BYTES)
         except BlockingIOError:
             return False
         if chunk:
-            sink.write(lines.feed(chunk))
+            _write(process, sink, lines.feed(chunk))
             return True
         self._selector.unregister(key.fileobj)
-        self._open_streams -= 1
-        sink.write(lines.close())
+        self._open_streams -= not process.is_companion
+        _write(process, sink, lines.close())
         if self._open_streams and len(self.plan.children) > 1:
             sink.end_line()  # another process writes here: its next line must not be glued to this last one
         return False
@@ -293,6 +321,11 @@ class _Supervision:
         self._relay_rest(process)
         self.alive.discard(pid)
         exit_ = process.exit(status)
+        if process.is_companion:
+            self.companions.discard(pid)
+            if exit_.code and self.alive:
+                say(f"{exit_.name} has ended with exit code {exit_.code}: the job goes on without it")
+            return
         self.exits.append(exit_)
         is_first = not any(earlier.code for earlier in self.exits[:-1])  # the others end because we asked them to
         if exit_.code and is_first and self.alive and not self.stopped_by:
@@ -303,12 +336,26 @@ class _Supervision:
 
     def _relay_rest(self, process: _Process) -> None:
         """Read what a process wrote before it ended, so that its last words are known."""
-        for pipe in (process.popen.stdout, process.popen.stderr):
-            if pipe is not None and pipe in self._selector.get_map():
-                key = self._selector.get_key(pipe)
-                self._relay_all(key)
+        for pipe in process.started.streams:
+            if pipe in self._selector.get_map():
+                self._relay_all(self._selector.get_key(pipe))
 
     # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _end_companions(self, *, last_words: bool = False) -> None:
+        """Nobody needs them any more; one that not even SIGKILL ends, for it waits in a driver, is left to the kernel.
+
+        Args:
+            last_words: Whether they may say something before: why the children have failed.
+        """
+        asked = ((signal.SIGTERM, LAST_WORDS_SECONDS),) if last_words else ()
+        for number, seconds in (*asked, (signal.SIGKILL, _KILL_SECONDS)):
+            until = time.monotonic() + seconds
+            for pid in tuple(self.companions):
+                self._send(pid, number)
+            while self.companions and time.monotonic() < until:
+                self._turn(until)
+        self.others |= self.companions
 
     def _end_leftovers(self) -> None:
         """Ask what the children left behind to leave, then make it."""
@@ -330,15 +377,13 @@ class _Supervision:
             if key.data is None:
                 continue
             self._relay_all(key)
-            lines, sink = key.data
-            sink.write(lines.close())
+            process, lines, sink = key.data
+            _write(process, sink, lines.close())
 
     def _reap_everything(self) -> None:
         for pid in tuple(self.alive):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-            self.processes[pid].popen.returncode = -signal.SIGKILL
         for process in self.processes.values():
-            for pipe in (process.popen.stdout, process.popen.stderr):
-                if pipe is not None:
-                    pipe.close()
+            for pipe in process.started.streams:
+                os.close(pipe)

@@ -7,20 +7,23 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from trainbox.contract.failure import compose, release_failure, reserve_failure, write_failure
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
-from trainbox.contract.verdict import Verdict, read_verdict
 from trainbox.errors import INTERNAL_EXIT_CODE, Stopped, TrainboxError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Program, choose, resolve
-from trainbox.launch.reason import explain
+from trainbox.launch.ranks import modules_needed
 from trainbox.launch.scratch import scratch_directory
 from trainbox.launch.supervise import Outcome, supervise
 from trainbox.say import say
+
+if TYPE_CHECKING:
+    from trainbox.contract.verdict import Verdict
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _USAGE = """\
@@ -63,7 +66,7 @@ def _run_job(env: Mapping[str, str]) -> int:
             program, outcome, verdict = _run(job, env, check_stop)
         return _report(outcome, verdict, program, job)
     except TrainboxError as error:
-        text = compose(f"{error.fault}: {error.message}", hint=error.hint, hidden=hidden)
+        text = compose(error.cause, hint=error.hint, hidden=hidden)
         return _fail(text, layout, hidden, error.exit_code)
     except Exception as error:  # noqa: BLE001 - the one place where a defect of trainbox becomes an exit code
         import traceback  # noqa: PLC0415 - four milliseconds that no job should pay for
@@ -140,7 +143,7 @@ def _stop_raises() -> Iterator[Callable[[], None]]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> tuple[Program, Outcome, Verdict | None]:
+def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "tuple[Program, Outcome, Verdict | None]":
     for note in job.notes:
         say(note, hidden=job.secrets)
     program = _prepare(job, env)
@@ -150,13 +153,26 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> tu
         timeout = job.settings.peer_timeout_seconds
         wait_for_peers(job.hosts, timeout=timeout, say=say, check_stop=check_stop)
     with scratch_directory() as scratch:
-        planned = plan(job, program, env=env, machine=read_machine(), scratch=scratch)
+        machine = read_machine(modules=modules_needed(job, program))
+        planned = plan(job, program, env=env, machine=machine, scratch=scratch)
         for note in planned.notes:
             say(note, hidden=job.secrets)
         say(_introduction(job, program, planned), hidden=job.secrets)
+        if planned.preflight != "off":
+            from trainbox.launch import preflight  # noqa: PLC0415 - one process on a processor has none
+
+            preflight.check(job, planned, env)
         check_stop()
         outcome = supervise(planned)
-        return program, outcome, read_verdict(scratch)
+        return program, outcome, _read_verdict(planned)
+
+
+def _read_verdict(planned: Plan) -> "Verdict | None":
+    if planned.scratch is None:
+        return None
+    from trainbox.contract.verdict import read_verdict  # noqa: PLC0415 - a job without an agent has none
+
+    return read_verdict(planned.scratch)
 
 
 def _prepare(job: Job, env: Mapping[str, str]) -> Program:
@@ -195,7 +211,7 @@ def _introduction(job: Job, program: Program, planned: Plan) -> str:
     return f"{'; '.join(parts)}; running {' '.join(program.command)} in {program.directory}"
 
 
-def _report(outcome: Outcome, verdict: Verdict | None, program: Program, job: Job) -> int:
+def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> int:
     """Say how it ended; the failure text, if there is one, ends the log."""
     if not outcome.ends_line:
         _begin_line()
@@ -205,14 +221,24 @@ def _report(outcome: Outcome, verdict: Verdict | None, program: Program, job: Jo
         say(f"ended {outcome.leftovers} process(es) that the script had left behind")
     stopped = f", stopped by {signal.Signals(outcome.stopped_by).name}" if outcome.stopped_by else ""
     files, size = _count(job.layout.model_dir)
-    say(f"exit code {outcome.code} after {outcome.seconds:.1f} s{stopped}; model: {files} file(s), {size:,} bytes")
-    if outcome.code:
-        return _fail(explain(outcome, job, program.directory, verdict), job.layout, job.secrets, outcome.code)
+    code, why = _explain(outcome, verdict, program, job)
+    say(f"exit code {code} after {outcome.seconds:.1f} s{stopped}; model: {files} file(s), {size:,} bytes")
+    if code:
+        return _fail(why, job.layout, job.secrets, code)
     with contextlib.suppress(OSError):
         release_failure(job.layout.failure_file)
     if not stopped and not files and job.is_first_host:
         say(f"WARNING: {job.layout.model_dir} is empty: the job will have no model. Save it to trainbox.model_dir()")
     return 0
+
+
+def _explain(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> tuple[int, str]:
+    """The exit code, and the text of the failure file where the job has failed."""
+    if not outcome.code:
+        return 0, ""
+    from trainbox.launch.reason import exit_code, explain  # noqa: PLC0415 - it knows tracebacks by many expressions
+
+    return exit_code(outcome, verdict), explain(outcome, job, program.directory, verdict)
 
 
 def _begin_line() -> None:
@@ -241,8 +267,3 @@ def _fail(text: str, layout: Layout, hidden: tuple[str, ...], code: int) -> int:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
     say(f"FAILED: {text}")
     return code
-
-
-if __name__ == "__main__":
-    # os._exit would lose buffered lines; sys.exit is enough since nothing here holds a thread.
-    sys.exit(main())

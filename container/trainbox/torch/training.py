@@ -38,11 +38,13 @@ from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, finite, gather, require_same
 from trainbox.torch.batches import Batches, Loader, Tail
 from trainbox.torch.checkpoints.choice import choose_saver
+from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.losses import FP16_PATIENCE, LossWatch
 from trainbox.torch.nested import change, samples
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
+from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.world import Backend, World, choose_backend, joined, read_world, tighten
 from trainbox.torch.wrapping import copy, copy_buffers, exchange_gradients, replicated, shard
 
@@ -57,8 +59,6 @@ T = TypeVar("T")
 EVERY_SECONDS = 300.0
 #: Steps from one comparison of the ranks' parameters to the next.
 CHECK_EVERY = 500
-#: The weight of a new step in the running means.
-_MEMORY = 0.05
 
 
 class Session:
@@ -105,6 +105,7 @@ class Session:
         self._steps_here = 0
         path = read_environment().get(PROGRESS_VARIABLE)
         self._progress = Progress(Path(path), world.local_rank) if path else None
+        self._stopwatch = Stopwatch(self.device, runs=bool(path) and world.size > 1)
         self._mark(Section.START)
 
     # ---- before the loop ----
@@ -125,9 +126,10 @@ class Session:
         wrapped, how = cast("nn.Module", model), "one rank"
         if self.world_size > 1 and sharded:
             wrapped = shard(model, self.device, self.world_size, self._precision)
+            self._stopwatch.runs = False  # FSDP2 waits at every layer: what a rank itself computes cannot be told
             how = f"spread over {self.world_size} ranks"
         elif self.world_size > 1:
-            wrapped = copy(model, self.device, self.world_size)
+            wrapped = copy(model, self.device, self.world_size, self._stopwatch)
             how = f"a copy on each of {self.world_size} ranks"
         self._wrapped.append(wrapped)
         # The models are alike now; from here on each rank draws its own numbers, for dropout and the like.
@@ -171,17 +173,9 @@ class Session:
         """
         if self._precision.scaler.is_enabled():
             parts["scaler"] = self._precision.scaler
-        self._saver = choose_saver(
-            toolkit.checkpoints(),
-            parts,
-            rank=self.rank,
-            world_size=self.world_size,
-            group=self._control,
-            host=toolkit.current_job().current_host,
-            seed=self._seed,
-            identity=identity,
-            interval_seconds=EVERY_SECONDS if every_seconds is None else every_seconds,
-        )
+        host, seconds = toolkit.current_job().current_host, EVERY_SECONDS if every_seconds is None else every_seconds
+        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity or {}, seconds)
+        self._saver = choose_saver(toolkit.checkpoints(), parts, course)
         self._mark(Section.CHECKPOINT)
         self.step = self._saver.resume()
         self._mark(Section.START)
@@ -217,6 +211,7 @@ class Session:
             moved = self._to_device(batch)
             self._updated, self._share = False, 1.0
             computing = self._begin(Section.COMPUTE)
+            self._stopwatch.begin()
             try:
                 yield moved
             except GeneratorExit:  # the loop was broken off: behind the step or within it
@@ -251,7 +246,7 @@ class Session:
     def backward(self, loss: torch.Tensor) -> None:
         """The gradients of a mean loss, scaled where fp16 needs it; whether it is finite is looked at a step later."""
         self._losses.see(loss)
-        self._precision.scaler.scale(loss if self._share == 1.0 else loss * self._share).backward()  # type: ignore[no-untyped-call]
+        self._stopwatch.backward(self._precision.scaler.scale(loss if self._share == 1.0 else loss * self._share))
 
     def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> None:
         """One step of the optimizer, after which the gradients are gone.
@@ -302,7 +297,7 @@ class Session:
         """The sums over all ranks, the same bits on each: float64, on the processor. All ranks call this."""
         summed = values.detach().to("cpu", torch.float64, copy=True)
         if self._control is not None:
-            dist.all_reduce(summed, group=self._control)
+            self._stopwatch.wait(lambda: dist.all_reduce(summed, group=self._control))
         return summed
 
     def say(self, text: str) -> None:
@@ -332,9 +327,7 @@ class Session:
         if self._steps_here == 0:
             tighten(self._control, now - began, self._settings.hang_seconds)
         elif self._progress is not None:
-            self._progress.longest = max(self._progress.longest, now - began)
-            self._progress.data += _MEMORY * (computing - began - self._progress.data)
-            self._progress.compute += _MEMORY * (now - computing - self._progress.compute)
+            self._progress.record(now - began, data=computing - began, computed=self._stopwatch.end())
         self._steps_here += 1
         if self._check_every and self.step % self._check_every == 0:
             compare_parameters(replicated(self._wrapped), self.step, self._control)

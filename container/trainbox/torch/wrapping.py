@@ -10,16 +10,27 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from trainbox.torch.precision import Precision
+from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.warmup import pack_buckets_first
 
 #: From so many ranks on the order of a sum matters; two numbers have one sum, in either order.
 _ORDER_MATTERS = 3
 
 
-def copy(model: nn.Module, device: torch.device, ranks: int) -> nn.Module:
+class _Copy(DistributedDataParallel):
+    """DDP whose wait for the buffers of rank 0 can be measured."""
+
+    stopwatch: Stopwatch
+
+    def _sync_buffers(self) -> None:  # the name is torch's own; if it changes, the wait counts as computing
+        self.stopwatch.wait(super()._sync_buffers)
+
+
+def copy(model: nn.Module, device: torch.device, ranks: int, stopwatch: Stopwatch) -> nn.Module:
     """The model, its gradients averaged over the ranks."""
     devices = [device.index] if device.type == "cuda" else None
-    wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped = _Copy(model, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped.stopwatch = stopwatch
     if ranks >= _ORDER_MATTERS:
         pack_buckets_first(wrapped)
     return wrapped

@@ -68,7 +68,9 @@ def _processes(host: HostPlan, preview: Preview) -> Iterable[str]:
     if preview.install:
         yield f"  which runs first: pip install {shlex.join(preview.install)}"
     hidden = preview.secrets
-    for child in preview.plan.children:
+    if preview.plan.preflight != "off":
+        yield f"  which checks the health of the hosts first: {preview.plan.preflight}"
+    for child in (*preview.plan.children, *preview.plan.companions):
         yield f"  which starts: {without_secrets(shlex.join(child.argv), hidden)}"
         yield f"    in {child.directory}, with"
         for name, value in sorted(child.environment.items()):

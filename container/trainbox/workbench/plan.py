@@ -91,6 +91,7 @@ def plan_run(request: RunRequest) -> RunPlan:
 
 def _own_variables(request: RunRequest) -> dict[str, str]:
     own = {"TRAINBOX_DRILL": ", ".join(map(str, request.drills))} if request.drills else {}
+    own["TRAINBOX_PREFLIGHT"] = request.preflight
     return own if request.master_port is None else {**own, "MASTER_PORT": str(request.master_port)}
 
 
@@ -193,7 +194,7 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
 
 def train_argv() -> tuple[str, ...]:
     """The supervisor of this very trainbox; `-P` keeps a module of the user's from standing in for one of Python's."""
-    return (sys.executable, "-P", "-m", "trainbox.launch.train")
+    return (sys.executable, "-P", "-m", "trainbox.launch")
 
 
 def _argv(request: RunRequest, mounts: tuple[Mount, ...]) -> tuple[str, ...]:

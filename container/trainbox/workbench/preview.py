@@ -12,6 +12,7 @@ from trainbox.contract.job import read_job
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
 from trainbox.launch.program import bundled_directory, choose, resolve
+from trainbox.launch.ranks import modules_needed
 from trainbox.workbench.plan import HostPlan
 from trainbox.workbench.source import Source
 
@@ -40,13 +41,16 @@ def preview(host: HostPlan, source: Source | None, script: str) -> Preview:
         job = read_job(root, host.environment)
         choice = choose(job)
         program = resolve(choice, root / "code" if source is not None else Path(choice.source.location))
-        planned = launch.plan(job, program, env=host.environment, machine=read_machine())
+        machine = read_machine(modules=modules_needed(job, program))
+        planned = launch.plan(job, program, env=host.environment, machine=machine)
         moves = {str(root): str(host.root)}
         if host.argv[0] != sys.executable:
             # A container has an interpreter and bundled scripts of its own.
             moves |= {sys.executable: "python3", str(bundled_directory()): "train_scripts"}
         children = tuple(_seen_from_the_host(child, moves) for child in planned.children)
-        return Preview(msgspec.structs.replace(planned, children=children), program.install, job.secrets)
+        companions = tuple(_seen_from_the_host(child, moves) for child in planned.companions)
+        seen = msgspec.structs.replace(planned, children=children, companions=companions)
+        return Preview(seen, program.install, job.secrets)
 
 
 def _copy_deciding(source: Source, script: str, code: Path) -> None:

@@ -69,6 +69,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     #: Faults that the job is to survive.
     drills: tuple[Drill, ...] = ()
+    #: Checks of the hosts before the script; off unless asked for: hosts of one machine are no cluster to doubt.
+    preflight: str = "off"
     #: Where the ranks meet; None where each job has a network of its own.
     master_port: int | None = None
     previous: JobRecord | None = None
@@ -116,6 +118,7 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         stop_after=args.stop_after,
         resume=args.resume,
         drills=drills,
+        preflight=args.preflight,
         master_port=_master_port(args, variables),
         previous=previous,
         keep=args.keep,

@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rank = "at its step STEP (a rehearsal, for scripts with a session of trainbox.torch)"
     add("--kill", action="append", default=[], metavar="RANK@STEP", help=f"SIGKILL a rank {rank}")
     add("--freeze", action="append", default=[], metavar="RANK@STEP", help=f"SIGSTOP a rank {rank}")
+    add(
+        "--preflight",
+        choices=("off", "fast", "full"),
+        default="off",
+        help="check the hosts' health before the script, as the cloud does for several processes (default: off here)",
+    )
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
     add(
         "--docker",

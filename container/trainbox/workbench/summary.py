@@ -184,6 +184,8 @@ def _command(request: RunRequest, source: Path | None, places: Mapping[str, str]
         words += ["--hosts", str(request.hosts)]
     if request.processes is not None:
         words += ["--processes", str(request.processes)]
+    if request.preflight != "off":
+        words += ["--preflight", request.preflight]
     return [*words, "--job-name", request.job_name]
 
 

@@ -2,9 +2,11 @@
 
 Constants, structures and exceptions are nvidia-ml-py's own, so a name it does not have cannot be used by mistake. A
 recording is JSON: by call what it returns, per GPU. `{"error": N}` raises NVMLError(N), `{"hang": true}` never returns.
+It is read at every call: whoever replaces the file changes what the GPUs say from then on.
 """
 
 # ruff: noqa: N802 - the names are NVML's
+import ctypes
 import importlib.machinery
 import importlib.util
 import json
@@ -26,7 +28,23 @@ if _OURS is not None:
     sys.modules["pynvml"] = _OURS
 globals().update({name: value for name, value in vars(_REAL).items() if not name.startswith("__")})
 
-_RECORDING: dict[str, Any] = json.loads(Path(os.environ["NVML_RECORDING"]).read_text())
+_RECORDING = Path(os.environ["NVML_RECORDING"])
+#: Of what NVML's handles point to.
+_FIRST_ADDRESS = 0x1000
+
+
+def _recorded() -> dict[str, Any]:
+    recorded: dict[str, Any] = json.loads(_RECORDING.read_text())
+    return recorded
+
+
+def _handle(index: int) -> Any:
+    """A pointer, as NVML gives it."""
+    return ctypes.cast(_FIRST_ADDRESS + index, _REAL.c_nvmlDevice_t)
+
+
+def _index(handle: Any) -> int:
+    return (ctypes.cast(handle, ctypes.c_void_p).value or 0) - _FIRST_ADDRESS
 
 
 def _play(value: Any) -> Any:
@@ -40,8 +58,8 @@ def _play(value: Any) -> Any:
 
 
 def _of_gpu(name: str) -> Any:
-    def call(handle: int, *arguments: Any) -> Any:
-        value = _play(_RECORDING["gpus"][handle].get(name, {"error": _REAL.NVML_ERROR_NOT_SUPPORTED}))
+    def call(handle: Any, *arguments: Any) -> Any:
+        value = _play(_recorded()["gpus"][_index(handle)].get(name, {"error": _REAL.NVML_ERROR_NOT_SUPPORTED}))
         if name == "nvmlDeviceGetFieldValues":
             return [_field(value, field) for field in arguments[0]]
         if name == "nvmlDeviceGetNvLinkState":
@@ -75,41 +93,43 @@ def _process(pid: int, used: int | None) -> Any:
 
 
 def nvmlInit() -> None:
-    _play(_RECORDING.get("nvmlInit"))
+    _play(_recorded().get("nvmlInit"))
 
 
 def nvmlSystemGetDriverVersion() -> Any:
-    return _play(_RECORDING["nvmlSystemGetDriverVersion"])
+    return _play(_recorded()["nvmlSystemGetDriverVersion"])
 
 
 def nvmlDeviceGetCount() -> Any:
-    return _play(_RECORDING.get("nvmlDeviceGetCount", len(_RECORDING["gpus"])))
+    recorded = _recorded()
+    return _play(recorded.get("nvmlDeviceGetCount", len(recorded["gpus"])))
 
 
-def nvmlDeviceGetHandleByIndex(index: int) -> int:
-    _play(_RECORDING["gpus"][index].get("nvmlDeviceGetHandleByIndex"))
-    return index
-
-
-def nvmlDeviceGetIndex(handle: int) -> int:
-    return handle
+def nvmlDeviceGetHandleByIndex(index: int) -> Any:
+    _play(_recorded()["gpus"][index].get("nvmlDeviceGetHandleByIndex"))
+    return _handle(index)
 
 
 def nvmlEventSetCreate() -> list[Any]:
-    return list(_RECORDING.get("events", []))
+    """Holds those that have been waited for."""
+    return []
 
 
-def nvmlDeviceRegisterEvents(handle: int, types: int, listened: list[Any]) -> None:
+def nvmlDeviceRegisterEvents(handle: Any, types: int, listened: list[Any]) -> None:
     del handle, types, listened
 
 
 def nvmlEventSetWait(listened: list[Any], timeout_ms: int) -> Any:
     """The next event of the recording: GPU, type by name, data; then nothing but timeouts."""
-    if not listened:
-        time.sleep(timeout_ms / 1000)
-        raise _REAL.NVMLError(_REAL.NVML_ERROR_TIMEOUT)
-    index, kind, data = listened.pop(0)
-    return _REAL.nvmlFriendlyObject({"device": index, "eventType": getattr(_REAL, kind), "eventData": data})
+    until = time.monotonic() + timeout_ms / 1000
+    while not (coming := _recorded().get("events", [])[len(listened) :]):
+        _play(_recorded().get("nvmlEventSetWait"))
+        if time.monotonic() >= until:
+            raise _REAL.NVMLError(_REAL.NVML_ERROR_TIMEOUT)
+        time.sleep(0.01)
+    listened.append(coming[0])
+    index, kind, data = coming[0]
+    return _REAL.nvmlFriendlyObject({"device": _handle(index), "eventType": getattr(_REAL, kind), "eventData": data})
 
 
 def nvmlEventSetFree(listened: list[Any]) -> None:

@@ -1,49 +1,29 @@
 """Which of the savers a training needs: that of a state which every rank holds whole, or of one that is spread."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
+from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.saver import Saver
 
 if TYPE_CHECKING:
     from trainbox.torch.checkpoints.sharded import ShardedSaver
 
 
-def choose_saver(
-    store: Checkpoints,
-    parts: Mapping[str, object],
-    *,
-    rank: int,
-    world_size: int,
-    group: dist.ProcessGroup | None,
-    host: str,
-    seed: int,
-    identity: Mapping[str, Any] | None,
-    interval_seconds: float,
-) -> "Saver | ShardedSaver":
-    """The saver of some parts; the arguments are those of the savers themselves.
+def choose_saver(store: Checkpoints, parts: Mapping[str, object], course: Course) -> "Saver | ShardedSaver":
+    """The saver of some parts.
 
     Raises:
         CheckpointError: A state is spread over the ranks, and it is not that of one model and its optimizer.
     """
     spread = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module) and _is_spread(part)}
     if not spread:
-        return Saver(
-            store,
-            parts,
-            rank=rank,
-            world_size=world_size,
-            group=group,
-            seed=seed,
-            identity=identity,
-            interval_seconds=interval_seconds,
-        )
+        return Saver(store, parts, course)
     optimizers = {name: part for name, part in parts.items() if isinstance(part, torch.optim.Optimizer)}
     if len(spread) != 1 or len(optimizers) != 1:
         raise CheckpointError(
@@ -53,19 +33,8 @@ def choose_saver(
     from trainbox.torch.checkpoints.sharded import ShardedSaver  # noqa: PLC0415 - DCP takes half a second to import
 
     (model,), (optimizer,) = spread.values(), optimizers.values()
-    return ShardedSaver(
-        store,
-        model,
-        optimizer,
-        {name: part for name, part in parts.items() if name not in spread and name not in optimizers},
-        rank=rank,
-        world_size=world_size,
-        group=group,
-        host=host,
-        seed=seed,
-        identity=identity,
-        interval_seconds=interval_seconds,
-    )
+    whole = {name: part for name, part in parts.items() if name not in spread and name not in optimizers}
+    return ShardedSaver(store, model, optimizer, whole, course)
 
 
 def _is_spread(model: torch.nn.Module) -> bool:

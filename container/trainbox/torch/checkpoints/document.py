@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -32,6 +32,8 @@ class Document(msgspec.Struct, frozen=True):
     torch: str
     byteorder: str
     world_size: int
+    #: The bytes of all tensors are cut into files of this size.
+    shard_bytes: Annotated[int, msgspec.Meta(gt=0)]
     identity: dict[str, Any]
     parts: dict[str, Part]
 
@@ -44,7 +46,12 @@ class _Codec(msgspec.Struct, frozen=True):
 
 
 def compose(
-    kinds: Mapping[str, str], parts: Mapping[str, Encoded], *, world_size: int, identity: Mapping[str, Any]
+    kinds: Mapping[str, str],
+    parts: Mapping[str, Encoded],
+    *,
+    world_size: int,
+    shard_bytes: int,
+    identity: Mapping[str, Any],
 ) -> bytes:
     """The document of some parts.
 
@@ -57,6 +64,7 @@ def compose(
         str(torch.__version__),
         sys.byteorder,
         world_size,
+        shard_bytes,
         dict(identity),
         {name: Part(kinds[name], part.tree, part.table) for name, part in parts.items()},
     )

@@ -1,14 +1,19 @@
 """What ranks tell each other about checkpoints: bytes and tensors, over a group of the CPU. Nothing is pickled."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
+import msgspec
 import torch
 import torch.distributed as dist
 
+from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import flat
 
+T = TypeVar("T")
+
 #: Tensors are sent in messages of about this many bytes: small ones together.
-_MESSAGE_BYTES = 32 << 20
+MESSAGE_BYTES = 32 << 20
 
 
 class Peers:
@@ -40,6 +45,32 @@ class Peers:
         dist.all_gather(contents, _tensor(content, longest), self._group)
         return [message[: int(size)].numpy().tobytes() for message, size in zip(contents, sizes, strict=True)]
 
+    def together(self, act: Callable[[], T]) -> T:
+        """Do what may fail on one rank alone; all ranks call it, and none goes on where one has failed.
+
+        Raises:
+            CheckpointError: Of the first rank where it failed. On every rank.
+        """
+        failure: CheckpointError | None = None
+        try:
+            done = act()
+        except CheckpointError as error:
+            failure = error
+        told = self.gather(msgspec.json.encode(failure and (failure.message, failure.hint)))
+        for message in told:
+            first = msgspec.json.decode(message, type=tuple[str, str] | None)
+            if first is not None:
+                raise CheckpointError(first[0], hint=first[1]) from failure
+        return done
+
+    def send(self, message: torch.Tensor, rank: int) -> None:
+        """Give one rank a tensor, and wait until it is on its way."""
+        dist.send(message, rank, self._group)
+
+    def receive(self, message: torch.Tensor, rank: int) -> None:
+        """Fill a tensor with what one rank sends."""
+        dist.recv(message, rank, self._group)
+
     def share_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         """Give everybody the elements that rank 0 has, in place.
 
@@ -50,7 +81,7 @@ class Peers:
             return
         for batch in _batches([flat(tensor) for tensor in tensors if tensor.numel()]):
             if len(batch) == 1:
-                for piece in torch.split(batch[0], _MESSAGE_BYTES):
+                for piece in torch.split(batch[0], MESSAGE_BYTES):
                     dist.broadcast(piece, 0, self._group)
                 continue
             message = torch.cat(batch)
@@ -64,7 +95,7 @@ def _batches(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     batch: list[torch.Tensor] = []
     size = 0
     for tensor in tensors:
-        if batch and size + tensor.numel() > _MESSAGE_BYTES:
+        if batch and size + tensor.numel() > MESSAGE_BYTES:
             yield batch
             batch, size = [], 0
         batch.append(tensor)

@@ -1,6 +1,6 @@
 """Checkpoints of a training whose state every rank holds whole: rank 0 reads and writes, the others get it from rank 0.
 
-    saver = Saver(store, {"model": model, "optimizer": optimizer, "progress": progress}, rank=rank, world_size=size)
+    saver = Saver(store, {"model": model, "optimizer": optimizer, "progress": progress}, Course(rank, world_size))
     step = saver.resume()
     ...
         if agreed(saver.due()):
@@ -14,27 +14,29 @@ through `sharded.ShardedSaver`.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-import torch.distributed as dist
 
 import trainbox
-from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine
 from trainbox.errors import CheckpointError
 from trainbox.say import say
 from trainbox.torch.checkpoints import generators
-from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, empty, encode, flat, restride
-from trainbox.torch.checkpoints.document import GENERATORS, Document, Part, check, compose, pack, parse
+from trainbox.torch.checkpoints.codec import CODEC, Encoded, encode
+from trainbox.torch.checkpoints.course import ALONE, Course
+from trainbox.torch.checkpoints.document import GENERATORS, Document, check, compose, pack, parse
 from trainbox.torch.checkpoints.exchange import Peers
 from trainbox.torch.checkpoints.handover import Handover
 from trainbox.torch.checkpoints.parts import kind_of, load, plain, state_of
+from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
 from trainbox.torch.checkpoints.snapshot import Buffer
-from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Order, is_idle, shard_name
+from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Order, is_idle
 
 #: The part of the time of a training that its stalls may take: CheckFreq (FAST '21).
 STALLS = 0.035
@@ -78,6 +80,14 @@ class Pace:
         self._next = time.monotonic() + max(self.interval, shortest)
 
 
+class _Found(msgspec.Struct, frozen=True):
+    """A valid checkpoint: its directory, which rank 0 sees, and its document."""
+
+    step: int
+    path: str
+    text: bytes
+
+
 class _Started(msgspec.Struct, frozen=True):
     """A checkpoint that is being written."""
 
@@ -92,37 +102,20 @@ class Saver:
     Args:
         store: The directory; only rank 0 looks into it.
         parts: By name. `DistributedDataParallel` and `torch.compile` are seen through.
-        rank: This rank.
-        world_size: How many ranks there are.
-        group: For what they tell each other: one whose backend works on the CPU. None is the default group.
-        seed: Of the generators, should a later run have another number of ranks.
-        identity: What has to be the same in a run that resumes, beyond the shapes: values that JSON can say.
-        interval_seconds: Between two checkpoints; longer if stalls would take more than `STALLS` of the time.
+        course: The training.
 
     Raises:
         CheckpointError: The state of a part holds something that cannot be written.
     """
 
-    def __init__(
-        self,
-        store: Checkpoints,
-        parts: Mapping[str, object],
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        group: dist.ProcessGroup | None = None,
-        seed: int = 0,
-        identity: Mapping[str, Any] | None = None,
-        interval_seconds: float = 300.0,
-    ) -> None:
-        self.pace = Pace(interval_seconds)
+    def __init__(self, store: Checkpoints, parts: Mapping[str, object], course: Course = ALONE) -> None:
+        self.pace = Pace(course.interval_seconds)
         self.last: Saved | None = None
         self._store = store
         self._parts = {name: plain(part) for name, part in parts.items()}
         self._kinds = {name: kind_of(part) for name, part in self._parts.items()}
-        self._peers = Peers(rank, world_size, group)
-        self._seed = seed
-        self._identity = dict(identity or {})
+        self._course = course
+        self._peers = Peers(course.rank, course.world_size, course.group)
         self._buffer: Future[Buffer] | None = None
         self._handover = Handover(store.directory, store.keep)
         self._started: _Started | None = None
@@ -140,30 +133,18 @@ class Saver:
             Its step; 0 if there is none.
 
         Raises:
-            CheckpointError: It belongs to another training, or cannot be read. On every rank.
+            CheckpointError: It belongs to another training, or neither it nor an earlier one can be read. On every
+                rank.
         """
-        found, text = None, b""
-        head: dict[str, Any] = {}
-        if self._peers.rank == 0:
+        found = self._share(partial(_look, self._store, patience))
+        tried: list[str] = []
+        while found is not None:
+            tried.append(found.path)
             try:
-                found, text = _look(self._store, patience)
-                head = {"step": found.step if found else None}
-            except CheckpointError as error:
-                head = {"error": error.message, "hint": error.hint}
-        head = msgspec.json.decode(self._peers.share(msgspec.json.encode(head)))
-        if "error" in head:
-            raise CheckpointError(head["error"], hint=head["hint"])
-        if head["step"] is None:
-            return 0
-        document = parse(self._peers.share(text))
-        self._check(document)
-        path = None if found is None else found.path
-        for name, part in self._parts.items():
-            load(name, part, read_part(document.parts[name], path, self._peers))
-        states = read_part(document.parts[GENERATORS], path, self._peers)
-        generators.resume(states, self._peers.rank, self._peers.size, (self._seed, head["step"]))
-        self.pace.saved(0.0)
-        return int(head["step"])
+                return self._resume_from(found)
+            except UnreadableError as error:
+                found = self._share(partial(_look_again, self._store, tried, error))
+        return 0
 
     def due(self) -> bool:
         """Whether rank 0 wants a checkpoint now; False on the others. Cheap: to be asked at every step."""
@@ -205,6 +186,26 @@ class Saver:
             self._buffer.result().close()
             self._buffer = None
 
+    def _share(self, look: Callable[[], _Found | None]) -> _Found | None:
+        """What rank 0 finds, for everybody."""
+        found = self._peers.together(lambda: look() if self._peers.rank == 0 else None)
+        return msgspec.msgpack.decode(self._peers.share(msgspec.msgpack.encode(found)), type=_Found | None)
+
+    def _resume_from(self, found: _Found) -> int:
+        """Give all parts and generators their states; what a failure leaves half done, another one does anew."""
+        document = parse(found.text)
+        self._peers.together(partial(self._check, document))
+
+        def read(name: str) -> Any:  # noqa: ANN401 - any state
+            return read_part(document.parts[name], document.shard_bytes, Path(found.path).joinpath, self._peers)
+
+        for name, part in self._parts.items():
+            load(name, part, read(name))
+        states = read(GENERATORS)
+        generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
+        self.pace.saved(0.0)
+        return found.step
+
     def _encode(self) -> dict[str, Encoded]:
         encoded: dict[str, Encoded] = {}
         offset = 0
@@ -225,7 +226,13 @@ class Saver:
         ranks = [torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in states]
         encoded[GENERATORS] = encode(ranks, GENERATORS, offset=offset)
         kinds = {**self._kinds, GENERATORS: "list"}
-        text = compose(kinds, encoded, world_size=self._peers.size, identity=self._identity)
+        text = compose(
+            kinds,
+            encoded,
+            world_size=self._peers.size,
+            shard_bytes=SHARD_BYTES,
+            identity=self._course.identity,
+        )
         size = encoded[GENERATORS].end
         buffer = self._memory(size + len(text))
         for part in encoded.values():
@@ -274,22 +281,7 @@ class Saver:
             for name, part in self._parts.items()
             if isinstance(part, torch.nn.Module)
         }
-        check(document, self._kinds, models, self._identity)
-
-
-def read_part(part: Part, path: Path | None, peers: Peers) -> Any:  # noqa: ANN401 - any state
-    """The state of a part of a checkpoint, on every rank; all ranks call it.
-
-    Args:
-        part: What the document of the checkpoint says of it.
-        path: The checkpoint, on rank 0; None on the others.
-        peers: All ranks.
-    """
-    tensors = [empty(entry) for entry in part.table]
-    if path is not None:
-        _fill(path, part.table, tensors)
-    peers.share_tensors(tensors)
-    return decode(part.tree, [restride(tensor, entry) for tensor, entry in zip(tensors, part.table, strict=True)])
+        check(document, self._kinds, models, self._course.identity)
 
 
 def _make_buffer(size: int) -> Future[Buffer]:
@@ -299,7 +291,7 @@ def _make_buffer(size: int) -> Future[Buffer]:
     return future
 
 
-def _look(store: Checkpoints, patience: float) -> tuple[Checkpoint | None, bytes]:
+def _look(store: Checkpoints, patience: float) -> _Found | None:
     """The newest valid checkpoint and its document, once nobody is at a newer one."""
     until = time.monotonic() + patience
     if not is_idle(store.directory):
@@ -308,33 +300,36 @@ def _look(store: Checkpoints, patience: float) -> tuple[Checkpoint | None, bytes
             time.sleep(0.02)
     found = store.latest()
     if found is None:
-        return None, b""
+        return None
     try:
-        return found, (found.path / STATE).read_bytes()
+        return _open(found)
+    except UnreadableError as error:
+        return _look_again(store, [str(found.path)], error)
+
+
+def _look_again(store: Checkpoints, tried: Sequence[str], error: UnreadableError) -> _Found:
+    """The newest valid checkpoint after others could not be read.
+
+    Raises:
+        CheckpointError: There is none but those: better no training than one that forgets how far it was.
+    """
+    found = store.find().chosen
+    if found is None or str(found.path) in tried:
+        raise CheckpointError(error.message, hint=NO_EARLIER)
+    say(f"{error.message}: resuming from step {found.step} ({found.path}) instead")
+    return _open(found)
+
+
+def _open(found: Checkpoint) -> _Found:
+    try:
+        return _Found(found.step, str(found.path), (found.path / STATE).read_bytes())
     except OSError as error:
+        if isinstance(examine(found.path, digests=False), Rejected):
+            raise UnreadableError(f"the checkpoint {found.path} can no longer be read: {error}") from error
         raise CheckpointError(
             f"{found.path} is no checkpoint of trainbox.torch: {STATE} cannot be read: {error.strerror}",
             hint="use another directory",
         ) from error
-
-
-def _fill(path: Path, table: Sequence[Entry], tensors: Sequence[torch.Tensor]) -> None:
-    """Read the elements of tensors from the files of a checkpoint."""
-    for tensor, entry in zip(tensors, table, strict=True):
-        memory = memoryview(flat(tensor).numpy().data)
-        done = 0
-        while done < entry.size:
-            index, offset = divmod(entry.offset + done, SHARD_BYTES)
-            piece = memory[done : done + SHARD_BYTES - offset]
-            try:
-                with (path / shard_name(index)).open("rb", buffering=0) as file:
-                    file.seek(offset)
-                    count = file.readinto(piece)
-            except OSError as error:
-                raise CheckpointError(f"{path} can no longer be read: {error}") from error
-            if not count:
-                raise CheckpointError(f"{path / shard_name(index)} is shorter than {STATE} says")
-            done += count
 
 
 def _hint(hint: str | None) -> str:

@@ -5,8 +5,9 @@
 
 `torch.distributed.checkpoint` cuts the state anew when the number of ranks has changed, and has no digests: an older
 file of the same name is loaded without a word. So each host seals what its ranks have written, and a checkpoint counts
-only if the parts of all hosts are there, are valid, and come from one and the same save. DCP's `.metadata` is a pickle,
-the only one here; it is read after its digest has been verified. A step waits until all is on the disk.
+only if the parts of all hosts are there, on whosever disk, are valid, and come from one and the same save (`pool`).
+DCP's `.metadata` is a pickle, the only one here; it is read after its digest has been verified. A step waits until all
+is on the disk.
 """
 
 import os
@@ -16,45 +17,38 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
-import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.futures import Future
 
 import trainbox
-from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine, step_directories
+from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.say import say
 from trainbox.torch.checkpoints import generators
 from trainbox.torch.checkpoints.codec import CODEC, Encoded, encode, flat
+from trainbox.torch.checkpoints.course import ALONE, Course
 from trainbox.torch.checkpoints.document import GENERATORS, check, compose, pack, parse
 from trainbox.torch.checkpoints.exchange import Peers
 from trainbox.torch.checkpoints.parts import kind_of, load, plain, state_of
-from trainbox.torch.checkpoints.saver import Pace, read_part
+from trainbox.torch.checkpoints.pool import Borrowed, Pool, Range, Whole
+from trainbox.torch.checkpoints.reading import NO_EARLIER, Locate, UnreadableError, read_part
+from trainbox.torch.checkpoints.saver import Pace
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 #: With one thread DCP writes each file synchronously, at a third of the speed.
 _THREADS = 2
-
-
-class _Found(msgspec.Struct, frozen=True):
-    """A checkpoint of which the parts of all hosts are there and valid."""
-
-    step: int
-    save: str
-    paths: tuple[str, ...]
-
-    @property
-    def key(self) -> tuple[int, str]:
-        return self.step, self.save
+#: Where DCP says what is in which file.
+_METADATA = ".metadata"
 
 
 class ShardedSaver:
@@ -65,13 +59,7 @@ class ShardedSaver:
         model: What `fully_shard` was applied to.
         optimizer: Of its parameters.
         parts: What every rank holds whole; rank 0 writes it.
-        rank: This rank.
-        world_size: How many ranks there are.
-        group: For what they tell each other: one whose backend works on the CPU. None is the default group.
-        host: The name of this host.
-        seed: Of the generators, should a later run have another number of ranks.
-        identity: What has to be the same in a run that resumes.
-        interval_seconds: Between two checkpoints; longer if stalls would take more than 3.5 % of the time.
+        course: The training.
     """
 
     def __init__(
@@ -80,66 +68,79 @@ class ShardedSaver:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         parts: Mapping[str, object],
-        *,
-        rank: int,
-        world_size: int,
-        group: dist.ProcessGroup | None = None,
-        host: str = "",
-        seed: int = 0,
-        identity: Mapping[str, Any] | None = None,
-        interval_seconds: float = 300.0,
+        course: Course = ALONE,
     ) -> None:
-        self.pace = Pace(interval_seconds)
+        self.pace = Pace(course.interval_seconds)
         self._model = model
         self._optimizer = optimizer
         self._parts = {name: plain(part) for name, part in parts.items()}
         self._kinds = {name: kind_of(part) for name, part in self._parts.items()}
         self._kinds |= {"model": kind_of(model), "optimizer": kind_of(optimizer)}
-        self._peers = Peers(rank, world_size, group)
-        self._group = group
-        self._seed = seed
-        self._identity = dict(identity or {})
-        self._hosts = hosts = [name.decode() for name in self._peers.gather(host.encode())]
-        self._leads = hosts.index(host) == rank
-        self._root = store.directory
+        self._course = course
+        self._peers = Peers(course.rank, course.world_size, course.group)
+        self._hosts = [name.decode() for name in self._peers.gather(course.host.encode())]
+        self._pool = Pool(store.directory, self._peers, self._hosts)
         self._store = store
-        if len(set(hosts)) > 1:
-            self._store = Checkpoints(store.directory / host, keep=store.keep)
+        if len(set(self._hosts)) > 1:
+            self._store = Checkpoints(store.directory / course.host, keep=store.keep)
 
     def resume(self) -> int:
-        """Load the newest checkpoint that is whole on every host; all ranks call it.
+        """Load the newest checkpoint that is whole, wherever its parts are; all ranks call it.
 
         Returns:
             Its step; 0 if there is none.
 
         Raises:
-            CheckpointError: It belongs to another training, or cannot be read.
+            CheckpointError: It belongs to another training, or neither it nor an earlier one can be read. On every
+                rank.
         """
-        chosen = self._agree()
-        if chosen is None:
-            return 0
-        step, paths = chosen.step, [Path(path) for path in chosen.paths]
-        whole = next((path for path in paths if (path / STATE).exists()), None)
-        text = whole.joinpath(STATE).read_bytes() if whole is not None and self._peers.rank == 0 else b""
+        found = self._pool.newest("starting fresh")
+        tried: list[str] = []
+        while found is not None:
+            tried.append(found.save)
+            borrowed = Borrowed(self._pool, found)
+            try:
+                return self._resume_from(found, borrowed)
+            except UnreadableError as error:
+                self._say(f"{error.message}: looking for what can be read")
+                found = self._pool.newest("giving up")
+                if found is None:
+                    raise CheckpointError(error.message, hint=NO_EARLIER) from error
+                if found.save in tried:  # nothing is wrong with it
+                    raise
+            finally:
+                borrowed.close()
+        return 0
+
+    def _resume_from(self, found: Whole, borrowed: Borrowed) -> int:
+        """Give all parts and generators their states; what a failure leaves half done, another one does anew."""
+        locate, is_first = borrowed.locate, self._peers.rank == 0
+        try:
+            borrowed.fetch_files([_METADATA, *((STATE, shard_name(0)) if is_first else ())])
+            text = self._peers.together(lambda: _read(locate(STATE)) if is_first else b"")
+        except CheckpointError as error:
+            raise UnreadableError(error.message, hint=error.hint) from error
         document = parse(self._peers.share(text))
-        check(document, self._kinds, {}, self._identity)
+        self._peers.together(lambda: check(document, self._kinds, {}, self._course.identity))
         state = self._sharded()
         try:
-            state_dict_loader.load(state, storage_reader=_reader(paths), process_group=self._group)
+            state_dict_loader.load(state, storage_reader=_Reader(borrowed), process_group=self._course.group)
         except CheckpointException as error:
-            raise CheckpointError(
-                f"the checkpoint of step {step} does not fit the model: {_first(error)}",
+            raise UnreadableError(
+                f"the checkpoint of step {found.step} cannot be loaded into the model: {_first(error)}",
                 hint="resume with the script that wrote it, or start fresh in another directory",
             ) from error
         set_model_state_dict(self._model, state["model"])
         set_optimizer_state_dict(self._model, self._optimizer, state["optimizer"])
-        source = whole if self._peers.rank == 0 else None
         for name, part in self._parts.items():
-            load(name, part, read_part(document.parts[name], source, self._peers))
-        states = read_part(document.parts[GENERATORS], source, self._peers)
-        generators.resume(states, self._peers.rank, self._peers.size, (self._seed, step))
+            load(name, part, read_part(document.parts[name], document.shard_bytes, locate, self._peers))
+        states = read_part(document.parts[GENERATORS], document.shard_bytes, locate, self._peers)
+        generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
         self.pace.saved(0.0)
-        return step
+        self._say(f"resuming from step {found.step} (the parts of {', '.join(found.places)})")
+        if borrowed.bytes:
+            say(f"rank {self._peers.rank} has got {borrowed.bytes:,} bytes of it that its host lacks from other hosts")
+        return found.step
 
     def due(self) -> bool:
         """Whether rank 0 wants a checkpoint now; False on the others."""
@@ -160,6 +161,7 @@ class ShardedSaver:
             "codec": CODEC,
             "world_size": self._peers.size,
             "save": name,
+            "host": self._course.host,
             "hosts": sorted(set(self._hosts)),
         }
         stack = ExitStack()
@@ -168,37 +170,44 @@ class ShardedSaver:
         aside = self._from_leader(os.fsencode(opened[0]) if opened else b"")
         failure = failure or self._together(lambda: self._write(Path(os.fsdecode(aside)), states))
         if failure:
-            stack.__exit__(CheckpointError, CheckpointError(failure), None)  # nothing remains of what was opened
+            stack.__exit__(type(failure), failure, None)  # nothing remains of what was opened
         else:
             failure = self._together(stack.close)
         self.pace.saved(time.monotonic() - began)
         if not failure:
             return
         if wait:
-            raise CheckpointError(failure)
-        if self._peers.rank == 0:
-            say(f"{failure}; the training goes on, earlier checkpoints stay")
+            raise failure
+        self._say(f"{failure}; the training goes on, earlier checkpoints stay")
 
     def close(self, _seconds: float = 0.0) -> None:
         """Nothing is on its way."""
 
-    def _together(self, act: Callable[[], object]) -> str:
-        """Do something that may fail on one rank: the failure of the first that has one, known to all, or nothing."""
-        failure = ""
+    def _together(self, act: Callable[[], object]) -> CheckpointError | None:
+        """Do something that may fail on one rank: the failure of the first that has one, known to all, or None."""
+
+        def attempt() -> None:
+            try:
+                act()
+            except (CheckpointException, OSError) as error:
+                raise CheckpointError(f"the checkpoint cannot be written: {_first(error)}") from error
+
         try:
-            act()
+            self._peers.together(attempt)
         except CheckpointError as error:
-            failure = str(error)
-        except (CheckpointException, OSError) as error:
-            failure = f"the checkpoint cannot be written: {_first(error)}"
-        return next((text.decode() for text in self._peers.gather(failure.encode()) if text), "")
+            return error
+        return None
+
+    def _say(self, text: str) -> None:
+        if self._peers.rank == 0:
+            say(text)
 
     def _from_leader(self, content: bytes) -> bytes:
         """What the first rank of this host gives."""
         return self._peers.gather(content)[self._hosts.index(self._hosts[self._peers.rank])]
 
     def _open(self, step: int, info: Mapping[str, object], stack: ExitStack, opened: list[Path]) -> None:
-        if self._leads:
+        if self._pool.leads:
             opened.append(stack.enter_context(self._store.writing(step, info=info)))
 
     def _sharded(self) -> dict[str, Any]:
@@ -211,7 +220,7 @@ class ShardedSaver:
         if self._peers.rank == 0:
             self._write_whole(aside, states)
         writer = FileSystemWriter(aside, thread_count=_THREADS, sync_files=False)
-        state_dict_saver.save(self._sharded(), storage_writer=writer, process_group=self._group)
+        state_dict_saver.save(self._sharded(), storage_writer=writer, process_group=self._course.group)
 
     def _write_whole(self, aside: Path, packed: Sequence[bytes]) -> None:
         """What every rank holds, and the generators of all."""
@@ -224,7 +233,13 @@ class ShardedSaver:
         encoded[GENERATORS] = encode(ranks, GENERATORS, offset=offset)
         encoded |= {name: encode(None, name) for name in ("model", "optimizer")}
         kinds = {**self._kinds, GENERATORS: "list"}
-        text = compose(kinds, encoded, world_size=self._peers.size, identity=self._identity)
+        text = compose(
+            kinds,
+            encoded,
+            world_size=self._peers.size,
+            shard_bytes=max(1, encoded[GENERATORS].end),  # all in one file
+            identity=self._course.identity,
+        )
         (aside / STATE).write_bytes(text)
         with (aside / shard_name(0)).open("wb") as file:
             for state in encoded.values():
@@ -232,72 +247,39 @@ class ShardedSaver:
                     file.seek(entry.offset)
                     file.write(flat(tensor.cpu().contiguous()).numpy().data)
 
-    def _agree(self) -> _Found | None:
-        """The newest checkpoint that the first rank of every host finds whole; where it is for this host."""
-        bound: tuple[int, str] | None = None
-        while True:
-            mine = _find(self._root, bound) if self._leads else None
-            answers = self._peers.gather(msgspec.json.encode(mine))
-            leaders = {host: answers[self._hosts.index(host)] for host in self._hosts}
-            found = {host: msgspec.json.decode(answer, type=_Found | None) for host, answer in leaders.items()}
-            keys = [None if one is None else one.key for one in found.values()]
-            if None in keys:
-                return None
-            if len(set(keys)) == 1:
-                return found[self._hosts[self._peers.rank]]
-            bound = min(key for key in keys if key is not None)
 
+class _Files(FileSystem):
+    """The files of one checkpoint, wherever they are."""
 
-def _find(root: Path, bound: tuple[int, str] | None) -> _Found | None:
-    """The newest checkpoint up to a bound; says what is newer and cannot be used."""
-    saves: dict[tuple[int, str], list[Checkpoint]] = {}
-    for path in [path for directory in _directories(root) for path in step_directories(directory)]:
-        seen = examine(path, digests=False)
-        match seen:
-            case Rejected():
-                say(f"rejected the checkpoint {path}: {seen.reason}")
-            case Checkpoint(info={"save": str(save)}):
-                saves.setdefault((seen.step, save), []).append(seen)
-            case _:
-                say(f"rejected the checkpoint {path}: it is not one of a sharded training")
-    for (step, save), parts in sorted(saves.items(), reverse=True):
-        if bound is not None and (step, save) > bound:
-            continue
-        missing = len(parts[0].info["hosts"]) - len(parts)
-        reasons = [verdict.reason for part in parts if isinstance(verdict := examine(part.path), Rejected)]
-        if not missing and not reasons:
-            say(f"step {step} can be resumed from ({', '.join(str(part.path) for part in parts)})")
-            return _Found(step, save, tuple(str(part.path) for part in parts))
-        lacks = [f"the parts of {missing} hosts are missing"] if missing else []
-        say(f"rejected the checkpoint of step {step}: {'; '.join([*reasons, *lacks])}")
-    return None
-
-
-def _directories(root: Path) -> list[Path]:
-    """Where checkpoints may lie: the directory itself, and one for each host."""
-    if not root.is_dir():
-        return []
-    inside = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith((".", "step-"))]
-    return [root, *inside]
-
-
-class _Spread(FileSystem):
-    """Files of one checkpoint that lie in several directories."""
-
-    def __init__(self, directories: Sequence[Path]) -> None:
+    def __init__(self, locate: Locate) -> None:
         super().__init__()
-        self._directories = directories
+        self._locate = locate
 
-    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:
+    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:  # noqa: ARG002 - torch's
         """Where the file is that the checkpoint calls `suffix`."""
-        places = (directory / suffix for directory in self._directories)
-        return next((place for place in places if place.exists()), Path(path) / suffix)
+        return self._locate(suffix)
 
 
-def _reader(paths: Sequence[Path]) -> FileSystemReader:
-    reader = FileSystemReader(paths[0])
-    reader.fs = _Spread(paths)
-    return reader
+class _Reader(FileSystemReader):
+    """DCP's reader, which gets from other hosts what the plan of this rank asks for and its host lacks."""
+
+    def __init__(self, borrowed: Borrowed) -> None:
+        super().__init__("")
+        self.fs = _Files(borrowed.locate)
+        self._borrowed = borrowed
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Every rank comes here or none: DCP has exchanged their plans."""
+        places = [self.storage_data[item.storage_index] for item in plan.items]
+        self._borrowed.fetch([Range(place.relative_path, place.offset, place.length) for place in places])
+        return super().read_data(plan, planner)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path.parent} can no longer be read: {error}") from error
 
 
 def _first(error: BaseException) -> str:

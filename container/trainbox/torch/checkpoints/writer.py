@@ -91,7 +91,7 @@ def _write(store: Checkpoints, order: Order, memory: int) -> Done:
 
 
 def _copy(memory: int, path: Path, offset: int, size: int) -> None:
-    """Write a range of the memory to a file, within the kernel, and bring it to the disk."""
+    """Write a range of the memory to a file, within the kernel; to the disk it goes while it is digested."""
     with path.open("wb") as file:
         end = offset + size
         while offset < end:
@@ -99,7 +99,6 @@ def _copy(memory: int, path: Path, offset: int, size: int) -> None:
             if not sent:
                 raise OSError(errno.EIO, "the memory of the rank is shorter than it said", str(path))
             offset += sent
-        os.fsync(file.fileno())
 
 
 @contextmanager

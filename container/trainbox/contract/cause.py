@@ -1,0 +1,171 @@
+"""Why a process failed, found in what it wrote: the last traceback, and only where there is none the last words.
+
+sagemaker-training keeps everything from the first line that *mentions* an error (its `process.watch`), so that an early
+warning becomes the reason. Apart from `failure`, which every job needs: most jobs have nothing to look for here.
+"""
+
+import errno
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+_LONGEST_MESSAGE_LINES = 12
+_LINES_BEFORE = 3
+_MOST_LINES_BELOW = 4
+
+# Anything may stand before a traceback: "[rank0]: " (torch), or the open line of a progress bar.
+_HEADER = re.compile(r"^(?P<prefix>.*?)(?P<group>\+ Exception Group )?Traceback \(most recent call last\):$")
+# What Python prints when `__del__` or an exit handler fails; it does not end the process.
+_IGNORED = re.compile(r"Exception ignored (?:in|on|while)\b")
+_FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,? in (?P<function>.+))?$')
+_SYNTAX_ERROR = re.compile(r"^(?:SyntaxError|IndentationError|TabError): ")
+# How programs in other languages begin to say what is wrong: R, shells, compilers, Rust, Go, Java.
+_ERROR_LINE = re.compile(r"^\W*(?:\S+:\s+)?(?:error|fatal|panic|exception)\b", re.IGNORECASE)
+_FATAL = re.compile(r"Fatal Python error: .*")
+_EXCEPTION = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?::|$)")
+_GROUP_LINE = re.compile(r"^\s*[|+]")
+_GROUP_BORDER = re.compile(r"^\s*\+[-+]*(?: (?:\d+|\.\.\.) -+)?$")
+_GROUP_MARGIN = re.compile(r"^\s*\| ?")
+_NOT_THE_USERS = re.compile(r"(?:site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]|^<|[/\\]trainbox[/\\]\w+\.py$")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+_HINTS = {
+    "ModuleNotFoundError": "name the package in a requirements.txt beside the script, or install it in the image",
+    "MemoryError": "the data do not fit this instance: use a larger one, or read them in parts",
+    "torch.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
+    "torch.cuda.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
+}
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """What a log says about why its process failed."""
+
+    #: The exception and its message, or the last words.
+    text: str
+    #: `train.py:14 in main`, empty where no frame is known.
+    where: str = ""
+    #: The exception's type, empty where there was none.
+    exception: str = ""
+
+
+def find_cause(log: str, code_dir: Path) -> Cause | None:
+    """The last traceback in the tail of a log; without one its last line; `None` when the log is empty.
+
+    Args:
+        log: The end of what the process wrote to stderr (or stdout).
+        code_dir: Where the user's code lies: its frames are preferred, and shown relative to it.
+    """
+    lines = [_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) for line in _LINE_END.split(_COLOUR.sub("", log))]
+    end = len(lines)
+    for index in range(len(lines) - 1, -1, -1):
+        header = _HEADER.match(lines[index])
+        if header and index and _IGNORED.search(lines[index - 1]):
+            end = index - 1
+        elif header and header["group"]:
+            return _from_group(_unprefixed(lines[index + 1 : end], header["prefix"]), code_dir)
+        elif header and not header["prefix"].rstrip().endswith("|"):  # else it is a part of a group: look for its head
+            return _from_traceback(_unprefixed(lines[index + 1 : end], header["prefix"]), code_dir)
+        elif _SYNTAX_ERROR.match(lines[index]) and _frames(lines[max(0, index - 4) : index]):
+            return _cause(lines[index:end], _frames(lines[max(0, index - 4) : index]), code_dir)
+        elif fatal := _FATAL.search(lines[index]):
+            return _cause([fatal[0]], _crash_frames(lines[index + 1 : end]), code_dir)
+    if _frames(lines[:end]):  # a traceback so long that its head is not in the tail
+        return _from_traceback(lines[:end], code_dir)
+    words = _last_lines(lines[:end]) or _last_lines(lines)
+    return Cause(text=words) if words else None
+
+
+def _unprefixed(lines: Sequence[str], prefix: str) -> list[str]:
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def _from_traceback(lines: Sequence[str], code_dir: Path) -> Cause:
+    """What follows a header. Another thread may have written between the frames: the message is behind the last."""
+    after_frames = max((i for i, line in enumerate(lines) if _FRAME.match(line)), default=-1) + 1
+    behind = (i for i in range(after_frames, len(lines)) if lines[i] and not lines[i][0].isspace())
+    start = next(behind, len(lines))
+    return _cause(lines[start:], _frames(lines[:start]), code_dir)
+
+
+def _from_group(lines: Sequence[str], code_dir: Path) -> Cause:
+    """An exception group: its own message, then those of its members; where the first member was raised."""
+    sections: list[list[str]] = [[]]
+    for line in lines:
+        if _GROUP_BORDER.match(line):
+            sections.append([])
+        elif _GROUP_LINE.match(line):  # the further lines of a message may have no margin
+            sections[-1].append(_GROUP_MARGIN.sub("", line))
+    causes = [_from_traceback(section, code_dir) for section in sections if section]
+    if not causes:
+        return Cause(text="an exception group whose message is lost")
+    members = "; ".join(cause.text.partition("\n")[0] for cause in causes[1:])
+    first = causes[min(1, len(causes) - 1)]
+    text = f"{causes[0].text}: {members}" if members else causes[0].text
+    return Cause(text=text, where=first.where or causes[0].where, exception=first.exception)
+
+
+def _frames(lines: Sequence[str]) -> list[re.Match[str]]:
+    return [frame for frame in map(_FRAME.match, lines) if frame]
+
+
+def _crash_frames(lines: Sequence[str]) -> list[re.Match[str]]:
+    """The frames of the thread that crashed. Python's `faulthandler` lists all threads, innermost frame first."""
+    start = next((i for i, line in enumerate(lines) if line.startswith("Current thread")), 0)
+    end = next((i for i, line in enumerate(lines) if i > start and not line.strip()), len(lines))
+    return _frames(lines[start:end])[::-1]
+
+
+def _cause(message: Sequence[str], frames: Sequence[re.Match[str]], code_dir: Path) -> Cause:
+    text = [message[0].rstrip()] if message else ["an exception whose message is lost"]
+    further = list(itertools.takewhile(str.strip, message[1:]))
+    if len(further) < _LONGEST_MESSAGE_LINES:  # else these are no message, but a log that goes on
+        text += [line.rstrip() for line in further]
+    kind = _EXCEPTION.match(text[0])
+    # A script that goes on after a traceback may have handled it, and say in the end what it really died of.
+    last = _last_words(message[len(text) :])
+    words = "\n".join(text) + (f"\nand last: {last}" if last else "")
+    return Cause(text=words, where=_where(frames, code_dir), exception=kind["type"] if kind else "")
+
+
+def _last_lines(lines: Sequence[str]) -> str:
+    """What a program without a traceback said in the end: its error and what follows, else its last line first."""
+    said = [line.strip() for line in lines if line.strip()]
+    recent = said[-_LONGEST_MESSAGE_LINES:]
+    error = max((i for i, line in enumerate(recent) if _ERROR_LINE.match(line)), default=None)
+    if error is not None:
+        return "\n".join(recent[error : error + 1 + _MOST_LINES_BELOW])
+    before = said[-_LINES_BEFORE - 1 : -1]
+    return "\n".join([*said[-1:], *(["before it: " + " | ".join(before)] if before else [])])
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _where(frames: Sequence[re.Match[str]], code_dir: Path) -> str:
+    """The innermost frame in the user's own directory, else the innermost outside libraries."""
+    own = [frame for frame in frames if Path(frame["file"]).is_relative_to(code_dir)]
+    outside = [frame for frame in frames if not _NOT_THE_USERS.search(frame["file"])]
+    chosen = (own or outside or list(frames))[-1:]
+    if not chosen:
+        return ""
+    frame = chosen[0]
+    path = Path(frame["file"])
+    shown = path.relative_to(code_dir) if path.is_relative_to(code_dir) else path
+    function = frame["function"]
+    return f"{shown}:{frame['line']}" + (f" in {function}" if function and function != "<module>" else "")
+
+
+def find_hint(cause: Cause, channels: Sequence[str]) -> str:
+    """What to do about an exception that many people meet; empty where nothing is known."""
+    if cause.exception == "KeyError" and "SM_CHANNEL_" in cause.text:
+        return "the job has no such channel; its channels: " + (", ".join(channels) or "none")
+    if os.strerror(errno.ENOSPC) in cause.text:
+        return "the disk is full: ask for a larger VolumeSizeInGB, or write less (fewer checkpoints kept)"
+    return _HINTS.get(cause.exception, "")

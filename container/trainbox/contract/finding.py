@@ -1,0 +1,78 @@
+"""What a check finds, and the fixed words in which a job that ends for it says so: by them rules can match."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+Status = Literal["pass", "warn", "fail"]
+#: Whose affair a finding is: the node's (it must be repaired), the request's or image's (a retry changes nothing), or
+#: nobody's, because it passes.
+Kind = Literal["hardware", "configuration", "transient"]
+Value = str | int | float | None
+#: Words for a value of a check.
+Amount = Callable[[str, Value], str]
+
+#: In this order: with the configuration wrong, what looks like hardware may follow from it.
+EXIT_CODES: dict[Kind, int] = {"configuration": 64, "hardware": 78}
+_MOST_FURTHER = 5
+
+
+class Finding(msgspec.Struct, frozen=True, rename={"kind": "class"}):
+    """The verdict of one check on one device; one line of JSON."""
+
+    check: str
+    host: str
+    #: What of the host: `gpu3`, a directory, a channel, another host; empty where it is the host itself.
+    device: str
+    status: Status
+    #: What was found, in the unit of `limit`; None where nothing could be measured.
+    value: Value
+    limit: Value
+    kind: Kind
+    #: What to do about it, or why nothing was measured.
+    hint: str = ""
+
+    @property
+    def place(self) -> str:
+        """Host, device and check, as they begin the failure text."""
+        return f"{self.host} {self.device or '-'} {self.check}"
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the node must be repaired: a job that fails beside it has failed for it."""
+        return self.status == "fail" and self.kind == "hardware"
+
+
+def as_it_is(_check: str, value: Value) -> str:
+    """A value of a check that has no unit; those of NVML have none."""
+    return "" if value is None else f"{value}"
+
+
+def in_words(finding: Finding, amount: Amount = as_it_is) -> str:
+    """What was found, and against what, for people."""
+    value, limit = amount(finding.check, finding.value), amount(finding.check, finding.limit)
+    return f"{value} (limit: {limit})" if limit and limit != value else value
+
+
+def accuse(findings: Sequence[Finding], amount: Amount = as_it_is) -> str:
+    """`HARDWARE <host> <device> <check>: <value> (limit: <limit>); also …`, the first one first.
+
+    Args:
+        findings: At least one.
+        amount: Words for the values.
+    """
+    first, *rest = findings
+    text = f"{first.kind.upper()} {first.place}: {in_words(first, amount)}"
+    return text + (f"; also {list_places(rest)}" if rest else "")
+
+
+def list_places(findings: Sequence[Finding]) -> str:
+    """Where each is; of many the first."""
+    more = len(findings) - _MOST_FURTHER
+    return ", ".join(finding.place for finding in findings[:_MOST_FURTHER]) + (f" and {more} more" if more > 0 else "")
+
+
+def as_hint(finding: Finding) -> str:
+    """A finding that decides nothing, as something to think of."""
+    return f"{finding.host} {finding.device} reported {as_it_is(finding.check, finding.value)}, {finding.hint}"

@@ -1,0 +1,96 @@
+"""Which jobs are checked before the script, how, and what follows from how the checks ended."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from trainbox.contract.environment import Machine
+from trainbox.contract.job import Job, read_job
+from trainbox.errors import ConfigurationError, HardwareError, PreflightError, Stopped, TrainboxError
+from trainbox.launch.plan import Child, Plan, plan
+from trainbox.launch.preflight import judge, plan_checks
+from trainbox.launch.program import Program
+from trainbox.launch.supervise import Exit, Outcome, supervise
+
+BROKEN = "AlgorithmError: the checks before the script"
+PROGRAM = Program(name="train.py", command=(sys.executable, "train.py"), directory=Path("/opt/ml/code"))
+
+
+def job(*hosts: str, **settings: Any) -> Job:
+    found = msgspec.structs.replace(read_job(Path("/nowhere"), {}), hosts=hosts or ("algo-1",), current_host="algo-1")
+    return msgspec.structs.replace(found, settings=msgspec.structs.replace(found.settings, **settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "expected"),
+    [
+        (job(), 0, "off"),
+        (job(), 1, "fast"),
+        (job("algo-1", "algo-2"), 0, "fast"),
+        (job(processes_per_host=2), 0, "fast"),
+        (job("algo-1", "algo-2", studio_local_mode=True), 0, "off"),
+        (job("algo-1", "algo-2", preflight="off"), 8, "off"),
+        (job(preflight="full"), 0, "full"),
+    ],
+)
+def test_several_processes_or_a_gpu_are_checked_unless_the_request_says_otherwise(
+    given: Job, gpus: int, expected: str
+) -> None:
+    assert plan(given, PROGRAM, env={}, machine=Machine(gpus=gpus)).preflight == expected
+
+
+def test_the_checks_are_told_what_is_going_to_run() -> None:
+    given = job("algo-1", "algo-2", preflight="full", preflight_strict=True, processes_per_host=4)
+    planned = plan_checks(given, plan(given, PROGRAM, env={}, machine=Machine()), env={"A": "b"}, scratch=Path("/s"))
+    (child,) = planned.children
+    assert child.argv[:4] == (sys.executable, "-P", "-m", "trainbox.health")
+    assert child.argv[4:] == ("--preflight", "--full", "--processes", "4", "--failure", "/s/reason", "--strict")
+    assert child.environment["A"] == "b"
+    assert planned.scratch == Path("/s")
+    assert given.settings.peer_timeout_seconds < planned.limit_seconds < float("inf")
+
+
+def outcome(code: int, **more: Any) -> Outcome:
+    exits = (Exit("preflight", code, max(0, code - 128), stderr="", stdout=""),)
+    usual = {"stopped_by": 0, "killed_after_grace": False, "memory_kills": 0, "memory_limit": None, "leftovers": 0}
+    return Outcome(exits=exits, **{**usual, "seconds": 1.0, **more})
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason", "kind", "cause", "hint"),
+    [
+        (outcome(78), "HARDWARE a - x: y\nhint: z", HardwareError, "HARDWARE a - x: y", "z"),
+        (outcome(64), "CONFIGURATION a - x: y", ConfigurationError, "CONFIGURATION a - x: y", ""),
+        (outcome(78), "", PreflightError, f"{BROKEN} ended with exit code 78", None),
+        (outcome(139), "", PreflightError, f"{BROKEN} ended with exit code 139", None),
+        (outcome(143, stopped_by=15), "", Stopped, "ClientError: stopped by a signal", None),
+        (
+            outcome(137, killed_after_grace=True, seconds=900.2),
+            "",
+            PreflightError,
+            f"{BROKEN} did not end within 900 s",
+            None,
+        ),
+    ],
+)
+def test_how_the_checks_ended_decides(
+    ended: Outcome, reason: str, kind: type[TrainboxError], cause: str, hint: str | None
+) -> None:
+    error = judge(ended, reason)
+    assert type(error) is kind
+    assert error.cause.startswith(cause)
+    assert hint is None or error.hint == hint
+
+
+def test_sound_hosts_go_on() -> None:
+    assert judge(outcome(0), "") is None
+
+
+def test_a_child_is_killed_when_its_limit_is_over(tmp_path: Path) -> None:
+    child = Child("sleeper", (sys.executable, "-c", "import time; time.sleep(60)"), {}, tmp_path)
+    ended = supervise(Plan((child,), grace_seconds=1.0, limit_seconds=0.3))
+    assert (ended.code, ended.killed_after_grace, ended.stopped_by) == (137, True, 0)
+    assert ended.seconds < 30
