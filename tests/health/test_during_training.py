@@ -224,6 +224,15 @@ def test_a_script_that_fails_beside_a_bad_gpu_fails_as_hardware(plain: GpuHost) 
     assert re.search(r"\nat train.py:\d+ in main \(exit code 1\)\nhint: the node", str(ended.failure))
 
 
+def test_what_the_script_says_of_a_bad_gpu_stands_behind_the_words_that_rules_match(plain: GpuHost) -> None:
+    words = "(pathlib.Path(os.environ['TRAINBOX_ROOT']) / 'output/failure').write_text('loss is not finite')"
+    plain.tree.program(f"{SCRIPT}import os\nawait_watch()\n{XID_79}\n{words}\nsys.exit(1)\n")
+    ended = plain.run()
+    assert ended.code == 78, ended.log
+    assert str(ended.failure).startswith("HARDWARE algo-1 gpu1 nvml.xid: Xid 79: ")
+    assert str(ended.failure).endswith("\nthe script: loss is not finite")
+
+
 def test_a_script_that_does_not_fail_is_not_held_up_by_a_watch_that_hangs(plain: GpuHost) -> None:
     hang = "report(nvmlEventSetWait={'hang': True})"
     plain.tree.program(f"{SCRIPT}await_watch()\n{hang}\ntime.sleep(1)\n")

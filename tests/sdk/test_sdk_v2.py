@@ -151,6 +151,7 @@ def test_an_entry_point_is_given_what_sagemaker_training_gives_it(
 ) -> None:
     channel = tmp_path / "channel"
     channel.mkdir()
+    (channel / "data.csv").write_text("1,2\n")  # an empty channel would be a finding of the checks of two hosts
     fit = estimate(
         instance_count=hosts,
         entry_point="dump.py",

@@ -53,8 +53,13 @@ def release_failure(path: Path) -> None:
     _part(path).unlink(missing_ok=True)
 
 
-def write_failure(path: Path, text: str) -> bool:
+def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
     """Write the failure file, whole or not at all, unless the script has written one.
+
+    Args:
+        path: Where.
+        text: What `compose` made.
+        before: Whether it goes before what the script has written, rather than give way to it.
 
     Returns:
         Whether it was written.
@@ -63,8 +68,10 @@ def write_failure(path: Path, text: str) -> bool:
         OSError: The directory cannot be written.
     """
     if path.exists() and path.stat().st_size > 0:
-        release_failure(path)
-        return False
+        if not before:
+            release_failure(path)
+            return False
+        text = _cut(f"{text}\nthe script: {path.read_text(encoding='utf-8', errors='replace')}", LONGEST_FAILURE)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
     try:

@@ -13,7 +13,7 @@ from trainbox.launch.network import Backend
 #: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
 WINDOW_SECONDS = 600.0
 #: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
-FINAL_CODES = frozenset({*range(2, 12), 64, 78})
+FINAL_CODES = frozenset({*range(2, 13), 64, 78})
 #: How a rank ends that was asked to stop, or did not stop in time.
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
 _FINAL_CLASSES = {

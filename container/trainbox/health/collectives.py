@@ -46,6 +46,7 @@ _LARGEST_BYTES: Mapping[tuple[str, Stage], int] = {
 }
 #: NCCL opens devices and asks the network for its shape first.
 _SECONDS = {"gloo": 10.0, "nccl": 60.0}
+_HERE = "127.0.0.1"
 #: Hosts whose processors are busy get so many times as long, for everything takes longer.
 _MOST_PATIENCE = 3.0
 
@@ -202,8 +203,10 @@ def place_orders(
         port = free[members[0]].pop()
         world = sum(said[host].ranks for host in members)
         first = 0
+        # Within a host there need be no network, nor a name of its own.
+        address = _HERE if len(members) == 1 else members[0]
         for host in members:
             count = said[host].ranks
-            orders[host].append(Order(number, world, first, count, members[0], port, backend, seconds, largest))
+            orders[host].append(Order(number, world, first, count, address, port, backend, seconds, largest))
             first += count
     return {host: Call(orders=tuple(mine)) for host, mine in orders.items() if mine}

@@ -200,6 +200,10 @@ class _Supervision:
         self._kill()
         self._end_companions()
         self._reap_everything()
+        # A child that ends this very moment would find no handler, which CPython complains of ("ignored due to race
+        # condition"): ours does as little as the default.
+        if self._old_handlers[signal.SIGCHLD] == signal.SIG_DFL:
+            del self._old_handlers[signal.SIGCHLD]
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_wakeup)

@@ -221,10 +221,11 @@ def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: 
         say(f"ended {outcome.leftovers} process(es) that the script had left behind")
     stopped = f", stopped by {signal.Signals(outcome.stopped_by).name}" if outcome.stopped_by else ""
     files, size = _count(job.layout.model_dir)
-    code, why = _explain(outcome, verdict, program, job)
+    code, why, of_hardware = _explain(outcome, verdict, program, job)
     say(f"exit code {code} after {outcome.seconds:.1f} s{stopped}; model: {files} file(s), {size:,} bytes")
     if code:
-        return _fail(why, job.layout, job.secrets, code)
+        # Rules match how it begins, whatever the script has written.
+        return _fail(why, job.layout, job.secrets, code, before=of_hardware)
     with contextlib.suppress(OSError):
         release_failure(job.layout.failure_file)
     if not stopped and not files and job.is_first_host:
@@ -232,13 +233,14 @@ def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: 
     return 0
 
 
-def _explain(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> tuple[int, str]:
-    """The exit code, and the text of the failure file where the job has failed."""
+def _explain(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> tuple[int, str, bool]:
+    """The exit code; where the job has failed, the text of the failure file, and whether hardware is the cause."""
     if not outcome.code:
-        return 0, ""
-    from trainbox.launch.reason import exit_code, explain  # noqa: PLC0415 - it knows tracebacks by many expressions
+        return 0, "", False
+    from trainbox.launch import reason  # noqa: PLC0415 - it knows tracebacks by many expressions
 
-    return exit_code(outcome, verdict), explain(outcome, job, program.directory, verdict)
+    text = reason.explain(outcome, job, program.directory, verdict)
+    return reason.exit_code(outcome, verdict), text, bool(reason.faults(outcome, verdict))
 
 
 def _begin_line() -> None:
@@ -257,10 +259,10 @@ def _count(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _fail(text: str, layout: Layout, hidden: tuple[str, ...], code: int) -> int:
+def _fail(text: str, layout: Layout, hidden: tuple[str, ...], code: int, *, before: bool = False) -> int:
     """Write the failure file unless the script has, and end the log with the same text."""
     try:
-        if not write_failure(layout.failure_file, text):
+        if not write_failure(layout.failure_file, text, before=before):
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
             text = without_secrets(layout.failure_file.read_text(encoding="utf-8", errors="replace"), hidden)
     except OSError as error:
