@@ -104,7 +104,7 @@ def plan_next(rounds: Sequence[Round], *, backend: str) -> tuple[Stage, tuple[Gr
         rounds: All stages so far; the first is `ready`, in which every host says how many ranks it has.
         backend: How strict the comparison of bandwidths can be.
     """
-    if any(one.silent or any(said.broken for said in one.said.values()) for one in rounds) or convict(rounds):
+    if any(one.silent or any(said.broken for said in one.said.values()) for one in rounds) or convict(rounds, backend):
         return None
     hosts = tuple(rounds[0].said)
     for stage in STAGES[STAGES.index(rounds[-1].stage) + 1 :]:
@@ -167,6 +167,14 @@ def most_latency(groups: Sequence[Met]) -> float:
     return max(_MOST_LATENCY_US, _MOST_TIMES * min(one.latency for one in groups if not one.faults))
 
 
+def lagging(rounds: Sequence[Round], backend: str) -> list[str]:
+    """Hosts that were slow with everybody they could do it with: never in a group that was as fast as the others."""
+    groups = [one for one in met(rounds, "pairs", "again") if not one.faults]
+    late = slow(groups, backend)
+    fast = {host for one in groups if one not in late for host in one.members}
+    return [host for host in rounds[0].said if host not in fast and any(host in one.members for one in late)]
+
+
 class Convicted(msgspec.Struct, frozen=True):
     """One part that is bad."""
 
@@ -179,7 +187,7 @@ class Convicted(msgspec.Struct, frozen=True):
     everywhere: bool = False
 
 
-def convict(rounds: Sequence[Round]) -> list[Convicted]:
+def convict(rounds: Sequence[Round], backend: str) -> list[Convicted]:
     """Who is bad after these stages; empty where nobody is, or nobody can be told yet."""
     bad = [
         Convicted("collective.local", one.members[0], _device(one, one.members[0]), _reason(one, one.members[0]))
@@ -190,7 +198,7 @@ def convict(rounds: Sequence[Round]) -> list[Convicted]:
     if "again" in stages:
         bad += _convict_pairs(rounds)
     if "reach" in stages:
-        bad += _convict_ways(rounds)
+        bad += _convict_ways(rounds, backend)
     return bad
 
 
@@ -217,25 +225,31 @@ def _convict_pairs(rounds: Sequence[Round]) -> Iterator[Convicted]:
             yield Convicted("collective.pair", first, " ".join(others), _reason(one, first), everywhere)
 
 
-def _convict_ways(rounds: Sequence[Round]) -> Iterator[Convicted]:
+def _convict_ways(rounds: Sequence[Round], backend: str) -> Iterator[Convicted]:
     world = met(rounds, "world")[0]
     reach = rounds[-1]
     closed = {(host, other) for host, said in reach.said.items() for other in said.done.unreached}
     hosts, pairs = blame(closed)
-    if not closed:
+    named = [] if closed else world.culprits()
+    late = [] if closed or named else lagging(rounds, backend)
+    if not closed and not late:
         # Hosts that could not do it with each other, but each with another one: then it is the way between them.
         pairs = tuple((one.members[0], " ".join(one.members[1:])) for one in met(rounds, "pairs") if one.faults)
     for host in hosts:
         yield Convicted("collective.world", host, "", "cannot be reached by more than one host")
     for host, other in pairs:
         yield Convicted("collective.world", host, other, "these two cannot reach each other")
-    if not hosts and not pairs:
-        named = world.culprits()
-        for host, rank in named:
-            yield Convicted("collective.world", host, f"rank{rank}", "wrong sum")
-        if not named:
-            first = next(iter(world.faults))
-            yield Convicted("collective.world", first, "", _reason(world, first), everywhere=True)
+    for host in late:
+        # A way that loses packets is open, and too slow for a sum that waits for all.
+        why = f"slow with every host it met, and then: {_reason(world, host)}"
+        yield Convicted("collective.world", host, "", why)
+    if hosts or pairs or late:
+        return
+    for host, rank in named:
+        yield Convicted("collective.world", host, f"rank{rank}", "wrong sum")
+    if not named:
+        first = next(iter(world.faults))
+        yield Convicted("collective.world", first, "", _reason(world, first), everywhere=True)
 
 
 def _device(one: Met, host: str) -> str:
@@ -266,7 +280,7 @@ def conclude(rounds: Sequence[Round], *, backend: str) -> Iterator[Finding]:
                 # Not ready yet is no fault of a device: a slow disk, a busy processor.
                 early: Kind | None = "transient" if one.stage == "ready" else None
                 yield found("collective.local", host, False, said.broken, kind=early)
-    bad = convict(rounds)
+    bad = convict(rounds, backend)
     for part in bad:
         yield found(
             part.check,
@@ -277,7 +291,7 @@ def conclude(rounds: Sequence[Round], *, backend: str) -> Iterator[Finding]:
             kind="configuration" if part.everywhere else None,
         )
     lost = any(one.silent for one in rounds)
-    yield from _passed(rounds, bad=bool(bad) or lost)
+    yield from _passed(rounds, lagging(rounds, backend), bad=bool(bad) or lost)
     yield from _compare(rounds, backend)
 
 
@@ -285,12 +299,13 @@ def _named(device: str, backend: str) -> str:
     return device.replace("rank", "gpu", 1) if backend == "nccl" and device.startswith("rank") else device
 
 
-def _passed(rounds: Sequence[Round], *, bad: bool) -> Iterator[Finding]:
-    """What works; and what did not once, although no part of it is bad."""
+def _passed(rounds: Sequence[Round], late: Sequence[str], *, bad: bool) -> Iterator[Finding]:
+    """What works; and what did not once, although no part of it is bad: told under the host that lags, if one does."""
     checks: Mapping[Stage, str] = {"local": "collective.local", "world": "collective.world"}
     for stage in STAGES[1:-1]:
         for one in met(rounds, stage):
-            first, *others = one.members
+            first = next((host for host in late if one.faults and host in one.members), one.members[0])
+            others = [host for host in one.members if host != first]
             device = "" if stage in checks else " ".join(others)
             check = checks.get(stage, "collective.pair")
             if not one.faults:
@@ -314,12 +329,11 @@ def _compare(rounds: Sequence[Round], backend: str) -> Iterator[Finding]:
     if not groups:
         return
     least, most = least_bandwidth(groups, backend), most_latency(groups)
-    late = slow(groups, backend)
-    fast = {host for one in groups if one not in late for host in one.members}
+    late, lag = slow(groups, backend), lagging(rounds, backend)
     for one in groups:
-        culprit = next((host for host in one.members if host not in fast), one.members[0])
+        culprit = next((host for host in one.members if one in late and host in lag), one.members[0])
         device = " ".join(host for host in one.members if host != culprit)
-        twice = one in late and culprit not in fast
+        twice = one in late and culprit in lag
         yield found(
             "collective.bandwidth",
             culprit,
