@@ -32,7 +32,7 @@ INCUMBENT = "trainbox-bench:sagemaker-training"
 REBUILT = "trainbox-bench:rebuilt"
 CACHE = REPOSITORY / ".cache"
 
-#: Asked for on a machine on which sagemaker-training took 270 ms; elsewhere it is that share of what it takes there.
+#: Asked for; and what sagemaker-training took on the machine on which it was.
 TARGET_START_MS = 50.0
 INCUMBENT_START_MS = 270.0
 TARGET_JOB_S = 2.0
@@ -129,11 +129,11 @@ def bench_start(scratch: Path, runs: int) -> None:
     for start in starts:
         shown = f"{beyond[start]:8.0f} ms beyond plain" if start in beyond else ""
         say(f"  {start.name:32}{middle[start]:8.0f} ms {shown}")
-    target = TARGET_START_MS * beyond[INCUMBENT_TRAIN] / INCUMBENT_START_MS
+    reached = verdict(reached=beyond[TRAINBOX] <= TARGET_START_MS)
     ratio = beyond[INCUMBENT_TRAIN] / max(beyond[TRAINBOX], 1.0)
-    asked = f"{TARGET_START_MS:.0f} ms where sagemaker-training takes {INCUMBENT_START_MS:.0f}"
-    reached = verdict(reached=beyond[TRAINBOX] <= target)
-    say(f"  target: at most {asked}, so {target:.0f} ms here: {reached} ({ratio:.1f} times faster)\n")
+    asked = INCUMBENT_START_MS / TARGET_START_MS
+    say(f"  target: at most {TARGET_START_MS:.0f} ms beyond plain: {reached}")
+    say(f"  {ratio:.1f} times faster than sagemaker-training; the target was {asked:.1f} times on its machine\n")
 
 
 def start_once(start: Start, scratch: Path) -> float:
