@@ -71,7 +71,8 @@ def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
         if not before:
             release_failure(path)
             return False
-        text = _cut(f"{text}\nthe script: {path.read_text(encoding='utf-8', errors='replace')}", LONGEST_FAILURE)
+        with path.open(encoding="utf-8", errors="replace") as file:  # of any size: a script has written it
+            text = _cut(f"{text}\nthe script: {file.read(LONGEST_FAILURE)}", LONGEST_FAILURE)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
     try:
