@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk demo test test-unit lint format docs bench bench-image bench-health bench-torch image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-unit lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -46,6 +46,18 @@ venv-sdk: .venv-sdk-v2/.ready .venv-sdk-v3/.ready ## .venv-sdk-v2 and .venv-sdk-
 	.venv-sdk-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+# XGBoost 3.4 needs Python 3.12: what must be exact on it is tested there too. Without such a Python there is nothing to make.
+venv-py312: .venv-py312/.ready ## .venv-py312 with the newest XGBoost, where there is a Python 3.12
+
+.venv-py312/.ready: pyproject.toml constraints.txt
+	@if python=$$(tools/python312); then \
+	  "$$python" -m venv .venv-py312 && \
+	  .venv-py312/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable '.[xgboost,sklearn]' pytest pytest-timeout; \
+	fi
+	@mkdir -p .venv-py312
+	@touch $@
+
 demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 	$(BIN)/python tools/flights.py --out demo-out/data
 	rm -rf demo-out/job
@@ -54,7 +66,7 @@ demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 	  --hp objective=binary:logistic --hp num_round=150 --hp eta=0.1 --hp max_depth=8 --hp min_child_weight=20 \
 	  --hp subsample=0.8 --hp colsample_bytree=0.6 --hp eval_metric=logloss,auc --hp early_stopping_rounds=30
 
-test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk ## every test
+test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready ## every test
 	$(PYTEST) tests
 
 test-unit: $(VENV)/.dev ## the tests that start few processes: below a minute
@@ -96,6 +108,10 @@ bench-torch: $(VENV)/.dev ## PyTorch's launcher, session and checkpoints beside 
 	PYTHONPATH=tests $(BIN)/python -m tools.bench_torch
 	$(BIN)/python -m tools.bench_checkpoint --million 200 --runs 5
 
+bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-in's method: time, memory, resume
+	$(BIN)/python -m tools.bench_xgboost
+	$(BIN)/python -m tools.bench_forest
+
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
 	$(BIN)/python tools/bench.py --install
 
@@ -107,4 +123,4 @@ image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there i
 	tools/image/build "$(EXTRAS)"
 
 clean: ## remove what these verbs made
-	rm -rf $(VENV) .venv-incumbent .venv-sdk-v2 .venv-sdk-v3 demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 import pytest
 
-from trainbox.health.exchange import OTHER_VERSION, Exchange, Lost, meet
+from trainbox.peers.exchange import OTHER_VERSION, Exchange, Lost, meet
 
 _NUMBERS = itertools.count()
 PORT = 29433

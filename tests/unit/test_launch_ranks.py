@@ -59,6 +59,24 @@ def test_there_are_as_many_ranks_as_asked_for_else_as_gpus(
 
 
 @pytest.mark.parametrize(
+    ("hyperparameters", "name", "processes"),
+    [
+        ({"device": "cuda"}, "xgboost_train.py", 4),
+        ({"tree_method": "gpu_hist"}, "xgboost_train.py", 4),
+        ({"device": "cuda", "processes_per_host": "2"}, "xgboost_train.py", 2),
+        ({"device": "cuda:1"}, "xgboost_train.py", 1),
+        ({"device": "cpu"}, "xgboost_train.py", 1),
+        ({"device": "cuda"}, "train.py", 1),
+    ],
+)
+def test_the_bundled_xgboost_has_a_process_for_each_gpu_it_is_to_use(
+    tmp_path: Path, hyperparameters: dict[str, str], name: str, processes: int
+) -> None:
+    program = Program(name=name, command=(sys.executable, name), directory=Path("/code"))
+    assert planned(tmp_path, hyperparameters, Machine(gpus=4), program).processes == processes
+
+
+@pytest.mark.parametrize(
     ("hyperparameters", "name", "child"),
     [
         ({}, "train.py", "script"),

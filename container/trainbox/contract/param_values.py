@@ -161,7 +161,7 @@ def _choose(known: Mapping[str, object], text: object) -> object:
 
 
 def _items(raw: object) -> Sequence[object]:
-    """The elements of `["auc", "logloss"]`, of `auc,logloss` and of `auc`."""
+    """The elements of `["auc", "logloss"]`, of `auc,logloss` and of `auc`; a tuple, `(1,0)` and `(1)`, is a list too."""
     if isinstance(raw, list | tuple):
         return raw
     if not isinstance(raw, str):
@@ -172,6 +172,9 @@ def _items(raw: object) -> Sequence[object]:
         if isinstance(decoded, list):
             return decoded
         raise ValueError("no list")
+    if text.startswith("(") and text.endswith(")"):
+        decoded = _decode(text)
+        return decoded if isinstance(decoded, list | tuple) else [decoded]
     return [item.strip() for item in text.split(",")] if text else []
 
 

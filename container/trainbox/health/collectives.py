@@ -22,12 +22,12 @@ from trainbox.contract.finding import Finding
 from trainbox.health.checks import CHECKS, Stage
 from trainbox.health.course import Round, Said, conclude, plan_next
 from trainbox.health.course import Stage as Part
-from trainbox.health.exchange import Exchange
 from trainbox.health.host import Subject
 from trainbox.health.orders import Call, Done, Order
 from trainbox.health.pairs import Group, most_led
 from trainbox.health.versions import ABSENT, read_cuda
 from trainbox.launch.ranks import network_variables
+from trainbox.peers.exchange import Exchange
 from trainbox.say import say
 
 MIB = 1024 * 1024

@@ -13,10 +13,10 @@ from trainbox.contract.job import read_environment
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
 from trainbox.health.collectives import Ranks, check_collectives, choose_backend, possible
-from trainbox.health.exchange import OTHER_VERSION, Clock, Exchange, Lost, meet
 from trainbox.health.host import Subject
 from trainbox.health.judgement import Judgement, judge
 from trainbox.health.local import HostReport, check_host, longest
+from trainbox.peers.exchange import OTHER_VERSION, Clock, Exchange, Lost, meet
 
 #: From the deadline of a check to its end, and to the answer of a host with few processors.
 _OVERHEAD_SECONDS = 5.0

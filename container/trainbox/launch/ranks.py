@@ -14,6 +14,8 @@ from trainbox.launch.program import Program
 
 #: The bundled script that is written for ranks.
 BUNDLED = "pytorch_train.py"
+#: The bundled script of which every GPU has a process.
+XGBOOST = "xgboost_train.py"
 #: What SDK v2 sets for `distribution={"torch_distributed": …}`, `{"pytorchddp": …}` and `{"smdistributed": …}`.
 _SMDDP = "sagemaker_distributed_dataparallel_enabled"
 _SWITCHES = ("sagemaker_torch_distributed_enabled", "sagemaker_pytorch_ddp_enabled", _SMDDP)
@@ -52,7 +54,7 @@ def decide(job: Job, program: Program, machine: Machine) -> Launch:
     # mpirun starts programs of any kind: without torch these are no ranks of it.
     without_torch = mpi and not switches and not _is_bundled(job, program) and "torch" not in machine.modules
     if not modules_needed(job, program) or (settings.launcher == "auto" and without_torch):
-        return Launch("plain", settings.processes_per_host or 1)
+        return Launch("plain", settings.processes_per_host or _processes_of_xgboost(job, program, machine))
     _require_torch(program, machine)
     processes = settings.processes_per_host or _mpi_processes(job) or machine.gpus or 1
     notes = (
@@ -100,6 +102,14 @@ def _require_torch(program: Program, machine: Machine) -> None:
 def _mpi_processes(job: Job) -> int | None:
     value = job.reserved.get(_MPI_PROCESSES)
     return value if isinstance(value, int) and value >= 1 else None
+
+
+def _processes_of_xgboost(job: Job, program: Program, machine: Machine) -> int:
+    """XGBoost trains on one GPU a process, each on its own rows; other programs are started once."""
+    is_ours = job.settings.program is None and program.name == XGBOOST
+    hyperparameters = job.hyperparameters
+    on_gpus = hyperparameters.get("device") == "cuda" or hyperparameters.get("tree_method") == "gpu_hist"
+    return max(1, machine.gpus) if is_ours and on_gpus else 1
 
 
 def _backend(job: Job, machine: Machine, processes: int) -> str | None:

@@ -13,6 +13,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from trainbox.peers.wire import Wire, connect, describe, listen
+
 T = TypeVar("T")
 R = TypeVar("R")
 Clock = Callable[[], float]
@@ -20,10 +22,7 @@ Clock = Callable[[], float]
 Decide = Callable[[Mapping[str, T], Mapping[str, str]], R]
 Share = Callable[[R, str], R]
 
-_LONGEST_LINE_BYTES = 16 * 1024 * 1024
-_CHUNK_BYTES = 64 * 1024
 _CLOCK_TRIES = 5
-_TRY_SECONDS = 2.0
 _PAUSE_SECONDS = 0.05
 #: For what the first host does between the last word of a round and its answer.
 _MARGIN_SECONDS = 5.0
@@ -113,39 +112,14 @@ class Alone:
         """Nothing is open."""
 
 
-class _Peer:
+class _Peer(Wire[_Line]):
     """One connection."""
 
     def __init__(self, connection: socket.socket) -> None:
+        super().__init__(connection, _Line)
         connection.settimeout(_SEND_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = connection
         self.since = time.monotonic()
         self.host = ""
-        self._read = bytearray()
-
-    def send(self, line: _Line) -> None:
-        self.connection.sendall(msgspec.json.encode(line) + b"\n")
-
-    def receive(self) -> list[_Line]:
-        """The lines that have come whole; reads once, and blocks only if nothing has come.
-
-        Raises:
-            OSError: The connection is gone, or what comes is none of our lines.
-        """
-        chunk = self.connection.recv(_CHUNK_BYTES)
-        if not chunk:
-            raise ConnectionResetError("the connection was closed")
-        self._read += chunk
-        if len(self._read) > _LONGEST_LINE_BYTES:
-            raise ConnectionAbortedError("a line without an end")
-        if b"\n" not in chunk:
-            return []
-        *whole, self._read = self._read.split(b"\n")
-        try:
-            return [msgspec.json.decode(line, type=_Line) for line in whole]
-        except msgspec.DecodeError:
-            raise ConnectionAbortedError("it speaks another language") from None
 
 
 class Hub:
@@ -174,15 +148,7 @@ class Hub:
         #: Why a host that has come is no more.
         self._gone: dict[str, str] = {}
         self._values: dict[str, msgspec.Raw] = {}
-        family, kind, protocol, _, address = socket.getaddrinfo(hosts[0], port, type=socket.SOCK_STREAM)[0]
-        self._listener = socket.socket(family, kind, protocol)
-        try:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.bind(address)
-            self._listener.listen(_BACKLOG + len(hosts))
-        except OSError:
-            self._listener.close()
-            raise
+        self._listener = listen(hosts[0], port, backlog=_BACKLOG + len(hosts))
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
 
@@ -255,7 +221,7 @@ class Hub:
                 elif line.round == self._round:
                     self._values[peer.host] = line.value
         except OSError as error:
-            self._drop(peer, str(error))
+            self._drop(peer, describe(error))
 
     def _greet(self, peer: _Peer, line: _Line) -> None:
         if line.job != self._job or line.host not in self._hosts[1:] or line.host in self._peers:
@@ -268,7 +234,7 @@ class Hub:
         try:
             peer.send(line)
         except OSError as error:
-            self._drop(peer, f"does not take what it is sent: {error}")
+            self._drop(peer, f"does not take what it is sent: {describe(error)}")
 
     def _drop(self, peer: _Peer, reason: str) -> None:
         self._selector.unregister(peer.connection)
@@ -306,7 +272,7 @@ class Spoke:
         until = time.monotonic() + patience
         while True:
             try:
-                self._peer = _connect(self._first, port)
+                self._peer = _Peer(connect(self._first, port))
                 self._peer.send(_Line(job=job, host=host))
             except OSError as error:
                 if time.monotonic() >= until:
@@ -344,7 +310,7 @@ class Spoke:
         try:
             self._peer.send(line)
         except OSError as error:
-            raise Lost(self._first, str(error)) from None
+            raise Lost(self._first, describe(error)) from None
         return self._receive(until)
 
     def _receive(self, until: float) -> _Line:
@@ -353,7 +319,7 @@ class Spoke:
                 self._peer.connection.settimeout(max(0.001, until - time.monotonic()))
                 self._lines = self._peer.receive()
         except OSError as error:
-            raise Lost(self._first, STOPPED if isinstance(error, TimeoutError) else str(error)) from None
+            raise Lost(self._first, STOPPED if isinstance(error, TimeoutError) else describe(error)) from None
         return self._lines.pop(0)
 
     def _measure(self) -> float:
@@ -366,15 +332,6 @@ class Spoke:
             if answer.clock is not None:
                 tries.append((answered - asked, (asked + answered) / 2 - answer.clock))
         return min(tries)[1] if tries else 0.0
-
-
-def _connect(host: str, port: int) -> _Peer:
-    connection = socket.create_connection((host, port), timeout=_TRY_SECONDS)
-    if connection.getsockname() == connection.getpeername():
-        # Where nobody listens yet, Linux may give the client just the port that it calls: it then talks to itself.
-        connection.close()
-        raise ConnectionRefusedError("nobody listens")
-    return _Peer(connection)
 
 
 def meet(

@@ -1,0 +1,62 @@
+"""Which files of a channel are data, and in which order they are read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainbox.channels.wording import some
+from trainbox.errors import DataError
+from trainbox.say import say
+
+
+def find_files(channel_dir: Path) -> tuple[Path, ...]:
+    """The data files below a channel's directory, sorted by their relative path.
+
+    The order of the paths is the order of the rows, whatever the file system lists first: with sampling, a model
+    depends on it. Left out, and said, is what other programs write beside the data: manifests, hidden files, and
+    everything that begins with `_` (Spark's `_SUCCESS` and `_temporary`, Delta's `_delta_log`).
+
+    Args:
+        channel_dir: The channel's directory, or one file.
+
+    Raises:
+        DataError: There is no such directory; a link is broken or leads in a circle; a FIFO lies among the files.
+    """
+    if channel_dir.is_file():
+        return (channel_dir,)
+    if not channel_dir.is_dir():
+        pipe = Path(f"{channel_dir}_0").exists()
+        raise DataError(
+            f"{channel_dir} is not a directory" + (": the channel is in Pipe mode" if pipe else ""),
+            hint="read the job's own Channel (current_job().channels), or use input mode File or FastFile"
+            if pipe
+            else "check the channel's name and path",
+        )
+    found = sorted(_walk(channel_dir, ()), key=lambda path: path.relative_to(channel_dir).as_posix())
+    data = tuple(path for path in found if not _is_marker(path.relative_to(channel_dir)))
+    ignored = [path.relative_to(channel_dir).as_posix() for path in found if _is_marker(path.relative_to(channel_dir))]
+    if ignored:
+        say(f"{channel_dir.name}: ignored {some(ignored)} (not data: hidden, *-manifest, or a name that begins with _)")
+    return data
+
+
+def show(path: Path, channel_dir: Path) -> str:
+    """How messages name a file: by its path from the channel's name on."""
+    return path.name if path == channel_dir else f"{channel_dir.name}/{path.relative_to(channel_dir).as_posix()}"
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Every file below `folder`, through links too: a linked folder left out would be rows lost in silence."""
+    real = folder.resolve()
+    if real in above:
+        raise DataError(f"{folder} links back to {real}, which contains it", hint="remove the link")
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, (*above, real))
+        elif entry.is_file():
+            yield entry
+        else:
+            raise DataError(f"{entry} is not a file that can be read (a broken link or a pipe)", hint="remove it")
+
+
+def _is_marker(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts) or path.name.endswith("-manifest")

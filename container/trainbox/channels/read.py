@@ -1,0 +1,156 @@
+"""A channel becomes one table, or a table for every few thousand rows of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+
+from trainbox.channels.blocks import Growing, regroup
+from trainbox.channels.request import LABEL_FIRST, PATIENCE, Request, ask
+from trainbox.channels.rows import Rows, open_rows
+from trainbox.channels.sources import compare_features
+from trainbox.channels.table import Columns, Table, default_names
+from trainbox.contract.job import Channel
+from trainbox.errors import DataError
+from trainbox.say import say
+
+#: Of a block: 7 MB of 28 features.
+ROWS = 65_536
+
+
+def read_table(
+    channel: Path | Channel,
+    *,
+    like: Table | None = None,
+    columns: Columns = LABEL_FIRST,
+    content_type: str | None = None,
+    allow_empty: bool = False,
+    patience: float = PATIENCE,
+) -> Table:
+    """Read every file of a channel.
+
+    Args:
+        channel: The job's channel, or a directory, or one file. In Pipe mode, its first pipe is read to its end.
+        like: The table of another channel, whose columns this one must have; libsvm is made at least as wide.
+        columns: What stands where in a row of CSV or Parquet.
+        content_type: In place of the channel's own; None for both: each file's name or content says what it is.
+        allow_empty: Whether a channel without a row (on this host) is a table without rows instead of an error. It has
+            the columns that a header, or `like`, says.
+        patience: How long to wait for a pipe, in seconds.
+
+    Raises:
+        DataError: With file, line and cell, and what to do.
+    """
+    request = ask(channel, columns, content_type, patience)
+    if allow_empty and not request.is_pipe and not request.path.exists():
+        return _without_rows(request, None, f"there is no {request.path}", like)
+    with open_rows(request) as found:
+        if isinstance(found, str):
+            if not allow_empty:
+                raise DataError(found, hint="check the S3 prefix or the path that the channel was given")
+            return _without_rows(request, None, found, like)
+        if like is not None and found.names is not None:
+            compare_features(found.shown, found.names, _name_of(like), like.feature_names)
+        growing = Growing()
+        for block in found.blocks:
+            growing.add(block)
+    if growing.rows:
+        table = _make(growing, found, like)
+        say(f"{request.name}: {growing.rows:,} rows, {len(table.feature_names)} features, {len(found.files)} files")
+        return table
+    nothing = f"no rows in {request.path}: its files hold headers alone"
+    if not allow_empty:
+        raise DataError(nothing, hint="check the S3 prefix or the path that the channel was given")
+    return _without_rows(request, found, nothing, like)
+
+
+def read_blocks(
+    channel: Path | Channel,
+    *,
+    columns: Columns = LABEL_FIRST,
+    content_type: str | None = None,
+    like: tuple[str, ...] | None = None,
+    rows: int = ROWS,
+    patience: float = PATIENCE,
+) -> Iterator[Table]:
+    """Read a channel in bounded memory: the same rows in the same order, checked the same way.
+
+    Each table has `rows` rows, the last one fewer. All have the same width; to know it, libsvm files are read twice.
+    From a pipe that is not possible: there a table of libsvm is as wide as the widest row so far, and at least `like`.
+
+    Args:
+        channel: As for `read_table`.
+        columns: As for `read_table`.
+        content_type: As for `read_table`.
+        like: The names of another channel's features, which this one must have.
+        rows: Of a table.
+        patience: How long to wait for a pipe, in seconds.
+
+    Raises:
+        DataError: With file, line and cell, and what to do. When it comes, tables before it have been given out.
+    """
+    request = ask(channel, columns, content_type, patience)
+    width = len(like or ())
+    if not request.is_pipe:
+        width = max(width, _find_width(request))
+    count = 0
+    with open_rows(request) as found:
+        if isinstance(found, str):
+            raise DataError(found, hint="check the S3 prefix or the path that the channel was given")
+        if like is not None and found.names is not None:
+            compare_features(found.shown, found.names, "the other channel", like)
+        for growing in regroup(found.blocks, rows):
+            width = max(width, growing.width)
+            count += growing.rows
+            yield _make(growing, found, None, width=width)
+    if not count:
+        raise DataError(f"no rows in {request.path}: its files hold headers alone")
+    say(f"{request.name}: {count:,} rows read in blocks of {rows:,}, {len(found.files)} files")
+
+
+def _find_width(request: Request) -> int:
+    """How many features the widest row has, where only the rows say it; else nothing is read, and it is 0."""
+    with open_rows(request) as found:
+        if isinstance(found, str) or found.names is not None:
+            return 0
+        return max((growing.width for growing in regroup(found.blocks, ROWS)), default=0)
+
+
+def _make(growing: Growing, found: Rows, like: Table | None, *, width: int = 0) -> Table:
+    if found.names is None:
+        width = max(width, growing.width, 0 if like is None else len(like.feature_names))
+        if not width:
+            raise DataError(f"{found.shown}: no row has a feature", hint="a row is label index:value …")
+    names = found.names or default_names(width)
+    return Table(
+        growing.take("labels"),
+        growing.take_features(len(names)),
+        names,
+        found.files,
+        growing.take("weights"),
+        growing.take("groups"),
+    )
+
+
+def _without_rows(request: Request, found: Rows | None, why: str, like: Table | None) -> Table:
+    """No rows, but columns: other hosts have rows, and all must go on with the same columns."""
+    names = (found and found.names) or (like and like.feature_names) or ()
+    say(f"{request.name}: no rows on this host, going on without: {why}")
+    columns = request.columns
+    labels = columns.labels if like is None or like.labels.ndim == 1 else like.labels.shape[1]
+    is_sparse = like is not None and scipy.sparse.issparse(like.features)
+    empty = np.empty((0, len(names)), np.float32)
+    return Table(
+        np.empty((0, labels) if labels > 1 else 0, np.float32),
+        scipy.sparse.csr_matrix(empty) if is_sparse else empty,
+        names,
+        found.files if found else (),
+        np.empty(0, np.float32) if columns.weight or (like is not None and like.weights is not None) else None,
+        np.empty(0, np.int64) if columns.group or (like is not None and like.groups is not None) else None,
+    )
+
+
+def _name_of(table: Table) -> str:
+    """How messages name the channel of a table."""
+    return "/".join(table.files[0].parts[-2:]) if table.files else "the other channel"

@@ -1,0 +1,188 @@
+"""A channel, opened: its files or its pipe looked at, agreed upon, and read block by block."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from trainbox.channels import delimited, libsvm, parquet, pipes, recordio
+from trainbox.channels.blocks import Block, Seen, differ
+from trainbox.channels.files import find_files, show
+from trainbox.channels.kinds import Kind, kind_by_content, kind_by_name, refuse_another_kind
+from trainbox.channels.layout import Layout, lay_out
+from trainbox.channels.records import read_contents
+from trainbox.channels.request import Request
+from trainbox.channels.sources import Source, agree, compare_names, compare_sources
+from trainbox.channels.streams import BLOCK_BYTES, Stream, open_file, stream_of
+from trainbox.channels.table import default_names
+from trainbox.channels.wording import some
+from trainbox.errors import DataError
+from trainbox.say import say
+
+
+class Rows(msgspec.Struct, frozen=True, eq=False):
+    """What is known before the first row is read, and the rows."""
+
+    #: The first file, as messages name it.
+    shown: str
+    files: tuple[Path, ...]
+    kind: Kind
+    #: Of the features; None where only the rows say how many there are (libsvm, and sparse records without a shape).
+    names: tuple[str, ...] | None
+    blocks: Iterator[Block]
+
+
+@contextmanager
+def open_rows(request: Request, *, block_bytes: int = BLOCK_BYTES) -> Iterator[Rows | str]:
+    """Look at a channel; in place of rows, why there are none.
+
+    Raises:
+        DataError: A file cannot be read as what it is said to be, or differs from the others.
+    """
+    if not request.is_pipe:
+        yield _open_files(request, block_bytes)
+        return
+    pipe = pipes.first_pipe(request.path)
+    with pipes.open_pipe(pipe, pipe.name, request.patience) as stream:
+        yield _open_pipe(request, pipe, stream, block_bytes)
+
+
+# ---- files ----
+
+
+def look_at_files(request: Request) -> tuple[tuple[Source, ...], str]:
+    """Every file with something in it; and, for when there is none, why."""
+    paths = find_files(request.path)
+    looks = [(path, _look_at_file(path, request)) for path in paths]
+    empty = [show(path, request.path) for path, source in looks if source is None]
+    sources = tuple(source for _, source in looks if source is not None)
+    if empty and sources:
+        say(f"{request.name}: skipped empty files: {some(empty)}")
+    guessed = [source for source in sources if source.kind != "CSV" and not _is_told(source, request)]
+    for kind in sorted({source.kind for source in guessed}):
+        files = [source.shown for source in guessed if source.kind == kind]
+        say(f"{request.name}: no content type is given; {some(files)} read as {kind}, as the content looks")
+    what = f"holds nothing but empty files ({some(empty)})" if empty else "holds no file"
+    return sources, f"the channel {request.path} {what}"
+
+
+def _is_told(source: Source, request: Request) -> bool:
+    return request.said is not None or kind_by_name(source.path) == source.kind
+
+
+def _look_at_file(path: Path, request: Request) -> Source | None:
+    with open_file(path, show(path, request.path)) as stream:
+        kind = kind_by_name(path) if request.said is None else request.said.kind
+        if request.said is not None:
+            refuse_another_kind(stream, request.said)
+        if (kind or kind_by_content(stream)) != "Parquet":
+            return _look(stream, path, kind or kind_by_content(stream), request)
+    return parquet.look(path, show(path, request.path))
+
+
+def _look(stream: Stream, path: Path, kind: Kind, request: Request) -> Source | None:
+    if kind == "libsvm":
+        return libsvm.look(stream, path)
+    if kind == "recordio-protobuf":
+        return recordio.look(stream, path)
+    return delimited.look(stream, path, request.columns, is_joined=request.is_pipe)
+
+
+def _open_files(request: Request, block_bytes: int) -> Rows | str:
+    sources, nothing = look_at_files(request)
+    if not sources:
+        return nothing
+    layout, names = lay_out_all(sources, request)
+    found = (block for source in sources for block in read_source(source, layout, request, block_bytes=block_bytes))
+    files = tuple(source.path for source in sources)
+    return Rows(sources[0].shown, files, sources[0].kind, names, _checked(found))
+
+
+def lay_out_all(sources: Sequence[Source], request: Request) -> tuple[Layout | None, tuple[str, ...] | None]:
+    """Where the columns of all files stand, if they have columns, and the names of the features, if known."""
+    first, names = sources[0], agree(sources, request.name)
+    if first.kind in {"CSV", "Parquet"}:
+        layout = lay_out(request.columns, first.width or 0, names, first.shown)
+        return layout, layout.feature_names
+    return None, None if first.width is None else default_names(first.width)
+
+
+def read_source(source: Source, layout: Layout | None, request: Request, *, block_bytes: int) -> Iterator[Block]:
+    """The rows of one file."""
+    if source.kind == "Parquet" and layout is not None:
+        yield from parquet.read(source, layout)
+        return
+    with open_file(source.path, source.shown) as stream:
+        yield from read_stream(stream, source, layout, request, block_bytes)
+
+
+def read_stream(
+    stream: Stream, source: Source, layout: Layout | None, request: Request, block_bytes: int
+) -> Iterator[Block]:
+    """The rows of a file or pipe that has been looked at."""
+    if source.kind == "libsvm":
+        return libsvm.read(stream, block_bytes=block_bytes)
+    if source.kind == "recordio-protobuf":
+        return recordio.read(stream, source, block_bytes=block_bytes)
+    if layout is None:
+        raise TypeError(f"{source.shown}: {source.kind} has columns, and no layout")
+    return delimited.read(stream, source, layout, request.columns, block_bytes=block_bytes)
+
+
+# ---- a pipe ----
+
+
+def _open_pipe(request: Request, pipe: Path, stream: Stream, block_bytes: int) -> Rows | str:
+    """Nothing of a pipe can be read twice: what follows the first rows is compared with them as it comes."""
+    streams = iter([stream])
+    if request.is_wrapped:
+        streams = (stream_of(content, place) for place, content in read_contents(stream))
+    found = ((each, _look_at_stream(each, pipe, request)) for each in streams)
+    known = ((each, source) for each, source in found if source is not None)
+    first = next(known, None)
+    if first is None:
+        return f"nothing came through the pipe {pipe}"
+    layout, names = lay_out_all([first[1]], request)
+
+    def read_all() -> Iterator[Block]:
+        yield from read_stream(*first, layout, request, block_bytes)
+        for each, source in known:
+            _compare(source, first[1])
+            yield from read_stream(each, source, layout, request, block_bytes)
+
+    return Rows(first[1].shown, (pipe,), first[1].kind, names, _checked(read_all()))
+
+
+def _look_at_stream(stream: Stream, pipe: Path, request: Request) -> Source | None:
+    if request.said is not None:
+        refuse_another_kind(stream, request.said)
+    kind = kind_by_content(stream) if request.said is None else request.said.kind
+    if kind == "Parquet":
+        raise DataError(
+            f"{request.name}: Parquet cannot be read from a pipe: what says where its columns lie stands at the end",
+            hint="use input mode File or FastFile for this channel",
+        )
+    return _look(stream, pipe, kind, request)
+
+
+def _compare(source: Source, first: Source) -> None:
+    compare_sources(source, first)
+    if source.names is not None and first.names is not None:
+        compare_names(source.shown, source.names, first.shown, first.names)
+
+
+# ---- what holds over all files ----
+
+
+def _checked(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The blocks, each compared with the first, and the groups followed from one to the next."""
+    first, seen = None, Seen()
+    for block in blocks:
+        first = first or block
+        what = differ(block, first)
+        if what:
+            raise DataError(f"{block.where(0)}: {what}", hint="write all rows of a channel in one way")
+        if block.groups is not None:
+            seen.check(block.groups, block.where)
+        yield block

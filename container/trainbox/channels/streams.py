@@ -1,0 +1,176 @@
+"""Bytes from a file or a pipe: looked at first, then read in blocks of whole lines."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from trainbox.errors import DataError
+
+#: Enough for two lines of nearly every file.
+HEAD_BYTES = 64 * 1024
+#: A row of a million columns is shorter; what is longer is no text.
+LONGEST_LINE = 64 * 1024 * 1024
+#: What is parsed at a time. Arrow parses a block in pieces of 1 MiB, one for each core; larger ones cost memory only.
+BLOCK_BYTES = 8 * 1024 * 1024
+COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
+BOM = b"\xef\xbb\xbf"
+
+
+class Readable(Protocol):
+    """What a stream reads from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most that many bytes; none at the end."""
+
+    def close(self) -> None:
+        """Give the file back."""
+
+
+class Stream:
+    """Bytes that can be looked at before they are read: from a pipe nothing can be read twice."""
+
+    def __init__(self, raw: Readable, shown: str) -> None:
+        self._raw = raw
+        self._held = b""
+        self._ended = False
+        self.shown = shown
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end alone; the next `read` begins with them."""
+        while len(self._held) < size and not self._ended:
+            piece = self._raw.read(size - len(self._held))
+            self._ended = not piece
+            self._held = self._held + piece if self._held else piece
+        return self._held[:size]
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end alone."""
+        found = self.peek(size)
+        self._held = self._held[size:]
+        return found
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._raw.close()
+
+
+class Lines(msgspec.Struct, frozen=True, eq=False):
+    """Whole lines of a text."""
+
+    content: bytes
+    #: The number of the first, from 1.
+    number: int
+
+
+@contextmanager
+def open_file(path: Path, shown: str) -> Iterator[Stream]:
+    """A file's bytes, unpacked where its name ends in `.gz` or the like.
+
+    Raises:
+        DataError: It cannot be read, or not unpacked to its end.
+    """
+    with reading(shown):
+        raw: Any = (
+            pa.input_stream(os.fspath(path), compression="detect")
+            if path.suffix in COMPRESSED
+            else path.open("rb", buffering=0)
+        )
+        with raw:
+            yield Stream(raw, shown)
+
+
+@contextmanager
+def reading(shown: str) -> Iterator[None]:
+    """Errors of the file system and of unpacking become one that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shown} cannot be read: {error}", hint="is the file whole?") from error
+
+
+def stream_of(content: bytes, shown: str) -> Stream:
+    """Bytes that lie in memory, as a stream."""
+    return Stream(io.BytesIO(content), shown)
+
+
+def first_lines(stream: Stream, most: int = 2) -> list[tuple[int, str]]:
+    """The first lines with something in them, with their numbers; nothing is consumed.
+
+    Raises:
+        DataError: They are not UTF-8, or longer than any row of numbers.
+    """
+    size = HEAD_BYTES
+    while True:
+        head = stream.peek(size)
+        is_all = len(head) < size
+        lines = _whole_lines(head, is_all=is_all)
+        found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()][:most]
+        if len(found) == most or is_all:
+            return [(number, _decode(line, number, stream.shown)) for number, line in found]
+        if size >= LONGEST_LINE:
+            raise _too_long(stream.shown, 1 + len(lines))
+        size *= 8
+
+
+def _whole_lines(head: bytes, *, is_all: bool) -> list[bytes]:
+    lines = head.removeprefix(BOM).splitlines()
+    return lines if is_all or head.endswith((b"\n", b"\r")) else lines[:-1]
+
+
+def _decode(line: bytes, number: int, shown: str) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{shown} is not UTF-8 text: line {number}: {error}",
+            hint="a channel holds CSV, libsvm, Parquet or recordio-protobuf; write text as UTF-8",
+        ) from error
+
+
+def read_lines(stream: Stream, *, size: int = BLOCK_BYTES) -> Iterator[Lines]:
+    """All lines, in blocks of about `size` bytes; the last one may lack its line end.
+
+    Raises:
+        DataError: A line is longer than any row of numbers.
+    """
+    rest, number = stream.read(len(BOM)).removeprefix(BOM), 1
+    is_over = False
+    while not is_over:
+        content, rest, is_over = _next_lines(stream, rest, size)
+        if content:
+            yield Lines(content, number)
+            number += _count(content, b"\n") or _count(content, b"\r")
+        elif len(rest) > LONGEST_LINE:
+            raise _too_long(stream.shown, number)
+        else:
+            size = max(size, 2 * len(rest))
+
+
+def _next_lines(stream: Stream, rest: bytes, size: int) -> tuple[bytes, bytes, bool]:
+    """Whole lines, what follows them, and whether the end is reached; what is read here does not outlive the call."""
+    data = stream.read(max(1, size - len(rest)))
+    if not data:
+        return rest, b"", True
+    data = rest + data if rest else data
+    # A lone carriage return ends a line where there are no line feeds.
+    cut = (data.rfind(b"\n") + 1) or (data.rfind(b"\r", 0, -1) + 1)
+    return data[:cut], data[cut:], False
+
+
+def _count(content: bytes, end: bytes) -> int:
+    """How often a byte comes; several times faster than `bytes.count` where it comes often."""
+    return int(np.count_nonzero(np.frombuffer(content, np.uint8) == end[0]))
+
+
+def _too_long(shown: str, number: int) -> DataError:
+    return DataError(
+        f"{shown}:{number}: no end of the line within {LONGEST_LINE // 1024**2} MiB: this is no row of numbers",
+        hint="give the channel's content type if this is not text",
+    )

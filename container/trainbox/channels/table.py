@@ -1,0 +1,102 @@
+"""What a channel becomes in memory: labels, features, weights and groups, row by row."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+Floats = npt.NDArray[np.float32]
+Groups = npt.NDArray[np.int64]
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """What stands where in a row of CSV or Parquet: labels, then perhaps the weight, then the features.
+
+    Other formats say it themselves: libsvm by its syntax, recordio-protobuf by the names in a record.
+    """
+
+    #: How many of the leading columns are labels.
+    labels: int = 1
+    #: Whether the next column is the row's weight (`csv_weights` of the built-in XGBoost).
+    weight: bool = False
+    #: The column with the query id of ranking: its name in the header or in Parquet, or its position from 0, as "7".
+    group: str | None = None
+    #: What stands for a missing value in CSV.
+    missing: tuple[str, ...] = ("", "NA", "NaN", "nan")
+    #: What separates the columns of CSV; found out where it is not given.
+    delimiter: str | None = None
+
+
+class Table(msgspec.Struct, frozen=True, eq=False):
+    """The rows of a channel: n rows, m features; nothing in it is infinite, and a missing value is NaN."""
+
+    #: (n,), or (n, k) where a row has k > 1 labels.
+    labels: Floats
+    #: (n, m), C-ordered; a csr_matrix for libsvm and sparse recordio, where what is not stored is missing.
+    features: Floats | scipy.sparse.csr_matrix
+    #: From the header; `f0`, `f1`, … where no file has one.
+    feature_names: tuple[str, ...]
+    files: tuple[Path, ...]
+    #: (n,), none negative.
+    weights: Floats | None = None
+    #: (n,): the query id of each row; the rows of a group are neighbours.
+    groups: Groups | None = None
+
+
+def take_part(table: Table, index: int, count: int) -> Table:
+    """The rows of rank `index` of `count` where every rank has read the whole channel.
+
+    The parts are contiguous and in order, and together hold every row exactly once. No group is cut: a border falls
+    between two groups, so parts of grouped rows may differ in size, and one may be empty.
+
+    Raises:
+        ValueError: `index` is not below `count`.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"part {index} of {count} parts")
+    rows = len(table.labels)
+    start, stop = (_border(table.groups, rows * part // count) for part in (index, index + 1))
+    part = slice(start, stop)
+    return Table(
+        table.labels[part],
+        table.features[part],
+        table.feature_names,
+        table.files,
+        None if table.weights is None else table.weights[part],
+        None if table.groups is None else table.groups[part],
+    )
+
+
+def _border(groups: Groups | None, row: int) -> int:
+    """The first row at or after `row` with which a group begins; the end of the rows is one too."""
+    if groups is None or row == 0:
+        return row
+    changes = np.flatnonzero(groups[row:] != groups[row - 1 : -1])
+    return row + int(changes[0]) if len(changes) else len(groups)
+
+
+def digest(table: Table) -> str:
+    """The SHA-256, in hex, of labels, features, weights and groups; names and files do not count."""
+    found = hashlib.sha256()
+    features: Any = table.features
+    # The width of the numbers is SciPy's choice, and no part of the data.
+    is_sparse = scipy.sparse.issparse(features)
+    wide = [features.indptr.astype(np.int64), features.indices.astype(np.int64)] if is_sparse else []
+    arrays = [*wide, features.data if is_sparse else features]
+    for array in (table.labels, *arrays, table.weights, table.groups):
+        if array is None:
+            found.update(b"none;")
+        else:
+            found.update(f"{array.dtype.str}{array.shape};".encode())
+            found.update(np.ascontiguousarray(array).data)
+    found.update(str(features.shape).encode())
+    return found.hexdigest()
+
+
+def default_names(count: int) -> tuple[str, ...]:
+    """The names of features that no header names."""
+    return tuple(f"f{i}" for i in range(count))

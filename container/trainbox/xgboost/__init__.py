@@ -1,0 +1,70 @@
+"""What the script that trains with XGBoost is made of: rows, matrices, segments, scores, members, folds, the model."""
+
+from trainbox.xgboost.cluster import Alone, Group, collective
+from trainbox.xgboost.data import Data, meet, read_data
+from trainbox.xgboost.folds import (
+    Fold,
+    FoldResult,
+    join_folds,
+    load_folds,
+    out_of_fold,
+    predictions_file,
+    save_folds,
+    split_folds,
+    summarize,
+    take_rows,
+)
+from trainbox.xgboost.metrics import declare, evaluate, line, metric_names, objective_of
+from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_output
+from trainbox.xgboost.params import Params, booster_parameters, notes
+from trainbox.xgboost.segments import (
+    Progress,
+    best_round,
+    chosen_round,
+    identify,
+    is_finished,
+    resume,
+    save_progress,
+)
+from trainbox.xgboost.training import Matrices, boost
+
+__all__ = [
+    "Alone",
+    "Data",
+    "Fold",
+    "FoldResult",
+    "Group",
+    "Matrices",
+    "Params",
+    "Progress",
+    "best_round",
+    "boost",
+    "booster_parameters",
+    "chosen_round",
+    "collective",
+    "cut",
+    "declare",
+    "describe",
+    "evaluate",
+    "identify",
+    "is_finished",
+    "join_folds",
+    "line",
+    "load_folds",
+    "meet",
+    "metric_names",
+    "notes",
+    "objective_of",
+    "out_of_fold",
+    "predictions_file",
+    "read_data",
+    "resume",
+    "save_curves",
+    "save_folds",
+    "save_importance",
+    "save_output",
+    "save_progress",
+    "split_folds",
+    "summarize",
+    "take_rows",
+]

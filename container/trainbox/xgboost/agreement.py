@@ -1,0 +1,165 @@
+"""Pure: what the members of a job have read must fit together before they train one model from it.
+
+The incumbent finds out in the middle of a collective, or not at all: a host whose validation is empty is left out with
+all its training rows, and columns that differ from host to host are trained on as if they were the same.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from trainbox.errors import ConfigurationError, DataError
+
+#: Of more different labels than this nobody makes a list.
+MOST_CLASSES = 10_000
+_SHOWN = 10
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """What is known of the labels of some rows."""
+
+    lowest: float | None = None
+    highest: float | None = None
+    #: How many rows each label has, by its text; empty where there are too many, or they are no classes.
+    counts: Mapping[str, int] = {}
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one member says before the first round."""
+
+    member: str
+    #: Rows and labels of each channel.
+    rows: Mapping[str, int]
+    labels: Mapping[str, Labels]
+    #: Nothing where it has no row.
+    columns: tuple[str, ...]
+    #: SHA-256 of its rows.
+    digests: Mapping[str, str]
+    #: The round of its newest checkpoint.
+    checkpoint: int | None
+    #: Of XGBoost: members of different ones grow different trees.
+    version: str
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """What all members know of each other."""
+
+    rows: Mapping[str, int]
+    labels: Mapping[str, Labels]
+    columns: tuple[str, ...]
+    digests: Mapping[str, tuple[str, ...]]
+    #: The newest checkpoint, and the rank of the member that has it; nothing where nobody has one.
+    checkpoint: tuple[int, int] | None
+
+
+def agree(reports: Sequence[Report]) -> Agreement:
+    """What follows from all reports, in the order of the ranks.
+
+    Raises:
+        DataError: No member has a row of a channel, or columns differ; the members are named.
+        ConfigurationError: XGBoost's version is not the same everywhere.
+    """
+    _same_version(reports)
+    channels = reports[0].rows
+    rows = {channel: sum(report.rows[channel] for report in reports) for channel in channels}
+    for channel, count in rows.items():
+        if not count:
+            whom = "the job" if len(reports) == 1 else f"any of the {len(reports)} members"
+            raise DataError(f"channel {channel}: there is no row on {whom}", hint="check the S3 prefix of the channel")
+    steps = [(report.checkpoint, -rank) for rank, report in enumerate(reports) if report.checkpoint is not None]
+    return Agreement(
+        rows=rows,
+        labels={channel: _together([report.labels[channel] for report in reports]) for channel in channels},
+        columns=_columns(reports),
+        digests={channel: tuple(report.digests[channel] for report in reports) for channel in channels},
+        checkpoint=(max(steps)[0], -max(steps)[1]) if steps else None,
+    )
+
+
+def _same_version(reports: Sequence[Report]) -> None:
+    first = reports[0]
+    for report in reports:
+        if report.version != first.version:
+            raise ConfigurationError(
+                f"{report.member} has XGBoost {report.version}, {first.member} has {first.version}",
+                hint="all hosts must run the same image",
+            )
+
+
+def _columns(reports: Sequence[Report]) -> tuple[str, ...]:
+    """Of all members that have rows; a sparse file does not say how wide it is, so the widest of those counts."""
+    holders = [report for report in reports if report.columns]
+    widest = max(holders, key=lambda report: len(report.columns))
+    for report in holders:
+        if report.columns == widest.columns or (_unnamed(report) and _unnamed(widest) and _sparse(report, widest)):
+            continue
+        if len(report.columns) != len(widest.columns):
+            raise DataError(
+                f"{report.member} has {len(report.columns)} features, {widest.member} has {len(widest.columns)}",
+                hint="every file on every host must have the same columns",
+            )
+        place = next(i for i, pair in enumerate(zip(report.columns, widest.columns, strict=True)) if len({*pair}) > 1)
+        raise DataError(
+            f"{report.member} calls feature {place + 1} {report.columns[place]!r},"
+            f" {widest.member} calls it {widest.columns[place]!r}",
+            hint="every file on every host must have the same columns in the same order",
+        )
+    return widest.columns
+
+
+def _unnamed(report: Report) -> bool:
+    return report.columns == tuple(f"f{place}" for place in range(len(report.columns)))
+
+
+def _sparse(report: Report, other: Report) -> bool:
+    return report.columns == other.columns[: len(report.columns)]
+
+
+def _together(parts: Sequence[Labels]) -> Labels:
+    known = [part for part in parts if part.lowest is not None and part.highest is not None]
+    if not known:
+        return Labels()
+    counts: Counter[str] = Counter()
+    for part in known:
+        counts.update(part.counts)
+    complete = all(part.counts for part in known) and len(counts) <= MOST_CLASSES
+    return Labels(
+        lowest=min(part.lowest for part in known if part.lowest is not None),
+        highest=max(part.highest for part in known if part.highest is not None),
+        counts=dict(sorted(counts.items(), key=lambda item: float(item[0]))) if complete else {},
+    )
+
+
+def check_labels(channel: str, labels: Labels, *, classes: int | None, learn: bool) -> None:
+    """Refuse labels from which nothing can be learnt.
+
+    Args:
+        channel: Their channel, for the message.
+        labels: Of all members.
+        classes: How many the objective has; `None` for a number.
+        learn: Whether these are the rows to learn from: then one label alone is an error, too.
+
+    Raises:
+        DataError: A label is no class, or all are the same; with what was found.
+    """
+    if classes is not None:
+        allowed = {f"{number:g}" for number in range(classes)}
+        strange = [label for label in labels.counts if label not in allowed]
+        if strange or not labels.counts:
+            found = _some(labels.counts) if labels.counts else f"numbers from {labels.lowest:g} to {labels.highest:g}"
+            raise DataError(
+                f"channel {channel}: the labels are {found}, which are not the classes 0 to {classes - 1}",
+                hint=f"give labels from 0 to {classes - 1}, or take an objective for numbers such as reg:squarederror",
+            )
+    if learn and labels.lowest == labels.highest:
+        raise DataError(
+            f"channel {channel}: every label is {labels.lowest:g}: there is nothing to learn",
+            hint="the first column must be the label; check that it is, and how the rows were chosen",
+        )
+
+
+def _some(counts: Mapping[str, int]) -> str:
+    shown = [f"{label} ({count:,} rows)" for label, count in list(counts.items())[:_SHOWN]]
+    more = len(counts) - _SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,182 @@
+"""What XGBoost can learn and what it is judged by: every objective and every metric, with what goes with what."""
+
+import re
+from typing import Literal
+
+import msgspec
+
+Goal = Literal["maximize", "minimize"]
+
+
+class Objective(msgspec.Struct, frozen=True):
+    """One objective of XGBoost.
+
+    Args:
+        metric: What is evaluated where no metric is asked for.
+        base_score: Which first predictions it takes.
+        several: Whether it learns several label columns at once.
+    """
+
+    metric: str
+    base_score: Literal["any", "a share", "positive"] = "any"
+    several: bool = False
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One metric without its suffix: `ndcg` of `ndcg@10-`.
+
+    Args:
+        goal: Which way is better.
+        only: How the names of the objectives begin that it can judge.
+        words: Those objectives in words, for a message.
+        ours: Whether XGBoost does not know it, so that it is computed here.
+        suffix: What may stand behind `@`, and `required` where it must.
+        several: Whether it can judge several label columns at once.
+    """
+
+    goal: Goal
+    only: tuple[str, ...]
+    words: str
+    ours: bool = False
+    suffix: Literal["", "number", "place", "required"] = ""
+    several: bool = False
+
+
+OBJECTIVES = {
+    "reg:squarederror": Objective("rmse", several=True),
+    "reg:squaredlogerror": Objective("rmsle", several=True),
+    "reg:logistic": Objective("rmse", base_score="a share", several=True),
+    "reg:pseudohubererror": Objective("mphe", several=True),
+    "reg:absoluteerror": Objective("mae", several=True),
+    "reg:quantileerror": Objective("quantile"),
+    "reg:expectileerror": Objective("expectile"),
+    "reg:gamma": Objective("gamma-deviance", base_score="positive", several=True),
+    "reg:tweedie": Objective("tweedie-nloglik", base_score="positive", several=True),
+    "count:poisson": Objective("poisson-nloglik", base_score="positive", several=True),
+    "binary:logistic": Objective("logloss", base_score="a share", several=True),
+    "binary:logitraw": Objective("logloss", several=True),
+    "binary:hinge": Objective("error", several=True),
+    "multi:softmax": Objective("mlogloss"),
+    "multi:softprob": Objective("mlogloss"),
+    "rank:ndcg": Objective("ndcg"),
+    "rank:map": Objective("map"),
+    "rank:pairwise": Objective("ndcg"),
+    "survival:cox": Objective("cox-nloglik", base_score="positive"),
+    "survival:aft": Objective("aft-nloglik", base_score="positive"),
+}
+
+_EACH_ROW = ("reg:", "count:", "binary:", "rank:", "survival:cox")
+_CLASSES = ("binary:", "multi:")
+_AMOUNTS = ("reg:", "count:", "binary:logistic", "binary:hinge")
+
+
+def _by_row(suffix: Literal["", "number"] = "", goal: Goal = "minimize") -> Kind:
+    return Kind(goal, _EACH_ROW, "every objective but multi:* and survival:aft", suffix=suffix, several=True)
+
+
+def _by_class() -> Kind:
+    return Kind("maximize", _CLASSES, "binary:* and multi:*", ours=True)
+
+
+def _of_two() -> Kind:
+    return Kind("maximize", _CLASSES, "two classes", ours=True)
+
+
+def _of_amount(goal: Goal) -> Kind:
+    return Kind(goal, _AMOUNTS, "reg:*, count:*, binary:logistic and binary:hinge", ours=True, several=True)
+
+
+def _by_group() -> Kind:
+    return Kind("maximize", ("rank:", "binary:"), "rank:* and binary:*, or with group_column", suffix="place")
+
+
+def _of_curve() -> Kind:
+    return Kind("maximize", (*_CLASSES, "rank:", "reg:logistic"), "binary:*, multi:*, rank:* and reg:logistic")
+
+
+def _of(objective: str, goal: Goal = "minimize") -> Kind:
+    return Kind(goal, (objective,), objective + "*" * objective.endswith(":"))
+
+
+METRICS = {
+    "accuracy": _by_class(),
+    "aft-nloglik": _of("survival:aft"),
+    "ams": Kind("maximize", ("binary:",), "binary:*", suffix="required"),
+    "auc": _of_curve(),
+    "aucpr": _of_curve(),
+    "balanced_accuracy": _by_class(),
+    "cox-nloglik": _of("survival:cox"),
+    "error": _by_row("number"),
+    "expectile": _of("reg:expectileerror"),
+    "f1": _by_class(),
+    "f1_binary": _of_two(),
+    "f1_macro": _by_class(),
+    "gamma-deviance": _by_row(),
+    "gamma-nloglik": _by_row(),
+    # The share of rows whose prediction lies between their bounds: more is better, though the built-in minimizes it.
+    "interval-regression-accuracy": _of("survival:aft", "maximize"),
+    "logloss": _by_row(),
+    "mae": _by_row(),
+    "map": _by_group(),
+    "mape": _by_row(),
+    "merror": _of("multi:"),
+    "mlogloss": _of("multi:"),
+    "mphe": _by_row(),
+    "mse": _of_amount("minimize"),
+    "ndcg": _by_group(),
+    "poisson-nloglik": _by_row(),
+    "pre": _by_group(),
+    "precision": _of_two(),
+    "precision_macro": _by_class(),
+    "precision_micro": _by_class(),
+    "quantile": _of("reg:quantileerror"),
+    "r2": _of_amount("maximize"),
+    "recall": _of_two(),
+    "recall_macro": _by_class(),
+    "recall_micro": _by_class(),
+    "rmse": _by_row(),
+    "rmsle": _by_row(),
+    "tweedie-nloglik": _by_row("number"),
+}
+
+#: Metrics of two classes alone: of more than two, scikit-learn asks which average is meant.
+OF_TWO = frozenset(name for name, kind in METRICS.items() if kind.words == "two classes")
+#: What XGBoost refuses to compute over several members, because it needs all rows at once.
+ALONE = frozenset({"ams", "cox-nloglik"})
+
+_FULL = re.compile(r"(?P<kind>[^@]+?)(?:@(?P<suffix>[^@]*?))?(?P<minus>-?)")
+_PLACE = re.compile(r"[1-9][0-9]*")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+")
+
+
+def split(name: str) -> tuple[str, str]:
+    """The kind of a metric, and what stands behind its `@`.
+
+    >>> split("validation:ndcg@10-")
+    ('ndcg', '10')
+    """
+    found = _FULL.fullmatch(name.rpartition(":")[2])
+    return (found["kind"], found["suffix"] or "") if found else (name, "")
+
+
+def goal(name: str) -> Goal:
+    """Which way a metric is better, by its name with or without channel and suffix.
+
+    >>> goal("validation:error@0.7")
+    'minimize'
+    """
+    return METRICS[split(name)[0]].goal
+
+
+def is_well_formed(name: str) -> bool:
+    """Whether the suffix of a metric of a known kind is one that this kind has."""
+    found = _FULL.fullmatch(name)
+    if found is None:
+        return False
+    wanted = METRICS[found["kind"]].suffix
+    if found["minus"] and wanted != "place":
+        return False
+    if found["suffix"] is None:
+        return wanted != "required"
+    pattern = {"": None, "place": _PLACE}.get(wanted, _NUMBER)
+    return pattern is not None and pattern.fullmatch(found["suffix"]) is not None

@@ -1,0 +1,272 @@
+"""XGBoost's own collective among the members of a job: the only place that knows it.
+
+The members have met and loaded their data before they come here, for one limit covers how long members wait for each
+other at the beginning and in every sum of gradients. XGBoost itself notices a member that has died, and cannot say
+which; the circle knows.
+"""
+
+import json
+import math
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+import xgboost as xgb
+from trainbox.errors import TrainingError
+from trainbox.peers import Circle
+from xgboost import collective as xgb_collective
+
+#: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
+DEFAULT_SECONDS = 300.0
+#: How often a connection is tried: whoever is called here listens already. More would be tried in vain at the end, too,
+#: with pauses of seconds, where the leader is lost and its tracker with it.
+DEFAULT_TRIES = 1
+#: For a disk that reads XGBoost for the first time.
+_START_SECONDS = 120.0
+_END_SECONDS = 5.0
+#: A leader that was killed, and its tracker; and how long a leader that gives up stays for the others.
+_GONE_SECONDS = 0.2
+_OTHERS_SECONDS = 1.0
+_MOST_TRIES = 3
+#: Word of a lost member is on its way when a collective has broken.
+_WORD_SECONDS = 3.0
+_TRACKER = Path(__file__).with_name("tracker.py")
+
+S = TypeVar("S", bound=np.generic)
+
+
+class Group(Protocol):
+    """The members in a collective; all make the same calls in the same order, each on its main thread."""
+
+    #: The place of this one, the same as in its circle, and how many there are.
+    rank: int
+    size: int
+
+    def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sum over all members, element by element; the same bits on all."""
+
+    def concatenate(self, values: npt.NDArray[S]) -> npt.NDArray[S]:
+        """What all members have, in the order of their ranks: (n,) on each, of one dtype; the sum of all n."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any member."""
+
+
+class Alone:
+    """The group of one: nothing is sent."""
+
+    rank = 0
+    size = 1
+
+    def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Its own."""
+        return np.array(values, np.float64)
+
+    def concatenate(self, values: npt.NDArray[S]) -> npt.NDArray[S]:
+        """Its own."""
+        return values.copy()
+
+    def any(self, flag: bool) -> bool:
+        """Its own."""
+        return flag
+
+
+class Ring:
+    """The members of a circle, connected by XGBoost's collective."""
+
+    def __init__(self, circle: Circle) -> None:
+        self.rank = circle.rank
+        self.size = circle.size
+        self._circle = circle
+
+    def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The sum over all members, element by element; the same bits on all."""
+        return self._reduce(np.asarray(values, np.float64), xgb_collective.Op.SUM)
+
+    def concatenate(self, values: npt.NDArray[S]) -> npt.NDArray[S]:
+        """What all members have, in the order of their ranks: each gives zeros for what the others have.
+
+        As bytes, so that every bit stays: a negative zero plus zero would be a positive one.
+        """
+        mine = np.ascontiguousarray(values)
+        sizes = np.zeros(self.size, np.int64)
+        sizes[self.rank] = mine.nbytes
+        ends = np.cumsum(self._reduce(sizes, xgb_collective.Op.SUM))
+        together = np.zeros(int(ends[-1]), np.uint8)
+        together[ends[self.rank] - mine.nbytes : ends[self.rank]] = mine.view(np.uint8)
+        if together.size:
+            together = self._reduce(together, xgb_collective.Op.SUM)
+        return together.view(mine.dtype)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any member."""
+        return bool(self._reduce(np.array([flag], np.int32), xgb_collective.Op.MAX)[0])
+
+    def _reduce(self, values: npt.NDArray[S], operation: xgb_collective.Op) -> npt.NDArray[S]:
+        with naming_the_lost(self._circle):
+            reduced: npt.NDArray[S] = xgb_collective.allreduce(values, operation)
+        return reduced.reshape(values.shape)  # XGBoost 3.2 gives one dimension
+
+
+@contextmanager
+def collective(circle: Circle, *, seconds: float = DEFAULT_SECONDS, tries: int = DEFAULT_TRIES) -> Iterator[Group]:
+    """What is trained in this block is trained by all members together.
+
+    To be entered after the data has been loaded, and all members have met again.
+
+    Args:
+        circle: The members.
+        seconds: How long a member may let the others wait in a collective.
+        tries: How often a connection is tried.
+
+    Yields:
+        The members as a group for sums of one's own.
+
+    Raises:
+        PeerError: A member is lost, and named.
+        TrainingError: XGBoost's tracker does not start.
+    """
+    if circle.size == 1:
+        yield Alone()
+        return
+    with ExitStack() as stack:
+        arguments = _find_tracker(circle, stack, seconds)
+        with _finalizing(circle), naming_the_lost(circle):
+            xgb_collective.init(
+                **arguments,
+                # XGBoost orders the members by their names, as text.
+                dmlc_task_id=f"{circle.rank:08d}",
+                dmlc_timeout=math.ceil(seconds),
+                dmlc_retry=tries,
+            )
+            ranks = (xgb_collective.get_rank(), xgb_collective.get_world_size())
+            if ranks != (circle.rank, circle.size):
+                raise TrainingError(f"XGBoost gives rank {ranks} to {(circle.rank, circle.size)}: a defect of trainbox")
+            yield Ring(circle)
+        # All have let go of the tracker, which ends with this block on the leader.
+        circle.gather(True, bool)
+
+
+def _find_tracker(circle: Circle, stack: ExitStack, seconds: float) -> Mapping[str, str | int]:
+    """Start it on the leader, and tell all members where it is."""
+    if circle.rank == 0:
+        tracker = stack.enter_context(Tracker(circle.members.address, circle.size, seconds))
+        content = circle.share(json.dumps(tracker.arguments).encode())
+    else:
+        content = circle.share(None)
+    arguments: Mapping[str, str | int] = json.loads(content)
+    return arguments
+
+
+@contextmanager
+def _finalizing(circle: Circle) -> Iterator[None]:
+    """End XGBoost's collective in any case: a process that leaves without that ends with SIGSEGV (3.2, 3.4)."""
+    try:
+        yield
+        with naming_the_lost(circle):
+            xgb_collective.finalize()
+    except BaseException as error:
+        circle.fail(error)  # before the others find the collective broken
+        _let_go(circle)
+        raise
+
+
+def _let_go(circle: Circle) -> None:
+    """End a collective that is broken, or that others wait in.
+
+    Each member tells the tracker. If that dies just then, XGBoost throws where nobody can catch it (SIGABRT), so a
+    leader stays until the others have left; one that is lost gets the time to be gone with all it has started.
+    """
+    if circle.rank != 0:
+        time.sleep(_GONE_SECONDS)
+    for _ in range(_MOST_TRIES):
+        if xgb_collective.is_distributed():
+            with suppress(xgb.core.XGBoostError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is broken, in several ways
+                xgb_collective.finalize()
+    if circle.rank == 0:
+        circle.outlast(seconds=_OTHERS_SECONDS)
+
+
+@contextmanager
+def naming_the_lost(circle: Circle) -> Iterator[None]:
+    """Where a collective breaks in this block because a member is lost, say which.
+
+    What XGBoost raises is the same class for a wrong parameter: the circle knows whether somebody is lost.
+
+    Raises:
+        PeerError: A member is lost.
+    """
+    try:
+        yield
+    except xgb.core.XGBoostError:
+        circle.lost(seconds=_WORD_SECONDS)
+        circle.check()
+        raise
+
+
+class Tracker:
+    """XGBoost's tracker as a process beside the leader; a context manager that ends it.
+
+    Args:
+        host: Where it listens; a name of the leader's host.
+        members: How many will come.
+        seconds: How long they may take.
+
+    Raises:
+        TrainingError: It does not start; with what it said.
+    """
+
+    def __init__(self, host: str, members: int, seconds: float) -> None:
+        # What it says while it ends is of no interest, and would be the last in the log of a job that has failed.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._line, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", _TRACKER, socket.gethostbyname(host), str(members), str(math.ceil(seconds))],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._errors,
+                process_group=0,  # a SIGTERM for the script's group asks it to save and leave, for which it needs this
+            )
+        with ExitStack() as stack:
+            stack.push(self)
+            #: For `xgboost.collective.init`, on all members.
+            self.arguments: Mapping[str, str | int] = json.loads(self._first_line())
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # it has ended already
+            self._line.sendall(b"\n")
+        self._line.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def _first_line(self) -> bytes:
+        self._line.settimeout(_START_SECONDS)
+        with self._line.makefile("rb") as stdout, suppress(OSError):
+            if (line := stdout.readline()).endswith(b"\n"):
+                return line
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        raise TrainingError(f"XGBoost's tracker does not start: {said[0] if said else 'it says nothing'}")

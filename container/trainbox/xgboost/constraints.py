@@ -1,0 +1,65 @@
+"""Features by name or position, and the constraints on them as XGBoost reads them; nothing of it is ever evaluated."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+
+from trainbox.errors import HyperparameterError
+
+
+def position(feature: str, names: Sequence[str], hyperparameter: str) -> int:
+    """Where a feature stands among those of the data, from 0; a name wins over a position.
+
+    Raises:
+        HyperparameterError: There is none.
+    """
+    if feature in names:
+        return names.index(feature)
+    if feature.isascii() and feature.isdigit() and (not names or int(feature) < len(names)):
+        return int(feature)
+    close = difflib.get_close_matches(feature, names, n=1)
+    meant = f"; did you mean '{close[0]}'?" if close else ""
+    whose = f"from 0 to {len(names) - 1}" if names else "from 0, as the data has no names"
+    raise HyperparameterError(
+        f"{hyperparameter}: there is no feature {feature!r}{meant}",
+        hint=f"give a name of the header, or a position {whose}; the label is none of them",
+    )
+
+
+def monotone(wanted: Sequence[int] | Mapping[str, int], names: Sequence[str]) -> str:
+    """The directions as a tuple, one for each feature; `names` may be empty where all are given by position.
+
+    >>> monotone({"age": 1, "2": -1}, ["income", "age", "debt"])
+    '(0,1,-1)'
+
+    Raises:
+        HyperparameterError: A feature is not there, named twice, or there are more directions than features.
+    """
+    if not isinstance(wanted, Mapping):
+        if names and len(wanted) > len(names):
+            what = f"monotone_constraints has {len(wanted)} directions, and the data {len(names)} features"
+            raise HyperparameterError(what, hint="one for each feature, in their order; the label is none of them")
+        return _tuple(wanted)
+    places = [position(feature, names, "monotone_constraints") for feature in wanted]
+    if len(set(places)) < len(places):
+        raise HyperparameterError("monotone_constraints names a feature twice", hint="by its name or by its position")
+    directions = [0] * (max(places, default=-1) + 1)
+    for place, direction in zip(places, wanted.values(), strict=True):
+        directions[place] = direction
+    return _tuple(directions)
+
+
+def interaction(wanted: Sequence[Sequence[str]], names: Sequence[str]) -> str:
+    """The groups of features that may meet in one branch, as lists of positions.
+
+    >>> interaction([["age", "debt"], ["0"]], ["income", "age", "debt"])
+    '[[1, 2], [0]]'
+
+    Raises:
+        HyperparameterError: A feature is not there.
+    """
+    return json.dumps([[position(feature, names, "interaction_constraints") for feature in group] for group in wanted])
+
+
+def _tuple(directions: Sequence[int]) -> str:
+    return f"({','.join(map(str, directions))})"

@@ -1,0 +1,157 @@
+"""The channels of the job, read by every member, on which all agree before the first round."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import scipy.sparse
+
+import trainbox
+import xgboost as xgb
+from trainbox.channels import Table, find_files
+from trainbox.contract.job import Channel, Job, read_environment
+from trainbox.errors import DataError
+from trainbox.launch.memory import read_memory
+from trainbox.peers import Circle, find_members, find_port, join
+from trainbox.say import say
+from trainbox.xgboost.agreement import Agreement, Labels, Report, agree, check_labels
+from trainbox.xgboost.matrices import Shard, disk_needed, make_matrices, part_of, read_shard, shard_of, spool_directory
+from trainbox.xgboost.params import Params
+
+
+class Data(msgspec.Struct, frozen=True, eq=False):
+    """What this member holds, and what all know of it."""
+
+    shards: dict[str, Shard]
+    agreement: Agreement
+
+    def matrices(self, params: Params) -> Callable[[], Mapping[str, xgb.DMatrix]]:
+        """Gives the matrices of a segment; to be called once, for the rows themselves are let go where it can be.
+
+        The matrices are the same for all segments, but for `approx`: there the bins depend on the rows drawn when a
+        matrix is first used, so each segment has new ones.
+        """
+        if params.tree_method == "approx":
+            kept = dict(self.shards)
+            return lambda: make_matrices(kept, params)
+        made = make_matrices(self.shards, params)
+        self.shards.clear()
+        return lambda: made
+
+    def of(self, tables: Mapping[str, Table], params: Params) -> "Data":
+        """Some of the rows, as if they were all there are."""
+        return Data({name: shard_of(table, name, params) for name, table in tables.items()}, self.agreement)
+
+
+def meet() -> Circle:
+    """Come together with the other processes of this job, if there are any; a context manager.
+
+    Raises:
+        PeerError: Some never came; the message names them.
+    """
+    job, env = trainbox.current_job(), read_environment()
+    settings = job.settings
+    return join(
+        find_members(job, env),
+        patience=settings.peer_timeout_seconds,
+        limit=settings.hang_seconds,
+        port=find_port(env),
+    )
+
+
+def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: int | None) -> Data:
+    """Read `train`, and `validation` where there is a channel of that name or `test`.
+
+    Args:
+        params: The hyperparameters.
+        circle: All members; every one of them reads.
+        files: Keeps blocks on the disk as long as they are needed.
+        checkpoint: The round of this member's newest checkpoint.
+
+    Raises:
+        DataError: A channel cannot be used, or the members' rows do not fit together.
+    """
+    job = trainbox.current_job()
+    channels = _channels(job, params)
+    # What one must do all do: XGBoost's collective counts on the same calls everywhere.
+    on_disk = any(circle.gather(disk_needed(channels, job, params, read_memory().limit_bytes), bool))
+    spool = files.enter_context(spool_directory()) if on_disk else None
+    shards: dict[str, Shard] = {}
+    for name, channel in channels.items():
+        shards[name] = _read(channel, name, params, job, circle, shards.get("train"), spool)
+    report = Report(
+        member=circle.members.name,
+        rows={name: shard.rows for name, shard in shards.items()},
+        labels={name: shard.labels for name, shard in shards.items()},
+        columns=shards["train"].feature_names,
+        digests={name: shard.digest for name, shard in shards.items()},
+        checkpoint=checkpoint,
+        version=xgb.__version__,
+    )
+    agreement = agree(circle.gather(report, Report))
+    for name, labels in agreement.labels.items():
+        check_labels(name, labels, classes=params.classes, learn=name == "train")
+    if circle.size > 1:
+        held = ", ".join(f"{shard.rows:,} of {agreement.rows[name]:,} rows of {name}" for name, shard in shards.items())
+        say(f"{circle.members.name} (rank {circle.rank} of {circle.size}) has {held}")
+    return Data({name: _fit(shard, agreement.columns, params) for name, shard in shards.items()}, agreement)
+
+
+def _channels(job: Job, params: Params) -> dict[str, Channel]:
+    """The channels to read, by what they are to this script."""
+    trainbox.channel("train")  # says what is there if it is not
+    channels = {"train": job.channels["train"]}
+    held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    if held_out:
+        channels["validation"] = job.channels[held_out[0]]
+    elif params.early_stopping_rounds and not params.kfold:
+        raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
+    for name in sorted({*job.channels} - {"train", "code", *held_out}):
+        say(f"the channel {name!r} is not read")
+    return channels
+
+
+def _read(
+    channel: Channel,
+    name: str,
+    params: Params,
+    job: Job,
+    circle: Circle,
+    train: Shard | None,
+    spool: Path | None,
+) -> Shard:
+    """This member's rows of a channel; among several it may have none."""
+    if circle.size > 1 and _is_empty(channel):
+        say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
+        return _empty(name, ())
+    part = part_of(channel, job, circle.rank, circle.size)
+    return read_shard(channel, name, params, part, like=train, spool=spool and spool / name)
+
+
+def _is_empty(channel: Channel) -> bool:
+    return channel.input_mode != "Pipe" and not any(path.stat().st_size for path in find_files(channel.path))
+
+
+def _empty(name: str, columns: tuple[str, ...]) -> Shard:
+    return Shard(name, (), 0, columns, Labels(), "", ())
+
+
+def _fit(shard: Shard, columns: tuple[str, ...], params: Params) -> Shard:
+    """The shard in the columns that all have agreed on; one without a row becomes a table without rows."""
+    if shard.is_on_disk:
+        return shard
+    if not shard.blocks:
+        labels = np.empty(0 if params.label_columns == 1 else (0, params.label_columns), np.float32)
+        weights = np.empty(0, np.float32) if params.csv_weights else None
+        groups = np.empty(0, np.int64) if params.is_ranking else None
+        table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups)
+        return shard_of(table, shard.channel, params)
+    table = shard.table
+    if len(table.feature_names) < len(columns) and scipy.sparse.issparse(table.features):
+        features = table.features.copy()
+        features.resize((table.features.shape[0], len(columns)))
+        table = msgspec.structs.replace(table, features=features, feature_names=columns)
+        return msgspec.structs.replace(shard, blocks=(table,), feature_names=columns)
+    return shard

@@ -1,0 +1,177 @@
+"""k-fold cross-validation: each model is scored on the rows that it has not seen, and on no others.
+
+The incumbent scores each fold's model on all rows, its own among them: on labels that are pure chance it prints an AUC
+of 0.94. Its folds are drawn anew at each start, so that no restart can go on. Here they follow from `seed` alone, and
+each finished fold is a checkpoint.
+"""
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold
+
+from trainbox.channels import Table
+from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.xgboost.params import Params
+from trainbox.xgboost.segments import compare
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+_HALF = 0.5
+_SCORES = "scores.json"
+
+
+class Fold(msgspec.Struct, frozen=True, eq=False):
+    """One split of the rows."""
+
+    repeat: int
+    number: int
+    train: Rows
+    held_out: Rows
+
+
+def split_folds(labels: Floats, params: Params) -> tuple[Fold, ...]:
+    """All folds of all repeats; with classes each fold has its share of every one.
+
+    Raises:
+        HyperparameterError: There are more folds than rows.
+        DataError: A class has fewer rows than there are folds.
+    """
+    folds, repeats = params.kfold or 0, params.num_cv_round
+    if folds > len(labels):
+        raise HyperparameterError(f"_kfold is {folds}, but there are {len(labels)} rows")
+    if params.classes is None:
+        splitter: Any = RepeatedKFold(n_splits=folds, n_repeats=repeats, random_state=params.seed)
+    else:
+        found, counts = np.unique(labels, return_counts=True)
+        if counts.min() < folds:
+            raise DataError(
+                f"class {found[counts.argmin()]:g} has {counts.min()} rows, fewer than the {folds} folds",
+                hint="take fewer folds, or leave the class out",
+            )
+        splitter = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=params.seed)
+    splits = splitter.split(np.empty((len(labels), 1)), labels)
+    return tuple(Fold(at // folds, at % folds, train, held_out) for at, (train, held_out) in enumerate(splits))
+
+
+def take_rows(table: Table, rows: Rows) -> Table:
+    """Some rows of a table."""
+    return msgspec.structs.replace(
+        table,
+        labels=table.labels[rows],
+        features=table.features[rows],
+        weights=None if table.weights is None else table.weights[rows],
+    )
+
+
+def join_folds(tables: Sequence[Table]) -> Table:
+    """The rows of several tables, which have the same columns."""
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    sparse = any(scipy.sparse.issparse(table.features) for table in tables)
+    stack: Any = (lambda parts: scipy.sparse.vstack(parts, format="csr")) if sparse else np.concatenate
+    weights = [table.weights for table in tables]
+    if any(part is None for part in weights) != all(part is None for part in weights):
+        raise DataError("one channel has weights and the other has none", hint="give both, or neither")
+    return msgspec.structs.replace(
+        first,
+        labels=np.concatenate([table.labels for table in tables]),
+        features=stack([table.features for table in tables]),
+        files=tuple(path for table in tables for path in table.files),
+        weights=None if weights[0] is None else np.concatenate([part for part in weights if part is not None]),
+    )
+
+
+def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The mean of each metric over the folds, and its standard deviation."""
+    names = list(dict.fromkeys(name for fold in scores for name in fold))
+    found = {}
+    for name in names:
+        values = np.array([fold[name] for fold in scores if name in fold], dtype=np.float64)
+        spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+        found[name] = {"mean": float(values.mean()), "std": spread}
+    return found
+
+
+def predictions_file(labels: Floats, said: Sequence[Floats], *, classes: int | None) -> bytes:
+    """`predictions.csv`, one line for each row, in the columns of the built-in.
+
+    For classes: the label, the mean probability (of several classes that of the one chosen), and the class that most
+    repeats chose; for numbers: the label and the mean.
+
+    Args:
+        labels: (n,)
+        said: For each repeat what the models said that had not seen the row: (n,), or (n, classes).
+        classes: `None` for numbers.
+    """
+    columns: list[npt.NDArray[Any]] = [labels]
+    if classes is None:
+        columns.append(np.mean(said, axis=0))
+    else:
+        chosen = [part.argmax(axis=1) if part.ndim > 1 else (part > _HALF).astype(np.int64) for part in said]
+        sure = [part.max(axis=1) if part.ndim > 1 else part for part in said]
+        votes = np.stack([np.sum([picks == number for picks in chosen], axis=0) for number in range(classes)])
+        columns += [np.mean(sure, axis=0), votes.argmax(axis=0)]
+    content = io.BytesIO()
+    np.savetxt(content, np.column_stack(columns), delimiter=",", fmt="%f")
+    return content.getvalue()
+
+
+class FoldResult(msgspec.Struct, frozen=True, eq=False):
+    """What a finished fold has given."""
+
+    model: bytes
+    scores: Mapping[str, float]
+    #: For each row held out what the model says: (n,), or (n, classes).
+    said: Floats
+
+
+def save_folds(store: Checkpoints, identity: Mapping[str, str], results: Sequence[FoldResult]) -> None:
+    """Write the finished folds as a checkpoint, whole or not at all; its step is how many they are."""
+    with store.writing(len(results), info=identity) as path:
+        (path / _SCORES).write_text(json.dumps([result.scores for result in results]))
+        for number, result in enumerate(results):
+            (path / f"{number:04d}.ubj").write_bytes(result.model)
+            np.save(path / f"{number:04d}.npy", result.said, allow_pickle=False)
+
+
+def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[FoldResult]:
+    """The folds that are finished.
+
+    Raises:
+        CheckpointError: The checkpoint is of another job; the difference is shown.
+    """
+    if found is None:
+        return []
+    compare(found, identity)
+    return [
+        FoldResult(
+            (found.path / f"{number:04d}.ubj").read_bytes(),
+            scores,
+            np.load(found.path / f"{number:04d}.npy", allow_pickle=False),
+        )
+        for number, scores in enumerate(json.loads((found.path / _SCORES).read_text()))
+    ]
+
+
+def out_of_fold(folds: Sequence[Fold], results: Sequence[FoldResult]) -> list[Floats]:
+    """For each repeat what the models say of the rows that they have not seen, in the order of the rows."""
+    repeats: dict[int, list[tuple[Rows, Floats]]] = {}
+    for fold, result in zip(folds, results, strict=True):
+        repeats.setdefault(fold.repeat, []).append((fold.held_out, result.said))
+    return [_in_order(parts) for parts in repeats.values()]
+
+
+def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
+    rows, said = np.concatenate([rows for rows, _ in parts]), np.concatenate([said for _, said in parts])
+    return said[np.argsort(rows)]

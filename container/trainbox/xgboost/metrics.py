@@ -1,0 +1,246 @@
+r"""The metrics of a job: which are evaluated, their values after a round, and the line that XGBoost itself would print.
+
+XGBoost evaluates its own metrics, and sums them over members itself. Computed here are those it does not know, the two
+areas under a curve (`auc`, `aucpr`), which it averages over members, and what it evaluates on the wrong scale: for
+`binary:logitraw` it takes margins for probabilities.
+
+The values are exact to the last digit but one: XGBoost gives its own as text with 17 decimals.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import xgboost as xgb
+
+from trainbox.metrics import Metric
+from trainbox.xgboost import scores
+from trainbox.xgboost.catalogue import METRICS, OBJECTIVES, Goal, goal, split
+from trainbox.xgboost.cluster import Alone, Group
+from trainbox.xgboost.params import Params
+from trainbox.xgboost.rules import objective
+from trainbox.xgboost.scores import Floats
+
+__all__ = [
+    "Goal",
+    "builtin_regexes",
+    "declare",
+    "evaluate",
+    "goal",
+    "line",
+    "metric_names",
+    "objective_name",
+    "objective_of",
+]
+
+CHANNELS = ("train", "validation")
+
+Predictions = npt.NDArray[np.float32]
+
+_AREAS = {"auc": scores.area_under_roc, "aucpr": scores.area_under_pr}
+_ON_THE_WRONG_SCALE = ("logloss", "error")
+_HALF = 0.5
+
+
+class _Rows(msgspec.Struct, frozen=True, eq=False):
+    """What there is to judge on one channel.
+
+    Args:
+        channel: Its name.
+        labels: (n, label columns)
+        weights: (n,), or None where all rows count alike.
+        predictions: (n, outputs); of multi:* the probability of each class.
+    """
+
+    channel: str
+    labels: Floats
+    weights: Floats | None
+    predictions: Predictions
+
+
+def metric_names(params: Params) -> tuple[str, ...]:
+    """What is evaluated, each once, the objective last; what the objective is learnt by where nothing is asked for."""
+    names = list(dict.fromkeys(params.eval_metric))
+    if params.tuning_objective_metric is not None:
+        tuned = params.tuning_objective_metric.rpartition(":")[2]
+        names = [*(name for name in names if name != tuned), tuned]
+    return tuple(names) or (OBJECTIVES[objective(params)].metric,)
+
+
+def objective_name(params: Params) -> str:
+    """The metric that early stopping and a tuner look at, without its channel."""
+    return metric_names(params)[-1]
+
+
+def objective_of(params: Params, channel: str = "validation") -> Metric:
+    """The metric that early stopping and a tuner look at."""
+    return Metric(f"{channel}:{objective_name(params)}", goal(objective_name(params)))
+
+
+def declare(params: Params) -> tuple[Metric, ...]:
+    """Every metric that the job logs, of `train` and of `validation`."""
+    return tuple(Metric(f"{channel}:{name}", goal(name)) for channel in CHANNELS for name in metric_names(params))
+
+
+def evaluate(
+    booster: xgb.Booster,
+    matrices: Mapping[str, xgb.DMatrix],
+    names: Sequence[str],
+    *,
+    params: Params,
+    iteration: int = 0,
+    group: Group | None = None,
+) -> dict[str, float]:
+    """All metrics on all channels, over the rows of all members; all of them make this call with the same channels.
+
+    Args:
+        booster: The model; it is asked for the same metrics each time.
+        matrices: The rows of this member by channel; a member may have none.
+        names: The metrics, as `metric_names` gives them.
+        params: The hyperparameters.
+        iteration: The round, for XGBoost's own line.
+        group: The members; None where there is one.
+
+    Returns:
+        By names such as `train:auc`, in the order of channels and metrics; NaN where there is no such number.
+
+    Raises:
+        DataError: A label is no class.
+        xgboost.core.XGBoostError: The labels are none that one of XGBoost's own metrics can judge.
+    """
+    ours = [name for name in names if _is_ours(name, params)]
+    theirs = [name for name in names if name not in ours]
+    found = _evaluate_theirs(booster, matrices, theirs, params, iteration) if theirs else {}
+    for channel, matrix in matrices.items() if ours else ():
+        rows = _read_rows(channel, booster, matrix, params)
+        values = _evaluate_ours(rows, ours, params, group or Alone())
+        found |= {f"{channel}:{name}": value for name, value in values.items()}
+    return {f"{channel}:{name}": found[f"{channel}:{name}"] for channel in matrices for name in names}
+
+
+def line(iteration: int, values: Mapping[str, float]) -> str:
+    r"""The line that XGBoost and SageMaker's built-in print for a round, without its newline.
+
+    >>> line(5, {"train:auc": 0.865973, "validation:auc": 0.84081})
+    '[5]\ttrain-auc:0.86597\tvalidation-auc:0.84081'
+    """
+    fields = (f"\t{name.replace(':', '-', 1)}:{value:.5f}" for name, value in values.items())
+    return f"[{iteration}]{''.join(fields)}"
+
+
+def builtin_regexes(names: Iterable[str]) -> dict[str, str]:
+    r"""For each metric the regex that finds it in that line, with its tabs as they are or as CloudWatch shows them.
+
+    >>> builtin_regexes(["validation:auc"])
+    {'validation:auc': '\\[[0-9]+\\].*(?:#011|\\t)validation-auc:(\\S+)'}
+    """
+    written = {name: re.sub(r"([.+])", r"\\\1", name.replace(":", "-", 1)) for name in names}
+    return {name: rf"\[[0-9]+\].*(?:#011|\t){text}:(\S+)" for name, text in written.items()}
+
+
+# ---- XGBoost's own ----
+
+
+def _evaluate_theirs(
+    booster: xgb.Booster, matrices: Mapping[str, xgb.DMatrix], names: Sequence[str], params: Params, iteration: int
+) -> dict[str, float]:
+    # Metrics add up in a booster, each once, in this order; to name them again costs nothing and changes no tree.
+    written = {name: _as_xgboost_writes(name, params) for name in names}
+    asked = list(dict.fromkeys(written.values()))
+    booster.set_param([("eval_metric", metric) for metric in asked])
+    said = booster.eval_set([(matrix, channel) for channel, matrix in matrices.items()], iteration)
+    numbers = [float(field.rpartition(":")[2]) for field in said.split("\t")[1:]]
+    places = [(channel, metric) for channel in matrices for metric in asked]
+    found = dict(zip(places, numbers, strict=True))
+    return {f"{channel}:{name}": found[channel, written[name]] for channel in matrices for name in names}
+
+
+def _as_xgboost_writes(name: str, params: Params) -> str:
+    return f"{name}@{params.tweedie_variance_power:g}" if name == "tweedie-nloglik" else name
+
+
+# ---- ours ----
+
+
+def _is_ours(name: str, params: Params) -> bool:
+    kind = split(name)[0]
+    if kind in _AREAS:
+        return not params.is_ranking  # there XGBoost has the mean over groups, and a group is whole on its member
+    return METRICS[kind].ours or (kind in _ON_THE_WRONG_SCALE and objective(params) == "binary:logitraw")
+
+
+def _read_rows(channel: str, booster: xgb.Booster, matrix: xgb.DMatrix, params: Params) -> _Rows:
+    count, weights, groups = matrix.num_row(), matrix.get_weight().astype(np.float64), matrix.get_group()
+    if len(groups) and len(weights):
+        weights = np.repeat(weights, groups)  # where rows come in groups, a weight is a group's
+    labels = matrix.get_label().astype(np.float64).reshape(count, params.label_columns)
+    return _Rows(channel, labels, weights if len(weights) else None, _predict(booster, matrix, params))
+
+
+def _predict(booster: xgb.Booster, matrix: xgb.DMatrix, params: Params) -> Predictions:
+    """(n, outputs), on the scale of the labels; of multi:* the probabilities, of binary:logitraw the margins."""
+    labels_alone = objective(params) == "multi:softmax"
+    said = np.asarray(booster.predict(matrix, output_margin=labels_alone), np.float32)
+    said = said.reshape(matrix.num_row(), params.num_class or params.label_columns)
+    if labels_alone:
+        said = np.exp(said - said.max(axis=1, keepdims=True, initial=-np.inf))
+        said /= said.sum(axis=1, keepdims=True)
+    return said
+
+
+def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Group) -> dict[str, float]:
+    kinds = {name: split(name)[0] for name in names}
+    found: dict[str, float] = {}
+    if any(kind in scores.OF_CLASSES for kind in kinds.values()):
+        guesses = _guess(rows, params)
+        counted = scores.count_classes(rows.channel, rows.labels[:, 0], guesses, rows.weights, params.classes or 0)
+        counts = group.total(counted.ravel()).reshape(counted.shape)
+        found |= {name: scores.judge_classes(kind, counts) for name, kind in kinds.items() if kind in scores.OF_CLASSES}
+    areas = {name: kind for name, kind in kinds.items() if kind in _AREAS}
+    if areas:
+        curves = _curves(rows, params, group)
+        found |= {name: _mean_area(kind, curves) for name, kind in areas.items()}
+    rest = [name for name in names if name not in found]
+    return found | {name: _judge_amounts(name, rows, group) for name in rest}
+
+
+def _guess(rows: _Rows, params: Params) -> npt.NDArray[np.int64]:
+    """The class that the model takes each row for."""
+    if params.num_class is not None:
+        return np.argmax(rows.predictions, axis=1).astype(np.int64)
+    said = rows.predictions[:, 0]
+    return (said > (0.0 if objective(params) == "binary:logitraw" else _HALF)).astype(np.int64)
+
+
+def _curves(rows: _Rows, params: Params, group: Group) -> list[Floats]:
+    """The counted scores of each class against the rest; of two classes, those of class 1."""
+    labels = rows.labels[:, 0]
+    if params.num_class is None:
+        wanted = [(rows.predictions[:, 0], labels)]
+    else:
+        wanted = [(column, (labels == place) * 1.0) for place, column in enumerate(rows.predictions.T)]
+    counted = [scores.count_scores(column, truth, rows.weights) for column, truth in wanted]
+    return counted if group.size == 1 else [scores.put_together(each, group.concatenate) for each in counted]
+
+
+def _mean_area(kind: str, curves: Sequence[Floats]) -> float:
+    """The mean over classes, each weighing as much as its rows: XGBoost's, and scikit-learn's `weighted`."""
+    areas, weights = [_AREAS[kind](curve) for curve in curves], [curve[:, 1].sum() for curve in curves]
+    return float(np.average(areas, weights=weights)) if sum(weights) > 0 else np.nan
+
+
+def _judge_amounts(name: str, rows: _Rows, group: Group) -> float:
+    kind, threshold = split(name)
+    labels, said = rows.labels, rows.predictions.astype(np.float64)
+    if kind == "r2":
+        return scores.explained(labels, said, rows.weights, group.total)
+    if kind == "mse":
+        return scores.mean_over_rows((labels - said) ** 2, rows.weights, group.total)
+    if kind == "logloss":  # of margins: log(1 + e^m) - y m, which does not overflow
+        return scores.mean_over_rows(np.logaddexp(0.0, said) - labels * said, rows.weights, group.total)
+    chance = float(threshold or _HALF)
+    with np.errstate(over="ignore"):
+        wrong = (1.0 / (1.0 + np.exp(-said)) > chance) != (labels > _HALF)
+    return scores.mean_over_rows(wrong * 1.0, rows.weights, group.total)

@@ -1,0 +1,166 @@
+"""The hyperparameters of XGBoost, checked as a whole, and what of them XGBoost itself is given."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from trainbox.errors import HyperparameterError
+from trainbox.xgboost import constraints, retired, rules
+from trainbox.xgboost.declaration import Declaration
+
+#: What a resumed job may change, because it shapes no tree. How CSV is read shows in the digest of what was read.
+FREE = frozenset(
+    {
+        *("num_round", "early_stopping_rounds", "eval_train_every", "nthread", "verbosity", "max_cached_hist_node"),
+        *("missing", "delimiter"),
+        *retired.UNREAD,
+    }
+)
+#: What XGBoost is not given, or not under this name: it is ours, the data's, or another name.
+_NOT_XGBOOSTS = frozenset(
+    {
+        *("num_round", "early_stopping_rounds", "checkpoint_every", "eval_train_every", "eval_metric"),
+        *("tuning_objective_metric", "external_memory", "kfold", "num_cv_round", "csv_weights", "label_columns"),
+        *("group_column", "categorical_features", "missing", "delimiter", "process_type"),
+        *rules.ALIASES,
+        *retired.UNREAD,
+    }
+)
+#: What XGBoost can do from some version on: `reg:expectileerror` and constraints on trees with several outputs.
+_EXPECTILES = (3, 3)
+_CONSTRAINED_OUTPUTS = (3, 4)
+#: From here on dropout belongs to the common trees, and XGBoost complains about `booster=dart`.
+_DROPOUT_OF_TREES = (3, 4)
+
+
+class Params(Declaration, frozen=True, kw_only=True):
+    """The hyperparameters of SageMaker's built-in XGBoost and of XGBoost 3; null is XGBoost's own default."""
+
+    def __post_init__(self) -> None:
+        """Check them as a whole.
+
+        Raises:
+            ValueError: Says everything that is wrong at once.
+        """
+        problems = rules.find_problems(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the labels have; None where they are numbers."""
+        return 2 if self.objective.startswith("binary:") else self.num_class
+
+    @property
+    def is_ranking(self) -> bool:
+        """Whether rows come in groups."""
+        return self.objective.startswith("rank:") or self.group_column is not None
+
+    @property
+    def method(self) -> str:
+        """How splits are found, whether `tree_method` or `updater` says it: hist, approx or exact; or linear."""
+        return rules.method(self)
+
+    @property
+    def is_binned(self) -> bool:
+        """Whether all that is read of a feature is its bin, so that a quantile matrix serves."""
+        return self.method == "hist"
+
+    @property
+    def runs_on(self) -> str:
+        """The device, with the names of the past understood: cpu, cuda or cuda:N."""
+        is_gpu = self.tree_method == "gpu_hist" or bool(self.use_dask_gpu_training)
+        return "cuda" if is_gpu and self.device == "cpu" else self.device
+
+
+def notes(params: Params) -> tuple[str, ...]:
+    """What is done otherwise than the hyperparameters say, or chosen where they say nothing: one line each."""
+    return retired.notes(params)
+
+
+def as_dict(params: Params) -> dict[str, Any]:
+    """What was given or has a default, by its name as a hyperparameter; nothing but JSON."""
+    values: dict[str, Any] = json.loads(msgspec.json.encode(params))
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def shaping(params: Params) -> dict[str, Any]:
+    """What shapes the model, by the names of today: a job goes on from the checkpoint of the same values alone."""
+    values = {name: value for name, value in as_dict(params).items() if name not in FREE}
+    for other, name in rules.ALIASES.items():
+        if other in values:
+            values[name] = values.pop(other)
+    values |= {"objective": rules.objective(params), "device": params.runs_on, "tree_method": params.method}
+    return values | {"updater": list(_updaters(params))}
+
+
+def booster_parameters(params: Params, *, version: str, features: Sequence[str] = ()) -> dict[str, Any]:
+    """What `xgboost.Booster` is given: all that XGBoost reads in this case, and no metric, which `evaluate` brings.
+
+    Args:
+        params: The hyperparameters.
+        version: XGBoost's own, `xgboost.__version__`.
+        features: Names of the columns of the data; needed where constraints name features.
+
+    Raises:
+        HyperparameterError: This version of XGBoost cannot do it, or a constraint names a feature that is not there.
+    """
+    release = _release(version)
+    _check_version(params, release, version)
+    chosen = {
+        name: value
+        for name in type(params).__struct_fields__
+        if name not in _NOT_XGBOOSTS
+        and rules.is_read(name, params)
+        and (value := getattr(params, name)) not in ((), None)
+    }
+    for other, name in rules.ALIASES.items():
+        value = getattr(params, other)
+        if value is not None and rules.is_read(name, params):
+            chosen[name] = value
+    if "lambda_" in chosen:
+        chosen["lambda"] = chosen.pop("lambda_")
+    chosen |= {"objective": rules.objective(params), "device": params.runs_on}
+    chosen |= _trees(params, release) if params.booster != "gblinear" else {"updater": ",".join(_updaters(params))}
+    if params.monotone_constraints is not None:
+        chosen["monotone_constraints"] = constraints.monotone(params.monotone_constraints, features)
+    if params.interaction_constraints:
+        chosen["interaction_constraints"] = constraints.interaction(params.interaction_constraints, features)
+    for name in ("quantile_alpha", "expectile_alpha"):
+        if name in chosen:
+            chosen[name] = json.dumps(chosen[name])
+    return {**chosen, "disable_default_eval_metric": 1, "validate_parameters": 1}
+
+
+def _trees(params: Params, release: tuple[int, ...]) -> dict[str, Any]:
+    booster = "gbtree" if params.booster == "dart" and release >= _DROPOUT_OF_TREES else params.booster
+    named = _updaters(params)
+    # A tree method beside updaters is not read, and XGBoost says so each time.
+    how = {"updater": ",".join(named), "tree_method": "auto"} if named else {"tree_method": params.method}
+    return {"booster": booster, **how}
+
+
+def _updaters(params: Params) -> tuple[str, ...]:
+    """The updaters to name; of a linear model's two the one whose results do not vary from run to run."""
+    named = rules.updaters(params)
+    return named or (("coord_descent",) if params.booster == "gblinear" else ())
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _check_version(params: Params, release: tuple[int, ...], version: str) -> None:
+    if params.objective == "reg:expectileerror" and release < _EXPECTILES:
+        raise HyperparameterError(
+            f"objective reg:expectileerror needs XGBoost 3.3 or newer; here is {version}",
+            hint="reg:quantileerror with quantile_alpha asks a similar question",
+        )
+    constrained = params.monotone_constraints is not None or bool(params.interaction_constraints)
+    if params.multi_strategy == "multi_output_tree" and constrained and release < _CONSTRAINED_OUTPUTS:
+        raise HyperparameterError(
+            f"constraints with multi_strategy=multi_output_tree need XGBoost 3.4 or newer; here is {version}",
+            hint="take multi_strategy=one_output_per_tree",
+        )

@@ -1,0 +1,199 @@
+"""The metrics that are computed here, each out of sums over rows: those of several members give the exact number.
+
+Definitions are scikit-learn's for classes and amounts, and XGBoost's for the two areas under a curve. XGBoost itself
+averages those areas over members, which is near the truth; here the members put their distinct scores together.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from trainbox.errors import DataError
+
+Floats = npt.NDArray[np.float64]
+#: Adds up over all members, element by element.
+Sum = Callable[[Floats], Floats]
+#: Puts the values of all members one after the other.
+Gather = Callable[[Floats], Floats]
+
+
+# ---- areas under a curve ----
+
+
+def count_scores(scores: npt.NDArray[np.float32], labels: Floats, weights: Floats | None) -> Floats:
+    """The distinct scores with the weight of the positive and of the negative rows that have it: (m, 3), ascending.
+
+    Args:
+        scores: (n,)
+        labels: (n,), from 0 to 1; between them a row is positive in part, as in XGBoost.
+        weights: (n,); None where all rows count alike.
+    """
+    if weights is None and np.isin(labels, (0.0, 1.0)).all():
+        # Two sorts of plain numbers take a third of the time of one that carries labels along.
+        positives = np.sort(scores[labels > 0])
+        everything = np.sort(scores)
+        ends = np.flatnonzero(np.append(everything[1:] != everything[:-1], True)[: len(everything)])
+        distinct = everything[ends]
+        upto = np.searchsorted(positives, distinct, side="right")
+        positive = np.diff(upto, prepend=0)
+        return np.column_stack([distinct, positive, np.diff(ends + 1, prepend=0) - positive]).astype(np.float64)
+    weight = np.ones(len(labels)) if weights is None else weights
+    return _merge(np.column_stack([scores.astype(np.float64), weight * labels, weight * (1.0 - labels)]))
+
+
+def _merge(counted: Floats) -> Floats:
+    """One row for each score."""
+    distinct, place = np.unique(counted[:, 0], return_inverse=True)
+    sums = [np.bincount(place, counted[:, column], minlength=len(distinct)) for column in (1, 2)]
+    return np.column_stack([distinct, *sums])
+
+
+def put_together(counted: Floats, gather: Gather) -> Floats:
+    """The distinct scores of all members: (m, 3)."""
+    return _merge(gather(np.ascontiguousarray(counted).ravel()).reshape(-1, 3))
+
+
+def area_under_roc(counted: Floats) -> float:
+    """The chance that a positive row has a higher score than a negative one, ties by half; NaN without both."""
+    positive, negative = counted[:, 1], counted[:, 2]
+    if not positive.sum() * negative.sum() > 0 or np.isnan(counted).any():
+        return np.nan
+    above = positive.sum() - np.cumsum(positive)
+    return float((negative * (above + positive / 2)).sum() / positive.sum() / negative.sum())
+
+
+def area_under_pr(counted: Floats) -> float:
+    """The area under precision over recall, drawn between its points as Davis and Goadrich do; NaN without both.
+
+    Between two thresholds true and false positives grow in proportion, so precision follows a hyperbola there.
+    https://doi.org/10.1145/1143844.1143874
+    """
+    positive, negative = counted[::-1, 1], counted[::-1, 2]
+    if not positive.sum() * negative.sum() > 0 or np.isnan(counted).any():
+        return np.nan
+    rising = positive > 0
+    gain, slope = positive[rising], negative[rising] / positive[rising]
+    true, false = (np.cumsum(positive) - positive)[rising], (np.cumsum(negative) - negative)[rising]
+    # Precision at true + t is (true + t) / (a * (true + t) + b).
+    a, b = 1.0 + slope, false - slope * true
+    straight = b == 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bend = b / a * np.log((a * (true + gain) + b) / (a * true + b))
+    return float(((gain - np.where(straight, 0.0, bend)) / a).sum() / positive.sum())
+
+
+# ---- classes ----
+
+
+def count_classes(
+    channel: str, labels: Floats, guesses: npt.NDArray[np.int64], weights: Floats | None, classes: int
+) -> Floats:
+    """For each class the weights of its hits, of its rows and of its guesses, and how often it occurs: (4, classes).
+
+    Raises:
+        DataError: A label is none of the classes.
+    """
+    truth = labels.astype(np.int64)
+    if truth.size and ((truth != labels).any() or truth.min() < 0 or truth.max() >= classes):
+        wrong = labels[(truth != labels) | (truth < 0) | (truth >= classes)][0]
+        raise DataError(
+            f"channel {channel}: a label is {wrong:g}, which is no class", hint=f"give labels from 0 to {classes - 1}"
+        )
+    weight = np.ones(len(truth)) if weights is None else weights
+
+    def add(rows: npt.NDArray[np.int64], of: Floats | None) -> Floats:
+        return np.bincount(rows, of, minlength=classes).astype(np.float64)
+
+    hits = truth == guesses
+    occurring = add(truth, None) + add(guesses, None)
+    return np.stack([add(truth[hits], weight[hits]), add(truth, weight), add(guesses, weight), occurring])
+
+
+def _accuracy(counts: Floats) -> float:
+    return _ratio(counts[0].sum(), counts[1].sum())
+
+
+def _balanced_accuracy(counts: Floats) -> float:
+    hits, rows = counts[0], counts[1]
+    return float((hits[rows > 0] / rows[rows > 0]).mean())
+
+
+def _precisions(counts: Floats) -> Floats:
+    return _shares(counts[0], counts[2])
+
+
+def _recalls(counts: Floats) -> Floats:
+    return _shares(counts[0], counts[1])
+
+
+def _f1s(counts: Floats) -> Floats:
+    return _shares(2 * counts[0], counts[1] + counts[2])
+
+
+def _macro(shares: Callable[[Floats], Floats]) -> Callable[[Floats], float]:
+    """The mean over the classes that occur, in labels or guesses."""
+    return lambda counts: float(shares(counts)[counts[3] > 0].mean())
+
+
+def _of_class_1(shares: Callable[[Floats], Floats]) -> Callable[[Floats], float]:
+    return lambda counts: float(shares(counts)[1])
+
+
+def _shares(part: Floats, whole: Floats) -> Floats:
+    """0 where there is nothing to share, as scikit-learn has it."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else np.nan
+
+
+#: What each metric makes of the counts. `f1` is the mean over classes and `precision` and `recall` are those of class
+#: 1: that is what SageMaker's built-in means by them.
+OF_CLASSES: Mapping[str, Callable[[Floats], float]] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "f1": _macro(_f1s),
+    "f1_binary": _of_class_1(_f1s),
+    "f1_macro": _macro(_f1s),
+    "precision": _of_class_1(_precisions),
+    "precision_macro": _macro(_precisions),
+    "precision_micro": _accuracy,
+    "recall": _of_class_1(_recalls),
+    "recall_macro": _macro(_recalls),
+    "recall_micro": _accuracy,
+}
+
+
+def judge_classes(kind: str, counts: Floats) -> float:
+    """A metric of classes out of the counts of all members; NaN where there are no rows."""
+    return OF_CLASSES[kind](counts) if counts[1].sum() > 0 else np.nan
+
+
+# ---- amounts ----
+
+
+def mean_over_rows(losses: Floats, weights: Floats | None, total: Sum) -> float:
+    """The weighted mean of a loss, (n, outputs), averaged over the outputs; NaN without rows."""
+    weight = np.ones(len(losses)) if weights is None else weights
+    sums = total(np.append(weight @ losses, weight.sum()))
+    return _ratio(sums[:-1].mean(), sums[-1])
+
+
+def explained(labels: Floats, predictions: Floats, weights: Floats | None, total: Sum) -> float:
+    """R²: the share of the labels' variance that the predictions explain; (n, outputs), averaged over the outputs.
+
+    The mean of all members' labels is known before any square is taken: a difference of sums of squares would be noise
+    where the labels are large and close to each other.
+    """
+    weight = np.ones(len(labels)) if weights is None else weights
+    outputs = labels.shape[1]
+    sums = total(np.concatenate([weight @ labels, [weight.sum(), len(labels)]]))
+    if sums[-1] < 2 or not sums[-2] > 0:  # noqa: PLR2004 - one row has no variance
+        return np.nan
+    means = sums[:outputs] / sums[-2]
+    squares = total(np.concatenate([weight @ (labels - predictions) ** 2, weight @ (labels - means) ** 2]))
+    left, there = squares[:outputs], squares[outputs:]
+    constant = np.where(left == 0, 1.0, 0.0)  # as scikit-learn has it: right, or not
+    return float(np.where(there > 0, 1.0 - left / np.where(there > 0, there, 1.0), constant).mean())

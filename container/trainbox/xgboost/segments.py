@@ -1,0 +1,145 @@
+"""Exact resume: training goes in segments, and what a segment does depends on its place alone.
+
+XGBoost before 3.4 cannot save its random generator: a booster that is saved and loaded again draws other rows and
+features than one that went through (https://github.com/dmlc/xgboost/issues/10324). So after every `checkpoint_every`
+rounds a new Booster is made from the bytes of the last one, with a seed of its own. An uninterrupted job and a resumed
+one run the same segments, so their models are the same, bit for bit. Checkpoints lie between two segments.
+
+The price: the length of a segment shapes the model, so it belongs to its identity; and at each border the margins of
+all rows are predicted anew, which grows with the number of trees.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import xgboost as xgb
+
+from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.errors import CheckpointError, HyperparameterError
+from trainbox.metrics import Metric
+from trainbox.peers import Circle
+from trainbox.xgboost.agreement import Agreement
+from trainbox.xgboost.params import Params, shaping
+
+#: The scores of each round, by name; a round has those that were due in it.
+History = list[dict[str, float]]
+
+_MODEL = "model.ubj"
+_HISTORY = "history.json"
+#: A prime, so that the seeds of one job's segments are no other job's.
+_STRIDE = 1_000_003
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where training stands between two segments."""
+
+    model: bytes | None = None
+    history: tuple[dict[str, float], ...] = ()
+    #: Of the last round, with what a stop has added; not part of a checkpoint.
+    scores: Mapping[str, float] = {}
+
+
+def seed_of(params: Params, start: int) -> int:
+    """That of the segment that begins with round `start`."""
+    return (params.seed + start * _STRIDE) % 2**31
+
+
+def end_of(params: Params, start: int) -> int:
+    """The round after the last one of the segment in which `start` lies."""
+    return (start // params.checkpoint_every + 1) * params.checkpoint_every
+
+
+def begin_segment(
+    settings: Mapping[str, Any], params: Params, matrices: Mapping[str, xgb.DMatrix], progress: Progress
+) -> xgb.Booster:
+    """The booster of the segment that begins now."""
+    model = None if progress.model is None else bytearray(progress.model)
+    settings = {**settings, "seed": seed_of(params, len(progress.history))}
+    return xgb.Booster(settings, list(matrices.values()), model_file=model)
+
+
+def identify(params: Params, agreement: Agreement) -> dict[str, str]:
+    """Everything that shapes the model: a checkpoint of something else must not be continued."""
+    identity = {name: json.dumps(value) for name, value in shaping(params).items()}
+    for channel, digests in agreement.digests.items():
+        rows = f"{agreement.rows[channel]:,} rows x {len(agreement.columns)} features"
+        identity[f"channel {channel}"] = f"{rows}, SHA-256 {' '.join(digest[:16] for digest in digests)}"
+    return identity | {"members": str(len(next(iter(agreement.digests.values())))), "xgboost": xgb.__version__}
+
+
+def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:
+    """Write a checkpoint, whole or not at all."""
+    with store.writing(len(progress.history), info=identity) as path:
+        (path / _MODEL).write_bytes(progress.model or b"")
+        (path / _HISTORY).write_text(json.dumps(progress.history))
+
+
+def resume(
+    found: Checkpoint | None, agreement: Agreement, circle: Circle, identity: Mapping[str, str], params: Params
+) -> Progress:
+    """The newest checkpoint that any member has, the same on all.
+
+    Args:
+        found: This member's own newest.
+        agreement: Who has the newest of all.
+        circle: The members.
+        identity: Of this job.
+        params: The hyperparameters.
+
+    Raises:
+        CheckpointError: It is of another job: other rows, parameters, versions; the difference is shown.
+        HyperparameterError: It has more rounds than this job is to have.
+    """
+    if agreement.checkpoint is None:
+        return Progress()
+    step, owner = agreement.checkpoint
+    content = b""
+    if circle.rank == owner and found is not None:
+        compare(found, identity)
+        content = msgspec.msgpack.encode(((found.path / _MODEL).read_bytes(), (found.path / _HISTORY).read_text()))
+    model, history = msgspec.msgpack.decode(circle.share(content, owner), type=tuple[bytes, str])
+    if step > params.num_round:
+        raise HyperparameterError(
+            f"num_round is {params.num_round}, but the checkpoint has {step} rounds",
+            hint="ask for as many rounds at least, or start with an empty checkpoint directory",
+        )
+    return Progress(model, tuple(json.loads(history)))
+
+
+def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
+    """Refuse a checkpoint of another job.
+
+    Raises:
+        CheckpointError: Other rows, parameters or versions; the difference is shown.
+    """
+    differing = [name for name in sorted({*identity, *found.info}) if identity.get(name) != found.info.get(name)]
+    if differing:
+        listed = "; ".join(f"{name} was {found.info.get(name)} and is {identity.get(name)}" for name in differing)
+        raise CheckpointError(
+            f"the checkpoint {found.path} cannot be continued: {listed}",
+            hint="take the values back, or start with an empty checkpoint directory",
+        )
+
+
+def best_round(history: History | tuple[dict[str, float], ...], objective: Metric) -> int:
+    """The first round with the best objective; a round without it, or where it is not a number, is never best."""
+    sign = 1 if objective.goal == "maximize" else -1
+    values = [sign * scores.get(objective.name, math.nan) for scores in history]
+    scores = [-math.inf if math.isnan(value) else value for value in values]
+    return scores.index(max(scores))
+
+
+def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> int:
+    """The round whose model is saved: the best where early stopping is asked for, else the last."""
+    return best_round(history, objective) if params.early_stopping_rounds else len(history) - 1
+
+
+def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> bool:
+    """Whether all rounds are done, or early stopping ends them: by the scores alone, so that a resumed job agrees."""
+    if not history or len(history) >= params.num_round:
+        return bool(history)
+    patience = params.early_stopping_rounds
+    return patience is not None and len(history) - 1 - best_round(history, objective) >= patience

@@ -1,0 +1,108 @@
+"""What members of a job say of their rows must fit together before the first round."""
+
+import pytest
+
+from trainbox.errors import ConfigurationError, DataError
+from trainbox.xgboost.agreement import Labels, Report, agree, check_labels
+
+NAMES = ("age", "fare")
+
+
+def report(member: str = "algo-1", **more: object) -> Report:
+    given: dict[str, object] = {
+        "rows": {"train": 10, "validation": 2},
+        "labels": {
+            "train": Labels(0, 1, {"0": 4, "1": 6}),
+            "validation": Labels(1, 1, {"1": 2}),
+        },
+        "columns": NAMES,
+        "digests": {"train": "a", "validation": "b"},
+        "checkpoint": None,
+        "version": "3.2.0",
+    }
+    return Report(member=member, **{**given, **more})  # type: ignore[arg-type]
+
+
+def test_rows_and_labels_are_those_of_all_members() -> None:
+    other = report(
+        "algo-2",
+        rows={"train": 5, "validation": 0},
+        labels={
+            "train": Labels(1, 2, {"1": 4, "2": 1}),
+            "validation": Labels(),
+        },
+    )
+    agreed = agree([report(), other])
+    assert agreed.rows == {"train": 15, "validation": 2}
+    assert agreed.labels["train"] == Labels(0, 2, {"0": 4, "1": 10, "2": 1})
+    assert agreed.labels["validation"] == Labels(1, 1, {"1": 2})
+    assert agreed.digests["train"] == ("a", "a")
+
+
+def test_a_member_without_a_row_takes_the_columns_of_the_others() -> None:
+    empty = report(
+        "algo-2",
+        rows={"train": 0, "validation": 0},
+        columns=(),
+        labels={
+            "train": Labels(),
+            "validation": Labels(),
+        },
+    )
+    assert agree([empty, report()]).columns == NAMES
+
+
+def test_a_channel_without_a_row_anywhere_is_an_error() -> None:
+    rows = {"train": 10, "validation": 0}
+    with pytest.raises(DataError, match="channel validation: there is no row on any of the 2 members"):
+        agree([report(rows=rows), report("algo-2", rows=rows)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("age", "fare", "sex"), "algo-1 has 2 features, algo-2 has 3"),
+        (("age", "sex"), "algo-2 calls feature 2 'sex', algo-1 calls it 'fare'"),
+    ],
+)
+def test_different_columns_on_two_hosts_are_named(columns: tuple[str, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        agree([report(), report("algo-2", columns=columns)])
+
+
+def test_sparse_rows_are_as_wide_as_the_widest_member() -> None:
+    assert agree([report(columns=("f0", "f1")), report("algo-2", columns=("f0", "f1", "f2"))]).columns == (
+        "f0",
+        "f1",
+        "f2",
+    )
+
+
+def test_the_newest_checkpoint_of_any_member_counts_and_of_equals_the_first_ones() -> None:
+    members = [report(checkpoint=None), report("algo-2", checkpoint=100), report("algo-3", checkpoint=100)]
+    assert agree(members).checkpoint == (100, 1)
+    assert agree([report()]).checkpoint is None
+
+
+def test_another_version_of_xgboost_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"algo-2 has XGBoost 3\.4\.1, algo-1 has 3\.2\.0"):
+        agree([report(), report("algo-2", version="3.4.1")])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "message"),
+    [
+        (Labels(0, 2, {"0": 1, "1": 1, "2": 1}), 2, r"the labels are 0 \(1 rows\), 1 \(1 rows\), 2 .* 0 to 1"),
+        (Labels(-1, 1, {"-1": 5, "1": 5}), 2, "which are not the classes 0 to 1"),
+        (Labels(0.5, 9.5), 3, "numbers from 0.5 to 9.5"),
+        (Labels(1, 1, {"1": 7}), 2, "every label is 1: there is nothing to learn"),
+        (Labels(3.5, 3.5), None, r"every label is 3\.5"),
+    ],
+)
+def test_labels_from_which_nothing_can_be_learnt_are_refused(labels: Labels, classes: int | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        check_labels("train", labels, classes=classes, learn=True)
+
+
+def test_one_class_alone_is_enough_to_be_scored_on() -> None:
+    check_labels("validation", Labels(1, 1, {"1": 7}), classes=2, learn=False)
