@@ -136,7 +136,7 @@ class Bench:
     def incumbent(self) -> Run:
         """The built-in's method."""
         model = self.directory / "incumbent-model"
-        words = [self.train, self.validation, str(ROUNDS), json.dumps(HYPERPARAMETERS), model]
+        words: list[str | Path] = [self.train, self.validation, str(ROUNDS), json.dumps(HYPERPARAMETERS), model]
         return run([sys.executable, "-c", INCUMBENT, *words])
 
     def root(self, **more: object) -> Path:

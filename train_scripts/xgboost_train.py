@@ -21,8 +21,10 @@ from contextlib import ExitStack
 import numpy as np
 import numpy.typing as npt
 
-import trainbox
 import xgboost as xgb
+
+import trainbox
+from trainbox.errors import RunError
 from trainbox.xgboost import (
     Alone,
     Data,

@@ -92,8 +92,14 @@ def test_a_number_that_is_none_stays_none_of_the_others(three: tuple[Members, ..
     assert all(isinstance(values, list) and all(map(math.isnan, values)) for values in answers.values())
 
 
-def test_bytes_of_all_go_to_the_first(three: tuple[Members, ...]) -> None:
-    answers = together(three, lambda joined: joined.send_to_first(bytes([joined.rank]) * joined.rank * 9 * MIB))
+def test_bytes_of_all_go_to_the_first_by_rank_whoever_came_first(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> object:
+        return joined.send_to_first(bytes([joined.rank]) * joined.rank * 9 * MIB)
+
+    with ThreadPoolExecutor(1) as threads:
+        early = threads.submit(together, (three[0], three[2]), act)
+        time.sleep(0.3)
+        answers = {**together(three[1:2], act), **early.result()}
     assert answers["algo-2"] is answers["algo-3"] is None
     assert answers["algo-1"] == [b"", b"\1" * 9 * MIB, b"\2" * 18 * MIB]
 
@@ -273,6 +279,27 @@ def test_a_leader_that_never_comes_is_named_with_its_port(three: tuple[Members, 
     words = said(together(three[1:], nothing, patience=0.3))
     assert words["algo-2"].startswith("algo-1 never came (within 0.3 s; port 29472 of 127.")
     assert "Connection refused" in words["algo-2"]
+
+
+def test_a_leader_that_comes_late_is_waited_for(three: tuple[Members, ...]) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        early = threads.submit(together, three[1:], lambda joined: joined.gather(joined.rank, int))
+        time.sleep(1)
+        late = together(three[:1], lambda joined: joined.gather(joined.rank, int))
+        assert {**late, **early.result()} == {member.name: [0, 1, 2] for member in three}
+
+
+def test_two_jobs_on_one_machine_do_not_mix(three: tuple[Members, ...]) -> None:
+    """Where both want the same port, the second finds it taken, and its members are not let in by the first."""
+    others = tuple(msgspec.structs.replace(member, job="another") for member in three)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(together, three[:2], lambda joined: joined.gather("first", str))
+        time.sleep(0.3)
+        words = said(together(others, lambda joined: joined.gather("another", str), patience=0.5))
+        assert words["algo-1"].startswith(f"port {PORT} of {three[0].address} cannot be opened")
+        assert {words[name].partition(" (")[0] for name in ("algo-2", "algo-3")} == {"algo-1 never came"}
+        last = together(three[2:], lambda joined: joined.gather("first", str))
+        assert {**first.result(), **last} == {member.name: ["first"] * 3 for member in three}
 
 
 def test_one_that_dies_while_others_are_still_to_come_is_named_at_once(three: tuple[Members, ...]) -> None:

@@ -12,8 +12,8 @@ def report(member: str = "algo-1", **more: object) -> Report:
     given: dict[str, object] = {
         "rows": {"train": 10, "validation": 2},
         "labels": {
-            "train": Labels(0, 1, {"0": 4, "1": 6}),
-            "validation": Labels(1, 1, {"1": 2}),
+            "train": Labels(0, 1, {0: 4, 1: 6}),
+            "validation": Labels(1, 1, {1: 2}),
         },
         "columns": NAMES,
         "digests": {"train": "a", "validation": "b"},
@@ -28,14 +28,14 @@ def test_rows_and_labels_are_those_of_all_members() -> None:
         "algo-2",
         rows={"train": 5, "validation": 0},
         labels={
-            "train": Labels(1, 2, {"1": 4, "2": 1}),
+            "train": Labels(1, 2, {1: 4, 2: 1}),
             "validation": Labels(),
         },
     )
     agreed = agree([report(), other])
     assert agreed.rows == {"train": 15, "validation": 2}
-    assert agreed.labels["train"] == Labels(0, 2, {"0": 4, "1": 10, "2": 1})
-    assert agreed.labels["validation"] == Labels(1, 1, {"1": 2})
+    assert agreed.labels["train"] == Labels(0, 2, {0: 4, 1: 10, 2: 1})
+    assert agreed.labels["validation"] == Labels(1, 1, {1: 2})
     assert agreed.digests["train"] == ("a", "a")
 
 
@@ -92,10 +92,10 @@ def test_another_version_of_xgboost_is_named() -> None:
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        (Labels(0, 2, {"0": 1, "1": 1, "2": 1}), 2, r"the labels are 0 \(1 rows\), 1 \(1 rows\), 2 .* 0 to 1"),
-        (Labels(-1, 1, {"-1": 5, "1": 5}), 2, "which are not the classes 0 to 1"),
+        (Labels(0, 2, {0: 1, 1: 1, 2: 1}), 2, r"the labels are 0 \(1 row\), 1 \(1 row\), 2 .* 0 to 1"),
+        (Labels(-1, 1, {-1: 5, 1: 5}), 2, "which are not the classes 0 to 1"),
         (Labels(0.5, 9.5), 3, "numbers from 0.5 to 9.5"),
-        (Labels(1, 1, {"1": 7}), 2, "every label is 1: there is nothing to learn"),
+        (Labels(1, 1, {1: 7}), 2, r"every label is 1 \(7 rows\): there is nothing to learn"),
         (Labels(3.5, 3.5), None, r"every label is 3\.5"),
     ],
 )
@@ -105,4 +105,4 @@ def test_labels_from_which_nothing_can_be_learnt_are_refused(labels: Labels, cla
 
 
 def test_one_class_alone_is_enough_to_be_scored_on() -> None:
-    check_labels("validation", Labels(1, 1, {"1": 7}), classes=2, learn=False)
+    check_labels("validation", Labels(1, 1, {1: 7}), classes=2, learn=False)

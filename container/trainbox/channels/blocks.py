@@ -165,22 +165,17 @@ def cut(block: Block, start: int, stop: int) -> Block:
     )
 
 
-def differ(block: Block, first: Block) -> str:
-    """What a row of one block has and a row of another has not; nothing where they are alike."""
-    for what, here, there in (("weight", block.weights, first.weights), ("group", block.groups, first.groups)):
-        if (here is None) != (there is None):
-            has, had = ("no", "one") if here is None else ("a", "none")
-            return f"the row has {has} {what}, the rows before have {had}"
-    if block.labels.shape[1:] != first.labels.shape[1:]:
-        return f"the row has {_label_count(block)} labels, the rows before have {_label_count(first)}"
-    if isinstance(block.features, Sparse) != isinstance(first.features, Sparse):
-        kinds = ("sparse", "dense") if isinstance(block.features, Sparse) else ("dense", "sparse")
-        return f"the row is {kinds[0]}, the rows before are {kinds[1]}"
-    return ""
+def shape_of(block: Block) -> tuple[int, bool, bool, bool]:
+    """How many labels a row has, whether it has a weight and a group, and whether it is sparse."""
+    labels = 1 if block.labels.ndim == 1 else block.labels.shape[1]
+    return labels, block.weights is not None, block.groups is not None, isinstance(block.features, Sparse)
 
 
-def _label_count(block: Block) -> int:
-    return 1 if block.labels.ndim == 1 else block.labels.shape[1]
+def describe_shape(shape: tuple[int, bool, bool, bool]) -> str:
+    """The same in words."""
+    labels, has_weight, has_group, is_sparse = shape
+    weight, group = ("a" if has_weight else "no", "a" if has_group else "no")
+    return f"{labels} label(s), {weight} weight, {group} group and {'sparse' if is_sparse else 'dense'} features"
 
 
 def regroup(blocks: Iterable[Block], rows: int) -> Iterator[Growing]:

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 
 from trainbox.channels.layout import Layout
@@ -14,7 +15,7 @@ from trainbox.channels.table import Columns
 from trainbox.channels.wording import short
 from trainbox.errors import DataError
 
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"-?\d+", re.ASCII)
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_GROUP = np.iinfo(np.int64).max
@@ -35,11 +36,20 @@ def line_of(lines: Lines, skip: int, delimiter: str, row: int) -> int:
     return lines.number
 
 
-def first_bad_row(lines: Lines, skip: int, source: Source, layout: Layout, columns: Columns) -> DataError:
+class Form(msgspec.Struct, frozen=True):
+    """How the rows of a file are written."""
+
+    source: Source
+    layout: Layout
+    columns: Columns
+
+
+def first_bad_row(lines: Lines, skip: int, form: Form) -> DataError:
     """The first row that breaks a rule, with its line and what to do."""
+    source = form.source
     try:
         for number, cells in _rows(lines, skip, source.delimiter):
-            fault = _fault_of_row(cells, layout, columns)
+            fault = _fault_of_row(cells, form.layout, form.columns)
             if fault is not None:
                 return DataError(f"{source.shown}:{number}: {fault[0]}", hint=fault[1])
     except csv.Error as error:

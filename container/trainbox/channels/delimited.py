@@ -17,10 +17,10 @@ import pyarrow.csv
 
 from trainbox.channels.arrays import column_of, fill
 from trainbox.channels.blocks import Block, is_sound
-from trainbox.channels.cells import first_bad_row, is_cell, line_of
+from trainbox.channels.cells import Form, first_bad_row, is_cell, line_of
 from trainbox.channels.layout import Layout
 from trainbox.channels.sources import Source
-from trainbox.channels.streams import BLOCK_BYTES, Lines, Stream, first_lines, read_lines
+from trainbox.channels.streams import LONGEST_LINE, PIECE_BYTES, Lines, Stream, first_lines, max_pieces, read_lines
 from trainbox.channels.table import Columns
 from trainbox.channels.wording import short
 from trainbox.errors import DataError
@@ -29,6 +29,8 @@ from trainbox.say import say
 DELIMITERS = ",;\t|"
 #: A first row of 0,1,2,… longer than this is no accident.
 _COUNTING = 3
+#: Rows to parse at a time where they are long.
+_FEWEST_ROWS = 256
 
 
 def look(stream: Stream, path: Path, columns: Columns, *, is_joined: bool = False) -> Source | None:
@@ -44,15 +46,37 @@ def look(stream: Stream, path: Path, columns: Columns, *, is_joined: bool = Fals
     # The last of them: where there is a second line, it is no header.
     delimiter = columns.delimiter or _delimiter_of(lines[-1][1], columns, shown)
     number, first = lines[0]
-    cells = tuple(cell.strip() for cell in next(csv.reader([first], delimiter=delimiter)))
+    cells = tuple(cell.strip() for cell in _split(first, delimiter, f"{shown}:{number}"))
     if all(is_cell(cell, columns.missing) for cell in cells):
         if len(cells) > _COUNTING and list(cells) == [str(i) for i in range(len(cells))]:
             say(
                 f"{shown}:{number}: 0,1,2,… is taken for a row; if it is a data frame's header, write with header=False"
             )
-        return Source(path, shown, "CSV", len(cells), None, delimiter, is_joined=is_joined)
-    _refuse_no_header(cells, columns, f"{shown}:{number}")
-    return Source(path, shown, "CSV", len(cells), cells, delimiter, number, first, is_joined)
+        header = ""
+    else:
+        _refuse_no_header(cells, columns, f"{shown}:{number}")
+        header = first
+    return Source(
+        path,
+        shown,
+        "CSV",
+        len(cells),
+        cells if header else None,
+        delimiter,
+        number if header else 0,
+        header,
+        len(lines[-1][1]),
+        is_joined,
+    )
+
+
+def _split(line: str, delimiter: str, where: str) -> list[str]:
+    if delimiter not in line and '"' not in line:
+        return [line]  # which may be longer than `csv` allows a cell to be
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as error:
+        raise DataError(f"{where} is no row of CSV: {error}", hint="is this CSV, and its quotes closed?") from error
 
 
 def _refuse_no_header(cells: Sequence[str], columns: Columns, where: str) -> None:
@@ -77,7 +101,7 @@ def _refuse_no_header(cells: Sequence[str], columns: Columns, where: str) -> Non
 
 def _delimiter_of(line: str, columns: Columns, shown: str) -> str:
     """The delimiter that makes numbers of a line; else the one that cuts it in most pieces."""
-    split = {delimiter: next(csv.reader([line], delimiter=delimiter)) for delimiter in DELIMITERS}
+    split = {delimiter: _split(line, delimiter, shown) for delimiter in DELIMITERS}
     numeric = [
         delimiter
         for delimiter, cells in split.items()
@@ -89,51 +113,66 @@ def _delimiter_of(line: str, columns: Columns, shown: str) -> str:
     return numeric[0] if numeric else max(DELIMITERS, key=lambda delimiter: len(split[delimiter]))
 
 
-def read(
-    stream: Stream, source: Source, layout: Layout, columns: Columns, *, block_bytes: int = BLOCK_BYTES
-) -> Iterator[Block]:
+def read(stream: Stream, source: Source, layout: Layout, columns: Columns, *, size: int) -> Iterator[Block]:
     """The rows, block by block.
 
     Raises:
         DataError: With file, line and column.
     """
-    header = re.compile(rb"(?m)^" + re.escape(source.header.encode()) + rb"\r?$") if source.header else None
+    form = Form(source, layout, columns)
     has_said = False
-    for lines in read_lines(stream, size=block_bytes):
+    # Arrow's work for a column is the same for few rows as for many.
+    size = max(size, min(_FEWEST_ROWS * source.row_bytes, LONGEST_LINE))
+    for lines in read_lines(stream, size=size):
         skip = max(0, source.skip - lines.number + 1)
-        block = _parse(lines, skip, source, layout, columns)
-        if block is None and header is not None and source.is_joined:
-            content, repeats = header.subn(b"", lines.content)
+        block = _parse(lines, skip, form)
+        if block is None and source.is_joined and source.header:
+            lines, repeats = _without_headers(lines, source)  # noqa: PLW2901 - the same lines, some of them blank
             if repeats > (skip > 0) and not has_said:
                 has_said = True
                 say(f"{source.shown}: the header comes again further down: several files were joined")
-            lines = Lines(content, lines.number)  # noqa: PLW2901 - a blank line in place of each header
-            block = _parse(lines, skip, source, layout, columns)
+            block = _parse(lines, skip, form)
         if block is None:
-            raise first_bad_row(lines, skip, source, layout, columns)
+            raise first_bad_row(lines, skip, form)
         if len(block.labels):
             yield block
+        del block, lines  # so that there is one block in memory, not two
 
 
-def _parse(lines: Lines, skip: int, source: Source, layout: Layout, columns: Columns) -> Block | None:
+def _without_headers(lines: Lines, source: Source) -> tuple[Lines, int]:
+    """A block with a blank line in place of each header, and how many there were."""
+    content, count = re.subn(rb"(?m)^" + re.escape(source.header.encode()) + rb"\r?$", b"", lines.content)
+    return Lines(content, lines.number), count
+
+
+def _parse(lines: Lines, skip: int, form: Form) -> Block | None:
     """A block of lines; None where anything is wrong with it."""
-    names = [str(i) for i in range(layout.width)]
+    piece = max(PIECE_BYTES, len(lines.content) // max_pieces())
+    table = _read_csv(lines, skip, form, piece)
+    if table is None and len(lines.content) > piece:  # is a row longer than a piece?
+        table = _read_csv(lines, skip, form, len(lines.content))
+    group = form.layout.group
+    if table is None or (group is not None and table.column(group).null_count):
+        return None
+    delimiter = form.source.delimiter
+    block = take_columns(table, form.layout, lambda row: f"{form.source.shown}:{line_of(lines, skip, delimiter, row)}")
+    return block if is_sound(block) else None
+
+
+def _read_csv(lines: Lines, skip: int, form: Form, piece: int) -> Any:  # noqa: ANN401 - a table, or None
+    names = [str(i) for i in range(form.layout.width)]
     types = dict.fromkeys(names, pa.float32())
-    if layout.group is not None:
-        types[str(layout.group)] = pa.int64()
+    if form.layout.group is not None:
+        types[str(form.layout.group)] = pa.int64()
     try:
-        table = pa.csv.read_csv(
+        return pa.csv.read_csv(
             pa.BufferReader(lines.content),
-            read_options=pa.csv.ReadOptions(column_names=names, skip_rows=skip),
-            parse_options=pa.csv.ParseOptions(delimiter=source.delimiter),
-            convert_options=pa.csv.ConvertOptions(column_types=types, null_values=list(columns.missing)),
+            read_options=pa.csv.ReadOptions(column_names=names, skip_rows=skip, block_size=piece),
+            parse_options=pa.csv.ParseOptions(delimiter=form.source.delimiter),
+            convert_options=pa.csv.ConvertOptions(column_types=types, null_values=list(form.columns.missing)),
         )
     except pa.ArrowException:
         return None
-    if layout.group is not None and table.column(layout.group).null_count:
-        return None
-    block = take_columns(table, layout, lambda row: f"{source.shown}:{line_of(lines, skip, source.delimiter, row)}")
-    return block if is_sound(block) else None
 
 
 def take_columns(table: Any, layout: Layout, where: Callable[[int], str]) -> Block:  # noqa: ANN401 - no types

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -58,7 +59,9 @@ def _rate(sources: list[Source], layout: Layout | None, request: Request) -> flo
     for source in sources:
         with open_file(source.path, source.shown) as stream:
             sample = _whole_rows(stream, source)
-        blocks = read_stream(stream_of(sample, source.shown), source, layout, request, block_bytes=len(sample))
+        blocks = read_stream(
+            stream_of(sample, source.shown), source, layout, msgspec.structs.replace(request, size=len(sample))
+        )
         decoded += sum(_size(block) for block in blocks)
         read += len(sample)
     return decoded / read if read else 0.0

@@ -35,7 +35,9 @@ _BY_NAME: dict[str, Kind] = {
 PARQUET_MAGIC = b"PAR1"
 RECORDIO_MAGIC = (0xCED7230A).to_bytes(4, "little")
 _UTF8 = {"utf-8", "utf8", "us-ascii", "ascii"}
-_FLOAT = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_FLOAT = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+#: Of a line: label, weight and the first pair fit.
+_LOOKED_AT = 4096
 #: A label and at least one pair; text after the pair is looked at by the reader.
 _LIBSVM = re.compile(rf"\s*{_FLOAT}(?::{_FLOAT})?[ \t]+(?:qid:\d+|\d+:[^\s:]+)(?:\s|$)", re.ASCII)
 
@@ -89,7 +91,7 @@ def kind_by_content(stream: Stream) -> Kind:
     if stream.peek(4) == RECORDIO_MAGIC:
         return "recordio-protobuf"
     lines = [line for _, line in first_lines(stream) if not line.lstrip().startswith("#")]
-    return "libsvm" if lines and _LIBSVM.match(lines[0]) else "CSV"
+    return "libsvm" if lines and _is_libsvm(lines[0]) else "CSV"
 
 
 def refuse_another_kind(stream: Stream, said: ContentType) -> None:
@@ -111,11 +113,14 @@ def refuse_another_kind(stream: Stream, said: ContentType) -> None:
             raise _contradiction(stream.shown, text, kind_by_content(stream), said)
         return
     for number, line in first_lines(stream, most=1):
-        is_libsvm = _LIBSVM.match(line) is not None
-        if said.kind == "CSV" and is_libsvm:
+        if said.kind == "CSV" and _is_libsvm(line):
             raise _contradiction(f"{stream.shown}:{number}", f": {short(line)}", "libsvm", said)
         if said.kind == "libsvm" and _is_csv(line):
             raise _contradiction(f"{stream.shown}:{number}", f": {short(line)}", "CSV", said)
+
+
+def _is_libsvm(line: str) -> bool:
+    return _LIBSVM.match(line, 0, _LOOKED_AT) is not None
 
 
 def _is_csv(line: str) -> bool:

@@ -23,7 +23,7 @@ from trainbox.channels.arrays import column_of
 from trainbox.channels.blocks import Block, check
 from trainbox.channels.compressed import Positions, Sparse, ascends, sort_rows
 from trainbox.channels.sources import Source
-from trainbox.channels.streams import BLOCK_BYTES, Lines, Stream, first_lines, read_lines
+from trainbox.channels.streams import Lines, Stream, first_lines, read_lines
 from trainbox.channels.tokens import first_bad_line
 
 _COMMENT = re.compile(rb"#[^\n]*")
@@ -50,19 +50,20 @@ def look(stream: Stream, path: Path) -> Source | None:
     return Source(path, stream.shown, "libsvm", None) if first_lines(stream, most=1) else None
 
 
-def read(stream: Stream, *, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def read(stream: Stream, *, size: int) -> Iterator[Block]:
     """The rows, block by block; each block is as wide as its widest row.
 
     Raises:
         DataError: With file and line.
     """
-    for lines in read_lines(stream, size=block_bytes):
+    for lines in read_lines(stream, size=size):
         block = _parse(lines, stream.shown)
         if block is None:
             raise first_bad_line(lines, stream.shown)
         check(block)
         if len(block.labels):
             yield block
+        del block, lines  # so that there is one block in memory, not two
 
 
 def _parse(lines: Lines, shown: str) -> Block | None:

@@ -55,6 +55,7 @@ def read_table(
         growing = Growing()
         for block in found.blocks:
             growing.add(block)
+            del block  # so that there is one block in memory, not two
     if growing.rows:
         table = _make(growing, found, like)
         say(f"{request.name}: {growing.rows:,} rows, {len(table.feature_names)} features, {len(found.files)} files")

@@ -20,7 +20,7 @@ from trainbox.channels.compressed import MOST_COLUMNS, Sparse, ascends, first_re
 from trainbox.channels.protobuf import record_class
 from trainbox.channels.records import FRAME_HEAD, Frames, Joiner, first_record, place_of, read_frames
 from trainbox.channels.sources import Source
-from trainbox.channels.streams import BLOCK_BYTES, Stream
+from trainbox.channels.streams import Stream
 from trainbox.channels.wire import Spans, find_spans
 from trainbox.errors import DataError
 
@@ -57,14 +57,14 @@ def look(stream: Stream, path: Path) -> Source | None:
     return Source(path, stream.shown, "recordio-protobuf", _decode(*first).features.width or None)
 
 
-def read(stream: Stream, source: Source, *, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def read(stream: Stream, source: Source, *, size: int) -> Iterator[Block]:
     """The rows, block by block.
 
     Raises:
         DataError: With file, record and the record's offset.
     """
     joiner = Joiner(stream.shown)
-    for frames in read_frames(stream, size=block_bytes):
+    for frames in read_frames(stream, size=size):
         block = None if joiner.is_waiting else _read_alike(frames, source)
         if block is None:
             block = _read_each([_decode(*record) for record in joiner.add(frames)], source)

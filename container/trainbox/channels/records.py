@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from trainbox.channels.kinds import RECORDIO_MAGIC
-from trainbox.channels.streams import BLOCK_BYTES, HEAD_BYTES, Stream
+from trainbox.channels.streams import HEAD_BYTES, Stream
 from trainbox.errors import DataError
 
 FRAME_HEAD = 8
@@ -34,7 +34,7 @@ class Frames(msgspec.Struct, frozen=True, eq=False):
     number: int
 
 
-def read_frames(stream: Stream, *, size: int = BLOCK_BYTES) -> Iterator[Frames]:
+def read_frames(stream: Stream, *, size: int) -> Iterator[Frames]:
     """All frames, in blocks of about `size` bytes.
 
     Raises:
@@ -116,10 +116,10 @@ def first_record(stream: Stream) -> tuple[str, bytes] | None:
         size *= 8
 
 
-def read_contents(stream: Stream) -> Iterator[tuple[str, bytes]]:
+def read_contents(stream: Stream, *, size: int) -> Iterator[tuple[str, bytes]]:
     """The contents of all records, each with its place."""
     joiner = Joiner(stream.shown)
-    for frames in read_frames(stream):
+    for frames in read_frames(stream, size=size):
         yield from joiner.add(frames)
     joiner.finish()
 

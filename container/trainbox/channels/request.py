@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from trainbox.channels.kinds import ContentType, read_content_type
+from trainbox.channels.streams import block_bytes
 from trainbox.channels.table import Columns
 from trainbox.contract.job import Channel
 from trainbox.say import say
@@ -28,6 +29,8 @@ class Request(msgspec.Struct, frozen=True):
     is_wrapped: bool
     #: How long to wait for a pipe to be there and for its writer, in seconds.
     patience: float
+    #: How many bytes of text or records to parse at a time.
+    size: int
 
 
 def ask(
@@ -54,4 +57,4 @@ def ask(
     is_pipe = channel.input_mode == "Pipe"
     is_text = said is not None and said.kind in {"CSV", "libsvm"}
     is_wrapped = is_pipe and is_text and channel.record_wrapper == "RecordIO"
-    return Request(channel.name, channel.path, columns, said, is_pipe, is_wrapped, patience)
+    return Request(channel.name, channel.path, columns, said, is_pipe, is_wrapped, patience, block_bytes())

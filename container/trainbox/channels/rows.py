@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 
 from trainbox.channels import delimited, libsvm, parquet, pipes, recordio
-from trainbox.channels.blocks import Block, Seen, differ
+from trainbox.channels.blocks import Block, Seen, describe_shape, shape_of
 from trainbox.channels.files import find_files, show
 from trainbox.channels.kinds import Kind, kind_by_content, kind_by_name, refuse_another_kind
 from trainbox.channels.layout import Layout, lay_out
 from trainbox.channels.records import read_contents
 from trainbox.channels.request import Request
 from trainbox.channels.sources import Source, agree, compare_names, compare_sources
-from trainbox.channels.streams import BLOCK_BYTES, Stream, open_file, stream_of
+from trainbox.channels.streams import Stream, open_file, stream_of
 from trainbox.channels.table import default_names
 from trainbox.channels.wording import some
 from trainbox.errors import DataError
@@ -34,18 +34,18 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
 
 
 @contextmanager
-def open_rows(request: Request, *, block_bytes: int = BLOCK_BYTES) -> Iterator[Rows | str]:
+def open_rows(request: Request) -> Iterator[Rows | str]:
     """Look at a channel; in place of rows, why there are none.
 
     Raises:
         DataError: A file cannot be read as what it is said to be, or differs from the others.
     """
     if not request.is_pipe:
-        yield _open_files(request, block_bytes)
+        yield _open_files(request)
         return
     pipe = pipes.first_pipe(request.path)
     with pipes.open_pipe(pipe, pipe.name, request.patience) as stream:
-        yield _open_pipe(request, pipe, stream, block_bytes)
+        yield _open_pipe(request, pipe, stream)
 
 
 # ---- files ----
@@ -89,12 +89,12 @@ def _look(stream: Stream, path: Path, kind: Kind, request: Request) -> Source | 
     return delimited.look(stream, path, request.columns, is_joined=request.is_pipe)
 
 
-def _open_files(request: Request, block_bytes: int) -> Rows | str:
+def _open_files(request: Request) -> Rows | str:
     sources, nothing = look_at_files(request)
     if not sources:
         return nothing
     layout, names = lay_out_all(sources, request)
-    found = (block for source in sources for block in read_source(source, layout, request, block_bytes=block_bytes))
+    found = (block for source in sources for block in read_source(source, layout, request))
     files = tuple(source.path for source in sources)
     return Rows(sources[0].shown, files, sources[0].kind, names, _checked(found))
 
@@ -108,36 +108,34 @@ def lay_out_all(sources: Sequence[Source], request: Request) -> tuple[Layout | N
     return None, None if first.width is None else default_names(first.width)
 
 
-def read_source(source: Source, layout: Layout | None, request: Request, *, block_bytes: int) -> Iterator[Block]:
+def read_source(source: Source, layout: Layout | None, request: Request) -> Iterator[Block]:
     """The rows of one file."""
     if source.kind == "Parquet" and layout is not None:
         yield from parquet.read(source, layout)
         return
     with open_file(source.path, source.shown) as stream:
-        yield from read_stream(stream, source, layout, request, block_bytes)
+        yield from read_stream(stream, source, layout, request)
 
 
-def read_stream(
-    stream: Stream, source: Source, layout: Layout | None, request: Request, block_bytes: int
-) -> Iterator[Block]:
+def read_stream(stream: Stream, source: Source, layout: Layout | None, request: Request) -> Iterator[Block]:
     """The rows of a file or pipe that has been looked at."""
     if source.kind == "libsvm":
-        return libsvm.read(stream, block_bytes=block_bytes)
+        return libsvm.read(stream, size=request.size)
     if source.kind == "recordio-protobuf":
-        return recordio.read(stream, source, block_bytes=block_bytes)
+        return recordio.read(stream, source, size=request.size)
     if layout is None:
         raise TypeError(f"{source.shown}: {source.kind} has columns, and no layout")
-    return delimited.read(stream, source, layout, request.columns, block_bytes=block_bytes)
+    return delimited.read(stream, source, layout, request.columns, size=request.size)
 
 
 # ---- a pipe ----
 
 
-def _open_pipe(request: Request, pipe: Path, stream: Stream, block_bytes: int) -> Rows | str:
+def _open_pipe(request: Request, pipe: Path, stream: Stream) -> Rows | str:
     """Nothing of a pipe can be read twice: what follows the first rows is compared with them as it comes."""
     streams = iter([stream])
     if request.is_wrapped:
-        streams = (stream_of(content, place) for place, content in read_contents(stream))
+        streams = (stream_of(content, place) for place, content in read_contents(stream, size=request.size))
     found = ((each, _look_at_stream(each, pipe, request)) for each in streams)
     known = ((each, source) for each, source in found if source is not None)
     first = next(known, None)
@@ -146,10 +144,10 @@ def _open_pipe(request: Request, pipe: Path, stream: Stream, block_bytes: int) -
     layout, names = lay_out_all([first[1]], request)
 
     def read_all() -> Iterator[Block]:
-        yield from read_stream(*first, layout, request, block_bytes)
+        yield from read_stream(*first, layout, request)
         for each, source in known:
             _compare(source, first[1])
-            yield from read_stream(each, source, layout, request, block_bytes)
+            yield from read_stream(each, source, layout, request)
 
     return Rows(first[1].shown, (pipe,), first[1].kind, names, _checked(read_all()))
 
@@ -179,10 +177,14 @@ def _checked(blocks: Iterator[Block]) -> Iterator[Block]:
     """The blocks, each compared with the first, and the groups followed from one to the next."""
     first, seen = None, Seen()
     for block in blocks:
-        first = first or block
-        what = differ(block, first)
-        if what:
-            raise DataError(f"{block.where(0)}: {what}", hint="write all rows of a channel in one way")
+        shape = shape_of(block)
+        first = first or shape
+        if shape != first:
+            raise DataError(
+                f"{block.where(0)} has {describe_shape(shape)}, the rows before have {describe_shape(first)}",
+                hint="write all rows of a channel in one way",
+            )
         if block.groups is not None:
             seen.check(block.groups, block.where)
         yield block
+        del block  # so that there is one block in memory, not two

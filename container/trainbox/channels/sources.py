@@ -28,6 +28,8 @@ class Source(msgspec.Struct, frozen=True):
     #: Lines up to and with the header, and the header itself.
     skip: int = 0
     header: str = ""
+    #: How long its first row is.
+    row_bytes: int = 0
     #: Whether several files were joined to one stream, so that the header may come again.
     is_joined: bool = False
 

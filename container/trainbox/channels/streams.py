@@ -17,8 +17,9 @@ from trainbox.errors import DataError
 HEAD_BYTES = 64 * 1024
 #: A row of a million columns is shorter; what is longer is no text.
 LONGEST_LINE = 64 * 1024 * 1024
-#: What is parsed at a time. Arrow parses a block in pieces of 1 MiB, one for each core; larger ones cost memory only.
-BLOCK_BYTES = 8 * 1024 * 1024
+#: What Arrow parses on one core at a time.
+PIECE_BYTES = 1024 * 1024
+_FEWEST_PIECES, _MOST_PIECES = 4, 32
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
 BOM = b"\xef\xbb\xbf"
 
@@ -44,10 +45,14 @@ class Stream:
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, fewer at the end alone; the next `read` begins with them."""
-        while len(self._held) < size and not self._ended:
-            piece = self._raw.read(size - len(self._held))
+        pieces, length = [self._held], len(self._held)
+        while length < size and not self._ended:
+            piece = self._raw.read(size - length)  # a pipe gives 64 KiB at a time
             self._ended = not piece
-            self._held = self._held + piece if self._held else piece
+            pieces.append(piece)
+            length += len(piece)
+        held = [piece for piece in pieces if piece]
+        self._held = held[0] if len(held) == 1 else b"".join(held)
         return self._held[:size]
 
     def read(self, size: int) -> bytes:
@@ -114,9 +119,9 @@ def first_lines(stream: Stream, most: int = 2) -> list[tuple[int, str]]:
         found = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()][:most]
         if len(found) == most or is_all:
             return [(number, _decode(line, number, stream.shown)) for number, line in found]
-        if size >= LONGEST_LINE:
+        if size == LONGEST_LINE:
             raise _too_long(stream.shown, 1 + len(lines))
-        size *= 8
+        size = min(8 * size, LONGEST_LINE)
 
 
 def _whole_lines(head: bytes, *, is_all: bool) -> list[bytes]:
@@ -134,7 +139,17 @@ def _decode(line: bytes, number: int, shown: str) -> str:
         ) from error
 
 
-def read_lines(stream: Stream, *, size: int = BLOCK_BYTES) -> Iterator[Lines]:
+def max_pieces() -> int:
+    """In how many pieces to parse a block: one for each core."""
+    return min(max(int(pa.cpu_count()), _FEWEST_PIECES), _MOST_PIECES)
+
+
+def block_bytes() -> int:
+    """How much to parse at a time; more costs memory, and is no faster."""
+    return PIECE_BYTES * max_pieces()
+
+
+def read_lines(stream: Stream, *, size: int) -> Iterator[Lines]:
     """All lines, in blocks of about `size` bytes; the last one may lack its line end.
 
     Raises:
@@ -145,8 +160,10 @@ def read_lines(stream: Stream, *, size: int = BLOCK_BYTES) -> Iterator[Lines]:
     while not is_over:
         content, rest, is_over = _next_lines(stream, rest, size)
         if content:
-            yield Lines(content, number)
+            lines = Lines(content, number)
             number += _count(content, b"\n") or _count(content, b"\r")
+            yield lines
+            del lines, content  # so that there is one block in memory, not two
         elif len(rest) > LONGEST_LINE:
             raise _too_long(stream.shown, number)
         else:

@@ -30,6 +30,12 @@ class Columns(msgspec.Struct, frozen=True):
     #: What separates the columns of CSV; found out where it is not given.
     delimiter: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.labels < 1:
+            raise ValueError(f"{self.labels} columns are labels; training needs one at least")
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"0123456789.+-'):
+            raise ValueError(f"the delimiter {self.delimiter!r} is not one character, or one of a number or a line end")
+
 
 class Table(msgspec.Struct, frozen=True, eq=False):
     """The rows of a channel: n rows, m features; nothing in it is infinite, and a missing value is NaN."""

@@ -6,7 +6,7 @@ from trainbox.channels.streams import Lines
 from trainbox.channels.wording import short
 from trainbox.errors import DataError
 
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _VALUE = re.compile(rf"{_NUMBER.pattern}|[+-]?nan|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
 _GROUP = re.compile(r"qid:(-?\d+)", re.ASCII)
 _MOST_COLUMNS = 2**31 - 1

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import inspect
@@ -161,7 +162,7 @@ def _choose(known: Mapping[str, object], text: object) -> object:
 
 
 def _items(raw: object) -> Sequence[object]:
-    """The elements of `["auc", "logloss"]`, of `auc,logloss` and of `auc`; a tuple, `(1,0)` and `(1)`, is a list too."""
+    """The elements of `["auc", "logloss"]`, of `auc,logloss` and of `auc`; tuples, `(1,0)` and `(1)`, are lists too."""
     if isinstance(raw, list | tuple):
         return raw
     if not isinstance(raw, str):
@@ -173,8 +174,9 @@ def _items(raw: object) -> Sequence[object]:
             return decoded
         raise ValueError("no list")
     if text.startswith("(") and text.endswith(")"):
-        decoded = _decode(text)
-        return decoded if isinstance(decoded, list | tuple) else [decoded]
+        with suppress(ValueError):  # else it is text that happens to stand in parentheses
+            decoded = _decode(text)
+            return decoded if isinstance(decoded, list | tuple) else [decoded]
     return [item.strip() for item in text.split(",")] if text else []
 
 
@@ -185,7 +187,7 @@ def _decode(text: str) -> object:
     except ValueError:
         try:
             return ast.literal_eval(text)
-        except (SyntaxError, MemoryError, RecursionError) as error:
+        except (SyntaxError, TypeError, MemoryError, RecursionError) as error:  # {[]: 1} is a TypeError
             raise ValueError("neither JSON nor Python") from error
 
 

@@ -87,6 +87,7 @@ class Circle:
             PeerError: A member is lost, or says something else.
         """
         mine = msgspec.msgpack.encode(value)
+        _check_size(mine, _LARGEST_VALUE_BYTES)
         with self._calling():
             if self.members.is_first:
                 others = [self._receive(name, "gather", _LARGEST_VALUE_BYTES) for name in self.members.names[1:]]
@@ -165,7 +166,7 @@ class Circle:
         Leaving the block by an exception does the same; the first word counts.
         """
         message = error.message if isinstance(error, TrainboxError) else f"{type(error).__name__}: {error}"
-        self._lifeline.give_up(message)
+        self._lifeline.give_up(" ".join(message.split()))
 
     def check(self) -> None:
         """Go on only if nobody is lost.

@@ -58,7 +58,7 @@ class Door:
             patience: Seconds for all of them together.
 
         Returns:
-            The connections for data, by member.
+            The connections for data, in the order of the members, whoever came first.
 
         Raises:
             PeerError: Some have not come, or one was lost meanwhile.
@@ -71,7 +71,7 @@ class Door:
             self._turn(min(left, 1.0))
             self._lifeline.check()
         data, self._came["data"] = self._came["data"], {}
-        return data
+        return {name: data[name] for name in self._members.names[1:]}
 
     def close(self) -> None:
         """Whoever has not come now will not be let in."""

@@ -72,13 +72,14 @@ class Lifeline:
     def __init__(self, me: str, *, limit: float) -> None:
         self._me = me
         self._limit = limit
+        self._beat_seconds = min(BEAT_SECONDS, limit / 4)
         self._main_thread = threading.get_ident()
         self._wires: dict[str, Wire[Word]] = {}
         self._heard: dict[str, float] = {}
         #: Those that have said goodbye.
         self.left: set[str] = set()
         self._loss: Loss | None = None
-        self._end_at = float("inf")
+        self._lost_at = 0.0
         #: This one leaves: what becomes of the others does not matter any more.
         self._leaving = False
         self._closed = False
@@ -141,7 +142,7 @@ class Lifeline:
         """Tell the others that this one leaves for a reason of its own, if nobody is lost already."""
         with self._changed:
             if self._loss is None and not self._leaving:
-                self._tell(Word(gave_up=" ".join(why.split())[:_LONGEST_WHY]))
+                self._tell(Word(gave_up=why[:_LONGEST_WHY] or "without a reason"))
             self._leaving = True
 
     def await_goodbyes(self, seconds: float) -> tuple[str, ...]:
@@ -181,7 +182,7 @@ class Lifeline:
             self._leaving = self._closed = True
         self._stir()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_LAST_WORDS_SECONDS)
         for wire in self._wires.values():
             wire.close()
         for end_of_pair in (self.alarm, self._ring, self._sleep, self._wake):
@@ -191,6 +192,7 @@ class Lifeline:
 
     def _run(self) -> None:
         beat_at = 0.0
+        said: Loss | None = None
         while not self._closed:
             # Whoever was silent at this moment and has sent nothing that is found below was so in truth: this process
             # itself may be stopped between any two of these lines.
@@ -198,17 +200,25 @@ class Lifeline:
             with self._changed:
                 if before >= beat_at:
                     self._beat()
-                    beat_at = before + BEAT_SECONDS
+                    beat_at = before + self._beat_seconds
                 sources = {wire.connection.fileno(): member for member, wire in self._wires.items()}
-                until = min([beat_at, self._end_at, *self._silences().values()])
+                until = min([beat_at, *self._silences().values(), *self._end()])
             ready = _poll([*sources, self._sleep.fileno()], until)
             with self._changed:
                 for source in ready:
                     self._hear(sources.get(source))
                 self._judge(before)
-                if self._loss is not None and not self._leaving and before >= self._end_at:
-                    self._end_at = float("inf")
-                    end_process(self._error(self._loss), self._main_thread)
+                loss = self._loss
+            if loss is not None and loss is not said:
+                said = loss
+                say(self._error(loss).message)  # whatever becomes of this process now, its log has the name
+            if loss is not None and any(before >= moment for moment in self._end()):
+                end_process(self._error(loss), self._main_thread)
+                return
+
+    def _end(self) -> list[float]:
+        """When this process is to be ended, if it is."""
+        return [] if self._loss is None or self._leaving else [self._lost_at + LEAVE_SECONDS]
 
     def _stir(self) -> None:
         with contextlib.suppress(OSError):
@@ -262,10 +272,9 @@ class Lifeline:
         self._loss = loss
         if tell:
             self._tell(Word(lost=loss))
-        self._end_at = time.monotonic() + LEAVE_SECONDS
+        self._lost_at = time.monotonic()
         self._changed.notify_all()
         self._ring.send(b"!")
-        say(f"{loss.member} {loss.why}")  # whatever becomes of this process now, its log has the name
 
     def _tell(self, word: Word, *members: str) -> None:
         for member in members or tuple(self._wires):
@@ -275,7 +284,9 @@ class Lifeline:
     def _beat(self) -> None:
         for wire in self._wires.values():
             with contextlib.suppress(OSError):
-                if not wire.is_behind:
+                if wire.is_behind:
+                    wire.flush()
+                else:
                     wire.post(Word())
 
     def _drop(self, member: str) -> None:

@@ -53,12 +53,20 @@ class Wire(Generic[L]):
         self.connection.sendall(msgspec.json.encode(line) + b"\n")
 
     def post(self, line: L) -> None:
-        """Say something on a connection that does not block: what cannot go out yet goes out with the next.
+        """Say something on a connection that does not block: what cannot go out yet waits for `flush`.
 
         Raises:
             OSError: The connection is gone.
         """
         self._unsent += msgspec.json.encode(line) + b"\n"
+        self.flush()
+
+    def flush(self) -> None:
+        """Let go out what can now.
+
+        Raises:
+            OSError: The connection is gone.
+        """
         with contextlib.suppress(BlockingIOError):
             del self._unsent[: self.connection.send(self._unsent)]
 

@@ -1,93 +1,211 @@
-"""Pictures of a training: learning curves and what each feature matters, as PNG and SVG, each written whole.
+"""Learning curves and feature importance as pictures, PNG and SVG, the same bytes for the same numbers.
 
-matplotlib is loaded when a picture is drawn: it takes a third of a second, which no job should wait at its start.
+Matplotlib's objects are used without `pyplot`, whose figures and settings belong to whoever runs this process. It is
+imported where a picture is drawn: that takes half a second, and a script that is stopped early draws none.
 """
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from trainbox import whole
 
-#: A metric's steps and values.
-Curve = tuple[Sequence[int], Sequence[float]]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-#: A channel has one colour in every panel.
-_COLORS = {"train": "C0", "validation": "C1"}
-_FEW_POINTS = 30
-_LONGEST_NAME = 40
+Curve = tuple[Sequence[float], Sequence[float]]
+
+_INK = "#22303c"
+_PALE = "#64727f"
+_GRID = "#e4e8ec"
+#: Told apart by people who see colours differently, and in grey (after Okabe and Ito); the first for what counts most.
+_COLOURS = ("#0b6fb8", "#d95f02", "#1b9e77", "#8e5ea2", "#b8860b", "#4d4d4d")
+_STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": _INK,
+    "text.parse_math": False,  # a feature may be called "price in $ per m_2"
+    "axes.labelcolor": _PALE,
+    "axes.edgecolor": "#b8c2cb",
+    "xtick.color": _PALE,
+    "ytick.color": _PALE,
+    "axes.unicode_minus": True,
+    "svg.hashsalt": "trainbox",
+}
+_DOTS_PER_INCH = 150
+_PANEL_INCHES = (4.9, 3.1)
+_MOST_COLUMNS = 2
+#: With fewer points than this each is marked.
+_SPARSE = 40
+_LONGEST_NAME = 36
+_BAR_INCHES = 0.27
+_TICK_STEPS = (1, 2, 2.5, 5, 10)
 
 
-def draw_curves(path: Path, curves: Mapping[str, Curve], *, step: str = "round") -> None:
-    """Draw each metric over the steps; those of one name on several channels share a panel.
+def draw_curves(
+    path: Path, curves: Mapping[str, Curve], *, title: str = "Learning curves", step: str = "round"
+) -> None:
+    """Draw the values of each metric over the steps: a panel for each metric, in it a line for each channel.
 
     Args:
-        path: Without its ending; `.png` and `.svg` are written.
-        curves: By name, such as `validation:auc`; a value that is not a number is a gap.
-        step: What a step is.
+        path: Without its suffix: `<path>.png` and `<path>.svg` are written, each whole.
+        curves: By name, such as "validation:auc": the steps, and as many values. Where a value is no finite number
+            the line has a gap; a curve may have few points, or one, and they need not be at the same steps.
+        title: What stands above.
+        step: What the steps count.
+
+    Raises:
+        OSError: A file cannot be written.
     """
     panels: dict[str, dict[str, Curve]] = {}
     for name, curve in curves.items():
         channel, _, metric = name.rpartition(":")
         panels.setdefault(metric, {})[channel or metric] = curve
-    figure = _figure(7.0, 3.2 * max(1, len(panels)))
-    for place, (metric, channels) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(len(panels), 1, place)
-        for channel, (steps, values) in channels.items():
-            mark = "o" if len(steps) <= _FEW_POINTS else None
-            color = _COLORS.get(channel)
-            axes.plot(steps, values, marker=mark, markersize=3, linewidth=1.4, label=channel, color=color)
-        axes.set_ylabel(metric)
-        axes.set_xlabel(step)
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend(frameon=False)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    _save(figure, path)
+    channels = {channel: place for place, channel in enumerate(_ordered({c: 0 for p in panels.values() for c in p}))}
+    columns = min(_MOST_COLUMNS, max(1, len(panels)))
+    rows = -(-max(1, len(panels)) // columns)
+    with _figure(_PANEL_INCHES[0] * columns + 0.4, _PANEL_INCHES[1] * rows + 0.6, title) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in list(grid.flat)[max(1, len(panels)) :]:
+            axes.remove()
+        for axes, (metric, lines) in zip(grid.flat, panels.items(), strict=False):
+            _style(axes, metric, "both")
+            for channel in _ordered(lines):
+                _draw_curve(axes, channel, lines[channel], _COLOURS[channels[channel] % len(_COLOURS)])
+            _finish_panel(axes, step)
+        if not panels:
+            _style(grid[0, 0], "no metric was logged", "both")
+        _save(figure, path)
 
 
-def draw_importance(path: Path, values: Mapping[str, float], *, most: int = 30, what: str = "importance") -> None:
-    """Draw the features that matter most, the first on top.
+def draw_importance(
+    path: Path, importance: Mapping[str, float], most: int = 30, *, title: str = "Feature importance", kind: str = ""
+) -> None:
+    """Draw how much each feature matters, the most important on top.
 
     Args:
-        path: Without its ending; `.png` and `.svg` are written.
-        values: By feature.
-        most: How many at most.
-        what: What the values are.
+        path: Without its suffix: `<path>.png` and `<path>.svg` are written, each whole.
+        importance: By feature; what is no finite number is left out.
+        most: How many to draw; the title says so where there are more.
+        title: What stands above.
+        kind: What is measured, below the bars.
+
+    Raises:
+        OSError: A file cannot be written.
     """
-    first = sorted(((name, value) for name, value in values.items() if math.isfinite(value)), key=lambda x: -abs(x[1]))
-    shown = first[:most][::-1]
-    figure = _figure(7.0, 1.2 + 0.24 * max(1, len(shown)))
-    axes = figure.add_subplot(1, 1, 1)
-    axes.barh([_short(name) for name, _ in shown], [value for _, value in shown], height=0.7)
-    axes.set_xlabel(what)
-    axes.grid(visible=True, axis="x", alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    _save(figure, path)
+    known = {name: value for name, value in importance.items() if math.isfinite(value)}
+    shown = sorted(known.items(), key=lambda item: -abs(item[1]))[:most]
+    if len(shown) < len(importance):
+        title += f": {len(shown)} of {len(importance)} features"
+    width = max((len(name) for name, _ in shown), default=0)
+    inches = 6.2 + 0.075 * min(width, _LONGEST_NAME)
+    with _figure(inches, 1.35 + _BAR_INCHES * max(3, len(shown)), title) as figure:
+        axes = figure.subplots()
+        _style(axes, "" if shown else "no feature has a value", "x")
+        places = range(len(shown))
+        bars = axes.barh(places, [value for _, value in shown], height=0.68, color=_COLOURS[0], zorder=2)
+        axes.bar_label(bars, [f"{value:.3g}" for _, value in shown], padding=4, color=_PALE, fontsize=8)
+        axes.set_yticks(places, [_shorten(name) for name, _ in shown], color=_INK)
+        axes.invert_yaxis()
+        axes.set_xlabel(kind)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.axvline(0.0, color="#b8c2cb", linewidth=0.8, zorder=3)
+        axes.margins(x=0.12, y=0.5 / max(3, len(shown)))
+        _save(figure, path)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
-
-
-def _figure(width: float, height: float) -> Any:  # noqa: ANN401 - matplotlib is not loaded yet
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
+@contextmanager
+def _figure(width: float, height: float, title: str) -> "Iterator[Figure]":
+    """A figure in the house's style, whatever the style of this process is otherwise."""
+    import matplotlib as mpl  # noqa: PLC0415 - see the module's docstring
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    style: Any = {**mpl.rcParamsDefault, **_STYLE}
+    with mpl.rc_context(style), warnings.catch_warnings():
+        # The font has no sign for, say, Chinese: the picture shows boxes then, and the JSON beside it has the name.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold", color=_INK)
+        layout: Any = figure.get_layout_engine()
+        layout.set(w_pad=0.12, h_pad=0.1)
+        yield figure
 
 
-def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - as above
-    import matplotlib as mpl  # noqa: PLC0415 - see above
+def _style(axes: "Axes", title: str, grid: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
+    axes.grid(visible=True, axis=grid, color=_GRID, linewidth=0.8)  # type: ignore[arg-type]  # "x", "y" or "both"
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, pad=5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
-    # The same curves give the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "trainbox", "svg.fonttype": "none"}):
-        for kind, about in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-            content = io.BytesIO()
-            figure.savefig(content, format=kind, dpi=150, metadata=about)
-            whole.write(path.with_name(f"{path.name}.{kind}"), content.getvalue())
+
+def _draw_curve(axes: "Axes", channel: str, curve: Curve, colour: str) -> None:
+    steps = list(curve[0])
+    values = [float(value) if math.isfinite(value) else math.nan for value in curve[1]]
+    finite = [value for value in values if math.isfinite(value)]
+    label = f"{_shorten(channel)}  {finite[-1]:.5g}" if finite else f"{_shorten(channel)}  no finite value"
+    alone = [place for place in range(len(values)) if _stands_alone(values, place)]
+    marked = range(len(values)) if len(finite) < _SPARSE else alone
+    axes.plot(
+        steps,
+        values,
+        label=label,
+        color=colour,
+        linewidth=1.8,
+        marker="o",
+        markersize=3.6,
+        markevery=list(marked),
+        solid_capstyle="round",
+        zorder=3,
+    )
+
+
+def _stands_alone(values: Sequence[float], place: int) -> bool:
+    """Whether no line reaches a point, so that it would not be seen."""
+    around = values[max(0, place - 1) : place] + values[place + 1 : place + 2]  # type: ignore[operator]  # of a list
+    return math.isfinite(values[place]) and not any(map(math.isfinite, around))
+
+
+def _finish_panel(axes: "Axes", step: str) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 - see the module's docstring
+
+    axes.set_xlabel(step)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=_TICK_STEPS))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=_TICK_STEPS))
+    axes.yaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]  # that of numbers
+    axes.margins(x=0.03, y=0.12)
+    if not any(math.isfinite(value) for line in axes.lines for value in np.asarray(line.get_ydata())):
+        axes.set_yticks([])
+    axes.legend(frameon=False, fontsize=9, loc="best", handlelength=1.4, labelcolor=_INK)
+
+
+def _ordered(channels: Mapping[str, object]) -> list[str]:
+    """What is judged by first, and the rows trained on last."""
+    return sorted(channels, key=lambda channel: (channel == "train", channel != "validation"))
+
+
+def _shorten(name: str) -> str:
+    """The begin and the end of a long name: that is where names differ."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    kept = _LONGEST_NAME - 1
+    return f"{name[: kept - kept // 2]}…{name[-(kept // 2) :]}"
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    # A date, or the version of the library, would make two files of the same picture.
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], dpi=_DOTS_PER_INCH, metadata=metadata)
+        whole.write(path.with_name(path.name + suffix), content.getvalue())

@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from trainbox.errors import ConfigurationError, DataError
-
-#: Of more different labels than this nobody makes a list.
-MOST_CLASSES = 10_000
-_SHOWN = 10
+from trainbox.tabular.labels import MOST_CLASSES, check_counts
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -21,8 +18,8 @@ class Labels(msgspec.Struct, frozen=True):
 
     lowest: float | None = None
     highest: float | None = None
-    #: How many rows each label has, by its text; empty where there are too many, or they are no classes.
-    counts: Mapping[str, int] = {}
+    #: How many rows each label has; empty where there are too many, or they are no classes.
+    counts: Mapping[float, int] = {}
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -120,14 +117,14 @@ def _together(parts: Sequence[Labels]) -> Labels:
     known = [part for part in parts if part.lowest is not None and part.highest is not None]
     if not known:
         return Labels()
-    counts: Counter[str] = Counter()
+    counts: Counter[float] = Counter()
     for part in known:
         counts.update(part.counts)
     complete = all(part.counts for part in known) and len(counts) <= MOST_CLASSES
     return Labels(
         lowest=min(part.lowest for part in known if part.lowest is not None),
         highest=max(part.highest for part in known if part.highest is not None),
-        counts=dict(sorted(counts.items(), key=lambda item: float(item[0]))) if complete else {},
+        counts=dict(sorted(counts.items())) if complete else {},
     )
 
 
@@ -143,23 +140,16 @@ def check_labels(channel: str, labels: Labels, *, classes: int | None, learn: bo
     Raises:
         DataError: A label is no class, or all are the same; with what was found.
     """
-    if classes is not None:
-        allowed = {f"{number:g}" for number in range(classes)}
-        strange = [label for label in labels.counts if label not in allowed]
-        if strange or not labels.counts:
-            found = _some(labels.counts) if labels.counts else f"numbers from {labels.lowest:g} to {labels.highest:g}"
-            raise DataError(
-                f"channel {channel}: the labels are {found}, which are not the classes 0 to {classes - 1}",
-                hint=f"give labels from 0 to {classes - 1}, or take an objective for numbers such as reg:squarederror",
-            )
-    if learn and labels.lowest == labels.highest:
+    if classes is not None and labels.counts:
+        check_counts(channel, labels.counts, classes=classes, learn=learn)
+    elif classes is not None:
+        raise DataError(
+            f"channel {channel}: the labels are numbers from {labels.lowest:g} to {labels.highest:g},"
+            f" which are not the classes 0 to {classes - 1}",
+            hint=f"give labels from 0 to {classes - 1}, or take an objective for numbers such as reg:squarederror",
+        )
+    elif learn and labels.lowest == labels.highest:
         raise DataError(
             f"channel {channel}: every label is {labels.lowest:g}: there is nothing to learn",
             hint="the first column must be the label; check that it is, and how the rows were chosen",
         )
-
-
-def _some(counts: Mapping[str, int]) -> str:
-    shown = [f"{label} ({count:,} rows)" for label, count in list(counts.items())[:_SHOWN]]
-    more = len(counts) - _SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

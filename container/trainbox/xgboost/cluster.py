@@ -143,13 +143,14 @@ def collective(circle: Circle, *, seconds: float = DEFAULT_SECONDS, tries: int =
     with ExitStack() as stack:
         arguments = _find_tracker(circle, stack, seconds)
         with _finalizing(circle), naming_the_lost(circle):
-            xgb_collective.init(
+            context = xgb_collective.CommunicatorContext(
                 **arguments,
                 # XGBoost orders the members by their names, as text.
                 dmlc_task_id=f"{circle.rank:08d}",
                 dmlc_timeout=math.ceil(seconds),
                 dmlc_retry=tries,
             )
+            xgb_collective.init(**context.args)  # with where it has found NCCL
             ranks = (xgb_collective.get_rank(), xgb_collective.get_world_size())
             if ranks != (circle.rank, circle.size):
                 raise TrainingError(f"XGBoost gives rank {ranks} to {(circle.rank, circle.size)}: a defect of trainbox")
@@ -177,9 +178,14 @@ def _finalizing(circle: Circle) -> Iterator[None]:
         with naming_the_lost(circle):
             xgb_collective.finalize()
     except BaseException as error:
-        circle.fail(error)  # before the others find the collective broken
+        circle.fail(_without_stack(error))  # before the others find the collective broken
         _let_go(circle)
         raise
+
+
+def _without_stack(error: BaseException) -> BaseException:
+    """What XGBoost says, without the addresses in its library that follow."""
+    return type(error)(str(error).partition("\nStack trace:\n")[0]) if type(error) is xgb.core.XGBoostError else error
 
 
 def _let_go(circle: Circle) -> None:
@@ -240,6 +246,7 @@ class Tracker:
                 stderr=self._errors,
                 process_group=0,  # a SIGTERM for the script's group asks it to save and leave, for which it needs this
             )
+        self.pid = self._process.pid
         with ExitStack() as stack:
             stack.push(self)
             #: For `xgboost.collective.init`, on all members.

@@ -17,8 +17,9 @@ from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, find_port, join
 from trainbox.say import say
 from trainbox.xgboost.agreement import Agreement, Labels, Report, agree, check_labels
-from trainbox.xgboost.matrices import Shard, disk_needed, make_matrices, part_of, read_shard, shard_of, spool_directory
+from trainbox.xgboost.matrices import make_matrices
 from trainbox.xgboost.params import Params
+from trainbox.xgboost.shards import Shard, disk_needed, part_of, read_shard, shard_of, spool_directory
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):
@@ -80,7 +81,7 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
     for name, channel in channels.items():
-        shards[name] = _read(channel, name, params, job, circle, shards.get("train"), spool)
+        shards[name] = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -114,19 +115,13 @@ def _channels(job: Job, params: Params) -> dict[str, Channel]:
 
 
 def _read(
-    channel: Channel,
-    name: str,
-    params: Params,
-    job: Job,
-    circle: Circle,
-    train: Shard | None,
-    spool: Path | None,
+    channel: Channel, name: str, params: Params, circle: Circle, *, train: Shard | None, spool: Path | None
 ) -> Shard:
     """This member's rows of a channel; among several it may have none."""
     if circle.size > 1 and _is_empty(channel):
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
         return _empty(name, ())
-    part = part_of(channel, job, circle.rank, circle.size)
+    part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
     return read_shard(channel, name, params, part, like=train, spool=spool and spool / name)
 
 

@@ -19,7 +19,7 @@ from trainbox.metrics import Metric
 from trainbox.xgboost import scores
 from trainbox.xgboost.catalogue import METRICS, OBJECTIVES, Goal, goal, split
 from trainbox.xgboost.cluster import Alone, Group
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params import Params, metric_parameters
 from trainbox.xgboost.rules import objective
 from trainbox.xgboost.scores import Floats
 
@@ -146,10 +146,11 @@ def builtin_regexes(names: Iterable[str]) -> dict[str, str]:
 def _evaluate_theirs(
     booster: xgb.Booster, matrices: Mapping[str, xgb.DMatrix], names: Sequence[str], params: Params, iteration: int
 ) -> dict[str, float]:
-    # Metrics add up in a booster, each once, in this order; to name them again costs nothing and changes no tree.
+    # Metrics add up in a booster, each once, in this order; to name them again costs nothing and changes no tree. A
+    # metric that comes after the first round has not heard what the objective was told.
     written = {name: _as_xgboost_writes(name, params) for name in names}
     asked = list(dict.fromkeys(written.values()))
-    booster.set_param([("eval_metric", metric) for metric in asked])
+    booster.set_param([*metric_parameters(params).items(), *(("eval_metric", metric) for metric in asked)])
     said = booster.eval_set([(matrix, channel) for channel, matrix in matrices.items()], iteration)
     numbers = [float(field.rpartition(":")[2]) for field in said.split("\t")[1:]]
     places = [(channel, metric) for channel in matrices for metric in asked]
@@ -209,7 +210,8 @@ def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Gro
 def _guess(rows: _Rows, params: Params) -> npt.NDArray[np.int64]:
     """The class that the model takes each row for."""
     if params.num_class is not None:
-        return np.argmax(rows.predictions, axis=1).astype(np.int64)
+        best: npt.NDArray[np.int64] = rows.predictions.argmax(axis=1)
+        return best
     said = rows.predictions[:, 0]
     return (said > (0.0 if objective(params) == "binary:logitraw" else _HALF)).astype(np.int64)
 
@@ -226,8 +228,9 @@ def _curves(rows: _Rows, params: Params, group: Group) -> list[Floats]:
 
 
 def _mean_area(kind: str, curves: Sequence[Floats]) -> float:
-    """The mean over classes, each weighing as much as its rows: XGBoost's, and scikit-learn's `weighted`."""
-    areas, weights = [_AREAS[kind](curve) for curve in curves], [curve[:, 1].sum() for curve in curves]
+    """The mean over classes as XGBoost takes it: by their rows for `auc`, all alike for `aucpr`."""
+    areas = [_AREAS[kind](curve) for curve in curves]
+    weights = [curve[:, 1].sum() if kind == "auc" else 1.0 for curve in curves]
     return float(np.average(areas, weights=weights)) if sum(weights) > 0 else np.nan
 
 

@@ -28,6 +28,11 @@ _NOT_XGBOOSTS = frozenset(
         *retired.UNREAD,
     }
 )
+#: What XGBoost's metrics read, too.
+_READ_BY_METRICS = (
+    *("quantile_alpha", "expectile_alpha", "huber_slope", "ndcg_exp_gain"),
+    *("aft_loss_distribution", "aft_loss_distribution_scale"),
+)
 #: What XGBoost can do from some version on: `reg:expectileerror` and constraints on trees with several outputs.
 _EXPECTILES = (3, 3)
 _CONSTRAINED_OUTPUTS = (3, 4)
@@ -66,13 +71,12 @@ class Params(Declaration, frozen=True, kw_only=True):
     @property
     def is_binned(self) -> bool:
         """Whether all that is read of a feature is its bin, so that a quantile matrix serves."""
-        return self.method == "hist"
+        return rules.is_binned(self)
 
     @property
     def runs_on(self) -> str:
         """The device, with the names of the past understood: cpu, cuda or cuda:N."""
-        is_gpu = self.tree_method == "gpu_hist" or bool(self.use_dask_gpu_training)
-        return "cuda" if is_gpu and self.device == "cpu" else self.device
+        return rules.device(self)
 
 
 def notes(params: Params) -> tuple[str, ...]:
@@ -128,10 +132,13 @@ def booster_parameters(params: Params, *, version: str, features: Sequence[str] 
         chosen["monotone_constraints"] = constraints.monotone(params.monotone_constraints, features)
     if params.interaction_constraints:
         chosen["interaction_constraints"] = constraints.interaction(params.interaction_constraints, features)
-    for name in ("quantile_alpha", "expectile_alpha"):
-        if name in chosen:
-            chosen[name] = json.dumps(chosen[name])
-    return {**chosen, "disable_default_eval_metric": 1, "validate_parameters": 1}
+    return {**chosen, **metric_parameters(params), "disable_default_eval_metric": 1, "validate_parameters": 1}
+
+
+def metric_parameters(params: Params) -> dict[str, Any]:
+    """What XGBoost's own metrics must be told of the objective."""
+    told = {name: getattr(params, name) for name in _READ_BY_METRICS if rules.is_read(name, params)}
+    return {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
 
 def _trees(params: Params, release: tuple[int, ...]) -> dict[str, Any]:

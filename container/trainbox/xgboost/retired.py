@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from trainbox.xgboost.declaration import RETIRED_OBJECTIVE, Declaration
-from trainbox.xgboost.rules import RETIRED_UPDATERS
+from trainbox.xgboost.rules import RETIRED_UPDATERS, device
 
 #: Hyperparameters that nothing reads, and why.
 UNREAD = {
@@ -36,7 +36,7 @@ def _choices(params: Declaration) -> Iterator[str]:
     if params.objective == RETIRED_OBJECTIVE:
         yield f"objective {RETIRED_OBJECTIVE} is reg:squarederror, its name today"
     if params.tree_method == "gpu_hist":
-        yield "tree_method=gpu_hist is trained as tree_method=hist with device=cuda"
+        yield f"tree_method=gpu_hist is trained as tree_method=hist with device={device(params)}"
     elif params.use_dask_gpu_training and params.device == "cpu":
         yield "use_dask_gpu_training=true is trained with device=cuda"
     for name in params.updater:

@@ -20,6 +20,8 @@ LINEAR = ("shotgun", "coord_descent")
 #: What XGBoost has given up, and what it has instead.
 RETIRED_UPDATERS = {"grow_skmaker": "grow_histmaker", "grow_local_histmaker": "grow_histmaker", "sync": ""}
 _ANY_ORDER = ("cyclic", "shuffle")
+#: Numbers of single precision.
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -46,6 +48,12 @@ def updaters(params: Declaration) -> tuple[str, ...]:
     return tuple(filter(None, (RETIRED_UPDATERS.get(name, name) for name in params.updater)))
 
 
+def device(params: Declaration) -> str:
+    """Where XGBoost runs, with the names of the past understood: cpu, cuda or cuda:N."""
+    is_gpu = params.tree_method == "gpu_hist" or bool(params.use_dask_gpu_training)
+    return "cuda" if is_gpu and params.device == "cpu" else params.device
+
+
 def method(params: Declaration) -> str:
     """How splits are found, whether `tree_method` or `updater` says it: hist, approx or exact; linear has none."""
     if params.booster == "gblinear":
@@ -54,6 +62,11 @@ def method(params: Declaration) -> str:
     if named:
         return named[0]
     return "hist" if params.tree_method in {"auto", "gpu_hist"} else params.tree_method
+
+
+def is_binned(params: Declaration) -> bool:
+    """Whether all that is read of a feature is its bin."""
+    return method(params) == "hist" and "refresh" not in params.updater
 
 
 def _learns(*names: str) -> Callable[[Declaration], bool]:
@@ -149,6 +162,8 @@ def _check_values(params: Declaration) -> Iterator[str]:
     for attribute, value in given(params).items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"{name_of(attribute)} is {value:g}: give a finite number"
+        elif isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
+            yield f"{name_of(attribute)} is {value:g}: XGBoost reads numbers from {_SMALLEST:g} to {_LARGEST:g}, and 0"
 
 
 def _check_names(params: Declaration) -> Iterator[str]:
@@ -198,8 +213,10 @@ def _check_trees(params: Declaration) -> Iterator[str]:
         yield "process_type=update works on the trees of a model given, and a job here is given none: leave it out"
     if method(params) == "exact" and params.max_depth == 0:
         yield "max_depth=0 is no limit, which tree_method=exact does not have"
-    if params.external_memory == "on" and method(params) != "hist":
-        yield "external_memory=on needs tree_method=hist"
+    if params.external_memory == "on" and not is_binned(params):
+        yield "external_memory=on needs tree_method=hist, and no updater 'refresh'"
+    if params.monotone_constraints is not None and "refresh" in params.updater:
+        yield "monotone_constraints does not go with the updater 'refresh', which sets leaves anew"
     if params.dsplit == "col":
         yield "dsplit=col is no more: XGBoost splits rows over hosts, never columns; leave it out"
 

@@ -1,12 +1,11 @@
 """The rounds of one model: segment by segment, scored as they are due, until all are done or somebody says stop."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import xgboost as xgb
 from trainbox.metrics import Metric
-from trainbox.say import say
+from trainbox.tabular.pace import Pace
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.segments import Progress, begin_segment, end_of, is_finished
 
@@ -54,7 +53,7 @@ def boost(
         report: Tells the log.
         stop: Whether to leave after this round; called once a round, on all members alike.
     """
-    pace = _Pace(params.num_round, len(progress.history))
+    pace = Pace(params.num_round, len(progress.history), "rounds", least=_SECONDS_BETWEEN_LINES)
     finished = is_finished(progress.history, objective, params)
     stopped = not finished and stop()
     while not finished and not stopped:
@@ -79,26 +78,3 @@ def boost(
                 break
         progress = Progress(bytes(booster.save_raw("ubj")), tuple(history), more | scores)
         yield progress
-
-
-class _Pace:
-    """Says now and then how far training is, and how long it will take."""
-
-    def __init__(self, rounds: int, done: int) -> None:
-        self._rounds = rounds
-        self._first = done
-        self._began = self._said = time.monotonic()
-
-    def tell(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self._said < _SECONDS_BETWEEN_LINES or done >= self._rounds:
-            return
-        self._said = now
-        left = (now - self._began) / (done - self._first) * (self._rounds - done)
-        say(f"{done} of {self._rounds} rounds, about {_spoken(left)} left")
-
-
-def _spoken(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

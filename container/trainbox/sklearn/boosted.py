@@ -1,0 +1,140 @@
+"""`engine=xgboost`: a forest of XGBoost's kind, whose trees learn from the rows of all hosts without moving them.
+
+It is one round of boosting with many parallel trees. XGBoost is loaded where it is asked for: the rest does without.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import trainbox
+from trainbox.channels import Table, take_part
+from trainbox.peers import Circle
+from trainbox.say import say
+from trainbox.sklearn.data import Data, targets
+from trainbox.sklearn.forests import count_threads
+from trainbox.sklearn.model import save_description, save_importance
+from trainbox.sklearn.params import Params
+from trainbox.sklearn.scores import score_classes, score_numbers
+
+if TYPE_CHECKING:
+    import xgboost as xgb
+
+#: The share of different rows among as many drawn with replacement.
+_BOOTSTRAP_SHARE = 1 - math.exp(-1)
+_ENOUGH_FOR_A_VECTOR = 3
+
+
+def explain_boost() -> str:
+    """What one gets in place of scikit-learn's forest."""
+    return (
+        "engine=xgboost grows a forest of another kind: each tree draws rows without replacement, splits lie between"
+        " bins, and a leaf weighs rows by the second derivative of the loss. It is faster, and learns from the rows of"
+        " all hosts; its trees and scores are not scikit-learn's. It is grown in one go, without checkpoints"
+    )
+
+
+def xgboost_parameters(params: Params, data: Data) -> dict[str, Any]:
+    """The hyperparameters as XGBoost takes them: one round, all trees at once."""
+    rows, features = sum(data.shares) if data.is_sharded else len(data.train.labels), len(data.features)
+    settings: dict[str, Any] = {
+        "objective": _objective(params, data),
+        "num_parallel_tree": params.n_estimators,
+        "learning_rate": 1.0,
+        "tree_method": "hist",
+        "max_depth": params.max_depth or 0,
+        "subsample": _share_of_rows(params, rows),
+        "colsample_bynode": _share_of_features(params, features),
+        "reg_lambda": 1e-5,  # as XGBoost's own forests have it
+        "seed": params.seed,
+        "nthread": count_threads(params),
+        "verbosity": min(params.verbose, 1) + 1,
+    }
+    if len(data.classes) >= _ENOUGH_FOR_A_VECTOR:
+        settings["num_class"] = len(data.classes)
+    if params.max_leaf_nodes is not None:
+        settings |= {"max_leaves": params.max_leaf_nodes, "grow_policy": "lossguide"}
+    if params.monotonic_cst is not None:
+        settings["monotone_constraints"] = tuple(params.monotonic_cst)
+    return settings
+
+
+def _objective(params: Params, data: Data) -> str:
+    if params.task == "regression":
+        return "reg:squarederror"
+    return "multi:softprob" if len(data.classes) >= _ENOUGH_FOR_A_VECTOR else "binary:logistic"
+
+
+def _share_of_rows(params: Params, rows: int) -> float:
+    if not params.draws_rows:
+        return 1.0
+    if isinstance(params.max_samples, int):
+        return min(1.0, params.max_samples / rows)
+    return params.max_samples if params.max_samples is not None else _BOOTSTRAP_SHARE
+
+
+def _share_of_features(params: Params, features: int) -> float:
+    counts: Mapping[str, float] = {"sqrt": math.sqrt(features), "log2": math.log2(features), "all": features}
+    chosen = params.max_features
+    if chosen is None:
+        chosen = "sqrt" if params.task == "classification" else "all"
+    if isinstance(chosen, float):
+        return chosen
+    count = counts[chosen] if isinstance(chosen, str) else chosen
+    return min(1.0, max(1, int(count)) / features)
+
+
+def boost(params: Params, data: Data, circle: Circle) -> "xgb.Booster":
+    """Grow the forest, all members together; each has the whole of it afterwards.
+
+    Raises:
+        PeerError: A member is lost.
+    """
+    import xgboost as xgb  # noqa: PLC0415 - see the module's docstring
+    from trainbox.xgboost.cluster import collective  # noqa: PLC0415 - loads XGBoost
+
+    own = data.train if data.is_sharded else take_part(data.train, circle.rank, circle.size)
+    say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {len(own.labels):,} rows of its own")
+    with collective(circle):
+        matrix = xgb.QuantileDMatrix(
+            own.features, label=_encode(own, params, data), weight=own.weights, nthread=count_threads(params)
+        )
+        return xgb.train(xgboost_parameters(params, data), matrix, num_boost_round=1)
+
+
+def _encode(table: Table, params: Params, data: Data) -> Any:  # noqa: ANN401 - numbers of either kind
+    """The labels as XGBoost wants them: classes are numbered from 0."""
+    labels = targets(table, params)
+    return np.searchsorted(data.classes, labels) if data.classes else labels
+
+
+def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[str, float]:
+    """The metrics, by their full names, of the rows held out, or else of those trained on."""
+    table = data.train if data.held_out is None else data.held_out
+    labels = targets(table, params)
+    said = booster.inplace_predict(table.features)
+    if not data.classes:
+        found = score_numbers(labels, said, table.weights)
+    else:
+        shares = np.column_stack([1 - said, said]) if said.ndim == 1 else said
+        guesses = np.array(data.classes)[shares.argmax(axis=1)]
+        found = score_classes(labels, guesses, shares.astype(np.float64), data.classes, weights=table.weights)
+    return {f"{data.judged}:{name}": score for name, score in found.items()}
+
+
+def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> None:
+    """`xgboost-model`, as SageMaker's XGBoost containers load it, `model.json`, and which features matter.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    import xgboost as xgb  # noqa: PLC0415 - see the module's docstring
+
+    trainbox.save("xgboost-model", bytes(booster.save_raw("ubj")))
+    about = {"algorithm": "xgboost", "complete": True, "trees": params.n_estimators, "metrics": scores}
+    save_description(params, data, about | {"xgboost": xgb.__version__})
+    gains: dict[str, Any] = booster.get_score(importance_type="gain")  # of trees one number each
+    save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})
+    say(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")

@@ -1,0 +1,299 @@
+"""The rows of a job of one host or many: read, agreed upon, and brought to where the trees grow."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import sklearn
+
+import trainbox
+from trainbox.channels import Columns, Table, digest, read_table
+from trainbox.contract.job import Channel, Job, read_environment
+from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
+from trainbox.launch.memory import read_memory
+from trainbox.peers import Circle, find_members, find_port, join
+from trainbox.say import say
+from trainbox.sklearn.params import Params
+from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
+from trainbox.tabular.labels import check_counts, check_labels, count_labels, refuse_constant, some
+
+#: Of a host's memory the most for rows that come from others: on their way they are there twice, and trees grow
+#: beside them.
+SHARE_OF_MEMORY = 0.25
+_SHARDED = "ShardedByS3Key"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one member says of the rows that it has read."""
+
+    member: str
+    #: By channel.
+    rows: Mapping[str, int]
+    size: Mapping[str, int]
+    digests: Mapping[str, str]
+    #: Nothing where it has no row.
+    columns: tuple[str, ...]
+    #: Of training: how many rows each class has, by its text; empty where numbers are predicted.
+    classes: Mapping[str, int]
+    #: Of training: the lowest and the highest label; nothing where it has no row.
+    extremes: tuple[float, float] | None
+    #: Bytes of memory that its host may use.
+    memory: int
+    version: str
+
+
+class Data(msgspec.Struct, frozen=True, eq=False):
+    """What this member trains on and, on the first, what the model is judged by."""
+
+    train: Table
+    #: Nothing where there is no such channel, and on all members but the first.
+    held_out: Table | None
+    #: Whether the channel is there.
+    has_held_out: bool
+    #: The names of the features, the same on all members.
+    features: tuple[str, ...]
+    #: The labels of training in ascending order; empty for numbers.
+    classes: tuple[int, ...]
+    #: By rank: what each member's part of the trees is proportional to.
+    shares: tuple[int, ...]
+    #: Whether each member has rows of its own alone.
+    is_sharded: bool
+
+    @property
+    def judged(self) -> str:
+        """The channel by which the model is judged, as metrics name it."""
+        return "validation" if self.has_held_out else "train"
+
+
+def meet() -> Circle:
+    """Come together with the other hosts of this job, if there are any; a context manager.
+
+    Raises:
+        PeerError: Some never came; the message names them.
+        RunError: The host has several processes: one uses all processors, and holds the rows once.
+    """
+    job, env = trainbox.current_job(), read_environment()
+    members = find_members(job, env)
+    if members.size > len(job.hosts):
+        raise RunError(
+            "random_forest_train.py runs in one process on each host", hint="leave processes_per_host out; see n_jobs"
+        )
+    settings = job.settings
+    return join(members, patience=settings.peer_timeout_seconds, limit=settings.hang_seconds, port=find_port(env))
+
+
+def read_data(params: Params, circle: Circle) -> Data:
+    """Read `train`, and `validation` where there is a channel of that name or `test`.
+
+    Rows that all hosts have (FullyReplicated) stay as they are. Rows that are sharded are gathered, where they fit.
+
+    Args:
+        params: The hyperparameters.
+        circle: The hosts; all call this.
+
+    Raises:
+        DataError: A channel cannot be used, the hosts' rows do not fit together, or they are too many for one host.
+        ConfigurationError: The hosts have different versions of scikit-learn.
+    """
+    channels = find_channels(trainbox.current_job())
+    sharded = {name for name, channel in channels.items() if circle.size > 1 and channel.distribution == _SHARDED}
+    tables: dict[str, Table] = {}
+    for name, channel in channels.items():
+        if name == "train" or name in sharded or circle.rank == 0:
+            columns = Columns(weight=params.csv_weights)
+            like = tables.get("train")
+            is_like = like is not None and len(like.feature_names) > 0
+            tables[name] = read_table(
+                channel, like=like if is_like else None, columns=columns, allow_empty=name in sharded
+            )
+    reports = circle.gather(_report(circle, params, tables), Report)
+    names = agree(reports, sharded)
+    train = tables["train"]
+    if scipy.sparse.issparse(train.features):
+        say("train is sparse: a feature that a row does not name is 0 there")
+    stays = "train" in sharded and must_stay(params, reports)
+    if stays:
+        train = join_rows([train], names)
+    elif "train" in sharded:
+        train = share_rows(circle, train, _sizes(reports, "train"), names)
+    held_out = tables.get("validation")
+    if held_out is not None and "validation" in sharded:
+        held_out = hand_rows_to_first(circle, held_out, _sizes(reports, "validation"), names)
+    data = Data(
+        train=train,
+        held_out=held_out,
+        has_held_out="validation" in channels,
+        features=names,
+        classes=check_training_labels(params, reports, is_sharded="train" in sharded),
+        shares=tuple(report.rows["train"] if stays else 1 for report in reports),
+        is_sharded=stays,
+    )
+    if data.held_out is not None and params.task == "classification":
+        check_labels("validation", data.held_out, classes=None, known=data.classes, learn=False)
+    return data
+
+
+def find_channels(job: Job) -> dict[str, Channel]:
+    """The channels to read, by what they are to this script."""
+    trainbox.channel("train")  # says what is there if it is not
+    channels = {"train": job.channels["train"]}
+    held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    if held_out:
+        channels["validation"] = job.channels[held_out[0]]
+    else:
+        say("no channel 'validation' or 'test': the metrics are those of the rows trained on, which flatter a forest")
+    for name in sorted({*job.channels} - {"train", "code", *held_out}):
+        say(f"the channel {name!r} is not read")
+    return channels
+
+
+def _report(circle: Circle, params: Params, tables: Mapping[str, Table]) -> Report:
+    train = tables["train"]
+    counts: dict[float, int] = {}
+    if params.task == "classification":
+        counts = count_labels(train.labels)
+        check_counts("train", counts, learn=False)  # before all numbers of a regression are sent around as classes
+    return Report(
+        member=circle.members.name,
+        rows={name: len(table.labels) for name, table in tables.items()},
+        size={name: count_bytes(table) for name, table in tables.items()},
+        digests={name: digest(table) for name, table in tables.items()},
+        columns=train.feature_names if len(train.labels) else (),
+        classes={f"{label:.0f}": count for label, count in counts.items()},
+        extremes=(float(train.labels.min()), float(train.labels.max())) if len(train.labels) else None,
+        memory=read_memory().limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        version=sklearn.__version__,
+    )
+
+
+def _sizes(reports: Sequence[Report], channel: str) -> list[tuple[int, int]]:
+    return [(report.rows[channel], report.size[channel]) for report in reports]
+
+
+def agree(reports: Sequence[Report], sharded: AbstractSet[str]) -> tuple[str, ...]:
+    """Pure: the names of the features, where the rows of all members fit together.
+
+    Args:
+        reports: By rank.
+        sharded: The channels of which each member has rows of its own.
+
+    Raises:
+        DataError: There is no row, or members differ where they must not; they are named.
+        ConfigurationError: The version of scikit-learn is not the same everywhere.
+    """
+    first = reports[0]
+    for channel in sharded:
+        if not sum(report.rows[channel] for report in reports):
+            raise DataError(
+                f"channel {channel}: there is no row on any of the {len(reports)} hosts",
+                hint="check the S3 prefix of the channel",
+            )
+    widest = max((report for report in reports if report.columns), key=lambda report: len(report.columns))
+    for report in reports:
+        if report.version != first.version:
+            raise ConfigurationError(
+                f"{report.member} has scikit-learn {report.version}, {first.member} has {first.version}",
+                hint="all hosts must run the same image",
+            )
+        if report.columns and report.columns != widest.columns and not _is_part(report.columns, widest.columns):
+            raise DataError(f"{report.member} {_differ(report, widest)}", hint="every file must have the same columns")
+        if "train" not in sharded and report.digests["train"] != first.digests["train"]:
+            raise DataError(
+                f"channel train: {report.member} has other rows than {first.member}, but the channel is not sharded",
+                hint="S3DistributionType says whether each host has all rows (FullyReplicated) or its own"
+                " (ShardedByS3Key)",
+            )
+    return widest.columns
+
+
+def _is_part(names: tuple[str, ...], wider: tuple[str, ...]) -> bool:
+    """Whether the names are those of files that do not say how many features there are."""
+    return names == wider[: len(names)] == tuple(f"f{place}" for place in range(len(names)))
+
+
+def _differ(report: Report, other: Report) -> str:
+    if len(report.columns) != len(other.columns):
+        return f"has {len(report.columns)} features, {other.member} has {len(other.columns)}"
+    pairs = zip(report.columns, other.columns, strict=True)
+    place, (name, expected) = next((place, pair) for place, pair in enumerate(pairs, start=1) if len({*pair}) > 1)
+    return f"calls feature {place} {name!r}, {other.member} calls it {expected!r}"
+
+
+def must_stay(params: Params, reports: Sequence[Report]) -> bool:
+    """Whether sharded rows stay where they are, for want of memory or because the engine wants them so.
+
+    Raises:
+        DataError: They are too many for one host, and no way without gathering them was chosen.
+    """
+    total = sum(size for report in reports for size in report.size.values())
+    least = min(reports, key=lambda report: report.memory)
+    if params.engine == "xgboost":
+        return True
+    where = f"{SHARE_OF_MEMORY:.0%} of the {least.memory / 1e9:.1f} GB of {least.member}"
+    if total <= least.memory * SHARE_OF_MEMORY:
+        say(f"train is sharded: each of the {len(reports)} hosts gets all rows, {total / 1e6:,.1f} MB (below {where})")
+        return False
+    if params.allow_shard_forests:
+        say(
+            f"train is sharded and has {total / 1e9:,.1f} GB, more than {where}: as allow_shard_forests says, each host"
+            " grows trees on its own rows, as many as it has rows. The forest is weaker than one that has seen all rows"
+            " with each tree, the more hosts the weaker, and weakest where rows were sorted before they were sharded"
+        )
+        return True
+    raise DataError(
+        f"channel train is sharded and has {total / 1e9:,.1f} GB, more than {where}: a tree of this forest must see"
+        " all rows",
+        hint="take hosts with more memory; or allow_shard_forests=true: each host grows trees on its own rows alone,"
+        " a weaker forest; or engine=xgboost: trees of another kind (rows without replacement, splits between bins)"
+        " that learn from the rows of all hosts",
+    )
+
+
+def check_training_labels(params: Params, reports: Sequence[Report], *, is_sharded: bool) -> tuple[int, ...]:
+    """The classes in ascending order, none for numbers; the same on all members.
+
+    Raises:
+        DataError: There is nothing to learn from them.
+    """
+    told = reports if is_sharded else reports[:1]
+    if params.task == "classification":
+        total: Counter[float] = Counter()
+        for report in told:
+            total.update({float(label): count for label, count in report.classes.items()})
+        counts = dict(sorted(total.items()))
+        check_counts("train", counts)
+        _check_class_weights(params, counts)
+        return tuple(map(int, counts))
+    ends = {end for report in told for end in report.extremes or ()}
+    if len(ends) == 1:
+        refuse_constant("train", ends.pop(), sum(report.rows["train"] for report in told))
+    if params.criterion == "poisson" and min(ends) < 0:
+        raise DataError(f"channel train: label {min(ends):g} is negative", hint="criterion=poisson is for counts")
+    return ()
+
+
+def _check_class_weights(params: Params, counts: Mapping[float, int]) -> None:
+    weights = params.weights_of_classes
+    unknown = [label for label in weights if label not in counts] if isinstance(weights, dict) else []
+    if unknown:
+        raise HyperparameterError(
+            f"hyperparameter 'class_weight' has a weight for {unknown[0]}, which no row of training has",
+            hint=f"the labels are {some(counts)}",
+        )
+
+
+def targets(table: Table, params: Params) -> npt.NDArray[Any]:
+    """The labels; as whole numbers where they are classes, so that the model's predictions are."""
+    return table.labels.astype(np.int64 if params.task == "classification" else np.float64)
+
+
+def count_missing(table: Table) -> int:
+    """How many values are missing; in a sparse table, what is not stored is zero."""
+    features = table.features
+    return int(np.isnan(features.data if scipy.sparse.issparse(features) else features).sum())

@@ -1,0 +1,215 @@
+"""Any estimator by its name: scikit-learn's own, or a class of the source that came with the job.
+
+Nothing else is imported, and nothing is evaluated: a name is looked up, and its constructor gets plain values.
+"""
+
+import difflib
+import importlib
+import importlib.machinery
+import inspect
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, is_classifier, is_regressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import all_estimators, get_tags
+
+from trainbox.channels import Table
+from trainbox.contract.job import Job
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.say import say
+from trainbox.sklearn.data import Data, count_missing, targets
+from trainbox.sklearn.params import Params
+from trainbox.sklearn.scores import score_classes, score_numbers
+
+_OF_SKLEARN = re.compile(r"sklearn(?:\.[a-z][a-z0-9_]*)+\.[A-Z][A-Za-z0-9]*")
+_OF_SOURCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_HINT = "name one of scikit-learn's classifiers or regressors, as sklearn.linear_model.LogisticRegression, or"
+_HINT += " module:Class of your own source"
+
+
+def find_source(job: Job) -> tuple[Path, ...]:
+    """The directories with the user's source: where the script runs, the job's code, and the channel `code`."""
+    return Path.cwd(), job.layout.code_dir, *[job.channels[name].path for name in job.channels if name == "code"]
+
+
+def find_estimator(name: str, source: Sequence[Path]) -> type[BaseEstimator]:
+    """The class with this name.
+
+    Args:
+        name: `sklearn.….Class`, or `module:Class`.
+        source: The directories with the user's source; a module that lies in none of them is not imported.
+
+    Raises:
+        HyperparameterError: There is none, or it is no estimator that learns from labels.
+    """
+    if _OF_SKLEARN.fullmatch(name):
+        found = _find_of_sklearn(name)
+    elif _OF_SOURCE.fullmatch(name):
+        found = _find_of_source(name, source)
+    else:
+        raise _wrong(name, "that is no name of an estimator", hint=_HINT)
+    if not (inspect.isclass(found) and issubclass(found, BaseEstimator) and hasattr(found, "predict")):
+        raise _wrong(name, "that is no estimator", hint="it must be a subclass of sklearn.base.BaseEstimator")
+    return found
+
+
+def _wrong(name: str, why: str, *, hint: str) -> HyperparameterError:
+    return HyperparameterError(f"hyperparameter 'estimator' is {name!r}: {why}", hint=hint)
+
+
+def _find_of_sklearn(name: str) -> object:
+    module, _, attribute = name.rpartition(".")
+    try:
+        found: object = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        raise _wrong(name, "scikit-learn has none of this name", hint=_suggest(name)) from None
+    # A module may hold what it has imported from elsewhere.
+    if not str(getattr(found, "__module__", "")).startswith("sklearn."):
+        raise _wrong(name, "that is none of scikit-learn's own", hint=_HINT)
+    return found
+
+
+def _suggest(name: str) -> str:
+    """What may have been meant; to know all estimators takes a second, which only an error is worth."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of modules that say when they are imported that they are on their way out
+        known = all_estimators(type_filter=["classifier", "regressor"])
+    names = {kind: f"{cls.__module__.partition('._')[0]}.{kind}" for kind, cls in known}
+    close = difflib.get_close_matches(name.rpartition(".")[2], names, n=1)
+    return f"did you mean {names[close[0]]}?" if close else _HINT
+
+
+def _find_of_source(name: str, source: Sequence[Path]) -> object:
+    module, _, attribute = name.partition(":")
+    directories = [str(path) for path in source if path.is_dir()]
+    if importlib.machinery.PathFinder.find_spec(module.partition(".")[0], directories) is None:
+        where = ", ".join(directories) or "there is none"
+        raise _wrong(
+            name,
+            f"no module '{module}' in the job's source ({where})",
+            hint="put it beside the script, or in the channel `code`",
+        )
+    sys.path[:0] = [path for path in directories if path not in sys.path]
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise _wrong(name, str(error), hint="module:Class, in the source that came with the job") from error
+
+
+def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN401 - any estimator
+    """The estimator that the hyperparameters name, not fitted yet.
+
+    Where its constructor takes `random_state` and `n_jobs`, it gets `seed` and `n-jobs` for them.
+
+    Args:
+        params: The hyperparameters, with an estimator.
+        source: The directories with the user's source.
+
+    Raises:
+        HyperparameterError: There is no such estimator, it is not for the task, or an argument is wrong.
+    """
+    name = str(params.estimator)
+    kind = find_estimator(name, source)
+    arguments = {"random_state": params.seed, "n_jobs": params.n_jobs}
+    known = _arguments_of(kind)
+    given = {name: value for name, value in arguments.items() if name in known} | dict(params.estimator_params)
+    _check_names(name, known, params.estimator_params)
+    try:
+        made = kind(**given)
+        _check_values(made)
+    except (TypeError, ValueError) as error:
+        raise HyperparameterError(f"hyperparameter 'estimator-params': {error}", hint=f"see {name}") from error
+    fits = is_classifier(made) if params.task == "classification" else is_regressor(made)
+    if not fits:
+        other = "regression" if params.task == "classification" else "classification"
+        raise _wrong(name, f"that is nothing for task={params.task}", hint=f"say task={other}, or name another one")
+    say(f"estimator: {made!r}; one fit, so that an interrupted job begins anew")
+    return made
+
+
+def _arguments_of(kind: type[BaseEstimator]) -> Mapping[str, inspect.Parameter]:
+    parameters = inspect.signature(kind).parameters
+    return {name: one for name, one in parameters.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+
+
+def _check_names(name: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, object]) -> None:
+    problems = []
+    for word in given:
+        if word not in known:
+            close = difflib.get_close_matches(word, known, n=1)
+            listed = f" - did you mean '{close[0]}'?" if close else f", which knows: {', '.join(known) or 'none'}"
+            problems.append(f"'{word}' is not known to {name}{listed}")
+    missing = [word for word, one in known.items() if one.default is one.empty and word not in given]
+    problems += [f"{name} needs '{word}'" for word in missing]
+    if problems:
+        raise HyperparameterError(f"hyperparameter 'estimator-params': {'; '.join(problems)}")
+
+
+def _check_values(made: Any) -> None:  # noqa: ANN401 - any estimator
+    """Let scikit-learn's own classes look at the types and ranges of their arguments before any row is read.
+
+    They would do so when they are fitted; the method has no public name, so it is asked for, and tested.
+
+    Raises:
+        ValueError: One is wrong.
+    """
+    if type(made).__module__.startswith("sklearn.") and hasattr(made, "_validate_params"):
+        made._validate_params()  # noqa: SLF001 - see above
+
+
+def fit_estimator(made: Any, params: Params, data: Data) -> Any:  # noqa: ANN401 - any estimator
+    """Fit it on the rows trained on, with their weights if there are any.
+
+    Raises:
+        DataError: Values are missing, and it takes none; or it refuses the rows, with what it says.
+        HyperparameterError: Rows have weights, and it takes none.
+    """
+    missing = count_missing(data.train)
+    if missing and not get_tags(made).input_tags.allow_nan:
+        raise DataError(
+            f"channel train: {missing:,} values are missing, which {type(made).__name__} does not take",
+            hint="fill them in, or take one that does, as sklearn.ensemble.HistGradientBoostingClassifier",
+        )
+    weights = {}
+    if data.train.weights is not None:
+        if "sample_weight" not in inspect.signature(made.fit).parameters:
+            raise HyperparameterError(f"hyperparameter 'csv-weights': {type(made).__name__} takes no weights of rows")
+        weights = {"sample_weight": data.train.weights}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ConvergenceWarning)
+        try:
+            made.fit(data.train.features, targets(data.train, params), **weights)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{type(made).__name__} does not learn from these rows: {error}") from error
+    for warning in {str(each.message) for each in said}:
+        say(f"{type(made).__name__}: {warning}")
+    return made
+
+
+def score_estimator(made: Any, params: Params, data: Data) -> dict[str, float]:  # noqa: ANN401 - any estimator
+    """The metrics, by their full names, of the rows held out, or else of those trained on."""
+    table = data.train if data.held_out is None else data.held_out
+    labels, guesses = targets(table, params), np.asarray(made.predict(table.features))
+    if params.task == "regression":
+        found = score_numbers(labels, guesses.reshape(-1), table.weights)
+    else:
+        ranking, are_shares = _rank(made, table)
+        found = score_classes(labels, guesses, ranking, data.classes, are_shares=are_shares, weights=table.weights)
+    return {f"{data.judged}:{name}": score for name, score in found.items()}
+
+
+def _rank(made: Any, table: Table) -> tuple[npt.NDArray[Any] | None, bool]:  # noqa: ANN401 - any estimator
+    """For each class how much each row looks like it, and whether that is a probability."""
+    if hasattr(made, "predict_proba"):
+        return np.asarray(made.predict_proba(table.features)), True
+    if not hasattr(made, "decision_function"):
+        return None, False
+    margins = np.asarray(made.decision_function(table.features))
+    return (np.column_stack([-margins, margins]) if margins.ndim == 1 else margins), False

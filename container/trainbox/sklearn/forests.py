@@ -1,0 +1,268 @@
+"""Trees in groups: each group is a fit of its own, and all together are the very forest that one fit would have grown.
+
+Tree i of a forest is shaped by the i-th number that scikit-learn draws from the random state it was given. A group that
+begins with tree i is given a random state from which i numbers were drawn before; so it does not matter in how many
+groups, in how many attempts or on how many hosts the trees grow. Nothing but scikit-learn's public interface is used
+for that; tests/unit/test_sklearn_forests.py compares the trees with those of one fit, number by number.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import joblib
+import msgspec
+import numpy as np
+import scipy.sparse
+from sklearn import ensemble
+from sklearn.utils import get_tags
+
+from trainbox.channels import Table
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.peers import Circle
+from trainbox.sklearn.data import Data, count_missing, targets
+from trainbox.sklearn.packing import Forest, pack, unpack
+from trainbox.sklearn.params import Params, constructor_arguments
+
+_CLASSES: dict[tuple[str, str], type[Forest]] = {
+    ("classification", "forest"): ensemble.RandomForestClassifier,
+    ("classification", "extra_trees"): ensemble.ExtraTreesClassifier,
+    ("regression", "forest"): ensemble.RandomForestRegressor,
+    ("regression", "extra_trees"): ensemble.ExtraTreesRegressor,
+}
+#: Trees from one checkpoint to the next where nothing else is asked for, at least.
+_GROUP = 10
+#: scikit-learn draws the seeds of trees below this.
+_END_OF_SEEDS = np.iinfo(np.int32).max
+
+
+class Part(msgspec.Struct, frozen=True, eq=False):
+    """Some trees of a forest, neighbours by their numbers."""
+
+    #: The numbers of the first tree, and of the one behind the last.
+    first: int
+    last: int
+    #: A forest of these trees alone, and the same as bytes.
+    forest: Forest
+    content: bytes
+
+    @property
+    def trees(self) -> list[Any]:
+        """The trees, in their order."""
+        grown: list[Any] = self.forest.estimators_
+        return grown
+
+
+def forest_class(params: Params) -> type[Forest]:
+    """Which of scikit-learn's forests it is."""
+    return _CLASSES[params.task, params.algorithm]
+
+
+def count_threads(params: Params) -> int:
+    """How many trees grow at the same time."""
+    return int(joblib.effective_n_jobs(params.n_jobs))
+
+
+def group_size(params: Params) -> int:
+    """Trees from one checkpoint to the next: such that no thread is idle in the last turn of a group."""
+    if params.checkpoint_every is not None:
+        return params.checkpoint_every
+    threads = count_threads(params)
+    return -(-_GROUP // threads) * threads
+
+
+def slices(shares: Sequence[int], trees: int) -> list[range]:
+    """The numbers of the trees that each member grows: neighbours, all exactly once, proportional to its share.
+
+    >>> slices([1, 1, 1], 10)
+    [range(0, 3), range(3, 6), range(6, 10)]
+    """
+    borders = [0]
+    for share in shares:
+        borders.append(borders[-1] + share)
+    numbers = [trees * border // borders[-1] for border in borders]
+    return [range(first, last) for first, last in itertools.pairwise(numbers)]
+
+
+class Stock(msgspec.Struct, frozen=True):
+    """How far all members together are."""
+
+    grown: int
+    left: int
+    #: Whether any of them was asked to stop.
+    stop: bool
+
+
+def take_stock(circle: Circle, own: range, parts: Sequence[Part], *, stop: bool) -> Stock:
+    """Let all members tell each other how far they are; so that one that is asked to stop does not stop alone.
+
+    Args:
+        circle: The members; all call this, after each group.
+        own: The numbers of the trees that this one grows.
+        parts: Those that it has.
+        stop: Whether it was asked to stop.
+    """
+    grown = sum(part.last - part.first for part in parts)
+    told = circle.gather(Stock(grown, len(own) - grown, stop), Stock)
+    return Stock(sum(one.grown for one in told), sum(one.left for one in told), any(one.stop for one in told))
+
+
+def next_group(own: range, parts: Sequence[Part], size: int) -> range:
+    """The numbers of the trees of the next group, none where all are grown: groups end at multiples of their size.
+
+    Args:
+        own: The numbers of the trees that this member grows.
+        parts: Those that it has.
+        size: Of a group.
+    """
+    done = parts[-1].last if parts else own.start
+    return range(done, min(done - done % size + size, own.stop))
+
+
+def state_at(seed: int, number: int) -> np.random.RandomState:
+    """The random state from which the seed of tree `number` is drawn next."""
+    state = np.random.RandomState(seed)  # of an older kind, but what scikit-learn takes
+    state.randint(_END_OF_SEEDS, size=number)
+    return state
+
+
+def check_rows(params: Params, data: Data) -> None:
+    """Refuse what this kind of forest cannot learn from, before the first tree.
+
+    Raises:
+        DataError: Values are missing, and the forest takes none.
+        HyperparameterError: There are not as many features or rows as the hyperparameters ask for.
+    """
+    rows, features = len(data.train.labels), len(data.features)
+    missing = count_missing(data.train)
+    if missing and not _takes_missing(params, data.train):
+        kind = _describe(params, data.train)
+        raise DataError(
+            f"channel train: {missing:,} values are missing, and a {kind} cannot be grown from such",
+            hint="fill them in, leave those rows out, or take the default criterion (dense rows)",
+        )
+    if params.monotonic_cst is not None and len(params.monotonic_cst) != features:
+        raise HyperparameterError(
+            f"hyperparameter 'monotonic_cst' has {len(params.monotonic_cst)} entries; there are {features} features"
+        )
+    if isinstance(params.max_features, int) and params.max_features > features:
+        raise HyperparameterError(f"hyperparameter 'max_features' is {params.max_features}, of {features} features")
+    if isinstance(params.max_samples, int) and params.max_samples > rows:
+        raise HyperparameterError(f"hyperparameter 'max_samples' is {params.max_samples}, of {rows} rows")
+
+
+def _takes_missing(params: Params, table: Table) -> bool:
+    forest = forest_class(params)(**constructor_arguments(params))
+    return bool(get_tags(forest).input_tags.allow_nan) and not scipy.sparse.issparse(table.features)
+
+
+def _describe(params: Params, table: Table) -> str:
+    kind = f"{forest_class(params).__name__} with criterion={params.criterion}"
+    return f"{kind} and sparse rows" if scipy.sparse.issparse(table.features) else kind
+
+
+def grow(params: Params, data: Data, numbers: range) -> Part:
+    """Grow the trees with these numbers, at least one.
+
+    Raises:
+        HyperparameterError: scikit-learn refuses; with what it says.
+    """
+    forest = forget_rows(_fit(params, data, numbers.start, len(numbers)))
+    return Part(numbers.start, numbers.stop, forest, pack(forest))
+
+
+def make_sampler(params: Params, data: Data) -> Forest:
+    """A forest that knows which rows a tree has drawn: fitted on the same rows in the same way, but hardly grown."""
+    return _fit(params, data, 0, 1, max_depth=1)
+
+
+def _fit(params: Params, data: Data, first: int, count: int, **changed: object) -> Forest:
+    rows = _rows_with_all_classes(data, params)
+    features: Any = rows.features
+    if scipy.sparse.issparse(features):
+        features = features.tocsc()
+    arguments = constructor_arguments(params) | changed
+    forest = forest_class(params)(n_estimators=count, random_state=state_at(params.seed, first), **arguments)
+    try:
+        forest.fit(features, targets(rows, params), sample_weight=rows.weights)
+    except ValueError as error:
+        raise HyperparameterError(
+            f"scikit-learn grows no such forest: {error}", hint="the hyperparameters do not fit the rows"
+        ) from error
+    return forest.set_params(random_state=params.seed)
+
+
+def _rows_with_all_classes(data: Data, params: Params) -> Table:
+    """The rows of this member; where it has no row of a class, one without weight, so that its trees know all classes.
+
+    Trees that have seen fewer classes could not be put together with the others: their votes would be narrower.
+    """
+    rows = data.train
+    absent = sorted({*data.classes} - {*np.unique(rows.labels).astype(np.int64).tolist()})
+    if not absent or params.task == "regression":
+        return rows
+    stack: Any = scipy.sparse.vstack if scipy.sparse.issparse(rows.features) else np.concatenate
+    weights = np.ones(len(rows.labels), np.float32) if rows.weights is None else rows.weights
+    return Table(
+        np.concatenate([rows.labels, np.array(absent, np.float32)]),
+        stack([rows.features, *[rows.features[:1]] * len(absent)]),
+        rows.feature_names,
+        rows.files,
+        np.concatenate([weights, np.zeros(len(absent), np.float32)]),
+    )
+
+
+def forget_rows(forest: Forest) -> Forest:
+    """Take from a fitted forest the weights of the rows that it was fitted on; none are left where there were none.
+
+    scikit-learn 1.9 keeps them in `_sample_weight`, to find out again which rows a tree has drawn. They would be in
+    every checkpoint and in the model, eight bytes for each row. This is the one place that touches what scikit-learn
+    does not document; a test looks for arrays as long as the rows.
+    """
+    if getattr(forest, "_sample_weight", None) is not None:
+        del forest._sample_weight  # noqa: SLF001 - see above
+    return forest
+
+
+def assemble(parts: Sequence[Part], params: Params) -> Forest:
+    """One forest of all trees of these parts, in their order."""
+    forest = parts[0].forest
+    forest.estimators_ = [tree for part in parts for tree in part.trees]
+    return forest.set_params(n_estimators=len(forest.estimators_), n_jobs=params.n_jobs, verbose=params.verbose)
+
+
+def read_part(content: bytes, first: int, last: int, params: Params, *, features: int, source: str) -> Part:
+    """Trees from bytes, where they are those with these numbers.
+
+    Raises:
+        DataError: They are not.
+    """
+    forest = unpack(content, forest_class(params), features=features, source=source)
+    seeds = state_at(params.seed, first).randint(_END_OF_SEEDS, size=last - first).tolist()
+    found = [tree.random_state for tree in forest.estimators_]
+    if found != seeds:
+        raise DataError(f"{source} cannot be used: its trees are not those from {first} to {last - 1}")
+    return Part(first, last, forest, content)
+
+
+def gather_parts(circle: Circle, parts: Sequence[Part], params: Params, data: Data) -> list[Part]:
+    """Bring the trees of all members to the first, one part of each at a time; the others get nothing.
+
+    Returns:
+        On the first all parts, its own in front, by the numbers of their trees.
+
+    Raises:
+        PeerError: A member is lost.
+        DataError: What a member sends is no part of this forest.
+    """
+    numbers = circle.gather([(part.first, part.last) for part in parts], list[tuple[int, int]])
+    found = list(parts)
+    for place in range(max(map(len, numbers[1:]), default=0)):
+        is_mine = circle.rank > 0 and place < len(parts)
+        given = circle.send_to_first(parts[place].content if is_mine else b"")
+        for rank, content in enumerate(given or ()):
+            if content:
+                first, last = numbers[rank][place]
+                name = f"what {circle.members.names[rank]} has grown"
+                found.append(read_part(content, first, last, params, features=len(data.features), source=name))
+    return sorted(found, key=lambda part: part.first) if circle.rank == 0 else []

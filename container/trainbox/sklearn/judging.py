@@ -1,0 +1,59 @@
+"""On the first host: what the model is judged by while its trees come in, in the order of their numbers."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from trainbox.sklearn.data import Data, targets
+from trainbox.sklearn.forests import Part, count_threads, group_size, make_sampler
+from trainbox.sklearn.params import Params
+from trainbox.sklearn.scores import OUT_OF_BAG, OutOfBag, Votes
+
+
+class Judge:
+    """Hears the trees, and scores all of them together after each group.
+
+    Args:
+        params: The hyperparameters.
+        data: The rows; those held out, or else those trained on, judge.
+    """
+
+    def __init__(self, params: Params, data: Data) -> None:
+        table = data.train if data.held_out is None else data.held_out
+        threads = count_threads(params)
+        self._params, self._judged = params, data.judged
+        self._votes = Votes(table, targets(table, params), data.classes, threads)
+        self._unseen = None
+        if params.oob_score:
+            labels = targets(data.train, params)
+            self._unseen = OutOfBag(data.train, labels, data.classes, make_sampler(params, data), threads)
+        #: How many trees were heard.
+        self.count = 0
+
+    def hear(self, part: Part) -> Iterator[tuple[int, dict[str, float]]]:
+        """After how many trees, and the scores then: at the end of each group, and after the last tree.
+
+        To be gone through to its end: what is not asked for is not heard.
+        """
+        rest, size = part.trees, group_size(self._params)
+        while rest:
+            count = size - self.count % size
+            group, rest = rest[:count], rest[count:]
+            self._add(group)
+            if self.count % size == 0 or self.count == self._params.n_estimators:
+                yield self.count, self.scores()
+
+    def recall(self, parts: Sequence[Part]) -> None:
+        """Hear trees whose scores are known."""
+        for part in parts:
+            self._add(part.trees)
+
+    def scores(self) -> dict[str, float]:
+        """The metrics of all trees so far, at least one, by their full names."""
+        found = {f"{self._judged}:{name}": score for name, score in self._votes.scores().items()}
+        return found | ({OUT_OF_BAG: self._unseen.score()} if self._unseen else {})
+
+    def _add(self, trees: Sequence[Any]) -> None:
+        self._votes.add(trees)
+        if self._unseen:
+            self._unseen.add(trees)
+        self.count += len(trees)

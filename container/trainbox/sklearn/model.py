@@ -1,0 +1,139 @@
+"""What a finished model leaves: `model.joblib`, `model.skops`, `model.json`, and in `output/data` two pictures."""
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import joblib
+import msgspec
+import numpy as np
+import scipy.sparse
+import sklearn
+import skops
+import skops.io
+from skops.io.exceptions import UnsupportedTypeException
+
+import trainbox
+from trainbox import whole
+from trainbox.say import say
+from trainbox.sklearn.data import Data
+from trainbox.sklearn.packing import COMPRESSION
+from trainbox.sklearn.params import Params
+from trainbox.sklearn.resuming import History
+from trainbox.tabular.plots import draw_curves, draw_importance
+
+_MEASURES = {
+    "impurity": "mean decrease of the impurity (all features: 1)",
+    "coefficient": "mean size of the coefficient",
+    "gain": "mean gain of the splits by the feature",
+}
+
+
+def save_description(params: Params, data: Data, about: Mapping[str, Any]) -> None:
+    """`model.json`: what one must know to use the model.
+
+    Args:
+        params: The hyperparameters.
+        data: The rows.
+        about: What is particular to this model.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    versions = {
+        "trainbox": trainbox.__version__,
+        "scikit-learn": sklearn.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "joblib": joblib.__version__,
+        "skops": skops.__version__,
+        "python": sys.version.split()[0],
+    }
+    told = {
+        **about,
+        "features": data.features,
+        "classes": data.classes,
+        "hyperparameters": msgspec.to_builtins(params),
+        "versions": versions,
+    }
+    trainbox.save("model.json", msgspec.json.format(msgspec.json.encode(told), indent=1))
+
+
+def save_model(model: Any, params: Params, data: Data, about: Mapping[str, Any]) -> None:  # noqa: ANN401 - any estimator
+    """Write the model: as a pickle, which whoever loads it must trust, and as skops, which runs no code on loading.
+
+    Args:
+        model: The fitted estimator.
+        params: The hyperparameters.
+        data: The rows.
+        about: What is particular to this model.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    content = io.BytesIO()
+    joblib.dump(model, content, compress=COMPRESSION)
+    trainbox.save("model.joblib", content.getbuffer().tobytes())
+    told = dict(about)
+    try:
+        safe = skops.io.dumps(model, compression=zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
+    except UnsupportedTypeException as error:
+        say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
+    else:
+        trainbox.save("model.skops", safe)
+        told["skops"] = {"file": "model.skops", "trusted": skops.io.get_untrusted_types(data=safe)}
+    save_description(params, data, told)
+    say(f"saved {type(model).__name__} to {trainbox.model_dir() / 'model.joblib'}")
+
+
+def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str, float]]:  # noqa: ANN401 - any estimator
+    """How much each feature matters and what is measured; nothing where the model does not say.
+
+    Trees: how much the splits by a feature lower the impurity. Linear models: the size of the coefficient, of several
+    classes the mean.
+    """
+    if (found := getattr(model, "feature_importances_", None)) is not None:
+        kind, values = "impurity", np.asarray(found)
+    elif (found := getattr(model, "coef_", None)) is not None:
+        sizes = np.abs(np.atleast_2d(found.toarray() if scipy.sparse.issparse(found) else found))
+        kind, values = "coefficient", sizes.mean(axis=0)
+    else:
+        return "", {}
+    if values.shape != (len(features),):
+        return "", {}
+    return kind, dict(zip(features, values.tolist(), strict=True))
+
+
+def save_importance(kind: str, importance: Mapping[str, float]) -> None:
+    """`feature-importance.json` in `output/data`, the most important first, and as a picture, PNG and SVG.
+
+    Args:
+        kind: What is measured: impurity, coefficient or gain.
+        importance: By feature.
+    """
+    if not importance:
+        say("the model does not say which features matter: there is no feature-importance.json")
+        return
+    directory = trainbox.current_job().layout.output_data_dir
+    directory.mkdir(parents=True, exist_ok=True)
+    ordered = dict(sorted(importance.items(), key=lambda item: -abs(item[1])))
+    whole.write(directory / "feature-importance.json", json.dumps({kind: ordered}, indent=1).encode())
+    draw_importance(directory / "feature-importance", ordered, kind=_MEASURES[kind])
+
+
+def save_curves(history: History) -> None:
+    """The scores after each group as `learning-curves.json` in `output/data`, and as a picture, PNG and SVG."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for step, scores in history:
+        for name, score in scores.items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(score)
+    directory = trainbox.current_job().layout.output_data_dir
+    directory.mkdir(parents=True, exist_ok=True)
+    content = {name: {"trees": steps, "values": values} for name, (steps, values) in curves.items()}
+    whole.write(directory / "learning-curves.json", msgspec.json.encode(content))
+    draw_curves(directory / "learning-curves", curves, step="trees")

@@ -1,0 +1,213 @@
+"""The hyperparameters of forests: all of scikit-learn's constructors, and ours, checked before anything is read."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+#: What a resumed job may change, because it does not shape the trees.
+FREE = frozenset({"n-estimators", "n-jobs", "verbose", "checkpoint-every"})
+#: What scikit-learn's constructors have and these hyperparameters have not: the trees of a forest grow in groups here,
+#: each a fit of its own, and `seed` is the random state.
+OURS = frozenset({"warm_start", "random_state"})
+
+_CRITERIA: Mapping[str, tuple[str, ...]] = {
+    "classification": ("gini", "entropy", "log_loss"),
+    "regression": ("squared_error", "absolute_error", "poisson"),
+}
+#: What shapes single trees in a way that XGBoost's trees have not.
+_NOT_FOR_XGBOOST = (
+    "criterion",
+    "min_samples_split",
+    "min_samples_leaf",
+    "min_weight_fraction_leaf",
+    "min_impurity_decrease",
+    "class_weight",
+    "ccp_alpha",
+    "oob_score",
+    "allow_shard_forests",
+)
+#: What goes with an estimator of one's own choice.
+_FOR_ESTIMATORS = frozenset({"task", "csv_weights", "seed", "n_jobs", "estimator", "estimator_params"})
+
+Share = Annotated[float, Meta(gt=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Direction = Literal[-1, 0, 1]
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """The hyperparameters; `-` and `_` are alike."""
+
+    task: Annotated[Literal["classification", "regression"], Meta(description="what the label is")] = "classification"
+    algorithm: Annotated[
+        Literal["forest", "extra_trees"], Meta(description="extra trees draw the thresholds of splits at random")
+    ] = "forest"
+    n_estimators: Annotated[int, Meta(ge=1, description="trees")] = 100
+    criterion: (
+        Annotated[
+            Literal["gini", "entropy", "log_loss", "squared_error", "absolute_error", "poisson"],
+            Meta(description="of a split; null is gini, or squared_error"),
+        ]
+        | None
+    ) = None
+    max_depth: Annotated[int, Meta(ge=1, description="deepest tree; null is no limit")] | None = 10
+    min_samples_split: (
+        Annotated[int, Meta(ge=2, description="least rows of a node that is split, or their share")] | Share
+    ) = 2
+    min_samples_leaf: (
+        Annotated[int, Meta(ge=1, description="least rows of a leaf, or their share")]
+        | Annotated[float, Meta(gt=0, lt=1)]
+    ) = 1
+    min_weight_fraction_leaf: Annotated[float, Meta(ge=0, le=0.5, description="least share of the weights")] = 0.0
+    max_features: (
+        Annotated[
+            Literal["sqrt", "log2", "all"],
+            Meta(description="tried for each split, or their number or share; null is sqrt, or all for regression"),
+        ]
+        | Count
+        | Share
+        | None
+    ) = None
+    max_leaf_nodes: Annotated[int, Meta(ge=2, description="most leaves of a tree; null is no limit")] | None = None
+    min_impurity_decrease: Annotated[float, Meta(ge=0, description="least gain of a split")] = 0.0
+    bootstrap: (
+        Annotated[bool, Meta(description="draw rows for each tree; null is true for a forest, false for extra trees")]
+        | None
+    ) = None
+    max_samples: (
+        Annotated[int, Meta(ge=1, description="rows drawn for each tree, or their share; null is as many as there are")]
+        | Share
+        | None
+    ) = None
+    oob_score: Annotated[bool, Meta(description="score each row by the trees that have not seen it: train:oob")] = False
+    class_weight: (
+        Annotated[
+            Literal["balanced", "balanced_subsample"],
+            Meta(description='of the classes; or one for each as JSON: {"0": 1, "1": 5}'),
+        ]
+        | dict[str, Annotated[float, Meta(ge=0)]]
+        | None
+    ) = None
+    ccp_alpha: Annotated[float, Meta(ge=0, description="how much trees are pruned")] = 0.0
+    monotonic_cst: (
+        Annotated[
+            tuple[Direction, ...],
+            Meta(description="for each feature 1, -1 or 0: predictions grow with it, fall, or either"),
+        ]
+        | None
+    ) = None
+    csv_weights: Annotated[bool, Meta(description="whether the column after the label is the row's weight")] = False
+    seed: Annotated[int, Meta(ge=0, lt=2**31, description="of every random choice (random_state)")] = 42
+    n_jobs: Annotated[int, Meta(description="threads; -1 is one for each processor")] = -1
+    verbose: Annotated[int, Meta(ge=0, description="what scikit-learn itself says")] = 0
+    checkpoint_every: (
+        Annotated[int, Meta(ge=1, description="trees from one checkpoint to the next; null is 10, in whole turns")]
+        | None
+    ) = None
+    allow_shard_forests: Annotated[
+        bool, Meta(description="rows that are sharded and too many for one host: each grows trees on its own alone")
+    ] = False
+    engine: Annotated[
+        Literal["sklearn", "xgboost"], Meta(description="xgboost: its own kind of forest, on sharded rows too, faster")
+    ] = "sklearn"
+    estimator: (
+        Annotated[str, Meta(description="another one, as sklearn.linear_model.LogisticRegression or module:Class")]
+        | None
+    ) = None
+    estimator_params: Annotated[dict[str, Any], Meta(description="its constructor's arguments, as a JSON object")] = {}
+
+    def __post_init__(self) -> None:
+        problems = [*_find_contradictions(self), *_find_strangers(self)]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def draws_rows(self) -> bool:
+        """Whether each tree learns from rows drawn with replacement."""
+        return self.algorithm == "forest" if self.bootstrap is None else self.bootstrap
+
+    @property
+    def weights_of_classes(self) -> str | dict[int, float] | None:
+        """As scikit-learn takes them: the classes are numbers."""
+        if isinstance(self.class_weight, dict):
+            return {int(label): weight for label, weight in self.class_weight.items()}
+        return self.class_weight
+
+
+def _find_contradictions(params: Params) -> list[str]:
+    problems = []
+    if params.criterion is not None and params.criterion not in _CRITERIA[params.task]:
+        known = ", ".join(_CRITERIA[params.task])
+        problems.append(f"criterion={params.criterion} is not for {params.task}, which has {known}")
+    needing = [name for name in ("oob_score", "max_samples") if getattr(params, name)]
+    if needing and not params.draws_rows:
+        problems.append(f"{' and '.join(needing)}: bootstrap=true is needed, without it each tree sees all rows")
+    if params.class_weight is not None and params.task == "regression":
+        problems.append("class_weight is for classification; rows have weights by csv_weights")
+    if isinstance(params.class_weight, dict):
+        odd = [label for label in params.class_weight if not _is_whole(label)]
+        if odd or not params.class_weight:
+            problems.append(f"class_weight: {odd[0] if odd else '{}'!r} is no class; classes are whole numbers")
+    if params.allow_shard_forests and params.oob_score:
+        problems.append("oob_score has no meaning with allow_shard_forests: no tree has seen the rows of other hosts")
+    if params.n_jobs == 0:
+        problems.append("n_jobs=0 is no number of threads; -1 is one for each processor")
+    return problems
+
+
+def _find_strangers(params: Params) -> list[str]:
+    """What is given and would have no effect: a default that is given is not seen, and changes nothing."""
+    given = [field for field in params.__struct_fields__ if getattr(params, field) != _defaults()[field]]
+    if params.estimator is not None:
+        strange = [name for name in given if name not in _FOR_ESTIMATORS]
+        reason = f"with estimator={params.estimator}, which takes estimator_params"
+    elif params.engine == "xgboost":
+        strange = [name for name in given if name in _NOT_FOR_XGBOOST]
+        strange += ["algorithm"] * (params.algorithm != "forest")
+        reason = "with engine=xgboost, whose trees have nothing like it"
+    else:
+        strange, reason = [], ""
+    if params.estimator_params and params.estimator is None:
+        strange, reason = ["estimator_params"], "without estimator"
+    return [f"{', '.join(strange)} cannot be used {reason}"] if strange else []
+
+
+def _defaults() -> Mapping[str, Any]:
+    return dict(
+        zip(Params.__struct_fields__[-len(Params.__struct_defaults__) :], Params.__struct_defaults__, strict=True)
+    )
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def constructor_arguments(params: Params) -> dict[str, Any]:
+    """What scikit-learn's constructor takes, but for the number of trees and the random state."""
+    arguments: dict[str, Any] = {
+        "max_depth": params.max_depth,
+        "min_samples_split": params.min_samples_split,
+        "min_samples_leaf": params.min_samples_leaf,
+        "min_weight_fraction_leaf": params.min_weight_fraction_leaf,
+        "max_leaf_nodes": params.max_leaf_nodes,
+        "min_impurity_decrease": params.min_impurity_decrease,
+        "bootstrap": params.draws_rows,
+        "max_samples": params.max_samples,
+        "ccp_alpha": params.ccp_alpha,
+        "monotonic_cst": None if params.monotonic_cst is None else list(params.monotonic_cst),
+        "n_jobs": params.n_jobs,
+        "verbose": params.verbose,
+    }
+    # Classifiers and regressors have defaults of their own.
+    if params.criterion is not None:
+        arguments["criterion"] = params.criterion
+    if params.max_features is not None:
+        arguments["max_features"] = None if params.max_features == "all" else params.max_features
+    if params.task == "classification":
+        arguments["class_weight"] = params.weights_of_classes
+    return arguments

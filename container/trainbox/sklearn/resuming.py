@@ -1,0 +1,121 @@
+"""A checkpoint for each group of trees, and how a restarted job goes on from the newest."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import sklearn
+
+import trainbox
+from trainbox.channels import digest
+from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.errors import CheckpointError, DataError, HyperparameterError
+from trainbox.peers import Circle
+from trainbox.say import say
+from trainbox.sklearn.data import Data
+from trainbox.sklearn.forests import Part, read_part
+from trainbox.sklearn.params import FREE, Params
+
+#: The scores so far: after how many trees, and which.
+History = list[tuple[int, dict[str, float]]]
+
+_NAME = re.compile(r"trees-([0-9]{8,})-([0-9]{8,})\.skops")
+
+
+def open_store(circle: Circle) -> Checkpoints:
+    """Where this member's checkpoints are: all hosts share one S3 prefix, so each of several has a directory in it."""
+    store = trainbox.checkpoints()
+    if circle.size == 1:
+        return store
+    return Checkpoints(store.directory / circle.members.name, keep=store.keep)
+
+
+def identify(params: Params, data: Data) -> dict[str, str]:
+    """Everything that shapes the trees: a checkpoint of something else must not be continued."""
+    values = msgspec.to_builtins(params)
+    identity = {name: json.dumps(value) for name, value in values.items() if name not in FREE}
+    shape = " x ".join(map(str, data.train.features.shape))
+    identity["channel train"] = f"{shape}, SHA-256 {digest(data.train)[:16]}"
+    return identity | {"scikit-learn": sklearn.__version__}
+
+
+def save_parts(store: Checkpoints, parts: Sequence[Part], identity: Mapping[str, str], history: History) -> None:
+    """Write all trees of this member as a checkpoint.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    # JSON has no word for what is no number.
+    noted = [
+        (step, {name: None if math.isnan(score) else score for name, score in told.items()}) for step, told in history
+    ]
+    with store.writing(parts[-1].last, info={"identity": identity, "history": noted}) as path:
+        for part in parts:
+            (path / f"trees-{part.first:08d}-{part.last:08d}.skops").write_bytes(part.content)
+
+
+def resume(
+    store: Checkpoints, identity: Mapping[str, str], own: range, params: Params, data: Data
+) -> tuple[list[Part], History]:
+    """The trees that this member has already, and the scores until then.
+
+    Args:
+        store: Its checkpoints.
+        identity: What shapes the trees.
+        own: The numbers of the trees that it is to grow.
+        params: The hyperparameters.
+        data: The rows.
+
+    Raises:
+        CheckpointError: The newest checkpoint is of another forest, with every difference; or its files are none.
+        HyperparameterError: It has more trees than are asked for.
+    """
+    found = store.latest()
+    if found is None:
+        return [], []
+    _refuse_another(found, identity)
+    parts: list[Part] = []
+    for path, first, last in _list_parts(found.path):
+        if first != (parts[-1].last if parts else own.start):
+            say(f"{found.path} has trees from {first} on, grown among other hosts: this one grows its own anew")
+            return [], []
+        if last > own.stop and len(own) < params.n_estimators:
+            say(f"{found.path} has trees that other hosts grow now; this one grows those from {first} on")
+            break
+        if last > own.stop:
+            raise HyperparameterError(
+                f"n-estimators is {params.n_estimators}, but {found.path} has {last} trees",
+                hint="ask for as many trees as there are, or more; or start with an empty checkpoint directory",
+            )
+        parts.append(_read(path, first, last, params, data))
+    history = [
+        (int(step), {name: math.nan if score is None else float(score) for name, score in told.items()})
+        for step, told in found.info["history"]
+        if parts and step <= parts[-1].last
+    ]
+    return parts, history
+
+
+def _list_parts(directory: Path) -> list[tuple[Path, int, int]]:
+    names = [(path, _NAME.fullmatch(path.name)) for path in directory.iterdir()]
+    return sorted(((path, int(name[1]), int(name[2])) for path, name in names if name), key=lambda part: part[1])
+
+
+def _read(path: Path, first: int, last: int, params: Params, data: Data) -> Part:
+    features = len(data.features)
+    try:
+        return read_part(path.read_bytes(), first, last, params, features=features, source=str(path))
+    except DataError as error:
+        raise CheckpointError(error.message, hint=error.hint) from error
+
+
+def _refuse_another(found: Checkpoint, identity: Mapping[str, str]) -> None:
+    known = found.info.get("identity", {})
+    differing = [name for name in sorted({*identity, *known}) if identity.get(name) != known.get(name)]
+    if differing:
+        listed = "; ".join(f"{name} was {known.get(name)} and is {identity.get(name)}" for name in differing)
+        hint = "take the values back, or start with an empty checkpoint directory"
+        raise CheckpointError(f"the checkpoint {found.path} cannot be continued: {listed}", hint=hint)

@@ -1,0 +1,142 @@
+"""Rows on their way from one host to another: in blocks, as plain arrays."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import scipy.sparse
+
+from trainbox.channels import Table
+from trainbox.errors import PeerError
+from trainbox.peers import Circle
+
+#: Of a block on its way.
+BLOCK_BYTES = 64 * 1024 * 1024
+
+
+def count_bytes(table: Table) -> int:
+    """What the rows take in memory."""
+    return sum(array.nbytes for array in _arrays(table, 0, len(table.labels)).values())
+
+
+def pack_rows(table: Table, start: int, stop: int) -> bytes:
+    """Some neighbouring rows as bytes: arrays alone, nothing that would run."""
+    content = io.BytesIO()
+    np.savez(content, **_arrays(table, start, stop))
+    return content.getvalue()
+
+
+def _arrays(table: Table, start: int, stop: int) -> dict[str, Any]:
+    """Some neighbouring rows as arrays."""
+    features: Any = table.features[start:stop]
+    arrays = {"labels": table.labels[start:stop]}
+    if table.weights is not None:
+        arrays["weights"] = table.weights[start:stop]
+    if not scipy.sparse.issparse(features):
+        return arrays | {"features": features}
+    shape = np.array(features.shape)
+    return arrays | {"data": features.data, "indices": features.indices, "indptr": features.indptr, "shape": shape}
+
+
+def unpack_rows(content: bytes, like: Table, member: str) -> Table:
+    """What `pack_rows` has made bytes of.
+
+    Args:
+        content: The bytes.
+        like: A table with the names of the features.
+        member: Who has sent them, for the message.
+
+    Raises:
+        PeerError: They are no rows.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            if "features" in arrays:
+                features = arrays["features"]
+            else:
+                parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+                features = scipy.sparse.csr_matrix(parts, shape=tuple(arrays["shape"]))
+                features.check_format()
+            weights = arrays.get("weights")
+            return Table(arrays["labels"], features, like.feature_names, like.files, weights)
+    except (LookupError, ValueError, zipfile.BadZipFile) as error:
+        raise PeerError(
+            f"{member} sends rows that are none: {error}", hint="all hosts must run the same image"
+        ) from error
+
+
+def join_rows(tables: Sequence[Table], names: tuple[str, ...]) -> Table:
+    """One table of all rows, in this order; a sparse one that is narrower than the names is widened."""
+    given = [table for table in tables if len(table.labels)]
+    if not given:
+        return msgspec.structs.replace(tables[0], features=np.empty((0, len(names)), np.float32), feature_names=names)
+    if len(given) == 1 and len(given[0].feature_names) == len(names):
+        return given[0]
+    if any(scipy.sparse.issparse(table.features) for table in given):
+        parts = [scipy.sparse.csr_matrix(table.features) for table in given]
+        for part in parts:
+            part.resize((part.shape[0], len(names)))
+        features = scipy.sparse.vstack(parts, format="csr", dtype=np.float32)
+    else:
+        features = np.concatenate([table.features for table in given])
+    weights = [table.weights for table in given if table.weights is not None]
+    return Table(
+        np.concatenate([table.labels for table in given]),
+        features,
+        names,
+        tuple(file for table in given for file in table.files),
+        np.concatenate(weights) if weights else None,
+    )
+
+
+def share_rows(circle: Circle, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]) -> Table:
+    """Everybody gets everybody's rows, in the order of the ranks.
+
+    Args:
+        circle: The members; all call this.
+        table: This one's rows.
+        sizes: By rank, how many rows each has, and their bytes.
+        names: Of the features.
+    """
+    found: list[Table] = []
+    for rank, (rows, size) in enumerate(sizes):
+        if rank == circle.rank:
+            found.append(table)
+        for start, stop in _blocks(rows, size):
+            content = circle.share(pack_rows(table, start, stop) if rank == circle.rank else None, rank)
+            if rank != circle.rank:
+                found.append(unpack_rows(content, table, circle.members.names[rank]))
+    return join_rows(found, names)
+
+
+def hand_rows_to_first(
+    circle: Circle, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
+) -> Table | None:
+    """The first gets everybody's rows, in the order of the ranks; the others get nothing.
+
+    Args:
+        circle: The members; all call this.
+        table: This one's rows.
+        sizes: By rank, how many rows each has, and their bytes.
+        names: Of the features.
+    """
+    blocks = [_blocks(rows, size) for rows, size in sizes]
+    found: list[list[Table]] = [[] for _ in blocks]
+    for number in range(max(map(len, blocks[1:]), default=0)):
+        mine = blocks[circle.rank][number : number + 1] if circle.rank else ()
+        given = circle.send_to_first(b"".join(pack_rows(table, *block) for block in mine))
+        for rank, content in enumerate(given or ()):
+            if content:
+                found[rank].append(unpack_rows(content, table, circle.members.names[rank]))
+    if circle.rank:
+        return None
+    return join_rows([table, *(part for parts in found for part in parts)], names)
+
+
+def _blocks(rows: int, size: int) -> list[tuple[int, int]]:
+    """Where each block of rows begins and ends."""
+    count = min(rows, -(-size // BLOCK_BYTES))
+    return [(rows * place // count, rows * (place + 1) // count) for place in range(count)]

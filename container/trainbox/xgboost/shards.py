@@ -1,0 +1,226 @@
+"""What a member of the job holds of a channel: a table in memory, or blocks on the disk.
+
+Where the rows would not fit into the memory limit they are decoded once into blocks, through which XGBoost goes as
+often as it likes: parsing text again each time would take most of the job.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from trainbox.channels import Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
+from trainbox.contract.job import Channel, Job
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.say import say
+from trainbox.tabular.labels import MOST_CLASSES, count_labels
+from trainbox.xgboost.agreement import Labels
+from trainbox.xgboost.params import Params
+
+#: In memory the decoded rows stand beside the binned ones and what the sketch of the bins needs.
+IN_MEMORY_FACTOR = 2.0
+#: What of the memory limit the rows may take; the rest is the trees', the metrics', the kernel's.
+MEMORY_SHARE = 0.6
+BLOCK_ROWS = 262_144
+
+Floats = npt.NDArray[np.float32]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Which of the rows that a host sees are this member's."""
+
+    index: int = 0
+    count: int = 1
+
+
+class Shard(msgspec.Struct, frozen=True, eq=False):
+    """What this member holds of a channel: one table, or blocks on the disk."""
+
+    channel: str
+    blocks: tuple[Table | Path, ...]
+    rows: int
+    feature_names: tuple[str, ...]
+    labels: Labels
+    digest: str
+    files: tuple[Path, ...]
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether the rows lie in blocks on the disk."""
+        return bool(self.blocks) and isinstance(self.blocks[0], Path)
+
+    @property
+    def table(self) -> Table:
+        """The rows, where they are in memory."""
+        (table,) = self.blocks
+        if isinstance(table, Path):
+            raise TypeError("the rows are on the disk")
+        return table
+
+
+def columns_of(params: Params) -> Columns:
+    """What stands where in a row."""
+    return Columns(
+        labels=params.label_columns,
+        weight=params.csv_weights,
+        group=params.group_column,
+        missing=params.missing,
+        delimiter=params.delimiter,
+    )
+
+
+def part_of(channel: Channel, job: Job, rank: int, size: int) -> Part:
+    """Sharded rows are their host's, which its processes share; replicated rows are shared by all members.
+
+    The incumbent trains on replicated rows as often as there are hosts.
+    """
+    processes = size // len(job.hosts)
+    if channel.distribution == "ShardedByS3Key":
+        return Part(rank % processes, processes)
+    return Part(rank, size)
+
+
+def is_too_large(estimate: int, limit: int | None, *, processes: int, asked: str) -> bool:
+    """Pure: whether rows of so many bytes must stay on the disk.
+
+    Args:
+        estimate: Bytes of the decoded rows of one process.
+        limit: Bytes that the host's processes may use together; `None` where nobody knows.
+        processes: Of this job on the host.
+        asked: `auto`, `on` or `off`.
+    """
+    if asked != "auto":
+        return asked == "on"
+    return limit is not None and estimate * IN_MEMORY_FACTOR * processes > limit * MEMORY_SHARE
+
+
+def read_shard(
+    channel: Channel, name: str, params: Params, part: Part, *, like: Shard | None, spool: Path | None
+) -> Shard:
+    """Read this member's rows of a channel, once.
+
+    Args:
+        channel: Where they are.
+        name: What the channel is to this script: `train` or `validation`.
+        params: The hyperparameters.
+        part: Which of the rows.
+        like: A shard with the columns that these rows must have.
+        spool: An empty directory for blocks; `None`: keep them in memory.
+
+    Raises:
+        DataError: With file, line and column.
+    """
+    columns = columns_of(params)
+    if spool is not None:
+        return _spool(channel, name, params, part, like=like, directory=spool)
+    same = like.table if like is not None and like.blocks else None
+    table = read_table(channel, like=same, columns=columns, content_type=channel.content_type)
+    if part.count > 1:
+        table = take_part(table, part.index, part.count)
+    return shard_of(table, name, params)
+
+
+def shard_of(table: Table, name: str, params: Params) -> Shard:
+    """A table as a shard."""
+    return Shard(
+        channel=name,
+        blocks=(table,),
+        rows=len(table.labels),
+        feature_names=table.feature_names,
+        labels=_labels([table.labels], params),
+        digest=digest(table),
+        files=table.files,
+    )
+
+
+def _spool(channel: Channel, name: str, params: Params, part: Part, *, like: Shard | None, directory: Path) -> Shard:
+    """Decode the rows once, block by block, onto the disk."""
+    directory.mkdir(parents=True)
+    paths: list[Path] = []
+    labels: list[Floats] = []
+    digests: list[str] = []
+    names: tuple[str, ...] = ()
+    blocks = read_blocks(
+        channel,
+        columns=columns_of(params),
+        content_type=channel.content_type,
+        like=like.feature_names or None if like is not None else None,
+        rows=BLOCK_ROWS,
+    )
+    for number, whole in enumerate(blocks):
+        block = take_part(whole, part.index, part.count) if part.count > 1 else whole
+        if block.groups is not None:
+            raise DataError(
+                f"channel {channel.name}: groups of ranking cannot be read from the disk block by block",
+                hint="external_memory=off, on an instance with more memory",
+            )
+        paths.append(_write_block(directory / f"{number:06d}", block))
+        labels.append(block.labels)
+        digests.append(digest(block))
+        names = block.feature_names
+    say(f"{name}: {sum(map(len, labels)):,} rows lie in {len(paths)} blocks on the disk (external memory)")
+    return Shard(
+        channel=name,
+        blocks=tuple(paths),
+        rows=sum(map(len, labels)),
+        feature_names=names,
+        labels=_labels(labels, params),
+        digest="+".join(digests),
+        files=(),
+    )
+
+
+def _write_block(directory: Path, block: Table) -> Path:
+    directory.mkdir()
+    features = block.features if isinstance(block.features, np.ndarray) else block.features.toarray()
+    np.save(directory / "features.npy", features)
+    np.save(directory / "labels.npy", block.labels)
+    if block.weights is not None:
+        np.save(directory / "weights.npy", block.weights)
+    return directory
+
+
+def _labels(parts: Sequence[Floats], params: Params) -> Labels:
+    """What the barrier needs to know; classes are counted, numbers are not."""
+    filled = [part for part in parts if part.size]
+    if not filled:
+        return Labels()
+    lowest, highest = min(float(part.min()) for part in filled), max(float(part.max()) for part in filled)
+    if params.classes is None:
+        return Labels(lowest, highest)
+    counts: Counter[float] = Counter()
+    for part in filled:
+        counts.update(count_labels(part))
+    return Labels(lowest, highest, dict(counts) if len(counts) <= MOST_CLASSES else {})
+
+
+@contextmanager
+def spool_directory() -> Iterator[Path]:
+    """Where blocks lie as long as they are needed, on the disk of the temporary files."""
+    with TemporaryDirectory(prefix="trainbox-blocks-") as name:
+        yield Path(name)
+
+
+def disk_needed(channels: Mapping[str, Channel], job: Job, params: Params, limit: int | None) -> bool:
+    """Whether the channels are to be read block by block; says why.
+
+    Raises:
+        HyperparameterError: It is asked for with a tree method that cannot do it.
+    """
+    processes = job.settings.processes_per_host or 1
+    estimate = sum(estimate_bytes(channel, columns=columns_of(params)) for channel in channels.values())
+    if not is_too_large(estimate, limit, processes=processes, asked=params.external_memory):
+        return False
+    if not params.is_binned:
+        raise HyperparameterError(
+            f"external memory works with tree_method=hist, not with {params.tree_method}",
+            hint="tree_method=hist, or external_memory=off on an instance with more memory",
+        )
+    if params.external_memory == "auto" and limit is not None:
+        say(f"about {estimate / 2**20:,.0f} MiB of rows, {limit / 2**20:,.0f} MiB of memory: they stay on the disk")
+    return True

@@ -1,0 +1,88 @@
+"""Members as processes, and what the others do when one dies, freezes or wakes up again."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from contract.trees import Tree
+from peers.parties import Party
+
+#: The last member is in a long call of its own, as in a library; the others wait for each other.
+BUSY_AND_WAITING = """
+circle.gather(circle.rank, int)
+ready()
+time.sleep(60 * (circle.rank == 2))
+while True:
+    circle.gather(circle.rank, int)
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
+def test_one_that_is_killed_is_named_by_all_within_seconds(victim: str) -> None:
+    with Party(3, BUSY_AND_WAITING) as party:
+        party.start().until_ready()
+        killed = party.signal(signal.SIGKILL, victim)
+        ended = party.finish(*{*party.names} - {victim}, since=killed)
+    for one in ended.values():
+        assert one.code == 5
+        last = one.stderr.rpartition("\n  hint: ")[0].splitlines()[-1]
+        assert last == f"trainbox.errors.PeerError: {victim} is lost: the connection was closed"
+        assert one.seconds < 10  # measured: 0.2 s, and 1.6 s where the main thread is busy
+    # Where the main thread was when the process was ended.
+    assert ", in body\n" in ended["algo-3"].stderr
+
+
+@pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
+def test_one_that_is_frozen_is_named_after_the_limit_and_ends_when_it_wakes_up(victim: str) -> None:
+    with Party(3, BUSY_AND_WAITING, limit=2) as party:
+        party.start().until_ready()
+        frozen = party.signal(signal.SIGSTOP, victim)
+        ended = party.finish(*{*party.names} - {victim}, since=frozen)
+        party.signal(signal.SIGCONT, victim)
+        woken = party.finish(victim)[victim]
+    for one in ended.values():
+        assert one.code == 5
+        assert f"PeerError: {victim} is lost: nothing has been heard of it for 2 s\n" in one.stderr
+        assert 1 < one.seconds < 10  # measured: at most 2 + 1.6 s
+    assert woken.code == 5
+    given_up = f"PeerError: {victim} is this one: nothing has been heard of it for 2 s, and the others have given it up"
+    assert given_up in woken.stderr
+
+
+SCRIPT = """
+import os, signal, time
+import trainbox
+from trainbox.peers import find_members, find_port, join
+
+def main():
+    members = find_members(trainbox.current_job(), os.environ)
+    with join(members, patience=30, limit=20, port=find_port(os.environ)) as circle:
+        circle.gather(members.name, str)
+        if circle.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if circle.rank == 2:
+            time.sleep(60)  # as in a call of a library that lasts
+        circle.gather(members.name, str)
+
+main()
+"""
+
+
+def test_the_failure_of_each_host_names_the_lost_one(tmp_path: Path) -> None:
+    """Through the supervisor, whether the main thread raises or the process is ended from beside it."""
+    with Party(3, "") as place:
+        address = place.address.rpartition(".")[0]
+    hosts = [f"{address}.{number}" for number in (1, 2, 3)]
+    trees = [Tree(tmp_path / host).hosts(*hosts, current=host).program(SCRIPT) for host in hosts]
+    started = [tree.start({"MASTER_PORT": "29473"}) for tree in trees]
+    runs = [tree.finish(process) for tree, process in zip(trees, started, strict=True)]
+    assert [run.code for run in runs] == [5, 137, 5]
+    lost = f"AlgorithmError: PeerError: {hosts[1]} is lost: the connection was closed"
+    for run, line in ((runs[0], 14), (runs[2], 13)):
+        assert run.failure is not None
+        first, *rest = run.failure.splitlines()
+        assert first == lost
+        assert f"train.py:{line} in main (exit code 5, " in "".join(rest)
+        assert f"the log of {hosts[1]} says why" in "".join(rest)
