@@ -22,8 +22,8 @@ _FOREIGN = ("SAGEMAKER_", "TRAINBOX_", "SM_", "TORCHELASTIC_", "RANK", "LOCAL_",
 #: Of one message: the environment of the ranks is most of it.
 _MESSAGE_BYTES = 1 << 17
 
-#: Imports what all ranks of all tests need once, which takes seconds, then becomes each of them in milliseconds. Nothing
-#: that a process of its own draws at random may be the same in two of them.
+#: Imports what all ranks of all tests need once, which takes seconds, then becomes each of them in milliseconds.
+#: Nothing that a process of its own draws at random may be the same in two of them.
 _FORK = """
 import gc, json, os, random, runpy, socket, sys
 gc.disable()

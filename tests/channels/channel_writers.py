@@ -3,6 +3,11 @@
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import scipy.sparse
+
+from trainbox.channels import Table
 
 MAGIC = 0xCED7230A
 
@@ -15,6 +20,12 @@ def write(root: Path, files: Mapping[str, str | bytes], name: str = "train") -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     return root / name
+
+
+def sparse_features(table: Table) -> Any:
+    """The features of a table, which must be sparse."""
+    assert scipy.sparse.isspmatrix_csr(table.features)
+    return table.features
 
 
 # ---- recordio-protobuf ----

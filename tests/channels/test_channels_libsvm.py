@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xgboost
-from channels.channel_writers import write
-from trainbox.channels import Table, estimate_bytes, read_blocks, read_table
+from channels.channel_writers import sparse_features, write
+from trainbox.channels import estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -31,17 +31,12 @@ def load(path: Path) -> xgboost.DMatrix:
     return xgboost.DMatrix(f"{path}?format=libsvm")
 
 
-def features(table: Table) -> scipy.sparse.csr_matrix:
-    assert scipy.sparse.issparse(table.features)
-    return table.features
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("text", CLEAN.values(), ids=CLEAN.keys())
 def test_a_clean_file_is_what_xgboost_itself_reads(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, {"a.svm": text}) / "a.svm"
     table, matrix = read_table(path), load(path)
-    ours, theirs = features(table), matrix.get_data()
+    ours, theirs = sparse_features(table), matrix.get_data()
     assert ours.shape == theirs.shape
     assert (ours.indptr.tolist(), ours.indices.tolist()) == (theirs.indptr.tolist(), theirs.indices.tolist())
     np.testing.assert_allclose(ours.data, theirs.data, rtol=1e-6)
@@ -63,38 +58,38 @@ def test_ways_to_write_the_same_rows(tmp_path: Path) -> None:
         "1 1:2 3:4\r0 2:1\r",
     ):
         table = read_table(write(tmp_path, {"a.svm": text}))
-        assert (features(table) != features(plain)).nnz == 0, text
+        assert (sparse_features(table) != sparse_features(plain)).nnz == 0, text
         assert table.labels.tolist() == [1, 0]
 
 
 def test_the_width_is_that_of_the_widest_file_and_of_the_other_channel(tmp_path: Path) -> None:
     files = {"a.svm": "1 1:1\n", "b.svm": "0 7:1\n1 2:1\n"}
     train = read_table(write(tmp_path, files))
-    assert features(train).shape == (3, 8)
+    assert sparse_features(train).shape == (3, 8)
     assert train.feature_names == tuple(f"f{i}" for i in range(8))
     narrow = read_table(write(tmp_path, {"a.svm": "1 1:1\n"}, "validation"), like=train)
-    assert features(narrow).shape == (1, 8)
+    assert sparse_features(narrow).shape == (1, 8)
     wide = read_table(write(tmp_path, {"a.svm": "1 9:1\n"}, "test"), like=train)
-    assert features(wide).shape == (1, 10)
+    assert sparse_features(wide).shape == (1, 10)
 
 
 def test_blocks_are_as_wide_as_the_widest_row_of_all(tmp_path: Path) -> None:
     directory = write(tmp_path, {"a.svm": "1 1:1\n0 1:2\n", "b.svm": "1 1:1\n0 7:1\n1 2:1\n"})
     blocks = list(read_blocks(directory, rows=2))
-    assert [features(block).shape for block in blocks] == [(2, 8), (2, 8), (1, 8)]
-    whole = features(read_table(directory))
+    assert [sparse_features(block).shape for block in blocks] == [(2, 8), (2, 8), (1, 8)]
+    whole = sparse_features(read_table(directory))
     assert (scipy.sparse.vstack([block.features for block in blocks]) != whole).nnz == 0
 
 
 def test_a_missing_value_may_be_written(tmp_path: Path) -> None:
-    assert np.isnan(features(read_table(write(tmp_path, {"a.svm": "1 1:nan 2:1\n"}))).data[0])
+    assert np.isnan(sparse_features(read_table(write(tmp_path, {"a.svm": "1 1:nan 2:1\n"}))).data[0])
 
 
 def test_a_file_that_looks_like_libsvm_is_read_as_such_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = read_table(write(tmp_path, {"part-0": "1 1:2\n", "part-1": "# x\n0:1 1:2\n".replace("0:1", "0")}))
-    assert features(table).shape == (2, 2)
+    assert sparse_features(table).shape == (2, 2)
     said = capsys.readouterr().err
     assert "train: no content type is given; train/part-0, train/part-1 read as libsvm" in said
 
@@ -116,7 +111,7 @@ BAD = {
     "an index twice, not in order": ("0 1:1\n1 1:2 5:1 1:2\n", r"a\.svm:2: index 1 comes twice in one row"),
     "a label of text": ("0 1:1\nyes 1:2\n", r"a\.svm:2: the label 'yes' is not a number"),
     "a missing label": ("0 1:1\n1:2 2:2\n", r"a\.svm:2: the row has a weight, the rows before have none"),
-    "a label that is NaN": ("0 1:1\nnan 1:2\n", r"a\.svm:2: the label 'nan' is not a number"),
+    "a label that is NaN": ("0 1:1\nnan 1:2\n", r"a\.svm:2: the label is missing"),
     "weights in some rows": ("0:1 1:1\n1 1:2\n", r"a\.svm:2: the row has no weight, the rows before have one"),
     "a negative weight": ("0:1 1:1\n1:-1 1:2\n", r"a\.svm:2: the weight is negative"),
     "a weight of text": ("0:1 1:1\n1:w 1:2\n", r"a\.svm:2: the weight 'w' is not a number"),
@@ -128,7 +123,7 @@ BAD = {
     "CSV further down": ("0 1:1\n1,2,3\n", r"a\.svm:2: '1,2,3' is no label: this looks like CSV"),
     "labels alone": ("0\n1\n", r"a\.svm: no row has a feature"),
     "bytes of zero": ("0 1:1\n1 1:\0\n", r"a\.svm:2: '1:\\x00': the value is not a number"),
-    "a fault far down": ("0 1:1 2:3.25\n" * 500_000 + "1 1:x\n", r"a\.svm:500001: '1:x'"),
+    "a fault far down": ("0 1:1 2:3.25\n" * 350_000 + "1 1:x\n", r"a\.svm:350001: '1:x'"),
 }
 
 
@@ -163,10 +158,10 @@ def test_the_estimate_is_near_what_is_stored(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lines = [
         "1 " + " ".join(f"{column}:{rng.normal():.5f}" for column in range(1, 1 + rng.integers(1, 40)))
-        for _ in range(30_000)
+        for _ in range(20_000)
     ]
-    directory = write(tmp_path, {"a.svm": "\n".join(lines[:20_000]), "b.svm": "\n".join(lines[20_000:])})
-    stored = features(read_table(directory))
+    directory = write(tmp_path, {"a.svm": "\n".join(lines[:15_000]), "b.svm": "\n".join(lines[15_000:])})
+    stored = sparse_features(read_table(directory))
     assert estimate_bytes(directory) == pytest.approx(stored.data.nbytes + stored.indices.nbytes, rel=0.1)
 
 
@@ -176,6 +171,7 @@ rows_of_pairs = st.lists(
 )
 
 
+@settings(max_examples=60)
 @given(rows=rows_of_pairs, weighted=st.booleans(), grouped=st.booleans(), size=st.integers(1, 60))
 def test_what_is_written_is_read_back_to_the_bit_however_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory,
@@ -194,7 +190,7 @@ def test_what_is_written_is_read_back_to_the_bit_however_it_is_cut(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainbox.channels.request.block_bytes", lambda: size)
         table = read_table(path)
-    found = features(table)
+    found = sparse_features(table)
     assert table.labels.tobytes() == np.array([label for label, _ in rows], np.float32).tobytes()
     stored = [sorted(pairs.items()) for _, pairs in rows]
     assert np.diff(found.indptr).tolist() == [len(pairs) for pairs in stored]

@@ -1,6 +1,6 @@
 """Parquet: numbers of any kind, by name or position, row group by row group; anything else is refused by its name."""
 
-import datetime
+import datetime as dt
 import decimal
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_row_groups_and_slices_of_arrays_do_not_shift_missing_values(tmp_path: P
     [
         (pa.array(["a"]), "string", "encode text"),
         (pa.array(["a"]).dictionary_encode(), "dictionary", "encode text"),
-        (pa.array([datetime.datetime(2025, 1, 1)]), "timestamp", "times as seconds"),  # noqa: DTZ001
+        (pa.array([dt.datetime(2025, 1, 1)]), "timestamp", "times as seconds"),  # noqa: DTZ001
         (pa.array([[1.0]]), "list", "each element a column"),
         (pa.array([{"x": 1}]), "struct", "each element a column"),
         (pa.array([b"1"]), "binary", "encode text"),
@@ -106,7 +106,7 @@ def test_a_bad_value_is_found_by_its_row(
     tmp_path: Path, place: str, value: float | None, columns: Columns, what: str
 ) -> None:
     rows = 50_000
-    cells: dict[str, list[float | int | None]] = {name: [1.0] * rows for name in ("y", "w", "a")} | {"q": [1] * rows}
+    cells: dict[str, list[float | None]] = {name: [1] * rows for name in ("y", "w", "a", "q")}
     cells[place][40_000] = value
     directory = put(tmp_path / "train", "a.parquet", {name: pa.array(cell) for name, cell in cells.items()})
     with pytest.raises(DataError, match=rf"train/a\.parquet, row 40001: .*{what}"):

@@ -285,3 +285,45 @@ def test_one_class_only_is_an_error_in_the_failure_file(tmp_path: Path) -> None:
         "channel train: every label is 1 (4 rows): there is nothing to learn"
         in (root / "output" / "failure").read_text()
     )
+
+
+FOLDS = {**BINARY, "_kfold": "3", "_num_cv_round": "2", "eval_metric": "auc", "num_round": "6"}
+
+
+def make_chance(root: Path) -> Path:
+    """Rows whose labels have nothing to do with the features."""
+    make_tree(root, FOLDS)
+    random = np.random.default_rng(5)
+    for path in sorted((root / "input" / "data").rglob("*.csv")):
+        rows = [line.split(",", 1)[1] for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{random.integers(2)},{row}\n" for row in rows))
+    return root
+
+
+def test_folds_are_scored_on_rows_not_seen_and_a_killed_job_goes_on_with_the_fold_it_was_in(tmp_path: Path) -> None:
+    whole, killed = make_chance(tmp_path / "whole"), make_chance(tmp_path / "killed")
+    done = run(whole)
+    assert done.returncode == 0, done.stderr
+    mean = re.fullmatch(r"\[6\]\ttrain-auc:(\S+)\tvalidation-auc:(\S+)", done.stdout.splitlines()[-2])
+    assert mean is not None
+    # The incumbent, which scores each fold's model on its own rows too, says 0.94 of labels that are pure chance.
+    assert float(mean[1]) > 0.65
+    assert 0.4 < float(mean[2]) < 0.6
+    predictions = np.loadtxt(whole / "output" / "data" / "predictions.csv", delimiter=",")
+    assert predictions.shape == (700, 3)
+    assert run_and_signal(killed, signal.SIGKILL, 5).returncode == -signal.SIGKILL  # in the last round of the first
+    again = run(killed)
+    assert "fold 1 of 6" in again.stderr
+    assert logged(again) == logged(done)
+    for name in [*(f"model/xgboost-model-{number}" for number in range(6)), "output/data/predictions.csv"]:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_published_regex_of_the_built_in_finds_each_round(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, {**BINARY, "num_round": "4", "eval_metric": "f1,auc", "eval_train_every": "1"})
+    done = run(root)
+    shown = done.stdout.replace("\t", "#011")  # as CloudWatch shows a tab
+    for channel in ("train", "validation"):
+        found = re.findall(rf".*\[[0-9]+\].*#011{channel}-auc:([^#\s]+)", shown)
+        assert len(found) == 4 + 1  # and once more at the end
+        assert found[-1] == found[-2]

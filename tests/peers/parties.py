@@ -25,23 +25,24 @@ _READY = "ready"
 #: own take. It says who has begun, and how each has ended.
 _FORK = """
 import json, os, select, sys
-head, body = json.loads(sys.stdin.readline())
+orders = open(0, "rb", buffering=0)  # else select would not see what has been read ahead
+head, body = json.loads(orders.readline())
 exec(head)
 names = {}
 while True:
     if select.select([0], [], [], 0.005)[0]:
-        order = sys.stdin.readline()
+        order = orders.readline()
         if not order: os._exit(0)
         told = json.loads(order)
         pid = os.fork()
         if not pid: break
         names[pid] = told["name"]
-        print("began", told["name"], pid, flush=True)
+        os.write(1, f"began {told['name']} {pid}\\n".encode())
     try:
         pid, status = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
         continue
-    if pid: print("ended", names.pop(pid), os.waitstatus_to_exitcode(status), flush=True)
+    if pid: os.write(1, f"ended {names.pop(pid)} {os.waitstatus_to_exitcode(status)}\\n".encode())
 os.setsid()
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 for number, kind in ((1, "stdout"), (2, "stderr")):

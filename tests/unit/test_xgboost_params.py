@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainbox.xgboost import rules
 from trainbox.xgboost.catalogue import METRICS, OBJECTIVES
 from trainbox.xgboost.declaration import Declaration
 from trainbox.xgboost.metrics import evaluate, metric_names
-from trainbox.xgboost.params import FREE, Params, as_dict, booster_parameters, notes, shaping
+from trainbox.xgboost.params import FREE, Params, as_dict, booster_parameters, check_members, notes, shaping
 
 VERSION = xgb.__version__
 RELEASE = tuple(map(int, VERSION.split(".")[:2]))
@@ -236,6 +237,29 @@ RIGHT = [
 @pytest.mark.parametrize("given_", RIGHT, ids=json.dumps)
 def test_what_goes_together_is_taken(given_: dict[str, str]) -> None:
     assert set(given_) <= set(as_dict(read(**given_)))
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"tree_method": "exact"}, "tree_method=exact needs all rows in one place"),
+        ({"updater": "grow_colmaker,prune"}, "tree_method=exact needs"),
+        ({"updater": "grow_histmaker,prune"}, "the updater 'prune' does not work"),
+        ({"booster": "gblinear"}, "booster=gblinear leaves each member"),
+        ({"objective": "survival:cox"}, "survival:cox compares each row with all others"),
+        ({"objective": "rank:ndcg", "lambdarank_unbiased": "1"}, "lambdarank_unbiased=true estimates"),
+        (
+            {"objective": "binary:logistic", "_tuning_objective_metric": "validation:ams@0.1"},
+            "eval_metric ams@0.1 needs",
+        ),
+    ],
+)
+def test_what_several_members_cannot_do_is_refused_before_they_begin(given_: dict[str, str], said: str) -> None:
+    check_members(read(**given_), 1)
+    with pytest.raises(HyperparameterError, match=re.escape(said)) as caught:
+        check_members(read(**given_), 3)
+    assert "there are 3 processes" in str(caught.value)
+    check_members(read(booster="dart", rate_drop="0.1", eval_metric="rmse"), 3)
 
 
 # ---- the past ----

@@ -197,11 +197,11 @@ def _decode(place: str, content: bytes) -> _Record:
 def _tensor(entries: Any, what: str, place: str) -> _Tensor:  # noqa: ANN401 - a map of the message
     if set(entries) != {_NAME}:
         found = ", ".join(sorted(map(repr, entries))) or "nothing"
-        raise DataError(f"{place}: its {what} hold {found}, expected 'values' alone", hint="write them as 'values'")
+        raise DataError(f"{place}: {what}: found {found}, expected 'values' alone", hint="write them as 'values'")
     kind = entries[_NAME].WhichOneof("value")
     if kind not in {"float32_tensor", "float64_tensor", "int32_tensor"}:
         raise DataError(
-            f"{place}: its {what} are {kind or 'no tensor'}",
+            f"{place}: {what}: found {kind or 'no tensor'}, expected numbers",
             hint="write them as float32_tensor, float64_tensor or int32_tensor",
         )
     tensor = getattr(entries[_NAME], kind)
@@ -209,9 +209,9 @@ def _tensor(entries: Any, what: str, place: str) -> _Tensor:  # noqa: ANN401 - a
     is_sparse = bool(keys) or (bool(shape) and not values)
     if is_sparse and (len(keys) != len(values) or max(keys, default=0) >= (shape or MOST_COLUMNS)):
         raise DataError(
-            f"{place}: its {what} have {len(keys)} keys for {len(values)} values, of a shape of {shape or 'unknown'}",
+            f"{place}: {what}: {len(keys)} keys for {len(values)} values, of a shape of {shape or 'unknown'}",
             hint="give each value a key below the shape",
         )
     if not is_sparse and shape not in {0, len(values)}:
-        raise DataError(f"{place}: its {what} are {len(values)} values, of a shape of {shape}", hint="write it again")
+        raise DataError(f"{place}: {what}: {len(values)} values, of a shape of {shape}", hint="write it again")
     return _Tensor(values, keys, shape if is_sparse else len(values), is_sparse)

@@ -17,8 +17,7 @@ from trainbox.errors import DataError
 FRAME_HEAD = 8
 _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
-_HEAD = struct.Struct("<II")
-_MAGIC = int.from_bytes(RECORDIO_MAGIC, "little")
+_WORD = struct.Struct("<I")
 
 
 class Frames(msgspec.Struct, frozen=True, eq=False):
@@ -140,14 +139,16 @@ def _find(content: bytes, offset: int, number: int, shown: str) -> Frames:
     lengths: list[int] = []
     flags: list[int] = []
     at, end = 0, len(content)
-    while at + FRAME_HEAD <= end:
-        magic, word = _HEAD.unpack_from(content, at)
-        if magic != _MAGIC:
+    while at < end:
+        if not RECORDIO_MAGIC.startswith(content[at : at + 4]):
             raise DataError(
                 f"{shown}, record {number + len(starts)} at byte {offset + at} does not begin with RecordIO's magic "
                 f"number, but with {content[at : at + 4].hex(' ')}",
                 hint="is this recordio-protobuf, and is the file whole?",
             )
+        if at + FRAME_HEAD > end:
+            break
+        (word,) = _WORD.unpack_from(content, at + 4)
         length = word & ((1 << _LENGTH_BITS) - 1)
         if _padded(at + FRAME_HEAD + length) > end:
             break

@@ -1,5 +1,6 @@
 """What a finished model leaves: `model.joblib`, `model.skops`, `model.json`, and in `output/data` two pictures."""
 
+import importlib.metadata
 import io
 import json
 import sys
@@ -12,15 +13,12 @@ import msgspec
 import numpy as np
 import scipy.sparse
 import sklearn
-import skops
-import skops.io
-from skops.io.exceptions import UnsupportedTypeException
 
 import trainbox
 from trainbox import whole
 from trainbox.say import say
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.packing import COMPRESSION
+from trainbox.sklearn.packing import COMPRESSION, load_skops
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History
 from trainbox.tabular.plots import draw_curves, draw_importance
@@ -49,7 +47,7 @@ def save_description(params: Params, data: Data, about: Mapping[str, Any]) -> No
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "joblib": joblib.__version__,
-        "skops": skops.__version__,
+        "skops": importlib.metadata.version("skops"),
         "python": sys.version.split()[0],
     }
     told = {
@@ -77,14 +75,14 @@ def save_model(model: Any, params: Params, data: Data, about: Mapping[str, Any])
     content = io.BytesIO()
     joblib.dump(model, content, compress=COMPRESSION)
     trainbox.save("model.joblib", content.getbuffer().tobytes())
-    told = dict(about)
+    told, skops = dict(about), load_skops()
     try:
-        safe = skops.io.dumps(model, compression=zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
-    except UnsupportedTypeException as error:
+        safe = skops.dumps(model, compression=zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
+    except skops.exceptions.UnsupportedTypeException as error:
         say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
         trainbox.save("model.skops", safe)
-        told["skops"] = {"file": "model.skops", "trusted": skops.io.get_untrusted_types(data=safe)}
+        told["skops"] = {"file": "model.skops", "trusted": skops.get_untrusted_types(data=safe)}
     save_description(params, data, told)
     say(f"saved {type(model).__name__} to {trainbox.model_dir() / 'model.joblib'}")
 

@@ -5,15 +5,16 @@ scikit-learn and NumPy have; here only what a forest is made of may occur. And a
 features that scikit-learn follows without looking: these are looked at before anything follows them.
 """
 
+import importlib
 import io
 import json
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-import skops.io
 from sklearn import ensemble, tree
 
 from trainbox.errors import DataError
@@ -72,9 +73,24 @@ _DAMAGED = (
 )
 
 
+def load_skops() -> Any:  # noqa: ANN401 - it has no types
+    """The module `skops.io`, without PyTorch.
+
+    skops imports all of scikit-learn, to know its estimators, and one corner of that imports PyTorch where there is
+    one: that takes longer than everything else together, and is of no use here.
+    """
+    if "skops.io" not in sys.modules and "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # as Python forbids an import
+        try:
+            importlib.import_module("skops.io")
+        finally:
+            del sys.modules["torch"]
+    return importlib.import_module("skops.io")
+
+
 def pack(forest: Forest) -> bytes:
     """A fitted forest as bytes; the rows that it was fitted on are not among them."""
-    content: bytes = skops.io.dumps(forest, compression=zipfile.ZIP_DEFLATED, compresslevel=_QUICK)
+    content: bytes = load_skops().dumps(forest, compression=zipfile.ZIP_DEFLATED, compresslevel=_QUICK)
     return content
 
 
@@ -96,7 +112,7 @@ def unpack(content: bytes, kind: type[Forest], *, features: int, source: str) ->
         strange = sorted({" ".join(node) for node in _walk(description) if node not in _ALLOWED})
         if strange:
             raise _refuse(source, f"it holds what is no part of a forest: {', '.join(strange[:3])}")
-        forest = skops.io.loads(content, trusted=list(TRUSTED))
+        forest = load_skops().loads(content, trusted=list(TRUSTED))
         if type(forest) is not kind:
             raise _refuse(source, f"it holds a {type(forest).__name__}, expected a {kind.__name__}")
         check_trees(forest, features=features, source=source)

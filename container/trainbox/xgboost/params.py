@@ -84,6 +84,18 @@ def notes(params: Params) -> tuple[str, ...]:
     return retired.notes(params)
 
 
+def check_members(params: Params, members: int) -> None:
+    """Refuse what goes with one process alone.
+
+    Raises:
+        HyperparameterError: Says all that does not.
+    """
+    problems = rules.find_problems_apart(params) if members > 1 else []
+    if problems:
+        what = f"there are {members} processes, and {'; '.join(problems)}"
+        raise HyperparameterError(what, hint="train in one process, on one instance, or change it")
+
+
 def as_dict(params: Params) -> dict[str, Any]:
     """What was given or has a default, by its name as a hyperparameter; nothing but JSON."""
     values: dict[str, Any] = json.loads(msgspec.json.encode(params))

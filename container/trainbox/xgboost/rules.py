@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from trainbox.xgboost.catalogue import METRICS, OBJECTIVES, OF_TWO, is_well_formed, split
+from trainbox.xgboost.catalogue import ALONE, METRICS, OBJECTIVES, OF_TWO, is_well_formed, split
 from trainbox.xgboost.declaration import RETIRED_OBJECTIVE, Declaration
 
 #: Names of SageMaker's built-in and of XGBoost for the same thing, and the name used here.
@@ -139,6 +139,26 @@ def find_problems(params: Declaration) -> list[str]:
         _check_metrics,
     )
     return [problem for check in checks for problem in check(params)]
+
+
+def find_problems_apart(params: Declaration) -> list[str]:
+    """All that XGBoost cannot do, or does wrongly without a word, where the rows lie with several members.
+
+    Found by training on two members: `exact` is refused by XGBoost itself and `prune` breaks XGBoost 3.2; the others
+    run, and learn from a member's own rows what they ought to learn from all.
+    """
+    cannot = {
+        "tree_method=exact needs all rows in one place": method(params) == "exact",
+        "booster=gblinear leaves each member with a model of its own": params.booster == "gblinear",
+        "objective survival:cox compares each row with all others": objective(params) == "survival:cox",
+        "lambdarank_unbiased=true estimates a bias for each member": params.lambdarank_unbiased,
+        "the updater 'prune' does not work": "prune" in params.updater and method(params) != "exact",
+    }
+    tuned = (params.tuning_objective_metric or "").rpartition(":")[2]
+    metrics = [name for name in dict.fromkeys((*params.eval_metric, tuned)) if split(name)[0] in ALONE]
+    return [what for what, is_so in cannot.items() if is_so] + [
+        f"eval_metric {name} needs all rows" for name in metrics
+    ]
 
 
 def given(params: Declaration) -> dict[str, Any]:

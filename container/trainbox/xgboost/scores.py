@@ -100,14 +100,14 @@ def count_classes(
         raise DataError(
             f"channel {channel}: a label is {wrong:g}, which is no class", hint=f"give labels from 0 to {classes - 1}"
         )
-    weight = np.ones(len(truth)) if weights is None else weights
 
     def add(rows: npt.NDArray[np.int64], of: Floats | None) -> Floats:
         return np.bincount(rows, of, minlength=classes).astype(np.float64)
 
     hits = truth == guesses
+    of_hits = add(truth[hits], None if weights is None else weights[hits])
     occurring = add(truth, None) + add(guesses, None)
-    return np.stack([add(truth[hits], weight[hits]), add(truth, weight), add(guesses, weight), occurring])
+    return np.stack([of_hits, add(truth, weights), add(guesses, weights), occurring])
 
 
 def _accuracy(counts: Floats) -> float:
