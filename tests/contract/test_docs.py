@@ -62,6 +62,14 @@ def test_the_first_page_takes_a_reader_from_nothing_to_a_job(data: Path) -> None
     assert len(list(data.glob("trainbox-out/nearest_mean-*/model/means.json"))) == 1
 
 
+@pytest.mark.parametrize("page", ["xgboost.md", "random-forest.md"])
+def test_the_pages_of_the_bundled_scripts_run(page: str, data: Path) -> None:
+    for command in commands(page):
+        answer = run(command, data)
+        assert answer.returncode == 0, (command, answer.stdout, answer.stderr)
+        assert "Completed, exit code 0" in answer.stdout
+
+
 def test_the_generated_tables_are_what_the_code_says() -> None:
     answer = run(["python", str(ROOT / "tools" / "docs.py"), "--check"], ROOT)
     assert answer.returncode == 0, answer.stdout + answer.stderr
