@@ -53,7 +53,7 @@ venv-py312: .venv-py312/.ready ## .venv-py312 with the newest XGBoost, where the
 	@if python=$$(tools/python312); then \
 	  "$$python" -m venv .venv-py312 && \
 	  .venv-py312/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	    --editable '.[xgboost,sklearn]' pytest pytest-timeout; \
+	    --editable '.[xgboost,sklearn]' hypothesis pytest pytest-timeout; \
 	fi
 	@mkdir -p .venv-py312
 	@touch $@

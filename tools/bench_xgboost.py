@@ -1,4 +1,4 @@
-"""Measure the XGBoost job beside the built-in's method, whole processes in turns on this machine (`make bench-xgboost`).
+"""Measure the XGBoost job beside the built-in's method, whole processes in turns (`make bench-xgboost`).
 
     python -m tools.bench_xgboost [--rows 1000000] [--large 3000000] [--runs 5] [--only job,segments,memory,resume]
 

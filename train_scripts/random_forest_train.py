@@ -17,7 +17,9 @@ sharded are gathered first. A stop waits for the end of its group.
 `engine=xgboost` grows a forest of another kind, faster. `model.joblib` is a pickle: load none that others wrote.
 """
 
+import itertools
 import sys
+from contextlib import closing
 
 import trainbox
 from trainbox.errors import RunError
@@ -38,12 +40,11 @@ from trainbox.sklearn import (
     find_source,
     fit_estimator,
     gather_parts,
-    group_size,
+    groups_left,
     grow,
     identify,
     make_estimator,
     meet,
-    next_group,
     open_store,
     read_data,
     resume,
@@ -88,25 +89,25 @@ def train_forest(params: Params, circle: Circle) -> None:
     if judge:
         judge.recall(parts)
 
-    stock = take_stock(circle, own, parts, stop=trainbox.stop_requested())
-    pace = Pace(params.n_estimators, stock.grown, "trees")
-    while stock.left and not stock.stop:
-        if numbers := next_group(own, parts, group_size(params)):
-            part = grow(params, data, numbers)
-            parts.append(part)
-            if judge:
-                history += hear(judge, part, params)
-            save_parts(store, parts, identity, history)
+    with closing(grow(params, data, groups_left(own, parts, params.checkpoint_every))) as growing:
         stock = take_stock(circle, own, parts, stop=trainbox.stop_requested())
-        pace.tell(stock.grown)
+        pace = Pace(params.n_estimators, stock.grown, "trees")
+        while stock.left and not stock.stop:
+            for part in itertools.islice(growing, 1):  # none where other hosts still grow, and this one is done
+                parts.append(part)
+                if judge:
+                    history += hear(judge, part, params)
+                save_parts(store, parts, identity, history)
+            stock = take_stock(circle, own, parts, stop=trainbox.stop_requested())
+            pace.tell(stock.grown)
 
-    gathered = gather_parts(circle, parts, params, data)
-    if judge and not gathered:
-        say("asked to stop before the first tree: there is no model to save")
-    elif judge:
-        for part in gathered[len(parts) :]:
-            history += hear(judge, part, params)
-        save_forest(assemble(gathered, params), judge.scores(), history, params, data)
+        gathered = gather_parts(circle, parts, params, data)
+        if judge and gathered:
+            for part in gathered[len(parts) :]:
+                history += hear(judge, part, params)
+            save_forest(assemble(gathered, params), judge.scores(), history, params, data)
+        elif judge:
+            say("asked to stop before the first tree: there is no model to save")
 
 
 def hear(judge: Judge, part: Part, params: Params) -> History:

@@ -20,7 +20,6 @@ from contextlib import ExitStack
 
 import numpy as np
 import numpy.typing as npt
-
 import xgboost as xgb
 
 import trainbox
@@ -31,18 +30,19 @@ from trainbox.xgboost import (
     Fold,
     FoldResult,
     Group,
-    Matrices,
     Params,
     Progress,
     best_round,
     boost,
     booster_parameters,
+    check_members,
     chosen_round,
     collective,
     cut,
     declare,
     describe,
     evaluate,
+    find_device,
     identify,
     is_finished,
     join_folds,
@@ -53,6 +53,7 @@ from trainbox.xgboost import (
     notes,
     objective_of,
     out_of_fold,
+    plain_matrix,
     predictions_file,
     read_data,
     resume,
@@ -79,6 +80,7 @@ def main() -> None:
         say(note)
     store = trainbox.checkpoints()
     with meet() as circle, ExitStack() as files:
+        check_members(params, circle.size)
         found = store.latest() if not params.kfold else None
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
@@ -89,7 +91,7 @@ def main() -> None:
         identity = identify(params, data.agreement)
         progress = resume(found, data.agreement, circle, identity, params)
         with collective(circle) as group:
-            for latest in train(params, group, data.matrices(params), progress):
+            for latest in train(params, group, data, progress):
                 progress = latest
                 if circle.members.is_first and len(progress.history) % params.checkpoint_every == 0:
                     save_progress(store, identity, progress)
@@ -97,8 +99,9 @@ def main() -> None:
             finish(params, data, progress)
 
 
-def train(params: Params, group: Group, matrices: Matrices, progress: Progress) -> Iterator[Progress]:
+def train(params: Params, group: Group, data: Data, progress: Progress) -> Iterator[Progress]:
     """Segment after segment, each round scored and logged."""
+    settings = booster_parameters(params, version=xgb.__version__, features=data.agreement.columns)
     names = metric_names(params)
     declared = {metric.name: metric for metric in declare(params)}
 
@@ -112,8 +115,8 @@ def train(params: Params, group: Group, matrices: Matrices, progress: Progress) 
 
     return boost(
         params,
-        booster_parameters(params, version=xgb.__version__),
-        matrices,
+        {**settings, "device": find_device(params)},
+        data.matrices(params),
         progress,
         objective=objective_of(params),
         score=score,
@@ -131,17 +134,17 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
     for fold in folds[len(results) :]:
         number = f"fold {len(results) + 1} of {len(folds)}"
         say(f"{number}: {len(fold.train):,} rows to learn from, {len(fold.held_out):,} held out")
-        part = data.of({"train": take_rows(rows, fold.train), "validation": take_rows(rows, fold.held_out)}, params)
-        matrices = part.matrices(params)
+        held_out = take_rows(rows, fold.held_out)
+        part = data.of({"train": take_rows(rows, fold.train), "validation": held_out}, params)
         progress = Progress()
-        for latest in train(params, Alone(), matrices, progress):
+        for latest in train(params, Alone(), part, progress):
             progress = latest
         if progress.model is None or not is_finished(progress.history, objective_of(params), params):
             say(f"asked to stop in {number}: a resumed job begins with this fold")
             return
         chosen = chosen_round(progress.history, objective_of(params), params)
         model = cut(progress.model, chosen + 1)
-        said = model.predict(matrices()["validation"])
+        said = model.predict(plain_matrix(held_out, params))
         results.append(FoldResult(bytes(model.save_raw("ubj")), progress.history[chosen], said))
         save_folds(store, identity, results)
     finish_folds(params, data, rows.labels, folds, results)

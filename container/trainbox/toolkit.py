@@ -135,7 +135,10 @@ def hyperparameters(params_type: type[P]) -> P:
         print(_usage(params.fields(params_type), program))
         raise SystemExit(0)
     replaced = {name.replace("-", "_") for name in flags.hyperparameters}
-    given = current_job().raw_hyperparameters
+    job = current_job()
+    # Some names are the container's unless the script declares them (`_tuning_objective_metric`).
+    own = {name: job.reserved[name] for name in params.names(params_type) if name in job.reserved}
+    given = {**job.raw_hyperparameters, **own}
     kept = {name: value for name, value in given.items() if name.replace("-", "_") not in replaced}
     return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program)
 

@@ -6,10 +6,11 @@ A program of its own, so that it runs on any Python that has XGBoost: `python se
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
-
 import xgboost as xgb
+
 from trainbox.channels import Table
 from trainbox.xgboost import (
     Alone,
@@ -23,7 +24,7 @@ from trainbox.xgboost import (
     objective_of,
 )
 from trainbox.xgboost.matrices import make_matrices
-from trainbox.xgboost.shards import shard_of
+from trainbox.xgboost.shards import Shard, shard_of
 
 SAMPLING = {"subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.8}
 CASES: dict[str, dict[str, object]] = {
@@ -60,34 +61,41 @@ def trained(params: Params, stops: tuple[int, ...]) -> Progress:
     """Train, asked to stop after each of these rounds; each time it goes on from its newest checkpoint."""
     shards = {"train": shard_of(table(params, 1), "train", params)}
     shards["validation"] = shard_of(table(params, 2), "validation", params)
-    saved = Progress()
+    saved = progress = Progress()
     for stop_at in (*stops, None):
-        made = None if params.tree_method == "approx" else make_matrices(shards, params)
+        made = None if params.method == "approx" else make_matrices(shards, params)
         rounds: list[int] = []
 
-        def stop(stop_at: int | None = stop_at, rounds: list[int] = rounds) -> bool:
-            return stop_at is not None and bool(rounds) and rounds[-1] >= stop_at
-
-        def score(
-            booster: xgb.Booster, step: int, due: dict[str, xgb.DMatrix], rounds: list[int] = rounds
-        ) -> dict[str, float]:
-            rounds.append(step)
-            return evaluate(booster, due, metric_names(params), params=params, iteration=step, group=Alone())
-
-        progress = saved
         for progress in boost(
             params,
             booster_parameters(params, version=xgb.__version__),
-            lambda made=made: made or make_matrices(shards, params),
+            partial(_matrices, shards, params, made),
             saved,
             objective=objective_of(params),
-            score=score,
+            score=partial(_score, params, rounds),
             report=lambda _step, _scores: None,
-            stop=stop,
+            stop=partial(_is_due, stop_at, rounds),
         ):
             if len(progress.history) % params.checkpoint_every == 0:
                 saved = progress
     return progress
+
+
+def _matrices(
+    shards: Mapping[str, Shard], params: Params, made: Mapping[str, xgb.DMatrix] | None
+) -> Mapping[str, xgb.DMatrix]:
+    return made or make_matrices(shards, params)
+
+
+def _score(
+    params: Params, rounds: list[int], booster: xgb.Booster, step: int, due: Mapping[str, xgb.DMatrix]
+) -> dict[str, float]:
+    rounds.append(step)
+    return evaluate(booster, due, metric_names(params), params=params, iteration=step, group=Alone())
+
+
+def _is_due(stop_at: int | None, rounds: list[int]) -> bool:
+    return stop_at is not None and bool(rounds) and rounds[-1] >= stop_at
 
 
 def check(names: Iterator[str] | list[str]) -> dict[str, bool]:

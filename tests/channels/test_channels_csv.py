@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import xgboost
 from channels.channel_writers import write
 from trainbox.channels import Columns, read_table
 from trainbox.contract.job import Channel

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
+import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import xgboost
 from channels.channel_writers import sparse_features, write
 from trainbox.channels import estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel

@@ -156,7 +156,11 @@ def test_a_resume_with_other_trees_or_rows_is_refused_with_every_difference(tmp_
 
 BAD = {
     "a class that is no whole number": ("0.5,1,2,3,4\n", None, r"DataError: channel train: label 0\.5 is no class"),
-    "a class that training has not": (None, "7,1,2,3,4\n", r"DataError: channel validation: label 7 \(1 row\) does not occur"),
+    "a class that training has not": (
+        None,
+        "7,1,2,3,4\n",
+        r"DataError: channel validation: label 7 \(1 row\) does not occur",
+    ),
     "a missing label": (",1,2,3,4\n", None, r"DataError: train/z\.csv:1: column 1: the label is missing"),
     "fewer columns in test": (None, "1,2,3\n", r"DataError: test/z\.csv has 3 columns, test/a\.csv has 5"),
 }
@@ -181,7 +185,9 @@ def test_under_the_supervisor_without_a_second_channel_the_metrics_are_those_of_
     done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "the metrics are those of the rows trained on" in done.stderr
-    assert re.search(r"final train:accuracy=[0-9.]+ train:auc=[0-9.]+ train:f1=[0-9.]+ train:logloss=[0-9.]+$", done.stdout.strip())
+    assert re.search(
+        r"final train:accuracy=[0-9.]+ train:auc=[0-9.]+ train:f1=[0-9.]+ train:logloss=[0-9.]+$", done.stdout.strip()
+    )
     assert len(trees_of(root)) == 12
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import xgboost as xgb
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
@@ -237,7 +236,7 @@ BAD: dict[str, tuple[dict[str, str], str | None, str]] = {
     "a label of 2": (
         {},
         "2,2,3,4,5\n",
-        r"DataError: channel train: the labels are 0 \(\d+ rows\), 1 \(\d+ rows\), 2 .*which are not the classes 0 to 1",
+        r"DataError: channel train: the labels are 0 \(\d+ rows\), 1 \(\d+ rows\), 2 .*, which are not the classes",
     ),
     "more columns": ({}, "1,2,3,4,5,6\n", r"DataError: train/z\.csv has 6 columns, train/a\.csv has 5"),
     "an unknown hyperparameter": (

@@ -363,9 +363,10 @@ for _ in range(20):
     os.wait()
     # What was handed over and not yet begun by the writer is not waited for: it comes all the same.
     end = time.monotonic() + 30
-    while (found := Checkpoints(directory).find().chosen) is None or found.step < last:
-        assert time.monotonic() < end, (found, last)
+    while not any(int(path.name[5:]) >= last for path in directory.glob("step-*")):
+        assert time.monotonic() < end, last
         time.sleep(0.01)
+    found = Checkpoints(directory).find().chosen
     assert found.step in (last, last + 1), (found, last)
 print(last)
 """
@@ -477,6 +478,7 @@ def test_a_full_disk_costs_one_checkpoint_loudly_and_not_the_training(tmp_path: 
 
 # Ranks are forked from a process that has imported all: on a busy machine the imports take longer than the tests.
 RANKS = """
+import gc; gc.disable()  # none of what is imported is garbage, and what is made here is little
 import json, os, sys, traceback, torch
 import torch._dynamo
 import torch.distributed as dist
@@ -572,6 +574,8 @@ for line in sys.stdin:
 
 
 Run = Callable[..., list[dict[str, Any]]]
+#: See `written`.
+Written = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -608,6 +612,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             yield start
         finally:
             server.kill()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Written:
+    """Copy what a training left that was run some steps far, and some further; gives its digest after the first.
+
+    Each is run once for all tests, which then spoil their copies. HOST at the end of a directory is as above.
+    """
+
+    @functools.cache
+    def train(own_disks: bool, kind: str, size: int, hosts: int, steps: tuple[int, ...]) -> tuple[Path, str]:
+        directory = tmp_path_factory.mktemp("written")
+        place = directory / "HOST" if own_disks else directory
+        told = [run(place, kind, size, last, hosts) for last in steps]
+        return directory, told[0][0]["ended"]
+
+    def copy(directory: Path, kind: str, size: int, hosts: int, *steps: int) -> str:
+        own_disks = directory.name == "HOST"
+        source, digest = train(own_disks, kind, size, hosts, steps)
+        shutil.copytree(source, directory.parent if own_disks else directory, dirs_exist_ok=True)
+        return digest
+
+    return copy
 
 
 def test_two_ranks_resume_from_one_checkpoint_with_generators_of_their_own(tmp_path: Path, run: Run) -> None:
@@ -666,12 +693,11 @@ VICTIMS = {"ddp": shard_name(0), "sharded": "__1_0.distcp"}
 @pytest.mark.parametrize("how", ["vanish", "shrink"])
 @pytest.mark.parametrize("kind", ["ddp", "sharded"])
 def test_what_can_no_longer_be_read_gives_way_to_the_checkpoint_before_on_every_rank(
-    tmp_path: Path, run: Run, kind: str, how: str
+    tmp_path: Path, run: Run, written: Written, kind: str, how: str
 ) -> None:
-    first = run(tmp_path, kind, 2, 1)
-    run(tmp_path, kind, 2, 2)
+    first = written(tmp_path, kind, 2, 1, 1, 2)
     told = run(tmp_path, kind, 2, 3, 1, (how, tmp_path / "step-00000002" / VICTIMS[kind]))
-    assert {(one["first"], one["began"]) for one in told} == {(1, first[0]["ended"])}
+    assert {(one["first"], one["began"]) for one in told} == {(1, first)}
     assert re.search(r"the checkpoint .*(can no longer be read|cannot be loaded)", told[0]["said"])
     assert "resuming from step 1 " in told[0]["said"]
 
@@ -679,9 +705,10 @@ def test_what_can_no_longer_be_read_gives_way_to_the_checkpoint_before_on_every_
 @pytest.mark.parametrize("how", ["vanish", "shrink"])
 @pytest.mark.parametrize("kind", ["ddp", "sharded"])
 def test_without_a_checkpoint_before_it_every_rank_fails_at_once_with_the_same_error(
-    tmp_path: Path, run: Run, kind: str, how: str
+    tmp_path: Path, run: Run, written: Written, kind: str, how: str
 ) -> None:
-    run(tmp_path, kind, 2, 2)
+    written(tmp_path, kind, 2, 1, 1, 2)
+    shutil.rmtree(tmp_path / "step-00000001")
     refused = run(tmp_path, kind, 2, 3, 1, (how, tmp_path / "step-00000002" / VICTIMS[kind]))
     assert len({one["refused"] for one in refused}) == 1
     assert re.search(r"the checkpoint .*(can no longer be read|cannot be loaded)", refused[0]["refused"])
@@ -703,8 +730,10 @@ def test_hosts_that_start_again_in_place_go_on_from_what_each_has_written(tmp_pa
 
 
 @pytest.mark.parametrize(("size", "hosts"), [(4, 2), (2, 2), (3, 3), (6, 3), (1, 1)])
-def test_what_a_host_lacks_comes_from_one_that_has_it(tmp_path: Path, run: Run, size: int, hosts: int) -> None:
-    ended = run(tmp_path / "HOST", "sharded", 4, 2, 2)[0]["ended"]
+def test_what_a_host_lacks_comes_from_one_that_has_it(
+    tmp_path: Path, run: Run, written: Written, size: int, hosts: int
+) -> None:
+    ended = written(tmp_path / "HOST", "sharded", 4, 2, 2)
     if hosts == 1:  # a job that starts anew gets all from S3
         (tmp_path / "algo-2/algo-2").rename(tmp_path / "algo-1/algo-2")
     elif size == 4:  # each finds what the other has written
@@ -718,13 +747,14 @@ def test_what_a_host_lacks_comes_from_one_that_has_it(tmp_path: Path, run: Run, 
     assert not list(tmp_path.rglob("algo-1/algo-2/step-00000003"))
 
 
-def test_a_part_that_no_host_has_is_named_and_the_checkpoint_before_is_used(tmp_path: Path, run: Run) -> None:
-    first = run(tmp_path / "HOST", "sharded", 2, 1, 2)
-    run(tmp_path / "HOST", "sharded", 2, 2, 2)
+def test_a_part_that_no_host_has_is_named_and_the_checkpoint_before_is_used(
+    tmp_path: Path, run: Run, written: Written
+) -> None:
+    first = written(tmp_path / "HOST", "sharded", 2, 2, 1, 2)
     (tmp_path / "algo-2/algo-2").rename(tmp_path / "algo-1/algo-2")
     shutil.rmtree(tmp_path / "algo-1/algo-2/step-00000002")
     (told,) = run(tmp_path / "HOST", "sharded", 1, 3)
-    assert (told["first"], told["began"]) == (1, first[0]["ended"])
+    assert (told["first"], told["began"]) == (1, first)
     assert "rejected the checkpoint of step 2: no host has a valid part of algo-2" in told["said"]
     shutil.rmtree(tmp_path / "algo-1/algo-2")
     shutil.rmtree(tmp_path / "algo-1/step-00000003")
@@ -735,12 +765,11 @@ def test_a_part_that_no_host_has_is_named_and_the_checkpoint_before_is_used(tmp_
 
 @pytest.mark.parametrize("how", ["vanish", "shrink"])
 def test_what_its_holder_can_no_longer_send_gives_way_to_the_checkpoint_before(
-    tmp_path: Path, run: Run, how: str
+    tmp_path: Path, run: Run, written: Written, how: str
 ) -> None:
-    first = run(tmp_path / "HOST", "sharded", 2, 1, 2)
-    run(tmp_path / "HOST", "sharded", 2, 2, 2)
+    first = written(tmp_path / "HOST", "sharded", 2, 2, 1, 2)
     lost = tmp_path / "algo-2/algo-2/step-00000002/__1_0.distcp"
     told = run(tmp_path / "HOST", "sharded", 3, 3, 3, (how, lost))
-    assert {(one["first"], one["began"]) for one in told} == {(1, first[0]["ended"])}
+    assert {(one["first"], one["began"]) for one in told} == {(1, first)}
     assert re.search(r"host algo-2 can no longer read __1_0.distcp, which host algo-[13] lacks", told[0]["said"])
     assert "resuming from step 1 (the parts of algo-1, algo-2)" in told[0]["said"]

@@ -119,6 +119,11 @@ def fields(params_type: type) -> tuple[Field, ...]:
     )
 
 
+def names(params_type: type) -> tuple[str, ...]:
+    """The names of the hyperparameters that a script declares."""
+    return tuple(slot.name for slot in _slots(params_type))
+
+
 def json_schema(params_type: type) -> dict[str, Any]:
     """The declaration as JSON schema (draft 2020-12), with the declaration itself at the root."""
     schema = msgspec.json.schema(params_type, schema_hook=lambda _: {"type": "string"})

@@ -93,6 +93,7 @@ def boost(params: Params, data: Data, circle: Circle) -> "xgb.Booster":
         PeerError: A member is lost.
     """
     import xgboost as xgb  # noqa: PLC0415 - see the module's docstring
+
     from trainbox.xgboost.cluster import collective  # noqa: PLC0415 - loads XGBoost
 
     own = data.train if data.is_sharded else take_part(data.train, circle.rank, circle.size)

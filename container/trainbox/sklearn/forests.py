@@ -6,13 +6,16 @@ groups, in how many attempts or on how many hosts the trees grow. Nothing but sc
 for that; tests/unit/test_sklearn_forests.py compares the trees with those of one fit, number by number.
 """
 
+import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import joblib
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 from sklearn import ensemble
 from sklearn.utils import get_tags
@@ -30,8 +33,6 @@ _CLASSES: dict[tuple[str, str], type[Forest]] = {
     ("regression", "forest"): ensemble.RandomForestRegressor,
     ("regression", "extra_trees"): ensemble.ExtraTreesRegressor,
 }
-#: Trees from one checkpoint to the next where nothing else is asked for, at least.
-_GROUP = 10
 #: scikit-learn draws the seeds of trees below this.
 _END_OF_SEEDS = np.iinfo(np.int32).max
 
@@ -61,14 +62,6 @@ def forest_class(params: Params) -> type[Forest]:
 def count_threads(params: Params) -> int:
     """How many trees grow at the same time."""
     return int(joblib.effective_n_jobs(params.n_jobs))
-
-
-def group_size(params: Params) -> int:
-    """Trees from one checkpoint to the next: such that no thread is idle in the last turn of a group."""
-    if params.checkpoint_every is not None:
-        return params.checkpoint_every
-    threads = count_threads(params)
-    return -(-_GROUP // threads) * threads
 
 
 def slices(shares: Sequence[int], trees: int) -> list[range]:
@@ -107,8 +100,8 @@ def take_stock(circle: Circle, own: range, parts: Sequence[Part], *, stop: bool)
     return Stock(sum(one.grown for one in told), sum(one.left for one in told), any(one.stop for one in told))
 
 
-def next_group(own: range, parts: Sequence[Part], size: int) -> range:
-    """The numbers of the trees of the next group, none where all are grown: groups end at multiples of their size.
+def groups_left(own: range, parts: Sequence[Part], size: int) -> list[range]:
+    """The numbers of the trees of each group that is still to grow: groups end at multiples of their size.
 
     Args:
         own: The numbers of the trees that this member grows.
@@ -116,7 +109,8 @@ def next_group(own: range, parts: Sequence[Part], size: int) -> range:
         size: Of a group.
     """
     done = parts[-1].last if parts else own.start
-    return range(done, min(done - done % size + size, own.stop))
+    borders = [done, *range(done - done % size + size, own.stop, size), own.stop]
+    return [range(*pair) for pair in itertools.pairwise(borders) if pair[0] < pair[1]]
 
 
 def state_at(seed: int, number: int) -> np.random.RandomState:
@@ -161,30 +155,76 @@ def _describe(params: Params, table: Table) -> str:
     return f"{kind} and sparse rows" if scipy.sparse.issparse(table.features) else kind
 
 
-def grow(params: Params, data: Data, numbers: range) -> Part:
-    """Grow the trees with these numbers, at least one.
+class Ground(msgspec.Struct, frozen=True, eq=False):
+    """The rows as scikit-learn takes them: what all trees grow from."""
+
+    features: Any
+    labels: npt.NDArray[Any]
+    weights: npt.NDArray[Any] | None
+
+
+def prepare(params: Params, data: Data) -> Ground:
+    """The rows of this member for growing trees; sparse ones by columns, as scikit-learn would order them each time."""
+    rows = _rows_with_all_classes(params, data)
+    features: Any = rows.features
+    if scipy.sparse.issparse(features):
+        features = features.tocsc()
+        features.sort_indices()
+    return Ground(features, targets(rows, params), rows.weights)
+
+
+def grow(params: Params, data: Data, groups: Sequence[range]) -> Generator[Part]:
+    """Yield each group of trees as soon as all of it is grown, in this order.
+
+    Meanwhile the threads go on with the next group: none of them is idle while a group ends, is judged and is saved.
+    To be closed, which waits for the trees that are growing just then, and drops them.
+
+    Args:
+        params: The hyperparameters.
+        data: The rows.
+        groups: The numbers of the trees of each.
 
     Raises:
         HyperparameterError: scikit-learn refuses; with what it says.
     """
-    forest = forget_rows(_fit(params, data, numbers.start, len(numbers)))
-    return Part(numbers.start, numbers.stop, forest, pack(forest))
+    ground, threads = prepare(params, data), count_threads(params)
+    with ThreadPoolExecutor(threads, thread_name_prefix="trees") as pool:
+        try:
+            growing = [
+                [pool.submit(fit, params, ground, piece) for piece in _cut(group, -(-len(group) // threads))]
+                for group in groups
+            ]
+            for group, pieces in zip(groups, growing, strict=True):
+                forest = put_together([piece.result() for piece in pieces])
+                yield Part(group.start, group.stop, forest, pack(forest))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cut(numbers: range, size: int) -> list[range]:
+    return [numbers[place : place + size] for place in range(0, len(numbers), size)]
 
 
 def make_sampler(params: Params, data: Data) -> Forest:
     """A forest that knows which rows a tree has drawn: fitted on the same rows in the same way, but hardly grown."""
-    return _fit(params, data, 0, 1, max_depth=1)
+    return _fit(params, prepare(params, data), range(1), max_depth=1)
 
 
-def _fit(params: Params, data: Data, first: int, count: int, **changed: object) -> Forest:
-    rows = _rows_with_all_classes(data, params)
-    features: Any = rows.features
-    if scipy.sparse.issparse(features):
-        features = features.tocsc()
-    arguments = constructor_arguments(params) | changed
-    forest = forest_class(params)(n_estimators=count, random_state=state_at(params.seed, first), **arguments)
+def fit(params: Params, ground: Ground, numbers: range) -> Forest:
+    """A forest of the trees with these numbers alone, at least one; on one thread.
+
+    Raises:
+        HyperparameterError: scikit-learn refuses; with what it says.
+    """
+    return forget_rows(_fit(params, ground, numbers))
+
+
+def _fit(params: Params, ground: Ground, numbers: range, **changed: object) -> Forest:
+    arguments = constructor_arguments(params) | {"n_jobs": 1} | changed
+    state = state_at(params.seed, numbers.start)
+    forest = forest_class(params)(n_estimators=len(numbers), random_state=state, **arguments)
     try:
-        forest.fit(features, targets(rows, params), sample_weight=rows.weights)
+        forest.fit(ground.features, ground.labels, sample_weight=ground.weights)
     except ValueError as error:
         raise HyperparameterError(
             f"scikit-learn grows no such forest: {error}", hint="the hyperparameters do not fit the rows"
@@ -192,7 +232,7 @@ def _fit(params: Params, data: Data, first: int, count: int, **changed: object) 
     return forest.set_params(random_state=params.seed)
 
 
-def _rows_with_all_classes(data: Data, params: Params) -> Table:
+def _rows_with_all_classes(params: Params, data: Data) -> Table:
     """The rows of this member; where it has no row of a class, one without weight, so that its trees know all classes.
 
     Trees that have seen fewer classes could not be put together with the others: their votes would be narrower.
@@ -224,11 +264,16 @@ def forget_rows(forest: Forest) -> Forest:
     return forest
 
 
+def put_together(forests: Sequence[Forest]) -> Forest:
+    """One forest of the trees of all, in this order."""
+    forest = copy.copy(forests[0])
+    forest.estimators_ = [tree for one in forests for tree in one.estimators_]
+    return forest.set_params(n_estimators=len(forest.estimators_))
+
+
 def assemble(parts: Sequence[Part], params: Params) -> Forest:
-    """One forest of all trees of these parts, in their order."""
-    forest = parts[0].forest
-    forest.estimators_ = [tree for part in parts for tree in part.trees]
-    return forest.set_params(n_estimators=len(forest.estimators_), n_jobs=params.n_jobs, verbose=params.verbose)
+    """The forest of all trees of these parts, as scikit-learn would have left it."""
+    return put_together([part.forest for part in parts]).set_params(n_jobs=params.n_jobs)
 
 
 def read_part(content: bytes, first: int, last: int, params: Params, *, features: int, source: str) -> Part:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainbox.sklearn.data import Data, targets
-from trainbox.sklearn.forests import Part, count_threads, group_size, make_sampler
+from trainbox.sklearn.forests import Part, count_threads, make_sampler
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import OUT_OF_BAG, OutOfBag, Votes
 
@@ -34,7 +34,7 @@ class Judge:
 
         To be gone through to its end: what is not asked for is not heard.
         """
-        rest, size = part.trees, group_size(self._params)
+        rest, size = part.trees, self._params.checkpoint_every
         while rest:
             count = size - self.count % size
             group, rest = rest[:count], rest[count:]

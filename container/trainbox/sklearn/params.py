@@ -101,10 +101,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of every random choice (random_state)")] = 42
     n_jobs: Annotated[int, Meta(description="threads; -1 is one for each processor")] = -1
     verbose: Annotated[int, Meta(ge=0, description="what scikit-learn itself says")] = 0
-    checkpoint_every: (
-        Annotated[int, Meta(ge=1, description="trees from one checkpoint to the next; null is 10, in whole turns")]
-        | None
-    ) = None
+    checkpoint_every: Annotated[int, Meta(ge=1, description="trees from one checkpoint to the next")] = 10
     allow_shard_forests: Annotated[
         bool, Meta(description="rows that are sharded and too many for one host: each grows trees on its own alone")
     ] = False

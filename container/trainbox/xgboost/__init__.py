@@ -1,7 +1,7 @@
 """What the script that trains with XGBoost is made of: rows, matrices, segments, scores, members, folds, the model."""
 
 from trainbox.xgboost.cluster import Alone, Group, collective
-from trainbox.xgboost.data import Data, meet, read_data
+from trainbox.xgboost.data import Data, find_device, meet, read_data
 from trainbox.xgboost.folds import (
     Fold,
     FoldResult,
@@ -14,9 +14,10 @@ from trainbox.xgboost.folds import (
     summarize,
     take_rows,
 )
+from trainbox.xgboost.matrices import plain_matrix
 from trainbox.xgboost.metrics import declare, evaluate, line, metric_names, objective_of
 from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_output
-from trainbox.xgboost.params import Params, booster_parameters, notes
+from trainbox.xgboost.params import Params, booster_parameters, check_members, notes
 from trainbox.xgboost.segments import (
     Progress,
     best_round,
@@ -40,12 +41,14 @@ __all__ = [
     "best_round",
     "boost",
     "booster_parameters",
+    "check_members",
     "chosen_round",
     "collective",
     "cut",
     "declare",
     "describe",
     "evaluate",
+    "find_device",
     "identify",
     "is_finished",
     "join_folds",
@@ -56,6 +59,7 @@ __all__ = [
     "notes",
     "objective_of",
     "out_of_fold",
+    "plain_matrix",
     "predictions_file",
     "read_data",
     "resume",

@@ -21,11 +21,11 @@ from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
 import xgboost as xgb
+from xgboost import collective as xgb_collective
+
 from trainbox.errors import TrainingError
 from trainbox.peers import Circle
-from xgboost import collective as xgb_collective
 
 #: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
 DEFAULT_SECONDS = 300.0

@@ -7,16 +7,18 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import scipy.sparse
+import xgboost as xgb
 
 import trainbox
-import xgboost as xgb
 from trainbox.channels import Table, find_files
 from trainbox.contract.job import Channel, Job, read_environment
 from trainbox.errors import DataError
+from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, find_port, join
 from trainbox.say import say
 from trainbox.xgboost.agreement import Agreement, Labels, Report, agree, check_labels
+from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.matrices import make_matrices
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard, disk_needed, part_of, read_shard, shard_of, spool_directory
@@ -34,7 +36,7 @@ class Data(msgspec.Struct, frozen=True, eq=False):
         The matrices are the same for all segments, but for `approx`: there the bins depend on the rows drawn when a
         matrix is first used, so each segment has new ones.
         """
-        if params.tree_method == "approx":
+        if params.method == "approx":
             kept = dict(self.shards)
             return lambda: make_matrices(kept, params)
         made = make_matrices(self.shards, params)
@@ -60,6 +62,17 @@ def meet() -> Circle:
         limit=settings.hang_seconds,
         port=find_port(env),
     )
+
+
+def find_device(params: Params) -> str:
+    """The device of this process.
+
+    Raises:
+        HyperparameterError: There is no such GPU, or this XGBoost cannot use any.
+    """
+    local_rank = int(read_environment().get("LOCAL_RANK") or 0)
+    has_cuda = bool(xgb.build_info().get("USE_CUDA"))
+    return choose_device(params.runs_on, local_rank=local_rank, gpus=read_machine().gpus, has_cuda=has_cuda)
 
 
 def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: int | None) -> Data:

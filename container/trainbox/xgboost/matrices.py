@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 import xgboost as xgb
+
 from trainbox.channels import Table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.params import Params
@@ -45,6 +45,14 @@ def make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None = None) -
     if not params.is_binned:
         return xgb.DMatrix(**given)
     return xgb.QuantileDMatrix(**given, ref=like, max_bin=params.max_bin)
+
+
+def plain_matrix(table: Table, params: Params) -> xgb.DMatrix:
+    """A table as it is, to predict from."""
+    kinds = feature_types(table.feature_names, params)
+    return xgb.DMatrix(
+        table.features, feature_types=kinds, enable_categorical=kinds is not None, nthread=params.nthread
+    )
 
 
 def fields(table: Table, params: Params) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import xgboost as xgb
 
 import trainbox
-import xgboost as xgb
 from trainbox import whole
 from trainbox.say import say
 from trainbox.tabular.plots import draw_curves, draw_importance

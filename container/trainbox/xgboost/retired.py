@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from trainbox.xgboost.declaration import RETIRED_OBJECTIVE, Declaration
-from trainbox.xgboost.rules import RETIRED_UPDATERS, device
+from trainbox.xgboost.rules import RETIRED_UPDATERS, device, find_unread
 
 #: Hyperparameters that nothing reads, and why.
 UNREAD = {
@@ -22,7 +22,7 @@ UNREAD = {
 def notes(params: Declaration) -> tuple[str, ...]:
     """The lines, in the order of the hyperparameters' declaration."""
     unread = (f"{name} is not read: {why}" for name, why in UNREAD.items() if getattr(params, name) is not None)
-    return (*_choices(params), *unread)
+    return (*_choices(params), *find_unread(params), *unread)
 
 
 def _choices(params: Declaration) -> Iterator[str]:

@@ -120,6 +120,15 @@ RULES = (
 )
 
 
+#: What is asked of the model, and not how it is looked for: left out in silence it would be another model's.
+_PROMISES = frozenset(
+    {
+        *("num_class", "quantile_alpha", "expectile_alpha"),
+        *("monotone_constraints", "interaction_constraints", "categorical_features"),
+    }
+)
+
+
 def is_read(name: str, params: Declaration) -> bool:
     """Whether what a hyperparameter says is read at all, by its attribute."""
     return all(rule.applies(params) for rule in RULES if name in rule.names)
@@ -194,10 +203,23 @@ def _check_names(params: Declaration) -> Iterator[str]:
 
 
 def _check_rules(params: Declaration) -> Iterator[str]:
+    for attribute, words in _unmet(params):
+        if attribute in _PROMISES:
+            yield f"{name_of(attribute)} goes with {words} alone"
+
+
+def find_unread(params: Declaration) -> Iterator[str]:
+    """What is given and read by nothing in this case; the built-in takes it too, so a job that comes from there goes on."""
+    for attribute, words in _unmet(params):
+        if attribute not in _PROMISES:
+            yield f"{name_of(attribute)} is not read: it goes with {words} alone"
+
+
+def _unmet(params: Declaration) -> Iterator[tuple[str, str]]:
     for attribute in given(params):
         unmet = [rule for rule in RULES if ALIASES.get(attribute, attribute) in rule.names and not rule.applies(params)]
         if unmet:
-            yield f"{name_of(attribute)} goes with {unmet[0].words} alone"
+            yield attribute, unmet[0].words
 
 
 def _check_objective(params: Declaration) -> Iterator[str]:

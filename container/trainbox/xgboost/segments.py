@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-
 import xgboost as xgb
+
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, HyperparameterError
 from trainbox.metrics import Metric

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import xgboost as xgb
+
 from trainbox.metrics import Metric
 from trainbox.tabular.pace import Pace
 from trainbox.xgboost.params import Params

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-
 import xgboost as xgb
+
 from contract.trees import is_alive, wait_for
 from peers.parties import PORT, Ended, Party
 from trainbox.errors import PeerError, TrainingError
