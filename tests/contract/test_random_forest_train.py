@@ -6,96 +6,56 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "train_scripts" / "random_forest_train.py"
+from forests.growth import trees_of, write_rows
+from forests.nursery import SIGNAL_AT_TREES, Nursery, make_job
+
 SEED_SCRIPT = Path(__file__).parents[1] / "fixtures" / "seed_train.py"
 TRAIN = Path(sys.executable).with_name("train")
-
-# Runs the script, and sends its own process a signal right after it has logged a group of trees.
-SIGNAL_AT_TREES = """
-import os, runpy, sys, trainbox
-script, signal_number, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-sys.argv = [script]
-log = trainbox.log
-def log_and_signal(step, values):
-    log(step, values)
-    if step == at:
-        os.kill(os.getpid(), signal_number)
-trainbox.log = log_and_signal
-runpy.run_path(script, run_name="__main__")
-"""
 
 SEEDS_NAMES = {"n-estimators": "12", "max-depth": "4", "min-samples-split": "5", "checkpoint-every": "4", "n-jobs": "1"}
 
 
-def write_rows(path: Path, *, task: str, rows: int = 300, seed: int = 0, header: str = "") -> None:
-    """Three classes, or a number, that depend on the first two features."""
-    random = np.random.default_rng(seed)
-    features = random.normal(size=(rows, 4)).round(4)
-    signal_ = features[:, 0] + features[:, 1] + random.normal(size=rows) / 2
-    labels = (
-        signal_.round(4) if task == "regression" else np.digitize(signal_, [-0.5, 0.5] if task == "three" else [0.0])
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [",".join(map(str, [label, *row])) for label, row in zip(labels.tolist(), features.tolist(), strict=True)]
-    path.write_text(header + "\n".join(lines) + "\n")
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as started:
+        yield started
 
 
 def make_tree(
     root: Path, hyperparameters: Mapping[str, str], *, task: str = "two", channels: tuple[str, ...] = ("train", "test")
 ) -> Path:
-    config = root / "input" / "config"
-    config.mkdir(parents=True)
-    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-    (config / "inputdataconfig.json").write_text(json.dumps({name: {"TrainingInputMode": "File"} for name in channels}))
-    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
-    (config / "checkpointconfig.json").write_text(json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
+    make_job(root, hyperparameters, channels=dict.fromkeys(channels, "FullyReplicated"))
     for number, name in enumerate(channels):
         write_rows(root / "input" / "data" / name / "a.csv", task=task, seed=number)
     return root
+
+
+def signalled(number: int, at: int) -> str:
+    return SIGNAL_AT_TREES.format(number=int(number), trees=at)
 
 
 def environment(root: Path) -> dict[str, str]:
     return {**os.environ, "TRAINBOX_ROOT": str(root)}
 
 
-def run(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=60)
-
-
-def run_and_signal(root: Path, number: int, at: int) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", SIGNAL_AT_TREES, str(SCRIPT), str(number), str(at)]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=60)
-
-
-def trees_of(root: Path) -> list[tuple[Any, ...]]:
-    """Everything that a tree decides by, as bytes."""
-    forest = joblib.load(root / "model" / "model.joblib")
-    return [
-        (tree.random_state, tree.tree_.feature.tobytes(), tree.tree_.threshold.tobytes(), tree.tree_.value.tobytes())
-        for tree in forest.estimators_
-    ]
-
-
 @pytest.mark.parametrize("task", ["two", "three", "regression"])
 def test_killed_between_groups_the_trees_and_metrics_are_those_of_an_uninterrupted_job(
-    tmp_path: Path, task: str
+    tmp_path: Path, nursery: Nursery, task: str
 ) -> None:
     hyperparameters = {**SEEDS_NAMES, "task": "regression" if task == "regression" else "classification"}
     whole = make_tree(tmp_path / "whole", hyperparameters, task=task)
-    expected = run(whole)
+    expected = nursery.run(whole)
     assert expected.returncode == 0, expected.stderr
     root = make_tree(tmp_path / "killed", hyperparameters, task=task)
-    assert run_and_signal(root, signal.SIGKILL, 8).returncode == -signal.SIGKILL
-    done = run(root)
+    assert nursery.run(root, first=signalled(signal.SIGKILL, 8)).returncode == -signal.SIGKILL
+    done = nursery.run(root)
     assert done.returncode == 0, done.stderr
     assert "resuming from step 4 " in done.stderr
     assert done.stdout.splitlines() == expected.stdout.splitlines()[1:]
@@ -103,32 +63,32 @@ def test_killed_between_groups_the_trees_and_metrics_are_those_of_an_uninterrupt
     assert trees_of(root) == trees_of(whole)
 
 
-def test_more_trees_in_other_groups_on_more_threads_are_the_same_trees(tmp_path: Path) -> None:
+def test_more_trees_in_other_groups_on_more_threads_are_the_same_trees(tmp_path: Path, nursery: Nursery) -> None:
     whole = make_tree(tmp_path / "whole", SEEDS_NAMES)
-    assert run(whole).returncode == 0
+    assert nursery.run(whole).returncode == 0
     root = make_tree(tmp_path / "root", SEEDS_NAMES)
-    assert run(root, "--n_estimators=7").returncode == 0
-    more = run(root, "--n-jobs=2", "--checkpoint-every=3")
+    assert nursery.run(root, "--n_estimators=7").returncode == 0
+    more = nursery.run(root, "--n-jobs=2", "--checkpoint-every=3")
     assert more.returncode == 0, more.stderr
     assert [line.split()[1] for line in more.stdout.splitlines()] == ["step=9", "step=12", "final"]
     assert trees_of(root) == trees_of(whole)
 
 
-def test_sigterm_saves_the_trees_so_far_and_a_resumed_job_is_exact(tmp_path: Path) -> None:
+def test_sigterm_saves_the_trees_so_far_and_a_resumed_job_is_exact(tmp_path: Path, nursery: Nursery) -> None:
     whole = make_tree(tmp_path / "whole", SEEDS_NAMES)
-    assert run(whole).returncode == 0
+    assert nursery.run(whole).returncode == 0
     root = make_tree(tmp_path / "stopped", SEEDS_NAMES)
-    stopped = run_and_signal(root, signal.SIGTERM, 4)
+    stopped = nursery.run(root, first=signalled(signal.SIGTERM, 4))
     assert stopped.returncode == 0, stopped.stderr
     assert "asked to stop after 4 of 12 trees" in stopped.stderr
     assert trees_of(root) == trees_of(whole)[:4]
-    assert run(root).returncode == 0
+    assert nursery.run(root).returncode == 0
     assert trees_of(root) == trees_of(whole)
 
 
-def test_the_model_is_described_and_its_metrics_are_right(tmp_path: Path) -> None:
+def test_the_model_is_described_and_its_metrics_are_right(tmp_path: Path, nursery: Nursery) -> None:
     root = make_tree(tmp_path, SEEDS_NAMES, task="three", channels=("train", "validation"))
-    done = run(root)
+    done = nursery.run(root)
     assert done.returncode == 0, done.stderr
     about = json.loads((root / "model" / "model.json").read_text())
     assert about["classes"] == [0, 1, 2]
@@ -143,11 +103,11 @@ def test_the_model_is_described_and_its_metrics_are_right(tmp_path: Path) -> Non
     assert last == "[metrics] final " + " ".join(f"{name}={value!r}" for name, value in about["metrics"].items())
 
 
-def test_a_resume_with_other_trees_or_rows_is_refused_with_every_difference(tmp_path: Path) -> None:
+def test_a_resume_with_other_trees_or_rows_is_refused_with_every_difference(tmp_path: Path, nursery: Nursery) -> None:
     root = make_tree(tmp_path, SEEDS_NAMES)
-    assert run_and_signal(root, signal.SIGKILL, 8).returncode == -signal.SIGKILL
+    assert nursery.run(root, first=signalled(signal.SIGKILL, 8)).returncode == -signal.SIGKILL
     write_rows(root / "input" / "data" / "train" / "b.csv", task="two", rows=10)
-    refused = run(root, "--max-depth=5")
+    refused = nursery.run(root, "--max-depth=5")
     assert refused.returncode == 8
     assert re.search(r"CheckpointError: the checkpoint .*step-00000004 cannot be continued: ", refused.stderr)
     assert "max-depth was 4 and is 5" in refused.stderr
@@ -168,19 +128,21 @@ BAD = {
 
 @pytest.mark.parametrize(("train", "test", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_rows_end_with_an_error_that_says_where(
-    tmp_path: Path, train: str | None, test: str | None, message: str
+    tmp_path: Path, nursery: Nursery, train: str | None, test: str | None, message: str
 ) -> None:
     root = make_tree(tmp_path, SEEDS_NAMES)
     for name, rows in (("train", train), ("test", test)):
         if rows is not None:
             (root / "input" / "data" / name / "z.csv").write_text(rows)
-    done = run(root)
+    done = nursery.run(root)
     assert done.returncode == 7
     assert re.search(message, done.stderr), done.stderr
     assert done.stdout == ""
 
 
-def test_under_the_supervisor_without_a_second_channel_the_metrics_are_those_of_training(tmp_path: Path) -> None:
+def test_under_the_supervisor_without_a_second_channel_the_metrics_are_those_of_training(
+    tmp_path: Path, nursery: Nursery
+) -> None:
     root = make_tree(tmp_path, {**SEEDS_NAMES, "trainbox_script": "random_forest"}, channels=("train",))
     done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -191,7 +153,7 @@ def test_under_the_supervisor_without_a_second_channel_the_metrics_are_those_of_
     assert len(trees_of(root)) == 12
 
 
-def test_the_seeds_own_script_runs_unmodified(tmp_path: Path) -> None:
+def test_the_seeds_own_script_runs_unmodified(tmp_path: Path, nursery: Nursery) -> None:
     """It reads SM_* variables and flags like --n-estimators, as sagemaker-training gives them."""
     names = {"n-estimators": "5", "max-depth": "3", "min-samples-split": "5"}
     code = {"sagemaker_program": "seed_train.py", "sagemaker_submit_directory": str(SEED_SCRIPT.parent)}

@@ -71,21 +71,21 @@ def ended(run: Run) -> list[str]:
     return sorted(line for line in run.stdout.decode().splitlines() if line.startswith("ended"))
 
 
-def test_a_frozen_rank_is_named_killed_and_replaced(tree: Tree) -> None:
-    frozen = 0
-    still = f"if (rank, attempt, step) == ({frozen}, 0, 9): os.kill(os.getpid(), signal.SIGSTOP)"
-    run = tree.program(script(still)).run()
+def test_a_frozen_rank_is_named_killed_and_replaced_and_rehearsed_faults_strike_once(tree: Tree) -> None:
+    run = tree.program(script("time.sleep(0.1)")).run(TRAINBOX_DRILL="kill 1@4, freeze 0@8")
     assert run.code == 0, run.log
-    assert ended(run) == ["ended 0 1", "ended 1 1"]
-    (line,) = re.findall(r"trainbox: restart 1 of 3: (.*)", run.log)
+    assert ended(run) == ["ended 0 2", "ended 1 2"]
+    assert re.findall(r"trainbox: rehearsing: (.*)", run.log) == ["kill 1@4", "freeze 0@8"]
+    assert re.search(r"restart 1 of 3: rank 1 was killed by SIGKILL after step \d+\n", run.log)
+    (line,) = re.findall(r"trainbox: restart 2 of 3: (.*)", run.log)
     waited = re.fullmatch(
-        rf"rank {frozen} made no progress for ([\d.]+) s in DATA after step 8 \(its process is stopped\)", line
+        r"rank 0 made no progress for ([\d.]+) s in (DATA|COMPUTE) after step \d+ \(its process is stopped\)", line
     )
     assert waited, line
     assert LIMIT <= float(waited[1]) < LIMIT + 3  # the figure is half a second; this machine may be busy
     stacks = tree.output / "data/hang"
-    assert "no stacks: the process is in state T" in (stacks / f"rank-{frozen}.txt").read_text()
-    assert "all_reduce" in (stacks / f"rank-{1 - frozen}.txt").read_text()
+    assert "no stacks: the process is in state T" in (stacks / "rank-0.txt").read_text()
+    assert "all_reduce" in (stacks / "rank-1.txt").read_text()
 
 
 def test_a_rank_that_never_returns_shows_where_it_is(tree: Tree) -> None:
@@ -108,15 +108,6 @@ def test_a_script_that_says_nothing_of_its_progress_is_left_alone(tree: Tree) ->
     run = tree.program(f"import os, time; time.sleep({LIMIT} + 1); print('ended', os.environ['RANK'])").run()
     assert run.code == 0, run.log
     assert ended(run) == ["ended 0", "ended 1"]
-
-
-def test_rehearsed_faults_strike_once(tree: Tree) -> None:
-    run = tree.program(script("time.sleep(0.1)")).run(TRAINBOX_DRILL="kill 1@4, freeze 0@8")
-    assert run.code == 0, run.log
-    assert ended(run) == ["ended 0 2", "ended 1 2"]
-    assert re.findall(r"trainbox: rehearsing: (.*)", run.log) == ["kill 1@4", "freeze 0@8"]
-    assert re.search(r"restart 1 of 3: rank 1 was killed by SIGKILL after step \d+\n", run.log)
-    assert re.search(r"restart 2 of 3: rank 0 made no progress for .* \(its process is stopped\)\n", run.log)
 
 
 def test_the_host_of_a_frozen_rank_is_found_among_several(tmp_path: Path) -> None:

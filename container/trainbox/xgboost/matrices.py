@@ -101,13 +101,14 @@ def feature_types(names: Sequence[str], params: Params) -> list[str] | None:
         return None
     kinds = ["q"] * len(names)
     for wanted in params.categorical_features:
-        if wanted in names:
-            kinds[names.index(wanted)] = "c"
-        elif wanted.isdigit() and int(wanted) < len(names):
-            kinds[int(wanted)] = "c"
+        text = str(wanted)
+        if text in names:
+            kinds[names.index(text)] = "c"
+        elif text.isdigit() and int(text) < len(names):
+            kinds[int(text)] = "c"
         else:
             raise HyperparameterError(
-                f"categorical_features: there is no feature {wanted!r}",
+                f"categorical_features: there is no feature {text!r}",
                 hint=f"give names of the header, or positions from 0 to {len(names) - 1}; the label is none of them",
             )
     return kinds

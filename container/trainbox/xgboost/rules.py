@@ -209,7 +209,7 @@ def _check_rules(params: Declaration) -> Iterator[str]:
 
 
 def find_unread(params: Declaration) -> Iterator[str]:
-    """What is given and read by nothing in this case; the built-in takes it too, so a job that comes from there goes on."""
+    """What is given and read by nothing in this case; the built-in takes it too, so a job from there goes on."""
     for attribute, words in _unmet(params):
         if attribute not in _PROMISES:
             yield f"{name_of(attribute)} is not read: it goes with {words} alone"

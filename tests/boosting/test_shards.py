@@ -1,0 +1,123 @@
+"""What a member holds of a channel, and the matrix that is made of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost as xgb
+
+from trainbox.channels import Table
+from trainbox.contract.job import Channel
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.xgboost import Alone, Params, booster_parameters, evaluate
+from trainbox.xgboost.matrices import feature_types, fields, make_matrices
+from trainbox.xgboost.shards import Part, Shard, is_too_large, read_shard
+
+MIB = 2**20
+
+
+def params(**given: object) -> Params:
+    return Params(num_round=5, nthread=1, **{"objective": "binary:logistic", **given})  # type: ignore[arg-type]
+
+
+def channel(directory: Path, rows: int = 500, seed: int = 0) -> Channel:
+    random = np.random.default_rng(seed)
+    features = random.normal(size=(rows, 4)).round(4)
+    labels = (features[:, 0] > 0).astype(int)
+    directory.mkdir()
+    lines = [",".join(map(str, (label, *row))) for label, row in zip(labels, features.tolist(), strict=True)]
+    (directory / "a.csv").write_text("\n".join(lines) + "\n")
+    return Channel(name=directory.name, path=directory)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "limit", "processes", "asked", "expected"),
+    [
+        (100 * MIB, 1000 * MIB, 1, "auto", False),
+        (400 * MIB, 1000 * MIB, 1, "auto", True),
+        (100 * MIB, 1000 * MIB, 4, "auto", True),
+        (400 * MIB, None, 1, "auto", False),
+        (1, 1000 * MIB, 1, "on", True),
+        (400 * MIB, 1000 * MIB, 1, "off", False),
+    ],
+)
+def test_rows_stay_on_the_disk_where_they_would_not_fit(
+    estimate: int, limit: int | None, processes: int, asked: str, expected: bool
+) -> None:
+    assert is_too_large(estimate, limit, processes=processes, asked=asked) is expected
+
+
+def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainbox.xgboost.shards.BLOCK_ROWS", 128)
+    chosen = params(subsample=0.7)
+    train, held_out = channel(tmp_path / "train"), channel(tmp_path / "validation", rows=100, seed=1)
+    models, scores = [], []
+    for spool in (None, tmp_path / "blocks"):
+        shards: dict[str, Shard] = {}
+        for source in (train, held_out):
+            place = spool and spool / source.name
+            like = shards.get("train")
+            shards[source.name] = read_shard(source, source.name, chosen, Part(), like=like, spool=place)
+        assert shards["train"].rows == 500
+        assert shards["train"].labels.counts == {
+            0.0: 500 - shards["train"].labels.counts[1.0],
+            1.0: pytest.approx(250, abs=60),
+        }
+        matrices = make_matrices(shards, chosen)
+        booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), list(matrices.values()))
+        for step in range(5):
+            booster.update(matrices["train"], step)
+        models.append(bytes(booster.save_raw("ubj")))
+        scores.append(evaluate(booster, matrices, ("auc", "accuracy"), params=chosen, iteration=4, group=Alone()))
+    assert models[0] == models[1]
+    assert scores[0] == scores[1]
+    assert len(list((tmp_path / "blocks" / "train").glob("0*"))) == 4
+
+
+def test_members_share_a_replicated_channel_and_its_blocks(tmp_path: Path) -> None:
+    source = channel(tmp_path / "train")
+    for spool in (None, tmp_path / "blocks"):
+        shards = [
+            read_shard(source, "train", params(), Part(rank, 3), like=None, spool=spool and spool / str(rank))
+            for rank in range(3)
+        ]
+        assert sum(shard.rows for shard in shards) == 500
+        assert len({shard.digest for shard in shards}) == 3
+
+
+def table(**more: object) -> Table:
+    given: dict[str, object] = {
+        "labels": np.array([0, 1, 1, 0], np.float32),
+        "features": np.arange(8, dtype=np.float32).reshape(4, 2),
+        "feature_names": ("age", "colour"),
+        "files": (),
+    }
+    return Table(**{**given, **more})  # type: ignore[arg-type]
+
+
+def test_a_weight_of_ranking_is_that_of_its_group() -> None:
+    groups = np.array([7, 7, 3, 3])
+    weights = np.array([2, 2, 1, 1], np.float32)
+    given = fields(table(groups=groups, weights=weights), params(objective="rank:ndcg", group_column="qid"))
+    assert given["weight"].tolist() == [2, 1]
+    assert given["qid"].tolist() == [7, 7, 3, 3]
+    with pytest.raises(DataError, match="group 3: row 4 has another weight than the first of its group"):
+        fields(table(groups=groups, weights=np.array([2, 2, 1, 5], np.float32)), params())
+
+
+def test_survival_takes_both_bounds_of_a_row() -> None:
+    labels = np.array([[1, 2], [1, np.inf], [3, 3], [0, 1]], np.float32)
+    given = fields(table(labels=labels), params(objective="survival:aft", label_columns=2))
+    assert given["label_lower_bound"].tolist() == [1, 1, 3, 0]
+    assert given["label_upper_bound"].tolist() == [2, np.inf, 3, 1]
+    assert "label" not in given
+
+
+def test_categories_are_found_by_name_or_position_and_a_missing_one_is_named() -> None:
+    assert feature_types(("age", "colour"), params()) is None
+    assert feature_types(("age", "colour"), params(categorical_features=("colour",))) == ["q", "c"]
+    assert feature_types(("f0", "f1"), params(categorical_features=(0,))) == ["c", "q"]
+    with pytest.raises(HyperparameterError, match="there is no feature 'colur'"):
+        feature_types(("age", "colour"), params(categorical_features=("colur",)))
