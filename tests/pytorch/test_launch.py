@@ -352,8 +352,9 @@ def run_both(pair: tuple[Tree, Tree], program: str, **env: str) -> list[Run]:
 
 
 def test_two_hosts_train_together_and_a_rank_killed_on_one_restarts_both(pair: tuple[Tree, Tree]) -> None:
-    first = 'if os.environ["RANK"] + os.environ["TORCHELASTIC_RESTART_COUNT"] == "30" and step == 3: os.kill(os.getpid(), 9)'
-    one, two = run_both(pair, TORCHRUN_SCRIPT.replace("optimizer.zero_grad()", f"{first}\n    optimizer.zero_grad()"))
+    once = 'dist.get_rank() == step == 3 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"'
+    loop = "for step in range(5):\n"
+    one, two = run_both(pair, TORCHRUN_SCRIPT.replace(loop, f"{loop}    if {once}: os.kill(os.getpid(), 9)\n"))
     assert (one.code, two.code) == (0, 0), one.log + two.log
     assert [re.search(r"RANK=(\d)", line)[1] for run in (one, two) for line in ended(run)] == list("0123")  # type: ignore[index]
     assert all("WORLD_SIZE=4 LOCAL_WORLD_SIZE=2" in line for line in ended(one))

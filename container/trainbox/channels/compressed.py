@@ -9,8 +9,8 @@ import scipy.sparse
 
 from trainbox.channels.table import Floats
 
-#: More do not fit the 32-bit column numbers of SciPy and XGBoost.
-MOST_COLUMNS = 2**31 - 1
+#: Each column has a name and a histogram: more are a mistake in an index, or want hashing into fewer.
+MOST_COLUMNS = 2**24
 
 Positions = npt.NDArray[np.int64]
 

@@ -21,7 +21,7 @@ import pyarrow.csv
 
 from trainbox.channels.arrays import column_of
 from trainbox.channels.blocks import Block, check
-from trainbox.channels.compressed import Positions, Sparse, ascends, sort_rows
+from trainbox.channels.compressed import MOST_COLUMNS, Positions, Sparse, ascends, sort_rows
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import Lines, Stream, first_lines, read_lines
 from trainbox.channels.tokens import first_bad_line
@@ -29,9 +29,9 @@ from trainbox.channels.tokens import first_bad_line
 _COMMENT = re.compile(rb"#[^\n]*")
 _INDENT = re.compile(rb"(?m)^ +")
 _GAP = re.compile(rb" {2,}")
-_BLANKS = bytes.maketrans(b"\t\r\x0b\x0c", b"    ")
-_TO_CSV = bytes.maketrans(b" :", b"\n,")
-_LINE_END, _BLANK, _COLON = b"\n :"
+_OTHER_BLANKS = (b"\t", b"\r", b"\x0b", b"\x0c")
+_TO_BLANKS = bytes.maketrans(b"".join(_OTHER_BLANKS), b"    ")
+_LINE_END, _BLANK, _COLON, _COMMA = b"\n :,"
 _QID = b"qid:"
 
 
@@ -69,14 +69,15 @@ def read(stream: Stream, *, size: int) -> Iterator[Block]:
 def _parse(lines: Lines, shown: str) -> Block | None:
     """A block of lines; None where anything is wrong with it."""
     text = _plain(lines.content)
-    before = np.frombuffer(text, np.uint8)
-    colons = np.flatnonzero(before == _COLON)
-    heads = _find_heads(text, before)
+    content = np.frombuffer(bytearray(text), np.uint8)
+    gaps, colons = np.flatnonzero(content <= _BLANK), np.flatnonzero(content == _COLON)
+    has_groups = _QID in text
+    heads = _find_heads(content, gaps, has_groups=has_groups)
     if heads is None:
         return None
-    content = np.frombuffer(bytearray(text.translate(_TO_CSV)), np.uint8)
+    content[gaps], content[colons] = _LINE_END, _COMMA
     labels = _read_labels(content, colons, heads)
-    groups = _read_groups(content, heads) if _QID in text else ()
+    groups = _read_groups(content, heads) if has_groups else []
     content[_spans(heads.starts, heads.pairs)] = _LINE_END
     counts = np.searchsorted(colons, heads.ends) - np.searchsorted(colons, heads.pairs)
     features = _read_pairs(content, counts)
@@ -93,32 +94,30 @@ def _parse(lines: Lines, shown: str) -> Block | None:
 
 def _plain(content: bytes) -> bytes:
     """The same lines with one blank between two tokens, none before the first, and a line end after the last."""
-    if b"\n" not in content:
-        content = content.replace(b"\r", b"\n")
+    content = content.replace(b"\r\n", b"\n") if b"\n" in content else content.replace(b"\r", b"\n")
     if b"#" in content:
         content = _COMMENT.sub(b"", content)
-    content = content.translate(_BLANKS)
-    if b"\n " in content or content.startswith(b" "):
-        content = _INDENT.sub(b"", content)
-    if b"  " in content:
-        content = _GAP.sub(b" ", content)
-    return content if content.endswith(b"\n") else content + b"\n"
+    if any(blank in content for blank in _OTHER_BLANKS):
+        content = content.translate(_TO_BLANKS)
+    content = content if content.endswith(b"\n") else content + b"\n"
+    bytes_ = np.frombuffer(content, np.uint8)
+    blanks = np.flatnonzero(bytes_ == _BLANK)
+    if (bytes_[blanks - 1] <= _BLANK).any():  # the first of all is compared with the last line end
+        content = _GAP.sub(b" ", _INDENT.sub(b"", content))
+    return content
 
 
-def _find_heads(text: bytes, content: npt.NDArray[np.uint8]) -> _Heads | None:
+def _find_heads(content: npt.NDArray[np.uint8], gaps: Positions, *, has_groups: bool) -> _Heads | None:
     """Where labels and groups lie; None where some rows have a group and others have none."""
-    ends = np.flatnonzero(content == _LINE_END)
+    ends = gaps[content[gaps] == _LINE_END]
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
     lines = np.flatnonzero(content[starts] != _LINE_END)
     starts, ends = starts[lines], ends[lines]
-    gaps = np.flatnonzero(content <= _BLANK)
     first = np.searchsorted(gaps, starts)
     label_ends = pairs = gaps[first]
-    if _QID in text:
-        if len(lines) != text.count(_QID) or (label_ends == ends).any():
-            return None
+    if has_groups:
         at = label_ends[:, None] + np.arange(1, 1 + len(_QID))
-        if (content[at] != np.frombuffer(_QID, np.uint8)).any():
+        if (label_ends == ends).any() or (content.take(at, mode="clip") != np.frombuffer(_QID, np.uint8)).any():
             return None
         pairs = gaps[first + 1]
     return _Heads(lines, starts, label_ends, pairs, ends)
@@ -152,7 +151,7 @@ def _read_pairs(content: npt.NDArray[np.uint8], counts: Positions) -> Sparse | N
     columns, values = pairs
     if not len(columns):
         return Sparse(values, columns, counts, 0)
-    if columns.min() < 0:
+    if columns.min() < 0 or columns.max() >= MOST_COLUMNS:
         return None
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     width = int(columns.max()) + 1

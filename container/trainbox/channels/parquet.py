@@ -16,6 +16,8 @@ from trainbox.errors import DataError
 
 #: Decoded at a time.
 ROWS = 32_768
+#: Read at a time, of one column.
+BUFFER_BYTES = 128 * 1024
 
 
 def look(path: Path, shown: str) -> Source | None:
@@ -56,10 +58,12 @@ def count_rows(path: Path, shown: str) -> int:
 @contextmanager
 def _opened(path: Path, shown: str) -> Iterator[Any]:
     try:
-        # Not buffered ahead: a row group may be the whole file.
-        with pa.parquet.ParquetFile(path, memory_map=False, pre_buffer=False) as file:
+        # Of each column a piece at a time: a row group may be the whole file. Checksums count where there are some.
+        with pa.parquet.ParquetFile(
+            path, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
+        ) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{shown} cannot be read as Parquet: {error}", hint="is the file whole, and is it Parquet?"
         ) from error

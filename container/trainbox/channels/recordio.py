@@ -207,6 +207,10 @@ def _tensor(entries: Any, what: str, place: str) -> _Tensor:  # noqa: ANN401 - a
     tensor = getattr(entries[_NAME], kind)
     shape, keys, values = math.prod(tensor.shape) if tensor.shape else 0, tensor.keys[:], tensor.values[:]
     is_sparse = bool(keys) or (bool(shape) and not values)
+    if max(shape, 1 + max(keys, default=0)) > MOST_COLUMNS:
+        raise DataError(
+            f"{place}: {what}: more columns than {MOST_COLUMNS:,}", hint="number the columns anew, or hash them"
+        )
     if is_sparse and (len(keys) != len(values) or max(keys, default=0) >= (shape or MOST_COLUMNS)):
         raise DataError(
             f"{place}: {what}: {len(keys)} keys for {len(values)} values, of a shape of {shape or 'unknown'}",

@@ -2,6 +2,7 @@
 
 import re
 
+from trainbox.channels.compressed import MOST_COLUMNS
 from trainbox.channels.streams import Lines
 from trainbox.channels.wording import short
 from trainbox.errors import DataError
@@ -9,7 +10,6 @@ from trainbox.errors import DataError
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _VALUE = re.compile(rf"{_NUMBER.pattern}|[+-]?nan|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
 _GROUP = re.compile(r"qid:(-?\d+)", re.ASCII)
-_MOST_COLUMNS = 2**31 - 1
 _FORM = "a row is label[:weight] [qid:N] index:value …, for example: 1 3:0.5 7:2"
 
 Fault = tuple[str, str]
@@ -66,8 +66,11 @@ def _fault_of_pairs(tokens: list[str]) -> Fault | None:
             return f"{short(token)} is no index:value", _FORM
         if not _VALUE.fullmatch(value):
             return f"{short(token)}: the value is not a number", f"encode text as numbers; {_FORM}"
-        if int(index) >= _MOST_COLUMNS:
-            return f"{short(token)}: the index is larger than {_MOST_COLUMNS - 1:,}", "number the columns anew"
+        if int(index) >= MOST_COLUMNS:
+            return (
+                f"{short(token)}: the index is larger than {MOST_COLUMNS - 1:,}",
+                "number the columns anew, or hash them",
+            )
         if int(index) in seen:
             return f"index {int(index)} comes twice in one row", "keep one of the two values"
         seen.add(int(index))

@@ -130,10 +130,11 @@ def check_rows(params: Params, data: Data) -> None:
     rows, features = len(data.train.labels), len(data.features)
     missing = count_missing(data.train)
     if missing and not _takes_missing(params, data.train):
-        kind = _describe(params, data.train)
+        told = "1 value is" if missing == 1 else f"{missing:,} values are"
+        kind = "sparse rows with such" if scipy.sparse.issparse(data.train.features) else "such rows"
         raise DataError(
-            f"channel train: {missing:,} values are missing, and a {kind} cannot be grown from such",
-            hint="fill them in, leave those rows out, or take the default criterion (dense rows)",
+            f"channel train: {told} missing, and a {forest_class(params).__name__} cannot be grown from {kind}",
+            hint="fill them in, or leave those rows out",
         )
     if params.monotonic_cst is not None and len(params.monotonic_cst) != features:
         raise HyperparameterError(
@@ -148,11 +149,6 @@ def check_rows(params: Params, data: Data) -> None:
 def _takes_missing(params: Params, table: Table) -> bool:
     forest = forest_class(params)(**constructor_arguments(params))
     return bool(get_tags(forest).input_tags.allow_nan) and not scipy.sparse.issparse(table.features)
-
-
-def _describe(params: Params, table: Table) -> str:
-    kind = f"{forest_class(params).__name__} with criterion={params.criterion}"
-    return f"{kind} and sparse rows" if scipy.sparse.issparse(table.features) else kind
 
 
 class Ground(msgspec.Struct, frozen=True, eq=False):

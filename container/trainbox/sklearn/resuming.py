@@ -87,7 +87,7 @@ def resume(
             break
         if last > own.stop:
             raise HyperparameterError(
-                f"n-estimators is {params.n_estimators}, but {found.path} has {last} trees",
+                f"n-estimators is {params.n_estimators}, but {found.path} has {found.step} trees",
                 hint="ask for as many trees as there are, or more; or start with an empty checkpoint directory",
             )
         parts.append(_read(path, first, last, params, data))
