@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from channels.channel_writers import sparse_features, write
-from trainbox.channels import estimate_bytes, read_blocks, read_table
+from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -147,6 +147,13 @@ def test_a_content_type_that_the_rows_contradict_is_refused(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"svm/a\.svm:1 is libsvm, but the channel's content type is 'text/csv'"):
         read_table(Channel("svm", svm, content_type="text/csv"))
     assert read_table(Channel("svm", svm, content_type="text/x-libsvm")).labels.tolist() == [1]
+
+
+def test_columns_that_libsvm_does_not_have_are_said_not_to_be_heeded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_table(write(tmp_path, {"a.svm": "1 1:2\n"}), columns=Columns(weight=True)).weights is None
+    assert "libsvm has no columns of weights or groups" in capsys.readouterr().err
 
 
 def test_two_formats_are_no_one_channel(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import trainbox.channels
 from channels.channel_writers import dense, sparse_features, write
 from trainbox.channels import Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
+from trainbox.channels.blocks import Seen
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -125,8 +126,27 @@ def test_blocks_are_checked_as_tables_are(tmp_path: Path) -> None:
         list(blocks)
     with pytest.raises(DataError, match=r"train/a\.csv calls a column 'a' where the other channel calls it 'b'"):
         next(read_blocks(directory, like=("b",)))
+    empty = write(tmp_path, {"a.csv": "y,a\n"}, "empty")
     with pytest.raises(DataError, match="headers alone"):
-        list(read_blocks(write(tmp_path, {"a.csv": "y,a\n"}, "empty")))
+        list(read_blocks(empty))
+    assert list(read_blocks(empty, allow_empty=True)) == []
+    assert list(read_blocks(tmp_path / "gone", allow_empty=True)) == []
+
+
+@given(groups=st.lists(st.integers(0, 6), min_size=1, max_size=12), ascending=st.booleans(), rows=st.integers(1, 12))
+def test_a_group_in_two_runs_is_found_wherever_the_blocks_end(groups: list[int], ascending: bool, rows: int) -> None:
+    ids = np.array(sorted(groups) if ascending else groups, np.int64)
+    runs = [group for row, group in enumerate(ids.tolist()) if row == 0 or ids[row - 1] != group]
+    seen = Seen()
+    try:
+        for start in range(0, len(ids), rows):
+            seen.check(ids[start : start + rows], lambda row, start=start: f"row {start + row}")  # type: ignore[misc]
+    except DataError as error:
+        row = int(error.message.split(":")[0].removeprefix("row "))
+        assert ids[row] in ids[: row - 1].tolist()
+        assert len(set(runs)) < len(runs)
+    else:
+        assert len(set(runs)) == len(runs)
 
 
 # ---- channels without rows ----

@@ -72,19 +72,17 @@ def restarts(run: Run) -> list[str]:
     return re.findall(r"trainbox: restart \d of 3: (.*)", run.log)
 
 
-@pytest.mark.parametrize(
-    ("report", "check"),
-    [
-        (XID_79, "nvml.xid: Xid 79: the GPU has fallen off the bus (limit: none)"),
-        ("report(1, nvmlDeviceGetRemappedRows=[0, 1, 0, 1])", "nvml.row_remap_failed: yes (limit: no)"),
-        (
-            'report(1, nvmlDeviceGetFieldValues={"NVML_FI_DEV_GET_GPU_RECOVERY_ACTION": 1})',
-            "nvml.recovery_action: GPU reset (limit: none)",
-        ),
-    ],
-    ids=["xid", "remap", "recovery action"],
+#: What NVML comes to report, and what is said of it.
+XID = (XID_79, "nvml.xid: Xid 79: the GPU has fallen off the bus (limit: none)")
+REMAP = ("report(1, nvmlDeviceGetRemappedRows=[0, 1, 0, 1])", "nvml.row_remap_failed: yes (limit: no)")
+RECOVERY = (
+    'report(1, nvmlDeviceGetFieldValues={"NVML_FI_DEV_GET_GPU_RECOVERY_ACTION": 1})',
+    "nvml.recovery_action: GPU reset (limit: none)",
 )
-def test_a_rank_that_died_of_its_gpu_ends_the_job_as_hardware(host: GpuHost, report: str, check: str) -> None:
+
+
+def test_a_rank_that_died_of_its_gpu_ends_the_job_as_hardware(host: GpuHost) -> None:
+    report, check = REMAP
     ended = run(host, f"{report}; {DIE}")
     assert ended.code == 78, ended.log
     assert ended.failure == (
@@ -106,24 +104,18 @@ def test_a_rank_that_hangs_on_a_bad_gpu_is_no_restart_either(host: GpuHost) -> N
     assert restarts(ended) == []
 
 
-def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint(host: GpuHost) -> None:
-    ended = run(host, f'report(event=[1, "nvmlEventTypeXidCriticalError", 31]); {DIE}')
-    assert ended.code == 0, ended.log
-    assert sorted(re.findall("ended . .", ended.stdout.decode())) == ["ended 0 1", "ended 1 1"]
-    (restart,) = restarts(ended)
-    assert restart == (
-        "rank 1 was killed by SIGKILL after step 5; localhost gpu1 reported Xid 31: GPU memory page fault,"
-        " most often the program's own: look for an illegal address in its log"
-    )
-
-
-def test_the_hint_of_an_earlier_attempt_is_none_of_the_next(host: GpuHost) -> None:
+def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_that_attempt_alone(
+    host: GpuHost,
+) -> None:
     again = 'report(event=[1, "nvmlEventTypeXidCriticalError", 31]) if attempt == 0 else None'
     twice = RANK.replace("(rank, attempt, step) == (1, 0, 6)", "rank == 1 and attempt < 2 and step == 6")
     host.tree.program(twice.replace("READY", "await_watch").replace("WHAT", f"{again}; {DIE}"))
     ended = host.run()
     assert ended.code == 0, ended.log
-    assert ["Xid 31" in line for line in restarts(ended)] == [True, False]
+    assert sorted(re.findall("ended . .", ended.stdout.decode())) == ["ended 0 2", "ended 1 2"]
+    died = "rank 1 was killed by SIGKILL after step 5"
+    why = "GPU memory page fault, most often the program's own: look for an illegal address in its log"
+    assert restarts(ended) == [f"{died}; localhost gpu1 reported Xid 31: {why}", died]
 
 
 def test_a_fault_that_no_rank_dies_of_is_logged_only(host: GpuHost) -> None:
@@ -148,13 +140,12 @@ def test_what_was_bad_before_the_job_is_not_why_a_rank_died(host: GpuHost) -> No
             'report(nvmlEventSetWait={"hang": True}); await_silence(scratch)',
             "the watch over the GPUs could not be asked: no answer within 2 s",
         ),
-        ('report(0, nvmlDeviceGetRemappedRows={"hang": True})', "could not be asked: no answer within 2 s"),
         (
             'report(nvmlEventSetWait={"crash": "planted"}); await_end(scratch)',
             "the watch over the GPUs has ended with exit code 1: the job goes on without it",
         ),
     ],
-    ids=["events hang", "a reading hangs", "crash"],
+    ids=["events hang", "crash"],
 )
 def test_a_watch_that_fails_does_the_job_no_harm(host: GpuHost, report: str, said: str) -> None:
     ended = run(host, f"{report}; {DIE}")
@@ -211,17 +202,28 @@ def plain(tmp_path: Path) -> Iterator[GpuHost]:
         yield built
 
 
-def test_a_script_that_fails_beside_a_bad_gpu_fails_as_hardware(plain: GpuHost) -> None:
+@pytest.mark.parametrize(("report", "check"), [XID, REMAP, RECOVERY], ids=["xid", "remap", "recovery action"])
+def test_a_script_that_fails_beside_a_bad_gpu_fails_as_hardware(plain: GpuHost, report: str, check: str) -> None:
     plain.tree.program(
-        f"{SCRIPT}await_watch()\n{XID_79}\ndef main():\n    raise ValueError('no such kernel')\nmain()\n"
+        f"{SCRIPT}await_watch()\n{report}\ndef main():\n    raise ValueError('no such kernel')\nmain()\n"
     )
     ended = plain.run()
     assert ended.code == 78, ended.log
     assert str(ended.failure).splitlines()[:2] == [
-        "HARDWARE algo-1 gpu1 nvml.xid: Xid 79: the GPU has fallen off the bus (limit: none)",
+        f"HARDWARE algo-1 gpu1 {check}",
         "what followed: ValueError: no such kernel",
     ]
     assert re.search(r"\nat train.py:\d+ in main \(exit code 1\)\nhint: the node", str(ended.failure))
+
+
+def test_a_script_that_fails_beside_a_reading_that_hangs_fails_as_it_is(plain: GpuHost) -> None:
+    hang = 'report(0, nvmlDeviceGetRemappedRows={"hang": True})'
+    plain.tree.program(f"{SCRIPT}await_watch()\n{hang}\nraise ValueError('no such kernel')\n")
+    ended = plain.run()
+    assert ended.code == 1, ended.log
+    assert str(ended.failure).startswith("ValueError: no such kernel")
+    assert "could not be asked: no answer within 2 s" in ended.log
+    assert "had left behind" not in ended.log
 
 
 def test_what_the_script_says_of_a_bad_gpu_stands_behind_the_words_that_rules_match(plain: GpuHost) -> None:

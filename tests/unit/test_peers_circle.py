@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from trainbox.errors import DataError, PeerError
-from trainbox.peers import Circle, Members, circle, join, lifeline
+from trainbox.peers import Circle, Members, circle, door, join, lifeline
 from trainbox.peers.lifeline import Word
 
 _NUMBERS = itertools.count()
@@ -281,12 +281,16 @@ def test_a_leader_that_never_comes_is_named_with_its_port(three: tuple[Members, 
     assert "Connection refused" in words["algo-2"]
 
 
-def test_a_leader_that_comes_late_is_waited_for(three: tuple[Members, ...]) -> None:
+def test_a_leader_that_comes_late_is_waited_for_and_not_in_silence(
+    three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(door, "_SECONDS_BETWEEN_LINES", 0.5)
     with ThreadPoolExecutor(1) as threads:
         early = threads.submit(together, three[1:], lambda joined: joined.gather(joined.rank, int))
         time.sleep(1)
         late = together(three[:1], lambda joined: joined.gather(joined.rank, int))
         assert {**late, **early.result()} == {member.name: [0, 1, 2] for member in three}
+    assert "waiting for algo-1 (1 of 20 s)" in capsys.readouterr().err
 
 
 def test_two_jobs_on_one_machine_do_not_mix(three: tuple[Members, ...]) -> None:
@@ -444,6 +448,9 @@ def test_a_process_that_does_not_leave_by_itself_is_ended(
             raise DataError("no rows")
         if joined.rank == 2:
             left.wait(20)  # as in a collective that waits for the one that is gone
+        if joined.rank == 0:
+            joined.lost(seconds=20)
+            joined.fail(DataError("as it lets go of what it has"))
         while joined.rank == 0 and not ended:
             time.sleep(0.01)
         left.set()

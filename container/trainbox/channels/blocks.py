@@ -27,7 +27,8 @@ class Seen:
 
     def __init__(self) -> None:
         self._last: int | None = None
-        self._all: set[int] = set()
+        self._ascending: list[Groups] = []
+        self._others: set[int] | None = None  # all of them, once they do not ascend
 
     def check(self, groups: Groups, where: Callable[[int], str]) -> None:
         """Take the next rows.
@@ -37,16 +38,30 @@ class Seen:
         """
         if not len(groups):
             return
-        starts = [0, *(1 + np.flatnonzero(np.diff(groups))).tolist()]
-        for row in starts:
-            group = int(groups[row])
-            if group in self._all and group != self._last:
+        starts = np.concatenate([np.zeros(1, np.int64), 1 + np.flatnonzero(np.diff(groups))])
+        if groups[0] == self._last:
+            starts = starts[1:]
+        runs = groups[starts]
+        if self._others is None and self._ascends(runs):
+            self._ascending.append(runs)
+        else:
+            self._look_up(runs, starts, where)
+        self._last = int(groups[-1])
+
+    def _ascends(self, runs: Groups) -> bool:
+        return bool((np.diff(runs) > 0).all() and (self._last is None or not len(runs) or runs[0] > self._last))
+
+    def _look_up(self, runs: Groups, starts: Groups, where: Callable[[int], str]) -> None:
+        if self._others is None:
+            self._others = {group for before in self._ascending for group in before.tolist()}
+            self._ascending = []
+        for row, group in zip(starts.tolist(), runs.tolist(), strict=True):
+            if group in self._others:
                 raise DataError(
                     f"{where(row)}: rows of group {group} came before, and others between",
                     hint="sort the rows so that those of one group (qid) are neighbours, in one file",
                 )
-            self._all.add(group)
-            self._last = group
+            self._others.add(group)
 
 
 def check(block: Block) -> None:

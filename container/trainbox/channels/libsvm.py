@@ -94,7 +94,8 @@ def _parse(lines: Lines, shown: str) -> Block | None:
 
 def _plain(content: bytes) -> bytes:
     """The same lines with one blank between two tokens, none before the first, and a line end after the last."""
-    content = content.replace(b"\r\n", b"\n") if b"\n" in content else content.replace(b"\r", b"\n")
+    if b"\r" in content:
+        content = content.replace(b"\r\n" if b"\n" in content else b"\r", b"\n")
     if b"#" in content:
         content = _COMMENT.sub(b"", content)
     if any(blank in content for blank in _OTHER_BLANKS):

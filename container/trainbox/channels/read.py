@@ -17,6 +17,7 @@ from trainbox.say import say
 
 #: Of a block: 7 MB of 28 features.
 ROWS = 65_536
+_HEADERS_ALONE = "no rows in {}: its files hold headers alone"
 
 
 def read_table(
@@ -44,12 +45,12 @@ def read_table(
     """
     request = ask(channel, columns, content_type, patience)
     if allow_empty and not request.is_pipe and not request.path.exists():
-        return _without_rows(request, None, f"there is no {request.path}", like)
+        _refuse_nothing(request, f"there is no {request.path}", allow_empty=allow_empty)
+        return _without_rows(request, None, like)
     with open_rows(request) as found:
         if isinstance(found, str):
-            if not allow_empty:
-                raise DataError(found, hint="check the S3 prefix or the path that the channel was given")
-            return _without_rows(request, None, found, like)
+            _refuse_nothing(request, found, allow_empty=allow_empty)
+            return _without_rows(request, None, like)
         if like is not None and found.names is not None:
             compare_features(found.shown, found.names, _name_of(like), like.feature_names)
         growing = Growing()
@@ -60,10 +61,8 @@ def read_table(
         table = _make(growing, found, like)
         say(f"{request.name}: {growing.rows:,} rows, {len(table.feature_names)} features, {len(found.files)} files")
         return table
-    nothing = f"no rows in {request.path}: its files hold headers alone"
-    if not allow_empty:
-        raise DataError(nothing, hint="check the S3 prefix or the path that the channel was given")
-    return _without_rows(request, found, nothing, like)
+    _refuse_nothing(request, _HEADERS_ALONE.format(request.path), allow_empty=allow_empty)
+    return _without_rows(request, found, like)
 
 
 def read_blocks(
@@ -73,6 +72,7 @@ def read_blocks(
     content_type: str | None = None,
     like: tuple[str, ...] | None = None,
     rows: int = ROWS,
+    allow_empty: bool = False,
     patience: float = PATIENCE,
 ) -> Iterator[Table]:
     """Read a channel in bounded memory: the same rows in the same order, checked the same way.
@@ -86,19 +86,24 @@ def read_blocks(
         content_type: As for `read_table`.
         like: The names of another channel's features, which this one must have.
         rows: Of a table.
+        allow_empty: Whether a channel without a row (on this host) gives no table instead of an error.
         patience: How long to wait for a pipe, in seconds.
 
     Raises:
         DataError: With file, line and cell, and what to do. When it comes, tables before it have been given out.
     """
     request = ask(channel, columns, content_type, patience)
+    if allow_empty and not request.is_pipe and not request.path.exists():
+        _refuse_nothing(request, f"there is no {request.path}", allow_empty=allow_empty)
+        return
     width = len(like or ())
     if not request.is_pipe:
         width = max(width, _find_width(request))
     count = 0
     with open_rows(request) as found:
         if isinstance(found, str):
-            raise DataError(found, hint="check the S3 prefix or the path that the channel was given")
+            _refuse_nothing(request, found, allow_empty=allow_empty)
+            return
         if like is not None and found.names is not None:
             compare_features(found.shown, found.names, "the other channel", like)
         for growing in regroup(found.blocks, rows):
@@ -106,7 +111,8 @@ def read_blocks(
             count += growing.rows
             yield _make(growing, found, None, width=width)
     if not count:
-        raise DataError(f"no rows in {request.path}: its files hold headers alone")
+        _refuse_nothing(request, _HEADERS_ALONE.format(request.path), allow_empty=allow_empty)
+        return
     say(f"{request.name}: {count:,} rows read in blocks of {rows:,}, {len(found.files)} files")
 
 
@@ -134,10 +140,15 @@ def _make(growing: Growing, found: Rows, like: Table | None, *, width: int = 0) 
     )
 
 
-def _without_rows(request: Request, found: Rows | None, why: str, like: Table | None) -> Table:
+def _refuse_nothing(request: Request, why: str, *, allow_empty: bool) -> None:
+    if not allow_empty:
+        raise DataError(why, hint="check the S3 prefix or the path that the channel was given")
+    say(f"{request.name}: no rows on this host, going on without: {why}")
+
+
+def _without_rows(request: Request, found: Rows | None, like: Table | None) -> Table:
     """No rows, but columns: other hosts have rows, and all must go on with the same columns."""
     names = (found and found.names) or (like and like.feature_names) or ()
-    say(f"{request.name}: no rows on this host, going on without: {why}")
     columns = request.columns
     labels = columns.labels if like is None or like.labels.ndim == 1 else like.labels.shape[1]
     is_sparse = like is not None and scipy.sparse.issparse(like.features)

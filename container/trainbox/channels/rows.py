@@ -105,6 +105,8 @@ def lay_out_all(sources: Sequence[Source], request: Request) -> tuple[Layout | N
     if first.kind in {"CSV", "Parquet"}:
         layout = lay_out(request.columns, first.width or 0, names, first.shown)
         return layout, layout.feature_names
+    if request.columns.weight or request.columns.group is not None:
+        say(f"{request.name}: {first.kind} has no columns of weights or groups; what is said about them is not heeded")
     return None, None if first.width is None else default_names(first.width)
 
 

@@ -13,6 +13,7 @@ from trainbox.errors import PeerError
 from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Loss, Word
 from trainbox.peers.members import Members
 from trainbox.peers.wire import Wire, connect, listen
+from trainbox.say import say
 
 Role = Literal["life", "data"]
 
@@ -22,6 +23,7 @@ _GREET_SECONDS = 5.0
 _MOST_VISITORS = 256
 _BACKLOG = 128
 _MOST_NAMES = 5
+_SECONDS_BETWEEN_LINES = 10.0
 _NEVER_CAME_HINT = "did it fail to start? See its log; the job's security group must allow traffic in it"
 
 
@@ -63,12 +65,12 @@ class Door:
         Raises:
             PeerError: Some have not come, or one was lost meanwhile.
         """
-        until = time.monotonic() + patience
+        clock = _Patience(patience)
         while missing := self._missing():
-            left = until - time.monotonic()
-            if left <= 0:
-                raise self._lifeline.lose(_never_came(missing, patience))
-            self._turn(min(left, 1.0))
+            if clock.is_over:
+                raise self._lifeline.lose(Loss(_some(missing), f"never came (within {patience:g} s)", _NEVER_CAME_HINT))
+            clock.say(_some(missing))
+            self._turn(min(clock.left, 1.0))
             self._lifeline.check()
         data, self._came["data"] = self._came["data"], {}
         return {name: data[name] for name in self._members.names[1:]}
@@ -137,10 +139,32 @@ class Door:
                 wire.close()
 
 
-def _never_came(missing: list[str], patience: float) -> Loss:
-    more = len(missing) - _MOST_NAMES
-    names = ", ".join(missing[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
-    return Loss(names, f"never came (within {patience:g} s)", _NEVER_CAME_HINT)
+class _Patience:
+    """Seconds to wait, not in silence."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._started = self._spoken = time.monotonic()
+
+    @property
+    def left(self) -> float:
+        return self._started + self.seconds - time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        return self.left <= 0
+
+    def say(self, whom: str) -> None:
+        """One line every ten seconds."""
+        now = time.monotonic()
+        if now - self._spoken >= _SECONDS_BETWEEN_LINES:
+            self._spoken = now
+            say(f"waiting for {whom} ({now - self._started:.0f} of {self.seconds:g} s)")
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def knock(members: Members, port: int, lifeline: Lifeline, *, patience: float) -> socket.socket:
@@ -171,8 +195,7 @@ class _Caller:
         self._members = members
         self._port = port
         self._lifeline = lifeline
-        self._patience = patience
-        self._until = time.monotonic() + patience
+        self._patience = _Patience(patience)
 
     def call(self, role: Role) -> tuple[Wire[Word], list[Word]]:
         """A connection to the leader, and what has come on it behind the answer."""
@@ -181,8 +204,9 @@ class _Caller:
             try:
                 return self._try(role)
             except OSError as error:
-                if time.monotonic() >= self._until:
+                if self._patience.is_over:
                     raise self._missed(error) from None
+                self._patience.say(self._members.names[0])
                 time.sleep(_PAUSE_SECONDS)
 
     def _try(self, role: Role) -> tuple[Wire[Word], list[Word]]:
@@ -202,4 +226,4 @@ class _Caller:
     def _missed(self, error: OSError) -> PeerError:
         leader = self._members.names[0]
         where = f"port {self._port} of {self._members.address}: {error.strerror or error}"
-        return PeerError(f"{leader} never came (within {self._patience:g} s; {where})", hint=_NEVER_CAME_HINT)
+        return PeerError(f"{leader} never came (within {self._patience.seconds:g} s; {where})", hint=_NEVER_CAME_HINT)

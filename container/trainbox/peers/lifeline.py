@@ -139,11 +139,11 @@ class Lifeline:
             return self._error(self._loss or loss)
 
     def give_up(self, why: str) -> None:
-        """Tell the others that this one leaves for a reason of its own, if nobody is lost already."""
+        """Tell the others that this one leaves for a reason of its own, unless somebody is lost already."""
         with self._changed:
             if self._loss is None and not self._leaving:
                 self._tell(Word(gave_up=why[:_LONGEST_WHY] or "without a reason"))
-            self._leaving = True
+                self._leaving = True
 
     def await_goodbyes(self, seconds: float) -> tuple[str, ...]:
         """Wait until all others have left; gives those that have not by then.

@@ -25,6 +25,7 @@ from trainbox.contract.job import Job
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.say import say
 from trainbox.sklearn.data import Data, count_missing, targets
+from trainbox.sklearn.packing import without_torch
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
 
@@ -78,7 +79,7 @@ def _find_of_sklearn(name: str) -> object:
 
 def _suggest(name: str) -> str:
     """What may have been meant; to know all estimators takes a second, which only an error is worth."""
-    with warnings.catch_warnings():
+    with without_torch(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of modules that say when they are imported that they are on their way out
         known = all_estimators(type_filter=["classifier", "regressor"])
     names = {kind: f"{cls.__module__.partition('._')[0]}.{kind}" for kind, cls in known}
@@ -106,7 +107,7 @@ def _find_of_source(name: str, source: Sequence[Path]) -> object:
 def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN401 - any estimator
     """The estimator that the hyperparameters name, not fitted yet.
 
-    Where its constructor takes `random_state` and `n_jobs`, it gets `seed` and `n-jobs` for them.
+    Where its constructor takes `random_state`, it gets `seed` for it.
 
     Args:
         params: The hyperparameters, with an estimator.
@@ -117,9 +118,8 @@ def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN4
     """
     name = str(params.estimator)
     kind = find_estimator(name, source)
-    arguments = {"random_state": params.seed, "n_jobs": params.n_jobs}
     known = _arguments_of(kind)
-    given = {name: value for name, value in arguments.items() if name in known} | dict(params.estimator_params)
+    given = ({"random_state": params.seed} if "random_state" in known else {}) | params.estimator_params
     _check_names(name, known, params.estimator_params)
     try:
         made = kind(**given)

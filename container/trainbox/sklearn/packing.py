@@ -12,6 +12,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,19 +74,29 @@ _DAMAGED = (
 )
 
 
-def load_skops() -> Any:  # noqa: ANN401 - it has no types
-    """The module `skops.io`, without PyTorch.
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """In this block nobody can import PyTorch, unless it is here already.
 
-    skops imports all of scikit-learn, to know its estimators, and one corner of that imports PyTorch where there is
-    one: that takes longer than everything else together, and is of no use here.
+    Whatever imports all of scikit-learn imports PyTorch by a back door where there is one: that takes longer than
+    everything else together, and is of no use here.
     """
-    if "skops.io" not in sys.modules and "torch" not in sys.modules:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # as Python forbids an import
-        try:
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # as Python forbids an import
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+def load_skops() -> Any:  # noqa: ANN401 - it has no types
+    """The module `skops.io`, which imports all of scikit-learn to know its estimators: not before it is needed."""
+    if "skops.io" not in sys.modules:
+        with without_torch():
             importlib.import_module("skops.io")
-        finally:
-            del sys.modules["torch"]
-    return importlib.import_module("skops.io")
+    return sys.modules["skops.io"]
 
 
 def pack(forest: Forest) -> bytes:

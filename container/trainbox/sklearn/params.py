@@ -29,7 +29,7 @@ _NOT_FOR_XGBOOST = (
     "allow_shard_forests",
 )
 #: What goes with an estimator of one's own choice.
-_FOR_ESTIMATORS = frozenset({"task", "csv_weights", "seed", "n_jobs", "estimator", "estimator_params"})
+_FOR_ESTIMATORS = frozenset({"task", "csv_weights", "seed", "estimator", "estimator_params"})
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -149,7 +149,7 @@ def _find_contradictions(params: Params) -> list[str]:
     if params.allow_shard_forests and params.oob_score:
         problems.append("oob_score has no meaning with allow_shard_forests: no tree has seen the rows of other hosts")
     if params.n_jobs == 0:
-        problems.append("n_jobs=0 is no number of threads; -1 is one for each processor")
+        problems.append("n_jobs=0 is no number of threads, -1 is one for each processor")
     return problems
 
 

@@ -62,7 +62,7 @@ def unpack_rows(content: bytes, like: Table, member: str) -> Table:
                 features.check_format()
             weights = arrays.get("weights")
             return Table(arrays["labels"], features, like.feature_names, like.files, weights)
-    except (LookupError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, LookupError, ValueError, zipfile.BadZipFile) as error:
         raise PeerError(
             f"{member} sends rows that are none: {error}", hint="all hosts must run the same image"
         ) from error

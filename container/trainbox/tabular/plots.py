@@ -129,7 +129,9 @@ def _figure(width: float, height: float, title: str) -> "Iterator[Figure]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    style: Any = {**mpl.rcParamsDefault, **_STYLE}
+    # But for the backend: to set that loads `pyplot`.
+    defaults = {name: mpl.rcParamsDefault[name] for name in mpl.rcParamsDefault if not name.startswith("backend")}
+    style: Any = {**defaults, **_STYLE}
     with mpl.rc_context(style), warnings.catch_warnings():
         # The font has no sign for, say, Chinese: the picture shows boxes then, and the JSON beside it has the name.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

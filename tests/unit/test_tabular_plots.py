@@ -1,0 +1,99 @@
+"""Learning curves and importance as pictures: whole, the same each time, and of whatever numbers there are."""
+
+import math
+import subprocess
+import sys
+import warnings
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainbox.tabular import plots
+from trainbox.tabular.plots import Curve, draw_curves, draw_importance
+
+CURVES: dict[str, dict[str, Curve]] = {
+    "many": {"validation:auc": (range(100), [1 - 1 / (i + 2) for i in range(100)]), "train:auc": ([0, 50], [0.6, 0.9])},
+    "one point": {"validation:accuracy": ([10], [0.8])},
+    "gaps": {"validation:auc": (range(5), [0.5, math.nan, 0.6, math.inf, 0.7])},
+    "nothing finite": {"validation:r2": ([1, 2], [math.nan, math.nan])},
+    "no values": {"validation:r2": ([], [])},
+    "none": {},
+    "seven metrics": {f"validation:m{i}": ([1, 2], [i, i + 1.0]) for i in range(7)},
+    "odd names": {"a very long channel with $ and _:x@0.5": ([1], [1.0]), "plain": ([1], [1.0])},
+}
+
+
+@pytest.mark.parametrize("curves", CURVES.values(), ids=CURVES.keys())
+def test_curves_of_any_kind_are_drawn(tmp_path: Path, curves: dict[str, Curve]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_curves(tmp_path / "learning-curves", curves, step="trees")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["learning-curves.png", "learning-curves.svg"]
+    assert (tmp_path / "learning-curves.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert (tmp_path / "learning-curves.svg").read_bytes().rstrip().endswith(b"</svg>")
+
+
+IMPORTANCE = {
+    "many": {f"f{i}": 1.0 / (i + 1) for i in range(100)},
+    "long and odd names": {"x" * 300: 0.5, "price in $ per m_2$": 0.3, "价格": 0.2, "": 0.1},
+    "negative": {"a": -0.5, "b": 0.2},
+    "nothing finite": {"a": math.nan},
+    "all zero": {"a": 0.0, "b": 0.0},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("importance", IMPORTANCE.values(), ids=IMPORTANCE.keys())
+def test_importance_of_any_kind_is_drawn(tmp_path: Path, importance: dict[str, float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_importance(tmp_path / "importance", importance, kind="gain")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["importance.png", "importance.svg"]
+
+
+def test_the_same_numbers_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        draw_curves(tmp_path / f"{name}-curves", CURVES["many"])
+        draw_importance(tmp_path / f"{name}-importance", IMPORTANCE["many"])
+    for kind in ("curves.png", "curves.svg", "importance.png", "importance.svg"):
+        content = (tmp_path / f"one-{kind}").read_bytes()
+        assert content == (tmp_path / f"other-{kind}").read_bytes()
+        assert b"date" not in content.lower()
+
+
+def test_more_features_than_fit_are_counted_in_the_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    figure = plots._figure
+
+    def note(width: float, height: float, title: str) -> AbstractContextManager[Any]:
+        titles.append(title)
+        return figure(width, height, title)
+
+    monkeypatch.setattr(plots, "_figure", note)
+    draw_importance(tmp_path / "a", IMPORTANCE["many"], most=10)
+    draw_importance(tmp_path / "b", {"a": 1.0})
+    assert titles == ["Feature importance: 10 of 100 features", "Feature importance"]
+
+
+def test_a_long_name_keeps_its_begin_and_its_end() -> None:
+    assert plots._shorten("short") == "short"
+    name = plots._shorten("customer_address_" + "x" * 50 + "_in_the_last_month")
+    assert len(name) == 36
+    assert name.startswith("customer_address")
+    assert name.endswith("in_the_last_month")
+
+
+def test_the_settings_of_this_process_stay_as_they_are_and_pyplot_is_not_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\n"
+        "from trainbox.tabular.plots import draw_curves, draw_importance\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "import matplotlib\n"
+        "before = matplotlib.rcParams.copy()\n"
+        f"draw_curves(pathlib.Path({str(tmp_path / 'a')!r}), {{'x': ([1], [2.0])}})\n"
+        "assert dict.__eq__(before, matplotlib.rcParams.copy())\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
