@@ -2,11 +2,12 @@
 
     python -m tools.bench_forest [--rows 200000] [--runs 5] [--trees 100]
 
-The seed's script (tests/fixtures/seed_train.py) reads with pandas, grows all trees in one fit and writes an uncompressed
-pickle; ours reads with Arrow, grows in groups with metrics and a checkpoint after each, and writes the model in two
-formats, a description, importance and learning curves. Both have the same files and the same hyperparameters, and must
-grow the same trees. Then two hosts, as processes, grow them together. Rows are synthetic, from a fixed seed. Of each
-figure the median counts; memory is the most that the kernel has recorded for the process.
+The seed's script (tests/fixtures/seed_train.py) reads with pandas, grows all trees in one fit and writes a pickle; ours
+reads with Arrow, grows in groups with metrics and a checkpoint after each, and writes the model in two formats, its
+description, importance and learning curves. Both have the same files and hyperparameters; the trees are others, for the
+seed's script reads the files in the order of the file system. Then two hosts, as processes, grow the trees of
+one. Rows are synthetic, from a fixed seed. Of each figure the median counts; memory is the most that the kernel has
+recorded for the process.
 """
 
 import argparse
@@ -85,7 +86,7 @@ def finish(started: tuple["subprocess.Popen[bytes]", Any, float]) -> Run:
     with out:
         text = os.pread(out.fileno(), 10**7, 0).decode()
     if process.returncode:
-        raise BrokenError(f"{process.args} failed: {text[-2000:]}")
+        raise BrokenError(f"{process.args!r} failed: {text[-2000:]}")
     found = _AUC.findall(text)
     return Run(seconds, usage.ru_maxrss / 1024, float(found[-1]) if found else float("nan"))
 
@@ -161,26 +162,21 @@ def measure(bench: Bench, runs: int) -> None:
         sides["the seed's script"].append(bench.seeds())
         sides["trainbox"].append(bench.ours())
     sides["trainbox, two hosts"].append(bench.two_hosts())
-    say(
-        f"\n{bench.given['n-estimators']} trees, depth {DEPTH} (medians of {runs}; two hosts share the processors, once)"
-    )
-    models = {name: done[0][1] for name, done in sides.items()}
+    say(f"\n{bench.given['n-estimators']} trees of depth {DEPTH} (medians of {runs}; two hosts on the same processors)")
     seconds = {name: median(run.seconds for run, _ in done) for name, done in sides.items()}
+    sizes = {name: done[0][1].stat().st_size for name, done in sides.items()}
     for name, done in sides.items():
         spread = f"{min(run.seconds for run, _ in done):.1f} to {max(run.seconds for run, _ in done):.1f}"
-        peak, size = median(run.peak_mb for run, _ in done), models[name].stat().st_size / 1e6
-        auc = done[0][0].auc
-        say(f"  {name:20} {seconds[name]:6.1f} s ({spread}), {peak:4.0f} MB, model {size:5.2f} MB, test AUC {auc:.4f}")
+        peak, auc = median(run.peak_mb for run, _ in done), done[0][0].auc
+        about = f"{peak:4.0f} MB, model {sizes[name] / 1e6:5.2f} MB, test AUC {auc:.4f}"
+        say(f"  {name:20} {seconds[name]:6.1f} s ({spread}), {about}")
+    one, two = sides["trainbox"][0][1], sides["trainbox, two hosts"][0][1]
     held("time", seconds["trainbox"] / seconds["the seed's script"], TARGET_TIME)
-    size = {name: path.stat().st_size for name, path in models.items()}
-    held("size of model.joblib", size["trainbox"] / size["the seed's script"], TARGET_SIZE)
-    safe = models["trainbox"].with_name("model.skops").stat().st_size
-    held("size of model.skops", safe / size["the seed's script"], TARGET_SIZE)
-    expected = trees_of(models["trainbox"])
-    for name in ("the seed's script", "trainbox, two hosts"):
-        if trees_of(models[name]) != expected:
-            raise BrokenError(f"{name}: other trees than trainbox on one host")
-        say(f"  the trees of {name} are those of trainbox, bit by bit")
+    held("size of model.joblib", sizes["trainbox"] / sizes["the seed's script"], TARGET_SIZE)
+    held("size of model.skops", one.with_name("model.skops").stat().st_size / sizes["the seed's script"], TARGET_SIZE)
+    if trees_of(one) != trees_of(two):
+        raise BrokenError("two hosts have grown other trees than one")
+    say("  the trees of two hosts are those of one, bit by bit")
 
 
 def held(name: str, value: float, target: float) -> None:

@@ -19,7 +19,6 @@ sharded are gathered first. A stop waits for the end of its group.
 
 import itertools
 import sys
-from contextlib import closing
 
 import trainbox
 from trainbox.errors import RunError
@@ -43,6 +42,7 @@ from trainbox.sklearn import (
     groups_left,
     grow,
     identify,
+    load_plots,
     make_estimator,
     meet,
     open_store,
@@ -89,7 +89,9 @@ def train_forest(params: Params, circle: Circle) -> None:
     if judge:
         judge.recall(parts)
 
-    with closing(grow(params, data, groups_left(own, parts, params.checkpoint_every))) as growing:
+    with grow(params, data, groups_left(own, parts, params.checkpoint_every)) as growing:
+        if judge:
+            load_plots()  # while the first trees grow
         stock = take_stock(circle, own, parts, stop=trainbox.stop_requested())
         pace = Pace(params.n_estimators, stock.grown, "trees")
         while stock.left and not stock.stop:

@@ -81,6 +81,14 @@ def test_blocks_are_as_wide_as_the_widest_row_of_all(tmp_path: Path) -> None:
     assert (scipy.sparse.vstack([block.features for block in blocks]) != whole).nnz == 0
 
 
+def test_a_file_of_comments_has_no_rows(tmp_path: Path) -> None:
+    directory = write(tmp_path, {"a.svm": "# nothing\n\n"})
+    with pytest.raises(DataError, match=r"no rows in .*train"):
+        read_table(directory)
+    with pytest.raises(DataError, match=r"no rows in .*train"):
+        list(read_blocks(directory))
+
+
 def test_a_missing_value_may_be_written(tmp_path: Path) -> None:
     assert np.isnan(sparse_features(read_table(write(tmp_path, {"a.svm": "1 1:nan 2:1\n"}))).data[0])
 

@@ -213,8 +213,9 @@ def test_the_estimate_is_near_the_truth_without_reading_all(tmp_path: Path) -> N
     assert estimate_bytes(write(tmp_path, {"_SUCCESS": ""}, "nothing")) == 0
 
 
-def test_the_estimate_of_small_files_is_exact(tmp_path: Path) -> None:
-    assert estimate_bytes(write(tmp_path, {"a.csv": "1,2,3\n4,5,6\n", "b.csv": "1,2,3\n"})) == 24
+def test_the_estimate_of_small_files_is_exact_and_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert estimate_bytes(write(tmp_path, {"a.csv": "y;a;b\n1;2;3\n4;5;6\n", "b.csv": "1;2;3\n", ".x": ""})) == 24
+    assert not capsys.readouterr().err
     assert estimate_bytes(write(tmp_path, {"a.pbr": dense([[1, 2, 3]] * 4)}, "records")) == 32
 
 

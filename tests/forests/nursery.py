@@ -54,6 +54,12 @@ exec(order["first"])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
+#: To run first where nobody looks at pictures: to draw them takes longer than all the rest of a test's job.
+_NO_PICTURES = """
+import trainbox.sklearn.model
+trainbox.sklearn.model.draw_curves = trainbox.sklearn.model.draw_importance = lambda *_, **__: None
+"""
+
 #: To run first: sends its own process a signal right after it has logged so many trees.
 SIGNAL_AT_TREES = """
 import trainbox
@@ -105,10 +111,14 @@ class Child:
 
 
 class Nursery:
-    """A context manager; leaving it ends what still runs."""
+    """A context manager; leaving it ends what still runs.
 
-    def __init__(self) -> None:
-        self._pids: list[int] = []
+    Args:
+        pictures: Whether learning curves and importance are drawn.
+    """
+
+    def __init__(self, *, pictures: bool = True) -> None:
+        self._always_first = "" if pictures else _NO_PICTURES
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -149,7 +159,7 @@ class Nursery:
             {
                 "argv": [str(script), *arguments],
                 "environment": {**kept, "TRAINBOX_ROOT": str(root), **(environment or {})},
-                "first": first,
+                "first": self._always_first + first,
                 "directory": str(directory or root),
                 "stdout": stdout.name,
                 "stderr": stderr.name,

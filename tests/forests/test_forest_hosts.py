@@ -37,7 +37,7 @@ NO_ROOM = "import trainbox.sklearn.data as data; data.SHARE_OF_MEMORY = 0.0"
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
-    with Nursery() as started:
+    with Nursery(pictures=False) as started:
         yield started
 
 

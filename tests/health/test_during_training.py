@@ -118,21 +118,6 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
     assert restarts(ended) == [f"{died}; localhost gpu1 reported Xid 31: {why}", died]
 
 
-def test_a_fault_that_no_rank_dies_of_is_logged_only(host: GpuHost) -> None:
-    ended = run(host, f"{XID_79}; time.sleep(1)")
-    assert (ended.code, ended.failure) == (0, None), ended.log
-    assert found(ended) == [("gpu1", "fail", "Xid 79: the GPU has fallen off the bus")]
-
-
-def test_what_was_bad_before_the_job_is_not_why_a_rank_died(host: GpuHost) -> None:
-    before = host.recording.read_text()
-    host.recording.write_text(before.replace('"nvmlDeviceGetTotalEccErrors": 0', '"nvmlDeviceGetTotalEccErrors": 3'))
-    ended = run(host, DIE)
-    assert ended.code == 0, ended.log
-    assert restarts(ended) == ["rank 1 was killed by SIGKILL after step 5"]
-    assert found(ended) == []
-
-
 @pytest.mark.parametrize(
     ("report", "said"),
     [
@@ -154,24 +139,6 @@ def test_a_watch_that_fails_does_the_job_no_harm(host: GpuHost, report: str, sai
     assert restarts(ended) == ["rank 1 was killed by SIGKILL after step 5"]
     assert said in ended.log
     assert "had left behind" not in ended.log
-
-
-def test_a_driver_that_reports_no_events_any_more_is_still_asked(host: GpuHost) -> None:
-    """A lost GPU does that: nvmlEventSetWait fails for all."""
-    ended = run(host, f'report(nvmlEventSetWait={{"error": 15}}); report(1, {LOST}); {DIE}')
-    assert ended.code == 78, ended.log
-    assert str(ended.failure).startswith("HARDWARE localhost gpu1 nvml.answers: ")
-    assert "the driver reports no more events here; the GPUs are still read: GPU is lost" in ended.log
-
-
-def test_without_nvidia_ml_py_the_watch_says_so_and_leaves(host: GpuHost, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/pynvml.py").write_text("raise ModuleNotFoundError(\"No module named 'pynvml'\")\n")
-    host.tree.program(RANK.replace("READY", "await_end").replace("WHAT", DIE))
-    ended = host.run(PYTHONPATH=str(tmp_path / "site"))
-    assert ended.code == 0, ended.log
-    assert re.findall("trainbox: health: (.*)", ended.log) == ["nothing to watch: No module named 'pynvml'"]
-    assert "the watch over the GPUs" not in ended.log
 
 
 def test_the_other_hosts_end_as_hardware_and_name_the_one_that_is_bad(tmp_path: Path) -> None:
@@ -215,6 +182,45 @@ def test_a_script_that_fails_beside_a_bad_gpu_fails_as_hardware(plain: GpuHost, 
         "what followed: ValueError: no such kernel",
     ]
     assert re.search(r"\nat train.py:\d+ in main \(exit code 1\)\nhint: the node", str(ended.failure))
+
+
+def test_a_fault_that_no_script_fails_of_is_logged_only(plain: GpuHost) -> None:
+    plain.tree.program(f"{SCRIPT}await_watch()\n{XID_79}\ntime.sleep(1)\n")
+    ended = plain.run()
+    assert (ended.code, ended.failure) == (0, None), ended.log
+    assert found(ended) == [("gpu1", "fail", "Xid 79: the GPU has fallen off the bus")]
+
+
+def test_what_was_bad_before_the_job_is_not_why_a_script_failed(plain: GpuHost) -> None:
+    before = plain.recording.read_text()
+    plain.recording.write_text(before.replace('"nvmlDeviceGetTotalEccErrors": 0', '"nvmlDeviceGetTotalEccErrors": 3'))
+    plain.tree.program(f"{SCRIPT}await_watch()\nraise ValueError('no such kernel')\n")
+    ended = plain.run()
+    assert ended.code == 1, ended.log
+    assert str(ended.failure).startswith("ValueError: no such kernel")
+    assert found(ended) == []
+
+
+def test_a_driver_that_reports_no_events_any_more_is_still_asked(plain: GpuHost) -> None:
+    """A lost GPU does that: nvmlEventSetWait fails for all."""
+    lost = f'report(nvmlEventSetWait={{"error": 15}})\nreport(1, {LOST})\n'
+    plain.tree.program(f"{SCRIPT}await_watch()\n{lost}raise ValueError('no such kernel')\n")
+    ended = plain.run()
+    assert ended.code == 78, ended.log
+    assert str(ended.failure).startswith("HARDWARE algo-1 gpu1 nvml.answers: ")
+    assert "the driver reports no more events here; the GPUs are still read: GPU is lost" in ended.log
+
+
+def test_without_nvidia_ml_py_the_watch_says_so_and_leaves(plain: GpuHost, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/pynvml.py").write_text("raise ModuleNotFoundError(\"No module named 'pynvml'\")\n")
+    scratch = 'next(pathlib.Path("/dev/shm").glob(f"trainbox-{os.getppid()}-*"))'
+    plain.tree.program(f"{SCRIPT}await_end({scratch})\nraise ValueError('no such kernel')\n")
+    ended = plain.run(PYTHONPATH=str(tmp_path / "site"))
+    assert ended.code == 1, ended.log
+    assert str(ended.failure).startswith("ValueError: no such kernel")
+    assert re.findall("trainbox: health: (.*)", ended.log) == ["nothing to watch: No module named 'pynvml'"]
+    assert "the watch over the GPUs" not in ended.log
 
 
 def test_what_the_script_says_of_a_bad_gpu_stands_behind_the_words_that_rules_match(plain: GpuHost) -> None:

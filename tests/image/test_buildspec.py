@@ -70,7 +70,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def linted(checkout: Path) -> Path:
-    """A checkout whose lint says that it was asked, and passes: it takes longer than the rest, and one build does it."""
+    """A checkout whose lint says that it was asked, no more: it takes longer than all else, and one build does it."""
     makefile = checkout / "Makefile"
     made, lints = re.subn(r"(?m)^(lint:.*\n)(?:\t.*\n)+", r"\1\t@echo linted\n", makefile.read_text())
     assert lints == 1

@@ -16,7 +16,7 @@ from forests.growth import anatomy, make_data, make_table
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
-from trainbox.peers import Circle, Members, join
+from trainbox.peers import Circle, Members, join, lifeline
 from trainbox.sklearn import rows
 from trainbox.sklearn.data import Report, agree, check_training_labels, must_stay
 from trainbox.sklearn.forests import assemble, gather_parts, groups_left, grow, slices, take_stock
@@ -28,12 +28,18 @@ _NUMBERS = itertools.count()
 NAMES = ("f0", "f1", "f2", "f3")
 
 
+@pytest.fixture(autouse=True)
+def _nobody_ends_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a host would be ended that does not leave by itself: here all hosts are one process."""
+    monkeypatch.setattr(lifeline, "end_process", lambda _error, _thread: None)
+
+
 def report(member: str, **changed: Any) -> Report:
     told = Report(
         member=member,
         rows={"train": 100},
         size={"train": 2_000},
-        digests={"train": "same"},
+        digest="same",
         columns=("a", "b"),
         classes={"0": 60, "1": 40},
         extremes=(0.0, 1.0),
@@ -65,7 +71,7 @@ def test_members_with_the_same_rows_agree() -> None:
 
 
 def test_a_member_without_rows_agrees_with_all() -> None:
-    none = report("algo-1", rows={"train": 0}, columns=(), digests={"train": "nothing"}, extremes=None)
+    none = report("algo-1", rows={"train": 0}, columns=(), extremes=None)
     assert agree([none, report("algo-2")], {"train"}) == ("a", "b")
 
 
@@ -76,7 +82,7 @@ def test_sparse_rows_are_as_wide_as_the_widest_of_any_member() -> None:
 DIFFERING: dict[str, tuple[dict[str, Any], set[str], type[Exception], str]] = {
     "fewer columns": ({"columns": ("a",)}, {"train"}, DataError, "algo-2 has 1 features, algo-1 has 2"),
     "other columns": ({"columns": ("a", "x")}, {"train"}, DataError, "algo-2 calls feature 2 'x', algo-1 calls it 'b'"),
-    "other rows": ({"digests": {"train": "x"}}, set(), DataError, "algo-2 has other rows than algo-1, but the channel"),
+    "other rows": ({"digest": "x"}, set(), DataError, "algo-2 has other rows than algo-1, but the channel"),
     "another version": ({"version": "1.8"}, set(), ConfigurationError, "algo-2 has scikit-learn 1.8, algo-1 has 1.9.1"),
 }
 
@@ -227,14 +233,16 @@ def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> N
         own = slices([1, 1, 1], 11)[circle.rank]
         store, identity = Checkpoints(tmp_path / circle.members.name), identify(params, data)
         parts, _ = resume(store, identity, own, params, data)
-        for part in grow(params, data, groups_left(own, parts, 2)):
-            parts.append(part)
-            save_parts(store, parts, identity, [])
+        with grow(params, data, groups_left(own, parts, 2)) as growing:
+            for part in growing:
+                parts.append(part)
+                save_parts(store, parts, identity, [])
         return gather_parts(circle, parts, params, data)
 
     gathered = together(3, host)
     assert gathered[1:] == [[], []]
-    one = assemble(list(grow(params, data, [range(11)])), params)
+    with grow(params, data, [range(11)]) as growing:
+        one = assemble(list(growing), params)
     assert anatomy(assemble(gathered[0], params).estimators_) == anatomy(one.estimators_)
     # Restarted, nobody grows anything, and the forest is the same.
     again = together(3, host)
@@ -252,7 +260,8 @@ def test_with_another_number_of_hosts_what_fits_is_used_and_the_rest_grows_anew(
 ) -> None:
     params, data = Params(n_estimators=12, checkpoint_every=2, n_jobs=1), make_data()
     store, identity = Checkpoints(tmp_path), identify(params, data)
-    parts = list(grow(params, data, groups_left(range(6), [], 2)))
+    with grow(params, data, groups_left(range(6), [], 2)) as growing:
+        parts = list(growing)
     save_parts(store, parts, identity, [(2, {"train:auc": 0.5}), (4, {"train:auc": float("nan")}), (6, {})])
     found, history = resume(store, identity, range(4), params, data)
     assert [(part.first, part.last) for part in found] == [(0, 2), (2, 4)]

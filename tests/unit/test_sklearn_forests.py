@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from concurrent.futures import CancelledError
 from typing import Any
 
 import msgspec
@@ -47,7 +48,8 @@ def plain_fit(params: Params, data: Data, trees: int = 9) -> Any:
 
 
 def grow_in_groups(params: Params, data: Data, *groups: range) -> list[Part]:
-    return list(grow(params, data, groups))
+    with grow(params, data, groups) as growing:
+        return list(growing)
 
 
 @pytest.mark.parametrize("given", FORESTS.values(), ids=FORESTS.keys())
@@ -199,8 +201,11 @@ def test_a_host_without_a_row_of_a_class_grows_trees_that_know_it() -> None:
     assert accuracy > 0.8
 
 
-def test_closing_early_drops_what_is_not_grown() -> None:
-    growing = grow(Params(n_jobs=2), make_data(), [range(place, place + 1) for place in range(500)])
-    assert next(growing).first == 0
-    growing.close()
-    assert next(growing, None) is None
+def test_what_is_not_grown_when_the_block_ends_is_dropped() -> None:
+    groups = [range(place, place + 1) for place in range(500)]
+    with grow(Params(n_jobs=2), make_data(), groups) as growing:
+        assert next(growing).first == 0
+    with pytest.raises(CancelledError):
+        list(growing)
+    with grow(Params(n_jobs=2), make_data(), groups):
+        pass  # asked to stop before the first one

@@ -96,7 +96,8 @@ def test_the_judge_scores_after_each_group_and_out_of_bag_as_scikit_learn_does(t
     held_out = make_table(task, seed=9)
     data = msgspec.structs.replace(data, held_out=held_out, has_held_out=True)
     judge = Judge(params, data)
-    told = [one for part in grow(params, data, [range(20), range(20, 50)]) for one in judge.hear(part)]
+    with grow(params, data, [range(20), range(20, 50)]) as growing:
+        told = [one for part in growing for one in judge.hear(part)]
     assert [step for step, _ in told] == [20, 40, 50]
     plain = forest_class(params)(n_estimators=50, random_state=42, oob_score=True, **constructor_arguments(params)).fit(
         data.train.features, targets(data.train, params)
@@ -113,8 +114,8 @@ def test_out_of_bag_with_weights_asks_only_trees_that_have_not_seen_a_row() -> N
     params = Params(n_estimators=40, oob_score=True, n_jobs=1, class_weight="balanced", max_samples=0.4)
     data = make_data(weights=np.random.default_rng(1).integers(1, 5, 300).astype(np.float32))
     judge = Judge(params, data)
-    for part in grow(params, data, [range(40)]):
-        told = list(judge.hear(part))
+    with grow(params, data, [range(40)]) as growing:
+        told = list(judge.hear(next(growing)))
     plain = forest_class(params)(n_estimators=40, random_state=42, oob_score=True, **constructor_arguments(params))
     plain.fit(data.train.features, targets(data.train, params), sample_weight=data.train.weights)
     assert told[-1][1]["train:oob"] == pytest.approx(plain.oob_score_)
@@ -122,7 +123,8 @@ def test_out_of_bag_with_weights_asks_only_trees_that_have_not_seen_a_row() -> N
 
 def test_trees_that_were_judged_before_are_heard_without_a_word() -> None:
     params, data = Params(n_estimators=6, n_jobs=1, checkpoint_every=2), make_data()
-    parts = list(grow(params, data, [range(2), range(2, 4), range(4, 6)]))
+    with grow(params, data, [range(2), range(2, 4), range(4, 6)]) as growing:
+        parts = list(growing)
     one, other = Judge(params, data), Judge(params, data)
     everything = [told for part in parts for told in one.hear(part)]
     other.recall(parts[:2])

@@ -47,15 +47,12 @@ def look(stream: Stream, path: Path, columns: Columns, *, is_joined: bool = Fals
     delimiter = columns.delimiter or _delimiter_of(lines[-1][1], columns, shown)
     number, first = lines[0]
     cells = tuple(cell.strip() for cell in _split(first, delimiter, f"{shown}:{number}"))
-    if all(is_cell(cell, columns.missing) for cell in cells):
-        if len(cells) > _COUNTING and list(cells) == [str(i) for i in range(len(cells))]:
-            say(
-                f"{shown}:{number}: 0,1,2,… is taken for a row; if it is a data frame's header, write with header=False"
-            )
-        header = ""
-    else:
+    note, header = "", ""
+    if not all(is_cell(cell, columns.missing) for cell in cells):
         _refuse_no_header(cells, columns, f"{shown}:{number}")
         header = first
+    elif len(cells) > _COUNTING and list(cells) == [str(i) for i in range(len(cells))]:
+        note = f"{shown}:{number}: 0,1,2,… is taken for a row; if it is a data frame's header, write with header=False"
     return Source(
         path,
         shown,
@@ -63,10 +60,11 @@ def look(stream: Stream, path: Path, columns: Columns, *, is_joined: bool = Fals
         len(cells),
         cells if header else None,
         delimiter,
-        number if header else 0,
-        header,
-        len(lines[-1][1]),
-        is_joined,
+        skip=number if header else 0,
+        header=header,
+        row_bytes=len(lines[-1][1]),
+        is_joined=is_joined,
+        note=note,
     )
 
 

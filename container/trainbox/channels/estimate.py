@@ -13,7 +13,7 @@ from trainbox.channels.compressed import Sparse
 from trainbox.channels.layout import Layout
 from trainbox.channels.records import end_of_frames
 from trainbox.channels.request import LABEL_FIRST, Request, ask
-from trainbox.channels.rows import lay_out_all, look_at_files, read_stream
+from trainbox.channels.rows import plan_files, read_stream
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import COMPRESSED, LONGEST_LINE, Stream, open_file, reading, stream_of
 from trainbox.channels.table import Columns
@@ -29,7 +29,8 @@ _ITEM = np.dtype(np.float32).itemsize
 def estimate_bytes(channel: Path | Channel, *, columns: Columns = LABEL_FIRST, content_type: str | None = None) -> int:
     """About how many bytes the features of `read_table` will take, without reading all rows.
 
-    4 for each cell; of sparse formats, 8 for each value that is stored. 0 for a channel without a file.
+    4 for each cell; of sparse formats, 8 for each value that is stored. 0 for a channel without a file. Nothing is
+    said: whoever reads the channel hears it then.
 
     Raises:
         DataError: A file cannot be used, so far as its first rows show; or the channel is in Pipe mode.
@@ -40,14 +41,12 @@ def estimate_bytes(channel: Path | Channel, *, columns: Columns = LABEL_FIRST, c
             f"{request.name}: how much comes through a pipe is known only when it has been read",
             hint="read it with read_blocks",
         )
-    sources, _ = look_at_files(request)
-    if not sources:
-        return 0
-    layout, _ = lay_out_all(sources, request)
-    texts = [source for source in sources if source.kind != "Parquet"]
+    plan = plan_files(request)
+    layout = plan.layout
+    texts = [source for source in plan.sources if source.kind != "Parquet"]
     rate = _rate(texts[:: -(-len(texts) // _SAMPLES) or 1], layout, request)
     total = sum(_plain_size(source) for source in texts) * rate
-    for source in sources:
+    for source in plan.sources:
         if source.kind == "Parquet" and layout is not None:
             total += parquet.count_rows(source.path, source.shown) * len(layout.features) * _ITEM
     return int(total)

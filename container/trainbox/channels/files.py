@@ -21,8 +21,16 @@ def find_files(channel_dir: Path) -> tuple[Path, ...]:
     Raises:
         DataError: There is no such directory; a link is broken or leads in a circle; a FIFO lies among the files.
     """
+    data, notes = list_files(channel_dir)
+    for note in notes:
+        say(note)
+    return data
+
+
+def list_files(channel_dir: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """What `find_files` finds, and what it says."""
     if channel_dir.is_file():
-        return (channel_dir,)
+        return (channel_dir,), ()
     if not channel_dir.is_dir():
         pipe = Path(f"{channel_dir}_0").exists()
         raise DataError(
@@ -34,9 +42,8 @@ def find_files(channel_dir: Path) -> tuple[Path, ...]:
     found = sorted(_walk(channel_dir, ()), key=lambda path: path.relative_to(channel_dir).as_posix())
     data = tuple(path for path in found if not _is_marker(path.relative_to(channel_dir)))
     ignored = [path.relative_to(channel_dir).as_posix() for path in found if _is_marker(path.relative_to(channel_dir))]
-    if ignored:
-        say(f"{channel_dir.name}: ignored {some(ignored)} (not data: hidden, *-manifest, or a name that begins with _)")
-    return data
+    text = f"{channel_dir.name}: ignored {some(ignored)} (not data: hidden, *-manifest, or a name that begins with _)"
+    return data, (text,) if ignored else ()
 
 
 def show(path: Path, channel_dir: Path) -> str:

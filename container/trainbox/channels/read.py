@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 
 from trainbox.channels.blocks import Growing, regroup
+from trainbox.channels.compressed import Sparse
 from trainbox.channels.request import LABEL_FIRST, PATIENCE, Request, ask
 from trainbox.channels.rows import Rows, open_rows
 from trainbox.channels.sources import compare_features
@@ -17,7 +18,7 @@ from trainbox.say import say
 
 #: Of a block: 7 MB of 28 features.
 ROWS = 65_536
-_HEADERS_ALONE = "no rows in {}: its files hold headers alone"
+_HEADERS_ALONE = "no rows in {}: its files hold headers alone, or comments"
 
 
 def read_table(
@@ -54,7 +55,7 @@ def read_table(
         if like is not None and found.names is not None:
             compare_features(found.shown, found.names, _name_of(like), like.feature_names)
         growing = Growing()
-        for block in found.blocks:
+        for block in found.read():
             growing.add(block)
             del block  # so that there is one block in memory, not two
     if growing.rows:
@@ -96,9 +97,6 @@ def read_blocks(
     if allow_empty and not request.is_pipe and not request.path.exists():
         _refuse_nothing(request, f"there is no {request.path}", allow_empty=allow_empty)
         return
-    width = len(like or ())
-    if not request.is_pipe:
-        width = max(width, _find_width(request))
     count = 0
     with open_rows(request) as found:
         if isinstance(found, str):
@@ -106,7 +104,11 @@ def read_blocks(
             return
         if like is not None and found.names is not None:
             compare_features(found.shown, found.names, "the other channel", like)
-        for growing in regroup(found.blocks, rows):
+        width = len(like or ())
+        if found.names is None and not request.is_pipe:
+            widths = (block.features.width for block in found.read() if isinstance(block.features, Sparse))
+            width = max(width, max(widths, default=0))
+        for growing in regroup(found.read(), rows):
             width = max(width, growing.width)
             count += growing.rows
             yield _make(growing, found, None, width=width)
@@ -114,14 +116,6 @@ def read_blocks(
         _refuse_nothing(request, _HEADERS_ALONE.format(request.path), allow_empty=allow_empty)
         return
     say(f"{request.name}: {count:,} rows read in blocks of {rows:,}, {len(found.files)} files")
-
-
-def _find_width(request: Request) -> int:
-    """How many features the widest row has, where only the rows say it; else nothing is read, and it is 0."""
-    with open_rows(request) as found:
-        if isinstance(found, str) or found.names is not None:
-            return 0
-        return max((growing.width for growing in regroup(found.blocks, ROWS)), default=0)
 
 
 def _make(growing: Growing, found: Rows, like: Table | None, *, width: int = 0) -> Table:

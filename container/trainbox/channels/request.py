@@ -8,7 +8,6 @@ from trainbox.channels.kinds import ContentType, read_content_type
 from trainbox.channels.streams import block_bytes
 from trainbox.channels.table import Columns
 from trainbox.contract.job import Channel
-from trainbox.say import say
 
 #: Label first, features behind it.
 LABEL_FIRST = Columns()
@@ -31,6 +30,8 @@ class Request(msgspec.Struct, frozen=True):
     patience: float
     #: How many bytes of text or records to parse at a time.
     size: int
+    #: What was decided for the user.
+    notes: tuple[str, ...] = ()
 
 
 def ask(
@@ -48,13 +49,16 @@ def ask(
         channel = Channel(channel.name, channel)
     text = content_type or channel.content_type
     said = read_content_type(text) if text else None
+    notes = []
     if said is not None and said.labels is not None and said.labels != columns.labels:
         if columns.labels == LABEL_FIRST.labels:
-            say(f"{channel.name}: the first {said.labels} columns are labels, as the content type {said.text!r} says")
+            notes.append(f"the first {said.labels} columns are labels, as the content type {said.text!r} says")
             columns = msgspec.structs.replace(columns, labels=said.labels)
         else:
-            say(f"{channel.name}: {columns.labels} columns are labels; the content type {said.text!r} is not heeded")
+            notes.append(f"{columns.labels} columns are labels; the content type {said.text!r} is not heeded")
     is_pipe = channel.input_mode == "Pipe"
     is_text = said is not None and said.kind in {"CSV", "libsvm"}
     is_wrapped = is_pipe and is_text and channel.record_wrapper == "RecordIO"
-    return Request(channel.name, channel.path, columns, said, is_pipe, is_wrapped, patience, block_bytes())
+    return Request(
+        channel.name, channel.path, columns, said, is_pipe, is_wrapped, patience, block_bytes(), tuple(notes)
+    )

@@ -1,6 +1,6 @@
 """A channel, opened: its files or its pipe looked at, agreed upon, and read block by block."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import msgspec
 
 from trainbox.channels import delimited, libsvm, parquet, pipes, recordio
 from trainbox.channels.blocks import Block, Seen, describe_shape, shape_of
-from trainbox.channels.files import find_files, show
+from trainbox.channels.files import list_files, show
 from trainbox.channels.kinds import Kind, kind_by_content, kind_by_name, refuse_another_kind
 from trainbox.channels.layout import Layout, lay_out
 from trainbox.channels.records import read_contents
@@ -21,27 +21,42 @@ from trainbox.errors import DataError
 from trainbox.say import say
 
 
+class Plan(msgspec.Struct, frozen=True):
+    """What the first lines of all files say."""
+
+    sources: tuple[Source, ...] = ()
+    #: Where the columns stand, if a row has columns.
+    layout: Layout | None = None
+    #: Of the features; None where only the rows say how many there are (libsvm, and sparse records without a shape).
+    names: tuple[str, ...] | None = None
+    #: What was decided for the user.
+    notes: tuple[str, ...] = ()
+    #: Why there is no source.
+    nothing: str = ""
+
+
 class Rows(msgspec.Struct, frozen=True, eq=False):
     """What is known before the first row is read, and the rows."""
 
     #: The first file, as messages name it.
     shown: str
     files: tuple[Path, ...]
-    kind: Kind
-    #: Of the features; None where only the rows say how many there are (libsvm, and sparse records without a shape).
     names: tuple[str, ...] | None
-    blocks: Iterator[Block]
+    #: The rows, block by block; those of files again with each call, those of a pipe once.
+    read: Callable[[], Iterator[Block]]
 
 
 @contextmanager
 def open_rows(request: Request) -> Iterator[Rows | str]:
-    """Look at a channel; in place of rows, why there are none.
+    """Look at a channel, and say what was decided; in place of rows, why there are none.
 
     Raises:
         DataError: A file cannot be read as what it is said to be, or differs from the others.
     """
+    for note in request.notes:
+        say(f"{request.name}: {note}")
     if not request.is_pipe:
-        yield _open_files(request)
+        yield _open_files(plan_files(request), request)
         return
     pipe = pipes.first_pipe(request.path)
     with pipes.open_pipe(pipe, pipe.name, request.patience) as stream:
@@ -51,20 +66,38 @@ def open_rows(request: Request) -> Iterator[Rows | str]:
 # ---- files ----
 
 
-def look_at_files(request: Request) -> tuple[tuple[Source, ...], str]:
-    """Every file with something in it; and, for when there is none, why."""
-    paths = find_files(request.path)
+def plan_files(request: Request) -> Plan:
+    """Look at every file; nothing is said.
+
+    Raises:
+        DataError: A file cannot be read as what it is said to be, or differs from the others.
+    """
+    paths, notes = list_files(request.path)
     looks = [(path, _look_at_file(path, request)) for path in paths]
     empty = [show(path, request.path) for path, source in looks if source is None]
     sources = tuple(source for _, source in looks if source is not None)
-    if empty and sources:
-        say(f"{request.name}: skipped empty files: {some(empty)}")
+    if not sources:
+        what = f"holds nothing but empty files ({some(empty)})" if empty else "holds no file"
+        return Plan(notes=notes, nothing=f"the channel {request.path} {what}")
+    if empty:
+        notes += (f"{request.name}: skipped empty files: {some(empty)}",)
     guessed = [source for source in sources if source.kind != "CSV" and not _is_told(source, request)]
     for kind in sorted({source.kind for source in guessed}):
         files = [source.shown for source in guessed if source.kind == kind]
-        say(f"{request.name}: no content type is given; {some(files)} read as {kind}, as the content looks")
-    what = f"holds nothing but empty files ({some(empty)})" if empty else "holds no file"
-    return sources, f"the channel {request.path} {what}"
+        notes += (f"{request.name}: no content type is given; {some(files)} read as {kind}, as the content looks",)
+    return _plan(sources, request, notes)
+
+
+def _plan(sources: tuple[Source, ...], request: Request, notes: tuple[str, ...] = ()) -> Plan:
+    first = sources[0]
+    names, more = agree(sources, request.name)
+    notes += more
+    if first.kind in {"CSV", "Parquet"}:
+        layout = lay_out(request.columns, first.width or 0, names, first.shown)
+        return Plan(sources, layout, layout.feature_names, notes)
+    if request.columns.weight or request.columns.group is not None:
+        notes += (f"{request.name}: {first.kind} has no columns of weights or groups; those asked for are not heeded",)
+    return Plan(sources, None, None if first.width is None else default_names(first.width), notes)
 
 
 def _is_told(source: Source, request: Request) -> bool:
@@ -89,28 +122,21 @@ def _look(stream: Stream, path: Path, kind: Kind, request: Request) -> Source | 
     return delimited.look(stream, path, request.columns, is_joined=request.is_pipe)
 
 
-def _open_files(request: Request) -> Rows | str:
-    sources, nothing = look_at_files(request)
-    if not sources:
-        return nothing
-    layout, names = lay_out_all(sources, request)
-    found = (block for source in sources for block in read_source(source, layout, request))
-    files = tuple(source.path for source in sources)
-    return Rows(sources[0].shown, files, sources[0].kind, names, _checked(found))
+def _open_files(plan: Plan, request: Request) -> Rows | str:
+    for note in plan.notes:
+        say(note)
+    if not plan.sources:
+        return plan.nothing
+
+    def read_all() -> Iterator[Block]:
+        for source in plan.sources:
+            yield from _read_source(source, plan.layout, request)
+
+    files = tuple(source.path for source in plan.sources)
+    return Rows(plan.sources[0].shown, files, plan.names, lambda: _checked(read_all()))
 
 
-def lay_out_all(sources: Sequence[Source], request: Request) -> tuple[Layout | None, tuple[str, ...] | None]:
-    """Where the columns of all files stand, if they have columns, and the names of the features, if known."""
-    first, names = sources[0], agree(sources, request.name)
-    if first.kind in {"CSV", "Parquet"}:
-        layout = lay_out(request.columns, first.width or 0, names, first.shown)
-        return layout, layout.feature_names
-    if request.columns.weight or request.columns.group is not None:
-        say(f"{request.name}: {first.kind} has no columns of weights or groups; what is said about them is not heeded")
-    return None, None if first.width is None else default_names(first.width)
-
-
-def read_source(source: Source, layout: Layout | None, request: Request) -> Iterator[Block]:
+def _read_source(source: Source, layout: Layout | None, request: Request) -> Iterator[Block]:
     """The rows of one file."""
     if source.kind == "Parquet" and layout is not None:
         yield from parquet.read(source, layout)
@@ -143,15 +169,17 @@ def _open_pipe(request: Request, pipe: Path, stream: Stream) -> Rows | str:
     first = next(known, None)
     if first is None:
         return f"nothing came through the pipe {pipe}"
-    layout, names = lay_out_all([first[1]], request)
+    plan = _plan((first[1],), request)
+    for note in plan.notes:
+        say(note)
 
     def read_all() -> Iterator[Block]:
-        yield from read_stream(*first, layout, request)
+        yield from read_stream(*first, plan.layout, request)
         for each, source in known:
             _compare(source, first[1])
-            yield from read_stream(each, source, layout, request)
+            yield from read_stream(each, source, plan.layout, request)
 
-    return Rows(first[1].shown, (pipe,), first[1].kind, names, _checked(read_all()))
+    return Rows(first[1].shown, (pipe,), plan.names, lambda: _checked(read_all()))
 
 
 def _look_at_stream(stream: Stream, pipe: Path, request: Request) -> Source | None:

@@ -9,7 +9,6 @@ from trainbox.channels.kinds import Kind
 from trainbox.channels.table import default_names
 from trainbox.channels.wording import some
 from trainbox.errors import DataError
-from trainbox.say import say
 
 _SPOKEN = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar", " ": "blank"}
 
@@ -32,10 +31,12 @@ class Source(msgspec.Struct, frozen=True):
     row_bytes: int = 0
     #: Whether several files were joined to one stream, so that the header may come again.
     is_joined: bool = False
+    #: What the user should know about it.
+    note: str = ""
 
 
-def agree(sources: Sequence[Source], channel: str) -> tuple[str, ...] | None:
-    """The one header of all files, or None if no file has one.
+def agree(sources: Sequence[Source], channel: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The one header of all files, or None if no file has one; and what to say about it.
 
     Raises:
         DataError: Two files differ in their number of columns, in a column's name, or in what they are.
@@ -43,21 +44,22 @@ def agree(sources: Sequence[Source], channel: str) -> tuple[str, ...] | None:
     first = sources[0]
     for source in sources:
         compare_sources(source, first)
+    notes = [source.note for source in sources if source.note]
     for delimiter in sorted({source.delimiter for source in sources} - {","}):
         files = [source.shown for source in sources if source.delimiter == delimiter]
         spoken = _SPOKEN.get(delimiter, repr(delimiter))
-        say(f"{channel}: columns are separated by a {spoken} in {some(files)}")
+        notes.append(f"{channel}: columns are separated by a {spoken} in {some(files)}")
     named = [source for source in sources if source.names is not None]
     if not named:
-        return None
+        return None, tuple(notes)
     for source in named:
         compare_names(source.shown, source.names or (), named[0].shown, named[0].names or ())
     bare = [source.shown for source in sources if source.names is None]
-    say(
+    notes.append(
         f"{channel}: {len(named)} of {len(sources)} files have a header ({some(named[0].names or ())})"
         + (f", {some(bare)} not: columns are taken by their position" if bare else "")
     )
-    return named[0].names
+    return named[0].names, tuple(notes)
 
 
 def compare_sources(source: Source, first: Source) -> None:

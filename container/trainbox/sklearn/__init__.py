@@ -19,6 +19,7 @@ from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History, identify, open_store, resume, save_parts
 from trainbox.sklearn.scores import declare
+from trainbox.tabular.plots import load as load_plots
 
 __all__ = [
     "Data",
@@ -39,6 +40,7 @@ __all__ = [
     "groups_left",
     "grow",
     "identify",
+    "load_plots",
     "make_estimator",
     "meet",
     "open_store",

@@ -36,7 +36,8 @@ class Report(msgspec.Struct, frozen=True):
     #: By channel.
     rows: Mapping[str, int]
     size: Mapping[str, int]
-    digests: Mapping[str, str]
+    #: Of training, where all members must have the same; else nothing.
+    digest: str
     #: Nothing where it has no row.
     columns: tuple[str, ...]
     #: Of training: how many rows each class has, by its text; empty where numbers are predicted.
@@ -112,7 +113,7 @@ def read_data(params: Params, circle: Circle) -> Data:
             tables[name] = read_table(
                 channel, like=like if is_like else None, columns=columns, allow_empty=name in sharded
             )
-    reports = circle.gather(_report(circle, params, tables), Report)
+    reports = circle.gather(_report(circle, params, tables, sharded), Report)
     names = agree(reports, sharded)
     train = tables["train"]
     if scipy.sparse.issparse(train.features):
@@ -153,7 +154,7 @@ def find_channels(job: Job) -> dict[str, Channel]:
     return channels
 
 
-def _report(circle: Circle, params: Params, tables: Mapping[str, Table]) -> Report:
+def _report(circle: Circle, params: Params, tables: Mapping[str, Table], sharded: AbstractSet[str]) -> Report:
     train = tables["train"]
     counts: dict[float, int] = {}
     if params.task == "classification":
@@ -163,7 +164,7 @@ def _report(circle: Circle, params: Params, tables: Mapping[str, Table]) -> Repo
         member=circle.members.name,
         rows={name: len(table.labels) for name, table in tables.items()},
         size={name: count_bytes(table) for name, table in tables.items()},
-        digests={name: digest(table) for name, table in tables.items()},
+        digest=digest(train) if circle.size > 1 and "train" not in sharded else "",
         columns=train.feature_names if len(train.labels) else (),
         classes={f"{label:.0f}": count for label, count in counts.items()},
         extremes=(float(train.labels.min()), float(train.labels.max())) if len(train.labels) else None,
@@ -203,7 +204,7 @@ def agree(reports: Sequence[Report], sharded: AbstractSet[str]) -> tuple[str, ..
             )
         if report.columns and report.columns != widest.columns and not _is_part(report.columns, widest.columns):
             raise DataError(f"{report.member} {_differ(report, widest)}", hint="every file must have the same columns")
-        if "train" not in sharded and report.digests["train"] != first.digests["train"]:
+        if report.digest != first.digest:
             raise DataError(
                 f"channel train: {report.member} has other rows than {first.member}, but the channel is not sharded",
                 hint="S3DistributionType says whether each host has all rows (FullyReplicated) or its own"

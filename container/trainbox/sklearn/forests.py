@@ -8,8 +8,9 @@ for that; tests/unit/test_sklearn_forests.py compares the trees with those of on
 
 import copy
 import itertools
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import joblib
@@ -169,11 +170,12 @@ def prepare(params: Params, data: Data) -> Ground:
     return Ground(features, targets(rows, params), rows.weights)
 
 
-def grow(params: Params, data: Data, groups: Sequence[range]) -> Generator[Part]:
-    """Yield each group of trees as soon as all of it is grown, in this order.
+@contextmanager
+def grow(params: Params, data: Data, groups: Sequence[range]) -> Iterator[Iterator[Part]]:
+    """In this block trees grow on threads; gives each group as soon as all of it is grown, in this order.
 
     Meanwhile the threads go on with the next group: none of them is idle while a group ends, is judged and is saved.
-    To be closed, which waits for the trees that are growing just then, and drops them.
+    The end of the block waits for the trees that are growing just then, and drops them.
 
     Args:
         params: The hyperparameters.
@@ -184,17 +186,20 @@ def grow(params: Params, data: Data, groups: Sequence[range]) -> Generator[Part]
         HyperparameterError: scikit-learn refuses; with what it says.
     """
     ground, threads = prepare(params, data), count_threads(params)
-    with ThreadPoolExecutor(threads, thread_name_prefix="trees") as pool:
-        try:
-            growing = [
-                [pool.submit(fit, params, ground, piece) for piece in _cut(group, -(-len(group) // threads))]
-                for group in groups
-            ]
-            for group, pieces in zip(groups, growing, strict=True):
-                forest = put_together([piece.result() for piece in pieces])
-                yield Part(group.start, group.stop, forest, pack(forest))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="trees")
+    try:
+        growing = [
+            [pool.submit(fit, params, ground, piece) for piece in _cut(group, -(-len(group) // threads))]
+            for group in groups
+        ]
+        yield map(_harvest, groups, growing)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _harvest(group: range, pieces: Sequence[Future[Forest]]) -> Part:
+    forest = put_together([piece.result() for piece in pieces])
+    return Part(group.start, group.stop, forest, pack(forest))
 
 
 def _cut(numbers: range, size: int) -> list[range]:
@@ -235,7 +240,7 @@ def _rows_with_all_classes(params: Params, data: Data) -> Table:
     """
     rows = data.train
     absent = sorted({*data.classes} - {*np.unique(rows.labels).astype(np.int64).tolist()})
-    if not absent or params.task == "regression":
+    if not absent or not len(rows.labels) or params.task == "regression":
         return rows
     stack: Any = scipy.sparse.vstack if scipy.sparse.issparse(rows.features) else np.concatenate
     weights = np.ones(len(rows.labels), np.float32) if rows.weights is None else rows.weights

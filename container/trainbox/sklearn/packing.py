@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -74,6 +75,14 @@ _DAMAGED = (
 )
 
 
+class _NoTorch(MetaPathFinder):
+    """Finds that there is no PyTorch."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - as it is called
+        if fullname == "torch":
+            raise ModuleNotFoundError("of no use here", name=fullname)
+
+
 @contextmanager
 def without_torch() -> Iterator[None]:
     """In this block nobody can import PyTorch, unless it is here already.
@@ -81,22 +90,20 @@ def without_torch() -> Iterator[None]:
     Whatever imports all of scikit-learn imports PyTorch by a back door where there is one: that takes longer than
     everything else together, and is of no use here.
     """
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # as Python forbids an import
+    finder = _NoTorch()
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        del sys.modules["torch"]
+        sys.meta_path.remove(finder)
 
 
 def load_skops() -> Any:  # noqa: ANN401 - it has no types
     """The module `skops.io`, which imports all of scikit-learn to know its estimators: not before it is needed."""
-    if "skops.io" not in sys.modules:
-        with without_torch():
-            importlib.import_module("skops.io")
-    return sys.modules["skops.io"]
+    if "skops.io" in sys.modules:
+        return importlib.import_module("skops.io")  # waits where another thread is just importing it
+    with without_torch():
+        return importlib.import_module("skops.io")
 
 
 def pack(forest: Forest) -> bytes:

@@ -213,7 +213,11 @@ def disk_needed(channels: Mapping[str, Channel], job: Job, params: Params, limit
         HyperparameterError: It is asked for with a tree method that cannot do it.
     """
     processes = job.settings.processes_per_host or 1
-    estimate = sum(estimate_bytes(channel, columns=columns_of(params)) for channel in channels.values())
+    estimate = sum(
+        estimate_bytes(channel, columns=columns_of(params))
+        for channel in channels.values()
+        if channel.input_mode != "Pipe"  # nobody knows how much comes out of a pipe
+    )
     if not is_too_large(estimate, limit, processes=processes, asked=params.external_memory):
         return False
     if not params.is_binned:
