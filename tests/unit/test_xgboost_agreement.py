@@ -39,7 +39,7 @@ def test_rows_and_labels_are_those_of_all_members() -> None:
     assert agreed.digests["train"] == ("a", "a")
 
 
-def test_a_member_without_a_row_takes_the_columns_of_the_others() -> None:
+def test_a_member_without_a_row_to_learn_from_is_named() -> None:
     empty = report(
         "algo-2",
         rows={"train": 0, "validation": 0},
@@ -49,7 +49,8 @@ def test_a_member_without_a_row_takes_the_columns_of_the_others() -> None:
             "validation": Labels(),
         },
     )
-    assert agree([empty, report()]).columns == NAMES
+    with pytest.raises(DataError, match="channel train: there is no row on algo-2"):
+        agree([empty, report()])
 
 
 def test_a_channel_without_a_row_anywhere_is_an_error() -> None:

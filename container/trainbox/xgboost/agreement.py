@@ -64,6 +64,7 @@ def agree(reports: Sequence[Report]) -> Agreement:
         if not count:
             whom = "the job" if len(reports) == 1 else f"any of the {len(reports)} members"
             raise DataError(f"channel {channel}: there is no row on {whom}", hint="check the S3 prefix of the channel")
+    _all_have_rows(reports)
     steps = [(report.checkpoint, -rank) for rank, report in enumerate(reports) if report.checkpoint is not None]
     return Agreement(
         rows=rows,
@@ -72,6 +73,16 @@ def agree(reports: Sequence[Report]) -> Agreement:
         digests={channel: tuple(report.digests[channel] for report in reports) for channel in channels},
         checkpoint=(max(steps)[0], -max(steps)[1]) if steps else None,
     )
+
+
+def _all_have_rows(reports: Sequence[Report]) -> None:
+    """XGBoost 3.2 to 3.4 trains wrongly, or not at all, where a member has no row: with some objectives silently."""
+    empty = [report.member for report in reports if not report.rows["train"]]
+    if empty:
+        raise DataError(
+            f"channel train: there is no row on {', '.join(empty)}",
+            hint="give the channel at least as many files as there are hosts, or take fewer hosts",
+        )
 
 
 def _same_version(reports: Sequence[Report]) -> None:
