@@ -189,7 +189,7 @@ def grow(params: Params, data: Data, groups: Sequence[range]) -> Iterator[Iterat
     pool = ThreadPoolExecutor(threads, thread_name_prefix="trees")
     try:
         growing = [
-            [pool.submit(fit, params, ground, piece) for piece in _cut(group, -(-len(group) // threads))]
+            [pool.submit(fit, params, ground, piece) for piece in _cut(group, threads, is_last=group is groups[-1])]
             for group in groups
         ]
         yield map(_harvest, groups, growing)
@@ -202,8 +202,10 @@ def _harvest(group: range, pieces: Sequence[Future[Forest]]) -> Part:
     return Part(group.start, group.stop, forest, pack(forest))
 
 
-def _cut(numbers: range, size: int) -> list[range]:
-    return [numbers[place : place + size] for place in range(0, len(numbers), size)]
+def _cut(group: range, threads: int, *, is_last: bool) -> list[range]:
+    """The numbers of the trees that a thread grows in one go: few fits, and at the end nobody who has long to go."""
+    size = 1 if is_last else -(-len(group) // threads)
+    return [group[place : place + size] for place in range(0, len(group), size)]
 
 
 def make_sampler(params: Params, data: Data) -> Forest:

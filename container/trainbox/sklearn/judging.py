@@ -28,6 +28,7 @@ class Judge:
             self._unseen = OutOfBag(data.train, labels, data.classes, make_sampler(params, data), threads)
         #: How many trees were heard.
         self.count = 0
+        self._told: tuple[int, dict[str, float]] = (0, {})
 
     def hear(self, part: Part) -> Iterator[tuple[int, dict[str, float]]]:
         """After how many trees, and the scores then: at the end of each group, and after the last tree.
@@ -49,8 +50,10 @@ class Judge:
 
     def scores(self) -> dict[str, float]:
         """The metrics of all trees so far, at least one, by their full names."""
-        found = {f"{self._judged}:{name}": score for name, score in self._votes.scores().items()}
-        return found | ({OUT_OF_BAG: self._unseen.score()} if self._unseen else {})
+        if self._told[0] != self.count:
+            found = {f"{self._judged}:{name}": score for name, score in self._votes.scores().items()}
+            self._told = self.count, found | ({OUT_OF_BAG: self._unseen.score()} if self._unseen else {})
+        return dict(self._told[1])
 
     def _add(self, trees: Sequence[Any]) -> None:
         self._votes.add(trees)

@@ -6,6 +6,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import joblib
@@ -18,7 +19,7 @@ import trainbox
 from trainbox import whole
 from trainbox.say import say
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.packing import COMPRESSION, load_skops
+from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History
 from trainbox.tabular.plots import draw_curves, draw_importance
@@ -72,19 +73,28 @@ def save_model(model: Any, params: Params, data: Data, about: Mapping[str, Any])
     Raises:
         OSError: It cannot be written.
     """
-    content = io.BytesIO()
-    joblib.dump(model, content, compress=COMPRESSION)
-    trainbox.save("model.joblib", content.getbuffer().tobytes())
     told, skops = dict(about), load_skops()
+    # At the same time: most of both is zlib, which lets go of the interpreter's lock.
+    with ThreadPoolExecutor(2) as pool:
+        pickled = pool.submit(_pickle, model)
+        packed = pool.submit(skops.dumps, model, compression=zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
+    trainbox.save("model.joblib", pickled.result())
     try:
-        safe = skops.dumps(model, compression=zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
+        safe = packed.result()
     except skops.exceptions.UnsupportedTypeException as error:
         say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
         trainbox.save("model.skops", safe)
-        told["skops"] = {"file": "model.skops", "trusted": skops.get_untrusted_types(data=safe)}
+        trusted = TRUSTED if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
+        told["skops"] = {"file": "model.skops", "trusted": trusted}
     save_description(params, data, told)
     say(f"saved {type(model).__name__} to {trainbox.model_dir() / 'model.joblib'}")
+
+
+def _pickle(model: Any) -> bytes:  # noqa: ANN401 - any estimator
+    content = io.BytesIO()
+    joblib.dump(model, content, compress=COMPRESSION)
+    return content.getvalue()
 
 
 def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str, float]]:  # noqa: ANN401 - any estimator

@@ -35,7 +35,7 @@ COMPRESSION = 3
 #: For what is written at each group and read once at most.
 _QUICK = 1
 
-_FORESTS = (
+FORESTS = (
     ensemble.RandomForestClassifier,
     ensemble.RandomForestRegressor,
     ensemble.ExtraTreesClassifier,
@@ -50,7 +50,7 @@ _TREES = (
 #: How skops may make what: its own name of the way, and the module and name of the type.
 _ALLOWED = frozenset(
     {
-        *(("ObjectNode", kind.__module__, kind.__name__) for kind in (*_FORESTS, *_TREES)),
+        *(("ObjectNode", kind.__module__, kind.__name__) for kind in (*FORESTS, *_TREES)),
         ("TreeNode", "sklearn.tree._tree", "Tree"),
         ("DictNode", "builtins", "dict"),
         ("ListNode", "builtins", "list"),
