@@ -73,10 +73,12 @@ class Line:
         for part in (_SIZE.pack(len(label)) + label, content):
             rest = memoryview(part)
             while rest:
+                sent = 0
                 with contextlib.suppress(BlockingIOError):
-                    rest = rest[self._connection.send(rest[:CHUNK_BYTES]) :]
-                    continue
-                self._wait(select.POLLOUT, verb)
+                    sent = self._connection.send(rest[:CHUNK_BYTES])
+                rest = rest[sent:]
+                if not sent:
+                    self._wait(select.POLLOUT, verb)
 
     def receive(self, call: int, verb: Verb, *, largest: int) -> bytes:
         """Take what the other hands over.
@@ -106,14 +108,15 @@ class Line:
     def _read(self, length: int, verb: Verb) -> bytes:
         taken = io.BytesIO()
         while (left := length - taken.tell()) > 0:
-            try:
+            chunk = None
+            with contextlib.suppress(BlockingIOError):
                 chunk = self._connection.recv(min(left, CHUNK_BYTES))
-            except BlockingIOError:
+            if chunk is None:
                 self._wait(select.POLLIN, verb)
-                continue
-            if not chunk:
+            elif chunk:
+                taken.write(chunk)
+            else:
                 raise ConnectionResetError(CLOSED)
-            taken.write(chunk)
         return taken.getvalue()
 
     def _wait(self, event: int, verb: Verb) -> None:
