@@ -110,11 +110,26 @@ def test_without_the_first_host_the_others_name_it(two: Hosts) -> None:
     ],
 )
 def test_a_host_that_is_frozen_or_killed_is_named(tmp_path: Path, number: signal.Signals, value: str) -> None:
+    """It has come, and its own checks still run: they are made to, or how long they take would decide the test."""
+    at_work = """
+import argparse, time
+from trainbox.contract.job import read_environment
+from trainbox.health import command
+from trainbox.peers.exchange import meet
+parser = argparse.ArgumentParser()
+command.add_arguments(parser)
+subject = command.read_subject(parser.parse_args(["--preflight"]), read_environment())
+exchange = meet(subject.hosts, subject.host, subject.port + 1, subject.job.name, patience=20)
+exchange.settle(seconds=20)
+print("let in", flush=True)
+time.sleep(60)
+"""
     with Hosts(tmp_path, 3) as three:
         first, hit, last = three.hosts
         three.start(first, "--deadline", "1")
-        process = three.start(hit, "--deadline", "1")
-        wait_for(lambda: bool(_sockets(process.pid, "01")), "the connection of the host to be hit")
+        process = three.start(hit, "-c", at_work)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"let in\n"
         process.send_signal(number)
         # The round cannot end before this one has come.
         three.start(last, "--deadline", "1")

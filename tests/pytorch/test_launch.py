@@ -277,11 +277,14 @@ print("ended", os.environ["RANK"], len(came), flush=True)
 
 
 def test_sigterm_reaches_every_rank_once_and_a_good_end_is_a_success(tree: Tree) -> None:
-    process = tree.program(WAITING).start()
+    """Until it comes, ranks that say nothing of their progress are left alone, however long that is."""
+    process = tree.program(WAITING).start({"TRAINBOX_HANG_SECONDS": "1"})
     pids = started(tree, process)
+    time.sleep(2)
     process.send_signal(signal.SIGTERM)
     run = tree.finish(process)
     assert run.code == 0, run.log
+    assert "no progress" not in run.log
     assert ended(run) == ["ended 0 1", "ended 1 1"]
     assert not any(map(is_alive, pids))
 

@@ -1,5 +1,6 @@
 """The image under the local mode of SageMaker's SDK v3: its own drivers, no source code, and `trainbox.sagemaker`."""
 
+import contextlib
 import fcntl
 import json
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import docker
 import msgspec
 import pytest
 
@@ -134,8 +136,9 @@ def wait_for_script(engine: Any, training: Training) -> Any:
     until = time.monotonic() + SECONDS
     while time.monotonic() < until and training.process.poll() is None:
         for container in containers(engine, training.root):
-            if b"from the first step" in engine.logs(container):
-                return container
+            with contextlib.suppress(docker.errors.NotFound):  # removed meanwhile
+                if b"from the first step" in engine.logs(container):
+                    return container
         time.sleep(0.1)
     raise AssertionError(training.process.communicate(timeout=SECONDS)[0])
 

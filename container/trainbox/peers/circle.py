@@ -34,7 +34,7 @@ GOODBYE_SECONDS = 60.0
 _HEARD_SECONDS = 5.0
 #: How long to wait for a member that lives and does not come to a call: its part of the data may be larger.
 LONGEST_SECONDS = 3600.0
-#: For the leader, after the last of the others.
+#: For the leader, after the longest that it waits for the others.
 _MARGIN_SECONDS = 10.0
 
 
@@ -269,7 +269,8 @@ def join(members: Members, *, patience: float, limit: float, port: int, longest:
             lines[name] = Line(name, connection, lifeline.alarm, lifeline.check, longest=patience + _MARGIN_SECONDS)
         circle.gather(members.name, str)
         for line in lines.values():
-            line.longest = longest
+            # The leader knows who does not come: the others wait for its word.
+            line.longest = longest if members.is_first else longest + _MARGIN_SECONDS
         stack.pop_all()
     return circle
 
