@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold
 
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoint, Checkpoints
@@ -46,6 +45,9 @@ def split_folds(labels: Floats, params: Params) -> tuple[Fold, ...]:
         HyperparameterError: There are more folds than rows.
         DataError: A class has fewer rows than there are folds.
     """
+    # Only now: it takes seconds, and most jobs have no folds.
+    from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold  # noqa: PLC0415
+
     folds, repeats = params.kfold or 0, params.num_cv_round
     if folds > len(labels):
         raise HyperparameterError(f"_kfold is {folds}, but there are {len(labels)} rows")

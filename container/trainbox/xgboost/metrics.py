@@ -230,7 +230,7 @@ def _curves(rows: _Rows, params: Params, group: Group) -> list[Floats]:
 def _mean_area(kind: str, curves: Sequence[Floats]) -> float:
     """The mean over classes as XGBoost takes it: by their rows for `auc`, all alike for `aucpr`."""
     areas = [_AREAS[kind](curve) for curve in curves]
-    weights = [curve[:, 1].sum() if kind == "auc" else 1.0 for curve in curves]
+    weights = [curve[1].sum() if kind == "auc" else 1.0 for curve in curves]
     return float(np.average(areas, weights=weights)) if sum(weights) > 0 else np.nan
 
 

@@ -17,50 +17,72 @@ Sum = Callable[[Floats], Floats]
 #: Puts the values of all members one after the other.
 Gather = Callable[[Floats], Floats]
 
+_SIGN = np.uint32(1 << 31)
+
 
 # ---- areas under a curve ----
 
 
 def count_scores(scores: npt.NDArray[np.float32], labels: Floats, weights: Floats | None) -> Floats:
-    """The distinct scores with the weight of the positive and of the negative rows that have it: (m, 3), ascending.
+    """The distinct scores with the weight of the positive and of the negative rows that have it: (3, m), ascending.
 
     Args:
         scores: (n,)
         labels: (n,), from 0 to 1; between them a row is positive in part, as in XGBoost.
         weights: (n,); None where all rows count alike.
     """
-    if weights is None and np.isin(labels, (0.0, 1.0)).all():
-        # Two sorts of plain numbers take a third of the time of one that carries labels along.
-        positives = np.sort(scores[labels > 0])
-        everything = np.sort(scores)
-        ends = np.flatnonzero(np.append(everything[1:] != everything[:-1], True)[: len(everything)])
-        distinct = everything[ends]
-        upto = np.searchsorted(positives, distinct, side="right")
-        positive = np.diff(upto, prepend=0)
-        return np.column_stack([distinct, positive, np.diff(ends + 1, prepend=0) - positive]).astype(np.float64)
+    is_positive = labels > 0
+    if weights is None and np.array_equal(labels, is_positive):
+        return _count_plain(scores, is_positive)
     weight = np.ones(len(labels)) if weights is None else weights
-    return _merge(np.column_stack([scores.astype(np.float64), weight * labels, weight * (1.0 - labels)]))
+    return _merge(np.stack([scores.astype(np.float64), weight * labels, weight * (1.0 - labels)]))
+
+
+def _count_plain(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bool_]) -> Floats:
+    """With the label below the score's bits one sort of plain integers orders both: a fifth of the time of argsort."""
+    keys = _as_integers(scores).astype(np.uint64)
+    keys <<= np.uint64(1)
+    keys |= is_positive
+    keys.sort()
+    positives = np.cumsum(keys.astype(np.uint8) & np.uint8(1), dtype=np.int32)
+    keys >>= np.uint64(1)
+    ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)[: len(keys)])
+    counted = np.empty((3, len(ends)))
+    counted[0] = _as_scores(keys[ends].astype(np.uint32))
+    counted[1] = np.diff(positives[ends], prepend=0)
+    counted[2] = np.diff(ends, prepend=-1)
+    counted[2] -= counted[1]
+    return counted
+
+
+def _as_integers(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """In the order of the scores: IEEE 754's bits are, once those of negative numbers are turned round."""
+    bits = (scores + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN) if np.signbit(scores).any() else bits | _SIGN
+
+
+def _as_scores(integers: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
+    return np.where(integers & _SIGN, integers ^ _SIGN, ~integers).view(np.float32)
 
 
 def _merge(counted: Floats) -> Floats:
-    """One row for each score."""
-    distinct, place = np.unique(counted[:, 0], return_inverse=True)
-    sums = [np.bincount(place, counted[:, column], minlength=len(distinct)) for column in (1, 2)]
-    return np.column_stack([distinct, *sums])
+    """One column for each score."""
+    distinct, place = np.unique(counted[0], return_inverse=True)
+    return np.stack([distinct, *(np.bincount(place, weights, minlength=len(distinct)) for weights in counted[1:])])
 
 
 def put_together(counted: Floats, gather: Gather) -> Floats:
-    """The distinct scores of all members: (m, 3)."""
-    return _merge(gather(np.ascontiguousarray(counted).ravel()).reshape(-1, 3))
+    """The distinct scores of all members: (3, m)."""
+    return _merge(gather(counted.T.ravel()).reshape(-1, 3).T)
 
 
 def area_under_roc(counted: Floats) -> float:
     """The chance that a positive row has a higher score than a negative one, ties by half; NaN without both."""
-    positive, negative = counted[:, 1], counted[:, 2]
+    _, positive, negative = counted
     if not positive.sum() * negative.sum() > 0 or np.isnan(counted).any():
         return np.nan
     above = positive.sum() - np.cumsum(positive)
-    return float((negative * (above + positive / 2)).sum() / positive.sum() / negative.sum())
+    return float(negative @ (above + positive / 2) / positive.sum() / negative.sum())
 
 
 def area_under_pr(counted: Floats) -> float:
@@ -69,7 +91,7 @@ def area_under_pr(counted: Floats) -> float:
     Between two thresholds true and false positives grow in proportion, so precision follows a hyperbola there.
     https://doi.org/10.1145/1143844.1143874
     """
-    positive, negative = counted[::-1, 1], counted[::-1, 2]
+    positive, negative = counted[1:, ::-1]
     if not positive.sum() * negative.sum() > 0 or np.isnan(counted).any():
         return np.nan
     rising = positive > 0

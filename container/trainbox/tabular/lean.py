@@ -1,0 +1,28 @@
+"""Imports a library without the packages that it would load only to offer more than is needed."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+@contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """In this block those packages cannot be imported; afterwards they can, or are there as before.
+
+    For a program's own first import of a library that has optional parts, never for that of a library's user: what is
+    imported in this block lacks those parts for good.
+
+    >>> with without("xmlrpc"):
+    ...     import xmlrpc
+    Traceback (most recent call last):
+    ModuleNotFoundError: import of xmlrpc halted; None in sys.modules
+    """
+    before: dict[str, ModuleType | None] = {name: sys.modules[name] for name in packages if name in sys.modules}
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]  # as Python forbids an import
+    try:
+        yield
+    finally:
+        for name in packages:
+            del sys.modules[name]
+        sys.modules.update(before)  # type: ignore[arg-type]
