@@ -93,6 +93,23 @@ def test_two_hosts_train_one_model_whose_scores_are_those_of_all_rows(tmp_path: 
     assert not list((tmp_path / HOSTS[1] / "model").iterdir())
 
 
+def test_a_host_whose_validation_is_a_header_alone_takes_part(tmp_path: Path) -> None:
+    make_trees(tmp_path)
+    (tmp_path / HOSTS[1] / "input/data/validation/part.csv").write_text("")
+    for path in sorted(tmp_path.glob("*/input/data/*/part.csv")):
+        path.write_text("label,a,b,c,d\n" + path.read_text())
+    (code, _, errors), (other_code, _, other_errors) = finish(start(tmp_path))
+    assert (code, other_code) == (0, 0), errors + other_errors
+    assert "validation: there is no row on 127.0.0.2, which takes part all the same" in other_errors
+
+
+def test_a_host_without_a_row_to_learn_from_is_named_by_all(tmp_path: Path) -> None:
+    make_trees(tmp_path, shares=(150, 0))
+    for code, _, errors in finish(start(tmp_path)):
+        assert code in {5, 7}, errors  # a host may hear it before it has found it itself
+        assert "channel train: there is no row on 127.0.0.2" in errors
+
+
 def test_when_a_host_dies_the_other_names_it_and_started_again_they_come_to_the_same_model(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     make_trees(whole)

@@ -274,6 +274,30 @@ def test_early_stopping_without_validation_is_an_error_and_not_ignored(tmp_path:
     assert "DataError: early_stopping_rounds needs a channel 'validation' or 'test'" in done.stderr
 
 
+def test_libsvm_that_names_a_feature_no_training_row_has_is_refused(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, BINARY)
+    for name, widest in (("train", 3), ("validation", 5)):
+        for path in (root / "input" / "data" / name).iterdir():
+            path.unlink()
+        (root / "input" / "data" / name / "a.libsvm").write_text(f"0 0:1 {widest}:2\n1 0:2\n")
+    done = run(root)
+    assert done.returncode == 7
+    assert (
+        "DataError: channel validation: a row has feature 5, but the last feature of channel train is 3" in done.stderr
+    )
+
+
+def test_the_processes_of_a_host_cannot_share_a_pipe(tmp_path: Path) -> None:
+    root = make_tree(
+        tmp_path, {**BINARY, "trainbox_script": "xgboost", "processes_per_host": "2", "trainbox_preflight": "off"}
+    )
+    config = {name: {"TrainingInputMode": "Pipe", "ContentType": "text/csv"} for name in ("train", "validation")}
+    (root / "input" / "config" / "inputdataconfig.json").write_text(json.dumps(config))
+    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 7
+    assert "channel train: the 2 processes of a host cannot all read its one pipe" in done.stderr
+
+
 def test_one_class_only_is_an_error_in_the_failure_file(tmp_path: Path) -> None:
     root = make_tree(tmp_path, {**BINARY, "trainbox_script": "xgboost"})
     for path in (root / "input" / "data" / "train").iterdir():

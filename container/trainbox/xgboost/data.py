@@ -10,14 +10,14 @@ import scipy.sparse
 import xgboost as xgb
 
 import trainbox
-from trainbox.channels import Table, find_files
+from trainbox.channels import Table
 from trainbox.contract.job import Channel, Job, read_environment
 from trainbox.errors import DataError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, find_port, join
 from trainbox.say import say
-from trainbox.xgboost.agreement import Agreement, Labels, Report, agree, check_labels
+from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.matrices import make_matrices
 from trainbox.xgboost.params import Params
@@ -88,9 +88,11 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
         DataError: A channel cannot be used, or the members' rows do not fit together.
     """
     job = trainbox.current_job()
+    processes = circle.size // len(job.hosts)
     channels = _channels(job, params)
+    _check_pipes(channels, processes)
     # What one must do all do: XGBoost's collective counts on the same calls everywhere.
-    on_disk = any(circle.gather(disk_needed(channels, job, params, read_memory().limit_bytes), bool))
+    on_disk = any(circle.gather(disk_needed(channels, processes, params, read_memory().limit_bytes), bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
     for name, channel in channels.items():
@@ -127,30 +129,43 @@ def _channels(job: Job, params: Params) -> dict[str, Channel]:
     return channels
 
 
+def _check_pipes(channels: Mapping[str, Channel], processes: int) -> None:
+    piped = [name for name, channel in channels.items() if channel.input_mode == "Pipe"]
+    if piped and processes > 1:
+        raise DataError(
+            f"channel {piped[0]}: the {processes} processes of a host cannot all read its one pipe",
+            hint="use File or FastFile mode, or one process a host",
+        )
+
+
 def _read(
     channel: Channel, name: str, params: Params, circle: Circle, *, train: Shard | None, spool: Path | None
 ) -> Shard:
     """This member's rows of a channel; among several it may have none."""
-    if circle.size > 1 and _is_empty(channel):
-        say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
-        return _empty(name, ())
     part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
-    return read_shard(channel, name, params, part, like=train, spool=spool and spool / name)
-
-
-def _is_empty(channel: Channel) -> bool:
-    return channel.input_mode != "Pipe" and not any(path.stat().st_size for path in find_files(channel.path))
-
-
-def _empty(name: str, columns: tuple[str, ...]) -> Shard:
-    return Shard(name, (), 0, columns, Labels(), "", ())
+    several = circle.size > 1
+    directory = spool and spool / name
+    shard = read_shard(channel, name, params, part, like=train, spool=directory, allow_empty=several)
+    if several and not shard.rows:
+        say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
+    return shard
 
 
 def _fit(shard: Shard, columns: tuple[str, ...], params: Params) -> Shard:
-    """The shard in the columns that all have agreed on; one without a row becomes a table without rows."""
+    """The shard in the columns that all have agreed on; one without a row becomes a table without rows.
+
+    Raises:
+        DataError: It has more columns: a libsvm file names a feature that no row of `train` has.
+    """
+    if len(shard.feature_names) > len(columns):
+        raise DataError(
+            f"channel {shard.channel}: a row has feature {len(shard.feature_names) - 1},"
+            f" but the last feature of channel train is {len(columns) - 1} (counted from 0)",
+            hint="features must be numbered alike in all channels",
+        )
     if shard.is_on_disk:
         return shard
-    if not shard.blocks:
+    if not shard.rows:
         labels = np.empty(0 if params.label_columns == 1 else (0, params.label_columns), np.float32)
         weights = np.empty(0, np.float32) if params.csv_weights else None
         groups = np.empty(0, np.int64) if params.is_ranking else None

@@ -100,7 +100,14 @@ def is_too_large(estimate: int, limit: int | None, *, processes: int, asked: str
 
 
 def read_shard(
-    channel: Channel, name: str, params: Params, part: Part, *, like: Shard | None, spool: Path | None
+    channel: Channel,
+    name: str,
+    params: Params,
+    part: Part,
+    *,
+    like: Shard | None,
+    spool: Path | None,
+    allow_empty: bool = False,
 ) -> Shard:
     """Read this member's rows of a channel, once.
 
@@ -111,15 +118,16 @@ def read_shard(
         part: Which of the rows.
         like: A shard with the columns that these rows must have.
         spool: An empty directory for blocks; `None`: keep them in memory.
+        allow_empty: Whether there may be no row: other members have some.
 
     Raises:
         DataError: With file, line and column.
     """
     columns = columns_of(params)
     if spool is not None:
-        return _spool(channel, name, params, part, like=like, directory=spool)
-    same = like.table if like is not None and like.blocks else None
-    table = read_table(channel, like=same, columns=columns, content_type=channel.content_type)
+        return _spool(channel, name, params, part, like=like, directory=spool, allow_empty=allow_empty)
+    same = like.table if like is not None and like.rows else None
+    table = read_table(channel, like=same, columns=columns, content_type=channel.content_type, allow_empty=allow_empty)
     if part.count > 1:
         table = take_part(table, part.index, part.count)
     return shard_of(table, name, params)
@@ -138,7 +146,16 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
     )
 
 
-def _spool(channel: Channel, name: str, params: Params, part: Part, *, like: Shard | None, directory: Path) -> Shard:
+def _spool(
+    channel: Channel,
+    name: str,
+    params: Params,
+    part: Part,
+    *,
+    like: Shard | None,
+    directory: Path,
+    allow_empty: bool,
+) -> Shard:
     """Decode the rows once, block by block, onto the disk."""
     directory.mkdir(parents=True)
     paths: list[Path] = []
@@ -151,6 +168,7 @@ def _spool(channel: Channel, name: str, params: Params, part: Part, *, like: Sha
         content_type=channel.content_type,
         like=like.feature_names or None if like is not None else None,
         rows=BLOCK_ROWS,
+        allow_empty=allow_empty,
     )
     for number, whole in enumerate(blocks):
         block = take_part(whole, part.index, part.count) if part.count > 1 else whole
@@ -206,13 +224,12 @@ def spool_directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def disk_needed(channels: Mapping[str, Channel], job: Job, params: Params, limit: int | None) -> bool:
-    """Whether the channels are to be read block by block; says why.
+def disk_needed(channels: Mapping[str, Channel], processes: int, params: Params, limit: int | None) -> bool:
+    """Whether the channels are to be read block by block by so many processes of a host; says why.
 
     Raises:
         HyperparameterError: It is asked for with a tree method that cannot do it.
     """
-    processes = job.settings.processes_per_host or 1
     estimate = sum(
         estimate_bytes(channel, columns=columns_of(params))
         for channel in channels.values()
