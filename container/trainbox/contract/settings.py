@@ -32,8 +32,8 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_arguments": "how hyperparameters become arguments: `toolkit` (default, as sagemaker-training) or `json`"
     " (as the drivers of SDK v3)",
     "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default",
-    "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts,"
-    f" {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
+    "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts, and in the bundled XGBoost and forest"
+    f" scripts for all processes of the job, {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
     "processes_per_host": "processes on each host; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR` as"
     " torchrun sets them. By default 1, or with the launcher `torchrun` one per GPU",
     "trainbox_launcher": "who starts the processes: `plain` (the supervisor itself), `torchrun` (torch elastic:"
@@ -44,7 +44,8 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_max_restarts": "restarts in place within ten minutes before the job fails,"
     f" {DEFAULT_MAX_RESTARTS} by default",
     "trainbox_hang_seconds": "a rank that makes no step for this long (and for five times the longest step so far)"
-    f" counts as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks",
+    f" counts as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks. In the bundled XGBoost and forest scripts:"
+    " a process of which nothing is heard for this long counts as lost",
     "trainbox_start_seconds": "the same limit up to the end of the first step, when things are compiled and connected,"
     f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too",
     "trainbox_preflight": "health checks of all hosts before the script: `off`, `fast`, `full` or `auto` (default):"
