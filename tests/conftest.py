@@ -1,6 +1,7 @@
-"""What every test shares: no variable of this machine's own SageMaker, hypothesis without a clock, short summaries."""
+"""What every test shares: nothing of this machine's SageMaker or shell, hypothesis without a clock, short summaries."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -11,6 +12,13 @@ hypothesis.settings.register_profile("default", deadline=None, derandomize="CI" 
 hypothesis.settings.load_profile("default")
 
 _SCRUBBED = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def pytest_configure() -> None:
+    """In the background a shell has these ignored, and every process that a test starts would ignore them, too."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
