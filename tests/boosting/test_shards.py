@@ -76,6 +76,22 @@ def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
     assert len(list((tmp_path / "blocks" / "train").glob("0*"))) == 4
 
 
+@pytest.mark.parametrize(
+    ("method", "is_on_disk"), [("hist", False), ("hist", True), ("approx", False), ("exact", False)]
+)
+def test_features_are_drawn_by_their_weights(tmp_path: Path, method: str, is_on_disk: bool) -> None:
+    """Labels are those of f0; a million draws of f1 and f3 come before one of it."""
+    weights = {"f0": 0.0, "2": 0.0, "f1": 1e6, "f3": 1e6}
+    chosen = params(tree_method=method, colsample_bytree=0.5, feature_weights=weights, max_depth=3)
+    spool = tmp_path / "blocks" if is_on_disk else None
+    shard = read_shard(channel(tmp_path / "train"), "train", chosen, Part(), like=None, spool=spool)
+    matrix = make_matrices({"train": shard}, chosen)["train"]
+    booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), [matrix])
+    for step in range(5):
+        booster.update(matrix, step)
+    assert set(booster.get_score()) == {"f1", "f3"}
+
+
 def test_members_share_a_replicated_channel_and_its_blocks(tmp_path: Path) -> None:
     source = channel(tmp_path / "train")
     for spool in (None, tmp_path / "blocks"):

@@ -17,6 +17,7 @@ from sklearn import metrics as sk
 
 from trainbox.contract.params import parse
 from trainbox.errors import DataError
+from trainbox.xgboost import scores
 from trainbox.xgboost.catalogue import METRICS, goal, is_well_formed, split
 from trainbox.xgboost.metrics import (
     builtin_regexes,
@@ -274,6 +275,22 @@ def test_labels_between_no_and_yes_count_in_part() -> None:
     booster.set_param([("eval_metric", "auc"), ("eval_metric", "aucpr")])
     fields = booster.eval_set([(matrix, "train")]).split("\t")[1:]
     assert list(found.values()) == pytest.approx([float(field.partition(":")[2]) for field in fields], abs=1e-6)
+
+
+SCORES = st.floats(width=32, allow_infinity=False)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([-1.5, -0.0, 0.0, 0.25, 0.5, 1.0, 3.0]) | SCORES, st.booleans()), max_size=60)
+)
+def test_the_area_by_ranks_is_the_area_under_the_curve(rows: list[tuple[float, bool]]) -> None:
+    said = np.array([row[0] for row in rows], np.float32)
+    truth = np.array([row[1] for row in rows], bool)
+    expected = scores.area_under_roc(scores.count_scores(said, truth * 1.0, None))
+    assert scores.area_by_ranks(said, truth) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    if 0 < truth.sum() < len(truth) and not np.isnan(said).any():
+        assert scores.area_by_ranks(said, truth) == pytest.approx(sk.roc_auc_score(truth, said), abs=1e-12)
 
 
 # ---- members ----

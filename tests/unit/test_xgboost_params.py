@@ -18,6 +18,7 @@ from trainbox.contract.params import fields, parse
 from trainbox.errors import HyperparameterError
 from trainbox.xgboost import rules
 from trainbox.xgboost.catalogue import METRICS, OBJECTIVES
+from trainbox.xgboost.constraints import weights
 from trainbox.xgboost.declaration import Declaration
 from trainbox.xgboost.metrics import evaluate, metric_names
 from trainbox.xgboost.params import FREE, Params, as_dict, booster_parameters, check_members, notes, shaping
@@ -151,6 +152,8 @@ WRONG = [
     ({"tree_method": "exact", "external_memory": "on"}, "external_memory=on needs tree_method=hist"),
     ({"multi_strategy": "multi_output_tree", "booster": "dart"}, "does not go with booster=dart"),
     ({"multi_strategy": "multi_output_tree", "tree_method": "approx"}, "does not go with tree_method=approx"),
+    ({"feature_weights": "(0,0)", "colsample_bytree": "0.5"}, "feature_weights leaves no feature to draw"),
+    ({"feature_weights": "(1,-1)"}, "'feature_weights' is '(1,-1)'"),
     ({"dsplit": "col"}, "XGBoost splits rows over hosts, never columns"),
     ({"monotone_constraints": "(2,0)"}, "'monotone_constraints' is '(2,0)'"),
     ({"interaction_constraints": "[[0,1"}, "'interaction_constraints' is '[[0,1'"),
@@ -365,6 +368,22 @@ def test_constraints_come_by_position_or_by_name() -> None:
         given_to_xgboost(monotone_constraints='{"age": 1, "0": 1}', features=names)
     with pytest.raises(HyperparameterError, match="no feature '7'"):
         given_to_xgboost(interaction_constraints="[[7]]", features=names)
+
+
+def test_feature_weights_come_by_position_or_by_name() -> None:
+    names = ["age", "income", "debt"]
+    for text in ('{"income": 0.5, "2": 0}', "(1, 0.5, 0)", "[1, 0.5, 0]"):
+        given_ = read(feature_weights=text, colsample_bytree="0.5").feature_weights
+        assert given_ is not None
+        assert weights(given_, names) == [1.0, 0.5, 0.0]
+    (note,) = notes(read(feature_weights="(1,2)"))
+    assert note.startswith("feature_weights is not read: it goes with colsample_bytree, colsample_bylevel or ")
+    with pytest.raises(HyperparameterError, match="did you mean 'income'"):
+        weights({"incom": 1.0}, names)
+    with pytest.raises(HyperparameterError, match="names a feature twice"):
+        weights({"age": 1.0, "0": 1.0}, names)
+    with pytest.raises(HyperparameterError, match="2 weights, and the data 3 features"):
+        weights((1.0, 2.0), names)
 
 
 @pytest.mark.parametrize("method", ["hist", "approx", "exact"])

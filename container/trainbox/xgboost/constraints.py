@@ -49,6 +49,27 @@ def monotone(wanted: Sequence[int] | Mapping[str, int], names: Sequence[str]) ->
     return _tuple(directions)
 
 
+def weights(wanted: Sequence[float] | Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """The weight of each feature in the draws of `colsample_*`; 1 where a mapping does not name it.
+
+    >>> weights({"age": 2.0, "2": 0.0}, ["income", "age", "debt"])
+    [1.0, 2.0, 0.0]
+
+    Raises:
+        HyperparameterError: A feature is not there, named twice, or there are not as many weights as features.
+    """
+    if not isinstance(wanted, Mapping):
+        if len(wanted) != len(names):
+            what = f"feature_weights has {len(wanted)} weights, and the data {len(names)} features"
+            raise HyperparameterError(what, hint="one for each feature, in their order; the label is none of them")
+        return list(wanted)
+    places = [position(feature, names, "feature_weights") for feature in wanted]
+    if len(set(places)) < len(places):
+        raise HyperparameterError("feature_weights names a feature twice", hint="by its name or by its position")
+    given = dict(zip(places, wanted.values(), strict=True))
+    return [given.get(place, 1.0) for place in range(len(names))]
+
+
 def interaction(wanted: Sequence[Sequence[str]], names: Sequence[str]) -> str:
     """The groups of features that may meet in one branch, as lists of positions.
 

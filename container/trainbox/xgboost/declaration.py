@@ -120,6 +120,13 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     colsample_bytree: Annotated[Share, Meta(description="share of the features drawn for each tree")] = 1.0
     colsample_bylevel: Annotated[Share, Meta(description="share of the features drawn for each level")] = 1.0
     colsample_bynode: Annotated[Share, Meta(description="share of the features drawn for each split")] = 1.0
+    feature_weights: (
+        Annotated[
+            tuple[Amount, ...] | dict[str, Amount],
+            Meta(description="chances of the features in such draws: `(1,0.5,2)`, or `{name: 2}` and 1 for the others"),
+        ]
+        | None
+    ) = None
     lambda_: Annotated[Amount, Meta(description="L2 regularization; 1, and 0 of gblinear")] | None = None
     alpha: Annotated[Amount, Meta(description="L1 regularization; 0")] | None = None
     tree_method: Annotated[

@@ -14,6 +14,7 @@ import xgboost as xgb
 
 from trainbox.channels import Table
 from trainbox.errors import DataError, HyperparameterError
+from trainbox.xgboost.constraints import weights
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard
 
@@ -25,6 +26,9 @@ def make_matrices(shards: Mapping[str, Shard], params: Params) -> dict[str, xgb.
     matrices: dict[str, xgb.DMatrix] = {}
     for name, shard in shards.items():
         matrices[name] = make_matrix(shard, params, matrices.get("train"))
+    if params.feature_weights is not None:
+        drawn = weights(params.feature_weights, shards["train"].feature_names)
+        matrices["train"].set_info(feature_weights=np.array(drawn, np.float32))
     return matrices
 
 

@@ -8,7 +8,7 @@ The values are exact to the last digit but one: XGBoost gives its own as text wi
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -201,8 +201,8 @@ def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Gro
         found |= {name: scores.judge_classes(kind, counts) for name, kind in kinds.items() if kind in scores.OF_CLASSES}
     areas = {name: kind for name, kind in kinds.items() if kind in _AREAS}
     if areas:
-        curves = _curves(rows, params, group)
-        found |= {name: _mean_area(kind, curves) for name, kind in areas.items()}
+        judged = _judge_areas({*areas.values()}, rows, params, group)
+        found |= {name: judged[kind] for name, kind in areas.items()}
     rest = [name for name in names if name not in found]
     return found | {name: _judge_amounts(name, rows, group) for name in rest}
 
@@ -216,22 +216,29 @@ def _guess(rows: _Rows, params: Params) -> npt.NDArray[np.int64]:
     return (said > (0.0 if objective(params) == "binary:logitraw" else _HALF)).astype(np.int64)
 
 
-def _curves(rows: _Rows, params: Params, group: Group) -> list[Floats]:
-    """The counted scores of each class against the rest; of two classes, those of class 1."""
+def _judge_areas(kinds: Collection[str], rows: _Rows, params: Params, group: Group) -> dict[str, float]:
+    """The areas by kind, as XGBoost takes the mean over classes: by their rows for `auc`, all alike for `aucpr`."""
+    wanted = _each_against_the_rest(rows, params)
+    alike = rows.weights is None and all(scores.is_yes_or_no(truth) for _, truth in wanted)
+    if group.size == 1 and alike and set(kinds) == {"auc"}:  # what a tuner is mostly given, in every round
+        areas = [scores.area_by_ranks(said, truth > 0) for said, truth in wanted]
+        return {"auc": _mean(areas, [truth.sum() for _, truth in wanted])}
+    counted = [scores.count_scores(said, truth, rows.weights) for said, truth in wanted]
+    curves = counted if group.size == 1 else [scores.put_together(each, group.concatenate) for each in counted]
+    sizes = {"auc": [curve[1].sum() for curve in curves], "aucpr": [1.0] * len(curves)}
+    return {kind: _mean([_AREAS[kind](curve) for curve in curves], sizes[kind]) for kind in kinds}
+
+
+def _each_against_the_rest(rows: _Rows, params: Params) -> list[tuple[Predictions, Floats]]:
+    """The scores of each class and whether a row is of it; of two classes, those of class 1."""
     labels = rows.labels[:, 0]
     if params.num_class is None:
-        wanted = [(rows.predictions[:, 0], labels)]
-    else:
-        wanted = [(column, (labels == place) * 1.0) for place, column in enumerate(rows.predictions.T)]
-    counted = [scores.count_scores(column, truth, rows.weights) for column, truth in wanted]
-    return counted if group.size == 1 else [scores.put_together(each, group.concatenate) for each in counted]
+        return [(rows.predictions[:, 0], labels)]
+    return [(column, (labels == place) * 1.0) for place, column in enumerate(rows.predictions.T)]
 
 
-def _mean_area(kind: str, curves: Sequence[Floats]) -> float:
-    """The mean over classes as XGBoost takes it: by their rows for `auc`, all alike for `aucpr`."""
-    areas = [_AREAS[kind](curve) for curve in curves]
-    weights = [curve[1].sum() if kind == "auc" else 1.0 for curve in curves]
-    return float(np.average(areas, weights=weights)) if sum(weights) > 0 else np.nan
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return float(np.average(values, weights=weights)) if sum(weights) > 0 else np.nan
 
 
 def _judge_amounts(name: str, rows: _Rows, group: Group) -> float:

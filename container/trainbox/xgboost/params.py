@@ -23,7 +23,7 @@ _NOT_XGBOOSTS = frozenset(
     {
         *("num_round", "early_stopping_rounds", "checkpoint_every", "eval_train_every", "eval_metric"),
         *("tuning_objective_metric", "external_memory", "kfold", "num_cv_round", "csv_weights", "label_columns"),
-        *("group_column", "categorical_features", "missing", "delimiter", "process_type"),
+        *("group_column", "categorical_features", "missing", "delimiter", "process_type", "feature_weights"),
         *rules.ALIASES,
         *retired.UNREAD,
     }

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -80,7 +80,14 @@ def _grows(*methods: str) -> Callable[[Declaration], bool]:
 _TREES = (
     *("gamma", "max_depth", "min_child_weight", "max_delta_step", "subsample", "sampling_method", "num_parallel_tree"),
     *("colsample_bytree", "colsample_bylevel", "colsample_bynode", "tree_method", "monotone_constraints"),
-    *("interaction_constraints", "categorical_features", "max_cat_to_onehot", "max_cat_threshold", "refresh_leaf"),
+    *(
+        "interaction_constraints",
+        "feature_weights",
+        "categorical_features",
+        "max_cat_to_onehot",
+        "max_cat_threshold",
+        "refresh_leaf",
+    ),
 )
 _HISTOGRAMS = ("max_bin", "max_leaves", "grow_policy", "categorical_features", "colsample_bynode", "sampling_method")
 _RANKING = (
@@ -94,6 +101,11 @@ _DROPOUT = ("rate_drop", "skip_drop", "one_drop", "sample_type", "normalize_type
 RULES = (
     Rule(_TREES, _grows("hist", "approx", "exact"), "booster=gbtree or dart"),
     Rule((*_HISTOGRAMS, "max_cached_hist_node"), _grows("hist", "approx"), "tree_method=hist or approx"),
+    Rule(
+        ("feature_weights",),
+        lambda params: min(params.colsample_bytree, params.colsample_bylevel, params.colsample_bynode) < 1,
+        "colsample_bytree, colsample_bylevel or colsample_bynode below 1",
+    ),
     Rule(_DROPOUT, lambda params: params.booster == "dart", "booster=dart"),
     Rule(("feature_selector",), _grows("linear"), "booster=gblinear"),
     Rule(
@@ -259,8 +271,15 @@ def _check_trees(params: Declaration) -> Iterator[str]:
         yield "external_memory=on needs tree_method=hist, and no updater 'refresh'"
     if params.monotone_constraints is not None and "refresh" in params.updater:
         yield "monotone_constraints does not go with the updater 'refresh', which sets leaves anew"
+    if params.feature_weights is not None and not any(_values(params.feature_weights)):
+        yield "feature_weights leaves no feature to draw: give one a weight above 0"
     if params.dsplit == "col":
         yield "dsplit=col is no more: XGBoost splits rows over hosts, never columns; leave it out"
+
+
+def _values(weights: Sequence[float] | Mapping[str, float]) -> Iterable[float]:
+    """The weights; those of features that are not named are 1."""
+    return [*weights.values(), 1.0] if isinstance(weights, Mapping) else weights
 
 
 def _check_several_outputs(params: Declaration) -> Iterator[str]:

@@ -7,6 +7,7 @@ There is no matrix product here, by purpose: see `_weighted_sums`.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,11 @@ _SIGN = np.uint32(1 << 31)
 # ---- areas under a curve ----
 
 
+def is_yes_or_no(labels: Floats) -> bool:
+    """Whether every row is positive or negative, and none in part."""
+    return bool(np.array_equal(labels, labels > 0))
+
+
 def count_scores(scores: npt.NDArray[np.float32], labels: Floats, weights: Floats | None) -> Floats:
     """The distinct scores with the weight of the positive and of the negative rows that have it: (3, m), ascending.
 
@@ -34,23 +40,53 @@ def count_scores(scores: npt.NDArray[np.float32], labels: Floats, weights: Float
         weights: (n,); None where all rows count alike.
     """
     is_positive = labels > 0
-    if weights is None and np.array_equal(labels, is_positive):
+    if weights is None and is_yes_or_no(labels):
         return _count_plain(scores, is_positive)
     weight = np.ones(len(labels)) if weights is None else weights
     return _merge(np.stack([scores.astype(np.float64), weight * labels, weight * (1.0 - labels)]))
 
 
-def _count_plain(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bool_]) -> Floats:
-    """With the label below the score's bits one sort of plain integers orders both: a fifth of the time of argsort."""
-    keys = _as_integers(scores).astype(np.uint64)
-    keys <<= np.uint64(1)
+def area_by_ranks(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bool_]) -> float:
+    """`area_under_roc` of rows that all count alike, in a third of its time: Mann and Whitney's U, in whole numbers.
+
+    https://en.wikipedia.org/wiki/Mann-Whitney_U_test#Area-under-curve_(AUC)_statistic_for_ROC_curves
+    """
+    keys = _sort(scores, is_positive)
+    ranks = np.flatnonzero(keys & keys.dtype.type(1))
+    positive = len(ranks)
+    pairs = positive * (len(keys) - positive)
+    if not pairs or np.isnan(scores).any():
+        return np.nan
+    above = int(ranks.sum()) - positive * (positive - 1) // 2
+    # Of one score the negative rows come first: where the next one is positive, both have it.
+    last = np.flatnonzero((keys[1:] ^ keys[:-1]) == 1)
+    begin, end = np.searchsorted(keys, keys[last], "left"), np.searchsorted(keys, keys[last + 1], "right")
+    tied = int(((last + 1 - begin) * (end - last - 1)).sum())
+    return (above - tied / 2) / pairs
+
+
+def _sort(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """The scores as integers with the label in the lowest bit, ascending: that takes a tenth of the time of argsort.
+
+    32 bits are enough where no score is negative, and are sorted in a third of the time of 64.
+    """
+    keys: npt.NDArray[Any] = _as_integers(scores)
+    keys = keys.astype(np.uint64) if (keys < _SIGN).any() else keys
+    keys <<= keys.dtype.type(1)
     keys |= is_positive
     keys.sort()
-    positives = np.cumsum(keys.astype(np.uint8) & np.uint8(1), dtype=np.int32)
-    keys >>= np.uint64(1)
+    return keys
+
+
+def _count_plain(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bool_]) -> Floats:
+    keys = _sort(scores, is_positive)
+    one = keys.dtype.type(1)
+    positives = np.cumsum(keys & one, dtype=np.int64)
+    keys >>= one
     ends = np.flatnonzero(np.append(keys[1:] != keys[:-1], True)[: len(keys)])
     counted = np.empty((3, len(ends)))
-    counted[0] = _as_scores(keys[ends].astype(np.uint32))
+    integers = keys[ends].astype(np.uint32)
+    counted[0] = _as_scores(integers | _SIGN if keys.dtype == np.uint32 else integers)
     counted[1] = np.diff(positives[ends], prepend=0)
     counted[2] = np.diff(ends, prepend=-1)
     counted[2] -= counted[1]
