@@ -52,6 +52,7 @@ from trainbox.xgboost import (
     join_folds,
     line,
     load_folds,
+    load_plots,
     meet,
     metric_names,
     notes,
@@ -94,6 +95,8 @@ def main() -> None:
             return
         identity = identify(params, data.agreement)
         progress = resume(found, data.agreement, circle, identity, params)
+        if circle.members.is_first:
+            load_plots()  # while XGBoost bins the rows
         with collective(circle) as group:
             for latest in train(params, group, data, progress):
                 progress = latest

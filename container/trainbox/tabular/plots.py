@@ -7,6 +7,7 @@ imported where a picture is drawn: that takes half a second, and a script that i
 import importlib
 import io
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,11 @@ def load() -> None:
     """Import Matplotlib, where there is time for it: while others work, who have let go of the interpreter's lock."""
     for name in ("figure", "ticker", "backends.backend_agg", "backends.backend_svg"):
         importlib.import_module(f"matplotlib.{name}")
+
+
+def load_aside() -> None:
+    """`load` in a thread of its own, for a script whose main thread is about to wait for XGBoost."""
+    threading.Thread(target=load, name="load plots", daemon=True).start()
 
 
 def draw_curves(
