@@ -108,8 +108,9 @@ bench-torch: $(VENV)/.dev ## PyTorch's launcher, session and checkpoints beside 
 	PYTHONPATH=tests $(BIN)/python -m tools.bench_torch
 	$(BIN)/python -m tools.bench_checkpoint --million 200 --runs 5
 
-bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-in's method: time, memory, resume
+bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-in's method: time, memory, resume, lost hosts
 	$(BIN)/python -m tools.bench_xgboost
+	PYTHONPATH=tests $(BIN)/python -m tools.bench_hosts
 	$(BIN)/python -m tools.bench_forest
 
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training

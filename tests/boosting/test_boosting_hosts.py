@@ -1,81 +1,11 @@
 """Two hosts train one model: killed, it goes on; one lost, the other says which."""
 
-import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
-TRAIN = Path(sys.executable).with_name("train")
-HOSTS = ("127.0.0.1", "127.0.0.2")
-HYPERPARAMETERS = {
-    "trainbox_script": "xgboost",
-    "num_round": "60",
-    "objective": "binary:logistic",
-    "eval_metric": "error,accuracy,auc",
-    "subsample": "0.7",
-    "checkpoint_every": "4",
-    "max_depth": "3",
-    "nthread": "1",
-}
-Process = subprocess.Popen[str]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def make_trees(directory: Path, *, shares: tuple[int, int] = (150, 90), held_out: tuple[int, int] = (80, 0)) -> None:
-    """A tree for each host, with its own rows; the second has none to be scored on."""
-    random = np.random.default_rng(3)
-    for number, host in enumerate(HOSTS):
-        root = directory / host
-        for channel, rows in (("train", shares[number]), ("validation", held_out[number])):
-            folder = root / "input" / "data" / channel
-            folder.mkdir(parents=True)
-            features = random.normal(size=(rows, 4)).round(4)
-            labels = (features[:, 0] + random.normal(size=rows) > 0).astype(int)
-            lines = [",".join(map(str, (label, *row))) for label, row in zip(labels, features.tolist(), strict=True)]
-            if rows:
-                (folder / "part.csv").write_text("\n".join(lines) + "\n")
-        config = root / "input" / "config"
-        config.mkdir()
-        sharded = {"TrainingInputMode": "File", "S3DistributionType": "ShardedByS3Key"}
-        files = {
-            "hyperparameters": HYPERPARAMETERS,
-            "inputdataconfig": {"train": sharded, "validation": sharded},
-            "resourceconfig": {"current_host": host, "hosts": list(HOSTS)},
-            "checkpointconfig": {"LocalPath": "/opt/ml/checkpoints"},
-        }
-        for name, content in files.items():
-            (config / f"{name}.json").write_text(json.dumps(content))
-
-
-def start(directory: Path) -> list[Process]:
-    port = str(free_port())
-    more = {"MASTER_PORT": port, "TRAINBOX_PREFLIGHT": "off", "TRAINBOX_HANG_SECONDS": "5"}
-    return [
-        subprocess.Popen(
-            [TRAIN],
-            env={**os.environ, **more, "TRAINBOX_ROOT": os.fspath(directory / host)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for host in HOSTS
-    ]
-
-
-def finish(processes: list[Process]) -> list[tuple[int, str, str]]:
-    ended = [process.communicate(timeout=90) for process in processes]
-    return [(process.returncode, *said) for process, said in zip(processes, ended, strict=True)]
+from boosting.hosts import HOSTS, finish, make_trees, start
 
 
 def test_two_hosts_train_one_model_whose_scores_are_those_of_all_rows(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from trainbox.say import say
 
 BEAT_SECONDS = 0.5
 #: What the main thread has to leave by itself once a member is lost.
-LEAVE_SECONDS = 1.5
+LEAVE_SECONDS = 1.0
 #: What a process that is being ended may take for its last words: whoever reads them may be slow.
 _LAST_WORDS_SECONDS = 0.5
 #: What somebody who gives up may say, in characters.

@@ -15,7 +15,7 @@ import sys
 import time
 
 #: In which the members notice that their leader has died, and leave.
-_LAST_SECONDS = 1.0
+_LAST_SECONDS = 0.75
 
 
 def main(host: str, members: str, seconds: str) -> None:
