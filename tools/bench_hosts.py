@@ -52,7 +52,8 @@ def lose(directory: Path, hosts: Sequence[str], lost: int, blow: signal.Signals)
     finally:
         _kill(processes)
     for number, host in enumerate(hosts):
-        _check(directory / host, hosts[lost], processes[number]) if number != lost else None
+        if number != lost:
+            _check(directory / host, hosts[lost], processes[number])
     return seconds
 
 

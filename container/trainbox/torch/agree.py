@@ -11,8 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from trainbox.errors import DataError, TrainingError
 
-#: From one message to the next. Of two ranks on two processors a message takes some 3 ms from the steps beside it; a stop
-#: can wait that long.
+#: From one message to the next. On two processors a message of two ranks takes some 3 ms from the steps beside it; a
+#: stop can wait that long.
 PAUSE_SECONDS = 1.0
 #: In steps, because they may become slower meanwhile.
 _LONGEST_PAUSE = 50

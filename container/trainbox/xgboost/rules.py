@@ -80,14 +80,8 @@ def _grows(*methods: str) -> Callable[[Declaration], bool]:
 _TREES = (
     *("gamma", "max_depth", "min_child_weight", "max_delta_step", "subsample", "sampling_method", "num_parallel_tree"),
     *("colsample_bytree", "colsample_bylevel", "colsample_bynode", "tree_method", "monotone_constraints"),
-    *(
-        "interaction_constraints",
-        "feature_weights",
-        "categorical_features",
-        "max_cat_to_onehot",
-        "max_cat_threshold",
-        "refresh_leaf",
-    ),
+    *("interaction_constraints", "categorical_features", "max_cat_to_onehot", "max_cat_threshold", "refresh_leaf"),
+    "feature_weights",
 )
 _HISTOGRAMS = ("max_bin", "max_leaves", "grow_policy", "categorical_features", "colsample_bynode", "sampling_method")
 _RANKING = (
