@@ -60,8 +60,11 @@ def load() -> None:
 
 
 def load_aside() -> None:
-    """`load` in a thread of its own, for a script whose main thread is about to wait for XGBoost."""
-    threading.Thread(target=load, name="load plots", daemon=True).start()
+    """`load` in a thread of its own, for a script whose main thread is about to wait for XGBoost.
+
+    A script that fails meanwhile waits for it, a second at most: an interpreter that ends amid an import may abort.
+    """
+    threading.Thread(target=load, name="load plots").start()
 
 
 def draw_curves(
