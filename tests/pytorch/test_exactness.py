@@ -173,7 +173,7 @@ def test_killed_while_a_checkpoint_is_written_it_comes_to_the_same_weights(
     job: Callable[[int], Job], expected: Callable[[int], str]
 ) -> None:
     killed = job(2)
-    process = killed.start(wait=0.1)
+    process = killed.start(wait=0.5)  # seconds a step: of each other step the ranks learn that a save is due
     for number in range(3):
         killed.await_step(1, 0, attempt=number)
         # Of the writes that come now, the first, then the second, then the third.
