@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 
 from trainbox.channels import delimited, libsvm, parquet, pipes, recordio
 from trainbox.channels.blocks import Block, Seen, describe_shape, shape_of
@@ -53,6 +54,9 @@ def open_rows(request: Request) -> Iterator[Rows | str]:
     Raises:
         DataError: A file cannot be read as what it is said to be, or differs from the others.
     """
+    # Signals are the script's. Arrow would wait for Ctrl-C in a thread of its own, for each block of CSV anew, with
+    # which a process that ends soon after has been seen to abort (SIGABRT in place of its exit code).
+    pa.enable_signal_handlers(False)
     for note in request.notes:
         say(f"{request.name}: {note}")
     if not request.is_pipe:
