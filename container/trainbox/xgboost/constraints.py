@@ -3,8 +3,11 @@
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from trainbox.errors import HyperparameterError
+
+T = TypeVar("T")
 
 
 def position(feature: str, names: Sequence[str], hyperparameter: str) -> int:
@@ -40,13 +43,8 @@ def monotone(wanted: Sequence[int] | Mapping[str, int], names: Sequence[str]) ->
             what = f"monotone_constraints has {len(wanted)} directions, and the data {len(names)} features"
             raise HyperparameterError(what, hint="one for each feature, in their order; the label is none of them")
         return _tuple(wanted)
-    places = [position(feature, names, "monotone_constraints") for feature in wanted]
-    if len(set(places)) < len(places):
-        raise HyperparameterError("monotone_constraints names a feature twice", hint="by its name or by its position")
-    directions = [0] * (max(places, default=-1) + 1)
-    for place, direction in zip(places, wanted.values(), strict=True):
-        directions[place] = direction
-    return _tuple(directions)
+    given = _by_place(wanted, names, "monotone_constraints")
+    return _tuple([given.get(place, 0) for place in range(max(given, default=-1) + 1)])
 
 
 def weights(wanted: Sequence[float] | Mapping[str, float], names: Sequence[str]) -> list[float]:
@@ -63,10 +61,7 @@ def weights(wanted: Sequence[float] | Mapping[str, float], names: Sequence[str])
             what = f"feature_weights has {len(wanted)} weights, and the data {len(names)} features"
             raise HyperparameterError(what, hint="one for each feature, in their order; the label is none of them")
         return list(wanted)
-    places = [position(feature, names, "feature_weights") for feature in wanted]
-    if len(set(places)) < len(places):
-        raise HyperparameterError("feature_weights names a feature twice", hint="by its name or by its position")
-    given = dict(zip(places, wanted.values(), strict=True))
+    given = _by_place(wanted, names, "feature_weights")
     return [given.get(place, 1.0) for place in range(len(names))]
 
 
@@ -80,6 +75,13 @@ def interaction(wanted: Sequence[Sequence[str]], names: Sequence[str]) -> str:
         HyperparameterError: A feature is not there.
     """
     return json.dumps([[position(feature, names, "interaction_constraints") for feature in group] for group in wanted])
+
+
+def _by_place(wanted: Mapping[str, T], names: Sequence[str], hyperparameter: str) -> dict[int, T]:
+    places = [position(feature, names, hyperparameter) for feature in wanted]
+    if len(set(places)) < len(places):
+        raise HyperparameterError(f"{hyperparameter} names a feature twice", hint="by its name or by its position")
+    return dict(zip(places, wanted.values(), strict=True))
 
 
 def _tuple(directions: Sequence[int]) -> str:
