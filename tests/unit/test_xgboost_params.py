@@ -153,6 +153,8 @@ WRONG = [
     ({"multi_strategy": "multi_output_tree", "booster": "dart"}, "does not go with booster=dart"),
     ({"multi_strategy": "multi_output_tree", "tree_method": "approx"}, "does not go with tree_method=approx"),
     ({"feature_weights": "(0,0)", "colsample_bytree": "0.5"}, "feature_weights leaves no feature to draw"),
+    ({"feature_weights": "(1,1e300)", "colsample_bytree": "0.5"}, "feature_weights is 1e+300: XGBoost reads numbers"),
+    ({"feature_weights": '{"a": 1e-50}'}, "feature_weights is 1e-50: XGBoost reads numbers"),
     ({"feature_weights": "(1,-1)"}, "'feature_weights' is '(1,-1)'"),
     ({"dsplit": "col"}, "XGBoost splits rows over hosts, never columns"),
     ({"monotone_constraints": "(2,0)"}, "'monotone_constraints' is '(2,0)'"),

@@ -195,10 +195,18 @@ def name_of(attribute: str) -> str:
 
 def _check_values(params: Declaration) -> Iterator[str]:
     for attribute, value in given(params).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            yield f"{name_of(attribute)} is {value:g}: give a finite number"
-        elif isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
-            yield f"{name_of(attribute)} is {value:g}: XGBoost reads numbers from {_SMALLEST:g} to {_LARGEST:g}, and 0"
+        for number in _numbers(value):
+            if not math.isfinite(number):
+                yield f"{name_of(attribute)} is {number:g}: give a finite number"
+            elif number and not _SMALLEST <= abs(number) <= _LARGEST:
+                limits = f"from {_SMALLEST:g} to {_LARGEST:g}, and 0"
+                yield f"{name_of(attribute)} is {number:g}: XGBoost reads numbers {limits}"
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """Those of a value, or of the values in it."""
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+    yield from (each for each in values if isinstance(each, float))
 
 
 def _check_names(params: Declaration) -> Iterator[str]:
