@@ -442,8 +442,10 @@ def test_a_process_that_does_not_leave_by_itself_is_ended(
 ) -> None:
     monkeypatch.setattr(lifeline, "LEAVE_SECONDS", 0.2)
     left = threading.Event()
+    come = threading.Barrier(3)  # one that is still joining would raise the loss from there, and leave by itself
 
     def act(joined: Circle) -> object:
+        come.wait(20)
         if joined.rank == 1:
             raise DataError("no rows")
         if joined.rank == 2:
