@@ -5,12 +5,14 @@
 How long four healthy hosts take; whether every kind of fault is named exactly, each planted several times; how often a
 healthy cluster whose processors are busy is accused; and how the time grows with the hosts, all of which share this
 machine's processors: beside the whole, the processor's seconds for each host and the time of the collectives alone are
-printed. The exit code says whether all faults were named and nobody was accused, not how fast.
+printed, and beside four hosts how long four processes take that only import torch. The exit code says whether all
+faults were named and nobody was accused, not how fast.
 """
 
 import argparse
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -57,7 +59,18 @@ def measure_growth(sizes: Sequence[int], starts: int) -> None:
             f" {processor / size:.1f} s of processor for each host"
         )
         if size == TARGET_HOSTS:
+            imports = median(_import_torch(size) for _ in range(starts))
+            say(f"  so many processes that only import torch, as each host has to: {imports:.1f} s")
             say(f"  target: at most {TARGET_SECONDS:g} s: {verdict(reached=whole <= TARGET_SECONDS)}")
+
+
+def _import_torch(processes: int) -> float:
+    """Seconds until all of so many have done it."""
+    began = time.monotonic()
+    command = (sys.executable, "-c", "import torch, torch.distributed")
+    for one in [subprocess.Popen(command) for _ in range(processes)]:
+        one.wait()
+    return time.monotonic() - began
 
 
 def _run_healthy(size: int) -> tuple[float, float, float]:

@@ -89,7 +89,7 @@ class Ranks:
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a user's `queue.py` in the working directory is none of the standard library's.
-                [sys.executable, "-P", "-m", "trainbox.health.ranks", str(most_led())],
+                [sys.executable, "-P", "-m", "trainbox.health.start_ranks", str(most_led())],
                 env={**env, **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),

@@ -1,10 +1,11 @@
 """A program of its own: one host's part of the collectives that prove the cluster.
 
-    python -P -m trainbox.health.ranks 3      calls on stdin, results on stdout: JSON lines
+    python -P -m trainbox.health.start_ranks 3      calls on stdin, results on stdout: JSON lines
 
-It imports torch once (a second) and forks a fresh process for every rank of every group, each with a hard deadline:
-what a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has moved, convicts
-sound hosts in the next one. So this process itself never makes a communicator, a thread or a CUDA context.
+It imports torch once (a second, see `start_ranks`) and forks a fresh process for every rank of every group, each with
+a hard deadline: what a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has
+moved, convicts sound hosts in the next one. So this process itself never makes a communicator, a thread or a CUDA
+context.
 
 The numbers are whole and their sums below 2^24: exact in fp32, in whatever order they are summed. The bus bandwidth is
 that of nccl-tests (doc/PERFORMANCE.md): 2 (n - 1) / n · bytes / seconds, for an all-reduce of n ranks.
@@ -41,10 +42,11 @@ _SMALLEST_BYTES = 256 * 1024
 _GROWTH = 4
 #: A collective that takes so long is long enough to be measured; those repeated take no longer than that together.
 _LONG_SECONDS = 0.05
-_REPEATED_SECONDS = 0.5
+_REPEATED_SECONDS = 0.2
 _REPEATS = 10
 _BACKLOG = 1024
 _KNOCK_SECONDS = 3.0
+_DOOR_SECONDS = 1.0
 _PATIENT = 0.7
 
 
@@ -127,7 +129,8 @@ def _meet(order: Order, local: int) -> Rank:
     torch.set_num_threads(1)
     # Who only waits for others says so before it is ended: that tells it from who hangs.
     limit = timedelta(seconds=_PATIENT * order.seconds)
-    store = TCPStore(order.address, order.port, is_master=rank == 0, wait_for_workers=False, timeout=limit)
+    left = _await_door(order.address, order.port, limit) if rank else limit
+    store = TCPStore(order.address, order.port, is_master=rank == 0, wait_for_workers=False, timeout=left)
     dist.init_process_group(order.backend, store=store, rank=rank, world_size=order.world, timeout=limit)
     meter = _Meter(rank, order.world, device, off=int(drill == "wrong"))
     latency = meter.latency()
@@ -139,6 +142,27 @@ def _meet(order: Order, local: int) -> Rank:
     return Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
 
 
+def _await_door(host: str, port: int, limit: timedelta) -> timedelta:
+    """Wait until the first rank listens: a client of its store that comes too early sleeps half a second.
+
+    Where the host cannot be reached at all, the store itself says so.
+
+    Returns:
+        What is left of the limit.
+    """
+    until = time.monotonic() + limit.total_seconds()
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host, port), timeout=_DOOR_SECONDS).close()
+        except ConnectionRefusedError:
+            time.sleep(_DOOR_SECONDS / 200)
+        except OSError:
+            break
+        else:
+            break
+    return timedelta(seconds=max(_DOOR_SECONDS, until - time.monotonic()))
+
+
 class _Meter:
     """Collectives of one group, measured and held against what must come out."""
 
@@ -146,6 +170,7 @@ class _Meter:
         self._rank, self._world, self._device, self._off = rank, world, device, off
         self._total = sum(_weight(each) for each in range(world))
         self._period = min(_PERIOD, _EXACT // self._total)
+        self._ramps: dict[int, torch.Tensor] = {}
         self.wrong = 0
 
     def latency(self) -> float:
@@ -207,7 +232,9 @@ class _Meter:
         return time.perf_counter() - started
 
     def _ramp(self, count: int) -> torch.Tensor:
-        return (torch.arange(count, device=self._device) % self._period).to(torch.float32)
+        if count not in self._ramps:  # else of a sum that is repeated this would be the greater part
+            self._ramps = {count: (torch.arange(count, device=self._device) % self._period).to(torch.float32)}
+        return self._ramps[count]
 
     def _numbers(self, count: int) -> torch.Tensor:
         numbers = self._ramp(count) * _weight(self._rank)
@@ -223,7 +250,3 @@ def read_drill(env: Mapping[str, str], local: int) -> str:
     """The fault that this local rank is to show; empty for none."""
     kind, _, rank = env.get(DRILL, "").partition(" ")
     return kind if rank == str(local) else ""
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

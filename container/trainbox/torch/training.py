@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from trainbox import toolkit
+from trainbox import stopping, toolkit
 from trainbox.contract.job import read_environment
 from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
 from trainbox.errors import TrainingError
@@ -88,6 +88,7 @@ class Session:
         self.stopped = False
         self._control = control
         self._settings = toolkit.current_job().settings
+        self._stop = stopping.install(self._settings.grace_seconds)
         self._precision = precision
         self._seed = seed
         self._on_nan = on_nan
@@ -337,7 +338,7 @@ class Session:
         """Say how this rank stands, and do what all have agreed to; a save may have to wait for the next step."""
         due = saves and self.rank == 0 and self._saver is not None and not self._save_asked and self._saver.due()
         self._save_asked = self._save_asked or due
-        agreed = self._agreement.exchange(Flags(toolkit.stop_requested(), due, self._losses.find(self.step)))
+        agreed = self._agreement.exchange(Flags(self._stop.requested, due, self._losses.find(self.step)))
         if agreed.bad is not None:
             self._report_bad(agreed.bad)
         if agreed.stop:
