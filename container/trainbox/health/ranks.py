@@ -129,7 +129,7 @@ def _meet(order: Order, local: int) -> Rank:
     torch.set_num_threads(1)
     # Who only waits for others says so before it is ended: that tells it from who hangs.
     limit = timedelta(seconds=_PATIENT * order.seconds)
-    left = _await_door(order.address, order.port, limit) if rank else limit
+    left = await_door(order.address, order.port, limit) if rank else limit
     store = TCPStore(order.address, order.port, is_master=rank == 0, wait_for_workers=False, timeout=left)
     dist.init_process_group(order.backend, store=store, rank=rank, world_size=order.world, timeout=limit)
     meter = _Meter(rank, order.world, device, off=int(drill == "wrong"))
@@ -142,7 +142,7 @@ def _meet(order: Order, local: int) -> Rank:
     return Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
 
 
-def _await_door(host: str, port: int, limit: timedelta) -> timedelta:
+def await_door(host: str, port: int, limit: timedelta) -> timedelta:
     """Wait until the first rank listens: a client of its store that comes too early sleeps half a second.
 
     Where the host cannot be reached at all, the store itself says so.
