@@ -31,6 +31,7 @@ RUN sh wheelhouse/install dependencies /layer/dependencies "${VARIANT}" "${TORCH
 # --- the package: small, changes with the code -------------------------------------------------------------------------
 FROM dependencies AS package
 RUN sh wheelhouse/install backend
+COPY tools/image/train.py tools/image/pack_start.py wheelhouse/
 COPY pyproject.toml README.md LICENSE ./
 COPY container container
 # The scripts are a layer of their own below: the wheel is built without them, and finds them through a link.

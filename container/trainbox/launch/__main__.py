@@ -2,18 +2,15 @@
 
 import gc
 import sys
+from collections.abc import Callable
 
 #: What msgspec takes from here Python has had since 3.11 (msgspec, `_utils.py`); where torch has brought it along it
 #: loads `inspect` and `ast`: a fifth of the start.
 _NOT_NEEDED = "typing_extensions"
 
 
-def main() -> int:
-    """Run the job of this container to its end; see `trainbox.launch.train`.
-
-    Returns:
-        The exit code of the job.
-    """
+def load() -> Callable[[], int]:
+    """Import the supervisor; what comes back runs it."""
     hides = _NOT_NEEDED not in sys.modules
     if hides:
         sys.modules[_NOT_NEEDED] = None  # type: ignore[assignment] # an import of it fails
@@ -24,7 +21,16 @@ def main() -> int:
         gc.enable()
         if hides:
             del sys.modules[_NOT_NEEDED]
-    return run()
+    return run
+
+
+def main() -> int:
+    """Run the job of this container to its end; see `trainbox.launch.train`.
+
+    Returns:
+        The exit code of the job.
+    """
+    return load()()
 
 
 if __name__ == "__main__":
