@@ -79,6 +79,15 @@ def test_the_exit_code_of_the_script_is_that_of_the_job(tree: Tree, code: int) -
     assert tree.leftovers() == []
 
 
+@pytest.fixture
+def hangup_ends() -> Iterator[None]:
+    """Under `nohup` it is ignored here, and would be in every script."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.usefixtures("hangup_ends")
 @pytest.mark.parametrize("name", _FATAL_SIGNALS)
 def test_a_signal_that_kills_the_script_is_128_plus_its_number(tree: Tree, name: str) -> None:
     run = run_shell(tree, f"ulimit -c 0\necho epoch 3 >&2\nkill -s {name} $$")
