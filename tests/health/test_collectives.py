@@ -1,5 +1,7 @@
 """Collectives between hosts that are network namespaces, with faults that are real: each is named, and nothing else."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ KINDS = (
     "host frozen",
     "wrong sum of one rank of three",
 )
+
+
+#: In the second host's space: a door that is open. In the first one's: who does not answer a knock at it.
+DOOR = "import socket; door = socket.create_server(('', 29777), backlog=1024); print('open', flush=True); input()"
+KNOCK = """
+import sys
+from trainbox.health.ranks import knock
+print(knock([(sys.argv[1], 29777)] * 8))
+"""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,6 +70,25 @@ def test_a_rank_that_dies_on_one_of_two_hosts_is_found_by_its_own_host(tmp_path:
     assert "HARDWARE algo-2 rank1 collective.local: killed by signal 9" in ended[0].log
     sound = {one["value"] for one in ended[0].findings if (one["check"], one["host"]) == ("collective.local", "algo-1")}
     assert sound == {"exact"}
+
+
+def test_a_way_that_loses_packets_is_an_open_one_and_a_partition_is_not(tmp_path: Path) -> None:
+    def knocked(cluster: Cluster) -> str:
+        return cluster[0].inside(sys.executable, "-c", KNOCK, cluster[1].address).strip()
+
+    with Cluster(tmp_path, 2) as cluster:
+        cluster[1].lose(0.3)
+        door = subprocess.Popen(
+            ["ip", "netns", "exec", cluster[1].space, sys.executable, "-c", DOOR],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with door:
+            assert door.stdout is not None
+            assert door.stdout.readline() == b"open\n"
+            assert knocked(cluster) == "()"
+            cluster[1].cut_off(cluster[0])
+            assert knocked(cluster) == str((cluster[1].address,) * 8)
 
 
 def test_one_host_has_nobody_to_meet_and_nothing_of_its_ranks_outlives_the_checks(tmp_path: Path) -> None:
