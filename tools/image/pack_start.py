@@ -15,12 +15,12 @@ _VENV = "/opt/venv"
 
 def main(layer: str) -> None:
     """Import what `train` imports, and write it down."""
-    gc.disable()
     site = f"{_VENV}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     sys.path += [f"{layer}{site}", site]
     from trainbox.launch.__main__ import load  # noqa: PLC0415 - from the layer that has just been filled
 
     load()
+    gc.disable()
     index: dict[str, tuple[str, int, int, bool, int, int]] = {}
     codes: list[bytes] = []
     for name, module in sorted(sys.modules.items()):
