@@ -7,6 +7,10 @@ import threading
 import time
 from datetime import timedelta
 
+import pytest
+
+pytest.importorskip("torch")
+
 from trainbox.health import ranks
 
 _LIMIT = timedelta(seconds=20)
