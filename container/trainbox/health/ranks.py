@@ -48,6 +48,7 @@ _BACKLOG = 1024
 _KNOCK_SECONDS = 3.0
 _KNOCK_AGAIN_SECONDS = 0.3
 _DOOR_SECONDS = 1.0
+_DOOR_AGAIN_SECONDS = 0.005
 _PATIENT = 0.7
 
 
@@ -165,7 +166,7 @@ def await_door(host: str, port: int, limit: timedelta) -> timedelta:
         try:
             socket.create_connection((host, port), timeout=_DOOR_SECONDS).close()
         except ConnectionRefusedError:
-            time.sleep(_DOOR_SECONDS / 200)
+            time.sleep(_DOOR_AGAIN_SECONDS)
         except OSError:
             break
         else:
