@@ -93,7 +93,7 @@ def main() -> None:
         if params.kfold:
             cross_validate(params, store, data)
             return
-        identity = identify(params, data.agreement)
+        identity = identify(params, data.agreement, data.bins(params))
         progress = resume(found, data.agreement, circle, identity, params)
         if circle.members.is_first:
             load_plots()  # while XGBoost bins the rows
@@ -136,7 +136,7 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
     """A model for each fold, scored on the rows that it has not seen; a checkpoint after each."""
     rows = join_folds([shard.table for shard in data.shards.values()])
     folds = split_folds(rows.labels, params)
-    identity = identify(params, data.agreement)
+    identity = identify(params, data.agreement, data.bins(params))
     results = load_folds(store.latest(), identity)
     for fold in folds[len(results) :]:
         number = f"fold {len(results) + 1} of {len(folds)}"

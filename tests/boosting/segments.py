@@ -63,7 +63,7 @@ def trained(params: Params, stops: tuple[int, ...]) -> Progress:
     shards["validation"] = shard_of(table(params, 2), "validation", params)
     saved = progress = Progress()
     for stop_at in (*stops, None):
-        made = None if params.method == "approx" else make_matrices(shards, params)
+        made = None if params.method == "approx" else make_matrices(shards, params, members=1)
         rounds: list[int] = []
 
         for progress in boost(
@@ -84,7 +84,7 @@ def trained(params: Params, stops: tuple[int, ...]) -> Progress:
 def _matrices(
     shards: Mapping[str, Shard], params: Params, made: Mapping[str, xgb.DMatrix] | None
 ) -> Mapping[str, xgb.DMatrix]:
-    return made or make_matrices(shards, params)
+    return made or make_matrices(shards, params, members=1)
 
 
 def _score(

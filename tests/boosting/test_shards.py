@@ -65,7 +65,7 @@ def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
             0.0: 500 - shards["train"].labels.counts[1.0],
             1.0: pytest.approx(250, abs=60),
         }
-        matrices = make_matrices(shards, chosen)
+        matrices = make_matrices(shards, chosen, members=1)
         booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), list(matrices.values()))
         for step in range(5):
             booster.update(matrices["train"], step)
@@ -85,7 +85,7 @@ def test_features_are_drawn_by_their_weights(tmp_path: Path, method: str, is_on_
     chosen = params(tree_method=method, colsample_bytree=0.5, feature_weights=weights, max_depth=3)
     spool = tmp_path / "blocks" if is_on_disk else None
     shard = read_shard(channel(tmp_path / "train"), "train", chosen, Part(), like=None, spool=spool)
-    matrix = make_matrices({"train": shard}, chosen)["train"]
+    matrix = make_matrices({"train": shard}, chosen, members=1)["train"]
     booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), [matrix])
     for step in range(5):
         booster.update(matrix, step)

@@ -49,6 +49,11 @@ class Agreement(msgspec.Struct, frozen=True):
     #: The newest checkpoint, and the rank of the member that has it; nothing where nobody has one.
     checkpoint: tuple[int, int] | None
 
+    @property
+    def members(self) -> int:
+        """How many train together."""
+        return len(self.digests["train"])
+
 
 def agree(reports: Sequence[Report]) -> Agreement:
     """What follows from all reports, in the order of the ranks.

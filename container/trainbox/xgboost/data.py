@@ -19,7 +19,7 @@ from trainbox.peers import Circle, find_members, find_port, join
 from trainbox.say import say
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
-from trainbox.xgboost.matrices import make_matrices
+from trainbox.xgboost.matrices import Bins, bins_of, make_matrices
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard, disk_needed, part_of, read_shard, shard_of, spool_directory
 
@@ -38,10 +38,14 @@ class Data(msgspec.Struct, frozen=True, eq=False):
         """
         if params.method == "approx":
             kept = dict(self.shards)
-            return lambda: make_matrices(kept, params)
-        made = make_matrices(self.shards, params)
+            return lambda: make_matrices(kept, params, members=self.agreement.members)
+        made = make_matrices(self.shards, params, members=self.agreement.members)
         self.shards.clear()
         return lambda: made
+
+    def bins(self, params: Params) -> Bins:
+        """How `matrices` will bin the rows."""
+        return bins_of(self.shards["train"], params, members=self.agreement.members)
 
     def of(self, tables: Mapping[str, Table], params: Params) -> "Data":
         """Some of the rows, as if they were all there are."""

@@ -1,54 +1,99 @@
 """The matrix that XGBoost makes of a shard.
 
-It is binned once where the tree method works on histograms: a byte for a value instead of four, and no second pass.
-Rows on the disk stay there, and are read block by block (`ExtMemQuantileDMatrix`).
+The rows to learn from are binned once where the tree method works on histograms: a byte for a value instead of four,
+and no second pass. Those held out are only predicted, quickest from what they are. Rows on the disk stay there, and are
+read block by block (`ExtMemQuantileDMatrix`).
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 import xgboost as xgb
 
 from trainbox.channels import Table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.constraints import weights
+from trainbox.xgboost.cuts import exact_cuts
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard
 
 Floats = npt.NDArray[np.float32]
+#: Of the rows to learn from: at exact quantiles, at those of XGBoost's sketch, or none, where trees read the values.
+Bins = Literal["exact", "sketch", "none"]
+
+#: Below, XGBoost's sketch takes no time to speak of.
+_LEAST_ROWS = 100_000
 
 
-def make_matrices(shards: Mapping[str, Shard], params: Params) -> dict[str, xgb.DMatrix]:
-    """A matrix of each shard; those that are binned take the bins of `train`."""
-    matrices: dict[str, xgb.DMatrix] = {}
-    for name, shard in shards.items():
-        matrices[name] = make_matrix(shard, params, matrices.get("train"))
+def bins_of(shard: Shard, params: Params, *, members: int) -> Bins:
+    """How the rows to learn from are binned.
+
+    At exact quantiles where one process has all rows in memory, and all count alike. Few rows are left to XGBoost: their
+    model is the one that it makes by itself.
+
+    Args:
+        shard: The rows, of one member.
+        params: The hyperparameters.
+        members: Those that train together; their sketches are put together by XGBoost.
+    """
+    if not params.is_binned:
+        return "none"
+    is_apart = members > 1 or shard.is_on_disk or params.runs_on != "cpu"
+    if is_apart or params.categorical_features or shard.rows < _LEAST_ROWS:
+        return "sketch"
+    table = shard.table
+    return "sketch" if table.weights is not None or scipy.sparse.issparse(table.features) else "exact"
+
+
+def make_matrices(shards: Mapping[str, Shard], params: Params, *, members: int) -> dict[str, xgb.DMatrix]:
+    """A matrix of each shard.
+
+    Args:
+        shards: `train`, and perhaps `validation`.
+        params: The hyperparameters.
+        members: How many train together.
+    """
+    train = shards["train"]
+    bins = _bins_at(train.table, params) if bins_of(train, params, members=members) == "exact" else None
+    matrices = {"train": _make_matrix(train, params, bins)}
     if params.feature_weights is not None:
-        drawn = weights(params.feature_weights, shards["train"].feature_names)
+        drawn = weights(params.feature_weights, train.feature_names)
         matrices["train"].set_info(feature_weights=np.array(drawn, np.float32))
+    for name, shard in shards.items():
+        if name != "train":
+            on_disk = shard.is_on_disk
+            matrices[name] = _make_matrix(shard, params, matrices["train"]) if on_disk else _plain(shard.table, params)
     return matrices
 
 
-def make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None = None) -> xgb.DMatrix:
-    """One matrix.
-
-    Args:
-        shard: The rows.
-        params: The hyperparameters.
-        like: The matrix whose bins this one takes.
-    """
-    shared = {"nthread": params.nthread, "enable_categorical": bool(params.categorical_features)}
+def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.DMatrix:
+    """One to learn from, or with its bins, `like`."""
     if shard.is_on_disk:
         kinds = feature_types(shard.feature_names, params)
         blocks = _Blocks([path for path in shard.blocks if isinstance(path, Path)], kinds)
-        return xgb.ExtMemQuantileDMatrix(blocks, ref=like, max_bin=params.max_bin, **shared)
-    given = fields(shard.table, params) | shared
+        return xgb.ExtMemQuantileDMatrix(blocks, ref=like, max_bin=params.max_bin, **_shared(params))
     if not params.is_binned:
-        return xgb.DMatrix(**given)
+        return _plain(shard.table, params)
+    given = fields(shard.table, params) | _shared(params)
     return xgb.QuantileDMatrix(**given, ref=like, max_bin=params.max_bin)
+
+
+def _plain(table: Table, params: Params) -> xgb.DMatrix:
+    return xgb.DMatrix(**fields(table, params), **_shared(params))
+
+
+def _shared(params: Params) -> dict[str, Any]:
+    return {"nthread": params.nthread, "enable_categorical": bool(params.categorical_features)}
+
+
+def _bins_at(table: Table, params: Params) -> xgb.DMatrix:
+    threads = params.nthread or len(os.sched_getaffinity(0))
+    return xgb.QuantileDMatrix(exact_cuts(table.features, params.max_bin, threads=threads), max_bin=params.max_bin)
 
 
 def plain_matrix(table: Table, params: Params) -> xgb.DMatrix:

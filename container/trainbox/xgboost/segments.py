@@ -61,13 +61,19 @@ def begin_segment(
     return xgb.Booster(settings, list(matrices.values()), model_file=model)
 
 
-def identify(params: Params, agreement: Agreement) -> dict[str, str]:
-    """Everything that shapes the model: a checkpoint of something else must not be continued."""
+def identify(params: Params, agreement: Agreement, bins: str) -> dict[str, str]:
+    """Everything that shapes the model: a checkpoint of something else must not be continued.
+
+    Args:
+        params: The hyperparameters.
+        agreement: What is known of the rows.
+        bins: How they are binned, which depends on the memory, too: rows on the disk have other bins.
+    """
     identity = {name: json.dumps(value) for name, value in shaping(params).items()}
     for channel, digests in agreement.digests.items():
         rows = f"{agreement.rows[channel]:,} rows x {len(agreement.columns)} features"
         identity[f"channel {channel}"] = f"{rows}, SHA-256 {' '.join(digest[:16] for digest in digests)}"
-    return identity | {"members": str(len(next(iter(agreement.digests.values())))), "xgboost": xgb.__version__}
+    return identity | {"bins": bins, "members": str(agreement.members), "xgboost": xgb.__version__}
 
 
 def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:

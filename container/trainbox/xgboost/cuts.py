@@ -1,0 +1,72 @@
+"""Where the values of a feature are cut into bins: at exact quantiles, found by sorting.
+
+XGBoost finds quantiles with a sketch, made for rows that are never together in memory: all values go through it, one by
+one, and it is right up to a part of a bin. NumPy sorts a column in a tenth of that time, and then they are exact. They
+are handed to XGBoost as a small matrix whose bins the large one takes (`ref`): its sketch drops none of so few values.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+#: Columns that a thread copies out of the rows at a time: as many as a cache line has.
+_TOGETHER = 16
+
+
+def exact_cuts(features: Floats, bins: int, *, threads: int) -> Floats:
+    """The values between which the bins of each feature lie, its least and greatest among them.
+
+    Args:
+        features: (n, m); NaN is a missing value, and nothing is infinite.
+        bins: How many a feature may have (`max_bin`).
+        threads: To work with; each takes the memory of 16 columns.
+
+    Returns:
+        (bins + 1, m), ascending; a column that has fewer different values ends with NaN.
+    """
+    cuts = np.full((bins + 1, features.shape[1]), np.nan, np.float32)
+
+    def work(start: int) -> None:
+        columns = np.array(features[:, start : start + _TOGETHER].T, order="C")  # always a copy: it is sorted
+        for place, column in enumerate(columns, start):
+            found = _cut(column, bins)
+            cuts[: len(found), place] = found
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(0, features.shape[1], _TOGETHER)))
+    return cuts
+
+
+def _cut(column: Floats, bins: int) -> Floats:
+    """The cuts of one feature, whose values are sorted in place: as many values lie between any two."""
+    column.sort()
+    values = column[: np.searchsorted(column, np.inf, "right")]  # what is missing comes last
+    if not len(values):
+        return values
+    even = values[np.arange(bins + 1) * (len(values) - 1) // bins]
+    return even if (even[1:] != even[:-1]).all() else _cut_around_frequent(values, bins)
+
+
+def _cut_around_frequent(values: Floats, bins: int) -> Floats:
+    """The same where a value, often 0, fills more than a bin: it has one to itself, and the others share the rest."""
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    distinct, counts = values[starts], np.diff(starts, append=len(values))
+    if len(distinct) <= bins + 1:
+        return distinct
+    kept = distinct == distinct[-1]
+    while True:  # what is left for the others becomes less with each that is found
+        left = bins + 1 - np.count_nonzero(kept)
+        rows = counts[~kept].sum()
+        frequent = ~kept & (counts * left > rows)
+        if not frequent.any():
+            break
+        kept |= frequent
+    others = np.flatnonzero(~kept)
+    before = np.cumsum(counts[others]) - counts[others]
+    even = np.searchsorted(before, np.arange(left) * rows / left)
+    kept[others[np.minimum(even, len(others) - 1)]] = True
+    found: Floats = distinct[kept]
+    return found
