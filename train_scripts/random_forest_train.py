@@ -17,6 +17,7 @@ sharded are gathered first. A stop waits for the end of its group.
 `engine=xgboost` grows a forest of another kind, faster. `model.joblib` is a pickle: load none that others wrote.
 """
 
+import gc
 import itertools
 import sys
 
@@ -170,3 +171,4 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     main()
+    gc.freeze()  # what is left goes with the process; to look through it for garbage first takes half a second

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from trainbox.channels.blocks import Block, check
 from trainbox.channels.delimited import take_columns
@@ -57,11 +56,11 @@ def count_rows(path: Path, shown: str) -> int:
 
 @contextmanager
 def _opened(path: Path, shown: str) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - most jobs read none, and it loads Arrow's file systems
+
     try:
         # Of each column a piece at a time: a row group may be the whole file. Checksums count where there are some.
-        with pa.parquet.ParquetFile(
-            path, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True
-        ) as file:
+        with ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(

@@ -13,11 +13,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from trainbox.channels.blocks import Block, check
 from trainbox.channels.compressed import MOST_COLUMNS, Sparse, ascends, first_repeat, sort_rows
-from trainbox.channels.protobuf import record_class
 from trainbox.channels.records import FRAME_HEAD, Frames, Joiner, first_record, place_of, read_frames
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import Stream
@@ -181,6 +179,10 @@ def _decode(place: str, content: bytes) -> _Record:
     Raises:
         DataError: It is no `aialgs.data.Record`, or has no features or no label that could be used.
     """
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - most jobs read no such record
+
+    from trainbox.channels.protobuf import record_class  # noqa: PLC0415
+
     try:
         message = record_class().FromString(content)
     except DecodeError as error:

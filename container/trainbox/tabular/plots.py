@@ -7,6 +7,7 @@ imported where a picture is drawn: that takes half a second, and a script that i
 import importlib
 import io
 import math
+import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainbox import whole
+from trainbox.tabular.lean import staying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,20 +53,29 @@ _SPARSE = 40
 _LONGEST_NAME = 36
 _BAR_INCHES = 0.27
 _TICK_STEPS = (1, 2, 2.5, 5, 10)
+#: The lowest priority (`nice`).
+_IDLE = 19
 
 
 def load() -> None:
     """Import Matplotlib, where there is time for it: while others work, who have let go of the interpreter's lock."""
-    for name in ("figure", "ticker", "backends.backend_agg", "backends.backend_svg"):
-        importlib.import_module(f"matplotlib.{name}")
+    with staying():
+        for name in ("figure", "ticker", "backends.backend_agg", "backends.backend_svg"):
+            importlib.import_module(f"matplotlib.{name}")
 
 
 def load_aside() -> None:
     """`load` in a thread of its own, for a script whose main thread is about to wait for XGBoost.
 
+    It takes what XGBoost's threads leave of the processors: those wait for each other, so to delay one delays all.
     A script that fails meanwhile waits for it, a second at most: an interpreter that ends amid an import may abort.
     """
-    threading.Thread(target=load, name="load plots").start()
+
+    def load_idly() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)  # in Linux, of one thread
+        load()
+
+    threading.Thread(target=load_idly, name="load plots").start()
 
 
 def draw_curves(

@@ -33,8 +33,8 @@ _LEAST_ROWS = 100_000
 def bins_of(shard: Shard, params: Params, *, members: int) -> Bins:
     """How the rows to learn from are binned.
 
-    At exact quantiles where one process has all rows in memory, and all count alike. Few rows are left to XGBoost: their
-    model is the one that it makes by itself.
+    At exact quantiles where one process has all rows in memory, and all count alike. Few rows are left to XGBoost, so
+    that its own model comes out.
 
     Args:
         shard: The rows, of one member.
