@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import xgboost as xgb
@@ -20,16 +21,20 @@ from trainbox.xgboost import (
     booster_parameters,
     evaluate,
     is_finished,
+    matrices,
     metric_names,
     objective_of,
 )
 from trainbox.xgboost.matrices import make_matrices
 from trainbox.xgboost.shards import Shard, shard_of
 
+#: As of many rows.
+EXACT = "bins at exact quantiles"
 SAMPLING = {"subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.8}
 CASES: dict[str, dict[str, object]] = {
     "sampling": {"objective": "binary:logistic", **SAMPLING},
     "no sampling": {"objective": "binary:logistic"},
+    EXACT: {"objective": "binary:logistic", "max_bin": 32, **SAMPLING},
     "early stopping": {"objective": "binary:logistic", "early_stopping_rounds": 6, "eta": 0.9, **SAMPLING},
     "dart": {"objective": "binary:logistic", "booster": "dart", "rate_drop": 0.3, **SAMPLING},
     "softprob": {"objective": "multi:softprob", "num_class": 3, **SAMPLING},
@@ -103,7 +108,8 @@ def check(names: Iterator[str] | list[str]) -> dict[str, bool]:
     same = {}
     for name in names:
         params = Params(num_round=23, checkpoint_every=5, nthread=1, **CASES[name])  # type: ignore[arg-type]
-        whole, interrupted = trained(params, ()), trained(params, (3, 11, 12, 19))
+        with patch.object(matrices, "LEAST_ROWS", 0 if name == EXACT else matrices.LEAST_ROWS):
+            whole, interrupted = trained(params, ()), trained(params, (3, 11, 12, 19))
         assert is_finished(interrupted.history, objective_of(params), params)
         same[name] = whole.model == interrupted.model and whole.history == interrupted.history
     return same

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import xgboost as xgb
 
 from trainbox.channels import Table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost import Alone, Params, booster_parameters, evaluate
-from trainbox.xgboost.matrices import feature_types, fields, make_matrices
-from trainbox.xgboost.shards import Part, Shard, is_too_large, read_shard
+from trainbox.xgboost.agreement import Report, agree
+from trainbox.xgboost.matrices import LEAST_ROWS, bins_of, feature_types, fields, make_matrices
+from trainbox.xgboost.segments import identify
+from trainbox.xgboost.shards import Part, Shard, is_too_large, read_shard, shard_of
 
 MIB = 2**20
 
@@ -111,6 +114,65 @@ def table(**more: object) -> Table:
         "files": (),
     }
     return Table(**{**given, **more})  # type: ignore[arg-type]
+
+
+MANY = np.zeros(LEAST_ROWS, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("more", "given", "members", "expected"),
+    [
+        ({}, {}, 1, "exact"),
+        ({}, {"tree_method": "approx"}, 1, "none"),
+        ({}, {"tree_method": "exact"}, 1, "none"),
+        ({}, {}, 2, "sketch"),
+        ({}, {"device": "cuda"}, 1, "sketch"),
+        ({}, {"categorical_features": ("f0",)}, 1, "sketch"),
+        ({"weights": MANY}, {}, 1, "sketch"),
+        ({"features": scipy.sparse.csr_matrix(MANY.reshape(-1, 1))}, {}, 1, "sketch"),
+        ({"labels": MANY[1:], "features": MANY[1:].reshape(-1, 1)}, {}, 1, "sketch"),
+    ],
+)
+def test_many_rows_in_one_process_are_binned_at_exact_quantiles_and_others_by_xgboost(
+    more: dict[str, object], given: dict[str, object], members: int, expected: str
+) -> None:
+    rows = {"labels": MANY, "features": MANY.reshape(-1, 1), "feature_names": ("f0",), **more}
+    chosen = params(**given)
+    assert bins_of(shard_of(table(**rows), "train", chosen), chosen, members=members) == expected
+
+
+def test_rows_on_the_disk_are_binned_by_xgboost_and_a_checkpoint_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainbox.xgboost.matrices.LEAST_ROWS", 100)
+    source, chosen = channel(tmp_path / "train"), params()
+    identities = []
+    for spool in (None, tmp_path / "blocks"):
+        shard = read_shard(source, "train", chosen, Part(), like=None, spool=spool)
+        report = Report("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
+        identities.append(identify(chosen, agree([report]), bins_of(shard, chosen, members=1)))
+    assert [identity["bins"] for identity in identities] == ["exact", "sketch"]
+
+
+def test_a_model_from_exact_quantiles_is_as_good_as_one_from_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(3)
+    features = random.lognormal(size=(30_000, 4)).astype(np.float32)
+    labels = (features[:, 0] * features[:, 1] > random.lognormal(size=30_000)).astype(np.float32)
+    chosen = params(max_bin=32)
+    scores = []
+    for least in (LEAST_ROWS, 0):
+        monkeypatch.setattr("trainbox.xgboost.matrices.LEAST_ROWS", least)
+        shards = {
+            name: shard_of(
+                table(labels=labels[part], features=features[part], feature_names=tuple("abcd")), name, chosen
+            )
+            for name, part in {"train": slice(0, 20_000), "validation": slice(20_000, None)}.items()
+        }
+        matrices = make_matrices(shards, chosen, members=1)
+        booster = xgb.train(booster_parameters(chosen, version=xgb.__version__), matrices["train"], 20)
+        scores.append(evaluate(booster, matrices, ("auc",), params=chosen, group=Alone())["validation:auc"])
+    assert scores[1] == pytest.approx(scores[0], abs=0.003)
+    assert scores[0] != scores[1]
 
 
 def test_a_weight_of_ranking_is_that_of_its_group() -> None:

@@ -24,6 +24,24 @@ def test_it_can_be_imported_again_after_an_error() -> None:
     assert __import__("json").loads("1") == 1
 
 
+def test_what_is_imported_is_never_looked_through_for_garbage() -> None:
+    program = """
+import gc
+from trainbox.tabular.lean import without
+before = gc.get_freeze_count()
+with without("pandas"):
+    assert not gc.isenabled()
+    import json.decoder
+assert gc.isenabled()
+assert gc.get_freeze_count() > before
+gc.disable()
+with without():
+    pass
+assert not gc.isenabled()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_xgboost_trains_without_the_two_and_finds_them_later() -> None:
     program = """
 import sys

@@ -57,13 +57,16 @@ def _cut_around_frequent(values: Floats, bins: int) -> Floats:
     if len(distinct) <= bins + 1:
         return distinct
     kept = distinct == distinct[-1]
+    # Of `bins` cuts XGBoost begins a bin with the last one, too; of one more it does not.
+    most = bins if counts[-1] * bins > len(values) else bins + 1
     while True:  # what is left for the others becomes less with each that is found
-        left = bins + 1 - np.count_nonzero(kept)
+        left = most - np.count_nonzero(kept)
         rows = counts[~kept].sum()
-        frequent = ~kept & (counts * left > rows)
+        frequent = ~kept & (counts * left > 2 * rows)
         if not frequent.any():
             break
         kept |= frequent
+        kept[1:] |= frequent[:-1]  # where its bin ends
     others = np.flatnonzero(~kept)
     before = np.cumsum(counts[others]) - counts[others]
     even = np.searchsorted(before, np.arange(left) * rows / left)

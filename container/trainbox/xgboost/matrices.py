@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 Bins = Literal["exact", "sketch", "none"]
 
 #: Below, XGBoost's sketch takes no time to speak of.
-_LEAST_ROWS = 100_000
+LEAST_ROWS = 100_000
 
 
 def bins_of(shard: Shard, params: Params, *, members: int) -> Bins:
@@ -44,7 +44,7 @@ def bins_of(shard: Shard, params: Params, *, members: int) -> Bins:
     if not params.is_binned:
         return "none"
     is_apart = members > 1 or shard.is_on_disk or params.runs_on != "cpu"
-    if is_apart or params.categorical_features or shard.rows < _LEAST_ROWS:
+    if is_apart or params.categorical_features or shard.rows < LEAST_ROWS:
         return "sketch"
     table = shard.table
     return "sketch" if table.weights is not None or scipy.sparse.issparse(table.features) else "exact"
