@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xgboost as xgb
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -66,6 +66,7 @@ def test_bins_are_as_full_as_each_other(column: Floats) -> None:
 
 
 @settings(max_examples=300, deadline=None)
+@example(np.array([-5, -4, -3, -2, -1, 1, *[0] * 25], np.float32), 5)
 @given(
     arrays.arrays(np.float32, st.integers(0, 200), elements=st.floats(width=32, allow_infinity=False)),
     st.integers(2, 40),

@@ -58,7 +58,7 @@ def _cut_around_frequent(values: Floats, bins: int) -> Floats:
         return distinct
     kept = distinct == distinct[-1]
     # Of `bins` cuts XGBoost begins a bin with the last one, too; of one more it does not.
-    most = bins if counts[-1] * bins > len(values) else bins + 1
+    most = bins if counts[-2:].max() * bins > len(values) else bins + 1
     while True:  # what is left for the others becomes less with each that is found
         left = most - np.count_nonzero(kept)
         rows = counts[~kept].sum()
