@@ -8,6 +8,7 @@ import importlib
 import io
 import math
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,8 @@ def load_aside() -> None:
     """
 
     def load_idly() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)  # in Linux, of one thread
+        if sys.platform == "linux":  # where it is that of one thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)
         load()
 
     threading.Thread(target=load_idly, name="load plots").start()
