@@ -33,6 +33,17 @@ def test_a_host_whose_validation_is_a_header_alone_takes_part(tmp_path: Path) ->
     assert "validation: there is no row on 127.0.0.2, which takes part all the same" in other_errors
 
 
+def test_a_host_without_validation_takes_part_where_rows_lie_on_the_disk(tmp_path: Path) -> None:
+    models = []
+    for kept in ("off", "on"):
+        make_trees(tmp_path / kept, external_memory=kept)
+        (code, _, errors), (other_code, _, other_errors) = finish(start(tmp_path / kept))
+        assert (code, other_code) == (0, 0), errors + other_errors
+        assert ("lie in 1 blocks on the disk" in errors) is (kept == "on")
+        models.append((tmp_path / kept / HOSTS[0] / "model" / "xgboost-model").read_bytes())
+    assert models[0] == models[1]
+
+
 def test_a_host_without_a_row_to_learn_from_is_named_by_all(tmp_path: Path) -> None:
     make_trees(tmp_path, shares=(150, 0))
     for code, _, errors in finish(start(tmp_path)):

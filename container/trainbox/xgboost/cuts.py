@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-#: What of the columns is copied out of the rows at a time, by all threads; of them a thread takes so many together at
-#: most: a cache line has no more.
-_SHARE = 4
+#: All threads together have copies of one column in so many at a time…
+_ONE_IN = 4
+#: …and a thread takes no more of them together than stand in a cache line.
 _TOGETHER = 16
 
 
@@ -30,7 +30,7 @@ def exact_cuts(features: Floats, bins: int, *, threads: int) -> Floats:
         (bins + 1, m), ascending; a column that has fewer different values ends with NaN.
     """
     cuts = np.full((bins + 1, features.shape[1]), np.nan, np.float32)
-    at_once = max(1, features.shape[1] // _SHARE)
+    at_once = max(1, features.shape[1] // _ONE_IN)
     threads = min(threads, at_once)
     together = min(_TOGETHER, at_once // threads)
 

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import scipy.sparse
 import xgboost as xgb
 
@@ -21,7 +20,15 @@ from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.matrices import Bins, bins_of, make_matrices
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import Shard, disk_needed, part_of, read_shard, shard_of, spool_directory
+from trainbox.xgboost.shards import (
+    Shard,
+    disk_needed,
+    empty_shard,
+    part_of,
+    read_shard,
+    shard_of,
+    spool_directory,
+)
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):
@@ -116,7 +123,7 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     if circle.size > 1:
         held = ", ".join(f"{shard.rows:,} of {agreement.rows[name]:,} rows of {name}" for name, shard in shards.items())
         say(f"{circle.members.name} (rank {circle.rank} of {circle.size}) has {held}")
-    return Data({name: _fit(shard, agreement.columns, params) for name, shard in shards.items()}, agreement)
+    return Data({name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}, agreement)
 
 
 def _channels(job: Job, params: Params) -> dict[str, Channel]:
@@ -155,7 +162,7 @@ def _read(
     return shard
 
 
-def _fit(shard: Shard, columns: tuple[str, ...], params: Params) -> Shard:
+def _fit(shard: Shard, columns: tuple[str, ...], params: Params, spool: Path | None) -> Shard:
     """The shard in the columns that all have agreed on; one without a row becomes a table without rows.
 
     Raises:
@@ -170,11 +177,7 @@ def _fit(shard: Shard, columns: tuple[str, ...], params: Params) -> Shard:
     if shard.is_on_disk:
         return shard
     if not shard.rows:
-        labels = np.empty(0 if params.label_columns == 1 else (0, params.label_columns), np.float32)
-        weights = np.empty(0, np.float32) if params.csv_weights else None
-        groups = np.empty(0, np.int64) if params.is_ranking else None
-        table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups)
-        return shard_of(table, shard.channel, params)
+        return empty_shard(shard.channel, columns, params, spool=spool and spool / shard.channel)
     table = shard.table
     if len(table.feature_names) < len(columns) and scipy.sparse.issparse(table.features):
         features = table.features.copy()

@@ -146,6 +146,26 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
     )
 
 
+def empty_shard(channel: str, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
+    """That of a member without rows, which takes part all the same: where the others have blocks it has one, too.
+
+    Args:
+        channel: What it is to this script.
+        columns: Those of the others.
+        params: The hyperparameters.
+        spool: A directory for the block; `None`: in memory.
+    """
+    labels = np.empty(0 if params.label_columns == 1 else (0, params.label_columns), np.float32)
+    weights = np.empty(0, np.float32) if params.csv_weights else None
+    groups = np.empty(0, np.int64) if params.is_ranking else None
+    table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups)
+    shard = shard_of(table, channel, params)
+    if spool is None:
+        return shard
+    spool.mkdir(parents=True, exist_ok=True)
+    return msgspec.structs.replace(shard, blocks=(_write_block(spool / _block_name(0), table),))
+
+
 def _spool(
     channel: Channel,
     name: str,
@@ -177,7 +197,7 @@ def _spool(
                 f"channel {channel.name}: groups of ranking cannot be read from the disk block by block",
                 hint="external_memory=off, on an instance with more memory",
             )
-        paths.append(_write_block(directory / f"{number:06d}", block))
+        paths.append(_write_block(directory / _block_name(number), block))
         labels.append(block.labels)
         digests.append(digest(block))
         names = block.feature_names
@@ -191,6 +211,10 @@ def _spool(
         digest="+".join(digests),
         files=(),
     )
+
+
+def _block_name(number: int) -> str:
+    return f"{number:06d}"
 
 
 def _write_block(directory: Path, block: Table) -> Path:
