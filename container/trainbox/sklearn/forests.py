@@ -161,17 +161,12 @@ class Ground(msgspec.Struct, frozen=True, eq=False):
 
 
 def prepare(params: Params, data: Data) -> Ground:
-    """The rows of this member for growing trees, feature by feature, as trees look at them.
-
-    Sparse ones would be ordered so by scikit-learn each time; of dense ones a second copy is made.
-    """
+    """The rows of this member for growing trees; sparse ones by columns, as scikit-learn would order them each time."""
     rows = _rows_with_all_classes(params, data)
     features: Any = rows.features
     if scipy.sparse.issparse(features):
         features = features.tocsc()
         features.sort_indices()
-    else:
-        features = np.asfortranarray(features)
     return Ground(features, targets(rows, params), rows.weights)
 
 
