@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainbox.errors import CheckpointError
+from trainbox.torch.checkpoints import snapshot
 from trainbox.torch.checkpoints.codec import ALIGNMENT, Entry, decode, empty, encode, flat, restride
 from trainbox.torch.checkpoints.document import pack, unpack
 from trainbox.torch.checkpoints.snapshot import Buffer
@@ -203,3 +204,32 @@ def test_a_packed_state_comes_back() -> None:
     back = unpack(pack(state, "state"))
     assert same(back["tensor"], state["tensor"])  # type: ignore[arg-type]
     assert (tuple(back["empty"].shape), back["numbers"]) == ((0,), (1, 2.5, float("-inf")))
+
+
+def test_a_state_is_cut_into_pieces_of_bounded_size_that_are_all_of_it_and_the_largest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshot, "_PIECE_BYTES", 10)
+    source, target = np.arange(40, dtype=np.uint8), np.zeros(40, dtype=np.uint8)
+    bounds = [(0, 5), (5, 5), (5, 30), (30, 40)]
+    parts = snapshot.cut([(target[one:end], source[one:end]) for one, end in bounds])
+    assert [len(part) for _, part in parts] == [10, 10, 10, 5, 5]
+    for into, part in parts:
+        np.copyto(into, part)
+    assert target.tolist() == source.tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_several_threads_copy_what_one_copies(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "_PIECE_BYTES", 1 << 20)
+    monkeypatch.setattr(snapshot, "_BYTES_OF_A_THREAD", 1 << 20)
+    generator = torch.Generator().manual_seed(threads)
+    sizes = torch.randint(1, 700_000, (40,), generator=generator).tolist()
+    state = [torch.randn(size, generator=generator) for size in (*sizes, 3, 2_000_000)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        back = through_memory(state)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(state, back, strict=True))

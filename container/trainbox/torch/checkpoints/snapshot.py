@@ -2,7 +2,8 @@
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +14,15 @@ from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import Entry, flat
 
 _PAGE = mmap.PAGESIZE
+
+#: A tensor is cut at this many bytes. Not at less: glibc writes past the caches, which is 1.6 times as fast, but only
+#: from some size on, by default three quarters of the last cache (measured: 6.9 GB/s at 128 MiB, 10.6 at 256).
+_PIECE_BYTES = 256 << 20
+#: Less than this for each thread is copied sooner than a thread starts.
+_BYTES_OF_A_THREAD = 16 << 20
+
+#: Where to copy to, and what.
+_Piece = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 class Buffer:
@@ -42,6 +52,7 @@ class Buffer:
     def copy(self, tensors: Sequence[torch.Tensor], table: Sequence[Entry]) -> None:
         """Copy tensors to the places that the table gives them; when this returns, they may change."""
         waiting: dict[torch.device, None] = {}
+        in_memory: list[_Piece] = []
         for tensor, entry in zip(tensors, table, strict=True):
             if not entry.size:
                 continue
@@ -51,13 +62,12 @@ class Buffer:
                 if on_gpu:
                     place.copy_(flat(tensor), non_blocking=self._pinned)
                 else:
-                    # Not torch's copy: its threads meet at a barrier, and where the machine is busy with other ranks
-                    # and their loaders, they wait for each other 10 times as long as one thread takes (measured).
-                    np.copyto(place.numpy(), flat(tensor).numpy())
+                    in_memory.append((place.numpy(), flat(tensor).numpy()))
             else:
                 place.view(tensor.dtype).view(entry.shape).copy_(tensor, non_blocking=on_gpu and self._pinned)
             if on_gpu:
                 waiting[tensor.device] = None
+        _copy(in_memory, threads=torch.get_num_threads())
         for device in waiting:  # not run on a GPU here
             torch.cuda.current_stream(device).synchronize()
 
@@ -73,6 +83,38 @@ class Buffer:
         with suppress(BufferError):  # somebody holds a view: the memory goes with it
             self._memory.close()
         os.close(self.descriptor)
+
+
+def cut(pieces: Iterable[_Piece]) -> list[_Piece]:
+    """The same bytes in pieces of bounded size, the largest first: whoever copies the last one is done soon."""
+    parts = [
+        (target[at : at + _PIECE_BYTES], source[at : at + _PIECE_BYTES])
+        for target, source in pieces
+        for at in range(0, len(source), _PIECE_BYTES)
+    ]
+    return sorted(parts, key=lambda part: -len(part[1]))
+
+
+def _copy(pieces: Iterable[_Piece], *, threads: int) -> None:
+    """Copy in some threads, each of which takes the next piece when it has copied one.
+
+    Not torch's copy: its threads meet at a barrier, and where the machine is busy with other ranks and their loaders,
+    they wait for each other 10 times as long as one thread takes (measured).
+    """
+    parts = cut(pieces)
+    following = iter(parts)
+
+    def work() -> None:
+        for target, source in following:
+            np.copyto(target, source)
+
+    useful = min(threads, sum(len(source) for _, source in parts) // _BYTES_OF_A_THREAD)
+    if useful <= 1:
+        work()
+    else:
+        with ThreadPoolExecutor(useful, thread_name_prefix="trainbox-copy") as pool:
+            for one in [pool.submit(work) for _ in range(useful)]:
+                one.result()
 
 
 # What follows has not been run on a GPU here; see the CUDA Runtime API, section 6.9 (cudaHostRegister), and how torch
