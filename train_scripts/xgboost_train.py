@@ -37,6 +37,7 @@ with without("sklearn", "pandas"):  # four fifths of the time of this import, fo
         Group,
         Params,
         Progress,
+        Truths,
         best_round,
         boost,
         booster_parameters,
@@ -112,9 +113,10 @@ def train(params: Params, group: Group, data: Data, progress: Progress) -> Itera
     settings = booster_parameters(params, version=xgb.__version__, features=data.agreement.columns)
     names = metric_names(params)
     declared = {metric.name: metric for metric in declare(params)}
+    truths = Truths()
 
     def score(booster: xgb.Booster, step: int, due: Mapping[str, xgb.DMatrix]) -> dict[str, float]:
-        return evaluate(booster, due, names, params=params, iteration=step, group=group)
+        return evaluate(booster, due, names, params=params, iteration=step, group=group, truths=truths)
 
     def report(step: int, scores: Mapping[str, float]) -> None:
         if group.rank == 0:

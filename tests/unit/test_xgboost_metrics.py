@@ -3,6 +3,7 @@
 import math
 import re
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from trainbox.errors import DataError
 from trainbox.xgboost import scores
 from trainbox.xgboost.catalogue import METRICS, goal, is_well_formed, split
 from trainbox.xgboost.metrics import (
+    Truths,
     builtin_regexes,
     declare,
     evaluate,
@@ -191,6 +193,20 @@ def test_metrics_of_classes_are_scikit_learns(objective: str, classes: int, weig
     expected = {name: SCIKIT_LEARN[name](labels, guessed, sample_weight=weights) for name in names}
     assert scores_of(params, matrix, booster) == pytest.approx(expected, abs=1e-12)
     assert 0.7 < expected["accuracy"] < 1  # neither chance nor perfect, so that a wrong scale would show
+
+
+def test_what_is_so_is_asked_of_each_matrix_once_and_forgotten_with_it() -> None:
+    params = make(objective="binary:logistic", eval_metric=("auc", "accuracy"))
+    first, second = xgb.DMatrix(FEATURES, TWO), xgb.DMatrix(FEATURES, 1 - TWO)
+    booster, truths = fit(params, first), Truths()
+    for matrices in ({"train": first, "validation": second}, {"train": second, "validation": first}):
+        for _ in range(2):
+            found = evaluate(booster, matrices, metric_names(params), params=params, truths=truths)
+            assert found == evaluate(booster, matrices, metric_names(params), params=params)
+    assert truths.of(first, params) is truths.of(first, params)
+    forgotten = weakref.ref(truths.of(second, params).labels)
+    del second, matrices
+    assert forgotten() is None
 
 
 def test_accuracy_is_not_the_share_of_positives() -> None:

@@ -3,9 +3,10 @@
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ LONGEST_LINE = 64 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 _FEWEST_PIECES, _MOST_PIECES = 4, 32
 COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
+Item = TypeVar("Item")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -37,11 +39,13 @@ class Readable(Protocol):
 class Stream:
     """Bytes that can be looked at before they are read: from a pipe nothing can be read twice."""
 
-    def __init__(self, raw: Readable, shown: str) -> None:
+    def __init__(self, raw: Readable, shown: str, *, is_file: bool = False) -> None:
         self._raw = raw
         self._held = b""
         self._ended = False
         self.shown = shown
+        #: Whether a read never waits for somebody who writes.
+        self.is_file = is_file
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, fewer at the end alone; the next `read` begins with them."""
@@ -88,7 +92,7 @@ def open_file(path: Path, shown: str) -> Iterator[Stream]:
             else path.open("rb", buffering=0)
         )
         with raw:
-            yield Stream(raw, shown)
+            yield Stream(raw, shown, is_file=True)
 
 
 @contextmanager
@@ -152,9 +156,27 @@ def block_bytes() -> int:
 def read_lines(stream: Stream, *, size: int) -> Iterator[Lines]:
     """All lines, in blocks of about `size` bytes; the last one may lack its line end.
 
+    Of a file the next block is read, and unpacked, while the caller works on one. Not of a pipe: whoever is interrupted
+    would wait for its other end.
+
     Raises:
         DataError: A line is longer than any row of numbers.
     """
+    blocks = _read_lines(stream, size)
+    return ahead(blocks) if stream.is_file else blocks
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread of its own while the one before is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="trainbox-ahead") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+            del item  # so that there are two in memory, not three
+
+
+def _read_lines(stream: Stream, size: int) -> Iterator[Lines]:
     rest, number = stream.read(len(BOM)).removeprefix(BOM), 1
     is_over = False
     while not is_over:
@@ -175,9 +197,11 @@ def _next_lines(stream: Stream, rest: bytes, size: int) -> tuple[bytes, bytes, b
     data = stream.read(max(1, size - len(rest)))
     if not data:
         return rest, b"", True
-    data = rest + data if rest else data
+    if cut := data.rfind(b"\n") + 1:
+        return b"".join((rest, memoryview(data)[:cut])), data[cut:], False
+    data = rest + data
     # A lone carriage return ends a line where there are no line feeds.
-    cut = (data.rfind(b"\n") + 1) or (data.rfind(b"\r", 0, -1) + 1)
+    cut = data.rfind(b"\r", 0, -1) + 1
     return data[:cut], data[cut:], False
 
 

@@ -16,7 +16,7 @@ from trainbox.xgboost.folds import (
     take_rows,
 )
 from trainbox.xgboost.matrices import plain_matrix
-from trainbox.xgboost.metrics import declare, evaluate, line, metric_names, objective_of
+from trainbox.xgboost.metrics import Truths, declare, evaluate, line, metric_names, objective_of
 from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_output
 from trainbox.xgboost.params import Params, booster_parameters, check_members, notes
 from trainbox.xgboost.segments import (
@@ -39,6 +39,7 @@ __all__ = [
     "Matrices",
     "Params",
     "Progress",
+    "Truths",
     "best_round",
     "boost",
     "booster_parameters",

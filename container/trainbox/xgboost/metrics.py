@@ -9,6 +9,7 @@ The values are exact to the last digit but one: XGBoost gives its own as text wi
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ from trainbox.xgboost.scores import Floats
 
 __all__ = [
     "Goal",
+    "Truths",
     "builtin_regexes",
     "declare",
     "evaluate",
@@ -44,19 +46,44 @@ _ON_THE_WRONG_SCALE = ("logloss", "error")
 _HALF = 0.5
 
 
+class _Truth(msgspec.Struct, frozen=True, eq=False):
+    """What is known of the rows of a matrix.
+
+    Args:
+        labels: (n, label columns)
+        weights: (n,), or None where all rows count alike.
+        is_plain: Whether they do, and each row is of a class and of no other in part.
+    """
+
+    labels: Floats
+    weights: Floats | None
+    is_plain: bool
+
+
+class Truths:
+    """The truth about each matrix, which is asked for it once and not in every round."""
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[xgb.DMatrix, _Truth] = WeakKeyDictionary()
+
+    def of(self, matrix: xgb.DMatrix, params: Params) -> _Truth:
+        """Labels and weights of its rows; a matrix does not change."""
+        if matrix not in self._known:
+            self._known[matrix] = _read_truth(matrix, params)
+        return self._known[matrix]
+
+
 class _Rows(msgspec.Struct, frozen=True, eq=False):
     """What there is to judge on one channel.
 
     Args:
         channel: Its name.
-        labels: (n, label columns)
-        weights: (n,), or None where all rows count alike.
+        truth: What is so.
         predictions: (n, outputs); of multi:* the probability of each class.
     """
 
     channel: str
-    labels: Floats
-    weights: Floats | None
+    truth: _Truth
     predictions: Predictions
 
 
@@ -92,6 +119,7 @@ def evaluate(
     params: Params,
     iteration: int = 0,
     group: Group | None = None,
+    truths: Truths | None = None,
 ) -> dict[str, float]:
     """All metrics on all channels, over the rows of all members; all of them make this call with the same channels.
 
@@ -102,6 +130,7 @@ def evaluate(
         params: The hyperparameters.
         iteration: The round, for XGBoost's own line.
         group: The members; None where there is one.
+        truths: Of the matrices, kept from one call to the next.
 
     Returns:
         By names such as `train:auc`, in the order of channels and metrics; NaN where there is no such number.
@@ -114,7 +143,8 @@ def evaluate(
     theirs = [name for name in names if name not in ours]
     found = _evaluate_theirs(booster, matrices, theirs, params, iteration) if theirs else {}
     for channel, matrix in matrices.items() if ours else ():
-        rows = _read_rows(channel, booster, matrix, params)
+        truth = (truths or Truths()).of(matrix, params)
+        rows = _Rows(channel, truth, _predict(booster, matrix, params))
         values = _evaluate_ours(rows, ours, params, group or Alone())
         found |= {f"{channel}:{name}": value for name, value in values.items()}
     return {f"{channel}:{name}": found[f"{channel}:{name}"] for channel in matrices for name in names}
@@ -172,12 +202,13 @@ def _is_ours(name: str, params: Params) -> bool:
     return METRICS[kind].ours or (kind in _ON_THE_WRONG_SCALE and objective(params) == "binary:logitraw")
 
 
-def _read_rows(channel: str, booster: xgb.Booster, matrix: xgb.DMatrix, params: Params) -> _Rows:
+def _read_truth(matrix: xgb.DMatrix, params: Params) -> _Truth:
     count, weights, groups = matrix.num_row(), matrix.get_weight().astype(np.float64), matrix.get_group()
     if len(groups) and len(weights):
         weights = np.repeat(weights, groups)  # where rows come in groups, a weight is a group's
     labels = matrix.get_label().astype(np.float64).reshape(count, params.label_columns)
-    return _Rows(channel, labels, weights if len(weights) else None, _predict(booster, matrix, params))
+    is_whole = params.num_class is not None or scores.is_yes_or_no(labels[:, 0])
+    return _Truth(labels, weights if len(weights) else None, is_whole and not len(weights))
 
 
 def _predict(booster: xgb.Booster, matrix: xgb.DMatrix, params: Params) -> Predictions:
@@ -195,8 +226,9 @@ def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Gro
     kinds = {name: split(name)[0] for name in names}
     found: dict[str, float] = {}
     if any(kind in scores.OF_CLASSES for kind in kinds.values()):
-        guesses = _guess(rows, params)
-        counted = scores.count_classes(rows.channel, rows.labels[:, 0], guesses, rows.weights, params.classes or 0)
+        truth, guesses = rows.truth, _guess(rows, params)
+        labels = truth.labels[:, 0]
+        counted = scores.count_classes(rows.channel, labels, guesses, truth.weights, params.classes or 0)
         counts = group.total(counted.ravel()).reshape(counted.shape)
         found |= {name: scores.judge_classes(kind, counts) for name, kind in kinds.items() if kind in scores.OF_CLASSES}
     areas = {name: kind for name, kind in kinds.items() if kind in _AREAS}
@@ -219,11 +251,10 @@ def _guess(rows: _Rows, params: Params) -> npt.NDArray[np.int64]:
 def _judge_areas(kinds: Collection[str], rows: _Rows, params: Params, group: Group) -> dict[str, float]:
     """The areas by kind, as XGBoost takes the mean over classes: by their rows for `auc`, all alike for `aucpr`."""
     wanted = _each_against_the_rest(rows, params)
-    alike = rows.weights is None and all(scores.is_yes_or_no(truth) for _, truth in wanted)
-    if group.size == 1 and alike and set(kinds) == {"auc"}:  # what a tuner is mostly given, in every round
+    if group.size == 1 and rows.truth.is_plain and set(kinds) == {"auc"}:  # what a tuner is mostly given
         areas = [scores.area_by_ranks(said, truth > 0) for said, truth in wanted]
         return {"auc": _mean(areas, [truth.sum() for _, truth in wanted])}
-    counted = [scores.count_scores(said, truth, rows.weights) for said, truth in wanted]
+    counted = [scores.count_scores(said, truth, rows.truth.weights) for said, truth in wanted]
     curves = counted if group.size == 1 else [scores.put_together(each, group.concatenate) for each in counted]
     sizes = {"auc": [curve[1].sum() for curve in curves], "aucpr": [1.0] * len(curves)}
     return {kind: _mean([_AREAS[kind](curve) for curve in curves], sizes[kind]) for kind in kinds}
@@ -231,7 +262,7 @@ def _judge_areas(kinds: Collection[str], rows: _Rows, params: Params, group: Gro
 
 def _each_against_the_rest(rows: _Rows, params: Params) -> list[tuple[Predictions, Floats]]:
     """The scores of each class and whether a row is of it; of two classes, those of class 1."""
-    labels = rows.labels[:, 0]
+    labels = rows.truth.labels[:, 0]
     if params.num_class is None:
         return [(rows.predictions[:, 0], labels)]
     return [(column, (labels == place) * 1.0) for place, column in enumerate(rows.predictions.T)]
@@ -243,14 +274,14 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
 
 def _judge_amounts(name: str, rows: _Rows, group: Group) -> float:
     kind, threshold = split(name)
-    labels, said = rows.labels, rows.predictions.astype(np.float64)
+    labels, said = rows.truth.labels, rows.predictions.astype(np.float64)
     if kind == "r2":
-        return scores.explained(labels, said, rows.weights, group.total)
+        return scores.explained(labels, said, rows.truth.weights, group.total)
     if kind == "mse":
-        return scores.mean_over_rows((labels - said) ** 2, rows.weights, group.total)
+        return scores.mean_over_rows((labels - said) ** 2, rows.truth.weights, group.total)
     if kind == "logloss":  # of margins: log(1 + e^m) - y m, which does not overflow
-        return scores.mean_over_rows(np.logaddexp(0.0, said) - labels * said, rows.weights, group.total)
+        return scores.mean_over_rows(np.logaddexp(0.0, said) - labels * said, rows.truth.weights, group.total)
     chance = float(threshold or _HALF)
     with np.errstate(over="ignore"):
         wrong = (1.0 / (1.0 + np.exp(-said)) > chance) != (labels > _HALF)
-    return scores.mean_over_rows(wrong * 1.0, rows.weights, group.total)
+    return scores.mean_over_rows(wrong * 1.0, rows.truth.weights, group.total)
