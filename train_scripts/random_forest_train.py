@@ -21,13 +21,16 @@ import gc
 import itertools
 import sys
 
+import numpy as np
+
 import trainbox
 from trainbox.errors import RunError
 from trainbox.peers import Circle
-from trainbox.tabular.lean import without
+from trainbox.tabular.lean import unlisted, without
 from trainbox.tabular.pace import Pace
 
-with without("pandas"):  # a fifth of the time of this import; scikit-learn looks for it again where it is needed
+# A third of the time of this import; scikit-learn looks for pandas again where it is needed.
+with without("pandas"), unlisted(np, "f2py", "testing"):
     from trainbox.sklearn import (
         Data,
         Forest,

@@ -24,9 +24,10 @@ import numpy.typing as npt
 
 import trainbox
 from trainbox.errors import RunError
-from trainbox.tabular.lean import without
+from trainbox.tabular.lean import unlisted, without
 
-with without("sklearn", "pandas"):  # four fifths of the time of this import, for its classifiers and for data frames
+# Nine tenths of the time of this import are for classifiers and data frames, and for what SciPy copies of NumPy.
+with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "testing"):
     import xgboost as xgb
 
     from trainbox.xgboost import (

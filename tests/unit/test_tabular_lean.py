@@ -1,11 +1,15 @@
 """A library's first import without what it does not need."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from trainbox.tabular.lean import without
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_what_is_kept_out_cannot_be_imported_and_can_be_afterwards() -> None:
@@ -27,7 +31,7 @@ def test_it_can_be_imported_again_after_an_error() -> None:
 def test_what_is_imported_is_never_looked_through_for_garbage() -> None:
     program = """
 import gc
-from trainbox.tabular.lean import without
+from trainbox.tabular.lean import unlisted, without
 before = gc.get_freeze_count()
 with without("pandas"):
     assert not gc.isenabled()
@@ -42,14 +46,49 @@ assert not gc.isenabled()
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_xgboost_trains_without_the_two_and_finds_them_later() -> None:
+def test_what_is_not_listed_is_there_all_the_same_and_listed_again_afterwards() -> None:
     program = """
 import sys
-from trainbox.tabular.lean import without
-with without("sklearn", "pandas"):
-    import xgboost
-assert not {"sklearn", "pandas"} & {*sys.modules}
 import numpy
+from trainbox.tabular.lean import unlisted
+before = numpy.__all__, numpy.__dir__
+try:
+    with unlisted(numpy, "f2py", "testing"):
+        copied = {}
+        exec("from numpy import *", copied)
+        assert "zeros" in copied and "zeros" in dir(numpy)
+        assert not {"f2py", "testing"} & ({*copied} | {*dir(numpy)})
+        assert not {"numpy.f2py", "numpy.testing"} & {*sys.modules}
+        assert numpy.testing.assert_equal(1, 1) is None
+        raise ZeroDivisionError
+except ZeroDivisionError:
+    pass
+assert (numpy.__all__, numpy.__dir__) == before
+assert "f2py" in dir(numpy)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("script", ["xgboost", "random_forest"])
+def test_the_bundled_scripts_load_nothing_that_they_do_not_use(script: str) -> None:
+    program = f"""
+import runpy, sys
+runpy.run_path({os.fspath(REPOSITORY / "train_scripts" / f"{script}_train.py")!r})
+found = {{"pandas", "numpy.f2py", "numpy.testing", "matplotlib", "torch", "xgboost.sklearn"}} & {{*sys.modules}}
+print(sorted(found))
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (answer.stdout, answer.returncode) == ("[]\n", 0), answer.stderr
+
+
+def test_xgboost_trains_without_what_is_kept_out_and_finds_it_later() -> None:
+    program = """
+import sys
+import numpy
+from trainbox.tabular.lean import unlisted, without
+with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(numpy, "f2py", "testing"):
+    import xgboost
+assert not {"sklearn", "pandas", "scipy.special", "numpy.f2py"} & {*sys.modules}
 rows = xgboost.QuantileDMatrix(numpy.eye(8), numpy.arange(8))
 print(xgboost.train({"max_depth": 2}, rows, 1).num_boosted_rounds())
 import sklearn.model_selection

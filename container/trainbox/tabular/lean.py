@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 
 @contextmanager
@@ -28,6 +29,27 @@ def without(*packages: str) -> Iterator[None]:
         for name in packages:
             del sys.modules[name]
         sys.modules.update(before)  # type: ignore[arg-type]
+
+
+@contextmanager
+def unlisted(package: Any, *names: str) -> Iterator[None]:  # noqa: ANN401 - a module, to whose names types see no way
+    """In this block a package does not list some of its names, which it has all the same.
+
+    A library that copies all that another lists (SciPy's array API does with NumPy's) does not load them.
+
+    >>> import concurrent.futures
+    >>> with unlisted(concurrent.futures, "ProcessPoolExecutor"):
+    ...     "ProcessPoolExecutor" in dir(concurrent.futures)
+    False
+    """
+    listed, shown = package.__all__, package.__dir__
+    package.__all__ = [name for name in listed if name not in names]
+    package.__dir__ = lambda: [name for name in shown() if name not in names]
+    try:
+        yield
+    finally:
+        package.__all__ = listed
+        package.__dir__ = shown
 
 
 @contextmanager
