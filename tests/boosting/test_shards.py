@@ -8,12 +8,13 @@ import scipy.sparse
 import xgboost as xgb
 
 from trainbox.channels import Table
+from trainbox.checkpointing import Checkpoint
 from trainbox.contract.job import Channel
-from trainbox.errors import DataError, HyperparameterError
+from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.xgboost import Alone, Params, booster_parameters, evaluate
 from trainbox.xgboost.agreement import Report, agree
 from trainbox.xgboost.matrices import LEAST_ROWS, bins_of, feature_types, fields, make_matrices
-from trainbox.xgboost.segments import identify
+from trainbox.xgboost.segments import compare, identify
 from trainbox.xgboost.shards import Part, Shard, is_too_large, read_shard, shard_of
 
 MIB = 2**20
@@ -152,6 +153,14 @@ def test_rows_on_the_disk_are_binned_by_xgboost_and_a_checkpoint_says_so(
         report = Report("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
         identities.append(identify(chosen, agree([report]), bins_of(shard, chosen, members=1)))
     assert [identity["bins"] for identity in identities] == ["exact", "sketch"]
+    in_memory = Checkpoint(tmp_path / "step-00000050", 50, identities[0], size=0)
+    compare(in_memory, identities[0])
+    with pytest.raises(CheckpointError, match="bins was exact and is sketch") as refused:
+        compare(in_memory, identities[1])
+    assert "set external_memory to off or on" in str(refused.value.hint)
+    with pytest.raises(CheckpointError, match="seed was 0 and is 1") as refused:
+        compare(in_memory, identities[1] | {"seed": "1"})
+    assert str(refused.value.hint).startswith("take the values back")
 
 
 def test_a_model_from_exact_quantiles_is_as_good_as_one_from_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:

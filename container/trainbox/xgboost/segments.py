@@ -29,6 +29,11 @@ History = list[dict[str, float]]
 
 _MODEL = "model.ubj"
 _HISTORY = "history.json"
+#: What to do where nothing but the bins differs: they follow from where the rows lie, which the memory decides.
+_BACK_IN_PLACE = (
+    "rows in memory have exact bins, rows on the disk XGBoost's: set external_memory to off or on as it was, or take "
+    "an instance with as much memory"
+)
 #: A prime, so that the seeds of one job's segments are no other job's.
 _STRIDE = 1_000_003
 
@@ -124,9 +129,10 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
     differing = [name for name in sorted({*identity, *found.info}) if identity.get(name) != found.info.get(name)]
     if differing:
         listed = "; ".join(f"{name} was {found.info.get(name)} and is {identity.get(name)}" for name in differing)
+        back = _BACK_IN_PLACE if differing == ["bins"] else "take the values back"
         raise CheckpointError(
             f"the checkpoint {found.path} cannot be continued: {listed}",
-            hint="take the values back, or start with an empty checkpoint directory",
+            hint=f"{back}, or start with an empty checkpoint directory",
         )
 
 
