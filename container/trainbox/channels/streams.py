@@ -201,7 +201,7 @@ def _next_lines(stream: Stream, rest: bytes, size: int) -> tuple[bytes, bytes, b
         return b"".join((rest, memoryview(data)[:cut])), data[cut:], False
     data = rest + data
     # A lone carriage return ends a line where there are no line feeds.
-    cut = data.rfind(b"\r", 0, -1) + 1
+    cut = (data.rfind(b"\n") + 1) or (data.rfind(b"\r", 0, -1) + 1)
     return data[:cut], data[cut:], False
 
 
