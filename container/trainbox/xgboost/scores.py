@@ -51,13 +51,15 @@ def area_by_ranks(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.b
 
     https://en.wikipedia.org/wiki/Mann-Whitney_U_test#Area-under-curve_(AUC)_statistic_for_ROC_curves
     """
-    keys = _sort(scores, is_positive)
-    ranks = np.flatnonzero(keys & keys.dtype.type(1))
-    positive = len(ranks)
-    pairs = positive * (len(keys) - positive)
+    count, positive = len(scores), np.count_nonzero(is_positive)
+    pairs = positive * (count - positive)
     if not pairs or np.isnan(scores).any():
         return np.nan
-    above = int(ranks.sum()) - positive * (positive - 1) // 2
+    keys = _sort(scores, is_positive)
+    # How many positive rows have come, at each row: summed up, what each has above itself, and itself.
+    come = keys & keys.dtype.type(1)
+    np.cumsum(come, out=come)  # of 32 bits enough for four billion rows
+    above = count * positive - int(come.sum(dtype=np.uint64)) - positive * (positive - 1) // 2
     # Of one score the negative rows come first: where the next one is positive, both have it.
     last = np.flatnonzero((keys[1:] ^ keys[:-1]) == 1)
     begin, end = np.searchsorted(keys, keys[last], "left"), np.searchsorted(keys, keys[last + 1], "right")
@@ -71,8 +73,9 @@ def _sort(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bool_]) -
     32 bits are enough where no score is negative, and are sorted in a third of the time of 64.
     """
     keys: npt.NDArray[Any] = _as_integers(scores)
-    keys = keys.astype(np.uint64) if (keys < _SIGN).any() else keys
-    keys <<= keys.dtype.type(1)
+    if keys.min(initial=_SIGN) < _SIGN:
+        keys = keys.astype(np.uint64)
+    keys <<= keys.dtype.type(1)  # of 32 bits the highest, which is set in all, goes
     keys |= is_positive
     keys.sort()
     return keys
@@ -96,7 +99,10 @@ def _count_plain(scores: npt.NDArray[np.float32], is_positive: npt.NDArray[np.bo
 def _as_integers(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     """In the order of the scores: IEEE 754's bits are, once those of negative numbers are turned round."""
     bits = (scores + np.float32(0)).view(np.uint32)  # -0 becomes 0
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN) if np.signbit(scores).any() else bits | _SIGN
+    if bits.max(initial=0) < _SIGN:
+        bits |= _SIGN
+        return bits
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
 def _as_scores(integers: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
