@@ -156,7 +156,7 @@ def block_bytes() -> int:
 def read_lines(stream: Stream, *, size: int) -> Iterator[Lines]:
     """All lines, in blocks of about `size` bytes; the last one may lack its line end.
 
-    Of a file the next block is read, and unpacked, while the caller works on one: there are two in memory. Not of a pipe:
+    Of a file the next block is read, and unpacked, while the caller works on one: two are in memory. Not of a pipe:
     whoever is interrupted would wait for its other end.
 
     Raises:
