@@ -19,6 +19,7 @@ HYPERPARAMETERS = {
     "objective": "binary:logistic",
     "eval_metric": "error,accuracy,auc",
     "subsample": "0.7",
+    "colsample_bynode": "0.7",
     "checkpoint_every": "4",
     "max_depth": "3",
     "nthread": "1",

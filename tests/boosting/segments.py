@@ -7,12 +7,15 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 import numpy as np
 import xgboost as xgb
 
 from trainbox.channels import Table
+from trainbox.contract.job import Channel
 from trainbox.xgboost import (
     Alone,
     Params,
@@ -24,17 +27,26 @@ from trainbox.xgboost import (
     matrices,
     metric_names,
     objective_of,
+    shards,
 )
 from trainbox.xgboost.matrices import make_matrices
-from trainbox.xgboost.shards import Shard, shard_of
+from trainbox.xgboost.shards import Part, Shard, read_shard, shard_of
 
 #: As of many rows.
 EXACT = "bins at exact quantiles"
+ON_DISK = "rows in blocks on the disk"
 SAMPLING = {"subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.8}
 CASES: dict[str, dict[str, object]] = {
     "sampling": {"objective": "binary:logistic", **SAMPLING},
     "no sampling": {"objective": "binary:logistic"},
     EXACT: {"objective": "binary:logistic", "max_bin": 32, **SAMPLING},
+    ON_DISK: {"objective": "binary:logistic", "external_memory": "on", **SAMPLING},
+    "two outputs": {"objective": "reg:squarederror", "label_columns": 2, **SAMPLING},
+    "a tree for both outputs": {
+        "objective": "reg:squarederror",
+        "label_columns": 2,
+        "multi_strategy": "multi_output_tree",
+    },
     "early stopping": {"objective": "binary:logistic", "early_stopping_rounds": 6, "eta": 0.9, **SAMPLING},
     "dart": {"objective": "binary:logistic", "booster": "dart", "rate_drop": 0.3, **SAMPLING},
     "softprob": {"objective": "multi:softprob", "num_class": 3, **SAMPLING},
@@ -45,9 +57,17 @@ CASES: dict[str, dict[str, object]] = {
     "several trees a round": {"objective": "binary:logistic", "num_parallel_tree": 3, **SAMPLING},
     "approx": {"objective": "binary:logistic", "tree_method": "approx", **SAMPLING},
     "exact": {"objective": "binary:logistic", "tree_method": "exact", "subsample": 0.7},
+    "pruned by a second updater": {"objective": "binary:logistic", "updater": ("grow_colmaker", "prune"), "gamma": 1.0},
     "linear": {"objective": "reg:squarederror", "booster": "gblinear"},
     "ranking": {"objective": "rank:ndcg", "eval_metric": ("ndcg",), "group_column": "0"},
     "quantiles": {"objective": "reg:quantileerror", "quantile_alpha": (0.1, 0.9)},
+    "counts": {"objective": "count:poisson", **SAMPLING},
+    "survival": {"objective": "survival:cox", **SAMPLING},
+    "margins": {"objective": "binary:logitraw", "eval_metric": ("logloss", "auc"), **SAMPLING},
+    "huber": {"objective": "reg:pseudohubererror", "huber_slope": 0.5, "eval_metric": ("mphe",), **SAMPLING},
+    "constraints": {"objective": "binary:logistic", "monotone_constraints": (1, 0, -1, 0, 0), **SAMPLING},
+    "weights of features": {"objective": "binary:logistic", "feature_weights": (5.0, 1.0, 1.0, 1.0, 2.0), **SAMPLING},
+    "pairs at random": {"objective": "rank:ndcg", "lambdarank_pair_method": "mean", "group_column": "0", **SAMPLING},
     "random bits of XGBoost itself": {"objective": "binary:logistic", "seed_per_iteration": True, **SAMPLING},
 }
 
@@ -58,14 +78,34 @@ def table(params: Params, seed: int) -> Table:
     features = random.normal(size=(240, 5)).astype(np.float32)
     score = features[:, 0] + features[:, 1] * features[:, 2] + random.normal(size=240)
     labels = np.digitize(score, [-0.5, 0.8][: (params.classes or 3) - 1]).astype(np.float32)
+    if params.label_columns > 1:
+        labels = np.stack([labels, features[:, 3]], axis=1)
     groups = np.repeat(np.arange(24), 10) if params.is_ranking else None
     return Table(labels, features, tuple("abcde"), (), None, groups)
 
 
-def trained(params: Params, stops: tuple[int, ...]) -> Progress:
+def on_disk(table: Table, name: str, params: Params, directory: Path, train: Shard | None) -> Shard:
+    """A table in blocks of a hundred rows."""
+    source = directory / f"{name}.csv"
+    np.savetxt(source, np.column_stack([table.labels, table.features]), delimiter=",")
+    with patch.object(shards, "BLOCK_ROWS", 100):
+        blocks = directory / f"{name}-blocks"
+        return read_shard(Channel(name=name, path=source), name, params, Part(), like=train, spool=blocks)
+
+
+def read(params: Params, directory: Path) -> dict[str, Shard]:
+    """The rows to learn from, and others."""
+    read: dict[str, Shard] = {}
+    for seed, name in enumerate(("train", "validation"), 1):
+        rows = table(params, seed)
+        is_on_disk = params.external_memory == "on"
+        like = read.get("train")
+        read[name] = on_disk(rows, name, params, directory, like) if is_on_disk else shard_of(rows, name, params)
+    return read
+
+
+def trained(params: Params, stops: tuple[int, ...], shards: Mapping[str, Shard]) -> Progress:
     """Train, asked to stop after each of these rounds; each time it goes on from its newest checkpoint."""
-    shards = {"train": shard_of(table(params, 1), "train", params)}
-    shards["validation"] = shard_of(table(params, 2), "validation", params)
     saved = progress = Progress()
     for stop_at in (*stops, None):
         made = None if params.method == "approx" else make_matrices(shards, params, members=1)
@@ -108,8 +148,10 @@ def check(names: Iterator[str] | list[str]) -> dict[str, bool]:
     same = {}
     for name in names:
         params = Params(num_round=23, checkpoint_every=5, nthread=1, **CASES[name])  # type: ignore[arg-type]
-        with patch.object(matrices, "LEAST_ROWS", 0 if name == EXACT else matrices.LEAST_ROWS):
-            whole, interrupted = trained(params, ()), trained(params, (3, 11, 12, 19))
+        least = 0 if name == EXACT else matrices.LEAST_ROWS
+        with TemporaryDirectory() as directory, patch.object(matrices, "LEAST_ROWS", least):
+            rows = read(params, Path(directory))
+            whole, interrupted = trained(params, (), rows), trained(params, (3, 11, 12, 19), rows)
         assert is_finished(interrupted.history, objective_of(params), params)
         same[name] = whole.model == interrupted.model and whole.history == interrupted.history
     return same

@@ -5,6 +5,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from boosting.hosts import HOSTS, finish, make_trees, start
 
 
@@ -51,10 +53,13 @@ def test_a_host_without_a_row_to_learn_from_is_named_by_all(tmp_path: Path) -> N
         assert "channel train: there is no row on 127.0.0.2" in errors
 
 
-def test_when_a_host_dies_the_other_names_it_and_started_again_they_come_to_the_same_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_disk", ["off", "on"])
+def test_when_a_host_dies_the_other_names_it_and_started_again_they_come_to_the_same_model(
+    tmp_path: Path, on_disk: str
+) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    make_trees(whole)
-    make_trees(killed)
+    make_trees(whole, external_memory=on_disk)
+    make_trees(killed, external_memory=on_disk)
     assert [code for code, _, _ in finish(start(whole))] == [0, 0]
     processes = start(killed)
     checkpoint = killed / HOSTS[0] / "checkpoints" / "step-00000004" / "MANIFEST.json"

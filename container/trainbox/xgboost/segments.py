@@ -2,11 +2,12 @@
 
 XGBoost before 3.4 cannot save its random generator: a booster that is saved and loaded again draws other rows and
 features than one that went through (https://github.com/dmlc/xgboost/issues/10324). So after every `checkpoint_every`
-rounds a new Booster is made from the bytes of the last one, with a seed of its own. An uninterrupted job and a resumed
-one run the same segments, so their models are the same, bit for bit. Checkpoints lie between two segments.
+rounds training begins again with a seed of its own, from nothing but the model: a resumed job in a new Booster, made of
+the bytes of the checkpoint, an uninterrupted one in the Booster that it has, if that can be made to forget all else.
+Both run the same segments, so their models are the same, bit for bit. Checkpoints lie between two segments.
 
-The price: the length of a segment shapes the model, so it belongs to its identity; and at each border the margins of
-all rows are predicted anew, which grows with the number of trees.
+The price: the length of a segment shapes the model, so it belongs to its identity; and a new Booster predicts the
+margins of all rows anew, which grows with the number of trees.
 """
 
 import json
@@ -60,10 +61,29 @@ def end_of(params: Params, start: int) -> int:
 def begin_segment(
     settings: Mapping[str, Any], params: Params, matrices: Mapping[str, xgb.DMatrix], progress: Progress
 ) -> xgb.Booster:
-    """The booster of the segment that begins now."""
+    """The booster of the first segment of this process, or of the next where none `can_go_on`."""
     model = None if progress.model is None else bytearray(progress.model)
     settings = {**settings, "seed": seed_of(params, len(progress.history))}
     return xgb.Booster(settings, list(matrices.values()), model_file=model)
+
+
+def can_go_on(params: Params) -> bool:
+    """Whether the booster of one segment may train the next, too: whether margins that it keeps are those predicted.
+
+    On the processor trees are added to them in the order of prediction, number by number. A GPU sums up the trees
+    first; dropped trees (`dart`) count otherwise afterwards; and `approx` gets new matrices.
+    """
+    return params.booster == "gbtree" and params.is_binned and not params.updater and params.runs_on == "cpu"
+
+
+def go_on(booster: xgb.Booster, params: Params, start: int) -> None:
+    """Let the booster begin the segment that starts with round `start` as a new one would, and keep its margins.
+
+    What it must forget are the states of two random generators: that of the rows begins anew with another seed, and
+    that of the features goes with the updater of trees, which is made anew where a configuration is loaded.
+    """
+    booster.load_config(booster.save_config())
+    booster.set_param({"seed": seed_of(params, start)})
 
 
 def identify(params: Params, agreement: Agreement, bins: str) -> dict[str, str]:

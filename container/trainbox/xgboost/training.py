@@ -8,7 +8,7 @@ import xgboost as xgb
 from trainbox.metrics import Metric
 from trainbox.tabular.pace import Pace
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.segments import Progress, begin_segment, end_of, is_finished
+from trainbox.xgboost.segments import Progress, begin_segment, can_go_on, end_of, go_on, is_finished
 
 #: Scores the model after a round on some of the matrices: `{"validation:auc": 0.84}`.
 Score = Callable[[xgb.Booster, int, Mapping[str, xgb.DMatrix]], dict[str, float]]
@@ -57,10 +57,14 @@ def boost(
     pace = Pace(params.num_round, len(progress.history), "rounds", least=_SECONDS_BETWEEN_LINES)
     finished = is_finished(progress.history, objective, params)
     stopped = not finished and stop()
+    booster: xgb.Booster | None = None
     while not finished and not stopped:
         start, history = len(progress.history), list(progress.history)
         rows = matrices()
-        booster = begin_segment(settings, params, rows, progress)
+        if booster is not None and can_go_on(params):
+            go_on(booster, params, start)
+        else:
+            booster = begin_segment(settings, params, rows, progress)
         for step in range(start, min(end_of(params, start), params.num_round)):
             booster.update(rows["train"], step)
             due = channels_due(step, params, tuple(rows))
