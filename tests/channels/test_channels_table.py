@@ -88,6 +88,20 @@ def test_the_digest_changes_with_anything_of_a_row(is_sparse: bool) -> None:
     assert len({digest(table) for table in tables}) == len(tables)
 
 
+def test_the_digest_changes_with_any_piece_and_with_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainbox.channels.table._PIECE_BYTES", 64)
+    tables = [make(64) for _ in range(5)]
+    features = [np.asarray(table.features) for table in tables]
+    features[1][0, 0] += 1
+    features[2][40, 1] += 1
+    features[3][63, 1] += 1
+    features[4][[0, 8]] = features[4][[8, 0]]
+    swapped = np.concatenate([features[0][8:16], features[0][:8], features[0][16:]])  # the first two pieces
+    tables.append(Table(tables[0].labels, swapped, ("a", "b"), ()))
+    assert len({digest(table) for table in tables}) == len(tables)
+    assert digest(make(64)) == digest(tables[0])
+
+
 def test_the_digest_does_not_depend_on_scipys_choice_of_integers() -> None:
     table = make(6, is_sparse=True)
     wide = sparse_features(table).copy()

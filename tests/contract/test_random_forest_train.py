@@ -158,7 +158,7 @@ def test_a_resume_with_other_trees_or_rows_is_refused_with_every_difference(tmp_
     assert refused.returncode == 8
     assert re.search(r"CheckpointError: the checkpoint .*step-00000004 cannot be continued: ", refused.stderr)
     assert "max-depth was 4 and is 5" in refused.stderr
-    assert re.search(r"channel train was 300 x 4, SHA-256 .* and is 310 x 4, SHA-256 ", refused.stderr)
+    assert re.search(r"channel train was 300 x 4, digest .* and is 310 x 4, digest ", refused.stderr)
 
 
 BAD = {

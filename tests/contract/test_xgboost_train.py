@@ -189,7 +189,7 @@ def test_a_resume_with_something_else_is_refused_with_every_difference(tmp_path:
     assert refused.returncode == 8
     assert re.search(r"CheckpointError: the checkpoint .*step-00000005 cannot be continued: ", refused.stderr)
     assert re.search(
-        r"channel validation was 350 rows x 4 features, SHA-256 .* and is 50 rows x 4 features, ", refused.stderr
+        r"channel validation was 350 rows x 4 features, digest .* and is 50 rows x 4 features, ", refused.stderr
     )
     for difference in ("max_depth was 3 and is 4", "checkpoint_every was 5 and is 6", "seed was 0 and is 1"):
         assert difference in refused.stderr

@@ -1,6 +1,9 @@
 """What a channel becomes in memory: labels, features, weights and groups, row by row."""
 
 import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,9 @@ import scipy.sparse
 
 Floats = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
+
+#: Of a digest: small enough that all processors have their part, large enough that to hand them over costs nothing.
+_PIECE_BYTES = 4 * 2**20
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -86,21 +92,31 @@ def _border(groups: Groups | None, row: int) -> int:
 
 
 def digest(table: Table) -> str:
-    """The SHA-256, in hex, of labels, features, weights and groups; names and files do not count."""
-    found = hashlib.sha256()
+    """A BLAKE2b of labels, features, weights and groups, 64 hex digits; names and files do not count.
+
+    It is one of the digests of pieces, which all processors make together: SHA-256 of all in one takes half a second
+    for a million rows where the processor has no instructions for it.
+    """
     features: Any = table.features
     # The width of the numbers is SciPy's choice, and no part of the data.
     is_sparse = scipy.sparse.issparse(features)
     wide = [features.indptr.astype(np.int64), features.indices.astype(np.int64)] if is_sparse else []
-    arrays = [*wide, features.data if is_sparse else features]
-    for array in (table.labels, *arrays, table.weights, table.groups):
-        if array is None:
-            found.update(b"none;")
-        else:
-            found.update(f"{array.dtype.str}{array.shape};".encode())
-            found.update(np.ascontiguousarray(array).data)
-    found.update(str(features.shape).encode())
-    return found.hexdigest()
+    arrays = [table.labels, *wide, features.data if is_sparse else features, table.weights, table.groups]
+    told = [None if array is None else (array.dtype.str, array.shape) for array in arrays]
+    pieces = [piece for array in arrays if array is not None for piece in _pieces(array)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        digests = list(pool.map(_digest, pieces))
+    return _digest(repr((told, features.shape)).encode() + b"".join(digests)).hex()
+
+
+def _pieces(array: npt.NDArray[Any]) -> Iterator[memoryview]:
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for begin in range(0, len(content), _PIECE_BYTES):
+        yield content[begin : begin + _PIECE_BYTES].data
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(content, digest_size=32).digest()
 
 
 def default_names(count: int) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def identify(params: Params, data: Data) -> dict[str, str]:
     values = msgspec.to_builtins(params)
     identity = {name: json.dumps(value) for name, value in values.items() if name not in FREE}
     shape = " x ".join(map(str, data.train.features.shape))
-    identity["channel train"] = f"{shape}, SHA-256 {digest(data.train)[:16]}"
+    identity["channel train"] = f"{shape}, digest {digest(data.train)[:16]}"
     return identity | {"scikit-learn": sklearn.__version__}
 
 

@@ -31,7 +31,7 @@ class Report(msgspec.Struct, frozen=True):
     labels: Mapping[str, Labels]
     #: Nothing where it has no row.
     columns: tuple[str, ...]
-    #: SHA-256 of its rows.
+    #: Digests of its rows.
     digests: Mapping[str, str]
     #: The round of its newest checkpoint.
     checkpoint: int | None

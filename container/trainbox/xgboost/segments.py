@@ -97,7 +97,7 @@ def identify(params: Params, agreement: Agreement, bins: str) -> dict[str, str]:
     identity = {name: json.dumps(value) for name, value in shaping(params).items()}
     for channel, digests in agreement.digests.items():
         rows = f"{agreement.rows[channel]:,} rows x {len(agreement.columns)} features"
-        identity[f"channel {channel}"] = f"{rows}, SHA-256 {' '.join(digest[:16] for digest in digests)}"
+        identity[f"channel {channel}"] = f"{rows}, digest {' '.join(digest[:16] for digest in digests)}"
     return identity | {"bins": bins, "members": str(agreement.members), "xgboost": xgb.__version__}
 
 
