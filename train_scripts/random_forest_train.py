@@ -20,6 +20,7 @@ sharded are gathered first. A stop waits for the end of its group.
 import gc
 import itertools
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 
@@ -36,6 +37,7 @@ with without("pandas"), unlisted(np, "f2py", "testing"):
         Forest,
         History,
         Judge,
+        Painter,
         Params,
         Part,
         assemble,
@@ -50,7 +52,6 @@ with without("pandas"), unlisted(np, "f2py", "testing"):
         groups_left,
         grow,
         identify,
-        load_plots,
         make_estimator,
         meet,
         open_store,
@@ -76,29 +77,29 @@ def metrics(params: Params) -> tuple[trainbox.Metric, ...]:
 def main() -> None:
     """Meet the other hosts, if there are any, and train what is asked for."""
     params = trainbox.hyperparameters(Params)
-    with meet() as circle:
+    with meet() as circle, ExitStack() as stack:
+        # The first of the hosts judges and saves.
+        painter = stack.enter_context(Painter()) if circle.members.is_first else None
         if params.estimator is not None:
-            train_estimator(params, circle)
+            train_estimator(params, circle, painter)
         elif params.engine == "xgboost":
-            train_boosted(params, circle)
+            train_boosted(params, circle, painter)
         else:
-            train_forest(params, circle)
+            train_forest(params, circle, painter)
 
 
-def train_forest(params: Params, circle: Circle) -> None:
+def train_forest(params: Params, circle: Circle, painter: Painter | None) -> None:
     """Read, resume, grow this host's trees group by group; the first host gathers all of them, and saves."""
     data = read_data(params, circle)
     check_rows(params, data)
     own = slices(data.shares, params.n_estimators)[circle.rank]
     store, identity = open_store(circle), identify(params, data)
     parts, history = resume(store, identity, own, params, data)
-    judge = Judge(params, data) if circle.members.is_first else None
+    judge = Judge(params, data) if painter else None
     if judge:
         judge.recall(parts)
 
     with grow(params, data, groups_left(own, parts, params.checkpoint_every)) as growing:
-        if judge:
-            load_plots()  # while the first trees grow
         stock = take_stock(circle, own, parts, stop=trainbox.stop_requested())
         pace = Pace(params.n_estimators, stock.grown, "trees")
         while stock.left and not stock.stop:
@@ -111,10 +112,13 @@ def train_forest(params: Params, circle: Circle) -> None:
             pace.tell(stock.grown)
 
         gathered = gather_parts(circle, parts, params, data)
-        if judge and gathered:
+        if judge and painter and gathered:
             for part in gathered[len(parts) :]:
                 history += hear(judge, part, params)
-            save_forest(assemble(gathered, params), judge.scores(), history, params, data)
+            forest = assemble(gathered, params)
+            save_forest(forest, judge.scores(), params, data)
+            painter.draw(*save_importance(*find_importance(forest, data.features)), save_curves(history))
+            trainbox.final(declared(params, judge.scores()))
         elif judge:
             say("asked to stop before the first tree: there is no model to save")
 
@@ -127,20 +131,17 @@ def hear(judge: Judge, part: Part, params: Params) -> History:
     return told
 
 
-def save_forest(forest: Forest, scores: dict[str, float], history: History, params: Params, data: Data) -> None:
-    """The model, which features matter, and the scores, the last of them once more."""
+def save_forest(forest: Forest, scores: dict[str, float], params: Params, data: Data) -> None:
+    """The model, and how complete it is."""
     trees, wanted = len(forest.estimators_), params.n_estimators
     complete = trees == wanted
     if not complete:
         say(f"asked to stop after {trees} of {wanted} trees: saved so far; a resumed job goes on from there")
     about = {"algorithm": type(forest).__name__, "complete": complete, "trees": trees, "metrics": scores}
     save_model(forest, params, data, about)
-    save_importance(*find_importance(forest, data.features))
-    save_curves(history)
-    trainbox.final(declared(params, scores))
 
 
-def train_estimator(params: Params, circle: Circle) -> None:
+def train_estimator(params: Params, circle: Circle, painter: Painter | None) -> None:
     """Fit another estimator on the same rows, judge it by the same metrics, save it in the same way."""
     if circle.size > 1:
         raise RunError(f"estimator={params.estimator} is fitted on one host", hint="ask for one instance")
@@ -149,18 +150,19 @@ def train_estimator(params: Params, circle: Circle) -> None:
     fit_estimator(estimator, params, data)
     scores = score_estimator(estimator, params, data)
     save_model(estimator, params, data, {"algorithm": params.estimator, "complete": True, "metrics": scores})
-    save_importance(*find_importance(estimator, data.features))
+    if painter:
+        painter.draw(*save_importance(*find_importance(estimator, data.features)))
     trainbox.final(declared(params, scores))
 
 
-def train_boosted(params: Params, circle: Circle) -> None:
+def train_boosted(params: Params, circle: Circle, painter: Painter | None) -> None:
     """Grow XGBoost's kind of forest, all hosts together, each from its own rows; the first judges and saves it."""
     say(explain_boost())
     data = read_data(params, circle)
     booster = boost(params, data, circle)
-    if circle.members.is_first:
+    if painter:
         scores = score_booster(booster, params, data)
-        save_booster(booster, params, data, scores)
+        painter.draw(*save_booster(booster, params, data, scores))
         trainbox.final(declared(params, scores))
 
 

@@ -36,6 +36,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         Fold,
         FoldResult,
         Group,
+        Painter,
         Params,
         Progress,
         Truths,
@@ -55,7 +56,6 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         join_folds,
         line,
         load_folds,
-        load_plots,
         meet,
         metric_names,
         notes,
@@ -89,6 +89,8 @@ def main() -> None:
     store = trainbox.checkpoints()
     with meet() as circle, ExitStack() as files:
         check_members(params, circle.size)
+        # The first of the members logs and saves.
+        painter = files.enter_context(Painter()) if circle.members.is_first and not params.kfold else None
         found = store.latest() if not params.kfold else None
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
@@ -98,15 +100,13 @@ def main() -> None:
             return
         identity = identify(params, data.agreement, data.bins(params))
         progress = resume(found, data.agreement, circle, identity, params)
-        if circle.members.is_first:
-            load_plots()  # while XGBoost bins the rows
         with collective(circle) as group:
             for latest in train(params, group, data, progress):
                 progress = latest
-                if circle.members.is_first and len(progress.history) % params.checkpoint_every == 0:
+                if painter and len(progress.history) % params.checkpoint_every == 0:
                     save_progress(store, identity, progress)
-        if circle.members.is_first:
-            finish(params, data, progress)
+        if painter:
+            finish(params, data, progress, painter)
 
 
 def train(params: Params, group: Group, data: Data, progress: Progress) -> Iterator[Progress]:
@@ -161,7 +161,7 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
     finish_folds(params, data, rows.labels, folds, results)
 
 
-def finish(params: Params, data: Data, progress: Progress) -> None:
+def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> None:
     """Save the model, of the best round where early stopping chooses, with what one must know of it."""
     history, objective = progress.history, objective_of(params)
     if progress.model is None:
@@ -177,8 +177,7 @@ def finish(params: Params, data: Data, progress: Progress) -> None:
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
     trainbox.save("model.json", describe(params, features, about | {"metrics": scores}))
     trainbox.save("xgboost-model", bytes(model.save_raw("ubj")))
-    save_importance(model, features)
-    save_curves(history)
+    painter.draw(save_importance(model, features), save_curves(history))
     say(f"saved {chosen + 1} rounds to {trainbox.model_dir() / 'xgboost-model'}")
     conclude(params, chosen, scores)
 

@@ -19,13 +19,14 @@ from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History, identify, open_store, resume, save_parts
 from trainbox.sklearn.scores import declare
-from trainbox.tabular.plots import load as load_plots
+from trainbox.tabular.painter import Painter
 
 __all__ = [
     "Data",
     "Forest",
     "History",
     "Judge",
+    "Painter",
     "Params",
     "Part",
     "assemble",
@@ -40,7 +41,6 @@ __all__ = [
     "groups_left",
     "grow",
     "identify",
-    "load_plots",
     "make_estimator",
     "meet",
     "open_store",

@@ -18,6 +18,7 @@ from trainbox.sklearn.forests import count_threads
 from trainbox.sklearn.model import save_description, save_importance
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
+from trainbox.tabular.painter import Importance
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -125,8 +126,11 @@ def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[st
     return {f"{data.judged}:{name}": score for name, score in found.items()}
 
 
-def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> None:
+def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Importance]:
     """`xgboost-model`, as SageMaker's XGBoost containers load it, `model.json`, and which features matter.
+
+    Returns:
+        The pictures to draw.
 
     Raises:
         OSError: A file cannot be written.
@@ -137,5 +141,5 @@ def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Map
     about = {"algorithm": "xgboost", "complete": True, "trees": params.n_estimators, "metrics": scores}
     save_description(params, data, about | {"xgboost": xgb.__version__})
     gains: dict[str, Any] = booster.get_score(importance_type="gain")  # of trees one number each
-    save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})
     say(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")
+    return save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})

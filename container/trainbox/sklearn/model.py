@@ -22,7 +22,7 @@ from trainbox.sklearn.data import Data
 from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History
-from trainbox.tabular.plots import draw_curves, draw_importance
+from trainbox.tabular.painter import Curves, Importance
 
 _MEASURES = {
     "impurity": "mean decrease of the impurity (all features: 1)",
@@ -115,8 +115,8 @@ def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str,
     return kind, dict(zip(features, values.tolist(), strict=True))
 
 
-def save_importance(kind: str, importance: Mapping[str, float]) -> None:
-    """`feature-importance.json` in `output/data`, the most important first, and as a picture, PNG and SVG.
+def save_importance(kind: str, importance: Mapping[str, float]) -> list[Importance]:
+    """`feature-importance.json` in `output/data`, the most important first; gives the picture to stand beside it.
 
     Args:
         kind: What is measured: impurity, coefficient or gain.
@@ -124,16 +124,16 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> None:
     """
     if not importance:
         say("the model does not say which features matter: there is no feature-importance.json")
-        return
+        return []
     directory = trainbox.current_job().layout.output_data_dir
     directory.mkdir(parents=True, exist_ok=True)
     ordered = dict(sorted(importance.items(), key=lambda item: -abs(item[1])))
     whole.write(directory / "feature-importance.json", json.dumps({kind: ordered}, indent=1).encode())
-    draw_importance(directory / "feature-importance", ordered, kind=_MEASURES[kind])
+    return [Importance(str(directory / "feature-importance"), ordered, _MEASURES[kind])]
 
 
-def save_curves(history: History) -> None:
-    """The scores after each group as `learning-curves.json` in `output/data`, and as a picture, PNG and SVG."""
+def save_curves(history: History) -> Curves:
+    """The scores after each group as `learning-curves.json` in `output/data`; gives the picture to stand beside it."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for step, scores in history:
         for name, score in scores.items():
@@ -144,4 +144,4 @@ def save_curves(history: History) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     content = {name: {"trees": steps, "values": values} for name, (steps, values) in curves.items()}
     whole.write(directory / "learning-curves.json", msgspec.json.encode(content))
-    draw_curves(directory / "learning-curves", curves, step="trees")
+    return Curves(str(directory / "learning-curves"), curves, "trees")

@@ -1,15 +1,12 @@
 """Learning curves and feature importance as pictures, PNG and SVG, the same bytes for the same numbers.
 
 Matplotlib's objects are used without `pyplot`, whose figures and settings belong to whoever runs this process. It is
-imported where a picture is drawn: that takes half a second, and a script that is stopped early draws none.
+imported where a picture is drawn, which takes half a second: see `painter` for how a script does not wait for that.
 """
 
 import importlib
 import io
 import math
-import os
-import sys
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,30 +59,21 @@ _HEAD_INCHES = 0.72
 _FOOT_INCHES = 0.55
 _LABEL_INCHES = 0.25
 _TICK_STEPS = (1, 2, 2.5, 5, 10)
-#: The lowest priority (`nice`).
-_IDLE = 19
 
 
 def load() -> None:
-    """Import Matplotlib, where there is time for it: while others work, who have let go of the interpreter's lock."""
+    """Import Matplotlib and draw what nobody sees: the first picture of a process takes half as long again."""
     with staying():
         for name in ("figure", "ticker", "backends.backend_agg", "backends.backend_svg"):
             importlib.import_module(f"matplotlib.{name}")
-
-
-def load_aside() -> None:
-    """`load` in a thread of its own, for a script whose main thread is about to wait for XGBoost.
-
-    It takes what XGBoost's threads leave of the processors: those wait for each other, so to delay one delays all.
-    A script that fails meanwhile waits for it, a second at most: an interpreter that ends amid an import may abort.
-    """
-
-    def load_idly() -> None:
-        if sys.platform == "linux":  # where it is that of one thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _IDLE)
-        load()
-
-    threading.Thread(target=load_idly, name="load plots").start()
+        with _figure(*_PANEL_INCHES, "Ready") as figure:
+            axes = figure.subplots()
+            _style(axes, "drawn", "both")
+            _draw_curve(axes, "train", ([0, 1], [0.25, 0.75]), _COLOURS[0])
+            _finish_panel(axes, "round")
+            _name_bars(axes, [("f0", 0.5)])
+            _place(figure, beside=_numbers(axes))
+            _render(figure)
 
 
 def draw_curves(
@@ -310,16 +298,19 @@ def _shorten(name: str) -> str:
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    """Render the figure once for each format: `savefig` would do it twice, the first time to look for its edges."""
+    for suffix, content in _render(figure).items():
+        whole.write(path.with_name(path.name + suffix), content)
+
+
+def _render(figure: "Figure") -> dict[str, bytes]:
+    """The figure by suffix, rendered once for each: `savefig` would do it twice, the first time to find its edges."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see the module's docstring
     from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
 
-    content = io.BytesIO()
+    content, text = io.BytesIO(), io.StringIO()
     # A date, or the version of the library, would make two files of the same picture.
     fast = {"compress_level": 1}  # a quarter more bytes
     FigureCanvasAgg(figure).print_png(content, metadata={"Software": None}, pil_kwargs=fast)  # type: ignore[no-untyped-call]
-    whole.write(path.with_name(path.name + ".png"), content.getvalue())
     figure.set_dpi(_DOTS_PER_INCH_OF_SVG)
-    text = io.StringIO()
     FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
-    whole.write(path.with_name(path.name + ".svg"), text.getvalue().encode())
+    return {".png": content.getvalue(), ".svg": text.getvalue().encode()}

@@ -1,6 +1,6 @@
 """What the script that trains with XGBoost is made of: rows, matrices, segments, scores, members, folds, the model."""
 
-from trainbox.tabular.plots import load_aside as load_plots
+from trainbox.tabular.painter import Painter
 from trainbox.xgboost.cluster import Alone, Group, collective
 from trainbox.xgboost.data import Data, find_device, meet, read_data
 from trainbox.xgboost.folds import (
@@ -37,6 +37,7 @@ __all__ = [
     "FoldResult",
     "Group",
     "Matrices",
+    "Painter",
     "Params",
     "Progress",
     "Truths",
@@ -56,7 +57,6 @@ __all__ = [
     "join_folds",
     "line",
     "load_folds",
-    "load_plots",
     "meet",
     "metric_names",
     "notes",

@@ -12,7 +12,7 @@ import xgboost as xgb
 import trainbox
 from trainbox import whole
 from trainbox.say import say
-from trainbox.tabular.plots import draw_curves, draw_importance
+from trainbox.tabular.painter import Curves, Importance
 from trainbox.xgboost.params import Params, as_dict
 from trainbox.xgboost.segments import History
 
@@ -60,15 +60,15 @@ def _number(value: float | list[float]) -> float:
     return max(map(abs, value)) if isinstance(value, list) else value
 
 
-def save_importance(booster: xgb.Booster, features: Sequence[str]) -> None:
-    """`feature-importance.json`, and as a picture, PNG and SVG."""
+def save_importance(booster: xgb.Booster, features: Sequence[str]) -> Importance:
+    """`feature-importance.json`; gives the picture that is to stand beside it."""
     found = importance(booster, features)
     path = save_output("feature-importance.json", json.dumps(found, indent=1).encode())
-    draw_importance(path.with_suffix(""), found.get("gain") or found["weight"])
+    return Importance(str(path.with_suffix("")), found.get("gain") or found["weight"])
 
 
-def save_curves(history: History | tuple[dict[str, float], ...]) -> None:
-    """The scores of each round as `learning-curves.json`, and as a picture, PNG and SVG."""
+def save_curves(history: History | tuple[dict[str, float], ...]) -> Curves:
+    """The scores of each round as `learning-curves.json`; gives the picture that is to stand beside it."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for step, scores in enumerate(history):
         for name, value in scores.items():
@@ -77,5 +77,5 @@ def save_curves(history: History | tuple[dict[str, float], ...]) -> None:
             values.append(value)
     content = {name: {"rounds": steps, "values": values} for name, (steps, values) in curves.items()}
     path = save_output("learning-curves.json", msgspec.json.encode(content))
-    draw_curves(path.with_suffix(""), curves)
     say(f"learning curves and feature importance are in {path.parent}")
+    return Curves(str(path.with_suffix("")), curves)

@@ -1,0 +1,122 @@
+"""The process that draws: the same pictures, its failures told, and never in the way of the script."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainbox.tabular.painter import Curves, Importance, Painter, Picture
+from trainbox.tabular.plots import draw_curves, draw_importance
+
+CURVES = {"validation:auc": ([0, 1, 2], [0.5, math.nan, 0.7]), "train:auc": ([0, 2], [0.6, 0.9])}
+IMPORTANCE = {"a": 0.5, "price in $": 0.3, "broken": math.inf}
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_pictures_are_those_that_this_process_would_draw(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    draw_curves(here / "curves", CURVES, step="trees")
+    draw_importance(here / "importance", IMPORTANCE, kind="mean gain")
+    with Painter() as painter:
+        painter.draw(
+            Curves(str(there / "curves"), CURVES, "trees"),
+            Importance(str(there / "importance"), IMPORTANCE, "mean gain"),
+        )
+    names = sorted(path.name for path in here.iterdir())
+    assert names == ["curves.png", "curves.svg", "importance.png", "importance.svg"]
+    assert sorted(path.name for path in there.iterdir()) == names
+    for name in names:
+        assert (here / name).read_bytes() == (there / name).read_bytes()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    pictures: list[Picture] = [
+        Importance(str(tmp_path / "importance"), {"a": 1.0}),
+        Curves(str(tmp_path / "absent" / "curves"), {"validation:auc": ([0], [0.5])}),
+    ]
+    with pytest.raises(FileNotFoundError, match="absent") as raised, Painter() as painter:
+        painter.draw(*pictures)
+    assert Path(str(raised.value.filename)).parent == tmp_path / "absent"
+
+
+def test_a_painter_that_is_killed_is_an_error_and_not_a_missing_picture(tmp_path: Path) -> None:
+    with pytest.raises(ChildProcessError, match="ended with -9"), Painter() as painter:  # noqa: PT012
+        os.kill(painter.process_id, signal.SIGKILL)
+        while is_running(painter.process_id):
+            time.sleep(0.01)
+        painter.draw(Importance(str(tmp_path / "importance"), {"a": 1.0}))
+
+
+def test_a_defect_of_the_painter_is_told_by_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(ChildProcessError, match=r"ended with 1: .*ValueError"), Painter() as painter:
+        painter.draw(Curves(str(tmp_path / "curves"), {"validation:auc": ([0, 1], [0.5])}))
+
+
+def test_a_script_that_draws_nothing_does_not_wait() -> None:
+    with Painter() as painter:
+        pass
+    assert not is_running(painter.process_id)
+
+
+def test_the_error_of_a_script_is_its_own() -> None:
+    painters: list[Painter] = []
+
+    def fail() -> None:
+        with Painter() as painter:
+            painters.append(painter)
+            raise RuntimeError("the script's own")
+
+    with pytest.raises(RuntimeError, match="the script's own"):
+        fail()
+    assert not is_running(painters[0].process_id)
+
+
+SCRIPT = """\
+import signal, sys
+from trainbox.tabular.painter import Importance, Painter
+signal.signal(signal.SIGTERM, lambda *_: None)  # as a script does that saves and leaves
+with Painter() as painter:
+    print(painter.process_id, flush=True)
+    sys.stdin.readline()
+    painter.draw(Importance(sys.argv[1], {"a": 1.0}))
+"""
+
+
+def start(picture: Path) -> tuple[subprocess.Popen[str], int]:
+    """A script in a process group of its own, and its painter."""
+    command = [sys.executable, "-c", SCRIPT, os.fspath(picture)]
+    script = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
+    assert script.stdout
+    return script, int(script.stdout.readline())
+
+
+def test_the_painter_leaves_with_a_script_that_is_killed(tmp_path: Path) -> None:
+    script, painter = start(tmp_path / "importance")
+    script.kill()
+    script.communicate()
+    deadline = time.monotonic() + 20
+    while is_running(painter):
+        assert time.monotonic() < deadline, "the painter is still there"
+        time.sleep(0.02)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_for_the_group_of_the_script_leaves_it_its_painter(tmp_path: Path) -> None:
+    script, _ = start(tmp_path / "importance")
+    os.killpg(script.pid, signal.SIGTERM)
+    script.communicate("draw\n", timeout=60)
+    assert script.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["importance.png", "importance.svg"]
