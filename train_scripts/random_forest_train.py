@@ -116,8 +116,9 @@ def train_forest(params: Params, circle: Circle, painter: Painter | None) -> Non
             for part in gathered[len(parts) :]:
                 history += hear(judge, part, params)
             forest = assemble(gathered, params)
-            save_forest(forest, judge.scores(), params, data)
+            # First, to be drawn while the model is packed.
             painter.draw(*save_importance(*find_importance(forest, data.features)), save_curves(history))
+            save_forest(forest, judge.scores(), params, data)
             trainbox.final(declared(params, judge.scores()))
         elif judge:
             say("asked to stop before the first tree: there is no model to save")
