@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,17 +53,22 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert Path(str(raised.value.filename)).parent == tmp_path / "absent"
 
 
-def test_a_painter_that_is_killed_is_an_error_and_not_a_missing_picture(tmp_path: Path) -> None:
-    with pytest.raises(ChildProcessError, match="ended with -9"), Painter() as painter:  # noqa: PT012
+def test_a_painter_that_is_killed_costs_its_pictures_and_not_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Painter() as painter:
         os.kill(painter.process_id, signal.SIGKILL)
         while is_running(painter.process_id):
             time.sleep(0.01)
         painter.draw(Importance(str(tmp_path / "importance"), {"a": 1.0}))
+    assert "WARNING: no pictures: what draws them ended with -9" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_defect_of_the_painter_is_told_by_its_last_line(tmp_path: Path) -> None:
-    with pytest.raises(ChildProcessError, match=r"ended with 1: .*ValueError"), Painter() as painter:
+def test_a_defect_of_the_painter_is_told_by_its_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Painter() as painter:
         painter.draw(Curves(str(tmp_path / "curves"), {"validation:auc": ([0, 1], [0.5])}))
+    assert re.search(r"no pictures: what draws them ended with 1: .*ValueError", capsys.readouterr().err)
 
 
 def test_a_script_that_draws_nothing_does_not_wait() -> None:

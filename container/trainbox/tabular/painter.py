@@ -17,6 +17,8 @@ from typing import Self
 
 import msgspec
 
+from trainbox.say import say
+
 # NumPy's threads would have nothing to do, and be a danger to forks.
 _COMMAND = ("env", "OPENBLAS_NUM_THREADS=1", sys.executable, "-P", "-m", "trainbox.tabular.painting")
 
@@ -52,10 +54,11 @@ class Painter:
     """The process that draws; the end of the block waits for the pictures.
 
     It is in a process group of its own: a SIGTERM for the script's asks that to save and to leave, for which it needs
-    the pictures. Where the script dies stdin ends, and it leaves.
+    the pictures. Where the script dies stdin ends, and it leaves. Where it dies itself, perhaps for memory, the log
+    says so and there are no pictures: no reason to lose a job.
 
     Raises:
-        OSError: At the end of the block: a picture could not be written, or the process has died.
+        OSError: At the end of the block: a picture could not be written.
     """
 
     def __init__(self) -> None:
@@ -84,18 +87,13 @@ class Painter:
                 process.kill()
                 return
             said = process.stdout.read() if process.stdout else b""
+            if said:
+                failure = msgspec.json.decode(said, type=Failure)
+                raise OSError(failure.number, failure.reason, failure.file)
             if process.wait():
-                raise _explain(said, process.returncode, self._last_line())
+                say(f"WARNING: no pictures: what draws them ended with {process.returncode}: {self._last_line()}")
 
     def _last_line(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "")
-
-
-def _explain(said: bytes, code: int, last: str) -> OSError:
-    """Why there is no picture."""
-    if said:
-        failure = msgspec.json.decode(said, type=Failure)
-        return OSError(failure.number, failure.reason, failure.file)
-    return ChildProcessError(f"the process that draws pictures ended with {code}: {last}")
