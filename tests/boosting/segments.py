@@ -108,7 +108,7 @@ def trained(params: Params, stops: tuple[int, ...], shards: Mapping[str, Shard])
     """Train, asked to stop after each of these rounds; each time it goes on from its newest checkpoint."""
     saved = progress = Progress()
     for stop_at in (*stops, None):
-        made = None if params.method == "approx" else make_matrices(shards, params, members=1)
+        made = None if params.method == "approx" else make_matrices(dict(shards), params, members=1)
         rounds: list[int] = []
 
         for progress in boost(
@@ -129,7 +129,7 @@ def trained(params: Params, stops: tuple[int, ...], shards: Mapping[str, Shard])
 def _matrices(
     shards: Mapping[str, Shard], params: Params, made: Mapping[str, xgb.DMatrix] | None
 ) -> Mapping[str, xgb.DMatrix]:
-    return made or make_matrices(shards, params, members=1)
+    return made or make_matrices(dict(shards), params, members=1)
 
 
 def _score(

@@ -44,10 +44,8 @@ class Data(msgspec.Struct, frozen=True, eq=False):
         matrix is first used, so each segment has new ones.
         """
         if params.method == "approx":
-            kept = dict(self.shards)
-            return lambda: make_matrices(kept, params, members=self.agreement.members)
+            return lambda: make_matrices(dict(self.shards), params, members=self.agreement.members)
         made = make_matrices(self.shards, params, members=self.agreement.members)
-        self.shards.clear()
         return lambda: made
 
     def bins(self, params: Params) -> Bins:

@@ -6,7 +6,7 @@ read block by block (`ExtMemQuantileDMatrix`).
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,25 +50,29 @@ def bins_of(shard: Shard, params: Params, *, members: int) -> Bins:
     return "sketch" if table.weights is not None or scipy.sparse.issparse(table.features) else "exact"
 
 
-def make_matrices(shards: Mapping[str, Shard], params: Params, *, members: int) -> dict[str, xgb.DMatrix]:
-    """A matrix of each shard.
+def make_matrices(shards: MutableMapping[str, Shard], params: Params, *, members: int) -> dict[str, xgb.DMatrix]:
+    """A matrix of each shard, which is let go: the rows to learn from and all matrices together are the most memory.
 
     Args:
-        shards: `train`, and perhaps `validation`.
+        shards: `train`, and perhaps `validation`; none is left.
         params: The hyperparameters.
         members: How many train together.
     """
-    train = shards["train"]
+    matrices = {"train": _make_train(shards.pop("train"), params, members)}
+    while shards:
+        name, shard = shards.popitem()
+        on_disk = shard.is_on_disk
+        matrices[name] = _make_matrix(shard, params, matrices["train"]) if on_disk else _plain(shard.table, params)
+    return matrices
+
+
+def _make_train(train: Shard, params: Params, members: int) -> xgb.DMatrix:
     bins = _bins_at(train.table, params) if bins_of(train, params, members=members) == "exact" else None
-    matrices = {"train": _make_matrix(train, params, bins)}
+    matrix = _make_matrix(train, params, bins)
     if params.feature_weights is not None:
         drawn = weights(params.feature_weights, train.feature_names)
-        matrices["train"].set_info(feature_weights=np.array(drawn, np.float32))
-    for name, shard in shards.items():
-        if name != "train":
-            on_disk = shard.is_on_disk
-            matrices[name] = _make_matrix(shard, params, matrices["train"]) if on_disk else _plain(shard.table, params)
-    return matrices
+        matrix.set_info(feature_weights=np.array(drawn, np.float32))
+    return matrix
 
 
 def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.DMatrix:
