@@ -6,7 +6,8 @@ import sys
 LOAD = """
 import sys
 from trainbox.launch.__main__ import _StandIn, _stand_ins, load
-names = ("uuid", "decimal", "urllib.parse", "_decimal", "_uuid", "platform", "typing_extensions")
+names = ("uuid", "decimal", "urllib.parse", "_decimal", "_uuid", "platform", "typing_extensions", "textwrap")
+names += ("msgspec.inspect", "msgspec._json_schema")
 before = {name for name in names if name in sys.modules}
 load()
 print(*sorted({name for name in names if name in sys.modules} - before))
@@ -15,6 +16,8 @@ AFTERWARDS = """
 import pathlib
 print(pathlib.Path("/a b").as_uri())
 import decimal, urllib.parse, uuid
+import msgspec, msgspec.inspect
+print(msgspec.json.schema(int), msgspec.inspect.type_info(int))
 print(uuid.UUID(int=7), decimal.Decimal("1.50"), urllib.parse.quote("a b"))
 """
 ASKED_FOR_MORE = """
@@ -40,7 +43,11 @@ def test_the_supervisor_loads_nothing_of_what_stands_in_for() -> None:
 
 
 def test_what_was_stood_in_for_can_be_imported_afterwards() -> None:
-    assert run(LOAD + AFTERWARDS)[1:] == ["file:///a%20b", "00000000-0000-0000-0000-000000000007 1.50 a%20b"]
+    assert run(LOAD + AFTERWARDS)[1:] == [
+        "file:///a%20b",
+        "{'type': 'integer'} IntType(gt=None, ge=None, lt=None, le=None, multiple_of=None)",
+        "00000000-0000-0000-0000-000000000007 1.50 a%20b",
+    ]
 
 
 def test_whoever_asks_for_more_gets_the_module() -> None:

@@ -5,6 +5,10 @@ import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
+TYPE_CHECKING = False  # `typing` is not loaded for a name
+if TYPE_CHECKING:
+    from typing import Any
+
 #: What msgspec takes from here Python has had since 3.11 (msgspec, `_utils.py`); where torch has brought it along it
 #: loads `inspect` and `ast`: a fifth of the start.
 _NOT_NEEDED = "typing_extensions"
@@ -27,22 +31,30 @@ class _StandIn(ModuleType):
         return getattr(import_module(self.__name__), name)
 
 
-def _quote_from_bytes(*given: str | bytes) -> str:
-    from urllib.parse import quote_from_bytes  # noqa: PLC0415 - for a URI
+def _later(module: str, name: str) -> "Callable[..., Any]":
+    """A function of a module, which is imported when it is called."""
 
-    return quote_from_bytes(*given)  # type: ignore[arg-type]  # as they come
+    def call(*given: object, **named: object) -> object:
+        from importlib import import_module  # noqa: PLC0415 - only then
+
+        return getattr(import_module(module), name)(*given, **named)
+
+    return call
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """For what msgspec and pathlib import to offer what the supervisor never needs: numbers and ids of two types, URIs.
+    """For what msgspec and pathlib import to offer what the supervisor never needs: two types, schemas, URIs.
 
     In a container that was just started nothing of its file system is cached: to find and load these and the extensions
     that belong to them takes a quarter of the start.
     """
+    schemas = {name: _later("msgspec._json_schema", name) for name in ("schema", "schema_components")}
     return {
         "uuid": _StandIn("uuid", UUID=type("UUID", (), {}), SafeUUID=SimpleNamespace(unknown=None)),
         "decimal": _StandIn("decimal", Decimal=type("Decimal", (), {})),
-        "urllib.parse": _StandIn("urllib.parse", quote_from_bytes=_quote_from_bytes),
+        "msgspec.inspect": _StandIn("msgspec.inspect"),
+        "msgspec._json_schema": _StandIn("msgspec._json_schema", **schemas),
+        "urllib.parse": _StandIn("urllib.parse", quote_from_bytes=_later("urllib.parse", "quote_from_bytes")),
     }
 
 
