@@ -14,6 +14,8 @@ SCRIPT = "print('the script ran', flush=True)\n"
 RAN = "the script ran"
 #: As a container has it that nobody has told anything.
 BY_DEFAULT = {"TRAINBOX_PREFLIGHT": "", "TRAINBOX_PEER_TIMEOUT_SECONDS": "20"}
+#: Of a socket, in /proc/net/tcp (Linux, `include/net/tcp_states.h`).
+_LISTENING = "0A"
 
 
 @pytest.fixture
@@ -114,8 +116,10 @@ def test_a_stop_ends_the_checks_and_starts_no_script(two: Hosts) -> None:
 
 
 def _listens(host: str) -> bool:
+    """Whether somebody waits there; closed connections of the test before have its address for a minute, too."""
     number = "".join(f"{int(part):02X}" for part in reversed(host.split(".")))
-    return any(line.split()[1].startswith(f"{number}:") for line in Path("/proc/net/tcp").read_text().splitlines())
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(fields[1].startswith(f"{number}:") and fields[3] == _LISTENING for fields in sockets)
 
 
 def test_checks_that_break_are_no_verdict_and_say_how_to_do_without(one: Tree, tmp_path: Path) -> None:
