@@ -5,7 +5,7 @@ import sys
 
 LOAD = """
 import sys
-from trainbox.launch.__main__ import _StandIn, _stand_ins, load
+from trainbox.launch.__main__ import load
 names = ("uuid", "decimal", "urllib.parse", "_decimal", "_uuid", "platform", "typing_extensions", "textwrap")
 names += ("msgspec.inspect", "msgspec._json_schema")
 before = {name for name in names if name in sys.modules}

@@ -65,6 +65,29 @@ def test_a_painter_that_is_killed_costs_its_pictures_and_not_the_job(
     assert not list(tmp_path.iterdir())
 
 
+def forks_of(process: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def test_a_painter_that_is_killed_while_it_draws_leaves_no_fork_and_nobody_who_waits_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = list(range(50_000))
+    curves = {f"validation:m{number}": (steps, [step % 7.0 for step in steps]) for number in range(12)}
+    with Painter() as painter:
+        painter.draw(Curves(str(tmp_path / "one"), curves), Curves(str(tmp_path / "other"), curves))
+        deadline = time.monotonic() + 30
+        while len(forks := forks_of(painter.process_id)) < 2:
+            assert time.monotonic() < deadline, "there are no forks"
+            time.sleep(0.005)
+        os.kill(painter.process_id, signal.SIGKILL)
+    assert "ended with -9" in capsys.readouterr().err
+    deadline = time.monotonic() + 10
+    while any(is_running(fork) for fork in forks):
+        assert time.monotonic() < deadline, "a fork is still there"
+        time.sleep(0.01)
+
+
 def test_a_defect_of_the_painter_is_told_by_its_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Painter() as painter:
         painter.draw(Curves(str(tmp_path / "curves"), {"validation:auc": ([0, 1], [0.5])}))

@@ -8,6 +8,8 @@ Import and pictures take a second of a processor. Where many rows are read one o
 both have nothing else to do at the end.
 """
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -83,14 +85,19 @@ class Painter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._errors, self._process as process:
-            if kind is not None or not self._is_asked:
-                process.kill()
+            is_awaited = kind is None and self._is_asked
+            if is_awaited:
+                process.wait()
+            # With the forks, which hold stdout open and never leave where the process they are of was killed.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process_id, signal.SIGKILL)
+            if not is_awaited:
                 return
             said = process.stdout.read() if process.stdout else b""
             if said:
                 failure = msgspec.json.decode(said, type=Failure)
-                raise OSError(failure.number, failure.reason, failure.file)
-            if process.wait():
+                raise OSError(failure.number, f"a picture cannot be written: {failure.reason}", failure.file)
+            if process.returncode:
                 say(f"WARNING: no pictures: what draws them ended with {process.returncode}: {self._last_line()}")
 
     def _last_line(self) -> str:
