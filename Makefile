@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-unit lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-unit test-gpu lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -71,6 +71,9 @@ test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready ## every t
 
 test-unit: $(VENV)/.dev ## the tests that start few processes: below a minute
 	$(PYTEST) tests/unit
+
+test-gpu: ## what only a machine with an NVIDIA GPU shows, with the Python on PATH and the torch and XGBoost it has
+	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
 
 lint: $(VENV)/.dev ## ruff, mypy, the import rules, hadolint
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """How long a training stands still for a checkpoint: torch.save, DCP's async_save and ours, in turns, in medians.
 
-    python -m tools.bench_checkpoint --runs 5 --million 200
+    python -m tools.bench_checkpoint --runs 5 --million 200 [--device cuda]
 
 Each way has a process of its own with the same state, and saves when it is its turn. Memory is what the kernel has
 recorded as the most of each save, of that process and its children, beyond the state itself.
@@ -35,9 +35,9 @@ BYTES_OF_A_PARAMETER = 4 * 3  # itself, and what Adam keeps of it
 Save = Callable[[Path], tuple[float, float]]
 
 
-def state_of(million: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+def state_of(million: int, device: str) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     """A model of so many million parameters, and its Adam after a step."""
-    model = torch.nn.Sequential(*(torch.nn.Linear(1000, 1000, bias=False) for _ in range(million)))
+    model = torch.nn.Sequential(*(torch.nn.Linear(1000, 1000, bias=False, device=device) for _ in range(million)))
     optimizer = torch.optim.Adam(model.parameters())
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
@@ -111,9 +111,9 @@ def family() -> list[int]:
     return [os.getpid(), *(int(pid) for of_thread in children for pid in of_thread)]
 
 
-def serve(way: str, million: int) -> None:
+def serve(way: str, million: int, device: str) -> None:
     """One way: for each line, which names a directory that is there, save and answer how it went."""
-    model, optimizer = state_of(million)
+    model, optimizer = state_of(million, device)
     forget_peak()
     before = peak()
     save = WAYS[way](model, optimizer)
@@ -123,15 +123,16 @@ def serve(way: str, million: int) -> None:
         print(json.dumps([stall, durable, peak() - before]), flush=True)
 
 
-def measure(million: int, runs: int, directory: Path) -> dict[str, list[list[float]]]:
+def measure(million: int, runs: int, device: str, directory: Path) -> dict[str, list[list[float]]]:
     """Stall, seconds until durable, and bytes, of each save by each way."""
     seen: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     with ExitStack() as running:
         ends = {}
         for way in WAYS:
-            command = (sys.executable, "-m", "tools.bench_checkpoint", "--way", way, "--million", str(million))
+            command = (sys.executable, "-m", "tools.bench_checkpoint", "--way", way)
+            flags = ("--million", str(million), "--device", device)
             process = running.enter_context(
-                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                subprocess.Popen((*command, *flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
             if process.stdin and process.stdout:
                 ends[way] = process.stdin, process.stdout
@@ -155,13 +156,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure checkpoints beside torch.save and DCP.")
     parser.add_argument("--runs", type=int, default=5, help="saves by each way (5)")
     parser.add_argument("--million", type=int, default=200, help="parameters, each of 12 bytes with Adam's (200)")
+    parser.add_argument("--device", default="cpu", help="where the state is: cpu or cuda (cpu)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        serve(options.way, options.million)
+        serve(options.way, options.million, options.device)
         return
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:  # a disk: /tmp may be memory
-        seen = measure(options.million, options.runs, Path(name))
+        seen = measure(options.million, options.runs, options.device, Path(name))
     size = 1_000_000 * options.million * BYTES_OF_A_PARAMETER
     middle = {way: [statistics.median(column) for column in zip(*seen[way], strict=True)] for way in WAYS}
     stall, durable, _ = middle["torch.save"]

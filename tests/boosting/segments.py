@@ -1,11 +1,11 @@
 """Train in this process, whole and interrupted at several rounds, and say whether the models are the same bytes.
 
-A program of its own, so that it runs on any Python that has XGBoost: `python segments.py`.
+A program of its own, so that it runs on any Python that has XGBoost: `python segments.py [--device cuda] [CASE …]`.
 """
 
+import argparse
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -143,11 +143,11 @@ def _is_due(stop_at: int | None, rounds: list[int]) -> bool:
     return stop_at is not None and bool(rounds) and rounds[-1] >= stop_at
 
 
-def check(names: Iterator[str] | list[str]) -> dict[str, bool]:
+def check(names: Sequence[str], device: str) -> dict[str, bool]:
     """Whether each case comes to the same model."""
     same = {}
     for name in names:
-        params = Params(num_round=23, checkpoint_every=5, nthread=1, **CASES[name])  # type: ignore[arg-type]
+        params = Params(num_round=23, checkpoint_every=5, nthread=1, device=device, **CASES[name])  # type: ignore[arg-type]
         least = 0 if name == EXACT else matrices.LEAST_ROWS
         with TemporaryDirectory() as directory, patch.object(matrices, "LEAST_ROWS", least):
             rows = read(params, Path(directory))
@@ -158,4 +158,8 @@ def check(names: Iterator[str] | list[str]) -> dict[str, bool]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"xgboost": xgb.__version__, "same": check(sys.argv[1:] or list(CASES))}))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("cases", nargs="*", default=list(CASES))
+    asked = parser.parse_args()
+    print(json.dumps({"xgboost": xgb.__version__, "same": check(asked.cases, asked.device)}))

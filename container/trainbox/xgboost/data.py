@@ -81,7 +81,10 @@ def find_device(params: Params) -> str:
     """
     local_rank = int(read_environment().get("LOCAL_RANK") or 0)
     has_cuda = bool(xgb.build_info().get("USE_CUDA"))
-    return choose_device(params.runs_on, local_rank=local_rank, gpus=read_machine().gpus, has_cuda=has_cuda)
+    chosen = choose_device(params.runs_on, local_rank=local_rank, gpus=read_machine().gpus, has_cuda=has_cuda)
+    if chosen != "cpu":
+        say(f"training on {chosen}")
+    return chosen
 
 
 def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: int | None) -> Data:

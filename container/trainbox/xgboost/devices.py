@@ -1,4 +1,4 @@
-"""Where a process trains: on the processor, or on the GPU of its place. Has not run on a GPU."""
+"""Where a process trains: on the processor, or on the GPU of its place."""
 
 from trainbox.errors import HyperparameterError
 

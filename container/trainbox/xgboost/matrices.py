@@ -2,7 +2,7 @@
 
 The rows to learn from are binned once where the tree method works on histograms: a byte for a value instead of four,
 and no second pass. Those held out are only predicted, quickest from what they are. Rows on the disk stay there, and are
-read block by block (`ExtMemQuantileDMatrix`).
+read block by block (`ExtMemQuantileDMatrix`); to train on a GPU their bins are kept in memory.
 """
 
 import os
@@ -80,7 +80,9 @@ def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.
     if shard.is_on_disk:
         kinds = feature_types(shard.feature_names, params)
         blocks = _Blocks([path for path in shard.blocks if isinstance(path, Path)], kinds)
-        return xgb.ExtMemQuantileDMatrix(blocks, ref=like, max_bin=params.max_bin, **_shared(params))
+        # One for GPUs wants blocks that lie on the GPU already (XGBoost 3.4): for them the bins are kept in memory.
+        kind = xgb.ExtMemQuantileDMatrix if params.runs_on == "cpu" else xgb.QuantileDMatrix
+        return kind(blocks, ref=like, max_bin=params.max_bin, **_shared(params))
     if not params.is_binned:
         return _plain(shard.table, params)
     given = fields(shard.table, params) | _shared(params)

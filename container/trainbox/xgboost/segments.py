@@ -67,6 +67,18 @@ def begin_segment(
     return xgb.Booster(settings, list(matrices.values()), model_file=model)
 
 
+def prepare(settings: Mapping[str, Any], params: Params, matrices: Mapping[str, xgb.DMatrix]) -> None:
+    """Have the rows to learn from on the GPU before anything counts: that decides who predicts their margins.
+
+    A booster made of a model predicts on the processor as long as they are not there, which saves the copy, and adds up
+    the trees in another order than the GPU: `GBTree::GetPredictor`, XGBoost 3.4. In a process that went through they
+    have been there since its first round, in one that goes on they would not be. One round, of which nothing remains,
+    brings them there in either.
+    """
+    if params.runs_on != "cpu" and params.is_binned:
+        xgb.Booster(dict(settings), [matrices["train"]]).update(matrices["train"], 0)
+
+
 def can_go_on(params: Params) -> bool:
     """Whether the booster of one segment may train the next, too: whether margins that it keeps are those predicted.
 

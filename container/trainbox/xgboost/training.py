@@ -8,7 +8,7 @@ import xgboost as xgb
 from trainbox.metrics import Metric
 from trainbox.tabular.pace import Pace
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.segments import Progress, begin_segment, can_go_on, end_of, go_on, is_finished
+from trainbox.xgboost.segments import Progress, begin_segment, can_go_on, end_of, go_on, is_finished, prepare
 
 #: Scores the model after a round on some of the matrices: `{"validation:auc": 0.84}`.
 Score = Callable[[xgb.Booster, int, Mapping[str, xgb.DMatrix]], dict[str, float]]
@@ -64,6 +64,8 @@ def boost(
         if booster is not None and can_go_on(params):
             go_on(booster, params, start)
         else:
+            if booster is None:
+                prepare(settings, params, rows)
             booster = begin_segment(settings, params, rows, progress)
         for step in range(start, min(end_of(params, start), params.num_round)):
             booster.update(rows["train"], step)

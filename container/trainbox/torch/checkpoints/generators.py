@@ -17,7 +17,7 @@ def capture() -> dict[str, Any]:
     states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     if (numpy := sys.modules.get("numpy")) is not None:
         states["numpy"] = numpy.random.get_state()
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # not run on a GPU here
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
@@ -33,7 +33,7 @@ def restore(states: Mapping[str, Any]) -> None:
         torch.set_rng_state(states["torch"])
         if "numpy" in states:
             _numpy_random().set_state(states["numpy"])
-        if "cuda" in states and torch.cuda.is_available():  # not run on a GPU here
+        if "cuda" in states and torch.cuda.is_available():
             torch.cuda.set_rng_state(states["cuda"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"the state of a random generator cannot be restored: {error}") from error

@@ -57,18 +57,18 @@ class Buffer:
             if not entry.size:
                 continue
             place = self.bytes[entry.offset : entry.offset + entry.size]
-            on_gpu = tensor.is_cuda
-            if tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg()):
-                if on_gpu:
-                    place.copy_(flat(tensor), non_blocking=self._pinned)
-                else:
-                    in_memory.append((place.numpy(), flat(tensor).numpy()))
-            else:
-                place.view(tensor.dtype).view(entry.shape).copy_(tensor, non_blocking=on_gpu and self._pinned)
-            if on_gpu:
+            if tensor.is_cuda:
+                # Made plain on the GPU: where a conjugate is copied, torch turns the signs in memory as soon as it has
+                # asked for the copy, which may come later (torch 2.11).
+                plain = tensor.resolve_conj().resolve_neg().contiguous()
+                place.copy_(flat(plain), non_blocking=self._pinned)
                 waiting[tensor.device] = None
+            elif tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg()):
+                in_memory.append((place.numpy(), flat(tensor).numpy()))
+            else:
+                place.view(tensor.dtype).view(entry.shape).copy_(tensor)
         _copy(in_memory, threads=torch.get_num_threads())
-        for device in waiting:  # not run on a GPU here
+        for device in waiting:
             torch.cuda.current_stream(device).synchronize()
 
     def put(self, offset: int, content: bytes) -> None:
@@ -77,7 +77,7 @@ class Buffer:
 
     def close(self) -> None:
         """Give the memory back; what a writer has of it stays until it closes its own descriptor."""
-        if self._pinned:  # not run on a GPU here
+        if self._pinned:
             _cudart().cudaHostUnregister(self.bytes.data_ptr())
         self.bytes = torch.empty(0, dtype=torch.uint8)
         with suppress(BufferError):  # somebody holds a view: the memory goes with it
@@ -117,8 +117,8 @@ def _copy(pieces: Iterable[_Piece], *, threads: int) -> None:
                 one.result()
 
 
-# What follows has not been run on a GPU here; see the CUDA Runtime API, section 6.9 (cudaHostRegister), and how torch
-# does it itself: torch/distributed/_state_dict_utils.py, _create_cpu_state_dict.
+# See the CUDA Runtime API, section 6.9 (cudaHostRegister), and how torch does it itself:
+# torch/distributed/_state_dict_utils.py, _create_cpu_state_dict.
 
 
 def _pin(memory: torch.Tensor) -> bool:
