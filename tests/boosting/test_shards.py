@@ -54,11 +54,12 @@ def test_rows_stay_on_the_disk_where_they_would_not_fit(
 def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And where the matrices are made for a GPU, of which there is none here: they train on a processor, too."""
     monkeypatch.setattr("trainbox.xgboost.shards.BLOCK_ROWS", 128)
     chosen = params(subsample=0.7)
     train, held_out = channel(tmp_path / "train"), channel(tmp_path / "validation", rows=100, seed=1)
     models, scores = [], []
-    for spool in (None, tmp_path / "blocks"):
+    for spool, device in ((None, "cpu"), (tmp_path / "blocks", "cpu"), (tmp_path / "for-gpu", "cuda")):
         shards: dict[str, Shard] = {}
         for source in (train, held_out):
             place = spool and spool / source.name
@@ -69,14 +70,15 @@ def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
             0.0: 500 - shards["train"].labels.counts[1.0],
             1.0: pytest.approx(250, abs=60),
         }
-        matrices = make_matrices(shards, chosen, members=1)
+        matrices = make_matrices(shards, params(subsample=0.7, device=device), members=1)
+        assert isinstance(matrices["train"], xgb.ExtMemQuantileDMatrix) == (spool is not None and device == "cpu")
         booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), list(matrices.values()))
         for step in range(5):
             booster.update(matrices["train"], step)
         models.append(bytes(booster.save_raw("ubj")))
         scores.append(evaluate(booster, matrices, ("auc", "accuracy"), params=chosen, iteration=4, group=Alone()))
-    assert models[0] == models[1]
-    assert scores[0] == scores[1]
+    assert models[0] == models[1] == models[2]
+    assert scores[0] == scores[1] == scores[2]
     assert len(list((tmp_path / "blocks" / "train").glob("0*"))) == 4
 
 
@@ -98,7 +100,7 @@ def test_features_are_drawn_by_their_weights(tmp_path: Path, method: str, is_on_
 
 def test_members_share_a_replicated_channel_and_its_blocks(tmp_path: Path) -> None:
     source = channel(tmp_path / "train")
-    for spool in (None, tmp_path / "blocks"):
+    for spool, device in ((None, "cpu"), (tmp_path / "blocks", "cpu"), (tmp_path / "for-gpu", "cuda")):
         shards = [
             read_shard(source, "train", params(), Part(rank, 3), like=None, spool=spool and spool / str(rank))
             for rank in range(3)
@@ -148,7 +150,7 @@ def test_rows_on_the_disk_are_binned_by_xgboost_and_a_checkpoint_says_so(
     monkeypatch.setattr("trainbox.xgboost.matrices.LEAST_ROWS", 100)
     source, chosen = channel(tmp_path / "train"), params()
     identities = []
-    for spool in (None, tmp_path / "blocks"):
+    for spool, device in ((None, "cpu"), (tmp_path / "blocks", "cpu"), (tmp_path / "for-gpu", "cuda")):
         shard = read_shard(source, "train", chosen, Part(), like=None, spool=spool)
         report = Report("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
         identities.append(identify(chosen, agree([report]), bins_of(shard, chosen, members=1)))

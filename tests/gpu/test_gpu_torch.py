@@ -1,5 +1,6 @@
 """Training, checkpoints and clocks of PyTorch on a real GPU."""
 
+import os
 import re
 import signal
 import subprocess
@@ -43,8 +44,7 @@ def digits(tmp_path: Path) -> list[str]:
 
 def start(flags: list[str], root: Path, **variables: str) -> "subprocess.Popen[str]":
     """The script alone, as one types it."""
-    with Tree(root / "none") as tree:
-        environment = tree.environment({"TRAINBOX_ROOT": str(root), **variables})
+    environment = {**os.environ, "TRAINBOX_ROOT": str(root), **variables}
     root.mkdir(exist_ok=True)
     with (root / "log").open("a") as log:
         return subprocess.Popen([sys.executable, SCRIPT, *flags], env=environment, stdout=log, stderr=log, text=True)

@@ -1,7 +1,8 @@
 """Recordings of NVML for tests: what the calls return for sound GPUs of some kind, to be changed in one place each.
 
-Nobody here has had a GPU: the values are those that NVIDIA's documentation gives for a sound device, under the names
-and in the units of nvml.h as nvidia-ml-py 13.615 passes them on. `recorded/pynvml.py` plays them.
+Those of the A100 are what NVIDIA's documentation gives for a sound device, under the names and in the units of nvml.h
+as nvidia-ml-py 13.615 passes them on; `recorded/h200.json` is what a real one said (`tests/gpu/record_nvml.py`).
+`recorded/pynvml.py` plays them.
 """
 
 import copy
@@ -44,6 +45,12 @@ def recording(count: int = 8) -> dict[str, Any]:
     """A sound host."""
     # A string; nvidia-ml-py of the branch 570 and later knows the recovery action.
     return {"nvmlSystemGetDriverVersion": "570.172.08", "gpus": [copy.deepcopy(A100) for _ in range(count)]}
+
+
+def real_host() -> dict[str, Any]:
+    """A virtual machine with one H200, without NVLink, as its driver 580.159 described it."""
+    recorded: dict[str, Any] = json.loads((RECORDED / "h200.json").read_text())
+    return recorded
 
 
 def play(content: dict[str, Any], directory: Path, monkeypatch: pytest.MonkeyPatch) -> Nvml:

@@ -11,7 +11,7 @@ import torch
 
 from health.gpu_hosts import needs_mounts, with_devices
 from health.process_hosts import Checked, Hosts
-from health.recordings import A100, RECORDED, play, recording, write
+from health.recordings import A100, RECORDED, play, real_host, recording, write
 from trainbox.health.checks import CHECKS
 from trainbox.health.gpus import check_count, check_gpus, expected
 from trainbox.health.nvml import GpuReading
@@ -170,6 +170,13 @@ def recorded(content: dict[str, Any], tmp_path: Path) -> dict[str, str]:
 def short(checked: Checked) -> list[tuple[str, str, str, str]]:
     """Without the host."""
     return [(check, device, status, kind) for check, _, device, status, kind in checked.bad()]
+
+
+def test_what_a_real_gpu_says_is_read_as_that_of_a_sound_one(read: Callable[..., list[GpuReading]]) -> None:
+    (gpu,) = read(real_host())
+    assert bad([gpu]) == []
+    assert (gpu.name, gpu.recovery_action, gpu.ecc_uncorrected, gpu.broken) == ("NVIDIA H200", 0, 0, "")
+    assert gpu.unread == dict.fromkeys(("pages_pending", "nvlinks", "nvlink_errors"), "Not Supported")
 
 
 def test_a_sound_host_with_gpus_passes_every_check_of_them(tmp_path: Path) -> None:

@@ -280,6 +280,8 @@ def test_no_log_is_too_strange_to_be_read(log: str) -> None:
         (Cause("KeyError: 'SM_CHANNEL_TEST'", exception="KeyError"), "its channels: train, validation"),
         (Cause(f"OSError: [Errno 28] {os.strerror(28)}: 'm'", exception="OSError"), "the disk is full"),
         (Cause("ModuleNotFoundError: No module named 'x'", exception="ModuleNotFoundError"), "requirements.txt"),
+        (Cause("torch.AcceleratorError: CUDA error: out of memory", exception="torch.AcceleratorError"), "nvidia-smi"),
+        (Cause("XGBoostError: std::bad_alloc: cudaErrorMemoryAllocation: out of memory"), "nvidia-smi"),
         (Cause("ValueError: x", exception="ValueError"), ""),
     ],
 )

@@ -148,6 +148,7 @@ WRONG = [
         {"tree_method": "exact", "categorical_features": "0"},
         "categorical_features goes with tree_method=hist or approx",
     ),
+    ({"tree_method": "exact", "device": "cuda"}, "tree_method=exact grows on a processor only, and device is cuda"),
     ({"tree_method": "exact", "max_depth": "0"}, "which tree_method=exact does not have"),
     ({"tree_method": "exact", "external_memory": "on"}, "external_memory=on needs tree_method=hist"),
     ({"multi_strategy": "multi_output_tree", "booster": "dart"}, "does not go with booster=dart"),

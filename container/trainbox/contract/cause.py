@@ -41,6 +41,8 @@ _HINTS = {
     "torch.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
     "torch.cuda.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
 }
+# As torch says it where it is not its own allocator that fails, and XGBoost.
+_GPU_FULL = re.compile("CUDA error: out of memory|cudaErrorMemoryAllocation")
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -168,4 +170,9 @@ def find_hint(cause: Cause, channels: Sequence[str]) -> str:
         return "the job has no such channel; its channels: " + (", ".join(channels) or "none")
     if os.strerror(errno.ENOSPC) in cause.text:
         return "the disk is full: ask for a larger VolumeSizeInGB, or write less (fewer checkpoints kept)"
+    if _GPU_FULL.search(cause.text):
+        return (
+            "no memory of the GPU is left: nvidia-smi shows who holds it; else a smaller batch, fewer rows, or an"
+            " instance with more of it"
+        )
     return _HINTS.get(cause.exception, "")

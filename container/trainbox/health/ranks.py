@@ -11,7 +11,7 @@ The numbers are whole and their sums below 2^24: exact in fp32, in whatever orde
 that of nccl-tests (doc/PERFORMANCE.md): 2 (n - 1) / n · bytes / seconds, for an all-reduce of n ranks.
 
 `TRAINBOX_HEALTH_DRILL=wrong 1` plants a fault in local rank 1, for tests and for rehearsing what follows: `wrong` (one
-number of what it sends is off by one), `hang` or `die`. The backend nccl has not run on GPUs yet.
+number of what it sends is off by one), `hang` or `die`. The backend nccl has run on one GPU, not on several.
 """
 
 import os

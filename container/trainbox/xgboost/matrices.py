@@ -79,10 +79,13 @@ def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.
     """One to learn from, or with its bins, `like`."""
     if shard.is_on_disk:
         kinds = feature_types(shard.feature_names, params)
-        blocks = _Blocks([path for path in shard.blocks if isinstance(path, Path)], kinds)
+        paths = [path for path in shard.blocks if isinstance(path, Path)]
+        given = {"ref": like, "max_bin": params.max_bin} | _shared(params)
+        if params.runs_on == "cpu":
+            cache = os.fspath(paths[0].parent / "bins")
+            return xgb.ExtMemQuantileDMatrix(_Blocks(paths, kinds, cache), **given)
         # One for GPUs wants blocks that lie on the GPU already (XGBoost 3.4): for them the bins are kept in memory.
-        kind = xgb.ExtMemQuantileDMatrix if params.runs_on == "cpu" else xgb.QuantileDMatrix
-        return kind(blocks, ref=like, max_bin=params.max_bin, **_shared(params))
+        return xgb.QuantileDMatrix(_Blocks(paths, kinds, None), **given)
     if not params.is_binned:
         return _plain(shard.table, params)
     given = fields(shard.table, params) | _shared(params)
@@ -172,11 +175,11 @@ def feature_types(names: Sequence[str], params: Params) -> list[str] | None:
 class _Blocks(xgb.DataIter):
     """The blocks of a shard, one after the other, as often as XGBoost asks."""
 
-    def __init__(self, paths: Sequence[Path], kinds: list[str] | None) -> None:
+    def __init__(self, paths: Sequence[Path], kinds: list[str] | None, cache: str | None) -> None:
         self._paths = paths
         self._kinds = kinds
         self._at = 0
-        super().__init__(cache_prefix=str(paths[0].parent / "bins"))
+        super().__init__(cache_prefix=cache)
 
     def next(self, input_data: Callable[..., Any]) -> bool:
         """Give the next block, if there is one."""

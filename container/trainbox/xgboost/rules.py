@@ -267,6 +267,8 @@ def _check_labels(params: Declaration) -> Iterator[str]:
 def _check_trees(params: Declaration) -> Iterator[str]:
     if params.process_type == "update":
         yield "process_type=update works on the trees of a model given, and a job here is given none: leave it out"
+    if method(params) == "exact" and device(params) != "cpu" and not params.updater:
+        yield f"tree_method=exact grows on a processor only, and device is {device(params)}: use hist or approx"
     if method(params) == "exact" and params.max_depth == 0:
         yield "max_depth=0 is no limit, which tree_method=exact does not have"
     if params.external_memory == "on" and not is_binned(params):

@@ -78,12 +78,13 @@ def _field(recorded: dict[str, Any], wanted: int) -> Any:
     by_id = {getattr(_REAL, name): value for name, value in recorded.items()}
     filled = _REAL.c_nvmlFieldValue_t()
     filled.fieldId = wanted
-    if wanted not in by_id:
-        filled.nvmlReturn = _REAL.NVML_ERROR_INVALID_ARGUMENT
+    value = by_id.get(wanted, {"error": _REAL.NVML_ERROR_INVALID_ARGUMENT})
+    if isinstance(value, dict):
+        filled.nvmlReturn = value["error"]
         return filled
     filled.nvmlReturn = _REAL.NVML_SUCCESS
     filled.valueType = _REAL.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
-    filled.value.ullVal = by_id[wanted]
+    filled.value.ullVal = value
     return filled
 
 
