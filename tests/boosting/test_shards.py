@@ -100,7 +100,7 @@ def test_features_are_drawn_by_their_weights(tmp_path: Path, method: str, is_on_
 
 def test_members_share_a_replicated_channel_and_its_blocks(tmp_path: Path) -> None:
     source = channel(tmp_path / "train")
-    for spool, device in ((None, "cpu"), (tmp_path / "blocks", "cpu"), (tmp_path / "for-gpu", "cuda")):
+    for spool in (None, tmp_path / "blocks"):
         shards = [
             read_shard(source, "train", params(), Part(rank, 3), like=None, spool=spool and spool / str(rank))
             for rank in range(3)
@@ -150,7 +150,7 @@ def test_rows_on_the_disk_are_binned_by_xgboost_and_a_checkpoint_says_so(
     monkeypatch.setattr("trainbox.xgboost.matrices.LEAST_ROWS", 100)
     source, chosen = channel(tmp_path / "train"), params()
     identities = []
-    for spool, device in ((None, "cpu"), (tmp_path / "blocks", "cpu"), (tmp_path / "for-gpu", "cuda")):
+    for spool in (None, tmp_path / "blocks"):
         shard = read_shard(source, "train", chosen, Part(), like=None, spool=spool)
         report = Report("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
         identities.append(identify(chosen, agree([report]), bins_of(shard, chosen, members=1)))
