@@ -52,6 +52,7 @@ with without("pandas"), unlisted(np, "f2py", "testing"):
         groups_left,
         grow,
         identify,
+        lay_out,
         make_estimator,
         meet,
         open_store,
@@ -95,6 +96,7 @@ def train_forest(params: Params, circle: Circle, painter: Painter | None) -> Non
     own = slices(data.shares, params.n_estimators)[circle.rank]
     store, identity = open_store(circle), identify(params, data)
     parts, history = resume(store, identity, own, params, data)
+    data = lay_out(data)
     judge = Judge(params, data) if painter else None
     if judge:
         judge.recall(parts)

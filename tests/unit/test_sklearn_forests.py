@@ -3,6 +3,7 @@
 import inspect
 import math
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,6 +12,8 @@ import pytest
 import scipy.sparse
 
 from forests.growth import anatomy, make_data
+from trainbox.channels import Table
+from trainbox.channels.table import default_names
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import (
@@ -20,10 +23,12 @@ from trainbox.sklearn.forests import (
     forest_class,
     groups_left,
     grow,
+    lay_out,
     read_part,
     slices,
 )
 from trainbox.sklearn.params import OURS, Params, constructor_arguments
+from trainbox.sklearn.rows import by_columns
 
 FORESTS = {
     "a forest": {},
@@ -38,6 +43,10 @@ FORESTS = {
     "a number, absolutely": {"task": "regression", "criterion": "absolute_error", "max_samples": 100},
     "a number by extra trees": {"task": "regression", "algorithm": "extra_trees"},
 }
+
+
+#: The kernel may give one to each column.
+LARGE_PAGE = 2 << 20
 
 
 def plain_fit(params: Params, data: Data, trees: int = 9) -> Any:
@@ -56,8 +65,8 @@ def grow_in_groups(params: Params, data: Data, *groups: range) -> list[Part]:
 def test_trees_in_groups_on_threads_are_those_of_one_plain_fit(given: dict[str, Any]) -> None:
     params = Params(**({"max_depth": 6, "seed": 7, "n_jobs": 3} | given))
     data = make_data("regression" if params.task == "regression" else "two")
-    parts = grow_in_groups(params, data, range(2), range(2, 3), range(3, 9))
     expected = plain_fit(params, data)
+    parts = grow_in_groups(params, lay_out(data), range(2), range(2, 3), range(3, 9))
     assert anatomy(assemble(parts, params).estimators_) == anatomy(expected.estimators_)
 
 
@@ -74,6 +83,25 @@ def test_rows_with_weights_and_missing_values_give_the_trees_of_one_plain_fit() 
     check_rows(params, data)
     parts = grow_in_groups(params, data, range(4), range(4, 9))
     assert anatomy(assemble(parts, params).estimators_) == anatomy(plain_fit(params, data).estimators_)
+
+
+def test_rows_are_laid_out_by_columns_in_the_memory_that_they_have() -> None:
+    rows, width = 2_000_001, 12
+    table = Table(np.zeros(rows, np.float32), np.empty((rows, width), np.float32), default_names(width), ())
+    table.features[:] = np.arange(width) + np.arange(rows)[:, None] % 1000 * 16
+    expected, size = table.features[::997].copy(), table.features.nbytes
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew: proc_pid_clear_refs(5)
+    before = _memory("VmHWM")
+    laid = by_columns(table)
+    assert _memory("VmHWM") - before < width * LARGE_PAGE + 0.1 * size < 0.5 * size
+    assert laid.features.flags.f_contiguous
+    assert np.array_equal(laid.features[::997], expected)
+
+
+def _memory(name: str) -> int:
+    """Bytes, as /proc/self/status has them."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split(f"{name}:")[1].split()[0])
 
 
 def test_sparse_rows_give_the_trees_of_one_plain_fit() -> None:

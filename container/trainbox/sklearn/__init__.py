@@ -10,6 +10,7 @@ from trainbox.sklearn.forests import (
     gather_parts,
     groups_left,
     grow,
+    lay_out,
     slices,
     take_stock,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "groups_left",
     "grow",
     "identify",
+    "lay_out",
     "make_estimator",
     "meet",
     "open_store",

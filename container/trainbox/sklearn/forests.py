@@ -27,6 +27,7 @@ from trainbox.peers import Circle
 from trainbox.sklearn.data import Data, count_missing, targets
 from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params, constructor_arguments
+from trainbox.sklearn.rows import by_columns
 
 _CLASSES: dict[tuple[str, str], type[Forest]] = {
     ("classification", "forest"): ensemble.RandomForestClassifier,
@@ -150,6 +151,11 @@ def check_rows(params: Params, data: Data) -> None:
 def _takes_missing(params: Params, table: Table) -> bool:
     forest = forest_class(params)(**constructor_arguments(params))
     return bool(get_tags(forest).input_tags.allow_nan) and not scipy.sparse.issparse(table.features)
+
+
+def lay_out(data: Data) -> Data:
+    """The same data, its rows to learn from as trees read them quickest; the rows of those given are used up."""
+    return msgspec.structs.replace(data, train=by_columns(data.train))
 
 
 class Ground(msgspec.Struct, frozen=True, eq=False):
