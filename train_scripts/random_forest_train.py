@@ -27,11 +27,12 @@ import numpy as np
 import trainbox
 from trainbox.errors import RunError
 from trainbox.peers import Circle
-from trainbox.tabular.lean import unlisted, without
+from trainbox.tabular.lean import put_off, unlisted, without
 from trainbox.tabular.pace import Pace
 
-# A third of the time of this import; scikit-learn looks for pandas again where it is needed.
-with without("pandas"), unlisted(np, "f2py", "testing"):
+# Half of the time of this import: scikit-learn takes three functions from all of `scipy.stats`, which no tree needs,
+# draws progress with rich, and looks for pandas again where it is needed.
+with without("pandas", "rich"), put_off("scipy.stats", "rankdata", "gmean", "chi2"), unlisted(np, "f2py", "testing"):
     from trainbox.sklearn import (
         Data,
         Forest,

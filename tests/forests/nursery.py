@@ -28,7 +28,7 @@ _PROGRAM = """
 import json, os, runpy, sys
 import matplotlib.backends.backend_agg, matplotlib.figure, matplotlib.ticker
 import trainbox.toolkit, trainbox.sklearn.packing
-trainbox.sklearn.packing.load_skops()
+trainbox.sklearn.packing.load_skops(of_forests=False)
 pids = {}
 for line in sys.stdin:
     order = json.loads(line)

@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from trainbox.tabular.lean import without
+from trainbox.tabular.lean import replaced, without
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -69,12 +70,66 @@ assert "f2py" in dir(numpy)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+PUT_OFF = """
+import sys
+from trainbox.tabular.lean import put_off
+with put_off("statistics", "mean", "NormalDist"):
+    import statistics as before
+    from statistics import NormalDist, mean
+    assert "__file__" not in vars(sys.modules["statistics"])
+assert "statistics" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "assert mean([1, 2, 3]) == 2",
+        "assert NormalDist.from_samples([1, 2, 3]).mean == NormalDist(2, 1).mean",
+        "assert before.median([1, 5, 9]) == 5",
+        "import statistics; assert statistics.mode([1, 1, 2]) == 1",
+    ],
+)
+def test_what_is_put_off_is_there_when_it_is_used(use: str) -> None:
+    program = PUT_OFF + use + "\nassert sys.modules['statistics'].__file__"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_whoever_takes_more_of_what_is_put_off_gets_all_of_it() -> None:
+    program = """
+import sys
+from trainbox.tabular.lean import put_off
+with put_off("statistics", "mean"):
+    from statistics import StatisticsError
+    from statistics import mean
+assert issubclass(StatisticsError, ValueError) and mean.__module__ == "statistics"
+with put_off("statistics", "mode"):
+    from statistics import mode
+assert mode is sys.modules["statistics"].mode
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_what_is_replaced_comes_back_after_an_error() -> None:
+    package, seen = SimpleNamespace(name="before"), []
+
+    def fail() -> None:
+        with replaced(package, "name", "01"):
+            seen.append(package.name)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert (seen, package.name) == (["01"], "before")
+
+
 @pytest.mark.parametrize("script", ["xgboost", "random_forest"])
 def test_the_bundled_scripts_load_nothing_that_they_do_not_use(script: str) -> None:
     program = f"""
 import runpy, sys
 runpy.run_path({os.fspath(REPOSITORY / "train_scripts" / f"{script}_train.py")!r})
-found = {{"pandas", "numpy.f2py", "numpy.testing", "matplotlib", "torch", "xgboost.sklearn"}} & {{*sys.modules}}
+unused = {{"pandas", "numpy.f2py", "numpy.testing", "matplotlib", "torch", "xgboost.sklearn", "scipy.stats", "rich"}}
+found = unused & {{*sys.modules}}
 print(sorted(found))
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)

@@ -5,41 +5,11 @@ import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
-TYPE_CHECKING = False  # `typing` is not loaded for a name
-if TYPE_CHECKING:
-    from typing import Any
+from trainbox.launch.stand_in import Later, StandIn
 
 #: What msgspec takes from here Python has had since 3.11 (msgspec, `_utils.py`); where torch has brought it along it
 #: loads `inspect` and `ast`: a fifth of the start.
 _NOT_NEEDED = "typing_extensions"
-
-
-class _StandIn(ModuleType):
-    """A module of which little is asked for while the supervisor is imported; whoever asks for more gets the module."""
-
-    def __init__(self, name: str, **known: object) -> None:
-        super().__init__(name)
-        vars(self).update(known)
-
-    def __getattr__(self, name: str) -> object:
-        if name == "__path__":  # of packages, which `from … import …` asks every module for
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        from importlib import import_module  # noqa: PLC0415 - only then
-
-        return getattr(import_module(self.__name__), name)
-
-
-def _later(module: str, name: str) -> "Callable[..., Any]":
-    """A function of a module, which is imported when it is called."""
-
-    def call(*given: object, **named: object) -> object:
-        from importlib import import_module  # noqa: PLC0415 - only then
-
-        return getattr(import_module(module), name)(*given, **named)
-
-    return call
 
 
 def _stand_ins() -> dict[str, ModuleType]:
@@ -48,13 +18,13 @@ def _stand_ins() -> dict[str, ModuleType]:
     In a container that was just started nothing of its file system is cached: to find and load these and the extensions
     that belong to them takes a quarter of the start.
     """
-    schemas = {name: _later("msgspec._json_schema", name) for name in ("schema", "schema_components")}
+    schemas = {name: Later("msgspec._json_schema", name) for name in ("schema", "schema_components")}
     return {
-        "uuid": _StandIn("uuid", UUID=type("UUID", (), {}), SafeUUID=SimpleNamespace(unknown=None)),
-        "decimal": _StandIn("decimal", Decimal=type("Decimal", (), {})),
-        "msgspec.inspect": _StandIn("msgspec.inspect"),
-        "msgspec._json_schema": _StandIn("msgspec._json_schema", **schemas),
-        "urllib.parse": _StandIn("urllib.parse", quote_from_bytes=_later("urllib.parse", "quote_from_bytes")),
+        "uuid": StandIn("uuid", UUID=type("UUID", (), {}), SafeUUID=SimpleNamespace(unknown=None)),
+        "decimal": StandIn("decimal", Decimal=type("Decimal", (), {})),
+        "msgspec.inspect": StandIn("msgspec.inspect"),
+        "msgspec._json_schema": StandIn("msgspec._json_schema", **schemas),
+        "urllib.parse": StandIn("urllib.parse", quote_from_bytes=Later("urllib.parse", "quote_from_bytes")),
     }
 
 

@@ -73,7 +73,7 @@ def save_model(model: Any, params: Params, data: Data, about: Mapping[str, Any])
     Raises:
         OSError: It cannot be written.
     """
-    told, skops = dict(about), load_skops()
+    told, skops = dict(about), load_skops(of_forests=isinstance(model, FORESTS))
     # At the same time: most of both is zlib, which lets go of the interpreter's lock.
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)

@@ -12,14 +12,16 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.abc import MetaPathFinder
 from typing import Any, TypeAlias
 
 import numpy as np
+import sklearn.utils
 from sklearn import ensemble, tree
 
 from trainbox.errors import DataError
+from trainbox.tabular.lean import put_off, replaced, unlisted
 
 Forest: TypeAlias = (
     ensemble.RandomForestClassifier
@@ -98,12 +100,25 @@ def without_torch() -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-def load_skops() -> Any:  # noqa: ANN401 - it has no types
-    """The module `skops.io`, which imports all of scikit-learn to know its estimators: not before it is needed."""
+def load_skops(*, of_forests: bool = True) -> Any:  # noqa: ANN401 - it has no types
+    """The module `skops.io`: not before it is needed, for that takes its time.
+
+    Args:
+        of_forests: Whether it trusts no estimators but forests and trees, if this is what loads it; to know all of
+            scikit-learn's it imports all of scikit-learn.
+    """
     if "skops.io" in sys.modules:
         return importlib.import_module("skops.io")  # waits where another thread is just importing it
-    with without_torch():
+    with without_torch(), unlisted(np, "f2py", "testing"), _of_forests() if of_forests else nullcontext():
         return importlib.import_module("skops.io")
+
+
+@contextmanager
+def _of_forests() -> Iterator[None]:
+    """In this block scikit-learn has no estimators but forests and trees."""
+    found = [(kind.__name__, kind) for kind in (*FORESTS, *_TREES)]
+    with put_off("scipy.stats", "spearmanr"), replaced(sklearn.utils, "all_estimators", lambda: found):
+        yield
 
 
 def pack(forest: Forest) -> bytes:

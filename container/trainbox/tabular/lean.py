@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from trainbox.launch.stand_in import Later, StandIn
+
 
 @contextmanager
 def without(*packages: str) -> Iterator[None]:
@@ -50,6 +52,38 @@ def unlisted(package: Any, *names: str) -> Iterator[None]:  # noqa: ANN401 - a m
     finally:
         package.__all__ = listed
         package.__dir__ = shown
+
+
+@contextmanager
+def put_off(module: str, *names: str) -> Iterator[None]:
+    """In this block a module that is not loaded yet stays so: what is taken from it loads it when it is first used.
+
+    For a library that mentions it for a few of its own functions.
+
+    Args:
+        module: Its name.
+        names: What is taken from it by name, functions or objects; whoever asks for another gets the module.
+    """
+    stand_in = StandIn(module, **{name: Later(module, name) for name in names})
+    if sys.modules.setdefault(module, stand_in) is not stand_in:
+        yield
+        return
+    try:
+        yield
+    finally:
+        if sys.modules.get(module) is stand_in:
+            del sys.modules[module]
+
+
+@contextmanager
+def replaced(package: Any, name: str, value: object) -> Iterator[None]:  # noqa: ANN401 - as above
+    """In this block a module has something else under a name."""
+    before = getattr(package, name)
+    setattr(package, name, value)
+    try:
+        yield
+    finally:
+        setattr(package, name, before)
 
 
 @contextmanager
