@@ -1,5 +1,6 @@
 """Where `train` begins: it loads the supervisor quickly, for a cluster waits meanwhile, and runs it."""
 
+import _datetime
 import gc
 import sys
 from collections.abc import Callable
@@ -13,13 +14,17 @@ _NOT_NEEDED = "typing_extensions"
 
 
 def _stand_ins() -> dict[str, ModuleType]:
-    """For what msgspec and pathlib import to offer what the supervisor never needs: two types, schemas, URIs.
+    """For what msgspec and pathlib import to offer what the supervisor never needs: two types, schemas, URIs, Windows.
 
     In a container that was just started nothing of its file system is cached: to find and load these and the extensions
     that belong to them takes a quarter of the start.
     """
     schemas = {name: Later("msgspec._json_schema", name) for name in ("schema", "schema_components")}
+    dates = {name: value for name, value in vars(_datetime).items() if not name.startswith("_")}
     return {
+        # Before Python 3.12 it has all of this once more in Python, and drops it: a millisecond and a half.
+        "datetime": StandIn("datetime", **dates),
+        "ntpath": StandIn("ntpath"),
         "uuid": StandIn("uuid", UUID=type("UUID", (), {}), SafeUUID=SimpleNamespace(unknown=None)),
         "decimal": StandIn("decimal", Decimal=type("Decimal", (), {})),
         "msgspec.inspect": StandIn("msgspec.inspect"),
