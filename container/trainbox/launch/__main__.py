@@ -1,6 +1,6 @@
 """Where `train` begins: it loads the supervisor quickly, for a cluster waits meanwhile, and runs it."""
 
-import _datetime
+import _datetime  # type: ignore[import-not-found]
 import gc
 import sys
 from collections.abc import Callable
