@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ def checked(*flags: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
-def hog(bytes_left: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the GPU's memory but for a little."""
+@contextmanager
+def memory_held(bytes_left: int) -> Iterator[None]:
+    """In this block another process holds the GPU's memory but for a little."""
     program = f"""
 import torch
 free, _ = torch.cuda.mem_get_info()
@@ -39,7 +41,7 @@ input()
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        yield process
+        yield
         process.kill()
 
 
@@ -81,7 +83,7 @@ def test_bandwidths_are_those_of_a_gpu() -> None:
 
 
 def test_a_gpu_whose_memory_is_full_is_not_called_broken() -> None:
-    for _ in hog(64 << 20):
+    with memory_held(64 << 20):
         answer = subprocess.run(
             [sys.executable, "-P", "-m", "trainbox.health.arithmetic", "cuda", "fast"],
             capture_output=True, check=False, timeout=60,
