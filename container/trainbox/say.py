@@ -1,7 +1,9 @@
-"""trainbox's own log lines: on stderr, one each, none with the value of a secret."""
+"""trainbox's own log lines: on stderr, one each, none with the value of a secret; and what children say there."""
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
 from trainbox.contract.hyperparameters import without_secrets
 
@@ -21,3 +23,11 @@ def say(text: str, *, hidden: Sequence[str] = ()) -> None:
         sys.stderr.flush()
     except OSError:
         return
+
+
+def kept_words() -> BinaryIO:
+    """A file in memory to be a child's stderr: what it says shall be read only where it fails.
+
+    A file with a name would need a temporary directory, which a container whose own files are read-only may lack.
+    """
+    return os.fdopen(os.memfd_create("trainbox-stderr"), "w+b")

@@ -248,6 +248,16 @@ def test_its_own_files_may_be_read_only(image: str, tree: Tree) -> None:
     tree.bundled("random_forest", **{"n-estimators": "2"})
     answer = tree.run(image, "--read-only", "--tmpfs", "/tmp")
     assert answer.returncode == 0, answer.stderr
+    assert (tree.root / "output/data/learning-curves.png").exists()
+
+
+@pytest.mark.parametrize("script", ["xgboost", "random_forest"])
+def test_without_a_temporary_directory_only_the_pictures_are_missing(image: str, tree: Tree, script: str) -> None:
+    tree.bundled(script, **{"xgboost": {"num_round": "2"}, "random_forest": {"n-estimators": "2"}}[script])
+    answer = tree.run(image, "--read-only")
+    assert answer.returncode == 0, answer.stderr
+    assert "WARNING: no pictures" in answer.stdout + answer.stderr
+    assert any((tree.root / "model").iterdir())
 
 
 # -- what is in it ---------------------------------------------------------------------------------------------------

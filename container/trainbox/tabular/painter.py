@@ -12,14 +12,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
 import msgspec
 
-from trainbox.say import say
+from trainbox.say import kept_words, say
 
 # NumPy's threads would have nothing to do, and be a danger to forks.
 _COMMAND = ("env", "OPENBLAS_NUM_THREADS=1", sys.executable, "-P", "-m", "trainbox.tabular.painting")
@@ -64,7 +63,7 @@ class Painter:
     """
 
     def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._errors = kept_words()
         self._process = subprocess.Popen(
             _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, process_group=0
         )

@@ -10,7 +10,6 @@ import math
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from xgboost import collective as xgb_collective
 
 from trainbox.errors import TrainingError
 from trainbox.peers import Circle
+from trainbox.say import kept_words
 
 #: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
 DEFAULT_SECONDS = 300.0
@@ -236,7 +236,7 @@ class Tracker:
 
     def __init__(self, host: str, members: int, seconds: float) -> None:
         # What it says while it ends is of no interest, and would be the last in the log of a job that has failed.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        self._errors = kept_words()
         self._line, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(

@@ -4,13 +4,12 @@ import select
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from trainbox.say import say
+from trainbox.say import kept_words, say
 from trainbox.torch.checkpoints.writer import Done, Order
 
 _TAIL_BYTES = 2000
@@ -46,7 +45,7 @@ class Handover:
         if self._process is not None:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the writer lives
+        self._errors = kept_words()
         with theirs:
             # A session of its own, and none of the rank's pipes: what kills the rank, or waits for the end of its
             # output, must not meet the writer. -P: a `json.py` of the user's in this directory is not for us.
