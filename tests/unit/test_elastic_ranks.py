@@ -1,6 +1,7 @@
 """What the agent does about ranks that do not end."""
 
 import os
+import select
 import socket
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from trainbox.elastic.forkserver import MESSAGE_BYTES, Started
-from trainbox.elastic.ranks import Ranks, RankStuck
+from trainbox.elastic.ranks import Ranks, RankStuck, ServerLost
 from trainbox.launch.relay import Sink
 
 
@@ -28,6 +29,24 @@ def test_a_rank_that_sigkill_does_not_end_is_named_and_waited_for_once(monkeypat
         assert ranks.alive == []
         ranks.end(60.0)  # does not wait
         ranks.forget()
+
+
+def test_a_fork_server_that_dies_before_it_reads_its_orders_is_lost_like_any_other() -> None:
+    """As where its imports fail, or the kernel kills it meanwhile."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, Path(os.devnull).open("wb") as nowhere:
+        ranks = Ranks(ours, (Sink(nowhere.fileno()), Sink(nowhere.fileno())))
+        server = threading.Thread(target=_die_of_an_order, args=(theirs,))
+        server.start()
+        with pytest.raises(ServerLost, match="the process that forks the ranks has died"):
+            ranks.start(0, {})
+        server.join()
+        ranks.forget()
+
+
+def _die_of_an_order(channel: socket.socket) -> None:
+    with channel:
+        select.select([channel], [], [])
 
 
 def _start_one(channel: socket.socket, pid: int) -> None:

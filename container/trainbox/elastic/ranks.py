@@ -157,11 +157,17 @@ class Ranks:
 
     def _hear(self) -> bool:
         """Read one event; whether a rank has started or ended."""
-        message = self.channel.recv(MESSAGE_BYTES)
+        try:
+            message = self.channel.recv(MESSAGE_BYTES)
+        except ConnectionResetError:  # it has died before it read what it was told last
+            message = b""
         if not message:
             for rank in self.all.values():  # they die with it
                 rank.code = -signal.SIGKILL if rank.code is None else rank.code
-            raise ServerLost("the process that forks the ranks has died", hint="often the kernel, for memory")
+            raise ServerLost(
+                "the process that forks the ranks has died",
+                hint="what it said last stands in the log; without a word it was often the kernel, for memory",
+            )
         event: Event = msgspec.json.decode(message, type=Event)
         rank = self.all[event.local_rank]
         if isinstance(event, Started):
