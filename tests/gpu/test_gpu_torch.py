@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from contract.trees import Tree, wait_for
+from pytorch.digits import write_digits
 from trainbox.metrics import parse_line
 from trainbox.torch.checkpoints import generators
 from trainbox.torch.checkpoints.codec import decode, empty, encode, flat, restride
@@ -32,14 +31,7 @@ MIB = 1 << 20
 @pytest.fixture
 def digits(tmp_path: Path) -> list[str]:
     """1,797 images of handwritten digits, as flags."""
-    images, labels = load_digits(return_X_y=True)
-    pixels = images.reshape(-1, 8, 8).astype(np.uint8)
-    flags = []
-    for name, part in (("train", slice(0, 1400)), ("validation", slice(1400, None))):
-        (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "digits.npz", images=pixels[part], labels=labels[part])
-        flags += ["--channel", f"{name}={tmp_path / name}"]
-    return [*flags, "--batch-size", "64", "--learning-rate", "0.01", "--augment", "1"]
+    return [*write_digits(tmp_path), "--batch-size", "64", "--learning-rate", "0.01", "--augment", "1"]
 
 
 def start(flags: list[str], root: Path, **variables: str) -> "subprocess.Popen[str]":

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
+from pytorch.digits import write_digits
 from trainbox.errors import DataError
 from trainbox.metrics import check, parse_line
 from trainbox.torch import Columns, read_images
@@ -24,14 +24,7 @@ SCRIPT = Path(__file__).parents[2] / "train_scripts" / "pytorch_train.py"
 @pytest.fixture
 def digits(tmp_path: Path) -> list[str]:
     """1,797 images of handwritten digits, as flags."""
-    images, labels = load_digits(return_X_y=True)
-    pixels = images.reshape(-1, 8, 8).astype(np.uint8)
-    flags = []
-    for name, part in (("train", slice(0, 1400)), ("validation", slice(1400, None))):
-        (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "digits.npz", images=pixels[part], labels=labels[part])
-        flags += ["--channel", f"{name}={tmp_path / name}"]
-    return flags
+    return write_digits(tmp_path)
 
 
 @pytest.fixture
