@@ -12,6 +12,7 @@ import torch
 from health.gpu_hosts import needs_mounts, with_devices
 from health.process_hosts import Checked, Hosts
 from health.recordings import A100, RECORDED, play, real_host, recording, write
+from trainbox.health.arithmetic import measure
 from trainbox.health.checks import CHECKS
 from trainbox.health.gpus import check_count, check_gpus, expected
 from trainbox.health.nvml import GpuReading
@@ -281,6 +282,29 @@ def test_a_torch_without_cuda_is_no_fault_of_the_gpu(tmp_path: Path) -> None:
     assert checked.of("gpu.exact")[0]["value"] == "Torch not compiled with CUDA enabled"
     assert checked.of("nvml.count")[0]["value"] == 1
     assert checked.code == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "is_full"),
+    [
+        ("CUDA error: out of memory", True),
+        ("CUDA out of memory. Tried to allocate 16.00 MiB.", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: uncorrectable ECC error encountered", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_a_gpu_whose_memory_somebody_else_holds_is_told_from_a_broken_one(
+    said: str, is_full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same on a real one: tests/gpu."""
+
+    def fail(_kind: str, _repeats: int) -> int:
+        raise RuntimeError(said + "\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.")
+
+    monkeypatch.setattr("trainbox.health.arithmetic._compute", fail)
+    found = measure("cpu", "fast")
+    assert (found.unusable, found.failed) == ((said, "") if is_full else ("", said))
 
 
 def test_one_wrong_bit_is_counted(tmp_path: Path) -> None:
