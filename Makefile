@@ -72,7 +72,7 @@ test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready ## every t
 test-unit: $(VENV)/.dev ## the tests that start few processes: below a minute
 	$(PYTEST) tests/unit
 
-test-gpu: ## what only a machine with an NVIDIA GPU shows, with the Python on PATH and the torch and XGBoost it has
+test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
 
 lint: $(VENV)/.dev ## ruff, mypy, the import rules, hadolint
