@@ -59,7 +59,7 @@ class Buffer:
             place = self.bytes[entry.offset : entry.offset + entry.size]
             if tensor.is_cuda:
                 # Made plain on the GPU: where a conjugate is copied, torch turns the signs in memory as soon as it has
-                # asked for the copy, which may come later (torch 2.11).
+                # asked for the copy, which may come later (the end of copy_kernel_cuda, ATen/native/cuda/Copy.cu).
                 plain = tensor.resolve_conj().resolve_neg().contiguous()
                 place.copy_(flat(plain), non_blocking=self._pinned)
                 waiting[tensor.device] = None
