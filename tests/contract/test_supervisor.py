@@ -171,6 +171,17 @@ def test_a_script_that_does_not_handle_sigterm_ends_the_job_with_143(tree: Tree)
     assert run.failure.startswith("stopped: SIGTERM ended the script, which does not handle it\n")
 
 
+def test_a_script_that_was_frozen_hears_the_stop_and_can_save(tree: Tree) -> None:
+    shell(tree, "trap 'echo saved; exit 0' TERM\n: > ready\nkill -STOP $$\nwhile :; do sleep 0.05; done")
+    process = tree.start({"SAGEMAKER_PROGRAM": "run.sh"})
+    wait_for((tree.code / "ready").exists, "the script")
+    time.sleep(0.2)
+    process.terminate()
+    run = tree.finish(process)
+    assert run.code == 0, run.log
+    assert run.stdout == b"saved\n"
+
+
 def test_a_second_ctrl_c_kills_at_once(tree: Tree, prefix: list[str]) -> None:
     shell(tree, "trap '' INT\n: > ready\nwhile :; do sleep 0.05; done")
     process = tree.start({"SAGEMAKER_PROGRAM": "run.sh"}, prefix=prefix)

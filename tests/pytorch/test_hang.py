@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from contract.trees import Run, Tree
+from contract.trees import Run, Tree, wait_for
 from trainbox.contract.job import read_job
 from trainbox.elastic import hang, progress
 from trainbox.elastic.watch import Watch
@@ -97,6 +97,35 @@ def test_saving_and_evaluating_may_take_longer_than_a_step_and_who_never_returns
     assert re.match(r"rank 1 made no progress for [\d.]+ s in DATA after step 4\b", str(run.failure)), run.failure
     assert f"hint: the stacks of all ranks are in {tree.output / 'data/hang'}" in str(run.failure)
     assert re.search(r'File ".*/train.py", line \d+ in stand_still', (tree.output / "data/hang/rank-1.txt").read_text())
+
+
+def test_a_rank_that_is_frozen_while_it_saves_has_no_longer_than_a_step(tree: Tree) -> None:
+    still = "progress.mark(4, Section.CHECKPOINT); os.kill(os.getpid(), signal.SIGSTOP)"
+    run = tree.program(script(f"if (rank, attempt, step) == (1, 0, 5): {still}")).run()
+    assert run.code == 0, run.log
+    assert ended(run) == ["ended 0 1", "ended 1 1"]
+    (waited,) = re.findall(
+        r"restart 1 of 3: rank 1 made no progress for ([\d.]+) s in CHECKPOINT after step 4 \(its process is", run.log
+    )
+    assert LIMIT <= float(waited) < LIMIT + 3
+
+
+def test_a_frozen_rank_hears_that_the_job_is_stopped_and_can_save(tree: Tree, tmp_path: Path) -> None:
+    note, saved = tmp_path / "pid", tmp_path / "saved"
+    saves = f"signal.signal(signal.SIGTERM, lambda *_: os._exit(Path({str(saved)!r}).write_text('') or 0))"
+    still = f"{saves}; Path({str(note)!r}).write_text(str(os.getpid())); os.kill(os.getpid(), signal.SIGSTOP)"
+    tree.program(script(f"if (rank, step) == (1, 5): {still}")).hyperparameters(
+        processes_per_host=2, trainbox_launcher="torchrun", trainbox_hang_seconds=60
+    )
+    process = tree.start()
+    wait_for(lambda: note.exists() and state_of(note.read_text()) == "T", "a rank that is stopped")
+    process.terminate()
+    assert tree.finish(process).code == 143
+    assert saved.exists()
+
+
+def state_of(pid: str) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if pid else ""
 
 
 def test_the_host_of_a_frozen_rank_is_found_among_several(tmp_path: Path) -> None:

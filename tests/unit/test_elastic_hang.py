@@ -58,6 +58,13 @@ def test_starting_saving_and_evaluating_have_a_limit_of_their_own(section: Secti
     assert culprit(at(0, 5, section, age=1201.0), at(1, 5, section, age=1200.5)) == 0
 
 
+@pytest.mark.parametrize("section", [Section.START, Section.CHECKPOINT, Section.EVALUATION])
+def test_a_stopped_process_neither_starts_nor_saves_nor_evaluates_and_has_the_limit_of_a_step(section: Section) -> None:
+    assert culprit(at(0, 5, section, state="T", stopped=31.0), at(1, 5)) == 0
+    assert culprit(at(0, 5, section, state="t", stopped=29.0, age=300.0), at(1, 5, age=300.0)) is None
+    assert culprit(at(0, 5, section, state="T", stopped=31.0, longest=20.0), at(1, 5)) is None
+
+
 def test_who_waits_for_one_that_evaluates_for_all_is_no_culprit() -> None:
     assert culprit(at(0, 5, Section.EVALUATION, age=300.0), at(1, 5, age=300.0)) is None
     assert culprit(at(0, 5, Section.EVALUATION, age=300.0), at(1, 5, age=300.0, state="T")) == 1

@@ -47,7 +47,8 @@ SETTINGS: Mapping[str, str] = {
     f" counts as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks. In the bundled XGBoost and forest"
     " scripts: a process of which nothing is heard for this long counts as lost",
     "trainbox_start_seconds": "the same limit up to the end of the first step, when things are compiled and connected,"
-    f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too",
+    f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too. For a process that is"
+    " stopped (`SIGSTOP`) it is `trainbox_hang_seconds`, whatever it was at",
     "trainbox_preflight": "health checks of all hosts before the script: `off`, `fast`, `full` or `auto` (default):"
     " `fast` where the job has more than one process or a GPU, else `off`",
     "trainbox_preflight_strict": "`true`: what those checks only warn of ends the job, too",

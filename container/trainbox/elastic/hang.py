@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     #: In a step; 0 never looks.
     step: float
-    #: While starting, saving, evaluating.
+    #: While starting, saving, evaluating; not for a process that is stopped, which does none of that.
     long: float
 
 
@@ -43,11 +43,18 @@ class Standing(msgspec.Struct, frozen=True):
     longest: float
     #: The letter of /proc/PID/stat.
     state: str = "S"
+    #: Seconds for which its process has been stopped by now; 0.0 where it is not.
+    stopped: float = 0.0
     compute: float = 0.0
     data: float = 0.0
 
 
-def standing(slot: Slot, *, rank: int, host: str, state: str, now: float) -> Standing:
+def is_stopped(state: str) -> bool:
+    """Whether a process in this state of /proc/PID/stat goes on only when it is told to."""
+    return state in _STOPPED
+
+
+def standing(slot: Slot, *, rank: int, host: str, state: str, stopped: float, now: float) -> Standing:
     """What a slot says at a moment of the monotonic clock."""
     return Standing(
         rank=rank,
@@ -58,6 +65,7 @@ def standing(slot: Slot, *, rank: int, host: str, state: str, now: float) -> Sta
         age=now - slot.beat,
         longest=slot.longest,
         state=state,
+        stopped=stopped,
         compute=slot.compute,
         data=slot.data,
     )
@@ -77,11 +85,12 @@ def find_hanging(standings: Sequence[Standing], limits: Limits) -> Standing | No
         return None
     limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in running))
     behind = min(running, key=_place)
-    if behind.age <= _limit(behind, limit, limits.long):
+    # Seen for the limit, not at one look: a profiler or a debugger stops a process for moments.
+    if behind.age <= _limit(behind, limit, limits.long) and behind.stopped <= limit:
         return None
     # One that saves or evaluates for all makes the others wait by right; a stopped process does not wait for anybody.
     excused = any(one.section in _LONG and one.age <= limits.long for one in running if one is not behind)
-    return None if excused and behind.state not in _STOPPED else behind
+    return None if excused and not is_stopped(behind.state) else behind
 
 
 def _limit(one: Standing, step: float, long: float) -> float:
@@ -95,7 +104,7 @@ def _place(one: Standing) -> tuple[int, bool, Section, int, float]:
 
 def describe(one: Standing) -> str:
     """What is said of a rank that hangs, after its name."""
-    stopped = " (its process is stopped)" if one.state in _STOPPED else ""
+    stopped = " (its process is stopped)" if is_stopped(one.state) else ""
     return f"made no progress for {one.age:.1f} s in {one.section.name} after step {one.step}{stopped}"
 
 

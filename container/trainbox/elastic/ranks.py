@@ -127,6 +127,7 @@ class Ranks:
         if number not in rank.asked:
             rank.asked.add(number)
             self.send(local_rank, number)
+            self.send(local_rank, signal.SIGCONT)  # one that is stopped hears nothing, and could not save
 
     def _ask(self, request: Request) -> None:
         with contextlib.suppress(OSError):  # the next turn finds out that the server is gone

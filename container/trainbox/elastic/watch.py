@@ -46,12 +46,15 @@ class Watch:
         self._window_seconds = window_seconds
         self._window_at = 0.0
         self._slow: dict[tuple[int, str], int] = {}
+        #: Since when the process of a local rank has been stopped, at every look at it.
+        self._stopped_since: dict[int, float] = {}
 
     def begin(self, ranks: Mapping[int, int], file: Path) -> None:
         """A new attempt, with new slots."""
         self.ranks = ranks
         self._file = file
         self._slow = {}
+        self._stopped_since = {}
         self._exchange_at = 0.0
         self._window_at = time.monotonic() + self._window_seconds
 
@@ -63,17 +66,20 @@ class Watch:
     def standings(self) -> list[hang.Standing]:
         """Where the ranks of this host are that run and say so."""
         now = time.monotonic()
-        alive = set(self.processes.alive)
+        states = {local_rank: _state(self.processes.all[local_rank].pid) for local_rank in self.processes.alive}
+        stopped = [local_rank for local_rank, state in states.items() if hang.is_stopped(state)]
+        self._stopped_since = {local_rank: self._stopped_since.get(local_rank, now) for local_rank in stopped}
         return [
             hang.standing(
                 slot,
                 rank=self.ranks[local_rank],
                 host=self.council.host,
-                state=_state(self.processes.all[local_rank].pid),
+                state=states[local_rank],
+                stopped=now - self._stopped_since.get(local_rank, now),
                 now=now,
             )
             for local_rank, slot in enumerate(progress.read(self._file))
-            if slot.beat and local_rank in alive
+            if slot.beat and local_rank in states
         ]
 
     # -- rehearsed faults ------------------------------------------------------------------------------------------

@@ -265,6 +265,7 @@ class _Supervision:
         except KeyError:
             return
         self._send(pid, number)
+        self._send(pid, signal.SIGCONT)  # one that is stopped hears nothing, and could not save: systemd does so, too
 
     def _kill(self) -> None:
         self.killed = self.killed or bool(self.alive)
