@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # What the image holds; `make image EXTRAS=xgboost,sklearn,s3` is half the size.
 EXTRAS ?= xgboost,sklearn,torch,s3,workbench
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Three on the two processors that this is made for: much of the time tests wait for limits, containers and each other.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,12 +31,15 @@ $(VENV)/.dev: $(VENV)/.pip
 	$(PIP_INSTALL) --editable '.[xgboost,sklearn,torch,s3,workbench,demo,dev]'
 	@touch $@ $(VENV)/.demo
 
+# What only tests import is compiled when it is imported: pip, which compiles all of it, takes three times as long.
+PIP_INSTALL_APART := -m pip install --quiet --disable-pip-version-check --no-compile
+
 # sagemaker-training brings a `train` of its own, so it lives apart from ours.
 venv-incumbent: .venv-incumbent/.ready ## .venv-incumbent with sagemaker-training, to compare with
 
 .venv-incumbent/.ready:
 	$(PYTHON) -m venv .venv-incumbent
-	.venv-incumbent/bin/python -m pip install --quiet --disable-pip-version-check sagemaker-training==5.1.4
+	.venv-incumbent/bin/python $(PIP_INSTALL_APART) sagemaker-training==5.1.4
 	@touch $@
 
 # SageMaker's SDKs of version 2 and 3 cannot share one environment, with each other or with us.
@@ -43,7 +47,7 @@ venv-sdk: .venv-sdk-v2/.ready .venv-sdk-v3/.ready ## .venv-sdk-v2 and .venv-sdk-
 
 .venv-sdk-%/.ready: tests/sdk/requirements-%.txt
 	$(PYTHON) -m venv .venv-sdk-$*
-	.venv-sdk-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	.venv-sdk-$*/bin/python $(PIP_INSTALL_APART) --requirement $<
 	@touch $@
 
 # XGBoost 3.4 needs Python 3.12: what must be exact on it is tested there too. Without such a Python there is nothing to make.
@@ -52,7 +56,7 @@ venv-py312: .venv-py312/.ready ## .venv-py312 with the newest XGBoost, where the
 .venv-py312/.ready: pyproject.toml constraints.txt
 	@if python=$$(tools/python312); then \
 	  "$$python" -m venv .venv-py312 && \
-	  .venv-py312/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  .venv-py312/bin/python $(PIP_INSTALL_APART) --constraint constraints.txt \
 	    --editable '.[xgboost,sklearn]' hypothesis pytest pytest-timeout; \
 	fi
 	@mkdir -p .venv-py312
