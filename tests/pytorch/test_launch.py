@@ -470,6 +470,57 @@ def test_a_rank_that_saves_when_it_is_asked_to_stop_has_the_grace_wherever_the_o
     assert "lost host" not in log
 
 
+#: Rank 1 is still importing, say, and has no handler yet; rank 0 has one, and waits for it.
+EARLY = """
+import os, sys, time
+from pathlib import Path
+import trainbox
+from trainbox.torch import session
+root, rank = Path(os.environ["TRAINBOX_ROOT"]), int(os.environ["RANK"])
+if rank == 0: trainbox.stop_requested()
+(root / f"pid-{rank}").write_text(str(os.getpid()))
+if rank == 1: time.sleep(1000)
+with session() as run: pass
+"""
+
+
+def test_a_stop_before_all_ranks_have_met_is_not_waited_out(tree: Tree) -> None:
+    process = tree.program(EARLY).start()
+    wait_for(lambda: len([*tree.root.glob("pid-*")]) == 2, "the ranks to run", 30)
+    time.sleep(0.5)
+    process.terminate()
+    began = time.monotonic()
+    run = tree.finish(process)
+    assert time.monotonic() - began < 20  # it was four fifths of the grace of 100 s
+    assert run.code == 143, run.log
+    assert "stopped: SIGTERM ended the script" in str(run.failure)
+
+
+def test_a_rank_killed_by_another_when_a_stop_has_come_is_told_from_one_without_a_handler(tree: Tree) -> None:
+    handles = "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
+    ready = "Path(os.environ['TRAINBOX_ROOT'], f\"pid-{os.environ['RANK']}\").touch()"
+    program = f"import os, signal, time\nfrom pathlib import Path\n{handles}\n{ready}\nwhile True: time.sleep(0.05)"
+    process = tree.program(program).start()
+    wait_for(lambda: len([*tree.root.glob("pid-*")]) == 2, "the ranks to run", 30)
+    process.terminate()
+    run = tree.finish(process)
+    assert run.code == 137, run.log
+    assert str(run.failure).startswith("stopped: SIGTERM had come when SIGKILL ended the script\n")
+
+
+def test_of_a_rank_that_a_stop_ended_and_one_that_had_to_be_killed_the_first_is_the_reason(tree: Tree) -> None:
+    ignores = "if os.environ['RANK'] == '0': signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    ready = "Path(os.environ['TRAINBOX_ROOT'], f\"pid-{os.environ['RANK']}\").touch()"
+    program = f"import os, signal, time\nfrom pathlib import Path\n{ignores}\n{ready}\nwhile True: time.sleep(0.05)"
+    process = tree.program(program).start({"TRAINBOX_GRACE_SECONDS": "10"})
+    wait_for(lambda: len([*tree.root.glob("pid-*")]) == 2, "the ranks to run", 30)
+    process.terminate()
+    run = tree.finish(process)
+    assert run.code == 143, run.log
+    assert str(run.failure).startswith("stopped: SIGTERM ended the script, which does not handle it\n")
+    assert "(exit code 143, rank 1)" in str(run.failure)
+
+
 def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:
     for tree, name in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
         tree.hosts("127.0.0.1", "127.0.0.2", "127.0.0.3", current=name)

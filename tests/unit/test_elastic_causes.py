@@ -45,6 +45,7 @@ PEER_GONE = raised(
         raised("torch.distributed.DistNetworkError"),
         killed(signal.SIGABRT),
         killed(signal.SIGTERM),
+        RankFailure(0, "a", 137, signal.SIGKILL, None, ended=True),
     ],
 )
 def test_an_error_about_a_peer_is_a_consequence(failure: RankFailure) -> None:

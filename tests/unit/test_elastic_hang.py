@@ -65,6 +65,11 @@ def test_a_stopped_process_neither_starts_nor_saves_nor_evaluates_and_has_the_li
     assert culprit(at(0, 5, section, state="T", stopped=31.0, longest=20.0), at(1, 5)) is None
 
 
+def test_who_waits_for_others_to_come_keeps_nobody_waiting() -> None:
+    assert culprit(at(0, 0, Section.JOIN, age=1e6), at(1, 0, Section.JOIN, age=1e6)) is None
+    assert culprit(at(0, 0, Section.JOIN, age=1e6), at(1, 0, Section.START, age=1201.0)) == 1
+
+
 def test_who_waits_for_one_that_evaluates_for_all_is_no_culprit() -> None:
     assert culprit(at(0, 5, Section.EVALUATION, age=300.0), at(1, 5, age=300.0)) is None
     assert culprit(at(0, 5, Section.EVALUATION, age=300.0), at(1, 5, age=300.0, state="T")) == 1

@@ -27,8 +27,10 @@ class RankFailure(msgspec.Struct, frozen=True):
     time: float = 0.0
     #: Steps that it had finished; None where it does not say.
     step: int | None = None
-    #: Why its agent killed it, where it did.
+    #: Why its agent killed it, where it did because it hung.
     hung: str = ""
+    #: Whether its agent killed it because it did not leave when it was asked to.
+    ended: bool = False
 
     @property
     def exception(self) -> str:

@@ -183,7 +183,7 @@ class Agent(SimpleElasticAgent):
         until = time.monotonic() + _SETTLE_SECONDS
         while True:
             found = self._failures()
-            grace = self._end_of_grace()
+            grace = self._end_of_saving()
             if not grace and not (found and all(map(causes.is_consequence, found))):
                 return found
             # After a stop whoever is still there may be saving, whatever the others did.
@@ -195,9 +195,17 @@ class Agent(SimpleElasticAgent):
         """End those that still run: soon, or if the job is being stopped, when their grace is over."""
         until = time.monotonic() + RESTART_GRACE_SECONDS
         self.ranks.ask(signal.SIGTERM)
-        while self.ranks.alive and time.monotonic() < max(until, self._end_of_grace()):
+        while self.ranks.alive and time.monotonic() < (self._end_of_saving() or until):
             self.ranks.turn(_WAIT_SECONDS)
         self.ranks.end(0.0)
+
+    def _end_of_saving(self) -> float:
+        """Until when ranks of this host that still run may be saving, because the job is being stopped; else 0.0.
+
+        Those that had yet to make a step when another died of the stop have nothing to save, and wait for that one.
+        """
+        grace = self._end_of_grace()
+        return 0.0 if all(map(self.watch.has_nothing_to_save, self.ranks.alive)) else grace
 
     def _end_of_grace(self) -> float:
         """Until when the ranks of this host have time for themselves, because the job is being stopped; else 0.0.

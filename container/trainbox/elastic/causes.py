@@ -38,8 +38,8 @@ _PEER_WORDS = re.compile(
 
 def is_consequence(failure: RankFailure) -> bool:
     """Whether a failure only says that another rank, or the agent, has ended this one."""
-    if failure.hung:
-        return False
+    if failure.hung or failure.ended:
+        return failure.ended
     if failure.signal:
         # NCCL's watchdog aborts a process whose peers are gone.
         return failure.signal in {signal.SIGABRT, signal.SIGTERM}

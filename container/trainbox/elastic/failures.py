@@ -1,5 +1,6 @@
 """What a rank left behind, its error file or its last words, becomes a `RankFailure`."""
 
+import signal
 from pathlib import Path
 
 import msgspec
@@ -55,6 +56,7 @@ def read_failure(rank: Rank, error_file: Path, *, number: int, host: str, step: 
         time=error.trainbox.time if error and error.trainbox else rank.ended_at,
         step=step,
         hung=rank.why_killed,
+        ended=killed == signal.SIGKILL and signal.SIGKILL in rank.asked,
     )
 
 

@@ -74,13 +74,14 @@ def standing(slot: Slot, *, rank: int, host: str, state: str, stopped: float, no
 def find_hanging(standings: Sequence[Standing], limits: Limits) -> Standing | None:
     """The rank that keeps all others waiting longer than it may, if there is one.
 
-    Ranks that have never made a mark are not among the standings: nothing is known of them.
+    Ranks that have never made a mark are not among the standings: nothing is known of them. For one of them those wait
+    that have yet to join; torch's own limit ends that.
 
     Args:
         standings: All ranks of the job.
         limits: How long each section may take.
     """
-    running = [one for one in standings if one.section is not Section.DONE]
+    running = [one for one in standings if one.section not in {Section.JOIN, Section.DONE}]
     if not running or not limits.step:
         return None
     limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in running))

@@ -25,6 +25,7 @@ _MEMORY = 0.05
 class Section(enum.IntEnum):
     """What a rank is at within a step, in the order of the step: of two ranks in one step the smaller is behind."""
 
+    JOIN = -1  # waits for all others to come: it is not this one that keeps them waiting
     START = 0  # until the end of the first step: imports, connections, compilation
     DATA = 1  # waits for its batch
     COMPUTE = 2  # forward, backward, the optimizer's step

@@ -59,9 +59,14 @@ class Watch:
         self._window_at = time.monotonic() + self._window_seconds
 
     def step(self, local_rank: int) -> int | None:
-        """Steps that a rank says it has finished; None where it says nothing."""
+        """Steps that a rank says it has finished; None where it says nothing, and before it knows where it resumes."""
         slot = progress.read(self._file)[local_rank]
-        return slot.step if slot.beat else None
+        return slot.step if slot.beat and slot.section is not progress.Section.JOIN else None
+
+    def has_nothing_to_save(self, local_rank: int) -> bool:
+        """Whether a rank says that in this attempt it has yet to finish a step."""
+        slot = progress.read(self._file)[local_rank]
+        return bool(slot.beat) and slot.section in {progress.Section.JOIN, progress.Section.START}
 
     def standings(self) -> list[hang.Standing]:
         """Where the ranks of this host are that run and say so."""

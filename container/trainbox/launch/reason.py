@@ -143,7 +143,7 @@ def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Jo
     if outcome.memory_kills and (number == signal.SIGKILL or not (said and said.exception)):
         return _out_of_memory(outcome), _MEMORY_HINT
     if _was_stopped(outcome, failure):
-        return _stopped(outcome, failure), "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
+        return _stopped(outcome, failure)
     if number in _signal_numbers():
         return _killed(number, said), _SIGNAL_HINTS.get(signal.Signals(number), "")
     if said is None:
@@ -173,13 +173,16 @@ def _was_stopped(outcome: Outcome, failure: Exit) -> bool:
     return bool(outcome.stopped_by) and failure.code - _SIGNAL_BASE in {outcome.stopped_by, signal.SIGKILL}
 
 
-def _stopped(outcome: Outcome, failure: Exit) -> str:
+def _stopped(outcome: Outcome, failure: Exit) -> tuple[str, str]:
     name = signal.Signals(outcome.stopped_by).name
+    hint = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
     if outcome.killed_after_grace:
-        return f"stopped: the script did not leave in time after {name} and was killed"
+        return f"stopped: the script did not leave in time after {name} and was killed", hint
+    if failure.signal == signal.SIGKILL:
+        return f"stopped: {name} had come when SIGKILL ended the script", _SIGNAL_HINTS[signal.SIGKILL]
     if failure.signal:
-        return f"stopped: {name} ended the script, which does not handle it"
-    return f"stopped by {name}"
+        return f"stopped: {name} ended the script, which does not handle it", hint
+    return f"stopped by {name}", hint
 
 
 def _place(failure: Exit, where: str, job: Job, *, host: str = "") -> str:

@@ -77,6 +77,7 @@ class Session:
         world: World,
         backend: Backend,
         control: dist.ProcessGroup | None,
+        progress: Progress | None,
         *,
         precision: Precision,
         seed: int,
@@ -104,9 +105,8 @@ class Session:
         self._losses = LossWatch(self.device, self.rank, patience=patience)
         self._bad_said = 0
         self._steps_here = 0
-        path = read_environment().get(PROGRESS_VARIABLE)
-        self._progress = Progress(Path(path), world.local_rank) if path else None
-        self._stopwatch = Stopwatch(self.device, runs=bool(path) and world.size > 1)
+        self._progress = progress
+        self._stopwatch = Stopwatch(self.device, runs=progress is not None and world.size > 1)
         self._mark(Section.START)
 
     # ---- before the loop ----
@@ -421,12 +421,17 @@ def session(
     world = read_world(read_environment())
     gpus = torch.cuda.device_count()
     chosen = choose_backend(backend or settings.backend, world, gpus=gpus, nccl=dist.is_nccl_available())
+    path = read_environment().get(PROGRESS_VARIABLE)
+    progress = Progress(Path(path), world.local_rank) if path else None
+    if progress is not None:
+        progress.mark(0, Section.JOIN)
     with algorithms(deterministic=deterministic), joined(world, chosen, pauses=settings.start_seconds) as control:
         seed_all(derive(seed, "all"))
         run = Session(
             world,
             chosen,
             control,
+            progress,
             precision=Precision(precision, chosen.device),
             seed=seed,
             on_nan=on_nan,
