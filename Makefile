@@ -73,7 +73,7 @@ demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready ## every test
 	$(PYTEST) tests
 
-test-unit: $(VENV)/.dev ## the tests that start few processes: below a minute
+test-unit: $(VENV)/.dev ## the tests that start few processes: two minutes
 	$(PYTEST) tests/unit
 
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU

@@ -508,19 +508,6 @@ def test_a_rank_killed_by_another_when_a_stop_has_come_is_told_from_one_without_
     assert str(run.failure).startswith("stopped: SIGTERM had come when SIGKILL ended the script\n")
 
 
-def test_of_a_rank_that_a_stop_ended_and_one_that_had_to_be_killed_the_first_is_the_reason(tree: Tree) -> None:
-    ignores = "if os.environ['RANK'] == '0': signal.signal(signal.SIGTERM, signal.SIG_IGN)"
-    ready = "Path(os.environ['TRAINBOX_ROOT'], f\"pid-{os.environ['RANK']}\").touch()"
-    program = f"import os, signal, time\nfrom pathlib import Path\n{ignores}\n{ready}\nwhile True: time.sleep(0.05)"
-    process = tree.program(program).start({"TRAINBOX_GRACE_SECONDS": "10"})
-    wait_for(lambda: len([*tree.root.glob("pid-*")]) == 2, "the ranks to run", 30)
-    process.terminate()
-    run = tree.finish(process)
-    assert run.code == 143, run.log
-    assert str(run.failure).startswith("stopped: SIGTERM ended the script, which does not handle it\n")
-    assert "(exit code 143, rank 1)" in str(run.failure)
-
-
 def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:
     for tree, name in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
         tree.hosts("127.0.0.1", "127.0.0.2", "127.0.0.3", current=name)

@@ -77,6 +77,9 @@ def test_the_cause_is_what_was_killed_then_what_was_raised_first_then_what_came_
     assert find_root([*peer, late, early]) is early
     assert find_root([*peer, late, early, dead]) is dead
     assert find_root([*peer, late, early, dead, frozen]) is frozen
+    # A stop ended rank 1, and rank 0, which waited for it, had to be killed.
+    stopped = killed(signal.SIGTERM, rank=1, time=1.0)
+    assert find_root([RankFailure(0, "a", 137, signal.SIGKILL, None, time=9.0, ended=True), stopped]) is stopped
 
 
 @pytest.mark.parametrize(
