@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.trees import Run, wait_for
-from health.gpu_hosts import SCRIPT, GpuHost, found, needs_mounts
+from tests.support.gpu_hosts import SCRIPT, GpuHost, found, needs_mounts
+from tests.support.trees import Run, wait_for
 
 pytest.importorskip("torch")
 pytestmark = needs_mounts

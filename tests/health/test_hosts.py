@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 import trainbox
-from contract.trees import is_alive, wait_for
-from health.process_hosts import Hosts
+from tests.support.process_hosts import Hosts
+from tests.support.trees import is_alive, wait_for
 from trainbox.health.checks import CHECKS
 
 KEYS = ["check", "host", "device", "status", "value", "limit", "class", "hint"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.trees import Tree
-from peers.parties import Party
+from tests.support.parties import Party
+from tests.support.trees import Tree
 
 #: The last member is in a long call of its own, as in a library; the others wait for each other.
 BUSY_AND_WAITING = """
