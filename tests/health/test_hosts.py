@@ -119,7 +119,7 @@ from trainbox.peers.exchange import meet
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
 subject = command.read_subject(parser.parse_args(["--preflight"]), read_environment())
-exchange = meet(subject.hosts, subject.host, subject.port + 1, subject.job.name, patience=20)
+exchange = meet(subject.hosts, subject.host, subject.exchange_port, subject.job.name, patience=20)
 exchange.settle(seconds=20)
 print("let in", flush=True)
 time.sleep(60)

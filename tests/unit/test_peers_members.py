@@ -8,7 +8,7 @@ import pytest
 
 from trainbox.contract.job import Job, read_job
 from trainbox.errors import ContractError
-from trainbox.peers import Members, find_members, find_port
+from trainbox.peers import Members, find_members
 
 HOSTS = ("algo-1", "algo-10", "algo-2")
 
@@ -59,11 +59,3 @@ def test_one_process_of_one_host_is_alone(tmp_path: Path) -> None:
 def test_variables_that_contradict_each_other_are_named(tmp_path: Path, env: Mapping[str, str], message: str) -> None:
     with pytest.raises(ContractError, match=message):
         find_members(job_of(tmp_path, *HOSTS, current="algo-10"), env)
-
-
-def test_the_port_is_that_of_the_request_or_the_one_that_the_preflight_has_checked() -> None:
-    assert find_port({"MASTER_PORT": "31000"}) == 31000
-    assert find_port({}) == 29400
-    for wrong in ("0", "65536", "http"):
-        with pytest.raises(ContractError, match="MASTER_PORT"):
-            find_port({"MASTER_PORT": wrong})

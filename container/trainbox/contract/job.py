@@ -12,6 +12,7 @@ import msgspec
 
 from trainbox.contract.hyperparameters import decode, is_reserved, is_too_deep, secrets
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
+from trainbox.contract.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.settings import Settings, as_text, read_settings
 from trainbox.errors import ContractError
 
@@ -75,6 +76,8 @@ class Job(msgspec.Struct, frozen=True):
     #: The files as they are, for `SM_RESOURCE_CONFIG` and `SM_INPUT_DATA_CONFIG`.
     resource_config: Mapping[str, object]
     input_data_config: Mapping[str, object]
+    #: Where the processes of the job meet on the first host: `MASTER_PORT`.
+    port: int = DEFAULT_PORT
     #: Values that no log, report or failure file may hold.
     secrets: tuple[str, ...] = ()
     #: Choices made for the user, each with its reason; the supervisor logs them.
@@ -138,7 +141,8 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         env: The environment of the container.
 
     Raises:
-        ContractError: A file is malformed; the message names file, key, what was found and what was expected.
+        ContractError: A file or a variable is malformed; the message names it, the key, what was found and what was
+            expected.
     """
     layout = Layout(root)
     notes: list[str] = []
@@ -172,6 +176,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         settings=read_settings(reserved, env, layout.config_dir / "hyperparameters.json"),
         resource_config=raw_resources,
         input_data_config=raw_channels,
+        port=read_port(env),
         secrets=hidden_values(env, given, {name: decode(value) for name, value in given.items()}),
         notes=tuple(notes),
     )

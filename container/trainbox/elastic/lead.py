@@ -10,13 +10,13 @@ from types import FrameType
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from trainbox.contract.job import Job, add_to_environment, read_environment
+from trainbox.contract.job import Job, add_to_environment
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import causes
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
 from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
 from trainbox.elastic.ranks import Ranks
-from trainbox.elastic.rendezvous import DEFAULT_PORT, meeting, open_store
+from trainbox.elastic.rendezvous import meeting, open_store
 from trainbox.elastic.variables import hang_directory
 from trainbox.errors import PeerError, Stopped, TrainboxError
 from trainbox.launch.relay import Sink
@@ -86,13 +86,12 @@ class _Leading:
 
     def run(self, processes: int, scratch: Path) -> Verdict | None:
         """Meet the other hosts, and let elastic run; None where all went well."""
-        job, env = self.job, read_environment()
+        job = self.job
         add_to_environment(_OWN_STORES)
         if any(Path("/dev").glob("nvidia[0-9]*")):  # NCCL's flight recorder makes no directory
             hang_directory(job).mkdir(parents=True, exist_ok=True)
         patience = job.settings.start_seconds
-        port = int(env.get("MASTER_PORT", DEFAULT_PORT))
-        store = open_store(job.hosts, job.host_rank, port, timeout=patience, check=self.check)
+        store = open_store(job.hosts, job.host_rank, job.port, timeout=patience, check=self.check)
         with contextlib.closing(Council(store, job.hosts, job.host_rank)) as council:
             rendezvous = meeting(store, job.hosts, job.host_rank, run_id=job.name or "trainbox", first_join=patience)
             spec = WorkerSpec(

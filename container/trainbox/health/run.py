@@ -48,11 +48,11 @@ def examine(subject: Subject, *, strict: bool, backend: str | None = None, clock
     name = subject.job.name if subject.job else ""
     try:
         # First: so the others know that this host is there, however long its checks take.
-        exchange = meet(subject.hosts, subject.host, subject.port + 1, name, patience=patience, clock=clock)
+        exchange = meet(subject.hosts, subject.host, subject.exchange_port, name, patience=patience, clock=clock)
     except Lost as lost:
         return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
     except OSError as error:
-        taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.port + 1}")
+        taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.exchange_port}")
         return conclude((*check_host(subject).findings, taken), {}, strict=strict)
     try:
         with ExitStack() as stack:

@@ -14,9 +14,6 @@ from trainbox.contract.settings import as_text
 from trainbox.launch.program import Program
 from trainbox.launch.ranks import Launch, agent_argv, agent_variables, decide
 
-#: torchrun's default; any port works where a container has a network of its own, the request may name another.
-MASTER_PORT = "29500"
-
 
 class Child(msgspec.Struct, frozen=True):
     """One process to start."""
@@ -150,7 +147,7 @@ def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, st
         "WORLD_SIZE": str(len(job.hosts) * per_host),
         "LOCAL_WORLD_SIZE": str(per_host),
         "MASTER_ADDR": job.hosts[0],
-        "MASTER_PORT": base.get("MASTER_PORT", MASTER_PORT),
+        "MASTER_PORT": str(job.port),
     }
     return [
         Child(

@@ -7,10 +7,6 @@ import msgspec
 from trainbox.contract.job import Job
 from trainbox.errors import ContractError
 
-#: Where the members meet unless `MASTER_PORT` says otherwise: that of the hosts of PyTorch jobs, which the preflight
-#: has found free on the first host. Below 32768, where Linux gives ports to clients.
-DEFAULT_PORT = 29400
-_LAST_PORT = 65535
 _HERE = "127.0.0.1"
 
 
@@ -71,18 +67,6 @@ def find_members(job: Job, env: Mapping[str, str]) -> Members:
                 hint="let processes_per_host start the processes, which sets all of these variables",
             )
     return members
-
-
-def find_port(env: Mapping[str, str]) -> int:
-    """Where the leader listens: `MASTER_PORT`, which `trainbox run` chooses for jobs that share a machine.
-
-    Raises:
-        ContractError: It is no port.
-    """
-    port = _read_number(env, "MASTER_PORT", DEFAULT_PORT)
-    if not 0 < port <= _LAST_PORT:
-        raise ContractError(f"the variable MASTER_PORT: found {port}, expected a number from 1 to {_LAST_PORT}")
-    return port
 
 
 def _read_number(env: Mapping[str, str], name: str, default: int) -> int:

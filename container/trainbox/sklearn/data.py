@@ -17,7 +17,7 @@ from trainbox.channels import Columns, Table, digest, read_table
 from trainbox.contract.job import Channel, Job, read_environment
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
 from trainbox.launch.memory import read_memory
-from trainbox.peers import Circle, find_members, find_port, join
+from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
@@ -86,7 +86,7 @@ def meet() -> Circle:
             "random_forest_train.py runs in one process on each host", hint="leave processes_per_host out; see n_jobs"
         )
     settings = job.settings
-    return join(members, patience=settings.peer_timeout_seconds, limit=settings.hang_seconds, port=find_port(env))
+    return join(members, patience=settings.peer_timeout_seconds, limit=settings.hang_seconds, port=job.port)
 
 
 def read_data(params: Params, circle: Circle) -> Data:

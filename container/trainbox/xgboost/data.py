@@ -14,7 +14,7 @@ from trainbox.contract.job import Channel, Job, read_environment
 from trainbox.errors import DataError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
-from trainbox.peers import Circle, find_members, find_port, join
+from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
@@ -69,7 +69,7 @@ def meet() -> Circle:
         find_members(job, env),
         patience=settings.peer_timeout_seconds,
         limit=settings.hang_seconds,
-        port=find_port(env),
+        port=job.port,
     )
 
 
