@@ -51,6 +51,22 @@ def test_the_environment_is_read_in_one_place() -> None:
     assert readers == ["contract/job.py"]
 
 
+def calls(name: str) -> list[str]:
+    """The files that call a function by its bare name, once for each call."""
+    return [
+        file
+        for file, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    ]
+
+
+def test_hyperparameters_are_decoded_and_written_as_arguments_once() -> None:
+    assert [file for file in calls("decode") if file.startswith(("contract/job", "launch/"))] == ["contract/job.py"]
+    # The other is pip's.
+    assert calls("arguments") == ["contract/job.py", "launch/requirements.py"]
+
+
 def test_one_broad_except_in_the_whole_program() -> None:
     broad = [
         f"{name}:{node.lineno}"
