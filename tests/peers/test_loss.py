@@ -53,12 +53,12 @@ def test_one_that_is_frozen_is_named_after_the_limit_and_ends_when_it_wakes_up(v
 
 SCRIPT = """
 import os, signal, time
-import trainbox
+import trainbox.toolkit
 from trainbox.peers import find_members, join
 
 def main():
     job = trainbox.current_job()
-    members = find_members(job, os.environ)
+    members = find_members(job, trainbox.toolkit.current_ranks())
     with join(members, patience=30, limit=20, port=job.port) as circle:
         circle.gather(members.name, str)
         if circle.rank == 1:

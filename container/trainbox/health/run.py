@@ -12,7 +12,7 @@ from trainbox.contract.finding import Finding
 from trainbox.contract.job import read_environment
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
-from trainbox.health.collectives import Ranks, check_collectives, choose_backend, possible
+from trainbox.health.collectives import RankProgram, check_collectives, choose_backend, possible
 from trainbox.health.host import Subject
 from trainbox.health.judgement import Judgement, judge
 from trainbox.health.local import HostReport, check_host, longest
@@ -57,13 +57,13 @@ def examine(subject: Subject, *, strict: bool, backend: str | None = None, clock
     try:
         with ExitStack() as stack:
             # Now: it is ready when the host's own checks have ended.
-            ranks = stack.enter_context(Ranks(subject, read_environment())) if possible(subject) else None
+            ranks = stack.enter_context(RankProgram(subject, read_environment())) if possible(subject) else None
             return _together(subject, exchange, ranks, strict=strict, backend=choose_backend(subject, backend))
     finally:
         exchange.close()
 
 
-def _together(subject: Subject, exchange: Exchange, ranks: Ranks | None, *, strict: bool, backend: str) -> Report:
+def _together(subject: Subject, exchange: Exchange, ranks: RankProgram | None, *, strict: bool, backend: str) -> Report:
     """What each host finds about itself; then, with sound hosts to begin with, what they can do together."""
     seconds = longest(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)

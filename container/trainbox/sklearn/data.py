@@ -13,8 +13,9 @@ import scipy.sparse
 import sklearn
 
 import trainbox
+from trainbox import toolkit
 from trainbox.channels import Columns, Table, digest, read_table
-from trainbox.contract.job import Channel, Job, read_environment
+from trainbox.contract.job import Channel, Job
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
@@ -79,8 +80,8 @@ def meet() -> Circle:
         PeerError: Some never came; the message names them.
         RunError: The host has several processes: one uses all processors, and holds the rows once.
     """
-    job, env = trainbox.current_job(), read_environment()
-    members = find_members(job, env)
+    job = trainbox.current_job()
+    members = find_members(job, toolkit.current_ranks())
     if members.size > len(job.hosts):
         raise RunError(
             "random_forest_train.py runs in one process on each host", hint="leave processes_per_host out; see n_jobs"
