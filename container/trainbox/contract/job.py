@@ -130,7 +130,11 @@ def _environment() -> MutableMapping[str, str]:
 
 
 def read_environment() -> dict[str, str]:
-    """The environment of this process."""
+    """Return the environment of this process.
+
+    Only the entries of programs call this, once; what lies below them is handed what it needs. The functions that a
+    script calls (`toolkit`, `torch.session`) are entries: a script hands nothing down.
+    """
     return dict(_environment())
 
 

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -27,7 +28,7 @@ _ROLE = "rank"
 _OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int:
+def lead(job: Job, processes: int, scratch: Path, channel: socket.socket, env: Mapping[str, str]) -> int:
     """Run the ranks of this host to their end.
 
     Args:
@@ -35,12 +36,13 @@ def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int
         processes: How many ranks this host has.
         scratch: Where the verdict is left for the supervisor.
         channel: To the fork server.
+        env: The environment of this process, which the ranks have, too.
 
     Returns:
         0; the exit code of the rank that failed first, if it was one of this host; else that of `PeerError`.
     """
     ranks = Ranks(channel, (Sink(1), Sink(2)))
-    leading = _Leading(job, ranks)
+    leading = _Leading(job, ranks, env)
     try:
         verdict = leading.run(processes, scratch)
     except HostLost as lost:
@@ -61,8 +63,9 @@ def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int
 class _Leading:
     """What the signal handler and the agent share."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: Job, ranks: Ranks, env: Mapping[str, str]) -> None:
         self.job = job
+        self.env = env
         self.ranks = ranks
         self.agent: Agent | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,7 +105,7 @@ class _Leading:
                 max_restarts=job.settings.max_restarts,
                 monitor_interval=1e-6,  # the agent itself waits, for whatever comes first
             )
-            self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note)
+            self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note, env=self.env)
             try:
                 result = self.agent.run()
             except RendezvousError as error:

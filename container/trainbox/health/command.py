@@ -62,10 +62,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    subject = read_subject(args, read_environment())
+    env = read_environment()
+    subject = read_subject(args, env)
     if args.watch:
         return accompany(subject.host, args.into)
-    found = examine(subject, strict=args.strict, backend=args.backend)
+    found = examine(subject, env, strict=args.strict, backend=args.backend)
     _tell(found, subject, as_json=args.json or args.preflight or not sys.stdout.isatty())
     if args.failure and found.judgement.failure:
         args.failure.write_text(found.judgement.failure, encoding="utf-8")

@@ -9,7 +9,6 @@ from statistics import median
 import msgspec
 
 from trainbox.contract.finding import Finding
-from trainbox.contract.job import read_environment
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
 from trainbox.health.collectives import RankProgram, check_collectives, choose_backend, possible
@@ -35,11 +34,14 @@ class Report(msgspec.Struct, frozen=True):
         return Report(tuple(finding for finding in self.findings if finding.host == host), self.judgement)
 
 
-def examine(subject: Subject, *, strict: bool, backend: str | None = None, clock: Clock = time.time) -> Report:
+def examine(
+    subject: Subject, env: Mapping[str, str], *, strict: bool, backend: str | None = None, clock: Clock = time.time
+) -> Report:
     """Check this host, and all hosts of its job together.
 
     Args:
         subject: What to check.
+        env: The environment of the program of the ranks.
         strict: Whether warnings count as failures.
         backend: Of the collectives; by default the job's own.
         clock: The time in seconds; a parameter so that a test can plant a skew.
@@ -57,7 +59,7 @@ def examine(subject: Subject, *, strict: bool, backend: str | None = None, clock
     try:
         with ExitStack() as stack:
             # Now: it is ready when the host's own checks have ended.
-            ranks = stack.enter_context(RankProgram(subject, read_environment())) if possible(subject) else None
+            ranks = stack.enter_context(RankProgram(subject, env)) if possible(subject) else None
             return _together(subject, exchange, ranks, strict=strict, backend=choose_backend(subject, backend))
     finally:
         exchange.close()
