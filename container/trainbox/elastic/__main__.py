@@ -43,7 +43,7 @@ def main() -> int:
     gc.enable()
     channel, server = made
     try:
-        return lead(job, processes, scratch, channel)
+        return lead(job, processes, scratch, channel, env)
     finally:  # all ranks have ended, and the server may still be importing
         os.kill(server, signal.SIGKILL)
         os.waitpid(server, 0)

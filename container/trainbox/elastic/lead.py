@@ -4,19 +4,20 @@ import contextlib
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from trainbox.contract.job import Job, add_to_environment, read_environment
+from trainbox.contract.job import Job, add_to_environment
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import causes
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
 from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
 from trainbox.elastic.ranks import Ranks
-from trainbox.elastic.rendezvous import DEFAULT_PORT, meeting, open_store
+from trainbox.elastic.rendezvous import meeting, open_store
 from trainbox.elastic.variables import hang_directory
 from trainbox.errors import PeerError, Stopped, TrainboxError
 from trainbox.launch.relay import Sink
@@ -27,7 +28,7 @@ _ROLE = "rank"
 _OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 
-def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int:
+def lead(job: Job, processes: int, scratch: Path, channel: socket.socket, env: Mapping[str, str]) -> int:
     """Run the ranks of this host to their end.
 
     Args:
@@ -35,12 +36,13 @@ def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int
         processes: How many ranks this host has.
         scratch: Where the verdict is left for the supervisor.
         channel: To the fork server.
+        env: The environment of this process, which the ranks have, too.
 
     Returns:
         0; the exit code of the rank that failed first, if it was one of this host; else that of `PeerError`.
     """
     ranks = Ranks(channel, (Sink(1), Sink(2)))
-    leading = _Leading(job, ranks)
+    leading = _Leading(job, ranks, env)
     try:
         verdict = leading.run(processes, scratch)
     except HostLost as lost:
@@ -61,8 +63,9 @@ def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int
 class _Leading:
     """What the signal handler and the agent share."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: Job, ranks: Ranks, env: Mapping[str, str]) -> None:
         self.job = job
+        self.env = env
         self.ranks = ranks
         self.agent: Agent | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -86,13 +89,12 @@ class _Leading:
 
     def run(self, processes: int, scratch: Path) -> Verdict | None:
         """Meet the other hosts, and let elastic run; None where all went well."""
-        job, env = self.job, read_environment()
+        job = self.job
         add_to_environment(_OWN_STORES)
         if any(Path("/dev").glob("nvidia[0-9]*")):  # NCCL's flight recorder makes no directory
             hang_directory(job).mkdir(parents=True, exist_ok=True)
         patience = job.settings.start_seconds
-        port = int(env.get("MASTER_PORT", DEFAULT_PORT))
-        store = open_store(job.hosts, job.host_rank, port, timeout=patience, check=self.check)
+        store = open_store(job.hosts, job.host_rank, job.port, timeout=patience, check=self.check)
         with contextlib.closing(Council(store, job.hosts, job.host_rank)) as council:
             rendezvous = meeting(store, job.hosts, job.host_rank, run_id=job.name or "trainbox", first_join=patience)
             spec = WorkerSpec(
@@ -103,7 +105,7 @@ class _Leading:
                 max_restarts=job.settings.max_restarts,
                 monitor_interval=1e-6,  # the agent itself waits, for whatever comes first
             )
-            self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note)
+            self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note, env=self.env)
             try:
                 result = self.agent.run()
             except RendezvousError as error:
