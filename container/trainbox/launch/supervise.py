@@ -22,6 +22,7 @@ from trainbox.launch import orphans
 from trainbox.launch.memory import read_memory
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Lines, Sink
+from trainbox.launch.scratch import make_scratch
 from trainbox.launch.spawn import spawn
 from trainbox.say import say
 
@@ -133,7 +134,7 @@ def _read_findings(plan: Plan) -> "tuple[Finding, ...]":
 
 def _make(scratch: Path) -> None:
     try:
-        scratch.mkdir(mode=0o700)
+        make_scratch(scratch)
     except OSError as error:
         raise ProgramError(f"the directory {scratch} cannot be made: {error.strerror}") from error
 
