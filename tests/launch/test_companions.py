@@ -1,11 +1,13 @@
 """What runs beside the children of a plan: it ends with them, and decides nothing. Real processes."""
 
 import os
+import selectors
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,13 @@ from tests.support.trees import is_alive
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
+from trainbox.launch.deadlines import LAST_WORDS_SECONDS
+from trainbox.launch.orphans import children
 from trainbox.launch.plan import AGENT, WATCH, Child, Plan, plan
 from trainbox.launch.program import Program
-from trainbox.launch.supervise import LAST_WORDS_SECONDS, Outcome, supervise
+from trainbox.launch.supervise import Outcome, supervise
+
+pytestmark = pytest.mark.process
 
 #: Longer than any of these tests may take; in place of the shell, so that it is one process.
 FOREVER = "exec sleep 1000"
@@ -28,11 +34,18 @@ def run(tmp_path: Path) -> Callable[..., Outcome]:
     def child(name: str, script: str) -> Child:
         return Child(name, ("/bin/sh", "-c", script), environment={"PATH": os.environ["PATH"]}, directory=tmp_path)
 
-    def running(script: str, *companions: str, grace: float = 100.0) -> Outcome:
+    def running(
+        script: str,
+        *companions: str,
+        grace: float = 100.0,
+        limit: float = float("inf"),
+        **time: Any,
+    ) -> Outcome:
         beside = tuple(child(f"companion {place}", one) for place, one in enumerate(companions))
-        planned = Plan((child("script", script),), grace, companions=beside, scratch=tmp_path / "scratch")
+        scripts = (child("script", script),)
+        planned = Plan(scripts, grace, limit_seconds=limit, companions=beside, scratch=tmp_path / "scratch")
         with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
-            return supervise(planned, stdout=out.fileno(), stderr=err.fileno())
+            return supervise(planned, stdout=out.fileno(), stderr=err.fileno(), **time)
 
     return running
 
@@ -46,7 +59,6 @@ def test_a_companion_ends_with_the_script_and_is_none_of_what_it_left(
 ) -> None:
     outcome = run(waits_for("pid"), f"echo $$ > part; mv part pid; trap '' TERM; {FOREVER}")
     assert (outcome.code, outcome.leftovers, len(outcome.exits)) == (0, 0, 1)
-    assert outcome.seconds < LAST_WORDS_SECONDS + 30  # it would sleep much longer
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
@@ -79,7 +91,45 @@ def test_where_the_script_has_failed_a_companion_has_a_last_word(run: Callable[.
 def test_one_that_does_not_leave_holds_up_a_failed_job_for_a_bounded_time(run: Callable[..., Outcome]) -> None:
     outcome = run(f"{waits_for('ready')}; exit 3", f"trap '' TERM; touch ready; {FOREVER}")
     assert (outcome.code, outcome.leftovers) == (3, 0)
-    assert LAST_WORDS_SECONDS <= outcome.seconds < LAST_WORDS_SECONDS + 30
+    assert outcome.seconds >= LAST_WORDS_SECONDS
+
+
+#: On which an hour is a third of a second.
+SPEED = 10_000.0
+
+
+def quick_clock() -> float:
+    return time.monotonic() * SPEED
+
+
+class QuickPoller(selectors.DefaultSelector):
+    """Waits in seconds of `quick_clock`."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(None if timeout is None else timeout / SPEED)
+
+
+QUICKLY = {"clock": quick_clock, "poller": QuickPoller}
+
+
+def test_a_script_that_does_not_leave_is_killed_when_the_clock_says_that_the_grace_is_over(
+    run: Callable[..., Outcome],
+) -> None:
+    outcome = run(f"trap '' TERM; kill -TERM {os.getpid()}; {FOREVER}", grace=3600, **QUICKLY)
+    assert (outcome.code, outcome.stopped_by, outcome.killed_after_grace) == (137, signal.SIGTERM, True)
+    assert outcome.seconds >= 3600
+
+
+def test_the_limit_of_the_job_ends_a_script_that_nobody_stops(run: Callable[..., Outcome]) -> None:
+    outcome = run(FOREVER, limit=3600, **QUICKLY)
+    assert (outcome.code, outcome.stopped_by, outcome.killed_after_grace) == (137, 0, True)
+
+
+def test_a_process_left_behind_that_does_not_leave_is_killed(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    stubborn = f"trap '' TERM; echo $$ > pid; {FOREVER}"
+    outcome = run(f'(setsid sh -c "{stubborn}" &); until test -s pid; do sleep 0.01; done', **QUICKLY)
+    assert (outcome.code, outcome.leftovers) == (0, 1)
+    assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
 def test_a_request_to_stop_is_not_for_companions(run: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -117,10 +167,10 @@ def test_the_directory_they_share_is_made_for_its_owner_alone(run: Callable[...,
 def test_a_child_that_cannot_be_started_leaves_no_companion(tmp_path: Path) -> None:
     bad = Child("script", (str(tmp_path / "missing"),), environment={}, directory=tmp_path)
     good = Child("companion", ("/bin/sleep", "1000"), environment={}, directory=tmp_path)
-    started = time.monotonic()
+    before = children()
     with pytest.raises(ProgramError):
         supervise(Plan((bad,), 0, companions=(good,)))
-    assert time.monotonic() - started < 30
+    assert children() == before
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
