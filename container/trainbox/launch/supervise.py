@@ -22,6 +22,7 @@ from trainbox.launch import orphans
 from trainbox.launch.memory import read_memory
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Lines, Sink
+from trainbox.launch.silence import LOOK_SECONDS, StoppedProcesses
 from trainbox.launch.spawn import spawn
 from trainbox.say import say
 
@@ -52,6 +53,8 @@ class Exit(msgspec.Struct, frozen=True):
     #: The ends of what it wrote.
     stderr: str
     stdout: str
+    #: Why it was killed, where it was because its process stood still.
+    hung: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -135,7 +138,10 @@ def _make(scratch: Path) -> None:
     try:
         scratch.mkdir(mode=0o700)
     except OSError as error:
-        raise ProgramError(f"the directory {scratch} cannot be made: {error.strerror}") from error
+        raise ProgramError(
+            f"the directory {scratch} cannot be made: {error.strerror}",
+            hint="processes of a host meet in /dev/shm or /tmp: mount one of them writable (docker run --tmpfs /tmp)",
+        ) from error
 
 
 class _Process:
@@ -146,11 +152,19 @@ class _Process:
         self.is_companion = is_companion
         self.started = spawn(child)
         self.streams = (Lines(), Lines())
+        self.why_killed = ""
 
     def exit(self, status: int) -> Exit:
         code = os.waitstatus_to_exitcode(status)
         out, err = (stream.end().decode(errors="replace") for stream in self.streams)
-        return Exit(self.child.name, code if code >= 0 else 128 - code, max(0, -code), stderr=err, stdout=out)
+        return Exit(
+            self.child.name,
+            code if code >= 0 else 128 - code,
+            max(0, -code),
+            stderr=err,
+            stdout=out,
+            hung=self.why_killed,
+        )
 
 
 def _write(process: _Process, sink: Sink, ready: bytes) -> None:
@@ -181,6 +195,7 @@ class _Supervision:
         self.killed = False
         self.leftovers = 0
         self._kill_at = float("inf")
+        self._stopped = StoppedProcesses()
         self._selector = selectors.DefaultSelector()
         self._open_streams = 0
 
@@ -239,7 +254,7 @@ class _Supervision:
     def run(self) -> None:
         """Relay and reap until every child has left, then end what they left behind."""
         while self.alive:
-            self._turn(self._kill_at)
+            self._turn(min(self._kill_at, self._end_stopped()))
             if time.monotonic() >= self._kill_at:
                 self._kill()
         self._end_companions(last_words=any(exit_.code for exit_ in self.exits))
@@ -272,6 +287,14 @@ class _Supervision:
         self._kill_at = float("inf")
         for pid in tuple(self.alive):
             self._send(pid, signal.SIGKILL)
+
+    def _end_stopped(self) -> float:
+        """Kill children that have been stopped for longer than they may; when to look again, by the monotonic clock."""
+        limits = {pid: self.processes[pid].child.hang_seconds for pid in self.alive}
+        for pid, seconds in self._stopped.find(limits).items():
+            self.processes[pid].why_killed = f"was stopped for {seconds:.1f} s and was ended"
+            self._send(pid, signal.SIGKILL)
+        return time.monotonic() + LOOK_SECONDS if any(limits.values()) else float("inf")
 
     def _send(self, pid: int, number: int) -> None:
         # PermissionError: nobody in the group is ours to signal any more (sudo).
