@@ -27,6 +27,7 @@ _FINAL_CLASSES = {
 _PEER_CLASSES = frozenset(
     {"torch.distributed.DistError", "builtins.ConnectionError", "torch._C._DistError", "builtins.BrokenPipeError"}
 )
+_INTERRUPT = "builtins.KeyboardInterrupt"
 _NCCL_CLASS = "torch.distributed.DistBackendError"
 _BACKEND_NAMES = re.compile("nccl|gloo", re.IGNORECASE)
 _PEER_WORDS = re.compile(
@@ -60,6 +61,11 @@ def _is_of_a_peer(text: str) -> bool:
         return True
     lines = ((line, _CONNECTION.search(line)) for line in text.split("\n"))
     return any(found and _IS_LOST.search(line, found.end()) for line, found in lines)
+
+
+def follows_stop(failure: RankFailure) -> bool:
+    """Whether ranks end like this because the job is being stopped, or because others have ended for it."""
+    return is_consequence(failure) or failure.signal == signal.SIGINT or _INTERRUPT in failure.family
 
 
 def find_root(failures: Iterable[RankFailure]) -> RankFailure | None:
@@ -187,6 +193,30 @@ def describe(failure: RankFailure) -> str:
     return f"rank {failure.rank} failed{after}: {said}"
 
 
+def describe_stop(number: int, failure: RankFailure | None) -> str:
+    """One line: which signal has stopped the job, and what that did to the rank that ended first, if one failed."""
+    stopped = f"stopped by {signal.Signals(number).name}"
+    if failure is None:
+        return stopped
+    if failure.ended:
+        did = "had no step to save, or did not leave in time, and was ended"
+    elif failure.signal == number or _INTERRUPT in failure.family:
+        did = "ended at once: it had no handler for it, or not yet"
+    else:
+        did = "lost its connection to ranks that had ended"
+    after = "" if failure.step is None else f" after step {failure.step}"
+    return f"{stopped}{after}: rank {failure.rank} {did}"
+
+
 def lost_reason(hosts: Sequence[str]) -> str:
     """What is said of hosts that do not answer."""
-    return f"lost {'host' if len(hosts) == 1 else 'hosts'} {', '.join(hosts)}: no sign of life any more"
+    which, whose = ("host", "its agent") if len(hosts) == 1 else ("hosts", "their agents")
+    return f"lost {which} {', '.join(hosts)}: no sign of life of {whose} any more"
+
+
+def pause_reason(seconds: float) -> str:
+    """What a host says of itself that was stopped for so long that the others have gone on without it."""
+    return (
+        f"this host did not run for {seconds:.0f} s (stopped or paused from outside), longer than the others wait for a"
+        " sign of life"
+    )

@@ -21,6 +21,8 @@ class Child(msgspec.Struct, frozen=True):
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     directory: Path
+    #: After so long in which its process is stopped it is killed; 0 never looks.
+    hang_seconds: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -96,7 +98,8 @@ def _preflight(job: Job, launch: Launch, machine: Machine) -> Literal["off", "fa
 def _agent(job: Job, program: Program, launch: Launch, environment: Mapping[str, str], scratch: Path) -> Child:
     """The ranks get the user's directory on their path; the agent itself must not have it."""
     argv = agent_argv(program, job.argv, processes=launch.processes, scratch=scratch)
-    return Child(name=AGENT, argv=argv, environment=environment, directory=program.directory)
+    limit = job.settings.hang_seconds
+    return Child(name=AGENT, argv=argv, environment=environment, directory=program.directory, hang_seconds=limit)
 
 
 def _watch(program: Program, environment: Mapping[str, str], scratch: Path) -> Child:

@@ -176,7 +176,8 @@ class Session:
         if self._precision.scaler.is_enabled():
             parts["scaler"] = self._precision.scaler
         host, seconds = toolkit.current_job().current_host, EVERY_SECONDS if every_seconds is None else every_seconds
-        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity or {}, seconds)
+        hang = self._settings.hang_seconds
+        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity or {}, seconds, hang)
         self._saver = choose_saver(toolkit.checkpoints(), parts, course)
         self._mark(Section.CHECKPOINT)
         self.step = self._saver.resume()
@@ -417,16 +418,16 @@ def session(
         ContractError: The variables of the rank are not those of torchrun.
         HyperparameterError: A GPU, a library or a precision that is asked for is not there.
     """
-    toolkit.stop_requested()  # from here on SIGTERM is a request
     settings = toolkit.current_job().settings
     env = read_environment()
     ranks = read_torchrun_ranks(env)
-    gpus = torch.cuda.device_count()
-    chosen = choose_backend(backend or settings.backend, ranks, gpus=gpus, nccl=dist.is_nccl_available())
     path = env.get(PROGRESS_VARIABLE)
     progress = Progress(Path(path), ranks.local_rank) if path else None
     if progress is not None:
-        progress.mark(0, Section.JOIN)
+        progress.mark(0, Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
+    toolkit.stop_requested()  # from here on SIGTERM is a request
+    gpus = torch.cuda.device_count()
+    chosen = choose_backend(backend or settings.backend, ranks, gpus=gpus, nccl=dist.is_nccl_available())
     with algorithms(deterministic=deterministic), joined(ranks, chosen, pauses=settings.start_seconds) as control:
         seed_all(derive(seed, "all"))
         run = Session(
