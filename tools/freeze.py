@@ -5,11 +5,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from frozen import recorded, surface
+from frozen import digests, fixtures, recorded, surface
 from frozen.dry_runs import DRY_RUNS, dry_run
 from frozen.failures import FAILING_RUNS, FAILURES, failure_of, failure_of_run
 from frozen.jobs import JOBS
 from frozen.plans import plan_of
+from frozen.trainings import TRAININGS, train
 
 
 def main() -> None:
@@ -59,6 +60,21 @@ def record_names(_directory: Path) -> None:
     recorded.write("names.json", surface.public_names())
 
 
+def record_digests(directory: Path) -> None:
+    """What each seeded training leaves."""
+    for name, job in TRAININGS.items():
+        (directory / name).mkdir()
+        recorded.write(digests.file_of(name), digests.digest_of(job, train(job, directory / name)))
+
+
+def record_fixtures(directory: Path) -> None:
+    """A checkpoint and a model of each algorithm: those that are there are replaced."""
+    for name, job in TRAININGS.items():
+        if job.fixtures:
+            (directory / name).mkdir()
+            fixtures.keep(name, job, train(job, directory / name))
+
+
 RECORDERS: Mapping[str, Callable[[Path], None]] = {
     "plans": record_plans,
     "dry-runs": record_dry_runs,
@@ -66,6 +82,8 @@ RECORDERS: Mapping[str, Callable[[Path], None]] = {
     "process-failures": record_failing_runs,
     "help": record_help,
     "names": record_names,
+    "digests": record_digests,
+    "fixtures": record_fixtures,
 }
 #: Later versions must read what earlier ones have written.
 ONLY_WHEN_ASKED = ("fixtures",)
