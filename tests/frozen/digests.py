@@ -88,9 +88,9 @@ def _content(path: Path) -> object:
     if path.name == "MANIFEST.json":
         manifest = json.loads(path.read_bytes())["manifest"]
         # What is in the files follows one by one.
-        return {"step": manifest["step"], "info": manifest["info"], "files": sorted(manifest["files"])}
-    read = _READERS.get(path.suffix)
-    return read(path) if read else _sha256([path.read_bytes()])
+        return {"step": manifest["step"], "info": _steady(manifest["info"]), "files": sorted(manifest["files"])}
+    read_it = _READERS.get(path.suffix or path.name)
+    return read_it(path) if read_it else _sha256([path.read_bytes()])
 
 
 def _of_json(path: Path) -> object:
@@ -156,5 +156,5 @@ _READERS: Mapping[str, Callable[[Path], object]] = {
     ".joblib": _of_joblib,
     ".skops": _of_skops,
     # The last is torch's own index of a sharded state, a pickle; what it says lies in the files beside it, too.
-    **dict.fromkeys((".png", ".svg", ".pt2"), lambda _: "not compared"),
+    **dict.fromkeys((".png", ".svg", ".pt2", ".metadata"), lambda _: "not compared"),
 }

@@ -8,7 +8,9 @@ They are recorded once. A later format gets fixtures beside these, under other n
 """
 
 import json
+import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from frozen.trainings import TRAININGS, Trained, Training, draw_rows
 
 FIXTURES = DIRECTORY / "fixtures"
 _ROWS = 8
+_PLACE = re.compile(rb'(File \\")/[^"]*?/((?:site-packages|trainbox|train_scripts)/)')
 _MODEL_FILES = ("xgboost-model", "model.joblib", "model.skops", "model.pt", "model.pt2", "model.json")
 
 
@@ -56,8 +59,20 @@ def keep(name: str, job: Training, done: Trained) -> None:
         for file in _MODEL_FILES:
             if (root / "model" / file).exists():
                 shutil.copy(root / "model" / file, directory / "model" / file)
+        _leave_out_places(directory / "model" / "model.pt2")
         noted["predictions"] = {file: said.tolist() for file, said in predict(directory / "model").items()}
     (directory / "about.json").write_text(as_json(noted))
+
+
+def _leave_out_places(exported: Path) -> None:
+    """An exported program knows from which file of this machine each of its operations comes."""
+    if not exported.exists():
+        return
+    with zipfile.ZipFile(exported) as archive:
+        contents = [(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(exported, "w") as archive:
+        for name, content in contents:
+            archive.writestr(name, _PLACE.sub(rb"\1\2", content) if name.endswith(".json") else content)
 
 
 def predict(model: Path) -> Mapping[str, npt.NDArray[Any]]:
@@ -76,7 +91,8 @@ def predict(model: Path) -> Mapping[str, npt.NDArray[Any]]:
 def _xgboost(path: Path, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     import xgboost  # noqa: PLC0415 - seconds, which the other jobs need not take
 
-    found: npt.NDArray[Any] = xgboost.Booster(model_file=path).predict(xgboost.DMatrix(inputs))
+    booster = xgboost.Booster(model_file=bytearray(path.read_bytes()))
+    found: npt.NDArray[Any] = booster.predict(xgboost.DMatrix(inputs))
     return found
 
 
