@@ -39,6 +39,6 @@ def help_of(command: tuple[str, ...], directory: Path) -> str:
         text=True,
         encoding="utf-8",
         check=True,
-        timeout=100,
+        timeout=300,
     )
     return answer.stdout

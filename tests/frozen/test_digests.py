@@ -11,7 +11,7 @@ from frozen.digests import digest_of, require_recorded_versions
 from frozen.recorded import compare
 from frozen.trainings import TRAININGS, train
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("name", TRAININGS)

@@ -14,7 +14,7 @@ from frozen.fixtures import FIXTURES, about, has_same_versions, predict, with_a
 from frozen.recorded import compare
 from frozen.trainings import TRAININGS, train
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("name", with_a("checkpoint"))

@@ -7,7 +7,7 @@ import pytest
 from frozen.recorded import compare, read
 from frozen.surface import PYTHON, commands, help_of
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("name", commands())

@@ -20,7 +20,7 @@ import msgspec
 from trainbox.launch.program import find_bundled
 
 #: Longer than any training needs, also beside other work: only one that hangs meets it.
-SECONDS = 100.0
+SECONDS = 300.0
 SCRIPTS = Path(__file__).with_name("scripts")
 _KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
 STEADY = {
