@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-gpu lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-gpu freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -75,6 +75,9 @@ test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready ## every t
 
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
+
+freeze: $(VENV)/.dev ## record anew what tests/frozen compares with; a commit of its own, with a line in CHANGELOG.md
+	$(BIN)/python -m tools.freeze $(WHAT)
 
 lint: $(VENV)/.dev ## ruff, mypy, the import rules, hadolint
 	$(BIN)/ruff check .
