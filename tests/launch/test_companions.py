@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tests.support.trees import is_alive
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
+from trainbox.launch.orphans import children
 from trainbox.launch.plan import AGENT, WATCH, Child, Plan, plan
 from trainbox.launch.program import Program
 from trainbox.launch.supervise import LAST_WORDS_SECONDS, Outcome, supervise
@@ -41,6 +41,7 @@ def waits_for(file: str) -> str:
     return f"until test -e {file}; do sleep 0.01; done"
 
 
+@pytest.mark.process
 def test_a_companion_ends_with_the_script_and_is_none_of_what_it_left(
     run: Callable[..., Outcome], tmp_path: Path
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_companion_ends_with_the_script_and_is_none_of_what_it_left(
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.process
 def test_the_end_of_a_companion_does_not_end_the_script(
     run: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,6 +60,7 @@ def test_the_end_of_a_companion_does_not_end_the_script(
     assert capsys.readouterr().err == ("trainbox: companion 0 has ended with exit code 7: the job goes on without it\n")
 
 
+@pytest.mark.process
 def test_a_companion_that_cannot_be_started_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = Child("the companion", (str(tmp_path / "missing"),), environment={}, directory=tmp_path)
     script = Child("script", ("/bin/true",), environment={}, directory=tmp_path)
@@ -66,6 +69,7 @@ def test_a_companion_that_cannot_be_started_is_said(tmp_path: Path, capsys: pyte
     assert said.startswith(f"trainbox: the companion is not there: '{missing.argv[0]}' cannot be started in ")
 
 
+@pytest.mark.process
 def test_where_the_script_has_failed_a_companion_has_a_last_word(run: Callable[..., Outcome], tmp_path: Path) -> None:
     says = "trap 'echo last; exit 0' TERM; touch ready; while :; do sleep 0.01; done"
     assert run(f"{waits_for('ready')}; exit 3", says).code == 3
@@ -76,12 +80,14 @@ def test_where_the_script_has_failed_a_companion_has_a_last_word(run: Callable[.
     assert (tmp_path / "out").read_text() == ""
 
 
+@pytest.mark.process
 def test_one_that_does_not_leave_holds_up_a_failed_job_for_a_bounded_time(run: Callable[..., Outcome]) -> None:
     outcome = run(f"{waits_for('ready')}; exit 3", f"trap '' TERM; touch ready; {FOREVER}")
     assert (outcome.code, outcome.leftovers) == (3, 0)
     assert LAST_WORDS_SECONDS <= outcome.seconds < LAST_WORDS_SECONDS + 30
 
 
+@pytest.mark.process
 def test_a_request_to_stop_is_not_for_companions(run: Callable[..., Outcome], tmp_path: Path) -> None:
     stopped = "trap 'sleep 0.3; touch leaving; sleep 0.3; exit 0' TERM; touch ready; while :; do sleep 0.01; done"
     asks = f"{waits_for('ready')}; kill -TERM {os.getpid()}; {waits_for('leaving')}; echo saw it leave; {FOREVER}"
@@ -90,6 +96,7 @@ def test_a_request_to_stop_is_not_for_companions(run: Callable[..., Outcome], tm
     assert (tmp_path / "out").read_text() == "saw it leave\n"
 
 
+@pytest.mark.process
 def test_the_words_of_a_companion_stand_on_lines_of_their_own(run: Callable[..., Outcome], tmp_path: Path) -> None:
     """Also below the last line of a script that has closed its output without ending it."""
     run(
@@ -100,6 +107,7 @@ def test_the_words_of_a_companion_stand_on_lines_of_their_own(run: Callable[...,
     assert lines in (["open", "one"], ["open", "one", "two"])
 
 
+@pytest.mark.process
 def test_the_last_line_of_a_script_stays_open_beside_a_silent_companion(
     run: Callable[..., Outcome], tmp_path: Path
 ) -> None:
@@ -107,6 +115,7 @@ def test_the_last_line_of_a_script_stays_open_beside_a_silent_companion(
     assert (tmp_path / "out").read_text() == "open"
 
 
+@pytest.mark.process
 def test_the_directory_they_share_is_made_for_its_owner_alone(run: Callable[..., Outcome], tmp_path: Path) -> None:
     assert run("true").code == 0
     assert (tmp_path / "scratch").stat().st_mode & 0o777 == 0o700
@@ -114,13 +123,14 @@ def test_the_directory_they_share_is_made_for_its_owner_alone(run: Callable[...,
         run("true")
 
 
+@pytest.mark.process
 def test_a_child_that_cannot_be_started_leaves_no_companion(tmp_path: Path) -> None:
     bad = Child("script", (str(tmp_path / "missing"),), environment={}, directory=tmp_path)
     good = Child("companion", ("/bin/sleep", "1000"), environment={}, directory=tmp_path)
-    started = time.monotonic()
+    before = children(zombies=True)
     with pytest.raises(ProgramError):
         supervise(Plan((bad,), 0, companions=(good,)))
-    assert time.monotonic() - started < 30
+    assert children(zombies=True) == before
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------

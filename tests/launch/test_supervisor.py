@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.trees import SECONDS, Run, Tree, is_alive, wait_for
 
+pytestmark = pytest.mark.process
+
 _PID_NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 _FATAL_SIGNALS = (
     *("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1"),

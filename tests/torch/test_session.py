@@ -16,6 +16,8 @@ from trainbox.errors import ContractError, HyperparameterError
 from trainbox.torch.agree import different
 from trainbox.torch.world import World, choose_backend, read_world
 
+pytestmark = pytest.mark.process
+
 #: A small training whose every part must be saved for the weights to come out the same. Its network is larger than the
 #: first bucket of DDP (1 MB), so that there are several.
 PRELUDE = """
