@@ -1,7 +1,6 @@
 """A rank that stands still is found, named, shown and replaced: real ranks, frozen by SIGSTOP or asleep for ever."""
 
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.trees import Run, Tree, wait_for
+from tests.support.addresses import free_port
+from tests.support.trees import Run, Tree
+from tests.support.waiting import eventually
 from tests.support.worlds import Ranks
 from trainbox.contract.job import read_job
 from trainbox.elastic import hang, progress
 from trainbox.elastic.watch import Watch
+
+pytestmark = pytest.mark.process
 
 pytest.importorskip("torch")
 
@@ -59,12 +62,6 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
             processes_per_host=2, trainbox_launcher="torchrun", trainbox_hang_seconds=LIMIT
         )
         yield built
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def ended(run: Run) -> list[str]:
@@ -118,7 +115,7 @@ def test_a_frozen_rank_hears_that_the_job_is_stopped_and_can_save(tree: Tree, tm
         processes_per_host=2, trainbox_launcher="torchrun", trainbox_hang_seconds=60
     )
     process = tree.start()
-    wait_for(lambda: note.exists() and state_of(note.read_text()) == "T", "a rank that is stopped")
+    eventually(lambda: note.exists() and state_of(note.read_text()) == "T", "a rank that is stopped")
     process.terminate()
     assert tree.finish(process).code == 143
     assert saved.exists()
@@ -133,7 +130,7 @@ def test_the_host_of_a_frozen_rank_is_found_among_several(tmp_path: Path) -> Non
     still = "if (rank, attempt, step) == (1, 0, 9): os.kill(os.getpid(), signal.SIGSTOP)"
     with Tree(tmp_path / "one/ml") as one, Tree(tmp_path / "two/ml") as two:
         processes = []
-        port = free_port()
+        port = str(free_port())
         for tree, name in ((one, names[0]), (two, names[1])):
             tree.hosts(*names, current=name).hyperparameters(
                 processes_per_host=1, trainbox_launcher="torchrun", trainbox_hang_seconds=LIMIT

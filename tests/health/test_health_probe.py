@@ -15,6 +15,8 @@ import pytest
 from tests.support.trees import is_alive
 from trainbox.health.probe import Probe, run
 
+pytestmark = pytest.mark.process
+
 
 def says(*words: object) -> Iterator[object]:
     yield from words

@@ -36,11 +36,13 @@ assert torch._meta_registrations.__file__, "whoever asks for them later gets the
 """
 
 
+@pytest.mark.process
 def test_torch_without_its_metas_sums_and_compares() -> None:
     done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.process
 def test_a_rank_that_comes_too_early_waits_until_the_first_one_listens() -> None:
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))
@@ -54,6 +56,7 @@ def test_a_rank_that_comes_too_early_waits_until_the_first_one_listens() -> None
     assert abs(left.total_seconds() + waited - _LIMIT.total_seconds()) < 0.5
 
 
+@pytest.mark.process
 def test_where_nobody_ever_listens_a_moment_is_left_for_the_store_to_say_so() -> None:
     with socket.socket() as first:
         first.bind(("127.0.0.1", 0))

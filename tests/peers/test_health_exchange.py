@@ -75,6 +75,7 @@ def agree(exchange: Exchange, host: str, number: int, seconds: float = 20) -> De
     return exchange.agree(Said(host, number), Said, decide, Decided, seconds=seconds, share=Decided.of)
 
 
+@pytest.mark.process
 def test_all_hosts_get_the_same_answer_in_every_round_and_what_is_theirs(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> list[Decided]:
         return [agree(exchange, host, number) for number in (1, 10, 100)]
@@ -85,6 +86,7 @@ def test_all_hosts_get_the_same_answer_in_every_round_and_what_is_theirs(hosts: 
     }
 
 
+@pytest.mark.process
 def test_hosts_that_are_late_in_a_round_are_waited_for(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> Decided:
         time.sleep(0.3 * hosts.index(host))
@@ -98,6 +100,7 @@ def test_one_host_alone_needs_no_network(hosts: tuple[str, ...]) -> None:
     assert agree(exchange, hosts[0], 5).total == 5
 
 
+@pytest.mark.process
 def test_a_host_that_leaves_between_two_rounds_is_named_in_the_next(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> Decided:
         answer = agree(exchange, host, 1)
@@ -111,6 +114,7 @@ def test_a_host_that_leaves_between_two_rounds_is_named_in_the_next(hosts: tuple
     assert len(answers) == 3
 
 
+@pytest.mark.process
 def test_a_host_that_is_silent_in_a_round_is_named_and_may_speak_in_the_next(hosts: tuple[str, ...]) -> None:
     quiet = threading.Event()
 
@@ -128,6 +132,7 @@ def test_a_host_that_is_silent_in_a_round_is_named_and_may_speak_in_the_next(hos
     assert [one.total for one in answers.values() if isinstance(one, Decided)] == [40, 40, 40, 40]
 
 
+@pytest.mark.process
 def test_hosts_that_never_come_are_named(hosts: tuple[str, ...]) -> None:
     answers = together(hosts, lambda exchange, host: agree(exchange, host, 1), without=hosts[2:], patience=1)
     assert {tuple(one.silent.items()) for one in answers.values() if isinstance(one, Decided)} == {
@@ -135,6 +140,7 @@ def test_hosts_that_never_come_are_named(hosts: tuple[str, ...]) -> None:
     }
 
 
+@pytest.mark.process
 def test_without_the_first_host_the_others_give_up_in_time(hosts: tuple[str, ...]) -> None:
     started = time.monotonic()
     with pytest.raises(Lost, match=r"never arrived \(port 29433: Connection refused\)"):
@@ -142,6 +148,7 @@ def test_without_the_first_host_the_others_give_up_in_time(hosts: tuple[str, ...
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.process
 def test_a_first_host_that_dies_is_named_by_all_others(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> object:
         agree(exchange, host, 1)
@@ -153,6 +160,7 @@ def test_a_first_host_that_dies_is_named_by_all_others(hosts: tuple[str, ...]) -
     ] * 3
 
 
+@pytest.mark.process
 def test_hosts_of_another_version_are_named_as_such(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> object:
         if host == hosts[3]:
@@ -168,6 +176,7 @@ def test_hosts_of_another_version_are_named_as_such(hosts: tuple[str, ...]) -> N
     }
 
 
+@pytest.mark.process
 def test_a_host_of_another_job_is_not_let_in(hosts: tuple[str, ...]) -> None:
     first = meet(hosts[:2], hosts[0], PORT, "job", patience=1)
     other = meet(hosts[:2], hosts[1], PORT, "another job", patience=1)
@@ -180,6 +189,7 @@ def test_a_host_of_another_job_is_not_let_in(hosts: tuple[str, ...]) -> None:
         other.close()
 
 
+@pytest.mark.process
 def test_a_line_without_end_is_cut_off(hosts: tuple[str, ...]) -> None:
     first = meet(hosts[:2], hosts[0], PORT, "job", patience=60)
     with ThreadPoolExecutor(1) as threads:
@@ -209,6 +219,7 @@ def _flood(stranger: socket.socket) -> str:
     return "taken"
 
 
+@pytest.mark.process
 def test_clocks_are_set_beside_the_first(hosts: tuple[str, ...]) -> None:
     ahead = {host: 7.0 * place for place, host in enumerate(hosts)}
 

@@ -8,6 +8,8 @@ import pytest
 from tests.support.parties import Party
 from tests.support.trees import Tree
 
+pytestmark = pytest.mark.process
+
 #: The last member is in a long call of its own, as in a library; the others wait for each other.
 BUSY_AND_WAITING = """
 circle.gather(circle.rank, int)
