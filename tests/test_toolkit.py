@@ -117,12 +117,25 @@ def test_a_channel_the_job_does_not_have_names_those_it_has(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("host", "env", "speaks"), [("algo-1", {}, True), ("algo-2", {}, False), ("algo-2", {"RANK": "0"}, True)]
+    ("host", "env", "speaks"),
+    [
+        ("algo-1", {}, True),
+        ("algo-2", {}, False),
+        ("algo-2", {"RANK": "0"}, True),
+        ("algo-1", {"RANK": "7"}, False),
+        ("algo-1", {"LOCAL_RANK": "1", "WORLD_SIZE": "4"}, False),
+    ],
 )
 def test_only_rank_0_logs_metrics(tmp_path: Path, script: Path, host: str, env: dict[str, str], speaks: bool) -> None:
     answer = run(script, root=tree(tmp_path / "root", {}, hosts=("algo-1", "algo-2"), host=host), env=env)
     assert answer.returncode == 0, answer.stderr
     assert ("[metrics]" in answer.stdout) is speaks
+
+
+def test_a_rank_that_is_no_number_is_named(tmp_path: Path, script: Path) -> None:
+    answer = run(script, root=tree(tmp_path / "root", {}), env={"RANK": "first"})
+    assert answer.returncode == 2
+    assert "ContractError: the variable RANK: found 'first', expected a whole number, 0 or more" in answer.stderr
 
 
 def test_a_stop_is_a_flag_and_a_deadline(tmp_path: Path) -> None:

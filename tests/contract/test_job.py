@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import LARGEST_CONFIG_BYTES, Channel, InstanceGroup, Job, read_job
 from trainbox.contract.settings import DEFAULT_GRACE_SECONDS
 from trainbox.errors import ContractError
@@ -95,6 +96,19 @@ def test_the_users_hyperparameters_are_told_from_those_for_the_container(tmp_pat
     assert job.hyperparameters == {"eta": 0.1}
     assert job.raw_hyperparameters == {"eta": "0.1"}
     assert job.settings.program == "t.py"
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [("toolkit", ("-a", "x", "-b", "True")), ("json", ("--b", "true", "--a", "x"))],
+)
+def test_the_arguments_of_the_script_are_those_of_its_variables(
+    tmp_path: Path, style: str, expected: tuple[str, ...]
+) -> None:
+    job = read(tmp_path, hyperparameters={"b": "true", "a": "x", "trainbox_arguments": style})
+    assert job.argv == expected
+    named = variables(job, entry_point="train.py", env={}, machine=Machine())
+    assert tuple(json.loads(named.values["SM_USER_ARGS"])) == job.argv
 
 
 def test_a_hyperparameter_wins_over_the_variable_and_an_empty_one_does_not(tmp_path: Path) -> None:

@@ -317,9 +317,12 @@ def test_no_rank_outlives_those_that_watch_it(tree: Tree, victim: str) -> None:
     os.kill({"the agent": agent, "the server": server}[victim], signal.SIGKILL)
     run = tree.finish(process)
     wait_for(lambda: not any(map(is_alive, [*pids, server, agent])), "all to end", 5)
-    assert run.code == {"the agent": 137, "the server": 70}[victim]
-    if victim == "the server":
-        assert "the process that forks the ranks has died" in str(run.failure)
+    assert run.code == 137
+    who = {"the agent": "the agent, which", "the server": f"the fork server (process {server}), which"}[victim]
+    assert str(run.failure).startswith(
+        f"AlgorithmError: {who} starts the ranks, was killed by SIGKILL; its ranks ended"
+    )
+    assert "hint: nothing here sent it: often the kernel, for memory" in str(run.failure)
 
 
 def parent(pid: int) -> int:
@@ -381,9 +384,7 @@ def test_every_host_soon_ends_when_one_is_lost_and_names_it(pair: tuple[Tree, Tr
     wait_for(lambda: len([*pair[0].root.glob("pid-*"), *pair[1].root.glob("pid-*")]) == 4, "the ranks to run", 30)
     pids = [int(path.read_text()) for tree in pair for path in tree.root.glob("pid-*")]
     processes[lost].kill()  # its agent and its ranks die with it
-    began = time.monotonic()
     run = pair[1 - lost].finish(processes[1 - lost])
-    assert time.monotonic() - began < 60
     assert run.code == 5, run.log
     name = ("127.0.0.1", "127.0.0.2")[lost]
     assert str(run.failure).startswith(f"PEER {name}: lost host {name}"), run.failure
@@ -393,15 +394,12 @@ def test_every_host_soon_ends_when_one_is_lost_and_names_it(pair: tuple[Tree, Tr
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_host_that_falls_silent_is_lost_too(pair: tuple[Tree, Tree], lost: int) -> None:
     processes = start_both(pair, script("print('at', step, flush=True)\ntime.sleep(0.5)").replace("21)", "2000)"))
-    wait_for(lambda: len(descendants(processes[lost].pid)) >= 4, "the ranks to run", 30)
-    time.sleep(2)
+    wait_for(lambda: len(descendants(processes[lost].pid)) >= 4, "the ranks to run", 60)
     frozen = [processes[lost].pid, *descendants(processes[lost].pid)]
     try:
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
-        began = time.monotonic()
         run = pair[1 - lost].finish(processes[1 - lost])
-        assert time.monotonic() - began < 60
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGKILL)
@@ -463,9 +461,13 @@ def test_a_rank_that_saves_when_it_is_asked_to_stop_has_the_grace_wherever_the_o
     runs = [tree.finish(process) for tree, process in zip(pair, processes, strict=True)]
     log = runs[0].log + runs[1].log
     assert (pair[saver // per_host].root / "saved").exists(), log
-    # The host whose rank ended first says so, and the other that it followed.
-    assert sorted(run.code for run in runs) == [5, 143], log
-    assert "killed by SIGTERM" in log
+    # A stop of one host is a stop of all: nobody is a peer that has failed.
+    assert [run.code for run in runs] == [143, 143], log
+    for run in runs:
+        assert re.match(
+            r"stopped by SIGTERM: rank \d ended at once: it had no handler for it, or not yet\n", str(run.failure)
+        )
+    assert "PEER" not in log
     assert "trainbox: restart" not in log
     assert "lost host" not in log
 
@@ -485,15 +487,12 @@ with session() as run: pass
 
 
 def test_a_stop_before_all_ranks_have_met_is_not_waited_out(tree: Tree) -> None:
-    process = tree.program(EARLY).start()
-    wait_for(lambda: len([*tree.root.glob("pid-*")]) == 2, "the ranks to run", 30)
-    time.sleep(0.5)
+    process = tree.program(EARLY).start({"TRAINBOX_GRACE_SECONDS": "10000"})  # nobody waits for four fifths of it
+    wait_for(lambda: len([*tree.root.glob("pid-*")]) == 2, "the ranks to run", 60)
     process.terminate()
-    began = time.monotonic()
     run = tree.finish(process)
-    assert time.monotonic() - began < 20  # it was four fifths of the grace of 100 s
     assert run.code == 143, run.log
-    assert "stopped: SIGTERM ended the script" in str(run.failure)
+    assert str(run.failure).startswith("stopped by SIGTERM: rank 1 ended at once: it had no handler for it, or not yet")
 
 
 def test_a_rank_killed_by_another_when_a_stop_has_come_is_told_from_one_without_a_handler(tree: Tree) -> None:

@@ -24,6 +24,16 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
         yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
 
 
+def calls(name: str) -> list[str]:
+    """The files that call a function by its bare name, once for each call."""
+    return [
+        file
+        for file, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    ]
+
+
 def test_imports_point_down_only() -> None:
     answer = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
@@ -34,6 +44,33 @@ def test_imports_point_down_only() -> None:
     )
     assert answer.returncode == 0, answer.stdout
     assert "0 broken" in answer.stdout
+
+
+#: The entries of programs, which alone ask for the environment, and hand on what those below need.
+READERS_OF_THE_ENVIRONMENT = (
+    "elastic/__main__.py",  # the agent of a host
+    "elastic/rank.py",  # a forked rank: from here on it is the script's process
+    "health/command.py",  # the verb `health`, which the supervisor starts, too
+    "health/ranks.py",  # the program of the ranks of a check
+    "launch/train.py",  # the supervisor
+    "toolkit.py",  # what a script calls
+    "torch/training.py",  # `session`, which a script calls
+    "workbench/run.py",  # the verb `run`
+)
+
+
+def test_the_environment_is_asked_for_where_programs_begin_and_nowhere_below() -> None:
+    name = "read_environment"
+    users = {
+        file
+        for file, tree in trees()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.alias) and node.name == name)
+        or (isinstance(node, ast.Attribute) and node.attr == name)
+    }
+    assert sorted(users) == list(READERS_OF_THE_ENVIRONMENT)
+    # A script's functions are called in any order: each is an entry.
+    assert sorted(file for file in calls(name) if file != "toolkit.py") == sorted(users - {"toolkit.py"})
 
 
 def test_the_environment_is_read_in_one_place() -> None:
@@ -49,6 +86,12 @@ def test_the_environment_is_read_in_one_place() -> None:
         )
     ]
     assert readers == ["contract/job.py"]
+
+
+def test_hyperparameters_are_decoded_and_written_as_arguments_once() -> None:
+    assert [file for file in calls("decode") if file.startswith(("contract/job", "launch/"))] == ["contract/job.py"]
+    # The other is pip's.
+    assert calls("arguments") == ["contract/job.py", "launch/requirements.py"]
 
 
 def test_one_broad_except_in_the_whole_program() -> None:

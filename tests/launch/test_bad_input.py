@@ -76,6 +76,13 @@ def test_a_wrong_entry_is_named(tree: Tree, name: str, content: object, message:
     assert_refused(tree, tree.run(), 2, message)
 
 
+@pytest.mark.parametrize("launcher", ["plain", "torchrun"])
+def test_a_port_that_is_none_is_named_before_anything_starts(tree: Tree, launcher: str) -> None:
+    tree.program(MARKER).hyperparameters(processes_per_host=2, trainbox_launcher=launcher).hosts("one", "two")
+    message = "the variable MASTER_PORT: found 'http', expected a number from 1 to 65535"
+    assert_refused(tree, tree.run(MASTER_PORT="http"), 2, message)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_huge_config_file_is_not_read(tree: Tree, name: str) -> None:
     with (tree.program(MARKER).config / name).open("wb") as file:

@@ -80,12 +80,13 @@ def test_members_that_were_all_frozen_and_wake_up_one_after_the_other_go_on(firs
 
 SCRIPT = """
 import os, signal, time
-import trainbox
-from trainbox.peers import find_members, find_port, join
+import trainbox.toolkit
+from trainbox.peers import find_members, join
 
 def main():
-    members = find_members(trainbox.current_job(), os.environ)
-    with join(members, patience=30, limit=20, port=find_port(os.environ)) as circle:
+    job = trainbox.current_job()
+    members = find_members(job, trainbox.toolkit.current_ranks())
+    with join(members, patience=30, limit=20, port=job.port) as circle:
         circle.gather(members.name, str)
         open(os.path.join(os.environ["MEET"], members.name), "w").close()
         if circle.rank == 1:
@@ -111,7 +112,7 @@ def test_the_failure_of_each_host_names_the_lost_one(tmp_path: Path) -> None:
     runs = [tree.finish(process) for tree, process in zip(trees, started, strict=True)]
     assert [run.code for run in runs] == [5, 137, 5]
     lost = f"AlgorithmError: PeerError: {hosts[1]} is lost: the connection was closed"
-    for run, line in ((runs[0], 17), (runs[2], 16)):
+    for run, line in ((runs[0], 18), (runs[2], 17)):
         assert run.failure is not None
         first, *rest = run.failure.splitlines()
         assert first == lost

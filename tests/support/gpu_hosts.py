@@ -32,7 +32,7 @@ import fcntl, json, os, pathlib, time
 from trainbox.contract.lookout import look
 def await_watch(scratch=None):
     while not scratch or not (scratch / "look").exists():
-        scratch = scratch or next(pathlib.Path("/dev/shm").glob(f"trainbox-{os.getppid()}-*"), None)
+        scratch = scratch or next(pathlib.Path("/dev/shm").glob(f"trainbox-scratch-{os.getppid()}-*"), None)
         time.sleep(0.01)
     assert not look(scratch, seconds=30).silence
 def await_silence(scratch):

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from tests.support.worlds import Ranks, finish
+from trainbox.contract.ranks import Ranks as Place
 from trainbox.elastic import progress
 from trainbox.errors import ContractError, HyperparameterError
 from trainbox.torch.agree import different
-from trainbox.torch.world import World, choose_backend, read_world
+from trainbox.torch.world import choose_backend, read_torchrun_ranks
 
 #: A small training whose every part must be saved for the weights to come out the same. Its network is larger than the
 #: first bucket of DDP (1 MB), so that there are several.
@@ -353,15 +354,17 @@ def test_data_that_differ_between_ranks_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_launcher_one_is_alone() -> None:
-    assert read_world({"PATH": "/bin"}) == World(0, 1, 0, 1)
+    assert read_torchrun_ranks({"PATH": "/bin"}) == Place(0, 1, 0, 1)
     given = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert read_world(given) == World(3, 4, 1, 2)
-    with pytest.raises(ContractError, match="WORLD_SIZE is 'x'"):
-        read_world({**given, "WORLD_SIZE": "x"})
+    assert read_torchrun_ranks(given) == Place(3, 4, 1, 2)
+    with pytest.raises(ContractError, match="WORLD_SIZE: found 'x'"):
+        read_torchrun_ranks({**given, "WORLD_SIZE": "x"})
+    with pytest.raises(ContractError, match="LOCAL_RANK is not set, though RANK is"):
+        read_torchrun_ranks({**given, "LOCAL_RANK": ""})
 
 
 def test_the_backend_fits_what_there_is() -> None:
-    here = World(1, 2, 1, 2)
+    here = Place(1, 2, 1, 2)
     assert choose_backend(None, here, gpus=0, nccl=True).name == "gloo"
     chosen = choose_backend(None, here, gpus=2, nccl=True)
     assert (chosen.name, chosen.device) == ("nccl", torch.device("cuda", 1))
@@ -379,7 +382,7 @@ def test_the_backend_fits_what_there_is() -> None:
 )
 def test_a_backend_without_what_it_needs_is_refused(asked: str | None, gpus: int, message: str) -> None:
     with pytest.raises(HyperparameterError) as caught:
-        choose_backend(asked, World(1, 2, 1, 2), gpus=gpus, nccl=True)
+        choose_backend(asked, Place(1, 2, 1, 2), gpus=gpus, nccl=True)
     assert message in str(caught.value)
 
 

@@ -489,7 +489,8 @@ Path(os.environ["SM_MODEL_DIR"], "model").write_text("good")
 def test_a_later_attempt_that_fails_costs_no_model(here: Path) -> None:
     run(here, ONCE, "--out", "out")
     done = run(here, ONCE, "--out", "out", "--resume", "--env", "MINE=fail", code=1)
-    assert "this attempt left no model: that of attempt 1 stays" in done.stderr
+    assert "attempt 2 (Failed) left no better model" in done.stderr
+    assert "are still those of attempt 1; what attempt 2 left is in output.attempt-2" in done.stderr
     assert (here / "out" / "model" / "model").read_text() == "good"
     assert record(here / "out")["model"]["archive"] == "model.tar.gz"
     assert (here / "out" / "model.tar.gz").is_file()

@@ -41,7 +41,7 @@ class RankFailure(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """The same for all hosts of a job."""
 
-    #: The failure that the others follow from; None where a host was lost.
+    #: The failure that the others follow from; None where it was no rank that failed.
     failure: RankFailure | None
     #: What happened, in a line.
     reason: str
@@ -56,6 +56,10 @@ class Verdict(msgspec.Struct, frozen=True):
     restart: bool = False
     #: Restarts so far, this one included.
     restarts: int = 0
+    #: Where it happened, if it was no rank that failed but what runs the ranks of one host.
+    host: str = ""
+    #: The signal that has stopped the job, or 0: what else happened followed from it.
+    stopped: int = 0
 
 
 def write_verdict(directory: Path, verdict: Verdict) -> None:

@@ -4,11 +4,12 @@ The supervisor starts it. The order of imports is the point here: torch first, t
 process still has one thread, then all the rest, while the server goes on importing what ranks need.
 """
 
+import contextlib
 import gc
 import importlib
 import os
-import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from trainbox.contract.job import read_environment, read_job
@@ -41,17 +42,18 @@ def main() -> int:
     from trainbox.elastic.lead import lead  # noqa: PLC0415
 
     gc.enable()
-    channel, server = made
     try:
-        return lead(job, processes, scratch, channel)
+        return lead(job, processes, scratch, made, env)
     finally:  # all ranks have ended, and the server may still be importing
-        os.kill(server, signal.SIGKILL)
-        os.waitpid(server, 0)
+        made.kill()
+        made.wait()
 
 
 def _import_for_ranks() -> None:
-    for name in _FOR_RANKS:
-        importlib.import_module(name)
+    with contextlib.suppress(OSError):
+        tempfile.gettempdir()  # dynamo cannot be imported without one; `lead` says so, in words
+        for name in _FOR_RANKS:
+            importlib.import_module(name)
 
 
 if __name__ == "__main__":

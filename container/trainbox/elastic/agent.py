@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,11 +16,11 @@ from torch.distributed.elastic.agent.server.api import (
 )
 
 from trainbox.contract.finding import EXIT_CODES, Finding, as_hint
-from trainbox.contract.job import Job, read_environment
+from trainbox.contract.job import Job
 from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import causes, progress
-from trainbox.elastic.council import LOST_SECONDS, Alarm, Council, HostLost, Report
+from trainbox.elastic.council import LEAVE_SECONDS, LOST_SECONDS, Alarm, Council, HostLost, Report
 from trainbox.elastic.failures import read_failure
 from trainbox.elastic.ranks import Ranks
 from trainbox.elastic.variables import error_file, progress_file, rank_variables, read_versions, stacks_file
@@ -37,12 +37,22 @@ _SHARE_OF_GRACE = 0.8
 #: How long the first host waits for the reports of the others, and they for its verdict.
 _REPORT_SECONDS = LOST_SECONDS + 5.0
 _VERDICT_SECONDS = _REPORT_SECONDS + 10.0
-#: How long the first host serves its store to hosts that live and have not said that they need it no more.
-_LEAVE_SECONDS = 30.0
 #: How often one host looks at its ranks, and several at their store.
 _LOOK_SECONDS = 0.1
 _LOOK_SECONDS_OF_SEVERAL = 0.25
 _WAIT_SECONDS = 0.05
+
+
+class JobEnded(Exception):  # noqa: N818 - what has happened, not a defect
+    """Another host has ended the job.
+
+    Args:
+        verdict: How.
+    """
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.reason)
+        self.verdict = verdict
 
 
 class Agent(SimpleElasticAgent):
@@ -55,18 +65,27 @@ class Agent(SimpleElasticAgent):
         council: All hosts.
         scratch: The directory for what ranks and agent tell each other.
         note: Says a line in the log.
+        env: The environment of this process, which the ranks have, too.
     """
 
     def __init__(
-        self, spec: WorkerSpec, job: Job, ranks: Ranks, council: Council, *, scratch: Path, note: Callable[[str], None]
+        self,
+        spec: WorkerSpec,
+        job: Job,
+        ranks: Ranks,
+        council: Council,
+        *,
+        scratch: Path,
+        note: Callable[[str], None],
+        env: Mapping[str, str],
     ) -> None:
-        super().__init__(spec, exit_barrier_timeout=_LEAVE_SECONDS)
+        super().__init__(spec, exit_barrier_timeout=LEAVE_SECONDS)
         self.job = job
         self.ranks = ranks
         self.council = council
         self.scratch = scratch
         self.note = note
-        self.env = read_environment()
+        self.env = env
         self.watch = Watch(job, council, ranks, note)
         self.history = causes.History()
         self.attempt = 0
@@ -82,7 +101,8 @@ class Agent(SimpleElasticAgent):
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         self.is_meeting = True
         if self.ranks.stop_signal:
-            raise Stopped("stopped before the ranks were started")
+            raise Stopped(f"{causes.describe_stop(self.ranks.stop_signal, None)} before the ranks were started")
+        self.end_with_job()
         super()._rendezvous(worker_group)
         self.is_meeting = False
 
@@ -115,10 +135,13 @@ class Agent(SimpleElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         self.ranks.turn(self._look_seconds)
+        self._require_server()
+        self.end_with_job()
         self.watch.rehearse()
         try:
             alarm = self.council.alarm() or self._own_alarm() or self.watch.find_hanging()
             done = alarm is None and not self.ranks.alive and self._all_done()
+            alarm = alarm or self._stopped_in_vain()
         except HostLost:
             if any(rank.code != 0 for rank in self.ranks.all.values()):
                 raise
@@ -143,13 +166,34 @@ class Agent(SimpleElasticAgent):
         """Tell the others that this host needs the store no more; the first waits for them, for a bounded time."""
         self._worker_group.spec.rdzv_handler.shutdown()
         with contextlib.suppress(HostLost):  # the first host is gone already: nobody waits for this one
-            self.council.arrive("left")
-        lost = self.verdict.lost if self.verdict else ()
-        until = time.monotonic() + _LEAVE_SECONDS
-        while self.council.is_first and not self.council.all_at("left", lost) and time.monotonic() < until:
-            time.sleep(_WAIT_SECONDS)
+            self.council.leave(self.verdict.lost if self.verdict else ())
 
     # -- when something has failed ---------------------------------------------------------------------------------
+
+    def end_with_job(self) -> None:
+        """End the ranks of this host if another one has ended the job.
+
+        Raises:
+            JobEnded: It has.
+        """
+        ended = self.council.ended
+        if ended is not None:
+            if ended.stopped:
+                self.ranks.stop(ended.stopped)
+            self._end_ranks()
+            raise JobEnded(ended)
+
+    def _require_server(self) -> None:
+        if self.ranks.lost:
+            raise self.ranks.lost
+
+    def _stopped_in_vain(self) -> Alarm | None:
+        """After a stop: the ranks that are left wait for ranks that have ended, and have nothing to save."""
+        waiting = self.ranks.alive
+        if not self.ranks.stop_signal or not waiting or not all(map(self.watch.has_nothing_to_save, waiting)):
+            return None
+        some_left = any(rank.code == 0 for rank in self.ranks.all.values()) or self.council.any_at("done")
+        return Alarm(self.council.host) if some_left else None
 
     def _own_alarm(self) -> Alarm | None:
         """What has happened on this host, or to a host."""
@@ -167,6 +211,7 @@ class Agent(SimpleElasticAgent):
             self.watch.end_hanging(alarm)
         own = self._settled()
         self._end_ranks()
+        self._require_server()
         own = own or self._failures()
         self.council.report(self._report(own))
         verdict = self.verdict = self._judge() if self.council.is_first else self._hear()
@@ -244,7 +289,7 @@ class Agent(SimpleElasticAgent):
         return Report(
             self.council.host,
             tuple(failures),
-            stopping=bool(self.ranks.stop_signal),
+            stopping=self.ranks.stop_signal,
             findings=self._look(),
             facts=network.gather(backend, hosts=len(self.job.hosts), ranks=ranks, env=self.env) if backend else None,
             versions=read_versions(),
@@ -262,6 +307,7 @@ class Agent(SimpleElasticAgent):
         """The first host: gather the reports, find the cause, decide."""
         began = time.monotonic()
         while len(reports := self.council.reports()) < len(self.job.hosts) and self._may_wait(began, _REPORT_SECONDS):
+            self.end_with_job()
             lost = set(self.council.silent())
             if lost >= set(self.job.hosts) - {report.host for report in reports}:
                 break
@@ -275,17 +321,15 @@ class Agent(SimpleElasticAgent):
         failures = [failure for report in reports for failure in report.failures]
         findings = [finding for report in reports for finding in report.findings]
         root = causes.find_root(failures)
-        stopping = any(report.stopping for report in reports)
-        faults = causes.find_faults(findings, root, stopping=stopping)
+        stopping = next((report.stopping for report in reports if report.stopping), 0)
+        faults = causes.find_faults(findings, root, stopping=bool(stopping))
         if faults and (root or missing):
             self.note("no restart: the node must be repaired")
             victim = causes.find_victim(failures, faults)
             reason = causes.describe(victim) if victim else causes.lost_reason(missing)
             return Verdict(victim, reason, lost=missing, code=EXIT_CODES["hardware"], hardware=faults)
-        if missing and (root is None or causes.is_consequence(root)):
-            return Verdict(None, causes.lost_reason(missing), lost=missing)
-        if root is None:
-            return Verdict(None, "the ranks were ended")
+        if root is None or (stopping and causes.follows_stop(root)) or (missing and causes.is_consequence(root)):
+            return _of_no_rank(root, missing, stopping)
         reason = causes.describe(root)
         hints = (*_hints_of_network(root, reports), *(as_hint(one) for one in findings if one.host == root.host))
         if missing or stopping:
@@ -304,12 +348,23 @@ class Agent(SimpleElasticAgent):
             verdict = self.council.verdict()
             if verdict is not None:
                 return verdict
+            self.end_with_job()
             time.sleep(_WAIT_SECONDS)
         raise HostLost(self.job.hosts[0])
 
     def _may_wait(self, began: float, seconds: float) -> bool:
         """Whether another host may take longer: after a stop its ranks have their grace first."""
         return time.monotonic() < max(began, self._end_of_grace()) + seconds
+
+
+def _of_no_rank(root: RankFailure | None, missing: tuple[str, ...], stopping: int) -> Verdict:
+    """No rank has failed by itself: the job was stopped, or a host is lost."""
+    if stopping:
+        reason = causes.describe_stop(stopping, root)
+        return Verdict(root, reason, stopped=stopping, lost=missing, code=128 + stopping)
+    if missing:
+        return Verdict(None, causes.lost_reason(missing), lost=missing)
+    return Verdict(None, "the ranks were ended")
 
 
 def _hints_of_network(root: RankFailure, reports: list[Report]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from trainbox.launch.network import Backend
 #: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
 WINDOW_SECONDS = 600.0
 #: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
-FINAL_CODES = frozenset({*range(2, 13), 64, 78})
+FINAL_CODES = frozenset({*range(2, 14), 64, 78})
 #: How a rank ends that was asked to stop, or did not stop in time.
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
 _FINAL_CLASSES = {
@@ -27,13 +27,16 @@ _FINAL_CLASSES = {
 _PEER_CLASSES = frozenset(
     {"torch.distributed.DistError", "builtins.ConnectionError", "torch._C._DistError", "builtins.BrokenPipeError"}
 )
+_INTERRUPT = "builtins.KeyboardInterrupt"
 _NCCL_CLASS = "torch.distributed.DistBackendError"
 _BACKEND_NAMES = re.compile("nccl|gloo", re.IGNORECASE)
 _PEER_WORDS = re.compile(
-    r"gloo/transport/|connect(?:ion|FullMesh)?\b.*(?:closed by peer|reset by peer|refused|timed? ?out)"
-    r"|Timed out (?:waiting|after)|remote process exited|ncclRemoteError|Process group watchdog",
+    "gloo/transport/|Timed out (?:waiting|after)|remote process exited|ncclRemoteError|Process group watchdog",
     re.IGNORECASE,
 )
+# Two, for a line with both: as one expression it would take the square of the length of a line.
+_CONNECTION = re.compile(r"connect(?:ion|FullMesh)?\b", re.IGNORECASE)
+_IS_LOST = re.compile("closed by peer|reset by peer|refused|timed? ?out", re.IGNORECASE)
 
 
 def is_consequence(failure: RankFailure) -> bool:
@@ -49,7 +52,20 @@ def is_consequence(failure: RankFailure) -> bool:
     if named or _PEER_CLASSES & set(failure.family):
         return True
     text = failure.cause.text if failure.cause else ""
-    return failure.exception == "builtins.RuntimeError" and bool(_PEER_WORDS.search(text))
+    return failure.exception == "builtins.RuntimeError" and _is_of_a_peer(text)
+
+
+def _is_of_a_peer(text: str) -> bool:
+    """Whether gloo or NCCL says that another process is gone."""
+    if _PEER_WORDS.search(text):
+        return True
+    lines = ((line, _CONNECTION.search(line)) for line in text.split("\n"))
+    return any(found and _IS_LOST.search(line, found.end()) for line, found in lines)
+
+
+def follows_stop(failure: RankFailure) -> bool:
+    """Whether ranks end like this because the job is being stopped, or because others have ended for it."""
+    return is_consequence(failure) or failure.signal == signal.SIGINT or _INTERRUPT in failure.family
 
 
 def find_root(failures: Iterable[RankFailure]) -> RankFailure | None:
@@ -177,6 +193,30 @@ def describe(failure: RankFailure) -> str:
     return f"rank {failure.rank} failed{after}: {said}"
 
 
+def describe_stop(number: int, failure: RankFailure | None) -> str:
+    """One line: which signal has stopped the job, and what that did to the rank that ended first, if one failed."""
+    stopped = f"stopped by {signal.Signals(number).name}"
+    if failure is None:
+        return stopped
+    if failure.ended:
+        did = "had no step to save, or did not leave in time, and was ended"
+    elif failure.signal == number or _INTERRUPT in failure.family:
+        did = "ended at once: it had no handler for it, or not yet"
+    else:
+        did = "lost its connection to ranks that had ended"
+    after = "" if failure.step is None else f" after step {failure.step}"
+    return f"{stopped}{after}: rank {failure.rank} {did}"
+
+
 def lost_reason(hosts: Sequence[str]) -> str:
     """What is said of hosts that do not answer."""
-    return f"lost {'host' if len(hosts) == 1 else 'hosts'} {', '.join(hosts)}: no sign of life any more"
+    which, whose = ("host", "its agent") if len(hosts) == 1 else ("hosts", "their agents")
+    return f"lost {which} {', '.join(hosts)}: no sign of life of {whose} any more"
+
+
+def pause_reason(seconds: float) -> str:
+    """What a host says of itself that was stopped for so long that the others have gone on without it."""
+    return (
+        f"this host did not run for {seconds:.0f} s (stopped or paused from outside), longer than the others wait for a"
+        " sign of life"
+    )

@@ -21,12 +21,21 @@ from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic.hang import Standing
 from trainbox.launch.network import Facts
+from trainbox.launch.silence import AwakeClock, Silence
 
 T = TypeVar("T")
 
 BEAT_SECONDS = 1.0
 #: A host that has not counted for this long is lost; long enough for a network that stalls.
 LOST_SECONDS = 20.0
+#: A host that was itself stopped for so long, and within so many seconds from now, may be the one that was given up.
+_LONG_PAUSE = LOST_SECONDS / 2
+_RECENT = 3 * LOST_SECONDS
+#: What is known of the ranks of a host that has been silent for longer is too old to compare it with that of others.
+_FRESH_SECONDS = 3 * BEAT_SECONDS
+#: How long the first host serves its store to hosts that live and have not said that they need it no more.
+LEAVE_SECONDS = 30.0
+_WAIT_SECONDS = 0.05
 
 
 class HostLost(Exception):  # noqa: N818 - what has happened, not a defect
@@ -55,8 +64,8 @@ class Report(msgspec.Struct, frozen=True):
 
     host: str
     failures: tuple[RankFailure, ...] = ()
-    #: Whether it has been asked to stop: then nothing starts again.
-    stopping: bool = False
+    #: The signal by which it has been asked to stop, or 0: after one nothing starts again.
+    stopping: int = 0
     #: What its GPUs have reported.
     findings: tuple[Finding, ...] = ()
     #: Where ranks of this host could not reach others: what may be the reason; and what is held against other hosts.
@@ -65,19 +74,42 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Council:
-    """The store as one host uses it."""
+    """The store as one host uses it.
 
-    def __init__(self, store: TCPStore, hosts: tuple[str, ...], host_rank: int) -> None:
+    Args:
+        store: That of the agents.
+        hosts: All hosts of the job.
+        host_rank: The place of this one.
+        on_end: Called by a thread when another host has ended the job; `ended` says how.
+        clock: The time in seconds.
+    """
+
+    def __init__(
+        self,
+        store: TCPStore,
+        hosts: tuple[str, ...],
+        host_rank: int,
+        *,
+        on_end: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.hosts = hosts
         self.host = hosts[host_rank]
         self.is_first = host_rank == 0
+        #: How the job has ended, where a host said so outside of the verdict on an attempt.
+        self.ended: Verdict | None = None
+        self._on_end = on_end
         self._store = PrefixStore("trainbox", store)
         self._round: Store = self._store
         self._attempt = 0
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._silence = Silence[str](AwakeClock(clock))
+        self._silent: dict[str, float] = {}
+        self._clock = clock
+        #: Asked by `_guard` alone, which never waits for anybody: its pauses are those of the whole process.
+        self._awake = AwakeClock(clock)
         self._beats = 0
         self._port = store.port
-        self._asked_at = float("inf")
+        self._is_asking = False
         self._closing = threading.Event()
         self.beat()
         # From now on, not from the first meeting: a host that waits for one that never comes is not lost itself.
@@ -101,17 +133,21 @@ class Council:
     def _beat_on(self) -> None:
         with contextlib.suppress(HostLost):  # the main thread finds out as well, and says so
             while not self._closing.wait(BEAT_SECONDS):
-                self._asked_at = time.monotonic()
+                self._is_asking = True
                 self.beat()
-                self._asked_at = float("inf")
+                if self.ended is None and self.find_end() is not None:
+                    self._on_end()
+                self._is_asking = False
 
     def _guard(self) -> None:
         """Cut the connection to a store that answers no more: a read of torch's client has no limit of its own.
 
         The threads share one connection, and a beat waits until the call before it is answered.
         """
+        silence = Silence[str](self._awake)
         while not self._closing.wait(BEAT_SECONDS):
-            if time.monotonic() - self._asked_at > LOST_SECONDS:
+            seconds = silence.seconds({"store": (self._beats, self._is_asking)})["store"]
+            if self._is_asking and seconds > LOST_SECONDS:
                 _cut(self._port)
                 return
 
@@ -123,12 +159,54 @@ class Council:
 
     def silent(self, seconds: float = LOST_SECONDS) -> tuple[str, ...]:
         """Hosts that have shown no new sign of life for so long, as far as it has been looked for by calls of this."""
-        now = time.monotonic()
-        for host in self.hosts:
-            beats = int(self._get(f"alive/{host}", self._store) or b"0")
-            if beats != self._seen.get(host, (-1, 0.0))[0]:
-                self._seen[host] = (beats, now)
-        return tuple(host for host in self.hosts if now - self._seen[host][1] > seconds)
+        beats = {host: self._get(f"alive/{host}", self._store) for host in self.hosts}
+        self._silent = self._silence.seconds(beats)
+        return tuple(host for host, silent in self._silent.items() if silent > seconds)
+
+    @property
+    def hears_all(self) -> bool:
+        """Whether every host has shown a sign of life a moment ago, by the last call of `silent`."""
+        return all(seconds <= _FRESH_SECONDS for seconds in self._silent.values())
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which this host itself did not run, lately and so long that others may have given it up."""
+        is_recent = self._clock() - self._awake.paused_until < _RECENT
+        return self._awake.pause if is_recent and self._awake.pause > _LONG_PAUSE else 0.0
+
+    # -- the end of the job ----------------------------------------------------------------------------------------
+
+    def end(self, verdict: Verdict) -> Verdict:
+        """End the job on all hosts; the verdict of the host that said so first."""
+        if self.find_end() is None:
+            said = msgspec.json.encode(verdict).decode()
+            first = self._call(lambda: self._store.compare_set("ended", "", said))
+            self.ended = msgspec.json.decode(first, type=Verdict)
+        return self.ended or verdict
+
+    def find_end(self) -> Verdict | None:
+        """How a host has ended the job, if one has."""
+        if self.ended is None:
+            found = self._get("ended", self._store)
+            if found is not None:
+                self.ended = msgspec.json.decode(found, type=Verdict)
+        return self.ended
+
+    def leave(self, lost: Sequence[str] = (), *, all_come: bool = True) -> None:
+        """Report that this host needs the store no more; the first host serves it until the others do, or are gone.
+
+        Args:
+            lost: Hosts that are not waited for.
+            all_come: Whether hosts that have yet to come are.
+        """
+        self._call(lambda: self._store.set(f"left/{self.host}", "1"))
+        until = time.monotonic() + LEAVE_SECONDS
+        while self.is_first and time.monotonic() < until:
+            here = [host for host in self.hosts if all_come or self._get(f"alive/{host}", self._store)]
+            awaited = [host for host in here if host not in {*lost, *self.silent()}]
+            if self._call(partial(self._store.check, [f"left/{host}" for host in awaited])):
+                return
+            time.sleep(_WAIT_SECONDS)
 
     # -- one attempt -----------------------------------------------------------------------------------------------
 
@@ -171,9 +249,9 @@ class Council:
         """Say that this host has come to a place."""
         self._call(lambda: self._round.set(f"{place}/{self.host}", "1"))
 
-    def all_at(self, place: str, lost: Sequence[str] = ()) -> bool:
-        """Whether every host has come there that is not lost."""
-        keys = [f"{place}/{host}" for host in self.hosts if host not in lost]
+    def all_at(self, place: str) -> bool:
+        """Whether every host has come there."""
+        keys = [f"{place}/{host}" for host in self.hosts]
         return bool(self._call(lambda: self._round.check(keys)))
 
     def any_at(self, place: str) -> bool:

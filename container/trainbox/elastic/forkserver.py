@@ -64,6 +64,31 @@ Request = Start | Signal
 Event = Started | Ended
 
 
+class ForkServer:
+    """The server as the agent, its parent, sees it.
+
+    Args:
+        pid: Its process id.
+        channel: The socket to ask through.
+    """
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.channel = channel
+        self._code: int | None = None
+
+    def kill(self) -> None:
+        """End it, and with it all ranks."""
+        if self._code is None:  # not reaped: the number is still its own
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit code once it has ended, below 0 for a signal."""
+        if self._code is None:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._code
+
+
 def die_with(parent: int, number: int = signal.SIGKILL) -> None:
     """Have the kernel send a signal when the parent dies, and leave at once if it has died already.
 
@@ -76,22 +101,22 @@ def die_with(parent: int, number: int = signal.SIGKILL) -> None:
         os._exit(INTERNAL_EXIT_CODE)
 
 
-def fork_server(prepare: Callable[[], None]) -> tuple[socket.socket, int] | Start:
+def fork_server(prepare: Callable[[], None]) -> ForkServer | Start:
     """Fork the server from a process without threads.
 
     Args:
         prepare: What the server imports while the agent goes on.
 
     Returns:
-        In the agent: the socket to ask through, and the process id of the server. In each rank: what it was asked to
-        be. It never returns in the server itself, which leaves when the agent does.
+        In the agent: the server. In each rank: what it was asked to be. It never returns in the server itself, which
+        leaves when the agent does.
     """
     agent = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid:
         theirs.close()
-        return ours, pid
+        return ForkServer(pid, ours)
     ours.close()
     die_with(agent)
     for number in _IGNORED:
@@ -138,10 +163,13 @@ class _Server:
         if isinstance(request, Signal):
             self._signal(request)
             return None
+        # A stop that meets the rank before it is back at the default action must wait for that: it would be ignored.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
         pid = os.fork()
         if not pid:
             self._become_rank(descriptors)
             return request
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         for descriptor in descriptors:
             os.close(descriptor)
         self.ranks[request.local_rank] = pid
@@ -161,6 +189,7 @@ class _Server:
             os.dup2(source, target)
         for descriptor in (nothing, *descriptors, self.wakeup, self._wakeup_end):
             os.close(descriptor)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
 
     def _signal(self, request: Signal) -> None:
         pid = self.ranks.get(request.local_rank)

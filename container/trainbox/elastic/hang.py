@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from trainbox.elastic.progress import Section, Slot
+from trainbox.launch.silence import is_stopped
 
 #: How many of the longest steps a step may take before it counts as hanging.
 STEPS_PER_LIMIT = 5
 #: Sections whose length has nothing to do with that of a step.
 _LONG = frozenset({Section.START, Section.CHECKPOINT, Section.EVALUATION})
-#: Process states in /proc: stopped, traced, waiting for a device.
-_STOPPED = frozenset("Tt")
-_STUCK = _STOPPED | {"D"}
 #: A rank that takes more than 1/0.8 of the time of the fastest is slow.
 SLOW_SCORE = 0.8
 SLOW_WINDOWS = 3
@@ -49,20 +47,15 @@ class Standing(msgspec.Struct, frozen=True):
     data: float = 0.0
 
 
-def is_stopped(state: str) -> bool:
-    """Whether a process in this state of /proc/PID/stat goes on only when it is told to."""
-    return state in _STOPPED
-
-
-def standing(slot: Slot, *, rank: int, host: str, state: str, stopped: float, now: float) -> Standing:
-    """What a slot says at a moment of the monotonic clock."""
+def standing(slot: Slot, *, rank: int, host: str, state: str, stopped: float, age: float) -> Standing:
+    """What a slot says, so many seconds after its last mark."""
     return Standing(
         rank=rank,
         host=host,
         step=slot.step,
         section=slot.section,
         collectives=slot.collectives,
-        age=now - slot.beat,
+        age=age,
         longest=slot.longest,
         state=state,
         stopped=stopped,
@@ -74,17 +67,19 @@ def standing(slot: Slot, *, rank: int, host: str, state: str, stopped: float, no
 def find_hanging(standings: Sequence[Standing], limits: Limits) -> Standing | None:
     """The rank that keeps all others waiting longer than it may, if there is one.
 
-    Ranks that have never made a mark are not among the standings: nothing is known of them. For one of them those wait
-    that have yet to join; torch's own limit ends that.
+    Of ranks that have never made a mark only those are among the standings whose process is stopped: of the others
+    nothing is known. For one of them those wait that have yet to join; torch's own limit ends that.
 
     Args:
         standings: All ranks of the job.
         limits: How long each section may take.
     """
-    running = [one for one in standings if one.section not in {Section.JOIN, Section.DONE}]
-    if not running or not limits.step:
+    if not limits.step or not standings:
         return None
-    limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in running))
+    limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in standings))
+    running = [one for one in standings if one.section not in {Section.JOIN, Section.DONE} or one.stopped > limit]
+    if not running:
+        return None
     behind = min(running, key=_place)
     # Seen for the limit, not at one look: a profiler or a debugger stops a process for moments.
     if behind.age <= _limit(behind, limit, limits.long) and behind.stopped <= limit:
@@ -100,7 +95,7 @@ def _limit(one: Standing, step: float, long: float) -> float:
 
 def _place(one: Standing) -> tuple[int, bool, Section, int, float]:
     """The smallest is furthest behind."""
-    return one.step, one.state not in _STUCK, one.section, one.collectives, -one.age
+    return one.step, not (is_stopped(one.state) or one.state == "D"), one.section, one.collectives, -one.age
 
 
 def describe(one: Standing) -> str:

@@ -2,71 +2,88 @@
 
 import contextlib
 import signal
-import socket
+import tempfile
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from trainbox.contract.job import Job, add_to_environment, read_environment
+from trainbox.contract.job import Job, add_to_environment
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import causes
-from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
+from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
 from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
+from trainbox.elastic.forkserver import ForkServer
+from trainbox.elastic.hang import Limits
 from trainbox.elastic.ranks import Ranks
-from trainbox.elastic.rendezvous import DEFAULT_PORT, meeting, open_store
+from trainbox.elastic.rendezvous import meeting, open_store
 from trainbox.elastic.variables import hang_directory
-from trainbox.errors import PeerError, Stopped, TrainboxError
+from trainbox.errors import PeerError, ProgramError, Stopped, TrainboxError
 from trainbox.launch.relay import Sink
 from trainbox.say import say
 
 _ROLE = "rank"
 #: Elastic's rendezvous shall not make a store for the ranks, which would be the same for all attempts.
 _OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+#: Wakes the main thread when another host has ended the job.
+_END_SIGNAL = signal.SIGUSR1
+#: The hosts of a job that is stopped get their signals within moments: a host that leaves may be the first sign of it.
+_STOP_SECONDS = 2.0
+_WAIT_SECONDS = 0.05
 
 
-def lead(job: Job, processes: int, scratch: Path, channel: socket.socket) -> int:
+def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mapping[str, str]) -> int:
     """Run the ranks of this host to their end.
 
     Args:
         job: The contract.
         processes: How many ranks this host has.
         scratch: Where the verdict is left for the supervisor.
-        channel: To the fork server.
+        server: The fork server.
+        env: The environment of this process, which the ranks have, too.
 
     Returns:
         0; the exit code of the rank that failed first, if it was one of this host; else that of `PeerError`.
     """
-    ranks = Ranks(channel, (Sink(1), Sink(2)))
-    leading = _Leading(job, ranks)
+    limits = Limits(step=job.settings.hang_seconds, long=job.settings.start_seconds)
+    ranks = Ranks(server, (Sink(1), Sink(2)), limits=limits)
+    leading = _Leading(job, ranks, env)
     try:
         verdict = leading.run(processes, scratch)
-    except HostLost as lost:
-        verdict = Verdict(None, causes.lost_reason(lost.hosts), lost=lost.hosts)
+    except JobEnded as ended:  # it came while this host was about to end anyway
+        verdict = ended.verdict
     except TrainboxError as error:
-        verdict = Verdict(None, error.cause, code=error.exit_code)
+        verdict = leading.explain(error)
     finally:
         with contextlib.suppress(TrainboxError):  # said above, where it is why the agent ends
             ranks.end(RESTART_GRACE_SECONDS)
     if verdict is None:
         return 0
     write_verdict(scratch, verdict)
+    if verdict.host not in {"", job.current_host} and not verdict.stopped:
+        return PeerError.exit_code
     failure = verdict.failure
     own = failure.code if failure is not None and failure.host == job.current_host else 0
     return verdict.code or own or PeerError.exit_code
 
 
 class _Leading:
-    """What the signal handler and the agent share."""
+    """What the signal handlers and the agent share."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: Job, ranks: Ranks, env: Mapping[str, str]) -> None:
         self.job = job
+        self.env = env
         self.ranks = ranks
         self.agent: Agent | None = None
+        self.council: Council | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
+        signal.signal(_END_SIGNAL, self._on_end)
 
     def note(self, text: str) -> None:
         """Say a line between those of the ranks."""
@@ -78,40 +95,131 @@ class _Leading:
         if self.agent is None or self.agent.is_meeting:
             self.check()
 
+    def _on_end(self, _number: int, _frame: FrameType | None) -> None:
+        """End a wait for other hosts; what else an agent is at looks by itself."""
+        if self.agent is not None and self.agent.is_meeting:
+            self.agent.end_with_job()
+
     def check(self) -> None:
         """End a wait for other hosts if a stop was asked for."""
         if self.ranks.stop_signal:
-            name = signal.Signals(self.ranks.stop_signal).name
-            raise Stopped(f"stopped by {name} before the ranks were started")
+            raise Stopped(f"{causes.describe_stop(self.ranks.stop_signal, None)} before the ranks were started")
+
+    def explain(self, error: TrainboxError) -> Verdict:
+        """An error of this host becomes how the job ends."""
+        stopped = self.ranks.stop_signal if isinstance(error, Stopped) else 0
+        return Verdict(
+            None,
+            error.message if stopped else error.cause,
+            host=self.job.current_host,
+            stopped=stopped,
+            code=128 + stopped if stopped else error.exit_code,
+            hints=(error.hint,) if error.hint else (),
+        )
 
     def run(self, processes: int, scratch: Path) -> Verdict | None:
         """Meet the other hosts, and let elastic run; None where all went well."""
-        job, env = self.job, read_environment()
+        job = self.job
         add_to_environment(_OWN_STORES)
-        if any(Path("/dev").glob("nvidia[0-9]*")):  # NCCL's flight recorder makes no directory
-            hang_directory(job).mkdir(parents=True, exist_ok=True)
         patience = job.settings.start_seconds
-        port = int(env.get("MASTER_PORT", DEFAULT_PORT))
-        store = open_store(job.hosts, job.host_rank, port, timeout=patience, check=self.check)
-        with contextlib.closing(Council(store, job.hosts, job.host_rank)) as council:
-            rendezvous = meeting(store, job.hosts, job.host_rank, run_id=job.name or "trainbox", first_join=patience)
-            spec = WorkerSpec(
-                role=_ROLE,
-                local_world_size=processes,
-                rdzv_handler=rendezvous,
-                entrypoint=_ROLE,
-                max_restarts=job.settings.max_restarts,
-                monitor_interval=1e-6,  # the agent itself waits, for whatever comes first
-            )
-            self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note)
+        store = open_store(job.hosts, job.host_rank, job.port, timeout=patience, check=self.check)
+        with contextlib.closing(Council(store, job.hosts, job.host_rank, on_end=_wake_main_thread)) as council:
             try:
-                result = self.agent.run()
-            except RendezvousError as error:
-                raise _who_did_not_come(council, error) from error
+                verdict = self._run_agent(store, council, processes, scratch)
+            except JobEnded as ended:
+                self._stop_meeting()
+                verdict = ended.verdict
+                with contextlib.suppress(HostLost):
+                    council.leave(verdict.lost)
+            except (HostLost, TrainboxError) as error:
+                self._stop_meeting()
+                verdict = self._end_job(council, error)
+            if verdict is not None and verdict.lost and council.pause:
+                verdict = Verdict(None, causes.pause_reason(council.pause), host=job.current_host)
+        return verdict
+
+    def _run_agent(self, store: TCPStore, council: Council, processes: int, scratch: Path) -> Verdict | None:
+        job = self.job
+        _require_temporary_directory()
+        self._make_hang_directory()
+        rendezvous = meeting(
+            store, job.hosts, job.host_rank, run_id=job.name or "trainbox", first_join=job.settings.start_seconds
+        )
+        spec = WorkerSpec(
+            role=_ROLE,
+            local_world_size=processes,
+            rdzv_handler=rendezvous,
+            entrypoint=_ROLE,
+            max_restarts=job.settings.max_restarts,
+            monitor_interval=1e-6,  # the agent itself waits, for whatever comes first
+        )
+        self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note, env=self.env)
+        self.check()
+        try:
+            result = self.agent.run()
+        except RendezvousError as error:
+            raise _who_did_not_come(council, error) from error
         if result is not None and not result.is_failed():
             return None
         self.agent.leave()
         return self.agent.verdict or Verdict(None, "the ranks were ended")
+
+    def _stop_meeting(self) -> None:
+        """From here on a signal interrupts nothing."""
+        if self.agent is not None:
+            self.agent.is_meeting = False
+
+    def _end_job(self, council: Council, error: HostLost | TrainboxError) -> Verdict:
+        """Tell the other hosts why this one ends, and serve the store until they know."""
+        verdict = self._without_host(error) if isinstance(error, HostLost) else self.explain(error)
+        with contextlib.suppress(HostLost):  # there is nobody to tell it to
+            if not council.pause:
+                verdict = council.end(verdict)
+            with contextlib.suppress(TrainboxError):
+                self.ranks.end(RESTART_GRACE_SECONDS)
+            council.leave(verdict.lost, all_come=not verdict.stopped)
+        return verdict
+
+    def _without_host(self, lost: HostLost) -> Verdict:
+        """A host that leaves while the job is being stopped is not lost."""
+        until = time.monotonic() + _STOP_SECONDS
+        while not self.ranks.stop_signal and time.monotonic() < until:
+            time.sleep(_WAIT_SECONDS)
+        stop = self.ranks.stop_signal
+        if stop:
+            names = ", ".join(lost.hosts)
+            reason = f"stopped by {signal.Signals(stop).name}: {names} had left before"
+            return Verdict(None, reason, host=self.job.current_host, stopped=stop, code=128 + stop)
+        return Verdict(None, causes.lost_reason(lost.hosts), lost=lost.hosts)
+
+    def _make_hang_directory(self) -> None:
+        if any(Path("/dev").glob("nvidia[0-9]*")):  # NCCL's flight recorder makes no directory
+            directory = hang_directory(self.job)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                self.note(f"{directory} cannot be made ({error.strerror}): NCCL's records of a hang are not kept")
+
+
+def _wake_main_thread() -> None:
+    identity = threading.main_thread().ident
+    if identity is not None:
+        signal.pthread_kill(identity, _END_SIGNAL)
+
+
+def _require_temporary_directory() -> None:
+    """Torch cannot be imported whole without one.
+
+    Raises:
+        ProgramError: There is none.
+    """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise ProgramError(
+            f"no directory for temporary files can be written ({error.strerror or error}): torch needs one",
+            hint="mount one in a container whose file system is read-only: docker run --tmpfs /tmp, or set TMPDIR",
+        ) from error
 
 
 def _who_did_not_come(council: Council, error: RendezvousError) -> HostLost | PeerError:

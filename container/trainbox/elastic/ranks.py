@@ -6,13 +6,15 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, Request, Signal, Start, Started
+from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, ForkServer, Request, Signal, Start, Started
+from trainbox.elastic.hang import Limits
 from trainbox.errors import TrainboxError
 from trainbox.launch.relay import Lines, Sink
+from trainbox.launch.silence import LOOK_SECONDS, AwakeClock, StoppedProcesses, is_stopped, process_state
 
 _READ_BYTES = 256 * 1024
 _MOST_READS = 64
@@ -21,10 +23,16 @@ _TURN_SECONDS = 0.1
 _KILL_SECONDS = 30.0
 
 
+#: Without limits a fork server is waited for as long as it takes.
+_NO_LIMITS = Limits(step=0.0, long=0.0)
+_KILLED = "nothing here sent it: often the kernel, for memory; try a larger instance or a smaller batch"
+
+
 class ServerLost(TrainboxError):  # noqa: N818 - what has happened
-    """The process that forks the ranks has died, and all ranks with it."""
+    """The fork server has ended, and all ranks with it."""
 
     fault = "AlgorithmError"
+    exit_code = 128 + signal.SIGKILL  # that of the ranks, which the kernel kills
 
 
 class RankStuck(TrainboxError):  # noqa: N818 - what has happened
@@ -53,14 +61,36 @@ class Rank:
 
 
 class Ranks:
-    """All ranks of this host, by local rank."""
+    """All ranks of this host, by local rank, and the server that forks them.
 
-    def __init__(self, channel: socket.socket, sinks: tuple[Sink, Sink]) -> None:
-        self.channel = channel
+    Args:
+        server: The fork server.
+        sinks: Where the output of the ranks goes.
+        limits: How long the server may be stopped, and may take to start a rank.
+        clock: The time in seconds.
+    """
+
+    def __init__(
+        self,
+        server: ForkServer,
+        sinks: tuple[Sink, Sink],
+        *,
+        limits: Limits = _NO_LIMITS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.server = server
+        self.channel = server.channel
         self.sinks = sinks
         self.all: dict[int, Rank] = {}
+        #: Why no rank can be started or signalled any more, once the server has ended.
+        self.lost: ServerLost | None = None
+        self._limits = limits
+        self._clock = AwakeClock(clock)
+        self._stopped = StoppedProcesses(self._clock)
+        self._look_at = 0.0
+        self._why_ended = ""
         self._selector = selectors.DefaultSelector()
-        self._selector.register(channel, selectors.EVENT_READ)
+        self._selector.register(self.channel, selectors.EVENT_READ)
         #: The signal that asked this host to stop; each rank gets it once.
         self.stop_signal = 0
         self.stop_at = float("inf")
@@ -74,23 +104,27 @@ class Ranks:
             Its process id.
 
         Raises:
-            ServerLost: There is nobody any more to fork it.
+            ServerLost: The fork server has ended, or has not answered in time and was ended.
         """
+        if self.lost:
+            raise self.lost
         rank = self.all[local_rank] = Rank()
         read_ends, write_ends = zip(os.pipe(), os.pipe(), strict=True)
         request = msgspec.json.encode(Start(local_rank, dict(variables)))
-        try:
+        with contextlib.suppress(OSError):  # the server has ended: the next turn says how
             socket.send_fds(self.channel, [request], write_ends)
-        except OSError as error:
-            raise ServerLost("the process that forks the ranks is gone") from error
-        finally:
-            for end in write_ends:
-                os.close(end)
+        for end in write_ends:
+            os.close(end)
         for end, lines, sink in zip(read_ends, rank.streams, self.sinks, strict=True):
             os.set_blocking(end, False)
             self._selector.register(end, selectors.EVENT_READ, (lines, sink))
+        began = self._clock()
         while not rank.pid and rank.code is None:  # the first one waits for the server's imports, on a cold disk long
             self.turn(_TURN_SECONDS)
+            if self._limits.step and self._clock() - began > max(self._limits.step, self._limits.long):
+                self._end_server(f"did not start a rank within {self._clock() - began:.0f} s")
+        if self.lost:
+            raise self.lost
         if self.stop_signal:  # it came while this one was being started
             self._stop(local_rank)
         return rank.pid
@@ -143,32 +177,61 @@ class Ranks:
     def turn(self, timeout: float) -> None:
         """Pass on output and note ends, until something has ended or the time is over.
 
-        Raises:
-            ServerLost: The fork server has died.
+        Once the fork server has ended, all ranks have, and `lost` says why.
         """
+        self._watch_server()
         until = time.monotonic() + timeout
         while True:
             for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
                 if key.fileobj is not self.channel:
                     self._relay(key)
-                elif self._hear():
+                else:
+                    self._hear()
                     return
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or self.lost:
                 return
 
-    def _hear(self) -> bool:
-        """Read one event; whether a rank has started or ended."""
+    def _watch_server(self) -> None:
+        """End a fork server that has been stopped for longer than a step may take: nobody hears of ranks that end."""
+        now = self._clock()
+        if self.lost or now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        for seconds in self._stopped.find({self.server.pid: self._limits.step}).values():
+            self._end_server(f"was stopped for {seconds:.1f} s and was ended")
+
+    def _end_server(self, why: str) -> None:
+        self._why_ended = self._why_ended or why
+        self.server.kill()
+
+    def _lose(self) -> None:
+        """The fork server has ended: the kernel kills all ranks."""
+        code = self.server.wait()
+        what = self._why_ended or (
+            f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        )
+        hint = "" if self._why_ended else _KILLED if code == -signal.SIGKILL else "the log has its last words"
+        self.lost = ServerLost(
+            f"the fork server (process {self.server.pid}), which starts the ranks, {what}; its ranks ended with it",
+            hint=hint,
+        )
+        self._selector.unregister(self.channel)
+        for rank in self.all.values():
+            if rank.code is None:
+                self._relay_rest(rank)
+                rank.asked.add(signal.SIGKILL)
+                rank.code = -signal.SIGKILL
+                rank.ended_at = time.time()
+
+    def _hear(self) -> None:
+        """Read one event."""
         try:
             message = self.channel.recv(MESSAGE_BYTES)
         except ConnectionResetError:  # it has died before it read what it was told last
             message = b""
         if not message:
-            for rank in self.all.values():  # they die with it
-                rank.code = -signal.SIGKILL if rank.code is None else rank.code
-            raise ServerLost(
-                "the process that forks the ranks has died",
-                hint="what it said last stands in the log; without a word it was often the kernel, for memory",
-            )
+            self._lose()
+            return
         event: Event = msgspec.json.decode(message, type=Event)
         rank = self.all[event.local_rank]
         if isinstance(event, Started):
@@ -178,7 +241,6 @@ class Ranks:
             rank.ended_at = time.time()
             self._relay_rest(rank)
             rank.code = event.code
-        return True
 
     def _relay(self, key: selectors.SelectorKey) -> bool:
         """Pass on what one stream has; whether there may be more."""
@@ -209,7 +271,6 @@ class Ranks:
 
         Raises:
             RankStuck: One does not end. It is given up: it is not waited for again.
-            ServerLost: The fork server has died.
         """
         self.ask(number)
         self._wait(grace)
@@ -217,6 +278,9 @@ class Ranks:
             self.all[local_rank].asked.add(signal.SIGKILL)
             self.send(local_rank, signal.SIGKILL, session=True)
         self._wait(_KILL_SECONDS)
+        if self.alive and is_stopped(process_state(self.server.pid)):  # it has heard none of this
+            self._end_server("is stopped, ended no rank and was ended itself")
+            self._wait(_KILL_SECONDS)
         stuck = [self.all[local_rank] for local_rank in self.alive]
         if stuck:
             for rank in stuck:

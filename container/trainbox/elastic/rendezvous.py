@@ -18,9 +18,8 @@ from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRen
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
 from trainbox.errors import PeerError
+from trainbox.launch.silence import AwakeClock
 
-#: torchrun's default for its rendezvous.
-DEFAULT_PORT = 29400
 #: Longer than any answer of a host that lives.
 STORE_SECONDS = 20.0
 #: All hosts live and have agreed on the restart: one that does not come within this time is lost.
@@ -81,13 +80,14 @@ def open_store(
 
 def _wait_for(host: str, port: int, timeout: float, check: Callable[[], None]) -> None:
     """Torch's own client waits deaf to signals, and fills the log."""
-    until = time.monotonic() + timeout
+    clock = AwakeClock()  # who was stopped itself tries again before it blames the first host
+    until = clock() + timeout
     while True:
         check()
         try:
             socket.create_connection((host, port), timeout=_TRY_SECONDS).close()
         except OSError as error:
-            if time.monotonic() > until:
+            if clock() > until:
                 raise PeerError(
                     f"no agent answers at {host}:{port} after {timeout:.0f} s: {error.strerror or error}",
                     hint=f"see the log of {host}: it may have failed before its training began",

@@ -12,6 +12,7 @@ from trainbox.elastic.council import Alarm, Council
 from trainbox.elastic.rank import STACKS_SIGNAL
 from trainbox.elastic.ranks import Ranks
 from trainbox.elastic.variables import hang_directory, stacks_file
+from trainbox.launch.silence import AwakeClock, Silence, StoppedProcesses, process_state
 
 _EXCHANGE_SECONDS = 0.5
 #: From one look at slow ranks to the next.
@@ -31,9 +32,13 @@ class Watch:
         note: Callable[[str], None],
         *,
         window_seconds: float = WINDOW_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        state: Callable[[int], str] = process_state,
     ) -> None:
         settings = job.settings
         self.limits = hang.Limits(step=settings.hang_seconds, long=settings.start_seconds)
+        self._clock = AwakeClock(clock)
+        self._state = state
         self.council = council
         self.processes = ranks
         self.note = note
@@ -46,17 +51,19 @@ class Watch:
         self._window_seconds = window_seconds
         self._window_at = 0.0
         self._slow: dict[tuple[int, str], int] = {}
-        #: Since when the process of a local rank has been stopped, at every look at it.
-        self._stopped_since: dict[int, float] = {}
+        #: For how long the processes of ranks have been stopped, and ranks have made no mark.
+        self._stopped = StoppedProcesses(self._clock)
+        self._marks = Silence[int](self._clock)
 
     def begin(self, ranks: Mapping[int, int], file: Path) -> None:
         """A new attempt, with new slots."""
         self.ranks = ranks
         self._file = file
         self._slow = {}
-        self._stopped_since = {}
+        self._stopped = StoppedProcesses(self._clock)
+        self._marks = Silence[int](self._clock)
         self._exchange_at = 0.0
-        self._window_at = time.monotonic() + self._window_seconds
+        self._window_at = self._clock() + self._window_seconds
 
     def step(self, local_rank: int) -> int | None:
         """Steps that a rank says it has finished; None where it says nothing, and before it knows where it resumes."""
@@ -69,22 +76,22 @@ class Watch:
         return bool(slot.beat) and slot.section in {progress.Section.JOIN, progress.Section.START}
 
     def standings(self) -> list[hang.Standing]:
-        """Where the ranks of this host are that run and say so."""
-        now = time.monotonic()
-        states = {local_rank: _state(self.processes.all[local_rank].pid) for local_rank in self.processes.alive}
-        stopped = [local_rank for local_rank, state in states.items() if hang.is_stopped(state)]
-        self._stopped_since = {local_rank: self._stopped_since.get(local_rank, now) for local_rank in stopped}
+        """Where the ranks of this host are that run and say so, or whose process is stopped."""
+        slots = progress.read(self._file)
+        states = {local: self._state(self.processes.all[local].pid) for local in self.processes.alive}
+        ages = self._marks.seconds({local: slots[local].beat for local in states})
+        stopped = self._stopped.seconds(states)
         return [
             hang.standing(
-                slot,
-                rank=self.ranks[local_rank],
+                slots[local],
+                rank=self.ranks[local],
                 host=self.council.host,
-                state=states[local_rank],
-                stopped=now - self._stopped_since.get(local_rank, now),
-                now=now,
+                state=state,
+                stopped=stopped[local],
+                age=ages[local] if slots[local].beat else stopped[local],  # of silence alone nothing follows
             )
-            for local_rank, slot in enumerate(progress.read(self._file))
-            if slot.beat and local_rank in states
+            for local, state in states.items()
+            if slots[local].beat or stopped[local]
         ]
 
     # -- rehearsed faults ------------------------------------------------------------------------------------------
@@ -105,13 +112,13 @@ class Watch:
 
     def find_hanging(self) -> Alarm | None:
         """The rank that keeps the job waiting, seen by the first host; the others only tell where their ranks are."""
-        now = time.monotonic()
+        now = self._clock()
         if len(self.council.hosts) > 1:
             if now < self._exchange_at:
                 return None
             self._exchange_at = now + _EXCHANGE_SECONDS
             self.council.publish(self.standings())
-            if not self.council.is_first:
+            if not self.council.is_first or not self.council.hears_all:
                 return None
             found = self.council.standings()
         else:
@@ -140,7 +147,7 @@ class Watch:
                 pid = self.processes.all[local_rank].pid
                 stacks = stacks_file(self._file.parent, local_rank)
                 text = stacks.read_text(errors="replace") if stacks.exists() else ""
-                text = text or f"no stacks: the process is in state {_state(pid)} ({_waits_in(pid)})\n"
+                text = text or f"no stacks: the process is in state {process_state(pid)} ({_waits_in(pid)})\n"
                 (self.directory / f"rank-{rank}.txt").write_text(text)
 
     # -- slow ranks ------------------------------------------------------------------------------------------------
@@ -153,14 +160,6 @@ class Watch:
         for (rank, section), windows in self._slow.items():
             if windows == hang.SLOW_WINDOWS:
                 self.note(f"WARNING: {hang.describe_slow(standings, rank, section)}")
-
-
-def _state(pid: int) -> str:
-    """The letter for what a process does; `X` where it has ended: proc(5)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
-    except OSError:
-        return "X"
 
 
 def _waits_in(pid: int) -> str:

@@ -11,6 +11,7 @@ from trainbox.contract.finding import EXIT_CODES, Finding, accuse, as_hint
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
 from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.launch.plan import AGENT
 from trainbox.launch.supervise import Exit, Outcome
 
 _SIGNAL_BASE = 128
@@ -24,6 +25,7 @@ _SIGNAL_HINTS = {
     signal.SIGBUS: "often /dev/shm is full: fewer or no data loader workers, or a larger --shm-size with docker",
     signal.SIGILL: "a library was compiled for another processor than this instance has",
 }
+_STOP_HINT = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
 _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer workers or threads"
 _MIB = 1024 * 1024
 
@@ -58,6 +60,8 @@ def explain(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None 
     hardware = faults(outcome, verdict)
     if verdict is not None:
         return _of_hardware_in_ranks(verdict, job) if hardware else _of_ranks(verdict, outcome, job)
+    if failure.name == AGENT and failure.signal and not hardware:
+        return _of_agent(outcome, failure, job)
     said = _said(failure, job, code_dir)
     if hardware:
         cause = _cause_and_hint(outcome, failure, said, job)[0]
@@ -84,9 +88,15 @@ def _of_hardware_in_ranks(verdict: Verdict, job: Job) -> str:
 def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> str:
     """The host whose rank failed first says why; the others say who it was."""
     first = verdict.failure
+    if verdict.stopped:
+        hint = "" if first is None or job.settings.program is None else _STOP_HINT
+        return compose(verdict.reason, where=_place_of_agent(job, host=verdict.host), hint=hint, hidden=job.secrets)
     if first is None:
-        lost = f"PEER {', '.join(verdict.lost)}: " if verdict.lost else ""
-        return compose(f"{lost}{verdict.reason}", where=_place_of_agent(job), hidden=job.secrets)
+        hosts = verdict.lost or (verdict.host,)
+        peers = ", ".join(host for host in hosts if host not in {"", job.current_host})
+        cause = f"PEER {peers}: {verdict.reason}" if peers else verdict.reason
+        hint = "; ".join(verdict.hints)
+        return compose(cause, where=_place_of_agent(job), hint=hint, hidden=job.secrets)
     if first.host != job.current_host:
         return compose(
             f"PEER {first.host}: rank {first.rank}: {_short(first)}", where=_place_of_agent(job), hidden=job.secrets
@@ -99,6 +109,21 @@ def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> str:
     return _explain(outcome, exit_, first.cause, job, verdict.hints)
 
 
+def _of_agent(outcome: Outcome, failure: Exit, job: Job) -> str:
+    """The agent has ended without a verdict. What it passed on from the ranks says nothing of its own end."""
+    if outcome.memory_kills and failure.signal == signal.SIGKILL:
+        cause, hint = _out_of_memory(outcome), _MEMORY_HINT
+    elif outcome.killed_after_grace and not failure.hung:
+        cause, hint = _stopped(outcome, failure, job)
+    elif failure.signal == outcome.stopped_by:
+        cause, hint = f"stopped by {signal.Signals(failure.signal).name} before the ranks were started", ""
+    else:
+        what = failure.hung or f"was {_killed(failure.signal, None)}"
+        hint = "" if failure.hung else _SIGNAL_HINTS.get(signal.Signals(failure.signal), "")
+        cause = f"AlgorithmError: the agent, which starts the ranks, {what}; its ranks ended with it"
+    return compose(cause, where=_place(failure, f"the ranks of {job.current_host}", job), hint=hint, hidden=job.secrets)
+
+
 def _short(failure: RankFailure) -> str:
     if failure.hung:
         return failure.hung
@@ -107,8 +132,8 @@ def _short(failure: RankFailure) -> str:
     return failure.cause.text if failure.cause else f"exit code {failure.code}"
 
 
-def _place_of_agent(job: Job) -> str:
-    return f"the ranks of {job.current_host}"
+def _place_of_agent(job: Job, *, host: str = "") -> str:
+    return f"the ranks of {host or job.current_host}"
 
 
 def _explain(outcome: Outcome, failure: Exit, said: Cause | None, job: Job, hints: Sequence[str]) -> str:
@@ -143,9 +168,10 @@ def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Jo
     if outcome.memory_kills and (number == signal.SIGKILL or not (said and said.exception)):
         return _out_of_memory(outcome), _MEMORY_HINT
     if _was_stopped(outcome, failure):
-        return _stopped(outcome, failure)
+        return _stopped(outcome, failure, job)
     if number in _signal_numbers():
-        return _killed(number, said), _SIGNAL_HINTS.get(signal.Signals(number), "")
+        hint = find_hint(said, sorted(job.channels)) if said and number == signal.SIGABRT else ""  # C++ gives up so
+        return _killed(number, said), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
     if said is None:
         return f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
     if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone
@@ -173,15 +199,18 @@ def _was_stopped(outcome: Outcome, failure: Exit) -> bool:
     return bool(outcome.stopped_by) and failure.code - _SIGNAL_BASE in {outcome.stopped_by, signal.SIGKILL}
 
 
-def _stopped(outcome: Outcome, failure: Exit) -> tuple[str, str]:
+def _stopped(outcome: Outcome, failure: Exit, job: Job) -> tuple[str, str]:
     name = signal.Signals(outcome.stopped_by).name
-    hint = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
+    hint = _STOP_HINT
     if outcome.killed_after_grace:
         return f"stopped: the script did not leave in time after {name} and was killed", hint
     if failure.signal == signal.SIGKILL:
         return f"stopped: {name} had come when SIGKILL ended the script", _SIGNAL_HINTS[signal.SIGKILL]
     if failure.signal:
-        return f"stopped: {name} ended the script, which does not handle it", hint
+        ended = f"stopped: {name} ended the script {outcome.seconds:.1f} s after its start"
+        if job.settings.program is None:  # a bundled script handles it as long as there is something to save
+            return f"{ended}, while it was starting or leaving", ""
+        return f"{ended}: it had no handler for it, or not yet", hint
     return f"stopped by {name}", hint
 
 

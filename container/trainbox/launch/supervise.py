@@ -25,6 +25,8 @@ from trainbox.launch.deadlines import Deadline, companion_stages, plan_sweep, se
 from trainbox.launch.memory import read_memory
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Lines, Sink
+from trainbox.launch.scratch import make_scratch
+from trainbox.launch.silence import LOOK_SECONDS, AwakeClock, StoppedProcesses
 from trainbox.launch.spawn import spawn
 from trainbox.say import say
 
@@ -48,6 +50,8 @@ class Exit(msgspec.Struct, frozen=True):
     #: The ends of what it wrote.
     stderr: str
     stdout: str
+    #: Why it was killed, where it was because its process stood still.
+    hung: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -138,9 +142,12 @@ def _read_findings(plan: Plan) -> "tuple[Finding, ...]":
 
 def _make(scratch: Path) -> None:
     try:
-        scratch.mkdir(mode=0o700)
+        make_scratch(scratch)
     except OSError as error:
-        raise ProgramError(f"the directory {scratch} cannot be made: {error.strerror}") from error
+        raise ProgramError(
+            f"the directory {scratch} cannot be made: {error.strerror}",
+            hint="processes of a host meet in /dev/shm or /tmp: mount one of them writable (docker run --tmpfs /tmp)",
+        ) from error
 
 
 class _Process:
@@ -151,11 +158,19 @@ class _Process:
         self.is_companion = is_companion
         self.started = spawn(child)
         self.streams = (Lines(), Lines())
+        self.why_killed = ""
 
     def exit(self, status: int) -> Exit:
         code = os.waitstatus_to_exitcode(status)
         out, err = (stream.end().decode(errors="replace") for stream in self.streams)
-        return Exit(self.child.name, code if code >= 0 else 128 - code, max(0, -code), stderr=err, stdout=out)
+        return Exit(
+            self.child.name,
+            code if code >= 0 else 128 - code,
+            max(0, -code),
+            stderr=err,
+            stdout=out,
+            hung=self.why_killed,
+        )
 
 
 def _write(process: _Process, sink: Sink, ready: bytes) -> None:
@@ -187,6 +202,7 @@ class _Supervision:
         self.killed = False
         self.leftovers = 0
         self._deadline = Deadline()
+        self._stopped = StoppedProcesses(AwakeClock(clock))
         self._selector = poller
         self._open_streams = 0
 
@@ -245,7 +261,7 @@ class _Supervision:
     def run(self) -> None:
         """Relay and reap until every child has left, then end what they left behind."""
         while self.alive:
-            self._turn(self._deadline.kill_at)
+            self._turn(min(self._deadline.kill_at, self._end_stopped()))
             if self._deadline.is_over(self._clock()):
                 self._kill()
         self._end_companions(last_words=any(exit_.code for exit_ in self.exits))
@@ -278,6 +294,14 @@ class _Supervision:
         self._deadline = Deadline()
         for pid in tuple(self.alive):
             self._send(pid, signal.SIGKILL)
+
+    def _end_stopped(self) -> float:
+        """Kill children that have been stopped for longer than they may; when to look again, by the monotonic clock."""
+        limits = {pid: self.processes[pid].child.hang_seconds for pid in self.alive}
+        for pid, seconds in self._stopped.find(limits).items():
+            self.processes[pid].why_killed = f"was stopped for {seconds:.1f} s and was ended"
+            self._send(pid, signal.SIGKILL)
+        return self._clock() + LOOK_SECONDS if any(limits.values()) else float("inf")
 
     def _send(self, pid: int, number: int) -> None:
         # PermissionError: nobody in the group is ours to signal any more (sudo).

@@ -4,11 +4,13 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
+from trainbox.launch.silence import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
 from trainbox.say import kept_words, say
 from trainbox.torch.checkpoints.writer import Done, Order
 
@@ -19,11 +21,22 @@ _TRIES = 2
 
 
 class Handover:
-    """At most one checkpoint at a time is being written; the writer is started with the first one."""
+    """At most one checkpoint at a time is being written; the writer is started with the first one.
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    Args:
+        directory: Of the checkpoints.
+        keep: How many of them.
+        hang_seconds: A writer that is stopped (SIGSTOP) for longer is ended, and another one started; 0 never looks.
+    """
+
+    def __init__(self, directory: Path, keep: int, *, hang_seconds: float = 0.0) -> None:
         self._directory = directory
         self._keep = keep
+        self._hang_seconds = hang_seconds
+        # All seconds count: a rank whose steps are long looks rarely.
+        self._stopped = StoppedProcesses(time.monotonic)
+        self._look_at = 0.0
+        self._why_ended = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._errors: IO[bytes] | None = None
@@ -72,13 +85,18 @@ class Handover:
 
     def answer(self, seconds: float | None = 0.0) -> Done | None:
         """How the write went, if it is over; waits so long for it, or with None as long as it takes."""
+        until = float("inf") if seconds is None else time.monotonic() + seconds
         while self._order is not None:
             if self._socket is None:
                 return self._give_up("no writer could be reached")
+            self._end_stopped()
             waiting = select.poll()
             waiting.register(self._socket, select.POLLIN)
-            if not waiting.poll(None if seconds is None else 1000 * seconds):
-                return None
+            left = max(0.0, until - time.monotonic())
+            if not waiting.poll(1000 * min(left, LOOK_SECONDS)):
+                if left <= LOOK_SECONDS:
+                    return None
+                continue
             try:
                 message = self._socket.recv(_MESSAGE_BYTES)
             except ConnectionResetError:
@@ -99,6 +117,8 @@ class Handover:
             return
         if self._socket is not None:
             self._socket.close()
+        if self._order is None and is_stopped(process_state(self._process.pid)):
+            self._process.kill()  # it has nothing to write, and would never leave
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -119,6 +139,16 @@ class Handover:
             else:
                 return
 
+    def _end_stopped(self) -> None:
+        """End a writer that has been stopped for too long; its socket tells the rest."""
+        now = time.monotonic()
+        if self._process is None or now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        for seconds in self._stopped.find({self._process.pid: self._hang_seconds}).values():
+            self._why_ended = f"process {self._process.pid} was stopped for {seconds:.1f} s and was ended"
+            self._process.kill()
+
     def _give_up(self, reason: str) -> Done | None:
         if self._order is None:
             return None
@@ -130,11 +160,12 @@ class Handover:
         """How the writer ended, which is no longer there."""
         if self._process is None or self._errors is None:
             return "it was never started"
-        code = self._process.wait()
+        code, why = self._process.wait(), self._why_ended
+        self._why_ended = ""
         self._errors.seek(0)
         said = self._errors.read()[-_TAIL_BYTES:].decode(errors="replace").strip()
         self._forget()
-        return f"exit code {code}" + (f": {said}" if said else "")
+        return (why or f"exit code {code}") + (f": {said}" if said else "")
 
     def _forget(self) -> None:
         if self._socket is not None:

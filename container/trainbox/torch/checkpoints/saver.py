@@ -117,7 +117,7 @@ class Saver:
         self._course = course
         self._peers = Peers(course.rank, course.world_size, course.group)
         self._buffer: Future[Buffer] | None = None
-        self._handover = Handover(store.directory, store.keep)
+        self._handover = Handover(store.directory, store.keep, hang_seconds=course.hang_seconds)
         self._started: _Started | None = None
         if GENERATORS in self._parts:
             raise CheckpointError(f"a part must not be called {GENERATORS!r}", hint="use another name")
