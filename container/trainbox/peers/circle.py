@@ -16,10 +16,9 @@ import msgspec
 
 from trainbox.errors import PeerError, TrainboxError
 from trainbox.peers.door import Door, knock
-from trainbox.peers.lifeline import Lifeline, Loss
+from trainbox.peers.lifeline import Lifeline
 from trainbox.peers.members import Members
 from trainbox.peers.parcels import LARGEST_BYTES, Line, Verb
-from trainbox.peers.wire import describe
 from trainbox.say import say
 
 T = TypeVar("T")
@@ -223,7 +222,7 @@ class Circle:
                 f"{member} has left, and {self.members.name} still waits for it",
                 hint="all members must run the same script with the same hyperparameters",
             )
-        return self._lifeline.lose(Loss(member, f"is lost: {describe(error)}", f"the log of {member} says why"))
+        return self._lifeline.lose_broken(member, error)
 
     def _say_goodbye(self) -> None:
         if self.members.is_first:
@@ -279,6 +278,7 @@ def _meet(members: Members, lifeline: Lifeline, port: int, patience: float) -> d
     """The connections for data, by member."""
     if members.size == 1:
         return {}
+    lifeline.start()
     if not members.is_first:
         return {members.names[0]: knock(members, port, lifeline, patience=patience)}
     with closing(Door(members, port, lifeline)) as door:
