@@ -72,7 +72,7 @@ class Case(msgspec.Struct, frozen=True):
     where: int = 0
 
     def __str__(self) -> str:
-        return f"{self.victim}-{self.number.name}-{self.stage}-{self.where + 1} of {self.hosts}"
+        return f"{self.victim}-{self.number.name}-{self.stage}-{self.where + 1}of{self.hosts}"
 
 
 def cases() -> Iterator[Case]:
