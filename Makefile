@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-unit test-gpu lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-gpu lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -73,9 +73,6 @@ demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready ## every test
 	$(PYTEST) tests
 
-test-unit: $(VENV)/.dev ## the tests that start few processes: two minutes
-	$(PYTEST) tests/unit
-
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
 
@@ -109,15 +106,15 @@ image-sizes: wheelhouse ## what the image weighs with fewer extras too, layer by
 	  status=$$?; docker rmi trainbox-sizes:core trainbox-sizes:trees trainbox-sizes:all >/dev/null; exit $$status
 
 bench-health: $(VENV)/.dev ## healthy and faulty hosts, as network namespaces: time, what is named, false alarms (root)
-	PYTHONPATH=tests $(BIN)/python -m tools.bench_health
+	$(BIN)/python -m tools.bench_health
 
 bench-torch: $(VENV)/.dev ## PyTorch's launcher, session and checkpoints beside torchrun, torch.save and DCP
-	PYTHONPATH=tests $(BIN)/python -m tools.bench_torch
+	$(BIN)/python -m tools.bench_torch
 	$(BIN)/python -m tools.bench_checkpoint --million 200 --runs 5
 
 bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-in's method: time, memory, resume, lost hosts
 	$(BIN)/python -m tools.bench_xgboost
-	PYTHONPATH=tests $(BIN)/python -m tools.bench_hosts
+	$(BIN)/python -m tools.bench_hosts
 	$(BIN)/python -m tools.bench_forest
 
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tools.bench import say, verdict
 from torch.distributed.checkpoint import state_dict_saver
 
+from tools.bench import say, verdict
 from trainbox.checkpointing import Checkpoints
 from trainbox.torch.checkpoints.saver import Saver
 

@@ -27,6 +27,7 @@ import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+
 from tools.bench import REPOSITORY, BrokenError, say, verdict
 
 SCRIPT = REPOSITORY / "train_scripts" / "random_forest_train.py"

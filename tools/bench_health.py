@@ -1,6 +1,6 @@
 """Measure the health checks among hosts that are network namespaces on this machine (`make bench-health`; needs root).
 
-    PYTHONPATH=tests python -m tools.bench_health [--starts 5] [--faults 5] [--healthy 50] [--sizes 2,4,8,16]
+    python -m tools.bench_health [--starts 5] [--faults 5] [--healthy 50] [--sizes 2,4,8,16]
 
 How long four healthy hosts take; whether every kind of fault is named exactly, each planted several times; how often a
 healthy cluster whose processors are busy is accused; and how the time grows with the hosts, all of which share this
@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from tests.support import faults
+from tests.support.cluster import Cluster, Ended, busy, can_make_hosts
 from tools.bench import say, verdict
-
-from health import faults
-from health.cluster import Cluster, Ended, busy, can_make_hosts
 
 TARGET_HOSTS = 4
 TARGET_SECONDS = 5.0

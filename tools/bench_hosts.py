@@ -1,6 +1,6 @@
 """Measure how soon an XGBoost job on several hosts notices that one is lost (`make bench-xgboost`).
 
-    PYTHONPATH=tests python -m tools.bench_hosts [--hosts 3] [--runs 5]
+    python -m tools.bench_hosts [--hosts 3] [--runs 5]
 
 The hosts are processes of this machine, each under its own `train`. One of them, another in each run, is killed or
 frozen while it trains, and the clock runs until every other has ended with a reason that names it.
@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from tests.support.boosting_hosts import FROZEN_LIMIT_S, Process, make_trees, start
 from tools.bench import BrokenError, say, verdict
-
-from boosting.hosts import FROZEN_LIMIT_S, Process, make_trees, start
 
 TARGET_DEAD_S = 3.0
 TARGET_FROZEN_S = 2.0

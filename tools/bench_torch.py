@@ -1,6 +1,6 @@
 """Measure what launches and runs PyTorch beside torchrun, both in one run on this machine (`make bench-torch`).
 
-    PYTHONPATH=tests python -m tools.bench_torch [--only kills,start] [--runs 5] [--kills 20] [--full]
+    python -m tools.bench_torch [--only kills,start] [--runs 5] [--kills 20] [--full]
 
 Two ranks under gloo. What the two launchers do is measured in turns, and of each figure the median counts. The exit
 code says whether all went well with ours, not how fast.
@@ -31,9 +31,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
+from tests.support.trees import Tree
 from tools.bench import BrokenError, say, verdict
-
-from contract.trees import Tree
 
 RANKS = 2
 TARGET_RESPAWN_S = 0.5

@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+
 from tools.bench import REPOSITORY, BrokenError, say, verdict
 
 SCRIPT = REPOSITORY / "train_scripts" / "xgboost_train.py"

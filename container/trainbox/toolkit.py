@@ -20,6 +20,7 @@ from trainbox.checkpointing import Checkpoints
 from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
+from trainbox.contract.ranks import Ranks, read_ranks
 from trainbox.errors import DataError, HyperparameterError, TrainboxError
 from trainbox.say import say
 
@@ -197,16 +198,20 @@ def final(values: Mapping[metrics.Metric, SupportsFloat]) -> None:
 
 
 def _emit(line: str, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
-    if _rank() == 0:
+    if current_ranks().rank == 0:
         metrics.emit(line)
         for warning in metrics.warnings(values):
             say(warning)
 
 
-def _rank() -> int:
-    """The rank of this process among all of the job: torchrun's where it has one, else that of its host."""
-    rank = read_environment().get("RANK")
-    return int(rank) if rank is not None else current_job().host_rank
+def current_ranks() -> Ranks:
+    """The place of this process in its job: what its launcher says, else one process on each host.
+
+    Raises:
+        ContractError: The launcher's variables are malformed or contradict each other.
+    """
+    job = current_job()
+    return read_ranks(read_environment(), hosts=len(job.hosts), host_rank=job.host_rank)
 
 
 def checkpoints(*, keep: int = 3) -> Checkpoints:

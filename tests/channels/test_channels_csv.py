@@ -10,7 +10,7 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.channel_writers import write
+from tests.support.writers import write
 from trainbox.channels import Columns, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError

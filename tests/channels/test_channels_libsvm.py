@@ -9,7 +9,7 @@ import xgboost
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels.channel_writers import sparse_features, write
+from tests.support.writers import sparse_features, write
 from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from channels.channel_writers import dense, frame
+from tests.support.writers import dense, frame
 from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError

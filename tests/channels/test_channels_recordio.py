@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels import channel_writers as writers
-from channels.channel_writers import dense, entry, field, frame, record, sparse, sparse_features, tensor, write
+from tests.support import writers
+from tests.support.writers import dense, entry, field, frame, record, sparse, sparse_features, tensor, write
 from trainbox.channels import estimate_bytes, read_blocks, read_table, recordio
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainbox.channels
-from channels.channel_writers import dense, sparse_features, write
+from tests.support.writers import dense, sparse_features, write
 from trainbox.channels import Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
 from trainbox.channels.blocks import Seen
 from trainbox.contract.job import Channel

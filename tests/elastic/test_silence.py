@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contract.trees import wait_for
+from tests.support.trees import wait_for
 from trainbox.launch.silence import GAP_SECONDS, AwakeClock, Silence, StoppedProcesses, process_state
 
 

@@ -1,6 +1,6 @@
 """Records what NVML says of the GPUs of this host, for tests on hosts that have none.
 
-    python tests/gpu/record_nvml.py > tests/health/recorded/h200.json
+    python tests/gpu/record_nvml.py > tests/support/recorded/h200.json
 
 What a driver refuses is recorded as the error that it gives; the UUID is not that of the GPU.
 """
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[2]))
 
-from health.recordings import A100
+from tests.support.recordings import A100
 
 pynvml: Any = importlib.import_module("pynvml")  # it has no types
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 import xgboost as xgb
 
-from boosting import segments
-from contract.trees import Tree, wait_for
+from tests.support import segments
+from tests.support.trees import Tree, wait_for
 
 ROWS = 40_000
 GPUS = torch.cuda.device_count()

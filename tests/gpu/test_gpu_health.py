@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from contract.trees import Tree
+from tests.support.trees import Tree
 from trainbox.health.arithmetic import Measured, measure
 from trainbox.health.nvml import open_gpus
 from trainbox.launch.machine import read_machine

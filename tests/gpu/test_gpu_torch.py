@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from contract.trees import Tree, wait_for
-from pytorch.digits import write_digits
+from tests.support.digits import write_digits
+from tests.support.trees import Tree, wait_for
 from trainbox.metrics import parse_line
 from trainbox.torch.checkpoints import generators
 from trainbox.torch.checkpoints.codec import decode, empty, encode, flat, restride

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from health.cluster import Cluster, can_make_hosts, tool
-from health.faults import FAULTS, HARDWARE, run
+from tests.support.cluster import Cluster, can_make_hosts, tool
+from tests.support.faults import FAULTS, HARDWARE, run
 
 pytest.importorskip("torch")
 _NO_HOSTS = can_make_hosts()

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.trees import Run, wait_for
-from health.gpu_hosts import SCRIPT, GpuHost, found, needs_mounts
+from tests.support.gpu_hosts import SCRIPT, GpuHost, found, needs_mounts
+from tests.support.trees import Run, wait_for
 
 pytest.importorskip("torch")
 pytestmark = needs_mounts
@@ -214,7 +214,7 @@ def test_a_driver_that_reports_no_events_any_more_is_still_asked(plain: GpuHost)
 def test_without_nvidia_ml_py_the_watch_says_so_and_leaves(plain: GpuHost, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site/pynvml.py").write_text("raise ModuleNotFoundError(\"No module named 'pynvml'\")\n")
-    scratch = 'next(pathlib.Path("/dev/shm").glob(f"trainbox-{os.getppid()}-*"))'
+    scratch = 'next(pathlib.Path("/dev/shm").glob(f"trainbox-scratch-{os.getppid()}-*"))'
     plain.tree.program(f"{SCRIPT}await_end({scratch})\nraise ValueError('no such kernel')\n")
     ended = plain.run(PYTHONPATH=str(tmp_path / "site"))
     assert ended.code == 1, ended.log
@@ -258,7 +258,9 @@ def test_a_stop_reaches_the_script_and_leaves_the_watch_until_its_end(plain: Gpu
 
 
 def test_without_a_gpu_nothing_watches(plain: GpuHost) -> None:
-    plain.tree.program("import os, pathlib\nprint(*pathlib.Path('/dev/shm').glob(f'trainbox-{os.getppid()}-*'))\n")
+    plain.tree.program(
+        "import os, pathlib\nprint(*pathlib.Path('/dev/shm').glob(f'trainbox-scratch-{os.getppid()}-*'))\n"
+    )
     plain.prefix = []
     ended = plain.run()
     assert (ended.code, ended.stdout) == (0, b"\n")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from health.gpu_hosts import needs_mounts, with_devices
-from health.process_hosts import Checked, Hosts
-from health.recordings import A100, RECORDED, play, real_host, recording, write
+from tests.support.gpu_hosts import needs_mounts, with_devices
+from tests.support.process_hosts import Checked, Hosts
+from tests.support.recordings import A100, RECORDED, play, real_host, recording, write
 from trainbox.health.arithmetic import measure
 from trainbox.health.checks import CHECKS
 from trainbox.health.gpus import check_count, check_gpus, expected

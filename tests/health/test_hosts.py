@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 import trainbox
-from contract.trees import is_alive, wait_for
-from health.process_hosts import Hosts
+from tests.support.process_hosts import Hosts
+from tests.support.trees import is_alive, wait_for
 from trainbox.health.checks import CHECKS
 
 KEYS = ["check", "host", "device", "status", "value", "limit", "class", "hint"]
@@ -119,7 +119,7 @@ from trainbox.peers.exchange import meet
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
 subject = command.read_subject(parser.parse_args(["--preflight"]), read_environment())
-exchange = meet(subject.hosts, subject.host, subject.port + 1, subject.job.name, patience=20)
+exchange = meet(subject.hosts, subject.host, subject.exchange_port, subject.job.name, patience=20)
 exchange.settle(seconds=20)
 print("let in", flush=True)
 time.sleep(60)
@@ -304,8 +304,9 @@ from trainbox.contract.job import read_environment
 from trainbox.health import command, report, run
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
-subject = command.read_subject(parser.parse_args(["--preflight"]), read_environment())
-found = run.examine(subject, strict=True, clock=lambda: time.time() + 90)
+env = read_environment()
+subject = command.read_subject(parser.parse_args(["--preflight"]), env)
+found = run.examine(subject, env, strict=True, clock=lambda: time.time() + 90)
 report.print_lines(found.findings)
 sys.exit(found.judgement.code)
 """

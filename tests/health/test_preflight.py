@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.trees import Run, Tree, wait_for
-from health.process_hosts import Hosts
+from tests.support.process_hosts import Hosts
+from tests.support.trees import Run, Tree, wait_for
 
 SCRIPT = "print('the script ran', flush=True)\n"
 RAN = "the script ran"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from health.recordings import play, recording
+from tests.support.recordings import play, recording
 from trainbox.contract.finding import Finding
 from trainbox.contract.lookout import Post, look
 from trainbox.health.checks import found

@@ -1,6 +1,6 @@
 """The tests of the image need an engine and the image."""
 
-from containers import engine, image
-from image.ecr import account, api
+from tests.image.ecr import account, api
+from tests.support.containers import engine, image
 
 __all__ = ["account", "api", "engine", "image"]

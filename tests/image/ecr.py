@@ -20,7 +20,7 @@ import boto3
 import pytest
 import requests
 
-from containers import unavailable
+from tests.support.containers import unavailable
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"

@@ -16,8 +16,8 @@ import boto3
 import pytest
 from botocore import xform_name
 
-from image import ecr
-from image.codebuild import PHASES, Build, batch_order, read_buildspec, run_build
+from tests.image import ecr
+from tests.image.codebuild import PHASES, Build, batch_order, read_buildspec, run_build
 
 ROOT = Path(__file__).parents[2]
 CI = ROOT / "tools" / "ci"
@@ -28,7 +28,7 @@ LEFT_OUT = (".git/", *(ROOT / ".gitignore").read_text().split())
 WHEELS = ("msgspec", "hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove_classifiers")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: The fewest tests; documented as TRAINBOX_CI_TESTS and TRAINBOX_CI_IMAGE_TESTS.
-TESTS = "tests/unit/test_memory.py"
+TESTS = "tests/launch/test_memory.py"
 IMAGE_TESTS = "tests/image/test_image.py::test_without_a_job_it_says_what_is_missing"
 PLANTED = '''"""A test that was planted to fail."""
 

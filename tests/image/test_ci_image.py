@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from image import ecr
+from tests.image import ecr
 
 TOOL = Path(__file__).parents[2] / "tools" / "ci" / "image.py"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

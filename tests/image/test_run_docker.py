@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from containers import IMAGE
+from tests.support.containers import IMAGE
 from trainbox.errors import RunError
 from trainbox.workbench.containers import run_containers
 from trainbox.workbench.engine import find_image

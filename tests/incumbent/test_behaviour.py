@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from incumbent.sides import INCUMBENT_BIN, require_incumbent
+from tests.support.sides import INCUMBENT_BIN, require_incumbent
 
 pytestmark = pytest.mark.incumbent
 

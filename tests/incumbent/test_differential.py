@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from incumbent.differences import BEHAVIOURS, DIFFERENCES, apply
-from incumbent.sides import (
+from tests.support.differences import BEHAVIOURS, DIFFERENCES, apply
+from tests.support.sides import (
     CHANNELS,
     HYPERPARAMETERS,
     REPOSITORY,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from contract.trees import Tree
-from peers.parties import Party
+from tests.support.parties import Party
+from tests.support.trees import Tree
 
 #: The last member is in a long call of its own, as in a library; the others wait for each other.
 BUSY_AND_WAITING = """
@@ -53,12 +53,13 @@ def test_one_that_is_frozen_is_named_after_the_limit_and_ends_when_it_wakes_up(v
 
 SCRIPT = """
 import os, signal, time
-import trainbox
-from trainbox.peers import find_members, find_port, join
+import trainbox.toolkit
+from trainbox.peers import find_members, join
 
 def main():
-    members = find_members(trainbox.current_job(), os.environ)
-    with join(members, patience=30, limit=20, port=find_port(os.environ)) as circle:
+    job = trainbox.current_job()
+    members = find_members(job, trainbox.toolkit.current_ranks())
+    with join(members, patience=30, limit=20, port=job.port) as circle:
         circle.gather(members.name, str)
         if circle.rank == 1:
             time.sleep(1)  # until the others are where they wait
@@ -81,7 +82,7 @@ def test_the_failure_of_each_host_names_the_lost_one(tmp_path: Path) -> None:
     runs = [tree.finish(process) for tree, process in zip(trees, started, strict=True)]
     assert [run.code for run in runs] == [5, 137, 5]
     lost = f"AlgorithmError: PeerError: {hosts[1]} is lost: the connection was closed"
-    for run, line in ((runs[0], 15), (runs[2], 14)):
+    for run, line in ((runs[0], 16), (runs[2], 15)):
         assert run.failure is not None
         first, *rest = run.failure.splitlines()
         assert first == lost

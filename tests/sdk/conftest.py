@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from containers import engine, image, unavailable
+from tests.support.containers import engine, image, unavailable
 
 __all__ = ["engine", "image"]
 

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 import xgboost
 
-from incumbent.differences import DIFFERENCES, apply
-from incumbent.sides import Answer, Contract, Incumbent, require_incumbent
+from tests.support.differences import DIFFERENCES, apply
+from tests.support.sides import Answer, Contract, Incumbent, require_incumbent
 
 pytestmark = [pytest.mark.docker, pytest.mark.sdk]
 

@@ -7,6 +7,7 @@ them together. One whose source is another by now, or is gone, is imported as ev
 (as they do Python: https://docs.python.org/3/reference/import.html#cached-bytecode-invalidation).
 """
 
+import _signal  # type: ignore[import-not-found]
 import marshal
 import os
 import sys
@@ -64,6 +65,8 @@ class Packed:
 
 
 if __name__ == "__main__":
+    # Before anything else: PID 1 would not even notice them. `trainbox.launch.train` takes them.
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGINT))
     sys.path.append(SITE)
     sys.meta_path.insert(0, Packed())
     from trainbox.launch.__main__ import main

@@ -17,14 +17,22 @@ _LONGEST_MESSAGE_LINES = 12
 _LINES_BEFORE = 3
 _MOST_LINES_BELOW = 4
 
-# Anything may stand before a traceback: "[rank0]: " (torch), or the open line of a progress bar.
-_HEADER = re.compile(r"^(?P<prefix>.*?)(?P<group>\+ Exception Group )?Traceback \(most recent call last\):$")
+# Every expression is linear in the length of a line, whatever a script has written: no repetition can take over what
+# another one has given back (possessive `++` and `*+` give nothing back).
+
+_HEADER = "Traceback (most recent call last):"
+_GROUP_HEADER = "+ Exception Group "
 # What Python prints when `__del__` or an exit handler fails; it does not end the process.
 _IGNORED = re.compile(r"Exception ignored (?:in|on|while)\b")
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+)(?:,? in (?P<function>.+))?$')
 _SYNTAX_ERROR = re.compile(r"^(?:SyntaxError|IndentationError|TabError): ")
 # How programs in other languages begin to say what is wrong: R, shells, compilers, Rust, Go, Java.
-_ERROR_LINE = re.compile(r"^\W*(?:\S+:\s+)?(?:error|fatal|panic|exception)\b", re.IGNORECASE)
+_ERROR_WORD = r"(?:error|fatal|panic|exception)\b"
+_ERROR_LINE = re.compile(
+    # The word comes first, behind punctuation; or behind a word with a colon, which punctuation may precede.
+    rf"\W*+{_ERROR_WORD}|\s*+(?:[^\w\s]++\s++)*+\S++(?<=\S:)\s++{_ERROR_WORD}",
+    re.IGNORECASE,
+)
 _FATAL = re.compile(r"Fatal Python error: .*")
 _EXCEPTION = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?::|$)")
 _GROUP_LINE = re.compile(r"^\s*[|+]")
@@ -35,14 +43,36 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
+_MEMORY_HINT = "the data do not fit this instance: use a larger one, or read them in parts"
 _HINTS = {
     "ModuleNotFoundError": "name the package in a requirements.txt beside the script, or install it in the image",
-    "MemoryError": "the data do not fit this instance: use a larger one, or read them in parts",
+    "MemoryError": _MEMORY_HINT,
+    "numpy._core._exceptions._ArrayMemoryError": _MEMORY_HINT,
+    "pyarrow.lib.ArrowMemoryError": _MEMORY_HINT,
     "torch.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
     "torch.cuda.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
 }
-# As torch says it where it is not its own allocator that fails, and XGBoost.
-_GPU_FULL = re.compile("CUDA error: out of memory|cudaErrorMemoryAllocation")
+_GPU_FULL = (
+    "no memory of the GPU is left: nvidia-smi shows who holds it; else a smaller batch, fewer rows, or an instance with"
+    " more of it"
+)
+_NO_THREAD = (
+    "no more processes or threads can be started: use fewer workers or threads, or raise the limit (ulimit -u,"
+    " docker run --pids-limit)"
+)
+# What C++ says, the kernel and the allocators, which have no exception of Python's; the first that is found counts.
+_WORDS = (
+    # As torch says it where it is not its own allocator that fails, and XGBoost.
+    (re.compile("CUDA error: out of memory|cudaErrorMemoryAllocation"), _GPU_FULL),
+    (re.compile("std::bad_alloc|[Cc]annot allocate memory"), _MEMORY_HINT),
+    (
+        re.compile(
+            "can't start new thread|Failed to launch worker thread|Thread creation failed|pthread_create"
+            r"|(?:fork: (?:retry: )?|what\(\):  )Resource temporarily unavailable"
+        ),
+        _NO_THREAD,
+    ),
+)
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -66,13 +96,15 @@ def find_cause(log: str, code_dir: Path) -> Cause | None:
     lines = [_CONTROL.sub("\N{REPLACEMENT CHARACTER}", line) for line in _LINE_END.split(_COLOUR.sub("", log))]
     end = len(lines)
     for index in range(len(lines) - 1, -1, -1):
-        header = _HEADER.match(lines[index])
-        if header and index and _IGNORED.search(lines[index - 1]):
+        # Anything may stand before a traceback: "[rank0]: " (torch), or the open line of a progress bar.
+        is_header, prefix = lines[index].endswith(_HEADER), lines[index].removesuffix(_HEADER)
+        if is_header and index and _IGNORED.search(lines[index - 1]):
             end = index - 1
-        elif header and header["group"]:
-            return _from_group(_unprefixed(lines[index + 1 : end], header["prefix"]), code_dir)
-        elif header and not header["prefix"].rstrip().endswith("|"):  # else it is a part of a group: look for its head
-            return _from_traceback(_unprefixed(lines[index + 1 : end], header["prefix"]), code_dir)
+        elif is_header and prefix.endswith(_GROUP_HEADER):
+            prefix = prefix.removesuffix(_GROUP_HEADER)
+            return _from_group(_unprefixed(lines[index + 1 : end], prefix), code_dir)
+        elif is_header and not prefix.rstrip().endswith("|"):  # else it is a part of a group: look for its head
+            return _from_traceback(_unprefixed(lines[index + 1 : end], prefix), code_dir)
         elif _SYNTAX_ERROR.match(lines[index]) and _frames(lines[max(0, index - 4) : index]):
             return _cause(lines[index:end], _frames(lines[max(0, index - 4) : index]), code_dir)
         elif fatal := _FATAL.search(lines[index]):
@@ -170,9 +202,6 @@ def find_hint(cause: Cause, channels: Sequence[str]) -> str:
         return "the job has no such channel; its channels: " + (", ".join(channels) or "none")
     if os.strerror(errno.ENOSPC) in cause.text:
         return "the disk is full: ask for a larger VolumeSizeInGB, or write less (fewer checkpoints kept)"
-    if _GPU_FULL.search(cause.text):
-        return (
-            "no memory of the GPU is left: nvidia-smi shows who holds it; else a smaller batch, fewer rows, or an"
-            " instance with more of it"
-        )
-    return _HINTS.get(cause.exception, "")
+    if cause.exception.startswith("trainbox.errors."):
+        return ""  # it has its own
+    return next((hint for words, hint in _WORDS if words.search(cause.text)), _HINTS.get(cause.exception, ""))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-from trainbox.contract.hyperparameters import arguments
 from trainbox.contract.job import Job
 
 #: Linux' MAX_ARG_STRLEN: one longer variable makes every `execve` fail with "Argument list too long".
@@ -83,7 +82,7 @@ def variables(job: Job, *, entry_point: str | None, env: Mapping[str, str], mach
         "input_data_config": job.input_data_config,
         "channels": sorted(job.channels),
         "training_env": properties,
-        "user_args": arguments(job.hyperparameters, job.settings.arguments),
+        "user_args": job.argv,
     }
     same = (
         *(

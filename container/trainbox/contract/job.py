@@ -10,8 +10,9 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from trainbox.contract.hyperparameters import decode, is_reserved, is_too_deep, secrets
+from trainbox.contract.hyperparameters import arguments, decode, is_reserved, is_too_deep, secrets
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
+from trainbox.contract.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.settings import Settings, as_text, read_settings
 from trainbox.errors import ContractError
 
@@ -56,8 +57,9 @@ class Job(msgspec.Struct, frozen=True):
     layout: Layout
     name: str
     region: str
-    #: The user's own, decoded (`decode`) and as they came; those for the container are in `reserved`.
+    #: The user's own, decoded; those for the container are in `reserved`.
     hyperparameters: Mapping[str, object]
+    #: The user's own as they came: a script that declares types reads the text itself, so that `0123` can stay text.
     raw_hyperparameters: Mapping[str, object]
     reserved: Mapping[str, object]
     hosts: tuple[str, ...]
@@ -75,10 +77,17 @@ class Job(msgspec.Struct, frozen=True):
     #: The files as they are, for `SM_RESOURCE_CONFIG` and `SM_INPUT_DATA_CONFIG`.
     resource_config: Mapping[str, object]
     input_data_config: Mapping[str, object]
+    #: Where the processes of the job meet on the first host: `MASTER_PORT`.
+    port: int = DEFAULT_PORT
     #: Values that no log, report or failure file may hold.
     secrets: tuple[str, ...] = ()
     #: Choices made for the user, each with its reason; the supervisor logs them.
     notes: tuple[str, ...] = ()
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The user's hyperparameters as command line arguments of the script."""
+        return tuple(arguments(self.hyperparameters, self.settings.arguments))
 
     @property
     def host_rank(self) -> int:
@@ -121,7 +130,11 @@ def _environment() -> MutableMapping[str, str]:
 
 
 def read_environment() -> dict[str, str]:
-    """The environment of this process."""
+    """Return the environment of this process.
+
+    Only the entries of programs call this, once; what lies below them is handed what it needs. The functions that a
+    script calls (`toolkit`, `torch.session`) are entries: a script hands nothing down.
+    """
     return dict(_environment())
 
 
@@ -138,11 +151,13 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         env: The environment of the container.
 
     Raises:
-        ContractError: A file is malformed; the message names file, key, what was found and what was expected.
+        ContractError: A file or a variable is malformed; the message names it, the key, what was found and what was
+            expected.
     """
     layout = Layout(root)
     notes: list[str] = []
-    given = _read_hyperparameters(layout.config_dir / "hyperparameters.json")
+    given = _read_object(layout.config_dir / "hyperparameters.json") or {}
+    decoded = _decode_all(given, layout.config_dir / "hyperparameters.json")
     raw_resources = _read_object(layout.config_dir / "resourceconfig.json")
     if raw_resources is None:
         notes.append(f"no {layout.config_dir / 'resourceconfig.json'}: taking this to be the only host, 'algo-1'")
@@ -151,12 +166,12 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     raw_channels = _read_object(layout.config_dir / "inputdataconfig.json") or {}
     raw_checkpoints = _read_object(layout.config_dir / "checkpointconfig.json")
     checkpoints = _parse_checkpoints(raw_checkpoints, layout.config_dir / "checkpointconfig.json")
-    reserved = {name: decode(value) for name, value in given.items() if is_reserved(name)}
+    reserved = {name: value for name, value in decoded.items() if is_reserved(name)}
     return Job(
         layout=layout,
         name=env.get("TRAINING_JOB_NAME") or as_text(reserved.get("sagemaker_job_name")),
         region=env.get("AWS_REGION") or as_text(reserved.get("sagemaker_region")),
-        hyperparameters={name: decode(value) for name, value in given.items() if not is_reserved(name)},
+        hyperparameters={name: value for name, value in decoded.items() if not is_reserved(name)},
         raw_hyperparameters={name: value for name, value in given.items() if not is_reserved(name)},
         reserved=reserved,
         hosts=resources.hosts,
@@ -172,7 +187,8 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         settings=read_settings(reserved, env, layout.config_dir / "hyperparameters.json"),
         resource_config=raw_resources,
         input_data_config=raw_channels,
-        secrets=hidden_values(env, given, {name: decode(value) for name, value in given.items()}),
+        port=read_port(env),
+        secrets=hidden_values(env, given, decoded),
         notes=tuple(notes),
     )
 
@@ -250,11 +266,11 @@ def _convert(value: object, kind: type[T], path: Path) -> T:
         raise ContractError(f"{path}: {error}") from error
 
 
-def _read_hyperparameters(path: Path) -> dict[str, object]:
-    given = _read_object(path) or {}
-    for name, value in given.items():
-        _refuse_unusable(decode(value), name, path)
-    return given
+def _decode_all(given: Mapping[str, object], path: Path) -> dict[str, object]:
+    decoded = {name: decode(value) for name, value in given.items()}
+    for name, value in decoded.items():
+        _refuse_unusable(value, name, path)
+    return decoded
 
 
 def _can_be_passed(text: str) -> bool:

@@ -26,7 +26,7 @@ LIST_TYPES = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _NULLS = {"null": None, "None": None}
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity)", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity)", re.IGNORECASE)
 
 
 def read(kind: inspect.Type, raw: object) -> object:

@@ -8,6 +8,7 @@ import msgspec
 
 from trainbox.contract.drills import Drill, read_drills
 from trainbox.contract.hyperparameters import ArgumentStyle
+from trainbox.contract.ranks import DEFAULT_PORT
 from trainbox.errors import ContractError
 
 T = TypeVar("T")
@@ -34,8 +35,9 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default",
     "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts, and in the bundled XGBoost and forest"
     f" scripts for all processes of the job, {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
-    "processes_per_host": "processes on each host; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR` as"
-    " torchrun sets them. By default 1, or with the launcher `torchrun` one per GPU",
+    "processes_per_host": "processes on each host; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`,"
+    " `MASTER_PORT` as torchrun sets them. By default 1, or with the launcher `torchrun` one per GPU. The variable"
+    f" `MASTER_PORT` of the request names the port of the first host where they meet, {DEFAULT_PORT} by default",
     "trainbox_launcher": "who starts the processes: `plain` (the supervisor itself), `torchrun` (torch elastic:"
     " restarts in place, finds hangs, says which rank failed first) or `auto` (default): `torchrun` where the bundled"
     " PyTorch script runs or SDK v2's `distribution=` asks for it",

@@ -43,7 +43,7 @@ def main() -> int:
 
     gc.enable()
     try:
-        return lead(job, processes, scratch, made)
+        return lead(job, processes, scratch, made, env)
     finally:  # all ranks have ended, and the server may still be importing
         made.kill()
         made.wait()

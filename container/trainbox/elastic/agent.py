@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from torch.distributed.elastic.agent.server.api import (
 )
 
 from trainbox.contract.finding import EXIT_CODES, Finding, as_hint
-from trainbox.contract.job import Job, read_environment
+from trainbox.contract.job import Job
 from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import causes, progress
@@ -65,10 +65,19 @@ class Agent(SimpleElasticAgent):
         council: All hosts.
         scratch: The directory for what ranks and agent tell each other.
         note: Says a line in the log.
+        env: The environment of this process, which the ranks have, too.
     """
 
     def __init__(
-        self, spec: WorkerSpec, job: Job, ranks: Ranks, council: Council, *, scratch: Path, note: Callable[[str], None]
+        self,
+        spec: WorkerSpec,
+        job: Job,
+        ranks: Ranks,
+        council: Council,
+        *,
+        scratch: Path,
+        note: Callable[[str], None],
+        env: Mapping[str, str],
     ) -> None:
         super().__init__(spec, exit_barrier_timeout=LEAVE_SECONDS)
         self.job = job
@@ -76,7 +85,7 @@ class Agent(SimpleElasticAgent):
         self.council = council
         self.scratch = scratch
         self.note = note
-        self.env = read_environment()
+        self.env = env
         self.watch = Watch(job, council, ranks, note)
         self.history = causes.History()
         self.attempt = 0

@@ -13,7 +13,7 @@ from trainbox.launch.network import Backend
 #: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
 WINDOW_SECONDS = 600.0
 #: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
-FINAL_CODES = frozenset({*range(2, 13), 64, 78})
+FINAL_CODES = frozenset({*range(2, 14), 64, 78})
 #: How a rank ends that was asked to stop, or did not stop in time.
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
 _FINAL_CLASSES = {
@@ -31,10 +31,12 @@ _INTERRUPT = "builtins.KeyboardInterrupt"
 _NCCL_CLASS = "torch.distributed.DistBackendError"
 _BACKEND_NAMES = re.compile("nccl|gloo", re.IGNORECASE)
 _PEER_WORDS = re.compile(
-    r"gloo/transport/|connect(?:ion|FullMesh)?\b.*(?:closed by peer|reset by peer|refused|timed? ?out)"
-    r"|Timed out (?:waiting|after)|remote process exited|ncclRemoteError|Process group watchdog",
+    "gloo/transport/|Timed out (?:waiting|after)|remote process exited|ncclRemoteError|Process group watchdog",
     re.IGNORECASE,
 )
+# Two, for a line with both: as one expression it would take the square of the length of a line.
+_CONNECTION = re.compile(r"connect(?:ion|FullMesh)?\b", re.IGNORECASE)
+_IS_LOST = re.compile("closed by peer|reset by peer|refused|timed? ?out", re.IGNORECASE)
 
 
 def is_consequence(failure: RankFailure) -> bool:
@@ -50,7 +52,15 @@ def is_consequence(failure: RankFailure) -> bool:
     if named or _PEER_CLASSES & set(failure.family):
         return True
     text = failure.cause.text if failure.cause else ""
-    return failure.exception == "builtins.RuntimeError" and bool(_PEER_WORDS.search(text))
+    return failure.exception == "builtins.RuntimeError" and _is_of_a_peer(text)
+
+
+def _is_of_a_peer(text: str) -> bool:
+    """Whether gloo or NCCL says that another process is gone."""
+    if _PEER_WORDS.search(text):
+        return True
+    lines = ((line, _CONNECTION.search(line)) for line in text.split("\n"))
+    return any(found and _IS_LOST.search(line, found.end()) for line, found in lines)
 
 
 def follows_stop(failure: RankFailure) -> bool:

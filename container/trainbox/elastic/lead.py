@@ -5,6 +5,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -12,7 +13,7 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousError
 
-from trainbox.contract.job import Job, add_to_environment, read_environment
+from trainbox.contract.job import Job, add_to_environment
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import causes
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
@@ -20,7 +21,7 @@ from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
 from trainbox.elastic.forkserver import ForkServer
 from trainbox.elastic.hang import Limits
 from trainbox.elastic.ranks import Ranks
-from trainbox.elastic.rendezvous import DEFAULT_PORT, meeting, open_store
+from trainbox.elastic.rendezvous import meeting, open_store
 from trainbox.elastic.variables import hang_directory
 from trainbox.errors import PeerError, ProgramError, Stopped, TrainboxError
 from trainbox.launch.relay import Sink
@@ -36,7 +37,7 @@ _STOP_SECONDS = 2.0
 _WAIT_SECONDS = 0.05
 
 
-def lead(job: Job, processes: int, scratch: Path, server: ForkServer) -> int:
+def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mapping[str, str]) -> int:
     """Run the ranks of this host to their end.
 
     Args:
@@ -44,13 +45,14 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer) -> int:
         processes: How many ranks this host has.
         scratch: Where the verdict is left for the supervisor.
         server: The fork server.
+        env: The environment of this process, which the ranks have, too.
 
     Returns:
         0; the exit code of the rank that failed first, if it was one of this host; else that of `PeerError`.
     """
     limits = Limits(step=job.settings.hang_seconds, long=job.settings.start_seconds)
     ranks = Ranks(server, (Sink(1), Sink(2)), limits=limits)
-    leading = _Leading(job, ranks)
+    leading = _Leading(job, ranks, env)
     try:
         verdict = leading.run(processes, scratch)
     except JobEnded as ended:  # it came while this host was about to end anyway
@@ -73,8 +75,9 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer) -> int:
 class _Leading:
     """What the signal handlers and the agent share."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: Job, ranks: Ranks, env: Mapping[str, str]) -> None:
         self.job = job
+        self.env = env
         self.ranks = ranks
         self.agent: Agent | None = None
         self.council: Council | None = None
@@ -116,11 +119,10 @@ class _Leading:
 
     def run(self, processes: int, scratch: Path) -> Verdict | None:
         """Meet the other hosts, and let elastic run; None where all went well."""
-        job, env = self.job, read_environment()
+        job = self.job
         add_to_environment(_OWN_STORES)
         patience = job.settings.start_seconds
-        port = int(env.get("MASTER_PORT", DEFAULT_PORT))
-        store = open_store(job.hosts, job.host_rank, port, timeout=patience, check=self.check)
+        store = open_store(job.hosts, job.host_rank, job.port, timeout=patience, check=self.check)
         with contextlib.closing(Council(store, job.hosts, job.host_rank, on_end=_wake_main_thread)) as council:
             try:
                 verdict = self._run_agent(store, council, processes, scratch)
@@ -151,7 +153,7 @@ class _Leading:
             max_restarts=job.settings.max_restarts,
             monitor_interval=1e-6,  # the agent itself waits, for whatever comes first
         )
-        self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note)
+        self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note, env=self.env)
         self.check()
         try:
             result = self.agent.run()

@@ -40,22 +40,22 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
     Raises:
         SystemExit: The script has failed, or has asked for it.
     """
-    _settle(variables)
+    _settle(variables, read_environment())
     try:
         _run_main(command)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - what Python itself does with a main program
-        _record(error)
+        _record(error, Path(variables[ERROR_FILE_VARIABLE]))
         _show(error)
         raise SystemExit(error.exit_code if isinstance(error, TrainboxError) else 1) from None
     return 0
 
 
-def _settle(variables: Mapping[str, str]) -> None:
+def _settle(variables: Mapping[str, str], env: Mapping[str, str]) -> None:
     """What a process of its own would have of its own."""
     directory = str(Path.cwd())
-    path = read_environment().get("PYTHONPATH", "")
+    path = env.get("PYTHONPATH", "")
     add_to_environment({**variables, "PYTHONPATH": ":".join(filter(None, [directory, path]))})
     random.seed()
     if "numpy" in sys.modules:
@@ -96,7 +96,7 @@ class _Script(importlib.machinery.SourceFileLoader):
         raise OSError(path)
 
 
-def _record(error: BaseException) -> None:
+def _record(error: BaseException, file: Path) -> None:
     """Write the error as torch elastic's own handler does, and beside it what tells causes from consequences."""
     data = {
         "message": {
@@ -109,7 +109,7 @@ def _record(error: BaseException) -> None:
         "trainbox": {"time": time.time(), "family": [f"{c.__module__}.{c.__qualname__}" for c in type(error).__mro__]},
     }
     with contextlib.suppress(OSError):  # the traceback on stderr says it as well
-        Path(read_environment()[ERROR_FILE_VARIABLE]).write_bytes(msgspec.json.encode(data))
+        file.write_bytes(msgspec.json.encode(data))
 
 
 def _own_part(error: BaseException) -> TracebackType | None:

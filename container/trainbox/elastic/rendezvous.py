@@ -20,8 +20,6 @@ from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRende
 from trainbox.errors import PeerError
 from trainbox.launch.silence import AwakeClock
 
-#: torchrun's default for its rendezvous.
-DEFAULT_PORT = 29400
 #: Longer than any answer of a host that lives.
 STORE_SECONDS = 20.0
 #: All hosts live and have agreed on the restart: one that does not come within this time is lost.

@@ -79,7 +79,7 @@ def choose_backend(subject: Subject, asked: str | None) -> str:
     return "nccl" if has_cuda and subject.machine.gpus >= subject.processes else "gloo"
 
 
-class Ranks:
+class RankProgram:
     """The program of the ranks, from its start to its end; it becomes ready while other things are checked."""
 
     def __init__(self, subject: Subject, env: Mapping[str, str]) -> None:
@@ -131,7 +131,7 @@ class Ranks:
         return msgspec.structs.replace(host, done=msgspec.json.decode(line, type=Done))
 
 
-def check_collectives(subject: Subject, exchange: Exchange, ranks: Ranks, *, backend: str) -> tuple[Finding, ...]:
+def check_collectives(subject: Subject, exchange: Exchange, ranks: RankProgram, *, backend: str) -> tuple[Finding, ...]:
     """Take this host through all stages; the same call on all hosts of the job.
 
     Returns:

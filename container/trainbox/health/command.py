@@ -13,7 +13,6 @@ import msgspec
 
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
-from trainbox.errors import ContractError
 from trainbox.health import report
 from trainbox.health.companion import accompany
 from trainbox.health.explain import explanation
@@ -21,10 +20,6 @@ from trainbox.health.host import Subject
 from trainbox.health.run import Report, examine
 from trainbox.launch.machine import read_machine
 from trainbox.say import say
-
-#: Where torchrun's rendezvous meets unless MASTER_PORT says otherwise; the hosts talk to each other one above.
-_DEFAULT_PORT = 29400
-_LAST_PORT = 65535
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +62,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    subject = read_subject(args, read_environment())
+    env = read_environment()
+    subject = read_subject(args, env)
     if args.watch:
         return accompany(subject.host, args.into)
-    found = examine(subject, strict=args.strict, backend=args.backend)
+    found = examine(subject, env, strict=args.strict, backend=args.backend)
     _tell(found, subject, as_json=args.json or args.preflight or not sys.stdout.isatty())
     if args.failure and found.judgement.failure:
         args.failure.write_text(found.judgement.failure, encoding="utf-8")
@@ -97,17 +93,8 @@ def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
         machine=read_machine(modules=("torch",)),
         stage=args.stage,
         job=job,
-        port=_read_port(env.get("MASTER_PORT", "")),
         deadline=args.deadline,
     )
-
-
-def _read_port(text: str) -> int:
-    if not text:
-        return _DEFAULT_PORT
-    if not text.isdecimal() or not 0 < int(text) < _LAST_PORT:
-        raise ContractError(f"the variable MASTER_PORT: found {text!r}, expected a number from 1 to {_LAST_PORT - 1}")
-    return int(text)
 
 
 def _tell(found: Report, subject: Subject, *, as_json: bool) -> None:

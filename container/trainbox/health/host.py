@@ -14,6 +14,7 @@ import msgspec
 from trainbox.contract.environment import Machine
 from trainbox.contract.finding import Finding, Kind
 from trainbox.contract.job import Channel, Job
+from trainbox.contract.ranks import DEFAULT_PORT, LAST_PORT
 from trainbox.health import checks
 from trainbox.health.checks import Stage, found
 from trainbox.launch.memory import read_memory
@@ -38,10 +39,18 @@ class Subject(msgspec.Struct, frozen=True):
     stage: Stage
     #: None on a machine without a job: then only the machine itself is looked at.
     job: Job | None = None
-    #: Where the ranks will meet on the first host; the checks' own exchange is one above.
-    port: int = 0
     #: Seconds for every check, in place of those of the table.
     deadline: float | None = None
+
+    @property
+    def port(self) -> int:
+        """Where the ranks will meet on the first host."""
+        return self.job.port if self.job else DEFAULT_PORT
+
+    @property
+    def exchange_port(self) -> int:
+        """Where the hosts meet for the checks: next to the port of the ranks, which must stay free."""
+        return self.port + 1 if self.port < LAST_PORT else self.port - 1
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
-from trainbox.contract.job import read_environment
+from trainbox.contract.job import add_to_environment
 
 _LAST_STANDARD = 2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -146,9 +146,11 @@ def _become(probe: Probe, write: int) -> NoReturn:
                     os.close(opened)
         if isinstance(probe.work, tuple):
             os.dup2(write, 1)
-            os.execvpe(  # noqa: S606 - an argument list, no shell: just what is wanted
-                probe.work[0], probe.work, {**read_environment(), **dict(probe.environment)}
-            )
+            add_to_environment(dict(probe.environment))
+            try:
+                os.execvp(probe.work[0], probe.work)  # noqa: S606 - an argument list, no shell: just what is wanted
+            except OSError as error:  # it does not name the program
+                raise OSError(error.errno, error.strerror, probe.work[0]) from error
         with open(write, "wb", closefd=False) as pipe:
             for message in probe.work():
                 pipe.write(msgspec.json.encode(message) + b"\n")

@@ -54,6 +54,7 @@ _PATIENT = 0.7
 
 def main(argv: Sequence[str]) -> int:
     """Serve until stdin ends; `argv` is how many ports to offer each time."""
+    env = read_environment()
     reserved: list[socket.socket] = []
     answers = os.dup(1)
     # What libraries print (NCCL_DEBUG) is for the log.
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     with os.fdopen(answers, "wb") as out, socket.create_server(("", 0), backlog=_BACKLOG) as door:
         for line in chain([b"{}"], sys.stdin.buffer):
             call = msgspec.json.decode(line, type=Call)
-            ran, unreached = run_groups(call.orders), knock(call.knocks)
+            ran, unreached = run_groups(call.orders, env), knock(call.knocks)
             for one in reserved:
                 one.close()
             reserved = [_reserve() for _ in range(int(argv[0]))]
@@ -79,10 +80,12 @@ def _reserve() -> socket.socket:
     return one
 
 
-def run_groups(orders: Sequence[Order]) -> tuple[Ran, ...]:
-    """All groups at once, each rank in a process of its own."""
+def run_groups(orders: Sequence[Order], env: Mapping[str, str]) -> tuple[Ran, ...]:
+    """All groups at once, each rank in a process of its own; a variable may plant a fault in one."""
     probes = {
-        (order.group, local): probe.Probe("collective", order.seconds, partial(_measure, order, local))
+        (order.group, local): probe.Probe(
+            "collective", order.seconds, partial(_measure, order, local, read_drill(env, local))
+        )
         for order in orders
         for local in range(order.ranks)
     }
@@ -119,16 +122,15 @@ def knock(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
     return tuple(host for (host, _), answer in zip(places, probe.run(probes), strict=True) if answer.broken)
 
 
-def _measure(order: Order, local: int) -> Iterator[Rank]:
+def _measure(order: Order, local: int, drill: str) -> Iterator[Rank]:
     """In the rank's own process; what torch.distributed raises when others are missing is a RuntimeError."""
     try:
-        yield _meet(order, local)
+        yield _meet(order, local, drill)
     except RuntimeError as error:
         yield Rank(local, waited=str(error).partition("\n")[0])
 
 
-def _meet(order: Order, local: int) -> Rank:
-    drill = read_drill(read_environment(), local)
+def _meet(order: Order, local: int, drill: str) -> Rank:
     if drill == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if drill == "hang":

@@ -9,10 +9,9 @@ from statistics import median
 import msgspec
 
 from trainbox.contract.finding import Finding
-from trainbox.contract.job import read_environment
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
-from trainbox.health.collectives import Ranks, check_collectives, choose_backend, possible
+from trainbox.health.collectives import RankProgram, check_collectives, choose_backend, possible
 from trainbox.health.host import Subject
 from trainbox.health.judgement import Judgement, judge
 from trainbox.health.local import HostReport, check_host, longest
@@ -35,11 +34,14 @@ class Report(msgspec.Struct, frozen=True):
         return Report(tuple(finding for finding in self.findings if finding.host == host), self.judgement)
 
 
-def examine(subject: Subject, *, strict: bool, backend: str | None = None, clock: Clock = time.time) -> Report:
+def examine(
+    subject: Subject, env: Mapping[str, str], *, strict: bool, backend: str | None = None, clock: Clock = time.time
+) -> Report:
     """Check this host, and all hosts of its job together.
 
     Args:
         subject: What to check.
+        env: The environment of the program of the ranks.
         strict: Whether warnings count as failures.
         backend: Of the collectives; by default the job's own.
         clock: The time in seconds; a parameter so that a test can plant a skew.
@@ -48,22 +50,22 @@ def examine(subject: Subject, *, strict: bool, backend: str | None = None, clock
     name = subject.job.name if subject.job else ""
     try:
         # First: so the others know that this host is there, however long its checks take.
-        exchange = meet(subject.hosts, subject.host, subject.port + 1, name, patience=patience, clock=clock)
+        exchange = meet(subject.hosts, subject.host, subject.exchange_port, name, patience=patience, clock=clock)
     except Lost as lost:
         return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
     except OSError as error:
-        taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.port + 1}")
+        taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.exchange_port}")
         return conclude((*check_host(subject).findings, taken), {}, strict=strict)
     try:
         with ExitStack() as stack:
             # Now: it is ready when the host's own checks have ended.
-            ranks = stack.enter_context(Ranks(subject, read_environment())) if possible(subject) else None
+            ranks = stack.enter_context(RankProgram(subject, env)) if possible(subject) else None
             return _together(subject, exchange, ranks, strict=strict, backend=choose_backend(subject, backend))
     finally:
         exchange.close()
 
 
-def _together(subject: Subject, exchange: Exchange, ranks: Ranks | None, *, strict: bool, backend: str) -> Report:
+def _together(subject: Subject, exchange: Exchange, ranks: RankProgram | None, *, strict: bool, backend: str) -> Report:
     """What each host finds about itself; then, with sound hosts to begin with, what they can do together."""
     seconds = longest(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)

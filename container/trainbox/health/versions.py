@@ -20,7 +20,7 @@ _PACKAGES = {
     "torch": ("torch",),
     "nccl": ("nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14", "nvidia-nccl-cu11", "nvidia-nccl"),
 }
-_TORCH_CUDA = re.compile(r"^cuda\b[^=]*=\s*['\"]([^'\"]+)['\"]", re.MULTILINE)
+_TORCH_CUDA = re.compile(r"^cuda\b[^=\n]*=[ \t]*['\"]([^'\"]+)['\"]", re.MULTILINE)
 #: Linux' own file of a loaded module, there also inside a container.
 _DRIVER = Path("/sys/module/nvidia/version")
 #: What Amazon's installer of EFA leaves: its version is in the first line ("# EFA installer version: 1.34.0").

@@ -1,6 +1,7 @@
 """Where `train` begins: it loads the supervisor quickly, for a cluster waits meanwhile, and runs it."""
 
 import _datetime  # type: ignore[import-not-found]
+import _signal  # type: ignore[import-not-found]  # `signal` itself would load `enum` first: too late
 import gc
 import sys
 from collections.abc import Callable
@@ -49,12 +50,23 @@ def load() -> Callable[[], int]:
     return run
 
 
+def hold_back_stops() -> None:
+    """Keep SIGTERM and SIGINT pending until `trainbox.launch.train` has its handlers.
+
+    By default they would end this process without a failure text, and PID 1 would not even notice them: what is blocked
+    is never dropped (signal(7), and `sig_ignored` in Linux' kernel/signal.c). Whoever starts us may block them before:
+    nothing is lost then, not even while the interpreter starts.
+    """
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGTERM, _signal.SIGINT))
+
+
 def main() -> int:
     """Run the job of this container to its end; see `trainbox.launch.train`.
 
     Returns:
         The exit code of the job.
     """
+    hold_back_stops()
     return load()()
 
 

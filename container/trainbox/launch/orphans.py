@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 #: prctl(2)
@@ -24,14 +25,57 @@ def children(*, zombies: bool = False) -> set[int]:
     Args:
         zombies: Those that have ended and wait to be reaped, too.
     """
-    ours = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended since
-            # pid (command) state ppid …, and the command may hold anything: proc(5)
-            state, parent = stat.read_bytes().rpartition(b")")[2].split()[:2]
-            if int(parent) == os.getpid() and (zombies or state != b"Z"):
-                ours.add(int(stat.parent.name))
+    try:
+        ours = _listed_children()
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        ours = {pid for pid, (_, parent) in _read_states() if parent == os.getpid()}
+    return ours if zombies else living(ours)
+
+
+def living(pids: Collection[int]) -> set[int]:
+    """Those that have not ended."""
+    return {pid for pid in pids if _read_state(pid)[0] not in (b"", b"Z")}
+
+
+def _listed_children() -> set[int]:
+    """As the kernel lists them: some microseconds, where a look at all processes takes as long as many forks.
+
+    Raises:
+        OSError: It does not.
+    """
+    ours: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - names, not paths
+        ours.update(map(int, Path("/proc/self/task", thread, "children").read_bytes().split()))
     return ours
+
+
+def _read_states() -> Iterator[tuple[int, tuple[bytes, int]]]:
+    for directory in Path("/proc").glob("[0-9]*"):
+        yield int(directory.name), _read_state(int(directory.name))
+
+
+def _read_state(pid: int) -> tuple[bytes, int]:
+    """The state of a process and its parent; nothing where it has ended since."""
+    try:
+        # pid (command) state ppid …, and the command may hold anything: proc(5)
+        state, parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:2]
+    except OSError:
+        return b"", 0
+    return state, int(parent)
+
+
+def kill_all(pids: Collection[int]) -> None:
+    """Kill children with their process groups: the kernel does not let a fork slip through while it kills a group.
+
+    The groups must be none of ours: those of `spawn` are not, and nobody can join a group of another session.
+    """
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            group = os.getpgid(pid)
+            if group != os.getpgrp():
+                os.killpg(group, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def ended() -> Iterator[tuple[int, int]]:

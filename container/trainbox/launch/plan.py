@@ -8,14 +8,10 @@ from typing import Literal
 import msgspec
 
 from trainbox.contract.environment import DISTRIBUTION_SWITCHES, Machine, variables
-from trainbox.contract.hyperparameters import arguments
 from trainbox.contract.job import Job
 from trainbox.contract.settings import as_text
 from trainbox.launch.program import Program
 from trainbox.launch.ranks import Launch, agent_argv, agent_variables, decide
-
-#: torchrun's default; any port works where a container has a network of its own, the request may name another.
-MASTER_PORT = "29500"
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -101,8 +97,7 @@ def _preflight(job: Job, launch: Launch, machine: Machine) -> Literal["off", "fa
 
 def _agent(job: Job, program: Program, launch: Launch, environment: Mapping[str, str], scratch: Path) -> Child:
     """The ranks get the user's directory on their path; the agent itself must not have it."""
-    passed = arguments(job.hyperparameters, job.settings.arguments)
-    argv = agent_argv(program, tuple(passed), processes=launch.processes, scratch=scratch)
+    argv = agent_argv(program, job.argv, processes=launch.processes, scratch=scratch)
     limit = job.settings.hang_seconds
     return Child(name=AGENT, argv=argv, environment=environment, directory=program.directory, hang_seconds=limit)
 
@@ -143,7 +138,7 @@ def _not_launched(job: Job, launch: Launch) -> list[str]:
 
 def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, str]) -> list[Child]:
     """The script itself; several processes get the variables that torchrun sets."""
-    argv = (*program.command, *arguments(job.hyperparameters, job.settings.arguments))
+    argv = (*program.command, *job.argv)
     base = {**base, "PYTHONPATH": _python_path(program, base)}
     per_host = launch.processes
     if per_host == 1:
@@ -153,7 +148,7 @@ def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, st
         "WORLD_SIZE": str(len(job.hosts) * per_host),
         "LOCAL_WORLD_SIZE": str(per_host),
         "MASTER_ADDR": job.hosts[0],
-        "MASTER_PORT": base.get("MASTER_PORT", MASTER_PORT),
+        "MASTER_PORT": str(job.port),
     }
     return [
         Child(

@@ -13,7 +13,7 @@ from trainbox.contract.job import Job, below
 from trainbox.errors import ProgramError
 
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*\.py")
-_BUILD_TABLE = re.compile(r"^\s*\[build-system\]", re.MULTILINE)
+_BUILD_TABLE = re.compile(r"^[ \t]*\[build-system\]", re.MULTILINE)
 _MOST_NAMES_SHOWN = 20
 #: Linux reads no more of a script's first line (BINPRM_BUF_SIZE).
 _LONGEST_FIRST_LINE = 256

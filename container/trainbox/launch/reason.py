@@ -170,7 +170,8 @@ def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Jo
     if _was_stopped(outcome, failure):
         return _stopped(outcome, failure, job)
     if number in _signal_numbers():
-        return _killed(number, said), _SIGNAL_HINTS.get(signal.Signals(number), "")
+        hint = find_hint(said, sorted(job.channels)) if said and number == signal.SIGABRT else ""  # C++ gives up so
+        return _killed(number, said), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
     if said is None:
         return f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
     if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone

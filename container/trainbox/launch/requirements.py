@@ -12,7 +12,7 @@ from trainbox.launch.program import Program
 from trainbox.launch.supervise import Outcome, supervise
 from trainbox.say import say
 
-_PIP_ERROR = re.compile(r"^\s*(?:ERROR|error): (.+)$", re.MULTILINE)
+_PIP_ERROR = re.compile(r"^[ \t]*(?:ERROR|error): (.+)$", re.MULTILINE)
 _MOST_ERRORS = 4
 
 

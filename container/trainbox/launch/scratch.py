@@ -1,25 +1,84 @@
 """A directory in memory for what agent, ranks and companions tell each other while they run."""
 
 import contextlib
+import fcntl
 import os
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 #: Memory: what ranks write there at every step must not wait for a disk.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the name is unique, and whoever makes it insists that it is new
 _DISK = Path("/tmp")  # noqa: S108 - likewise
+_PREFIX = "trainbox-scratch-"
 
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """The path of a directory that `supervise` makes if the plan asks for it; it is removed at the end."""
+    """Give the path of a directory that `supervise` makes if the plan asks for it; it is removed at the end.
+
+    Those of supervisors that were killed are removed, too.
+    """
+    remove_abandoned()
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else _DISK
-    path = parent / f"trainbox-{os.getpid()}-{time.time_ns():x}"
+    path = parent / f"{_PREFIX}{os.getpid()}-{time.time_ns():x}"
     try:
         yield path
     finally:
         if path.exists():
-            import shutil  # noqa: PLC0415 - a job without agent and GPUs has nothing to remove
+            _remove(path)
 
-            shutil.rmtree(path, ignore_errors=True)
+
+def make_scratch(path: Path) -> None:
+    """Make the directory, locked (flock(2)) until this process ends, however it ends: its owner lives.
+
+    The lock tells the truth across process namespaces, where a process id does not. Between the two steps another
+    supervisor may take the directory for an abandoned one: then it is made again.
+
+    Raises:
+        OSError: It cannot be made, or exists.
+    """
+    while True:
+        path.mkdir(mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(path, lock):
+                return  # the descriptor stays open: it is the lock
+            os.close(lock)
+
+
+def remove_abandoned(parents: Sequence[Path] = (_MEMORY, _DISK)) -> None:
+    """Remove the directories whose supervisors have died; one that cannot be locked or is another user's stays."""
+    for parent in parents:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(parent):  # noqa: PTH208 - names: no job should wait for the rest
+                if name.startswith(_PREFIX):
+                    _remove_if_abandoned(parent / name)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_uid == os.geteuid() and _is_at(path, lock):
+                _remove(path)
+        finally:
+            os.close(lock)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open directory still has its name."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and os.path.samestat(found, os.fstat(descriptor))
+
+
+def _remove(path: Path) -> None:
+    import shutil  # noqa: PLC0415 - a job without agent and GPUs has nothing in it
+
+    shutil.rmtree(path, ignore_errors=True)

@@ -11,18 +11,22 @@ import os
 import selectors
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from trainbox.clock import Clock
 from trainbox.errors import ProgramError
 from trainbox.launch import orphans
+from trainbox.launch.deadlines import Deadline, companion_stages, plan_sweep, seconds_until
 from trainbox.launch.memory import read_memory
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Lines, Sink
-from trainbox.launch.silence import LOOK_SECONDS, StoppedProcesses
+from trainbox.launch.scratch import make_scratch
+from trainbox.launch.silence import LOOK_SECONDS, AwakeClock, StoppedProcesses
 from trainbox.launch.spawn import spawn
 from trainbox.say import say
 
@@ -32,13 +36,6 @@ if TYPE_CHECKING:
 _PIPE_BYTES = 1024 * 1024
 _READ_BYTES = 256 * 1024
 _MOST_READS = 64
-#: How long the other processes of a host may take to leave once one has failed: they may be saving.
-PEER_GRACE_SECONDS = 30.0
-#: How long processes that the script left behind may take to leave after SIGTERM.
-LEFTOVER_GRACE_SECONDS = 5.0
-#: What companions have for their last words once the children have failed; and how long the kernel may take to end one.
-LAST_WORDS_SECONDS = 2.0
-_KILL_SECONDS = 0.5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -91,24 +88,33 @@ class Outcome(msgspec.Struct, frozen=True):
         return failure.code if failure else 0
 
 
-def supervise(plan: Plan, *, stdout: int = 1, stderr: int = 2) -> Outcome:
+def supervise(
+    plan: Plan,
+    *,
+    stdout: int = 1,
+    stderr: int = 2,
+    clock: Clock = time.monotonic,
+    poller: Callable[[], selectors.BaseSelector] = selectors.DefaultSelector,
+) -> Outcome:
     """Run every child of a plan to its end, and its companions as long as that.
 
     Args:
         plan: What to run.
         stdout: The file descriptor that the children's stdout goes to.
         stderr: Likewise.
+        clock: The time in seconds.
+        poller: What waits for output and signals, in seconds of that clock.
 
     Raises:
         ProgramError: A child could not be started; those that were have been ended.
     """
-    started = time.monotonic()
+    started = clock()
     before = read_memory()
     sinks = (Sink(stdout), Sink(stderr))
     orphans.adopt_orphans()
     if plan.scratch is not None:
         _make(plan.scratch)
-    with _Supervision(plan, sinks) as running:
+    with _Supervision(plan, sinks, clock, poller()) as running:
         running.start()
         running.run()
     after = read_memory()
@@ -119,7 +125,7 @@ def supervise(plan: Plan, *, stdout: int = 1, stderr: int = 2) -> Outcome:
         memory_kills=(after.kills or 0) - (before.kills or 0),
         memory_limit=after.limit_bytes,
         leftovers=running.leftovers,
-        seconds=time.monotonic() - started,
+        seconds=clock() - started,
         ends_line=all(sink.ends_line for sink in sinks),
         lost_output=tuple(str(sink.lost.strerror) for sink in sinks if sink.lost),
         findings=_read_findings(plan),
@@ -136,7 +142,7 @@ def _read_findings(plan: Plan) -> "tuple[Finding, ...]":
 
 def _make(scratch: Path) -> None:
     try:
-        scratch.mkdir(mode=0o700)
+        make_scratch(scratch)
     except OSError as error:
         raise ProgramError(
             f"the directory {scratch} cannot be made: {error.strerror}",
@@ -179,8 +185,9 @@ def _write(process: _Process, sink: Sink, ready: bytes) -> None:
 class _Supervision:
     """The state of one run, between the signal handler and the loop."""
 
-    def __init__(self, plan: Plan, sinks: tuple[Sink, Sink]) -> None:
+    def __init__(self, plan: Plan, sinks: tuple[Sink, Sink], clock: Clock, poller: selectors.BaseSelector) -> None:
         self.plan = plan
+        self._clock = clock
         self.sinks = sinks
         self.processes: dict[int, _Process] = {}
         self.alive: set[int] = set()
@@ -194,9 +201,9 @@ class _Supervision:
         self.stopped_by = 0
         self.killed = False
         self.leftovers = 0
-        self._kill_at = float("inf")
-        self._stopped = StoppedProcesses()
-        self._selector = selectors.DefaultSelector()
+        self._deadline = Deadline()
+        self._stopped = StoppedProcesses(AwakeClock(clock))
+        self._selector = poller
         self._open_streams = 0
 
     def __enter__(self) -> Self:
@@ -227,7 +234,7 @@ class _Supervision:
         os.close(self._wakeup_write)
 
     def start(self) -> None:
-        self._kill_at = time.monotonic() + self.plan.limit_seconds
+        self._deadline = self._deadline.after_start(self._clock(), self.plan.limit_seconds)
         for child in self.plan.children:
             pid = self._start(_Process(child, is_companion=False))
             self.alive.add(pid)
@@ -254,8 +261,8 @@ class _Supervision:
     def run(self) -> None:
         """Relay and reap until every child has left, then end what they left behind."""
         while self.alive:
-            self._turn(min(self._kill_at, self._end_stopped()))
-            if time.monotonic() >= self._kill_at:
+            self._turn(min(self._deadline.kill_at, self._end_stopped()))
+            if self._deadline.is_over(self._clock()):
                 self._kill()
         self._end_companions(last_words=any(exit_.code for exit_ in self.exits))
         self._end_leftovers()
@@ -267,7 +274,7 @@ class _Supervision:
         """Forward the first; a second Ctrl-C of an impatient person ends it at once."""
         if not self.stopped_by:
             self.stopped_by = number
-            self._kill_at = time.monotonic() + self.plan.grace_seconds
+            self._deadline = self._deadline.after_stop(self._clock(), self.plan.grace_seconds)
             for pid in tuple(self.alive):
                 self._ask(pid, number)
         elif number == signal.SIGINT:
@@ -284,7 +291,7 @@ class _Supervision:
 
     def _kill(self) -> None:
         self.killed = self.killed or bool(self.alive)
-        self._kill_at = float("inf")
+        self._deadline = Deadline()
         for pid in tuple(self.alive):
             self._send(pid, signal.SIGKILL)
 
@@ -294,7 +301,7 @@ class _Supervision:
         for pid, seconds in self._stopped.find(limits).items():
             self.processes[pid].why_killed = f"was stopped for {seconds:.1f} s and was ended"
             self._send(pid, signal.SIGKILL)
-        return time.monotonic() + LOOK_SECONDS if any(limits.values()) else float("inf")
+        return self._clock() + LOOK_SECONDS if any(limits.values()) else float("inf")
 
     def _send(self, pid: int, number: int) -> None:
         # PermissionError: nobody in the group is ours to signal any more (sudo).
@@ -304,9 +311,8 @@ class _Supervision:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def _turn(self, until: float) -> None:
-        """Wait for one batch of output and of ended processes, at most until a moment of the monotonic clock."""
-        timeout = None if until == float("inf") else max(0.0, until - time.monotonic())
-        for key, _ in self._selector.select(timeout):
+        """Wait for one batch of output and of ended processes, at most until a moment of the clock."""
+        for key, _ in self._selector.select(seconds_until(until, self._clock())):
             if key.data is None:
                 self._clear_wakeup()
             else:
@@ -358,7 +364,7 @@ class _Supervision:
         is_first = not any(earlier.code for earlier in self.exits[:-1])  # the others end because we asked them to
         if exit_.code and is_first and self.alive and not self.stopped_by:
             say(f"{exit_.name} failed with exit code {exit_.code}: stopping the other processes of this host")
-            self._kill_at = min(self._kill_at, time.monotonic() + PEER_GRACE_SECONDS)
+            self._deadline = self._deadline.after_failure(self._clock())
             for other in tuple(self.alive):
                 self._ask(other, signal.SIGTERM)
 
@@ -376,27 +382,37 @@ class _Supervision:
         Args:
             last_words: Whether they may say something before: why the children have failed.
         """
-        asked = ((signal.SIGTERM, LAST_WORDS_SECONDS),) if last_words else ()
-        for number, seconds in (*asked, (signal.SIGKILL, _KILL_SECONDS)):
-            until = time.monotonic() + seconds
+        for stage in companion_stages(last_words=last_words):
+            until = self._clock() + stage.seconds
             for pid in tuple(self.companions):
-                self._send(pid, number)
-            while self.companions and time.monotonic() < until:
+                self._send(pid, stage.signal)
+            while self.companions and self._clock() < until:
                 self._turn(until)
         self.others |= self.companions
 
     def _end_leftovers(self) -> None:
         """Ask what the children left behind to leave, then make it."""
         known: set[int] = set()
-        for number, seconds in ((signal.SIGTERM, LEFTOVER_GRACE_SECONDS), (signal.SIGKILL, LEFTOVER_GRACE_SECONDS)):
-            until = time.monotonic() + seconds
-            self._turn(0.0)
-            while (left := orphans.children() - self.others) and time.monotonic() < until:
-                for pid in left - known if number == signal.SIGTERM else left:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, number)
-                known |= left
-                self._turn(min(until, time.monotonic() + 0.1))
+        renewals = 0
+        killing_since: float | None = None
+        since = self._clock()
+        self._turn(since)
+        # Also those that have just ended: each may have forked another before, which a look at the living would miss.
+        while left := orphans.children(zombies=True) - self.others:
+            sweep = plan_sweep(
+                left, known, renewals=renewals, since=since, now=self._clock(), killing_since=killing_since
+            )
+            if sweep is None:
+                say(f"{len(left)} process(es) that the script had left behind cannot be ended: {sorted(left)}")
+                break
+            killing_since = sweep.killing_since
+            renewals += not left <= known
+            known |= orphans.living(left)
+            for pid in sweep.ask:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGTERM)
+            orphans.kill_all(sweep.kill)
+            self._turn(self._clock() + sweep.wait)
         self.leftovers = len(known)
 
     def _drain(self) -> None:

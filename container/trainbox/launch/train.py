@@ -134,6 +134,8 @@ def _stop_raises() -> Iterator[Callable[[], None]]:
     for number in _STOP_SIGNALS:
         signal.signal(number, stop)
     try:
+        # What has come since `trainbox.launch` began arrives here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         yield check
     except _Interrupted as interrupted:
         name = signal.Signals(interrupted.number).name

@@ -255,7 +255,7 @@ def join(members: Members, *, patience: float, limit: float, port: int, longest:
         members: All.
         patience: Seconds to wait for the others (the setting `trainbox_peer_timeout_seconds`).
         limit: Seconds after which a member of whom nothing is heard is lost (`trainbox_hang_seconds`); 0 is never.
-        port: Where the leader listens (`find_port`).
+        port: Where the leader listens (`Job.port`).
         longest: Seconds to wait in one call for a member that lives.
 
     Raises:

@@ -1,16 +1,11 @@
 """Who trains one model together: the processes of a job on all its hosts, in one order that all of them know."""
 
-from collections.abc import Mapping
-
 import msgspec
 
 from trainbox.contract.job import Job
+from trainbox.contract.ranks import Ranks
 from trainbox.errors import ContractError
 
-#: Where the members meet unless `MASTER_PORT` says otherwise: that of the hosts of PyTorch jobs, which the preflight
-#: has found free on the first host. Below 32768, where Linux gives ports to clients.
-DEFAULT_PORT = 29400
-_LAST_PORT = 65535
 _HERE = "127.0.0.1"
 
 
@@ -42,51 +37,30 @@ class Members(msgspec.Struct, frozen=True):
         return self.name == self.names[0]
 
 
-def find_members(job: Job, env: Mapping[str, str]) -> Members:
+def find_members(job: Job, ranks: Ranks) -> Members:
     """The members of a job: its hosts in the order that SageMaker gives, on each its processes.
 
     Args:
         job: The contract.
-        env: The environment of this process: `LOCAL_RANK` and `LOCAL_WORLD_SIZE` say which process of its host it is
-            where there are several (the hyperparameter `processes_per_host`).
+        ranks: The place of this process.
 
     Raises:
-        ContractError: The variables contradict each other, or the hosts of the job.
+        ContractError: The job has other processes than its hosts and their number on this one make it.
     """
-    local_size = _read_number(env, "LOCAL_WORLD_SIZE", 1)
-    local_rank = _read_number(env, "LOCAL_RANK", 0)
-    if local_size < 1 or local_rank >= local_size:
-        raise ContractError(f"LOCAL_RANK is {local_rank}, and LOCAL_WORLD_SIZE is {local_size}")
+    local_size = ranks.local_world_size
     if local_size == 1:
         names, name = job.hosts, job.current_host
     else:
         names = tuple(f"{host}/{number}" for host in job.hosts for number in range(local_size))
-        name = f"{job.current_host}/{local_rank}"
+        name = f"{job.current_host}/{ranks.local_rank}"
     members = Members(names, name, _HERE if len(job.hosts) == 1 else job.hosts[0], job.name)
-    for variable, expected in (("WORLD_SIZE", members.size), ("RANK", members.rank)):
-        found = _read_number(env, variable, expected)
+    for variable, found, expected in (
+        ("WORLD_SIZE", ranks.world_size, members.size),
+        ("RANK", ranks.rank, members.rank),
+    ):
         if found != expected:
             raise ContractError(
                 f"{variable} is {found}; {len(job.hosts)} host(s) with {local_size} process(es) make it {expected}",
                 hint="let processes_per_host start the processes, which sets all of these variables",
             )
     return members
-
-
-def find_port(env: Mapping[str, str]) -> int:
-    """Where the leader listens: `MASTER_PORT`, which `trainbox run` chooses for jobs that share a machine.
-
-    Raises:
-        ContractError: It is no port.
-    """
-    port = _read_number(env, "MASTER_PORT", DEFAULT_PORT)
-    if not 0 < port <= _LAST_PORT:
-        raise ContractError(f"the variable MASTER_PORT: found {port}, expected a number from 1 to {_LAST_PORT}")
-    return port
-
-
-def _read_number(env: Mapping[str, str], name: str, default: int) -> int:
-    text = env.get(name, "")
-    if text and not text.isdecimal():
-        raise ContractError(f"the variable {name}: found {text!r}, expected a whole number, 0 or more")
-    return int(text) if text else default

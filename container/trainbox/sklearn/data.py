@@ -13,11 +13,12 @@ import scipy.sparse
 import sklearn
 
 import trainbox
+from trainbox import toolkit
 from trainbox.channels import Columns, Table, digest, read_table
-from trainbox.contract.job import Channel, Job, read_environment
+from trainbox.contract.job import Channel, Job
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
 from trainbox.launch.memory import read_memory
-from trainbox.peers import Circle, find_members, find_port, join
+from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
@@ -79,14 +80,14 @@ def meet() -> Circle:
         PeerError: Some never came; the message names them.
         RunError: The host has several processes: one uses all processors, and holds the rows once.
     """
-    job, env = trainbox.current_job(), read_environment()
-    members = find_members(job, env)
+    job = trainbox.current_job()
+    members = find_members(job, toolkit.current_ranks())
     if members.size > len(job.hosts):
         raise RunError(
             "random_forest_train.py runs in one process on each host", hint="leave processes_per_host out; see n_jobs"
         )
     settings = job.settings
-    return join(members, patience=settings.peer_timeout_seconds, limit=settings.hang_seconds, port=find_port(env))
+    return join(members, patience=settings.peer_timeout_seconds, limit=settings.hang_seconds, port=job.port)
 
 
 def read_data(params: Params, circle: Circle) -> Data:

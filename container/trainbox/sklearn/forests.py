@@ -3,7 +3,7 @@
 Tree i of a forest is shaped by the i-th number that scikit-learn draws from the random state it was given. A group that
 begins with tree i is given a random state from which i numbers were drawn before; so it does not matter in how many
 groups, in how many attempts or on how many hosts the trees grow. Nothing but scikit-learn's public interface is used
-for that; tests/unit/test_sklearn_forests.py compares the trees with those of one fit, number by number.
+for that; tests/sklearn/test_sklearn_forests.py compares the trees with those of one fit, number by number.
 """
 
 import copy

@@ -32,6 +32,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from trainbox import stopping, toolkit
 from trainbox.contract.job import read_environment
+from trainbox.contract.ranks import Ranks
 from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
 from trainbox.errors import TrainingError
 from trainbox.say import say
@@ -45,7 +46,7 @@ from trainbox.torch.nested import change, samples
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
 from trainbox.torch.stopwatch import Stopwatch
-from trainbox.torch.world import Backend, World, choose_backend, joined, read_world, tighten
+from trainbox.torch.world import Backend, choose_backend, joined, read_torchrun_ranks, tighten
 from trainbox.torch.wrapping import copy, copy_buffers, exchange_gradients, replicated, shard
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Session:
 
     def __init__(
         self,
-        world: World,
+        ranks: Ranks,
         backend: Backend,
         control: dist.ProcessGroup | None,
         progress: Progress | None,
@@ -84,7 +85,7 @@ class Session:
         on_nan: Literal["stop", "continue"],
         check_every: int,
     ) -> None:
-        self.rank, self.world_size, self.device = world.rank, world.size, backend.device
+        self.rank, self.world_size, self.device = ranks.rank, ranks.world_size, backend.device
         self.step = 0
         self.stopped = False
         self._control = control
@@ -106,7 +107,7 @@ class Session:
         self._bad_said = 0
         self._steps_here = 0
         self._progress = progress
-        self._stopwatch = Stopwatch(self.device, runs=progress is not None and world.size > 1)
+        self._stopwatch = Stopwatch(self.device, runs=progress is not None and ranks.world_size > 1)
         self._mark(Section.START)
 
     # ---- before the loop ----
@@ -418,18 +419,19 @@ def session(
         HyperparameterError: A GPU, a library or a precision that is asked for is not there.
     """
     settings = toolkit.current_job().settings
-    world = read_world(read_environment())
-    path = read_environment().get(PROGRESS_VARIABLE)
-    progress = Progress(Path(path), world.local_rank) if path else None
+    env = read_environment()
+    ranks = read_torchrun_ranks(env)
+    path = env.get(PROGRESS_VARIABLE)
+    progress = Progress(Path(path), ranks.local_rank) if path else None
     if progress is not None:
         progress.mark(0, Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
     toolkit.stop_requested()  # from here on SIGTERM is a request
     gpus = torch.cuda.device_count()
-    chosen = choose_backend(backend or settings.backend, world, gpus=gpus, nccl=dist.is_nccl_available())
-    with algorithms(deterministic=deterministic), joined(world, chosen, pauses=settings.start_seconds) as control:
+    chosen = choose_backend(backend or settings.backend, ranks, gpus=gpus, nccl=dist.is_nccl_available())
+    with algorithms(deterministic=deterministic), joined(ranks, chosen, pauses=settings.start_seconds) as control:
         seed_all(derive(seed, "all"))
         run = Session(
-            world,
+            ranks,
             chosen,
             control,
             progress,
@@ -438,10 +440,11 @@ def session(
             on_nan=on_nan,
             check_every=check_every,
         )
-        gather(world.rank, control)  # every rank can be reached, before anything is computed
-        ranks = "one rank" if world.size == 1 else f"{world.size} ranks, {world.local_size} on this host, {chosen.name}"
+        gather(ranks.rank, control)  # every rank can be reached, before anything is computed
+        several = f"{ranks.world_size} ranks, {ranks.local_world_size} on this host, {chosen.name}"
+        who = several if ranks.world_size > 1 else "one rank"
         run.say(
-            f"{ranks} on {chosen.device.type} ({chosen.reason}), {precision}, {torch.get_num_threads()} threads a rank,"
+            f"{who} on {chosen.device.type} ({chosen.reason}), {precision}, {torch.get_num_threads()} threads a rank,"
             f" seed {seed}, torch {torch.__version__}"
         )
         yield run

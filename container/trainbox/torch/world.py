@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.errors import ContractError, HyperparameterError
 
 #: Others may still be compiling or reading when this rank arrives.
@@ -20,16 +21,6 @@ JOIN_TIMEOUT = timedelta(seconds=300)
 #: From the end of the first step on; the watch of the launcher, which names the rank that hangs, must come first.
 STEP_TIMEOUT_SECONDS = 100.0
 _SMDDP = "smdistributed.dataparallel.torch.torch_smddp"
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-
-
-class World(msgspec.Struct, frozen=True):
-    """The place of this process among all of the job, as torchrun's variables tell it."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
 
 
 class Backend(msgspec.Struct, frozen=True):
@@ -40,24 +31,23 @@ class Backend(msgspec.Struct, frozen=True):
     reason: str
 
 
-def read_world(env: Mapping[str, str]) -> World:
-    """Pure: this rank from the environment; alone where there is no `RANK`.
+def read_torchrun_ranks(env: Mapping[str, str]) -> Ranks:
+    """Pure: this rank from torchrun's variables; alone where there is no `RANK`.
 
     Raises:
-        ContractError: A variable is missing or is no number.
+        ContractError: A variable is missing or malformed, or variables contradict each other.
     """
-    if "RANK" not in env:
-        return World()
-    found = {name: env.get(name, "") for name in _VARIABLES}
-    for name, value in found.items():
-        if not value.isdecimal():
-            raise ContractError(
-                f"the variable {name} is {value!r}, though RANK is set", hint="torchrun sets RANK and all it goes with"
-            )
-    return World(*(int(found[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    if not env.get("RANK"):
+        return Ranks()
+    missing = [name for name in RANK_VARIABLES if not env.get(name)]
+    if missing:
+        raise ContractError(
+            f"the variable {missing[0]} is not set, though RANK is", hint="torchrun sets RANK and all it goes with"
+        )
+    return read_ranks(env)
 
 
-def choose_backend(asked: str | None, world: World, *, gpus: int, nccl: bool) -> Backend:
+def choose_backend(asked: str | None, ranks: Ranks, *, gpus: int, nccl: bool) -> Backend:
     """Pure: GPUs and NCCL where there are GPUs, else processors and gloo, unless the request names another backend.
 
     Raises:
@@ -72,37 +62,37 @@ def choose_backend(asked: str | None, world: World, *, gpus: int, nccl: bool) ->
         raise HyperparameterError("the backend smddp needs a module that is not installed", hint="use nccl")
     if not gpus:
         return Backend(name, torch.device("cpu"), "as asked" if asked else "there is no GPU here")
-    if world.local_rank >= gpus:
+    if ranks.local_rank >= gpus:
         raise HyperparameterError(
-            f"rank {world.rank} is number {world.local_rank} on its host, which has {gpus} GPUs",
+            f"rank {ranks.rank} is number {ranks.local_rank} on its host, which has {gpus} GPUs",
             hint=f"processes_per_host of at most {gpus}; a GPU fewer than the instance should have is a broken one",
         )
     reason = "as asked" if asked else f"{gpus} GPUs on this host"
-    return Backend(name, torch.device("cuda", world.local_rank), reason)
+    return Backend(name, torch.device("cuda", ranks.local_rank), reason)
 
 
 @contextmanager
-def joined(world: World, backend: Backend, *, pauses: float) -> Iterator[dist.ProcessGroup | None]:
+def joined(ranks: Ranks, backend: Backend, *, pauses: float) -> Iterator[dist.ProcessGroup | None]:
     """Be one of the process group; gives a second group, on gloo, for what the ranks agree on. None where one is alone.
 
     Leaves behind a barrier, so that none takes down what another still needs; but not after an exception, when the
     others may never come to it.
 
     Args:
-        world: This rank.
+        ranks: The place of this one.
         backend: What the gradients go through.
         pauses: Seconds that one rank may work while the others wait: saving, evaluating.
     """
     if backend.device.type == "cuda":
         torch.cuda.set_device(backend.device)
-    if world.size == 1:
+    if ranks.world_size == 1:
         yield None
         return
     if backend.name == "smddp":
         importlib.import_module(_SMDDP)
     options: dict[str, Any] = {"device_id": backend.device} if backend.name == "nccl" else {}
     hook = sys.excepthook
-    dist.init_process_group(backend.name, rank=world.rank, world_size=world.size, timeout=JOIN_TIMEOUT, **options)
+    dist.init_process_group(backend.name, rank=ranks.rank, world_size=ranks.world_size, timeout=JOIN_TIMEOUT, **options)
     sys.excepthook = hook  # torch's loses the traceback of an error that has an exit code of its own (trainbox.toolkit)
     failed = True
     try:

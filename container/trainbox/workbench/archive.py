@@ -14,7 +14,7 @@ _LEVEL = 6
 
 
 def archive(directory: Path, target: Path) -> tuple[ModelRecord | None, tuple[str, ...]]:
-    """Pack a directory; where it is empty there is no archive, and none of an earlier attempt is left.
+    """Pack a directory; where it is empty there is no archive.
 
     Names are sorted; times, owners and the umask of the moment are left out, so equal models have equal digests.
 
@@ -22,13 +22,12 @@ def archive(directory: Path, target: Path) -> tuple[ModelRecord | None, tuple[st
         The archive, and what cannot be in one: sockets, FIFOs and devices.
 
     Raises:
-        RunError: It cannot be written; the directory is untouched, and an archive of before is still whole.
+        RunError: It cannot be written; the directory is untouched.
     """
     paths = sorted(directory.rglob("*"))
     files = [path for path in paths if path.is_symlink() or path.is_file()]
     left_out = tuple(str(path) for path in paths if not (path.is_symlink() or path.is_file() or path.is_dir()))
     if not files:
-        target.unlink(missing_ok=True)
         return None, left_out
     try:
         with (
@@ -39,10 +38,7 @@ def archive(directory: Path, target: Path) -> tuple[ModelRecord | None, tuple[st
             for path in paths:
                 _add(tar, path, str(path.relative_to(directory)))
     except OSError as error:
-        raise RunError(
-            f"{target} cannot be written: {error.strerror}",
-            hint=f"the model itself is whole in {directory}; free some space, then: tar -czf {target} -C {directory} .",
-        ) from error
+        raise RunError(f"{target.name} cannot be written: {error.strerror}") from error
     return ModelRecord(archive=target.name, bytes=target.stat().st_size, files=len(files)), left_out
 
 

@@ -6,33 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainbox.errors import RunError
-from trainbox.workbench.folder import remove
 from trainbox.workbench.record import Clash
 
 
-def merge(directories: Sequence[tuple[str, Path]], target: Path, *, beside: Path) -> tuple[Clash, ...]:
-    """Move the content of each host's directory into `target`, which is replaced as a whole.
+def merge(directories: Sequence[tuple[str, Path]], target: Path) -> tuple[Clash, ...]:
+    """Move the content of each host's directory into `target`, which must not exist.
 
     Hosts that wrote the same file with the same content share it. Where the content differs, the first host's keeps the
     name and the others' get the host's name behind theirs; SageMaker keeps one of them and says nothing.
 
     Args:
         directories: Host and directory, the first wins a name.
-        target: The merged directory; what an earlier attempt left there goes.
-        beside: A directory on the same file system in which this is prepared.
+        target: The merged directory, on the same file system.
+
+    Raises:
+        RunError: It cannot be written.
     """
-    place = beside / f"merged-{target.name}"
-    merging = _Merging(place)
+    merging = _Merging(target)
     try:
-        place.mkdir()
+        target.mkdir()
         for host, directory in directories:
             if directory.is_dir() and not directory.is_symlink():
                 merging.add(host, directory, Path())
-        remove(target)
-        place.rename(target)
     except OSError as error:
         raise RunError(
-            f"{target} cannot be written: {error.strerror}", hint=f"what the hosts left lies in {beside}"
+            f"{target} cannot be written: {error.strerror}", hint=f"what the hosts left is in {target.parent.parent}"
         ) from error
     return tuple(Clash(path, merging.owners[path], tuple(others)) for path, others in merging.clashes.items())
 

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainbox.errors import RunError
-from trainbox.workbench.record import JobRecord, read_record
+from trainbox.workbench.record import FILE_NAME, WORK, JobRecord, read_record
 
-#: Below the result's directory: the trees of the hosts while they run.
-WORK = ".trainbox"
+#: All that a run which was killed leaves before its first record is whole.
+_UNBORN = frozenset({f".{FILE_NAME}.part"})
+#: What a first attempt leaves when it is killed; a torn record among these is nothing to protect.
+_FIRST = frozenset({*_UNBORN, FILE_NAME, WORK, "checkpoints", "logs"})
 
 
 def read_previous(out: Path, *, resume: bool) -> JobRecord | None:
@@ -22,7 +24,7 @@ def read_previous(out: Path, *, resume: bool) -> JobRecord | None:
     """
     _check_writable(out)
     record = read_record(out)
-    if record is None and out.is_dir() and any(out.iterdir()):
+    if record is None and out.is_dir() and not _is_free({path.name for path in out.iterdir()}):
         raise RunError(f"{out} holds something else than a result of trainbox run", hint="give another --out")
     if record is not None and not resume:
         raise RunError(
@@ -30,6 +32,10 @@ def read_previous(out: Path, *, resume: bool) -> JobRecord | None:
             hint="--resume starts its next attempt on the same checkpoints; another --out or --job-name, a new job",
         )
     return record
+
+
+def _is_free(names: set[str]) -> bool:
+    return names <= _UNBORN or (FILE_NAME in names and names <= _FIRST)
 
 
 def _check_writable(out: Path) -> None:

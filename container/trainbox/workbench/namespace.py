@@ -7,6 +7,7 @@ milliseconds, and no module of the user's can get in its way. The workbench impo
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -53,8 +54,8 @@ def probe(kind: Kind) -> str:
     return "" if tried.returncode == 0 else tried.stderr.decode(errors="replace").strip().removeprefix("trainbox: ")
 
 
-class _Refused(Exception):  # noqa: N818 - it says what the kernel did
-    """The kernel refused a call; the text says which and why."""
+class _Refused(Exception):  # noqa: N818 - it says what happened
+    """The command shall not be run; the text says why."""
 
 
 def _call(what: str, result: int) -> None:
@@ -87,9 +88,18 @@ def _enter(kind: Kind, mounts: Iterable[tuple[str, str, bool]]) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask for SIGTERM when `trainbox run` dies, however it dies; it outlives execve (prctl(2))."""
+    """Ask for SIGTERM when `trainbox run` dies, however it dies (prctl(2)); it outlives execve.
+
+    Where it died before, nothing comes: stdin tells, a pipe that ends with `trainbox run`.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    stdin = sys.stdin.fileno()
+    poll = select.poll()
+    poll.register(stdin, 0)
+    if any(event & select.POLLHUP for _, event in poll.poll(0)):
+        raise _Refused("trainbox run has ended")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), stdin)
 
 
 def main(argv: list[str]) -> None:

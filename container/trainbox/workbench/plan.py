@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from trainbox.workbench import namespace
-from trainbox.workbench.folder import WORK
 from trainbox.workbench.namespace import OPT_ML
+from trainbox.workbench.record import WORK
 from trainbox.workbench.request import RunRequest
 
 #: `docker stop -t 120`: what SageMaker gives between SIGTERM and SIGKILL (API StopTrainingJob).

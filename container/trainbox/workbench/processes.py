@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
+from trainbox.launch.scratch import remove_abandoned
 from trainbox.workbench.descendants import end_orphans, orphans_come_here
 from trainbox.workbench.hosts import Ended, Host, Listener, check_logs, drain, watch
 from trainbox.workbench.interrupts import Interrupts
@@ -20,11 +21,13 @@ class _Process(Host):
 
     def __init__(self, plan: HostPlan, log: Path) -> None:
         super().__init__(plan.name, log)
+        # A pipe that ends with this process: `namespace` sees whether it is still there.
+        stdin, self._alive = os.pipe()
         try:
             self.process = subprocess.Popen(
                 plan.argv,
                 env=plan.environment,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 # One pipe for both keeps their order.
                 stderr=subprocess.STDOUT,
@@ -34,8 +37,11 @@ class _Process(Host):
                 bufsize=0,
             )
         except OSError:
+            os.close(self._alive)
             self.close_log()
             raise
+        finally:
+            os.close(stdin)
         assert self.process.stdout is not None  # noqa: S101 - a pipe was asked for
         self.pipe = self.process.stdout
 
@@ -67,6 +73,7 @@ class _Process(Host):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.has_ended()
+        os.close(self._alive)
         self.pipe.close()
         self.close_log()
 
@@ -78,6 +85,7 @@ def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ende
         RunError: A host cannot be started, or its log cannot be written.
     """
     others = children(zombies=True)
+    remove_abandoned()
     hosts: list[_Process] = []
     with orphans_come_here(), selectors.DefaultSelector() as selector:
         try:
@@ -91,6 +99,7 @@ def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ende
             for host in hosts:
                 host.close()
             _end_orphans(others, listener)
+            remove_abandoned()
     check_logs(hosts)
     return ended
 

@@ -1,5 +1,6 @@
 """`job.json`: what became of a job, written whole, read back by the next attempt."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +10,11 @@ from trainbox import whole
 from trainbox.errors import RunError
 
 FILE_NAME = "job.json"
+#: Below the result's directory: the trees of the hosts while they run.
+WORK = ".trainbox"
+#: A result that is whole, on its way to its place: its record counts already.
+COMMITTED = f"{WORK}/committed"
+_EARLIER = re.compile(r"job\.attempt-(\d+)\.json")
 
 #: API DescribeTrainingJob: TrainingJobStatus and SecondaryStatus, those a local job can have.
 Status = Literal["InProgress", "Completed", "Failed", "Stopped"]
@@ -82,6 +88,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     channels: dict[str, str] = {}
     hosts: tuple[HostRecord, ...] = ()
+    #: The attempt whose model, archive and output lie in the directory: not this one where this one ended worse.
+    result: int | None = None
     model: ModelRecord | None = None
     clashes: tuple[Clash, ...] = ()
     #: By name, over all attempts: what an earlier one logged beyond the step the next began at is left out.
@@ -103,27 +111,47 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_record(directory: Path) -> JobRecord | None:
-    """The record in a result's directory, or None where there is none.
+    """Return the record in a result's directory; None where there is none, or only a torn one.
+
+    Where the file is torn, as after a power failure, the record of the attempt before counts.
 
     Raises:
-        RunError: The file is no record of ours.
+        RunError: The file is not a record of ours.
     """
-    path = directory / FILE_NAME
+    committed = directory / COMMITTED / FILE_NAME
+    try:
+        return _read(committed if committed.exists() else directory / FILE_NAME)
+    except msgspec.DecodeError:
+        earlier = _earlier_records(directory)
+        return _read(earlier[-1]) if earlier else None
+
+
+def _read(path: Path) -> JobRecord | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=JobRecord)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except msgspec.ValidationError as error:
         raise RunError(f"{path} is no record of a job: {error}", hint="give another --out") from error
 
 
-def write_record(record: JobRecord, directory: Path) -> None:
+def _earlier_records(directory: Path) -> list[Path]:
+    found = [(int(match[1]), path) for path in directory.iterdir() if (match := _EARLIER.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def keep_record(record: JobRecord, directory: Path) -> None:
+    """Write the record of an attempt as `job.attempt-N.json`, before `job.json` becomes that of the next."""
+    write_record(record, directory, name=f"job.attempt-{record.attempt}.json")
+
+
+def write_record(record: JobRecord, directory: Path, *, name: str = FILE_NAME) -> None:
     """Write `job.json`, whole or not at all: one key a line, so that a curve of 10,000 values is no 10,000 lines."""
     fields = msgspec.json.decode(msgspec.json.encode(record), type=dict[str, msgspec.Raw])
     lines = [b" " + msgspec.json.encode(name) + b": " + bytes(value) for name, value in fields.items()]
-    write_whole(directory / FILE_NAME, b"{\n" + b",\n".join(lines) + b"\n}\n")
+    write_whole(directory / name, b"{\n" + b",\n".join(lines) + b"\n}\n")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime as dt
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from trainbox.contract.hyperparameters import redact, without_secrets
 from trainbox.contract.job import read_environment
 from trainbox.errors import RunError
 from trainbox.workbench.archive import archive
-from trainbox.workbench.collect import has_files, merge
+from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import DEFAULT_IMAGE
@@ -25,8 +26,17 @@ from trainbox.workbench.outcome import Outcome, conclude
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
 from trainbox.workbench.processes import run_hosts
-from trainbox.workbench.record import Clash, Curve, HostRecord, JobRecord, Seconds, write_record
+from trainbox.workbench.record import (
+    Curve,
+    HostRecord,
+    JobRecord,
+    ModelRecord,
+    Seconds,
+    keep_record,
+    write_record,
+)
 from trainbox.workbench.request import RESULTS, read_request
+from trainbox.workbench.result import ARCHIVE, BUILDING, MODEL, OUTPUT, commit, install, may_replace, put_aside
 from trainbox.workbench.tree import prepare
 
 _STDOUT = 1
@@ -86,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     attempt = _Attempt(plan)
     with claimed(request.out, request.previous):
+        install(request.out)
         return attempt.run()
 
 
@@ -118,6 +129,8 @@ class _Attempt:
     def run(self) -> int:
         """Every phase, each with its time; whatever happens, `job.json` says how it ended."""
         self._say_choices()
+        if self.plan.request.previous is not None:
+            keep_record(self.plan.request.previous, self.out)
         write_record(self.record, self.out)
         try:
             outcome = self._train()
@@ -127,15 +140,16 @@ class _Attempt:
             self._finish(Outcome("Failed", "Failed", RunError.exit_code, reason))
             raise
         try:
-            self._collect(outcome)
+            problem = self._collect(outcome)
         except (RunError, KeyboardInterrupt) as error:
             exit_code = RunError.exit_code if isinstance(error, RunError) else _INTERRUPTED
             self._finish(msgspec.structs.replace(outcome, exit_code=exit_code))
             if isinstance(error, KeyboardInterrupt):
-                self.live.say(f"interrupted while collecting: what the hosts left lies in {self.plan.work}")
+                self.live.say(f"interrupted while collecting: what the hosts left is in {self.plan.work}")
                 return exit_code
             raise
-        self._finish(outcome)
+        if problem is not None:
+            raise problem
         self._summarise()
         return outcome.exit_code
 
@@ -193,54 +207,88 @@ class _Attempt:
             return ""
         return without_secrets(path.read_text(encoding="utf-8", errors="replace"), self.hidden)
 
-    def _collect(self, outcome: Outcome) -> None:
+    def _collect(self, outcome: Outcome) -> RunError | None:
+        """Build the result and put it in place, or aside where that of an earlier attempt is better.
+
+        Returns:
+            Why there is no archive of the model, where there is none.
+        """
         started = time.monotonic()
+        model, problem = self._build()
+        kept = not may_replace(outcome.status, has_model=model is not None, record=self.record)
+        if not kept:
+            self.record = msgspec.structs.replace(self.record, result=self.plan.attempt, model=model)
+        self.seconds["collect"] = time.monotonic() - started
+        if problem is not None:
+            outcome = msgspec.structs.replace(outcome, exit_code=RunError.exit_code)
+        # Here a signal would come between two renames.
+        with Interrupts():
+            if kept:
+                aside = put_aside(self.out, self.plan.attempt)
+                self._finish(outcome)
+                self._say_kept(outcome, aside)
+            else:
+                self.record = self._ended(outcome)
+                commit(self.record, self.out)
+                install(self.out)
+        # A container that is kept can be started again: it needs what is mounted into it.
+        if not self.plan.request.keep:
+            remove(self.plan.work)
+        if problem is None:
+            return None
+        place = self.out / (f"{MODEL}.attempt-{self.plan.attempt}" if kept else MODEL)
+        by_hand = shlex.join(["tar", "-czf", str(self.out / ARCHIVE), "-C", str(place), "."])
+        return RunError(problem.message, hint=f"the model itself is whole in {place}; free some space, then: {by_hand}")
+
+    def _build(self) -> tuple[ModelRecord | None, RunError | None]:
+        """Merge what the hosts left below the work directory, and pack the model."""
+        building = self.plan.work / BUILDING
+        try:
+            building.mkdir()
+        except OSError as error:
+            raise RunError(f"{building} cannot be written: {error.strerror}") from error
         trees = [(host.name, host.tree) for host in self.plan.hosts]
-        models = [(name, tree / "model") for name, tree in trees]
         # The failure file of the host that failed first is the job's; the others' lie beside it.
-        outputs = sorted(((name, tree / "output") for name, tree in trees), key=lambda each: each[0] != self.failed)
-        clashes = tuple(
-            clash for clash in merge(outputs, self.out / "output", beside=self.plan.work) if clash.path != "failure"
-        )
-        previous = self.plan.request.previous
-        left_none = not any(has_files(directory) for _, directory in models)
-        if outcome.status != "Completed" and previous and previous.model and left_none:
-            self.live.say(f"this attempt left no model: that of attempt {previous.attempt} stays")
-            self.record = msgspec.structs.replace(self.record, model=previous.model)
-        else:
-            clashes += self._collect_model(models)
+        outputs = sorted(((name, tree / OUTPUT) for name, tree in trees), key=lambda each: each[0] != self.failed)
+        clashes = tuple(clash for clash in merge(outputs, building / OUTPUT) if clash.path != "failure")
+        clashes += merge([(name, tree / MODEL) for name, tree in trees], building / MODEL)
         for clash in clashes:
             self.live.say(
                 f"error: hosts wrote different {clash.path}: that of {clash.kept} kept the name,"
                 f" the others are {', '.join(clash.others)}"
             )
-        # A container that is kept can be started again: it needs what is mounted into it.
-        if not self.plan.request.keep:
-            remove(self.plan.work)
-        self.seconds["collect"] = time.monotonic() - started
         self.record = msgspec.structs.replace(self.record, clashes=clashes)
-
-    def _collect_model(self, models: Sequence[tuple[str, Path]]) -> tuple[Clash, ...]:
-        clashes = merge(models, self.out / "model", beside=self.plan.work)
-        model, left_out = archive(self.out / "model", self.out / "model.tar.gz")
+        try:
+            model, left_out = archive(building / MODEL, building / ARCHIVE)
+        except RunError as error:
+            return None, error
         for path in left_out:
-            self.live.say(f"{path} is no file, directory or link: not in model.tar.gz")
-        self.record = msgspec.structs.replace(self.record, model=model)
-        return clashes
+            self.live.say(f"{path} is no file, directory or link: not in {ARCHIVE}")
+        return model, None
+
+    def _say_kept(self, outcome: Outcome, aside: Sequence[str]) -> None:
+        earlier, attempt = self.record.result, self.plan.attempt
+        left = f"; what attempt {attempt} left is in {' and '.join(aside)}" if aside else ""
+        self.live.say(
+            f"attempt {attempt} ({outcome.status}) left no better model:"
+            f" {MODEL}, {ARCHIVE} and {OUTPUT} are still those of attempt {earlier}{left}"
+        )
 
     def _finish(self, outcome: Outcome) -> None:
-        metrics = joined(self.record.metrics, self.curves.all())
-        self.record = msgspec.structs.replace(
+        self.record = self._ended(outcome)
+        write_record(self.record, self.out)
+
+    def _ended(self, outcome: Outcome) -> JobRecord:
+        return msgspec.structs.replace(
             self.record,
             status=outcome.status,
             secondary_status=outcome.secondary_status,
             exit_code=outcome.exit_code,
             failure_reason=outcome.failure_reason,
             seconds=Seconds(**{phase: round(seconds, 3) for phase, seconds in self.seconds.items()}),
-            metrics=metrics,
+            metrics=joined(self.record.metrics, self.curves.all()),
             final=self.curves.final,
         )
-        write_record(self.record, self.out)
 
     def _summarise(self) -> None:
         from trainbox.workbench.summary import summarise  # noqa: PLC0415 - loads rich
@@ -269,6 +317,8 @@ def _first_record(plan: RunPlan) -> JobRecord:
         channels={name: str(channel.path) for name, channel in request.channels.items()},
         # If this attempt is killed, what was known before it stays known.
         metrics=_known_metrics(request.out, earlier) if earlier else {},
+        result=earlier.result if earlier else None,
+        model=earlier.model if earlier else None,
         earlier_attempts=(*earlier.earlier_attempts, earlier.as_attempt()) if earlier else (),
     )
 

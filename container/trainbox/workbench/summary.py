@@ -125,7 +125,8 @@ def _model(request: RunRequest, record: JobRecord) -> str:
         return "none: the script left nothing in its model directory"
     size = record.model.bytes
     shown = f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"  # noqa: PLR2004 - where 0.1 MB begins
-    return f"{request.out / record.model.archive} ({_count(record.model.files, 'file', 'files')}, {shown})"
+    earlier = f", of attempt {record.result}" if record.result not in (None, record.attempt) else ""
+    return f"{request.out / record.model.archive} ({_count(record.model.files, 'file', 'files')}, {shown}){earlier}"
 
 
 def _clashes(record: JobRecord) -> list[tuple[str, str]]:

@@ -9,12 +9,13 @@ import scipy.sparse
 import xgboost as xgb
 
 import trainbox
+from trainbox import toolkit
 from trainbox.channels import Table
-from trainbox.contract.job import Channel, Job, read_environment
+from trainbox.contract.job import Channel, Job
 from trainbox.errors import DataError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
-from trainbox.peers import Circle, find_members, find_port, join
+from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
@@ -63,13 +64,13 @@ def meet() -> Circle:
     Raises:
         PeerError: Some never came; the message names them.
     """
-    job, env = trainbox.current_job(), read_environment()
+    job = trainbox.current_job()
     settings = job.settings
     return join(
-        find_members(job, env),
+        find_members(job, toolkit.current_ranks()),
         patience=settings.peer_timeout_seconds,
         limit=settings.hang_seconds,
-        port=find_port(env),
+        port=job.port,
     )
 
 
@@ -79,7 +80,7 @@ def find_device(params: Params) -> str:
     Raises:
         HyperparameterError: There is no such GPU, or this XGBoost cannot use any.
     """
-    local_rank = int(read_environment().get("LOCAL_RANK") or 0)
+    local_rank = toolkit.current_ranks().local_rank
     has_cuda = bool(xgb.build_info().get("USE_CUDA"))
     chosen = choose_device(params.runs_on, local_rank=local_rank, gpus=read_machine().gpus, has_cuda=has_cuda)
     if chosen != "cpu":

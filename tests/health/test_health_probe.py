@@ -1,0 +1,117 @@
+"""Checks in processes of their own: whatever they do, the one who asked comes back in time."""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.trees import is_alive
+from trainbox.health.probe import Probe, run
+
+
+def says(*words: object) -> Iterator[object]:
+    yield from words
+
+
+def hangs(after: object) -> Iterator[object]:
+    yield after
+    time.sleep(600)
+
+
+def ignores_everything() -> Iterator[object]:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    yield os.getpid()
+    time.sleep(600)
+
+
+def raises() -> Iterator[object]:
+    yield 1
+    raise LookupError("planted")
+
+
+def crashes() -> Iterator[object]:
+    yield 1
+    ctypes.string_at(0)
+
+
+def exits() -> Iterator[object]:
+    yield 1
+    os._exit(3)
+
+
+def writes_half_a_line() -> Iterator[object]:
+    yield 1
+    descriptor = max(int(path.name) for path in Path("/proc/self/fd").iterdir() if path.exists())
+    os.write(descriptor, b'{"half')
+    time.sleep(600)
+
+
+def test_messages_come_back_in_the_order_of_the_probes() -> None:
+    probes = [Probe(f"{n}", 20, partial(says, n, {"n": n})) for n in range(5)]
+    assert [answer.lines for answer in run(probes)] == [(b"%d" % n, b'{"n":%d}' % n) for n in range(5)]
+    assert {answer.broken for answer in run(probes)} == {""}
+
+
+def test_a_message_larger_than_a_pipe_comes_whole() -> None:
+    (answer,) = run([Probe("large", 20, partial(says, "x" * 3_000_000))])
+    assert (len(answer.lines[0]), answer.broken) == (3_000_002, "")
+
+
+@pytest.mark.parametrize(
+    ("work", "broken", "lines"),
+    [
+        (partial(hangs, 1), "no end after 1 s", (b"1",)),
+        (writes_half_a_line, "no end after 1 s", (b"1",)),
+        (raises, "exit code 1: LookupError: planted", (b"1",)),
+        (crashes, "killed by signal 11", (b"1",)),
+        (exits, "exit code 3", (b"1",)),
+        (("/no/such",), "exit code 1: FileNotFoundError: [Errno 2] No such file or directory: '/no/such'", ()),
+        ((sys.executable, "-u", "-c", "print(7); import os; os.abort()"), "killed by signal 6", (b"7",)),
+    ],
+    ids=["hangs", "half a line", "raises", "crashes", "exits", "no program", "aborts"],
+)
+def test_whatever_it_does_is_said_and_what_it_said_is_kept(work: object, broken: str, lines: tuple[bytes, ...]) -> None:
+    started = time.monotonic()
+    good, bad = run([Probe("good", 20, partial(says, 2)), Probe("bad", 1, work)])  # type: ignore[arg-type]
+    assert (good.lines, good.broken) == ((b"2",), "")
+    assert bad.broken == broken
+    assert bad.lines == lines
+    assert time.monotonic() - started < 15
+
+
+def test_one_that_ignores_signals_is_gone_afterwards() -> None:
+    (answer,) = run([Probe("stubborn", 1, ignores_everything)])
+    assert not is_alive(int(answer.lines[0]))
+
+
+def test_a_program_gets_its_variables_and_its_lines_come_back() -> None:
+    program = (sys.executable, "-c", "import os; print(os.environ['PLANTED']); print('{}')")
+    (answer,) = run([Probe("program", 20, program, environment=(("PLANTED", "yes"),))])
+    assert (answer.lines, answer.broken) == ((b"yes", b"{}"), "")
+
+
+def test_no_descriptor_of_ours_is_kept_open_by_one_that_hangs() -> None:
+    """Else a host that dies would not be missed while a check of it still hangs."""
+
+    def counts() -> Iterator[object]:
+        yield sorted(int(path.name) for path in Path("/proc/self/fd").iterdir() if path.exists())
+
+    with socket.create_server(("127.0.0.1", 0)):
+        (answer,) = run([Probe("descriptors", 20, counts)])
+    opened = answer.lines[0].strip(b"[]").split(b",")
+    assert len([number for number in opened if int(number) > 2]) == 1
+
+
+def test_nothing_is_left_open_in_the_one_who_asks() -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        run([Probe("good", 20, partial(says, 1)), Probe("bad", 0.1, partial(hangs, 1)), Probe("raises", 20, raises)])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,469 @@
+"""What members tell each other, over real sockets; each is a thread here: those that die are in test_loss.py."""
+
+import itertools
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+from trainbox.errors import DataError, PeerError
+from trainbox.peers import Circle, Members, circle, door, join, lifeline
+from trainbox.peers.lifeline import Word
+
+_NUMBERS = itertools.count()
+PORT = 29472
+MIB = 1024 * 1024
+
+Act = Callable[[Circle], object]
+
+
+class Report(msgspec.Struct, frozen=True):
+    member: str
+    rows: int
+    lowest: float
+    digest: bytes = b""
+
+
+@pytest.fixture
+def three() -> tuple[Members, ...]:
+    """The members of a job, each as it sees them, at an address that no other test has."""
+    process, number = os.getpid() % 250, next(_NUMBERS) % 250
+    names = ("algo-1", "algo-2", "algo-3")
+    return tuple(Members(names, name, f"127.{process + 1}.{number + 1}.2", "job") for name in names)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[PeerError]]:
+    """What would have ended a process that does not leave by itself: here they are all one."""
+    errors: list[PeerError] = []
+    monkeypatch.setattr(lifeline, "end_process", lambda error, _thread: errors.append(error))
+    yield errors
+    assert threading.active_count() == 1
+
+
+pytestmark = pytest.mark.usefixtures("ended")
+
+
+def together(
+    members: tuple[Members, ...], act: Act, *, limit: float = 20, patience: float = 20, longest: float = 60
+) -> dict[str, object]:
+    """Let all members do something at once; what each came to, or the error that it met."""
+
+    def one(member: Members) -> object:
+        try:
+            with join(member, patience=patience, limit=limit, port=PORT, longest=longest) as joined:
+                return act(joined)
+        except (PeerError, DataError, KeyError) as error:
+            return error
+
+    with ThreadPoolExecutor(len(members)) as threads:
+        return dict(zip([member.name for member in members], threads.map(one, members), strict=True))
+
+
+def nothing(_: Circle) -> None:
+    """Come, and leave."""
+
+
+def said(answers: dict[str, object]) -> dict[str, str]:
+    """The messages of errors."""
+    return {name: str(answer).partition("\n")[0] for name, answer in answers.items()}
+
+
+def test_everybody_gets_everybodys_values_by_rank(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> list[Report]:
+        mine = Report(joined.members.name, joined.rank, math.inf if joined.rank else -0.5, bytes([joined.rank, 255]))
+        return joined.gather(mine, Report)
+
+    expected = [
+        Report(name, rank, math.inf if rank else -0.5, bytes([rank, 255]))
+        for rank, name in enumerate(("algo-1", "algo-2", "algo-3"))
+    ]
+    assert together(three, act) == {member.name: expected for member in three}
+
+
+def test_a_number_that_is_none_stays_none_of_the_others(three: tuple[Members, ...]) -> None:
+    answers = together(three, lambda joined: joined.gather(math.nan, float))
+    assert all(isinstance(values, list) and all(map(math.isnan, values)) for values in answers.values())
+
+
+def test_bytes_of_all_go_to_the_first_by_rank_whoever_came_first(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> object:
+        return joined.send_to_first(bytes([joined.rank]) * joined.rank * 9 * MIB)
+
+    with ThreadPoolExecutor(1) as threads:
+        early = threads.submit(together, (three[0], three[2]), act)
+        time.sleep(0.3)
+        answers = {**together(three[1:2], act), **early.result()}
+    assert answers["algo-2"] is answers["algo-3"] is None
+    assert answers["algo-1"] == [b"", b"\1" * 9 * MIB, b"\2" * 18 * MIB]
+
+
+@pytest.mark.parametrize("root", [0, 2])
+def test_bytes_of_one_go_to_all(three: tuple[Members, ...], root: int) -> None:
+    content = os.urandom(9 * MIB + 1)
+    answers = together(three, lambda joined: joined.share(content if joined.rank == root else None, root))
+    assert all(answer == content for answer in answers.values())
+
+
+def test_many_calls_of_all_kinds_in_one_order(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> list[object]:
+        found: list[object] = []
+        for number in range(20):
+            found.append(joined.gather(number, int))
+            joined.send_to_first(b"x" * number)
+            found.append(joined.share(str(number).encode() if joined.rank == number % 3 else None, number % 3))
+        return found
+
+    expected = [answer for number in range(20) for answer in ([number] * 3, str(number).encode())]
+    assert set(map(str, together(three, act).values())) == {str(expected)}
+
+
+def test_one_member_alone_needs_no_socket() -> None:
+    alone = Members(("algo-1",), "algo-1", "not.an.address.invalid")
+    with join(alone, patience=0, limit=0, port=0) as joined:
+        assert (joined.rank, joined.size) == (0, 1)
+        assert joined.gather(Report("algo-1", 1, 0.0), Report) == [Report("algo-1", 1, 0.0)]
+        assert joined.send_to_first(b"mine") == [b"mine"]
+        assert joined.share(b"mine") == b"mine"
+        assert joined.lost(seconds=0) is None
+        joined.check()
+        with pytest.raises(PeerError, match="1,001 bytes are to be handed over; at most 1,000 are taken"):
+            joined.share(b"x" * 1001, largest=1000)
+
+
+def test_more_bytes_than_are_taken_are_refused(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> object:
+        return joined.send_to_first(b"x" * 1001 * (joined.rank > 0), largest=1000 if joined.rank == 0 else 2000)
+
+    words = said(together(three, act))
+    assert words["algo-1"] == "algo-2 hands over 1,001 bytes; at most 1,000 are taken"
+    assert words["algo-3"] == f"algo-1 has given up: {words['algo-1']}"
+
+
+def test_members_that_make_different_calls_are_told_so(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> object:
+        return joined.send_to_first(b"x") if joined.rank == 2 else joined.gather(1, int)
+
+    words = said(together(three, act))
+    assert words["algo-1"] == "algo-3 is at its call 2 (send), and this one at call 2 (gather)"
+    assert words["algo-2"] == f"algo-1 has given up: {words['algo-1']}"
+
+
+def test_a_member_of_another_version_is_named(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> object:
+        if joined.rank == 2:
+            return joined.gather("text", str)
+        return joined.gather(Report("me", 1, 0.0), Report)
+
+    words = said(together(three, act))
+    reason = "algo-3 says what this version of trainbox does not understand"
+    # Its own finding, or the other's, whichever comes first.
+    assert words["algo-1"] in {reason, f"algo-2 has given up: {reason}"}
+    assert words["algo-2"] in {reason, f"algo-1 has given up: {reason}"}
+
+
+# -- leaving ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DataError("channel train: no rows", hint="look there"), "channel train: no rows"),
+        (KeyError("x"), "KeyError: 'x'"),
+    ],
+)
+def test_one_that_gives_up_is_named_with_its_reason(
+    three: tuple[Members, ...], rank: int, error: Exception, words: str
+) -> None:
+    def act(joined: Circle) -> object:
+        if joined.rank == rank:
+            raise error
+        return joined.gather(1, int)
+
+    answers = together(three, act)
+    assert answers.pop(f"algo-{rank + 1}") is error
+    assert set(said(answers).values()) == {f"algo-{rank + 1} has given up: {words}"}
+
+
+def test_a_reason_can_be_given_before_anything_else_is_let_go(three: tuple[Members, ...]) -> None:
+    """As `cluster.collective` does it: whoever finds the collective broken has heard why by then."""
+    heard = threading.Event()
+    come = threading.Barrier(3)  # one that is still joining would raise the loss from there, and set nothing
+
+    def act(joined: Circle) -> object:
+        come.wait(20)
+        if joined.rank == 1:
+            joined.fail(DataError("first"))
+            heard.wait(20)
+            raise DataError("second")
+        try:
+            return joined.lost(seconds=20)
+        finally:
+            if joined.rank == 2:
+                heard.set()
+
+    words = said(together(three, act))
+    # Who has heard it and leaves as if nothing had happened is told once more.
+    assert words["algo-1"] == words["algo-3"] == "algo-2 has given up: first"
+
+
+def test_leaving_at_different_times_is_no_loss(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> object:
+        joined.gather(1, int)
+        time.sleep(0.4 * joined.rank)
+        return "left"
+
+    assert set(together(three, act).values()) == {"left"}
+    reverse = together(three, lambda joined: time.sleep(0.4 * (2 - joined.rank)))
+    assert set(reverse.values()) == {None}
+
+
+def test_a_leader_that_is_through_does_not_wait_for_ever(
+    three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(circle, "GOODBYE_SECONDS", 0.2)
+    left: dict[int, float] = {}
+
+    def act(joined: Circle) -> object:
+        joined.gather(1, int)
+        time.sleep(1.5 * (joined.rank == 2))
+        left[joined.rank] = time.monotonic()
+        return None
+
+    assert set(together(three, act).values()) == {None}
+    assert left[2] - left[0] > 1
+    assert "algo-3: no goodbye within 0.2 s; algo-1 leaves without" in capsys.readouterr().err
+
+
+def test_who_calls_one_that_has_left_is_told_so(three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circle, "GOODBYE_SECONDS", 0.2)
+    monkeypatch.setattr(circle, "_WORD_SECONDS", 0.2)
+
+    def act(joined: Circle) -> object:
+        if joined.rank == 0:
+            return None
+        time.sleep(1)
+        return joined.gather(1, int)
+
+    words = said(together(three, act))
+    assert words["algo-2"] == "algo-1 has left, and algo-2 still waits for it"
+
+
+def test_one_that_lives_but_does_not_come_is_waited_for_so_long_and_no_longer(three: tuple[Members, ...]) -> None:
+    done = threading.Event()
+
+    def act(joined: Circle) -> object:
+        if joined.rank == 1:
+            done.wait(20)
+        try:
+            return joined.gather(1, int)
+        finally:
+            done.set()
+
+    words = said(together(three, act, longest=0.5))
+    assert words["algo-1"].startswith("algo-2 lives, but has not come to what the others do (gather) for ")
+    assert words["algo-2"] == f"algo-1 has given up: {words['algo-1']}"
+
+
+# -- coming ----------------------------------------------------------------------------------------------------------
+
+
+def test_those_that_never_come_are_named_by_all_that_did(three: tuple[Members, ...]) -> None:
+    words = said(together(three[:2], nothing, patience=0.5))
+    assert set(words.values()) == {"algo-3 never came (within 0.5 s)"}
+
+
+def test_a_leader_that_never_comes_is_named_with_its_port(three: tuple[Members, ...]) -> None:
+    words = said(together(three[1:], nothing, patience=0.3))
+    assert words["algo-2"].startswith("algo-1 never came (within 0.3 s; port 29472 of 127.")
+    assert "Connection refused" in words["algo-2"]
+
+
+def test_a_leader_that_comes_late_is_waited_for_and_not_in_silence(
+    three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(door, "_SECONDS_BETWEEN_LINES", 0.5)
+    with ThreadPoolExecutor(1) as threads:
+        early = threads.submit(together, three[1:], lambda joined: joined.gather(joined.rank, int))
+        time.sleep(1)
+        late = together(three[:1], lambda joined: joined.gather(joined.rank, int))
+        assert {**late, **early.result()} == {member.name: [0, 1, 2] for member in three}
+    assert "waiting for algo-1 (1 of 20 s)" in capsys.readouterr().err
+
+
+def test_two_jobs_on_one_machine_do_not_mix(three: tuple[Members, ...]) -> None:
+    """Where both want the same port, the second finds it taken, and its members are not let in by the first."""
+    others = tuple(msgspec.structs.replace(member, job="another") for member in three)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(together, three[:2], lambda joined: joined.gather("first", str))
+        time.sleep(0.3)
+        words = said(together(others, lambda joined: joined.gather("another", str), patience=0.5))
+        assert words["algo-1"].startswith(f"port {PORT} of {three[0].address} cannot be opened")
+        assert {words[name].partition(" (")[0] for name in ("algo-2", "algo-3")} == {"algo-1 never came"}
+        last = together(three[2:], lambda joined: joined.gather("first", str))
+        assert {**first.result(), **last} == {member.name: ["first"] * 3 for member in three}
+
+
+def test_one_that_dies_while_others_are_still_to_come_is_named_at_once(three: tuple[Members, ...]) -> None:
+    def die_early() -> None:
+        with socket.create_connection((three[0].address, PORT), timeout=20) as connection:
+            connection.sendall(msgspec.json.encode(Word(job="job", member="algo-2", role="life")) + b"\n")
+            connection.recv(1)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as threads:
+        leader = threads.submit(together, three[:1], nothing)
+        while True:
+            try:
+                die_early()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+        assert said(leader.result()) == {"algo-1": "algo-2 is lost: the connection was closed"}
+    assert time.monotonic() - started < 10
+
+
+def test_a_port_that_is_taken_is_said_to_be(three: tuple[Members, ...]) -> None:
+    with socket.create_server((three[0].address, PORT)):
+        words = said(together(three[:1], nothing))
+    assert words["algo-1"].startswith(f"port {PORT} of {three[0].address} cannot be opened")
+    assert "in use" in words["algo-1"]
+
+
+def test_strangers_at_the_door_disturb_nobody(three: tuple[Members, ...]) -> None:
+    def greeting(**fields: str) -> bytes:
+        return msgspec.json.encode(fields) + b"\n"
+
+    strangers = [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"",
+        b"\xff" * 100_000,
+        greeting(job="another", member="algo-2", role="life"),
+        greeting(job="job", member="algo-9", role="life"),
+        greeting(job="job", member="algo-1", role="data"),
+        greeting(job="job", member="algo-2", role="loudly"),
+        greeting(),
+    ]
+
+    def bother(content: bytes) -> bytes:
+        while True:
+            try:
+                with socket.create_connection((three[0].address, PORT), timeout=20) as connection:
+                    connection.sendall(content)
+                    return connection.recv(100) if content else b""
+            except ConnectionRefusedError:
+                time.sleep(0.01)
+            except ConnectionResetError:
+                return b""
+
+    with ThreadPoolExecutor(len(strangers) + 1) as threads:
+        first = threads.submit(together, three[:1], lambda joined: joined.gather(1, int))
+        answers = list(threads.map(bother, strangers))
+        rest = threads.submit(together, three[1:], lambda joined: joined.gather(1, int))
+        assert {**first.result(), **rest.result()} == {member.name: [1, 1, 1] for member in three}
+    assert set(answers) == {b""}
+
+
+def test_whoever_has_a_members_name_already_is_not_let_in_again(three: tuple[Members, ...]) -> None:
+    again = threading.Event()
+
+    def act(joined: Circle) -> object:
+        again.wait(20)
+        return joined.gather(1, int)
+
+    with ThreadPoolExecutor(2) as threads:
+        two = threads.submit(together, three[:2], act)
+        time.sleep(0.3)
+        twin = said(together(three[1:2], act, patience=0.3))["algo-2"]
+        last = threads.submit(together, three[2:], act)
+        again.set()
+        assert {**two.result(), **last.result()} == {member.name: [1, 1, 1] for member in three}
+    assert twin.startswith("algo-1 never came (within 0.3 s; port 29472")
+
+
+# -- silence ---------------------------------------------------------------------------------------------------------
+
+
+class Silent:
+    """A member that has come, and says nothing more."""
+
+    def __init__(self, members: Members) -> None:
+        self.connections = []
+        for role in ("life", "data"):
+            while True:
+                try:
+                    connection = socket.create_connection((members.address, PORT), timeout=20)
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.01)
+            greeting = {"job": members.job, "member": members.name, "role": role}
+            connection.sendall(msgspec.json.encode(greeting) + b"\n")
+            connection.recv(1000)
+            self.connections.append(connection)
+
+    def heard(self) -> bytes:
+        """Everything that it was told on its lifeline, up to the end of the connection."""
+        told = b""
+        while chunk := self.connections[0].recv(1000):
+            told += chunk
+        return told
+
+    def close(self) -> None:
+        for connection in self.connections:
+            connection.close()
+
+
+def test_one_of_whom_nothing_is_heard_is_lost_after_the_limit_and_is_told(three: tuple[Members, ...]) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        others = threads.submit(together, three[:2], nothing, limit=1)
+        silent = Silent(three[2])
+        started = time.monotonic()
+        words = said(others.result())
+        assert 0.5 < time.monotonic() - started < 10
+        assert set(words.values()) == {"algo-3 is lost: nothing has been heard of it for 1 s"}
+        assert b'"lost":{"member":"algo-3"' in silent.heard()
+        silent.close()
+
+
+def test_a_limit_of_nothing_never_looks(three: tuple[Members, ...]) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        others = threads.submit(together, three[:2], nothing, limit=0)
+        silent = Silent(three[2])
+        time.sleep(1.5)
+        assert not others.done()
+        silent.close()
+        assert set(said(others.result()).values()) == {"algo-3 is lost: the connection was closed"}
+
+
+def test_a_process_that_does_not_leave_by_itself_is_ended(
+    three: tuple[Members, ...], ended: list[PeerError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifeline, "LEAVE_SECONDS", 0.2)
+    left = threading.Event()
+    come = threading.Barrier(3)  # one that is still joining would raise the loss from there, and leave by itself
+
+    def act(joined: Circle) -> object:
+        come.wait(20)
+        if joined.rank == 1:
+            raise DataError("no rows")
+        if joined.rank == 2:
+            left.wait(20)  # as in a collective that waits for the one that is gone
+        if joined.rank == 0:
+            joined.lost(seconds=20)
+            joined.fail(DataError("as it lets go of what it has"))
+        while joined.rank == 0 and not ended:
+            time.sleep(0.01)
+        left.set()
+        joined.check()
+        return None
+
+    words = said(together(three, act))
+    assert {str(error).partition("\n")[0] for error in ended} == {"algo-2 has given up: no rows"}
+    assert words["algo-1"] == words["algo-3"] == "algo-2 has given up: no rows"
