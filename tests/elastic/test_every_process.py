@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from contract.trees import Run, Tree, is_alive, wait_for
+from tests.support.trees import Run, Tree, is_alive, wait_for
 
 pytest.importorskip("torch")
 
