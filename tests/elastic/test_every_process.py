@@ -79,15 +79,17 @@ def cases() -> Iterator[Case]:
     for hosts, where in ((1, 0), (2, 0), (2, 1)):
         for stage in ("start", "join", "training", "saving"):
             for number in (KILL, STOP, TERM):
-                for victim in ("agent", "server", "writer"):
-                    # Only the first rank of all has a writer, once it has trained.
-                    if victim != "writer" or (where == 0 and stage in {"training", "saving"}):
+                for victim in ("supervisor", "agent", "server", "writer"):
+                    # Only the first rank of all has a writer, once it has trained; nobody is there to thaw process 1.
+                    has_writer = where == 0 and stage in {"training", "saving"}
+                    if (victim != "writer" or has_writer) and (victim, number) != ("supervisor", STOP):
                         yield Case(victim, number, stage, hosts, where)
 
 
 #: One of each kind; the others are the same mechanisms at other moments.
 DEFAULT = {
     Case("agent", STOP, "training"),
+    Case("supervisor", TERM, "start", 2, 1),
     Case("agent", TERM, "join"),
     Case("server", STOP, "start"),
     Case("server", KILL, "training", 2, 1),
@@ -110,7 +112,7 @@ def test_a_process_that_is_hit_is_named_and_nothing_is_lost_or_left(case: Case, 
         if run is not hit_one:
             expect_of_peer(case, run, hit_one)
     assert not re.search(r"a defect of trainbox|does not handle|made no progress", log), log
-    assert orphans(trees) == []
+    wait_for(lambda: orphans(trees) == [], "processes that are left", SECONDS if case.victim == "supervisor" else 0.0)
     newest = Checkpoints(trees[0].root / "checkpoints").latest()
     assert (newest.step if newest else 0) >= saved, log
 
@@ -125,7 +127,7 @@ def hit(case: Case, trees: Sequence[Tree]) -> tuple[list[Run], int]:
             processes_per_host=3 - case.hosts,
             trainbox_launcher="torchrun",
             trainbox_hang_seconds=LIMIT,
-            trainbox_grace_seconds=20,
+            trainbox_grace_seconds=10_000,  # it is never waited out
         )
         tree.program(SCRIPT.replace("STAGE", repr(case.stage)))
         processes.append(tree.start({"MASTER_PORT": port}))
@@ -139,7 +141,9 @@ def hit(case: Case, trees: Sequence[Tree]) -> tuple[list[Run], int]:
     os.kill(pid, case.number)
     if case.number == STOP:
         wait_for(lambda: state(pid) in "TXZ", "a process that is stopped")
-    if case.victim != "agent" or case.number == TERM:  # else the ranks of the others would be through
+    if (
+        case.victim not in {"agent", "supervisor"} or case.number == TERM
+    ):  # else the ranks of the others would be through
         for tree in trees:
             (tree.root / "go").touch()
     wait_for(lambda: all(one.poll() is not None for one in processes), "the end", SECONDS)
@@ -154,7 +158,10 @@ def expect(case: Case, run: Run) -> None:
             how = r"process \d+ was stopped for [\d.]+ s and was ended" if case.number == STOP else "exit code -9"
             assert re.search(rf"the writer of checkpoints has ended \({how}\)", run.log), run.log
         return
-    if case.number == TERM:  # the agent passes it on
+    if case.victim == "supervisor" and case.number == KILL:
+        assert run.code == -KILL
+        return
+    if case.number == TERM:  # it is passed on to the ranks
         assert run.code in ({0} if case.stage in {"training", "saving"} else {0, 143}), run.log
         assert run.code == 0 or str(run.failure).startswith("stopped by SIGTERM"), run.failure
         return
@@ -179,6 +186,8 @@ def expect_of_peer(case: Case, run: Run, hit_one: Run) -> None:
 
 def find(victim: str, supervisor: int) -> int:
     """The process id of one of the processes of a host."""
+    if victim == "supervisor":
+        return supervisor
     agent = next(pid for pid in children(supervisor) if "trainbox.elastic" in command(pid))
     if victim == "agent":
         return agent
