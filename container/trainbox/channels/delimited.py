@@ -169,7 +169,7 @@ def _read_csv(lines: Lines, skip: int, form: Form, piece: int) -> Any:  # noqa: 
             parse_options=pa.csv.ParseOptions(delimiter=form.source.delimiter),
             convert_options=pa.csv.ConvertOptions(column_types=types, null_values=list(form.columns.missing)),
         )
-    except pa.ArrowException:
+    except pa.ArrowInvalid:  # the content; any other of its errors is not about that
         return None
 
 

@@ -175,7 +175,7 @@ def _read_csv(content: npt.NDArray[np.uint8], kinds: Sequence[Any], rows: int) -
             parse_options=pa.csv.ParseOptions(quote_char=False),
             convert_options=pa.csv.ConvertOptions(column_types=dict(zip(names, kinds, strict=True)), null_values=[]),
         )
-    except pa.ArrowException:
+    except pa.ArrowInvalid:  # the content; any other of its errors is not about that
         return None
     if table.num_rows != rows or any(column.null_count for column in table.columns):
         return None

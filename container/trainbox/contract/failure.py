@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainbox.contract.hyperparameters import without_secrets
+from trainbox.contract.text import printable
 
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
 LONGEST_FAILURE = 980
@@ -23,11 +24,11 @@ def compose(cause: str, *, where: str = "", hint: str = "", hidden: Iterable[str
         hidden: Values to leave out; before the cut, which could leave half of one.
     """
     hidden = tuple(hidden)
-    parts = [_cut(without_secrets(cause, hidden), _LONGEST_CAUSE)]
+    parts = [_cut(printable(without_secrets(cause, hidden)), _LONGEST_CAUSE)]
     if where:
-        parts.append(f"at {without_secrets(where, hidden)}")
+        parts.append(printable(f"at {without_secrets(where, hidden)}"))
     if hint:
-        parts.append(f"hint: {without_secrets(hint, hidden)}")
+        parts.append(printable(f"hint: {without_secrets(hint, hidden)}"))
     return _cut("\n".join(parts), LONGEST_FAILURE)
 
 
