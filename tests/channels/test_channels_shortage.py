@@ -74,7 +74,7 @@ def test_limits_of_a_container_are_named(tmp_path: Path) -> None:
     (tmp_path / "cgroup").write_text("0::/\n")
     for name, text in (("memory.max", "536870912\n"), ("memory.current", "535822336\n"), ("pids.max", "64\n")):
         (tmp_path / name).write_text(text)
-    text = describe_limits(("memory", "threads"), root=tmp_path, membership=tmp_path / "cgroup")
+    text = describe_limits({"memory", "threads"}, root=tmp_path, membership=tmp_path / "cgroup")
     assert "memory of the container 512 MiB (511 in use)" in text
     assert "processes and threads of the container (pids.max) 64" in text
     assert "open files" not in text
@@ -83,7 +83,7 @@ def test_limits_of_a_container_are_named(tmp_path: Path) -> None:
 def test_a_container_without_limits_names_none(tmp_path: Path) -> None:
     (tmp_path / "cgroup").write_text("0::/\n")
     (tmp_path / "memory.max").write_text("max\n")
-    text = describe_limits(("memory",), root=tmp_path, membership=tmp_path / "cgroup")
+    text = describe_limits({"memory"}, root=tmp_path, membership=tmp_path / "cgroup")
     assert "container" not in text
 
 

@@ -22,7 +22,7 @@ from trainbox.channels.layout import Layout
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import LONGEST_LINE, PIECE_BYTES, Lines, Stream, first_lines, max_pieces, read_lines
 from trainbox.channels.table import Columns
-from trainbox.channels.wording import short
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 from trainbox.say import say
 

@@ -4,7 +4,7 @@ import re
 
 from trainbox.channels.compressed import MOST_COLUMNS
 from trainbox.channels.streams import Lines
-from trainbox.channels.wording import short
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

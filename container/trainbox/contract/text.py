@@ -7,3 +7,8 @@ def printable(text: str) -> str:
     Python holds such a byte as half a surrogate pair (PEP 383), which no JSON, log or failure file can.
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def short(text: str, most: int = 60) -> str:
+    """A piece of outside text as it would be written in Python, cut where it is long."""
+    return repr(text if len(text) <= most else text[:most] + "…")
