@@ -10,6 +10,8 @@ from trainbox.contract.text import printable
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
 LONGEST_FAILURE = 980
 _LONGEST_CAUSE = 600
+#: Of a failure file that the script has written, in characters.
+_LONGEST_READ = 64 * 1024
 #: Set aside for the failure file: 980 characters of at most 4 bytes.
 _RESERVED_BYTES = 4096
 
@@ -87,6 +89,16 @@ def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
     finally:
         part.unlink(missing_ok=True)
     return True
+
+
+def read_failure(path: Path) -> str:
+    """What a script has written there, cut where it is longer than anybody would read.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(_LONGEST_READ)
 
 
 def _part(path: Path) -> Path:

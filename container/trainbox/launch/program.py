@@ -19,6 +19,8 @@ _BUILD_TABLE = re.compile(r"^[ \t]*\[build-system\]", re.MULTILINE)
 _MOST_NAMES_SHOWN = 20
 #: Of those that a misspelt name is compared with.
 _MOST_NAMES_READ = 10_000
+#: Of a pyproject.toml, in characters.
+_LONGEST_PROJECT = 1_000_000
 #: Linux reads no more of a script's first line (BINPRM_BUF_SIZE).
 _LONGEST_FIRST_LINE = 256
 
@@ -196,7 +198,10 @@ def _is_package(directory: Path) -> bool:
         return True
     project = directory / "pyproject.toml"
     # One that only lists dependencies or configures a linter is no package (uv decides the same way).
-    return project.is_file() and bool(_BUILD_TABLE.search(project.read_text(encoding="utf-8", errors="replace")))
+    if not project.is_file():
+        return False
+    with project.open(encoding="utf-8", errors="replace") as file:
+        return bool(_BUILD_TABLE.search(file.read(_LONGEST_PROJECT)))
 
 
 def _requirements(directory: Path) -> tuple[str, ...]:
