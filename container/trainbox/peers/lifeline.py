@@ -17,12 +17,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
-from trainbox.errors import PeerError
+from trainbox.errors import PeerError, TrainboxError
 from trainbox.peers.wire import Wire, describe
 from trainbox.say import say
 
@@ -90,6 +90,11 @@ class Lifeline:
         for end_of_pair in (self._ring, self._wake, self._sleep):
             end_of_pair.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="lifeline", daemon=True)
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which one of whom nothing is heard is lost; infinite where never."""
+        return self._limit
 
     def add(self, member: str, wire: Wire[Word], words: Sequence[Word] = ()) -> None:
         """From now on exchange signs of life with another member.
@@ -316,7 +321,7 @@ def _poll(descriptors: Sequence[int], until: float) -> list[int]:
     return [descriptor for descriptor, _ in poll.poll(max(0, int(left * 1000) + 1))]
 
 
-def end_process(error: PeerError, thread: int) -> None:
+def end_process(error: TrainboxError, thread: int, before: Callable[[], None] | None = None) -> None:
     """End this process at once, with an error that its main thread had no chance to raise.
 
     It is written as the traceback would have been that Python prints, for that is where the supervisor looks.
@@ -324,14 +329,17 @@ def end_process(error: PeerError, thread: int) -> None:
     Args:
         error: Why.
         thread: The main thread.
+        before: What to do just before the end, which takes no time: the main thread may break where it waits for that.
     """
     speaker = threading.Thread(target=_speak, args=(error, thread), daemon=True)
     speaker.start()
     speaker.join(_LAST_WORDS_SECONDS)
+    if before is not None:
+        before()
     os._exit(error.exit_code)
 
 
-def _speak(error: PeerError, thread: int) -> None:
+def _speak(error: TrainboxError, thread: int) -> None:
     frame = sys._current_frames().get(thread)  # noqa: SLF001 - there is no other way to see where a thread is
     stack = traceback.format_stack(frame) if frame is not None else []
     lines = ["Traceback (most recent call last):\n", *stack, *traceback.format_exception_only(error)]
