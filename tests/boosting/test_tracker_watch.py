@@ -14,7 +14,8 @@ from contract.trees import is_alive
 from peers.parties import Party
 from trainbox.errors import TrainingError
 from trainbox.peers import Members, join
-from trainbox.xgboost.tracker_process import Silence, Tracker, Watch
+from trainbox.tabular.silence import Silence
+from trainbox.xgboost.tracker_process import Tracker, Watch
 
 #: All but the last member wait in XGBoost for it.
 LATE = """

@@ -24,6 +24,7 @@ from trainbox.errors import TrainingError
 from trainbox.peers import Circle
 from trainbox.peers.lifeline import end_process
 from trainbox.say import kept_words
+from trainbox.tabular.silence import Silence
 
 #: For a disk that reads XGBoost for the first time.
 _START_SECONDS = 120.0
@@ -111,28 +112,6 @@ class Tracker:
     def _last_line(self) -> str:
         self._errors.seek(0)
         return next(iter(self._errors.read().decode(errors="replace").strip().splitlines()[-1:]), "")
-
-
-class Silence:
-    """How long nothing has been heard, in this process's own time.
-
-    A process that was stopped, and goes on, must not blame another for that time: of a wait that took longer than it
-    should only that long counts.
-
-    Args:
-        limit: Seconds of silence that are too many.
-        longest: Seconds that one wait takes.
-    """
-
-    def __init__(self, limit: float, *, longest: float) -> None:
-        self._limit = limit
-        self._longest = longest
-        self._seconds = 0.0
-
-    def waited(self, seconds: float, *, heard: bool) -> bool:
-        """Take in one more wait, and whether something was heard in it; whether the silence is too long now."""
-        self._seconds = 0.0 if heard else self._seconds + min(seconds, self._longest)
-        return self._seconds >= self._limit
 
 
 class Watch:
