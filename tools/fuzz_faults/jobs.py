@@ -77,11 +77,22 @@ def command(job: Job, data: Path, out: Path, *, resume: bool) -> list[str]:
     return [*argv, "--hosts", str(job.hosts), *(["--resume"] if resume else [])]
 
 
-def seconds_allowed(event: Event, undisturbed: float, *, load: int) -> float:
-    """How long an attempt may last after the fault: what each limit allows, several times the job, more under load."""
+def seconds_allowed(event: Event, undisturbed: float, *, busy: float) -> float:
+    """How long an attempt may last after the fault: what each limit allows, and several times the job.
+
+    Args:
+        event: What happens to it.
+        undisturbed: How long the job takes if nothing does.
+        busy: Processes that wait for a processor, for each there is.
+    """
     frozen = any(fault.blow == "freeze" and fault.kind == "supervisor" for fault in event.faults)
     fixed = HANG + START + PEERS + GRACE + _LOST + _OTHERS + (_SUPERVISOR if frozen and event.job.hosts > 1 else 0)
-    return (fixed + 3 * undisturbed) * (1 + load / 4)
+    return (fixed + 3 * undisturbed) * slowness(busy)
+
+
+def slowness(busy: float) -> float:
+    """By what a wait may be longer where so many processes share a processor."""
+    return min(3.0, 1 + busy / 2)
 
 
 def digest(job: Job, model: Path) -> str:

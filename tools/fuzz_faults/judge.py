@@ -10,8 +10,7 @@ from tools.fuzz_faults.story import Attempt, Story
 
 What = Literal["wrong result", "lost result", "no recovery", "hang", "orphan", "left behind", "false reason"]
 
-_INTERNAL = 70
-_STOPPED_CODES = frozenset({0, 143})
+_INTERNAL, _KILLED = 70, 137
 #: The last line of a reason says where it was said, which blames nobody.
 _PLACE = re.compile(r"\n?at [^\n]*\([^)\n]*\)")
 _HOST = re.compile(r"\balgo-(\d+)")
@@ -73,10 +72,13 @@ def _of_attempt(attempt: Attempt, before: Attempt | None, story: Story) -> Itera
         yield Finding("hang", f"still there after {attempt.allowed:.0f} s: {'; '.join(attempt.hung[:8])}")
     if attempt.orphans:
         yield Finding("orphan", f"{len(attempt.orphans)} outlive trainbox run: {'; '.join(attempt.orphans[:4])}")
+    if attempt.went_on and not attempt.hung and attempt.exit_code == _KILLED:
+        yield Finding("orphan", "the job went on to its end without trainbox run")
     yield from _lost_checkpoints(attempt, before)
     faults = tuple(hit.fault for hit in attempt.hits)
     if faults and not attempt.hung:
         yield from _of_reason(attempt, faults, story.event.job)
+        yield from _of_hosts(attempt, faults, story.event.job)
     if not faults and attempt.status != "Completed" and not attempt.hung:
         text = f"an undisturbed attempt ends with {attempt.exit_code}: {attempt.reason or attempt.said.strip()[-300:]}"
         yield Finding("no recovery", text)
@@ -115,6 +117,15 @@ def _of_reason(attempt: Attempt, faults: tuple[Fault, ...], job: Job) -> Iterato
     for rank in attempt.restarted:
         if rank not in hit:
             yield Finding("false reason", f"the ranks start again for rank {rank}, which was not hit")
+
+
+def _of_hosts(attempt: Attempt, faults: tuple[Fault, ...], job: Job) -> Iterator[Finding]:
+    """What each host says, not only the one that failed first."""
+    for host, failure in attempt.failures.items():
+        for why in wrong_with(failure.text, faults, job):
+            yield Finding("false reason", f"{host} {why}: {failure.text}")
+        if failure.had_started and "before the script was started" in failure.text:
+            yield Finding("false reason", f"{host} had started its script: {failure.text}")
 
 
 def wrong_with(reason: str, faults: tuple[Fault, ...], job: Job) -> Iterator[str]:

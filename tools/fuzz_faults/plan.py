@@ -80,11 +80,24 @@ class Event(msgspec.Struct, frozen=True):
     faults: tuple[Fault, ...]
     #: Whether the job has completed once before, and its next attempt is hit.
     again: bool = False
+    #: Whether the attempt after that is hit as well: what trains is killed as soon as it is there.
+    twice: bool = False
 
     def __str__(self) -> str:
         """As a person reads it."""
         what = " and ".join(str(fault) for fault in self.faults)
-        return f"{what} {self.mark}{', attempt 2 of a completed job' if self.again else ''}"
+        later = ", attempt 2 of a completed job" if self.again else ""
+        return f"{what} {self.mark}{later}{', the next killed' if self.twice else ''}"
+
+    @property
+    def trains(self) -> Kind:
+        """The process of this job that a host's supervisor starts."""
+        return "agent" if self.job.algorithm in {"pytorch", "session"} else "script"
+
+    def second(self) -> "Event":
+        """What hits the attempt after the one that is hit first."""
+        mark = Mark("process", process=self.trains)
+        return Event(self.seed, self.number, self.job, mark, (Fault("kill", self.trains),))
 
 
 JOBS: tuple[Job, ...] = (
@@ -116,7 +129,7 @@ _LEFT: Mapping[Blow, tuple[int, ...]] = {
     "full disk": (0, 4, 64, 512),
 }
 #: Of 100 events so many hit two processes at once, and so many the next attempt of a job that has completed.
-_TWO, _AGAIN = 20, 12
+_TWO, _AGAIN, _TWICE = 20, 15, 5
 
 
 def kinds_of(job: Job) -> tuple[Kind, ...]:
@@ -139,7 +152,8 @@ def draw(seed: int, number: int) -> Event:
         second = _fault(dice, job, dice.choice(others))
         if (second.kind, second.host, second.rank) != (faults[0].kind, faults[0].host, faults[0].rank):
             faults.append(second)
-    return Event(seed, number, job, mark, tuple(faults), again)
+    twice = dice.randrange(100) < (50 if again else _TWICE)
+    return Event(seed, number, job, mark, tuple(faults), again, twice)
 
 
 def _fault(dice: random.Random, job: Job, kind: Kind) -> Fault:
@@ -167,5 +181,13 @@ def _mark(dice: random.Random, job: Job, fault: Fault, *, again: bool) -> Mark:
         return Mark(sign, dice.randint(1, _LAST_CHECKPOINT[job.algorithm]))
     if sign == "start":
         return Mark(sign)
-    others: tuple[Kind, ...] = ("supervisor", "agent" if "agent" in kinds_of(job) else "script")
-    return Mark(sign, process=fault.kind if fault.kind not in {"run", "supervisor"} else _pick(dice, others))
+    return Mark(sign, process=_pick(dice, _before(job, fault.kind)))
+
+
+def _before(job: Job, kind: Kind) -> tuple[Kind, ...]:
+    """The processes at whose appearance one of a kind may be hit: it is there by then, or soon."""
+    if kind == "script":  # the painter comes before the rows are read
+        return ("script", "painter")
+    if kind in {"run", "supervisor"}:
+        return ("supervisor", "agent", "rank") if "agent" in kinds_of(job) else ("supervisor", "script", "painter")
+    return (kind,)

@@ -22,10 +22,17 @@ _REST_SECONDS = 0.03
 #: How long a person waits who sees that nothing moves, before killing `trainbox run`.
 _PATIENCE = 8.0
 _ORPHANS = 6.0
-_MOST_ATTEMPTS = 4
+_MOST_ATTEMPTS = 6
 _RESUMED = re.compile(r"resuming from step (\d+)")
 _RESTARTED = re.compile(r"restart \d+ of \d+: rank (\d+)")
 _SCRUBBED = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_", "FUZZ_", "OMP_")
+
+
+class HostFailure(msgspec.Struct, frozen=True):
+    """What the log of a host ends with, and whether its script had said something before."""
+
+    text: str
+    had_started: bool = True
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +55,16 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     #: Of each host the steps it says it resumes from, and the ranks it says it starts again for.
     resumed: Mapping[str, tuple[int, ...]]
     restarted: tuple[int, ...]
+    #: Why each host says that it failed.
+    failures: Mapping[str, HostFailure] = {}
     #: The newest valid checkpoint of each directory at the end.
     checkpoints: Mapping[str, int]
     #: Of the model; empty where there is none that is complete.
     digest: str = ""
     #: Whether `model.tar.gz` is there.
     has_archive: bool = False
+    #: Whether the hosts have trained to the end without collecting it: `trainbox run` was not there any more.
+    went_on: bool = False
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,23 +152,30 @@ class _Player:
         self.directory, self.out, self.small = place.directory, place.out, place.small
         self.mark = f"{os.getpid()}-{event.seed}-{event.number}-{event.job.name}"
         self.scanner = procs.Scanner(self.mark)
-        self.allowed = jobs.seconds_allowed(event, undisturbed, load=stage.load)
+        self.busy = max(stage.load, os.getloadavg()[0]) / (os.cpu_count() or 1)
+        self.allowed = jobs.seconds_allowed(event, undisturbed, busy=self.busy)
 
     def play(self) -> tuple[Attempt, ...]:
         attempts: list[Attempt] = []
-        struck = not self.event.faults
-        while len(attempts) < _MOST_ATTEMPTS + self.event.again:
-            is_struck_now = not struck and not (self.event.again and not attempts)
-            attempts.append(self.attempt(len(attempts) + 1, strike=is_struck_now))
-            struck = struck or is_struck_now
+        left = self._strikes()
+        while len(attempts) < _MOST_ATTEMPTS:
+            attempts.append(self.attempt(len(attempts) + 1, left.pop(0) if left else self._spared))
             if self.small is not None:
                 disk.free(self.small)
-            if struck and attempts[-1].status == "Completed" and attempts[-1].digest:
+            if not left and attempts[-1].exit_code == 0 and attempts[-1].status == "Completed" and attempts[-1].digest:
                 break
         return tuple(attempts)
 
-    def attempt(self, number: int, *, strike: bool) -> Attempt:
-        event = self.event if strike else msgspec.structs.replace(self.event, faults=())
+    @property
+    def _spared(self) -> Event:
+        return msgspec.structs.replace(self.event, faults=())
+
+    def _strikes(self) -> list[Event]:
+        """What hits the first attempts."""
+        strikes = [self._spared, self.event] if self.event.again else [self.event]
+        return [*strikes, self.event.second()] if self.event.twice else strikes
+
+    def attempt(self, number: int, event: Event) -> Attempt:
         striker = Striker(event, self.out, self.small, self.scanner)
         striker.before()
         console = self.directory / f"attempt-{number}.txt"
@@ -217,7 +235,7 @@ class _Player:
 
     def _await_orphans(self, *, was_killed: bool) -> tuple[str, ...]:
         """What still runs a few seconds after `trainbox run`; where that was killed, its hosts may save first."""
-        seconds = (_ORPHANS + (jobs.GRACE if was_killed else 0)) * (1 + self.stage.load / 4)
+        seconds = (_ORPHANS + (jobs.GRACE if was_killed else 0)) * jobs.slowness(self.busy)
         until = time.monotonic() + seconds
         while left := self.scanner.look():
             if time.monotonic() > until:
@@ -274,9 +292,11 @@ class _Player:
             orphans=tuple(orphans),
             resumed={host: tuple(map(int, _RESUMED.findall(text))) for host, text in logs.items()},
             restarted=tuple(int(rank) for text in logs.values() for rank in _RESTARTED.findall(text)),
+            failures={host: found for host, text in logs.items() if (found := read_failure(text)) is not None},
             checkpoints=checkpoints.newest(self.out, checkpoints.valid(self.out)),
             digest=jobs.digest(self.event.job, self.out / "model"),
             has_archive=(self.out / "model.tar.gz").is_file(),
+            went_on=bool(jobs.digest(self.event.job, self.out / ".trainbox" / "algo-1" / "model")),
         )
 
 
@@ -285,3 +305,12 @@ def _read_record(out: Path) -> dict[str, object]:
         found: dict[str, object] = json.loads((out / "job.json").read_bytes())
         return found
     return {}
+
+
+def read_failure(log: str) -> HostFailure | None:
+    """What a host says of its failure at the end of its log."""
+    before, found, text = log.rpartition("trainbox: FAILED: ")
+    if not found:
+        return None
+    of_script = before.partition("; running ")[2].splitlines()[1:]
+    return HostFailure(text.replace("trainbox: ", "").strip(), had_started=bool(of_script))
