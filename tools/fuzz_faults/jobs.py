@@ -87,12 +87,12 @@ def seconds_allowed(event: Event, undisturbed: float, *, busy: float) -> float:
     """
     frozen = any(fault.blow == "freeze" and fault.kind == "supervisor" for fault in event.faults)
     fixed = HANG + START + PEERS + GRACE + _LOST + _OTHERS + (_SUPERVISOR if frozen and event.job.hosts > 1 else 0)
-    return (fixed + 3 * undisturbed) * slowness(busy)
+    return fixed * slowness(busy) + 3 * undisturbed
 
 
 def slowness(busy: float) -> float:
     """By what a wait may be longer where so many processes share a processor."""
-    return min(3.0, 1 + busy / 2)
+    return min(2.0, 1 + busy / 4)
 
 
 def digest(job: Job, model: Path) -> str:

@@ -21,6 +21,8 @@ _NEVER = (
     ("Stack trace", "is a backtrace"),
     ("does not handle", "says that a script ignores SIGTERM, which it does not"),
 )
+#: Of `trainbox run` itself: what hosts write has their name before it.
+_TRACEBACK = "\nTraceback (most recent call last)"
 #: How a reason calls processes: to be named only where one of them was hit.
 _NAMES: Mapping[str, frozenset[str]] = {
     "tracker": frozenset({"tracker", "supervisor", "script", "run"}),
@@ -107,8 +109,8 @@ def _of_reason(attempt: Attempt, faults: tuple[Fault, ...], job: Job) -> Iterato
     if attempt.status == "Failed":
         for why in wrong_with(attempt.reason, faults, job):
             yield Finding("false reason", f"{why}: {attempt.reason}")
-    elif "Traceback (most recent call last)" in attempt.said and attempt.status != "Completed":
-        yield Finding("false reason", f"trainbox run ends with a traceback: {attempt.said.strip()[-300:]}")
+    elif _TRACEBACK in attempt.said:
+        yield Finding("false reason", f"trainbox run ends with a traceback: {attempt.said.partition(_TRACEBACK)[2]}")
     elif attempt.status in {"", "InProgress"} and not (
         killed or any(fault.kind in {"run", "disk"} for fault in faults)
     ):

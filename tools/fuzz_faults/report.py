@@ -23,7 +23,8 @@ def line(result: Result) -> str:
     """Of one event: number, seed, job, faults, outcome, seconds."""
     event, story = result.story.event, result.story
     hit = sum(len(attempt.hits) for attempt in story.attempts)
-    missed = "" if hit == len(event.faults) else f" ({hit} of {len(event.faults)} came about)"
+    wanted = len(event.faults) + event.twice
+    missed = "" if hit == wanted else f" ({hit} of {wanted} came about)"
     ends = ", ".join(f"{attempt.status or 'no record'} {attempt.exit_code}" for attempt in story.attempts)
     outcome = "FOUND " + ", ".join(dict.fromkeys(finding.what for finding in result.findings))
     if not result.findings:

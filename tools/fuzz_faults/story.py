@@ -22,6 +22,7 @@ _REST_SECONDS = 0.03
 #: How long a person waits who sees that nothing moves, before killing `trainbox run`.
 _PATIENCE = 8.0
 _ORPHANS = 6.0
+_LONGEST_SAID = 20_000
 _MOST_ATTEMPTS = 6
 _RESUMED = re.compile(r"resuming from step (\d+)")
 _RESTARTED = re.compile(r"restart \d+ of \d+: rank (\d+)")
@@ -284,7 +285,7 @@ class _Player:
             exit_code=code if code >= 0 else 128 - code,
             status=str(record.get("status", "")),
             reason=str(record.get("failure_reason") or ""),
-            said=console.read_text(errors="replace")[-2000:],
+            said=console.read_text(errors="replace")[-_LONGEST_SAID:],
             seconds=seconds,
             allowed=self.allowed,
             hits=tuple(striker.hits),
