@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from tools.fuzz_faults import checkpoints, disk, jobs, procs
@@ -186,17 +187,21 @@ class _Player:
                 jobs.command(event.job, self.stage.data, self.out, resume=number > 1),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                # By a pipe: a limit for the size of files shall not keep it from saying so.
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,
                 cwd=self.directory,
             )
+            listener = threading.Thread(target=_copy, args=(process.stdout, output))
+            listener.start()
             try:
                 hung = self._watch(process, striker)
                 orphans = () if hung else self._await_orphans(was_killed=process.returncode == -signal.SIGKILL)
             finally:
                 self.end_all()
                 process.wait()
+                listener.join()
         seconds = time.monotonic() - began
         return self._see(process.returncode, console, striker, hung=hung, orphans=orphans, seconds=seconds)
 
@@ -299,6 +304,11 @@ class _Player:
             has_archive=(self.out / "model.tar.gz").is_file(),
             went_on=bool(jobs.digest(self.event.job, self.out / ".trainbox" / "algo-1" / "model")),
         )
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    with source:
+        shutil.copyfileobj(source, target)
 
 
 def _read_record(out: Path) -> dict[str, object]:
