@@ -9,7 +9,6 @@ pytest.importorskip("torch")
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from tests.support.trees import wait_for
 from trainbox.contract.verdict import Verdict
 from trainbox.elastic.council import LOST_SECONDS, Council, HostLost
 
@@ -69,7 +68,7 @@ def test_a_host_knows_that_it_was_stopped_itself_and_for_how_long(hosts: Hosts) 
     hosts.now += 3.0  # a busy machine
     assert hosts.first.pause == 0.0
     hosts.now += 45.0
-    wait_for(lambda: hosts.first.pause > 0.0, "the guard's look at the clock")
+    eventually(lambda: hosts.first.pause > 0.0, "the guard's look at the clock")
     assert hosts.first.pause >= 45.0
 
 
@@ -79,7 +78,7 @@ def test_how_the_job_ends_is_what_a_host_has_said_first(hosts: Hosts) -> None:
     woken: list[int] = []
     second = Council(client, HOSTS, 1, on_end=lambda: woken.append(1))
     said = hosts.first.end(Verdict(None, "the fork server was killed", host="a", code=137))
-    wait_for(lambda: bool(woken), "the other host to hear of it")
+    eventually(lambda: bool(woken), "the other host to hear of it")
     assert second.ended == said == second.end(Verdict(None, "something later", host="b"))
     assert hosts.first.end(Verdict(None, "something else")) == said
     second.leave()

@@ -480,7 +480,7 @@ def test_a_rank_that_saves_when_it_is_asked_to_stop_has_the_grace_wherever_the_o
     )
     ranks = {int(path.name[4:]): int(path.read_text()) for path in pair[first].root.glob("pid-*")}
     processes[first].send_signal(signal.SIGTERM)
-    wait_for(lambda: not any(is_alive(pid) for rank, pid in ranks.items() if rank != saver), "the others to end", 30)
+    eventually(lambda: not any(is_alive(pid) for rank, pid in ranks.items() if rank != saver), "the others to end")
     processes[1 - first].send_signal(signal.SIGTERM)
     runs = [tree.finish(process) for tree, process in zip(pair, processes, strict=True)]
     log = runs[0].log + runs[1].log

@@ -79,7 +79,7 @@ def until_full(reader: int) -> None:
     def waits() -> int:
         return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    wait_for(lambda: waits() > size - 8192, "the pipe to be full")
+    eventually(lambda: waits() > size - 8192, "the pipe to be full")
 
 
 def has_pending(pid: int, number: int) -> bool:

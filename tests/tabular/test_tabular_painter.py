@@ -87,8 +87,8 @@ def test_a_painter_that_is_killed_while_it_draws_leaves_no_fork_and_nobody_who_w
 
 def frozen(painter: Painter) -> None:
     os.kill(painter.process_id, signal.SIGSTOP)
-    while Path(f"/proc/{painter.process_id}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        time.sleep(0.001)
+    stat = Path(f"/proc/{painter.process_id}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the painter is stopped")
 
 
 @pytest.mark.process
@@ -115,13 +115,11 @@ def test_a_fork_that_is_frozen_while_it_draws_is_killed_with_the_painter(
     curves = {f"validation:m{number}": (steps, [step % 7.0 for step in steps]) for number in range(12)}
     with Painter(limit=1.0) as painter:
         painter.draw(Curves(str(tmp_path / "one"), curves))
-        while not (forks := forks_of(painter.process_id)):
-            time.sleep(0.001)
+        forks = eventually(lambda: forks_of(painter.process_id), "a fork")
         for fork in forks:
             os.kill(fork, signal.SIGSTOP)
     assert "made no progress for 1 s and was killed" in capsys.readouterr().err
-    while any(is_running(fork) for fork in forks):
-        time.sleep(0.01)
+    eventually(lambda: not any(is_running(fork) for fork in forks), "the end of the forks")
 
 
 def test_a_defect_of_the_painter_is_told_by_its_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -348,7 +348,7 @@ def test_a_frozen_writer_with_nothing_to_write_is_not_waited_for_at_the_end(
     one.saver.due()
     frozen = writer_of(one.saver)
     os.kill(frozen, signal.SIGSTOP)
-    until(lambda: stat(frozen) == b"T", "a writer that is stopped")
+    eventually(lambda: stat(frozen) == b"T", "a writer that is stopped")
     one.saver.close()
     assert "left alone" not in capsys.readouterr().err
     assert not Path(f"/proc/{frozen}").exists()
