@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-from tests.support.channel_writers import write
 
+from tests.support.writers import write
 from trainbox.channels import estimate_bytes, read_blocks, read_table
 from trainbox.channels.shortage import find_shortage
 from trainbox.errors import DataError, ResourceError

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
+from tests.support.waiting import eventually
 from trainbox.contract.verdict import Verdict
 from trainbox.elastic.council import LOST_SECONDS, Council, HostLost
 

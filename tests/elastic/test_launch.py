@@ -419,7 +419,7 @@ def test_a_host_whose_file_system_is_read_only_says_what_to_mount_and_the_other_
     read_only = 'for m in / /tmp /var/tmp; do mount -o remount,ro,bind "$m" 2>&-; done; exec "$@"'
     writable = f'mount --bind "$0/output" "$0/output"; {read_only}'
     prefix = ["unshare", "-rm", "sh", "-c", writable, str(pair[1].root)]
-    port = free_port()
+    port = str(free_port())
     one = pair[0].program(TORCHRUN_SCRIPT).start({"MASTER_PORT": port})
     two = pair[1].program(TORCHRUN_SCRIPT).start({"MASTER_PORT": port}, prefix=prefix)
     runs = pair[0].finish(one), pair[1].finish(two)
