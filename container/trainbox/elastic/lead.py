@@ -72,6 +72,13 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mappi
     return verdict.code or own or PeerError.exit_code
 
 
+class AgentError(TrainboxError):
+    """The agent of this host lacks something that it needs."""
+
+    fault = "AlgorithmError"
+    exit_code = 1
+
+
 class _Leading:
     """What the signal handlers and the agent share."""
 
@@ -134,6 +141,9 @@ class _Leading:
             except (HostLost, TrainboxError) as error:
                 self._stop_meeting()
                 verdict = self._end_job(council, error)
+            except OSError as error:  # no memory, no space, no threads: of this host, and the others wait for it
+                self._stop_meeting()
+                verdict = self._end_job(council, AgentError(f"the agent, which starts the ranks, failed: {error}"))
             if verdict is not None and verdict.lost and council.pause:
                 verdict = Verdict(None, causes.pause_reason(council.pause), host=job.current_host)
         return verdict
