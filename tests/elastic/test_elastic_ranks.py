@@ -31,7 +31,8 @@ class Server:
         self.ranks = Ranks(ForkServer(self.process.pid, ours), (sink, sink), limits=limits)
         self._thread = threading.Thread(target=answer, args=(self.theirs,))
         self._thread.start()
-        threading.Thread(target=self._hang_up).start()
+        self._hanging_up = threading.Thread(target=self._hang_up)
+        self._hanging_up.start()
 
     def _hang_up(self) -> None:
         """What the kernel does when a process ends; it stays a zombie, for the ranks to reap."""
@@ -41,6 +42,7 @@ class Server:
 
     def close(self) -> None:
         self.ranks.server.kill()
+        self._hanging_up.join()
         self.ranks.server.wait()
         self.process.returncode = 0  # it has been reaped
         self.ranks.forget()

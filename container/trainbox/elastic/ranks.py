@@ -85,6 +85,7 @@ class Ranks:
         #: Why no rank can be started or signalled any more, once the server has ended.
         self.lost: ServerLost | None = None
         self._limits = limits
+        self._all_time = clock
         self._clock = AwakeClock(clock)
         self._stopped = StoppedProcesses(self._clock)
         self._look_at = 0.0
@@ -143,7 +144,7 @@ class Ranks:
         """Pass a request to stop on to the main process of each rank, once. A signal handler calls this."""
         if not self.stop_signal:
             self.stop_signal = number
-            self.stop_at = time.monotonic()
+            self.stop_at = self._all_time()
             for local_rank in tuple(self.all):
                 self._stop(local_rank)
 
@@ -180,15 +181,15 @@ class Ranks:
         Once the fork server has ended, all ranks have, and `lost` says why.
         """
         self._watch_server()
-        until = time.monotonic() + timeout
+        until = self._all_time() + timeout
         while True:
-            for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
+            for key, _ in self._selector.select(max(0.0, until - self._all_time())):
                 if key.fileobj is not self.channel:
                     self._relay(key)
                 else:
                     self._hear()
                     return
-            if time.monotonic() >= until or self.lost:
+            if self._all_time() >= until or self.lost:
                 return
 
     def _watch_server(self) -> None:
@@ -291,9 +292,9 @@ class Ranks:
             )
 
     def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while self.alive and time.monotonic() < until:
-            self.turn(min(_TURN_SECONDS, until - time.monotonic()))
+        until = self._all_time() + seconds
+        while self.alive and self._all_time() < until:
+            self.turn(min(_TURN_SECONDS, until - self._all_time()))
 
     def forget(self) -> None:
         """Close the streams of ranks that have ended; what they left behind may hold the other ends."""
