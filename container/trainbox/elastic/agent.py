@@ -22,10 +22,10 @@ from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import causes, progress
 from trainbox.elastic.council import LEAVE_SECONDS, LOST_SECONDS, Alarm, Council, HostLost, Report
 from trainbox.elastic.failures import read_failure
-from trainbox.elastic.ranks import Ranks
+from trainbox.elastic.ranks import Ranks, stopped_early
 from trainbox.elastic.variables import error_file, progress_file, rank_variables, read_versions, stacks_file
 from trainbox.elastic.watch import Watch
-from trainbox.errors import Stopped, TrainboxError
+from trainbox.errors import TrainboxError
 from trainbox.launch import network
 
 #: How long ranks that survive a failure may take to leave: what they do can not be kept any more.
@@ -107,7 +107,7 @@ class Agent(SimpleElasticAgent):
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         self.is_meeting = True
         if self.ranks.stop_signal:
-            raise Stopped(f"{causes.describe_stop(self.ranks.stop_signal, None)} before the ranks were started")
+            raise stopped_early(self.ranks.stop_signal)
         self.end_with_job()
         super()._rendezvous(worker_group)
         self.is_meeting = False

@@ -20,7 +20,7 @@ from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
 from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
 from trainbox.elastic.forkserver import ForkServer
 from trainbox.elastic.hang import Limits
-from trainbox.elastic.ranks import Ranks
+from trainbox.elastic.ranks import Ranks, stopped_early
 from trainbox.elastic.rendezvous import meeting, open_store
 from trainbox.elastic.variables import hang_directory
 from trainbox.errors import PeerError, ProgramError, Stopped, TrainboxError
@@ -110,7 +110,7 @@ class _Leading:
     def check(self) -> None:
         """End a wait for other hosts if a stop was asked for."""
         if self.ranks.stop_signal:
-            raise Stopped(f"{causes.describe_stop(self.ranks.stop_signal, None)} before the ranks were started")
+            raise stopped_early(self.ranks.stop_signal)
 
     def explain(self, error: TrainboxError) -> Verdict:
         """An error of this host becomes how the job ends."""

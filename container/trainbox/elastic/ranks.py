@@ -12,7 +12,7 @@ import msgspec
 
 from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, ForkServer, Request, Signal, Start, Started
 from trainbox.elastic.hang import Limits
-from trainbox.errors import TrainboxError
+from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.relay import Lines, Sink
 from trainbox.launch.silence import LOOK_SECONDS, AwakeClock, StoppedProcesses, is_stopped, process_state
 
@@ -39,6 +39,11 @@ class RankStuck(TrainboxError):  # noqa: N818 - what has happened
     """Not even SIGKILL ends a rank: it waits inside the kernel."""
 
     fault = "AlgorithmError"
+
+
+def stopped_early(number: int) -> Stopped:
+    """What is said where a stop comes before the ranks run: there is nothing to save."""
+    return Stopped(f"stopped by {signal.Signals(number).name} before the ranks were started")
 
 
 class Rank:
@@ -106,9 +111,12 @@ class Ranks:
 
         Raises:
             ServerLost: The fork server has ended, or has not answered in time and was ended.
+            Stopped: This host was asked to stop before this rank ran.
         """
         if self.lost:
             raise self.lost
+        if self.is_stopping():
+            raise stopped_early(self.stop_signal)
         rank = self.all[local_rank] = Rank()
         read_ends, write_ends = zip(os.pipe(), os.pipe(), strict=True)
         request = msgspec.json.encode(Start(local_rank, dict(variables)))
@@ -124,9 +132,12 @@ class Ranks:
             self.turn(_TURN_SECONDS)
             if self._limits.step and self._clock() - began > max(self._limits.step, self._limits.long):
                 self._end_server(f"did not start a rank within {self._clock() - began:.0f} s")
+            if self.is_stopping() and not rank.pid:  # the imports are not waited for: it ends with the server
+                rank.code = -self.stop_signal
+                raise stopped_early(self.stop_signal)
         if self.lost:
             raise self.lost
-        if self.stop_signal:  # it came while this one was being started
+        if self.is_stopping():  # it came in the moment of the start
             self._stop(local_rank)
         return rank.pid
 
@@ -147,6 +158,10 @@ class Ranks:
             self.stop_at = self._all_time()
             for local_rank in tuple(self.all):
                 self._stop(local_rank)
+
+    def is_stopping(self) -> bool:
+        """Whether this host has been asked to stop."""
+        return bool(self.stop_signal)
 
     def _stop(self, local_rank: int) -> None:
         if self.all[local_rank].pid:
