@@ -140,6 +140,10 @@ class Party:
                     raise AssertionError(f"{name}: {self.stdout(name)}\n{self.stderr(name)}")
                 time.sleep(0.01)
 
+    def pid(self, name: str) -> int:
+        """The process id of a member that was started."""
+        return self._pids[name]
+
     def signal(self, number: signal.Signals, name: str) -> float:
         """Send it to one member; gives the moment."""
         moment = time.monotonic()

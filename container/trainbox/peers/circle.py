@@ -57,6 +57,11 @@ class Circle:
         self._lines = lines
         self._call = 0
 
+    @property
+    def limit(self) -> float:
+        """Seconds after which a process of which nothing is heard is lost; infinite where never."""
+        return self._lifeline.limit
+
     def __enter__(self) -> Self:
         return self
 

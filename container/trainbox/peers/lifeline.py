@@ -99,6 +99,11 @@ class Lifeline:
         """Send and hear signs of life from a thread of its own, until `close`."""
         self._thread.start()
 
+    @property
+    def limit(self) -> float:
+        """Seconds after which one of whom nothing is heard is lost; infinite where never."""
+        return self._limit
+
     def add(self, member: str, wire: Wire[Word], words: Sequence[Word] = ()) -> None:
         """From now on exchange signs of life with another member.
 
