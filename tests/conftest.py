@@ -7,10 +7,13 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
+from tests.support import forks, tiers
+
 # Two shared cores: an example that waits for a processor is not a slow one. CI replays the same examples every time.
 hypothesis.settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("default")
 
+_GUARD = tiers.Guard()
 _SCRUBBED = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -19,6 +22,33 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything that is not marked is fast."""
+    for item in items:
+        tiers.sort(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """A fast test starts no process, also by a fixture."""
+    with _GUARD.over(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Likewise."""
+    with _GUARD.over(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Likewise."""
+    with _GUARD.over(item):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +68,9 @@ def pytest_runtest_makereport(
         # Pytest folds those of the same place and reason.
         report.longrepr = (str(item.path.relative_to(item.config.rootpath)), 1, report.longrepr[2])
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> Generator[None]:
+    with forks.served():
+        yield

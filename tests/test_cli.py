@@ -8,6 +8,8 @@ import pytest
 
 from trainbox.cli import VERBS
 
+pytestmark = pytest.mark.process
+
 
 def trainbox(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -316,6 +316,7 @@ def test_parsing_two_hundred_thousand_lines_takes_a_moment() -> None:
     assert time.process_time() - began < 5  # about 0.3 s
 
 
+@pytest.mark.process
 def test_emit_writes_a_line_in_one_write_after_what_was_printed_before() -> None:
     script = (
         "import os, sys\n"
@@ -331,6 +332,7 @@ def test_emit_writes_a_line_in_one_write_after_what_was_printed_before() -> None
     assert done.stdout == b"before [metrics] final auc=1.0\nafter [b'[metrics] final auc=1.0\\n']\n"
 
 
+@pytest.mark.process
 def test_lines_of_concurrent_writers_are_never_cut() -> None:
     script = (
         "import sys\nfrom trainbox import metrics\n"
@@ -367,6 +369,7 @@ public class Finds {
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
 def test_java_reads_what_python_reads(tmp_path: Path) -> None:
     family = [Metric(name, "maximize") for name in ("auc", "val_auc", "train:auc", "a.b+c/d@e-f", "step", "1e5")]
@@ -381,6 +384,7 @@ def test_java_reads_what_python_reads(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [str(found(metric, text)) for metric, text in pairs]
 
 
+@pytest.mark.process
 def test_a_write_that_the_system_cuts_short_is_continued() -> None:
     script = (
         "import os\nfrom trainbox import metrics\n"

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 START = """
 import os, signal, sys, threading, time
 from trainbox.stopping import StopFlag, install

@@ -68,6 +68,7 @@ def tree(
     return root
 
 
+@pytest.mark.process
 def test_a_script_runs_alone_with_flags(script: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     answer = run(script, "--max_depth", "5", "--eta=-1e-3", "--channel", "test=data", root=root)
@@ -78,12 +79,14 @@ def test_a_script_runs_alone_with_flags(script: Path, tmp_path: Path) -> None:
     assert lines[2:] == ["[metrics] step=1 train:loss=0.5", "[metrics] final train:loss=0.25"]
 
 
+@pytest.mark.process
 def test_flags_win_over_the_file_and_the_file_over_defaults(script: Path, tmp_path: Path) -> None:
     root = tree(tmp_path / "root", {"max-depth": "7", "eta": "0.1", "sagemaker_program": "x.py"})
     answer = run(script, "--max_depth=9", root=root)
     assert answer.stdout.splitlines()[0] == "Params(max_depth=9, eta=0.1, name='')", answer.stderr
 
 
+@pytest.mark.process
 def test_arguments_the_supervisor_wrote_are_not_read_again(script: Path, tmp_path: Path) -> None:
     """`None` and `[1, 'a']` in the toolkit's encoding are not what the request said; the file is."""
     root = tree(tmp_path / "root", {"name": '"0123"', "eta": "0.1"})
@@ -92,6 +95,7 @@ def test_arguments_the_supervisor_wrote_are_not_read_again(script: Path, tmp_pat
     assert answer.stdout.splitlines()[0] == "Params(max_depth=3, eta=0.1, name='0123')", answer.stderr
 
 
+@pytest.mark.process
 def test_help_shows_the_hyperparameters(script: Path, tmp_path: Path) -> None:
     answer = run(script, "--help", root=tmp_path)
     assert answer.returncode == 0
@@ -99,6 +103,7 @@ def test_help_shows_the_hyperparameters(script: Path, tmp_path: Path) -> None:
     assert "how deep" in answer.stdout
 
 
+@pytest.mark.process
 def test_a_script_without_any_container_says_where_its_results_go(script: Path, tmp_path: Path) -> None:
     if Path("/opt/ml/input").is_dir():
         pytest.fail("this machine has a real /opt/ml/input: the test would write there")
@@ -108,6 +113,7 @@ def test_a_script_without_any_container_says_where_its_results_go(script: Path, 
     assert len(list(tmp_path.glob("trainbox-out/script-*/model"))) == 1
 
 
+@pytest.mark.process
 def test_a_channel_the_job_does_not_have_names_those_it_has(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text("import trainbox\ntrainbox.channel('validation')")
@@ -116,6 +122,7 @@ def test_a_channel_the_job_does_not_have_names_those_it_has(tmp_path: Path) -> N
     assert "the job has no channel 'validation'; its channels: train" in answer.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("host", "env", "speaks"),
     [
@@ -132,12 +139,39 @@ def test_only_rank_0_logs_metrics(tmp_path: Path, script: Path, host: str, env: 
     assert ("[metrics]" in answer.stdout) is speaks
 
 
+@pytest.mark.process
+def test_a_hook_that_the_script_sets_stays(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(
+        "import sys, msgspec, trainbox\n"
+        "class Params(msgspec.Struct): pass\n"
+        "trainbox.hyperparameters(Params)\n"
+        "assert sys.excepthook is not sys.__excepthook__\n"
+        "def own(*_): print('own')\n"
+        "sys.excepthook = own\n"
+        "trainbox.hyperparameters(Params)\n"
+        "trainbox.current_job()\n"
+        "trainbox.channel('validation')\n"
+    )
+    answer = run(script, root=tree(tmp_path / "root", {}))
+    assert (answer.returncode, answer.stdout) == (1, "own\n"), answer.stderr
+
+
+@pytest.mark.process
+def test_a_program_that_the_script_starts_has_flags_of_its_own(tmp_path: Path, script: Path) -> None:
+    root, env = tree(tmp_path / "root", {"eta": "0.5"}), {"SM_USER_ARGS": '["--eta", "0.5", "--name", "x"]'}
+    assert "max_depth=3, eta=0.5, name=''" in run(script, "--eta", "0.5", "--name", "x", root=root, env=env).stdout
+    assert "max_depth=4, eta=0.5, name=''" in run(script, "--max_depth", "4", root=root, env=env).stdout
+
+
+@pytest.mark.process
 def test_a_rank_that_is_no_number_is_named(tmp_path: Path, script: Path) -> None:
     answer = run(script, root=tree(tmp_path / "root", {}), env={"RANK": "first"})
     assert answer.returncode == 2
     assert "ContractError: the variable RANK: found 'first', expected a whole number, 0 or more" in answer.stderr
 
 
+@pytest.mark.process
 def test_a_stop_is_a_flag_and_a_deadline(tmp_path: Path) -> None:
     script = tmp_path / "s.py"
     script.write_text(
@@ -151,6 +185,7 @@ def test_a_stop_is_a_flag_and_a_deadline(tmp_path: Path) -> None:
     assert (answer.returncode, answer.stdout) == (0, "42\n"), answer.stderr
 
 
+@pytest.mark.process
 def test_checkpoints_lie_where_the_request_says(tmp_path: Path) -> None:
     root = tree(tmp_path / "root", {})
     (root / "input/config/checkpointconfig.json").write_text('{"LocalPath": "/opt/ml/checkpoint"}')
@@ -214,6 +249,7 @@ sys.exit(1 if done.failed else 0)
 """
 
 
+@pytest.mark.process
 def test_the_example_of_every_function_runs(tmp_path: Path) -> None:
     functions = [name for name in trainbox.__all__ if inspect.isfunction(inspect.unwrap(getattr(trainbox, name)))]
     for name in functions:

@@ -12,6 +12,7 @@
     ├── RunError             10   `trainbox run` was asked for something it cannot do
     ├── TrainingError        11   the loss is not finite, or ranks hold different parameters
     ├── PreflightError       12   the health checks before the script broke
+    ├── ResourceError        13   memory, threads or open files do not suffice for what the job asks
     ├── ConfigurationError   64   the health checks say that the request or the image must change
     ├── HardwareError        78   the health checks say that a part of the cluster must be repaired
     └── Stopped             143   SIGTERM or SIGINT came before the script was started
@@ -121,6 +122,12 @@ class PreflightError(TrainboxError):
 
     exit_code = 12
     fault = "AlgorithmError"
+
+
+class ResourceError(TrainboxError):
+    """Memory, threads or open files do not suffice for what the job asks."""
+
+    exit_code = 13
 
 
 class ConfigurationError(TrainboxError):

@@ -185,6 +185,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("script", "cause"), SCRIPTS.values(), ids=SCRIPTS.keys())
 def test_the_cause_is_found_in_what_python_says(tmp_path: Path, script: str, cause: Cause) -> None:
     log = stderr_of(tmp_path, script)
@@ -192,6 +193,7 @@ def test_the_cause_is_found_in_what_python_says(tmp_path: Path, script: str, cau
     assert find_cause(log.replace("\n", "\r\n"), tmp_path) == cause
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["the last traceback wins over one that was handled", "a message of several lines"])
 def test_a_rank_before_each_line_is_left_out(tmp_path: Path, name: str) -> None:
     script, cause = SCRIPTS[name]
@@ -199,11 +201,13 @@ def test_a_rank_before_each_line_is_left_out(tmp_path: Path, name: str) -> None:
     assert find_cause("step 1\n" + log, tmp_path) == cause
 
 
+@pytest.mark.process
 def test_a_syntax_error_in_an_imported_module_names_that_module(tmp_path: Path) -> None:
     log = stderr_of(tmp_path, "import other", other="def f(:\n    pass\n")
     assert find_cause(log, tmp_path) == Cause("SyntaxError: invalid syntax", "other.py:1", "SyntaxError")
 
 
+@pytest.mark.process
 def test_a_traceback_whose_head_is_lost_still_has_its_place(tmp_path: Path) -> None:
     log = stderr_of(
         tmp_path,
@@ -222,6 +226,7 @@ def test_a_traceback_whose_head_is_lost_still_has_its_place(tmp_path: Path) -> N
     assert cause.where.startswith("train.py:")
 
 
+@pytest.mark.process
 def test_a_crash_is_placed_in_the_thread_that_crashed(tmp_path: Path) -> None:
     log = stderr_of(
         tmp_path,

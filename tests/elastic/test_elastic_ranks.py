@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.trees import wait_for
+from tests.support.waiting import eventually
 from trainbox.elastic.forkserver import MESSAGE_BYTES, ForkServer, Started
 from trainbox.elastic.hang import Limits
 from trainbox.elastic.ranks import Ranks, RankStuck, ServerLost
@@ -132,7 +132,7 @@ def test_a_stopped_fork_server_is_not_taken_for_ranks_that_do_not_end(
     server = serve(_start_one, step=1000.0)
     server.ranks.start(0, {})
     server.process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: process_state(server.process.pid) == "T", "a stopped server")
+    eventually(lambda: process_state(server.process.pid) == "T", "a stopped server")
     server.ranks.end(0.1)
     assert "is stopped" in str(server.ranks.lost)
 

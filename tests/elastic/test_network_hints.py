@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.trees import Tree
 
+pytestmark = pytest.mark.process
+
 pytest.importorskip("torch")
 
 GLOO = """

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.trees import wait_for
+from tests.support.waiting import eventually
 from trainbox.launch.silence import GAP_SECONDS, AwakeClock, Silence, StoppedProcesses, process_state
 
 
@@ -69,7 +69,7 @@ def test_a_process_is_found_that_was_stopped_at_every_look_for_longer_than_its_l
     stopped = StoppedProcesses(clock)
     assert stopped.find({pid: 10.0}) == {}
     process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: process_state(pid) == "T", "a stopped process")
+    eventually(lambda: process_state(pid) == "T", "a stopped process")
     clock.now += 100.0
     assert stopped.find({pid: 10.0}) == {}, "it may have been stopped a moment ago"
     clock.now += 10.0
@@ -78,7 +78,7 @@ def test_a_process_is_found_that_was_stopped_at_every_look_for_longer_than_its_l
     assert stopped.find({pid: 10.0}) == {pid: 10.5}
     assert stopped.find({pid: 0.0}) == {}, "a limit of 0 never looks"
     process.send_signal(signal.SIGCONT)
-    wait_for(lambda: process_state(pid) != "T", "a process that runs")
+    eventually(lambda: process_state(pid) != "T", "a process that runs")
     assert stopped.find({pid: 10.0}) == {}
 
 

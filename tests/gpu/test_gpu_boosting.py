@@ -15,7 +15,8 @@ import torch
 import xgboost as xgb
 
 from tests.support import segments
-from tests.support.trees import Tree, wait_for
+from tests.support.trees import Tree
+from tests.support.waiting import eventually
 
 ROWS = 40_000
 GPUS = torch.cuda.device_count()
@@ -91,7 +92,7 @@ def test_stopped_and_started_again_it_leaves_the_same_model(tree: Tree, external
     checkpoints = tree.root / "checkpoints"
     asked = {"device": "cuda", "external_memory": external, "num_round": "200"}
     process = start(tree, **asked)
-    wait_for(lambda: any(checkpoints.glob("step-*")) or process.poll() is not None, "a checkpoint", seconds=40)
+    eventually(lambda: any(checkpoints.glob("step-*")) or process.poll() is not None, "a checkpoint")
     process.send_signal(signal.SIGTERM)
     stopped = tree.finish(process).stdout.decode()
     again, log = trained(tree, **asked)

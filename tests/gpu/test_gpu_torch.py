@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tests.support.digits import write_digits
-from tests.support.trees import Tree, wait_for
+from tests.support.trees import Tree
+from tests.support.waiting import eventually
 from trainbox.metrics import parse_line
 from trainbox.torch.checkpoints import generators
 from trainbox.torch.checkpoints.codec import decode, empty, encode, flat, restride
@@ -72,7 +73,7 @@ def test_stopped_or_killed_and_resumed_it_leaves_the_same_model(
     finish(flags, tmp_path / "whole")
     process = start(flags, tmp_path / "cut")
     log = tmp_path / "cut/log"
-    wait_for(lambda: "[metrics] step=2" in log.read_text() or process.poll() is not None, "an epoch", seconds=SECONDS)
+    eventually(lambda: "[metrics] step=2" in log.read_text() or process.poll() is not None, "an epoch")
     process.send_signal(how)
     assert process.wait(SECONDS) == (0 if how == signal.SIGTERM else -signal.SIGKILL), log.read_text()
     again = finish(flags, tmp_path / "cut")

@@ -11,7 +11,10 @@ from tests.support.faults import FAULTS, HARDWARE, run
 
 pytest.importorskip("torch")
 _NO_HOSTS = can_make_hosts()
-pytestmark = pytest.mark.skipif(bool(_NO_HOSTS), reason=f"no hosts can be made here: {_NO_HOSTS}")
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.skipif(bool(_NO_HOSTS), reason=f"no hosts can be made here: {_NO_HOSTS}"),
+]
 
 #: One of each way to be found; `make bench-health` plants all kinds, several times each.
 KINDS = (

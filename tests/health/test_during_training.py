@@ -3,17 +3,18 @@
 import os
 import re
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.addresses import free_port
 from tests.support.gpu_hosts import SCRIPT, GpuHost, found, needs_mounts
-from tests.support.trees import Run, wait_for
+from tests.support.trees import Run
+from tests.support.waiting import eventually
 
 pytest.importorskip("torch")
-pytestmark = needs_mounts
+pytestmark = [pytest.mark.process, needs_mounts]
 
 #: Ranks that say how far they are, as a session does; one may do something at a step.
 RANK = (
@@ -60,12 +61,6 @@ def host(tmp_path: Path) -> Iterator[GpuHost]:
 def run(host: GpuHost, what: str, **env: str) -> Run:
     host.tree.program(RANK.replace("READY", "await_watch").replace("WHAT", what))
     return host.run(**env)
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def restarts(run: Run) -> list[str]:
@@ -149,7 +144,7 @@ def test_the_other_hosts_end_as_hardware_and_name_the_one_that_is_bad(tmp_path: 
             each.tree.program(
                 RANK.replace("WHAT", f"{XID_79.replace('[1', '[0')}; {DIE}").replace("READY", "await_watch")
             )
-        port = free_port()
+        port = str(free_port())
         started = [each.start(MASTER_PORT=port) for each in (one, two)]
         ended = [each.tree.finish(process) for each, process in zip((one, two), started, strict=True)]
     assert [run.code for run in ended] == [78, 78], ended[0].log + ended[1].log
@@ -250,7 +245,7 @@ def test_a_stop_reaches_the_script_and_leaves_the_watch_until_its_end(plain: Gpu
         "signal.signal(signal.SIGTERM, stop)\nawait_watch()\npathlib.Path('ready').touch()\ntime.sleep(60)\n"
     )
     process = plain.start()
-    wait_for((plain.tree.code / "ready").exists, "the script")
+    eventually((plain.tree.code / "ready").exists, "the script")
     os.kill(process.pid, signal.SIGTERM)
     ended = plain.tree.finish(process)
     assert ended.code == 78, ended.log

@@ -180,6 +180,7 @@ def test_what_a_real_gpu_says_is_read_as_that_of_a_sound_one(read: Callable[...,
     assert gpu.unread == dict.fromkeys(("pages_pending", "nvlinks", "nvlink_errors"), "Not Supported")
 
 
+@pytest.mark.process
 def test_a_sound_host_with_gpus_passes_every_check_of_them(tmp_path: Path) -> None:
     checked = check(tmp_path, recording())
     assert (checked.code, checked.bad()) == (0, [])
@@ -188,6 +189,7 @@ def test_a_sound_host_with_gpus_passes_every_check_of_them(tmp_path: Path) -> No
     assert len(checked.of("nvml.row_remap_failed")) == 8
 
 
+@pytest.mark.process
 def test_a_bad_gpu_of_one_host_ends_all_with_its_name(tmp_path: Path) -> None:
     content = recording()
     content["gpus"][3]["nvmlDeviceGetRemappedRows"] = [0, 2, 0, 1]
@@ -200,6 +202,7 @@ def test_a_bad_gpu_of_one_host_ends_all_with_its_name(tmp_path: Path) -> None:
         assert (one.failure or "").startswith(f"HARDWARE {second} gpu3 nvml.row_remap_failed: yes")
 
 
+@pytest.mark.process
 def test_a_gpu_that_hangs_half_way_is_named_and_the_others_are_still_judged(tmp_path: Path) -> None:
     content = recording()
     content["gpus"][1]["nvmlDeviceGetTotalEccErrors"] = 1
@@ -214,6 +217,7 @@ def test_a_gpu_that_hangs_half_way_is_named_and_the_others_are_still_judged(tmp_
     assert checked.code == 78
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("change", "found", "words"),
     [
@@ -236,6 +240,7 @@ def test_nvml_that_fails_is_a_finding_of_its_own(
     assert checked.code == 78
 
 
+@pytest.mark.process
 def test_without_nvidia_ml_py_only_a_warning_remains(tmp_path: Path) -> None:
     """A directory in front of it that has a module of the name, but none that is there."""
     (tmp_path / "site").mkdir()
@@ -249,6 +254,7 @@ def test_without_nvidia_ml_py_only_a_warning_remains(tmp_path: Path) -> None:
     assert checked.code == 0
 
 
+@pytest.mark.process
 def test_without_a_driver_the_real_library_is_a_finding(tmp_path: Path) -> None:
     if any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("this machine has a GPU")
@@ -258,6 +264,7 @@ def test_without_a_driver_the_real_library_is_a_finding(tmp_path: Path) -> None:
     assert checked.of("nvml.library")[0]["value"] == "NVML Shared Library Not Found"
 
 
+@pytest.mark.process
 def test_the_processor_computes_exactly_and_is_measured(tmp_path: Path) -> None:
     with Hosts(tmp_path, 1) as cluster:
         (checked,) = cluster.run("--full").values()
@@ -268,6 +275,7 @@ def test_the_processor_computes_exactly_and_is_measured(tmp_path: Path) -> None:
     assert speed["value"] > 0
 
 
+@pytest.mark.process
 @needs_mounts
 def test_a_torch_without_cuda_is_no_fault_of_the_gpu(tmp_path: Path) -> None:
     """A /dev of its own, with the node of one GPU in it."""
@@ -307,6 +315,7 @@ def test_a_gpu_whose_memory_somebody_else_holds_is_told_from_a_broken_one(
     assert (found.unusable, found.failed) == ((said, "") if is_full else ("", said))
 
 
+@pytest.mark.process
 def test_one_wrong_bit_is_counted(tmp_path: Path) -> None:
     """Planted in the product itself: torch's own multiplication, off by one in one number of one repeat."""
     planted = tmp_path / "planted.py"

@@ -17,8 +17,11 @@ import pytest
 
 import trainbox
 from tests.support.process_hosts import Hosts
-from tests.support.trees import is_alive, wait_for
+from tests.support.trees import is_alive
+from tests.support.waiting import eventually
 from trainbox.health.checks import CHECKS
+
+pytestmark = pytest.mark.process
 
 KEYS = ["check", "host", "device", "status", "value", "limit", "class", "hint"]
 #: Mounts a small tmpfs, in a mount namespace that ends with the process, and becomes the command behind it.
@@ -267,7 +270,7 @@ def test_a_port_that_is_taken_is_named(two: Hosts, port: int, whose: str) -> Non
 def test_a_stranger_on_the_line_disturbs_nobody(two: Hosts) -> None:
     first, second = two.hosts
     process = two.start(first)
-    wait_for(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
+    eventually(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
     impostor = b'{"job":"another","host":"' + second.encode() + b'"}\n'
     with contextlib.ExitStack() as strangers:
         for said in (b"GET / HTTP/1.0\r\n\r\n", b"", impostor, b"{}\n[1]\n", b"\xff" * 1000):
@@ -324,7 +327,7 @@ def test_sigterm_ends_the_checks_and_all_they_started(two: Hosts) -> None:
     """While it waits for the other host."""
     first = two.hosts[0]
     process = two.start(first)
-    wait_for(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
+    eventually(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 143
     assert not is_alive(process.pid)

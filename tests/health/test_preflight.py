@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.process_hosts import Hosts
-from tests.support.trees import Run, Tree, wait_for
+from tests.support.trees import Run, Tree
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.process
 
 SCRIPT = "print('the script ran', flush=True)\n"
 RAN = "the script ran"
@@ -107,7 +110,7 @@ def test_a_stop_ends_the_checks_and_starts_no_script(two: Hosts) -> None:
     tree = two.trees[two.hosts[0]]
     process = tree.start({**BY_DEFAULT, "TRAINBOX_PEER_TIMEOUT_SECONDS": "60"})
     # Its host's part of the exchange is open: the checks run, and wait for the second host.
-    wait_for(lambda: _listens(two.hosts[0]), "the checks of the first host")
+    eventually(lambda: _listens(two.hosts[0]), "the checks of the first host")
     process.send_signal(signal.SIGTERM)
     ended = tree.finish(process)
     assert ended.code == 143

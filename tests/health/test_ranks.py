@@ -37,11 +37,13 @@ assert torch._meta_registrations.__file__, "whoever asks for them later gets the
 """
 
 
+@pytest.mark.process
 def test_torch_without_its_metas_sums_and_compares() -> None:
     done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.process
 def test_a_rank_that_comes_too_early_waits_until_the_first_one_listens() -> None:
     """The first listens once it has been called in vain."""
     refused = 0
@@ -86,6 +88,7 @@ def test_what_is_left_of_the_limit_is_what_was_not_waited() -> None:
     assert Door(ConnectionRefusedError, seconds=0.5).left() == pytest.approx(18.995)
 
 
+@pytest.mark.process
 def test_where_nobody_ever_listens_a_moment_is_left_for_the_store_to_say_so() -> None:
     door = Door(*[ConnectionRefusedError] * 100_000)
     assert door.left() == 1.0

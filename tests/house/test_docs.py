@@ -45,6 +45,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.process
 def test_the_first_page_takes_a_reader_from_nothing_to_a_job(data: Path) -> None:
     (script,) = blocks("your-own-algorithm.md", "python")
     lines = [line for line in script.splitlines() if line.strip() and not line.startswith(("import", "from"))]
@@ -62,6 +63,7 @@ def test_the_first_page_takes_a_reader_from_nothing_to_a_job(data: Path) -> None
     assert len(list(data.glob("trainbox-out/nearest_mean-*/model/means.json"))) == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("page", ["xgboost.md", "random-forest.md"])
 def test_the_pages_of_the_bundled_scripts_run(page: str, data: Path) -> None:
     for command in commands(page):
@@ -70,6 +72,7 @@ def test_the_pages_of_the_bundled_scripts_run(page: str, data: Path) -> None:
         assert "Completed, exit code 0" in answer.stdout
 
 
+@pytest.mark.process
 def test_the_generated_tables_are_what_the_code_says() -> None:
     answer = run(["python", str(ROOT / "tools" / "docs.py"), "--check"], ROOT)
     assert answer.returncode == 0, answer.stdout + answer.stderr

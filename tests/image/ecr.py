@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import pytest
 import requests
 
 from tests.support.containers import unavailable
+from tests.support.waiting import eventually
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
@@ -31,15 +31,16 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 @contextlib.contextmanager
 def started(command: list[str], log: Path, says: str) -> Iterator[str]:
-    """A server, and what it says where it listens: its log must match within 30 seconds."""
+    """A server, and what it says where it listens: its log must come to match."""
     # A file, because nobody reads on: a pipe would fill up, and then the server waits.
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as server:
         try:
-            until = time.monotonic() + 30
-            while not (found := re.search(says, log.read_text())):
-                assert server.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.05)
+            found = eventually(
+                lambda: re.search(says, log.read_text()),
+                says,
+                logs=log.read_text,
+                ended=lambda: server.poll() is not None,
+            )
             yield found[1]
         finally:
             server.terminate()

@@ -306,6 +306,7 @@ def test_every_variable_is_set_documented_or_codebuilds_own(spec: dict[str, Any]
     assert "BASE_IMAGE" in (ROOT / "tools/image/build").read_text()
 
 
+@pytest.mark.process
 def test_every_command_and_script_is_valid_shell(spec: dict[str, Any]) -> None:
     for command in commands_of(spec):
         subprocess.run(["bash", "-n", "-c", command], check=True)
@@ -342,6 +343,7 @@ def read_file(name: str) -> str:
     return found[1]
 
 
+@pytest.mark.process
 def test_the_aws_commands_of_the_page_make_what_a_build_needs(api: str) -> None:
     lines = re.findall(r"^\$ aws (.*)$", PAGE, re.MULTILINE)
     # A region that no other test uses.

@@ -49,6 +49,7 @@ def env(api: str, tmp_path: Path) -> dict[str, str]:
 # -- the name --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("given", "name"),
     [
@@ -64,6 +65,7 @@ def test_the_name_is_the_registry_the_repository_the_commit_and_the_variant(
     assert (done.returncode, done.stdout) == (0, f"{name}\n"), done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -76,6 +78,7 @@ def test_a_name_that_says_nothing_is_refused(env: dict[str, str], given: dict[st
     assert said in refused({**env, "REGISTRY": "here", **given}, "name")
 
 
+@pytest.mark.process
 def test_missing_credentials_and_regions_are_said(env: dict[str, str]) -> None:
     without = {name: value for name, value in env.items() if "KEY" not in name} | {"HOME": env["DOCKER_CONFIG"]}
     assert "no AWS credentials were found" in refused(without, "name")
@@ -84,6 +87,7 @@ def test_missing_credentials_and_regions_are_said(env: dict[str, str]) -> None:
     assert "IMAGE: found ''" in refused(env, "push")
 
 
+@pytest.mark.process
 def test_a_repository_that_is_not_there_is_said_before_anything_is_built(env: dict[str, str]) -> None:
     said = refused({**env, "IMAGE": "127.0.0.1:9/nowhere:tag"}, "login")
     assert "ECR has no repository 'nowhere'" in said
@@ -121,6 +125,7 @@ def scanned(api: str, env: dict[str, str], request: pytest.FixtureRequest) -> Sc
     return Scanned({**env, "IMAGE": f"{ecr.ACCOUNT}.dkr.ecr.x.amazonaws.com/{repository}:tag"}, api, repository)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("counts", "fail_on", "passes"),
     [
@@ -145,6 +150,7 @@ def test_findings_that_are_bad_enough_fail(
         assert f"has findings of {fail_on or 'CRITICAL'} or worse: {counts[worst]} {worst}" in done.stderr
 
 
+@pytest.mark.process
 def test_a_scan_that_takes_longer_than_allowed_fails(scanned: Scanned) -> None:
     scanned.found("IN_PROGRESS")
     done = scanned.judged()
@@ -153,6 +159,7 @@ def test_a_scan_that_takes_longer_than_allowed_fails(scanned: Scanned) -> None:
     assert "SCAN_WAIT_SECONDS" in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("status", ["", "UNSUPPORTED_IMAGE", "FAILED"])
 def test_an_image_that_is_not_scanned_fails_unless_that_is_allowed(scanned: Scanned, status: str) -> None:
     if status:
@@ -166,6 +173,7 @@ def test_an_image_that_is_not_scanned_fails_unless_that_is_allowed(scanned: Scan
     assert "warning: ECR has not scanned" in done.stderr
 
 
+@pytest.mark.process
 def test_a_scan_that_begins_late_is_waited_for(scanned: Scanned) -> None:
     late = threading.Timer(1.5, scanned.found, ["COMPLETE"], {"CRITICAL": 1})
     late.start()
@@ -175,6 +183,7 @@ def test_a_scan_that_begins_late_is_waited_for(scanned: Scanned) -> None:
     assert "1 CRITICAL" in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("setting", "value"), [("SCAN_FAIL_ON", "BAD"), ("SCAN_MISSING", "maybe"), ("SCAN_WAIT_SECONDS", "soon")]
 )

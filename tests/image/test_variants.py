@@ -75,6 +75,7 @@ def build(engine: Any) -> Iterator[Build]:
         engine.remove_image(name, force=True)
 
 
+@pytest.mark.process
 def test_what_the_variants_install_comes_from_pyproject_alone() -> None:
     def wanted(extras: str, variant: str) -> list[str]:
         script = ROOT / "tools/image/requirements.py"

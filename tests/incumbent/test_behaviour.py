@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from tests.support.sides import INCUMBENT_BIN, require_incumbent
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.incumbent
 
@@ -142,10 +143,7 @@ def test_sigterm_reaches_the_script(tmp_path: Path, command: tuple[str, ...], co
     write_tree(tmp_path / "tree", {"train.py": SAVES_WHEN_TOLD}, {})
     directory = tmp_path / "tree" / "code"
     with started(command, tmp_path / "tree", {}) as process:
-        deadline = time.monotonic() + 30
-        while not (directory / "ready").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually((directory / "ready").exists, "the script")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == code
         # Nobody waits for the incumbent's script: it would have saved by now if the signal had reached it.

@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.trees import Run, Tree
 
+pytestmark = pytest.mark.process
+
 MARKER = "print('the script ran')\n"
 CONFIGS = ["hyperparameters.json", "resourceconfig.json", "inputdataconfig.json", "checkpointconfig.json"]
 

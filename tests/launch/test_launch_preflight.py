@@ -89,6 +89,7 @@ def test_sound_hosts_go_on() -> None:
     assert judge(outcome(0), "") is None
 
 
+@pytest.mark.process
 def test_a_child_is_killed_when_its_limit_is_over(tmp_path: Path) -> None:
     child = Child("sleeper", (sys.executable, "-c", "import time; time.sleep(1000)"), {}, tmp_path)
     ended = supervise(Plan((child,), grace_seconds=1.0, limit_seconds=0.3))

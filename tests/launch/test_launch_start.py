@@ -3,8 +3,14 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 LOAD = """
 import sys
+
+import pytest
 from trainbox.launch.__main__ import load
 names = ("uuid", "decimal", "urllib.parse", "_decimal", "_uuid", "platform", "typing_extensions", "textwrap")
 names += ("msgspec.inspect", "msgspec._json_schema", "datetime", "ntpath")
@@ -24,6 +30,8 @@ print(pathlib.PureWindowsPath("c:/a").drive)
 """
 ASKED_FOR_MORE = """
 import sys
+
+import pytest
 from trainbox.launch.__main__ import _stand_ins
 sys.modules.update(_stand_ins())
 from uuid import NAMESPACE_DNS

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trees import Tree, wait_for, wheel
+from tests.support.trees import Tree, wheel
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.process
 
 PRINTS = "import sys\nprint('ran', *sys.argv[1:])\n"
 
@@ -347,7 +350,7 @@ def test_sigterm_during_a_slow_pip_ends_the_job_with_143(tree: Tree) -> None:
     with_package(tree, "pathlib.Path(__file__).with_name('building').touch(); time.sleep(60)")
     process = tree.program("print('never')").start(env)
     # pip builds in the directory itself, or in a copy of it
-    wait_for((tree.code / "building").exists, "the build", seconds=30)
+    eventually((tree.code / "building").exists, "the build")
     process.send_signal(signal.SIGTERM)
     run = tree.finish(process)
     assert run.code == 143

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trees import SECONDS, Run, Tree, is_alive, wait_for
+from tests.support.trees import SECONDS, Run, Tree, is_alive
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.process
 
@@ -61,7 +62,7 @@ def supervisor_of(process: "subprocess.Popen[bytes]", prefix: list[str]) -> int:
     if not prefix:
         return process.pid
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    wait_for(lambda: children.read_text().strip() != "", "unshare to fork")
+    eventually(lambda: children.read_text().strip() != "", "unshare to fork")
     return int(children.read_text())
 
 
@@ -78,7 +79,7 @@ def until_full(reader: int) -> None:
     def waits() -> int:
         return int.from_bytes(fcntl.ioctl(reader, termios.FIONREAD, bytes(4)), sys.byteorder)
 
-    wait_for(lambda: waits() > size - 8192, "the pipe to be full")
+    eventually(lambda: waits() > size - 8192, "the pipe to be full")
 
 
 def has_pending(pid: int, number: int) -> bool:
@@ -163,13 +164,13 @@ def test_a_stop_is_forwarded_once_to_all_of_the_process_group(tree: Tree, prefix
     tree.program(textwrap.dedent(_COUNTS_SIGNALS))
     process = tree.start(prefix=prefix)
     for role in ("child", "grandchild"):
-        wait_for((tree.code / f"{role}.ready").exists, role)
+        eventually((tree.code / f"{role}.ready").exists, role)
     pid = supervisor_of(process, prefix)
     os.kill(pid, number)
     for role in ("child", "grandchild"):
-        wait_for((tree.code / f"{role}.asked").exists, f"the signal to reach the {role}")
+        eventually((tree.code / f"{role}.asked").exists, f"the signal to reach the {role}")
     os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not has_pending(pid, signal.SIGTERM), "the supervisor to take the second")
+    eventually(lambda: not has_pending(pid, signal.SIGTERM), "the supervisor to take the second")
     (tree.code / "two were sent").touch()
     run = tree.finish(process)
     assert sorted(run.stdout.decode().splitlines()) == [f"child got [{number:d}]", f"grandchild got [{number:d}]"]
@@ -181,7 +182,7 @@ def test_a_stop_is_forwarded_once_to_all_of_the_process_group(tree: Tree, prefix
 def test_a_script_that_ignores_sigterm_is_killed_when_the_grace_is_over(tree: Tree, prefix: list[str]) -> None:
     shell(tree, "trap '' TERM\n: > ready\nwhile :; do sleep 0.05; done")
     process = tree.start({"SAGEMAKER_PROGRAM": "run.sh", "TRAINBOX_GRACE_SECONDS": "0.5"}, prefix=prefix)
-    wait_for((tree.code / "ready").exists, "the script")
+    eventually((tree.code / "ready").exists, "the script")
     os.kill(supervisor_of(process, prefix), signal.SIGTERM)
     run = tree.finish(process)
     assert run.code == 137
@@ -193,7 +194,7 @@ def test_a_script_that_ignores_sigterm_is_killed_when_the_grace_is_over(tree: Tr
 def test_a_script_that_does_not_handle_sigterm_ends_the_job_with_143(tree: Tree) -> None:
     shell(tree, ": > ready\nexec sleep 1000")
     process = tree.start({"SAGEMAKER_PROGRAM": "run.sh"})
-    wait_for((tree.code / "ready").exists, "the script")
+    eventually((tree.code / "ready").exists, "the script")
     process.terminate()
     run = tree.finish(process)
     assert run.code == 143
@@ -207,7 +208,7 @@ def test_a_script_that_does_not_handle_sigterm_ends_the_job_with_143(tree: Tree)
 def test_a_script_that_was_frozen_hears_the_stop_and_can_save(tree: Tree) -> None:
     shell(tree, "trap 'echo saved; exit 0' TERM\necho $$ > pid\nkill -STOP $$\nwhile :; do sleep 0.05; done")
     process = tree.start({"SAGEMAKER_PROGRAM": "run.sh"})
-    wait_for(lambda: is_stopped(tree.code / "pid"), "the script to be frozen")
+    eventually(lambda: is_stopped(tree.code / "pid"), "the script to be frozen")
     process.terminate()
     run = tree.finish(process)
     assert run.code == 0, run.log
@@ -218,10 +219,10 @@ def test_a_second_ctrl_c_kills_at_once(tree: Tree, prefix: list[str]) -> None:
     """The grace is an hour: nothing but the second ends it."""
     shell(tree, "trap ': > asked' INT\n: > ready\nwhile :; do sleep 0.05; done")
     process = tree.start({"SAGEMAKER_PROGRAM": "run.sh", "TRAINBOX_GRACE_SECONDS": "3600"}, prefix=prefix)
-    wait_for((tree.code / "ready").exists, "the script")
+    eventually((tree.code / "ready").exists, "the script")
     pid = supervisor_of(process, prefix)
     os.kill(pid, signal.SIGINT)
-    wait_for((tree.code / "asked").exists, "the first Ctrl-C to arrive")
+    eventually((tree.code / "asked").exists, "the first Ctrl-C to arrive")
     assert process.poll() is None
     os.kill(pid, signal.SIGINT)
     assert tree.finish(process).code == 137
@@ -230,14 +231,14 @@ def test_a_second_ctrl_c_kills_at_once(tree: Tree, prefix: list[str]) -> None:
 def test_stops_reach_the_script_also_while_nobody_reads_our_output(tree: Tree) -> None:
     shell(tree, "trap ': > asked' INT\nyes &\necho $$ > pid.part; mv pid.part pid\nwhile :; do sleep 0.05; done")
     process = tree.start({"SAGEMAKER_PROGRAM": "run.sh"})
-    wait_for((tree.code / "pid").exists, "the script")
+    eventually((tree.code / "pid").exists, "the script")
     script = int((tree.code / "pid").read_text())
     assert process.stdout is not None
     until_full(process.stdout.fileno())
     process.send_signal(signal.SIGINT)
-    wait_for((tree.code / "asked").exists, "the first Ctrl-C to arrive")
+    eventually((tree.code / "asked").exists, "the first Ctrl-C to arrive")
     process.send_signal(signal.SIGINT)
-    wait_for(lambda: not is_alive(script), "the second Ctrl-C to kill")
+    eventually(lambda: not is_alive(script), "the second Ctrl-C to kill")
     assert tree.finish(process).code == 137
 
 
@@ -246,7 +247,7 @@ def test_sigterm_while_peers_are_awaited_ends_the_job_with_143(tree: Tree, prefi
     process = tree.start(prefix=prefix, stderr=subprocess.STDOUT)
     pid = supervisor_of(process, prefix)
     # The file that is reserved for the failure says that the handler is installed.
-    wait_for((tree.output / ".failure.part").exists, "train to begin")
+    eventually((tree.output / ".failure.part").exists, "train to begin")
     os.kill(pid, signal.SIGTERM)
     run = tree.finish(process)
     assert run.code == 143
@@ -273,7 +274,7 @@ def start_up_seconds(tree: Tree, prefix: list[str]) -> float:
     """From the exec of `train` to the first line of its script."""
     began = time.monotonic()
     process = tree.start({"SAGEMAKER_PROGRAM": "run.sh"}, prefix=prefix)
-    wait_for((tree.code / "ready").exists, "the script")
+    eventually((tree.code / "ready").exists, "the script")
     taken = time.monotonic() - began
     os.kill(supervisor_of(process, prefix), signal.SIGTERM)
     tree.finish(process)

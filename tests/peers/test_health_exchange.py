@@ -79,6 +79,7 @@ def agree(exchange: Exchange, host: str, number: int, seconds: float = 20) -> De
     return exchange.agree(Said(host, number), Said, decide, Decided, seconds=seconds, share=Decided.of)
 
 
+@pytest.mark.process
 def test_all_hosts_get_the_same_answer_in_every_round_and_what_is_theirs(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> list[Decided]:
         return [agree(exchange, host, number) for number in (1, 10, 100)]
@@ -89,6 +90,7 @@ def test_all_hosts_get_the_same_answer_in_every_round_and_what_is_theirs(hosts: 
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (0, 2, 3, 1)])
 def test_hosts_that_are_late_in_a_round_are_waited_for(hosts: tuple[str, ...], order: tuple[int, ...]) -> None:
     """Each begins its round when the one before has; the first collects all the time."""
@@ -109,6 +111,7 @@ def test_one_host_alone_needs_no_network(hosts: tuple[str, ...]) -> None:
     assert agree(exchange, hosts[0], 5).total == 5
 
 
+@pytest.mark.process
 def test_a_host_that_leaves_between_two_rounds_is_named_in_the_next(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> Decided:
         answer = agree(exchange, host, 1)
@@ -122,6 +125,7 @@ def test_a_host_that_leaves_between_two_rounds_is_named_in_the_next(hosts: tuple
     assert len(answers) == 3
 
 
+@pytest.mark.process
 def test_a_host_that_is_silent_in_a_round_is_named_and_may_speak_in_the_next(hosts: tuple[str, ...]) -> None:
     quiet = threading.Event()
 
@@ -139,6 +143,7 @@ def test_a_host_that_is_silent_in_a_round_is_named_and_may_speak_in_the_next(hos
     assert [one.total for one in answers.values() if isinstance(one, Decided)] == [40, 40, 40, 40]
 
 
+@pytest.mark.process
 def test_hosts_that_never_come_are_named(hosts: tuple[str, ...]) -> None:
     answers = together(hosts, lambda exchange, host: agree(exchange, host, 1), without=hosts[2:], patience=1)
     assert {tuple(one.silent.items()) for one in answers.values() if isinstance(one, Decided)} == {
@@ -146,6 +151,7 @@ def test_hosts_that_never_come_are_named(hosts: tuple[str, ...]) -> None:
     }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("patience", [0.0, 0.5, 900.0])
 def test_without_the_first_host_the_others_give_up_when_their_patience_is_over(
     hosts: tuple[str, ...], patience: float
@@ -158,6 +164,7 @@ def test_without_the_first_host_the_others_give_up_when_their_patience_is_over(
     assert patience <= line.now - started < patience + 0.1
 
 
+@pytest.mark.process
 def test_a_host_that_was_itself_stopped_for_as_long_as_all_wait_does_not_blame_the_first(
     hosts: tuple[str, ...],
 ) -> None:
@@ -173,6 +180,7 @@ def test_a_host_that_was_itself_stopped_for_as_long_as_all_wait_does_not_blame_t
     assert lost.value.reason.startswith(f"did not run for 690 s; {hosts[0]}: never arrived (port 29433")
 
 
+@pytest.mark.process
 def test_hosts_that_came_while_the_first_was_stopped_are_heard_though_their_time_is_over(
     hosts: tuple[str, ...],
 ) -> None:
@@ -193,6 +201,7 @@ def test_hosts_that_came_while_the_first_was_stopped_are_heard_though_their_time
     assert [(answer.total, answer.silent) for answer in answers] == [(4, {})] * 4
 
 
+@pytest.mark.process
 def test_a_first_host_that_is_stopped_within_a_round_gives_the_others_as_much_longer(
     hosts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +221,7 @@ def test_a_first_host_that_is_stopped_within_a_round_gives_the_others_as_much_lo
     assert "this process did not run for 3599.0 s" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_a_first_host_that_dies_is_named_by_all_others(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> object:
         agree(exchange, host, 1)
@@ -223,6 +233,7 @@ def test_a_first_host_that_dies_is_named_by_all_others(hosts: tuple[str, ...]) -
     ] * 3
 
 
+@pytest.mark.process
 def test_hosts_of_another_version_are_named_as_such(hosts: tuple[str, ...]) -> None:
     def act(exchange: Exchange, host: str) -> object:
         if host == hosts[3]:
@@ -238,6 +249,7 @@ def test_hosts_of_another_version_are_named_as_such(hosts: tuple[str, ...]) -> N
     }
 
 
+@pytest.mark.process
 def test_a_host_of_another_job_is_not_let_in(hosts: tuple[str, ...]) -> None:
     first = meet(hosts[:2], hosts[0], PORT, "job", patience=1)
     other = meet(hosts[:2], hosts[1], PORT, "another job", patience=1)
@@ -250,6 +262,7 @@ def test_a_host_of_another_job_is_not_let_in(hosts: tuple[str, ...]) -> None:
         other.close()
 
 
+@pytest.mark.process
 def test_a_line_without_end_is_cut_off(hosts: tuple[str, ...]) -> None:
     first = meet(hosts[:2], hosts[0], PORT, "job", patience=60)
     with ThreadPoolExecutor(1) as threads:
@@ -279,6 +292,7 @@ def _flood(stranger: socket.socket) -> str:
     return "taken"
 
 
+@pytest.mark.process
 def test_clocks_are_set_beside_the_first(hosts: tuple[str, ...]) -> None:
     ahead = {host: 7.0 * place for place, host in enumerate(hosts)}
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.parties import Party
-from tests.support.trees import Tree, wait_for
+from tests.support.trees import Tree
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.process
 
 pytestmark = pytest.mark.process
 
@@ -70,7 +73,7 @@ def test_members_that_were_all_frozen_and_wake_up_one_after_the_other_go_on(firs
             party.signal(signal.SIGSTOP, name)
         time.sleep(5)
         party.signal(signal.SIGCONT, first)
-        wait_for(lambda: "this process did not run for" in party.stderr(first), "the first to notice")
+        eventually(lambda: "this process did not run for" in party.stderr(first), "the first to notice")
         for name in party.names:
             party.signal(signal.SIGCONT, name)
         (tmp_path / "end").touch()

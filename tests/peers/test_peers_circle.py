@@ -91,6 +91,7 @@ def said(answers: dict[str, object]) -> dict[str, str]:
     return {name: str(answer).partition("\n")[0] for name, answer in answers.items()}
 
 
+@pytest.mark.process
 def test_everybody_gets_everybodys_values_by_rank(three: tuple[Members, ...]) -> None:
     def act(joined: Circle) -> list[Report]:
         mine = Report(joined.members.name, joined.rank, math.inf if joined.rank else -0.5, bytes([joined.rank, 255]))
@@ -103,11 +104,13 @@ def test_everybody_gets_everybodys_values_by_rank(three: tuple[Members, ...]) ->
     assert together(three, act) == {member.name: expected for member in three}
 
 
+@pytest.mark.process
 def test_a_number_that_is_none_stays_none_of_the_others(three: tuple[Members, ...]) -> None:
     answers = together(three, lambda joined: joined.gather(math.nan, float))
     assert all(isinstance(values, list) and all(map(math.isnan, values)) for values in answers.values())
 
 
+@pytest.mark.process
 def test_bytes_of_all_go_to_the_first_by_rank_whoever_came_first(three: tuple[Members, ...]) -> None:
     def act(joined: Circle) -> object:
         return joined.send_to_first(bytes([joined.rank]) * joined.rank * 9 * MIB)
@@ -120,6 +123,7 @@ def test_bytes_of_all_go_to_the_first_by_rank_whoever_came_first(three: tuple[Me
     assert answers["algo-1"] == [b"", b"\1" * 9 * MIB, b"\2" * 18 * MIB]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("root", [0, 2])
 def test_bytes_of_one_go_to_all(three: tuple[Members, ...], root: int) -> None:
     content = os.urandom(9 * MIB + 1)
@@ -127,6 +131,7 @@ def test_bytes_of_one_go_to_all(three: tuple[Members, ...], root: int) -> None:
     assert all(answer == content for answer in answers.values())
 
 
+@pytest.mark.process
 def test_many_calls_of_all_kinds_in_one_order(three: tuple[Members, ...]) -> None:
     def act(joined: Circle) -> list[object]:
         found: list[object] = []
@@ -153,6 +158,7 @@ def test_one_member_alone_needs_no_socket() -> None:
             joined.share(b"x" * 1001, largest=1000)
 
 
+@pytest.mark.process
 def test_more_bytes_than_are_taken_are_refused(three: tuple[Members, ...]) -> None:
     def act(joined: Circle) -> object:
         return joined.send_to_first(b"x" * 1001 * (joined.rank > 0), largest=1000 if joined.rank == 0 else 2000)
@@ -162,6 +168,7 @@ def test_more_bytes_than_are_taken_are_refused(three: tuple[Members, ...]) -> No
     assert words["algo-3"] == f"algo-1 has given up: {words['algo-1']}"
 
 
+@pytest.mark.process
 def test_members_that_make_different_calls_are_told_so(three: tuple[Members, ...]) -> None:
     def act(joined: Circle) -> object:
         return joined.send_to_first(b"x") if joined.rank == 2 else joined.gather(1, int)
@@ -171,6 +178,7 @@ def test_members_that_make_different_calls_are_told_so(three: tuple[Members, ...
     assert words["algo-2"] == f"algo-1 has given up: {words['algo-1']}"
 
 
+@pytest.mark.process
 def test_a_member_of_another_version_is_named(three: tuple[Members, ...]) -> None:
     def act(joined: Circle) -> object:
         if joined.rank == 2:
@@ -187,6 +195,7 @@ def test_a_member_of_another_version_is_named(three: tuple[Members, ...]) -> Non
 # -- leaving ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize(
     ("error", "words"),
@@ -208,6 +217,7 @@ def test_one_that_gives_up_is_named_with_its_reason(
     assert set(said(answers).values()) == {f"algo-{rank + 1} has given up: {words}"}
 
 
+@pytest.mark.process
 def test_a_reason_can_be_given_before_anything_else_is_let_go(three: tuple[Members, ...]) -> None:
     """As `cluster.collective` does it: whoever finds the collective broken has heard why by then."""
     heard = threading.Event()
@@ -230,6 +240,7 @@ def test_a_reason_can_be_given_before_anything_else_is_let_go(three: tuple[Membe
     assert words["algo-1"] == words["algo-3"] == "algo-2 has given up: first"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_leaving_one_after_the_other_is_no_loss(three: tuple[Members, ...], order: tuple[int, ...]) -> None:
     """Each leaves when the lifeline of the one before is closed, or, of the leader, when it waits for the others."""
@@ -250,6 +261,7 @@ def test_leaving_one_after_the_other_is_no_loss(three: tuple[Members, ...], orde
         assert set(threads.map(leave, three)) == {"left"}
 
 
+@pytest.mark.process
 def test_a_leader_that_is_through_does_not_wait_for_ever(
     three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +282,7 @@ def test_a_leader_that_is_through_does_not_wait_for_ever(
     assert "algo-3: no goodbye within 0.2 s; algo-1 leaves without" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_who_calls_one_that_has_left_is_told_so(three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(circle, "GOODBYE_SECONDS", 0.2)
     monkeypatch.setattr(circle, "_WORD_SECONDS", 0.2)
@@ -295,6 +308,7 @@ def test_who_calls_one_that_has_left_is_told_so(three: tuple[Members, ...], monk
         ]
 
 
+@pytest.mark.process
 def test_one_that_lives_but_does_not_come_is_waited_for_so_long_and_no_longer(three: tuple[Members, ...]) -> None:
     done = threading.Event()
 
@@ -314,17 +328,20 @@ def test_one_that_lives_but_does_not_come_is_waited_for_so_long_and_no_longer(th
 # -- coming ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_those_that_never_come_are_named_by_all_that_did(three: tuple[Members, ...]) -> None:
     words = said(together(three[:2], nothing, patience=0.5))
     assert set(words.values()) == {"algo-3 never came (within 0.5 s)"}
 
 
+@pytest.mark.process
 def test_a_leader_that_never_comes_is_named_with_its_port(three: tuple[Members, ...]) -> None:
     words = said(together(three[1:], nothing, patience=0.3))
     assert words["algo-2"].startswith("algo-1 never came (within 0.3 s; port 29472 of 127.")
     assert "Connection refused" in words["algo-2"]
 
 
+@pytest.mark.process
 def test_a_leader_that_comes_late_is_waited_for(three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     tried = threading.Event()
     connect = wire.connect
@@ -408,6 +425,7 @@ def _knock(member: Members) -> socket.socket:
         life.close()
 
 
+@pytest.mark.process
 def test_two_jobs_on_one_machine_do_not_mix(three: tuple[Members, ...]) -> None:
     """Where both want the same port, the second finds it taken, and its members are not let in by the first."""
     others = tuple(msgspec.structs.replace(member, job="another") for member in three)
@@ -421,6 +439,7 @@ def test_two_jobs_on_one_machine_do_not_mix(three: tuple[Members, ...]) -> None:
         assert {**first.result(), **last} == {member.name: ["first"] * 3 for member in three}
 
 
+@pytest.mark.process
 def test_one_that_dies_while_others_are_still_to_come_is_named_at_once(three: tuple[Members, ...]) -> None:
     def die_early() -> None:
         with socket.create_connection((three[0].address, PORT), timeout=20) as connection:
@@ -434,6 +453,7 @@ def test_one_that_dies_while_others_are_still_to_come_is_named_at_once(three: tu
         assert said(leader.result()) == {"algo-1": "algo-2 is lost: the connection was closed"}
 
 
+@pytest.mark.process
 def test_a_port_that_is_taken_is_said_to_be(three: tuple[Members, ...]) -> None:
     with socket.create_server((three[0].address, PORT)):
         words = said(together(three[:1], nothing))
@@ -441,6 +461,7 @@ def test_a_port_that_is_taken_is_said_to_be(three: tuple[Members, ...]) -> None:
     assert "in use" in words["algo-1"]
 
 
+@pytest.mark.process
 def test_strangers_at_the_door_disturb_nobody(three: tuple[Members, ...]) -> None:
     def greeting(**fields: str) -> bytes:
         return msgspec.json.encode(fields) + b"\n"
@@ -475,6 +496,7 @@ def test_strangers_at_the_door_disturb_nobody(three: tuple[Members, ...]) -> Non
     assert set(answers) == {b""}
 
 
+@pytest.mark.process
 def test_whoever_has_a_members_name_already_is_not_let_in_again(
     three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -533,6 +555,7 @@ class Silent:
             connection.close()
 
 
+@pytest.mark.process
 def test_one_of_whom_nothing_is_heard_is_lost_after_the_limit_and_is_told(three: tuple[Members, ...]) -> None:
     """Over real connections; when that is, is arithmetic: test_peers_detector."""
     with ThreadPoolExecutor(1) as threads:

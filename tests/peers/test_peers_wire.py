@@ -9,6 +9,8 @@ import pytest
 
 from trainbox.peers.wire import CLOSED, Wire, connect, describe, listen
 
+pytestmark = pytest.mark.process
+
 
 class Line(msgspec.Struct, frozen=True):
     number: int

@@ -84,6 +84,7 @@ def test_without_the_sdk_the_error_names_what_to_install() -> None:
     assert "pip install 'sagemaker-train" in caught.value.hint
 
 
+@pytest.mark.process
 def test_the_driver_becomes_the_supervisor_with_the_settings_given(container: Container) -> None:
     container.distributed(processes_per_host=4, launcher="plain", grace_seconds=7.5, start="'; exec something; : '")
     variables = given(container.run())["variables"]
@@ -99,6 +100,7 @@ def test_the_driver_becomes_the_supervisor_with_the_settings_given(container: Co
     }
 
 
+@pytest.mark.process
 def test_the_lines_for_the_sdks_script_turn_its_shell_into_the_supervisor(container: Container) -> None:
     """As where an SDK has come to escape its values: then the shell gets as far as to these lines."""
     lines = str(vars(Trainbox)["driver_script"].fget(None)).replace("/opt/ml", str(container.root))
@@ -112,6 +114,7 @@ def test_the_lines_for_the_sdks_script_turn_its_shell_into_the_supervisor(contai
     assert given(answer)["pid"] == int((container.root / "pid").read_text())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -133,12 +136,14 @@ def test_what_cannot_be_done_is_the_reason_of_the_failure(
     assert container.failure in answer.stderr
 
 
+@pytest.mark.process
 def test_an_image_without_trainbox_says_so(container: Container) -> None:
     (container.programs / "train").unlink()
     assert container.run().returncode == 2
     assert "this image has no trainbox" in container.failure
 
 
+@pytest.mark.process
 def test_the_train_of_another_toolkit_is_not_taken_for_ours(container: Container) -> None:
     container.install("#!/usr/bin/env python3\nfrom sagemaker_training.cli.train import main\n")
     assert container.run().returncode == 2
@@ -152,6 +157,7 @@ def test_the_driver_passes_on_what_the_supervisor_reads() -> None:
     assert {variable.lower() for variable in named.values()} <= set(SETTINGS)
 
 
+@pytest.mark.process
 def test_the_driver_needs_no_package_and_no_new_python() -> None:
     text = DRIVER.read_text()
     code = f"import ast; ast.parse({text!r}, feature_version=(3, 8))"

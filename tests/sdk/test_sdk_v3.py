@@ -16,6 +16,8 @@ import docker
 import msgspec
 import pytest
 
+from tests.support.waiting import eventually
+
 pytestmark = [pytest.mark.docker, pytest.mark.sdk]
 
 HERE = Path(__file__).with_name("v3")
@@ -133,14 +135,20 @@ def source(name: str) -> dict[str, str]:
 
 def wait_for_script(engine: Any, training: Training) -> Any:
     """The container of a job's only host, once its script is at work."""
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until and training.process.poll() is None:
+
+    def at_work() -> Any:
         for container in containers(engine, training.root):
             with contextlib.suppress(docker.errors.NotFound):  # removed meanwhile
                 if b"from the first step" in engine.logs(container):
                     return container
-        time.sleep(0.1)
-    raise AssertionError(training.process.communicate(timeout=SECONDS)[0])
+        return None
+
+    return eventually(
+        at_work,
+        "the script at work",
+        logs=lambda: str(training.process.communicate(timeout=SECONDS)[0]),
+        ended=lambda: training.process.poll() is not None,
+    )
 
 
 # -- the SDK's own ways ----------------------------------------------------------------------------------------------
@@ -221,9 +229,7 @@ def test_trainbox_hands_on_what_the_sdks_own_start_would_break(train: Train) -> 
 def test_trainbox_passes_a_stop_on_and_the_checkpoint_is_saved(train: Train, engine: Any) -> None:
     training = train(source=source("dump.py"), distributed=["Trainbox", {}], hyperparameters={"until-stopped": "yes"})
     container = wait_for_script(engine, training)
-    before = time.monotonic()
     engine.stop(container, timeout=120)
-    assert time.monotonic() - before < 20
     assert engine.inspect_container(container)["State"]["ExitCode"] == 0
     result = training.end()
     assert not result.error, result.log

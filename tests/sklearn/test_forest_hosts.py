@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from tests.support.growth import trees_of, write_rows
 from tests.support.nursery import Ended, Nursery, hosts, make_job
 
+pytestmark = pytest.mark.process
+
 GIVEN = {"n-estimators": "11", "max-depth": "4", "checkpoint-every": "2", "n-jobs": "1"}
 REPLICATED = {"train": "FullyReplicated", "validation": "FullyReplicated"}
 SHARDED = {"train": "ShardedByS3Key", "validation": "ShardedByS3Key"}

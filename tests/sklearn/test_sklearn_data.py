@@ -194,6 +194,7 @@ def expected(made: Sequence[Table]) -> Table:
     return Table(labels, np.concatenate(wide), NAMES, (), np.concatenate(weights))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("sparse", [False, True])
 def test_everybody_gets_everybodys_rows_in_the_order_of_the_ranks(
     monkeypatch: pytest.MonkeyPatch, sparse: bool
@@ -205,6 +206,7 @@ def test_everybody_gets_everybodys_rows_in_the_order_of_the_ranks(
     assert all(same(table, expected(made)) for table in found)
 
 
+@pytest.mark.process
 def test_the_first_gets_everybodys_rows_and_the_others_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "BLOCK_BYTES", 300)
     made = tables(sparse=False)
@@ -226,6 +228,7 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
 # ---- trees of several hosts ----
 
 
+@pytest.mark.process
 def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> None:
     params, data = Params(n_estimators=11, checkpoint_every=2, n_jobs=1), make_data("three")
 
@@ -250,6 +253,7 @@ def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["algo-1", "algo-2", "algo-3"]
 
 
+@pytest.mark.process
 def test_a_host_that_is_asked_to_stop_stops_all() -> None:
     stocks = together(2, lambda circle: take_stock(circle, range(4), [], stop=circle.rank == 1))
     assert [(stock.grown, stock.left, stock.stop) for stock in stocks] == [(0, 8, True)] * 2

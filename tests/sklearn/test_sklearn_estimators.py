@@ -138,6 +138,7 @@ def test_a_regressor_is_nothing_for_classes() -> None:
         make("sklearn.decomposition.PCA")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "task", "defined"),
     [

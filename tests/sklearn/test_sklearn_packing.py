@@ -40,6 +40,7 @@ def read(content: bytes, kind: type[Forest] = ensemble.RandomForestClassifier, f
     return unpack(content, kind, features=features, source="the checkpoint")
 
 
+@pytest.mark.process
 def test_to_pack_and_unpack_a_forest_takes_no_more_of_scikit_learn_than_forests() -> None:
     program = """
 import runpy, sys

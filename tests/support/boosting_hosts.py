@@ -2,13 +2,15 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from tests.support.addresses import free_port
+from tests.support.waiting import LIMIT
 
 TRAIN = Path(sys.executable).with_name("train")
 HOSTS = ("127.0.0.1", "127.0.0.2")
@@ -25,13 +27,6 @@ HYPERPARAMETERS = {
     "nthread": "1",
 }
 Process = subprocess.Popen[str]
-
-
-def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def make_trees(
@@ -88,5 +83,5 @@ def start(directory: Path, hosts: Sequence[str] = HOSTS) -> list[Process]:
 
 def finish(processes: list[Process]) -> list[tuple[int, str, str]]:
     """Of each host its exit code, and what it said on stdout and stderr."""
-    ended = [process.communicate(timeout=90) for process in processes]
+    ended = [process.communicate(timeout=LIMIT) for process in processes]
     return [(process.returncode, *said) for process, said in zip(processes, ended, strict=True)]

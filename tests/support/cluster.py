@@ -19,6 +19,8 @@ from typing import Self
 
 import msgspec
 
+from tests.support.waiting import eventually
+
 _NAMES = itertools.count()
 _SECONDS = 120.0
 _FOREIGN = ("SAGEMAKER_", "TRAINBOX_", "SM_", "AWS_", "TRAINING_JOB_", "MASTER_")
@@ -232,10 +234,7 @@ class Cluster:
         """The same; something happens once the first host has said something. Nobody waits for hosts in `without`."""
         for host in self.hosts:
             host.start(*arguments)
-        until = time.monotonic() + _SECONDS
-        while said not in self.hosts[0].log():
-            assert time.monotonic() < until, f"nobody said {said!r}: {self.hosts[0].log()}"
-            time.sleep(0.002)
+        eventually(lambda: said in self.hosts[0].log(), repr(said), logs=self.hosts[0].log)
         then()
         return [host.finish() for place, host in enumerate(self.hosts) if place not in without]
 

@@ -1,8 +1,6 @@
 """Hosts of a job as processes: each has a tree and an address of its own in 127/8, and runs the real preflight."""
 
-import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,10 +9,10 @@ from typing import Any, Self
 
 import msgspec
 
+from tests.support.addresses import addresses
 from tests.support.trees import Tree
+from tests.support.waiting import LIMIT
 
-_NUMBERS = itertools.count()
-_SECONDS = 60.0
 _FAILURE = "failure-text"
 
 #: Check, host, device, status and class.
@@ -46,9 +44,7 @@ class Hosts:
     """Some hosts, sound unless something is done to them before they start."""
 
     def __init__(self, directory: Path, count: int, *, instance_type: str = "local") -> None:
-        # No two tests share an address, whichever processes they run in.
-        process, number = os.getpid() % 250, next(_NUMBERS) % 250
-        self.hosts = [f"127.{process + 1}.{number + 1}.{host + 1}" for host in range(count)]
+        self.hosts = addresses(count)
         self.directory = directory
         self.instance_type = instance_type
         self.trees: dict[str, Tree] = {}
@@ -110,7 +106,7 @@ class Hosts:
 
     def finish_one(self, host: str) -> Checked:
         """Wait for one host."""
-        stdout, stderr = self._started[host].communicate(timeout=_SECONDS)
+        stdout, stderr = self._started[host].communicate(timeout=LIMIT)
         failure = self.trees[host].root / _FAILURE
         return Checked(
             code=self._started[host].returncode,

@@ -7,16 +7,17 @@ import json
 import os
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
+from tests.support.waiting import LIMIT
+
 #: Longer than any test needs: only a hanging supervisor meets it.
-SECONDS = 40.0
+SECONDS = LIMIT
 #: What the environment of the test run might have and a job must not depend on.
 _FOREIGN = ("SAGEMAKER_", "TRAINBOX_", "SM_", "AWS_", "PYTHON", "PIP_", "TRAINING_JOB_", "S3_ENDPOINT_URL", "COVERAGE_")
 
@@ -144,18 +145,6 @@ class Tree:
         """Files that something half-written left: staging directories, parts of a failure file."""
         hidden = [path for path in self.root.rglob(".*") if "__pycache__" not in path.parts]
         return sorted(str(path.relative_to(self.root)) for path in hidden)
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 15.0) -> None:
-    """Return as soon as a condition holds.
-
-    Raises:
-        AssertionError: It still does not after `seconds`.
-    """
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"waited {seconds} s for {what}"
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

@@ -29,6 +29,7 @@ def test_it_can_be_imported_again_after_an_error() -> None:
     assert __import__("json").loads("1") == 1
 
 
+@pytest.mark.process
 def test_what_is_imported_is_never_looked_through_for_garbage() -> None:
     program = """
 import gc
@@ -47,6 +48,7 @@ assert not gc.isenabled()
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+@pytest.mark.process
 def test_what_is_not_listed_is_there_all_the_same_and_listed_again_afterwards() -> None:
     program = """
 import sys
@@ -81,6 +83,7 @@ assert "statistics" not in sys.modules
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "use",
     [
@@ -95,6 +98,7 @@ def test_what_is_put_off_is_there_when_it_is_used(use: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+@pytest.mark.process
 def test_whoever_takes_more_of_what_is_put_off_gets_all_of_it() -> None:
     program = """
 import sys
@@ -123,6 +127,7 @@ def test_what_is_replaced_comes_back_after_an_error() -> None:
     assert (seen, package.name) == (["01"], "before")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", ["xgboost", "random_forest"])
 def test_the_bundled_scripts_load_nothing_that_they_do_not_use(script: str) -> None:
     program = f"""
@@ -136,6 +141,7 @@ print(sorted(found))
     assert (answer.stdout, answer.returncode) == ("[]\n", 0), answer.stderr
 
 
+@pytest.mark.process
 def test_xgboost_trains_without_what_is_kept_out_and_finds_it_later() -> None:
     program = """
 import sys

@@ -7,13 +7,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import eventually
 from trainbox.tabular.painter import Curves, Importance, Painter, Picture
 from trainbox.tabular.plots import draw_curves, draw_importance
+
+pytestmark = pytest.mark.process
 
 CURVES = {"validation:auc": ([0, 1, 2], [0.5, math.nan, 0.7]), "train:auc": ([0, 2], [0.6, 0.9])}
 IMPORTANCE = {"a": 0.5, "price in $": 0.3, "broken": math.inf}
@@ -59,8 +61,7 @@ def test_a_painter_that_is_killed_costs_its_pictures_and_not_the_job(
 ) -> None:
     with Painter() as painter:
         os.kill(painter.process_id, signal.SIGKILL)
-        while is_running(painter.process_id):
-            time.sleep(0.01)
+        eventually(lambda: not is_running(painter.process_id), "the end of the painter")
         painter.draw(Importance(str(tmp_path / "importance"), {"a": 1.0}))
     assert "WARNING: no pictures: what draws them ended with -9" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -77,22 +78,17 @@ def test_a_painter_that_is_killed_while_it_draws_leaves_no_fork_and_nobody_who_w
     curves = {f"validation:m{number}": (steps, [step % 7.0 for step in steps]) for number in range(12)}
     with Painter() as painter:
         painter.draw(Curves(str(tmp_path / "one"), curves), Curves(str(tmp_path / "other"), curves))
-        deadline = time.monotonic() + 30
-        while len(forks := forks_of(painter.process_id)) < 2:
-            assert time.monotonic() < deadline, "there are no forks"
-            time.sleep(0.005)
+        eventually(lambda: len(forks_of(painter.process_id)) == 2, "two forks")
+        forks = forks_of(painter.process_id)
         os.kill(painter.process_id, signal.SIGKILL)
     assert "ended with -9" in capsys.readouterr().err
-    deadline = time.monotonic() + 10
-    while any(is_running(fork) for fork in forks):
-        assert time.monotonic() < deadline, "a fork is still there"
-        time.sleep(0.01)
+    eventually(lambda: not any(is_running(fork) for fork in forks), "the end of the forks")
 
 
 def frozen(painter: Painter) -> None:
     os.kill(painter.process_id, signal.SIGSTOP)
-    while Path(f"/proc/{painter.process_id}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        time.sleep(0.001)
+    stat = Path(f"/proc/{painter.process_id}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the painter is stopped")
 
 
 @pytest.mark.process
@@ -119,13 +115,11 @@ def test_a_fork_that_is_frozen_while_it_draws_is_killed_with_the_painter(
     curves = {f"validation:m{number}": (steps, [step % 7.0 for step in steps]) for number in range(12)}
     with Painter(limit=1.0) as painter:
         painter.draw(Curves(str(tmp_path / "one"), curves))
-        while not (forks := forks_of(painter.process_id)):
-            time.sleep(0.001)
+        forks = eventually(lambda: forks_of(painter.process_id), "a fork")
         for fork in forks:
             os.kill(fork, signal.SIGSTOP)
     assert "made no progress for 1 s and was killed" in capsys.readouterr().err
-    while any(is_running(fork) for fork in forks):
-        time.sleep(0.01)
+    eventually(lambda: not any(is_running(fork) for fork in forks), "the end of the forks")
 
 
 def test_a_defect_of_the_painter_is_told_by_its_last_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,10 +170,7 @@ def test_the_painter_leaves_with_a_script_that_is_killed(tmp_path: Path) -> None
     script, painter = start(tmp_path / "importance")
     script.kill()
     script.communicate()
-    deadline = time.monotonic() + 20
-    while is_running(painter):
-        assert time.monotonic() < deadline, "the painter is still there"
-        time.sleep(0.02)
+    eventually(lambda: not is_running(painter), "the end of the painter")
     assert not list(tmp_path.iterdir())
 
 

@@ -102,6 +102,7 @@ def test_a_long_name_keeps_its_begin_and_its_end() -> None:
     assert name.endswith("in_the_last_month")
 
 
+@pytest.mark.process
 def test_the_settings_of_this_process_stay_as_they_are_and_pyplot_is_not_loaded(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\n"

@@ -187,6 +187,7 @@ def augmented(world: int, workers: int, epoch: int, start: int = 0) -> dict[int,
     return drawn
 
 
+@pytest.mark.process
 def test_random_augmentation_belongs_to_the_sample_and_the_epoch_alone() -> None:
     alone = augmented(world=1, workers=0, epoch=0)
     assert len(set(alone.values())) == 48
@@ -198,6 +199,7 @@ def test_random_augmentation_belongs_to_the_sample_and_the_epoch_alone() -> None
     assert all(later[index] != alone[index] for index in alone)
 
 
+@pytest.mark.process
 def test_a_loader_leaves_the_global_generator_alone() -> None:
     """Otherwise a job that was cut within an epoch, and so began one loader more, would draw another dropout."""
     before = torch.get_rng_state()
@@ -208,6 +210,7 @@ def test_a_loader_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.process
 def test_what_workers_fetch_ahead_does_not_move_the_position() -> None:
     batches = Batches(48, batch_size=8, seed=1)
     expected = list(batches)
@@ -225,6 +228,7 @@ def group_of(_sample: torch.Tensor, _generator: torch.Generator) -> int:
     return os.getpgid(0) - os.getpid()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_worker_is_out_of_reach_of_a_signal_to_the_ranks_group(context: Any) -> None:
     loader = Batches(8, batch_size=8).loader(Numbers(), workers=1, augment=group_of, context=context)

@@ -21,11 +21,14 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.saver import STALLS, Pace, Saver
 from trainbox.torch.checkpoints.writer import STATE, shard_name
+
+pytestmark = pytest.mark.process
 
 SECONDS = 60
 
@@ -95,13 +98,6 @@ def writer_of(saver: Saver) -> int:
     process_id = saver._handover.process_id
     assert process_id is not None
     return process_id
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
 
 
 def newest(directory: Path) -> int:
@@ -195,7 +191,7 @@ def test_none_is_due_while_one_is_written(training: Callable[..., Training]) -> 
     one.saver.save(1)
     assert not one.saver.due()
     os.kill(writer_of(one.saver), signal.SIGCONT)
-    until(one.saver.due, "the checkpoint is never done")
+    eventually(one.saver.due, "the checkpoint is never done")
     assert one.saver.last is not None
     assert (one.saver.last.step, one.saver.last.durable >= one.saver.last.stall > 0) == (1, True)
 
@@ -327,6 +323,37 @@ def test_a_writer_that_is_killed_is_replaced_and_nothing_is_lost(
     assert newest(tmp_path) == 200
 
 
+def test_a_writer_that_is_frozen_is_replaced_and_its_checkpoint_is_written(
+    training: Callable[..., Training], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = training(1, interval_seconds=0.0, hang_seconds=0.5)
+    one.saver.due()
+    one.step()
+    frozen = writer_of(one.saver)
+    os.kill(frozen, signal.SIGSTOP)
+    one.saver.save(1, wait=True)
+    assert newest(tmp_path) == 1
+    said = capsys.readouterr().err
+    assert re.search(
+        rf"the writer of checkpoints has ended \(process {frozen} was stopped for [\d.]+ s and was ended\): another one"
+        " writes step 1\n",
+        said,
+    ), said
+
+
+def test_a_frozen_writer_with_nothing_to_write_is_not_waited_for_at_the_end(
+    training: Callable[..., Training], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = training(1, interval_seconds=0.0)
+    one.saver.due()
+    frozen = writer_of(one.saver)
+    os.kill(frozen, signal.SIGSTOP)
+    eventually(lambda: stat(frozen) == b"T", "a writer that is stopped")
+    one.saver.close()
+    assert "left alone" not in capsys.readouterr().err
+    assert not Path(f"/proc/{frozen}").exists()
+
+
 KILLED = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
@@ -362,7 +389,7 @@ for _ in range(20):
     last = int([last, *pipe][-1])
     os.wait()
     # What was handed over and not yet begun by the writer is not waited for: it comes all the same.
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     found = None
     while found is None or found.step < last:
         assert time.monotonic() < end, (found, last)
@@ -406,11 +433,11 @@ def test_the_writer_outlives_the_rank_and_finishes_what_it_was_given(tmp_path: P
     writer = int(rank.stdout)
     assert newest(tmp_path) == 0
     os.kill(writer, signal.SIGCONT)
-    until(lambda: newest(tmp_path) == 7, "the writer did not finish")
+    eventually(lambda: newest(tmp_path) == 7, "the writer did not finish")
     state: dict[str, Any] = {}
     assert Saver(Checkpoints(tmp_path), {"state": state}).resume() == 7
     assert torch.equal(state["tensor"], torch.arange(1_000_000))
-    until(lambda: not Path(f"/proc/{writer}").exists() or b"Z" in stat(writer), "the writer stays for ever")
+    eventually(lambda: not Path(f"/proc/{writer}").exists() or b"Z" in stat(writer), "the writer stays for ever")
 
 
 def stat(process_id: int) -> bytes:

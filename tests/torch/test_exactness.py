@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.trees import Run, Tree, wait_for
+from tests.support.addresses import free_port
+from tests.support.trees import Run, Tree
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.kills
 
 pytest.importorskip("torch")
 
@@ -113,7 +116,7 @@ class Job:
 
     def await_step(self, step: int, rank: int, *, attempt: int) -> None:
         """Until a rank that has been started so many times before has come to a step, or beyond."""
-        wait_for(lambda: has_come(self.log(), rank, step, attempt), f"step {step} of attempt {attempt}", seconds=40)
+        eventually(lambda: has_come(self.log(), rank, step, attempt), f"step {step} of attempt {attempt}")
 
     def being_written(self) -> set[str]:
         return {path.name for path in self.checkpoints.glob(f".tmp-step-{'?' * 8}-*")}
@@ -183,7 +186,7 @@ def test_killed_while_a_checkpoint_is_written_it_comes_to_the_same_weights(
             met.update(killed.being_written() - before)
             return len(met) > number
 
-        wait_for(is_written, "a checkpoint that is being written", seconds=40)
+        eventually(is_written, "a checkpoint that is being written")
         kill(killed.processes()[0], signal.SIGKILL)
     run = killed.tree.finish(process)
     assert run.code == 0, run.log
@@ -300,8 +303,7 @@ class Pair:
             tree.write("input/config/checkpointconfig.json", json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
 
     def start(self, wait: float) -> "list[subprocess.Popen[bytes]]":
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = str(probe.getsockname()[1])
+        port = str(free_port())
         processes = []
         for tree, path in zip(self.trees, self.logs, strict=True):
             with path.open("ab") as log:
@@ -318,10 +320,11 @@ class Pair:
 
     def wait(self, rank: int, step: int, *, attempt: int) -> None:
         """Until a rank, one of each host, that has been started so many times before has come to a step."""
-        until = time.monotonic() + 100  # two hosts begin here, on a machine that may be busy
-        while not has_come(self.log(rank), rank, step, attempt):
-            assert time.monotonic() < until, self.log(0) + self.log(1)
-            time.sleep(0.01)
+        eventually(
+            lambda: has_come(self.log(rank), rank, step, attempt),
+            f"step {step} of rank {rank}, attempt {attempt}",
+            logs=lambda: self.log(0) + self.log(1),
+        )
 
     def log(self, host: int) -> str:
         return self.logs[host].read_text(errors="replace")

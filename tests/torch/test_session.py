@@ -17,6 +17,8 @@ from trainbox.errors import ContractError, HyperparameterError
 from trainbox.torch.agree import different
 from trainbox.torch.world import choose_backend, read_torchrun_ranks
 
+pytestmark = pytest.mark.process
+
 #: A small training whose every part must be saved for the weights to come out the same. Its network is larger than the
 #: first bucket of DDP (1 MB), so that there are several.
 PRELUDE = """

@@ -18,6 +18,8 @@ from trainbox.errors import DataError
 from trainbox.metrics import check, parse_line
 from trainbox.torch import Columns, read_images
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "pytorch_train.py"
 
 

@@ -17,6 +17,8 @@ import skops.io
 from tests.support.growth import anatomy, trees_of, write_rows
 from tests.support.nursery import SIGNAL_AT_TREES, Ended, Nursery, make_job
 
+pytestmark = pytest.mark.process
+
 SEED_SCRIPT = Path(__file__).parents[1] / "fixtures" / "seed_train.py"
 TRAIN = Path(sys.executable).with_name("train")
 

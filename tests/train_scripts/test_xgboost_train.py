@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
 TRAIN = Path(sys.executable).with_name("train")
 

@@ -279,6 +279,7 @@ class Params(msgspec.Struct):
 WITHOUT_RICH = "import sys; sys.modules['rich'] = None; from trainbox.cli import main; sys.exit(main())"
 
 
+@pytest.mark.process
 def test_without_rich_a_verb_that_draws_says_what_to_install(write: Write, tmp_path: Path) -> None:
     script = write(QUIET_SCRIPT)
     (tmp_path / "log").touch()
@@ -299,6 +300,7 @@ def test_without_rich_a_verb_that_draws_says_what_to_install(write: Write, tmp_p
         subprocess.run([sys.executable, "-c", WITHOUT_RICH, *words], capture_output=True, check=True, timeout=60)
 
 
+@pytest.mark.process
 def test_reading_a_job_and_logging_do_not_load_the_typed_route() -> None:
     script = (
         "import sys, trainbox.contract.job, trainbox.contract.hyperparameters, trainbox.metrics\n"

@@ -1,7 +1,6 @@
 """`trainbox run` as a person runs it: real processes, files, signals and the real supervisor."""
 
 import contextlib
-import json
 import os
 import pty
 import select
@@ -12,14 +11,16 @@ import tarfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.runs import COMMAND, in_log, record
 from tests.support.trees import wheel
+from tests.support.waiting import LIMIT, eventually
 from trainbox.workbench import namespace
 
-COMMAND = [sys.executable, "-m", "trainbox", "run"]
+pytestmark = pytest.mark.process
+
 needs_mounts = pytest.mark.skipif(
     os.geteuid() != 0 or bool(namespace.probe("root")), reason="needs root and private mounts"
 )
@@ -97,28 +98,11 @@ def run(
         encoding="utf-8",
         errors="replace",
         check=False,
-        timeout=60,
+        timeout=LIMIT,
         env=environment(here, **(env or {})),
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
-
-
-def record(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "job.json").read_text())
-    return found
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def in_log(out: Path, text: str, host: str = "algo-1") -> Callable[[], bool]:
-    log = out / "logs" / f"{host}.log"
-    return lambda: log.exists() and text in log.read_text()
 
 
 def test_a_job_leaves_its_whole_result(here: Path, no_process_left: Callable[[], None]) -> None:
@@ -201,7 +185,7 @@ print((root / "input/data/train/a.csv").read_text())
     # In a user namespace that maps nobody this process has no rights but those to its own files.
     argv = ["unshare", "-U", *COMMAND, "src/train.py", "--hosts", "2", "--channel", "train=data", "--out", "out"]
     done = subprocess.run(
-        argv, cwd=here, capture_output=True, text=True, check=False, timeout=60, env=environment(here)
+        argv, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT, env=environment(here)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "TRAINBOX_ROOT is used" in done.stderr
@@ -224,7 +208,7 @@ Path(os.environ["SM_MODEL_DIR"], "m").write_text("")
     ids = ["--map-user=1000", "--map-group=1000"]
     argv = ["unshare", "-U", *ids, *COMMAND, "src/train.py", "--channel", "train=data", "--out", "out"]
     done = subprocess.run(
-        argv, cwd=here, capture_output=True, text=True, check=False, timeout=60, env=environment(here)
+        argv, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT, env=environment(here)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "refused: Read-only file system 1000" in done.stdout
@@ -245,11 +229,9 @@ else:
         time.sleep(0.02)
     Path(os.environ["SM_MODEL_DIR"]).parent.joinpath("output", "failure").write_text("the disk is on fire")
     sys.exit(7)
-time.sleep(60)
+time.sleep(3600)
 """
-    started = time.monotonic()
     done = run(here, script, "--hosts", "2", "--out", "out", code=7)
-    assert time.monotonic() - started < 20
     found = record(here / "out")
     assert (found["status"], found["exit_code"]) == ("Failed", 7)
     assert found["failure_reason"] == "AlgorithmError: the disk is on fire, exit code: 7"
@@ -311,11 +293,11 @@ def test_ctrl_c_stops_everything_even_what_ignores_it(
     )
     hosts = ("algo-1", "algo-2") if namespace_is_allowed() else ("127.0.0.1", "127.0.0.2")
     for host in hosts:
-        wait_for(in_log(here / "out", "now at work", host))
+        eventually(in_log(here / "out", "now at work", host), "the script at work")
     for _ in range(times):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, out + err
     assert "SIGTERM to" in err
     assert ("SIGKILL to" in err) == (times == 2)
@@ -334,11 +316,9 @@ def test_a_process_that_leaves_its_session_does_not_outlive_the_job(
 ) -> None:
     script = """
 import subprocess, sys
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(66)"], start_new_session=True)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], start_new_session=True)
 """
-    started = time.monotonic()
     run(here, script, "--out", "out")
-    assert time.monotonic() - started < 20
     no_process_left()
 
 
@@ -350,10 +330,10 @@ def test_a_run_that_is_killed_leaves_no_process_and_can_be_resumed(
         process = subprocess.Popen(
             [*COMMAND, "src/train.py", "--out", "out"], cwd=here, stdout=printed, stderr=printed, env=environment(here)
         )
-        wait_for(in_log(here / "out", "now at work"))
+        eventually(in_log(here / "out", "now at work"), "the script at work")
         process.kill()
         process.wait()
-    wait_for(lambda: _processes_marked(str(here)) == [])
+    eventually(lambda: _processes_marked(str(here)) == [], "the end of every process of the job")
     no_process_left()
     assert record(here / "out")["status"] == "InProgress"
     run(here, DRILL, "--out", "out", "--resume")
@@ -415,7 +395,7 @@ def test_a_reader_that_leaves_does_not_end_the_job(here: Path) -> None:
     process.stdout.close()
     said = process.stderr.read().decode()
     process.stderr.close()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=LIMIT) == 0
     assert said.count("nobody reads the output") <= 1
     assert b"\n19999 x" in (here / "out" / "logs" / "algo-1.log").read_bytes()
     assert record(here / "out")["status"] == "Completed"
@@ -437,7 +417,7 @@ def test_on_a_terminal_there_is_one_live_line_and_colour_only_if_wanted(here: Pa
         while select.select([leader], [], [], 30)[0] and (chunk := os.read(leader, 65536)):
             shown += chunk
     os.close(leader)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=LIMIT) == 0
     assert b"hello" in shown
     assert b"[metrics]" not in shown
     assert b"step 2  auc 0.21235" in shown
@@ -466,7 +446,7 @@ Path(os.environ["SM_MODEL_DIR"], "m").write_bytes(os.urandom(5_000_000))
     inside = 'mount -t tmpfs -o size=8m none small; "$@"; code=$?; cat small/out/job.json; ls -A small/out; exit $code'
     argv = ["unshare", "-m", "/bin/sh", "-c", inside, "sh", *COMMAND, "src/train.py", "--out", "small/out"]
     done = subprocess.run(
-        argv, cwd=here, capture_output=True, text=True, check=False, timeout=60, env=environment(here)
+        argv, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT, env=environment(here)
     )
     assert done.returncode == 10, done.stdout + done.stderr
     assert "model.tar.gz cannot be written: No space left on device" in done.stderr
@@ -501,7 +481,7 @@ def test_metrics_of_an_attempt_that_was_killed_are_not_lost(here: Path) -> None:
     (here / "src" / "train.py").write_text(DRILL)
     argv = [*COMMAND, "src/train.py", "--out", "out"]
     with subprocess.Popen(argv, cwd=here, env=environment(here), stdout=subprocess.DEVNULL) as process:
-        wait_for(in_log(here / "out", "now at work"))
+        eventually(in_log(here / "out", "now at work"), "the script at work")
         process.kill()
     (here / "out" / "checkpoints" / "step").write_text("2")
     run(here, DRILL, "--out", "out", "--resume")

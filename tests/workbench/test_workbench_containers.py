@@ -47,6 +47,7 @@ def test_a_container_inherits_nothing_and_finds_its_own_interface() -> None:
     assert Mount(OUT / ".trainbox" / "algo-2", Path("/opt/ml")) in host.mounts
 
 
+@pytest.mark.process
 def test_what_is_mounted_into_a_tree_is_mounted_below_opt_ml() -> None:
     pytest.importorskip("docker")
     found = {each["Target"]: (each["Source"], each["ReadOnly"]) for each in _mounts(plan(Image("i")).hosts[0])}

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import eventually
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.workbench import isolation as isolation_module
@@ -26,6 +26,7 @@ def enter(spec: str, *command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
 
 
+@pytest.mark.process
 @needs_mounts
 def test_a_mount_is_private_and_what_is_read_only_cannot_be_written(tmp_path: Path) -> None:
     for name in ("source", "target", "open"):
@@ -45,6 +46,7 @@ def test_a_mount_is_private_and_what_is_read_only_cannot_be_written(tmp_path: Pa
     assert not (tmp_path / "source" / "other").exists()
 
 
+@pytest.mark.process
 @needs_mounts
 def test_a_mount_that_is_refused_says_which(tmp_path: Path) -> None:
     done = enter(namespace.spec("root", [(tmp_path / "none", tmp_path, False)]), "/bin/true")
@@ -52,16 +54,19 @@ def test_a_mount_that_is_refused_says_which(tmp_path: Path) -> None:
     assert f"mount --rbind {tmp_path / 'none'} {tmp_path}: No such file" in done.stderr
 
 
+@pytest.mark.process
 def test_a_command_that_is_not_there_is_said() -> None:
     done = enter(namespace.spec("none", []), "/no/such/command")
     assert done.returncode == namespace.EXIT_CODE
     assert done.stderr.startswith("trainbox: [Errno 2]")
 
 
+@pytest.mark.process
 def test_without_mounts_the_command_runs_all_the_same() -> None:
     assert enter(namespace.spec("none", []), "/bin/sh", "-c", "pwd").stdout == "/\n"
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux")
 def test_a_host_is_told_to_stop_when_trainbox_run_is_killed() -> None:
     code = (
@@ -101,14 +106,13 @@ def test_a_missing_mountpoint_becomes_a_hint(monkeypatch: pytest.MonkeyPatch, tm
     assert find_isolation().at_opt_ml
 
 
+@pytest.mark.process
 def test_orphans_come_here_and_are_ended() -> None:
     before = children(zombies=True)
     with orphans_come_here():
         shell = "sleep 60 & (sleep 61 & sleep 62 &) ; exit 0"
         subprocess.run(["/bin/sh", "-c", shell], check=True, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + 5
-        while len(children() - before) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: len(children() - before) == 3, "the orphans")
         assert end_orphans(but=before) == 3
     assert children(zombies=True) <= before
 

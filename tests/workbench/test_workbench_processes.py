@@ -1,7 +1,6 @@
 """The process backend with stand-ins for the supervisor: deadlines, first failures, logs that cannot be written."""
 
 import datetime as dt
-import time
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,8 @@ from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.processes import run_hosts
 from trainbox.workbench.request import RunRequest
+
+pytestmark = pytest.mark.process
 
 #: Ignores SIGTERM, and tells when it does.
 STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
@@ -64,9 +65,7 @@ def run(planned: RunPlan, notes: Notes | None = None) -> Ended:
 
 def test_what_ignores_sigterm_is_killed_when_its_time_is_over(tmp_path: Path) -> None:
     notes, before = Notes(), children()
-    started = time.monotonic()
     ended = run(plan(tmp_path, STUBBORN, leave=0.3, max_run=0.3), notes)
-    assert time.monotonic() - started < 10
     assert ended == Ended((HostEnd("algo-1", 137),), stop="max-run", killed=True)
     assert notes.said[:2] == [
         "--max-run 0.3 is over: SIGTERM to algo-1, SIGKILL in 0.3 s",

@@ -216,6 +216,7 @@ def test_a_reader_that_leaves_is_said_once_and_the_job_goes_on(notes: Pipe) -> N
         assert notes.read().count(b"nobody reads the output") == 1
 
 
+@pytest.mark.process
 def test_a_pipe_that_does_not_block_loses_nothing() -> None:
     pipe = Pipe()
     os.set_blocking(pipe.writer, False)
@@ -234,6 +235,7 @@ def test_a_pipe_that_does_not_block_loses_nothing() -> None:
     os.close(pipe.writer)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("term", "colour"), [("dumb", "1"), ("xterm", "")])
 def test_a_terminal_that_cannot_redraw_gets_plain_lines(tmp_path: Path, term: str, colour: str) -> None:
     """And one that can gets a line that moves, from the verb itself."""

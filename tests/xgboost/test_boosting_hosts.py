@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.boosting_hosts import HOSTS, finish, make_trees, start
 
+pytestmark = pytest.mark.process
+
 
 def test_two_hosts_train_one_model_whose_scores_are_those_of_all_rows(tmp_path: Path) -> None:
     make_trees(tmp_path)

@@ -1,5 +1,6 @@
 """XGBoost's collective among processes: one model, sums of one's own, and who is named when a member is lost."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,8 @@ import pytest
 import xgboost as xgb
 
 from tests.support.parties import PORT, Ended, Party
-from tests.support.trees import is_alive, wait_for
+from tests.support.trees import is_alive
+from tests.support.waiting import eventually
 from trainbox.errors import PeerError, TrainingError
 from trainbox.peers import Circle, Members, join
 from trainbox.xgboost import cluster
@@ -90,6 +92,7 @@ def answers(ended: dict[str, Ended]) -> list[dict[str, object]]:
     return said
 
 
+@pytest.mark.process
 def test_members_train_one_model_though_their_leader_is_late_and_strangers_call() -> None:
     """The incumbent's tracker is aborted where one comes late."""
     sizes = "SIZES = [(400, 100), (300, 70), (500, 90)]"
@@ -113,17 +116,17 @@ def test_members_train_one_model_though_their_leader_is_late_and_strangers_call(
 
 def call(address: str, content: bytes) -> None:
     """As soon as somebody listens there."""
-    until = time.monotonic() + 30
-    while True:
-        try:
-            with socket.create_connection((address, PORT), timeout=20) as connection:
-                connection.sendall(content)
-                return
-        except ConnectionRefusedError:
-            assert time.monotonic() < until
-            time.sleep(0.005)
+
+    def connect() -> socket.socket | None:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection((address, PORT), timeout=20)
+        return None
+
+    with eventually(connect, f"somebody who listens at {address}") as connection:
+        connection.sendall(content)
 
 
+@pytest.mark.process
 def test_a_member_without_rows_to_learn_from_and_one_without_rows_to_validate_on_take_part() -> None:
     sizes = "SIZES = [(400, 100), (0, 70), (500, 0)]"
     with Party(3, TRAINS, head=HEAD + sizes) as party:
@@ -133,6 +136,7 @@ def test_a_member_without_rows_to_learn_from_and_one_without_rows_to_validate_on
     assert "validation-logloss:0." in str(said[0]["line"])
 
 
+@pytest.mark.process
 def test_ranks_are_those_of_the_circle_beyond_ten_members() -> None:
     """Hosts are sorted as text: algo-1, algo-10, algo-11, algo-2."""
     body = "with collective(circle) as group: say(place=(group.rank, xgb.collective.get_rank()))"
@@ -141,6 +145,7 @@ def test_ranks_are_those_of_the_circle_beyond_ten_members() -> None:
     assert [one["place"] for one in said] == [[rank, rank] for rank in range(11)]
 
 
+@pytest.mark.process
 def test_one_that_is_slow_is_not_lost() -> None:
     """The others are in a call of the library meanwhile, for longer than the limit, and show that they live."""
     body = """
@@ -156,34 +161,35 @@ with collective(circle) as group:
 # -- one is lost -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
 def test_one_that_is_killed_while_all_train_is_named_by_the_others(victim: str) -> None:
     with Party(3, ON_AND_ON, head=HEAD + "RAISING = None") as party:
         party.start().until_ready()
-        killed = party.signal(signal.SIGKILL, victim)
-        ended = party.finish(*{*party.names} - {victim}, since=killed)
+        party.signal(signal.SIGKILL, victim)
+        ended = party.finish(*{*party.names} - {victim})
     for one in ended.values():
         assert one.code == 5, one.stderr
         assert last_error(one) == f"trainbox.errors.PeerError: {victim} is lost: the connection was closed"
-        assert one.seconds < 10  # measured: 1.6 s on a busy machine
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
 def test_one_that_freezes_while_all_train_is_named_by_the_others_and_ends_when_it_wakes_up(victim: str) -> None:
     with Party(3, ON_AND_ON, head=HEAD + "RAISING = None", limit=2) as party:
         party.start().until_ready()
-        frozen = party.signal(signal.SIGSTOP, victim)
-        ended = party.finish(*{*party.names} - {victim}, since=frozen)
+        party.signal(signal.SIGSTOP, victim)
+        ended = party.finish(*{*party.names} - {victim})
         party.signal(signal.SIGCONT, victim)
         woken = party.finish(victim)[victim]
     for one in ended.values():
         assert one.code == 5, one.stderr
         assert last_error(one) == f"trainbox.errors.PeerError: {victim} is lost: nothing has been heard of it for 2 s"
-        assert one.seconds < 12  # measured: 2 + 1.6 s on a busy machine
     assert woken.code == 5, woken.stderr
     assert f"PeerError: {victim} is this one: " in woken.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
 def test_one_that_fails_is_named_by_the_others_with_what_it_says(victim: str) -> None:
     with Party(3, ON_AND_ON, head=HEAD + f"RAISING = {victim!r}") as party:
@@ -240,6 +246,7 @@ def test_one_member_alone_has_the_same_calls_and_no_collective() -> None:
         assert (group.any(True), group.any(False)) == (True, False)
 
 
+@pytest.mark.process
 def test_the_tracker_lives_as_long_as_its_leader_and_a_sigterm_for_the_script_does_not_end_it() -> None:
     with Tracker("localhost", 2, 10) as tracker:
         assert tracker.arguments["dmlc_tracker_uri"] == "127.0.0.1"
@@ -250,6 +257,7 @@ def test_the_tracker_lives_as_long_as_its_leader_and_a_sigterm_for_the_script_do
     assert not is_alive(tracker.pid)
 
 
+@pytest.mark.process
 def test_the_tracker_of_a_leader_that_is_killed_ends_by_itself() -> None:
     code = """
 import time
@@ -263,9 +271,10 @@ time.sleep(60)
         tracker = int(leader.stdout.readline())
         leader.kill()
     assert is_alive(tracker)  # the others still tell it that they leave
-    wait_for(lambda: not is_alive(tracker), "the end of the tracker")
+    eventually(lambda: not is_alive(tracker), "the end of the tracker")
 
 
+@pytest.mark.process
 def test_a_tracker_that_does_not_start_says_why() -> None:
     with pytest.raises(TrainingError, match=r"XGBoost's tracker does not start: .*"):
         Tracker("192.0.2.1", 2, 10)  # an address that no machine has (RFC 5737)

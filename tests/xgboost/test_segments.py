@@ -10,6 +10,8 @@ import pytest
 
 from tests.support import segments
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 #: Python 3.12 with XGBoost 3.4, which has another random generator; `make venv-py312` makes it where it can.
 NEWEST = ROOT / ".venv-py312" / "bin" / "python"

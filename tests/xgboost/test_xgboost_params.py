@@ -1,7 +1,6 @@
 """Hyperparameters of XGBoost: all of the built-in's and today's, checked as a whole, and all that XGBoost reads."""
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -108,14 +107,12 @@ def test_a_misspelt_name_gets_the_right_one_and_all_that_is_wrong_is_said_at_onc
     "name", ["monotone_constraints", "interaction_constraints", "updater", "quantile_alpha", "eval_metric"]
 )
 def test_nothing_is_ever_evaluated(name: str, tmp_path: Path) -> None:
-    """The incumbent ran the command."""
+    """The incumbent ran the command; here a fast test would fail that did."""
     ran = tmp_path / "ran"
     for text in (f"__import__('os').system('touch {ran}')", f"(__import__('os').system('touch {ran}'),)"):
         with pytest.raises(HyperparameterError):
             given_to_xgboost(**{name: text})
     assert not ran.exists()
-    os.system(f"touch {ran}")  # the very command, which would have shown
-    assert ran.exists()
 
 
 WRONG = [

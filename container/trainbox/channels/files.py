@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainbox.channels.wording import some
+from trainbox.contract.text import printable
 from trainbox.errors import DataError
 from trainbox.say import say
 
@@ -41,14 +42,16 @@ def list_files(channel_dir: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         )
     found = sorted(_walk(channel_dir, ()), key=lambda path: path.relative_to(channel_dir).as_posix())
     data = tuple(path for path in found if not _is_marker(path.relative_to(channel_dir)))
-    ignored = [path.relative_to(channel_dir).as_posix() for path in found if _is_marker(path.relative_to(channel_dir))]
+    names = [path.relative_to(channel_dir) for path in found]
+    ignored = [printable(name.as_posix()) for name in names if _is_marker(name)]
     text = f"{channel_dir.name}: ignored {some(ignored)} (not data: hidden, *-manifest, or a name that begins with _)"
     return data, (text,) if ignored else ()
 
 
 def show(path: Path, channel_dir: Path) -> str:
-    """How messages name a file: by its path from the channel's name on."""
-    return path.name if path == channel_dir else f"{channel_dir.name}/{path.relative_to(channel_dir).as_posix()}"
+    """How messages name a file: by its path from the channel's name on, as text that can be written anywhere."""
+    below = "" if path == channel_dir else f"/{path.relative_to(channel_dir).as_posix()}"
+    return printable(f"{channel_dir.name}{below}")
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

@@ -29,8 +29,8 @@ from trainbox.channels.tokens import first_bad_line
 _COMMENT = re.compile(rb"#[^\n]*")
 _INDENT = re.compile(rb"(?m)^ +")
 _GAP = re.compile(rb" {2,}")
-_OTHER_BLANKS = (b"\t", b"\r", b"\x0b", b"\x0c")
-_TO_BLANKS = bytes.maketrans(b"".join(_OTHER_BLANKS), b"    ")
+_OTHER_BLANKS = (b"\t", b"\r")
+_TO_BLANKS = bytes.maketrans(b"".join(_OTHER_BLANKS), b"  ")
 _LINE_END, _BLANK, _COLON, _COMMA = b"\n :,"
 _QID = b"qid:"
 
@@ -71,6 +71,8 @@ def _parse(lines: Lines, shown: str) -> Block | None:
     text = _plain(lines.content)
     content = np.frombuffer(bytearray(text), np.uint8)
     gaps, colons = np.flatnonzero(content <= _BLANK), np.flatnonzero(content == _COLON)
+    if not _are_blanks(content[gaps]):
+        return None
     has_groups = _QID in text
     heads = _find_heads(content, gaps, has_groups=has_groups)
     if heads is None:
@@ -106,6 +108,11 @@ def _plain(content: bytes) -> bytes:
     if (bytes_[blanks - 1] <= _BLANK).any():  # the first of all is compared with the last line end
         content = _GAP.sub(b" ", _INDENT.sub(b"", content))
     return content
+
+
+def _are_blanks(bytes_: npt.NDArray[np.uint8]) -> bool:
+    """Whether bytes that are no text are blanks and line ends alone: a NUL is a hole in a file, and no gap in a row."""
+    return bool(np.count_nonzero(bytes_ == _BLANK) + np.count_nonzero(bytes_ == _LINE_END) == len(bytes_))
 
 
 def _find_heads(content: npt.NDArray[np.uint8], gaps: Positions, *, has_groups: bool) -> _Heads | None:
@@ -175,7 +182,7 @@ def _read_csv(content: npt.NDArray[np.uint8], kinds: Sequence[Any], rows: int) -
             parse_options=pa.csv.ParseOptions(quote_char=False),
             convert_options=pa.csv.ConvertOptions(column_types=dict(zip(names, kinds, strict=True)), null_values=[]),
         )
-    except pa.ArrowException:
+    except pa.ArrowInvalid:  # the content; any other of its errors is not about that
         return None
     if table.num_rows != rows or any(column.null_count for column in table.columns):
         return None

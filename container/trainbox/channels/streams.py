@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from trainbox.channels.shortage import naming_shortage, prove_threads
 from trainbox.errors import DataError
 
 #: Enough for two lines of nearly every file.
@@ -97,9 +98,15 @@ def open_file(path: Path, shown: str) -> Iterator[Stream]:
 
 @contextmanager
 def reading(shown: str) -> Iterator[None]:
-    """Errors of the file system and of unpacking become one that names the file."""
+    """Errors of the file system and of unpacking become one that names the file; so does a lack of memory or threads.
+
+    Raises:
+        DataError: It cannot be read.
+        ResourceError: There is not enough memory, or no thread, to read it.
+    """
     try:
-        yield
+        with naming_shortage(shown):
+            yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown} cannot be read: {error}", hint="is the file whole?") from error
 
@@ -162,6 +169,7 @@ def read_lines(stream: Stream, *, size: int) -> Iterator[Lines]:
     Raises:
         DataError: A line is longer than any row of numbers.
     """
+    prove_threads()
     blocks = _read_lines(stream, size)
     return ahead(blocks) if stream.is_file else blocks
 

@@ -163,7 +163,6 @@ class Council:
         self._silent = self._silence.seconds(beats)
         return tuple(host for host, silent in self._silent.items() if silent > seconds)
 
-    @property
     def hears_all(self) -> bool:
         """Whether every host has shown a sign of life a moment ago, by the last call of `silent`."""
         return all(seconds <= _FRESH_SECONDS for seconds in self._silent.values())

@@ -1,0 +1,85 @@
+"""Which tier a test is of, and what a test of the fast tier may not do: it fails at once, by an audit hook.
+
+A test is fast unless it is marked: `process` starts processes, opens sockets or sleeps; `system` needs an engine, SDKs,
+network namespaces, or kills at many moments. What needs one of these has a marker for its kind: that makes it `system`.
+"""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+TIERS = ("fast", "process", "system")
+#: What a test of the system tier needs, or does much of.
+KINDS = ("docker", "incumbent", "kills", "namespaces", "registry", "sdk")
+#: A sleep that lets another thread go on is no wait.
+_SHORT_S = 0.01
+_PROCESSES = {
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.system",
+    "subprocess.Popen",
+}
+
+
+def sort(item: pytest.Item) -> None:
+    """Give an item the marker of its tier where it has none.
+
+    Raises:
+        pytest.UsageError: It has two.
+    """
+    marked = {marker.name for marker in item.iter_markers()}
+    tiers = marked.intersection(TIERS)
+    if len(tiers) > 1:
+        raise pytest.UsageError(f"{item.nodeid} is marked as of two tiers: {', '.join(sorted(tiers))}")
+    if not tiers:
+        item.add_marker("system" if marked.intersection(KINDS) else "fast")
+
+
+class Guard:
+    """Watches what this process does while a fast test runs. A hook cannot be taken out again, so there is one."""
+
+    def __init__(self) -> None:
+        self._watches = False
+        self._done: list[str] = []
+        sys.addaudithook(self._hear)
+
+    @contextlib.contextmanager
+    def over(self, item: pytest.Item) -> Iterator[None]:
+        """While the block runs, if the item is fast; it fails though the code under test has swallowed that."""
+        if item.get_closest_marker("fast") is None:
+            yield
+            return
+        self._done.clear()
+        self._watches = True
+        try:
+            yield
+        finally:
+            self._watches = False
+        if self._done:
+            raise pytest.fail.Exception(self._done[0], pytrace=False)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self._watches and (done := _too_much(event, arguments)):
+            self._done.append(f"a fast test may not {done}: mark it @pytest.mark.process")
+            raise pytest.fail.Exception(self._done[-1])
+
+
+def _too_much(event: str, arguments: tuple[object, ...]) -> str | None:
+    """What is done that is no part of a fast test, in words."""
+    if event in _PROCESSES:
+        what = arguments[0] if arguments else ""
+        return f"start a process ({event} {what})".replace(" )", ")")
+    if event == "time.sleep":
+        seconds = arguments[0]
+        return f"sleep for {seconds} s" if isinstance(seconds, int | float) and seconds > _SHORT_S else None
+    if event in {"socket.bind", "socket.connect"}:
+        ours = arguments[0]
+        inside = isinstance(ours, socket.socket) and ours.family == socket.AF_UNIX
+        return None if inside else f"use the network ({event} {arguments[1]})"
+    return None
