@@ -127,6 +127,15 @@ def test_what_a_record_only_declares_is_not_believed(tmp_path: Path, before: byt
             use(directory)
 
 
+@pytest.mark.parametrize("file", ["a.csv", "a.parquet"])
+def test_a_name_with_a_nul_is_refused_for_a_library_would_know_half_of_it(tmp_path: Path, file: str) -> None:
+    sink = io.BytesIO()
+    parquet.write_table(pa.table({"y": [1.0], "a\0b": [2.0], "a\0c": [3.0]}), sink)
+    directory = write(tmp_path, {file: sink.getvalue() if file == "a.parquet" else "y,a\0b,a\0c\n1,2,3\n"})
+    with pytest.raises(DataError, match=rf"train/{file}: the name of column 2 holds a NUL: 'a\\x00b'"):
+        read_table(directory)
+
+
 def test_a_parquet_footer_longer_than_the_file_is_refused(tmp_path: Path) -> None:
     content = _parquet()
     for length in (0, 1, len(content), 2**31 - 1, 2**32 - 1):
