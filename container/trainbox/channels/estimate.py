@@ -98,6 +98,6 @@ def _plain_size(source: Source) -> float:
         return size
     with reading(source.shown):
         raw: Any = pa.OSFile(str(source.path))
-        with raw, pa.CompressedInputStream(raw, pa.Codec.detect(source.path).name) as stream:
+        with raw, pa.CompressedInputStream(raw, COMPRESSED[source.path.suffix]) as stream:
             plain = len(stream.read(8 * _SAMPLE_BYTES))
             return size * plain / max(1, int(raw.tell()))

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.wording import some
-from trainbox.contract.text import printable
+from trainbox.contract.text import printable, short
 from trainbox.errors import DataError
 from trainbox.say import say
+
+_DEEPEST = 100
 
 
 def find_files(channel_dir: Path) -> tuple[Path, ...]:
@@ -30,6 +33,15 @@ def find_files(channel_dir: Path) -> tuple[Path, ...]:
 
 def list_files(channel_dir: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """What `find_files` finds, and what it says."""
+    shown = short(str(channel_dir), 200)
+    try:
+        with naming_shortage(shown):
+            return _list_files(channel_dir)
+    except OSError as error:  # a name too long for Linux, a folder that may not be read
+        raise DataError(f"{shown} cannot be listed: {error.strerror}", hint="check the channel's path") from error
+
+
+def _list_files(channel_dir: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     if channel_dir.is_file():
         return (channel_dir,), ()
     if not channel_dir.is_dir():
@@ -56,6 +68,8 @@ def show(path: Path, channel_dir: Path) -> str:
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """Every file below `folder`, through links too: a linked folder left out would be rows lost in silence."""
+    if len(above) > _DEEPEST:
+        raise DataError(f"{above[0]} has more than {_DEEPEST} folders within each other", hint="put the files higher")
     real = folder.resolve()
     if real in above:
         raise DataError(f"{folder} links back to {real}, which contains it", hint="remove the link")

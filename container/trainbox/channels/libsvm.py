@@ -71,8 +71,6 @@ def _parse(lines: Lines, shown: str) -> Block | None:
     text = _plain(lines.content)
     content = np.frombuffer(bytearray(text), np.uint8)
     gaps, colons = np.flatnonzero(content <= _BLANK), np.flatnonzero(content == _COLON)
-    if not _are_blanks(content[gaps]):
-        return None
     has_groups = _QID in text
     heads = _find_heads(content, gaps, has_groups=has_groups)
     if heads is None:
@@ -110,14 +108,12 @@ def _plain(content: bytes) -> bytes:
     return content
 
 
-def _are_blanks(bytes_: npt.NDArray[np.uint8]) -> bool:
-    """Whether bytes that are no text are blanks and line ends alone: a NUL is a hole in a file, and no gap in a row."""
-    return bool(np.count_nonzero(bytes_ == _BLANK) + np.count_nonzero(bytes_ == _LINE_END) == len(bytes_))
-
-
 def _find_heads(content: npt.NDArray[np.uint8], gaps: Positions, *, has_groups: bool) -> _Heads | None:
-    """Where labels and groups lie; None where some rows have a group and others have none."""
-    ends = gaps[content[gaps] == _LINE_END]
+    """Where labels and groups lie; None where some rows have a group and others have none, or for a control byte."""
+    kinds = content[gaps]
+    ends = gaps[kinds == _LINE_END]
+    if len(ends) + np.count_nonzero(kinds == _BLANK) != len(gaps):  # a NUL is a hole in a file, and no gap in a row
+        return None
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
     lines = np.flatnonzero(content[starts] != _LINE_END)
     starts, ends = starts[lines], ends[lines]

@@ -22,7 +22,8 @@ LONGEST_LINE = 64 * 1024 * 1024
 #: What Arrow parses on one core at a time.
 PIECE_BYTES = 1024 * 1024
 _FEWEST_PIECES, _MOST_PIECES = 4, 32
-COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
+#: What Arrow calls what the end of a name says.
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 Item = TypeVar("Item")
 BOM = b"\xef\xbb\xbf"
 
@@ -88,7 +89,7 @@ def open_file(path: Path, shown: str) -> Iterator[Stream]:
     """
     with reading(shown):
         raw: Any = (
-            pa.input_stream(os.fspath(path), compression="detect")
+            pa.input_stream(os.fspath(path), compression=COMPRESSED[path.suffix])
             if path.suffix in COMPRESSED
             else path.open("rb", buffering=0)
         )
