@@ -15,7 +15,7 @@
     ├── ResourceError        13   memory, threads or open files do not suffice for what the job asks
     ├── ConfigurationError   64   the health checks say that the request or the image must change
     ├── HardwareError        78   the health checks say that a part of the cluster must be repaired
-    └── Stopped             143   SIGTERM or SIGINT came before the script was started
+    └── Stopped             143   the job was stopped before there was anything to save
 
 What a *script* does keeps its own exit code (7 stays 7, a signal is 128+n); these codes are for trainbox's own errors.
 Anything else that escapes is a defect of trainbox and leaves with 70 (`EX_SOFTWARE`).
@@ -149,6 +149,6 @@ class HardwareError(TrainboxError):
 
 
 class Stopped(TrainboxError):  # noqa: N818 - SageMaker's own word for this end, and no defect
-    """SIGTERM or SIGINT came before the script was started."""
+    """The job was stopped before there was anything to save: before the script, or while it read its data."""
 
     exit_code = 143

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from trainbox.errors import PeerError, TrainboxError
+from trainbox.errors import PeerError, Stopped, TrainboxError
 from trainbox.peers.door import Door, knock
 from trainbox.peers.lifeline import Lifeline
 from trainbox.peers.members import Members
@@ -170,13 +170,14 @@ class Circle:
         Leaving the block by an exception does the same; the first word counts.
         """
         message = error.message if isinstance(error, TrainboxError) else f"{type(error).__name__}: {error}"
-        self._lifeline.give_up(" ".join(message.split()))
+        self._lifeline.give_up(" ".join(message.split()), stopped=isinstance(error, Stopped))
 
     def check(self) -> None:
         """Go on only if nobody is lost.
 
         Raises:
             PeerError: Somebody is; the message says who, and how.
+            Stopped: Somebody has left because the job is stopped.
         """
         self._lifeline.check()
 
@@ -188,7 +189,7 @@ class Circle:
         """
         try:
             self._lifeline.wait(seconds)
-        except PeerError as error:
+        except (PeerError, Stopped) as error:
             return error.message
         return None
 
@@ -216,11 +217,11 @@ class Circle:
         except OSError as error:
             raise self._broken(member, error) from None
 
-    def _broken(self, member: str, error: OSError) -> PeerError:
+    def _broken(self, member: str, error: OSError) -> PeerError | Stopped:
         """A connection for data is gone; the lifeline knows more, if not yet then soon."""
         try:
             self._lifeline.wait(_WORD_SECONDS)
-        except PeerError as lost:
+        except (PeerError, Stopped) as lost:
             return lost
         if member in self._lifeline.left:
             return PeerError(

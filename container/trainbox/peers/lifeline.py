@@ -20,7 +20,7 @@ from typing import Literal
 import msgspec
 
 from trainbox.clock import Clock, describe_missed
-from trainbox.errors import PeerError
+from trainbox.errors import PeerError, Stopped
 from trainbox.peers.detector import FailureDetector
 from trainbox.peers.last_words import LAST_WORDS_SECONDS, end_process
 from trainbox.peers.wire import Wire, describe
@@ -44,6 +44,8 @@ class Loss(msgspec.Struct, frozen=True):
     #: What has become of it, as the rest of a sentence.
     why: str
     hint: str = ""
+    #: Whether it left because the job is stopped.
+    stopped: bool = False
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,6 +57,8 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     role: Literal["", "life", "data"] = ""
     #: Why the speaker leaves.
     gave_up: str = ""
+    #: Whether that is a stop of the job.
+    stopped: bool = False
     #: Whom the speaker has lost; it may be the listener.
     lost: Loss | None = None
     #: The speaker leaves, and all is well.
@@ -129,6 +133,7 @@ class Lifeline:
 
         Raises:
             PeerError: Somebody is; the message says who, and how.
+            Stopped: Somebody has left because the job is stopped.
         """
         if self._loss is not None:
             raise self.error(self._loss)
@@ -143,21 +148,21 @@ class Lifeline:
             self._changed.wait_for(lambda: self._loss is not None, seconds)
         self.check()
 
-    def lose(self, loss: Loss) -> PeerError:
+    def lose(self, loss: Loss) -> PeerError | Stopped:
         """Tell all others of a loss that has shown elsewhere than here; gives the error to raise."""
         with self._changed:
             self._lose(loss)
             return self.error(self._loss or loss)
 
-    def lose_broken(self, member: str, error: OSError) -> PeerError:
+    def lose_broken(self, member: str, error: OSError) -> PeerError | Stopped:
         """The same for another connection to a member, which has broken."""
         return self.lose(self._broken(member, error))
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str, *, stopped: bool = False) -> None:
         """Tell the others that this one leaves for a reason of its own, unless somebody is lost already."""
         with self._changed:
             if self._loss is None and not self._leaving:
-                self._tell(Word(gave_up=why[:_LONGEST_WHY] or "without a reason"))
+                self._tell(Word(gave_up=why[:_LONGEST_WHY] or "without a reason", stopped=stopped))
                 self._leaving = True
 
     def await_goodbyes(self, seconds: float) -> tuple[str, ...]:
@@ -203,8 +208,10 @@ class Lifeline:
         for end_of_pair in (self.alarm, self._ring, self._sleep, self._wake):
             end_of_pair.close()
 
-    def error(self, loss: Loss) -> PeerError:
+    def error(self, loss: Loss) -> PeerError | Stopped:
         """What is raised for a loss."""
+        if loss.stopped:
+            return Stopped(f"{loss.member} {loss.why}")
         if loss.member == self._me:
             return PeerError(
                 f"{self._me} is this one: {loss.why.removeprefix('is lost: ')}, and the others have given it up",
@@ -281,6 +288,8 @@ class Lifeline:
         if word.goodbye:
             self.left.add(member)
             self._drop(member)
+        elif word.gave_up and word.stopped:
+            self._lose(Loss(member, f"was {word.gave_up}", stopped=True))
         elif word.gave_up:
             self._lose(Loss(member, f"has given up: {word.gave_up}", _see_log(member)))
         elif word.lost is not None:
