@@ -187,6 +187,14 @@ def test_a_job_that_trains_on_without_trainbox_run_is_found() -> None:
     assert found(story(lone, attempt())) == ["orphan"]
 
 
+def test_a_traceback_of_trainbox_run_is_no_reason_and_one_of_a_script_may_be() -> None:
+    said = 'Traceback (most recent call last):\n  File "/x/{}", line 3, in main\nOSError: x\n'
+    of_script, own = (said.format(place) for place in ("train_scripts/xgboost_train.py", "trainbox/cli.py"))
+    hit = (Hit(Fault("file size", "run"), 7, {}),)
+    assert found(story(attempt(hits=hit, status="InProgress", exit_code=1, said=of_script), attempt())) == []
+    assert found(story(attempt(hits=hit, status="InProgress", exit_code=1, said=own), attempt())) == ["false reason"]
+
+
 def test_what_any_host_says_is_judged() -> None:
     other = HostFailure("ClientError: stopped by SIGTERM before the script was started")
     assert found(story(failed(GOOD_REASON, KILL, failures={"algo-2": other}), attempt())) == ["false reason"]

@@ -10,7 +10,7 @@ from tools.fuzz_faults.story import Attempt, Story
 
 What = Literal["wrong result", "lost result", "no recovery", "hang", "orphan", "left behind", "false reason"]
 
-_INTERNAL, _KILLED = 70, 137
+_INTERNAL = 70
 #: The last line of a reason says where it was said, which blames nobody.
 _PLACE = re.compile(r"\n?at [^\n]*\([^)\n]*\)")
 _HOST = re.compile(r"\balgo-(\d+)")
@@ -21,8 +21,8 @@ _NEVER = (
     ("Stack trace", "is a backtrace"),
     ("does not handle", "says that a script ignores SIGTERM, which it does not"),
 )
-#: Of `trainbox run` itself: what hosts write has their name before it.
-_TRACEBACK = "\nTraceback (most recent call last)"
+#: Of `trainbox run` itself: those of scripts come from elsewhere.
+_TRACEBACK, _CLI = "Traceback (most recent call last)", "/trainbox/cli.py"
 #: How a reason calls processes: to be named only where one of them was hit.
 _NAMES: Mapping[str, frozenset[str]] = {
     "tracker": frozenset({"tracker", "supervisor", "script", "run"}),
@@ -74,7 +74,8 @@ def _of_attempt(attempt: Attempt, before: Attempt | None, story: Story) -> Itera
         yield Finding("hang", f"still there after {attempt.allowed:.0f} s: {'; '.join(attempt.hung[:8])}")
     if attempt.orphans:
         yield Finding("orphan", f"{len(attempt.orphans)} outlive trainbox run: {'; '.join(attempt.orphans[:4])}")
-    if attempt.went_on and not attempt.hung and attempt.exit_code == _KILLED:
+    killed = any(hit.fault.kind == "run" and hit.fault.blow == "kill" for hit in attempt.hits)
+    if attempt.went_on and killed:
         yield Finding("orphan", "the job went on to its end without trainbox run")
     yield from _lost_checkpoints(attempt, before)
     faults = tuple(hit.fault for hit in attempt.hits)
@@ -109,8 +110,8 @@ def _of_reason(attempt: Attempt, faults: tuple[Fault, ...], job: Job) -> Iterato
     if attempt.status == "Failed":
         for why in wrong_with(attempt.reason, faults, job):
             yield Finding("false reason", f"{why}: {attempt.reason}")
-    elif _TRACEBACK in attempt.said:
-        yield Finding("false reason", f"trainbox run ends with a traceback: {attempt.said.partition(_TRACEBACK)[2]}")
+    elif _CLI in (traceback := attempt.said.rpartition(_TRACEBACK)[2]):
+        yield Finding("false reason", f"trainbox run ends with a traceback: {traceback[-300:]}")
     elif attempt.status in {"", "InProgress"} and not (
         killed or any(fault.kind in {"run", "disk"} for fault in faults)
     ):
