@@ -176,7 +176,7 @@ def test_the_model_of_an_earlier_attempt_must_stay() -> None:
 
 
 def test_what_runs_on_or_stays_is_found() -> None:
-    assert found(story(failed(GOOD_REASON, KILL, hung=("python",)), attempt())) == ["hang"]
+    assert found(story(failed(GOOD_REASON, KILL, hung=("python",)), attempt(), left=("/dev/shm/a",))) == ["hang"]
     assert found(story(failed(GOOD_REASON, KILL, orphans=("S python",)), attempt())) == ["orphan"]
     assert found(story(attempt(), left=("/dev/shm/trainbox-1-a",))) == ["left behind"]
 

@@ -50,7 +50,8 @@ def judge(story: Story, reference: str) -> tuple[Finding, ...]:
     for before, attempt in zip((None, *story.attempts), story.attempts, strict=False):
         found += _of_attempt(attempt, before, story)
     found += _of_result(story, reference)
-    found += [Finding("left behind", f"{path} stays") for path in story.left_in_memory[:1]]
+    if not any(attempt.hung for attempt in story.attempts):  # whatever hung was killed in the end
+        found += [Finding("left behind", f"{path} stays") for path in story.left_in_memory[:1]]
     return tuple(dict.fromkeys(found))
 
 
