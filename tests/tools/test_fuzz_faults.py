@@ -6,11 +6,12 @@ import msgspec
 import pytest
 
 from tools.fuzz_faults import checkpoints, report
+from tools.fuzz_faults.jobs import seconds_allowed
 from tools.fuzz_faults.judge import Finding, judge, ranks_hit, wrong_with
 from tools.fuzz_faults.plan import JOBS, Event, Fault, Job, Mark, draw, kinds_of
 from tools.fuzz_faults.procs import Known, Process, find, kinds, place
 from tools.fuzz_faults.report import Result
-from tools.fuzz_faults.story import Attempt, Story
+from tools.fuzz_faults.story import Attempt, HostFailure, Story, read_failure
 from tools.fuzz_faults.strike import Hit
 
 EVENTS = [draw(seed, number) for seed in (1, 2) for number in range(400)]
@@ -68,7 +69,7 @@ def test_every_kind_of_process_is_hit_in_every_way_and_in_every_algorithm() -> N
     assert {("freeze", kind) for _, kind in hit if kind != "disk"} <= hit
     assert {event.job for event in EVENTS} == set(JOBS)
     assert {event.mark.sign for event in EVENTS} == {"start", "process", "step", "checkpoint", "saving"}
-    assert any(event.again for event in EVENTS)
+    assert any(event.again and event.twice for event in EVENTS)
     assert any(len(event.faults) > 1 for event in EVENTS)
 
 
@@ -176,9 +177,45 @@ def test_the_model_of_an_earlier_attempt_must_stay() -> None:
 
 
 def test_what_runs_on_or_stays_is_found() -> None:
-    assert found(story(failed(GOOD_REASON, KILL, hung=("python",)), attempt())) == ["hang"]
+    assert found(story(failed(GOOD_REASON, KILL, hung=("python",)), attempt(), left=("/dev/shm/a",))) == ["hang"]
     assert found(story(failed(GOOD_REASON, KILL, orphans=("S python",)), attempt())) == ["orphan"]
     assert found(story(attempt(), left=("/dev/shm/trainbox-1-a",))) == ["left behind"]
+
+
+def test_a_job_that_trains_on_without_trainbox_run_is_found() -> None:
+    lone = failed("", Fault("kill", "run"), went_on=True)
+    lone = msgspec.structs.replace(lone, exit_code=137, status="InProgress")
+    assert found(story(lone, attempt())) == ["orphan"]
+
+
+def test_a_traceback_of_trainbox_run_is_no_reason_and_one_of_a_script_may_be() -> None:
+    said = 'Traceback (most recent call last):\n  File "/x/{}", line 3, in main\nOSError: x\n'
+    of_script, own = (said.format(place) for place in ("train_scripts/xgboost_train.py", "trainbox/cli.py"))
+    hit = (Hit(Fault("file size", "run"), 7, {}),)
+    assert found(story(attempt(hits=hit, status="InProgress", exit_code=1, said=of_script), attempt())) == []
+    assert found(story(attempt(hits=hit, status="InProgress", exit_code=1, said=own), attempt())) == ["false reason"]
+
+
+def test_what_any_host_says_is_judged() -> None:
+    other = HostFailure("ClientError: stopped by SIGTERM before the script was started")
+    assert found(story(failed(GOOD_REASON, KILL, failures={"algo-2": other}), attempt())) == ["false reason"]
+    early = HostFailure(other.text, had_started=False)
+    assert found(story(failed(GOOD_REASON, KILL, failures={"algo-2": early}), attempt())) == []
+
+
+@pytest.mark.parametrize(("said", "had_started"), [("", False), ("train: 20 rows\n", True)])
+def test_the_failure_of_a_host_ends_its_log(said: str, had_started: bool) -> None:
+    log = f"trainbox: job j; running python x.py in /x\n{said}trainbox: FAILED: AlgorithmError: x\ntrainbox: hint: y\n"
+    assert read_failure(log) == HostFailure("AlgorithmError: x\nhint: y", had_started=had_started)
+    assert read_failure("trainbox: exit code 0\n") is None
+
+
+def test_a_wait_is_longer_under_load_and_where_a_supervisor_is_only_killed_late() -> None:
+    event = Event(1, 0, Job("xgboost", 2), Mark("step"), (Fault("kill", "script"),))
+    idle, busy = (seconds_allowed(event, 5.0, busy=busy) for busy in (0.0, 2.0))
+    frozen = msgspec.structs.replace(event, faults=(Fault("freeze", "supervisor"),))
+    assert idle < busy
+    assert seconds_allowed(frozen, 5.0, busy=0.0) == idle + 120
 
 
 def test_ranks_that_start_again_for_one_that_was_not_hit_are_found() -> None:

@@ -17,6 +17,7 @@ SEED, NUMBER = 24, 11
 
 pytestmark = [
     pytest.mark.process,
+    pytest.mark.timeout(600),
     pytest.mark.skipif(bool(disk.refused()), reason="mounts and processes of its own are refused"),
 ]
 

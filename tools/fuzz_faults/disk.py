@@ -1,6 +1,5 @@
 """Disks that are full or read-only, as mounts of a namespace that ends with this program."""
 
-import contextlib
 import fcntl
 import os
 import socket
@@ -93,9 +92,3 @@ def forbid_writing_on_host(pid: int) -> bool:
 
 def _mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
-
-
-def remove(path: Path) -> None:
-    """A directory's disk, where it has one."""
-    with contextlib.suppress(subprocess.CalledProcessError):
-        remove_disk(path)

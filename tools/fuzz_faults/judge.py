@@ -11,7 +11,7 @@ from tools.fuzz_faults.story import Attempt, Story
 
 What = Literal["wrong result", "lost result", "no recovery", "hang", "orphan", "left behind", "false reason"]
 
-_INTERNAL, _KILLED = 70, 137
+_INTERNAL = 70
 #: The last line of a reason says where it was said, which blames nobody.
 _PLACE = re.compile(r"\n?at [^\n]*\([^)\n]*\)")
 _HOST = re.compile(r"\balgo-(\d+)")
@@ -22,8 +22,8 @@ _NEVER = (
     ("Stack trace", "is a backtrace"),
     ("does not handle", "says that a script ignores SIGTERM, which it does not"),
 )
-#: Of `trainbox run` itself: what hosts write has their name before it.
-_TRACEBACK = "\nTraceback (most recent call last)"
+#: Of `trainbox run` itself: those of scripts come from elsewhere.
+_TRACEBACK, _CLI = "Traceback (most recent call last)", "/trainbox/cli.py"
 #: How a reason calls processes: to be named only where one of them was hit.
 _NAMES: Mapping[str, frozenset[str]] = {
     "tracker": frozenset({"tracker", "supervisor", "script", "run"}),
@@ -51,7 +51,8 @@ def judge(story: Story, reference: str) -> tuple[Finding, ...]:
     for before, attempt in zip((None, *story.attempts), story.attempts, strict=False):
         found += _of_attempt(attempt, before, story)
     found += _of_result(story, reference)
-    found += [Finding("left behind", f"{path} stays") for path in story.left_in_memory[:1]]
+    if not any(attempt.hung for attempt in story.attempts):  # whatever hung was killed in the end
+        found += [Finding("left behind", f"{path} stays") for path in story.left_in_memory[:1]]
     return tuple(dict.fromkeys(found))
 
 
@@ -75,7 +76,8 @@ def _of_attempt(attempt: Attempt, before: Attempt | None, story: Story) -> Itera
         yield Finding("hang", f"still there after {attempt.allowed:.0f} s: {'; '.join(attempt.hung[:8])}")
     if attempt.orphans:
         yield Finding("orphan", f"{len(attempt.orphans)} outlive trainbox run: {'; '.join(attempt.orphans[:4])}")
-    if attempt.went_on and not attempt.hung and attempt.exit_code == _KILLED:
+    killed = any(hit.fault.kind == "run" and hit.fault.blow == "kill" for hit in attempt.hits)
+    if attempt.went_on and killed:
         yield Finding("orphan", "the job went on to its end without trainbox run")
     yield from _lost_checkpoints(attempt, before)
     faults = tuple(hit.fault for hit in attempt.hits)
@@ -110,8 +112,8 @@ def _of_reason(attempt: Attempt, faults: tuple[Fault, ...], job: Job) -> Iterato
     if attempt.status == "Failed":
         for why in wrong_with(attempt.reason, faults, job):
             yield Finding("false reason", f"{why}: {attempt.reason}")
-    elif _TRACEBACK in attempt.said:
-        yield Finding("false reason", f"trainbox run ends with a traceback: {attempt.said.partition(_TRACEBACK)[2]}")
+    elif _CLI in (traceback := attempt.said.rpartition(_TRACEBACK)[2]):
+        yield Finding("false reason", f"trainbox run ends with a traceback: {traceback[-300:]}")
     elif attempt.status in {"", "InProgress"} and not (
         killed or any(fault.kind in {"run", "disk"} for fault in faults)
     ):

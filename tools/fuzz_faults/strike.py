@@ -117,7 +117,7 @@ class Striker:
                 os.kill(target.pid, _SIGNALS[fault.blow])
             else:
                 _limit(target.pid, fault)
-        except ProcessLookupError:
+        except (ProcessLookupError, FileNotFoundError):  # it has ended since
             return 0
         return target.pid
 
