@@ -19,6 +19,8 @@ from trainbox.elastic.ranks import Ranks, RankStuck, ServerLost
 from trainbox.launch.relay import Sink
 from trainbox.launch.silence import process_state
 
+pytestmark = pytest.mark.process
+
 
 class Server:
     """A process, and at the other end of its channel a thread of this one that answers for it."""

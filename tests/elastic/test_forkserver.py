@@ -4,6 +4,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 #: Each rank is asked to stop as soon as the agent can: at once on the message that it runs.
 SCRIPT = """
 import os, signal, socket, sys, time
