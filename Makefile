@@ -7,10 +7,12 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 EXTRAS ?= xgboost,sklearn,torch,s3,workbench
 # Three on the two processors that this is made for: much of the time tests wait for limits, containers and each other.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+# The fast ones wait for nothing.
+PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-gpu freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -70,8 +72,21 @@ demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 	  --hp objective=binary:logistic --hp num_round=150 --hp eta=0.1 --hp max_depth=8 --hp min_child_weight=20 \
 	  --hp subsample=0.8 --hp colsample_bytree=0.6 --hp eval_metric=logloss,auc --hp early_stopping_rounds=30
 
-test: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready ## every test
-	$(PYTEST) tests
+test-fast: $(VENV)/.dev ## the tests that start no process, open no socket and do not sleep: a minute
+	$(PYTEST_FAST) -m fast
+
+test: test-environments ## every test but the longest: ten minutes and more
+	$(PYTEST) -m 'not long'
+
+test-all: test-environments ## every test
+	$(PYTEST)
+
+# What .ci/run runs: of what takes an engine, SDKs, namespaces or many kills one test of each kind.
+test-ci: test-environments ## the fast tests, those of processes, and some of each kind of the others
+	$(PYTEST) -m 'fast or representative or (process and not long)'
+
+.PHONY: test-environments
+test-environments: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready
 
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu

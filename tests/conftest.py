@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 from tests.support import forks, tiers
+from tests.support.waiting import PATIENCE
 
 # Two shared cores: an example that waits for a processor is not a slow one. CI replays the same examples every time.
 hypothesis.settings.register_profile("default", deadline=None, derandomize="CI" in os.environ)
@@ -17,8 +18,10 @@ _GUARD = tiers.Guard()
 _SCRUBBED = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """In the background a shell has these ignored, and every process that a test starts would ignore them, too."""
+    if config.option.timeout is None:
+        config.option.timeout = float(config.getini("timeout")) * PATIENCE
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

@@ -64,6 +64,7 @@ def process() -> Iterator["subprocess.Popen[bytes]"]:
         started.kill()
 
 
+@pytest.mark.process
 def test_a_process_is_found_that_was_stopped_at_every_look_for_longer_than_its_limit(
     process: "subprocess.Popen[bytes]",
 ) -> None:

@@ -34,7 +34,9 @@ print(knock([(sys.argv[1], 29777)] * 8))
 """
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.long) if kind in KINDS[1:3] else kind for kind in KINDS]
+)
 def test_a_fault_among_four_hosts_is_named_exactly(kind: str, tmp_path: Path) -> None:
     bad, ended = run(kind, tmp_path)
     assert not bad, "\n".join(one.log for one in ended)
@@ -45,6 +47,7 @@ def test_every_kind_of_fault_says_what_must_be_named() -> None:
     assert all(fault.hosts and fault.checks for fault in FAULTS.values())
 
 
+@pytest.mark.representative
 def test_three_healthy_hosts_meet_as_a_triple_in_pairs_and_all_together(tmp_path: Path) -> None:
     with Cluster(tmp_path, 3) as cluster:
         ended = cluster.run()

@@ -1,12 +1,12 @@
 """The rules of the house that a machine can check: imports, side effects, the environment, the public surface."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,9 @@ PACKAGE = ROOT / "container" / "trainbox"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in MODULES:
-        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
+@functools.cache
+def trees() -> tuple[tuple[str, ast.Module], ...]:
+    return tuple((str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in MODULES)
 
 
 def calls(name: str) -> list[str]:

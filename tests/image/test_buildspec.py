@@ -206,6 +206,7 @@ class TestExecuted:
         ],
         ids=["before the image", "of the image"],
     )
+    @pytest.mark.long
     def test_a_failing_test_ends_with_nothing_pushed(
         self, linted: Path, account: ecr.Account, mark: str, where: str, ended: dict[str, bool]
     ) -> None:
@@ -225,6 +226,7 @@ class TestExecuted:
         assert ("publish: the build has failed: nothing is pushed" in done.log) == ("post_build" in ended)
         assert (account.docker / "config.json").exists() == ("build" in ended), "no login before the tests"
 
+    @pytest.mark.long
     def test_the_phases_run_by_hand_against_any_registry(self, linted: Path, account: ecr.Account) -> None:
         (block,) = (each for each in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) if "tools/ci/check\n" in each)
         commands = [line.removeprefix("$ ").replace("127.0.0.1:5000", account.registry) for line in block.splitlines()]

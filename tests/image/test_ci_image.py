@@ -212,6 +212,7 @@ def small(engine: Any, account: ecr.Account) -> Iterator[str]:
     ecr.remove_images(engine, account.registry)
 
 
+@pytest.mark.representative
 @pytest.mark.docker
 @pytest.mark.registry
 def test_a_tag_that_is_there_is_never_moved(engine: Any, account: ecr.Account, small: str) -> None:

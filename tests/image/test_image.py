@@ -198,6 +198,7 @@ def test_a_failing_script_keeps_its_exit_code_and_says_why(image: str, tree: Tre
     assert tree.run(image).returncode == 7
 
 
+@pytest.mark.representative
 def test_docker_stop_saves_a_checkpoint_and_the_next_run_resumes_from_it(image: str, tree: Tree) -> None:
     tree.script(STOP_SCRIPT)
     started = docker("run", "--detach", "--volume", f"{tree.root}:/opt/ml", image, "train")
@@ -285,6 +286,7 @@ def test_it_holds_no_secret(image: str) -> None:
     assert not any(word in history for word in ("password", "token", "secret", "aws_access"))
 
 
+@pytest.mark.representative
 def test_it_stays_within_its_budget(image: str) -> None:
     sizes = ROOT / "tools" / "image" / "sizes.py"
     said = subprocess.run([sys.executable, sizes, image], capture_output=True, text=True, check=False)

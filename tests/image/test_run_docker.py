@@ -132,6 +132,7 @@ def run(here: Path, script: str, *arguments: str, code: int = 0, **options: Any)
     return finish(start(here, script, *docker, *arguments, "--out", "out", **options), code)
 
 
+@pytest.mark.representative
 def test_a_job_leaves_the_same_result_as_in_processes(here: Path) -> None:
     script = """
 import os, socket, sys
@@ -187,6 +188,7 @@ def test_the_bundled_xgboost_trains(here: Path) -> None:
     assert (here / "out" / "model.tar.gz").exists()
 
 
+@pytest.mark.representative
 def test_hosts_know_each_other_and_one_that_fails_fails_the_job(here: Path) -> None:
     script = """
 import os, socket, sys, time

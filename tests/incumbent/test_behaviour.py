@@ -138,6 +138,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(("command", "code", "saved"), [(TRAINBOX, 0, True), (INCUMBENT, -signal.SIGTERM, False)])
 def test_sigterm_reaches_the_script(tmp_path: Path, command: tuple[str, ...], code: int, saved: bool) -> None:
     write_tree(tmp_path / "tree", {"train.py": SAVES_WHEN_TOLD}, {})

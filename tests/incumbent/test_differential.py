@@ -231,6 +231,7 @@ def test_what_no_operating_system_can_pass_is_refused_or_passed_otherwise(tmp_pa
 # -- the list of differences -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("name", DIFFERENCES)
 def test_every_difference_is_real(theirs: Incumbent, name: str) -> None:
     asked = DIFFERENCES[name].example

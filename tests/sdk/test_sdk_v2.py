@@ -187,6 +187,7 @@ def test_two_jobs_at_once_each_meet_their_own_hosts(estimate: Estimate) -> None:
         assert [dump.met for dump in dumps] == [(own,), (own,)]
 
 
+@pytest.mark.representative
 def test_without_an_entry_point_the_image_runs_its_own_script(estimate: Estimate, tmp_path: Path) -> None:
     channel = tmp_path / "channel"
     channel.mkdir()

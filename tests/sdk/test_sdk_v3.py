@@ -226,6 +226,7 @@ def test_trainbox_hands_on_what_the_sdks_own_start_would_break(train: Train) -> 
     assert list(result.model) == ["algo-1.json"], "the shell has run a part of a hyperparameter"
 
 
+@pytest.mark.representative
 def test_trainbox_passes_a_stop_on_and_the_checkpoint_is_saved(train: Train, engine: Any) -> None:
     training = train(source=source("dump.py"), distributed=["Trainbox", {}], hyperparameters={"until-stopped": "yes"})
     container = wait_for_script(engine, training)

@@ -1,7 +1,5 @@
 """The rows of several hosts: what must fit together, and how they come to where trees grow; hosts are threads here."""
 
-import itertools
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from tests.support.addresses import addresses
 from tests.support.growth import anatomy, make_data, make_table
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoints
@@ -24,7 +23,6 @@ from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import identify, resume, save_parts
 from trainbox.sklearn.rows import hand_rows_to_first, pack_rows, share_rows, unpack_rows
 
-_NUMBERS = itertools.count()
 NAMES = ("f0", "f1", "f2", "f3")
 
 
@@ -51,11 +49,11 @@ def report(member: str, **changed: Any) -> Report:
 
 def together(count: int, act: Callable[[Circle], Any]) -> list[Any]:
     """Let members do something at once, by rank."""
-    place = next(_NUMBERS) % 250 + 1
+    (leader,) = addresses(1)
     names = tuple(f"algo-{number}" for number in range(1, count + 1))
 
     def one(name: str) -> Any:
-        members = Members(names, name, f"127.{os.getpid() % 250 + 1}.{place}.3", "job")
+        members = Members(names, name, leader, "job")
         with join(members, patience=30, limit=30, port=29473) as circle:
             return act(circle)
 

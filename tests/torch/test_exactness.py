@@ -152,7 +152,13 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "seeds"), [*((2, range(first, first + 5)) for first in (0, 5, 10, 15)), (4, range(5))], ids=str
+    ("ranks", "seeds"),
+    [
+        pytest.param(2, range(5), marks=pytest.mark.representative),
+        *(pytest.param(2, range(first, first + 5), marks=pytest.mark.long) for first in (5, 10, 15)),
+        pytest.param(4, range(5), marks=pytest.mark.long),
+    ],
+    ids=str,
 )
 def test_killed_at_any_moment_it_comes_to_the_same_weights(
     ranks: int, seeds: range, job: Callable[[int], Job], expected: Callable[[int], str]
@@ -203,6 +209,7 @@ ATTEMPTS = (
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.long
 @pytest.mark.parametrize("attempts", ATTEMPTS, ids=["flip, truncate", "remove, tear"])
 def test_stopped_and_robbed_of_its_newest_checkpoint_it_comes_to_the_same_weights(
     attempts: tuple[tuple[int, signal.Signals, str], ...], job: Callable[[int], Job], expected: Callable[[int], str]
@@ -351,6 +358,7 @@ def expected_of_two_hosts(tmp_path_factory: pytest.TempPathFactory) -> str:
         whole.__exit__()
 
 
+@pytest.mark.long
 def test_a_sharded_job_on_hosts_with_disks_of_their_own_comes_to_the_same_weights_after_a_kill(
     pair: Pair, expected_of_two_hosts: str
 ) -> None:
