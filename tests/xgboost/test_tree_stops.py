@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.boosting_hosts import free_port
+from tests.support.addresses import free_port
 from tests.support.trees import Run, Tree, is_alive
 
 SCRIPTS = {"xgboost": "xgboost_train.py", "random_forest": "random_forest_train.py"}

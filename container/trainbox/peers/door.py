@@ -10,7 +10,7 @@ import time
 from typing import Literal
 
 from trainbox.clock import Clock, Patience, Sleep, describe_missed, wait_from
-from trainbox.errors import PeerError
+from trainbox.errors import PeerError, Stopped
 from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Loss, Word
 from trainbox.peers.members import Members
 from trainbox.peers.wire import Wire, connect, listen
@@ -252,7 +252,7 @@ class _Caller:
             stack.pop_all()
         return wire, words[1:]
 
-    def _missed(self, error: OSError) -> PeerError:
+    def _missed(self, error: OSError) -> PeerError | Stopped:
         leader = self._members.names[0]
         where = f"port {self._port} of {self._members.address}: {error.strerror or error}"
         how = f"within {self._waiting.patience.seconds:g} s; {where}"
