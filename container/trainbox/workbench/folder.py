@@ -72,6 +72,32 @@ def claimed(out: Path, previous: JobRecord | None) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def held(directory: Path) -> Iterator[int]:
+    """Give a descriptor for hosts to inherit: the directory is held until this block and all of them have ended."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_held(directory: Path) -> bool:
+    """Whether hosts that have inherited such a descriptor live."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def keep_earlier_logs(out: Path, attempt: int) -> None:
     """`logs/HOST.log` of the attempt before this one becomes `logs/HOST.attempt-N.log`."""
     logs = out / "logs"

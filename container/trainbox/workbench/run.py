@@ -25,7 +25,7 @@ from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.outcome import Outcome, conclude
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
-from trainbox.workbench.processes import run_hosts
+from trainbox.workbench.processes import await_earlier, run_hosts
 from trainbox.workbench.record import (
     Curve,
     HostRecord,
@@ -166,7 +166,7 @@ class _Attempt:
     def _train(self) -> Outcome:
         started = time.monotonic()
         with Interrupts() as interrupts:
-            self._take_over()
+            self._take_over(interrupts)
             prepare(self.plan)
             self.seconds["prepare"] = time.monotonic() - started
             started = time.monotonic()
@@ -180,9 +180,13 @@ class _Attempt:
         code = 128 + interrupts.first if interrupts.first is not None else None
         return conclude(ended, self._failure(ended), interrupt_exit_code=code)
 
-    def _take_over(self) -> None:
+    def _take_over(self, interrupts: Interrupts) -> None:
         image = self.plan.request.isolation.image
-        if image is not None and self.plan.request.previous is not None:
+        if self.plan.request.previous is None:
+            return
+        if image is None:
+            await_earlier(self.plan, self.live, interrupts)
+        else:
             from trainbox.workbench.containers import remove_earlier  # noqa: PLC0415 - loads docker
 
             remove_earlier(self.plan, image, self.live)
