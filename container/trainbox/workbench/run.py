@@ -19,7 +19,7 @@ from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import DEFAULT_IMAGE
-from trainbox.workbench.folder import claimed, remove
+from trainbox.workbench.folder import claimed, keep_earlier_logs, logs_of_last, remove
 from trainbox.workbench.hosts import Ended
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.outcome import Outcome, conclude
@@ -131,6 +131,7 @@ class _Attempt:
         self._say_choices()
         if self.plan.request.previous is not None:
             keep_record(self.plan.request.previous, self.out)
+            keep_earlier_logs(self.out, self.plan.attempt)
         write_record(self.record, self.out)
         try:
             outcome = self._train()
@@ -332,11 +333,10 @@ def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
     if earlier.status != "InProgress":
         return dict(earlier.metrics)
     curves = Curves()
-    for log in sorted((out / "logs").glob("*.log")):
-        if ".attempt-" not in log.name:  # they are renamed when this attempt begins
-            with log.open("rb") as lines:
-                for line in lines:
-                    curves.feed(log.stem, line)
+    for host, log in logs_of_last(out, earlier.attempt).items():
+        with log.open("rb") as lines:
+            for line in lines:
+                curves.feed(host, line)
     return joined(earlier.metrics, curves.all())
 
 
