@@ -87,7 +87,7 @@ def seconds_allowed(event: Event, undisturbed: float, *, busy: float) -> float:
     """
     frozen = any(fault.blow == "freeze" and fault.kind == "supervisor" for fault in event.faults)
     fixed = HANG + START + PEERS + GRACE + _LOST + _OTHERS + (_SUPERVISOR if frozen and event.job.hosts > 1 else 0)
-    return fixed * slowness(busy) + 3 * undisturbed
+    return fixed * slowness(busy) + 2 * undisturbed
 
 
 def slowness(busy: float) -> float:
