@@ -24,7 +24,7 @@ LIMITS: Mapping[str, int] = {
     "trainbox_grace_seconds": GRACE,
 }
 _HYPERPARAMETERS: Mapping[Algorithm, Mapping[str, str]] = {
-    "pytorch": {"epochs": "8", "batch-size": "480", "checkpoint-seconds": "0.15"},
+    "pytorch": {"epochs": "8", "batch-size": "480", "checkpoint-seconds": "0.3"},
     "session": {"trainbox_launcher": "torchrun"},
     "xgboost": {
         "objective": "binary:logistic",
