@@ -12,7 +12,7 @@ PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lint format docs bench bench-image bench-health bench-torch bench-xgboost image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -91,6 +91,9 @@ test-environments: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.rea
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
 
+freeze: $(VENV)/.dev ## record anew what tests/frozen compares with; a commit of its own, with a line in CHANGELOG.md
+	$(BIN)/python -m tools.freeze $(WHAT)
+
 lint: $(VENV)/.dev ## ruff, mypy, the import rules, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -132,6 +135,14 @@ bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-i
 	$(BIN)/python -m tools.bench_hosts
 	$(BIN)/python -m tools.bench_forest
 
+SECONDS ?= 600
+SEED ?= 1
+LOAD ?= 2
+JOBS ?= 1
+
+fuzz-faults: $(VENV)/.dev ## jobs hit by faults at random: SECONDS=600 SEED=1, ONLY=K repeats one event, LOAD=2 JOBS=1 (root or user namespaces)
+	$(BIN)/python -m tools.fuzz_faults --seconds $(SECONDS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) --load $(LOAD) --jobs $(JOBS)
+
 bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-training
 	$(BIN)/python tools/bench.py --install
 
@@ -143,4 +154,4 @@ image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there i
 	tools/image/build "$(EXTRAS)"
 
 clean: ## remove what these verbs made
-	rm -rf $(VENV) .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -140,6 +140,31 @@ def test_only_rank_0_logs_metrics(tmp_path: Path, script: Path, host: str, env: 
 
 
 @pytest.mark.process
+def test_a_hook_that_the_script_sets_stays(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(
+        "import sys, msgspec, trainbox\n"
+        "class Params(msgspec.Struct): pass\n"
+        "trainbox.hyperparameters(Params)\n"
+        "assert sys.excepthook is not sys.__excepthook__\n"
+        "def own(*_): print('own')\n"
+        "sys.excepthook = own\n"
+        "trainbox.hyperparameters(Params)\n"
+        "trainbox.current_job()\n"
+        "trainbox.channel('validation')\n"
+    )
+    answer = run(script, root=tree(tmp_path / "root", {}))
+    assert (answer.returncode, answer.stdout) == (1, "own\n"), answer.stderr
+
+
+@pytest.mark.process
+def test_a_program_that_the_script_starts_has_flags_of_its_own(tmp_path: Path, script: Path) -> None:
+    root, env = tree(tmp_path / "root", {"eta": "0.5"}), {"SM_USER_ARGS": '["--eta", "0.5", "--name", "x"]'}
+    assert "max_depth=3, eta=0.5, name=''" in run(script, "--eta", "0.5", "--name", "x", root=root, env=env).stdout
+    assert "max_depth=4, eta=0.5, name=''" in run(script, "--max_depth", "4", root=root, env=env).stdout
+
+
+@pytest.mark.process
 def test_a_rank_that_is_no_number_is_named(tmp_path: Path, script: Path) -> None:
     answer = run(script, root=tree(tmp_path / "root", {}), env={"RANK": "first"})
     assert answer.returncode == 2

@@ -22,10 +22,14 @@ import itertools
 import sys
 from contextlib import ExitStack
 
+import trainbox
+
+if __name__ == "__main__":
+    trainbox.stop_requested()  # from here on a stop is heard: the imports below take seconds
+
 import numpy as np
 
-import trainbox
-from trainbox.errors import RunError
+from trainbox.errors import RunError, Stopped
 from trainbox.peers import Circle
 from trainbox.tabular.lean import put_off, unlisted, without
 from trainbox.tabular.pace import Pace
@@ -182,5 +186,10 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Stopped as stop:
+        if not trainbox.stop_requested():  # another host was stopped, and this one may never be
+            raise
+        say(f"{stop.message}: there is nothing to save; a resumed job starts from its last checkpoint")
     gc.freeze()  # what is left goes with the process; to look through it for garbage first takes half a second

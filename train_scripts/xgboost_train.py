@@ -19,11 +19,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
+import trainbox
+
+if __name__ == "__main__":
+    trainbox.stop_requested()  # from here on a stop is heard: the imports below take seconds
+
 import numpy as np
 import numpy.typing as npt
 
-import trainbox
-from trainbox.errors import RunError
+from trainbox.errors import RunError, Stopped
 from trainbox.tabular.lean import unlisted, without
 
 # Nine tenths of the time of this import are for classifiers and data frames, and for what SciPy copies of NumPy.
@@ -213,5 +217,10 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Stopped as stop:
+        if not trainbox.stop_requested():  # another host was stopped, and this one may never be
+            raise
+        say(f"{stop.message}: there is nothing to save; a resumed job starts from its last checkpoint")
     gc.freeze()  # what is left goes with the process; to look through it for garbage first takes half a second

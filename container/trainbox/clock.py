@@ -40,12 +40,12 @@ class Patience(msgspec.Struct, frozen=True):
     started: float
     #: When it is over, if this process is not stopped.
     until: float
-    #: The last look at the clock, and when the next is due.
+    #: The last look at the clock, and when the next is due at the latest.
     now: float
-    next: float
-    #: How long this process did not run before the last look, and all in all.
+    due: float
+    #: How long this process did not run just before the last look, and all in all.
     missed: float = 0.0
-    missed_before: float = 0.0
+    missed_in_all: float = 0.0
 
     def look(self, now: float, *, pause: float = float("inf")) -> "Patience":
         """The same wait at a later moment.
@@ -54,17 +54,16 @@ class Patience(msgspec.Struct, frozen=True):
             now: The time.
             pause: How long the caller wants to wait at most before it looks again.
         """
-        gap = missed(self.next, now)
+        gap = missed(self.due, now)
         until = max(self.until + gap, now + AFTERWARDS_SECONDS) if gap else self.until
-        upcoming = max(now, min(until, now + pause))
         return msgspec.structs.replace(
-            self, until=until, now=now, next=upcoming, missed=gap, missed_before=self.missed_before + gap
+            self, until=until, now=now, due=now + pause, missed=gap, missed_in_all=self.missed_in_all + gap
         )
 
     @property
     def pause(self) -> float:
         """For how long to wait now."""
-        return self.next - self.now
+        return max(0.0, min(self.due, self.until) - self.now)
 
     @property
     def is_over(self) -> bool:
@@ -72,14 +71,19 @@ class Patience(msgspec.Struct, frozen=True):
         return self.now >= self.until
 
     @property
+    def was_absent(self) -> bool:
+        """Whether this process did not run for so long that others, who wait as long, have given it up."""
+        return 0.0 < self.missed_in_all >= self.seconds
+
+    @property
     def waited(self) -> float:
         """How long this process has waited."""
-        return self.now - self.started - self.missed_before
+        return self.now - self.started - self.missed_in_all
 
 
 def wait_from(now: float, seconds: float) -> Patience:
     """The wait that begins now."""
-    return Patience(seconds, started=now, until=now + seconds, now=now, next=now)
+    return Patience(seconds, started=now, until=now + seconds, now=now, due=now)
 
 
 def describe_missed(seconds: float) -> str:

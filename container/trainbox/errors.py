@@ -12,9 +12,10 @@
     ├── RunError             10   `trainbox run` was asked for something it cannot do
     ├── TrainingError        11   the loss is not finite, or ranks hold different parameters
     ├── PreflightError       12   the health checks before the script broke
+    ├── ResourceError        13   memory, threads or open files do not suffice for what the job asks
     ├── ConfigurationError   64   the health checks say that the request or the image must change
     ├── HardwareError        78   the health checks say that a part of the cluster must be repaired
-    └── Stopped             143   SIGTERM or SIGINT came before the script was started
+    └── Stopped             143   the job was stopped before there was anything to save
 
 What a *script* does keeps its own exit code (7 stays 7, a signal is 128+n); these codes are for trainbox's own errors.
 Anything else that escapes is a defect of trainbox and leaves with 70 (`EX_SOFTWARE`).
@@ -123,6 +124,12 @@ class PreflightError(TrainboxError):
     fault = "AlgorithmError"
 
 
+class ResourceError(TrainboxError):
+    """Memory, threads or open files do not suffice for what the job asks."""
+
+    exit_code = 13
+
+
 class ConfigurationError(TrainboxError):
     """The health checks say that the request or the image must change."""
 
@@ -142,6 +149,6 @@ class HardwareError(TrainboxError):
 
 
 class Stopped(TrainboxError):  # noqa: N818 - SageMaker's own word for this end, and no defect
-    """SIGTERM or SIGINT came before the script was started."""
+    """The job was stopped before there was anything to save: before the script, or while it read its data."""
 
     exit_code = 143

@@ -16,6 +16,8 @@ from trainbox.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
+#: It is read whole, before anything vouches for it: names and digests of 100,000 files take a quarter of this.
+LARGEST_MANIFEST_BYTES = 64 * 1024 * 1024
 
 # What SageMaker's upload agent puts beside a file while and after it uploads it, and the ending that it passes over:
 # not documented, but AWS's own XGBoost container relies on them (sagemaker_xgboost_container/checkpointing.py).
@@ -61,9 +63,12 @@ def read_manifest(directory: Path) -> Manifest:
     """
     try:
         with _open_plain(directory, MANIFEST) as file:
-            text = file.read()
+            text = file.read(LARGEST_MANIFEST_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise CheckpointError(f"it has no {MANIFEST}: its write did not finish") from None
+    if len(text) > LARGEST_MANIFEST_BYTES:
+        raise CheckpointError(f"{MANIFEST} has {size:,} bytes; at most {LARGEST_MANIFEST_BYTES:,} are read")
     try:
         version = msgspec.json.decode(text, type=_Format).format
         if version != FORMAT:
@@ -176,7 +181,7 @@ def seal(manifest: Manifest) -> bytes:
     """A manifest as it lies on disk.
 
     Raises:
-        CheckpointError: A file has a name that is not UTF-8.
+        CheckpointError: A file has a name that is not UTF-8, or there is more to say than can be read back.
     """
     try:
         body = msgspec.json.encode(manifest)
@@ -185,7 +190,14 @@ def seal(manifest: Manifest) -> bytes:
             f"a file of the checkpoint of step {manifest.step} has a name that is not UTF-8: {error.object!r}",
             hint="rename it",
         ) from error
-    return msgspec.json.encode(_Sealed(FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))) + b"\n"
+    text = msgspec.json.encode(_Sealed(FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))) + b"\n"
+    if len(text) > LARGEST_MANIFEST_BYTES:
+        raise CheckpointError(
+            f"the info and the file names of the checkpoint of step {manifest.step} take {len(text):,} bytes;"
+            f" at most {LARGEST_MANIFEST_BYTES:,} are possible",
+            hint="write large things to a file of the checkpoint",
+        )
+    return text
 
 
 def write_manifest(directory: Path, text: bytes) -> None:

@@ -9,8 +9,10 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 
+from trainbox.errors import Stopped
 from trainbox.say import say
 
 
@@ -24,12 +26,32 @@ class StopFlag:
     def __init__(self, grace_seconds: float) -> None:
         self.grace_seconds = grace_seconds
         self._deadline: float | None = None
+        #: What the main thread does in the meantime, where it is to leave at once.
+        self._doing = ""
         self._masks: dict[int, set[signal.Signals | int]] = {}
 
     def __call__(self, _signum: int, _frame: FrameType | None) -> None:
-        """Remember the moment of the first signal."""
+        """Remember the moment of the first signal; where nothing is to be saved yet, leave."""
         if self._deadline is None:
             self._deadline = time.monotonic() + self.grace_seconds
+            if self._doing:
+                raise Stopped(f"stopped by SIGTERM while {self._doing}")
+
+    @contextlib.contextmanager
+    def leaving(self, doing: str) -> Iterator[None]:
+        """See `leaving_at_once`."""
+        self._leave(f"before {doing}")
+        self._doing = doing
+        try:
+            yield
+        finally:
+            self._doing = ""
+        # Python drops what a handler raises while a finalizer runs, and a library may catch it.
+        self._leave(f"while {doing}")
+
+    def _leave(self, when: str) -> None:
+        if self.requested:
+            raise Stopped(f"stopped by SIGTERM {when}")
 
     @property
     def requested(self) -> bool:
@@ -89,3 +111,20 @@ def install(grace_seconds: float) -> StopFlag:
         replaced = "a handler set by a C library" if current is None else repr(current)
         say(f"SIGTERM now asks for a stop; it had {replaced} before")
     return flag
+
+
+@contextlib.contextmanager
+def leaving_at_once(doing: str) -> Iterator[None]:
+    """In this block, a wait or a long read with nothing to save, a stop raises in the main thread instead of waiting.
+
+    A process without a flag (`install`) is left alone: there SIGTERM keeps its action.
+
+    Args:
+        doing: What the block does, as in "reading the rows".
+
+    Raises:
+        Stopped: SIGTERM has come, in the block or before.
+    """
+    flag = signal.getsignal(signal.SIGTERM)
+    with flag.leaving(doing) if isinstance(flag, StopFlag) else contextlib.nullcontext():
+        yield

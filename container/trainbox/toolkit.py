@@ -73,14 +73,18 @@ def _is_flag(text: str) -> bool:
     return False
 
 
-def _read_flags() -> Flags:
-    """The flags of this process; none where the supervisor wrote them, from hyperparameters it passes whole as well."""
-    sys.excepthook = _end_as_declared
-    arguments = sys.argv[1:]
-    passed = read_environment().get("SM_USER_ARGS")
-    if passed is not None and json.loads(passed) == arguments:
-        return Flags()
-    return parse_flags(arguments)
+def _read_flags(arguments: Sequence[str], env: Mapping[str, str]) -> Flags:
+    """Return the flags of this process; none where the supervisor wrote the arguments."""
+    return Flags() if _are_of_supervisor(arguments, env) else parse_flags(arguments)
+
+
+def _are_of_supervisor(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Whether the supervisor made these arguments, from hyperparameters which a script gets whole as well.
+
+    The variable alone does not tell: programs that the script starts inherit it, and have arguments of their own.
+    """
+    made = env.get("SM_USER_ARGS")
+    return made is not None and json.loads(made) == list(arguments)
 
 
 @functools.cache
@@ -94,11 +98,18 @@ def current_job() -> Job:
     Raises:
         ContractError: A file SageMaker gave is malformed.
     """
+    _install_exit_codes()
     env = read_environment()
-    flags = _read_flags()
+    flags = _read_flags(sys.argv[1:], env)
     job = read_job(_root(env), env)
     given = {name: Channel(name=name, path=path.absolute()) for name, path in flags.channels.items()}
     return msgspec.structs.replace(job, channels={**job.channels, **given}) if given else job
+
+
+@functools.cache
+def _install_exit_codes() -> None:
+    """Make errors of ours end the process with their exit codes; once, so that a hook that the script sets stays."""
+    sys.excepthook = _end_as_declared
 
 
 def _end_as_declared(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -130,7 +141,8 @@ def hyperparameters(params_type: type[P]) -> P:
     Raises:
         HyperparameterError: Names everything that is wrong at once: unknown names, types, ranges, missing ones.
     """
-    flags = _read_flags()
+    _install_exit_codes()
+    flags = _read_flags(sys.argv[1:], read_environment())
     program = Path(sys.argv[0]).name
     if flags.help:
         print(_usage(params.fields(params_type), program))

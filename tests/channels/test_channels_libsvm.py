@@ -130,7 +130,18 @@ BAD = {
     "a group that comes back": ("0 qid:1 1:1\n\n0 qid:2 1:1\n1 qid:1 1:2\n", r"a\.svm:4: rows of group 1 came before"),
     "CSV further down": ("0 1:1\n1,2,3\n", r"a\.svm:2: '1,2,3' is no label: this looks like CSV"),
     "labels alone": ("0\n1\n", r"a\.svm: no row has a feature"),
-    "bytes of zero": ("0 1:1\n1 1:\0\n", r"a\.svm:2: '1:\\x00': the value is not a number"),
+    "a byte of zero": ("0 1:1\n1 1:\0\n", r"a\.svm:2: column 5 holds the control byte 0x00"),
+    "a byte of zero between two pairs": ("0 1:1\n1 1:2\x002:3\n", r"a\.svm:2: column 6 holds the control byte 0x00"),
+    "a hole at the end": ("0 1:1\n1 1:2" + "\0" * 4096, r"a\.svm:2: column 6 .* 0x00\n.*the file ends here, without"),
+    "a vertical tab": ("0 1:1\n1 1:2\x0b2:3\n", r"a\.svm:2: column 6 holds the control byte 0x0b"),
+    "a separator of units": ("0 1:1\n1 1:2\x1f2:3\n", r"a\.svm:2: column 6 holds the control byte 0x1f"),
+    "a byte of zero for a line end": ("0 1:1\x001 1:2\n", r"a\.svm:1: column 6 holds the control byte 0x00"),
+    "lines of zeros": ("0 1:1\n\0\0\n1 1:2\n", r"a\.svm:2: column 1 holds the control byte 0x00"),
+    "a blank that is no ASCII": ("0 1:1\n1 1:2\u00a02:3\n", r"a\.svm:2: '1:2\\xa02:3': the value is not a number"),
+    "a file that ends within an index": ("0 1:1\n1 1:2 3", r"a\.svm:2: '3' is no index:value\n.*the file ends here"),
+    "a file that ends behind a colon": ("0 1:1\n1 1:2 3:", r"a\.svm:2: '3:': the value .*\n.*the file ends here"),
+    "a file that ends within a number": ("0 1:1\n1 1:2 3:1e", r"a\.svm:2: '3:1e': the value .*\n.*the file ends here"),
+    "a file that ends within a qid": ("0 qid:1 1:1\n1 qid:", r"a\.svm:2: 'qid:' is no group.*\n.*the file ends here"),
     "a fault far down": ("0 1:1 2:3.25\n" * 350_000 + "1 1:x\n", r"a\.svm:350001: '1:x'"),
 }
 
@@ -139,6 +150,11 @@ BAD = {
 def test_bad_rows_are_errors_that_say_where(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path, {"a.svm": text}))
+
+
+def test_a_comment_may_hold_any_byte(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, {"a.svm": "1 1:2 # \0\x0b\x7f\n#\0\n0 2:1\n"}))
+    assert table.labels.tolist() == [1, 0]
 
 
 def test_files_with_and_without_weights_are_no_one_table(tmp_path: Path) -> None:

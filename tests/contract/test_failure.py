@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.failure import LONGEST_FAILURE, compose, release_failure, reserve_failure, write_failure
+from trainbox.contract.failure import (
+    LONGEST_FAILURE,
+    compose,
+    read_failure,
+    release_failure,
+    reserve_failure,
+    write_failure,
+)
 
 # -- the text ----------------------------------------------------------------------------------------------------------
 
@@ -66,3 +73,12 @@ def test_what_was_reserved_is_given_back_and_an_old_file_goes(tmp_path: Path) ->
     reserve_failure(path)
     release_failure(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_file_of_any_size_is_read_in_part(tmp_path: Path) -> None:
+    (tmp_path / "failure").write_text("the loss is not finite\n")
+    with (tmp_path / "failure").open("r+b") as file:
+        file.truncate(60 * 2**30)  # sparse: it takes no space
+    text = read_failure(tmp_path / "failure")
+    assert text.startswith("the loss is not finite\n")
+    assert len(text) <= 100_000

@@ -12,7 +12,9 @@ from trainbox.elastic.causes import (
     History,
     decide,
     describe,
+    describe_stop,
     find_root,
+    follows_stop,
     is_consequence,
     restarted,
 )
@@ -163,3 +165,24 @@ def test_a_failure_in_one_line() -> None:
     assert describe(raised("builtins.KeyError", "x\nmore", rank=2)) == "rank 2 failed: builtins.KeyError: x"
     assert describe(exited(3)) == "rank 0 failed: exit code 3"
     assert describe(killed(9, rank=3, hung="hangs")) == "rank 3 hangs"
+
+
+def test_after_a_stop_ranks_that_were_ended_or_lost_others_follow_from_it_and_an_error_does_not() -> None:
+    killed_by_agent = RankFailure(0, "a", 137, signal.SIGKILL, None, ended=True)
+    interrupted = raised("builtins.KeyboardInterrupt")
+    for failure in (PEER_GONE, killed(signal.SIGTERM), killed(signal.SIGINT), killed_by_agent, interrupted):
+        assert follows_stop(failure)
+    for failure in (raised("builtins.ValueError", "while saving"), killed(signal.SIGKILL), killed(signal.SIGSEGV)):
+        assert not follows_stop(failure)
+
+
+def test_of_a_stop_it_is_said_what_it_did_to_the_rank_that_ended_first() -> None:
+    number = signal.SIGTERM
+    assert describe_stop(number, None) == "stopped by SIGTERM"
+    assert describe_stop(number, killed(number, rank=2)) == (
+        "stopped by SIGTERM: rank 2 ended at once: it had no handler for it, or not yet"
+    )
+    assert describe_stop(number, RankFailure(0, "a", 137, signal.SIGKILL, None, step=7, ended=True)) == (
+        "stopped by SIGTERM after step 7: rank 0 had no step to save, or did not leave in time, and was ended"
+    )
+    assert describe_stop(number, PEER_GONE).endswith("rank 0 lost its connection to ranks that had ended")

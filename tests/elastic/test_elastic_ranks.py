@@ -16,6 +16,7 @@ from tests.support.waiting import eventually
 from trainbox.elastic.forkserver import MESSAGE_BYTES, ForkServer, Started
 from trainbox.elastic.hang import Limits
 from trainbox.elastic.ranks import Ranks, RankStuck, ServerLost
+from trainbox.errors import Stopped
 from trainbox.launch.relay import Sink
 from trainbox.launch.silence import process_state
 
@@ -33,7 +34,8 @@ class Server:
         self.ranks = Ranks(ForkServer(self.process.pid, ours), (sink, sink), limits=limits)
         self._thread = threading.Thread(target=answer, args=(self.theirs,))
         self._thread.start()
-        threading.Thread(target=self._hang_up).start()
+        self._hanging_up = threading.Thread(target=self._hang_up)
+        self._hanging_up.start()
 
     def _hang_up(self) -> None:
         """What the kernel does when a process ends; it stays a zombie, for the ranks to reap."""
@@ -43,6 +45,7 @@ class Server:
 
     def close(self) -> None:
         self.ranks.server.kill()
+        self._hanging_up.join()
         self.ranks.server.wait()
         self.process.returncode = 0  # it has been reaped
         self.ranks.forget()
@@ -137,6 +140,23 @@ def test_a_stopped_fork_server_is_not_taken_for_ranks_that_do_not_end(
     eventually(lambda: process_state(server.process.pid) == "T", "a stopped server")
     server.ranks.end(0.1)
     assert "is stopped" in str(server.ranks.lost)
+
+
+def test_a_stop_does_not_wait_for_a_fork_server_that_still_imports(serve: Callable[..., Server]) -> None:
+    """It comes when the server has been asked for a rank; nothing starts after it, either."""
+    servers: list[Server] = []
+
+    def stop_when_asked(channel: socket.socket) -> None:
+        _read_nothing(channel)
+        servers[0].ranks.stop(signal.SIGTERM)
+
+    servers.append(server := serve(stop_when_asked))
+    with pytest.raises(Stopped, match="stopped by SIGTERM before the ranks were started"):
+        server.ranks.start(0, {})
+    assert server.ranks.alive == []
+    server.ranks.end(60.0)  # does not wait
+    with pytest.raises(Stopped):
+        server.ranks.start(1, {})
 
 
 def _read_nothing(channel: socket.socket) -> None:

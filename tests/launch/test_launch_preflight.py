@@ -1,5 +1,7 @@
 """Which jobs are checked before the script, how, and what follows from how the checks ended."""
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,8 @@ def test_the_checks_are_told_what_is_going_to_run() -> None:
     assert given.settings.peer_timeout_seconds < planned.limit_seconds < float("inf")
 
 
-def outcome(code: int, **more: Any) -> Outcome:
-    exits = (Exit("preflight", code, max(0, code - 128), stderr="", stdout=""),)
+def outcome(code: int, *, hung: str = "", **more: Any) -> Outcome:
+    exits = (Exit("preflight", code, max(0, code - 128), stderr="", stdout="", hung=hung),)
     usual = {"stopped_by": 0, "killed_after_grace": False, "memory_kills": 0, "memory_limit": None, "leftovers": 0}
     return Outcome(exits=exits, **{**usual, "seconds": 1.0, **more})
 
@@ -74,6 +76,13 @@ def outcome(code: int, **more: Any) -> Outcome:
             f"{BROKEN} did not end within 900 s",
             None,
         ),
+        (
+            outcome(137, hung="was stopped for 31.0 s and was ended"),
+            "",
+            PreflightError,
+            f"{BROKEN} did not end: their process was stopped for 31.0 s",
+            None,
+        ),
     ],
 )
 def test_how_the_checks_ended_decides(
@@ -91,7 +100,20 @@ def test_sound_hosts_go_on() -> None:
 
 @pytest.mark.process
 def test_a_child_is_killed_when_its_limit_is_over(tmp_path: Path) -> None:
-    child = Child("sleeper", (sys.executable, "-c", "import time; time.sleep(60)"), {}, tmp_path)
+    child = Child("sleeper", (sys.executable, "-c", "import time; time.sleep(1000)"), {}, tmp_path)
     ended = supervise(Plan((child,), grace_seconds=1.0, limit_seconds=0.3))
     assert (ended.code, ended.killed_after_grace, ended.stopped_by) == (137, True, 0)
-    assert ended.seconds < 30
+
+
+@pytest.mark.process
+def test_a_child_that_is_watched_is_killed_once_it_has_been_stopped_for_its_limit(tmp_path: Path) -> None:
+    argv = ("sh", "-c", "kill -STOP $$; exit 3")
+    frozen = Child("frozen", argv, {"PATH": os.defpath}, tmp_path, hang_seconds=0.3)
+    ended = supervise(Plan((frozen,), grace_seconds=1.0))
+    assert (ended.code, ended.killed_after_grace, ended.stopped_by) == (137, False, 0)
+    assert re.fullmatch(r"was stopped for [\d.]+ s and was ended", ended.exits[0].hung)
+    argv = ("sh", "-c", "(sleep 1.5; kill -CONT $$) & kill -STOP $$; exit 3")
+    for limit in (0.0, 1000.0):  # never, and not as long as a debugger may take
+        stopped = Child("stopped", argv, {"PATH": os.defpath}, tmp_path, hang_seconds=limit)
+        ended = supervise(Plan((stopped,), grace_seconds=1.0))
+        assert (ended.code, ended.exits[0].hung) == (3, "")

@@ -59,8 +59,28 @@ def test_after_the_timeout_the_error_names_the_missing_hosts() -> None:
     assert seconds == 120
 
 
+@pytest.mark.parametrize("stop", [7.0, 3600.0])
+def test_a_stop_of_this_process_is_no_time_that_the_others_had(stop: float) -> None:
+    """After it was stopped for longer than the timeout the names are there, a little later."""
+    clock = Clock()
+    said: list[str] = []
+    pauses = iter([0.5, 0.5 + stop])
+    started = clock.now
+    wait_for_peers(
+        ["algo-1"],
+        timeout=6,
+        say=said.append,
+        is_known=lambda _: clock.now - started >= stop + 1.5,
+        clock=lambda: clock.now,
+        sleep=lambda _: clock.sleep(next(pauses, 0.5)),
+    )
+    # A look-up may take five seconds: no more than the rest shows.
+    assert f"this process did not run for {stop - 5:.1f} s" in said[0]
+    assert clock.now - started == stop + 1.5
+
+
 def test_a_name_server_that_is_dead_does_not_multiply_the_wait() -> None:
-    said, seconds = wait({f"algo-{number}": 1e9 for number in range(100)}, lookup=10.0)
+    said, seconds = wait({f"algo-{number}": 1e9 for number in range(100)}, lookup=5.0)
     assert seconds <= 130
     assert len(said) == 12
     assert said[0].startswith("waiting for the address of algo-0, algo-1, algo-2, algo-3, algo-4 and 95 more (10 of")

@@ -43,6 +43,13 @@ def test_the_tail_is_the_end_of_all_that_was_written(sizes: list[tuple[int, bool
     assert lines.end() == b"".join(chunks)[-TAIL_BYTES:]
 
 
+def test_a_line_of_a_mebibyte_in_the_smallest_chunks_costs_what_its_bytes_cost() -> None:
+    """To copy what has come so far with each chunk would be 10^12 bytes."""
+    lines = Lines()
+    given_out = sum(len(lines.feed(b"\0")) for _ in range(LONGEST_LINE_BYTES))
+    assert (given_out, len(lines.close()), len(lines.end())) == (0, LONGEST_LINE_BYTES, TAIL_BYTES)
+
+
 def test_a_sink_waits_for_a_slow_reader_of_a_non_blocking_pipe() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

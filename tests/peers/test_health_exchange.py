@@ -1,5 +1,6 @@
 """How hosts tell each other what they found: real sockets, each host a thread."""
 
+import contextlib
 import itertools
 import os
 import socket
@@ -11,7 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 import pytest
 
-from trainbox.peers.exchange import OTHER_VERSION, Exchange, Lost, meet
+from tests.support.timeline import Timeline
+from trainbox.peers.exchange import OTHER_VERSION, Exchange, Hub, Lost, Spoke, meet
+
+pytestmark = pytest.mark.process
 
 _NUMBERS = itertools.count()
 PORT = 29433
@@ -87,9 +91,16 @@ def test_all_hosts_get_the_same_answer_in_every_round_and_what_is_theirs(hosts: 
 
 
 @pytest.mark.process
-def test_hosts_that_are_late_in_a_round_are_waited_for(hosts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (0, 2, 3, 1)])
+def test_hosts_that_are_late_in_a_round_are_waited_for(hosts: tuple[str, ...], order: tuple[int, ...]) -> None:
+    """Each begins its round when the one before has; the first collects all the time."""
+    turns = [threading.Event() for _ in range(5)]
+    turns[0].set()
+
     def act(exchange: Exchange, host: str) -> Decided:
-        time.sleep(0.3 * hosts.index(host))
+        place = order.index(hosts.index(host))
+        assert turns[place].wait(60)
+        turns[place + 1].set()
         return agree(exchange, host, 1)
 
     assert {answer.total for answer in together(hosts, act).values() if isinstance(answer, Decided)} == {4}
@@ -141,11 +152,73 @@ def test_hosts_that_never_come_are_named(hosts: tuple[str, ...]) -> None:
 
 
 @pytest.mark.process
-def test_without_the_first_host_the_others_give_up_in_time(hosts: tuple[str, ...]) -> None:
-    started = time.monotonic()
-    with pytest.raises(Lost, match=r"never arrived \(port 29433: Connection refused\)"):
-        meet(hosts, hosts[1], PORT, "job", patience=0.5)
-    assert time.monotonic() - started < 10
+@pytest.mark.parametrize("patience", [0.0, 0.5, 900.0])
+def test_without_the_first_host_the_others_give_up_when_their_patience_is_over(
+    hosts: tuple[str, ...], patience: float
+) -> None:
+    line = Timeline()
+    started = line.now
+    with pytest.raises(Lost, match=r"never arrived \(port 29433: Connection refused\)") as lost:
+        Spoke(hosts, hosts[1], PORT, "job", patience=patience, clock=time.time, monotonic=line.clock, sleep=line.sleep)
+    assert lost.value.host == hosts[0]
+    assert patience <= line.now - started < patience + 0.1
+
+
+@pytest.mark.process
+def test_a_host_that_was_itself_stopped_for_as_long_as_all_wait_does_not_blame_the_first(
+    hosts: tuple[str, ...],
+) -> None:
+    line = Timeline()
+    pauses = iter([0.05, 700.0])  # the second ends as it is thawed
+
+    def sleep(_seconds: float) -> None:
+        line.sleep(next(pauses, 0.05))
+
+    with pytest.raises(Lost) as lost:
+        Spoke(hosts, hosts[1], PORT, "job", patience=60, clock=time.time, monotonic=line.clock, sleep=sleep)
+    assert lost.value.host == hosts[1]
+    assert lost.value.reason.startswith(f"did not run for 690 s; {hosts[0]}: never arrived (port 29433")
+
+
+@pytest.mark.process
+def test_hosts_that_came_while_the_first_was_stopped_are_heard_though_their_time_is_over(
+    hosts: tuple[str, ...],
+) -> None:
+    line = Timeline()
+    first = Hub(hosts, PORT, "job", patience=5, clock=time.time, monotonic=line.clock)
+    others = [meet(hosts, host, PORT, "job", patience=60) for host in hosts[1:]]
+    with contextlib.ExitStack() as stack:
+        for exchange in (first, *others):
+            stack.callback(exchange.close)
+        line.sleep(3600)
+
+        def one(exchange: Exchange, host: str) -> Decided:
+            exchange.settle(seconds=60)
+            return agree(exchange, host, 1)
+
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(one, (first, *others), hosts))
+    assert [(answer.total, answer.silent) for answer in answers] == [(4, {})] * 4
+
+
+@pytest.mark.process
+def test_a_first_host_that_is_stopped_within_a_round_gives_the_others_as_much_longer(
+    hosts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its clock stands still until it jumps, while the other host is still on its way."""
+    line = Timeline()
+    first = Hub(hosts[:2], PORT, "job", patience=5, clock=time.time, monotonic=line.clock)
+    other = meet(hosts[:2], hosts[1], PORT, "job", patience=60)
+    with ThreadPoolExecutor(2) as threads:
+        decided = threads.submit(agree, first, hosts[0], 1, 20)
+        other.settle(seconds=60)
+        line.sleep(3600)
+        eventually_said = threads.submit(agree, other, hosts[1], 10, 20)
+        assert decided.result() == Decided(11, {})
+        assert eventually_said.result().total == 11
+    for exchange in (first, other):
+        exchange.close()
+    assert "this process did not run for 3599.0 s" in capsys.readouterr().err
 
 
 @pytest.mark.process

@@ -1,12 +1,16 @@
 """Members as processes, and what the others do when one dies, freezes or wakes up again."""
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.parties import Party
 from tests.support.trees import Tree
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.process
 
 pytestmark = pytest.mark.process
 
@@ -14,7 +18,7 @@ pytestmark = pytest.mark.process
 BUSY_AND_WAITING = """
 circle.gather(circle.rank, int)
 ready()
-time.sleep(60 * (circle.rank == 2))
+time.sleep(1000 * (circle.rank == 2))
 while True:
     circle.gather(circle.rank, int)
     time.sleep(0.01)
@@ -22,16 +26,15 @@ while True:
 
 
 @pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
-def test_one_that_is_killed_is_named_by_all_within_seconds(victim: str) -> None:
+def test_one_that_is_killed_is_named_by_all_also_by_one_that_is_busy_for_longer_than_the_test(victim: str) -> None:
     with Party(3, BUSY_AND_WAITING) as party:
         party.start().until_ready()
-        killed = party.signal(signal.SIGKILL, victim)
-        ended = party.finish(*{*party.names} - {victim}, since=killed)
+        party.signal(signal.SIGKILL, victim)
+        ended = party.finish(*{*party.names} - {victim})
     for one in ended.values():
         assert one.code == 5
         last = one.stderr.rpartition("\n  hint: ")[0].splitlines()[-1]
         assert last == f"trainbox.errors.PeerError: {victim} is lost: the connection was closed"
-        assert one.seconds < 10  # measured: 0.2 s, and 1.6 s where the main thread is busy
     # Where the main thread was when the process was ended.
     assert ", in body\n" in ended["algo-3"].stderr
 
@@ -40,17 +43,42 @@ def test_one_that_is_killed_is_named_by_all_within_seconds(victim: str) -> None:
 def test_one_that_is_frozen_is_named_after_the_limit_and_ends_when_it_wakes_up(victim: str) -> None:
     with Party(3, BUSY_AND_WAITING, limit=2) as party:
         party.start().until_ready()
-        frozen = party.signal(signal.SIGSTOP, victim)
-        ended = party.finish(*{*party.names} - {victim}, since=frozen)
+        party.signal(signal.SIGSTOP, victim)
+        ended = party.finish(*{*party.names} - {victim})
         party.signal(signal.SIGCONT, victim)
         woken = party.finish(victim)[victim]
     for one in ended.values():
         assert one.code == 5
         assert f"PeerError: {victim} is lost: nothing has been heard of it for 2 s\n" in one.stderr
-        assert 1 < one.seconds < 10  # measured: at most 2 + 1.6 s
     assert woken.code == 5
     given_up = f"PeerError: {victim} is this one: nothing has been heard of it for 2 s, and the others have given it up"
     assert given_up in woken.stderr
+
+
+#: All go on until a file is there that all of them have seen.
+TOGETHER = """
+circle.gather(circle.rank, int)
+ready()
+while not all(circle.gather(os.path.exists(FILE), bool)):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("first", ["algo-1", "algo-2"])
+def test_members_that_were_all_frozen_and_wake_up_one_after_the_other_go_on(first: str, tmp_path: Path) -> None:
+    """As the containers of a paused engine. The first to wake up has heard nothing for longer than the limit."""
+    with Party(3, TOGETHER.replace("FILE", repr(str(tmp_path / "end"))), limit=4) as party:
+        party.start().until_ready()
+        for name in party.names:
+            party.signal(signal.SIGSTOP, name)
+        time.sleep(5)
+        party.signal(signal.SIGCONT, first)
+        eventually(lambda: "this process did not run for" in party.stderr(first), "the first to notice")
+        for name in party.names:
+            party.signal(signal.SIGCONT, name)
+        (tmp_path / "end").touch()
+        ended = party.finish()
+    assert {name: one.code for name, one in ended.items()} == dict.fromkeys(party.names, 0), ended
 
 
 SCRIPT = """
@@ -63,11 +91,13 @@ def main():
     members = find_members(job, trainbox.toolkit.current_ranks())
     with join(members, patience=30, limit=20, port=job.port) as circle:
         circle.gather(members.name, str)
+        open(os.path.join(os.environ["MEET"], members.name), "w").close()
         if circle.rank == 1:
-            time.sleep(1)  # until the others are where they wait
+            while len(os.listdir(os.environ["MEET"])) < 3:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         if circle.rank == 2:
-            time.sleep(60)  # as in a call of a library that lasts
+            time.sleep(1000)  # as in a call of a library that lasts
         circle.gather(members.name, str)
 
 main()
@@ -80,11 +110,12 @@ def test_the_failure_of_each_host_names_the_lost_one(tmp_path: Path) -> None:
         address = place.address.rpartition(".")[0]
     hosts = [f"{address}.{number}" for number in (1, 2, 3)]
     trees = [Tree(tmp_path / host).hosts(*hosts, current=host).program(SCRIPT) for host in hosts]
-    started = [tree.start({"MASTER_PORT": "29473"}) for tree in trees]
+    (tmp_path / "meet").mkdir()
+    started = [tree.start({"MASTER_PORT": "29473", "MEET": str(tmp_path / "meet")}) for tree in trees]
     runs = [tree.finish(process) for tree, process in zip(trees, started, strict=True)]
     assert [run.code for run in runs] == [5, 137, 5]
     lost = f"AlgorithmError: PeerError: {hosts[1]} is lost: the connection was closed"
-    for run, line in ((runs[0], 16), (runs[2], 15)):
+    for run, line in ((runs[0], 18), (runs[2], 17)):
         assert run.failure is not None
         first, *rest = run.failure.splitlines()
         assert first == lost

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
 
+from tests.support.timeline import Timeline
 from trainbox.errors import DataError, PeerError
-from trainbox.peers import Circle, Members, circle, door, join, lifeline
+from trainbox.peers import Circle, Members, circle, door, join, lifeline, wire
 from trainbox.peers.lifeline import Word
 
 _NUMBERS = itertools.count()
@@ -30,6 +32,17 @@ class Report(msgspec.Struct, frozen=True):
     digest: bytes = b""
 
 
+def until_listening(leader: Members) -> None:
+    """Wait until the leader has opened its door; a stranger who says nothing disturbs nobody."""
+    while True:
+        try:
+            socket.create_connection((leader.address, PORT), timeout=20).close()
+        except ConnectionRefusedError:
+            time.sleep(0.005)
+        else:
+            return
+
+
 @pytest.fixture
 def three() -> tuple[Members, ...]:
     """The members of a job, each as it sees them, at an address that no other test has."""
@@ -44,10 +57,13 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[PeerError]]:
     errors: list[PeerError] = []
     monkeypatch.setattr(lifeline, "end_process", lambda error, _thread: errors.append(error))
     yield errors
-    assert threading.active_count() == 1
+    for thread in threading.enumerate():
+        if thread.name == "lifeline":
+            thread.join(60)
+            assert not thread.is_alive()
 
 
-pytestmark = pytest.mark.usefixtures("ended")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("ended")]
 
 
 def together(
@@ -101,7 +117,7 @@ def test_bytes_of_all_go_to_the_first_by_rank_whoever_came_first(three: tuple[Me
 
     with ThreadPoolExecutor(1) as threads:
         early = threads.submit(together, (three[0], three[2]), act)
-        time.sleep(0.3)
+        until_listening(three[0])
         answers = {**together(three[1:2], act), **early.result()}
     assert answers["algo-2"] is answers["algo-3"] is None
     assert answers["algo-1"] == [b"", b"\1" * 9 * MIB, b"\2" * 18 * MIB]
@@ -225,15 +241,24 @@ def test_a_reason_can_be_given_before_anything_else_is_let_go(three: tuple[Membe
 
 
 @pytest.mark.process
-def test_leaving_at_different_times_is_no_loss(three: tuple[Members, ...]) -> None:
-    def act(joined: Circle) -> object:
-        joined.gather(1, int)
-        time.sleep(0.4 * joined.rank)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_leaving_one_after_the_other_is_no_loss(three: tuple[Members, ...], order: tuple[int, ...]) -> None:
+    """Each leaves when the lifeline of the one before is closed, or, of the leader, when it waits for the others."""
+    turns = [threading.Event() for _ in range(4)]
+    turns[0].set()
+
+    def leave(member: Members) -> object:
+        place = order.index(member.rank)
+        with join(member, patience=20, limit=20, port=PORT) as joined:
+            joined.gather(1, int)
+            assert turns[place].wait(60)
+            if member.is_first:  # it only leaves when the others have
+                turns[place + 1].set()
+        turns[place + 1].set()
         return "left"
 
-    assert set(together(three, act).values()) == {"left"}
-    reverse = together(three, lambda joined: time.sleep(0.4 * (2 - joined.rank)))
-    assert set(reverse.values()) == {None}
+    with ThreadPoolExecutor(3) as threads:
+        assert set(threads.map(leave, three)) == {"left"}
 
 
 @pytest.mark.process
@@ -241,16 +266,19 @@ def test_a_leader_that_is_through_does_not_wait_for_ever(
     three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(circle, "GOODBYE_SECONDS", 0.2)
-    left: dict[int, float] = {}
+    gone = threading.Event()
 
-    def act(joined: Circle) -> object:
-        joined.gather(1, int)
-        time.sleep(1.5 * (joined.rank == 2))
-        left[joined.rank] = time.monotonic()
+    def act(member: Members) -> object:
+        with join(member, patience=20, limit=20, port=PORT) as joined:
+            joined.gather(1, int)
+            if joined.rank == 2:
+                assert gone.wait(60)  # the leader has left, and this one has not
+        if member.is_first:
+            gone.set()
         return None
 
-    assert set(together(three, act).values()) == {None}
-    assert left[2] - left[0] > 1
+    with ThreadPoolExecutor(3) as threads:
+        assert set(threads.map(act, three)) == {None}
     assert "algo-3: no goodbye within 0.2 s; algo-1 leaves without" in capsys.readouterr().err
 
 
@@ -259,14 +287,25 @@ def test_who_calls_one_that_has_left_is_told_so(three: tuple[Members, ...], monk
     monkeypatch.setattr(circle, "GOODBYE_SECONDS", 0.2)
     monkeypatch.setattr(circle, "_WORD_SECONDS", 0.2)
 
-    def act(joined: Circle) -> object:
-        if joined.rank == 0:
-            return None
-        time.sleep(1)
-        return joined.gather(1, int)
+    gone = threading.Event()
 
-    words = said(together(three, act))
-    assert words["algo-2"] == "algo-1 has left, and algo-2 still waits for it"
+    def act(member: Members) -> object:
+        try:
+            with join(member, patience=20, limit=20, port=PORT) as joined:
+                if joined.rank:
+                    assert gone.wait(60)
+                    return joined.gather(1, int)
+        except PeerError as error:
+            return error.message
+        gone.set()
+        return None
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(act, three)) == [
+            None,
+            "algo-1 has left, and algo-2 still waits for it",
+            "algo-1 has left, and algo-3 still waits for it",
+        ]
 
 
 @pytest.mark.process
@@ -303,16 +342,87 @@ def test_a_leader_that_never_comes_is_named_with_its_port(three: tuple[Members, 
 
 
 @pytest.mark.process
-def test_a_leader_that_comes_late_is_waited_for_and_not_in_silence(
-    three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(door, "_SECONDS_BETWEEN_LINES", 0.5)
+def test_a_leader_that_comes_late_is_waited_for(three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Event()
+    connect = wire.connect
+
+    def try_to_connect(host: str, port: int) -> socket.socket:
+        try:
+            return connect(host, port)
+        except OSError:
+            tried.set()
+            raise
+
+    monkeypatch.setattr(door, "connect", try_to_connect)
     with ThreadPoolExecutor(1) as threads:
         early = threads.submit(together, three[1:], lambda joined: joined.gather(joined.rank, int))
-        time.sleep(1)
+        assert tried.wait(60)
         late = together(three[:1], lambda joined: joined.gather(joined.rank, int))
         assert {**late, **early.result()} == {member.name: [0, 1, 2] for member in three}
-    assert "waiting for algo-1 (1 of 20 s)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.5, 30.0])
+def test_a_leader_that_never_comes_is_waited_for_so_long_and_not_in_silence(
+    three: tuple[Members, ...], patience: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Timeline()
+    started = line.now
+    words = knock_in_vain(three[1], patience, line, itertools.repeat(0.05))
+    assert words.startswith(f"algo-1 never came (within {patience:g} s; port {PORT} of {three[0].address}: Connection")
+    assert patience <= line.now - started < patience + 0.1
+    said = [text for text in capsys.readouterr().err.splitlines() if "waiting" in text]
+    assert said == [f"trainbox: waiting for algo-1 ({seconds} of 30 s)" for seconds in (10, 20) if seconds < patience]
+
+
+def test_one_that_was_stopped_for_as_long_as_all_wait_does_not_blame_the_leader(
+    three: tuple[Members, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = knock_in_vain(three[1], 30, Timeline(), itertools.chain([0.05, 700.0], itertools.repeat(0.05)))
+    assert words == (
+        "algo-2 is this one: it did not run for 690 s while the members were to meet, and the others have given it up"
+    )
+    assert "trainbox: this process did not run for 690.0 s" in capsys.readouterr().err
+
+
+def knock_in_vain(member: Members, patience: float, line: Timeline, pauses: Iterator[float]) -> str:
+    """What a member says whose leader is not there, and how long its pauses are in truth."""
+    life = lifeline.Lifeline(member.name, limit=20)
+    try:
+        with pytest.raises(PeerError) as error:
+            door.knock(
+                member, PORT, life, patience=patience, clock=line.clock, sleep=lambda _: line.sleep(next(pauses))
+            )
+    finally:
+        life.close()
+    return error.value.message
+
+
+def test_a_leader_that_was_stopped_lets_in_who_came_late_for_that(
+    three: tuple[Members, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its clock stands still, and has jumped by an hour when it is looked at next."""
+    line = Timeline()
+    life = lifeline.Lifeline("algo-1", limit=20)
+    with ThreadPoolExecutor(3) as threads:
+        opened = door.Door(three[0], PORT, life, clock=line.clock)
+        welcomed = threads.submit(opened.welcome, 5)
+        line.sleep(3600)
+        others = [threads.submit(_knock, member) for member in three[1:]]
+        came = welcomed.result()
+        assert list(came) == ["algo-2", "algo-3"]
+        for connection in [*came.values(), *[other.result() for other in others]]:
+            connection.close()
+        opened.close()
+        life.close()
+    assert "trainbox: this process did not run for 3599.0 s" in capsys.readouterr().err
+
+
+def _knock(member: Members) -> socket.socket:
+    life = lifeline.Lifeline(member.name, limit=20)
+    try:
+        return door.knock(member, PORT, life, patience=60)
+    finally:
+        life.close()
 
 
 @pytest.mark.process
@@ -321,7 +431,7 @@ def test_two_jobs_on_one_machine_do_not_mix(three: tuple[Members, ...]) -> None:
     others = tuple(msgspec.structs.replace(member, job="another") for member in three)
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(together, three[:2], lambda joined: joined.gather("first", str))
-        time.sleep(0.3)
+        until_listening(three[0])
         words = said(together(others, lambda joined: joined.gather("another", str), patience=0.5))
         assert words["algo-1"].startswith(f"port {PORT} of {three[0].address} cannot be opened")
         assert {words[name].partition(" (")[0] for name in ("algo-2", "algo-3")} == {"algo-1 never came"}
@@ -336,17 +446,11 @@ def test_one_that_dies_while_others_are_still_to_come_is_named_at_once(three: tu
             connection.sendall(msgspec.json.encode(Word(job="job", member="algo-2", role="life")) + b"\n")
             connection.recv(1)
 
-    started = time.monotonic()
     with ThreadPoolExecutor(1) as threads:
-        leader = threads.submit(together, three[:1], nothing)
-        while True:
-            try:
-                die_early()
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.01)
+        leader = threads.submit(together, three[:1], nothing, patience=1000)  # longer than a test may take
+        until_listening(three[0])
+        die_early()
         assert said(leader.result()) == {"algo-1": "algo-2 is lost: the connection was closed"}
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.process
@@ -393,8 +497,17 @@ def test_strangers_at_the_door_disturb_nobody(three: tuple[Members, ...]) -> Non
 
 
 @pytest.mark.process
-def test_whoever_has_a_members_name_already_is_not_let_in_again(three: tuple[Members, ...]) -> None:
-    again = threading.Event()
+def test_whoever_has_a_members_name_already_is_not_let_in_again(
+    three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again, came = threading.Event(), threading.Event()
+    add = lifeline.Lifeline.add
+
+    def add_and_tell(life: lifeline.Lifeline, *given: Any) -> None:
+        add(life, *given)
+        came.set()
+
+    monkeypatch.setattr(lifeline.Lifeline, "add", add_and_tell)
 
     def act(joined: Circle) -> object:
         again.wait(20)
@@ -402,7 +515,7 @@ def test_whoever_has_a_members_name_already_is_not_let_in_again(three: tuple[Mem
 
     with ThreadPoolExecutor(2) as threads:
         two = threads.submit(together, three[:2], act)
-        time.sleep(0.3)
+        assert came.wait(60)
         twin = said(together(three[1:2], act, patience=0.3))["algo-2"]
         last = threads.submit(together, three[2:], act)
         again.set()
@@ -444,29 +557,16 @@ class Silent:
 
 @pytest.mark.process
 def test_one_of_whom_nothing_is_heard_is_lost_after_the_limit_and_is_told(three: tuple[Members, ...]) -> None:
+    """Over real connections; when that is, is arithmetic: test_peers_detector."""
     with ThreadPoolExecutor(1) as threads:
         others = threads.submit(together, three[:2], nothing, limit=1)
         silent = Silent(three[2])
-        started = time.monotonic()
         words = said(others.result())
-        assert 0.5 < time.monotonic() - started < 10
         assert set(words.values()) == {"algo-3 is lost: nothing has been heard of it for 1 s"}
         assert b'"lost":{"member":"algo-3"' in silent.heard()
         silent.close()
 
 
-@pytest.mark.process
-def test_a_limit_of_nothing_never_looks(three: tuple[Members, ...]) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        others = threads.submit(together, three[:2], nothing, limit=0)
-        silent = Silent(three[2])
-        time.sleep(1.5)
-        assert not others.done()
-        silent.close()
-        assert set(said(others.result()).values()) == {"algo-3 is lost: the connection was closed"}
-
-
-@pytest.mark.process
 def test_a_process_that_does_not_leave_by_itself_is_ended(
     three: tuple[Members, ...], ended: list[PeerError], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,10 @@ class Party:
                 ended=one.has_ended,
             )
 
+    def pid(self, name: str) -> int:
+        """The process id of a member that was started."""
+        return self._forks[name].pid
+
     def signal(self, number: signal.Signals, name: str) -> float:
         """Send it to one member; gives the moment."""
         moment = time.monotonic()

@@ -14,9 +14,8 @@ from typing import Self
 
 import msgspec
 
-from tests.support.waiting import LIMIT, eventually
+from tests.support.waiting import LIMIT
 
-wait_for = eventually
 #: Longer than any test needs: only a hanging supervisor meets it.
 SECONDS = LIMIT
 #: What the environment of the test run might have and a job must not depend on.

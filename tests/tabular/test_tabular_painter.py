@@ -1,5 +1,6 @@
 """The process that draws: the same pictures, its failures told, and never in the way of the script."""
 
+import itertools
 import math
 import os
 import re
@@ -81,6 +82,43 @@ def test_a_painter_that_is_killed_while_it_draws_leaves_no_fork_and_nobody_who_w
         forks = forks_of(painter.process_id)
         os.kill(painter.process_id, signal.SIGKILL)
     assert "ended with -9" in capsys.readouterr().err
+    eventually(lambda: not any(is_running(fork) for fork in forks), "the end of the forks")
+
+
+def frozen(painter: Painter) -> None:
+    os.kill(painter.process_id, signal.SIGSTOP)
+    stat = Path(f"/proc/{painter.process_id}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "the painter is stopped")
+
+
+@pytest.mark.process
+def test_a_painter_that_is_frozen_costs_its_pictures_and_not_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More is ordered than its pipe holds, which it will never read."""
+    steps = itertools.count()
+    ordered = Importance(str(tmp_path / "importance"), {"a" * 200_000: 1.0})
+    with Painter(limit=3.0, clock=lambda: float(next(steps))) as painter:
+        frozen(painter)
+        painter.draw(ordered)
+    said = capsys.readouterr().err
+    assert said == "trainbox: WARNING: no pictures: what draws them made no progress for 3 s and was killed\n"
+    assert not is_running(painter.process_id)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.process
+def test_a_fork_that_is_frozen_while_it_draws_is_killed_with_the_painter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = list(range(50_000))
+    curves = {f"validation:m{number}": (steps, [step % 7.0 for step in steps]) for number in range(12)}
+    with Painter(limit=1.0) as painter:
+        painter.draw(Curves(str(tmp_path / "one"), curves))
+        forks = eventually(lambda: forks_of(painter.process_id), "a fork")
+        for fork in forks:
+            os.kill(fork, signal.SIGSTOP)
+    assert "made no progress for 1 s and was killed" in capsys.readouterr().err
     eventually(lambda: not any(is_running(fork) for fork in forks), "the end of the forks")
 
 

@@ -323,6 +323,37 @@ def test_a_writer_that_is_killed_is_replaced_and_nothing_is_lost(
     assert newest(tmp_path) == 200
 
 
+def test_a_writer_that_is_frozen_is_replaced_and_its_checkpoint_is_written(
+    training: Callable[..., Training], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = training(1, interval_seconds=0.0, hang_seconds=0.5)
+    one.saver.due()
+    one.step()
+    frozen = writer_of(one.saver)
+    os.kill(frozen, signal.SIGSTOP)
+    one.saver.save(1, wait=True)
+    assert newest(tmp_path) == 1
+    said = capsys.readouterr().err
+    assert re.search(
+        rf"the writer of checkpoints has ended \(process {frozen} was stopped for [\d.]+ s and was ended\): another one"
+        " writes step 1\n",
+        said,
+    ), said
+
+
+def test_a_frozen_writer_with_nothing_to_write_is_not_waited_for_at_the_end(
+    training: Callable[..., Training], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = training(1, interval_seconds=0.0)
+    one.saver.due()
+    frozen = writer_of(one.saver)
+    os.kill(frozen, signal.SIGSTOP)
+    eventually(lambda: stat(frozen) == b"T", "a writer that is stopped")
+    one.saver.close()
+    assert "left alone" not in capsys.readouterr().err
+    assert not Path(f"/proc/{frozen}").exists()
+
+
 KILLED = """
 import os, random, signal, sys, time, torch
 from pathlib import Path

@@ -21,7 +21,8 @@ from tests.support.waiting import eventually
 from trainbox.errors import PeerError, TrainingError
 from trainbox.peers import Circle, Members, join
 from trainbox.xgboost import cluster
-from trainbox.xgboost.cluster import Tracker, collective, naming_the_lost
+from trainbox.xgboost.cluster import collective, naming_the_lost
+from trainbox.xgboost.tracker_process import Tracker
 
 #: The room of XGBoost without the rest of its package, and XGBoost without what it does not need here: all that would
 #: take members five times as long to start.
@@ -260,7 +261,7 @@ def test_the_tracker_lives_as_long_as_its_leader_and_a_sigterm_for_the_script_do
 def test_the_tracker_of_a_leader_that_is_killed_ends_by_itself() -> None:
     code = """
 import time
-from trainbox.xgboost.cluster import Tracker
+from trainbox.xgboost.tracker_process import Tracker
 tracker = Tracker("127.0.0.1", 2, 10)
 print(tracker.pid, flush=True)
 time.sleep(60)

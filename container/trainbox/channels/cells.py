@@ -12,7 +12,7 @@ from trainbox.channels.layout import Layout
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import Lines
 from trainbox.channels.table import Columns
-from trainbox.channels.wording import short
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

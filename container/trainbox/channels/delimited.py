@@ -22,7 +22,7 @@ from trainbox.channels.layout import Layout
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import LONGEST_LINE, PIECE_BYTES, Lines, Stream, first_lines, max_pieces, read_lines
 from trainbox.channels.table import Columns
-from trainbox.channels.wording import short
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 from trainbox.say import say
 
@@ -169,7 +169,7 @@ def _read_csv(lines: Lines, skip: int, form: Form, piece: int) -> Any:  # noqa: 
             parse_options=pa.csv.ParseOptions(delimiter=form.source.delimiter),
             convert_options=pa.csv.ConvertOptions(column_types=types, null_values=list(form.columns.missing)),
         )
-    except pa.ArrowException:
+    except pa.ArrowInvalid:  # the content; any other of its errors is not about that
         return None
 
 

@@ -14,6 +14,7 @@ from trainbox.channels.layout import Layout
 from trainbox.channels.records import end_of_frames
 from trainbox.channels.request import LABEL_FIRST, Request, ask
 from trainbox.channels.rows import plan_files, read_stream
+from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import COMPRESSED, LONGEST_LINE, Stream, open_file, reading, stream_of
 from trainbox.channels.table import Columns
@@ -41,6 +42,11 @@ def estimate_bytes(channel: Path | Channel, *, columns: Columns = LABEL_FIRST, c
             f"{request.name}: how much comes through a pipe is known only when it has been read",
             hint="read it with read_blocks",
         )
+    with naming_shortage(request.name):
+        return _estimate(request)
+
+
+def _estimate(request: Request) -> int:
     plan = plan_files(request)
     layout = plan.layout
     texts = [source for source in plan.sources if source.kind != "Parquet"]
@@ -92,6 +98,6 @@ def _plain_size(source: Source) -> float:
         return size
     with reading(source.shown):
         raw: Any = pa.OSFile(str(source.path))
-        with raw, pa.CompressedInputStream(raw, pa.Codec.detect(source.path).name) as stream:
+        with raw, pa.CompressedInputStream(raw, COMPRESSED[source.path.suffix]) as stream:
             plain = len(stream.read(8 * _SAMPLE_BYTES))
             return size * plain / max(1, int(raw.tell()))

@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.wording import some
+from trainbox.contract.text import printable, short
 from trainbox.errors import DataError
 from trainbox.say import say
+
+_DEEPEST = 100
 
 
 def find_files(channel_dir: Path) -> tuple[Path, ...]:
@@ -29,6 +33,15 @@ def find_files(channel_dir: Path) -> tuple[Path, ...]:
 
 def list_files(channel_dir: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """What `find_files` finds, and what it says."""
+    shown = short(str(channel_dir), 200)
+    try:
+        with naming_shortage(shown):
+            return _list_files(channel_dir)
+    except OSError as error:  # a name too long for Linux, a folder that may not be read
+        raise DataError(f"{shown} cannot be listed: {error.strerror}", hint="check the channel's path") from error
+
+
+def _list_files(channel_dir: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     if channel_dir.is_file():
         return (channel_dir,), ()
     if not channel_dir.is_dir():
@@ -41,18 +54,22 @@ def list_files(channel_dir: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         )
     found = sorted(_walk(channel_dir, ()), key=lambda path: path.relative_to(channel_dir).as_posix())
     data = tuple(path for path in found if not _is_marker(path.relative_to(channel_dir)))
-    ignored = [path.relative_to(channel_dir).as_posix() for path in found if _is_marker(path.relative_to(channel_dir))]
+    names = [path.relative_to(channel_dir) for path in found]
+    ignored = [printable(name.as_posix()) for name in names if _is_marker(name)]
     text = f"{channel_dir.name}: ignored {some(ignored)} (not data: hidden, *-manifest, or a name that begins with _)"
     return data, (text,) if ignored else ()
 
 
 def show(path: Path, channel_dir: Path) -> str:
-    """How messages name a file: by its path from the channel's name on."""
-    return path.name if path == channel_dir else f"{channel_dir.name}/{path.relative_to(channel_dir).as_posix()}"
+    """How messages name a file: by its path from the channel's name on, as text that can be written anywhere."""
+    below = "" if path == channel_dir else f"/{path.relative_to(channel_dir).as_posix()}"
+    return printable(f"{channel_dir.name}{below}")
 
 
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     """Every file below `folder`, through links too: a linked folder left out would be rows lost in silence."""
+    if len(above) > _DEEPEST:
+        raise DataError(f"{above[0]} has more than {_DEEPEST} folders within each other", hint="put the files higher")
     real = folder.resolve()
     if real in above:
         raise DataError(f"{folder} links back to {real}, which contains it", hint="remove the link")

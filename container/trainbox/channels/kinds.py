@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from trainbox.channels.streams import COMPRESSED, Stream, first_lines
-from trainbox.channels.wording import short
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 
 Kind = Literal["CSV", "libsvm", "Parquet", "recordio-protobuf"]

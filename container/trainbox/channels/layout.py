@@ -3,6 +3,7 @@
 import msgspec
 
 from trainbox.channels.table import Columns, default_names
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 
 
@@ -45,8 +46,11 @@ def lay_out(columns: Columns, width: int, names: tuple[str, ...] | None, shown: 
         shown: The file that shows them, for messages.
 
     Raises:
-        DataError: There is no such group column, or no column is left to be a feature.
+        DataError: There is no such group column, no column is left to be a feature, or a name holds a NUL.
     """
+    for column, name in enumerate(names or (), start=1):
+        if "\0" in name:  # libraries in C would know half of it
+            raise DataError(f"{shown}: the name of column {column} holds a NUL: {short(name)}", hint="rename it")
     group = None if columns.group is None else _find_group(columns.group, width, names, shown)
     rest = [column for column in range(width) if column != group]
     special = columns.labels + columns.weight

@@ -29,8 +29,8 @@ from trainbox.channels.tokens import first_bad_line
 _COMMENT = re.compile(rb"#[^\n]*")
 _INDENT = re.compile(rb"(?m)^ +")
 _GAP = re.compile(rb" {2,}")
-_OTHER_BLANKS = (b"\t", b"\r", b"\x0b", b"\x0c")
-_TO_BLANKS = bytes.maketrans(b"".join(_OTHER_BLANKS), b"    ")
+_OTHER_BLANKS = (b"\t", b"\r")
+_TO_BLANKS = bytes.maketrans(b"".join(_OTHER_BLANKS), b"  ")
 _LINE_END, _BLANK, _COLON, _COMMA = b"\n :,"
 _QID = b"qid:"
 
@@ -109,8 +109,11 @@ def _plain(content: bytes) -> bytes:
 
 
 def _find_heads(content: npt.NDArray[np.uint8], gaps: Positions, *, has_groups: bool) -> _Heads | None:
-    """Where labels and groups lie; None where some rows have a group and others have none."""
-    ends = gaps[content[gaps] == _LINE_END]
+    """Where labels and groups lie; None where some rows have a group and others have none, or for a control byte."""
+    kinds = content[gaps]
+    ends = gaps[kinds == _LINE_END]
+    if len(ends) + np.count_nonzero(kinds == _BLANK) != len(gaps):  # a NUL is a hole in a file, and no gap in a row
+        return None
     starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
     lines = np.flatnonzero(content[starts] != _LINE_END)
     starts, ends = starts[lines], ends[lines]
@@ -175,7 +178,7 @@ def _read_csv(content: npt.NDArray[np.uint8], kinds: Sequence[Any], rows: int) -
             parse_options=pa.csv.ParseOptions(quote_char=False),
             convert_options=pa.csv.ConvertOptions(column_types=dict(zip(names, kinds, strict=True)), null_values=[]),
         )
-    except pa.ArrowException:
+    except pa.ArrowInvalid:  # the content; any other of its errors is not about that
         return None
     if table.num_rows != rows or any(column.null_count for column in table.columns):
         return None

@@ -10,6 +10,7 @@ import pyarrow as pa
 from trainbox.channels.blocks import Block, check
 from trainbox.channels.delimited import take_columns
 from trainbox.channels.layout import Layout
+from trainbox.channels.shortage import naming_shortage, prove_threads
 from trainbox.channels.sources import Source
 from trainbox.errors import DataError
 
@@ -41,6 +42,7 @@ def read(source: Source, layout: Layout, *, rows: int = ROWS) -> Iterator[Block]
     """
     start = 0
     with _opened(source.path, source.shown) as file:
+        prove_threads()
         for batch in file.iter_batches(batch_size=rows):
             block = _decode(pa.Table.from_batches([batch]), start, source, layout)
             check(block)
@@ -58,9 +60,10 @@ def count_rows(path: Path, shown: str) -> int:
 def _opened(path: Path, shown: str) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile  # noqa: PLC0415 - most jobs read none, and it loads Arrow's file systems
 
+    # Of each column a piece at a time: a row group may be the whole file. Checksums count where there are some.
+    options = {"pre_buffer": False, "buffer_size": BUFFER_BYTES, "page_checksum_verification": True}
     try:
-        # Of each column a piece at a time: a row group may be the whole file. Checksums count where there are some.
-        with ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True) as file:
+        with naming_shortage(shown), ParquetFile(path, **options) as file:
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(

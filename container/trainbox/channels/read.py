@@ -10,9 +10,11 @@ from trainbox.channels.blocks import Growing, regroup
 from trainbox.channels.compressed import Sparse
 from trainbox.channels.request import LABEL_FIRST, PATIENCE, Request, ask
 from trainbox.channels.rows import Rows, open_rows
+from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.sources import compare_features
 from trainbox.channels.table import Columns, Table, default_names
 from trainbox.contract.job import Channel
+from trainbox.contract.text import printable
 from trainbox.errors import DataError
 from trainbox.say import say
 
@@ -43,12 +45,13 @@ def read_table(
 
     Raises:
         DataError: With file, line and cell, and what to do.
+        ResourceError: There is not enough memory, or no thread, to read it.
     """
     request = ask(channel, columns, content_type, patience)
     if allow_empty and not request.is_pipe and not request.path.exists():
         _refuse_nothing(request, f"there is no {request.path}", allow_empty=allow_empty)
         return _without_rows(request, None, like)
-    with open_rows(request) as found:
+    with naming_shortage(request.name), open_rows(request) as found:
         if isinstance(found, str):
             _refuse_nothing(request, found, allow_empty=allow_empty)
             return _without_rows(request, None, like)
@@ -58,10 +61,10 @@ def read_table(
         for block in found.read():
             growing.add(block)
             del block  # so that there is one block in memory, not two
-    if growing.rows:
-        table = _make(growing, found, like)
-        say(f"{request.name}: {growing.rows:,} rows, {len(table.feature_names)} features, {len(found.files)} files")
-        return table
+        if growing.rows:
+            table = _make(growing, found, like)
+            say(f"{request.name}: {growing.rows:,} rows, {len(table.feature_names)} features, {len(found.files)} files")
+            return table
     _refuse_nothing(request, _HEADERS_ALONE.format(request.path), allow_empty=allow_empty)
     return _without_rows(request, found, like)
 
@@ -98,7 +101,7 @@ def read_blocks(
         _refuse_nothing(request, f"there is no {request.path}", allow_empty=allow_empty)
         return
     count = 0
-    with open_rows(request) as found:
+    with naming_shortage(request.name), open_rows(request) as found:
         if isinstance(found, str):
             _refuse_nothing(request, found, allow_empty=allow_empty)
             return
@@ -159,4 +162,4 @@ def _without_rows(request: Request, found: Rows | None, like: Table | None) -> T
 
 def _name_of(table: Table) -> str:
     """How messages name the channel of a table."""
-    return "/".join(table.files[0].parts[-2:]) if table.files else "the other channel"
+    return printable("/".join(table.files[0].parts[-2:])) if table.files else "the other channel"

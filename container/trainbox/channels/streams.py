@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from trainbox.channels.shortage import naming_shortage, prove_threads
 from trainbox.errors import DataError
 
 #: Enough for two lines of nearly every file.
@@ -21,7 +22,8 @@ LONGEST_LINE = 64 * 1024 * 1024
 #: What Arrow parses on one core at a time.
 PIECE_BYTES = 1024 * 1024
 _FEWEST_PIECES, _MOST_PIECES = 4, 32
-COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".br")
+#: What Arrow calls what the end of a name says.
+COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 Item = TypeVar("Item")
 BOM = b"\xef\xbb\xbf"
 
@@ -87,7 +89,7 @@ def open_file(path: Path, shown: str) -> Iterator[Stream]:
     """
     with reading(shown):
         raw: Any = (
-            pa.input_stream(os.fspath(path), compression="detect")
+            pa.input_stream(os.fspath(path), compression=COMPRESSED[path.suffix])
             if path.suffix in COMPRESSED
             else path.open("rb", buffering=0)
         )
@@ -97,9 +99,15 @@ def open_file(path: Path, shown: str) -> Iterator[Stream]:
 
 @contextmanager
 def reading(shown: str) -> Iterator[None]:
-    """Errors of the file system and of unpacking become one that names the file."""
+    """Errors of the file system and of unpacking become one that names the file; so does a lack of memory or threads.
+
+    Raises:
+        DataError: It cannot be read.
+        ResourceError: There is not enough memory, or no thread, to read it.
+    """
     try:
-        yield
+        with naming_shortage(shown):
+            yield
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shown} cannot be read: {error}", hint="is the file whole?") from error
 
@@ -162,6 +170,7 @@ def read_lines(stream: Stream, *, size: int) -> Iterator[Lines]:
     Raises:
         DataError: A line is longer than any row of numbers.
     """
+    prove_threads()
     blocks = _read_lines(stream, size)
     return ahead(blocks) if stream.is_file else blocks
 

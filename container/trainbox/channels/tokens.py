@@ -4,11 +4,12 @@ import re
 
 from trainbox.channels.compressed import MOST_COLUMNS
 from trainbox.channels.streams import Lines
-from trainbox.channels.wording import short
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _VALUE = re.compile(rf"{_NUMBER.pattern}|[+-]?nan|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _GROUP = re.compile(r"qid:(-?\d+)", re.ASCII)
 _FORM = "a row is label[:weight] [qid:N] index:value …, for example: 1 3:0.5 7:2"
 
@@ -18,17 +19,32 @@ Fault = tuple[str, str]
 def first_bad_line(lines: Lines, shown: str) -> DataError:
     """The first row that breaks a rule, with its line and what to do."""
     text = lines.content.decode("utf-8", "replace")
+    rows = text.split("\n" if "\n" in text else "\r")
     first: tuple[bool, bool] | None = None
-    for number, line in enumerate(text.splitlines() if "\n" not in text else text.split("\n"), start=lines.number):
-        tokens = line.partition("#")[0].split()
+    for number, line in enumerate(rows, start=lines.number):
+        row = line.partition("#")[0]
+        tokens = row.replace("\t", " ").replace("\r", " ").split(" ")
+        tokens = [token for token in tokens if token]
         if not tokens:
             continue
         kind = (":" in tokens[0], len(tokens) > 1 and tokens[1].startswith("qid:"))
         first = first or kind
-        fault = _fault_of_row(tokens) or _difference(kind, first)
+        fault = _fault_of_bytes(row) or _fault_of_row(tokens) or _difference(kind, first)
         if fault is not None:
-            return DataError(f"{shown}:{number}: {fault[0]}", hint=fault[1])
+            is_last = number == lines.number + len(rows) - 1  # what follows the last line end, if there is one
+            hint = f"the file ends here, without a line end: is it whole? {fault[1]}" if is_last else fault[1]
+            return DataError(f"{shown}:{number}: {fault[0]}", hint=hint)
     return DataError(f"{shown}: a row after line {lines.number} cannot be read as libsvm", hint=_FORM)
+
+
+def _fault_of_bytes(row: str) -> Fault | None:
+    found = _CONTROL.search(row)
+    if found is None:
+        return None
+    return (
+        f"column {found.start() + 1} holds the control byte 0x{ord(found[0]):02x}",
+        "is the file whole? A copy that was cut off may have holes of zeros",
+    )
 
 
 def _difference(kind: tuple[bool, bool], first: tuple[bool, bool]) -> Fault | None:

@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainbox.contract.hyperparameters import without_secrets
+from trainbox.contract.text import printable
 
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
 LONGEST_FAILURE = 980
 _LONGEST_CAUSE = 600
+#: Of a failure file that the script has written, in characters.
+_LONGEST_READ = 64 * 1024
 #: Set aside for the failure file: 980 characters of at most 4 bytes.
 _RESERVED_BYTES = 4096
 
@@ -23,11 +26,11 @@ def compose(cause: str, *, where: str = "", hint: str = "", hidden: Iterable[str
         hidden: Values to leave out; before the cut, which could leave half of one.
     """
     hidden = tuple(hidden)
-    parts = [_cut(without_secrets(cause, hidden), _LONGEST_CAUSE)]
+    parts = [_cut(printable(without_secrets(cause, hidden)), _LONGEST_CAUSE)]
     if where:
-        parts.append(f"at {without_secrets(where, hidden)}")
+        parts.append(printable(f"at {without_secrets(where, hidden)}"))
     if hint:
-        parts.append(f"hint: {without_secrets(hint, hidden)}")
+        parts.append(printable(f"hint: {without_secrets(hint, hidden)}"))
     return _cut("\n".join(parts), LONGEST_FAILURE)
 
 
@@ -86,6 +89,16 @@ def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
     finally:
         part.unlink(missing_ok=True)
     return True
+
+
+def read_failure(path: Path) -> str:
+    """What a script has written there, cut where it is longer than anybody would read.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(_LONGEST_READ)
 
 
 def _part(path: Path) -> Path:

@@ -22,10 +22,10 @@ from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import causes, progress
 from trainbox.elastic.council import LEAVE_SECONDS, LOST_SECONDS, Alarm, Council, HostLost, Report
 from trainbox.elastic.failures import read_failure
-from trainbox.elastic.ranks import Ranks
+from trainbox.elastic.ranks import Ranks, stopped_early
 from trainbox.elastic.variables import error_file, progress_file, rank_variables, read_versions, stacks_file
 from trainbox.elastic.watch import Watch
-from trainbox.errors import Stopped, TrainboxError
+from trainbox.errors import TrainboxError
 from trainbox.launch import network
 
 #: How long ranks that survive a failure may take to leave: what they do can not be kept any more.
@@ -66,6 +66,8 @@ class Agent(SimpleElasticAgent):
         scratch: The directory for what ranks and agent tell each other.
         note: Says a line in the log.
         env: The environment of this process, which the ranks have, too.
+        clock: The time in seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Agent(SimpleElasticAgent):
         scratch: Path,
         note: Callable[[str], None],
         env: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(spec, exit_barrier_timeout=LEAVE_SECONDS)
         self.job = job
@@ -86,7 +90,9 @@ class Agent(SimpleElasticAgent):
         self.scratch = scratch
         self.note = note
         self.env = env
-        self.watch = Watch(job, council, ranks, note)
+        self.watch = Watch(job, council, ranks, note, clock=clock)
+        self._clock = clock
+        self._sleep = sleep
         self.history = causes.History()
         self.attempt = 0
         self.verdict: Verdict | None = None
@@ -101,7 +107,7 @@ class Agent(SimpleElasticAgent):
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         self.is_meeting = True
         if self.ranks.stop_signal:
-            raise Stopped(f"{causes.describe_stop(self.ranks.stop_signal, None)} before the ranks were started")
+            raise stopped_early(self.ranks.stop_signal)
         self.end_with_job()
         super()._rendezvous(worker_group)
         self.is_meeting = False
@@ -225,22 +231,22 @@ class Agent(SimpleElasticAgent):
 
     def _settled(self) -> list[RankFailure]:
         """The failures of this host, once the cause is among them or had time to be."""
-        until = time.monotonic() + _SETTLE_SECONDS
+        until = self._clock() + _SETTLE_SECONDS
         while True:
             found = self._failures()
             grace = self._end_of_saving()
             if not grace and not (found and all(map(causes.is_consequence, found))):
                 return found
             # After a stop whoever is still there may be saving, whatever the others did.
-            if not self.ranks.alive or time.monotonic() >= (grace or until):
+            if not self.ranks.alive or self._clock() >= (grace or until):
                 return found
             self.ranks.turn(_WAIT_SECONDS)
 
     def _end_ranks(self) -> None:
         """End those that still run: soon, or if the job is being stopped, when their grace is over."""
-        until = time.monotonic() + RESTART_GRACE_SECONDS
+        until = self._clock() + RESTART_GRACE_SECONDS
         self.ranks.ask(signal.SIGTERM)
-        while self.ranks.alive and time.monotonic() < (self._end_of_saving() or until):
+        while self.ranks.alive and self._clock() < (self._end_of_saving() or until):
             self.ranks.turn(_WAIT_SECONDS)
         self.ranks.end(0.0)
 
@@ -305,13 +311,13 @@ class Agent(SimpleElasticAgent):
 
     def _judge(self) -> Verdict:
         """The first host: gather the reports, find the cause, decide."""
-        began = time.monotonic()
+        began = self._clock()
         while len(reports := self.council.reports()) < len(self.job.hosts) and self._may_wait(began, _REPORT_SECONDS):
             self.end_with_job()
             lost = set(self.council.silent())
             if lost >= set(self.job.hosts) - {report.host for report in reports}:
                 break
-            time.sleep(_WAIT_SECONDS)
+            self._sleep(_WAIT_SECONDS)
         missing = tuple(host for host in self.job.hosts if host not in {report.host for report in reports})
         verdict = self._decide(reports, missing)
         self.council.judge(verdict)
@@ -334,7 +340,7 @@ class Agent(SimpleElasticAgent):
         hints = (*_hints_of_network(root, reports), *(as_hint(one) for one in findings if one.host == root.host))
         if missing or stopping:
             return Verdict(root, reason, lost=missing, hints=hints)
-        now = time.monotonic()
+        now = self._clock()
         decision = causes.decide(root, self.history, most=self.job.settings.max_restarts, now=now)
         if not decision.restart:
             self.note(f"no restart{': ' * bool(decision.because)}{decision.because}")
@@ -343,18 +349,18 @@ class Agent(SimpleElasticAgent):
         return Verdict(root, reason, restart=True, restarts=len(self.history.restarts), hints=hints)
 
     def _hear(self) -> Verdict:
-        began = time.monotonic()
+        began = self._clock()
         while self._may_wait(began, _VERDICT_SECONDS):
             verdict = self.council.verdict()
             if verdict is not None:
                 return verdict
             self.end_with_job()
-            time.sleep(_WAIT_SECONDS)
+            self._sleep(_WAIT_SECONDS)
         raise HostLost(self.job.hosts[0])
 
     def _may_wait(self, began: float, seconds: float) -> bool:
         """Whether another host may take longer: after a stop its ranks have their grace first."""
-        return time.monotonic() < max(began, self._end_of_grace()) + seconds
+        return self._clock() < max(began, self._end_of_grace()) + seconds
 
 
 def _of_no_rank(root: RankFailure | None, missing: tuple[str, ...], stopping: int) -> Verdict:

@@ -82,6 +82,7 @@ class Council:
         host_rank: The place of this one.
         on_end: Called by a thread when another host has ended the job; `ended` says how.
         clock: The time in seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Council:
         *,
         on_end: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.hosts = hosts
         self.host = hosts[host_rank]
@@ -105,6 +107,7 @@ class Council:
         self._silence = Silence[str](AwakeClock(clock))
         self._silent: dict[str, float] = {}
         self._clock = clock
+        self._sleep = sleep
         #: Asked by `_guard` alone, which never waits for anybody: its pauses are those of the whole process.
         self._awake = AwakeClock(clock)
         self._beats = 0
@@ -163,7 +166,6 @@ class Council:
         self._silent = self._silence.seconds(beats)
         return tuple(host for host, silent in self._silent.items() if silent > seconds)
 
-    @property
     def hears_all(self) -> bool:
         """Whether every host has shown a sign of life a moment ago, by the last call of `silent`."""
         return all(seconds <= _FRESH_SECONDS for seconds in self._silent.values())
@@ -200,13 +202,13 @@ class Council:
             all_come: Whether hosts that have yet to come are.
         """
         self._call(lambda: self._store.set(f"left/{self.host}", "1"))
-        until = time.monotonic() + LEAVE_SECONDS
-        while self.is_first and time.monotonic() < until:
+        until = self._clock() + LEAVE_SECONDS
+        while self.is_first and self._clock() < until:
             here = [host for host in self.hosts if all_come or self._get(f"alive/{host}", self._store)]
             awaited = [host for host in here if host not in {*lost, *self.silent()}]
             if self._call(partial(self._store.check, [f"left/{host}" for host in awaited])):
                 return
-            time.sleep(_WAIT_SECONDS)
+            self._sleep(_WAIT_SECONDS)
 
     # -- one attempt -----------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
 from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
 from trainbox.elastic.forkserver import ForkServer
 from trainbox.elastic.hang import Limits
-from trainbox.elastic.ranks import Ranks
+from trainbox.elastic.ranks import Ranks, stopped_early
 from trainbox.elastic.rendezvous import meeting, open_store
 from trainbox.elastic.variables import hang_directory
 from trainbox.errors import PeerError, ProgramError, Stopped, TrainboxError
@@ -72,6 +72,13 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mappi
     return verdict.code or own or PeerError.exit_code
 
 
+class AgentError(TrainboxError):
+    """The agent of this host lacks something that it needs."""
+
+    fault = "AlgorithmError"
+    exit_code = 1
+
+
 class _Leading:
     """What the signal handlers and the agent share."""
 
@@ -103,7 +110,7 @@ class _Leading:
     def check(self) -> None:
         """End a wait for other hosts if a stop was asked for."""
         if self.ranks.stop_signal:
-            raise Stopped(f"{causes.describe_stop(self.ranks.stop_signal, None)} before the ranks were started")
+            raise stopped_early(self.ranks.stop_signal)
 
     def explain(self, error: TrainboxError) -> Verdict:
         """An error of this host becomes how the job ends."""
@@ -134,6 +141,9 @@ class _Leading:
             except (HostLost, TrainboxError) as error:
                 self._stop_meeting()
                 verdict = self._end_job(council, error)
+            except OSError as error:  # no memory, no space, no threads: of this host, and the others wait for it
+                self._stop_meeting()
+                verdict = self._end_job(council, AgentError(f"the agent, which starts the ranks, failed: {error}"))
             if verdict is not None and verdict.lost and council.pause:
                 verdict = Verdict(None, causes.pause_reason(council.pause), host=job.current_host)
         return verdict

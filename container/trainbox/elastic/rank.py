@@ -17,6 +17,7 @@ from types import TracebackType
 import msgspec
 
 from trainbox.contract.job import add_to_environment, read_environment
+from trainbox.contract.text import printable
 from trainbox.errors import TrainboxError
 
 #: Where torch elastic wants an error to be written; its decorator `record` does it, too.
@@ -100,9 +101,9 @@ def _record(error: BaseException, file: Path) -> None:
     """Write the error as torch elastic's own handler does, and beside it what tells causes from consequences."""
     data = {
         "message": {
-            "message": f"{type(error).__name__}: {error}",
+            "message": printable(f"{type(error).__name__}: {error}"),
             "extraInfo": {
-                "py_callstack": "".join(traceback.format_exception(error.with_traceback(_own_part(error)))),
+                "py_callstack": printable("".join(traceback.format_exception(error.with_traceback(_own_part(error))))),
                 "timestamp": str(int(time.time())),
             },
         },

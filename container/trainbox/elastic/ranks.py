@@ -12,7 +12,7 @@ import msgspec
 
 from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, ForkServer, Request, Signal, Start, Started
 from trainbox.elastic.hang import Limits
-from trainbox.errors import TrainboxError
+from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.relay import Lines, Sink
 from trainbox.launch.silence import LOOK_SECONDS, AwakeClock, StoppedProcesses, is_stopped, process_state
 
@@ -39,6 +39,11 @@ class RankStuck(TrainboxError):  # noqa: N818 - what has happened
     """Not even SIGKILL ends a rank: it waits inside the kernel."""
 
     fault = "AlgorithmError"
+
+
+def stopped_early(number: int) -> Stopped:
+    """What is said where a stop comes before the ranks run: there is nothing to save."""
+    return Stopped(f"stopped by {signal.Signals(number).name} before the ranks were started")
 
 
 class Rank:
@@ -85,6 +90,7 @@ class Ranks:
         #: Why no rank can be started or signalled any more, once the server has ended.
         self.lost: ServerLost | None = None
         self._limits = limits
+        self._all_time = clock
         self._clock = AwakeClock(clock)
         self._stopped = StoppedProcesses(self._clock)
         self._look_at = 0.0
@@ -105,9 +111,12 @@ class Ranks:
 
         Raises:
             ServerLost: The fork server has ended, or has not answered in time and was ended.
+            Stopped: This host was asked to stop before this rank ran.
         """
         if self.lost:
             raise self.lost
+        if self.is_stopping():
+            raise stopped_early(self.stop_signal)
         rank = self.all[local_rank] = Rank()
         read_ends, write_ends = zip(os.pipe(), os.pipe(), strict=True)
         request = msgspec.json.encode(Start(local_rank, dict(variables)))
@@ -123,9 +132,12 @@ class Ranks:
             self.turn(_TURN_SECONDS)
             if self._limits.step and self._clock() - began > max(self._limits.step, self._limits.long):
                 self._end_server(f"did not start a rank within {self._clock() - began:.0f} s")
+            if self.is_stopping() and not rank.pid:  # the imports are not waited for: it ends with the server
+                rank.code = -self.stop_signal
+                raise stopped_early(self.stop_signal)
         if self.lost:
             raise self.lost
-        if self.stop_signal:  # it came while this one was being started
+        if self.is_stopping():  # it came in the moment of the start
             self._stop(local_rank)
         return rank.pid
 
@@ -143,9 +155,13 @@ class Ranks:
         """Pass a request to stop on to the main process of each rank, once. A signal handler calls this."""
         if not self.stop_signal:
             self.stop_signal = number
-            self.stop_at = time.monotonic()
+            self.stop_at = self._all_time()
             for local_rank in tuple(self.all):
                 self._stop(local_rank)
+
+    def is_stopping(self) -> bool:
+        """Whether this host has been asked to stop."""
+        return bool(self.stop_signal)
 
     def _stop(self, local_rank: int) -> None:
         if self.all[local_rank].pid:
@@ -180,15 +196,15 @@ class Ranks:
         Once the fork server has ended, all ranks have, and `lost` says why.
         """
         self._watch_server()
-        until = time.monotonic() + timeout
+        until = self._all_time() + timeout
         while True:
-            for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
+            for key, _ in self._selector.select(max(0.0, until - self._all_time())):
                 if key.fileobj is not self.channel:
                     self._relay(key)
                 else:
                     self._hear()
                     return
-            if time.monotonic() >= until or self.lost:
+            if self._all_time() >= until or self.lost:
                 return
 
     def _watch_server(self) -> None:
@@ -291,9 +307,9 @@ class Ranks:
             )
 
     def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while self.alive and time.monotonic() < until:
-            self.turn(min(_TURN_SECONDS, until - time.monotonic()))
+        until = self._all_time() + seconds
+        while self.alive and self._all_time() < until:
+            self.turn(min(_TURN_SECONDS, until - self._all_time()))
 
     def forget(self) -> None:
         """Close the streams of ranks that have ended; what they left behind may hold the other ends."""

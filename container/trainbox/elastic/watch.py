@@ -118,7 +118,7 @@ class Watch:
                 return None
             self._exchange_at = now + _EXCHANGE_SECONDS
             self.council.publish(self.standings())
-            if not self.council.is_first or not self.council.hears_all:
+            if not self.council.is_first or not self.council.hears_all():
                 return None
             found = self.council.standings()
         else:

@@ -18,6 +18,7 @@ from typing import Self
 
 import msgspec
 
+from trainbox.clock import wait_from
 from trainbox.contract.finding import Finding
 from trainbox.health.checks import CHECKS, Stage
 from trainbox.health.course import Round, Said, conclude, plan_next
@@ -38,6 +39,7 @@ _OVERHEAD_SECONDS = 10.0
 #: Connections of all with all take longer the more there are.
 _SECONDS_FOR_EACH = 0.5
 _CHUNK_BYTES = 64 * 1024
+_LOOK_SECONDS = 1.0
 _LARGEST_BYTES: Mapping[tuple[str, Stage], int] = {
     ("gloo", "fast"): 4 * MIB,
     ("gloo", "full"): 64 * MIB,
@@ -115,18 +117,21 @@ class RankProgram:
 
     def answer(self, host: Said, *, seconds: float) -> Said:
         """What came of it, or why nothing did, beside what is known of the host."""
-        until = time.monotonic() + seconds
-        try:
-            while b"\n" not in self._said:
-                self._line.settimeout(max(0.001, until - time.monotonic()))
+        waiting = wait_from(time.monotonic(), seconds)
+        while b"\n" not in self._said:
+            waiting = waiting.look(time.monotonic(), pause=_LOOK_SECONDS)  # stopped, a host stops its ranks as well
+            if waiting.is_over:
+                why = f"the program of its ranks did not answer within {seconds:g} s"
+                return msgspec.structs.replace(host, broken=why)
+            self._line.settimeout(max(0.001, waiting.pause))
+            try:
                 chunk = self._line.recv(_CHUNK_BYTES)
-                if not chunk:
-                    why = f"the program of its ranks ended (exit code {self._process.wait()})"
-                    return msgspec.structs.replace(host, broken=why)
-                self._said += chunk
-        except TimeoutError:
-            why = f"the program of its ranks did not answer within {seconds:g} s"
-            return msgspec.structs.replace(host, broken=why)
+            except TimeoutError:
+                continue
+            if not chunk:
+                why = f"the program of its ranks ended (exit code {self._process.wait()})"
+                return msgspec.structs.replace(host, broken=why)
+            self._said += chunk
         line, _, self._said = self._said.partition(b"\n")
         return msgspec.structs.replace(host, done=msgspec.json.decode(line, type=Done))
 

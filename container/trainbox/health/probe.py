@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import msgspec
 
+from trainbox.clock import Clock, wait_from
 from trainbox.contract.job import add_to_environment
 
 _LAST_STANDARD = 2
@@ -19,6 +20,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CHUNK_BYTES = 64 * 1024
 #: A killed process that is not gone by then sleeps in the kernel (a dead network disk): nobody waits for it.
 _REAP_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -43,10 +45,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class _Running:
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, probe: Probe, now: float) -> None:
         self.probe = probe
         self.read, write = os.pipe()
-        self.until = time.monotonic() + probe.seconds
+        self.waiting = wait_from(now, probe.seconds)
         self.said = b""
         self.pid = os.fork()
         if self.pid == 0:
@@ -66,27 +68,41 @@ class _Running:
         return _reap(self.pid, _REAP_SECONDS)
 
 
-def run(probes: Sequence[Probe]) -> list[Answer]:
-    """Run all at once; comes back when the last has ended or has been ended, in the order given."""
+def run(
+    probes: Sequence[Probe],
+    *,
+    clock: Clock = time.monotonic,
+    poller: Callable[[], selectors.BaseSelector] = selectors.DefaultSelector,
+) -> list[Answer]:
+    """Run all at once; comes back when the last has ended or has been ended, in the order given.
+
+    Args:
+        probes: What to run.
+        clock: The time in seconds. What stops this process (a paused container) stops the probes, too, so the time in
+            which it did not run is not theirs.
+        poller: What waits for their words, in seconds of that clock.
+    """
     answers: dict[int, Answer] = {}
     running: dict[int, _Running] = {}
-    with selectors.DefaultSelector() as selector:
+    with poller() as selector:
         try:
             with _signals_held_back():
                 for place, probe in enumerate(probes):
-                    running[place] = _Running(probe)
+                    running[place] = _Running(probe, clock())
                     selector.register(running[place].read, selectors.EVENT_READ, place)
             while running:
-                soonest = min(one.until for one in running.values())
-                for key, _ in selector.select(max(0.0, soonest - time.monotonic())):
+                now = clock()
+                for one in running.values():
+                    one.waiting = one.waiting.look(now, pause=_LOOK_SECONDS)
+                for key, _ in selector.select(min(one.waiting.pause for one in running.values())):
                     one = running[key.data]
                     chunk = os.read(one.read, _CHUNK_BYTES)
                     one.said += chunk
                     if not chunk:
                         selector.unregister(one.read)
-                        answers[key.data] = _ended(running.pop(key.data))
+                        answers[key.data] = _ended(running.pop(key.data), clock)
                 for place, one in list(running.items()):
-                    if time.monotonic() >= one.until:
+                    if one.waiting.is_over:
                         selector.unregister(one.read)
                         running.pop(place).end()
                         answers[place] = one.answer(f"no end after {one.probe.seconds:g} s")
@@ -106,9 +122,9 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def _ended(one: _Running) -> Answer:
+def _ended(one: _Running, clock: Clock) -> Answer:
     """It has closed its output; whether it ended well is in its exit code."""
-    code = _reap(one.pid, max(0.0, one.until - time.monotonic()))
+    code = _reap(one.pid, one.waiting.look(clock()).pause)
     if code is None:
         code = one.end()
     else:

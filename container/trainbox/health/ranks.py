@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import chain
@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
+from trainbox.clock import Clock, Sleep
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
 from trainbox.health.orders import Call, Done, Order, Ran, Rank
@@ -155,7 +156,24 @@ def _meet(order: Order, local: int, drill: str) -> Rank:
     return Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
 
 
-def await_door(host: str, port: int, limit: timedelta) -> timedelta:
+def try_door(host: str, port: int) -> None:
+    """Connect once.
+
+    Raises:
+        OSError: Nobody listens, or the host cannot be reached.
+    """
+    socket.create_connection((host, port), timeout=_DOOR_SECONDS).close()
+
+
+def await_door(
+    host: str,
+    port: int,
+    limit: timedelta,
+    *,
+    clock: Clock = time.monotonic,
+    sleep: Sleep = time.sleep,
+    connect: Callable[[str, int], None] = try_door,
+) -> timedelta:
     """Wait until the first rank listens: a client of its store that comes too early sleeps half a second.
 
     Where the host cannot be reached at all, the store itself says so.
@@ -163,17 +181,17 @@ def await_door(host: str, port: int, limit: timedelta) -> timedelta:
     Returns:
         What is left of the limit.
     """
-    until = time.monotonic() + limit.total_seconds()
-    while time.monotonic() < until:
+    until = clock() + limit.total_seconds()
+    while clock() < until:
         try:
-            socket.create_connection((host, port), timeout=_DOOR_SECONDS).close()
+            connect(host, port)
         except ConnectionRefusedError:
-            time.sleep(_DOOR_AGAIN_SECONDS)
+            sleep(_DOOR_AGAIN_SECONDS)
         except OSError:
             break
         else:
             break
-    return timedelta(seconds=max(_DOOR_SECONDS, until - time.monotonic()))
+    return timedelta(seconds=max(_DOOR_SECONDS, until - clock()))
 
 
 class _Meter:

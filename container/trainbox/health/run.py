@@ -8,6 +8,7 @@ from statistics import median
 
 import msgspec
 
+from trainbox.clock import Clock
 from trainbox.contract.finding import Finding
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
@@ -15,7 +16,7 @@ from trainbox.health.collectives import RankProgram, check_collectives, choose_b
 from trainbox.health.host import Subject
 from trainbox.health.judgement import Judgement, judge
 from trainbox.health.local import HostReport, check_host, longest
-from trainbox.peers.exchange import OTHER_VERSION, Clock, Exchange, Lost, meet
+from trainbox.peers.exchange import OTHER_VERSION, Exchange, Lost, meet
 
 #: From the deadline of a check to its end, and to the answer of a host with few processors.
 _OVERHEAD_SECONDS = 5.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from trainbox.clock import Clock
 from trainbox.contract.finding import Finding, Value
 from trainbox.health.checks import found
 from trainbox.health.gpus import check_gpu
@@ -66,9 +67,11 @@ class Watch:
     Args:
         host: Its name.
         gpus: NVML.
+        clock: The time in seconds.
     """
 
-    def __init__(self, host: str, gpus: Gpus) -> None:
+    def __init__(self, host: str, gpus: Gpus, *, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
         self.host = host
         self.gpus = gpus
         self._count = gpus.count()
@@ -86,7 +89,7 @@ class Watch:
             wait_ms: After about this time the caller has its turn in any case.
             seconds: How often they are read unasked.
         """
-        read_at = time.monotonic() + seconds
+        read_at = self._clock() + seconds
         asked = False
         for event in self.gpus.events(wait_ms):
             if isinstance(event, Event):
@@ -95,8 +98,8 @@ class Watch:
                 continue
             if isinstance(event, Deaf):
                 say(f"health: the driver reports no more events here; the GPUs are still read: {event.why}")
-            if asked or time.monotonic() >= read_at:
-                read_at = time.monotonic() + seconds
+            if asked or self._clock() >= read_at:
+                read_at = self._clock() + seconds
                 yield Turn(self.read(), answers=asked)
                 asked = False
             else:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from trainbox.clock import Clock, Sleep, describe_missed, wait_from
 from trainbox.errors import PeerError
 
 Say = Callable[[str], None]
@@ -44,8 +45,8 @@ def wait_for_peers(
     say: Say,
     check_stop: Callable[[], None] = lambda: None,
     is_known: Callable[[str], bool] = resolves,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
+    clock: Clock = time.monotonic,
+    sleep: Sleep = time.sleep,
 ) -> None:
     """Return once every host can be resolved.
 
@@ -64,7 +65,9 @@ def wait_for_peers(
     Raises:
         PeerError: Some are still unknown after `timeout`; the message names them.
     """
-    started = spoken = clock()
+    pause = _LOOKUP_SECONDS + _SECONDS_BETWEEN_TRIES
+    waiting = wait_from(clock(), timeout).look(clock(), pause=pause)
+    spoken = waiting.started
     missing = list(hosts)
     while missing:
         for host in tuple(missing):
@@ -72,15 +75,17 @@ def wait_for_peers(
                 missing.remove(host)
                 continue
             # After each look-up, not each round: a dead name server holds up every one of them for seconds.
-            now = clock()
-            if now - started >= timeout:
+            waiting = waiting.look(clock(), pause=pause)
+            if waiting.missed:
+                say(describe_missed(waiting.missed))
+            if waiting.is_over:
                 raise PeerError(
                     f"after {timeout:g} s these hosts still have no address: {_names(missing)}",
                     hint="did they fail to start? See their logs; the job's security group must allow traffic in it",
                 )
-            if now - spoken >= SECONDS_BETWEEN_LINES:
-                spoken = now
-                say(f"waiting for the address of {_names(missing)} ({now - started:.0f} of {timeout:g} s)")
+            if waiting.now - spoken >= SECONDS_BETWEEN_LINES:
+                spoken = waiting.now
+                say(f"waiting for the address of {_names(missing)} ({waiting.waited:.0f} of {timeout:g} s)")
         check_stop()
         if missing:
             sleep(_SECONDS_BETWEEN_TRIES)

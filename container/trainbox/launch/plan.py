@@ -162,10 +162,15 @@ def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, st
 
 
 def install_plan(
-    argv: tuple[str, ...], program_directory: Path, *, env: Mapping[str, str], grace_seconds: float
+    argv: tuple[str, ...],
+    program_directory: Path,
+    *,
+    env: Mapping[str, str],
+    grace_seconds: float,
+    hang_seconds: float = 0.0,
 ) -> Plan:
     """The plan of one step before the script: pip, run and supervised like any child."""
     # -P: pip must not take a user's `queue.py` or `types.py` for the standard library's.
     command = (sys.executable, "-P", "-m", "pip", *argv)
-    child = Child(name="pip", argv=command, environment=env, directory=program_directory)
+    child = Child("pip", argv=command, environment=env, directory=program_directory, hang_seconds=hang_seconds)
     return Plan(children=(child,), grace_seconds=grace_seconds)

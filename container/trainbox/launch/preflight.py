@@ -49,7 +49,13 @@ def plan_checks(job: Job, planned: Plan, *, env: Mapping[str, str], scratch: Pat
         *("--processes", str(planned.processes), "--failure", str(scratch / _REASON)),
         *(("--strict",) if job.settings.preflight_strict else ()),
     )
-    child = Child(name="preflight", argv=argv, environment={**env, "PYTHONUNBUFFERED": "1"}, directory=job.layout.root)
+    child = Child(
+        "preflight",
+        argv=argv,
+        environment={**env, "PYTHONUNBUFFERED": "1"},
+        directory=job.layout.root,
+        hang_seconds=job.settings.hang_seconds,
+    )
     return Plan(
         children=(child,),
         grace_seconds=_GRACE_SECONDS,
@@ -74,7 +80,9 @@ def judge(outcome: Outcome, reason: str) -> TrainboxError | None:
         if outcome.code == kind.exit_code and reason:
             return kind(message.removeprefix(f"{kind.fault}{kind.joint}"), hint=hint)
     why = f"ended with exit code {outcome.code}"
-    if outcome.killed_after_grace:
+    if outcome.exits[0].hung:
+        why = f"did not end: their process {outcome.exits[0].hung}"
+    elif outcome.killed_after_grace:
         why = f"did not end within {outcome.seconds:.0f} s"
     return PreflightError(
         f"the checks before the script {why}",

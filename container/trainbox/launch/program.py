@@ -1,5 +1,6 @@
 """Which program runs and where its code comes from: decided from the request, then looked up in the fetched code."""
 
+import itertools
 import os
 import re
 import sys
@@ -10,11 +11,16 @@ from typing import Literal
 import msgspec
 
 from trainbox.contract.job import Job, below
+from trainbox.contract.text import short
 from trainbox.errors import ProgramError
 
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*\.py")
 _BUILD_TABLE = re.compile(r"^[ \t]*\[build-system\]", re.MULTILINE)
 _MOST_NAMES_SHOWN = 20
+#: Of those that a misspelt name is compared with.
+_MOST_NAMES_READ = 10_000
+#: Of a pyproject.toml, in characters.
+_LONGEST_PROJECT = 1_000_000
 #: Linux reads no more of a script's first line (BINPRM_BUF_SIZE).
 _LONGEST_FIRST_LINE = 256
 
@@ -71,7 +77,7 @@ def find_bundled(name: str) -> Path:
         if candidate in scripts:
             return scripts[candidate]
     raise ProgramError(
-        f"there is no bundled script {name!r}{_did_you_mean(stem, scripts)}",
+        f"there is no bundled script {short(name)}{_did_you_mean(stem, scripts)}",
         hint="the bundled scripts: " + (", ".join(scripts) or "none"),
     )
 
@@ -141,14 +147,24 @@ def resolve(choice: Choice, directory: Path) -> Program:
 
 
 def _inside(name: str, directory: Path) -> Path:
-    root = directory.resolve()
-    path = (root / name).resolve()
+    try:
+        root = directory.resolve()
+        path = (root / name).resolve()
+        is_there = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long for Linux, or links that lead in a circle
+        reason = error.strerror if isinstance(error, OSError) else "a link leads in a circle"
+        raise ProgramError(
+            f"the program {short(name)} cannot be looked up in {directory}: {reason}",
+            hint="sagemaker_program is the path of a file inside the source, as in 'train.py'",
+        ) from error
     if not path.is_relative_to(root) or path == root:
-        raise ProgramError(f"the program {name!r} lies outside its code in {directory}", hint="name it as 'train.py'")
-    if not path.is_file():
+        raise ProgramError(
+            f"the program {short(name)} lies outside its code in {directory}", hint="name it as 'train.py'"
+        )
+    if not is_there:
         names = _names(directory)
         raise ProgramError(
-            f"there is no program {name!r} in {directory}{_did_you_mean(name, names)}",
+            f"there is no program {short(name)} in {directory}{_did_you_mean(name, names)}",
             hint="found there: " + (", ".join(names[:_MOST_NAMES_SHOWN]) or "nothing"),
         )
     return directory / path.relative_to(root)
@@ -157,7 +173,11 @@ def _inside(name: str, directory: Path) -> Path:
 def _names(directory: Path) -> list[str]:
     if not directory.is_dir():
         return []
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+    found = itertools.islice((path for path in directory.rglob("*") if path.is_file()), _MOST_NAMES_READ)
+    try:
+        return sorted(str(path.relative_to(directory)) for path in found)
+    except (OSError, RecursionError):  # a tree nested deeper than can be walked
+        return []
 
 
 def _python_program(name: str, directory: Path, *, bundled: bool) -> Program:
@@ -178,7 +198,10 @@ def _is_package(directory: Path) -> bool:
         return True
     project = directory / "pyproject.toml"
     # One that only lists dependencies or configures a linter is no package (uv decides the same way).
-    return project.is_file() and bool(_BUILD_TABLE.search(project.read_text(encoding="utf-8", errors="replace")))
+    if not project.is_file():
+        return False
+    with project.open(encoding="utf-8", errors="replace") as file:
+        return bool(_BUILD_TABLE.search(file.read(_LONGEST_PROJECT)))
 
 
 def _requirements(directory: Path) -> tuple[str, ...]:

@@ -26,7 +26,9 @@ def install(program: Program, job: Job, env: Mapping[str, str]) -> None:
     if not program.install:
         return
     say(f"installing {' '.join(program.install)}")
-    outcome = supervise(install_plan(arguments(program, job), program.directory, env=env, grace_seconds=0.0))
+    hang = job.settings.hang_seconds
+    planned = install_plan(arguments(program, job), program.directory, env=env, grace_seconds=0.0, hang_seconds=hang)
+    outcome = supervise(planned)
     if outcome.stopped_by:
         raise Stopped("stopped by a signal while pip was installing")
     if outcome.code:
@@ -54,6 +56,8 @@ def _words(outcome: Outcome, directory: Path) -> str:
     failure = outcome.first_failure
     if failure is None:
         return ""
+    if failure.hung:
+        return f"it {failure.hung}"
     cause = find_cause(failure.stderr, directory)
     raised = [cause.text.partition("\n")[0]] if cause and cause.exception else []
     errors = raised + _PIP_ERROR.findall(failure.stderr)[:_MOST_ERRORS]

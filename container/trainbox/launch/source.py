@@ -2,14 +2,17 @@
 
 import contextlib
 import errno
+import os
 import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from trainbox.contract.job import Job
+from trainbox.contract.text import short
 from trainbox.errors import ProgramError
 from trainbox.launch.program import Source
 
@@ -19,6 +22,35 @@ except ImportError:  # a Python that was built without it reads no .tar.xz eithe
     LZMAError = zlib.error  # type: ignore[misc,assignment]  # any exception class will do
 
 Say = Callable[[str], None]
+#: What tarfile and the file system raise for an archive that is damaged or made to harm: a header's numbers, names and
+#: records are used as they stand.
+_DAMAGED = (
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    zlib.error,
+    LZMAError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+_LONGEST_SHOWN, _LONGEST_REASON = 200, 300
+_MOST_MEMBERS = 1_000_000
+#: The header of a header, which holds a long name or pax records, is read whole.
+_LARGEST_HEADER_BYTES = 1024 * 1024
+_HEADERS = frozenset(
+    {
+        tarfile.XHDTYPE,
+        tarfile.XGLTYPE,
+        tarfile.SOLARIS_XHDTYPE,
+        tarfile.GNUTYPE_LONGNAME,
+        tarfile.GNUTYPE_LONGLINK,
+    }
+)
+#: Linux allows 255 bytes in a name and 4,096 in a path, of which the code directory has its part.
+_LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 3072, 100
 _BLOCK_BYTES = 1024 * 1024
 #: Without a network (isolation) botocore would try for five minutes.
 _CONNECT_SECONDS = 10
@@ -42,10 +74,11 @@ def fetch(source: Source, job: Job, say: Say) -> Path:
     try:
         _fill(staging, source, job, say)
         _replace(code_dir, staging)
-    except OSError as error:  # shutil.Error, which copytree raises, is one too
-        raise ProgramError(f"the code of {source.location} cannot be put in {code_dir}: {error}") from error
+    except (OSError, RecursionError) as error:  # shutil.Error, which copytree raises, is an OSError too
+        raise ProgramError(f"the code of {short(source.location)} cannot be put in {code_dir}: {error}") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(RecursionError):  # of a directory nested deeper than Python calls
+            shutil.rmtree(staging, ignore_errors=True)
     return code_dir
 
 
@@ -76,7 +109,14 @@ def _fill(staging: Path, source: Source, job: Job, say: Say) -> None:
 
 def _copy(directory: Path, staging: Path) -> None:
     """Copy a directory, or unpack it where it holds nothing but one archive (how the SDKs fill the channel `code`)."""
-    if not directory.is_dir():
+    try:
+        is_directory = directory.is_dir()
+    except OSError as error:
+        raise ProgramError(
+            f"the source {short(str(directory))} cannot be read: {error.strerror}",
+            hint="check sagemaker_submit_directory or the channel 'code'",
+        ) from error
+    if not is_directory:
         raise ProgramError(
             f"the source {directory} is no directory", hint="check sagemaker_submit_directory or the channel 'code'"
         )
@@ -93,9 +133,10 @@ def extract(archive: Path, directory: Path, *, shown: str) -> None:
     Raises:
         ProgramError: The archive is missing, damaged or not safe.
     """
+    shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
     try:
-        with tarfile.open(archive) as tar:
-            members = tar.getmembers()
+        with tarfile.open(archive, tarinfo=_Member) as tar:
+            members = list(_read_members(tar))
             for member in members:
                 _refuse_unsafe(member, shown)
             for member in members:
@@ -103,22 +144,60 @@ def extract(archive: Path, directory: Path, *, shown: str) -> None:
             _read_to_end(tar)
     except FileNotFoundError as error:
         raise ProgramError(f"there is no archive {shown}", hint="check sagemaker_submit_directory") from error
-    except (tarfile.TarError, EOFError, OSError, zlib.error, LZMAError) as error:
+    except _DAMAGED as error:
         # tarfile says of each way to open what is no archive why it failed; the first line is enough.
-        reason = str(error).partition("\n")[0]
-        raise ProgramError(
-            f"the archive {shown} cannot be unpacked: {reason}", hint="is it a whole .tar.gz? `tar tzf` lists it"
-        ) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        hint = "is it a whole .tar.gz? `tar tzf` lists it"
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            hint = "the disk is full: ask for a larger VolumeSizeInGB"
+        raise ProgramError(f"the archive {shown} cannot be unpacked: {reason[:_LONGEST_REASON]}", hint=hint) from error
+
+
+class _Member(tarfile.TarInfo):
+    """A header, refused where tarfile would use any amount of memory, or take damage for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError(f"a header is damaged: {error}") from error
+        if member.size < 0 or (member.type in _HEADERS and member.size > _LARGEST_HEADER_BYTES):
+            raise tarfile.ReadError(f"a header declares {member.size:,} bytes")
+        return member
+
+
+def _read_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members, in their order; a size below 0 in a pax record would lead back to one before, for ever."""
+    last = -1
+    for count, member in enumerate(tar, start=1):
+        if member.size < 0 or member.offset <= last:
+            raise tarfile.ReadError(f"the member {short(member.name)} declares {member.size:,} bytes")
+        if count > _MOST_MEMBERS:
+            raise tarfile.ReadError(f"it has more than {_MOST_MEMBERS:,} members")
+        last = member.offset
+        yield member
 
 
 def _refuse_unsafe(member: tarfile.TarInfo, shown: str) -> None:
     path = PurePosixPath(member.name)
+    refused = f"the archive {shown} is refused: its member {short(member.name)}"
     if path.is_absolute() or ".." in path.parts:
-        raise ProgramError(f"the archive {shown} is refused: its member {member.name!r} lies outside of it")
+        raise ProgramError(f"{refused} lies outside of it")
+    if "\0" in member.name:
+        raise ProgramError(f"{refused} has a NUL in its name", hint="rename it, and make the archive again")
+    names = [os.fsencode(name) for name in path.parts]
+    if len(names) > _DEEPEST or max(map(len, names), default=0) > _LONGEST_NAME or sum(map(len, names)) > _LONGEST_PATH:
+        raise ProgramError(
+            f"{refused} has a name that is too long or too deep",
+            hint=f"at most {_DEEPEST} folders, {_LONGEST_NAME} bytes in a name and {_LONGEST_PATH:,} in a path",
+        )
+    if member.issparse():
+        raise ProgramError(f"{refused} is a sparse file", hint="archive it without --sparse")
     if not (member.isreg() or member.isdir()):
         kind = "a link" if member.issym() or member.islnk() else "a device"
         raise ProgramError(
-            f"the archive {shown} is refused: its member {member.name!r} is {kind}",
+            f"{refused} is {kind}",
             hint="archive the files themselves (tar --dereference)",
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from trainbox.contract.failure import compose, release_failure, reserve_failure, write_failure
+from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
@@ -266,7 +266,7 @@ def _fail(text: str, layout: Layout, hidden: tuple[str, ...], code: int, *, befo
     try:
         if not write_failure(layout.failure_file, text, before=before):
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
-            text = without_secrets(layout.failure_file.read_text(encoding="utf-8", errors="replace"), hidden)
+            text = without_secrets(read_failure(layout.failure_file), hidden)
     except OSError as error:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
     say(f"FAILED: {text}")

@@ -14,12 +14,11 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from trainbox.errors import PeerError, TrainboxError
+from trainbox.errors import PeerError, Stopped, TrainboxError
 from trainbox.peers.door import Door, knock
-from trainbox.peers.lifeline import Lifeline, Loss
+from trainbox.peers.lifeline import Lifeline
 from trainbox.peers.members import Members
 from trainbox.peers.parcels import LARGEST_BYTES, Line, Verb
-from trainbox.peers.wire import describe
 from trainbox.say import say
 
 T = TypeVar("T")
@@ -57,6 +56,11 @@ class Circle:
         self._lifeline = lifeline
         self._lines = lines
         self._call = 0
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which a process of which nothing is heard is lost; infinite where never."""
+        return self._lifeline.limit
 
     def __enter__(self) -> Self:
         return self
@@ -166,13 +170,14 @@ class Circle:
         Leaving the block by an exception does the same; the first word counts.
         """
         message = error.message if isinstance(error, TrainboxError) else f"{type(error).__name__}: {error}"
-        self._lifeline.give_up(" ".join(message.split()))
+        self._lifeline.give_up(" ".join(message.split()), stopped=isinstance(error, Stopped))
 
     def check(self) -> None:
         """Go on only if nobody is lost.
 
         Raises:
             PeerError: Somebody is; the message says who, and how.
+            Stopped: Somebody has left because the job is stopped.
         """
         self._lifeline.check()
 
@@ -184,7 +189,7 @@ class Circle:
         """
         try:
             self._lifeline.wait(seconds)
-        except PeerError as error:
+        except (PeerError, Stopped) as error:
             return error.message
         return None
 
@@ -212,18 +217,18 @@ class Circle:
         except OSError as error:
             raise self._broken(member, error) from None
 
-    def _broken(self, member: str, error: OSError) -> PeerError:
+    def _broken(self, member: str, error: OSError) -> PeerError | Stopped:
         """A connection for data is gone; the lifeline knows more, if not yet then soon."""
         try:
             self._lifeline.wait(_WORD_SECONDS)
-        except PeerError as lost:
+        except (PeerError, Stopped) as lost:
             return lost
         if member in self._lifeline.left:
             return PeerError(
                 f"{member} has left, and {self.members.name} still waits for it",
                 hint="all members must run the same script with the same hyperparameters",
             )
-        return self._lifeline.lose(Loss(member, f"is lost: {describe(error)}", f"the log of {member} says why"))
+        return self._lifeline.lose_broken(member, error)
 
     def _say_goodbye(self) -> None:
         if self.members.is_first:
@@ -279,6 +284,7 @@ def _meet(members: Members, lifeline: Lifeline, port: int, patience: float) -> d
     """The connections for data, by member."""
     if members.size == 1:
         return {}
+    lifeline.start()
     if not members.is_first:
         return {members.names[0]: knock(members, port, lifeline, patience=patience)}
     with closing(Door(members, port, lifeline)) as door:

@@ -9,7 +9,8 @@ import socket
 import time
 from typing import Literal
 
-from trainbox.errors import PeerError
+from trainbox.clock import Clock, Patience, Sleep, describe_missed, wait_from
+from trainbox.errors import PeerError, Stopped
 from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Loss, Word
 from trainbox.peers.members import Members
 from trainbox.peers.wire import Wire, connect, listen
@@ -18,8 +19,11 @@ from trainbox.say import say
 Role = Literal["life", "data"]
 
 _PAUSE_SECONDS = 0.05
+_TURN_SECONDS = 1.0
 #: A visitor who has not said who it is by then, and an answer that has not come: a stranger.
 _GREET_SECONDS = 5.0
+#: For a try to reach the leader: to connect, to be answered, and to wait for the next.
+_LONGEST_TRY_SECONDS = 10.0
 _MOST_VISITORS = 256
 _BACKLOG = 128
 _MOST_NAMES = 5
@@ -34,14 +38,16 @@ class Door:
         members: All; this one leads.
         port: Where to listen, on the address of the leader.
         lifeline: Takes the connections for the signs of life.
+        clock: The time in seconds.
 
     Raises:
         PeerError: The port is taken.
     """
 
-    def __init__(self, members: Members, port: int, lifeline: Lifeline) -> None:
+    def __init__(self, members: Members, port: int, lifeline: Lifeline, *, clock: Clock = time.monotonic) -> None:
         self._members = members
         self._lifeline = lifeline
+        self._clock = clock
         self._visitors: dict[int, tuple[Wire[Word], float]] = {}
         self._came: dict[Role, dict[str, socket.socket]] = {"life": {}, "data": {}}
         try:
@@ -65,12 +71,12 @@ class Door:
         Raises:
             PeerError: Some have not come, or one was lost meanwhile.
         """
-        clock = _Patience(patience)
+        waiting = _Waiting(patience, self._clock)
         while missing := self._missing():
-            if clock.is_over:
-                raise self._lifeline.lose(Loss(_some(missing), f"never came (within {patience:g} s)", _NEVER_CAME_HINT))
-            clock.say(_some(missing))
-            self._turn(min(clock.left, 1.0))
+            if waiting.look(_TURN_SECONDS).is_over:
+                raise self._lifeline.lose(waiting.loss(self._members.name, _some(missing), f"within {patience:g} s"))
+            waiting.say(_some(missing))
+            self._turn(waiting.patience)
             self._lifeline.check()
         data, self._came["data"] = self._came["data"], {}
         return {name: data[name] for name in self._members.names[1:]}
@@ -87,23 +93,23 @@ class Door:
         came = self._came["life"].keys() & self._came["data"].keys()
         return [name for name in self._members.names[1:] if name not in came]
 
-    def _turn(self, seconds: float) -> None:
+    def _turn(self, patience: Patience) -> None:
         poll = select.poll()
         for source in (self._listener.fileno(), self._lifeline.alarm.fileno(), *self._visitors):
             poll.register(source, select.POLLIN)
-        for source, _ in poll.poll(seconds * 1000):
+        for source, _ in poll.poll(patience.pause * 1000):
             if source == self._listener.fileno():
                 self._open()
             elif source in self._visitors:
                 self._hear(source)
-        self._show_out()
+        self._show_out(patience.now)
 
     def _open(self) -> None:
         with contextlib.suppress(OSError):
             connection, _ = self._listener.accept()
             connection.setblocking(False)
             wire = Wire(connection, Word, longest=LONGEST_WORD_BYTES)
-            self._visitors[connection.fileno()] = (wire, time.monotonic())
+            self._visitors[connection.fileno()] = (wire, self._clock())
 
     def _hear(self, source: int) -> None:
         wire, _ = self._visitors[source]
@@ -129,9 +135,13 @@ class Door:
         if role == "life":
             self._lifeline.add(name, wire, further)
 
-    def _show_out(self) -> None:
-        """Strangers who say nothing, and the oldest where there are too many: they must not use up all descriptors."""
-        latest = time.monotonic() - _GREET_SECONDS
+    def _show_out(self, now: float) -> None:
+        """Strangers who say nothing, and the oldest where there are too many: they must not use up all descriptors.
+
+        Args:
+            now: Before what has come was read: this process itself may have been stopped since.
+        """
+        latest = now - _GREET_SECONDS
         crowd = len(self._visitors) - _MOST_VISITORS
         for place, (source, (wire, since)) in enumerate(tuple(self._visitors.items())):
             if since < latest or place < crowd:
@@ -139,27 +149,34 @@ class Door:
                 wire.close()
 
 
-class _Patience:
-    """Seconds to wait, not in silence."""
+class _Waiting:
+    """A wait for others, not in silence."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._started = self._spoken = time.monotonic()
+    def __init__(self, seconds: float, clock: Clock) -> None:
+        self._clock = clock
+        self.patience = wait_from(clock(), seconds)
+        self._spoken = self.patience.started
 
-    @property
-    def left(self) -> float:
-        return self._started + self.seconds - time.monotonic()
-
-    @property
-    def is_over(self) -> bool:
-        return self.left <= 0
+    def look(self, pause: float) -> Patience:
+        """The wait as it is now, given how long the next turn may take."""
+        self.patience = self.patience.look(self._clock(), pause=pause)
+        if self.patience.missed:
+            say(describe_missed(self.patience.missed))
+        return self.patience
 
     def say(self, whom: str) -> None:
         """One line every ten seconds."""
-        now = time.monotonic()
+        now = self.patience.now
         if now - self._spoken >= _SECONDS_BETWEEN_LINES:
             self._spoken = now
-            say(f"waiting for {whom} ({now - self._started:.0f} of {self.seconds:g} s)")
+            say(f"waiting for {whom} ({self.patience.waited:.0f} of {self.patience.seconds:g} s)")
+
+    def loss(self, me: str, missing: str, how: str) -> Loss:
+        """Who is to blame for those who have not come: this one, if it was away for as long as the others wait."""
+        if self.patience.was_absent:
+            absent = self.patience.missed_in_all
+            return Loss(me, f"is lost: it did not run for {absent:.0f} s while the members were to meet")
+        return Loss(missing, f"never came ({how})", _NEVER_CAME_HINT)
 
 
 def _some(names: list[str]) -> str:
@@ -167,7 +184,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def knock(members: Members, port: int, lifeline: Lifeline, *, patience: float) -> socket.socket:
+def knock(
+    members: Members,
+    port: int,
+    lifeline: Lifeline,
+    *,
+    patience: float,
+    clock: Clock = time.monotonic,
+    sleep: Sleep = time.sleep,
+) -> socket.socket:
     """Go to the leader, which may come later.
 
     Args:
@@ -175,6 +200,8 @@ def knock(members: Members, port: int, lifeline: Lifeline, *, patience: float) -
         port: Where the leader listens.
         lifeline: Takes the connection for the signs of life.
         patience: Seconds to try.
+        clock: The time in seconds.
+        sleep: Waits between two tries.
 
     Returns:
         The connection for data.
@@ -182,7 +209,7 @@ def knock(members: Members, port: int, lifeline: Lifeline, *, patience: float) -
     Raises:
         PeerError: The leader is not there, or somebody else is.
     """
-    caller = _Caller(members, port, lifeline, patience)
+    caller = _Caller(members, port, lifeline, _Waiting(patience, clock), sleep)
     wire, words = caller.call("life")
     lifeline.add(members.names[0], wire, words)
     return caller.call("data")[0].connection
@@ -191,23 +218,25 @@ def knock(members: Members, port: int, lifeline: Lifeline, *, patience: float) -
 class _Caller:
     """Tries until it is let in, or its patience is at an end."""
 
-    def __init__(self, members: Members, port: int, lifeline: Lifeline, patience: float) -> None:
+    def __init__(self, members: Members, port: int, lifeline: Lifeline, waiting: _Waiting, sleep: Sleep) -> None:
         self._members = members
         self._port = port
         self._lifeline = lifeline
-        self._patience = _Patience(patience)
+        self._waiting = waiting
+        self._sleep = sleep
 
     def call(self, role: Role) -> tuple[Wire[Word], list[Word]]:
         """A connection to the leader, and what has come on it behind the answer."""
         while True:
             self._lifeline.check()
+            is_over = self._waiting.look(_LONGEST_TRY_SECONDS).is_over  # before: a last try may still be let in
             try:
                 return self._try(role)
             except OSError as error:
-                if self._patience.is_over:
+                if is_over:
                     raise self._missed(error) from None
-                self._patience.say(self._members.names[0])
-                time.sleep(_PAUSE_SECONDS)
+                self._waiting.say(self._members.names[0])
+                self._sleep(_PAUSE_SECONDS)
 
     def _try(self, role: Role) -> tuple[Wire[Word], list[Word]]:
         members = self._members
@@ -223,7 +252,8 @@ class _Caller:
             stack.pop_all()
         return wire, words[1:]
 
-    def _missed(self, error: OSError) -> PeerError:
+    def _missed(self, error: OSError) -> PeerError | Stopped:
         leader = self._members.names[0]
         where = f"port {self._port} of {self._members.address}: {error.strerror or error}"
-        return PeerError(f"{leader} never came (within {self._patience.seconds:g} s; {where})", hint=_NEVER_CAME_HINT)
+        how = f"within {self._waiting.patience.seconds:g} s; {where}"
+        return self._lifeline.error(self._waiting.loss(self._members.name, leader, how))

@@ -13,23 +13,29 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from trainbox.clock import FROZEN_SECONDS, Clock, Patience, Sleep, describe_missed, wait_from
+from trainbox.peers.rounds import LOOK_SECONDS, Round
 from trainbox.peers.wire import Wire, connect, describe, listen
+from trainbox.say import say
 
 T = TypeVar("T")
 R = TypeVar("R")
-Clock = Callable[[], float]
 #: Given what each host said and why others said nothing; returns what all are told.
 Decide = Callable[[Mapping[str, T], Mapping[str, str]], R]
 Share = Callable[[R, str], R]
 
 _CLOCK_TRIES = 5
 _PAUSE_SECONDS = 0.05
+#: For a try to connect.
+_LONGEST_TRY_SECONDS = 10.0
 #: For what the first host does between the last word of a round and its answer.
 _MARGIN_SECONDS = 5.0
 #: A host that does not take its answer for so long is frozen; it must not hold up the others.
 _SEND_SECONDS = 5.0
 #: Connections that may wait while the first host is at its own checks: strangers shall not keep the hosts out.
 _BACKLOG = 128
+#: At what has come when the time is over: somebody who never stops talking must not hold up the others.
+_MOST_LOOKS = 1000
 NEVER_CAME = "never arrived"
 STOPPED = "stopped answering"
 OTHER_VERSION = "says what this version of trainbox does not understand"
@@ -115,10 +121,10 @@ class Alone:
 class _Peer(Wire[_Line]):
     """One connection."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, since: float = 0.0) -> None:
         super().__init__(connection, _Line)
         connection.settimeout(_SEND_SECONDS)
-        self.since = time.monotonic()
+        self.since = since
         self.host = ""
 
 
@@ -130,7 +136,8 @@ class Hub:
         port: Where it listens, on the address that its own name has.
         job: What tells this job from others; the same on all hosts.
         patience: Seconds from now within which all others are to connect.
-        clock: The time in seconds.
+        clock: The time of day in seconds.
+        monotonic: The time in seconds that waits are measured by.
 
     Raises:
         OSError: The port is taken, or the host's name is not its own address.
@@ -138,11 +145,21 @@ class Hub:
 
     skew = 0.0
 
-    def __init__(self, hosts: tuple[str, ...], port: int, job: str, *, patience: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        hosts: tuple[str, ...],
+        port: int,
+        job: str,
+        *,
+        patience: float,
+        clock: Clock,
+        monotonic: Clock = time.monotonic,
+    ) -> None:
         self._hosts = hosts
         self._job = job
         self._clock = clock
-        self._until = time.monotonic() + patience
+        self._monotonic = monotonic
+        self._until = monotonic() + patience
         self._round = 0
         self._peers: dict[str, _Peer] = {}
         #: Why a host that has come is no more.
@@ -162,13 +179,7 @@ class Hub:
         del answer
         self._round += 1
         self._values = {}
-        started = time.monotonic()
-        while (left := self._patience(started, seconds)) > 0:
-            for key, _ in self._selector.select(left):
-                if key.data is None:
-                    self._accept()
-                else:
-                    self._hear(key.data)
+        self._collect(seconds)
         said, silent = self._collected(value, kind)
         decided = decide(said, silent)
         for host, peer in list(self._peers.items()):
@@ -184,13 +195,36 @@ class Hub:
         self._selector.close()
         self._listener.close()
 
-    def _patience(self, started: float, seconds: float) -> float:
-        """How long somebody is still waited for: to connect, or to speak in this round."""
-        missing = [host for host in self._hosts[1:] if host not in self._values and host not in self._gone]
-        limits = [
-            max(started, self._peers[host].since) + seconds if host in self._peers else self._until for host in missing
+    def _collect(self, seconds: float) -> None:
+        """Hear all who have something to say in this round, until nobody is waited for any more."""
+        now = self._monotonic()
+        current = Round(now, seconds, self._until, due=now)
+        looks_left = _MOST_LOOKS
+        while True:
+            now = self._monotonic()
+            absent = current.absent
+            current = current.look(now)
+            if current.absent > absent:
+                say(f"health: {describe_missed(current.absent - absent)}")
+            left = current.left(now, self._missing())
+            ready = self._selector.select(max(0.0, min(left, LOOK_SECONDS)))
+            for key, _ in ready:
+                if key.data is None:
+                    self._accept()
+                else:
+                    self._hear(key.data)
+            # What is there already is heard though the time is over: this host itself may have come late to the round.
+            looks_left -= left <= 0
+            if left <= 0 and (not ready or not looks_left):
+                break
+        self._until += current.absent
+
+    def _missing(self) -> list[float | None]:
+        return [
+            self._peers[host].since if host in self._peers else None
+            for host in self._hosts[1:]
+            if host not in self._values and host not in self._gone
         ]
-        return max(limits) - time.monotonic() if limits else 0.0
 
     def _collected(self, value: T, kind: type[T]) -> tuple[dict[str, T], dict[str, str]]:
         """In the order of the hosts, whoever spoke first."""
@@ -209,7 +243,7 @@ class Hub:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             connection, _ = self._listener.accept()
-            self._selector.register(connection, selectors.EVENT_READ, _Peer(connection))
+            self._selector.register(connection, selectors.EVENT_READ, _Peer(connection, self._monotonic()))
 
     def _hear(self, peer: _Peer) -> None:
         try:
@@ -253,39 +287,52 @@ class Spoke:
         port: Where the first host listens.
         job: What tells this job from others.
         patience: Seconds to try, and those within which the first host waits for all others.
-        clock: The time in seconds.
+        clock: The time of day in seconds.
+        monotonic: The time in seconds that waits are measured by.
+        sleep: Waits between two tries.
 
     Raises:
         Lost: The first host cannot be reached.
     """
 
     def __init__(
-        self, hosts: tuple[str, ...], host: str, port: int, job: str, *, patience: float, clock: Clock
+        self,
+        hosts: tuple[str, ...],
+        host: str,
+        port: int,
+        job: str,
+        *,
+        patience: float,
+        clock: Clock,
+        monotonic: Clock = time.monotonic,
+        sleep: Sleep = time.sleep,
     ) -> None:
         self.skew = 0.0
         self._first = hosts[0]
+        self._host = host
         self._job = job
         self._patience = patience
         self._clock = clock
+        self._monotonic = monotonic
         self._round = 0
         self._lines: list[_Line] = []
-        until = time.monotonic() + patience
+        waiting = wait_from(monotonic(), patience)
         while True:
+            waiting = waiting.look(monotonic(), pause=_LONGEST_TRY_SECONDS)
             try:
                 self._peer = _Peer(connect(self._first, port))
                 self._peer.send(_Line(job=job, host=host))
             except OSError as error:
-                if time.monotonic() >= until:
+                if waiting.is_over:
                     reason = error.strerror or str(error)
-                    raise Lost(self._first, f"{NEVER_CAME} (port {port}: {reason})") from None
-                time.sleep(_PAUSE_SECONDS)
+                    raise self._lost(waiting, patience, f"{NEVER_CAME} (port {port}: {reason})") from None
+                sleep(_PAUSE_SECONDS)
             else:
                 return
 
     def settle(self, *, seconds: float) -> None:
         """Wait until the first host is there to talk, and set this clock beside that one."""
-        until = time.monotonic() + seconds + _MARGIN_SECONDS
-        if self._receive(until).job != self._job:
+        if self._receive(seconds + _MARGIN_SECONDS, first_waits=seconds).job != self._job:
             raise Lost(self._first, "it speaks another language")
         self.skew = self._measure()
 
@@ -295,8 +342,9 @@ class Spoke:
         """Say something and wait for the answer."""
         del kind, decide, share
         self._round += 1
-        until = time.monotonic() + self._patience + seconds + _MARGIN_SECONDS
-        line = self._ask(_Line(round=self._round, value=msgspec.Raw(msgspec.json.encode(value))), until)
+        limit = self._patience + seconds + _MARGIN_SECONDS
+        mine = _Line(round=self._round, value=msgspec.Raw(msgspec.json.encode(value)))
+        line = self._ask(mine, limit, first_waits=seconds)
         try:
             return msgspec.json.decode(line.value, type=answer)
         except msgspec.ValidationError:
@@ -306,28 +354,42 @@ class Spoke:
         """Let go."""
         self._peer.connection.close()
 
-    def _ask(self, line: _Line, until: float) -> _Line:
+    def _ask(self, line: _Line, seconds: float, *, first_waits: float) -> _Line:
         try:
             self._peer.send(line)
         except OSError as error:
             raise Lost(self._first, describe(error)) from None
-        return self._receive(until)
+        return self._receive(seconds, first_waits=first_waits)
 
-    def _receive(self, until: float) -> _Line:
-        try:
-            while not self._lines:
-                self._peer.connection.settimeout(max(0.001, until - time.monotonic()))
+    def _receive(self, seconds: float, *, first_waits: float) -> _Line:
+        waiting = wait_from(self._monotonic(), seconds)
+        while not self._lines:
+            waiting = waiting.look(self._monotonic(), pause=LOOK_SECONDS)
+            if waiting.missed:
+                say(f"health: {describe_missed(waiting.missed)}")
+            if waiting.is_over:
+                raise self._lost(waiting, first_waits, STOPPED)
+            self._peer.connection.settimeout(max(0.001, waiting.pause))
+            try:
                 self._lines = self._peer.receive()
-        except OSError as error:
-            raise Lost(self._first, STOPPED if isinstance(error, TimeoutError) else describe(error)) from None
+            except TimeoutError:
+                continue
+            except OSError as error:
+                raise self._lost(waiting.look(self._monotonic()), first_waits, describe(error)) from None
         return self._lines.pop(0)
+
+    def _lost(self, waiting: Patience, first_waits: float, reason: str) -> Lost:
+        """Who is to blame that the first host is not there: this one, if it was away for as long as that waits."""
+        if waiting.missed_in_all >= max(first_waits, FROZEN_SECONDS):
+            return Lost(self._host, f"did not run for {waiting.missed_in_all:.0f} s; {self._first}: {reason}")
+        return Lost(self._first, reason)
 
     def _measure(self) -> float:
         """Of several questions the one answered fastest tells most; the answer was given about half-way (RFC 5905)."""
         tries = []
         for _ in range(_CLOCK_TRIES):
             asked = self._clock()
-            answer = self._ask(_Line(clock=asked), time.monotonic() + _MARGIN_SECONDS)
+            answer = self._ask(_Line(clock=asked), _MARGIN_SECONDS, first_waits=_MARGIN_SECONDS)
             answered = self._clock()
             if answer.clock is not None:
                 tries.append((answered - asked, (asked + answered) / 2 - answer.clock))

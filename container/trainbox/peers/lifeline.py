@@ -10,31 +10,31 @@ dead, does not leave by itself, the thread ends the process.
 """
 
 import contextlib
-import os
 import select
 import socket
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
-from trainbox.errors import PeerError
+from trainbox.clock import Clock, describe_missed
+from trainbox.errors import PeerError, Stopped
+from trainbox.peers.detector import FailureDetector
+from trainbox.peers.last_words import LAST_WORDS_SECONDS, end_process
 from trainbox.peers.wire import Wire, describe
 from trainbox.say import say
 
 BEAT_SECONDS = 0.5
 #: What the main thread has to leave by itself once a member is lost.
 LEAVE_SECONDS = 1.0
-#: What a process that is being ended may take for its last words: whoever reads them may be slow.
-_LAST_WORDS_SECONDS = 0.5
 #: What somebody who gives up may say, in characters.
 _LONGEST_WHY = 2000
 #: Of a `Word`.
 LONGEST_WORD_BYTES = 64 * 1024
+#: Given descriptors and seconds, waits for those that can be read from, or are at an end.
+Poll = Callable[[Sequence[int], float], list[int]]
 
 
 class Loss(msgspec.Struct, frozen=True):
@@ -44,6 +44,8 @@ class Loss(msgspec.Struct, frozen=True):
     #: What has become of it, as the rest of a sentence.
     why: str
     hint: str = ""
+    #: Whether it left because the job is stopped.
+    stopped: bool = False
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,6 +57,8 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     role: Literal["", "life", "data"] = ""
     #: Why the speaker leaves.
     gave_up: str = ""
+    #: Whether that is a stop of the job.
+    stopped: bool = False
     #: Whom the speaker has lost; it may be the listener.
     lost: Loss | None = None
     #: The speaker leaves, and all is well.
@@ -67,18 +71,22 @@ class Lifeline:
     Args:
         me: Its name.
         limit: Seconds after which one of whom nothing is heard is lost.
+        clock: The time in seconds.
+        poll: Waits for connections, in seconds of that clock.
     """
 
-    def __init__(self, me: str, *, limit: float) -> None:
+    def __init__(self, me: str, *, limit: float, clock: Clock = time.monotonic, poll: Poll | None = None) -> None:
         self._me = me
         self._limit = limit
-        self._beat_seconds = min(BEAT_SECONDS, limit / 4)
+        self._clock = clock
+        self._poll = poll or poll_descriptors
+        self._detector = FailureDetector(limit=limit, interval=min(BEAT_SECONDS, limit / 4))
         self._main_thread = threading.get_ident()
         self._wires: dict[str, Wire[Word]] = {}
-        self._heard: dict[str, float] = {}
         #: Those that have said goodbye.
         self.left: set[str] = set()
         self._loss: Loss | None = None
+        self._said: Loss | None = None
         self._lost_at = 0.0
         #: This one leaves: what becomes of the others does not matter any more.
         self._leaving = False
@@ -91,6 +99,15 @@ class Lifeline:
             end_of_pair.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="lifeline", daemon=True)
 
+    def start(self) -> None:
+        """Send and hear signs of life from a thread of its own, until `close`."""
+        self._thread.start()
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which one of whom nothing is heard is lost; infinite where never."""
+        return self._limit
+
     def add(self, member: str, wire: Wire[Word], words: Sequence[Word] = ()) -> None:
         """From now on exchange signs of life with another member.
 
@@ -102,13 +119,11 @@ class Lifeline:
         wire.connection.setblocking(False)
         with self._changed:
             self._wires[member] = wire
-            self._heard[member] = time.monotonic()
+            self._detector.hear(member, self._clock())
             if self._loss is not None:
                 self._tell(Word(lost=self._loss), member)
             for word in words:
                 self._take(member, word)
-        if not self._thread.is_alive():
-            self._thread.start()
         self._stir()
 
     # -- what the main thread asks ---------------------------------------------------------------------------------
@@ -118,9 +133,10 @@ class Lifeline:
 
         Raises:
             PeerError: Somebody is; the message says who, and how.
+            Stopped: Somebody has left because the job is stopped.
         """
         if self._loss is not None:
-            raise self._error(self._loss)
+            raise self.error(self._loss)
 
     def wait(self, seconds: float) -> None:
         """The same, but wait for bad news: after something has broken, word of it is on its way.
@@ -132,17 +148,21 @@ class Lifeline:
             self._changed.wait_for(lambda: self._loss is not None, seconds)
         self.check()
 
-    def lose(self, loss: Loss) -> PeerError:
+    def lose(self, loss: Loss) -> PeerError | Stopped:
         """Tell all others of a loss that has shown elsewhere than here; gives the error to raise."""
         with self._changed:
             self._lose(loss)
-            return self._error(self._loss or loss)
+            return self.error(self._loss or loss)
 
-    def give_up(self, why: str) -> None:
+    def lose_broken(self, member: str, error: OSError) -> PeerError | Stopped:
+        """The same for another connection to a member, which has broken."""
+        return self.lose(self._broken(member, error))
+
+    def give_up(self, why: str, *, stopped: bool = False) -> None:
         """Tell the others that this one leaves for a reason of its own, unless somebody is lost already."""
         with self._changed:
             if self._loss is None and not self._leaving:
-                self._tell(Word(gave_up=why[:_LONGEST_WHY] or "without a reason"))
+                self._tell(Word(gave_up=why[:_LONGEST_WHY] or "without a reason", stopped=stopped))
                 self._leaving = True
 
     def await_goodbyes(self, seconds: float) -> tuple[str, ...]:
@@ -182,39 +202,60 @@ class Lifeline:
             self._leaving = self._closed = True
         self._stir()
         if self._thread.is_alive():
-            self._thread.join(_LAST_WORDS_SECONDS)
+            self._thread.join(LAST_WORDS_SECONDS)
         for wire in self._wires.values():
             wire.close()
         for end_of_pair in (self.alarm, self._ring, self._sleep, self._wake):
             end_of_pair.close()
 
-    # -- the thread; below here the lock is held ---------------------------------------------------------------------
+    def error(self, loss: Loss) -> PeerError | Stopped:
+        """What is raised for a loss."""
+        if loss.stopped:
+            return Stopped(f"{loss.member} {loss.why}")
+        if loss.member == self._me:
+            return PeerError(
+                f"{self._me} is this one: {loss.why.removeprefix('is lost: ')}, and the others have given it up",
+                hint="the process was stopped, or its machine was too busy, for longer than trainbox_hang_seconds",
+            )
+        return PeerError(f"{loss.member} {loss.why}", hint=loss.hint)
+
+    # -- the thread; in what it calls the lock is held -----------------------------------------------------------------
 
     def _run(self) -> None:
-        beat_at = 0.0
-        said: Loss | None = None
-        while not self._closed:
-            # Whoever was silent at this moment and has sent nothing that is found below was so in truth: this process
-            # itself may be stopped between any two of these lines.
-            before = time.monotonic()
-            with self._changed:
-                if before >= beat_at:
-                    self._beat()
-                    beat_at = before + self._beat_seconds
-                sources = {wire.connection.fileno(): member for member, wire in self._wires.items()}
-                until = min([beat_at, *self._silences().values(), *self._end()])
-            ready = _poll([*sources, self._sleep.fileno()], until)
-            with self._changed:
-                for source in ready:
-                    self._hear(sources.get(source))
-                self._judge(before)
-                loss = self._loss
-            if loss is not None and loss is not said:
-                said = loss
-                say(self._error(loss).message)  # whatever becomes of this process now, its log has the name
-            if loss is not None and any(before >= moment for moment in self._end()):
-                end_process(self._error(loss), self._main_thread)
-                return
+        while not self._closed and self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """One turn of the thread: beat, listen, and judge. Gives False once there is nothing left to do."""
+        # Whoever was silent at this moment and has sent nothing that is found below was so in truth: this process
+        # itself may be stopped between any two of these lines.
+        now = self._clock()
+        with self._changed:
+            turn = self._detector.turn(now, watching=self._is_watching, ends=self._end())
+            if turn.beats:
+                self._beat()
+            sources = {wire.connection.fileno(): member for member, wire in self._wires.items()}
+        if turn.absent:
+            say(describe_missed(turn.absent))
+        ready = self._poll([*sources, self._sleep.fileno()], turn.until - now)
+        with self._changed:
+            for source in ready:
+                self._hear(sources.get(source))
+            if self._is_watching:
+                for member in self._detector.silent(now):
+                    self._lose_silent(member)
+            loss = self._loss
+        if loss is not None and loss is not self._said:
+            self._said = loss
+            say(self.error(loss).message)  # whatever becomes of this process now, its log has the name
+        if loss is not None and any(now >= moment for moment in self._end()):
+            end_process(self.error(loss), self._main_thread)
+            return False
+        return True
+
+    @property
+    def _is_watching(self) -> bool:
+        return self._loss is None and not self._leaving
 
     def _end(self) -> list[float]:
         """When this process is to be ended, if it is."""
@@ -237,9 +278,9 @@ class Lifeline:
             return
         except OSError as error:
             self._drop(member)
-            self._lose(Loss(member, f"is lost: {describe(error)}", _see_log(member)))
+            self._lose(self._broken(member, error))
             return
-        self._heard[member] = time.monotonic()
+        self._detector.hear(member, self._clock())
         for word in words:
             self._take(member, word)
 
@@ -247,23 +288,24 @@ class Lifeline:
         if word.goodbye:
             self.left.add(member)
             self._drop(member)
+        elif word.gave_up and word.stopped:
+            self._lose(Loss(member, f"was {word.gave_up}", stopped=True))
         elif word.gave_up:
             self._lose(Loss(member, f"has given up: {word.gave_up}", _see_log(member)))
         elif word.lost is not None:
             self._lose(word.lost, tell=False)
 
-    def _silences(self) -> dict[str, float]:
-        """When each of the others will have been silent for too long."""
-        if self._loss is not None or self._leaving:
-            return {}
-        return {member: self._heard[member] + self._limit for member in self._wires}
+    def _lose_silent(self, member: str) -> None:
+        why = f"is lost: nothing has been heard of it for {self._limit:g} s"
+        hint = f"the process is stopped, or the host of {member} or its network is gone"
+        self._lose(Loss(member, why, hint))
 
-    def _judge(self, moment: float) -> None:
-        for member, until in self._silences().items():
-            if moment >= until:
-                why = f"is lost: nothing has been heard of it for {self._limit:g} s"
-                hint = f"the process is stopped, or the host of {member} or its network is gone"
-                self._lose(Loss(member, why, hint))
+    def _broken(self, member: str, error: OSError) -> Loss:
+        """Whom a broken connection speaks about: this one, if it was away for longer than the others wait."""
+        absent = self._detector.absence(self._clock())
+        if absent:
+            return Loss(self._me, f"is lost: it did not run for {absent:.0f} s, and {member} has left meanwhile")
+        return Loss(member, f"is lost: {describe(error)}", _see_log(member))
 
     def _lose(self, loss: Loss, *, tell: bool = True) -> None:
         """The first loss counts: those that follow are of members that leave for it."""
@@ -272,7 +314,7 @@ class Lifeline:
         self._loss = loss
         if tell:
             self._tell(Word(lost=loss))
-        self._lost_at = time.monotonic()
+        self._lost_at = self._clock()
         self._changed.notify_all()
         self._ring.send(b"!")
 
@@ -291,51 +333,18 @@ class Lifeline:
 
     def _drop(self, member: str) -> None:
         self._wires.pop(member).close()
+        self._detector.forget(member)
         self._changed.notify_all()
-
-    def _error(self, loss: Loss) -> PeerError:
-        if loss.member == self._me:
-            return PeerError(
-                f"{self._me} is this one: {loss.why.removeprefix('is lost: ')}, and the others have given it up",
-                hint="the process was stopped, or its machine was too busy, for longer than trainbox_hang_seconds",
-            )
-        return PeerError(f"{loss.member} {loss.why}", hint=loss.hint)
 
 
 def _see_log(member: str) -> str:
     return f"the log of {member} says why"
 
 
-def _poll(descriptors: Sequence[int], until: float) -> list[int]:
-    """Which of them can be read from, or are at an end; waits for one until a moment of the monotonic clock."""
+def poll_descriptors(descriptors: Sequence[int], seconds: float) -> list[int]:
+    """Which of them can be read from, or are at an end; waits for one for some seconds."""
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    left = until - time.monotonic()
     # Rounded up: to wake too early would be to wait without a pause.
-    return [descriptor for descriptor, _ in poll.poll(max(0, int(left * 1000) + 1))]
-
-
-def end_process(error: PeerError, thread: int) -> None:
-    """End this process at once, with an error that its main thread had no chance to raise.
-
-    It is written as the traceback would have been that Python prints, for that is where the supervisor looks.
-
-    Args:
-        error: Why.
-        thread: The main thread.
-    """
-    speaker = threading.Thread(target=_speak, args=(error, thread), daemon=True)
-    speaker.start()
-    speaker.join(_LAST_WORDS_SECONDS)
-    os._exit(error.exit_code)
-
-
-def _speak(error: PeerError, thread: int) -> None:
-    frame = sys._current_frames().get(thread)  # noqa: SLF001 - there is no other way to see where a thread is
-    stack = traceback.format_stack(frame) if frame is not None else []
-    lines = ["Traceback (most recent call last):\n", *stack, *traceback.format_exception_only(error)]
-    with contextlib.suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, "".join(lines).encode())
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
+    return [descriptor for descriptor, _ in poll.poll(max(0, int(seconds * 1000) + 1))]

@@ -6,13 +6,14 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
+from trainbox.clock import Clock, describe_missed, wait_from
 from trainbox.errors import PeerError
-from trainbox.peers.wire import CLOSED
+from trainbox.peers.wire import CLOSED, send_at_once
 from trainbox.say import say
 
 Verb = Literal["gather", "send", "taken", "share"]
@@ -21,6 +22,8 @@ CHUNK_BYTES = 4 * 1024 * 1024
 LARGEST_BYTES = 4 * 1024 * 1024 * 1024
 #: How long to wait without a word.
 _QUIET_SECONDS = 60.0
+#: Given descriptors with their events, and seconds: whether one has come.
+Poll = Callable[[Sequence[tuple[int, int]], float], bool]
 _SIZE = struct.Struct("!I")
 _LARGEST_LABEL_BYTES = 1024
 
@@ -43,6 +46,8 @@ class Line:
         alarm: A socket that can be read from as soon as waiting has become useless.
         check: Raises then.
         longest: Seconds to wait for a member that lives, and does nothing.
+        clock: The time in seconds.
+        poll: Waits for one of some events, in seconds of that clock.
     """
 
     def __init__(
@@ -53,14 +58,18 @@ class Line:
         check: Callable[[], None],
         *,
         longest: float,
+        clock: Clock = time.monotonic,
+        poll: Poll | None = None,
     ) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(connection)
         connection.setblocking(False)
         self.member = member
         self._connection = connection
         self._alarm = alarm
         self._check = check
         self.longest = longest
+        self._clock = clock
+        self._poll = poll or poll_events
 
     def send(self, call: int, verb: Verb, content: bytes = b"") -> None:
         """Hand something over.
@@ -121,16 +130,24 @@ class Line:
 
     def _wait(self, event: int, verb: Verb) -> None:
         """Until the other moves."""
-        poll = select.poll()
-        poll.register(self._connection, event)
-        poll.register(self._alarm, select.POLLIN)
-        started = time.monotonic()
-        while not poll.poll(min(_QUIET_SECONDS, self.longest) * 1000):
-            waited = time.monotonic() - started
-            if waited >= self.longest:
+        events = ((self._connection.fileno(), event), (self._alarm.fileno(), select.POLLIN))
+        waiting = wait_from(self._clock(), self.longest).look(self._clock(), pause=_QUIET_SECONDS)
+        while not self._poll(events, waiting.pause):
+            waiting = waiting.look(self._clock(), pause=_QUIET_SECONDS)
+            if waiting.missed:
+                say(describe_missed(waiting.missed))
+            if waiting.is_over:
                 raise PeerError(
-                    f"{self.member} lives, but has not come to what the others do ({verb}) for {waited:.0f} s",
+                    f"{self.member} lives, but has not come to what the others do ({verb}) for {waiting.waited:.0f} s",
                     hint=f"the log of {self.member} shows where it is",
                 )
-            say(f"waiting for {self.member} ({verb}; {waited:.0f} of {self.longest:g} s)")
+            say(f"waiting for {self.member} ({verb}; {waiting.waited:.0f} of {self.longest:g} s)")
         self._check()
+
+
+def poll_events(events: Sequence[tuple[int, int]], seconds: float) -> bool:
+    """Wait for some seconds until one of some descriptors has its event; whether it has."""
+    poll = select.poll()
+    for descriptor, event in events:
+        poll.register(descriptor, event)
+    return bool(poll.poll(seconds * 1000))

@@ -37,7 +37,7 @@ class Wire(Generic[L]):
     """
 
     def __init__(self, connection: socket.socket, kind: type[L], *, longest: int = LONGEST_LINE_BYTES) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(connection)
         self.connection = connection
         self._decoder = msgspec.json.Decoder(kind)
         self._longest = longest
@@ -104,6 +104,12 @@ class Wire(Generic[L]):
                 if not self.connection.recv(_CHUNK_BYTES):
                     break
         self.connection.close()
+
+
+def send_at_once(connection: socket.socket) -> None:
+    """Let small messages not wait for more, where a connection would (TCP does)."""
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def listen(host: str, port: int, *, backlog: int) -> socket.socket:

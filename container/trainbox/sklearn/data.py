@@ -2,8 +2,9 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
+from trainbox.stopping import leaving_at_once
 from trainbox.tabular.labels import check_counts, check_labels, count_labels, refuse_constant, some
 
 #: Of a host's memory the most for rows that come from others: on their way they are there twice, and trees grow
@@ -73,11 +75,13 @@ class Data(msgspec.Struct, frozen=True, eq=False):
         return "validation" if self.has_held_out else "train"
 
 
-def meet() -> Circle:
+@contextmanager
+def meet() -> Iterator[Circle]:
     """Come together with the other hosts of this job, if there are any; a context manager.
 
     Raises:
         PeerError: Some never came; the message names them.
+        Stopped: SIGTERM has come, to this process or to another.
         RunError: The host has several processes: one uses all processors, and holds the rows once.
     """
     job = trainbox.current_job()
@@ -86,10 +90,14 @@ def meet() -> Circle:
         raise RunError(
             "random_forest_train.py runs in one process on each host", hint="leave processes_per_host out; see n_jobs"
         )
-    settings = job.settings
-    return join(members, patience=settings.peer_timeout_seconds, limit=settings.hang_seconds, port=job.port)
+    patience, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
+    with ExitStack() as stack:
+        with leaving_at_once("meeting the other hosts"):
+            circle = stack.enter_context(join(members, patience=patience, limit=limit, port=job.port))
+        yield circle
 
 
+@leaving_at_once("reading the rows")
 def read_data(params: Params, circle: Circle) -> Data:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 

@@ -10,8 +10,11 @@ Pixels are n x height x width, or with a last axis of 1, 3 or 4 channels; all im
 
 import importlib
 import importlib.util
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 from zipfile import BadZipFile
 
@@ -19,6 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from trainbox.channels.shortage import naming_shortage
 from trainbox.errors import DataError
 from trainbox.say import say
 
@@ -26,6 +30,22 @@ PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 ARRAYS = frozenset({".npz", ".npy"})
 _LABELS = "-labels"
 _CHANNELS = (1, 3, 4)
+_NUMBERS = "biuf"
+
+# What numpy, zipfile and Pillow raise for a file that is torn or made to harm.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    SyntaxError,
+    RuntimeError,  # with NotImplementedError: encrypted, or packed in a way that zipfile does not know
+    BadZipFile,
+    TokenError,
+    struct.error,
+    zlib.error,
+)
 
 Array = npt.NDArray[Any]
 
@@ -104,11 +124,11 @@ def _read_picture(path: Path) -> Array:
     """Channels x height x width: 1 channel for shades of grey, else 3."""
     pillow = importlib.import_module("PIL.Image")  # only folders of pictures need it
     try:
-        with pillow.open(path) as image:
+        with naming_shortage(str(path)), pillow.open(path) as image:
             grey = image.mode in {"1", "L", "LA"}
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+    except (*_DAMAGED, pillow.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}", hint="is the file whole?") from error
     return pixels[None] if grey else np.moveaxis(pixels, -1, 0)
 
 
@@ -135,20 +155,27 @@ def _read_arrays(paths: Sequence[Path], like: Images | None) -> tuple[Array, npt
 
 def _read_array(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
     try:
-        with path.open("rb") as file:  # numpy leaves a torn archive open
+        with naming_shortage(str(path)), path.open("rb") as file:  # numpy leaves a torn archive open
             if path.suffix.lower() == ".npz":
                 archive = np.load(file, allow_pickle=False)
                 images, labels = archive["images"], archive["labels"]
             else:
-                images = np.load(file, allow_pickle=False)
-                labels = np.load(path.with_name(f"{path.stem}{_LABELS}.npy"), allow_pickle=False)
+                images, labels = _load(path), _load(path.with_name(f"{path.stem}{_LABELS}.npy"))
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}", hint="it must hold arrays called 'images' and 'labels'") from error
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except _DAMAGED as error:
         raise DataError(
             f"{path} cannot be read: {error}", hint="arrays of numbers, as numpy.save writes them"
         ) from error
+    for array in (images, labels):
+        if array.dtype.kind not in _NUMBERS:
+            raise DataError(f"{path}: an array of the type {array.dtype}", hint="write numbers: whole, or floats")
     return _with_channels(images, path), _checked(labels, len(images), path)
+
+
+def _load(path: Path) -> Array:
+    """An array, whose header is not believed to more than the file holds: memory for it is what a mapping needs."""
+    return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def _with_channels(images: Array, path: Path) -> Array:

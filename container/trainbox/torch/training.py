@@ -418,8 +418,7 @@ def session(
         ContractError: The variables of the rank are not those of torchrun.
         HyperparameterError: A GPU, a library or a precision that is asked for is not there.
     """
-    settings = toolkit.current_job().settings
-    env = read_environment()
+    settings, env = toolkit.current_job().settings, read_environment()
     ranks = read_torchrun_ranks(env)
     path = env.get(PROGRESS_VARIABLE)
     progress = Progress(Path(path), ranks.local_rank) if path else None

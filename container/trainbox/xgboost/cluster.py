@@ -7,16 +7,11 @@ which; the circle knows.
 
 import json
 import math
-import socket
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,23 +20,19 @@ from xgboost import collective as xgb_collective
 
 from trainbox.errors import TrainingError
 from trainbox.peers import Circle
-from trainbox.say import kept_words
+from trainbox.xgboost.tracker_process import Tracker, Watch
 
 #: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
 DEFAULT_SECONDS = 300.0
 #: How often a connection is tried: whoever is called here listens already. More would be tried in vain at the end, too,
 #: with pauses of seconds, where the leader is lost and its tracker with it.
 DEFAULT_TRIES = 1
-#: For a disk that reads XGBoost for the first time.
-_START_SECONDS = 120.0
-_END_SECONDS = 5.0
 #: A leader that was killed, and its tracker; and how long a leader that gives up stays for the others.
 _GONE_SECONDS = 0.2
 _OTHERS_SECONDS = 1.0
 _MOST_TRIES = 3
 #: Word of a lost member is on its way when a collective has broken.
 _WORD_SECONDS = 3.0
-_TRACKER = Path(__file__).with_name("tracker.py")
 
 S = TypeVar("S", bound=np.generic)
 
@@ -135,14 +126,14 @@ def collective(circle: Circle, *, seconds: float = DEFAULT_SECONDS, tries: int =
 
     Raises:
         PeerError: A member is lost, and named.
-        TrainingError: XGBoost's tracker does not start.
+        TrainingError: XGBoost's tracker does not start. Where it dies or hangs later the leader ends with one, too.
     """
     if circle.size == 1:
         yield Alone()
         return
     with ExitStack() as stack:
-        arguments = _find_tracker(circle, stack, seconds)
-        with _finalizing(circle), naming_the_lost(circle):
+        arguments, watch = _find_tracker(circle, stack, seconds)
+        with _finalizing(circle, watch), naming_the_lost(circle):
             context = xgb_collective.CommunicatorContext(
                 **arguments,
                 # XGBoost orders the members by their names, as text.
@@ -159,25 +150,29 @@ def collective(circle: Circle, *, seconds: float = DEFAULT_SECONDS, tries: int =
         circle.gather(True, bool)
 
 
-def _find_tracker(circle: Circle, stack: ExitStack, seconds: float) -> Mapping[str, str | int]:
-    """Start it on the leader, and tell all members where it is."""
+def _find_tracker(circle: Circle, stack: ExitStack, seconds: float) -> tuple[Mapping[str, str | int], Watch | None]:
+    """Start and watch it on the leader, and tell all members where it is."""
+    watch = None
     if circle.rank == 0:
         tracker = stack.enter_context(Tracker(circle.members.address, circle.size, seconds))
+        watch = stack.enter_context(Watch(tracker, circle))
         content = circle.share(json.dumps(tracker.arguments).encode())
     else:
         content = circle.share(None)
     arguments: Mapping[str, str | int] = json.loads(content)
-    return arguments
+    return arguments, watch
 
 
 @contextmanager
-def _finalizing(circle: Circle) -> Iterator[None]:
+def _finalizing(circle: Circle, watch: Watch | None) -> Iterator[None]:
     """End XGBoost's collective in any case: a process that leaves without that ends with SIGSEGV (3.2, 3.4)."""
     try:
         yield
         with naming_the_lost(circle):
             xgb_collective.finalize()
     except BaseException as error:
+        if watch is not None:
+            watch.await_end()
         circle.fail(_without_stack(error))  # before the others find the collective broken
         _let_go(circle)
         raise
@@ -220,60 +215,3 @@ def naming_the_lost(circle: Circle) -> Iterator[None]:
         circle.lost(seconds=_WORD_SECONDS)
         circle.check()
         raise
-
-
-class Tracker:
-    """XGBoost's tracker as a process beside the leader; a context manager that ends it.
-
-    Args:
-        host: Where it listens; a name of the leader's host.
-        members: How many will come.
-        seconds: How long they may take.
-
-    Raises:
-        TrainingError: It does not start; with what it said.
-    """
-
-    def __init__(self, host: str, members: int, seconds: float) -> None:
-        # What it says while it ends is of no interest, and would be the last in the log of a job that has failed.
-        self._errors = kept_words()
-        self._line, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", _TRACKER, socket.gethostbyname(host), str(members), str(math.ceil(seconds))],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=self._errors,
-                process_group=0,  # a SIGTERM for the script's group asks it to save and leave, for which it needs this
-            )
-        self.pid = self._process.pid
-        with ExitStack() as stack:
-            stack.push(self)
-            #: For `xgboost.collective.init`, on all members.
-            self.arguments: Mapping[str, str | int] = json.loads(self._first_line())
-            stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):  # it has ended already
-            self._line.sendall(b"\n")
-        self._line.close()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
-
-    def _first_line(self) -> bytes:
-        self._line.settimeout(_START_SECONDS)
-        with self._line.makefile("rb") as stdout, suppress(OSError):
-            if (line := stdout.readline()).endswith(b"\n"):
-                return line
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
-        raise TrainingError(f"XGBoost's tracker does not start: {said[0] if said else 'it says nothing'}")

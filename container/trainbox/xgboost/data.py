@@ -1,7 +1,7 @@
 """The channels of the job, read by every member, on which all agree before the first round."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
+from trainbox.stopping import leaving_at_once
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.matrices import Bins, bins_of, make_matrices
@@ -58,20 +59,21 @@ class Data(msgspec.Struct, frozen=True, eq=False):
         return Data({name: shard_of(table, name, params) for name, table in tables.items()}, self.agreement)
 
 
-def meet() -> Circle:
+@contextmanager
+def meet() -> Iterator[Circle]:
     """Come together with the other processes of this job, if there are any; a context manager.
 
     Raises:
         PeerError: Some never came; the message names them.
+        Stopped: SIGTERM has come, to this process or to another.
     """
     job = trainbox.current_job()
-    settings = job.settings
-    return join(
-        find_members(job, toolkit.current_ranks()),
-        patience=settings.peer_timeout_seconds,
-        limit=settings.hang_seconds,
-        port=job.port,
-    )
+    members = find_members(job, toolkit.current_ranks())
+    patience, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
+    with ExitStack() as stack:
+        with leaving_at_once("meeting the other hosts"):
+            circle = stack.enter_context(join(members, patience=patience, limit=limit, port=job.port))
+        yield circle
 
 
 def find_device(params: Params) -> str:
@@ -88,6 +90,7 @@ def find_device(params: Params) -> str:
     return chosen
 
 
+@leaving_at_once("reading the rows")
 def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: int | None) -> Data:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 

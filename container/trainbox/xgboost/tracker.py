@@ -2,10 +2,10 @@
 
     python tracker.py HOST MEMBERS SECONDS
 
-It says on stdout how to reach it, and ends when something comes on stdin; where whoever started it has died, a little
-later, for the others tell it that they leave, and must not find it dying. In the process of a member it would take that
-along: it ends with SIGABRT where a member has given up before the last one came (3.2, 3.4). Started by its path, it
-imports nothing else of trainbox.
+It says on stdout how to reach it, answers "!" to each "?" on stdin as a sign of life, and ends when anything else comes
+there. Where whoever started it has died, it ends a little later, for the others tell it that they leave, and must not
+find it dying. In the process of a member it would take that along: it ends with SIGABRT where a member has given up
+before the last one came (3.2, 3.4). Started by its path, it imports nothing else of trainbox.
 """
 
 import json
@@ -35,9 +35,19 @@ def main(host: str, members: str, seconds: str) -> None:
     tracker.start()
     sys.stdout.write(json.dumps(tracker.worker_args()) + "\n")
     sys.stdout.flush()
-    if not sys.stdin.buffer.read(1):
+    if not answer_until_told_to_end():
         time.sleep(_LAST_SECONDS)
     os._exit(0)  # its threads wait for members that may never leave
+
+
+def answer_until_told_to_end() -> bool:
+    """Give signs of life as long as they are asked for; False where nobody is there any more to ask."""
+    try:
+        while (word := os.read(sys.stdin.fileno(), 1)) == b"?":
+            os.write(sys.stdout.fileno(), b"!")
+    except OSError:
+        return False
+    return bool(word)
 
 
 if __name__ == "__main__":

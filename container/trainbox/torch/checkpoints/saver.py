@@ -298,6 +298,8 @@ def _look(store: Checkpoints, patience: float) -> _Found | None:
         say("waiting for the checkpoint that the rank before this one left to its writer")
         while not is_idle(store.directory) and time.monotonic() < until:
             time.sleep(0.02)
+        if not is_idle(store.directory):
+            say(f"it is not written after {patience:.0f} s: resuming without it")
     found = store.latest()
     if found is None:
         return None

@@ -1,0 +1,193 @@
+"""XGBoost's tracker as a process beside the leader, watched as long as the members need it.
+
+XGBoost itself does not notice that its tracker has died until a member leaves, and never that it hangs: a member in a
+collective then waits for as long as the collective may take, and longer. So the tracker is asked for a sign of life; if
+none comes, the job ends with a reason that names it.
+"""
+
+import json
+import math
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from trainbox.errors import TrainingError
+from trainbox.peers import Circle
+from trainbox.peers.last_words import end_process
+from trainbox.say import kept_words
+from trainbox.tabular.silence import Silence
+
+#: For a disk that reads XGBoost for the first time.
+_START_SECONDS = 120.0
+_END_SECONDS = 5.0
+#: How often the tracker is asked for a sign of life.
+ASK_SECONDS = 0.5
+#: What the other members may take to hear why the job ends, and to leave.
+_OTHERS_SECONDS = 2.0
+_PROGRAM = Path(__file__).with_name("tracker.py")
+
+
+class Tracker:
+    """XGBoost's tracker as a process beside the leader; a context manager that ends it.
+
+    Args:
+        host: Where it listens; a name of the leader's host.
+        members: How many will come.
+        seconds: How long they may take.
+
+    Raises:
+        TrainingError: It does not start; with what it said.
+    """
+
+    def __init__(self, host: str, members: int, seconds: float) -> None:
+        # What it says while it ends is of no interest, and would be the last in the log of a job that has failed.
+        self._errors = kept_words()
+        #: To ask it, and to end it.
+        self.line, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", _PROGRAM, socket.gethostbyname(host), str(members), str(math.ceil(seconds))],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._errors,
+                process_group=0,  # a SIGTERM for the script's group asks it to save and leave, for which it needs this
+            )
+        self.pid = self._process.pid
+        with ExitStack() as stack:
+            stack.push(self)
+            #: For `xgboost.collective.init`, on all members.
+            self.arguments: Mapping[str, str | int] = json.loads(self._first_line())
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # it has ended already
+            self.line.sendall(b"\n")
+        self.line.close()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def kill(self) -> None:
+        """End it at once; does not wait for that."""
+        self._process.kill()
+
+    def describe_end(self) -> str:
+        """How it has ended, as the rest of a sentence; to be asked once it ends."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        code = self._process.returncode
+        if code is None:
+            return "closed its connection"
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        said = self._last_line()
+        return f"ended with exit code {code}" + (f": {said}" if said else "")
+
+    def _first_line(self) -> bytes:
+        self.line.settimeout(_START_SECONDS)
+        # Unbuffered: what comes behind it are signs of life.
+        with self.line.makefile("rb", buffering=0) as stdout, suppress(OSError):
+            if (line := stdout.readline()).endswith(b"\n"):
+                self.line.settimeout(None)
+                return line
+        raise TrainingError(f"XGBoost's tracker does not start: {self._last_line() or 'it says nothing'}")
+
+    def _last_line(self) -> str:
+        self._errors.seek(0)
+        return next(iter(self._errors.read().decode(errors="replace").strip().splitlines()[-1:]), "")
+
+
+class Watch:
+    """Ends the job when its tracker dies or makes no progress: tells the other members why, then ends this process.
+
+    The main thread may be inside a collective of XGBoost, which nothing can interrupt.
+
+    Args:
+        tracker: Of this process.
+        circle: The members.
+        end: Ends this process with an error, given its main thread and what to do just before.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        circle: Circle,
+        *,
+        end: Callable[[TrainingError, int, Callable[[], None]], None] = end_process,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tracker = tracker
+        self._circle = circle
+        self._end = end
+        self._clock = clock
+        self._has_failed = threading.Event()
+        self._main_thread = threading.get_ident()
+        self._sleep, self._wake = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name="tracker watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.await_end()
+        self._wake.close()
+        self._thread.join()
+        self._sleep.close()
+
+    def await_end(self) -> None:
+        """Where the tracker has failed, wait until this process ends: nothing that it holds can be let go in order."""
+        if self._has_failed.is_set():
+            self._thread.join()
+
+    def _run(self) -> None:
+        limit = self._circle.limit
+        tick = min(ASK_SECONDS, limit / 4)
+        silence = Silence(limit, longest=2 * tick)
+        line, poll = self._tracker.line, select.poll()
+        for source in (line, self._sleep):
+            poll.register(source, select.POLLIN)
+        ask_at = self._clock()
+        while True:
+            before = self._clock()
+            try:
+                if before >= ask_at:
+                    line.sendall(b"?")
+                    ask_at = before + tick
+                ready = {source for source, _ in poll.poll(max(0.0, ask_at - before) * 1000)}
+                if self._sleep.fileno() in ready:
+                    return
+                heard = line.fileno() in ready
+                if heard and not line.recv(64):
+                    raise ConnectionResetError
+            except OSError:
+                self._fail(self._tracker.describe_end(), "often the kernel ends a process, for want of memory")
+                return
+            if silence.waited(self._clock() - before, heard=heard):
+                self._fail(f"made no progress for {limit:g} s", "the process is stopped, or its machine is too busy")
+                return
+
+    def _fail(self, how: str, hint: str) -> None:
+        self._has_failed.set()
+        error = TrainingError(f"the XGBoost tracker on {self._circle.members.name} {how}", hint=hint)
+        self._circle.fail(error)
+        self._circle.outlast(seconds=_OTHERS_SECONDS)
+        self._end(error, self._main_thread, self._tracker.kill)

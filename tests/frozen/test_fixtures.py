@@ -1,0 +1,40 @@
+"""What an earlier version has written can still be used: its checkpoints resume, its models load and predict.
+
+See `fixtures.py` for what they are. These tests are to hold in every later version; the fixtures stay as they are.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.frozen.digests import digest_of, require_recorded_versions
+from tests.frozen.fixtures import FIXTURES, about, has_same_versions, predict, with_a
+from tests.frozen.recorded import compare
+from tests.frozen.trainings import TRAININGS, train
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
+
+
+@pytest.mark.parametrize("name", with_a("checkpoint"))
+def test_a_checkpoint_of_an_earlier_version_resumes_to_the_recorded_bytes(name: str, tmp_path: Path) -> None:
+    job = TRAININGS[name]
+    if not has_same_versions(name) and "torch" not in job.libraries:
+        pytest.skip("trees are resumed by the very version of the library that has begun them")
+    done = train(job, tmp_path, checkpoints=FIXTURES / name / "checkpoints")
+    assert f"resuming from step {about(name)['step']} " in done.logs[0]
+    record = require_recorded_versions(name, job)
+    compare(record, digest_of(job, done), what="digests")
+
+
+@pytest.mark.parametrize("name", with_a("model"))
+def test_a_model_of_an_earlier_version_loads_and_predicts_the_same(name: str) -> None:
+    noted, model = about(name), FIXTURES / name / "model"
+    if not has_same_versions(name) and name != "xgboost":
+        pytest.skip("scikit-learn and PyTorch read no model that another version of them has written")
+    found = predict(model)
+    assert sorted(found) == sorted(noted["predictions"])
+    for file, said in found.items():
+        np.testing.assert_allclose(said, noted["predictions"][file], rtol=1e-5, atol=1e-6, err_msg=file)
+    assert json.loads((model / "model.json").read_bytes())["complete"] is True

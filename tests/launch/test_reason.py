@@ -1,0 +1,96 @@
+"""The reason that a person reads first, where a job was stopped or what runs the ranks has failed. All pure."""
+
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trainbox.contract.job import Job, read_job
+from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.launch.plan import AGENT
+from trainbox.launch.reason import explain
+from trainbox.launch.supervise import Exit, Outcome
+
+SERVER = "AlgorithmError: the fork server (process 7), which starts the ranks, was killed by SIGKILL"
+STOPPED = "stopped by SIGTERM: rank 1 ended at once: it had no handler for it, or not yet"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    config = tmp_path / "input/config"
+    config.mkdir(parents=True)
+    (config / "resourceconfig.json").write_text('{"current_host": "a", "hosts": ["a", "b"]}')
+    return read_job(tmp_path, {"SAGEMAKER_PROGRAM": "train.py"})
+
+
+def ended(
+    name: str, number: int = 0, *, code: int = 0, stopped_by: int = 0, hung: str = "", memory_kills: int = 0
+) -> Outcome:
+    exit_ = Exit(name, code or 128 + number, number, stderr="RuntimeError: of a rank", stdout="", hung=hung)
+    return Outcome((exit_,), stopped_by, False, memory_kills, None, 0, 12.34)
+
+
+def on(host: str, job: Job) -> Job:
+    return msgspec.structs.replace(job, current_host=host)
+
+
+def test_what_broke_beneath_the_ranks_of_a_host_is_said_by_it_and_repeated_by_the_others(job: Job) -> None:
+    verdict = Verdict(None, SERVER, host="b", code=137, hints=("look for memory",))
+    here = explain(ended(AGENT, code=137), on("b", job), Path(), verdict)
+    there = explain(ended(AGENT, code=5), job, Path(), verdict)
+    assert here == f"{SERVER}\nat the ranks of b\nhint: look for memory"
+    assert there == f"PEER b: {SERVER}\nat the ranks of a\nhint: look for memory"
+
+
+def test_a_host_that_stood_still_itself_is_no_peer_of_its_own(job: Job) -> None:
+    verdict = Verdict(None, "this host did not run for 30 s", host="a")
+    assert explain(ended(AGENT, code=5), job, Path(), verdict).startswith("this host did not run for 30 s\n")
+
+
+@pytest.mark.parametrize("host", ["a", "b"])
+def test_a_stopped_job_says_on_every_host_that_it_was_stopped(job: Job, host: str) -> None:
+    failure = RankFailure(1, "b", 143, signal.SIGTERM, None)
+    verdict = Verdict(failure, STOPPED, stopped=signal.SIGTERM, lost=("b",), code=143)
+    text = explain(ended(AGENT, code=143), on(host, job), Path(), verdict)
+    assert text.startswith(f"{STOPPED}\nat the ranks of {host}\nhint: ask trainbox.stop_requested()")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"),
+    [
+        (
+            ended(AGENT, signal.SIGKILL),
+            "AlgorithmError: the agent, which starts the ranks, was killed by SIGKILL; its ranks ended with it",
+        ),
+        (
+            ended(AGENT, signal.SIGKILL, hung="was stopped for 31 s and was ended"),
+            "AlgorithmError: the agent, which starts the ranks, was stopped for 31 s and was ended; its ranks",
+        ),
+        (ended(AGENT, signal.SIGTERM, stopped_by=signal.SIGTERM), "stopped by SIGTERM before the ranks were started"),
+        (
+            ended(AGENT, signal.SIGKILL, memory_kills=1),
+            "out of memory: the kernel killed a process of this job",
+        ),
+    ],
+    ids=["killed", "frozen", "asked to stop while it imports", "out of memory"],
+)
+def test_an_agent_that_ends_without_a_verdict_is_named_and_not_what_its_ranks_have_said(
+    job: Job, outcome: Outcome, cause: str
+) -> None:
+    first, where, *_ = explain(outcome, job, Path()).splitlines()
+    assert first.startswith(cause)
+    code = outcome.exits[0].code
+    assert where == f"at the ranks of a (exit code {code}, agent, a)"
+
+
+def test_of_a_script_that_a_stop_ended_only_what_was_seen_is_said(job: Job) -> None:
+    outcome = ended("script", signal.SIGTERM, stopped_by=signal.SIGTERM)
+    first, *rest = explain(outcome, job, Path()).splitlines()
+    assert first == "stopped: SIGTERM ended the script 12.3 s after its start: it had no handler for it, or not yet"
+    assert "hint: ask trainbox.stop_requested()" in rest[-1]
+    bundled = msgspec.structs.replace(job, settings=msgspec.structs.replace(job.settings, program=None))
+    assert explain(outcome, bundled, Path()).splitlines() == [
+        "stopped: SIGTERM ended the script 12.3 s after its start, while it was starting or leaving",
+        "at the script (exit code 143, a)",
+    ]

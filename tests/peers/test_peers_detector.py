@@ -1,0 +1,232 @@
+"""Who is lost, when and for what reason: arithmetic, and lifelines in a time that the test moves."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.timeline import STEP, Star
+from trainbox.peers import lifeline
+from trainbox.peers.detector import FailureDetector, Turn
+
+NOW = 1000.0
+NAMES = ("algo-1", "algo-2", "algo-3")
+
+
+# -- one member's arithmetic -------------------------------------------------------------------------------------------
+
+
+def detector(limit: float = 10.0, interval: float = 0.5) -> FailureDetector:
+    one = FailureDetector(limit=limit, interval=interval)
+    one.hear("algo-2", NOW)
+    return one
+
+
+def test_a_heartbeat_is_due_at_once_and_after_each_interval() -> None:
+    one = detector()
+    beats = [moment for moment in range(100) if one.turn(NOW + moment / 8, watching=True).beats]
+    assert beats == list(range(0, 100, 4))
+
+
+def test_it_looks_again_at_whatever_comes_first() -> None:
+    assert detector(limit=10).turn(NOW, watching=True) == Turn(beats=True, until=NOW + 0.5)
+    assert detector(limit=0.25).turn(NOW, watching=True).until == NOW + 0.25
+    assert detector(limit=0.25).turn(NOW, watching=False).until == NOW + 0.5
+    assert detector().turn(NOW, watching=True, ends=[NOW + 0.125]).until == NOW + 0.125
+    assert detector().turn(NOW, watching=True, ends=[NOW - 7]).until == NOW
+
+
+def test_silence_up_to_the_limit_is_none_and_at_the_limit_it_is() -> None:
+    one = detector(limit=10)
+    assert one.silent(NOW + 9.999) == ()
+    assert one.silent(NOW + 10) == ("algo-2",)
+    one.hear("algo-2", NOW + 9)
+    assert one.silent(NOW + 18.999) == ()
+    one.forget("algo-2")
+    assert one.silent(NOW + 1e9) == ()
+
+
+def test_without_a_limit_nobody_is_ever_silent_for_too_long() -> None:
+    one = detector(limit=math.inf)
+    assert one.turn(NOW, watching=True).until == NOW + 0.5
+    late = one.turn(NOW + 1e9, watching=True)
+    assert (one.silent(NOW + 2e9), late.absent, one.absence(NOW + 1e9)) == ((), 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("gap", "credited"), [(0.0, 0.0), (0.375, 0.0), (0.5, 0.5), (3.0, 3.0), (1e6, 1e6)])
+def test_the_time_in_which_this_one_did_not_run_is_nobodys_silence(gap: float, credited: float) -> None:
+    one = detector(limit=10)
+    due = one.turn(NOW, watching=True).until
+    one.turn(due + gap, watching=True)
+    assert one.silent(NOW + 10 + credited - 0.001) == ()
+    assert one.silent(NOW + 10 + credited) == ("algo-2",)
+
+
+def test_a_turn_that_comes_early_because_something_was_said_is_no_gap() -> None:
+    one = detector(limit=10)
+    for moment in range(79):
+        assert one.turn(NOW + moment / 8, watching=True).absent == 0.0
+    assert one.silent(NOW + 10) == ("algo-2",)
+
+
+@pytest.mark.parametrize(("gap", "says", "is_absent"), [(4.0, False, False), (5.0, True, False), (10.0, True, True)])
+def test_a_long_absence_is_said_and_one_as_long_as_the_limit_explains_what_breaks_next(
+    gap: float, says: bool, is_absent: bool
+) -> None:
+    one = detector(limit=10)
+    woken = one.turn(NOW, watching=True).until + gap
+    assert one.turn(woken, watching=True).absent == (gap if says else 0.0)
+    assert one.absence(woken + 9.999) == (gap if is_absent else 0.0)
+    assert one.absence(woken + 10) == 0.0  # by then a healthy member would have been heard, or a lost one missed
+
+
+@given(st.lists(st.floats(0, 30), max_size=30))
+def test_whatever_the_gaps_a_member_has_its_limit_in_time_in_which_this_one_ran(pauses: list[float]) -> None:
+    one = detector(limit=10, interval=0.5)
+    now, ran = NOW, 0.0
+    due = one.turn(now, watching=True).until
+    for pause in pauses:
+        ran += min(pause, due - now) if now + pause - due >= 0.5 else pause
+        now += pause
+        due = one.turn(now, watching=True).until
+        assert (one.silent(now) == ("algo-2",)) == (ran >= 10 - 1e-6) or abs(ran - 10) < 1e-3
+
+
+# -- lifelines ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would have ended this process."""
+    errors: list[str] = []
+    monkeypatch.setattr(lifeline, "end_process", lambda error, _thread: errors.append(error.message))
+    return errors
+
+
+@pytest.fixture
+def star(ended: list[str]) -> Iterator[Star]:
+    del ended
+    three = Star(*NAMES, limit=10)
+    three.run(2)
+    yield three
+    three.close()
+
+
+def test_members_that_beat_are_never_lost(star: Star) -> None:
+    star.run(100)
+    assert star.found == {}
+
+
+@pytest.mark.parametrize("victim", NAMES)
+def test_a_frozen_member_is_named_by_all_others_when_the_limit_is_over_and_not_before(star: Star, victim: str) -> None:
+    star.frozen.add(victim)
+    star.run(10 - 0.5 - STEP)
+    assert star.found == {}
+    star.run(1)
+    others = set(NAMES) - {victim}
+    assert {one.message for one in star.found.values()} == {f"{victim} is lost: nothing has been heard of it for 10 s"}
+    assert star.found.keys() == others
+
+
+@pytest.mark.parametrize("victim", NAMES)
+@pytest.mark.parametrize("seconds", [10.5, 11.0, 60.0, 3600.0])
+def test_one_that_wakes_up_after_it_was_given_up_says_that_it_was_itself(
+    star: Star, victim: str, seconds: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    star.frozen.add(victim)
+    star.run(seconds)
+    star.frozen.clear()
+    star.run(1)
+    assert star.found[victim].message == (
+        f"{victim} is this one: nothing has been heard of it for 10 s, and the others have given it up"
+    )
+    assert "this process did not run for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.0, 9.0])
+def test_a_freeze_that_is_shorter_than_the_limit_is_none(star: Star, seconds: float) -> None:
+    for victim in NAMES:
+        star.frozen.add(victim)
+        star.run(seconds)
+        star.frozen.clear()
+        star.run(2)
+    assert star.found == {}
+
+
+@pytest.mark.parametrize("first", NAMES)
+@pytest.mark.parametrize("seconds", [11.0, 60.0, 3600.0])
+def test_when_all_were_frozen_the_first_that_wakes_up_accuses_nobody(star: Star, first: str, seconds: float) -> None:
+    """As a paused engine does it: all containers stand still, and come back one after the other."""
+    star.frozen.update(NAMES)
+    star.run(seconds)
+    star.frozen.remove(first)
+    star.run(5)
+    star.frozen.clear()
+    star.run(60)
+    assert star.found == {}
+
+
+def test_one_that_stays_frozen_when_the_others_wake_up_is_named_after_the_limit(star: Star) -> None:
+    star.frozen.update(NAMES)
+    star.run(60)
+    star.frozen = {"algo-3"}
+    star.run(8)
+    assert star.found == {}
+    star.run(3)
+    assert star.found["algo-1"].message == "algo-3 is lost: nothing has been heard of it for 10 s"
+    assert star.found["algo-2"].message == "algo-3 is lost: nothing has been heard of it for 10 s"
+
+
+def test_one_that_was_away_for_longer_than_the_limit_does_not_blame_a_leader_that_is_gone_since(star: Star) -> None:
+    """The word of the leader was lost with its network: the connection is at an end, and nothing says why."""
+    star.frozen.add("algo-2")
+    star.run(30)
+    star.deafen("algo-2")
+    star.die("algo-1")
+    star.frozen = {"algo-3"}
+    star.run(1)
+    assert star.found["algo-2"].message == (
+        "algo-2 is this one: it did not run for 30 s, and algo-1 has left meanwhile, and the others have given it up"
+    )
+
+
+def test_a_leader_that_dies_is_blamed_by_one_that_was_away_for_a_moment_only(star: Star) -> None:
+    star.frozen.add("algo-2")
+    star.run(3)
+    star.frozen.clear()
+    star.run(STEP)
+    star.die("algo-1")
+    star.run(1)
+    assert star.found["algo-2"].message == "algo-1 is lost: the connection was closed"
+
+
+def test_the_first_loss_counts_and_the_process_ends_a_second_after_it(star: Star, ended: list[str]) -> None:
+    star.die("algo-2")
+    star.run(STEP)
+    assert star.found["algo-1"].message == "algo-2 is lost: the connection was closed"
+    star.die("algo-3")
+    star.run(1 - STEP)
+    assert ended == []
+    star.run(2 * STEP)
+    assert ended == ["algo-2 is lost: the connection was closed"]
+
+
+def test_one_that_leaves_by_itself_within_that_second_is_not_ended(star: Star, ended: list[str]) -> None:
+    star.die("algo-2")
+    star.run(1 - STEP)
+    assert star.found.keys() == {"algo-1", "algo-3"}
+    star.lives["algo-1"].give_up("for that reason")
+    star.die("algo-1")
+    star.die("algo-3")
+    star.run(10)
+    assert ended == []
+
+
+def test_the_reason_of_one_that_gives_up_is_passed_on_to_all(star: Star) -> None:
+    star.lives["algo-3"].give_up("no rows")
+    star.run(2 * STEP)
+    assert {star.found[name].message for name in ("algo-1", "algo-2")} == {
+        "algo-3 has given up: no rows",
+    }

@@ -1,0 +1,75 @@
+"""A wait for others counts only the time in which this process ran: arithmetic."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainbox.clock import AFTERWARDS_SECONDS, FROZEN_SECONDS, describe_missed, missed, wait_from
+
+NOW = 1000.0
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"), [(-5.0, 0.0), (0.0, 0.0), (0.875, 0.0), (FROZEN_SECONDS, 1.0), (7.5, 7.5), (1e9, 1e9)]
+)
+def test_less_than_a_second_is_a_busy_machine_and_more_is_a_process_that_was_stopped(
+    late: float, expected: float
+) -> None:
+    assert missed(NOW, NOW + late) == expected
+
+
+def test_a_wait_is_over_at_its_end_and_not_before() -> None:
+    waiting = wait_from(NOW, 30)
+    for moment in range(30):
+        waiting = waiting.look(NOW + moment, pause=1)
+        assert not waiting.is_over
+        assert (waiting.pause, waiting.waited) == (1, moment)
+    assert waiting.look(NOW + 29.75, pause=1).pause == 0.25
+    assert waiting.look(NOW + 30, pause=1).is_over
+
+
+def test_a_wait_of_no_time_is_over_at_the_first_look() -> None:
+    waiting = wait_from(NOW, 0).look(NOW)
+    assert (waiting.is_over, waiting.was_absent) == (True, False)
+
+
+@pytest.mark.parametrize("gap", [1.0, 31.0, 3600.0])
+def test_a_stop_of_this_process_moves_the_end_by_as_long(gap: float) -> None:
+    waiting = wait_from(NOW, 30).look(NOW, pause=1)
+    waiting = waiting.look(NOW + 1 + gap)
+    assert (waiting.missed, waiting.waited, waiting.is_over) == (gap, 1, False)
+    assert not waiting.look(NOW + 29.9 + gap).is_over
+    assert waiting.look(NOW + 30 + gap).is_over
+
+
+def test_after_a_stop_at_the_very_end_the_others_have_a_moment_to_be_heard() -> None:
+    waiting = wait_from(NOW + 29.5, 0.5).look(NOW + 29.5, pause=1)
+    waiting = waiting.look(NOW + 100)
+    assert (waiting.is_over, waiting.pause) == (False, AFTERWARDS_SECONDS)
+    assert waiting.look(NOW + 100 + AFTERWARDS_SECONDS).is_over
+
+
+@pytest.mark.parametrize(("gap", "absent"), [(29.0, False), (30.0, True), (86400.0, True)])
+def test_who_was_away_for_as_long_as_the_others_wait_was_absent(gap: float, absent: bool) -> None:
+    assert wait_from(NOW, 30).look(NOW, pause=1).look(NOW + 1 + gap).was_absent == absent
+
+
+@given(st.floats(0.5, 100), st.lists(st.floats(0, 50), max_size=40))
+def test_whatever_the_stops_others_never_have_less_time_and_a_wait_ends(seconds: float, pauses: list[float]) -> None:
+    waiting = wait_from(NOW, seconds).look(NOW, pause=1)
+    now, ran = NOW, 0.0
+    for pause in [*pauses, *[1.0] * 200]:
+        ran += 1.0 if pause - 1 >= FROZEN_SECONDS else pause
+        now += pause
+        waiting = waiting.look(now, pause=1)
+        if waiting.is_over:
+            assert ran >= seconds - 1e-6
+            return
+        assert 0 <= waiting.pause <= 1 + 1e-6
+    pytest.fail("it has no end")
+
+
+def test_what_was_missed_is_said_in_one_line() -> None:
+    assert describe_missed(12.34) == (
+        "this process did not run for 12.3 s: it was stopped, or its machine was too busy"
+    )
