@@ -532,9 +532,10 @@ def test_a_rank_killed_by_another_when_a_stop_has_come_is_told_from_one_without_
 
 
 def test_a_stop_after_the_ranks_have_ended_changes_nothing_and_leaves_nothing(tree: Tree) -> None:
-    """From the end of the agent on, until the supervisor has reported and tidied up: it has thousands of files to do."""
+    """From the end of the agent until the supervisor has reported and tidied up: it has thousands of files to do."""
     tree.hyperparameters(processes_per_host=1, trainbox_launcher="torchrun", trainbox_max_restarts=0)
-    tree.program("""
+    tree.program(
+        """
         import os, sys
         from pathlib import Path
         from trainbox.elastic.progress import PROGRESS_VARIABLE
@@ -542,7 +543,8 @@ def test_a_stop_after_the_ranks_have_ended_changes_nothing_and_leaves_nothing(tr
         for number in range(10_000): (scratch / str(number)).touch()
         Path(os.environ["TRAINBOX_ROOT"], "scratch").write_text(str(scratch))
         sys.exit("the data is wrong")
-    """.replace("\n        ", "\n"))
+    """.replace("\n        ", "\n")
+    )
     process = tree.start()
     eventually((tree.root / "scratch").exists, "the rank", ended=lambda: process.poll() is not None)
     agents = descendants(process.pid)

@@ -215,6 +215,7 @@ class _Supervision:
         self.leftovers = 0
         self._deadline = Deadline()
         self._stopped = StoppedProcesses(AwakeClock(clock))
+        self._look_at = float("-inf")
         self._selector = poller
         self._open_streams = 0
 
@@ -309,11 +310,15 @@ class _Supervision:
 
     def _end_stopped(self) -> float:
         """Kill children that have been stopped for longer than they may; when to look again, by the monotonic clock."""
+        now = self._clock()
+        if now < self._look_at:  # a script that writes much has many turns between two looks
+            return self._look_at
         limits = {pid: self.processes[pid].child.hang_seconds for pid in self.alive}
         for pid, seconds in self._stopped.find(limits).items():
-            self.processes[pid].why_killed = f"was stopped for {seconds:.1f} s and was ended"
+            self.processes[pid].why_killed = f"was stopped (SIGSTOP) for {seconds:.1f} s and was ended"
             self._send(pid, signal.SIGKILL)
-        return self._clock() + LOOK_SECONDS if any(limits.values()) else float("inf")
+        self._look_at = now + LOOK_SECONDS if any(limits.values()) else float("inf")
+        return self._look_at
 
     def _send(self, pid: int, number: int) -> None:
         # PermissionError: nobody in the group is ours to signal any more (sudo).
