@@ -62,7 +62,7 @@ def test_a_malformed_config_file_is_named(tree: Tree, name: str, content: bytes,
         (
             "hyperparameters.json",
             {"processes_per_host": "many"},
-            "key 'processes_per_host': found 'many', expected a whole number, 1 or more",
+            "key 'processes_per_host': found 'many', expected a whole number, 1 to 1024",
         ),
         (
             "resourceconfig.json",

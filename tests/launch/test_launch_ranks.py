@@ -102,6 +102,12 @@ def test_what_is_honoured_is_not_said_to_be_missing(tmp_path: Path) -> None:
     assert "by torch elastic, not by mpirun" in note
 
 
+def test_mpi_may_not_ask_for_more_processes_than_planning_can_bear(tmp_path: Path) -> None:
+    asked = {"sagemaker_mpi_enabled": "true", "sagemaker_mpi_num_of_processes_per_host": "9" * 300}
+    with pytest.raises(HyperparameterError, match="expected 1 to 1024"):
+        planned(tmp_path, asked)
+
+
 def test_the_data_parallel_library_is_used_where_it_is_there(tmp_path: Path) -> None:
     asked = {"sagemaker_distributed_dataparallel_enabled": "true"}
     machine = Machine(gpus=8, modules=("smdistributed", "torch"))

@@ -334,6 +334,17 @@ def test_a_stop_at_the_start_ends_the_job_with_a_reason_or_before_anything_of_ou
             assert run.failure is not None
 
 
+def test_too_many_processes_for_the_limit_of_open_files_are_an_error_with_a_hint(tree: Tree) -> None:
+    shell(tree, "exec sleep 1000")
+    env = {"SAGEMAKER_PROGRAM": "run.sh", "PROCESSES_PER_HOST": "40", "MASTER_PORT": str(free_port())}
+    run = tree.finish(tree.start(env, prefix=["prlimit", "--nofile=64"]))
+    assert run.code == 3, run.log
+    assert re.match(r"ClientError: '\./run\.sh' cannot be started in .*Too many open files", str(run.failure)), (
+        run.failure
+    )
+    assert "hint: fewer processes_per_host" in str(run.failure)
+
+
 # -- processes left behind ---------------------------------------------------------------------------------------------
 
 _LEAVES_CHILDREN = """

@@ -110,6 +110,7 @@ def test_a_single_file_is_a_channel_too(here: Path) -> None:
         (["src/train.py", *(f"--channel=c{n}=data" for n in range(21))], "21 channels"),
         (["src/train.py", "--hosts", "0"], "--hosts 0: expected 1 to 100"),
         (["src/train.py", "--processes", "0"], "--processes 0"),
+        (["src/train.py", "--processes", "1025"], "--processes 1025: expected 1 to 1024"),
         (["src/train.py", "--max-run", "0"], "--max-run"),
         (["src/train.py", "--stop-after", "nan"], "--stop-after"),
         (["src/train.py", "--kill", "1"], "--kill: found '1', expected RANK@STEP"),

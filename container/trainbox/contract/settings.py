@@ -18,6 +18,8 @@ D = TypeVar("D")
 DEFAULT_GRACE_SECONDS = 100.0
 DEFAULT_PEER_TIMEOUT_SECONDS = 120.0
 DEFAULT_MAX_RESTARTS = 3
+#: Five times the processors of the largest instance. Each costs the supervisor two open files, and planning some time.
+MOST_PROCESSES_PER_HOST = 1024
 DEFAULT_HANG_SECONDS = 30.0
 DEFAULT_START_SECONDS = 1200.0
 
@@ -35,7 +37,8 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default",
     "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts, and in the bundled XGBoost and forest"
     f" scripts for all processes of the job, {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
-    "processes_per_host": "processes on each host; each gets `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`,"
+    "processes_per_host": f"processes on each host, at most {MOST_PROCESSES_PER_HOST}; each gets"
+    " `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`,"
     " `MASTER_PORT` as torchrun sets them. By default 1, or with the launcher `torchrun` one per GPU. The variable"
     f" `MASTER_PORT` of the request names the port of the first host where they meet, {DEFAULT_PORT} by default",
     "trainbox_launcher": "who starts the processes: `plain` (the supervisor itself), `torchrun` (torch elastic:"
@@ -110,12 +113,13 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
 
     cache = env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     seconds = "a number of seconds, 0 or more"
+    count = f"a whole number, 1 to {MOST_PROCESSES_PER_HOST}"
     return Settings(
         program=given("sagemaker_program") or None,
         submit_directory=given("sagemaker_submit_directory") or None,
         script=given("trainbox_script") or None,
         arguments=read("trainbox_arguments", _read_style, "toolkit", " or ".join(get_args(ArgumentStyle))),
-        processes_per_host=read("processes_per_host", _read_count, None, "a whole number, 1 or more"),
+        processes_per_host=read("processes_per_host", _read_count, None, count),
         launcher=read("trainbox_launcher", _read_launcher, "auto", " or ".join(get_args(Launcher))),
         backend=given("trainbox_backend") or None,
         max_restarts=read("trainbox_max_restarts", _read_restarts, DEFAULT_MAX_RESTARTS, "a whole number, 0 or more"),
@@ -171,7 +175,7 @@ def _read_style(text: str) -> ArgumentStyle:
 
 def _read_count(text: str) -> int:
     count = int(text)
-    if count < 1:
+    if not 1 <= count <= MOST_PROCESSES_PER_HOST:
         raise ValueError(text)
     return count
 

@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job
+from trainbox.contract.settings import MOST_PROCESSES_PER_HOST
 from trainbox.errors import HyperparameterError, ProgramError
 from trainbox.launch.program import Program
 
@@ -46,7 +47,7 @@ def decide(job: Job, program: Program, machine: Machine) -> Launch:
 
     Raises:
         ProgramError: torchrun is asked for, and the program is none it can start, or torch is not there.
-        HyperparameterError: The backend cannot be had on this host.
+        HyperparameterError: The backend cannot be had on this host, or too many processes are asked for.
     """
     settings = job.settings
     switches = _switches(job)
@@ -101,6 +102,8 @@ def _require_torch(program: Program, machine: Machine) -> None:
 
 def _mpi_processes(job: Job) -> int | None:
     value = job.reserved.get(_MPI_PROCESSES)
+    if isinstance(value, int) and value > MOST_PROCESSES_PER_HOST:
+        raise HyperparameterError(f"{_MPI_PROCESSES}: found {value}, expected 1 to {MOST_PROCESSES_PER_HOST}")
     return value if isinstance(value, int) and value >= 1 else None
 
 

@@ -13,6 +13,10 @@ from trainbox.launch.plan import Child
 
 #: What Python ignores and a program does not expect to be ignored.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
+_HINTS = {
+    errno.E2BIG: "hyperparameters and variables are longer together than Linux passes on",
+    errno.EMFILE: "fewer processes_per_host, or more open files (ulimit -n, docker run --ulimit nofile=65536)",
+}
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -28,21 +32,22 @@ def spawn(child: Child) -> Started:
     Raises:
         ProgramError: It cannot be started.
     """
-    reads, writes = zip(os.pipe(), os.pipe(), strict=True)
+    ends: list[int] = []
     try:
-        pid = _spawn(child, writes)
+        for _ in range(2):
+            ends += os.pipe()
+        pid = _spawn(child, ends[1::2])
     except OSError as error:
-        for end in reads:
+        for end in ends[::2]:
             os.close(end)
-        too_long = error.errno == errno.E2BIG
         raise ProgramError(
             f"{child.argv[0]!r} cannot be started in {child.directory}: {error.strerror}",
-            hint="hyperparameters and variables are longer together than Linux passes on" if too_long else "",
+            hint=_HINTS.get(error.errno or 0, ""),
         ) from error
     finally:
-        for end in writes:
+        for end in ends[1::2]:
             os.close(end)
-    return Started(pid, reads)
+    return Started(pid, (ends[0], ends[2]))
 
 
 def _spawn(child: Child, outputs: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.job import CHANNEL_NAME, hidden_values
+from trainbox.contract.settings import MOST_PROCESSES_PER_HOST
 from trainbox.errors import RunError
 from trainbox.launch.program import bundled_scripts, find_bundled
 from trainbox.workbench.engine import find_image
@@ -201,8 +202,8 @@ def _check_variables(given: Mapping[str, str]) -> None:
 def _check_numbers(args: argparse.Namespace) -> None:
     if not 1 <= args.hosts <= MOST_HOSTS:
         raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
-    if args.processes is not None and args.processes < 1:
-        raise RunError(f"--processes {args.processes}: expected at least 1")
+    if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
+        raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
     if args.keep and args.docker is None:
         raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
