@@ -13,6 +13,8 @@ from tests.support.waiting import eventually
 from trainbox.contract.verdict import Verdict
 from trainbox.elastic.council import LOST_SECONDS, Council, HostLost
 
+pytestmark = pytest.mark.process
+
 HOSTS = ("a", "b")
 
 
