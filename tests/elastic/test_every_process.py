@@ -169,7 +169,7 @@ def expect(case: Case, run: Run) -> None:
         assert run.code == 0 or str(run.failure).startswith("stopped by SIGTERM"), run.failure
         return
     who = {"agent": "the agent, which", "server": r"the fork server \(process \d+\), which"}[case.victim]
-    how = r"was stopped for [\d.]+ s and was ended" if case.number == STOP else "was killed by SIGKILL"
+    how = r"was stopped (?:\(SIGSTOP\) )?for [\d.]+ s and was ended" if case.number == STOP else "was killed by SIGKILL"
     assert run.code == 137, run.log
     assert re.match(rf"AlgorithmError: {who} starts the ranks, {how}; its ranks ended with it\n", str(run.failure))
 
