@@ -6,7 +6,7 @@ import sys
 from typing import Protocol, cast
 
 from trainbox import __version__
-from trainbox.errors import TrainboxError
+from trainbox.errors import ResourceError, TrainboxError
 
 #: The verbs, with the module of each and the line that help shows.
 VERBS = {
@@ -50,6 +50,9 @@ def main() -> int:
     except TrainboxError as error:
         sys.stderr.write(f"trainbox: {error}\n")
         return error.exit_code
+    except MemoryError:
+        sys.stderr.write("trainbox: out of memory\n  hint: free some, or raise the limit of this shell (ulimit -v)\n")
+        return ResourceError.exit_code
     except BrokenPipeError:  # `trainbox metrics … | head`
         sys.stderr.close()
         return 0

@@ -146,6 +146,15 @@ def test_a_directory_that_cannot_be_copied_is_said_and_nothing_is_left(tmp_path:
     assert list((tmp_path / "ml").iterdir()) == []
 
 
+def test_code_that_can_be_put_nowhere_says_what_to_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = job(tmp_path)
+    here.layout.root.touch()  # no directory can be made below it
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(ProgramError, match="there is no place for the code") as raised:
+        fetch(Source("directory", str(tmp_path)), here, silent)
+    assert "--tmpfs /tmp" in raised.value.hint
+
+
 def test_a_missing_directory_is_said(tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="the source /none is no directory"):
         fetch(Source("directory", "/none"), job(tmp_path), silent)

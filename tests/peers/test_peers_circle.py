@@ -1,5 +1,6 @@
 """What members tell each other, over real sockets; each is a thread here: those that die are in test_loss.py."""
 
+import errno
 import itertools
 import math
 import os
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -215,6 +217,33 @@ def test_one_that_gives_up_is_named_with_its_reason(
     answers = together(three, act)
     assert answers.pop(f"algo-{rank + 1}") is error
     assert set(said(answers).values()) == {f"algo-{rank + 1} has given up: {words}"}
+
+
+@contextmanager
+def without_readers() -> Iterator[None]:
+    """Nobody reads what this process writes, as where its supervisor was killed."""
+    kept, (reader, writer) = os.dup(1), os.pipe()
+    os.dup2(writer, 1)
+    os.close(reader)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(writer)
+        os.close(kept)
+
+
+def test_one_whose_supervisor_is_gone_says_so(three: tuple[Members, ...]) -> None:
+    def act(joined: Circle) -> object:
+        if joined.rank == 1:
+            joined.fail(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+            raise DataError("as it leaves")
+        return joined.gather(1, int)
+
+    with without_readers():
+        words = said(together(three, act))
+    why = "algo-2 has given up: nobody reads its output any more: its supervisor has ended"
+    assert words["algo-1"] == words["algo-3"] == why
 
 
 @pytest.mark.process

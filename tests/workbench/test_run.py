@@ -17,7 +17,8 @@ import pytest
 from tests.support.runs import COMMAND, in_log, record
 from tests.support.trees import wheel
 from tests.support.waiting import LIMIT, eventually
-from trainbox.workbench import namespace
+from trainbox import cli
+from trainbox.workbench import namespace, summary
 
 pytestmark = pytest.mark.process
 
@@ -243,6 +244,29 @@ time.sleep(3600)
     assert found["clashes"] == [{"path": "m", "kept": first, "others": [f"m.{second}"]}]
     assert "error: hosts wrote different m" in done.stderr
     assert "AlgorithmError: the disk is on fire, exit code: 7" in done.stdout
+    no_process_left()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            "import os, time; os.kill(os.getppid(), 9); time.sleep(1000)",
+            "the supervisor of algo-1 was killed by SIGKILL",
+        ),
+        (
+            "import os, shutil, sys; shutil.rmtree('../output'); open('../output', 'w').close(); sys.exit(137)",
+            "algo-1 left no failure file: its last words are in {out}/logs/algo-1.log",
+        ),
+    ],
+    ids=["killed", "could not write"],
+)
+def test_a_host_that_can_say_nothing_of_its_end_is_spoken_for(
+    here: Path, script: str, reason: str, no_process_left: Callable[[], None]
+) -> None:
+    run(here, script, "--out", "out", code=137)
+    said = record(here / "out")["failure_reason"]
+    assert said == f"AlgorithmError: {reason.format(out=here / 'out')}, exit code: 137"
     no_process_left()
 
 
@@ -519,3 +543,18 @@ def test_the_result_of_an_earlier_run_is_no_source(here: Path) -> None:
     run(here, ONCE, "--out", "src/result")
     run(here, "import os; print(sorted(os.listdir('.')))", "--out", "out")
     assert "['train.py']" in (here / "out" / "logs" / "algo-1.log").read_text()
+
+
+def test_a_result_stands_where_its_summary_finds_no_memory(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def too_little(*_: object, **__: object) -> str:
+        raise MemoryError
+
+    (here / "src" / "train.py").write_text("print('trained')")
+    monkeypatch.setattr(summary, "summarise", too_little)
+    monkeypatch.setattr(sys, "argv", ["trainbox", "run", str(here / "src/train.py"), "--out", str(here / "out")])
+    assert cli.main() == 0
+    assert record(here / "out")["status"] == "Completed"
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said == f"trainbox run: the summary cannot be shown (MemoryError): the result is in {here / 'out'}"

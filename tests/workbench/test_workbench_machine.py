@@ -85,6 +85,30 @@ def test_a_host_is_told_to_stop_when_trainbox_run_is_killed() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "trainbox: {out}/job.json cannot be written: File too large\n  hint: free some space"),
+        (["--dry-run"], "trainbox: the plan of algo-1 cannot be made: [Errno 2] No usable temporary directory"),
+    ],
+)
+def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """Neither a temporary directory nor anything else: files may have 0 bytes, as on a full disk."""
+    (tmp_path / "train.py").touch()
+    words = ["train.py", "--out", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(
+        ["prlimit", "--fsize=0", sys.executable, "-m", "trainbox.cli", "run", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == RunError.exit_code
+    assert said.format(out=tmp_path / "out") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_refusal_becomes_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation_module, "probe", lambda _kind: "unshare: Operation not permitted")
     found = find_isolation()

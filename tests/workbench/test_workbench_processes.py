@@ -1,6 +1,7 @@
 """The process backend with stand-ins for the supervisor: deadlines, first failures, logs that cannot be written."""
 
 import datetime as dt
+import signal
 from pathlib import Path
 
 import msgspec
@@ -93,7 +94,8 @@ def test_a_host_that_closes_its_output_is_waited_for_all_the_same(tmp_path: Path
 
 @pytest.mark.parametrize(("number", "code"), [(9, 137), (11, 139), (15, 143)])
 def test_a_signal_is_128_and_its_number(tmp_path: Path, number: int, code: int) -> None:
-    assert run(plan(tmp_path, f"kill -{number} $$")).hosts == (HostEnd("algo-1", code),)
+    why = f"the supervisor of algo-1 was killed by {signal.Signals(number).name}"
+    assert run(plan(tmp_path, f"kill -{number} $$")).hosts == (HostEnd("algo-1", code, why),)
 
 
 def test_output_is_kept_and_relayed_to_the_last_byte(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def fetch(source: Source, job: Job, say: Say) -> Path:
         The directory that holds the code.
 
     Raises:
-        ProgramError: It cannot be downloaded, is not there, or is not safe to unpack.
+        ProgramError: It cannot be downloaded, is not there, is not safe to unpack, or there is no place for it.
     """
     if source.kind == "place":
         return Path(source.location)
@@ -88,11 +88,21 @@ def _staging(code_dir: Path, say: Say) -> tuple[Path, Path]:
         code_dir.parent.mkdir(parents=True, exist_ok=True)
         return code_dir, Path(tempfile.mkdtemp(prefix=".code-", dir=code_dir.parent))
     except OSError as error:
-        scratch = Path(tempfile.mkdtemp(prefix="trainbox-"))
+        scratch = _scratch(code_dir.parent, error)
         say(f"{code_dir.parent} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
         staging = scratch / "staging"
         staging.mkdir()
         return scratch / "code", staging
+
+
+def _scratch(refused: Path, why: OSError) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="trainbox-"))
+    except OSError as error:
+        raise ProgramError(
+            f"there is no place for the code: {refused} cannot be written ({why.strerror}), {error.strerror}",
+            hint="mount one of them writable (docker run --tmpfs /tmp)",
+        ) from error
 
 
 def _fill(staging: Path, source: Source, job: Job, say: Say) -> None:

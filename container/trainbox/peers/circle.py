@@ -6,6 +6,7 @@ work, the sums of gradients, is the affair of the library that trains, with conn
 """
 
 import math
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -170,6 +171,8 @@ class Circle:
         Leaving the block by an exception does the same; the first word counts.
         """
         message = error.message if isinstance(error, TrainboxError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, BrokenPipeError) and _nobody_reads(1):
+            message = "nobody reads its output any more: its supervisor has ended"
         self._lifeline.give_up(" ".join(message.split()), stopped=isinstance(error, Stopped))
 
     def check(self) -> None:
@@ -236,6 +239,13 @@ class Circle:
             if slow:
                 say(f"{', '.join(slow)}: no goodbye within {GOODBYE_SECONDS:g} s; {self.members.name} leaves without")
         self._lifeline.say_goodbye(_HEARD_SECONDS)
+
+
+def _nobody_reads(descriptor: int) -> bool:
+    """Whether this is a pipe whose last reader has left: poll(2), POLLERR."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _decode(member: str, value: bytes, kind: type[T]) -> T:

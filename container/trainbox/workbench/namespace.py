@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -47,7 +46,7 @@ def probe(kind: Kind) -> str:
     if sys.platform != "linux":
         return f"{sys.platform} has no mount namespaces"
     # The directory is mounted on itself, in a namespace that ends with the process: nothing changes for anybody.
-    here = Path(tempfile.gettempdir())
+    here = Path(__file__).parent
     nothing = shutil.which("true") or "/bin/true"
     command = [sys.executable, "-I", "-S", __file__, spec(kind, [(here, here, True)]), nothing]
     tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=30)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.job import read_job
+from trainbox.errors import RunError
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
 from trainbox.launch.program import bundled_directory, choose, resolve
@@ -30,7 +31,20 @@ class Preview(msgspec.Struct, frozen=True):
 
 
 def preview(host: HostPlan, source: Source | None, script: str) -> Preview:
-    """Ask the supervisor's plan; the contract's files exist for that moment only, in a temporary directory."""
+    """Ask the supervisor's plan; the contract's files exist for that moment only, in a temporary directory.
+
+    Raises:
+        RunError: No temporary directory can be written.
+        TrainboxError: The job would fail with it.
+    """
+    try:
+        return _preview(host, source, script)
+    except OSError as error:
+        hint = "TMPDIR=DIR names a directory that can be written"
+        raise RunError(f"the plan of {host.name} cannot be made: {error}", hint=hint) from error
+
+
+def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
     with tempfile.TemporaryDirectory(prefix="trainbox-") as name:
         root = Path(name)
         (root / "input" / "config").mkdir(parents=True)

@@ -23,6 +23,7 @@ class _Process(Host):
 
     def __init__(self, plan: HostPlan, log: Path, lock: int) -> None:
         super().__init__(plan.name, log)
+        self._asked = False
         # A pipe that ends with this process: `namespace` sees whether it is still there.
         stdin, self._alive = os.pipe()
         try:
@@ -53,6 +54,8 @@ class _Process(Host):
             code = self.process.poll()
             if code is not None:
                 self.exit_code = code if code >= 0 else 128 - code
+                if code < 0 and not self._asked:  # from elsewhere, and it could write no failure file
+                    self.reason = f"the supervisor of {self.name} was killed by {_name(-code)}"
         return self.exit_code is not None
 
     def wait(self, seconds: float) -> None:
@@ -66,6 +69,7 @@ class _Process(Host):
         self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
+        self._asked = True
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
@@ -79,6 +83,10 @@ class _Process(Host):
         os.close(self._alive)
         self.pipe.close()
         self.close_log()
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ended:

@@ -151,7 +151,10 @@ class _Attempt:
             raise
         if problem is not None:
             raise problem
-        self._summarise()
+        try:
+            self._summarise()
+        except (MemoryError, ImportError) as error:  # what is loaded late may find no memory: the result stands
+            self.live.say(f"the summary cannot be shown ({type(error).__name__}): the result is in {self.out}")
         return outcome.exit_code
 
     def _say_choices(self) -> None:
@@ -201,14 +204,17 @@ class _Attempt:
         return run_containers(self.plan, image, self.live, interrupts)
 
     def _failure(self, ended: Ended) -> str:
-        """What the host that failed wrote into its failure file; else what the backend says of its end."""
-        said = self._failure_file(ended.failed).strip("\0 \n")
-        return said or next((host.reason for host in ended.hosts if host.name == ended.failed), "")
+        """What the host that failed wrote into its failure file; else what is known of its end."""
+        host = next((host for host in ended.hosts if host.name == ended.failed), None)
+        if host is None:
+            return ""
+        left = f"{host.name} left no failure file: its last words are in {self.out / 'logs' / host.name}.log"
+        return self._failure_file(host.name).strip("\0 \n") or host.reason or left
 
-    def _failure_file(self, host: str | None) -> str:
+    def _failure_file(self, host: str) -> str:
         trees = {plan.name: plan.tree for plan in self.plan.hosts}
-        path = trees[host] / "output" / "failure" if host is not None else None
-        if path is None or not path.is_file():
+        path = trees[host] / "output" / "failure"
+        if not path.is_file():
             return ""
         return without_secrets(path.read_text(encoding="utf-8", errors="replace"), self.hidden)
 
