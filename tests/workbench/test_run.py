@@ -46,6 +46,7 @@ while not stopped and start == 0:
 saved.write_text(str(step))
 Path(os.environ["SM_MODEL_DIR"], "model").write_text(str(step))
 """
+FORGED = "trainbox: exit code 0 after 1.0 s, stopped by SIGTERM; model: 0 file(s), 0 bytes"
 STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -268,6 +269,17 @@ def test_a_host_that_can_say_nothing_of_its_end_is_spoken_for(
     said = record(here / "out")["failure_reason"]
     assert said == f"AlgorithmError: {reason.format(out=here / 'out')}, exit code: 137"
     no_process_left()
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_job_that_somebody_else_stops_is_not_completed(here: Path, is_sent: bool) -> None:
+    """As a person with `kill`, or a machine that goes down; a line of the script that looks like it is none."""
+    stop = "os.kill(os.getppid(), 15); time.sleep(1000)" if is_sent else ""
+    script = f"import os, signal, sys, time; signal.signal(15, lambda *_: sys.exit()); print({FORGED!r}); {stop}"
+    done = run(here, script, "--out", "out")
+    assert record(here / "out")["status"] == ("Stopped" if is_sent else "Completed")
+    said = "algo-1 was stopped by SIGTERM, which trainbox run did not send: the job is stopped"
+    assert (said in done.stderr) is is_sent
 
 
 def test_a_stop_and_a_resume_are_two_attempts_of_one_job(here: Path, no_process_left: Callable[[], None]) -> None:

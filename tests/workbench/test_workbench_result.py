@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainbox.contract.ending import ending, stop_in
 from trainbox.errors import RunError
+from trainbox.say import PREFIX
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
@@ -217,6 +220,30 @@ def test_an_attempt_goes_on_where_it_resumed() -> None:
 )
 def test_an_end_is_named_as_sagemaker_names_it(ended: Ended, interrupt: int | None, expected: Outcome) -> None:
     assert conclude(ended, "why\n", interrupt_exit_code=interrupt) == expected
+
+
+def test_a_job_that_somebody_else_has_stopped_is_stopped_unless_it_has_failed() -> None:
+    ended = Ended((HostEnd("a", 0), HostEnd("b", 0)))
+    assert conclude(ended, "", was_stopped=True) == Outcome("Stopped", "Stopped", 0)
+    failed = Ended((HostEnd("a", 0), HostEnd("b", 7)), failed="b")
+    assert conclude(failed, "why", was_stopped=True).status == "Failed"
+
+
+@given(
+    st.integers(0, 255),
+    st.floats(0, 1e9),
+    st.sampled_from([0, signal.SIGTERM, signal.SIGINT]),
+    st.integers(0),
+    st.integers(0),
+)
+def test_what_a_host_says_of_its_stop_can_be_read_back(
+    code: int, seconds: float, number: int, files: int, size: int
+) -> None:
+    line = f"{PREFIX}{ending(code, seconds, number, files=files, size=size)}\n".encode()
+    forged = f"{PREFIX}{ending(0, 1.0, signal.SIGTERM, files=0, size=0)}\n".encode()
+    expected = signal.Signals(number).name if number else ""
+    assert stop_in(b"half a line" + b"\n" + forged + line + b"trainbox: WARNING: the model is empty\n") == expected
+    assert stop_in(b"says " + forged) == stop_in(b"") == ""
 
 
 @given(st.text(), st.integers(0, 255))

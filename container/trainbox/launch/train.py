@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from trainbox.contract.ending import ending
 from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job, hidden_values, read_environment, read_job
@@ -221,16 +222,15 @@ def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: 
         say(f"output was lost: {reason}")
     if outcome.leftovers:
         say(f"ended {outcome.leftovers} process(es) that the script had left behind")
-    stopped = f", stopped by {signal.Signals(outcome.stopped_by).name}" if outcome.stopped_by else ""
     files, size = _count(job.layout.model_dir)
     code, why, of_hardware = _explain(outcome, verdict, program, job)
-    say(f"exit code {code} after {outcome.seconds:.1f} s{stopped}; model: {files} file(s), {size:,} bytes")
+    say(ending(code, outcome.seconds, outcome.stopped_by, files=files, size=size))
     if code:
         # Rules match how it begins, whatever the script has written.
         return _fail(why, job.layout, job.secrets, code, before=of_hardware)
     with contextlib.suppress(OSError):
         release_failure(job.layout.failure_file)
-    if not stopped and not files and job.is_first_host:
+    if not outcome.stopped_by and not files and job.is_first_host:
         say(f"WARNING: {job.layout.model_dir} is empty: the job will have no model. Save it to trainbox.model_dir()")
     return 0
 

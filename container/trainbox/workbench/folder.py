@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainbox.errors import RunError
@@ -14,6 +14,7 @@ from trainbox.workbench.record import FILE_NAME, WORK, JobRecord, read_record
 _UNBORN = frozenset({f".{FILE_NAME}.part"})
 #: What a first attempt leaves when it is killed; a torn record among these is nothing to protect.
 _FIRST = frozenset({*_UNBORN, FILE_NAME, WORK, "checkpoints", "logs"})
+_END_BYTES = 64 * 1024
 
 
 def read_previous(out: Path, *, resume: bool) -> JobRecord | None:
@@ -120,6 +121,14 @@ def logs_of_last(out: Path, attempt: int) -> dict[str, Path]:
         for path in sorted((out / "logs").glob("*.log"))
         if path.name.endswith(renamed) or ".attempt-" not in path.name
     }
+
+
+def last_bytes(log: Path) -> bytes:
+    """The end of a log, in which a host says how it ended; nothing where somebody has removed it."""
+    with suppress(FileNotFoundError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
+        return file.read()
+    return b""
 
 
 def remove(path: Path) -> None:

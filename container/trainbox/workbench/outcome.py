@@ -18,13 +18,16 @@ class Outcome(msgspec.Struct, frozen=True):
     failure_reason: str | None = None
 
 
-def conclude(ended: Ended, failure: str, *, interrupt_exit_code: int | None = None) -> Outcome:
+def conclude(
+    ended: Ended, failure: str, *, interrupt_exit_code: int | None = None, was_stopped: bool = False
+) -> Outcome:
     """Name the end of a job.
 
     Args:
         ended: How the hosts ended.
         failure: What the host that failed wrote into `output/failure`.
         interrupt_exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+        was_stopped: Whether somebody else has stopped a host: the hosts have left well, and not trained to the end.
     """
     codes = {host.name: host.exit_code for host in ended.hosts}
     if ended.failed is not None:
@@ -32,7 +35,7 @@ def conclude(ended: Ended, failure: str, *, interrupt_exit_code: int | None = No
         reason = failure_reason(failure, code)
         return Outcome("Failed", "Failed", interrupt_exit_code or code, reason)
     if ended.stop is None:
-        return Outcome("Completed", "Completed", 0)
+        return Outcome("Stopped", "Stopped", 0) if was_stopped else Outcome("Completed", "Completed", 0)
     # SageMaker ignores how a stopped container leaves. A person who drills the stop wants to know: 0 only if all did.
     code = next((code for code in codes.values() if code), 0)
     return Outcome("Stopped", _secondary(ended.stop), interrupt_exit_code or code)

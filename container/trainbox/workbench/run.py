@@ -11,6 +11,7 @@ from typing import TextIO, cast
 
 import msgspec
 
+from trainbox.contract.ending import stop_in
 from trainbox.contract.hyperparameters import redact, without_secrets
 from trainbox.contract.job import read_environment
 from trainbox.errors import RunError
@@ -19,7 +20,7 @@ from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import DEFAULT_IMAGE
-from trainbox.workbench.folder import claimed, keep_earlier_logs, logs_of_last, remove
+from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, logs_of_last, remove
 from trainbox.workbench.hosts import Ended
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.outcome import Outcome, conclude
@@ -182,7 +183,18 @@ class _Attempt:
         self.record = msgspec.structs.replace(self.record, hosts=_host_records(ended))
         self.failed = ended.failed
         code = 128 + interrupts.first if interrupts.first is not None else None
-        return conclude(ended, self._failure(ended), interrupt_exit_code=code)
+        stopped = self._stopped_by_others(ended)
+        return conclude(ended, self._failure(ended), interrupt_exit_code=code, was_stopped=stopped)
+
+    def _stopped_by_others(self, ended: Ended) -> bool:
+        """Whether a host of a job that nothing here has stopped was stopped all the same; says which."""
+        if ended.stop is not None or ended.failed is not None:
+            return False
+        logs = {host.name: self.out / "logs" / f"{host.name}.log" for host in ended.hosts}
+        stops = {name: number for name, log in logs.items() if (number := stop_in(last_bytes(log)))}
+        for name, number in stops.items():
+            self.live.say(f"{name} was stopped by {number}, which trainbox run did not send: the job is stopped")
+        return bool(stops)
 
     def _take_over(self, interrupts: Interrupts) -> None:
         image = self.plan.request.isolation.image
