@@ -9,7 +9,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.support.addresses import addresses, free_port
 from trainbox.launch.program import find_bundled
 
 #: Longer than any training needs, also beside other work: only one that hangs meets it.
@@ -145,7 +145,7 @@ def train(
             shutil.copytree(checkpoints, root / "checkpoints")
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     script = SCRIPTS / job.script if job.script.endswith(".py") else find_bundled(job.script)
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo"}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
     size = job.hosts * job.ranks
     processes = []
     for rank in range(size):
@@ -173,15 +173,8 @@ def _finish(processes: "Sequence[subprocess.Popen[bytes]]", directory: Path) -> 
 
 
 def _names(count: int) -> tuple[str, ...]:
-    """Hosts that are addresses of this machine; another test will hardly draw the same."""
-    first, second = random.randrange(2, 250), random.randrange(250)
-    return ("algo-1",) if count == 1 else tuple(f"127.{first}.{second}.{place}" for place in range(1, count + 1))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Hosts that are addresses of this machine."""
+    return ("algo-1",) if count == 1 else tuple(addresses(count))
 
 
 def _build_tree(job: Training, root: Path, hosts: Sequence[str], number: int) -> None:

@@ -154,18 +154,12 @@ def _sockets(pid: int, state: str) -> list[str]:
 
 
 @needs_mounts
-def test_all_hosts_end_within_ten_seconds_of_each_other(four: Hosts) -> None:
-    """A fault on one host ends all; here that of one that comes late."""
+def test_a_fault_of_a_host_that_comes_late_ends_all_hosts(four: Hosts) -> None:
     full = four.hosts[3]
     for host in four.hosts[:3]:
         four.start(host)
     time.sleep(1)
     four.start(full, prefix=mounted("size=100k", four.trees[full].root / "checkpoints"))
-    ended: dict[str, float] = {}
-    while len(ended) < len(four.hosts):
-        ended |= {host: time.monotonic() for host in four.hosts if host not in ended and four.has_ended(host)}
-        time.sleep(0.02)
-    assert max(ended.values()) - min(ended.values()) < 10
     checked = four.finish()
     assert {one.code for one in checked.values()} == {64}
     assert {(one.failure or "").splitlines()[0][: len(f"CONFIGURATION {full}")] for one in checked.values()} == {
