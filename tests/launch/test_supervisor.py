@@ -224,7 +224,7 @@ def test_a_script_that_stays_frozen_is_ended_and_named(tree: Tree, processes: in
     assert run.code == 137, run.log
     who = "the script" if processes == 1 else "the script of rank 1"
     assert re.match(rf"{who} was stopped \(SIGSTOP\) for [\d.]+ s and was ended\n", str(run.failure)), run.failure
-    assert "hint: find what sent SIGSTOP" in str(run.failure)
+    assert "hint: find what sent it SIGSTOP" in str(run.failure)
 
 
 def test_a_second_ctrl_c_kills_at_once(tree: Tree, prefix: list[str]) -> None:

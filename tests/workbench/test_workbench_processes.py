@@ -1,14 +1,18 @@
 """The process backend with stand-ins for the supervisor: deadlines, first failures, logs that cannot be written."""
 
 import datetime as dt
+import os
+import re
 import signal
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.support.waiting import eventually
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
+from trainbox.launch.silence import process_state
 from trainbox.workbench.hosts import Ended, HostEnd
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.isolation import Isolation
@@ -39,9 +43,12 @@ class Notes:
         pass
 
 
-def plan(out: Path, *scripts: str, leave: float = 120.0, max_run: float | None = None) -> RunPlan:
+def plan(
+    out: Path, *scripts: str, leave: float = 120.0, max_run: float | None = None, **hyperparameters: str
+) -> RunPlan:
     request = RunRequest(
         script="x",
+        hyperparameters=hyperparameters,
         inherited={"PATH": "/usr/bin:/bin"},
         hosts=len(scripts),
         job_name="job",
@@ -96,6 +103,32 @@ def test_a_host_that_closes_its_output_is_waited_for_all_the_same(tmp_path: Path
 def test_a_signal_is_128_and_its_number(tmp_path: Path, number: int, code: int) -> None:
     why = f"the supervisor of algo-1 was killed by {signal.Signals(number).name}"
     assert run(plan(tmp_path, f"kill -{number} $$")).hosts == (HostEnd("algo-1", code, why),)
+
+
+def test_a_supervisor_that_stays_frozen_is_ended_and_named(tmp_path: Path) -> None:
+    ended = run(plan(tmp_path, "sleep 1000 & kill -STOP $$", "exec sleep 1000", trainbox_hang_seconds="0.5"))
+    first, second = ended.hosts
+    assert re.fullmatch(r"the supervisor of algo-1 was stopped \(SIGSTOP\) for [\d.]+ s and was ended", first.reason)
+    assert (first.exit_code, ended.failed, ended.stop) == (137, "algo-1", "failure")
+    assert second == HostEnd("algo-2", 143), "it was asked to leave, which says nothing of it"
+
+
+def test_a_frozen_supervisor_hears_a_stop(tmp_path: Path) -> None:
+    before = children()
+
+    class Stops(Notes):
+        """Asks for the end once the host is frozen."""
+
+        def output(self, host: str, data: bytes) -> None:
+            super().output(host, data)
+            if b"ready" in data:
+                eventually(lambda: any(process_state(pid) == "T" for pid in children() - before), "a frozen host")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    script = "trap 'echo heard; exit 0' TERM; echo ready; kill -STOP $$; while :; do sleep 0.05; done"
+    ended = run(plan(tmp_path, script, trainbox_hang_seconds="0"), Stops())
+    assert ended == Ended((HostEnd("algo-1", 0),), stop="interrupt")
+    assert (tmp_path / "logs" / "algo-1.log").read_text() == "ready\nheard\n"
 
 
 def test_output_is_kept_and_relayed_to_the_last_byte(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ _SIGNAL_HINTS = {
     signal.SIGBUS: "often /dev/shm is full: fewer or no data loader workers, or a larger --shm-size with docker",
     signal.SIGILL: "a library was compiled for another processor than this instance has",
 }
-_HUNG_HINT = "find what sent SIGSTOP, or 'kill -STOP', to it; trainbox_hang_seconds=0 leaves a stopped script alone"
+_HUNG_HINT = "find what sent it SIGSTOP (kill -STOP); trainbox_hang_seconds=0 leaves a stopped script alone"
 _STOP_HINT = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
 _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer workers or threads"
 _MIB = 1024 * 1024

@@ -8,9 +8,11 @@ import subprocess
 import time
 from pathlib import Path
 
-from trainbox.errors import RunError
+from trainbox.contract.settings import read_settings
+from trainbox.errors import ContractError, RunError
 from trainbox.launch.orphans import children
 from trainbox.launch.scratch import remove_abandoned
+from trainbox.launch.silence import LOOK_SECONDS, StoppedProcesses
 from trainbox.workbench.descendants import end_orphans, orphans_come_here
 from trainbox.workbench.folder import held, is_held
 from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, watch
@@ -19,11 +21,22 @@ from trainbox.workbench.plan import HostPlan, RunPlan
 
 
 class _Process(Host):
-    """A host that is a process."""
+    """A host that is a process.
 
-    def __init__(self, plan: HostPlan, log: Path, lock: int) -> None:
+    Args:
+        plan: What it runs.
+        log: As of `Host`.
+        lock: A descriptor that it inherits.
+        hang_seconds: It is killed once it has been stopped (SIGSTOP) for longer; 0 never looks.
+    """
+
+    def __init__(self, plan: HostPlan, log: Path, lock: int, *, hang_seconds: float) -> None:
         super().__init__(plan.name, log)
         self._asked = False
+        self._hang_seconds = hang_seconds
+        self._stopped = StoppedProcesses()
+        self._look_at = 0.0
+        self._hung = ""
         # A pipe that ends with this process: `namespace` sees whether it is still there.
         stdin, self._alive = os.pipe()
         try:
@@ -52,11 +65,23 @@ class _Process(Host):
     def has_ended(self) -> bool:
         if self.exit_code is None:
             code = self.process.poll()
-            if code is not None:
+            if code is None:
+                self._end_stopped()
+            else:
                 self.exit_code = code if code >= 0 else 128 - code
                 if code < 0 and not self._asked:  # from elsewhere, and it could write no failure file
-                    self.reason = f"the supervisor of {self.name} was killed by {_name(-code)}"
+                    how = self._hung or f"was killed by {_name(-code)}"
+                    self.reason = f"the supervisor of {self.name} {how}"
         return self.exit_code is not None
+
+    def _end_stopped(self) -> None:
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        for seconds in self._stopped.find({self.process.pid: self._hang_seconds}).values():
+            self._hung = f"was stopped (SIGSTOP) for {seconds:.1f} s and was ended"
+            self.process.kill()
 
     def wait(self, seconds: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -64,6 +89,7 @@ class _Process(Host):
 
     def stop(self, seconds: float) -> None:  # noqa: ARG002 - `watch` kills when they are over
         self._send(signal.SIGTERM)
+        self._send(signal.SIGCONT)  # one that is stopped would not hear it
 
     def kill(self) -> None:
         self._send(signal.SIGKILL)
@@ -102,7 +128,8 @@ def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ende
     with held(logs) as lock, orphans_come_here(), selectors.DefaultSelector() as selector:
         try:
             for host_plan in plan.hosts:
-                hosts.append(_start(host_plan, logs / f"{host_plan.name}.log", lock))
+                log = logs / f"{host_plan.name}.log"
+                hosts.append(_start(host_plan, log, lock, hang_seconds=_hang_seconds(plan, host_plan)))
                 selector.register(hosts[-1].pipe, selectors.EVENT_READ, hosts[-1])
             ended = watch(plan, hosts, selector, listener, interrupts)
             _end_orphans(others, listener)
@@ -136,9 +163,17 @@ def await_earlier(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> 
         time.sleep(TICK_SECONDS)
 
 
-def _start(plan: HostPlan, log: Path, lock: int) -> _Process:
+def _hang_seconds(plan: RunPlan, host: HostPlan) -> float:
+    """The job's own limit; where it is none, the host ends for that."""
     try:
-        return _Process(plan, log, lock)
+        return read_settings(plan.request.hyperparameters, host.environment, Path()).hang_seconds
+    except ContractError:
+        return 0.0
+
+
+def _start(plan: HostPlan, log: Path, lock: int, *, hang_seconds: float) -> _Process:
+    try:
+        return _Process(plan, log, lock, hang_seconds=hang_seconds)
     except OSError as error:
         raise RunError(f"host {plan.name} cannot be started: {error.strerror}: {error.filename}") from error
 
