@@ -42,7 +42,7 @@ def test_a_rank_says_its_own_error_and_not_one_of_the_name(tmp_path: Path) -> No
         "run({ERROR_FILE_VARIABLE: 'error.json', STACKS_FILE_VARIABLE: 'stacks'}, ['train.py'])"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert answer.returncode == 1
     assert answer.stderr.rstrip().endswith("ValueError: a\\udcff.csv")

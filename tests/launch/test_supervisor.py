@@ -31,7 +31,7 @@ _AS_USER = [_PID_NAMESPACE[0], "--user", "--map-root-user", *_PID_NAMESPACE[1:]]
 
 def _works(command: list[str]) -> bool:
     try:
-        return subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False).returncode == 0
+        return subprocess.run([*command, "true"], capture_output=True, timeout=300, check=False).returncode == 0
     except OSError:
         return False
 

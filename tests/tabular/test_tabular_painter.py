@@ -177,6 +177,6 @@ def test_the_painter_leaves_with_a_script_that_is_killed(tmp_path: Path) -> None
 def test_a_signal_for_the_group_of_the_script_leaves_it_its_painter(tmp_path: Path) -> None:
     script, _ = start(tmp_path / "importance")
     os.killpg(script.pid, signal.SIGTERM)
-    script.communicate("draw\n", timeout=60)
+    script.communicate("draw\n", timeout=300)
     assert script.returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["importance.png", "importance.svg"]
