@@ -5,6 +5,9 @@ from typing import Literal
 
 import msgspec
 
+from trainbox.contract.diagnosis import Diagnosis
+from trainbox.errors import ConfigurationError, HardwareError
+
 Status = Literal["pass", "warn", "fail"]
 #: Whose affair a finding is: the node's (it must be repaired), the request's or image's (a retry changes nothing), or
 #: nobody's, because it passes.
@@ -14,7 +17,10 @@ Value = str | int | float | None
 Amount = Callable[[str, Value], str]
 
 #: In this order: with the configuration wrong, what looks like hardware may follow from it.
-EXIT_CODES: dict[Kind, int] = {"configuration": 64, "hardware": 78}
+EXIT_CODES: dict[Literal["configuration", "hardware"], int] = {
+    "configuration": ConfigurationError.exit_code,
+    "hardware": HardwareError.exit_code,
+}
 _MOST_FURTHER = 5
 
 
@@ -76,3 +82,25 @@ def list_places(findings: Sequence[Finding]) -> str:
 def as_hint(finding: Finding) -> str:
     """A finding that decides nothing, as something to think of."""
     return f"{finding.host} {finding.device} reported {as_it_is(finding.check, finding.value)}, {finding.hint}"
+
+
+def blame(findings: Sequence[Finding], amount: Amount = as_it_is, *, followed: Diagnosis | None = None) -> Diagnosis:
+    """The diagnosis that a job has failed for what was found; the first finding says whose affair it is.
+
+    Args:
+        findings: At least one.
+        amount: Words for the values.
+        followed: What would be the diagnosis without them.
+    """
+    first = findings[0]
+    kind: Literal["configuration", "hardware"] = "configuration" if first.kind == "configuration" else "hardware"
+    return Diagnosis(
+        kind,
+        accuse(findings, amount) + (f"\nwhat followed: {followed.cause}" if followed else ""),
+        EXIT_CODES[kind],
+        where=followed.where if followed else "",
+        hint=first.hint,
+        host=first.host,
+        rank=followed.rank if followed else None,
+        device=first.device,
+    )
