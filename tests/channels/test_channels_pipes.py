@@ -17,6 +17,8 @@ from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
+pytestmark = pytest.mark.process
+
 SECONDS = 20.0
 
 

@@ -145,6 +145,7 @@ def test_a_line_with_an_error_is_told_from_others(line: str, found: bool) -> Non
         (Cause("what():  Resource temporarily unavailable"), "raise the limit"),
         (Cause("BlockingIOError: [Errno 11] Resource temporarily unavailable", exception="BlockingIOError"), ""),
         (Cause("what():  std::bad_alloc"), "a larger one"),
+        (Cause("ValueOrDie called on an error: Out of memory: malloc of size 1048576 failed"), "a larger one"),
         (Cause("cannot allocate memory for thread-local data: ABORT"), "a larger one"),
         (Cause("pyarrow.lib.ArrowMemoryError: x", exception="pyarrow.lib.ArrowMemoryError"), "a larger one"),
         (Cause("trainbox.errors.ResourceError: bad_alloc", exception="trainbox.errors.ResourceError"), ""),

@@ -14,6 +14,8 @@ from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.verdict import Verdict
 from trainbox.elastic.council import LOST_SECONDS, Council, HostLost
 
+pytestmark = pytest.mark.process
+
 HOSTS = ("a", "b")
 
 

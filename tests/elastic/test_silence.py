@@ -9,8 +9,6 @@ import pytest
 from tests.support.waiting import eventually
 from trainbox.launch.silence import GAP_SECONDS, AwakeClock, Silence, StoppedProcesses, process_state
 
-pytestmark = pytest.mark.process
-
 
 class Clock:
     """A clock that a test moves."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,12 @@ def test_an_array_of_no_numbers_is_refused(tmp_path: Path, odd: Any) -> None:
         read_images(channel(tmp_path, "a.npz", npz(labels=odd)))
     with pytest.raises(DataError, match=r"a\.npz: an array of the type"):
         read_images(channel(tmp_path, "a.npz", npz(images=odd)))
+
+
+def test_a_class_whose_name_is_not_utf8_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    directory = channel(tmp_path, os.fsdecode(b"cl\xffss/a.png"), picture("PNG"))
+    with pytest.raises(DataError, match=r"the folder cl\\udcffss has a name that is not UTF-8"):
+        read_images(directory)
 
 
 def test_a_lack_of_memory_blames_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

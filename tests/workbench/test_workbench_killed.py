@@ -93,6 +93,42 @@ def is_started(children: Path) -> bool:
     return False
 
 
+#: On SIGTERM it waits for a file before it saves and leaves; a later attempt says what has been saved.
+SLOW = """
+import os, signal, sys, time
+from pathlib import Path
+here, checkpoints = Path(sys.argv[2]), Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
+if (here / "go").exists():
+    sys.exit(print("saved:", (checkpoints / "saved").exists()))
+stopped = []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+print("now at work", flush=True)
+while not (stopped and (here / "go").exists()): time.sleep(0.005)
+(checkpoints / "saved").touch()
+"""
+
+
+@pytest.mark.process
+def test_an_attempt_waits_for_the_hosts_of_one_that_was_killed_to_save_and_leave(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train.py").write_text(SLOW)
+    command, log = [*COMMAND, "--hp", f"here={tmp_path}"], tmp_path / "out/logs/algo-1.log"
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        eventually(lambda: log.exists() and "now at work" in log.read_text(), "the script")
+        first.kill()
+    with subprocess.Popen(
+        [*command, "--resume"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as second:
+        assert second.stderr is not None
+        while "hosts of attempt 1, which was killed, are still leaving" not in second.stderr.readline():
+            assert second.poll() is None
+        assert not log.exists()
+        (tmp_path / "go").touch()
+        said = second.communicate(timeout=100)[0]
+    assert second.returncode == 0
+    assert "saved: True" in said
+
+
 # -- directories in memory -------------------------------------------------------------------------------------------
 
 HOLDS = """

@@ -14,7 +14,7 @@ from trainbox.errors import RunError
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
-from trainbox.workbench.folder import claimed, keep_earlier_logs, remove
+from trainbox.workbench.folder import claimed, keep_earlier_logs, logs_of_last, remove
 from trainbox.workbench.hosts import Ended, HostEnd
 from trainbox.workbench.job_end import LONGEST_REASON, JobEnd, conclude, failure_reason
 from trainbox.workbench.record import Curve, JobRecord, read_record, write_record
@@ -154,6 +154,12 @@ def test_logs_of_earlier_attempts_are_kept(tmp_path: Path) -> None:
     write(tmp_path / "logs", **{"algo-1.log": "second", "algo-1.attempt-1.log": "first"})
     keep_earlier_logs(tmp_path, 3)
     assert names(tmp_path / "logs") == {"algo-1.attempt-1.log": "first", "algo-1.attempt-2.log": "second"}
+
+
+def test_the_logs_of_the_last_attempt_are_found_by_either_name(tmp_path: Path) -> None:
+    """A kill may come when some were renamed, and before the record of the next attempt is written."""
+    logs = write(tmp_path / "logs", **{"algo-1.attempt-1.log": "", "algo-1.attempt-2.log": "", "algo-2.log": ""})
+    assert logs_of_last(tmp_path, 2) == {"algo-1": logs / "algo-1.attempt-2.log", "algo-2": logs / "algo-2.log"}
 
 
 def test_a_tree_that_its_script_locked_is_removed(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def _result(event: Event, stage: Stage, references: _References) -> report.Resul
         reference = references.of(event.job)
         story = play(event, stage, undisturbed=reference.seconds)
     except Interrupted:
+        print(f"{event.number:4d} seed={event.seed} {event.job.name:13s} {event}: interrupted", flush=True)
         return None
     logs = logs_of(event, stage)
     found = judge(story, reference.digest)

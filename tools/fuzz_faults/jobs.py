@@ -25,7 +25,7 @@ LIMITS: Mapping[str, int] = {
     "trainbox_grace_seconds": GRACE,
 }
 _HYPERPARAMETERS: Mapping[Algorithm, Mapping[str, str]] = {
-    "pytorch": {"epochs": "8", "batch-size": "480", "checkpoint-seconds": "0.15"},
+    "pytorch": {"epochs": "8", "batch-size": "480", "checkpoint-seconds": "0.3"},
     "session": {"trainbox_launcher": "torchrun"},
     "xgboost": {
         "objective": "binary:logistic",
@@ -88,7 +88,7 @@ def seconds_allowed(event: Event, undisturbed: float, *, busy: float) -> float:
     """
     frozen = any(fault.blow == "freeze" and fault.kind == "supervisor" for fault in event.faults)
     fixed = HANG + START + PEERS + GRACE + _LOST + _OTHERS + (_SUPERVISOR if frozen and event.job.hosts > 1 else 0)
-    return fixed * slowness(busy) + 3 * undisturbed
+    return fixed * slowness(busy) + 2 * undisturbed
 
 
 def slowness(busy: float) -> float:

@@ -64,7 +64,7 @@ _NO_THREAD = (
 _WORDS = (
     # As torch says it where it is not its own allocator that fails, and XGBoost.
     (re.compile("CUDA error: out of memory|cudaErrorMemoryAllocation"), _GPU_FULL),
-    (re.compile("std::bad_alloc|[Cc]annot allocate memory"), _MEMORY_HINT),
+    (re.compile("std::bad_alloc|[Cc]annot allocate memory|Out of memory: malloc"), _MEMORY_HINT),
     (
         re.compile(
             "can't start new thread|Failed to launch worker thread|Thread creation failed|pthread_create"

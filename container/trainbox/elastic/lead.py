@@ -175,7 +175,7 @@ class _Leading:
         """Tell the other hosts why this one ends, and serve the store until they know."""
         verdict = self._without_host(error) if isinstance(error, HostLost) else self.explain(error)
         with contextlib.suppress(HostLost):  # there is nobody to tell it to
-            if not council.pause:
+            if not (verdict.lost and council.pause):
                 verdict = council.end(verdict)
             with contextlib.suppress(TrainboxError):
                 self.ranks.end(RESTART_GRACE_SECONDS)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainbox.channels.shortage import naming_shortage
+from trainbox.contract.text import printable
 from trainbox.errors import DataError
 from trainbox.say import say
 
@@ -107,6 +108,9 @@ def _read_pictures(
     if loose:
         raise DataError(f"{loose[0]} lies in no folder, so it has no class", hint="one folder for each class")
     names = [path.relative_to(channel_dir).parts[0] for path in paths]
+    odd = [name for name in names if printable(name) != name]
+    if odd:
+        raise DataError(f"the folder {printable(odd[0])} has a name that is not UTF-8", hint="rename it: it is a class")
     classes = tuple(sorted(set(names))) if like is None else like.classes
     unknown = sorted(set(names) - set(classes))
     if unknown:

@@ -72,13 +72,54 @@ def claimed(out: Path, previous: JobRecord | None) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def held(directory: Path) -> Iterator[int]:
+    """Give a descriptor for hosts to inherit: the directory is held until this block and all of them have ended."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_held(directory: Path) -> bool:
+    """Whether hosts that have inherited such a descriptor live."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def keep_earlier_logs(out: Path, attempt: int) -> None:
-    """`logs/HOST.log` of the attempt before this one becomes `logs/HOST.attempt-N.log`."""
-    logs = out / "logs"
-    logs.mkdir(exist_ok=True)
-    for path in sorted(logs.glob("*.log")):
+    """`logs/HOST.log` of the attempt before this one becomes `logs/HOST.attempt-N.log`.
+
+    Raises:
+        RunError: No permission.
+    """
+    for path in sorted((out / "logs").glob("*.log")):
         if ".attempt-" not in path.name:
-            path.rename(path.with_name(f"{path.stem}.attempt-{attempt - 1}.log"))
+            try:
+                path.rename(path.with_name(f"{path.stem}.attempt-{attempt - 1}.log"))
+            except OSError as error:
+                raise RunError(f"{path} cannot be renamed: {error.strerror}") from error
+
+
+def logs_of_last(out: Path, attempt: int) -> dict[str, Path]:
+    """The logs of the attempt that ran last, by host; a kill may have come between their new names and its record."""
+    renamed = f".attempt-{attempt}.log"
+    return {
+        path.name.removesuffix(renamed).removesuffix(".log"): path
+        for path in sorted((out / "logs").glob("*.log"))
+        if path.name.endswith(renamed) or ".attempt-" not in path.name
+    }
 
 
 def remove(path: Path) -> None:

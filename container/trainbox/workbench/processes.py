@@ -5,13 +5,15 @@ import os
 import selectors
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.launch.scratch import remove_abandoned
 from trainbox.workbench.descendants import end_orphans, orphans_come_here
-from trainbox.workbench.hosts import Ended, Host, Listener, check_logs, drain, watch
+from trainbox.workbench.folder import held, is_held
+from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, watch
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.plan import HostPlan, RunPlan
 
@@ -19,7 +21,7 @@ from trainbox.workbench.plan import HostPlan, RunPlan
 class _Process(Host):
     """A host that is a process."""
 
-    def __init__(self, plan: HostPlan, log: Path) -> None:
+    def __init__(self, plan: HostPlan, log: Path, lock: int) -> None:
         super().__init__(plan.name, log)
         # A pipe that ends with this process: `namespace` sees whether it is still there.
         stdin, self._alive = os.pipe()
@@ -34,6 +36,7 @@ class _Process(Host):
                 cwd="/",
                 # Ctrl-C on the terminal reaches trainbox run alone, which then says SIGTERM as SageMaker does.
                 start_new_session=True,
+                pass_fds=(lock,),
                 bufsize=0,
             )
         except OSError:
@@ -87,10 +90,11 @@ def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ende
     others = children(zombies=True)
     remove_abandoned()
     hosts: list[_Process] = []
-    with orphans_come_here(), selectors.DefaultSelector() as selector:
+    logs = plan.request.out / "logs"
+    with held(logs) as lock, orphans_come_here(), selectors.DefaultSelector() as selector:
         try:
             for host_plan in plan.hosts:
-                hosts.append(_start(host_plan, plan.request.out / "logs" / f"{host_plan.name}.log"))
+                hosts.append(_start(host_plan, logs / f"{host_plan.name}.log", lock))
                 selector.register(hosts[-1].pipe, selectors.EVENT_READ, hosts[-1])
             ended = watch(plan, hosts, selector, listener, interrupts)
             _end_orphans(others, listener)
@@ -104,9 +108,29 @@ def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ende
     return ended
 
 
-def _start(plan: HostPlan, log: Path) -> _Process:
+def await_earlier(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> None:
+    """Wait until the hosts of an attempt whose `trainbox run` was killed have left: they save what this one resumes.
+
+    Raises:
+        RunError: They do not leave in the time that a stop gives, or this run is interrupted meanwhile.
+    """
+    logs, until, is_said = plan.request.out / "logs", time.monotonic() + plan.seconds_to_leave, False
+    while is_held(logs):
+        if not is_said:
+            is_said = True
+            listener.say(f"hosts of attempt {plan.attempt - 1}, which was killed, are still leaving: waiting for them")
+        if interrupts.count or time.monotonic() >= until:
+            why = "interrupted" if interrupts.count else f"after {plan.seconds_to_leave:g} s"
+            raise RunError(
+                f"hosts of attempt {plan.attempt - 1}, which was killed, still run ({why})",
+                hint=f"'fuser -v {logs}' names them: end them, and resume again",
+            )
+        time.sleep(TICK_SECONDS)
+
+
+def _start(plan: HostPlan, log: Path, lock: int) -> _Process:
     try:
-        return _Process(plan, log)
+        return _Process(plan, log, lock)
     except OSError as error:
         raise RunError(f"host {plan.name} cannot be started: {error.strerror}: {error.filename}") from error
 

@@ -19,13 +19,13 @@ from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import DEFAULT_IMAGE
-from trainbox.workbench.folder import claimed, remove
+from trainbox.workbench.folder import claimed, keep_earlier_logs, logs_of_last, remove
 from trainbox.workbench.hosts import Ended
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.job_end import JobEnd, conclude
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
-from trainbox.workbench.processes import run_hosts
+from trainbox.workbench.processes import await_earlier, run_hosts
 from trainbox.workbench.record import (
     Curve,
     HostRecord,
@@ -131,6 +131,7 @@ class _Attempt:
         self._say_choices()
         if self.plan.request.previous is not None:
             keep_record(self.plan.request.previous, self.out)
+            keep_earlier_logs(self.out, self.plan.attempt)
         write_record(self.record, self.out)
         try:
             end = self._train()
@@ -166,7 +167,7 @@ class _Attempt:
     def _train(self) -> JobEnd:
         started = time.monotonic()
         with Interrupts() as interrupts:
-            self._take_over()
+            self._take_over(interrupts)
             prepare(self.plan)
             self.seconds["prepare"] = time.monotonic() - started
             started = time.monotonic()
@@ -180,9 +181,13 @@ class _Attempt:
         code = 128 + interrupts.first if interrupts.first is not None else None
         return conclude(ended, self._failure(ended), interrupt_exit_code=code)
 
-    def _take_over(self) -> None:
+    def _take_over(self, interrupts: Interrupts) -> None:
         image = self.plan.request.isolation.image
-        if image is not None and self.plan.request.previous is not None:
+        if self.plan.request.previous is None:
+            return
+        if image is None:
+            await_earlier(self.plan, self.live, interrupts)
+        else:
             from trainbox.workbench.containers import remove_earlier  # noqa: PLC0415 - loads docker
 
             remove_earlier(self.plan, image, self.live)
@@ -328,11 +333,10 @@ def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
     if earlier.status != "InProgress":
         return dict(earlier.metrics)
     curves = Curves()
-    for log in sorted((out / "logs").glob("*.log")):
-        if ".attempt-" not in log.name:  # they are renamed when this attempt begins
-            with log.open("rb") as lines:
-                for line in lines:
-                    curves.feed(log.stem, line)
+    for host, log in logs_of_last(out, earlier.attempt).items():
+        with log.open("rb") as lines:
+            for line in lines:
+                curves.feed(host, line)
     return joined(earlier.metrics, curves.all())
 
 

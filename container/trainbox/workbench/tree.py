@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trainbox.errors import RunError
-from trainbox.workbench.folder import keep_earlier_logs, remove
+from trainbox.workbench.folder import remove
 from trainbox.workbench.plan import HostPlan, RunPlan
 from trainbox.workbench.source import copy_source
 
@@ -20,7 +20,7 @@ def prepare(plan: RunPlan) -> None:
         remove(plan.work)
         plan.work.mkdir(parents=True)
         plan.checkpoints.mkdir(exist_ok=True)
-        keep_earlier_logs(plan.request.out, plan.attempt)
+        (plan.request.out / "logs").mkdir(exist_ok=True)
         plan.hosts_file.write_text(_hosts_content(plan))
         for host in plan.hosts:
             _build(host)
