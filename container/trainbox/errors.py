@@ -43,11 +43,6 @@ class TrainboxError(Exception):
         self.message = message
         self.hint = hint
 
-    @property
-    def cause(self) -> str:
-        """How the text of a failure begins."""
-        return f"{self.fault}: {self.message}"
-
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 

@@ -7,7 +7,7 @@ import pytest
 
 from trainbox.contract.cause import Cause
 from trainbox.contract.failure import compose
-from trainbox.contract.finding import Finding, accuse, as_hint, blame, in_words
+from trainbox.contract.finding import Finding, as_hint, blame, in_words
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict, read_verdict, write_verdict
 from trainbox.elastic.causes import diagnose as diagnose_rank
@@ -73,7 +73,7 @@ def test_the_rank_that_died_of_it_is_one_of_its_host_if_there_is_one() -> None:
 
 
 def test_it_is_said_in_words_that_rules_can_match() -> None:
-    assert accuse([XID, ECC]) == BEGINS
+    assert blame([XID, ECC]).cause == BEGINS
     assert in_words(ECC) == "2 (limit: 0)"
     assert as_hint(SOFT) == "b gpu1 reported Xid 31: GPU memory page fault, look at the log"
 

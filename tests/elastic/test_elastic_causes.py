@@ -11,7 +11,7 @@ from trainbox.elastic.causes import (
     Decision,
     History,
     decide,
-    describe,
+    diagnose,
     diagnose_stop,
     find_root,
     follows_stop,
@@ -161,10 +161,10 @@ def test_restarts_that_get_further_or_say_no_step_go_on() -> None:
 
 def test_a_failure_in_one_line() -> None:
     step = RankFailure(1, "a", 137, 9, None, step=120)
-    assert describe(step) == "rank 1 was killed by SIGKILL after step 120"
-    assert describe(raised("builtins.KeyError", "x\nmore", rank=2)) == "rank 2 failed: builtins.KeyError: x"
-    assert describe(exited(3)) == "rank 0 failed: exit code 3"
-    assert describe(killed(9, rank=3, hung="hangs")) == "rank 3 hangs"
+    assert diagnose(step).cause == "rank 1 was killed by SIGKILL after step 120"
+    assert diagnose(raised("builtins.KeyError", "x\nmore", rank=2)).cause == "rank 2 failed: builtins.KeyError: x"
+    assert diagnose(exited(3)).cause == "rank 0 failed: exit code 3"
+    assert diagnose(killed(9, rank=3, hung="hangs")).cause == "rank 3 hangs"
 
 
 def test_after_a_stop_ranks_that_were_ended_or_lost_others_follow_from_it_and_an_error_does_not() -> None:

@@ -82,7 +82,9 @@ def diagnose_error(error: TrainboxError, host: str = "") -> Diagnosis:
     """An error of ours that ends the job."""
     if isinstance(error, DiagnosedError):
         return error.diagnosis
-    return Diagnosis(kind_of(type(error)), error.cause, error.exit_code, hint=error.hint, host=host)
+    return Diagnosis(
+        kind_of(type(error)), f"{error.fault}: {error.message}", error.exit_code, hint=error.hint, host=host
+    )
 
 
 def diagnose_defect(error: Exception) -> Diagnosis:

@@ -3,11 +3,10 @@
 import re
 import signal
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import msgspec
 
-from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind
 from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure
 from trainbox.errors import PeerError
@@ -185,25 +184,25 @@ def _text(failure: RankFailure) -> str:
     return failure.cause.text if failure.cause else ""
 
 
-def diagnose(failure: RankFailure, hints: Iterable[str] = ()) -> Diagnosis:
-    """The failure of a rank that was the cause, and what else to think of."""
-    kind: Literal["hang", "signal", "script"] = "hang" if failure.hung else "signal" if failure.signal else "script"
-    return Diagnosis(kind, describe(failure), failure.code, hint="; ".join(hints), host=failure.host, rank=failure.rank)
-
-
 #: Nobody has failed by itself, and nobody is lost.
 ENDED = Diagnosis("peer", "the ranks were ended", PeerError.exit_code)
 
 
-def describe(failure: RankFailure) -> str:
-    """One line: `rank 1 was killed by SIGKILL after step 120`."""
+def diagnose(failure: RankFailure, hints: Iterable[str] = ()) -> Diagnosis:
+    """The failure of a rank in one line, `rank 1 was killed by SIGKILL after step 120`, and what else to think of."""
+    kind, what = _in_a_line(failure)
+    cause, hint = f"rank {failure.rank} {what}", "; ".join(hints)
+    return Diagnosis(kind, cause, failure.code, hint=hint, host=failure.host, rank=failure.rank)
+
+
+def _in_a_line(failure: RankFailure) -> tuple[DiagnosisKind, str]:
     after = "" if failure.step is None else f" after step {failure.step}"
     if failure.hung:
-        return f"rank {failure.rank} {failure.hung}"
+        return "hang", failure.hung
     if failure.signal:
-        return f"rank {failure.rank} was killed by {signal.Signals(failure.signal).name}{after}"
+        return "signal", f"was killed by {signal.Signals(failure.signal).name}{after}"
     said = _text(failure).partition("\n")[0] or f"exit code {failure.code}"
-    return f"rank {failure.rank} failed{after}: {said}"
+    return "script", f"failed{after}: {said}"
 
 
 def diagnose_stop(number: int, failure: RankFailure | None) -> Diagnosis:

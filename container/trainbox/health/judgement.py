@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import compose
-from trainbox.contract.finding import EXIT_CODES, Finding, blame, list_places
+from trainbox.contract.finding import Finding, blame, list_places
 from trainbox.health.checks import amount
 
 
@@ -17,11 +17,9 @@ def judge(findings: Sequence[Finding], *, strict: bool = False) -> Diagnosis | N
     """
     against = ("fail", "warn") if strict else ("fail",)
     bad = [finding for finding in findings if finding.status in against and finding.kind != "transient"]
-    for kind in EXIT_CODES:
-        chosen = [finding for finding in bad if finding.kind == kind]
-        if chosen:
-            return blame([*chosen, *(finding for finding in bad if finding.kind != kind)], amount)
-    return None
+    # With the configuration wrong, what looks like hardware may follow from it.
+    bad.sort(key=lambda finding: finding.kind != "configuration")
+    return blame(bad, amount) if bad else None
 
 
 def sum_up(findings: Sequence[Finding], diagnosis: Diagnosis | None) -> str:
