@@ -27,6 +27,7 @@ _SIGNAL_HINTS = {
     signal.SIGBUS: "often /dev/shm is full: fewer or no data loader workers, or a larger --shm-size with docker",
     signal.SIGILL: "a library was compiled for another processor than this instance has",
 }
+_HUNG_HINT = "find what sent SIGSTOP, or 'kill -STOP', to it; trainbox_hang_seconds=0 leaves a stopped script alone"
 _STOP_HINT = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
 _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer workers or threads"
 _MIB = 1024 * 1024
@@ -50,7 +51,7 @@ def diagnose(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None
     hardware = [finding for finding in outcome.findings if finding.is_hard and not stopped]
     if failure.name == AGENT and failure.signal and not hardware:
         return _of_agent(outcome, failure, job)
-    said = _said(failure, job, code_dir)
+    said = None if failure.hung else _said(failure, job, code_dir)
     found = _of_process(outcome, failure, said, job)
     if hardware:
         return blame(hardware, followed=found)
@@ -140,9 +141,12 @@ def _said(failure: Exit, job: Job, code_dir: Path) -> Cause | None:
 
 
 def _of_process(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> Diagnosis:
+    where, host = _place(failure, _where(said), job), job.current_host
+    if failure.hung:
+        cause = f"{_who(failure)} {failure.hung}"
+        return Diagnosis("hang", cause, failure.code, where=where, hint=_HUNG_HINT, host=host)
     kind, cause, hint = _kind_cause_hint(outcome, failure, said, job)
-    where = _place(failure, _where(said), job)
-    return Diagnosis(kind, cause, failure.code, where=where, hint=hint, host=job.current_host)
+    return Diagnosis(kind, cause, failure.code, where=where, hint=hint, host=host)
 
 
 def _kind_cause_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> tuple[DiagnosisKind, str, str]:
@@ -162,6 +166,10 @@ def _kind_cause_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: J
     if not hint and failure.code in _SHELL_CODES:
         hint = f"exit code {failure.code}: {_SHELL_CODES[failure.code]}"
     return "script", said.text, hint
+
+
+def _who(failure: Exit) -> str:
+    return "the script" if failure.name == "script" else f"the script of {failure.name}"
 
 
 def _killed(number: int, said: Cause | None) -> str:

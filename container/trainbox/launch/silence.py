@@ -11,8 +11,8 @@ K = TypeVar("K", bound=Hashable)
 GAP_SECONDS = 5.0
 #: From one look at the state of a process to the next.
 LOOK_SECONDS = 0.5
-#: Process states in /proc: stopped, traced.
-_STOPPED = frozenset("Tt")
+#: The process state in /proc of one that is stopped; `t`, that of one which a debugger holds, is not meant.
+_STOPPED = "T"
 
 
 class AwakeClock:
@@ -66,7 +66,7 @@ class Silence(Generic[K]):
 
 
 class StoppedProcesses:
-    """Finds processes that have been stopped (SIGSTOP, a debugger) at every look for longer than they may be.
+    """Finds processes that have been stopped (SIGSTOP) at every look for longer than they may be.
 
     Args:
         clock: As of `Silence`.
@@ -87,8 +87,8 @@ class StoppedProcesses:
 
 
 def is_stopped(state: str) -> bool:
-    """Whether a process in this state of /proc/PID/stat continues only when it is told to."""
-    return state in _STOPPED
+    """Whether a process in this state of /proc/PID/stat continues only when it is sent SIGCONT."""
+    return state == _STOPPED
 
 
 def process_state(pid: int) -> str:
