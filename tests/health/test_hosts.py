@@ -70,8 +70,8 @@ def test_every_host_leaves_a_report_and_the_first_a_page(two: Hosts) -> None:
         directory = two.trees[host].root / "output/data/health"
         report = json.loads((directory / f"{host}.json").read_text())
         assert report["findings"] == list(checked[host].findings)
-        assert report["judgement"]["code"] == 0
-        assert report["judgement"]["line"] in checked[host].log
+        assert report["diagnosis"] is None
+        assert report["line"] in checked[host].log
     page = (two.trees[two.hosts[0]].root / "output/data/health/health.html").read_text()
     assert all(host in page for host in two.hosts)
     assert not (two.trees[two.hosts[1]].root / "output/data/health/health.html").exists()
@@ -305,7 +305,7 @@ env = read_environment()
 subject = command.read_subject(parser.parse_args(["--preflight"]), env)
 found = run.examine(subject, env, strict=True, clock=lambda: time.time() + 90)
 report.print_lines(found.findings)
-sys.exit(found.judgement.code)
+sys.exit(found.exit_code)
 """
     first, second = two.hosts
     two.start(first, "--strict")
