@@ -17,8 +17,8 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
+from trainbox.clock import AwakeClock
 from trainbox.errors import PeerError
-from trainbox.launch.silence import AwakeClock
 
 #: Longer than any answer of a host that lives.
 STORE_SECONDS = 20.0
