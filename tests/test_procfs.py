@@ -45,6 +45,36 @@ def test_a_process_is_found_that_was_stopped_at_every_look_for_longer_than_its_l
     assert stopped.find({pid: 10.0}) == {}
 
 
+#: It has a child that it traces, and which stops for it (ptrace(2)), and says its number.
+_DEBUGGER = """
+import ctypes, os, signal, time
+pid = os.fork()
+if not pid:
+    ctypes.CDLL(None).ptrace(0, 0, None, None)  # PTRACE_TRACEME
+    os.kill(os.getpid(), signal.SIGSTOP)
+os.waitpid(pid, os.WUNTRACED)
+print(pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.process
+def test_a_process_that_a_debugger_holds_is_not_stopped() -> None:
+    with subprocess.Popen([sys.executable, "-c", _DEBUGGER], stdout=subprocess.PIPE) as debugger:
+        assert debugger.stdout is not None
+        pid = int(debugger.stdout.readline())
+        try:
+            assert process_state(pid) == "t"
+            time = Timeline()
+            stopped = StoppedProcesses(time.clock)
+            for _ in range(3):
+                time.now += 4.0
+                assert stopped.find({pid: 1.0}) == {}
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            debugger.kill()
+
+
 def test_a_process_that_has_ended_is_not_stopped() -> None:
     assert process_state(NO_PROCESS) == "X"
     assert StoppedProcesses(Timeline().clock).find({NO_PROCESS: 1.0}) == {}

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from tests.support.addresses import addresses
 from tools.bench import REPOSITORY, BrokenError, say, verdict
 
 SCRIPT = REPOSITORY / "train_scripts" / "random_forest_train.py"
@@ -120,7 +121,7 @@ class Bench:
 
     def two_hosts(self) -> tuple[Run, Path]:
         """Our script, on two hosts that share this machine's processors; the first one's figures."""
-        names = [f"127.{os.getpid() % 250 + 1}.77.{number}" for number in (1, 2)]
+        names = addresses(2)
         roots = [self._root(names, name) for name in names]
         first, second = [self._start(root) for root in roots]
         ended = finish(first)

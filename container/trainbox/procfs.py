@@ -51,12 +51,12 @@ def process_state(pid: int) -> str:
 
 
 def is_stopped(state: str) -> bool:
-    """Whether a process in this state (stopped, traced) continues only when it is told to."""
-    return state in "Tt"
+    """Whether a process in this state continues only when it is sent SIGCONT; `t`, held by a debugger, is not meant."""
+    return state == "T"
 
 
 class StoppedProcesses:
-    """Finds processes that have been stopped (SIGSTOP, a debugger) at every look for longer than they may be.
+    """Finds processes that have been stopped (SIGSTOP) at every look for longer than they may be.
 
     Args:
         clock: As of `Silence`.

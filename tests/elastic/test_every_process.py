@@ -8,13 +8,13 @@ import contextlib
 import os
 import re
 import signal
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.support.addresses import free_port
 from tests.support.trees import Run, Tree, is_alive
 
 pytest.importorskip("torch")
@@ -124,7 +124,7 @@ def test_a_process_that_is_hit_is_named_and_nothing_is_lost_or_left(case: Case, 
 def hit(case: Case, trees: Sequence[Tree]) -> tuple[list[Run], int]:
     """Run the job and hit the process; how the hosts have ended, and the last step that was saved before."""
     names = HOSTS[: case.hosts] if case.hosts > 1 else ("localhost",)
-    port = free_port()
+    port = str(free_port())
     processes = []
     for tree, name in zip(trees, names, strict=True):
         tree.hosts(*names, current=name).hyperparameters(
@@ -170,7 +170,7 @@ def expect(case: Case, run: Run) -> None:
         assert run.code == 0 or str(run.failure).startswith("stopped by SIGTERM"), run.failure
         return
     who = {"agent": "the agent, which", "server": r"the fork server \(process \d+\), which"}[case.victim]
-    how = r"was stopped for [\d.]+ s and was ended" if case.number == STOP else "was killed by SIGKILL"
+    how = r"was stopped (?:\(SIGSTOP\) )?for [\d.]+ s and was ended" if case.number == STOP else "was killed by SIGKILL"
     assert run.code == 137, run.log
     assert re.match(rf"AlgorithmError: {who} starts the ranks, {how}; its ranks ended with it\n", str(run.failure))
 
@@ -230,9 +230,3 @@ def orphans(trees: Sequence[Tree]) -> list[str]:
     ours: Callable[[Path], bool] = lambda path: any(mark in read(str(path / "environ")) for mark in marks)  # noqa: E731
     pids = [int(path.name) for path in Path("/proc").glob("[0-9]*") if ours(path)]
     return [command(pid) for pid in pids if is_alive(pid)]
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

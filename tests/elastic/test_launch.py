@@ -531,6 +531,32 @@ def test_a_rank_killed_by_another_when_a_stop_has_come_is_told_from_one_without_
     assert str(run.failure).startswith("stopped: SIGTERM had come when SIGKILL ended the script\n")
 
 
+def test_a_stop_after_the_ranks_have_ended_changes_nothing_and_leaves_nothing(tree: Tree) -> None:
+    """From the end of the agent until the supervisor has reported and tidied up: it has thousands of files to do."""
+    tree.hyperparameters(processes_per_host=1, trainbox_launcher="torchrun", trainbox_max_restarts=0)
+    tree.program(
+        """
+        import os, sys
+        from pathlib import Path
+        from trainbox.elastic.progress import PROGRESS_VARIABLE
+        scratch = Path(os.environ[PROGRESS_VARIABLE]).parent
+        for number in range(10_000): (scratch / str(number)).touch()
+        Path(os.environ["TRAINBOX_ROOT"], "scratch").write_text(str(scratch))
+        sys.exit("the data is wrong")
+    """.replace("\n        ", "\n")
+    )
+    process = tree.start()
+    eventually((tree.root / "scratch").exists, "the rank", ended=lambda: process.poll() is not None)
+    agents = descendants(process.pid)
+    eventually(lambda: not any(map(is_alive, agents)), "the end of agent and ranks")
+    while process.poll() is None:
+        process.terminate()
+    run = tree.finish(process)
+    assert run.code == 1, run.log
+    assert str(run.failure).startswith("the data is wrong\n"), run.failure
+    assert not Path((tree.root / "scratch").read_text()).exists()
+
+
 def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:
     for tree, name in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
         tree.hosts("127.0.0.1", "127.0.0.2", "127.0.0.3", current=name)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.process
 
 #: Longer than any of these tests may take; in place of the shell, so that it is one process.
 FOREVER = "exec sleep 1000"
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 @pytest.fixture
@@ -192,3 +193,19 @@ def test_the_gpus_of_a_host_are_watched_whoever_starts_the_script(tmp_path: Path
     assert planned.scratch == (scratch if gpus or launcher == "torchrun" else None)
     for companion in planned.companions:
         assert companion.argv[1:] == ("-P", "-m", "trainbox.health", "--watch", "--into", str(scratch))
+
+
+@pytest.mark.parametrize("ignore", [True, False])
+def test_stops_after_the_end_of_a_plan_are_ignored_where_only_its_report_is_left(
+    run: Callable[..., Outcome], ignore: bool
+) -> None:
+    came: list[int] = []
+    former = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS}
+    try:
+        assert run("exit 7", ignore_stops=ignore).code == 7
+        for number in STOPS:
+            os.kill(os.getpid(), number)
+        assert came == ([] if ignore else list(STOPS))
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -77,10 +77,10 @@ def outcome(code: int, *, hung: str = "", **more: Any) -> Outcome:
             None,
         ),
         (
-            outcome(137, hung="was stopped for 31.0 s and was ended"),
+            outcome(137, hung="was stopped (SIGSTOP) for 31.0 s and was ended"),
             "",
             PreflightError,
-            f"{BROKEN} did not end: their process was stopped for 31.0 s",
+            f"{BROKEN} did not end: their process was stopped (SIGSTOP) for 31.0 s",
             None,
         ),
     ],
@@ -111,7 +111,7 @@ def test_a_child_that_is_watched_is_killed_once_it_has_been_stopped_for_its_limi
     frozen = Child("frozen", argv, {"PATH": os.defpath}, tmp_path, hang_seconds=0.3)
     ended = supervise(Plan((frozen,), grace_seconds=1.0))
     assert (ended.code, ended.killed_after_grace, ended.stopped_by) == (137, False, 0)
-    assert re.fullmatch(r"was stopped for [\d.]+ s and was ended", ended.exits[0].hung)
+    assert re.fullmatch(r"was stopped \(SIGSTOP\) for [\d.]+ s and was ended", ended.exits[0].hung)
     argv = ("sh", "-c", "(sleep 1.5; kill -CONT $$) & kill -STOP $$; exit 3")
     for limit in (0.0, 1000.0):  # never, and not as long as a debugger may take
         stopped = Child("stopped", argv, {"PATH": os.defpath}, tmp_path, hang_seconds=limit)

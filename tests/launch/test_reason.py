@@ -64,8 +64,8 @@ def test_a_stopped_job_says_on_every_host_that_it_was_stopped(job: Job, host: st
             "AlgorithmError: the agent, which starts the ranks, was killed by SIGKILL; its ranks ended with it",
         ),
         (
-            ended(AGENT, signal.SIGKILL, hung="was stopped for 31 s and was ended"),
-            "AlgorithmError: the agent, which starts the ranks, was stopped for 31 s and was ended; its ranks",
+            ended(AGENT, signal.SIGKILL, hung="was stopped (SIGSTOP) for 31 s and was ended"),
+            "AlgorithmError: the agent, which starts the ranks, was stopped (SIGSTOP) for 31 s and was ended",
         ),
         (ended(AGENT, signal.SIGTERM, stopped_by=signal.SIGTERM), "stopped by SIGTERM before the ranks were started"),
         (
@@ -82,6 +82,15 @@ def test_an_agent_that_ends_without_a_verdict_is_named_and_not_what_its_ranks_ha
     assert first.startswith(cause)
     code = outcome.exits[0].code
     assert where == f"at the ranks of a (exit code {code}, agent, a)"
+
+
+@pytest.mark.parametrize(("name", "who"), [("script", "the script"), ("rank 3", "the script of rank 3")])
+def test_a_script_that_stood_still_is_said_to_have_and_how_to_allow_it(job: Job, name: str, who: str) -> None:
+    outcome = ended(name, signal.SIGKILL, hung="was stopped (SIGSTOP) for 31 s and was ended")
+    first, where, hint = explain(outcome, job, Path()).splitlines()
+    assert first == f"{who} was stopped (SIGSTOP) for 31 s and was ended"
+    assert where.startswith("at the script (exit code 137, ")
+    assert "trainbox_hang_seconds=0" in hint
 
 
 def test_of_a_script_that_a_stop_ended_only_what_was_seen_is_said(job: Job) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.addresses import free_port
 from tests.support.trees import SECONDS, Run, Tree, is_alive
 from tests.support.waiting import eventually
 from trainbox.procfs import process_state
@@ -214,6 +215,17 @@ def test_a_script_that_was_frozen_hears_the_stop_and_can_save(tree: Tree) -> Non
     run = tree.finish(process)
     assert run.code == 0, run.log
     assert run.stdout == b"saved\n"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_script_that_stays_frozen_is_ended_and_named(tree: Tree, processes: int) -> None:
+    shell(tree, 'sleep 1000 &\n[ "${RANK:-1}" = 0 ] || kill -STOP $$\nwait')
+    env = {"TRAINBOX_HANG_SECONDS": "0.5", "PROCESSES_PER_HOST": str(processes), "MASTER_PORT": str(free_port())}
+    run = tree.finish(tree.start({"SAGEMAKER_PROGRAM": "run.sh", **env}))
+    assert run.code == 137, run.log
+    who = "the script" if processes == 1 else "the script of rank 1"
+    assert re.match(rf"{who} was stopped \(SIGSTOP\) for [\d.]+ s and was ended\n", str(run.failure)), run.failure
+    assert "hint: find what sent SIGSTOP" in str(run.failure)
 
 
 def test_a_second_ctrl_c_kills_at_once(tree: Tree, prefix: list[str]) -> None:

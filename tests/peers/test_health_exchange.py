@@ -1,8 +1,6 @@
 """How hosts tell each other what they found: real sockets, each host a thread."""
 
 import contextlib
-import itertools
-import os
 import socket
 import threading
 import time
@@ -12,12 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 import pytest
 
+from tests.support.addresses import addresses
 from tests.support.timeline import Timeline
 from trainbox.peers.exchange import OTHER_VERSION, Exchange, Hub, Lost, Spoke, meet
 
 pytestmark = pytest.mark.process
 
-_NUMBERS = itertools.count()
 PORT = 29433
 
 
@@ -42,8 +40,7 @@ class Decided(msgspec.Struct, frozen=True):
 @pytest.fixture
 def hosts() -> tuple[str, ...]:
     """Addresses that no other test has."""
-    process, number = os.getpid() % 250, next(_NUMBERS) % 250
-    return tuple(f"127.{process + 1}.{number + 1}.{host + 101}" for host in range(4))
+    return tuple(addresses(4))
 
 
 def together(

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.addresses import addresses
 from tests.support.timeline import Timeline
 from trainbox.errors import DataError, PeerError
 from trainbox.peers import Circle, Members, circle, door, join, lifeline, wire
 from trainbox.peers.lifeline import Word
 
-_NUMBERS = itertools.count()
 PORT = 29472
 MIB = 1024 * 1024
 
@@ -46,9 +46,9 @@ def until_listening(leader: Members) -> None:
 @pytest.fixture
 def three() -> tuple[Members, ...]:
     """The members of a job, each as it sees them, at an address that no other test has."""
-    process, number = os.getpid() % 250, next(_NUMBERS) % 250
+    (leader,) = addresses(1)
     names = ("algo-1", "algo-2", "algo-3")
-    return tuple(Members(names, name, f"127.{process + 1}.{number + 1}.2", "job") for name in names)
+    return tuple(Members(names, name, leader, "job") for name in names)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -39,8 +38,6 @@ class Ended(msgspec.Struct, frozen=True):
     code: int
     stdout: str
     stderr: str
-    #: From the moment that is asked about.
-    seconds: float
 
 
 class Party:
@@ -62,7 +59,6 @@ class Party:
         self._program = _HEAD + head + _BODY.replace("BODY", indented)
         self._forks: dict[str, Fork] = {}
         self._files: dict[tuple[str, str], IO[bytes]] = {}
-        self._ended: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -103,21 +99,19 @@ class Party:
         """The process id of a member that was started."""
         return self._forks[name].pid
 
-    def signal(self, number: signal.Signals, name: str) -> float:
-        """Send it to one member; gives the moment."""
-        moment = time.monotonic()
+    def signal(self, number: signal.Signals, name: str) -> None:
+        """Send it to one member."""
         self._forks[name].signal(number)
-        return moment
 
-    def finish(self, *names: str, since: float | None = None) -> dict[str, Ended]:
-        """Wait for the end of some members, or of all that were started, and give how long it took since a moment."""
-        begun = time.monotonic() if since is None else since
+    def finish(self, *names: str) -> dict[str, Ended]:
+        """Wait for the end of some members, or of all that were started."""
         waited_for = names or tuple(self._forks)
-        eventually(lambda: self._have_ended(waited_for), f"the end of {waited_for}", logs=self._logs)
-        return {
-            name: Ended(self._forks[name].wait() or 0, self.stdout(name), self.stderr(name), self._ended[name] - begun)
-            for name in waited_for
-        }
+        eventually(
+            lambda: all(self._forks[name].has_ended() for name in waited_for),
+            f"the end of {waited_for}",
+            logs=self._logs,
+        )
+        return {name: Ended(self._forks[name].wait() or 0, self.stdout(name), self.stderr(name)) for name in waited_for}
 
     def stdout(self, name: str) -> str:
         """What a member has written so far."""
@@ -126,11 +120,6 @@ class Party:
     def stderr(self, name: str) -> str:
         """Likewise."""
         return content(self._files[name, "stderr"])
-
-    def _have_ended(self, names: tuple[str, ...]) -> bool:
-        now = time.monotonic()
-        self._ended = {name: now for name, one in self._forks.items() if one.has_ended()} | self._ended
-        return self._ended.keys() >= {*names}
 
     def _logs(self) -> str:
         return "\n".join(f"{name}: {self.stdout(name)}\n{self.stderr(name)}" for name in self._forks)

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import NoReturn, SupportsIndex
 
 import pytest
 
@@ -73,8 +73,8 @@ class Guard:
         if self._watches and (done := _too_much(event, arguments)):
             self._refuse(done)
 
-    def _sleep(self, seconds: float) -> None:
-        if seconds > _SHORT_S:
+    def _sleep(self, seconds: float | SupportsIndex) -> None:
+        if float(seconds) > _SHORT_S:
             self._refuse(f"sleep for {seconds} s")
         _SLEEP(seconds)
 

@@ -6,24 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import eventually
 from trainbox.launch.scratch import make_scratch, remove_abandoned, scratch_directory
 from trainbox.workbench import namespace
 
 COMMAND = [sys.executable, "-m", "trainbox", "run", "src/train.py", "--out", "out"]
-
-
-def eventually(predicate: Callable[[], bool], what: str) -> None:
-    """Wait for something that must come; only a test that fails waits long."""
-    deadline = time.monotonic() + 60
-    while not predicate():
-        assert time.monotonic() < deadline, f"{what}: has not come"
-        time.sleep(0.002)
 
 
 def marked(mark: str) -> list[int]:

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.addresses import free_port
 from tests.support.trees import Run, Tree, is_alive
+from tests.support.waiting import LIMIT, eventually
 
 SCRIPTS = {"xgboost": "xgboost_train.py", "random_forest": "random_forest_train.py"}
 HYPERPARAMETERS: dict[str, dict[str, object]] = {
@@ -39,13 +39,14 @@ def start(tree: Tree, **env: str) -> Process:
     return tree.start({"SAGEMAKER_PROGRAM": "", **env})
 
 
-def eventually(predicate: Callable[[], bool], process: Process) -> None:
-    """Wait for something that must come while a job runs; only a test that fails waits long."""
-    deadline = time.monotonic() + 60
-    while not predicate():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it has not come"
-        time.sleep(0.005)
+def at_work(predicate: Callable[[], bool], process: Process) -> None:
+    """Wait for something that must come while a job runs."""
+    eventually(
+        predicate,
+        "what the job is to do",
+        logs=lambda: repr(process.communicate(timeout=LIMIT)),
+        ended=lambda: process.poll() is not None,
+    )
 
 
 def build(
@@ -72,7 +73,7 @@ def reading(tree: Tree, process: Process) -> Iterator[None]:
             pipes.append(os.open(tree.root / "input/data/train_0", os.O_WRONLY | os.O_NONBLOCK))
         return bool(pipes)
 
-    eventually(is_open, process)
+    at_work(is_open, process)
     yield
     os.close(pipes[0])
 
@@ -133,7 +134,7 @@ def test_a_stop_while_a_member_waits_for_the_others_is_heard(tmp_path: Path, scr
             with socket.socket() as caller:
                 return caller.connect_ex((hosts[0], port)) == 0
 
-        eventually(listens, process)
+        at_work(listens, process)
         process.send_signal(signal.SIGTERM)
         ended = tree.finish(process)
     left_in_order(ended)
@@ -144,7 +145,7 @@ def test_a_stop_while_a_member_waits_for_the_others_is_heard(tmp_path: Path, scr
 def test_a_stop_while_a_script_trains_leaves_a_checkpoint_and_the_model(tmp_path: Path, script: str) -> None:
     with build(tmp_path / "root", script) as tree:
         process = start(tree)
-        eventually(lambda: any((tree.root / "checkpoints").glob("step-*/MANIFEST.json")), process)
+        at_work(lambda: any((tree.root / "checkpoints").glob("step-*/MANIFEST.json")), process)
         process.send_signal(signal.SIGTERM)
         ended = tree.finish(process)
         assert (tree.model / "model.json").exists()
@@ -159,7 +160,7 @@ def test_a_stop_while_a_script_saves_changes_nothing(tmp_path: Path, script: str
     with build(tmp_path / "root", script) as tree:
         tree.hyperparameters(trainbox_script=script, **short)
         process = start(tree)
-        eventually(lambda: any(tree.model.glob("*")), process)
+        at_work(lambda: any(tree.model.glob("*")), process)
         process.send_signal(signal.SIGTERM)
         ended = tree.finish(process)
         names = {path.name for path in tree.model.iterdir()}

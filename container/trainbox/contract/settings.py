@@ -46,9 +46,10 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_max_restarts": "restarts in place within ten minutes before the job fails,"
     f" {DEFAULT_MAX_RESTARTS} by default",
     "trainbox_hang_seconds": "a rank that makes no step for this long (and for five times the longest step so far)"
-    f" counts as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks. A process of the launcher"
-    " that is stopped (`SIGSTOP`) for this long is ended and named. In the bundled XGBoost and forest"
-    " scripts: a process of which nothing is heard for this long counts as lost",
+    f" counts as hanging, {DEFAULT_HANG_SECONDS:g} by default; 0 never looks. A process that is stopped (`SIGSTOP`;"
+    " not one that a debugger holds) for this long is ended and named: the script under any launcher, the launcher's"
+    " own processes. In the bundled XGBoost and forest scripts: a process of which nothing is heard for this long"
+    " counts as lost",
     "trainbox_start_seconds": "the same limit up to the end of the first step, when things are compiled and connected,"
     f" {DEFAULT_START_SECONDS:g} by default; while saving and evaluating, too. For a process that is"
     " stopped (`SIGSTOP`) it is `trainbox_hang_seconds`, whatever it was at",

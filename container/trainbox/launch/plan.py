@@ -21,7 +21,7 @@ class Child(msgspec.Struct, frozen=True):
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     directory: Path
-    #: After so long in which its process is stopped it is killed; 0 never looks.
+    #: After so many seconds in which its process is stopped (SIGSTOP) it is killed; 0 never looks.
     hang_seconds: float = 0.0
 
 
@@ -141,8 +141,9 @@ def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, st
     argv = (*program.command, *job.argv)
     base = {**base, "PYTHONPATH": _python_path(program, base)}
     per_host = launch.processes
+    limit = job.settings.hang_seconds
     if per_host == 1:
-        return [Child(name="script", argv=argv, environment=base, directory=program.directory)]
+        return [Child("script", argv=argv, environment=base, directory=program.directory, hang_seconds=limit)]
     first = job.host_rank * per_host
     shared = {
         "WORLD_SIZE": str(len(job.hosts) * per_host),
@@ -156,6 +157,7 @@ def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, st
             argv=argv,
             environment={**base, **shared, "RANK": str(first + local_rank), "LOCAL_RANK": str(local_rank)},
             directory=program.directory,
+            hang_seconds=limit,
         )
         for local_rank in range(per_host)
     ]

@@ -25,6 +25,7 @@ _SIGNAL_HINTS = {
     signal.SIGBUS: "often /dev/shm is full: fewer or no data loader workers, or a larger --shm-size with docker",
     signal.SIGILL: "a library was compiled for another processor than this instance has",
 }
+_HUNG_HINT = "find what sent SIGSTOP, or 'kill -STOP', to it; trainbox_hang_seconds=0 leaves a stopped script alone"
 _STOP_HINT = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
 _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer workers or threads"
 _MIB = 1024 * 1024
@@ -137,7 +138,10 @@ def _place_of_agent(job: Job, *, host: str = "") -> str:
 
 
 def _explain(outcome: Outcome, failure: Exit, said: Cause | None, job: Job, hints: Sequence[str]) -> str:
-    cause, hint = _cause_and_hint(outcome, failure, said, job)
+    if failure.hung:
+        said, cause, hint = None, f"{_who(failure)} {failure.hung}", _HUNG_HINT
+    else:
+        cause, hint = _cause_and_hint(outcome, failure, said, job)
     hint = "; ".join(filter(None, [hint, *hints]))
     if said:
         cause = _as_sagemaker_words_it(cause, said.exception)
@@ -180,6 +184,10 @@ def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Jo
     if not hint and failure.code in _SHELL_CODES:
         hint = f"exit code {failure.code}: {_SHELL_CODES[failure.code]}"
     return said.text, hint
+
+
+def _who(failure: Exit) -> str:
+    return "the script" if failure.name == "script" else f"the script of {failure.name}"
 
 
 def _killed(number: int, said: Cause | None) -> str:

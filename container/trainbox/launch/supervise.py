@@ -95,6 +95,7 @@ def supervise(
     stderr: int = 2,
     clock: Clock = time.monotonic,
     poller: Callable[[], selectors.BaseSelector] = selectors.DefaultSelector,
+    ignore_stops: bool = False,
 ) -> Outcome:
     """Run every child of a plan to its end, and its companions as long as that.
 
@@ -104,6 +105,8 @@ def supervise(
         stderr: Likewise.
         clock: The time in seconds.
         poller: What waits for output and signals, in seconds of that clock.
+        ignore_stops: Ignore SIGTERM and SIGINT from the end of the plan on, where only its report is left to do; by
+            default their former handlers come back. No signal arrives between the two.
 
     Raises:
         ProgramError: A child could not be started; those that were have been ended.
@@ -114,7 +117,7 @@ def supervise(
     orphans.adopt_orphans()
     if plan.scratch is not None:
         _make(plan.scratch)
-    with _Supervision(plan, sinks, clock, poller()) as running:
+    with _Supervision(plan, sinks, clock, poller(), ignore_stops=ignore_stops) as running:
         running.start()
         running.run()
     after = read_memory()
@@ -185,9 +188,18 @@ def _write(process: _Process, sink: Sink, ready: bytes) -> None:
 class _Supervision:
     """The state of one run, between the signal handler and the loop."""
 
-    def __init__(self, plan: Plan, sinks: tuple[Sink, Sink], clock: Clock, poller: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sinks: tuple[Sink, Sink],
+        clock: Clock,
+        poller: selectors.BaseSelector,
+        *,
+        ignore_stops: bool,
+    ) -> None:
         self.plan = plan
         self._clock = clock
+        self._ignore_stops = ignore_stops
         self.sinks = sinks
         self.processes: dict[int, _Process] = {}
         self.alive: set[int] = set()
@@ -203,6 +215,7 @@ class _Supervision:
         self.leftovers = 0
         self._deadline = Deadline()
         self._stopped = StoppedProcesses(AwakeClock(clock))
+        self._look_at = float("-inf")
         self._selector = poller
         self._open_streams = 0
 
@@ -227,7 +240,7 @@ class _Supervision:
         if self._old_handlers[signal.SIGCHLD] == signal.SIG_DFL:
             del self._old_handlers[signal.SIGCHLD]
         for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._ignore_stops and number in _SIGNALS else handler)
         signal.set_wakeup_fd(self._old_wakeup)
         self._selector.close()
         os.close(self._wakeup_read)
@@ -297,11 +310,15 @@ class _Supervision:
 
     def _end_stopped(self) -> float:
         """Kill children that have been stopped for longer than they may; when to look again, by the monotonic clock."""
+        now = self._clock()
+        if now < self._look_at:  # a script that writes much has many turns between two looks
+            return self._look_at
         limits = {pid: self.processes[pid].child.hang_seconds for pid in self.alive}
         for pid, seconds in self._stopped.find(limits).items():
-            self.processes[pid].why_killed = f"was stopped for {seconds:.1f} s and was ended"
+            self.processes[pid].why_killed = f"was stopped (SIGSTOP) for {seconds:.1f} s and was ended"
             self._send(pid, signal.SIGKILL)
-        return self._clock() + LOOK_SECONDS if any(limits.values()) else float("inf")
+        self._look_at = now + LOOK_SECONDS if any(limits.values()) else float("inf")
+        return self._look_at
 
     def _send(self, pid: int, number: int) -> None:
         # PermissionError: nobody in the group is ours to signal any more (sudo).

@@ -165,7 +165,7 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "t
 
             preflight.check(job, planned, env)
         check_stop()
-        outcome = supervise(planned)
+        outcome = supervise(planned, ignore_stops=True)
         return program, outcome, _read_verdict(planned)
 
 
