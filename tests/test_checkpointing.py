@@ -607,7 +607,7 @@ with Checkpoints(Path(sys.argv[1])).writing(5) as path:
         save(Checkpoints(tmp_path), 10)
         save(Checkpoints(tmp_path), 20)
         slow.stdin.close()
-        assert slow.wait(10) == 0
+        assert slow.wait(300) == 0
     assert steps(tmp_path) == ["step-00000005", "step-00000010", "step-00000020"]
     assert isinstance(examine(tmp_path / "step-00000005"), Checkpoint)
 
@@ -639,16 +639,16 @@ def test_a_write_is_not_taken_for_a_leftover_between_its_rename_and_its_manifest
     def wait_first(directory: Path, text: bytes) -> None:
         if directory.name == "step-00000005":
             renamed.set()
-            assert go_on.wait(10)
+            assert go_on.wait(300)
         real(directory, text)
 
     monkeypatch.setattr("trainbox.checkpointing.write_manifest", wait_first)
     slow = threading.Thread(target=save, args=(Checkpoints(tmp_path), 5))
     slow.start()
-    assert renamed.wait(10)
+    assert renamed.wait(300)
     save(Checkpoints(tmp_path), 10)
     go_on.set()
-    slow.join(10)
+    slow.join(300)
     assert steps(tmp_path) == ["step-00000005", "step-00000010"]
     assert isinstance(examine(tmp_path / "step-00000005"), Checkpoint)
 
@@ -693,7 +693,7 @@ def python(
 @pytest.mark.process
 def test_two_processes_write_the_same_steps_into_one_directory(tmp_path: Path) -> None:
     with python(WRITER, tmp_path, "one", 1, 30, 100) as one, python(WRITER, tmp_path, "two", 1, 30, 100) as two:
-        results = [(process.communicate(timeout=30)[1], process.returncode) for process in (one, two)]
+        results = [(process.communicate(timeout=300)[1], process.returncode) for process in (one, two)]
     assert results == [(b"", 0), (b"", 0)]
     found = [examine(path) for path in tmp_path.iterdir()]
     assert len(found) == 60
@@ -708,7 +708,7 @@ def test_two_processes_write_the_same_steps_into_one_directory(tmp_path: Path) -
 @pytest.mark.process
 def test_two_processes_that_prune_each_other_leave_the_last_valid_ones(tmp_path: Path) -> None:
     with python(WRITER, tmp_path, "one", 1, 40, 2) as one, python(WRITER, tmp_path, "two", 21, 40, 2) as two:
-        codes = [(process.communicate(timeout=30), process.returncode)[1] for process in (one, two)]
+        codes = [(process.communicate(timeout=300), process.returncode)[1] for process in (one, two)]
     assert codes == [0, 0]
     search = Checkpoints(tmp_path).find()
     assert search.chosen is not None
@@ -805,7 +805,7 @@ for count in range(1, 1000):
 @pytest.mark.process
 def test_killed_before_any_single_file_operation_of_a_write_nothing_is_lost(tmp_path: Path) -> None:
     with python(KILLED_AT_EVERY_OPERATION, tmp_path) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err.decode()
     assert int(out) > 30, "the write has hardly been interrupted: the test has shown nothing"
 
@@ -871,7 +871,7 @@ def test_a_full_disk_costs_this_checkpoint_and_no_other(tmp_path: Path, how: str
         how = "limit"
     before = private_mounts() if how == "tmpfs" else None
     with python(FULL_DISK, tmp_path / "volume", how, where, before=before) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err.decode()
     result = json.loads(out)
     assert (result["step"], result["untouched"]) == (2, True)
@@ -906,7 +906,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         save(Checkpoints(directory), 1)
         directory.chmod(0o555)
         with python(READ_ONLY, directory) as process:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=300)
         directory.chmod(0o755)
         assert process.returncode == 0, err.decode()
         assert out.decode().splitlines() == [

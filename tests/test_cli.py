@@ -13,7 +13,7 @@ pytestmark = pytest.mark.process
 
 def trainbox(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "trainbox", *arguments], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "trainbox", *arguments], capture_output=True, text=True, check=False, timeout=300
     )
 
 

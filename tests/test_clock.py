@@ -1,10 +1,19 @@
-"""A wait for others counts only the time in which this process ran: arithmetic."""
+"""Waits for others, and their silence, count only the time in which this process ran: arithmetic."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.clock import AFTERWARDS_SECONDS, FROZEN_SECONDS, describe_missed, missed, wait_from
+from trainbox.clock import (
+    AFTERWARDS_SECONDS,
+    FROZEN_SECONDS,
+    GAP_SECONDS,
+    AwakeClock,
+    Silence,
+    describe_missed,
+    missed,
+    wait_from,
+)
 
 NOW = 1000.0
 
@@ -73,3 +82,48 @@ def test_what_was_missed_is_said_in_one_line() -> None:
     assert describe_missed(12.34) == (
         "this process did not run for 12.3 s: it was stopped, or its machine was too busy"
     )
+
+
+class Moved:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_clock_leaves_out_what_its_process_has_slept_through_and_says_how_much() -> None:
+    real = Moved()
+    clock = AwakeClock(real)
+    began = clock()
+    for _ in range(3):
+        real.now += GAP_SECONDS - 1.0  # a busy machine
+        clock()
+    assert clock() - began == 3 * (GAP_SECONDS - 1.0)
+    assert clock.pause == 0.0
+    real.now += 60.0
+    assert clock() - began == 3 * (GAP_SECONDS - 1.0)
+    assert (clock.pause, clock.paused_until) == (60.0, real.now)
+
+
+def test_the_seconds_of_a_value_begin_when_it_changes() -> None:
+    clock = Moved()
+    silence = Silence[str](clock)
+    assert silence.seconds({"a": 1, "b": 1}) == {"a": 0.0, "b": 0.0}
+    clock.now += 3.0
+    assert silence.seconds({"a": 1, "b": 2, "c": 1}) == {"a": 3.0, "b": 0.0, "c": 0.0}
+    clock.now += 3.0
+    assert silence.seconds({"a": 1, "c": 1}) == {"a": 6.0, "c": 3.0}
+    assert silence.seconds({"b": 2}) == {"b": 0.0}, "it was not looked at meanwhile"
+
+
+def test_who_was_stopped_itself_has_not_seen_others_be_silent() -> None:
+    real = Moved()
+    silence = Silence[str](AwakeClock(real))
+    silence.seconds({"a": 1})
+    real.now += 1.0
+    silence.seconds({"a": 1})
+    real.now += 600.0
+    assert silence.seconds({"a": 1}) == {"a": 1.0}

@@ -40,7 +40,7 @@ def run(body: str, *, signals: int = 0) -> tuple[int, list[str], str]:
         for _ in range(signals):
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=300)
         return process.returncode, out.splitlines(), err
 
 
@@ -168,7 +168,7 @@ for _ in range(20):
     worker = fork.Process(target=time.sleep, args=(60,))
     worker.start()
     worker.terminate()
-    worker.join(10)
+    worker.join(300)
     assert worker.exitcode == -signal.SIGTERM, worker.exitcode
 for _ in range(5):
     with fork.Pool(2) as pool:  # leaving the block terminates and joins the workers
@@ -214,7 +214,7 @@ child = subprocess.Popen([sys.executable, "-c", "import signal; print('up', flus
                          stdout=subprocess.PIPE)
 child.stdout.readline()
 child.terminate()
-print(child.wait(10))
+print(child.wait(300))
 child.stdout.close()
 """
     assert run(body) == (0, ["-15"], "")

@@ -37,18 +37,11 @@ class TrainboxError(Exception):
     exit_code: ClassVar[int] = INTERNAL_EXIT_CODE
     #: How SageMaker words the cause: the request, code or data of the user, or the algorithm container itself.
     fault: ClassVar[Literal["ClientError", "AlgorithmError", "CONFIGURATION", "HARDWARE"]] = "ClientError"
-    #: What stands between that and the message.
-    joint: ClassVar[str] = ": "
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-
-    @property
-    def cause(self) -> str:
-        """How the text of a failure begins."""
-        return f"{self.fault}{self.joint}{self.message}"
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
@@ -136,16 +129,12 @@ class ConfigurationError(TrainboxError):
     exit_code = 64
     fault = "CONFIGURATION"
 
-    #: `CONFIGURATION <host> <device> <check>: …`, by which rules match.
-    joint = " "
-
 
 class HardwareError(TrainboxError):
     """The health checks say that a part of the cluster must be repaired."""
 
     exit_code = 78
     fault = "HARDWARE"
-    joint = " "
 
 
 class Stopped(TrainboxError):  # noqa: N818 - SageMaker's own word for this end, and no defect

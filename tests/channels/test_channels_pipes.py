@@ -19,7 +19,7 @@ from trainbox.errors import DataError
 
 pytestmark = pytest.mark.process
 
-SECONDS = 20.0
+SECONDS = 240.0
 
 
 def piped(root: Path, content_type: str | None = None, *, wrapper: Literal["None", "RecordIO"] = "None") -> Channel:

@@ -119,7 +119,7 @@ def read_under(limit: str, number: int, directory: Path) -> subprocess.Completed
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
 
@@ -181,7 +181,7 @@ def test_a_process_with_too_many_files_is_told_so(tmp_path: Path) -> None:
     )
     write(tmp_path, CSV)
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith("ResourceError"), answer.stdout

@@ -44,7 +44,7 @@ def test_the_next_item_is_made_while_one_is_used_and_no_more_than_that() -> None
 
     items = ahead(make())
     assert next(items) == 0
-    assert second.wait(10)
+    assert second.wait(300)
     assert made == [0, 1]
     assert list(items) == [1, 2, 3, 4]
 

@@ -25,7 +25,7 @@ def stderr_of(tmp_path: Path, script: str, *, code: int = 1, **modules: str) -> 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=300,
         check=False,
     )
     assert run.returncode == code, run.stderr

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import (
     LONGEST_FAILURE,
     compose,
@@ -20,13 +21,15 @@ from trainbox.contract.failure import (
 
 @given(st.text(max_size=3000), st.text(max_size=1500), st.text(max_size=1500))
 def test_the_text_fits_and_is_whole_characters(cause: str, where: str, hint: str) -> None:
-    text = compose(cause, where=where, hint=hint)
+    text = compose(Diagnosis("script", cause, 1, where=where, hint=hint))
     assert len(text) <= LONGEST_FAILURE
     assert text.startswith(cause[:500])
 
 
 def test_a_message_of_5000_characters_leaves_room_for_where_and_what_to_do() -> None:
-    text = compose("ValueError: " + "🚂" * 5000, where="train.py:3 in main", hint="fewer trains")
+    text = compose(
+        Diagnosis("script", "ValueError: " + "🚂" * 5000, 1, where="train.py:3 in main", hint="fewer trains")
+    )
     assert len(text) <= LONGEST_FAILURE
     assert text.splitlines()[0].endswith("🚂…")
     assert text.splitlines()[1:] == ["at train.py:3 in main", "hint: fewer trains"]
@@ -35,7 +38,7 @@ def test_a_message_of_5000_characters_leaves_room_for_where_and_what_to_do() -> 
 
 @pytest.mark.parametrize("offset", range(580, 601, 5))
 def test_a_secret_at_the_cut_is_left_out_whole(offset: int) -> None:
-    text = compose("x" * offset + "hunter2-and-more", hidden=["hunter2-and-more"])
+    text = compose(Diagnosis("script", "x" * offset + "hunter2-and-more", 1), ["hunter2-and-more"])
     assert "hunter2" not in text
     assert "hun" not in text
 

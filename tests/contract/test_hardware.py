@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from trainbox.contract.cause import Cause
-from trainbox.contract.finding import Finding, accuse, as_hint, in_words
+from trainbox.contract.failure import compose
+from trainbox.contract.finding import Finding, as_hint, blame, in_words
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict, read_verdict, write_verdict
-from trainbox.elastic.causes import find_faults, find_victim
-from trainbox.launch.reason import exit_code, explain
+from trainbox.elastic.causes import diagnose as diagnose_rank
+from trainbox.elastic.causes import diagnose_lost, find_faults, find_victim
+from trainbox.launch.reason import diagnose
 from trainbox.launch.supervise import Exit, Outcome
 
 XID = Finding(
@@ -33,6 +35,10 @@ def rank(number: int, host: str, *, killed: int = 0, hung: str = "", time: float
 PEER_GONE = rank(0, "a", text="Connection closed by peer", time=1.0)
 DEAD = rank(9, "b", killed=signal.SIGABRT, time=2.0)
 HUNG = rank(2, "a", killed=signal.SIGKILL, hung="made no progress for 30.0 s in COMPUTE after step 7", time=3.0)
+
+
+def of_rank(failure: RankFailure, *hints: str) -> Verdict:
+    return Verdict(diagnose_rank(failure, hints), failure)
 
 
 def outcome(code: int = 1, *findings: Finding, said: str = "", stopped_by: int = 0) -> Outcome:
@@ -67,58 +73,57 @@ def test_the_rank_that_died_of_it_is_one_of_its_host_if_there_is_one() -> None:
 
 
 def test_it_is_said_in_words_that_rules_can_match() -> None:
-    assert accuse([XID, ECC]) == BEGINS
+    assert blame([XID, ECC]).cause == BEGINS
     assert in_words(ECC) == "2 (limit: 0)"
     assert as_hint(SOFT) == "b gpu1 reported Xid 31: GPU memory page fault, look at the log"
 
 
 def test_all_hosts_say_the_same_and_leave_with_the_same_code(job: Job, tmp_path: Path) -> None:
-    verdict = Verdict(DEAD, "rank 9 was killed by SIGABRT after step 7", code=78, hardware=(XID, ECC))
+    verdict = Verdict(blame([XID, ECC], followed=diagnose_rank(DEAD)), DEAD)
     write_verdict(tmp_path, verdict)
     assert read_verdict(tmp_path) == verdict
-    assert exit_code(outcome(78), verdict) == 78
-    assert explain(outcome(78), job, tmp_path, verdict) == (
+    found = diagnose(outcome(78), job, tmp_path, verdict)
+    assert (found.kind, found.exit_code, found.host, found.device, found.rank) == ("hardware", 78, "b", "gpu3", 9)
+    assert compose(found) == (
         f"{BEGINS}\nwhat followed: rank 9 was killed by SIGABRT after step 7\n"
         "at the script (exit code 134, rank 9, b)\nhint: replace it"
     )
 
 
 def test_a_host_that_was_lost_beside_a_fault_is_what_followed(job: Job, tmp_path: Path) -> None:
-    verdict = Verdict(None, "lost host b: no sign of life any more", lost=("b",), code=78, hardware=(XID,))
-    assert explain(outcome(78), job, tmp_path, verdict).splitlines()[1:] == [
-        "what followed: lost host b: no sign of life any more",
+    verdict = Verdict(blame([XID], followed=diagnose_lost(("b",))), lost=("b",))
+    assert compose(diagnose(outcome(78), job, tmp_path, verdict)).splitlines()[1:] == [
+        "what followed: lost host b: no sign of life of its agent any more",
         "hint: replace it",
     ]
 
 
 def test_a_verdict_without_hardware_stands_whatever_this_host_has_found_since(job: Job, tmp_path: Path) -> None:
-    verdict = Verdict(rank(0, "a", text="ValueError: x"), "rank 0 failed")
-    assert exit_code(outcome(1, XID), verdict) == 1
-    assert explain(outcome(1, XID), job, tmp_path, verdict).startswith("ValueError: x\n")
+    found = diagnose(outcome(1, XID), job, tmp_path, of_rank(rank(0, "a", text="ValueError: x")))
+    assert (found.exit_code, found.rank, found.cause) == (1, 0, "ValueError: x")
 
 
 def test_hints_stand_behind_what_a_rank_said(job: Job, tmp_path: Path) -> None:
-    verdict = Verdict(rank(0, "a", text="x"), "rank 0 failed", hints=("first", "second"))
-    assert explain(outcome(1), job, tmp_path, verdict).endswith("\nhint: first; second")
-    verdict = Verdict(HUNG, "rank 2 hung", hints=("first",))
-    assert explain(outcome(1), job, tmp_path, verdict).endswith("/hang; first")
+    verdict = of_rank(rank(0, "a", text="x"), "first", "second")
+    assert diagnose(outcome(1), job, tmp_path, verdict).hint == "first; second"
+    assert diagnose(outcome(137), job, tmp_path, of_rank(HUNG, "first")).hint.endswith("/hang; first")
 
 
 def test_a_plain_script_that_failed_beside_a_fault_gets_it_first(job: Job, tmp_path: Path) -> None:
     failed = outcome(1, SOFT, XID, ECC, said="ValueError: no such kernel")
-    assert exit_code(failed) == 78
-    assert explain(failed, job, tmp_path) == (
+    found = diagnose(failed, job, tmp_path)
+    assert found.exit_code == 78
+    assert compose(found) == (
         f"{BEGINS}\nwhat followed: ValueError: no such kernel\nat the script (exit code 1, a)\nhint: replace it"
     )
 
 
 def test_a_plain_script_beside_a_soft_finding_keeps_its_code_and_gets_a_hint(job: Job, tmp_path: Path) -> None:
     failed = outcome(1, SOFT, said="ValueError: no such kernel")
-    assert exit_code(failed) == 1
-    assert explain(failed, job, tmp_path).endswith(f"\nhint: {as_hint(SOFT)}")
+    found = diagnose(failed, job, tmp_path)
+    assert (found.kind, found.exit_code, found.hint) == ("script", 1, as_hint(SOFT))
 
 
-def test_a_plain_script_that_was_stopped_or_went_well_did_not_fail_of_hardware() -> None:
-    assert exit_code(outcome(0, XID)) == 0
-    assert exit_code(outcome(143, XID, stopped_by=signal.SIGTERM)) == 143
-    assert exit_code(outcome(3, XID, stopped_by=signal.SIGTERM)) == 78
+def test_a_plain_script_that_was_stopped_did_not_fail_of_hardware(job: Job, tmp_path: Path) -> None:
+    assert diagnose(outcome(143, XID, stopped_by=signal.SIGTERM), job, tmp_path).exit_code == 143
+    assert diagnose(outcome(3, XID, stopped_by=signal.SIGTERM), job, tmp_path).exit_code == 78

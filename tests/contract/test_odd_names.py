@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import compose, write_failure
 from trainbox.contract.text import printable
 
@@ -21,14 +22,14 @@ def test_text_that_can_be_written_stays_as_it_is() -> None:
 
 
 def test_the_failure_file_shows_the_name(tmp_path: Path) -> None:
-    text = compose(f"no row in {NAME}", where=NAME, hint=NAME)
+    text = compose(Diagnosis("client", f"no row in {NAME}", 7, where=NAME, hint=NAME))
     assert write_failure(tmp_path / "failure", text)
     content = (tmp_path / "failure").read_bytes().decode()
     assert content == "no row in a\\udcff.csv\nat a\\udcff.csv\nhint: a\\udcff.csv"
 
 
 def test_a_cause_of_such_names_alone_is_no_longer_than_any_other(tmp_path: Path) -> None:
-    text = compose("\udcff" * 2000, hint="x")
+    text = compose(Diagnosis("client", "\udcff" * 2000, 7, hint="x"))
     assert len(text) <= 980
     assert text.endswith("hint: x")
     assert write_failure(tmp_path / "failure", text)
@@ -42,7 +43,7 @@ def test_a_rank_says_its_own_error_and_not_one_of_the_name(tmp_path: Path) -> No
         "run({ERROR_FILE_VARIABLE: 'error.json', STACKS_FILE_VARIABLE: 'stacks'}, ['train.py'])"
     )
     answer = subprocess.run(
-        [sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert answer.returncode == 1
     assert answer.stderr.rstrip().endswith("ValueError: a\\udcff.csv")

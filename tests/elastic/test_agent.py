@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
+from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.job import read_job
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import progress
@@ -179,7 +180,7 @@ def test_a_report_is_waited_for_until_its_host_is_silent(host: Host) -> None:
     verdict = host.agent._judge()
     assert host.waited == pytest.approx(LOST_SECONDS + 5, abs=0.2)
     assert verdict.lost == ("b",)
-    assert verdict.reason.startswith("lost host b: no sign of life of its agent")
+    assert verdict.diagnosis.cause.startswith("lost host b: no sign of life of its agent")
     host.store.is_silent, host.began = True, host.now
     host.agent._judge()
     assert host.waited == 0.0
@@ -191,7 +192,9 @@ def test_after_a_stop_the_report_of_another_host_may_take_its_grace(host: Host) 
     host.store.came = [Report("a", stopping=signal.SIGTERM)]
     verdict = host.agent._judge()
     assert host.waited == pytest.approx(0.8 * GRACE + LOST_SECONDS + 5, abs=0.2)
-    assert (verdict.stopped, verdict.code) == (signal.SIGTERM, 143), "a host that is gone after a stop is not lost"
+    assert (verdict.stopped, verdict.diagnosis.exit_code) == (signal.SIGTERM, 143), (
+        "a host that is gone after a stop is not lost"
+    )
 
 
 def test_a_host_without_a_verdict_waits_longer_than_the_first_one_for_the_reports(tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def test_a_host_without_a_verdict_waits_longer_than_the_first_one_for_the_report
 def test_a_job_that_another_host_has_ended_is_not_waited_for(tmp_path: Path, *, is_first: bool) -> None:
     host = Host(tmp_path, is_first=is_first)
     host.ranks.end(0.0)
-    host.store.ended = Verdict(None, "the fork server was killed", host="b")
+    host.store.ended = Verdict(Diagnosis("algorithm", "the fork server was killed", 137, host="b"))
     with pytest.raises(JobEnded) as ended:
         host.agent._judge() if is_first else host.agent._hear()
     assert ended.value.verdict == host.store.ended
@@ -222,15 +225,15 @@ def failure(code: int, number: int = 0, *, family: tuple[str, ...] = ()) -> Rank
         (failure(143, signal.SIGTERM), signal.SIGTERM, (143, signal.SIGTERM, False)),
         (failure(1, family=("builtins.ConnectionError",)), signal.SIGTERM, (143, signal.SIGTERM, False)),
         (failure(1, family=("builtins.KeyboardInterrupt",)), signal.SIGINT, (130, signal.SIGINT, False)),
-        (failure(1, family=("builtins.ValueError",)), signal.SIGTERM, (0, 0, False)),
-        (failure(137, signal.SIGKILL), signal.SIGTERM, (0, 0, False)),
-        (failure(143, signal.SIGTERM), 0, (0, 0, True)),
-        (failure(137, signal.SIGKILL), 0, (0, 0, True)),
+        (failure(1, family=("builtins.ValueError",)), signal.SIGTERM, (1, 0, False)),
+        (failure(137, signal.SIGKILL), signal.SIGTERM, (137, 0, False)),
+        (failure(143, signal.SIGTERM), 0, (143, 0, True)),
+        (failure(137, signal.SIGKILL), 0, (137, 0, True)),
     ],
 )
 def test_a_stop_of_one_host_is_a_stop_of_all_unless_a_rank_failed_by_itself(
     host: Host, root: RankFailure, stopping: int, expected: tuple[int, int, bool]
 ) -> None:
     verdict = host.agent._decide([Report("a", stopping=stopping), Report("b", failures=(root,))], ())
-    assert (verdict.code, verdict.stopped, verdict.restart) == expected
+    assert (verdict.diagnosis.exit_code, verdict.stopped, verdict.restart) == expected
     assert verdict.failure is root

@@ -10,6 +10,7 @@ pytest.importorskip("torch")
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tests.support.waiting import eventually
+from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.verdict import Verdict
 from trainbox.elastic.council import LOST_SECONDS, Council, HostLost
 
@@ -80,10 +81,10 @@ def test_how_the_job_ends_is_what_a_host_has_said_first(hosts: Hosts) -> None:
     client = TCPStore("127.0.0.1", hosts.store.port, is_master=False, timeout=dt.timedelta(seconds=20))
     woken: list[int] = []
     second = Council(client, HOSTS, 1, on_end=lambda: woken.append(1))
-    said = hosts.first.end(Verdict(None, "the fork server was killed", host="a", code=137))
+    said = hosts.first.end(Verdict(Diagnosis("algorithm", "the fork server was killed", 137, host="a")))
     eventually(lambda: bool(woken), "the other host to hear of it")
-    assert second.ended == said == second.end(Verdict(None, "something later", host="b"))
-    assert hosts.first.end(Verdict(None, "something else")) == said
+    assert second.ended == said == second.end(Verdict(Diagnosis("algorithm", "something later", 1, host="b")))
+    assert hosts.first.end(Verdict(Diagnosis("algorithm", "something else", 1))) == said
     second.leave()
     hosts.first.leave()  # all have left: it does not wait
     second.close()

@@ -11,8 +11,8 @@ from trainbox.elastic.causes import (
     Decision,
     History,
     decide,
-    describe,
-    describe_stop,
+    diagnose,
+    diagnose_stop,
     find_root,
     follows_stop,
     is_consequence,
@@ -161,10 +161,10 @@ def test_restarts_that_get_further_or_say_no_step_go_on() -> None:
 
 def test_a_failure_in_one_line() -> None:
     step = RankFailure(1, "a", 137, 9, None, step=120)
-    assert describe(step) == "rank 1 was killed by SIGKILL after step 120"
-    assert describe(raised("builtins.KeyError", "x\nmore", rank=2)) == "rank 2 failed: builtins.KeyError: x"
-    assert describe(exited(3)) == "rank 0 failed: exit code 3"
-    assert describe(killed(9, rank=3, hung="hangs")) == "rank 3 hangs"
+    assert diagnose(step).cause == "rank 1 was killed by SIGKILL after step 120"
+    assert diagnose(raised("builtins.KeyError", "x\nmore", rank=2)).cause == "rank 2 failed: builtins.KeyError: x"
+    assert diagnose(exited(3)).cause == "rank 0 failed: exit code 3"
+    assert diagnose(killed(9, rank=3, hung="hangs")).cause == "rank 3 hangs"
 
 
 def test_after_a_stop_ranks_that_were_ended_or_lost_others_follow_from_it_and_an_error_does_not() -> None:
@@ -178,11 +178,11 @@ def test_after_a_stop_ranks_that_were_ended_or_lost_others_follow_from_it_and_an
 
 def test_of_a_stop_it_is_said_what_it_did_to_the_rank_that_ended_first() -> None:
     number = signal.SIGTERM
-    assert describe_stop(number, None) == "stopped by SIGTERM"
-    assert describe_stop(number, killed(number, rank=2)) == (
+    assert diagnose_stop(number, None).cause == "stopped by SIGTERM"
+    assert diagnose_stop(number, killed(number, rank=2)).cause == (
         "stopped by SIGTERM: rank 2 ended at once: it had no handler for it, or not yet"
     )
-    assert describe_stop(number, RankFailure(0, "a", 137, signal.SIGKILL, None, step=7, ended=True)) == (
+    assert diagnose_stop(number, RankFailure(0, "a", 137, signal.SIGKILL, None, step=7, ended=True)).cause == (
         "stopped by SIGTERM after step 7: rank 0 had no step to save, or did not leave in time, and was ended"
     )
-    assert describe_stop(number, PEER_GONE).endswith("rank 0 lost its connection to ranks that had ended")
+    assert diagnose_stop(number, PEER_GONE).cause.endswith("rank 0 lost its connection to ranks that had ended")

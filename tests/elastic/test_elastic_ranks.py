@@ -18,7 +18,7 @@ from trainbox.elastic.hang import Limits
 from trainbox.elastic.ranks import Ranks, RankStuck, ServerLost
 from trainbox.errors import Stopped
 from trainbox.launch.relay import Sink
-from trainbox.launch.silence import process_state
+from trainbox.procfs import process_state
 
 pytestmark = pytest.mark.process
 

@@ -21,6 +21,7 @@ pytest.importorskip("torch")
 
 from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints
+from trainbox.procfs import process_state
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
@@ -143,7 +144,7 @@ def hit(case: Case, trees: Sequence[Tree]) -> tuple[list[Run], int]:
     pid = find(case.victim, processes[case.where].pid)
     os.kill(pid, case.number)
     if case.number == STOP:
-        eventually(lambda: state(pid) in "TXZ", "a process that is stopped")
+        eventually(lambda: process_state(pid) in "TXZ", "a process that is stopped")
     if (
         case.victim not in {"agent", "supervisor"} or case.number == TERM
     ):  # else the ranks of the others would be through
@@ -214,10 +215,6 @@ def children(pid: int) -> list[int]:
 
 def command(pid: int) -> str:
     return read(f"/proc/{pid}/cmdline").replace("\0", " ")
-
-
-def state(pid: int) -> str:
-    return (read(f"/proc/{pid}/stat").rpartition(")")[2].split() or ["X"])[0]
 
 
 def read(path: str) -> str:

@@ -15,6 +15,7 @@ from tests.support.worlds import Ranks
 from trainbox.contract.job import read_job
 from trainbox.elastic import hang, progress
 from trainbox.elastic.watch import Watch
+from trainbox.procfs import process_state
 
 pytestmark = pytest.mark.process
 
@@ -104,14 +105,10 @@ def test_a_frozen_rank_hears_that_the_job_is_stopped_and_can_save(tree: Tree, tm
         processes_per_host=2, trainbox_launcher="torchrun", trainbox_hang_seconds=60
     )
     process = tree.start()
-    eventually(lambda: note.exists() and state_of(note.read_text()) == "T", "a rank that is stopped")
+    eventually(lambda: note.exists() and process_state(int(note.read_text() or 0)) == "T", "a rank that is stopped")
     process.terminate()
     assert tree.finish(process).code == 143
     assert saved.exists()
-
-
-def state_of(pid: str) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] if pid else ""
 
 
 def test_the_host_of_a_frozen_rank_is_found_among_several(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import msgspec
 from tests.frozen.recorded import as_json
 from tests.support.trees import Tree
 from trainbox.contract.cause import Cause
-from trainbox.contract.failure import write_failure
-from trainbox.contract.finding import Finding
+from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.failure import compose, write_failure
+from trainbox.contract.finding import Finding, blame
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict
-from trainbox.launch.reason import exit_code, explain
+from trainbox.launch.reason import diagnose
 from trainbox.launch.supervise import Exit, Outcome
 
 _CODE = Path("/opt/ml/code")
@@ -77,6 +78,12 @@ def _rank(**more: object) -> RankFailure:
     return msgspec.structs.replace(first, **more)
 
 
+def _agreed(host: str, **more: object) -> Diagnosis:
+    found = Diagnosis("script", "rank 3 failed", 1, host=host, rank=3)
+    return msgspec.structs.replace(found, **more)
+
+
+_NCCL = "NCCL_DEBUG=INFO says more"
 _TWO = ("algo-1", "algo-2")
 _AGENT = ended(1, name="agent")
 
@@ -128,29 +135,28 @@ FAILURES: dict[str, Failure] = {
         exits=(ended(stderr=raised("RuntimeError: CUDA error")),), findings=(_HEAT,)
     ),
     "rank-of-this-host": Failure(
-        exits=(_AGENT,), hosts=_TWO, verdict=Verdict(failure=_rank(host="algo-1"), reason="rank 3 failed", restarts=3)
+        exits=(_AGENT,), hosts=_TWO, verdict=Verdict(_agreed("algo-1"), _rank(host="algo-1"), restarts=3)
     ),
     "rank-of-another-host": Failure(
-        exits=(ended(5, name="agent"),), hosts=_TWO, verdict=Verdict(failure=_rank(), reason="rank 3 failed")
+        exits=(ended(5, name="agent"),), hosts=_TWO, verdict=Verdict(_agreed("algo-2"), _rank())
     ),
     "rank-that-hung": Failure(
         exits=(_AGENT,),
         hosts=_TWO,
         verdict=Verdict(
-            failure=_rank(host="algo-1", cause=None, family=(), signal=9, code=137, hung="no step for 30 s"),
-            reason="rank 3 (algo-1) hangs: no step for 30 s",
-            hints=("NCCL_DEBUG=INFO says more",),
+            _agreed("algo-1", kind="hang", cause="rank 3 (algo-1) hangs: no step for 30 s", hint=_NCCL),
+            _rank(host="algo-1", cause=None, family=(), signal=9, code=137, hung="no step for 30 s"),
         ),
     ),
     "host-that-is-lost": Failure(
         exits=(ended(5, name="agent"),),
         hosts=_TWO,
-        verdict=Verdict(failure=None, reason="nothing heard for 30 s", lost=("algo-2",)),
+        verdict=Verdict(Diagnosis("peer", "nothing heard for 30 s", 5, host="algo-2"), lost=("algo-2",)),
     ),
     "hardware-of-a-rank": Failure(
         exits=(_AGENT,),
         hosts=_TWO,
-        verdict=Verdict(failure=_rank(host="algo-1"), reason="rank 3 failed", hardware=(_XID,), code=78),
+        verdict=Verdict(blame([_XID], followed=_agreed("algo-1")), _rank(host="algo-1")),
     ),
 }
 
@@ -168,15 +174,14 @@ def failure_of(case: Failure, root: Path) -> str:
         seconds=1.0,
         findings=case.findings,
     )
-    code = exit_code(outcome, case.verdict)
-    text = explain(outcome, job, _CODE, case.verdict)
+    found = diagnose(outcome, job, _CODE, case.verdict)
     file = job.layout.failure_file
     if case.own:
         file.parent.mkdir(parents=True)
         file.write_text(case.own)
     # As `train` does it: what hardware has done goes before what a script says.
-    write_failure(file, text, before=code == 78)
-    return _as_text(code, file.read_text(encoding="utf-8"), root)
+    write_failure(file, compose(found, job.secrets), before=found.kind == "hardware")
+    return _as_text(found.exit_code, file.read_text(encoding="utf-8"), root)
 
 
 def _job(case: Failure, root: Path) -> Job:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.frozen.jobs import FrozenJob
 from tests.frozen.recorded import as_json
+from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.job import Job, read_job
 from trainbox.errors import TrainboxError
 from trainbox.launch.plan import Child, Plan, plan
@@ -44,7 +45,7 @@ def plan_of(frozen: FrozenJob, root: Path) -> str:
         found = {
             "error": type(error).__name__,
             "exit_code": error.exit_code,
-            "cause": error.cause,
+            "cause": diagnose_error(error).cause,
             "hint": error.hint,
         }
     return as_json(normalised(found, root))

@@ -5,7 +5,8 @@ import itertools
 import msgspec
 import pytest
 
-from trainbox.contract.finding import EXIT_CODES, Finding, in_words
+from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.finding import Finding, in_words
 from trainbox.health.checks import CHECKS, amount, found, unfinished
 from trainbox.health.explain import explanation
 from trainbox.health.judgement import judge
@@ -20,68 +21,78 @@ DISK = found("host.disk", "algo-1", False, 2**20, device="model", limit=2**28)
 SLOW = found("nvml.throttle", "algo-1", False, "power brake", device="gpu0")
 
 
+def why(*findings: Finding) -> Diagnosis:
+    diagnosis = judge(findings)
+    assert diagnosis is not None
+    return diagnosis
+
+
 def test_a_finding_has_the_keys_of_the_report_in_their_order() -> None:
     keys = ["check", "host", "device", "status", "value", "limit", "class", "hint"]
     assert list(msgspec.json.decode(msgspec.json.encode(REMAP))) == keys
 
 
 def test_sound_hosts_go_on() -> None:
-    judgement = judge([GOOD])
-    assert (judgement.code, judgement.failure) == (0, "")
-    assert judgement.line == "health: sound: 1 checks on 1 host(s)"
+    report = conclude([GOOD], {}, strict=False)
+    assert (report.exit_code, report.diagnosis) == (0, None)
+    assert report.line == "health: sound: 1 checks on 1 host(s)"
 
 
 def test_hardware_ends_the_job_with_host_device_and_check_in_front() -> None:
-    judgement = judge([GOOD, REMAP, ECC])
-    assert judgement.code == 78
-    first, hint = judgement.failure.splitlines()
-    assert first == "HARDWARE algo-2 gpu3 nvml.row_remap_failed: yes (limit: no); also algo-2 gpu3 nvml.ecc_uncorrected"
-    assert hint.startswith("hint: the node")
+    found = why(GOOD, REMAP, ECC)
+    assert (found.kind, found.exit_code, found.host, found.device) == ("hardware", 78, "algo-2", "gpu3")
+    assert (
+        found.cause
+        == "HARDWARE algo-2 gpu3 nvml.row_remap_failed: yes (limit: no); also algo-2 gpu3 nvml.ecc_uncorrected"
+    )
+    assert found.hint.startswith("the node")
 
 
 def test_configuration_comes_first_and_hardware_is_still_told() -> None:
-    judgement = judge([REMAP, DISK])
-    assert judgement.code == 64
-    assert judgement.failure.startswith(
-        "CONFIGURATION algo-1 model host.disk: 1 MiB (limit: 256 MiB); also algo-2 gpu3 "
-    )
+    found = why(REMAP, DISK)
+    assert found.exit_code == 64
+    assert found.cause.startswith("CONFIGURATION algo-1 model host.disk: 1 MiB (limit: 256 MiB); also algo-2 gpu3 ")
 
 
 def test_a_finding_about_the_host_itself_keeps_the_place_of_the_device() -> None:
-    assert judge([found("host.arrival", "algo-3", False, "never arrived")]).failure.startswith(
+    assert why(found("host.arrival", "algo-3", False, "never arrived")).cause.startswith(
         "HARDWARE algo-3 - host.arrival: never arrived (limit: "
     )
 
 
 def test_warnings_go_on_unless_strict() -> None:
-    assert judge([SLOW]).code == 0
-    assert "1 warning(s): algo-1 gpu0 nvml.throttle" in judge([SLOW]).line
-    assert judge([SLOW], strict=True).code == 78
+    report = conclude([SLOW], {}, strict=False)
+    assert report.diagnosis is None
+    assert "1 warning(s): algo-1 gpu0 nvml.throttle" in report.line
+    report = conclude([SLOW], {}, strict=True)
+    assert report.exit_code == 78
+    assert report.line.startswith("health: NOT sound: HARDWARE algo-1 gpu0 nvml.throttle")
 
 
 def test_what_passes_by_itself_never_ends_a_job() -> None:
     passing = found("nvml.xid", "algo-1", False, "Xid 31", device="gpu0", kind="transient", soft=True)
     hung = unfinished("host.shm", "algo-1", "no end", device="", seconds=20)
     assert (hung.status, hung.kind) == ("fail", "transient")
-    assert judge([passing, hung], strict=True).code == 0
-    assert "2 warning(s)" in judge([passing, hung], strict=True).line
+    report = conclude([passing, hung], {}, strict=True)
+    assert report.diagnosis is None
+    assert "2 warning(s)" in report.line
 
 
 def test_a_hard_check_that_hangs_ends_the_job() -> None:
     hung = unfinished("host.write", "algo-1", "no end after 20 s", device="model", seconds=20)
     assert (hung.status, hung.value, hung.limit) == ("fail", "did not finish", "20 s")
-    assert judge([hung]).code == 64
+    assert why(hung).exit_code == 64
 
 
 def test_a_long_list_is_cut() -> None:
     many = [found("host.dns", f"algo-{n}", False, "no address", device="algo-9") for n in range(9)]
-    assert judge(many).failure.count("host.dns") == 6
-    assert " and 3 more" in judge(many).failure
+    assert why(*many).cause.count("host.dns") == 6
+    assert " and 3 more" in why(*many).cause
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([GOOD, REMAP, DISK, SLOW])))
 def test_the_judgement_does_not_depend_on_who_spoke_first(order: tuple[Finding, ...]) -> None:
-    assert conclude(order, {}, strict=False).judgement.failure == judge([DISK, REMAP, SLOW]).failure
+    assert conclude(order, {}, strict=False).diagnosis == judge([DISK, REMAP, SLOW])
 
 
 def test_of_three_hosts_the_one_that_differs_is_named_and_of_two_the_second() -> None:
@@ -111,14 +122,15 @@ def test_a_slow_gpu_is_held_against_the_median_of_the_job() -> None:
 
 def test_a_host_of_another_version_is_configuration() -> None:
     report = conclude([], {"algo-2": "says what this version of trainbox does not understand"}, strict=False)
-    assert report.judgement.code == 64
+    assert report.exit_code == 64
 
 
 def test_a_check_that_only_another_version_knows_is_still_told() -> None:
     new = Finding("host.moon", "algo-2", "", "fail", "full", "new", "hardware")
     report = conclude([new, GOOD], {}, strict=False)
     assert [one.check for one in report.findings] == ["host.disk", "host.moon"]
-    assert report.judgement.failure == "HARDWARE algo-2 - host.moon: full (limit: new)"
+    assert report.diagnosis is not None
+    assert report.diagnosis.cause == "HARDWARE algo-2 - host.moon: full (limit: new)"
 
 
 def test_the_page_shows_every_pair_that_was_measured() -> None:
@@ -144,6 +156,6 @@ def test_the_page_takes_no_text_for_markup() -> None:
 def test_the_explanation_names_every_check_code_and_setting() -> None:
     text = explanation()
     assert all(name in text for name in CHECKS)
-    assert all(f"exit code {code}" in text for code in EXIT_CODES.values())
+    assert all(f"exit code {code}" in text for code in (64, 78))
     assert "EnableInfraCheck" in text
     assert "MaximumRetryAttempts" in text

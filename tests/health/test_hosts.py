@@ -70,8 +70,8 @@ def test_every_host_leaves_a_report_and_the_first_a_page(two: Hosts) -> None:
         directory = two.trees[host].root / "output/data/health"
         report = json.loads((directory / f"{host}.json").read_text())
         assert report["findings"] == list(checked[host].findings)
-        assert report["judgement"]["code"] == 0
-        assert report["judgement"]["line"] in checked[host].log
+        assert report["diagnosis"] is None
+        assert report["line"] in checked[host].log
     page = (two.trees[two.hosts[0]].root / "output/data/health/health.html").read_text()
     assert all(host in page for host in two.hosts)
     assert not (two.trees[two.hosts[1]].root / "output/data/health/health.html").exists()
@@ -305,7 +305,7 @@ env = read_environment()
 subject = command.read_subject(parser.parse_args(["--preflight"]), env)
 found = run.examine(subject, env, strict=True, clock=lambda: time.time() + 90)
 report.print_lines(found.findings)
-sys.exit(found.judgement.code)
+sys.exit(found.exit_code)
 """
     first, second = two.hosts
     two.start(first, "--strict")
@@ -323,7 +323,7 @@ def test_sigterm_ends_the_checks_and_all_they_started(two: Hosts) -> None:
     process = two.start(first)
     eventually(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 143
+    assert process.wait(timeout=300) == 143
     assert not is_alive(process.pid)
 
 
@@ -337,7 +337,7 @@ def test_without_a_job_the_machine_alone_is_checked(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "checking the machine alone" in answer.stderr
@@ -369,7 +369,7 @@ def test_the_table_on_a_terminal_needs_no_rich(tmp_path: Path) -> None:
         environment = {**os.environ, "TRAINBOX_ROOT": str(tmp_path / "none"), "PYTHONPATH": path, "COLUMNS": "200"}
         answer = subprocess.run(
             ["script", "-qec", command, "/dev/null"], env=environment, cwd=tmp_path, capture_output=True, text=True,
-            check=False, timeout=60,
+            check=False, timeout=300,
         )  # fmt: skip
         assert answer.returncode == 0, answer.stdout
         tables.append([line.split()[:2] for line in answer.stdout.splitlines()])

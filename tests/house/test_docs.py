@@ -30,7 +30,7 @@ def commands(page: str) -> Iterator[list[str]]:
 def run(command: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name(command[0])
     return subprocess.run(
-        [str(program), *command[1:]], cwd=directory, capture_output=True, text=True, check=False, timeout=60
+        [str(program), *command[1:]], cwd=directory, capture_output=True, text=True, check=False, timeout=300
     )
 
 

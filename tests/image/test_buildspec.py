@@ -129,7 +129,7 @@ def scanned(account: ecr.Account) -> Iterator[None]:
 def shell(directory: Path, env: Mapping[str, str], *commands: str) -> subprocess.CompletedProcess[str]:
     """What a person types; ends with the first command that fails."""
     argv = ["bash", "-c", "set -e\n" + "\n".join(commands)]
-    return subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(argv, cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=300)
 
 
 # -- executed --------------------------------------------------------------------------------------------------------

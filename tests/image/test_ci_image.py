@@ -25,7 +25,7 @@ DIGEST = "sha256:" + "d" * 64
 
 def tool(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, TOOL, *arguments], env=env, capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, TOOL, *arguments], env=env, capture_output=True, text=True, check=False, timeout=300
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert ecr.PASSWORD not in done.stdout + done.stderr

@@ -87,7 +87,7 @@ def shell(command: str, directory: Path, typed: str = "") -> subprocess.Complete
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -98,7 +98,7 @@ def test_debug_in_docker(image: str, directory: Path, mark: str) -> None:
         if "docker exec" in real:
             _wait_for_log(mark, "still here")
         if "docker logs" in real:
-            subprocess.run(["docker", "wait", mark], check=True, capture_output=True, timeout=60)
+            subprocess.run(["docker", "wait", mark], check=True, capture_output=True, timeout=300)
         answer = shell(real, directory, "".join(matching(TYPED, command)))
         said = answer.stdout + answer.stderr
         assert answer.returncode == (1 if FAILS.match(command) else 0), (command, said)

@@ -25,7 +25,7 @@ Build = Callable[..., tuple[str, str]]
 
 def run(*command: str | Path, env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=110, env={**os.environ, **(env or {})}
+        command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **(env or {})}
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -84,7 +84,7 @@ def started(command: tuple[str, ...], root: Path, env: Mapping[str, str]) -> Ite
 
 
 def ended(process: "subprocess.Popen[str]", root: Path) -> Ran:
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=300)
     failure = root / "output" / "failure"
     text = failure.read_text(encoding="utf-8") if failure.exists() else ""
     return Ran(process.returncode, stdout, stderr, text, root)
@@ -146,7 +146,7 @@ def test_sigterm_reaches_the_script(tmp_path: Path, command: tuple[str, ...], co
     with started(command, tmp_path / "tree", {}) as process:
         eventually((directory / "ready").exists, "the script")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == code
+        assert process.wait(timeout=300) == code
         # Nobody waits for the incumbent's script: it would have saved by now if the signal had reached it.
         time.sleep(0.3)
         assert (directory / "saved").exists() == saved

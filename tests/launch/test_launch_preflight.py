@@ -9,15 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job, read_job
-from trainbox.errors import ConfigurationError, HardwareError, PreflightError, Stopped, TrainboxError
 from trainbox.launch.plan import Child, Plan, plan
 from trainbox.launch.preflight import judge, plan_checks
 from trainbox.launch.program import Program
 from trainbox.launch.supervise import Exit, Outcome, supervise
 
 BROKEN = "AlgorithmError: the checks before the script"
+UNSOUND = Diagnosis("hardware", "HARDWARE a - x: y", 78, hint="z", host="a")
 PROGRAM = Program(name="train.py", command=(sys.executable, "train.py"), directory=Path("/opt/ml/code"))
 
 
@@ -49,7 +50,7 @@ def test_the_checks_are_told_what_is_going_to_run() -> None:
     planned = plan_checks(given, plan(given, PROGRAM, env={}, machine=Machine()), env={"A": "b"}, scratch=Path("/s"))
     (child,) = planned.children
     assert child.argv[:4] == (sys.executable, "-P", "-m", "trainbox.health")
-    assert child.argv[4:] == ("--preflight", "--full", "--processes", "4", "--failure", "/s/reason", "--strict")
+    assert child.argv[4:] == ("--preflight", "--full", "--processes", "4", "--failure", "/s/diagnosis.json", "--strict")
     assert child.environment["A"] == "b"
     assert planned.scratch == Path("/s")
     assert given.settings.peer_timeout_seconds < planned.limit_seconds < float("inf")
@@ -62,40 +63,38 @@ def outcome(code: int, *, hung: str = "", **more: Any) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("ended", "reason", "kind", "cause", "hint"),
+    ("ended", "said", "code", "cause"),
     [
-        (outcome(78), "HARDWARE a - x: y\nhint: z", HardwareError, "HARDWARE a - x: y", "z"),
-        (outcome(64), "CONFIGURATION a - x: y", ConfigurationError, "CONFIGURATION a - x: y", ""),
-        (outcome(78), "", PreflightError, f"{BROKEN} ended with exit code 78", None),
-        (outcome(139), "", PreflightError, f"{BROKEN} ended with exit code 139", None),
-        (outcome(143, stopped_by=15), "", Stopped, "ClientError: stopped by a signal", None),
+        (outcome(78), None, 12, f"{BROKEN} ended with exit code 78"),
+        (outcome(139), UNSOUND, 12, f"{BROKEN} ended with exit code 139"),
+        (outcome(143, stopped_by=15), UNSOUND, 143, "ClientError: stopped by a signal"),
         (
             outcome(137, killed_after_grace=True, seconds=900.2),
-            "",
-            PreflightError,
-            f"{BROKEN} did not end within 900 s",
             None,
+            12,
+            f"{BROKEN} did not end within 900 s",
         ),
         (
             outcome(137, hung="was stopped (SIGSTOP) for 31.0 s and was ended"),
-            "",
-            PreflightError,
-            f"{BROKEN} did not end: their process was stopped (SIGSTOP) for 31.0 s",
             None,
+            12,
+            f"{BROKEN} did not end: their process was stopped (SIGSTOP) for 31.0 s",
         ),
     ],
 )
-def test_how_the_checks_ended_decides(
-    ended: Outcome, reason: str, kind: type[TrainboxError], cause: str, hint: str | None
-) -> None:
-    error = judge(ended, reason)
-    assert type(error) is kind
-    assert error.cause.startswith(cause)
-    assert hint is None or error.hint == hint
+def test_how_the_checks_ended_decides(ended: Outcome, said: Diagnosis | None, code: int, cause: str) -> None:
+    found = judge(ended, said)
+    assert found is not None
+    assert found.exit_code == code
+    assert found.cause.startswith(cause)
+
+
+def test_what_the_checks_say_is_why_the_job_cannot_go_on() -> None:
+    assert judge(outcome(78), UNSOUND) is UNSOUND
 
 
 def test_sound_hosts_go_on() -> None:
-    assert judge(outcome(0), "") is None
+    assert judge(outcome(0), None) is None
 
 
 @pytest.mark.process

@@ -46,7 +46,7 @@ print(uuid.UUID is type(NAMESPACE_DNS), sys.modules["uuid"] is uuid)
 
 
 def run(code: str) -> list[str]:
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     return answer.stdout.splitlines()
 
 

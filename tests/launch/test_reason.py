@@ -6,10 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.failure import compose
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.launch.plan import AGENT
-from trainbox.launch.reason import explain
+from trainbox.launch.reason import diagnose
 from trainbox.launch.supervise import Exit, Outcome
 
 SERVER = "AlgorithmError: the fork server (process 7), which starts the ranks, was killed by SIGKILL"
@@ -36,24 +38,27 @@ def on(host: str, job: Job) -> Job:
 
 
 def test_what_broke_beneath_the_ranks_of_a_host_is_said_by_it_and_repeated_by_the_others(job: Job) -> None:
-    verdict = Verdict(None, SERVER, host="b", code=137, hints=("look for memory",))
-    here = explain(ended(AGENT, code=137), on("b", job), Path(), verdict)
-    there = explain(ended(AGENT, code=5), job, Path(), verdict)
-    assert here == f"{SERVER}\nat the ranks of b\nhint: look for memory"
-    assert there == f"PEER b: {SERVER}\nat the ranks of a\nhint: look for memory"
+    verdict = Verdict(Diagnosis("algorithm", SERVER, 137, hint="look for memory", host="b"))
+    here = diagnose(ended(AGENT, code=137), on("b", job), Path(), verdict)
+    there = diagnose(ended(AGENT, code=5), job, Path(), verdict)
+    assert [(one.kind, one.exit_code) for one in (here, there)] == [("algorithm", 137), ("peer", 5)]
+    assert compose(here) == f"{SERVER}\nat the ranks of b\nhint: look for memory"
+    assert compose(there) == f"PEER b: {SERVER}\nat the ranks of a\nhint: look for memory"
 
 
 def test_a_host_that_stood_still_itself_is_no_peer_of_its_own(job: Job) -> None:
-    verdict = Verdict(None, "this host did not run for 30 s", host="a")
-    assert explain(ended(AGENT, code=5), job, Path(), verdict).startswith("this host did not run for 30 s\n")
+    verdict = Verdict(Diagnosis("hang", "this host did not run for 30 s", 5, host="a"))
+    found = diagnose(ended(AGENT, code=5), job, Path(), verdict)
+    assert (found.cause, found.exit_code) == ("this host did not run for 30 s", 5)
 
 
 @pytest.mark.parametrize("host", ["a", "b"])
 def test_a_stopped_job_says_on_every_host_that_it_was_stopped(job: Job, host: str) -> None:
     failure = RankFailure(1, "b", 143, signal.SIGTERM, None)
-    verdict = Verdict(failure, STOPPED, stopped=signal.SIGTERM, lost=("b",), code=143)
-    text = explain(ended(AGENT, code=143), on(host, job), Path(), verdict)
-    assert text.startswith(f"{STOPPED}\nat the ranks of {host}\nhint: ask trainbox.stop_requested()")
+    verdict = Verdict(Diagnosis("stopped", STOPPED, 143), failure, lost=("b",))
+    found = diagnose(ended(AGENT, code=143), on(host, job), Path(), verdict)
+    assert (verdict.stopped, found.exit_code) == (signal.SIGTERM, 143)
+    assert compose(found).startswith(f"{STOPPED}\nat the ranks of {host}\nhint: ask trainbox.stop_requested()")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +83,7 @@ def test_a_stopped_job_says_on_every_host_that_it_was_stopped(job: Job, host: st
 def test_an_agent_that_ends_without_a_verdict_is_named_and_not_what_its_ranks_have_said(
     job: Job, outcome: Outcome, cause: str
 ) -> None:
-    first, where, *_ = explain(outcome, job, Path()).splitlines()
+    first, where, *_ = compose(diagnose(outcome, job, Path())).splitlines()
     assert first.startswith(cause)
     code = outcome.exits[0].code
     assert where == f"at the ranks of a (exit code {code}, agent, a)"
@@ -87,7 +92,7 @@ def test_an_agent_that_ends_without_a_verdict_is_named_and_not_what_its_ranks_ha
 @pytest.mark.parametrize(("name", "who"), [("script", "the script"), ("rank 3", "the script of rank 3")])
 def test_a_script_that_stood_still_is_said_to_have_and_how_to_allow_it(job: Job, name: str, who: str) -> None:
     outcome = ended(name, signal.SIGKILL, hung="was stopped (SIGSTOP) for 31 s and was ended")
-    first, where, hint = explain(outcome, job, Path()).splitlines()
+    first, where, hint = compose(diagnose(outcome, job, Path())).splitlines()
     assert first == f"{who} was stopped (SIGSTOP) for 31 s and was ended"
     assert where.startswith("at the script (exit code 137, ")
     assert "trainbox_hang_seconds=0" in hint
@@ -95,11 +100,11 @@ def test_a_script_that_stood_still_is_said_to_have_and_how_to_allow_it(job: Job,
 
 def test_of_a_script_that_a_stop_ended_only_what_was_seen_is_said(job: Job) -> None:
     outcome = ended("script", signal.SIGTERM, stopped_by=signal.SIGTERM)
-    first, *rest = explain(outcome, job, Path()).splitlines()
+    first, *rest = compose(diagnose(outcome, job, Path())).splitlines()
     assert first == "stopped: SIGTERM ended the script 12.3 s after its start: it had no handler for it, or not yet"
     assert "hint: ask trainbox.stop_requested()" in rest[-1]
     bundled = msgspec.structs.replace(job, settings=msgspec.structs.replace(job.settings, program=None))
-    assert explain(outcome, bundled, Path()).splitlines() == [
+    assert compose(diagnose(outcome, bundled, Path())).splitlines() == [
         "stopped: SIGTERM ended the script 12.3 s after its start, while it was starting or leaving",
         "at the script (exit code 143, a)",
     ]

@@ -18,6 +18,7 @@ import pytest
 from tests.support.addresses import free_port
 from tests.support.trees import SECONDS, Run, Tree, is_alive
 from tests.support.waiting import eventually
+from trainbox.procfs import process_state
 
 pytestmark = pytest.mark.process
 
@@ -31,7 +32,7 @@ _AS_USER = [_PID_NAMESPACE[0], "--user", "--map-root-user", *_PID_NAMESPACE[1:]]
 
 def _works(command: list[str]) -> bool:
     try:
-        return subprocess.run([*command, "true"], capture_output=True, timeout=10, check=False).returncode == 0
+        return subprocess.run([*command, "true"], capture_output=True, timeout=300, check=False).returncode == 0
     except OSError:
         return False
 
@@ -70,7 +71,7 @@ def supervisor_of(process: "subprocess.Popen[bytes]", prefix: list[str]) -> int:
 def is_stopped(pid_file: Path) -> bool:
     """Whether the process that a file names, once it is there, is frozen."""
     pid = pid_file.read_text().strip() if pid_file.exists() else ""
-    return bool(pid) and Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
+    return bool(pid) and process_state(int(pid)) == "T"
 
 
 def until_full(reader: int) -> None:

@@ -24,7 +24,7 @@ HERE = Path(__file__).with_name("v3")
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "container"
 PAGE = REPOSITORY / "docs" / "sagemaker-sdk.md"
-SECONDS = 90
+SECONDS = 300
 #: One text that a shell, and whoever pastes it into a shell's quotes, would take apart.
 HOSTILE = 'it\'s "quoted" ä 学習 $(touch /opt/ml/model/ran) `touch /opt/ml/model/ran`; touch /opt/ml/model/ran # \\'
 

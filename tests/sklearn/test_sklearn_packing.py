@@ -55,7 +55,7 @@ print(len(sklearn.utils.all_estimators()) > 100)
 """
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert (answer.stdout, answer.returncode) == ("[]\nTrue\n", 0), answer.stderr
 

@@ -29,7 +29,7 @@ _ETC_NETNS = Path("/etc/netns")
 
 def tool(*command: str, check: bool = True) -> str:
     """Run one of the system's tools to its end; its output."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
 

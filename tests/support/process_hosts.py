@@ -12,8 +12,10 @@ import msgspec
 from tests.support.addresses import addresses
 from tests.support.trees import Tree
 from tests.support.waiting import LIMIT
+from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.failure import compose
 
-_FAILURE = "failure-text"
+_FAILURE = "diagnosis.json"
 
 #: Check, host, device, status and class.
 Bad = tuple[str, str, str, str, str]
@@ -112,5 +114,5 @@ class Hosts:
             code=self._started[host].returncode,
             findings=tuple(json.loads(line) for line in stdout.splitlines()),
             log=stderr.decode(),
-            failure=failure.read_text() if failure.exists() else None,
+            failure=compose(msgspec.json.decode(failure.read_bytes(), type=Diagnosis)) if failure.exists() else None,
         )

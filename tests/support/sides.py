@@ -137,7 +137,7 @@ class Incumbent:
         return msgspec.json.decode(self._process.stdout.readline(), type=Answer)
 
     def close(self) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=300)
 
 
 def _refusal(error: TrainboxError, root: Path) -> Answer:

@@ -15,6 +15,7 @@ from typing import Self
 import msgspec
 
 from tests.support.waiting import LIMIT
+from trainbox.procfs import read_stat
 
 #: Longer than any test needs: only a hanging supervisor meets it.
 SECONDS = LIMIT
@@ -149,11 +150,7 @@ class Tree:
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(b")")[2].split()[0] != b"Z"
+    return not read_stat(pid).has_ended
 
 
 def wheel(name: str, content: str) -> bytes:

@@ -8,7 +8,7 @@ from typing import TypeVar
 #: A slower machine is waited for longer: TRAINBOX_TEST_PATIENCE=3 triples every limit.
 PATIENCE = float(os.environ.get("TRAINBOX_TEST_PATIENCE", "1"))
 #: Longer than anything takes that happens at all.
-LIMIT = 60.0 * PATIENCE
+LIMIT = 240.0 * PATIENCE
 _TAIL = 4000
 _T = TypeVar("_T")
 

@@ -114,4 +114,4 @@ def test_the_settings_of_this_process_stay_as_they_are_and_pyplot_is_not_loaded(
         "assert dict.__eq__(before, matplotlib.rcParams.copy())\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

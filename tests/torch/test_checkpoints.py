@@ -1,6 +1,5 @@
 """What is saved is what a restarted training goes on with, to the bit, whoever is killed and whatever the disk does."""
 
-import contextlib
 import functools
 import json
 import os
@@ -21,16 +20,18 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
+from trainbox.procfs import process_state
 from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.saver import STALLS, Pace, Saver
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 pytestmark = pytest.mark.process
 
-SECONDS = 60
+SECONDS = 240
 
 
 class Training:
@@ -348,7 +349,7 @@ def test_a_frozen_writer_with_nothing_to_write_is_not_waited_for_at_the_end(
     one.saver.due()
     frozen = writer_of(one.saver)
     os.kill(frozen, signal.SIGSTOP)
-    eventually(lambda: stat(frozen) == b"T", "a writer that is stopped")
+    eventually(lambda: process_state(frozen) == "T", "a writer that is stopped")
     one.saver.close()
     assert "left alone" not in capsys.readouterr().err
     assert not Path(f"/proc/{frozen}").exists()
@@ -403,7 +404,7 @@ print(last)
 
 def test_a_rank_killed_at_any_moment_leaves_the_last_checkpoint_that_it_handed_over(tmp_path: Path) -> None:
     ranks = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=False, timeout=300
     )
     assert ranks.returncode == 0, ranks.stderr
     assert int(ranks.stdout) >= 20
@@ -437,13 +438,7 @@ def test_the_writer_outlives_the_rank_and_finishes_what_it_was_given(tmp_path: P
     state: dict[str, Any] = {}
     assert Saver(Checkpoints(tmp_path), {"state": state}).resume() == 7
     assert torch.equal(state["tensor"], torch.arange(1_000_000))
-    eventually(lambda: not Path(f"/proc/{writer}").exists() or b"Z" in stat(writer), "the writer stays for ever")
-
-
-def stat(process_id: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{process_id}/stat").read_bytes().split()[2]
-    return b"Z"
+    eventually(lambda: not is_alive(writer), "the writer stays for ever")
 
 
 # --- the disk -----------------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_one_class_only_is_nothing_to_learn(tmp_path: Path, nursery: Nursery) ->
 def test_under_the_supervisor_without_a_second_channel_the_metrics_are_those_of_training(tmp_path: Path) -> None:
     root = make_tree(tmp_path, {**SEEDS_NAMES, "trainbox_script": "random_forest"}, channels=("train",))
     environment = {**os.environ, "TRAINBOX_ROOT": str(root)}
-    done = subprocess.run([TRAIN], env=environment, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run([TRAIN], env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "the metrics are those of the rows trained on" in done.stderr
     metrics = " ".join(rf"train:{name}=[0-9.]+" for name in ("accuracy", "auc", "f1", "logloss"))
@@ -221,7 +221,7 @@ def test_the_seeds_own_script_runs_unmodified(tmp_path: Path) -> None:
     for name in ("train", "test"):  # it takes the first line of every file for a header
         write_rows(root / "input" / "data" / name / "a.csv", task="two", header="y,a,b,c,d\n")
     environment = {**os.environ, "TRAINBOX_ROOT": str(root)}
-    done = subprocess.run([TRAIN], env=environment, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run([TRAIN], env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Hyperparameters: n_estimators=5, max_depth=3" in done.stdout
     assert re.search(r"Test AUC: 0\.[89]", done.stdout)

@@ -88,12 +88,12 @@ def environment(root: Path, **more: str) -> dict[str, str]:
 
 def run(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=300)
 
 
 def run_and_signal(root: Path, number: int, at: int) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", SIGNAL_AT_ROUND, str(SCRIPT), str(number), str(at)]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=300)
 
 
 def logged(done: "subprocess.CompletedProcess[str]") -> list[str]:
@@ -214,7 +214,7 @@ def test_under_the_supervisor_with_headers_and_a_test_channel(tmp_path: Path) ->
     for name in ("train", "test"):
         for path in (root / "input" / "data" / name).iterdir():
             path.write_text("late,a,b,c,d\n" + path.read_text())
-    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "train: 2 of 2 files have a header (late, a, b, c, d)" in done.stderr
     assert re.fullmatch(r"\[metrics\] final .* validation:auc=[0-9.]+", done.stdout.splitlines()[-1])
@@ -227,7 +227,7 @@ def test_sigterm_to_the_supervisor_ends_the_job_with_the_model_so_far(tmp_path: 
         assert process.stdout is not None
         process.stdout.readline()
         process.terminate()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
     assert b"asked to stop" in errors
     assert json.loads((root / "model" / "model.json").read_text())["complete"] is False
@@ -295,7 +295,7 @@ def test_the_processes_of_a_host_cannot_share_a_pipe(tmp_path: Path) -> None:
     )
     config = {name: {"TrainingInputMode": "Pipe", "ContentType": "text/csv"} for name in ("train", "validation")}
     (root / "input" / "config" / "inputdataconfig.json").write_text(json.dumps(config))
-    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 7
     assert "channel train: the 2 processes of a host cannot all read its one pipe" in done.stderr
 
@@ -304,7 +304,7 @@ def test_one_class_only_is_an_error_in_the_failure_file(tmp_path: Path) -> None:
     root = make_tree(tmp_path, {**BINARY, "trainbox_script": "xgboost"})
     for path in (root / "input" / "data" / "train").iterdir():
         path.write_text("1,2,3,4,5\n1,3,4,5,6\n")
-    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 7
     assert (
         "channel train: every label is 1 (4 rows): there is nothing to learn"

@@ -40,7 +40,7 @@ def test_ranks_that_meet_faults_are_started_again_and_the_job_completes(tmp_path
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=300,
     )
     log = (tmp_path / "result" / "logs" / "algo-1.log").read_text()
     assert answer.returncode == 0, answer.stdout + answer.stderr

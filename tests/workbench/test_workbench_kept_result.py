@@ -216,7 +216,7 @@ def start(here: Path, mine: str, *arguments: str) -> "subprocess.Popen[str]":
 
 def run(here: Path, mine: str, *arguments: str, code: int = 0) -> str:
     with start(here, mine, *arguments) as process:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
     return out + err
 
@@ -279,7 +279,7 @@ from trainbox.cli import main
 sys.exit(main())
 """
     argv = [sys.executable, "-c", code, *COMMAND[3:], "--env", "MINE=two", "--resume"]
-    done = subprocess.run(argv, cwd=here, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(argv, cwd=here, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     found = read_record(here / "out")
     assert found is not None

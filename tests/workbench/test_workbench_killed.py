@@ -36,7 +36,7 @@ def is_unmarked(mark: str) -> bool:
 def enter(stdin: int, tmp_path: Path) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, "-I", "-S", namespace.__file__, namespace.spec("none", []), "/bin/touch"]
     return subprocess.run(
-        [*argv, str(tmp_path / "ran")], stdin=stdin, capture_output=True, text=True, check=False, timeout=60
+        [*argv, str(tmp_path / "ran")], stdin=stdin, capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -117,7 +117,7 @@ def test_an_attempt_waits_for_the_hosts_of_one_that_was_killed_to_save_and_leave
             assert second.poll() is None
         assert not log.exists()
         (tmp_path / "go").touch()
-        said = second.communicate(timeout=100)[0]
+        said = second.communicate(timeout=300)[0]
     assert second.returncode == 0
     assert "saved: True" in said
 
@@ -223,6 +223,6 @@ def test_trainbox_run_removes_what_was_left_by_those_it_started(tmp_path: Path) 
     path = Path(f"/dev/shm/trainbox-scratch-{os.getpid()}-{time.time_ns():x}")
     script = f"{HOLDS.partition('print')[0]}\nprint('there:', Path(sys.argv[1]).is_dir())\n"
     (tmp_path / "src" / "train.py").write_text(f"import sys\nsys.argv[1:] = [{str(path)!r}]\n{script}")
-    subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, check=True, timeout=100)
+    subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, check=True, timeout=300)
     assert "there: True" in (tmp_path / "out/logs/algo-1.log").read_text()
     assert not path.exists()

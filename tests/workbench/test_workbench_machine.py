@@ -23,7 +23,7 @@ needs_mounts = pytest.mark.skipif(bool(namespace.probe("root")), reason=f"no mou
 
 def enter(spec: str, *command: str) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, "-I", "-S", namespace.__file__, spec, *command]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.process

@@ -12,7 +12,7 @@ import pytest
 from tests.support.waiting import eventually
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
-from trainbox.launch.silence import process_state
+from trainbox.procfs import process_state
 from trainbox.workbench.hosts import Ended, HostEnd
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.isolation import Isolation

@@ -19,7 +19,7 @@ from trainbox.workbench.collect import merge
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.folder import claimed, keep_earlier_logs, logs_of_last, remove
 from trainbox.workbench.hosts import Ended, HostEnd
-from trainbox.workbench.outcome import LONGEST_REASON, Outcome, conclude, failure_reason
+from trainbox.workbench.job_end import LONGEST_REASON, JobEnd, conclude, failure_reason
 from trainbox.workbench.record import Curve, JobRecord, read_record, write_record
 
 RECORD = JobRecord(job_name="job", attempt=1, started="2026-11-05T10:00:00+00:00", script="train.py")
@@ -205,26 +205,26 @@ def test_an_attempt_goes_on_where_it_resumed() -> None:
 @pytest.mark.parametrize(
     ("ended", "interrupt", "expected"),
     [
-        (Ended((HostEnd("a", 0), HostEnd("b", 0))), None, Outcome("Completed", "Completed", 0)),
+        (Ended((HostEnd("a", 0), HostEnd("b", 0))), None, JobEnd("Completed", "Completed", 0)),
         (
             Ended((HostEnd("a", 143), HostEnd("b", 7)), stop="failure", failed="b"),
             None,
-            Outcome("Failed", "Failed", 7, "AlgorithmError: why, exit code: 7"),
+            JobEnd("Failed", "Failed", 7, "AlgorithmError: why, exit code: 7"),
         ),
-        (Ended((HostEnd("a", 0),), stop="stop-after"), None, Outcome("Stopped", "Stopped", 0)),
-        (Ended((HostEnd("a", 0), HostEnd("b", 143)), stop="stop-after"), None, Outcome("Stopped", "Stopped", 143)),
-        (Ended((HostEnd("a", 0),), stop="max-run"), None, Outcome("Stopped", "MaxRuntimeExceeded", 0)),
-        (Ended((HostEnd("a", 0),), stop="interrupt"), 130, Outcome("Stopped", "Stopped", 130)),
-        (Ended((), stop="interrupt"), 130, Outcome("Stopped", "Stopped", 130)),
+        (Ended((HostEnd("a", 0),), stop="stop-after"), None, JobEnd("Stopped", "Stopped", 0)),
+        (Ended((HostEnd("a", 0), HostEnd("b", 143)), stop="stop-after"), None, JobEnd("Stopped", "Stopped", 143)),
+        (Ended((HostEnd("a", 0),), stop="max-run"), None, JobEnd("Stopped", "MaxRuntimeExceeded", 0)),
+        (Ended((HostEnd("a", 0),), stop="interrupt"), 130, JobEnd("Stopped", "Stopped", 130)),
+        (Ended((), stop="interrupt"), 130, JobEnd("Stopped", "Stopped", 130)),
     ],
 )
-def test_an_end_is_named_as_sagemaker_names_it(ended: Ended, interrupt: int | None, expected: Outcome) -> None:
+def test_an_end_is_named_as_sagemaker_names_it(ended: Ended, interrupt: int | None, expected: JobEnd) -> None:
     assert conclude(ended, "why\n", interrupt_exit_code=interrupt) == expected
 
 
 def test_a_job_that_somebody_else_has_stopped_is_stopped_unless_it_has_failed() -> None:
     ended = Ended((HostEnd("a", 0), HostEnd("b", 0)))
-    assert conclude(ended, "", was_stopped=True) == Outcome("Stopped", "Stopped", 0)
+    assert conclude(ended, "", was_stopped=True) == JobEnd("Stopped", "Stopped", 0)
     failed = Ended((HostEnd("a", 0), HostEnd("b", 7)), failed="b")
     assert conclude(failed, "why", was_stopped=True).status == "Failed"
 

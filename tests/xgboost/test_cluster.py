@@ -119,7 +119,7 @@ def call(address: str, content: bytes) -> None:
 
     def connect() -> socket.socket | None:
         with contextlib.suppress(ConnectionRefusedError):
-            return socket.create_connection((address, PORT), timeout=20)
+            return socket.create_connection((address, PORT), timeout=300)
         return None
 
     with eventually(connect, f"somebody who listens at {address}") as connection:

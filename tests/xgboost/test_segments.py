@@ -28,7 +28,7 @@ def test_stopped_at_four_rounds_training_comes_to_the_same_bytes(python: Path) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=300,
     )
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["same"] == dict.fromkeys(segments.CASES, True)

@@ -14,7 +14,6 @@ from tests.support.trees import is_alive
 from tests.xgboost.test_cluster import HEAD, ON_AND_ON, last_error
 from trainbox.errors import TrainingError
 from trainbox.peers import Members, join
-from trainbox.tabular.silence import Silence
 from trainbox.xgboost.tracker_process import Tracker, Watch
 
 #: All but the last member wait in XGBoost for it.
@@ -64,24 +63,6 @@ def test_a_tracker_that_fails_ends_the_job_on_all_members_and_is_named(
     assert not is_alive(tracker)
 
 
-@pytest.mark.parametrize(
-    ("limit", "waits", "expected"),
-    [
-        (3.0, [(1.0, False)] * 3, True),
-        (3.0, [(1.0, False)] * 2, False),
-        (3.0, [(1.0, False), (1.0, True), (1.0, False), (1.0, False)], False),
-        # This process was stopped for an hour: what it did not hear meanwhile is nobody's fault.
-        (3.0, [(3600.0, False), (1.0, False)], False),
-        (float("inf"), [(1.0, False)] * 100, False),
-    ],
-)
-def test_a_silence_counts_in_the_time_of_the_one_that_listens(
-    limit: float, waits: list[tuple[float, bool]], expected: bool
-) -> None:
-    silence = Silence(limit, longest=1.0)
-    assert [silence.waited(seconds, heard=heard) for seconds, heard in waits][-1] is expected
-
-
 def watched(fault: signal.Signals | None, clock: Callable[[], float], limit: float) -> list[str]:
     """With what a watch ends its process, whose clock is not ours."""
     ends: list[str] = []
@@ -104,11 +85,12 @@ def watched(fault: signal.Signals | None, clock: Callable[[], float], limit: flo
 
 
 @pytest.mark.process
-def test_a_frozen_tracker_is_named_after_the_limit_of_silence() -> None:
+@pytest.mark.parametrize("stopped", [0.0, 3600.0])
+def test_a_frozen_tracker_is_named_after_the_limit_of_silence_in_which_this_process_itself_ran(stopped: float) -> None:
     steps = itertools.count()
-    ends = watched(signal.SIGSTOP, lambda: float(next(steps)), 4.0)
-    assert ends == ["the XGBoost tracker on algo-1 made no progress for 4 s"]
-    assert next(steps) >= 4
+    ends = watched(signal.SIGSTOP, lambda: (step := next(steps)) / 8 + stopped * (step > 4), 1.0)
+    assert ends == ["the XGBoost tracker on algo-1 made no progress for 1 s"]
+    assert next(steps) >= 8
 
 
 @pytest.mark.process

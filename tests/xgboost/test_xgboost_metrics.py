@@ -333,7 +333,7 @@ class Member:
 class Meeting:
     def __init__(self, size: int) -> None:
         self.given: list[Any] = [None] * size
-        self._barrier = threading.Barrier(size, timeout=20)
+        self._barrier = threading.Barrier(size, timeout=300)
 
     def bring(self, rank: int, values: npt.NDArray[S]) -> list[npt.NDArray[S]]:
         self.given[rank] = values

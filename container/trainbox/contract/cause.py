@@ -76,7 +76,7 @@ _WORDS = (
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """What a log says about why its process failed."""
+    """What a log says about why its process failed: a fact, which is one of several that decide a `Diagnosis`."""
 
     #: The exception and its message, or the last words.
     text: str

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.text import printable
 
@@ -16,21 +17,19 @@ _LONGEST_READ = 64 * 1024
 _RESERVED_BYTES = 4096
 
 
-def compose(cause: str, *, where: str = "", hint: str = "", hidden: Iterable[str] = ()) -> str:
+def compose(diagnosis: Diagnosis, hidden: Iterable[str] = ()) -> str:
     """The text of the failure file: at most `LONGEST_FAILURE` characters, the cause first and never pushed out.
 
     Args:
-        cause: What happened.
-        where: The place in the user's code.
-        hint: What to do about it.
+        diagnosis: Why the job has failed.
         hidden: Values to leave out; before the cut, which could leave half of one.
     """
     hidden = tuple(hidden)
-    parts = [_cut(printable(without_secrets(cause, hidden)), _LONGEST_CAUSE)]
-    if where:
-        parts.append(printable(f"at {without_secrets(where, hidden)}"))
-    if hint:
-        parts.append(printable(f"hint: {without_secrets(hint, hidden)}"))
+    parts = [_cut(printable(without_secrets(diagnosis.cause, hidden)), _LONGEST_CAUSE)]
+    if diagnosis.where:
+        parts.append(printable(f"at {without_secrets(diagnosis.where, hidden)}"))
+    if diagnosis.hint:
+        parts.append(printable(f"hint: {without_secrets(diagnosis.hint, hidden)}"))
     return _cut("\n".join(parts), LONGEST_FAILURE)
 
 

@@ -5,6 +5,9 @@ from typing import Literal
 
 import msgspec
 
+from trainbox.contract.diagnosis import Diagnosis, kind_of
+from trainbox.errors import ConfigurationError, HardwareError
+
 Status = Literal["pass", "warn", "fail"]
 #: Whose affair a finding is: the node's (it must be repaired), the request's or image's (a retry changes nothing), or
 #: nobody's, because it passes.
@@ -13,8 +16,6 @@ Value = str | int | float | None
 #: Words for a value of a check.
 Amount = Callable[[str, Value], str]
 
-#: In this order: with the configuration wrong, what looks like hardware may follow from it.
-EXIT_CODES: dict[Kind, int] = {"configuration": 64, "hardware": 78}
 _MOST_FURTHER = 5
 
 
@@ -55,18 +56,6 @@ def in_words(finding: Finding, amount: Amount = as_it_is) -> str:
     return f"{value} (limit: {limit})" if limit and limit != value else value
 
 
-def accuse(findings: Sequence[Finding], amount: Amount = as_it_is) -> str:
-    """`HARDWARE <host> <device> <check>: <value> (limit: <limit>); also …`, the first one first.
-
-    Args:
-        findings: At least one.
-        amount: Words for the values.
-    """
-    first, *rest = findings
-    text = f"{first.kind.upper()} {first.place}: {in_words(first, amount)}"
-    return text + (f"; also {list_places(rest)}" if rest else "")
-
-
 def list_places(findings: Sequence[Finding]) -> str:
     """Where each is; of many the first."""
     more = len(findings) - _MOST_FURTHER
@@ -76,3 +65,21 @@ def list_places(findings: Sequence[Finding]) -> str:
 def as_hint(finding: Finding) -> str:
     """A finding that decides nothing, as something to think of."""
     return f"{finding.host} {finding.device} reported {as_it_is(finding.check, finding.value)}, {finding.hint}"
+
+
+def blame(findings: Sequence[Finding], amount: Amount = as_it_is, *, followed: Diagnosis | None = None) -> Diagnosis:
+    """`HARDWARE <host> <device> <check>: <value> (limit: <limit>); also …`: the first one says whose affair it is.
+
+    Args:
+        findings: At least one.
+        amount: Words for the values.
+        followed: What would be the diagnosis without them.
+    """
+    first, *rest = findings
+    error = ConfigurationError if first.kind == "configuration" else HardwareError
+    cause = f"{error.fault} {first.place}: {in_words(first, amount)}" + (f"; also {list_places(rest)}" if rest else "")
+    found = Diagnosis(kind_of(error), cause, error.exit_code, hint=first.hint, host=first.host, device=first.device)
+    if followed is None:
+        return found
+    cause += f"\nwhat followed: {followed.cause}"
+    return msgspec.structs.replace(found, cause=cause, where=followed.where, rank=followed.rank)

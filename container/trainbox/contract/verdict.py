@@ -1,17 +1,17 @@
-"""What the agents of a distributed job agree on when a rank has failed: who was first, why, and whether to go on."""
+"""What the agents of a distributed job agree on when a rank has failed: why, and whether to go on."""
 
 from pathlib import Path
 
 import msgspec
 
 from trainbox.contract.cause import Cause
-from trainbox.contract.finding import Finding
+from trainbox.contract.diagnosis import Diagnosis
 
 _FILE = "verdict.json"
 
 
 class RankFailure(msgspec.Struct, frozen=True):
-    """How one rank failed."""
+    """How one rank ended: the facts by which the cause is found among all that failed."""
 
     rank: int
     host: str
@@ -41,25 +41,20 @@ class RankFailure(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """The same for all hosts of a job."""
 
+    #: Why the ranks have ended, as it is seen from the host where it happened, with the cause in a line.
+    diagnosis: Diagnosis
     #: The failure that the others follow from; None where it was no rank that failed.
-    failure: RankFailure | None
-    #: What happened, in a line.
-    reason: str
+    failure: RankFailure | None = None
     #: Hosts that do not answer.
     lost: tuple[str, ...] = ()
-    #: The exit code of all hosts; 0 for that of the rank, and where it is another host's that of `PeerError`.
-    code: int = 0
-    #: The faults of hardware that it all follows from.
-    hardware: tuple[Finding, ...] = ()
-    #: What else to think of.
-    hints: tuple[str, ...] = ()
     restart: bool = False
     #: Restarts so far, this one included.
     restarts: int = 0
-    #: Where it happened, if it was no rank that failed but what runs the ranks of one host.
-    host: str = ""
-    #: The signal that has stopped the job, or 0: what else happened followed from it.
-    stopped: int = 0
+
+    @property
+    def stopped(self) -> int:
+        """The signal that has stopped the job, or 0: what else happened followed from it."""
+        return self.diagnosis.exit_code - 128 if self.diagnosis.kind == "stopped" else 0
 
 
 def write_verdict(directory: Path, verdict: Verdict) -> None:

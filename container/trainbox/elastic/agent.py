@@ -15,7 +15,7 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 
-from trainbox.contract.finding import EXIT_CODES, Finding, as_hint
+from trainbox.contract.finding import Finding, as_hint, blame
 from trainbox.contract.job import Job
 from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
@@ -51,7 +51,7 @@ class JobEnded(Exception):  # noqa: N818 - what has happened, not a defect
     """
 
     def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.reason)
+        super().__init__(verdict.diagnosis.cause)
         self.verdict = verdict
 
 
@@ -223,7 +223,7 @@ class Agent(SimpleElasticAgent):
         verdict = self.verdict = self._judge() if self.council.is_first else self._hear()
         if verdict.restart and not self.ranks.stop_signal:
             self.attempt += 1
-            reason = "; ".join([verdict.reason, *verdict.hints])
+            reason = "; ".join(filter(None, [verdict.diagnosis.cause, verdict.diagnosis.hint]))
             self.note(f"restart {verdict.restarts} of {self.job.settings.max_restarts}: {reason}")
         # Elastic starts again as long as it has restarts left; how many there are is decided here.
         self._remaining_restarts = int(verdict.restart and not self.ranks.stop_signal)
@@ -332,21 +332,21 @@ class Agent(SimpleElasticAgent):
         if faults and (root or missing):
             self.note("no restart: the node must be repaired")
             victim = causes.find_victim(failures, faults)
-            reason = causes.describe(victim) if victim else causes.lost_reason(missing)
-            return Verdict(victim, reason, lost=missing, code=EXIT_CODES["hardware"], hardware=faults)
+            followed = causes.diagnose(victim) if victim else causes.diagnose_lost(missing)
+            return Verdict(blame(faults, followed=followed), victim, lost=missing)
         if root is None or (stopping and causes.follows_stop(root)) or (missing and causes.is_consequence(root)):
             return _of_no_rank(root, missing, stopping)
-        reason = causes.describe(root)
         hints = (*_hints_of_network(root, reports), *(as_hint(one) for one in findings if one.host == root.host))
+        diagnosis = causes.diagnose(root, hints)
         if missing or stopping:
-            return Verdict(root, reason, lost=missing, hints=hints)
+            return Verdict(diagnosis, root, lost=missing)
         now = self._clock()
         decision = causes.decide(root, self.history, most=self.job.settings.max_restarts, now=now)
         if not decision.restart:
             self.note(f"no restart{': ' * bool(decision.because)}{decision.because}")
-            return Verdict(root, reason, hints=hints)
+            return Verdict(diagnosis, root)
         self.history = causes.restarted(self.history, root, now)
-        return Verdict(root, reason, restart=True, restarts=len(self.history.restarts), hints=hints)
+        return Verdict(diagnosis, root, restart=True, restarts=len(self.history.restarts))
 
     def _hear(self) -> Verdict:
         began = self._clock()
@@ -366,11 +366,8 @@ class Agent(SimpleElasticAgent):
 def _of_no_rank(root: RankFailure | None, missing: tuple[str, ...], stopping: int) -> Verdict:
     """No rank has failed by itself: the job was stopped, or a host is lost."""
     if stopping:
-        reason = causes.describe_stop(stopping, root)
-        return Verdict(root, reason, stopped=stopping, lost=missing, code=128 + stopping)
-    if missing:
-        return Verdict(None, causes.lost_reason(missing), lost=missing)
-    return Verdict(None, "the ranks were ended")
+        return Verdict(causes.diagnose_stop(stopping, root), root, lost=missing)
+    return Verdict(causes.diagnose_lost(missing) if missing else causes.ENDED, lost=missing)
 
 
 def _hints_of_network(root: RankFailure, reports: list[Report]) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind
 from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure
+from trainbox.errors import PeerError
 from trainbox.launch.network import Backend
 
 #: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
@@ -182,22 +184,32 @@ def _text(failure: RankFailure) -> str:
     return failure.cause.text if failure.cause else ""
 
 
-def describe(failure: RankFailure) -> str:
-    """One line: `rank 1 was killed by SIGKILL after step 120`."""
+#: Nobody has failed by itself, and nobody is lost.
+ENDED = Diagnosis("peer", "the ranks were ended", PeerError.exit_code)
+
+
+def diagnose(failure: RankFailure, hints: Iterable[str] = ()) -> Diagnosis:
+    """The failure of a rank in one line, `rank 1 was killed by SIGKILL after step 120`, and what else to think of."""
+    kind, what = _in_a_line(failure)
+    cause, hint = f"rank {failure.rank} {what}", "; ".join(hints)
+    return Diagnosis(kind, cause, failure.code, hint=hint, host=failure.host, rank=failure.rank)
+
+
+def _in_a_line(failure: RankFailure) -> tuple[DiagnosisKind, str]:
     after = "" if failure.step is None else f" after step {failure.step}"
     if failure.hung:
-        return f"rank {failure.rank} {failure.hung}"
+        return "hang", failure.hung
     if failure.signal:
-        return f"rank {failure.rank} was killed by {signal.Signals(failure.signal).name}{after}"
+        return "signal", f"was killed by {signal.Signals(failure.signal).name}{after}"
     said = _text(failure).partition("\n")[0] or f"exit code {failure.code}"
-    return f"rank {failure.rank} failed{after}: {said}"
+    return "script", f"failed{after}: {said}"
 
 
-def describe_stop(number: int, failure: RankFailure | None) -> str:
-    """One line: which signal has stopped the job, and what that did to the rank that ended first, if one failed."""
+def diagnose_stop(number: int, failure: RankFailure | None) -> Diagnosis:
+    """Which signal has stopped the job, and what that did to the rank that ended first, if one failed."""
     stopped = f"stopped by {signal.Signals(number).name}"
     if failure is None:
-        return stopped
+        return Diagnosis("stopped", stopped, 128 + number)
     if failure.ended:
         did = "had no step to save, or did not leave in time, and was ended"
     elif failure.signal == number or _INTERRUPT in failure.family:
@@ -205,18 +217,20 @@ def describe_stop(number: int, failure: RankFailure | None) -> str:
     else:
         did = "lost its connection to ranks that had ended"
     after = "" if failure.step is None else f" after step {failure.step}"
-    return f"{stopped}{after}: rank {failure.rank} {did}"
+    return Diagnosis("stopped", f"{stopped}{after}: rank {failure.rank} {did}", 128 + number)
 
 
-def lost_reason(hosts: Sequence[str]) -> str:
-    """What is said of hosts that do not answer."""
+def diagnose_lost(hosts: Sequence[str]) -> Diagnosis:
+    """Hosts that do not answer."""
     which, whose = ("host", "its agent") if len(hosts) == 1 else ("hosts", "their agents")
-    return f"lost {which} {', '.join(hosts)}: no sign of life of {whose} any more"
+    cause = f"lost {which} {', '.join(hosts)}: no sign of life of {whose} any more"
+    return Diagnosis("peer", cause, PeerError.exit_code, host=hosts[0])
 
 
-def pause_reason(seconds: float) -> str:
-    """What a host says of itself that was stopped for so long that the others have gone on without it."""
-    return (
+def diagnose_pause(seconds: float, host: str) -> Diagnosis:
+    """A host that was stopped for so long that the others have gone on without it, in its own words."""
+    cause = (
         f"this host did not run for {seconds:.0f} s (stopped or paused from outside), longer than the others wait for a"
         " sign of life"
     )
+    return Diagnosis("hang", cause, PeerError.exit_code, host=host)

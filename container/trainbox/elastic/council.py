@@ -17,11 +17,11 @@ import msgspec
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
+from trainbox.clock import AwakeClock, Silence
 from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic.hang import Standing
 from trainbox.launch.network import Facts
-from trainbox.launch.silence import AwakeClock, Silence
 
 T = TypeVar("T")
 

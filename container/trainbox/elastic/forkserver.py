@@ -20,6 +20,7 @@ from types import FrameType
 import msgspec
 
 from trainbox.errors import INTERNAL_EXIT_CODE
+from trainbox.procfs import read_stats
 
 #: prctl(2)
 _PR_SET_PDEATHSIG = 1
@@ -226,16 +227,15 @@ def end_session(leader: int, number: int = signal.SIGKILL) -> None:
 
     Those that unlink the shared memory of the dead are left to do so; they end when all others have.
     """
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for pid, stat in read_stats():
         with contextlib.suppress(OSError):  # it has ended since
-            # pid (command) state ppid pgrp session …, and the command may hold anything: proc(5)
-            fields = stat.read_bytes().rpartition(b")")[2].split()
-            if int(fields[3]) == leader and not _tidies(stat.with_name("cmdline")):
-                os.kill(int(stat.parent.name), number)
+            if stat.session == leader and not _tidies(pid):
+                os.kill(pid, number)
 
 
-def _tidies(cmdline: Path) -> bool:
-    return any(name in cmdline.read_bytes() for name in _TIDY)
+def _tidies(pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return any(name in command for name in _TIDY)
 
 
 def flush() -> None:

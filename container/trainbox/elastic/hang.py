@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from trainbox.elastic.progress import Section, Slot
-from trainbox.launch.silence import is_stopped
+from trainbox.procfs import is_stopped
 
 #: How many of the longest steps a step may take before it counts as hanging.
 STEPS_PER_LIMIT = 5

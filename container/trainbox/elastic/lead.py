@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 from torch.distributed.elastic.rendezvous import RendezvousError
 
+from trainbox.contract.diagnosis import Diagnosis, diagnose_error
 from trainbox.contract.job import Job, add_to_environment
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import causes
@@ -65,11 +66,7 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mappi
     if verdict is None:
         return 0
     write_verdict(scratch, verdict)
-    if verdict.host not in {"", job.current_host} and not verdict.stopped:
-        return PeerError.exit_code
-    failure = verdict.failure
-    own = failure.code if failure is not None and failure.host == job.current_host else 0
-    return verdict.code or own or PeerError.exit_code
+    return verdict.diagnosis.seen_from(job.current_host).exit_code
 
 
 class AgentError(TrainboxError):
@@ -115,14 +112,9 @@ class _Leading:
     def explain(self, error: TrainboxError) -> Verdict:
         """An error of this host becomes how the job ends."""
         stopped = self.ranks.stop_signal if isinstance(error, Stopped) else 0
-        return Verdict(
-            None,
-            error.message if stopped else error.cause,
-            host=self.job.current_host,
-            stopped=stopped,
-            code=128 + stopped if stopped else error.exit_code,
-            hints=(error.hint,) if error.hint else (),
-        )
+        if stopped:
+            return Verdict(Diagnosis("stopped", error.message, 128 + stopped, host=self.job.current_host))
+        return Verdict(diagnose_error(error, self.job.current_host))
 
     def run(self, processes: int, scratch: Path) -> Verdict | None:
         """Meet the other hosts, and let elastic run; None where all went well."""
@@ -145,7 +137,7 @@ class _Leading:
                 self._stop_meeting()
                 verdict = self._end_job(council, AgentError(f"the agent, which starts the ranks, failed: {error}"))
             if verdict is not None and verdict.lost and council.pause:
-                verdict = Verdict(None, causes.pause_reason(council.pause), host=job.current_host)
+                verdict = Verdict(causes.diagnose_pause(council.pause, job.current_host))
         return verdict
 
     def _run_agent(self, store: TCPStore, council: Council, processes: int, scratch: Path) -> Verdict | None:
@@ -172,7 +164,7 @@ class _Leading:
         if result is not None and not result.is_failed():
             return None
         self.agent.leave()
-        return self.agent.verdict or Verdict(None, "the ranks were ended")
+        return self.agent.verdict or Verdict(causes.ENDED)
 
     def _stop_meeting(self) -> None:
         """From here on a signal interrupts nothing."""
@@ -199,8 +191,8 @@ class _Leading:
         if stop:
             names = ", ".join(lost.hosts)
             reason = f"stopped by {signal.Signals(stop).name}: {names} had left before"
-            return Verdict(None, reason, host=self.job.current_host, stopped=stop, code=128 + stop)
-        return Verdict(None, causes.lost_reason(lost.hosts), lost=lost.hosts)
+            return Verdict(Diagnosis("stopped", reason, 128 + stop, host=self.job.current_host))
+        return Verdict(causes.diagnose_lost(lost.hosts), lost=lost.hosts)
 
     def _make_hang_directory(self) -> None:
         if any(Path("/dev").glob("nvidia[0-9]*")):  # NCCL's flight recorder makes no directory

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from trainbox.clock import AwakeClock
 from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, ForkServer, Request, Signal, Start, Started
 from trainbox.elastic.hang import Limits
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.relay import Lines, Sink
-from trainbox.launch.silence import LOOK_SECONDS, AwakeClock, StoppedProcesses, is_stopped, process_state
+from trainbox.procfs import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
 
 _READ_BYTES = 256 * 1024
 _MOST_READS = 64

@@ -17,21 +17,23 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
+from trainbox.clock import wait_from
 from trainbox.errors import PeerError
-from trainbox.launch.silence import AwakeClock
 
 #: Longer than any answer of a host that lives.
 STORE_SECONDS = 20.0
 #: All hosts live and have agreed on the restart: one that does not come within this time is lost.
 REJOIN_SECONDS = 40.0
 _TRY_SECONDS = 2.0
+#: For a try: to look a name up, to connect, and to wait for the next.
+_LONGEST_TRY_SECONDS = 10.0
 _PAUSE_SECONDS = 0.1
 _PORT_KEY = "trainbox/port"
 #: The ranks of one host need no name of it that can be looked up.
 _HERE = "127.0.0.1"
 
 
-class Patience(RendezvousTimeout):
+class JoinTimeout(RendezvousTimeout):
     """At first the others may still be loading their code; a restart has no excuse for being late."""
 
     def __init__(self, first: float, later: float = REJOIN_SECONDS) -> None:
@@ -80,14 +82,14 @@ def open_store(
 
 def _wait_for(host: str, port: int, timeout: float, check: Callable[[], None]) -> None:
     """Torch's own client waits deaf to signals, and fills the log."""
-    clock = AwakeClock()  # who was stopped itself tries again before it blames the first host
-    until = clock() + timeout
+    waiting = wait_from(time.monotonic(), timeout)
     while True:
         check()
+        waiting = waiting.look(time.monotonic(), pause=_LONGEST_TRY_SECONDS)  # before: a last try may still succeed
         try:
             socket.create_connection((host, port), timeout=_TRY_SECONDS).close()
         except OSError as error:
-            if clock() > until:
+            if waiting.is_over:
                 raise PeerError(
                     f"no agent answers at {host}:{port} after {timeout:.0f} s: {error.strerror or error}",
                     hint=f"see the log of {host}: it may have failed before its training began",
@@ -105,7 +107,7 @@ class AttemptStores(RendezvousHandler):
         address: Where the first host is reached.
         run_id: Which job.
         inner: How several hosts meet; one alone need not wait for anybody.
-        patience: How long `inner` waits.
+        join_timeout: How long `inner` waits.
     """
 
     def __init__(
@@ -114,13 +116,13 @@ class AttemptStores(RendezvousHandler):
         address: str,
         run_id: str,
         inner: DynamicRendezvousHandler | None = None,
-        patience: Patience | None = None,
+        join_timeout: JoinTimeout | None = None,
     ) -> None:
         self._store = store
         self._address = address
         self._run_id = run_id
         self._inner = inner
-        self._patience = patience
+        self._join_timeout = join_timeout
         self._rounds = 0
         self._server: TCPStore | None = None
 
@@ -149,8 +151,8 @@ class AttemptStores(RendezvousHandler):
         if self._inner is None:
             return PrefixStore(f"round {self._rounds}", self._store), 0, 1
         info = self._inner.next_rendezvous()
-        if self._patience is not None:
-            self._patience.has_met = True
+        if self._join_timeout is not None:
+            self._join_timeout.has_met = True
         return info.store, info.rank, info.world_size
 
     def is_closed(self) -> bool:
@@ -187,7 +189,7 @@ def meeting(store: Store, hosts: tuple[str, ...], host_rank: int, *, run_id: str
     """
     if len(hosts) == 1:
         return AttemptStores(store, _HERE, run_id)
-    patience = Patience(first_join)
+    join_timeout = JoinTimeout(first_join)
     inner = DynamicRendezvousHandler.from_backend(
         run_id=run_id,
         store=store,
@@ -195,6 +197,6 @@ def meeting(store: Store, hosts: tuple[str, ...], host_rank: int, *, run_id: str
         min_nodes=len(hosts),
         max_nodes=len(hosts),
         local_addr=f"{host_rank:06d}.{hosts[host_rank]}",  # elastic gives out ranks in the order of this text
-        timeout=patience,
+        timeout=join_timeout,
     )
-    return AttemptStores(store, hosts[0], run_id, inner, patience)
+    return AttemptStores(store, hosts[0], run_id, inner, join_timeout)

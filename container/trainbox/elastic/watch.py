@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from trainbox.clock import AwakeClock, Silence
 from trainbox.contract.drills import SIGNALS, Drill
 from trainbox.contract.job import Job
 from trainbox.elastic import hang, progress
@@ -12,7 +13,7 @@ from trainbox.elastic.council import Alarm, Council
 from trainbox.elastic.rank import STACKS_SIGNAL
 from trainbox.elastic.ranks import Ranks
 from trainbox.elastic.variables import hang_directory, stacks_file
-from trainbox.launch.silence import AwakeClock, Silence, StoppedProcesses, process_state
+from trainbox.procfs import StoppedProcesses, process_state
 
 _EXCHANGE_SECONDS = 0.5
 #: From one look at slow ranks to the next.

@@ -17,7 +17,7 @@ from trainbox.health import report
 from trainbox.health.companion import accompany
 from trainbox.health.explain import explanation
 from trainbox.health.host import Subject
-from trainbox.health.run import Report, examine
+from trainbox.health.run import HealthReport, examine
 from trainbox.launch.machine import read_machine
 from trainbox.say import say
 
@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
         return accompany(subject.host, args.into)
     found = examine(subject, env, strict=args.strict, backend=args.backend)
     _tell(found, subject, as_json=args.json or args.preflight or not sys.stdout.isatty())
-    if args.failure and found.judgement.failure:
-        args.failure.write_text(found.judgement.failure, encoding="utf-8")
-    return found.judgement.code
+    if args.failure and found.diagnosis:
+        args.failure.write_bytes(msgspec.json.encode(found.diagnosis))
+    return found.exit_code
 
 
 def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
@@ -97,9 +97,9 @@ def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
     )
 
 
-def _tell(found: Report, subject: Subject, *, as_json: bool) -> None:
+def _tell(found: HealthReport, subject: Subject, *, as_json: bool) -> None:
     (report.print_lines if as_json else report.print_table)(found.findings)
-    say(found.judgement.line)
+    say(found.line)
     if subject.job is not None:
         directory = subject.job.layout.output_data_dir / report.DIRECTORY
         try:

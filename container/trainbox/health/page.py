@@ -18,7 +18,7 @@ def draw_page(findings: Sequence[Finding], verdict: str) -> str:
 
     Args:
         findings: Of all hosts. Those whose device is another host and whose value is a number are pairs.
-        verdict: The line of the judgement.
+        verdict: What follows from them, in a line.
     """
     hosts = list(dict.fromkeys(finding.host for finding in findings))
     parts = [f"<h1>Health</h1><p>{html.escape(verdict)}</p>", _grid(findings, hosts)]

@@ -9,7 +9,7 @@ import msgspec
 from trainbox.contract.finding import Finding
 from trainbox.health.checks import CHECKS, amount
 from trainbox.health.page import draw_page
-from trainbox.health.run import Report
+from trainbox.health.run import HealthReport
 from trainbox.whole import write
 
 DIRECTORY = "health"
@@ -61,7 +61,7 @@ def _common(check: str, passed: Sequence[Finding]) -> str:
     return values.pop() if len(values) == 1 else ""
 
 
-def write_reports(directory: Path, host: str, report: Report, *, is_first: bool) -> None:
+def write_reports(directory: Path, host: str, report: HealthReport, *, is_first: bool) -> None:
     """`HOST.json`; and from the first host, which knows all, `health.html`.
 
     Raises:
@@ -70,4 +70,4 @@ def write_reports(directory: Path, host: str, report: Report, *, is_first: bool)
     directory.mkdir(parents=True, exist_ok=True)
     write(directory / f"{host}.json", msgspec.json.format(msgspec.json.encode(report)))
     if is_first:
-        write(directory / PAGE, draw_page(report.findings, report.judgement.line).encode())
+        write(directory / PAGE, draw_page(report.findings, report.line).encode())

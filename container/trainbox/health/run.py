@@ -1,4 +1,4 @@
-"""Brings what the hosts of a job have found together, and comes to one judgement."""
+"""Brings what the hosts of a job have found together, and comes to one diagnosis."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,12 +9,13 @@ from statistics import median
 import msgspec
 
 from trainbox.clock import Clock
+from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.finding import Finding
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
 from trainbox.health.collectives import RankProgram, check_collectives, choose_backend, possible
 from trainbox.health.host import Subject
-from trainbox.health.judgement import Judgement, judge
+from trainbox.health.judgement import judge, sum_up
 from trainbox.health.local import HostReport, check_host, longest
 from trainbox.peers.exchange import OTHER_VERSION, Exchange, Lost, meet
 
@@ -24,20 +25,29 @@ _OVERHEAD_SECONDS = 5.0
 _LAST_SECONDS = 1.0
 
 
-class Report(msgspec.Struct, frozen=True):
-    """What was found, and what follows: the judgement is the same on all hosts, the findings are all on the first."""
+class HealthReport(msgspec.Struct, frozen=True):
+    """What was found, and what follows from all of it: the findings are all on the first host, the rest on each."""
 
     findings: tuple[Finding, ...]
-    judgement: Judgement
+    #: All that was found, in a line for the log.
+    line: str
+    #: Why the job cannot go on; None where it can.
+    diagnosis: Diagnosis | None = None
 
-    def of(self, host: str) -> "Report":
+    @property
+    def exit_code(self) -> int:
+        """0 (go on), 64 (configuration) or 78 (hardware)."""
+        return self.diagnosis.exit_code if self.diagnosis else 0
+
+    def of(self, host: str) -> "HealthReport":
         """What concerns one host."""
-        return Report(tuple(finding for finding in self.findings if finding.host == host), self.judgement)
+        own = tuple(finding for finding in self.findings if finding.host == host)
+        return HealthReport(own, self.line, self.diagnosis)
 
 
 def examine(
     subject: Subject, env: Mapping[str, str], *, strict: bool, backend: str | None = None, clock: Clock = time.time
-) -> Report:
+) -> HealthReport:
     """Check this host, and all hosts of its job together.
 
     Args:
@@ -66,7 +76,9 @@ def examine(
         exchange.close()
 
 
-def _together(subject: Subject, exchange: Exchange, ranks: RankProgram | None, *, strict: bool, backend: str) -> Report:
+def _together(
+    subject: Subject, exchange: Exchange, ranks: RankProgram | None, *, strict: bool, backend: str
+) -> HealthReport:
     """What each host finds about itself; then, with sound hosts to begin with, what they can do together."""
     seconds = longest(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)
@@ -74,12 +86,12 @@ def _together(subject: Subject, exchange: Exchange, ranks: RankProgram | None, *
         exchange.settle(seconds=seconds)
         own = msgspec.structs.replace(own, skew=exchange.skew)
         decide = partial(compare, strict=strict)
-        report = exchange.agree(own, HostReport, decide, Report, seconds=seconds, share=Report.of)
-        if ranks is None or report.judgement.code:
+        report = exchange.agree(own, HostReport, decide, HealthReport, seconds=seconds, share=HealthReport.of)
+        if ranks is None or report.diagnosis:
             return report
         more = check_collectives(subject, exchange, ranks, backend=backend)
         last = partial(_add, report.findings, more, strict=strict)
-        return exchange.agree(own, HostReport, last, Report, seconds=_LAST_SECONDS, share=Report.of)
+        return exchange.agree(own, HostReport, last, HealthReport, seconds=_LAST_SECONDS, share=HealthReport.of)
     except Lost as lost:
         return conclude(own.findings, {lost.host: lost.reason}, strict=strict)
 
@@ -91,12 +103,12 @@ def _add(
     _silent: Mapping[str, str],
     *,
     strict: bool,
-) -> Report:
+) -> HealthReport:
     """Who is silent by now has its finding among `more`."""
     return conclude((*before, *more), {}, strict=strict)
 
 
-def compare(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> Report:
+def compare(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
     """Pure: what all hosts have found, and what shows only beside each other."""
     findings = [finding for report in said.values() for finding in report.findings]
     if len(said) + len(silent) > 1:
@@ -124,7 +136,7 @@ def _compare_bandwidths(said: Mapping[str, HostReport]) -> Iterator[Finding]:
         yield found("gpu.bandwidth", host, speed >= least, speed, device=f"{device} {copied}", limit=least)
 
 
-def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> Report:
+def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
     """Put all in the order of the table, the worst of its kind first, and judge it.
 
     Args:
@@ -139,4 +151,5 @@ def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: 
     order = {name: place for place, name in enumerate(CHECKS)}
     # A host with another version of trainbox may know other checks.
     ordered = tuple(sorted((*missing, *findings), key=lambda finding: order.get(finding.check, len(order))))
-    return Report(ordered, judge(ordered, strict=strict))
+    diagnosis = judge(ordered, strict=strict)
+    return HealthReport(ordered, sum_up(ordered, diagnosis), diagnosis)

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from trainbox.procfs import read_stat, read_stats
+
 #: prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -28,13 +30,13 @@ def children(*, zombies: bool = False) -> set[int]:
     try:
         ours = _listed_children()
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
-        ours = {pid for pid, (_, parent) in _read_states() if parent == os.getpid()}
+        ours = {pid for pid, stat in read_stats() if stat.parent == os.getpid()}
     return ours if zombies else living(ours)
 
 
 def living(pids: Collection[int]) -> set[int]:
     """Those that have not ended."""
-    return {pid for pid in pids if _read_state(pid)[0] not in (b"", b"Z")}
+    return {pid for pid in pids if not read_stat(pid).has_ended}
 
 
 def _listed_children() -> set[int]:
@@ -47,21 +49,6 @@ def _listed_children() -> set[int]:
     for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - names, not paths
         ours.update(map(int, Path("/proc/self/task", thread, "children").read_bytes().split()))
     return ours
-
-
-def _read_states() -> Iterator[tuple[int, tuple[bytes, int]]]:
-    for directory in Path("/proc").glob("[0-9]*"):
-        yield int(directory.name), _read_state(int(directory.name))
-
-
-def _read_state(pid: int) -> tuple[bytes, int]:
-    """The state of a process and its parent; nothing where it has ended since."""
-    try:
-        # pid (command) state ppid …, and the command may hold anything: proc(5)
-        state, parent = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:2]
-    except OSError:
-        return b"", 0
-    return state, int(parent)
 
 
 def kill_all(pids: Collection[int]) -> None:

@@ -1,13 +1,15 @@
-"""Pure: an `Outcome` becomes the reason that a person reads first."""
+"""Pure: an `Outcome`, and the verdict of the agents where there is one, become a `Diagnosis`."""
 
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from trainbox import errors
 from trainbox.contract.cause import Cause, find_cause, find_hint
-from trainbox.contract.failure import compose
-from trainbox.contract.finding import EXIT_CODES, Finding, accuse, as_hint
+from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind, kind_of
+from trainbox.contract.finding import as_hint, blame
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
 from trainbox.contract.verdict import RankFailure, Verdict
@@ -31,98 +33,79 @@ _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer work
 _MIB = 1024 * 1024
 
 
-def faults(outcome: Outcome, verdict: Verdict | None) -> tuple[Finding, ...]:
-    """The hardware for which a job has failed: as all hosts have agreed, else as the GPUs of this one have reported."""
-    failure = outcome.first_failure
-    if verdict is not None:
-        return verdict.hardware
-    if failure is None or _was_stopped(outcome, failure):
-        return ()
-    return tuple(finding for finding in outcome.findings if finding.is_hard)
-
-
-def exit_code(outcome: Outcome, verdict: Verdict | None = None) -> int:
-    """That of the job on this host."""
-    return EXIT_CODES["hardware"] if faults(outcome, verdict) else outcome.code
-
-
-def explain(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None = None) -> str:
-    """Why a failed outcome failed: the cause, where, what to do; the text of the failure file.
+def diagnose(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None = None) -> Diagnosis:
+    """Why a failed outcome failed: the cause, where, what to do, and the exit code of the job on this host.
 
     Args:
         outcome: One with a `first_failure`.
-        job: The contract: hosts and channels are named, secrets are not.
+        job: The contract: hosts and channels are named.
         code_dir: Where the user's code lies.
         verdict: What the agents of all hosts have found, where ranks were started by one.
     """
     failure = outcome.first_failure
     if failure is None:
         raise ValueError("the outcome has no failure to explain")
-    hardware = faults(outcome, verdict)
     if verdict is not None:
-        return _of_hardware_in_ranks(verdict, job) if hardware else _of_ranks(verdict, outcome, job)
+        return _of_ranks(verdict, outcome, job)
+    stopped = _was_stopped(outcome, failure)
+    hardware = [finding for finding in outcome.findings if finding.is_hard and not stopped]
     if failure.name == AGENT and failure.signal and not hardware:
         return _of_agent(outcome, failure, job)
-    said = _said(failure, job, code_dir)
+    said = None if failure.hung else _said(failure, job, code_dir)
+    found = _of_process(outcome, failure, said, job)
     if hardware:
-        cause = _cause_and_hint(outcome, failure, said, job)[0]
-        return _of_hardware(hardware, cause, _place(failure, said.where if said else "", job), job)
+        return blame(hardware, followed=found)
     soft = [as_hint(finding) for finding in outcome.findings if finding.status != "pass"]
-    return _explain(outcome, failure, said, job, soft)
+    return _as_sagemaker_words_it(_with_hints(found, soft), said)
 
 
-def _of_hardware(hardware: Sequence[Finding], followed: str, where: str, job: Job) -> str:
-    cause = f"{accuse(hardware)}\nwhat followed: {followed}"
-    return compose(cause, where=where, hint=hardware[0].hint, hidden=job.secrets)
-
-
-def _of_hardware_in_ranks(verdict: Verdict, job: Job) -> str:
-    """The same on all hosts."""
-    first = verdict.failure
-    if first is None:
-        return _of_hardware(verdict.hardware, verdict.reason, "", job)
-    exit_ = Exit(f"rank {first.rank}", first.code, first.signal, stderr="", stdout="")
-    where = _place(exit_, first.cause.where if first.cause else "", job, host=first.host)
-    return _of_hardware(verdict.hardware, verdict.reason, where, job)
-
-
-def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> str:
+def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> Diagnosis:
     """The host whose rank failed first says why; the others say who it was."""
-    first = verdict.failure
-    if verdict.stopped:
+    first, found = verdict.failure, verdict.diagnosis.seen_from(job.current_host)
+    if found.kind == "hardware":
+        return found if first is None else replace(found, where=_place_of_rank(first, _where(first.cause), job))
+    if found.kind == "stopped":
         hint = "" if first is None or job.settings.program is None else _STOP_HINT
-        return compose(verdict.reason, where=_place_of_agent(job, host=verdict.host), hint=hint, hidden=job.secrets)
+        return replace(found, where=_place_of_agent(job, host=found.host), hint=hint)
     if first is None:
-        hosts = verdict.lost or (verdict.host,)
-        peers = ", ".join(host for host in hosts if host not in {"", job.current_host})
-        cause = f"PEER {peers}: {verdict.reason}" if peers else verdict.reason
-        hint = "; ".join(verdict.hints)
-        return compose(cause, where=_place_of_agent(job), hint=hint, hidden=job.secrets)
+        peers = ", ".join(host for host in verdict.lost or (found.host,) if host not in {"", job.current_host})
+        cause = f"PEER {peers}: {found.cause}" if peers else found.cause
+        return replace(found, cause=cause, where=_place_of_agent(job))
     if first.host != job.current_host:
-        return compose(
-            f"PEER {first.host}: rank {first.rank}: {_short(first)}", where=_place_of_agent(job), hidden=job.secrets
-        )
-    exit_ = Exit(f"rank {first.rank}", first.code, first.signal, stderr="", stdout="")
+        cause = f"PEER {first.host}: rank {first.rank}: {_short(first)}"
+        return replace(found, cause=cause, where=_place_of_agent(job), hint="")
     if first.hung:
         stacks = f"the stacks of all ranks are in {job.layout.output_data_dir / 'hang'}"
-        hint = "; ".join([stacks, *verdict.hints])
-        return compose(verdict.reason, where=_place(exit_, "", job), hint=hint, hidden=job.secrets)
-    return _explain(outcome, exit_, first.cause, job, verdict.hints)
+        where = _place_of_rank(first, "", job)
+        return replace(found, where=where, hint="; ".join(filter(None, [stacks, found.hint])))
+    here = replace(_of_process(outcome, _exit_of(first), first.cause, job), rank=first.rank)
+    return _as_sagemaker_words_it(_with_hints(here, [found.hint]), first.cause)
 
 
-def _of_agent(outcome: Outcome, failure: Exit, job: Job) -> str:
+def _of_agent(outcome: Outcome, failure: Exit, job: Job) -> Diagnosis:
     """The agent has ended without a verdict. What it passed on from the ranks says nothing of its own end."""
+    found = Diagnosis(
+        "stopped",
+        f"stopped by {signal.Signals(failure.signal).name} before the ranks were started",
+        failure.code,
+        where=_place(failure, f"the ranks of {job.current_host}", job),
+        host=job.current_host,
+    )
     if outcome.memory_kills and failure.signal == signal.SIGKILL:
-        cause, hint = _out_of_memory(outcome), _MEMORY_HINT
-    elif outcome.killed_after_grace and not failure.hung:
+        return replace(found, kind="memory", cause=_out_of_memory(outcome), hint=_MEMORY_HINT)
+    if outcome.killed_after_grace and not failure.hung:
         cause, hint = _stopped(outcome, failure, job)
-    elif failure.signal == outcome.stopped_by:
-        cause, hint = f"stopped by {signal.Signals(failure.signal).name} before the ranks were started", ""
-    else:
-        what = failure.hung or f"was {_killed(failure.signal, None)}"
-        hint = "" if failure.hung else _SIGNAL_HINTS.get(signal.Signals(failure.signal), "")
-        cause = f"AlgorithmError: the agent, which starts the ranks, {what}; its ranks ended with it"
-    return compose(cause, where=_place(failure, f"the ranks of {job.current_host}", job), hint=hint, hidden=job.secrets)
+        return replace(found, cause=cause, hint=hint)
+    if failure.signal == outcome.stopped_by:
+        return found
+    what = failure.hung or f"was {_killed(failure.signal, None)}"
+    hint = "" if failure.hung else _SIGNAL_HINTS.get(signal.Signals(failure.signal), "")
+    cause = f"AlgorithmError: the agent, which starts the ranks, {what}; its ranks ended with it"
+    return replace(found, kind="algorithm", cause=cause, hint=hint)
+
+
+def _exit_of(failure: RankFailure) -> Exit:
+    return Exit(f"rank {failure.rank}", failure.code, failure.signal, stderr="", stdout="", hung=failure.hung)
 
 
 def _short(failure: RankFailure) -> str:
@@ -133,28 +116,18 @@ def _short(failure: RankFailure) -> str:
     return failure.cause.text if failure.cause else f"exit code {failure.code}"
 
 
-def _place_of_agent(job: Job, *, host: str = "") -> str:
-    return f"the ranks of {host or job.current_host}"
+def _with_hints(found: Diagnosis, hints: Sequence[str]) -> Diagnosis:
+    return replace(found, hint="; ".join(filter(None, [found.hint, *hints])))
 
 
-def _explain(outcome: Outcome, failure: Exit, said: Cause | None, job: Job, hints: Sequence[str]) -> str:
-    if failure.hung:
-        said, cause, hint = None, f"{_who(failure)} {failure.hung}", _HUNG_HINT
-    else:
-        cause, hint = _cause_and_hint(outcome, failure, said, job)
-    hint = "; ".join(filter(None, [hint, *hints]))
-    if said:
-        cause = _as_sagemaker_words_it(cause, said.exception)
-    return compose(cause, where=_place(failure, said.where if said else "", job), hint=hint, hidden=job.secrets)
-
-
-def _as_sagemaker_words_it(cause: str, exception: str) -> str:
+def _as_sagemaker_words_it(found: Diagnosis, said: Cause | None) -> Diagnosis:
     """An error of ours that a script let pass says whose fault it is, as the supervisor's own do."""
-    module, _, name = exception.rpartition(".")
-    kind = getattr(errors, name, None) if module == errors.__name__ else None
-    if not (isinstance(kind, type) and issubclass(kind, errors.TrainboxError)):
-        return cause
-    return f"{kind.fault}: {cause.removeprefix(f'{module}.')}"
+    module, _, name = said.exception.rpartition(".") if said else ("", "", "")
+    error = getattr(errors, name, None) if module == errors.__name__ else None
+    if not (isinstance(error, type) and issubclass(error, errors.TrainboxError)):
+        return found
+    kind = kind_of(error) if found.kind == "script" else found.kind
+    return replace(found, kind=kind, cause=f"{error.fault}: {found.cause.removeprefix(f'{module}.')}")
 
 
 def _said(failure: Exit, job: Job, code_dir: Path) -> Cause | None:
@@ -167,23 +140,32 @@ def _said(failure: Exit, job: Job, code_dir: Path) -> Cause | None:
     return next((cause for cause in causes if cause.exception), causes[0] if causes else None)
 
 
-def _cause_and_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> tuple[str, str]:
+def _of_process(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> Diagnosis:
+    where, host = _place(failure, _where(said), job), job.current_host
+    if failure.hung:
+        cause = f"{_who(failure)} {failure.hung}"
+        return Diagnosis("hang", cause, failure.code, where=where, hint=_HUNG_HINT, host=host)
+    kind, cause, hint = _kind_cause_hint(outcome, failure, said, job)
+    return Diagnosis(kind, cause, failure.code, where=where, hint=hint, host=host)
+
+
+def _kind_cause_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> tuple[DiagnosisKind, str, str]:
     number = failure.code - _SIGNAL_BASE
     if outcome.memory_kills and (number == signal.SIGKILL or not (said and said.exception)):
-        return _out_of_memory(outcome), _MEMORY_HINT
+        return "memory", _out_of_memory(outcome), _MEMORY_HINT
     if _was_stopped(outcome, failure):
-        return _stopped(outcome, failure, job)
+        return "stopped", *_stopped(outcome, failure, job)
     if number in _signal_numbers():
         hint = find_hint(said, sorted(job.channels)) if said and number == signal.SIGABRT else ""  # C++ gives up so
-        return _killed(number, said), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
+        return "signal", _killed(number, said), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
     if said is None:
-        return f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
+        return "script", f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
     if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone
-        return said.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
+        return "script", said.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
     hint = find_hint(said, sorted(job.channels))
     if not hint and failure.code in _SHELL_CODES:
         hint = f"exit code {failure.code}: {_SHELL_CODES[failure.code]}"
-    return said.text, hint
+    return "script", said.text, hint
 
 
 def _who(failure: Exit) -> str:
@@ -220,6 +202,18 @@ def _stopped(outcome: Outcome, failure: Exit, job: Job) -> tuple[str, str]:
             return f"{ended}, while it was starting or leaving", ""
         return f"{ended}: it had no handler for it, or not yet", hint
     return f"stopped by {name}", hint
+
+
+def _where(said: Cause | None) -> str:
+    return said.where if said else ""
+
+
+def _place_of_agent(job: Job, *, host: str = "") -> str:
+    return f"the ranks of {host or job.current_host}"
+
+
+def _place_of_rank(failure: RankFailure, where: str, job: Job) -> str:
+    return _place(_exit_of(failure), where, job, host=failure.host)
 
 
 def _place(failure: Exit, where: str, job: Job, *, host: str = "") -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from trainbox.clock import Clock
+from trainbox.clock import AwakeClock, Clock
 from trainbox.errors import ProgramError
 from trainbox.launch import orphans
 from trainbox.launch.deadlines import Deadline, companion_stages, plan_sweep, seconds_until
@@ -26,8 +26,8 @@ from trainbox.launch.memory import read_memory
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Lines, Sink
 from trainbox.launch.scratch import make_scratch
-from trainbox.launch.silence import LOOK_SECONDS, AwakeClock, StoppedProcesses
 from trainbox.launch.spawn import spawn
+from trainbox.procfs import LOOK_SECONDS, StoppedProcesses
 from trainbox.say import say
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
 from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
-from trainbox.errors import INTERNAL_EXIT_CODE, Stopped, TrainboxError
+from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Program, choose, resolve
@@ -65,17 +66,15 @@ def _run_job(env: Mapping[str, str]) -> int:
             job = read_job(layout.root, env)
             hidden = job.secrets
             program, outcome, verdict = _run(job, env, check_stop)
-        return _report(outcome, verdict, program, job)
+        diagnosis = _report(outcome, verdict, program, job)
     except TrainboxError as error:
-        text = compose(error.cause, hint=error.hint, hidden=hidden)
-        return _fail(text, layout, hidden, error.exit_code)
+        diagnosis = diagnose_error(error)
     except Exception as error:  # noqa: BLE001 - the one place where a defect of trainbox becomes an exit code
         import traceback  # noqa: PLC0415 - four milliseconds that no job should pay for
 
         say(traceback.format_exc(), hidden=hidden)
-        cause = f"AlgorithmError: {type(error).__name__}: {error}"
-        text = compose(cause, hint="a defect of trainbox: please report it", hidden=hidden)
-        return _fail(text, layout, hidden, INTERNAL_EXIT_CODE)
+        diagnosis = diagnose_defect(error)
+    return 0 if diagnosis is None else _fail(diagnosis, layout, hidden)
 
 
 def _open_standard_streams() -> None:
@@ -214,8 +213,8 @@ def _introduction(job: Job, program: Program, planned: Plan) -> str:
     return f"{'; '.join(parts)}; running {' '.join(program.command)} in {program.directory}"
 
 
-def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> int:
-    """Say how it ended; the failure text, if there is one, ends the log."""
+def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> Diagnosis | None:
+    """Say how it ended, and find out why where it has failed."""
     if not outcome.ends_line:
         _begin_line()
     for reason in outcome.lost_output:
@@ -223,26 +222,24 @@ def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: 
     if outcome.leftovers:
         say(f"ended {outcome.leftovers} process(es) that the script had left behind")
     files, size = _count(job.layout.model_dir)
-    code, why, of_hardware = _explain(outcome, verdict, program, job)
+    diagnosis = _diagnose(outcome, verdict, program, job)
+    code = diagnosis.exit_code if diagnosis else 0
     say(ending(code, outcome.seconds, outcome.stopped_by, files=files, size=size))
-    if code:
-        # Rules match how it begins, whatever the script has written.
-        return _fail(why, job.layout, job.secrets, code, before=of_hardware)
+    if diagnosis:
+        return diagnosis
     with contextlib.suppress(OSError):
         release_failure(job.layout.failure_file)
     if not outcome.stopped_by and not files and job.is_first_host:
         say(f"WARNING: {job.layout.model_dir} is empty: the job will have no model. Save it to trainbox.model_dir()")
-    return 0
+    return None
 
 
-def _explain(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> tuple[int, str, bool]:
-    """The exit code; where the job has failed, the text of the failure file, and whether hardware is the cause."""
+def _diagnose(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> Diagnosis | None:
     if not outcome.code:
-        return 0, "", False
+        return None
     from trainbox.launch import reason  # noqa: PLC0415 - it knows tracebacks by many expressions
 
-    text = reason.explain(outcome, job, program.directory, verdict)
-    return reason.exit_code(outcome, verdict), text, bool(reason.faults(outcome, verdict))
+    return reason.diagnose(outcome, job, program.directory, verdict)
 
 
 def _begin_line() -> None:
@@ -261,13 +258,15 @@ def _count(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _fail(text: str, layout: Layout, hidden: tuple[str, ...], code: int, *, before: bool = False) -> int:
-    """Write the failure file unless the script has, and end the log with the same text."""
+def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
+    """Write the failure file unless the script has, and end the log with the same text; the exit code."""
+    text = compose(diagnosis, hidden)
     try:
-        if not write_failure(layout.failure_file, text, before=before):
+        # Rules match how it begins, whatever the script has written.
+        if not write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware"):
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
             text = without_secrets(read_failure(layout.failure_file), hidden)
     except OSError as error:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
     say(f"FAILED: {text}")
-    return code
+    return diagnosis.exit_code

@@ -8,13 +8,12 @@ import contextlib
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from trainbox.clock import FROZEN_SECONDS, Clock, Patience, Sleep, describe_missed, wait_from
-from trainbox.peers.rounds import LOOK_SECONDS, Round
 from trainbox.peers.wire import Wire, connect, describe, listen
 from trainbox.say import say
 
@@ -24,6 +23,8 @@ R = TypeVar("R")
 Decide = Callable[[Mapping[str, T], Mapping[str, str]], R]
 Share = Callable[[R, str], R]
 
+#: Between two looks at the clock, in which a host notices that it was itself stopped.
+LOOK_SECONDS = 1.0
 _CLOCK_TRIES = 5
 _PAUSE_SECONDS = 0.05
 #: For a try to connect.
@@ -128,6 +129,18 @@ class _Peer(Wire[_Line]):
         self.host = ""
 
 
+def seconds_left(waiting: Patience, connect_until: float, missing: Iterable[float | None]) -> float:
+    """How long the first host still waits for somebody in a round; nobody is waited for at 0 and below.
+
+    Args:
+        waiting: The round, with how long a host that has come may take.
+        connect_until: Until when those that have not come may.
+        missing: Of each host that has not spoken in this round since when it is here, None if it has not come.
+    """
+    ends = [connect_until if since is None else max(waiting.started, since) + waiting.seconds for since in missing]
+    return waiting.postpone(max(ends)) - waiting.now if ends else 0.0
+
+
 class Hub:
     """The first host: it listens, collects and answers.
 
@@ -197,16 +210,13 @@ class Hub:
 
     def _collect(self, seconds: float) -> None:
         """Hear all who have something to say in this round, until nobody is waited for any more."""
-        now = self._monotonic()
-        current = Round(now, seconds, self._until, due=now)
+        waiting = wait_from(self._monotonic(), seconds)
         looks_left = _MOST_LOOKS
         while True:
-            now = self._monotonic()
-            absent = current.absent
-            current = current.look(now)
-            if current.absent > absent:
-                say(f"health: {describe_missed(current.absent - absent)}")
-            left = current.left(now, self._missing())
+            waiting = waiting.look(self._monotonic(), pause=LOOK_SECONDS)
+            if waiting.missed:
+                say(f"health: {describe_missed(waiting.missed)}")
+            left = seconds_left(waiting, self._until, self._missing())
             ready = self._selector.select(max(0.0, min(left, LOOK_SECONDS)))
             for key, _ in ready:
                 if key.data is None:
@@ -217,7 +227,7 @@ class Hub:
             looks_left -= left <= 0
             if left <= 0 and (not ready or not looks_left):
                 break
-        self._until += current.absent
+        self._until += waiting.missed_in_all
 
     def _missing(self) -> list[float | None]:
         return [

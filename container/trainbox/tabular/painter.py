@@ -16,22 +16,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Self
 
 import msgspec
 
+from trainbox.clock import AwakeClock, Clock, Silence
+from trainbox.procfs import LOOK_SECONDS, read_stats
 from trainbox.say import kept_words, say
-from trainbox.tabular.silence import Silence
 
 # NumPy's threads would have nothing to do, and be a danger to forks.
 _COMMAND = ("env", "OPENBLAS_NUM_THREADS=1", sys.executable, "-P", "-m", "trainbox.tabular.painting")
 
 #: A picture takes a second of a processor; this is for one that gets none of a busy machine.
 LIMIT_SECONDS = 30.0
-_LOOK_SECONDS = 0.5
 _KILL_SECONDS = 5.0
 
 
@@ -77,7 +76,7 @@ class Painter:
         OSError: At the end of the block: a picture could not be written.
     """
 
-    def __init__(self, *, limit: float = LIMIT_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, limit: float = LIMIT_SECONDS, clock: Clock = time.monotonic) -> None:
         self._limit = limit
         self._clock = clock
         self._errors = kept_words()
@@ -131,15 +130,11 @@ class Painter:
 
     def _await_end(self) -> bool:
         """Wait as long as it makes progress: it or one of its forks uses a processor. Returns whether it has ended."""
-        silence, used = Silence(self._limit, longest=2 * _LOOK_SECONDS), -1
-        while True:
-            before = self._clock()
-            if _ends_within(self._process, _LOOK_SECONDS):
-                return True
-            uses = ticks_of_group(self.process_id)
-            if silence.waited(self._clock() - before, heard=uses != used):
+        silence = Silence[str](AwakeClock(self._clock))
+        while not _ends_within(self._process, LOOK_SECONDS):
+            if silence.seconds({"painter": ticks_of_group(self.process_id)})["painter"] >= self._limit:
                 return False
-            used = uses
+        return True
 
     def _last_line(self) -> str:
         self._errors.seek(0)
@@ -149,14 +144,7 @@ class Painter:
 
 def ticks_of_group(group: int) -> int:
     """How long the processes of a group have used a processor, in ticks of the system; of those that live."""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended since
-            # pid (command) state ppid pgrp … utime stime, the 14th and 15th: proc(5)
-            fields = stat.read_bytes().rpartition(b")")[2].split()
-            if int(fields[2]) == group:
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks
+    return sum(stat.ticks for _, stat in read_stats() if stat.group == group)
 
 
 def _ends_within(process: "subprocess.Popen[bytes]", seconds: float) -> bool:

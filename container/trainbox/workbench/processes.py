@@ -8,11 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
+from trainbox.clock import AwakeClock
 from trainbox.contract.settings import read_settings
 from trainbox.errors import ContractError, RunError
 from trainbox.launch.orphans import children
 from trainbox.launch.scratch import remove_abandoned
-from trainbox.launch.silence import LOOK_SECONDS, StoppedProcesses
+from trainbox.procfs import LOOK_SECONDS, StoppedProcesses
 from trainbox.workbench.descendants import end_orphans, orphans_come_here
 from trainbox.workbench.folder import held, is_held
 from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, watch
@@ -34,7 +35,7 @@ class _Process(Host):
         super().__init__(plan.name, log)
         self._asked = False
         self._hang_seconds = hang_seconds
-        self._stopped = StoppedProcesses()
+        self._stopped = StoppedProcesses(AwakeClock(time.monotonic))
         self._look_at = 0.0
         self._hung = ""
         # A pipe that ends with this process: `namespace` sees whether it is still there.

@@ -23,7 +23,7 @@ from trainbox.workbench.engine import DEFAULT_IMAGE
 from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, logs_of_last, remove
 from trainbox.workbench.hosts import Ended
 from trainbox.workbench.interrupts import Interrupts
-from trainbox.workbench.outcome import Outcome, conclude
+from trainbox.workbench.job_end import JobEnd, conclude
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
 from trainbox.workbench.processes import await_earlier, run_hosts
@@ -135,17 +135,17 @@ class _Attempt:
             keep_earlier_logs(self.out, self.plan.attempt)
         write_record(self.record, self.out)
         try:
-            outcome = self._train()
+            end = self._train()
         except RunError as error:
             # Not the script's doing: the job was never started, or could not be kept.
             reason = without_secrets(f"InternalServerError: {error.message}", self.hidden)
-            self._finish(Outcome("Failed", "Failed", RunError.exit_code, reason))
+            self._finish(JobEnd("Failed", "Failed", RunError.exit_code, reason))
             raise
         try:
-            problem = self._collect(outcome)
+            problem = self._collect(end)
         except (RunError, KeyboardInterrupt) as error:
             exit_code = RunError.exit_code if isinstance(error, RunError) else _INTERRUPTED
-            self._finish(msgspec.structs.replace(outcome, exit_code=exit_code))
+            self._finish(msgspec.structs.replace(end, exit_code=exit_code))
             if isinstance(error, KeyboardInterrupt):
                 self.live.say(f"interrupted while collecting: what the hosts left is in {self.plan.work}")
                 return exit_code
@@ -156,7 +156,7 @@ class _Attempt:
             self._summarise()
         except (MemoryError, ImportError) as error:  # what is loaded late may find no memory: the result stands
             self.live.say(f"the summary cannot be shown ({type(error).__name__}): the result is in {self.out}")
-        return outcome.exit_code
+        return end.exit_code
 
     def _say_choices(self) -> None:
         request = self.plan.request
@@ -168,7 +168,7 @@ class _Attempt:
         elif request.resume:
             self.live.say(f"there is nothing to resume in {self.out}: this is attempt 1")
 
-    def _train(self) -> Outcome:
+    def _train(self) -> JobEnd:
         started = time.monotonic()
         with Interrupts() as interrupts:
             self._take_over(interrupts)
@@ -230,7 +230,7 @@ class _Attempt:
             return ""
         return without_secrets(path.read_text(encoding="utf-8", errors="replace"), self.hidden)
 
-    def _collect(self, outcome: Outcome) -> RunError | None:
+    def _collect(self, end: JobEnd) -> RunError | None:
         """Build the result and put it in place, or aside where that of an earlier attempt is better.
 
         Returns:
@@ -238,20 +238,20 @@ class _Attempt:
         """
         started = time.monotonic()
         model, problem = self._build()
-        kept = not may_replace(outcome.status, has_model=model is not None, record=self.record)
+        kept = not may_replace(end.status, has_model=model is not None, record=self.record)
         if not kept:
             self.record = msgspec.structs.replace(self.record, result=self.plan.attempt, model=model)
         self.seconds["collect"] = time.monotonic() - started
         if problem is not None:
-            outcome = msgspec.structs.replace(outcome, exit_code=RunError.exit_code)
+            end = msgspec.structs.replace(end, exit_code=RunError.exit_code)
         # Here a signal would come between two renames.
         with Interrupts():
             if kept:
                 aside = put_aside(self.out, self.plan.attempt)
-                self._finish(outcome)
-                self._say_kept(outcome, aside)
+                self._finish(end)
+                self._say_kept(end, aside)
             else:
-                self.record = self._ended(outcome)
+                self.record = self._ended(end)
                 commit(self.record, self.out)
                 install(self.out)
         # A container that is kept can be started again: it needs what is mounted into it.
@@ -289,25 +289,25 @@ class _Attempt:
             self.live.say(f"{path} is no file, directory or link: not in {ARCHIVE}")
         return model, None
 
-    def _say_kept(self, outcome: Outcome, aside: Sequence[str]) -> None:
+    def _say_kept(self, end: JobEnd, aside: Sequence[str]) -> None:
         earlier, attempt = self.record.result, self.plan.attempt
         left = f"; what attempt {attempt} left is in {' and '.join(aside)}" if aside else ""
         self.live.say(
-            f"attempt {attempt} ({outcome.status}) left no better model:"
+            f"attempt {attempt} ({end.status}) left no better model:"
             f" {MODEL}, {ARCHIVE} and {OUTPUT} are still those of attempt {earlier}{left}"
         )
 
-    def _finish(self, outcome: Outcome) -> None:
-        self.record = self._ended(outcome)
+    def _finish(self, end: JobEnd) -> None:
+        self.record = self._ended(end)
         write_record(self.record, self.out)
 
-    def _ended(self, outcome: Outcome) -> JobRecord:
+    def _ended(self, end: JobEnd) -> JobRecord:
         return msgspec.structs.replace(
             self.record,
-            status=outcome.status,
-            secondary_status=outcome.secondary_status,
-            exit_code=outcome.exit_code,
-            failure_reason=outcome.failure_reason,
+            status=end.status,
+            secondary_status=end.secondary_status,
+            exit_code=end.exit_code,
+            failure_reason=end.failure_reason,
             seconds=Seconds(**{phase: round(seconds, 3) for phase, seconds in self.seconds.items()}),
             metrics=joined(self.record.metrics, self.curves.all()),
             final=self.curves.final,

@@ -20,11 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from trainbox.clock import Clock
 from trainbox.errors import TrainingError
 from trainbox.peers import Circle
+from trainbox.peers.detector import FailureDetector
 from trainbox.peers.last_words import end_process
 from trainbox.say import kept_words
-from trainbox.tabular.silence import Silence
 
 #: For a disk that reads XGBoost for the first time.
 _START_SECONDS = 120.0
@@ -132,7 +133,7 @@ class Watch:
         circle: Circle,
         *,
         end: Callable[[TrainingError, int, Callable[[], None]], None] = end_process,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._tracker = tracker
         self._circle = circle
@@ -160,28 +161,28 @@ class Watch:
 
     def _run(self) -> None:
         limit = self._circle.limit
-        tick = min(ASK_SECONDS, limit / 4)
-        silence = Silence(limit, longest=2 * tick)
+        detector = FailureDetector(limit=limit, interval=min(ASK_SECONDS, limit / 4))
+        detector.hear("tracker", self._clock())
         line, poll = self._tracker.line, select.poll()
         for source in (line, self._sleep):
             poll.register(source, select.POLLIN)
-        ask_at = self._clock()
         while True:
-            before = self._clock()
+            now = self._clock()
+            turn = detector.turn(now, watching=True)
             try:
-                if before >= ask_at:
+                if turn.beats:
                     line.sendall(b"?")
-                    ask_at = before + tick
-                ready = {source for source, _ in poll.poll(max(0.0, ask_at - before) * 1000)}
+                ready = {source for source, _ in poll.poll((turn.until - now) * 1000)}
                 if self._sleep.fileno() in ready:
                     return
-                heard = line.fileno() in ready
-                if heard and not line.recv(64):
-                    raise ConnectionResetError
+                if line.fileno() in ready:
+                    if not line.recv(64):
+                        raise ConnectionResetError
+                    detector.hear("tracker", self._clock())
             except OSError:
                 self._fail(self._tracker.describe_end(), "often the kernel ends a process, for want of memory")
                 return
-            if silence.waited(self._clock() - before, heard=heard):
+            if detector.silent(now):
                 self._fail(f"made no progress for {limit:g} s", "the process is stopped, or its machine is too busy")
                 return
 

@@ -10,7 +10,7 @@ from typing import IO
 
 import msgspec
 
-from trainbox.launch.silence import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
+from trainbox.procfs import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
 from trainbox.say import kept_words, say
 from trainbox.torch.checkpoints.writer import Done, Order
 

@@ -9,7 +9,7 @@ from trainbox.workbench.record import SecondaryStatus, Status
 LONGEST_REASON = 1024
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class JobEnd(msgspec.Struct, frozen=True):
     """The end of a job, in SageMaker's words."""
 
     status: Status
@@ -20,7 +20,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def conclude(
     ended: Ended, failure: str, *, interrupt_exit_code: int | None = None, was_stopped: bool = False
-) -> Outcome:
+) -> JobEnd:
     """Name the end of a job.
 
     Args:
@@ -33,12 +33,12 @@ def conclude(
     if ended.failed is not None:
         code = codes[ended.failed]
         reason = failure_reason(failure, code)
-        return Outcome("Failed", "Failed", interrupt_exit_code or code, reason)
+        return JobEnd("Failed", "Failed", interrupt_exit_code or code, reason)
     if ended.stop is None:
-        return Outcome("Stopped", "Stopped", 0) if was_stopped else Outcome("Completed", "Completed", 0)
+        return JobEnd("Stopped", "Stopped", 0) if was_stopped else JobEnd("Completed", "Completed", 0)
     # SageMaker ignores how a stopped container leaves. A person who drills the stop wants to know: 0 only if all did.
     code = next((code for code in codes.values() if code), 0)
-    return Outcome("Stopped", _secondary(ended.stop), interrupt_exit_code or code)
+    return JobEnd("Stopped", _secondary(ended.stop), interrupt_exit_code or code)
 
 
 def _secondary(stop: StopReason) -> SecondaryStatus:

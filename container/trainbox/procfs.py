@@ -1,0 +1,76 @@
+"""What the kernel says of processes in /proc/PID/stat, and which of them are stopped: proc(5)."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from trainbox.clock import Clock, Silence
+
+#: From one look at the state of a process to the next.
+LOOK_SECONDS = 0.5
+
+
+class Stat(msgspec.Struct, frozen=True):
+    """One process; of one that is gone only that."""
+
+    #: A letter; `X` for a process that is gone.
+    state: str = "X"
+    parent: int = 0
+    group: int = 0
+    session: int = 0
+    #: How long it has used a processor, in ticks of the system.
+    ticks: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is gone, or waits to be reaped."""
+        return self.state in "XZ"
+
+
+def read_stat(pid: int) -> Stat:
+    """What a process is and does now."""
+    try:
+        # pid (command) state ppid pgrp session … utime stime, and the command may hold anything
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return Stat()
+    parent, group, session, user, system = (int(fields[place]) for place in (1, 2, 3, 11, 12))
+    return Stat(fields[0].decode(), parent, group, session, user + system)
+
+
+def read_stats() -> Iterator[tuple[int, Stat]]:
+    """Every process of the system, by its id; none where there is no /proc."""
+    for directory in Path("/proc").glob("[0-9]*"):
+        yield int(directory.name), read_stat(int(directory.name))
+
+
+def process_state(pid: int) -> str:
+    """The letter for what a process does; `X` where it is gone."""
+    return read_stat(pid).state
+
+
+def is_stopped(state: str) -> bool:
+    """Whether a process in this state continues only when it is sent SIGCONT; `t`, held by a debugger, is not meant."""
+    return state == "T"
+
+
+class StoppedProcesses:
+    """Finds processes that have been stopped (SIGSTOP) at every look for longer than they may be.
+
+    Args:
+        clock: As of `Silence`.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._silence = Silence[int](clock)
+
+    def seconds(self, pids: Mapping[int, str]) -> dict[int, float]:
+        """Seconds for which each process has been stopped, by its state; 0.0 for one that is not."""
+        stopped = {pid: is_stopped(state) for pid, state in pids.items()}
+        return {pid: seconds * stopped[pid] for pid, seconds in self._silence.seconds(stopped).items()}
+
+    def find(self, limits: Mapping[int, float]) -> dict[int, float]:
+        """Those that have been stopped for longer than their limit, which 0 switches off, and for how many seconds."""
+        seconds = self.seconds({pid: process_state(pid) for pid in limits})
+        return {pid: seconds[pid] for pid, limit in limits.items() if 0 < limit < seconds[pid]}
