@@ -557,6 +557,30 @@ def test_a_stop_after_the_ranks_have_ended_changes_nothing_and_leaves_nothing(tr
     assert not Path((tree.root / "scratch").read_text()).exists()
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal: SigCgt of proc(5)."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
+    return False
+
+
+def test_a_stop_while_the_agent_of_a_completed_job_leaves_is_no_failure(tree: Tree) -> None:
+    """Python takes its handlers away before it lets go of its modules, which with torch takes a moment."""
+    go = tree.root / "go"
+    tree.program(f"import os, time\nopen('pid', 'w').close()\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)")
+    process = tree.start()
+    eventually((tree.code / "pid").exists, "a rank", ended=lambda: process.poll() is not None)
+    agent = next(pid for pid in descendants(process.pid) if parent(pid) == process.pid)
+    assert catches(agent, signal.SIGTERM)
+    go.touch()
+    while catches(agent, signal.SIGTERM):
+        pass
+    process.terminate()
+    run = tree.finish(process)
+    assert (run.code, run.failure) == (0, None), run.log
+
+
 def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:
     for tree, name in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
         tree.hosts("127.0.0.1", "127.0.0.2", "127.0.0.3", current=name)

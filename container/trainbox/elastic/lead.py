@@ -31,6 +31,7 @@ from trainbox.say import say
 _ROLE = "rank"
 #: Elastic's rendezvous shall not make a store for the ranks, which would be the same for all attempts.
 _OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Wakes the main thread when another host has ended the job.
 _END_SIGNAL = signal.SIGUSR1
 #: The hosts of a job that is stopped get their signals within moments: a host that leaves may be the first sign of it.
@@ -63,6 +64,9 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mappi
     finally:
         with contextlib.suppress(TrainboxError):  # said above, where it is why the agent ends
             ranks.end(RESTART_GRACE_SECONDS)
+        # Python takes the handlers away as it ends: a stop would kill this process, and its job would have failed.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     if verdict is None:
         return 0
     write_verdict(scratch, verdict)
@@ -85,7 +89,7 @@ class _Leading:
         self.ranks = ranks
         self.agent: Agent | None = None
         self.council: Council | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             signal.signal(number, self._on_stop)
         signal.signal(_END_SIGNAL, self._on_end)
 
