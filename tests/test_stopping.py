@@ -74,6 +74,19 @@ sys.exit(7)
     assert (code, out, err) == (7, ["True True"], "")
 
 
+def test_sigterm_while_the_interpreter_of_a_finished_script_ends_does_not_kill_it() -> None:
+    body = """
+class Module:
+    def __del__(self, write=os.write, kill=os.kill, pid=os.getpid(), term=signal.SIGTERM):
+        kill(pid, term)
+        write(1, b"still here")
+kept = Module()
+sys.modules["kept"] = kept  # goes with the modules
+install(100)
+"""
+    assert run(body) == (0, ["still here"], "")
+
+
 def test_a_second_sigterm_neither_kills_nor_moves_the_deadline() -> None:
     code, out, err = run(
         """

@@ -4,6 +4,7 @@ Importing this does nothing. Until `install` is called SIGTERM keeps its action,
 there is nothing to save yet. The state lives in the installed handler itself, where everyone who asks finds it.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -86,6 +87,12 @@ class StopFlag:
             before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork_in_child
         )
         signal.signal(signal.SIGTERM, self)
+        atexit.register(self._at_exit)
+
+    def _at_exit(self) -> None:
+        """As it ends Python puts back the default action, while modules go, which with torch takes a moment."""
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def install(grace_seconds: float) -> StopFlag:
