@@ -25,6 +25,8 @@ Sleep = Callable[[float], None]
 FROZEN_SECONDS = 1.0
 #: What others have at least after this process was stopped: they may have been, too.
 AFTERWARDS_SECONDS = 1.0
+#: One that seems to be stopped again and again within one wait is slow at what it does between two looks.
+MOST_STOPS = 5
 #: A process that asks an `AwakeClock` more rarely than this was stopped itself, or its container was.
 GAP_SECONDS = 5.0
 
@@ -53,6 +55,8 @@ class Patience(msgspec.Struct, frozen=True):
     #: How long this process did not run just before the last look, and all in all.
     missed: float = 0.0
     missed_in_all: float = 0.0
+    #: How often that was; no more than `MOST_STOPS` count, so that every wait ends.
+    stops: int = 0
     #: After a stop nobody is given up before.
     not_before: float = float("-inf")
 
@@ -63,13 +67,14 @@ class Patience(msgspec.Struct, frozen=True):
             now: The time.
             pause: How long the caller wants to wait at most before it looks again.
         """
-        gap = missed(self.due, now)
+        gap = missed(self.due, now) if self.stops < MOST_STOPS else 0.0
         return msgspec.structs.replace(
             self,
             now=now,
             due=now + pause,
             missed=gap,
             missed_in_all=self.missed_in_all + gap,
+            stops=self.stops + bool(gap),
             not_before=now + AFTERWARDS_SECONDS if gap else self.not_before,
         )
 
