@@ -12,8 +12,8 @@ from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict, read_verdict, write_verdict
 from trainbox.elastic.causes import diagnose as diagnose_rank
 from trainbox.elastic.causes import diagnose_lost, find_faults, find_victim
+from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.reason import diagnose
-from trainbox.launch.supervise import Exit, Outcome
 
 XID = Finding(
     "nvml.xid", "b", "gpu3", "fail", "Xid 79: the GPU has fallen off the bus", "none", "hardware", "replace it"

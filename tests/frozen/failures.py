@@ -17,8 +17,8 @@ from trainbox.contract.failure import compose, write_failure
 from trainbox.contract.finding import Finding, blame
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.reason import diagnose
-from trainbox.launch.supervise import Exit, Outcome
 
 _CODE = Path("/opt/ml/code")
 _TRACEBACK = """\

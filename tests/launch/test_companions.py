@@ -17,9 +17,10 @@ from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
 from trainbox.launch.deadlines import LAST_WORDS_SECONDS
 from trainbox.launch.orphans import children
+from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import AGENT, WATCH, Child, Plan, plan
 from trainbox.launch.program import Program
-from trainbox.launch.supervise import Outcome, supervise
+from trainbox.launch.supervise import supervise
 
 pytestmark = pytest.mark.process
 

@@ -12,10 +12,11 @@ import pytest
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job, read_job
+from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import Child, Plan, plan
 from trainbox.launch.preflight import judge, plan_checks
 from trainbox.launch.program import Program
-from trainbox.launch.supervise import Exit, Outcome, supervise
+from trainbox.launch.supervise import supervise
 
 BROKEN = "AlgorithmError: the checks before the script"
 UNSOUND = Diagnosis("hardware", "HARDWARE a - x: y", 78, hint="z", host="a")

@@ -10,9 +10,9 @@ from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import compose
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import AGENT
 from trainbox.launch.reason import diagnose
-from trainbox.launch.supervise import Exit, Outcome
 
 SERVER = "AlgorithmError: the fork server (process 7), which starts the ranks, was killed by SIGKILL"
 STOPPED = "stopped by SIGTERM: rank 1 ended at once: it had no handler for it, or not yet"

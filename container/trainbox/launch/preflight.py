@@ -9,9 +9,10 @@ import msgspec
 from trainbox.contract.diagnosis import DiagnosedError, Diagnosis, diagnose_error
 from trainbox.contract.job import Job
 from trainbox.errors import PreflightError, Stopped
+from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.scratch import scratch_directory
-from trainbox.launch.supervise import Outcome, supervise
+from trainbox.launch.supervise import supervise
 from trainbox.say import say
 
 _DIAGNOSIS = "diagnosis.json"

@@ -13,8 +13,8 @@ from trainbox.contract.finding import as_hint, blame
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
 from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import AGENT
-from trainbox.launch.supervise import Exit, Outcome
 
 _SIGNAL_BASE = 128
 _SHELL_CODES = {

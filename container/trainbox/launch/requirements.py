@@ -7,9 +7,10 @@ from pathlib import Path
 from trainbox.contract.cause import find_cause
 from trainbox.contract.job import Job
 from trainbox.errors import RequirementsError, Stopped
+from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import install_plan
 from trainbox.launch.program import Program
-from trainbox.launch.supervise import Outcome, supervise
+from trainbox.launch.supervise import supervise
 from trainbox.say import say
 
 _PIP_ERROR = re.compile(r"^[ \t]*(?:ERROR|error): (.+)$", re.MULTILINE)

@@ -16,13 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
 
-import msgspec
-
 from trainbox.clock import AwakeClock, Clock
 from trainbox.errors import ProgramError
 from trainbox.launch import orphans
 from trainbox.launch.deadlines import Deadline, companion_stages, plan_sweep, seconds_until
 from trainbox.launch.memory import read_memory
+from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Lines, Sink
 from trainbox.launch.scratch import make_scratch
@@ -37,55 +36,6 @@ _PIPE_BYTES = 1024 * 1024
 _READ_BYTES = 256 * 1024
 _MOST_READS = 64
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class Exit(msgspec.Struct, frozen=True):
-    """How one child ended."""
-
-    name: str
-    #: The exit code as a shell gives it: 128 + n for signal n.
-    code: int
-    #: The number of the signal that killed it, or 0.
-    signal: int
-    #: The ends of what it wrote.
-    stderr: str
-    stdout: str
-    #: Why it was killed, where it was because its process stood still.
-    hung: str = ""
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """How a plan ended."""
-
-    #: In the order in which they ended.
-    exits: tuple[Exit, ...]
-    #: The signal that asked for the end, or 0.
-    stopped_by: int
-    #: Whether the grace was over before all had left.
-    killed_after_grace: bool
-    #: Processes the kernel killed for memory in the meantime; 0 also where that cannot be told.
-    memory_kills: int
-    memory_limit: int | None
-    #: Processes that the children left behind, and which were ended.
-    leftovers: int
-    seconds: float
-    #: Whether both streams ended with a newline: who writes next may have to begin a line.
-    ends_line: bool = True
-    #: Why our own output could not be written to its end, where it could not.
-    lost_output: tuple[str, ...] = ()
-    #: What the companions have found.
-    findings: "tuple[Finding, ...]" = ()
-
-    @property
-    def first_failure(self) -> Exit | None:
-        """The process that failed first: the others may only have been stopped for it."""
-        return next((exit_ for exit_ in self.exits if exit_.code), None)
-
-    @property
-    def code(self) -> int:
-        """The exit code of the job."""
-        failure = self.first_failure
-        return failure.code if failure else 0
 
 
 def supervise(

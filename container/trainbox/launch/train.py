@@ -17,11 +17,12 @@ from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.machine import read_machine
+from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Program, choose, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.scratch import scratch_directory
-from trainbox.launch.supervise import Outcome, supervise
+from trainbox.launch.supervise import supervise
 from trainbox.say import say
 
 if TYPE_CHECKING:
