@@ -34,7 +34,7 @@ def await_watch(scratch=None):
     while not scratch or not (scratch / "look").exists():
         scratch = scratch or next(pathlib.Path("/dev/shm").glob(f"trainbox-scratch-{os.getppid()}-*"), None)
         time.sleep(0.01)
-    assert not look(scratch, seconds=30).silence
+    while look(scratch, seconds=30).silence: time.sleep(0.01)  # between bind and listen it refuses
 def await_silence(scratch):
     while look(scratch, seconds=0.5).silence != "no answer within 0.5 s": time.sleep(0.01)
 def await_end(scratch):
