@@ -16,9 +16,9 @@ from trainbox.stopping import StopFlag, install
 def ready():
     print("ready", flush=True)
 def wait_for(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < end, "waited 60 s in vain"
+        assert time.monotonic() < end, "waited 300 s in vain"
         time.sleep(0.005)
 """
 

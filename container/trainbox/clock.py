@@ -4,8 +4,8 @@ A process can be stopped at any moment (SIGSTOP, a paused container, a machine t
 it afterwards: it was to look at its clock again by some moment, and has not. Others that were silent meanwhile have
 done nothing wrong, so a wait for them counts only the time in which this process ran.
 
-`missed` decides what was such a stop. A `Patience` is a wait whose end it moves; an `AwakeClock` leaves it out for
-whoever does not know when it will look again; `Silence` says how long something has stayed the same by such a clock.
+`missed` decides what was such a stop. A `Patience` is a wait whose end it moves; an `AwakeClock` leaves it out
+where nobody knows when the next look comes; `Silence` says how long something has stayed the same by such a clock.
 """
 
 import time

@@ -74,6 +74,12 @@ def test_a_changed_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFact
     check()
 
 
+def test_a_label_that_cannot_be_a_class_is_refused_before_classes_are_made(tmp_path: Path) -> None:
+    directory = channel(tmp_path, "a.npz", npz(labels=np.array([0, 1, 10**12])))
+    with pytest.raises(DataError, match=r"a\.npz: the label 1000000000000 exceeds the limit of 1,000,000 classes"):
+        read_images(directory)
+
+
 def test_a_shape_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None:
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 28, 28), }"
     header += b" " * (-(len(header) + 11) % 64) + b"\n"

@@ -30,6 +30,8 @@ from trainbox.say import say
 PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 ARRAYS = frozenset({".npz", ".npy"})
 _LABELS = "-labels"
+#: A network has an output for each class: a larger label is an identifier, or a damaged file.
+_MOST_CLASSES = 1_000_000
 _CHANNELS = (1, 3, 4)
 _NUMBERS = "biuf"
 
@@ -201,6 +203,11 @@ def _checked(labels: Array, count: int, path: Path) -> npt.NDArray[np.int64]:
     whole = labels.astype(np.int64)
     if (whole != labels).any() or whole.min() < 0:
         raise DataError(f"{path}: a label is no class", hint="classes are whole numbers from 0")
+    if whole.max() >= _MOST_CLASSES:
+        raise DataError(
+            f"{path}: the label {whole.max()} exceeds the limit of {_MOST_CLASSES:,} classes",
+            hint="number the classes from 0, without gaps",
+        )
     return whole
 
 
