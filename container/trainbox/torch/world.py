@@ -96,7 +96,10 @@ def _named_hosts(env: Mapping[str, str]) -> list[str]:
     except ValueError:
         named = None
     if not isinstance(named, list):
-        raise ContractError(f"the variable SM_HOSTS: found {env['SM_HOSTS']!r}, expected a JSON list of hosts")
+        raise ContractError(
+            f"the variable SM_HOSTS: found {env['SM_HOSTS']!r}, expected a JSON list of hosts",
+            hint="leave it out, or start the container with `train`, which sets it",
+        )
     return [str(host) for host in named]
 
 
