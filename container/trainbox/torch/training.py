@@ -46,7 +46,7 @@ from trainbox.torch.nested import change, samples
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
 from trainbox.torch.stopwatch import Stopwatch
-from trainbox.torch.world import Backend, choose_backend, joined, read_torchrun_ranks, tighten
+from trainbox.torch.world import Backend, choose_backend, find_ranks, joined, tighten
 from trainbox.torch.wrapping import copy, copy_buffers, exchange_gradients, replicated, shard
 
 if TYPE_CHECKING:
@@ -415,11 +415,11 @@ def session(
         check_every: Steps from one comparison of the ranks' parameters to the next; 0 never compares.
 
     Raises:
-        ContractError: The variables of the rank are not those of torchrun.
+        ContractError: The variables of the rank are not those of torchrun, or it would train alone in a job of several.
         HyperparameterError: A GPU, a library or a precision that is asked for is not there.
     """
     settings, env = toolkit.current_job().settings, read_environment()
-    ranks = read_torchrun_ranks(env)
+    ranks = find_ranks(toolkit.current_job(), env)
     path = env.get(PROGRESS_VARIABLE)
     progress = Progress(Path(path), ranks.local_rank) if path else None
     if progress is not None:
