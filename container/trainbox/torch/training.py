@@ -21,7 +21,7 @@ The same script runs alone, under torchrun and under trainbox's launcher.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -43,7 +43,7 @@ from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
 from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.world import Backend, choose_backend, joined, read_torchrun_ranks
-from trainbox.torch.wrapping import copy, shard
+from trainbox.torch.wrapping import check_options, copy, rounds_anew, shard
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -108,17 +108,22 @@ class Session:
 
     # ---- before the loop ----
 
-    def wrap(self, model: M, *, sharded: bool = False) -> M:
+    def wrap(self, model: M, *, sharded: bool = False, **ddp_options: Any) -> M:  # noqa: ANN401 - those of DDP
         """The model on its device, its gradients averaged over the ranks; alone it comes back as it is.
 
         Args:
             model: The same on all ranks, which it is if it was made after `session` began.
             sharded: Spread parameters, gradients and optimizer state over the ranks (FSDP2), for a model that one
                 device cannot hold.
+            ddp_options: Of DistributedDataParallel, as `find_unused_parameters=True`; alone they change nothing.
 
         Returns:
             Call this one in training; in evaluation call either.
+
+        Raises:
+            HyperparameterError: DistributedDataParallel has no such option.
         """
+        check_options(ddp_options, sharded=sharded)
         model = model.to(self.device)
         count = sum(parameter.numel() for parameter in model.parameters())
         wrapped, how = cast("nn.Module", model), "one rank"
@@ -127,12 +132,14 @@ class Session:
             self._stopwatch.runs = False  # FSDP2 waits at every layer: what a rank itself computes cannot be told
             how = f"spread over {self.world_size} ranks"
         elif self.world_size > 1:
-            wrapped = copy(model, self.device, self.world_size, self._stopwatch)
+            wrapped = copy(model, self.device, self.world_size, self._stopwatch, ddp_options)
             how = f"a copy on each of {self.world_size} ranks"
         self._gradients.models.append(wrapped)
         # The models are alike now; from here on each rank draws its own numbers, for dropout and the like.
         seed_all(derive(self._seed, "rank", self.rank))
         self.say(f"model {type(model).__name__}: {count:,} parameters, {how}")
+        if rounds_anew(ddp_options, self.world_size):
+            self.say("static_graph=True: the first step after a restart may round differently")
         return cast("M", wrapped)  # called the same way, whatever it is inside
 
     def batches(
