@@ -96,6 +96,8 @@ class Agent(SimpleElasticAgent):
         self.history = causes.History()
         self.attempt = 0
         self.verdict: Verdict | None = None
+        #: The signal by which a host was stopped, where the ranks of all have ended well; else 0.
+        self.stopped_by = 0
         #: How many findings there were when last asked for.
         self._seen = 0
         #: Whether it waits for other hosts, with no rank to pass a signal on to.
@@ -161,8 +163,13 @@ class Agent(SimpleElasticAgent):
         )
 
     def _all_done(self) -> bool:
+        if self.ranks.stop_signal:
+            self.council.arrive("stopping")
         self.council.arrive("done")
-        return self.council.all_at("done")
+        if not self.council.all_at("done"):
+            return False
+        self.stopped_by = self.ranks.stop_signal or signal.SIGTERM * self.council.any_at("stopping")
+        return True
 
     def _exit_barrier(self) -> None:
         """The first host, which serves the store, leaves last."""
