@@ -180,7 +180,7 @@ class Saver:
         """Wait until what rank 0 writes is durable."""
         done = self._collect(None)
         if done is not None and done.error is not None:
-            raise CheckpointError(done.error, hint=done.hint)
+            raise CheckpointError(done.error, hint=done.hint or "")
 
     def close(self, seconds: float = 60.0) -> None:
         """Wait so long for a checkpoint that is being written; end the writer and give the memory back."""
