@@ -22,7 +22,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import torch
@@ -33,7 +32,7 @@ from torch.nn.utils import clip_grad_norm_
 from trainbox import stopping, toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import Ranks
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import Progress, Section, open_progress
 from trainbox.errors import TrainingError
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, finite, gather, require_same
@@ -420,8 +419,7 @@ def session(
     """
     settings, env = toolkit.current_job().settings, read_environment()
     ranks = read_torchrun_ranks(env)
-    path = env.get(PROGRESS_VARIABLE)
-    progress = Progress(Path(path), ranks.local_rank) if path else None
+    progress = open_progress(env, ranks)
     if progress is not None:
         progress.mark(0, Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
     toolkit.stop_requested()  # from here on SIGTERM is a request
