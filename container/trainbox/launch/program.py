@@ -142,7 +142,7 @@ def resolve(choice: Choice, directory: Path) -> Program:
         name=choice.name,
         command=_executable(path, name),
         directory=directory,
-        install=() if choice.bundled else _requirements(directory),
+        install=() if choice.bundled else find_requirements(name, directory),
     )
 
 
@@ -184,13 +184,13 @@ def _python_program(name: str, directory: Path, *, bundled: bool) -> Program:
     """A script, or a module of a package where the code is one (`setup.py`, or a `pyproject.toml` that builds)."""
     if bundled:
         return Program(name=name, command=(sys.executable, name), directory=directory)
-    if _is_package(directory) and _MODULE_NAME.fullmatch(name):
+    install = find_requirements(name, directory)
+    if "." in install:
         module = name.removesuffix(".py").replace("/", ".")
-        install = (".", *_requirements(directory))
         return Program(name=name, command=(sys.executable, "-m", module), directory=directory, install=install)
     # A name that begins with a dash must not be read as an option.
     script = f"./{name}" if name.startswith("-") else name
-    return Program(name=name, command=(sys.executable, script), directory=directory, install=_requirements(directory))
+    return Program(name=name, command=(sys.executable, script), directory=directory, install=install)
 
 
 def _is_package(directory: Path) -> bool:
@@ -204,8 +204,11 @@ def _is_package(directory: Path) -> bool:
         return bool(_BUILD_TABLE.search(file.read(_LONGEST_PROJECT)))
 
 
-def _requirements(directory: Path) -> tuple[str, ...]:
-    return ("-r", "requirements.txt") if (directory / "requirements.txt").is_file() else ()
+def find_requirements(name: str, directory: Path) -> tuple[str, ...]:
+    """What pip installs before a program of the user's runs: the code itself where it is a package, what it lists."""
+    is_module = name.endswith(".py") and _is_package(directory) and _MODULE_NAME.fullmatch(name)
+    listed = ("-r", "requirements.txt") if (directory / "requirements.txt").is_file() else ()
+    return (".", *listed) if is_module else listed
 
 
 def _executable(path: Path, name: str) -> tuple[str, ...]:
