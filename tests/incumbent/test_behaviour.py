@@ -245,6 +245,15 @@ def test_no_success_file_is_written(tmp_path: Path) -> None:
     assert (theirs.root / "output" / "success").exists()
 
 
+def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    given = {"trainbox_luancher": "torchrun"}
+    ours, theirs = run_both(tmp_path, "import sys; print(sys.argv[1:])", hyperparameters=given)
+    assert ours.code == 2
+    assert "did you mean 'trainbox_launcher'" in ours.failure
+    assert theirs.code == 0
+    assert "['--trainbox_luancher', 'torchrun']" in theirs.stdout
+
+
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path) -> None:
     ours, theirs = run_both(
         tmp_path, "pass", files={"input/config/resourceconfig.json": '{"current_host": "localhost"}'}

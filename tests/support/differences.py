@@ -261,7 +261,7 @@ DIFFERENCES: Mapping[str, Difference] = {
     "log-level-names": Difference(contract({"sagemaker_container_log_level": '"INFO"'}), amend=_log_at_any_level),
     "region": Difference(contract(AWS_REGION="eu-central-1"), amend=_take_the_region_of_the_environment),
     "reserved-names": Difference(
-        contract({"trainbox_note": "mine", "processes_per_host": "1"}), ask=_reserve_our_names
+        contract({"trainbox_backend": "gloo", "processes_per_host": "1"}), ask=_reserve_our_names
     ),
     "deep-values": Difference(contract({"layers": _TOO_DEEP}), ask=_keep_deep_values_as_text),
     "distribution-groups": Difference(
@@ -299,4 +299,5 @@ BEHAVIOURS: Mapping[str, str] = {
     "success-file": "test_no_success_file_is_written",
     "threads": "test_processes_of_one_host_share_its_processors",
     "malformed-files": "test_a_malformed_file_is_refused_by_name",
+    "unknown-settings": "test_a_setting_that_does_not_exist_is_refused",
 }
