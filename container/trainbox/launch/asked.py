@@ -42,6 +42,11 @@ class Tree:
         self._sessions = set(own)
         self._first = first
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing can be seen: there is no /proc."""
+        return not self._stats
+
     def of(self, started: int) -> dict[int, Member]:
         """A child and all below it; an orphan belongs to the child whose session it is in, else to `first`."""
         if started not in self._stats:
