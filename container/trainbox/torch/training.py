@@ -42,7 +42,7 @@ from trainbox.torch.loop import Loop
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
 from trainbox.torch.stopwatch import Stopwatch
-from trainbox.torch.world import Backend, choose_backend, find_ranks, joined, tighten
+from trainbox.torch.world import Backend, choose_backend, find_ranks, joined
 from trainbox.torch.wrapping import check_options, copy, rounds_anew, shard
 
 M = TypeVar("M", bound=nn.Module)
