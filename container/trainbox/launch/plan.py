@@ -152,7 +152,7 @@ def _about_world(job: Job, launch: Launch, machine: Machine) -> list[str]:
     named = isinstance(groups, list) and any(group.name in groups for group in job.instance_groups)
     notes = [f"{GROUPS} names no instance group of this job: all hosts train together"] if groups and not named else []
     waiting = machine.gpus - launch.processes
-    if job.settings.program is not None and waiting > 0:
+    if (job.settings.program or job.settings.module) and waiting > 0:
         notes.append(
             f"{launch.processes} process(es) for {machine.gpus} GPUs: {waiting} GPU(s) wait unless the script itself"
             f" uses them; processes_per_host={machine.gpus} starts a process for each"
