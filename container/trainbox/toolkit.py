@@ -21,6 +21,7 @@ from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
 from trainbox.contract.ranks import Ranks, read_ranks
+from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError, TrainboxError
 from trainbox.say import say
 
@@ -229,11 +230,15 @@ def _emit(line: str, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
 def current_ranks() -> Ranks:
     """The place of this process in its job: what its launcher says, else one process on each host.
 
+    Hosts that do not take part in the training come after those that do.
+
     Raises:
         ContractError: The launcher's variables are malformed or contradict each other.
     """
     job = current_job()
-    return read_ranks(read_environment(), hosts=len(job.hosts), host_rank=job.host_rank)
+    world = world_hosts(job)
+    hosts = world if job.current_host in world else (*world, *(host for host in job.hosts if host not in world))
+    return read_ranks(read_environment(), hosts=len(hosts), host_rank=hosts.index(job.current_host))
 
 
 def checkpoints(*, keep: int = 3) -> Checkpoints:

@@ -118,6 +118,14 @@ def test_the_exit_code_of_the_script_is_the_jobs(tmp_path: Path) -> None:
     assert theirs.code == 1
 
 
+def test_processes_of_one_host_share_its_processors(tmp_path: Path) -> None:
+    say = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
+    asked = {"processes_per_host": "2", "trainbox_preflight": "off"}
+    ours, theirs = run_both(tmp_path, say, hyperparameters=asked, env={"MASTER_PORT": "29471"})
+    assert ours.stdout.split() == 2 * [str(max(1, (os.cpu_count() or 1) // 2))]
+    assert theirs.stdout.split() == ["None"]  # it knows no such hyperparameter: one process
+
+
 def test_the_failure_file_holds_the_exception(tmp_path: Path) -> None:
     ours, theirs = run_both(tmp_path, "raise ValueError('the real reason')")
     assert "ValueError: the real reason" in ours.failure.splitlines()[0]

@@ -760,14 +760,21 @@ def test_only_the_first_rank_that_fails_is_said_to_have_failed(tree: Tree) -> No
 
 def test_lines_of_both_streams_keep_the_order_in_which_they_came(tree: Tree) -> None:
     tree.program(
-        "import sys, time\n"
-        "for number in range(10):\n"
-        "    print('line', number, file=(sys.stdout, sys.stderr)[number % 2], flush=True)\n"
-        "    time.sleep(0.05)\n"
+        "import sys\n"
+        "with open('seen', 'rb', buffering=0) as seen:\n"
+        "    for number in range(10):\n"
+        "        print('line', number, file=(sys.stdout, sys.stderr)[number % 2], flush=True)\n"
+        "        seen.read(1)\n"
     )
-    done = tree.finish(tree.start(stderr=subprocess.STDOUT))
-    lines = [line for line in done.stdout.decode().splitlines() if line.startswith("line")]
-    assert lines == [f"line {number}" for number in range(10)]
+    os.mkfifo(tree.code / "seen")
+    process = tree.start(stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    lines = (line for line in process.stdout if line.startswith(b"line"))
+    with (tree.code / "seen").open("wb", buffering=0) as seen:
+        for number in range(10):
+            assert next(lines) == b"line %d\n" % number
+            seen.write(b".")
+    assert tree.finish(process).code == 0
 
 
 def test_forked_workers_live_on_after_sigterm_so_that_the_script_can_finish_its_step(tree: Tree) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from tools.fuzz_faults import checkpoints, disk, jobs, procs
 from tools.fuzz_faults.plan import Event
 from tools.fuzz_faults.strike import Hit, Striker
+from trainbox.launch.scratch import PREFIX
 
 _LOOK_SECONDS = 0.004
 _REST_SECONDS = 0.03
@@ -264,8 +265,8 @@ class _Player:
         """What supervisors of this event have left in memory, which nobody else will remove."""
         found = [
             path
-            for path in Path("/dev/shm").glob("trainbox-*")  # noqa: S108 - it is looked at
-            if int(path.name.split("-")[1]) in self.scanner.hosts
+            for path in Path("/dev/shm").glob(f"{PREFIX}*")  # noqa: S108 - it is looked at
+            if int(path.name.removeprefix(PREFIX).partition("-")[0]) in self.scanner.hosts
         ]
         for path in found:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,6 @@
 """Pure: who starts the processes of a host, how many there are, and what an agent of torch elastic is told."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ import msgspec
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job
 from trainbox.contract.settings import MOST_PROCESSES_PER_HOST
+from trainbox.contract.world import world_hosts
 from trainbox.errors import HyperparameterError, ProgramError
 from trainbox.launch.program import BUNDLED, TREES, XGBOOST, Program
 
@@ -18,9 +18,6 @@ _SMDDP = "sagemaker_distributed_dataparallel_enabled"
 _SWITCHES = ("sagemaker_torch_distributed_enabled", "sagemaker_pytorch_ddp_enabled", _SMDDP)
 _MPI = "sagemaker_mpi_enabled"
 _MPI_PROCESSES = "sagemaker_mpi_num_of_processes_per_host"
-#: What libfabric and NCCL's plug-in need to be told where there is an EFA (aws-ofi-nccl, "Environment variables").
-_EFA = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"}
-
 
 #: The Python modules that decide who starts the processes.
 _MODULES = ("smdistributed", "torch")
@@ -135,7 +132,7 @@ def _require_drills_can_happen(job: Job, program: Program, processes: int) -> No
         raise HyperparameterError(
             f"trainbox_drill has no effect: the bundled {program.name} reports no steps", hint="leave it out"
         )
-    ranks = len(job.hosts) * processes
+    ranks = len(world_hosts(job)) * processes
     beyond = next((drill for drill in drills if drill.rank >= ranks), None)
     if beyond:
         there = "rank 0 alone" if ranks == 1 else f"ranks 0 to {ranks - 1}"
@@ -202,28 +199,8 @@ def _backend(job: Job, machine: Machine, processes: int) -> str | None:
     return backend
 
 
-def network_variables(job: Job, machine: Machine, env: Mapping[str, str]) -> dict[str, str]:
-    """What NCCL, gloo and libfabric need to know of the network; nothing that the request says itself.
-
-    SageMaker may name an interface that the host does not have (`ethwe`): told of it, NCCL finds none at all.
-    """
-    name = job.network_interface
-    named = machine.interfaces is None or name in machine.interfaces
-    found = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if name and named else {}
-    if machine.efa:
-        found |= _EFA
-    return {key: value for key, value in found.items() if key not in env}
-
-
 def agent_argv(program: Program, arguments: tuple[str, ...], *, processes: int, scratch: Path) -> tuple[str, ...]:
     """The command of the agent: what the ranks run stands behind it as it would stand behind `python`."""
     # -P: the agent must not take a user's `queue.py` for the standard library's; the ranks get their own path.
     agent = (sys.executable, "-P", "-m", "trainbox.elastic", str(processes), str(scratch))
     return (*agent, *program.command[1:], *arguments)
-
-
-def agent_variables(job: Job, launch: Launch, machine: Machine, env: Mapping[str, str]) -> dict[str, str]:
-    """What the agent and its ranks get beside the variables of any script."""
-    threads = {"OMP_NUM_THREADS": str(max(1, machine.cpus // launch.processes))} if "OMP_NUM_THREADS" not in env else {}
-    backend = {"TRAINBOX_BACKEND": launch.backend} if launch.backend else {}
-    return {**threads, **backend, **network_variables(job, machine, env)}

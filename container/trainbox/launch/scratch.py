@@ -11,7 +11,8 @@ from pathlib import Path
 #: Memory: what ranks write there at every step must not wait for a disk.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the name is unique, and whoever makes it insists that it is new
 _DISK = Path("/tmp")  # noqa: S108 - likewise
-_PREFIX = "trainbox-scratch-"
+#: Before the id of the supervisor's process.
+PREFIX = "trainbox-scratch-"
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def scratch_directory() -> Iterator[Path]:
     """
     remove_abandoned()
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else _DISK
-    path = parent / f"{_PREFIX}{os.getpid()}-{time.time_ns():x}"
+    path = parent / f"{PREFIX}{os.getpid()}-{time.time_ns():x}"
     try:
         yield path
     finally:
@@ -54,7 +55,7 @@ def remove_abandoned(parents: Sequence[Path] = (_MEMORY, _DISK)) -> None:
     for parent in parents:
         with contextlib.suppress(OSError):
             for name in os.listdir(parent):  # noqa: PTH208 - names: no job should wait for the rest
-                if name.startswith(_PREFIX):
+                if name.startswith(PREFIX):
                     _remove_if_abandoned(parent / name)
 
 

@@ -17,7 +17,12 @@ SECONDS_TO_LEAVE = 120.0
 
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
 _JOB_PREFIXES = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_")
-_JOB_VARIABLES = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+_JOB_VARIABLES = frozenset(
+    {
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+        *("MASTER_ADDR", "MASTER_PORT"),
+    }
+)
 
 
 class Mount(msgspec.Struct, frozen=True):

@@ -1,0 +1,202 @@
+"""The loop of steps of one rank: counted, measured, and at the end of each agreed upon with the others, and saved."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from trainbox import stopping
+from trainbox.contract.ranks import Ranks
+from trainbox.contract.settings import Settings
+from trainbox.elastic.progress import Progress, Section
+from trainbox.errors import TrainingError
+from trainbox.say import say
+from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, finite, gather
+from trainbox.torch.batches import Batches, Loader
+from trainbox.torch.gradients import Gradients
+from trainbox.torch.nested import change
+from trainbox.torch.stopwatch import Stopwatch
+from trainbox.torch.world import tighten
+from trainbox.torch.wrapping import copy_buffers, replicated
+
+if TYPE_CHECKING:
+    from trainbox.torch.checkpoints.saver import Saver
+    from trainbox.torch.checkpoints.sharded import ShardedSaver
+
+T = TypeVar("T")
+
+
+class Loop:
+    """Goes through the batches of loaders step by step, together with the other ranks.
+
+    Args:
+        ranks: The place of this rank.
+        device: Where it computes.
+        control: The group in which the ranks agree; None where this one is alone.
+        progress: Where this rank says how far it is, under trainbox's launcher.
+        gradients: Of the models that are trained.
+        stopwatch: Measures what this rank itself computes.
+        settings: Of the job.
+        check_every: Steps from one comparison of the ranks' parameters to the next; 0 never compares.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        device: torch.device,
+        control: dist.ProcessGroup | None,
+        progress: Progress | None,
+        *,
+        gradients: Gradients,
+        stopwatch: Stopwatch,
+        settings: Settings,
+        check_every: int,
+    ) -> None:
+        #: Optimizer steps done since the start of the whole job.
+        self.step = 0
+        #: Whether the ranks have agreed to stop.
+        self.stopped = False
+        self.saver: Saver | ShardedSaver | None = None
+        self._rank, self._device, self._control, self._progress = ranks.rank, device, control, progress
+        self._gradients, self._stopwatch = gradients, stopwatch
+        self._settings, self._check_every = settings, check_every
+        self._stop = stopping.install(settings.grace_seconds)
+        self._agreement = Agreement(control)
+        self._save_asked = False
+        self._save_owed = False  # agreed upon in an evaluation, in which the model may be another than that in training
+        self._bad_said = 0
+        self._steps_here = 0
+
+    def mark(self, section: Section) -> None:
+        """Say what this rank is at."""
+        if self._progress is not None:
+            # The first step connects and compiles: it counts as start to its end.
+            start = self._steps_here == 0 and section in {Section.DATA, Section.COMPUTE}
+            self._progress.mark(self.step, Section.START if start else section)
+
+    def steps(self, loader: Iterable[T]) -> Iterator[T]:
+        """The batches of a loader, one optimizer step each; all ranks stop at the same one.
+
+        Raises:
+            TrainingError: A loss was not finite, or ranks hold different parameters.
+        """
+        batches = loader.batches if isinstance(loader, Loader) else None
+        self._agreement.hurry()
+        began = self._begin(Section.DATA)
+        for batch in () if self.stopped else loader:
+            moved = self._to_device(batch)
+            self._gradients.begin()
+            computing = self._begin(Section.COMPUTE)
+            self._stopwatch.begin()
+            try:
+                yield moved
+            except GeneratorExit:  # the loop was broken off: behind the step or within it
+                if self._gradients.updated:
+                    self._count(batches)
+                raise
+            self._count(batches)
+            self._end_step(began, computing)
+            if self.stopped:
+                return
+            began = self._begin(Section.DATA)
+        # What the script does between two rounds of the loop may take as long as an evaluation.
+        self.mark(Section.EVALUATION)
+
+    def evaluation(self, loader: Iterable[T]) -> Iterator[T]:
+        """The batches of a loader; ends early once all agree to stop. Buffers are those of rank 0 on all ranks."""
+        copy_buffers(self._gradients.models)
+        # Of these batches every rank has one.
+        common = loader.batches.length // loader.batches.batch_size if isinstance(loader, Loader) else 0
+        self._agreement.hurry()
+        self.mark(Section.EVALUATION)
+        for number, batch in enumerate(() if self.stopped else loader, start=1):
+            yield self._to_device(batch)
+            self.mark(Section.EVALUATION)
+            if number <= common:
+                self._exchange(saves=False)
+                if self.stopped:
+                    return
+
+    def save(self, *, wait: bool) -> None:
+        """All ranks call this at the same step: save now."""
+        self._save_asked = self._save_owed = False
+        if self.saver is not None:
+            self.mark(Section.CHECKPOINT)
+            self._require_finite()
+            copy_buffers(self._gradients.models)  # of those no rank's count more: DCP would take any rank's
+            self.saver.save(self.step, wait=wait)
+
+    def close(self) -> None:
+        """All ranks are through: what nobody has heard yet is heard, and what is being written is finished."""
+        self.mark(Section.CHECKPOINT)
+        bad = self._agreement.finish().bad
+        if bad is not None:
+            self._report_bad(bad)
+        if self.saver is not None:
+            self.saver.close()
+        self.mark(Section.DONE)
+
+    def _begin(self, section: Section) -> float:
+        self.mark(section)
+        return time.monotonic()
+
+    def _count(self, batches: Batches | None) -> None:
+        self.step += 1
+        if batches is not None:
+            batches.advance()
+
+    def _end_step(self, began: float, computing: float) -> None:
+        now = time.monotonic()
+        if self._steps_here == 0:
+            tighten(self._control, now - began, self._settings.hang_seconds)
+        elif self._progress is not None:
+            self._progress.record(now - began, data=computing - began, computed=self._stopwatch.end())
+        self._steps_here += 1
+        if self._check_every and self.step % self._check_every == 0:
+            compare_parameters(replicated(self._gradients.models), self.step, self._control)
+        self._exchange()
+
+    def _exchange(self, *, saves: bool = True) -> None:
+        """Say how this rank stands, and do what all have agreed to; a save may have to wait for the next step."""
+        due = saves and self._rank == 0 and self.saver is not None and not self._save_asked and self.saver.due()
+        self._save_asked = self._save_asked or due
+        agreed = self._agreement.exchange(Flags(self._stop.requested, due, self._gradients.losses.find(self.step)))
+        if agreed.bad is not None:
+            self._report_bad(agreed.bad)
+        if agreed.stop:
+            self.stopped = True
+            self.save(wait=True)
+            saved = "it is saved" if self.saver is not None else "nothing is saved: the script has not called resume"
+            self._say(f"asked to stop: all ranks leave after step {self.step}; {saved}")
+        elif (agreed.save or self._save_owed) and saves:
+            self.save(wait=False)
+        else:
+            self._save_owed = self._save_owed or agreed.save
+
+    def _require_finite(self) -> None:
+        """What a loss has spoilt that nobody has heard of yet must not become the newest checkpoint."""
+        sound = finite(parameter for model in self._gradients.models for parameter in model.parameters())
+        if not all(gather(int(sound), self._control)):
+            raise TrainingError(
+                f"after step {self.step} parameters are not finite: they are not saved",
+                hint="a lower learning rate, clipped gradients, or cleaner data",
+            )
+
+    def _report_bad(self, place: Place) -> None:
+        what = f"the loss of rank {place.rank} at step {place.step} is not a finite number"
+        if self._gradients.on_nan == "stop":
+            raise TrainingError(what, hint="a lower learning rate, clipped gradients, or cleaner data")
+        self._bad_said += 1
+        if self._bad_said & (self._bad_said - 1) == 0:
+            self._say(f"{what}: a step with such gradients changes nothing ({self._bad_said} so far)")
+
+    def _to_device(self, batch: T) -> T:
+        if self._device.type == "cpu":
+            return batch
+        return change(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+
+    def _say(self, text: str) -> None:
+        if self._rank == 0:
+            say(text)
