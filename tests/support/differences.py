@@ -289,6 +289,8 @@ BEHAVIOURS: Mapping[str, str] = {
     "exit-code": "test_the_exit_code_of_the_script_is_the_jobs",
     "failure-reason": "test_the_failure_file_holds_the_exception",
     "sigterm": "test_sigterm_reaches_the_script",
+    "stop-exit-code": "test_a_job_that_was_stopped_does_not_pass_for_one_that_is_done_where_the_exit_code_counts",
+    "addresses": "test_the_address_of_a_host_that_nobody_dials_is_not_waited_for",
     "whole-lines": "test_a_line_printed_in_parts_stays_one_line",
     "fetched-code-wins": "test_a_submitted_source_wins_over_what_lies_in_the_code_directory",
     "submit-directory-variable": "test_the_variable_sagemaker_submit_directory_counts",

@@ -11,19 +11,25 @@ import msgspec
 from trainbox.contract.drills import Drill, read_drills
 from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.contract.ranks import DEFAULT_PORT
+from trainbox.contract.scheduler import (
+    DEFAULT_GRACE_SECONDS,
+    DEFAULT_GRACE_SECONDS_OF_SCHEDULERS,
+    STOP_EXIT_CODE_OF_SCHEDULERS,
+    default_grace_seconds,
+    default_stop_exit_code,
+)
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-#: SageMaker kills 120 s after SIGTERM (API StopTrainingJob); 20 s are left for the supervisor to tidy and report.
-DEFAULT_GRACE_SECONDS = 100.0
 DEFAULT_PEER_TIMEOUT_SECONDS = 120.0
 DEFAULT_MAX_RESTARTS = 3
 #: Five times the processors of the largest instance. Each costs the supervisor two open files, and planning some time.
 MOST_PROCESSES_PER_HOST = 1024
 DEFAULT_HANG_SECONDS = 30.0
+LAST_EXIT_CODE = 255
 DEFAULT_START_SECONDS = 1200.0
 
 Launcher = Literal["auto", "plain", "torchrun"]
@@ -42,9 +48,13 @@ SETTINGS: Mapping[str, str] = {
     " writes it), `equals` (`--x=y`, as Python writes the value) or `hydra` (`x=y`)",
     "trainbox_raw_arguments": "a JSON list of strings: more arguments, handed on as they are behind those of the"
     " hyperparameters",
-    "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default",
-    "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts, and in the bundled XGBoost and forest"
-    f" scripts for all processes of the job, {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
+    "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default"
+    f" ({DEFAULT_GRACE_SECONDS_OF_SCHEDULERS:g} under Slurm and Kubernetes); no more than the variable says where there"
+    " is one",
+    "trainbox_stop_exit_code": "the exit code of a job that was stopped and whose script left with 0: by default 0, and"
+    f" {STOP_EXIT_CODE_OF_SCHEDULERS} under Slurm and Kubernetes, which go by it",
+    "trainbox_peer_timeout_seconds": "seconds to wait for the address of the first host, and in the bundled XGBoost and"
+    f" forest scripts for all processes of the job, {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
     "processes_per_host": f"processes on each host, at most {MOST_PROCESSES_PER_HOST}; each gets"
     " `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`,"
     " `MASTER_PORT` as torchrun sets them. By default 1, or with the launcher `torchrun` one per GPU. The variable"
@@ -110,6 +120,7 @@ class Settings(msgspec.Struct, frozen=True):
     preflight_strict: bool = False
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
+    stop_exit_code: int = 0
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
     s3_endpoint_url: str | None = None
     pip_cache_dir: Path | None = None
@@ -190,7 +201,12 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         max_restarts=read("trainbox_max_restarts", _read_restarts, DEFAULT_MAX_RESTARTS, "a whole number, 0 or more"),
         hang_seconds=read("trainbox_hang_seconds", _read_seconds, DEFAULT_HANG_SECONDS, seconds),
         start_seconds=read("trainbox_start_seconds", _read_seconds, DEFAULT_START_SECONDS, seconds),
-        grace_seconds=read("trainbox_grace_seconds", _read_seconds, DEFAULT_GRACE_SECONDS, seconds),
+        grace_seconds=min(
+            read("trainbox_grace_seconds", _read_seconds, default_grace_seconds(env), seconds), _longest_grace(env)
+        ),
+        stop_exit_code=read(
+            "trainbox_stop_exit_code", _read_exit_code, default_stop_exit_code(env), "an exit code, 0 to 255"
+        ),
         peer_timeout_seconds=read(
             "trainbox_peer_timeout_seconds", _read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds
         ),
@@ -304,6 +320,21 @@ def _read_seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise ValueError(text)
     return seconds
+
+
+def _longest_grace(env: Mapping[str, str]) -> float:
+    """What the platform gives: who runs the container says it in the variable, whatever the request asks for."""
+    try:
+        return _read_seconds(env.get("TRAINBOX_GRACE_SECONDS") or "")
+    except ValueError:  # not said, or malformed, which is an error only where it is all there is
+        return float("inf")
+
+
+def _read_exit_code(text: str) -> int:
+    code = int(text)
+    if not 0 <= code <= LAST_EXIT_CODE:
+        raise ValueError(text)
+    return code
 
 
 def as_text(value: object) -> str:

@@ -24,10 +24,13 @@ _FINAL_CLASSES = {
     "torch.OutOfMemoryError": "the batch stays too large for the GPU",
     "trainbox.errors.TrainboxError": "the request or the data stay as they are",
 }
-#: What a rank raises because another is gone: torch.distributed's own errors (c10d/Utils.hpp) and gloo's, which are
-#: RuntimeErrors that name its source file.
+#: What a rank raises because another has failed: torch.distributed's own errors (c10d/Utils.hpp), ours, and gloo's,
+#: which are RuntimeErrors that name its source file.
 _PEER_CLASSES = frozenset(
-    {"torch.distributed.DistError", "builtins.ConnectionError", "torch._C._DistError", "builtins.BrokenPipeError"}
+    {
+        *("torch.distributed.DistError", "torch._C._DistError", "trainbox.errors.PeerCheckpointError"),
+        *("builtins.ConnectionError", "builtins.BrokenPipeError"),
+    }
 )
 _INTERRUPT = "builtins.KeyboardInterrupt"
 _NCCL_CLASS = "torch.distributed.DistBackendError"
