@@ -27,7 +27,7 @@ def planned(
     asked: Mapping[str, object] | None = None,
     machine: Machine | None = None,
     groups: Mapping[str, list[str]] | None = None,
-    **env: str,
+    env: Mapping[str, str] | None = None,
 ) -> Plan:
     """What one host of a job runs."""
     config = root / "input/config"
@@ -40,8 +40,8 @@ def planned(
         "instance_groups": [{"instance_group_name": name, "hosts": each} for name, each in (groups or {}).items()],
     }
     (config / "resourceconfig.json").write_text(json.dumps(resources))
-    job = read_job(root, env)
-    return plan(job, SCRIPT, env=env, machine=machine or Machine(cpus=8), scratch=Path("/scratch"))
+    env = env or {}
+    return plan(read_job(root, env), SCRIPT, env=env, machine=machine or Machine(cpus=8), scratch=Path("/scratch"))
 
 
 def told(made: Plan, names: tuple[str, ...] = NAMES) -> list[list[str | None]]:
@@ -70,7 +70,7 @@ def test_every_process_of_a_job_with_several_knows_its_place_as_under_torchrun(
 def test_one_process_on_a_host_of_several_gpus_is_a_rank_but_not_that_of_one_device(
     tmp_path: Path, asked: dict[str, str]
 ) -> None:
-    made = planned(tmp_path, hosts=2, current=2, asked=asked, machine=Machine(cpus=8, gpus=4), LOCAL_RANK="3")
+    made = planned(tmp_path, hosts=2, current=2, asked=asked, machine=Machine(cpus=8, gpus=4), env={"LOCAL_RANK": "3"})
     assert told(made) == [["1", "2", None, None, "1", "1", "2"]]
     (note,) = made.notes
     assert note.startswith("1 process(es) for 4 GPUs: 3 GPU(s) wait unless the script itself uses them; ")
@@ -115,7 +115,7 @@ def test_network_and_threads_are_the_same_under_every_launcher(tmp_path: Path, l
 
     def environment(processes: int, **env: str) -> Mapping[str, str]:
         asked = {"trainbox_launcher": launcher, "processes_per_host": str(processes)}
-        return planned(tmp_path, asked=asked, machine=machine, **env).children[0].environment
+        return planned(tmp_path, asked=asked, machine=machine, env=env).children[0].environment
 
     two = environment(2, FI_PROVIDER="tcp")
     assert [two[name] for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "FI_EFA_USE_DEVICE_RDMA")] == [
@@ -129,7 +129,7 @@ def test_network_and_threads_are_the_same_under_every_launcher(tmp_path: Path, l
 
 def test_where_a_platform_has_said_where_ranks_meet_a_process_alone_is_told_so(tmp_path: Path) -> None:
     given = {"MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456", "RANK": "1", "WORLD_SIZE": "2"}
-    (child,) = planned(tmp_path, **given).children
+    (child,) = planned(tmp_path, env=given).children
     assert {name: child.environment[name] for name in given} == given
-    several = planned(tmp_path, hosts=2, current=2, **given)
+    several = planned(tmp_path, hosts=2, current=2, env=given)
     assert told(several, MEETING) == [["algo-1", "23456"]]

@@ -261,7 +261,7 @@ DIFFERENCES: Mapping[str, Difference] = {
     "log-level-names": Difference(contract({"sagemaker_container_log_level": '"INFO"'}), amend=_log_at_any_level),
     "region": Difference(contract(AWS_REGION="eu-central-1"), amend=_take_the_region_of_the_environment),
     "reserved-names": Difference(
-        contract({"trainbox_note": "mine", "processes_per_host": "1"}), ask=_reserve_our_names
+        contract({"trainbox_backend": "gloo", "processes_per_host": "1"}), ask=_reserve_our_names
     ),
     "deep-values": Difference(contract({"layers": _TOO_DEEP}), ask=_keep_deep_values_as_text),
     "distribution-groups": Difference(
@@ -289,6 +289,8 @@ BEHAVIOURS: Mapping[str, str] = {
     "exit-code": "test_the_exit_code_of_the_script_is_the_jobs",
     "failure-reason": "test_the_failure_file_holds_the_exception",
     "sigterm": "test_sigterm_reaches_the_script",
+    "stop-exit-code": "test_a_job_that_was_stopped_does_not_pass_for_one_that_is_done_where_the_exit_code_counts",
+    "addresses": "test_the_address_of_a_host_that_nobody_dials_is_not_waited_for",
     "whole-lines": "test_a_line_printed_in_parts_stays_one_line",
     "fetched-code-wins": "test_a_submitted_source_wins_over_what_lies_in_the_code_directory",
     "submit-directory-variable": "test_the_variable_sagemaker_submit_directory_counts",
@@ -298,4 +300,5 @@ BEHAVIOURS: Mapping[str, str] = {
     "threads": "test_processes_of_one_host_share_its_processors",
     "malformed-files": "test_a_malformed_file_is_refused_by_name",
     "modules-of-the-images": "test_the_modules_of_the_images_are_not_there",
+    "unknown-settings": "test_a_setting_that_does_not_exist_is_refused",
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.launch.program import find_requirements
+from trainbox.launch.program import find_module_requirements, find_requirements
 from trainbox.launch.requirements import OVERLAY_MARKER
 from trainbox.workbench.record import WORK
 from trainbox.workbench.request import RunRequest
@@ -105,7 +105,8 @@ def find_overlay(request: RunRequest, *, fresh: bool = False) -> Overlay | None:
     if request.source is None or request.isolation.image is not None:
         return None
     directory = request.source.directory
-    install = find_requirements(request.script, directory)
+    is_module = request.module is not None
+    install = find_module_requirements(directory) if is_module else find_requirements(request.script, directory)
     if not install:
         return None
     variables = {**request.inherited, **request.env}

@@ -206,12 +206,16 @@ def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: 
 
 def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     """Plain strings, as the API sends them."""
-    if request.source is None:
+    if request.module is not None:
+        own = {"trainbox_module": request.module, "sagemaker_submit_directory": str(root / "code")}
+    elif request.source is None:
         own = {"trainbox_script": request.script}
     else:
         own = {"sagemaker_program": request.script, "sagemaker_submit_directory": str(root / "code")}
     if request.processes is not None:
         own["processes_per_host"] = str(request.processes)
+    if request.raw_arguments:
+        own["trainbox_raw_arguments"] = json.dumps(request.raw_arguments)
     return {**request.hyperparameters, **own}
 
 
