@@ -59,6 +59,9 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_preflight": "health checks of all hosts before the script: `off`, `fast`, `full` or `auto` (default):"
     " `fast` where the job has more than one process or a GPU, else `off`",
     "trainbox_preflight_strict": "`true`: what those checks only warn of ends the job, too",
+    "trainbox_preload": "with the launcher `torchrun`: `on` (default) forks ranks from a process with torch imported,"
+    " within milliseconds; `off` starts each as a new interpreter, for a script that sets variables before it imports"
+    " torch",
     "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas"
     " (launcher `torchrun`, a script with a session)",
 }
@@ -80,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True):
     start_seconds: float = DEFAULT_START_SECONDS
     preflight: Preflight = "auto"
     preflight_strict: bool = False
+    preload: bool = True
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
@@ -131,6 +135,7 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         ),
         preflight=read("trainbox_preflight", _read_preflight, "auto", " or ".join(get_args(Preflight))),
         preflight_strict=read("trainbox_preflight_strict", _read_switch, False, "true or false"),
+        preload=read("trainbox_preload", _read_on, True, "on or off"),
         drills=read("trainbox_drill", read_drills, (), "'kill RANK@STEP' or 'freeze RANK@STEP', separated by commas"),
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         pip_cache_dir=Path(cache) if cache else None,
@@ -157,6 +162,12 @@ def _read_switch(text: str) -> bool:
     if text.lower() not in {"true", "false"}:
         raise ValueError(text)
     return text.lower() == "true"
+
+
+def _read_on(text: str) -> bool:
+    if text not in {"on", "off"}:
+        raise ValueError(text)
+    return text == "on"
 
 
 def _read_restarts(text: str) -> int:
