@@ -107,10 +107,10 @@ def test_a_loader_with_a_state_goes_on_where_it_stood(
 ) -> None:
     if "torchdata" in environment["KIND"]:
         pytest.importorskip("torchdata")
-    whole = finish([script], root=tmp_path / "whole", **environment)
+    whole = finish([script], root=tmp_path / "whole", size=2, **environment)
     for stop in (steps // 3 + 1, 2 * steps // 3):  # within an epoch, and with the last step of one
-        finish([script], root=tmp_path / "cut", STOP=str(stop), **environment)
-    resumed = finish([script], root=tmp_path / "cut", **environment)
+        finish([script], root=tmp_path / "cut", size=2, STOP=str(stop), **environment)
+    resumed = finish([script], root=tmp_path / "cut", size=2, **environment)
     assert f"resuming from step {2 * steps // 3} " in resumed[0]
     assert reports(resumed) == reports(whole)
     assert reports(whole)[0]["step"] == steps
@@ -175,7 +175,7 @@ BATCHES = Batches(8, batch_size=2)
         (DataLoader(ROWS, batch_sampler=[[0], [1]]), {}, "the order of list and the place in it"),
         (DataLoader(ROWS, shuffle=True), {}, "the order of RandomSampler and the place in it"),
         (DataLoader(ROWS, sampler=WeightedRandomSampler([1.0] * 8, 8)), {}, "the order of WeightedRandomSampler"),
-        ((row for row in ROWS), {}, "the place in generator"),
+        ((row for row in (1, 2)), {}, "the place in generator"),
         (BATCHES.loader(ROWS), {}, "name them in run.resume(…, batches=batches)"),
         (BATCHES.loader(ROWS), {"batches": BATCHES}, ""),
         (itertools.repeat(1), {}, ""),

@@ -117,7 +117,7 @@ def by_hand(weights: list[float]) -> list[float]:
             for rank in ranks
         ]
         optimizer.zero_grad()
-        torch.stack([(model(batch) - 1).square().mean() for batch in batches]).mean().backward()
+        torch.stack([(model(batch) - 1).square().mean() for batch in batches]).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return flat(model)
 

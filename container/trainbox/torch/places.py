@@ -114,5 +114,5 @@ def _sampler_of(loader: object) -> object | None:
     sampler: object | None = getattr(loader, "sampler", None)
     batch_sampler = getattr(loader, "batch_sampler", None)
     if batch_sampler is not None and getattr(loader, "batch_size", None) is None:
-        return getattr(batch_sampler, "sampler", batch_sampler)
+        sampler = getattr(batch_sampler, "sampler", batch_sampler)
     return sampler

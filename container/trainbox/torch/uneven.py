@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Iterable
 
-import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed import distributed_c10d
 from torch.distributed.fsdp import FSDPModule
 
@@ -34,7 +34,7 @@ class Watch:
 
     def __init__(self, rank: int, ranks: int) -> None:
         self._rank, self._ranks = rank, ranks
-        self._store = dist.PrefixStore("trainbox/ends", distributed_c10d._get_default_store())  # noqa: SLF001 - no public name
+        self._store = PrefixStore("trainbox/ends", distributed_c10d._get_default_store())  # noqa: SLF001 - no public name
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop = 0  # number of the loop, counted alike on all ranks

@@ -171,7 +171,8 @@ class Replicas:
         self._peers.together(lambda: load(name, part, self._own(name, saved, document)))
 
     def _own(self, name: str, saved: Any, document: Document) -> Any:  # noqa: ANN401 - any state
-        part, rank, size = self._parts.get(name), self._peers.rank, self._peers.size
+        part: object = self._parts.get(name)
+        rank, size = self._peers.rank, self._peers.size
         differs = name in document.per_rank
         if document.world_size == size:
             return unpack(saved[rank].numpy().tobytes()) if differs else saved
