@@ -199,6 +199,7 @@ def test_an_editable_directory_stays_where_the_overlay_looks_for_it(here: Path) 
     assert (overlays(here)[0] / "source" / "lib" / "setup.py").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="the pip of newer Pythons has no such fault")
 def test_the_pip_of_a_plain_environment_builds_a_package_that_needs_another(here: Path) -> None:
@@ -297,6 +298,7 @@ def test_what_was_killed_while_it_installed_is_never_taken_for_an_environment(sl
     assert len(left(slow)) == 2, "the link, and where it leads"
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_where_no_pip_is_installed_that_of_python_is_used(here: Path) -> None:
     """As in an environment that uv has made."""
