@@ -38,8 +38,11 @@ def main() -> int:
     import torch.distributed  # noqa: PLC0415, F401 - the order is the point
 
     flush()
-    made = fork_server(_import_for_ranks)
+    made = fork_server(_import_for_ranks if job.settings.preload else _import_nothing)
     if isinstance(made, Start):
+        if not job.settings.preload:
+            fresh = [sys.executable, "-P", "-m", "trainbox.elastic.fresh", *command]
+            os.execve(fresh[0], fresh, {**env, **made.variables})  # noqa: S606 - it replaces this process
         from trainbox.elastic.rank import run  # noqa: PLC0415
 
         return run(made.variables, command)
@@ -58,6 +61,10 @@ def _import_for_ranks() -> None:
         tempfile.gettempdir()  # dynamo cannot be imported without one; `lead` says so, in words
         for name in _FOR_RANKS:
             importlib.import_module(name)
+
+
+def _import_nothing() -> None:
+    """Each rank becomes an interpreter of its own."""
 
 
 if __name__ == "__main__":
