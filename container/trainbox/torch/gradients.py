@@ -12,6 +12,7 @@ from trainbox.torch.losses import FP16_PATIENCE, LossWatch
 from trainbox.torch.nested import change, samples
 from trainbox.torch.precision import Precision
 from trainbox.torch.stopwatch import Stopwatch
+from trainbox.torch.weighing import Weights
 from trainbox.torch.wrapping import exchange_gradients
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Gradients:
         self._scaler = precision.scaler
         self._stopwatch = stopwatch
         self._share = 1.0  # of the micro-batch in its batch
+        self._weights = Weights(device)
 
     def begin(self) -> None:
         """This rank has the batch of its next step."""
@@ -60,17 +62,20 @@ class Gradients:
             self._share = samples(piece) / whole
             yield piece
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """The gradients of a mean loss, weighed by the share of its piece in the batch."""
-        self.losses.see(loss)
-        self._stopwatch.backward(self._scaler.scale(loss if self._share == 1.0 else loss * self._share))
+    def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None = None) -> None:
+        """The gradients of a mean loss, weighed as asked, else by the share of its piece in the batch."""
+        weighed = self._weights.weigh(loss, weight)
+        self.losses.see(loss if weight is None else weighed)
+        share = self._share if weight is None else 1.0
+        self._stopwatch.backward(self._scaler.scale(weighed if share == 1.0 else weighed * share))
 
     def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None) -> None:
         """One step of the optimizer, after which the gradients are gone."""
         self._scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._weights.apply(parameters)
         sound = True
         if clip is not None or self.on_nan == "continue":
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             norm = clip_grad_norm_(parameters, float("inf") if clip is None else clip)
             sound = self.on_nan == "stop" or bool(torch.isfinite(norm))
         if sound:

@@ -33,7 +33,7 @@ from trainbox.torch.checkpoints.course import ALONE, Course
 from trainbox.torch.checkpoints.document import GENERATORS, Document, check, compose, pack, parse
 from trainbox.torch.checkpoints.exchange import Peers
 from trainbox.torch.checkpoints.handover import Handover
-from trainbox.torch.checkpoints.parts import kind_of, load, plain, state_of
+from trainbox.torch.checkpoints.parts import Trainable, kind_of, load, plain, state_of
 from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
 from trainbox.torch.checkpoints.snapshot import Buffer
 from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Order, is_idle
@@ -279,7 +279,7 @@ class Saver:
         models = {
             name: encode(state_of(part), name)
             for name, part in self._parts.items()
-            if isinstance(part, torch.nn.Module)
+            if isinstance(part, torch.nn.Module | Trainable)
         }
         check(document, self._kinds, models, self._course.identity)
 
