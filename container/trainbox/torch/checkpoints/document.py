@@ -25,7 +25,7 @@ class Part(msgspec.Struct, frozen=True):
     table: tuple[Entry, ...]
 
 
-class Document(msgspec.Struct, frozen=True):
+class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     """All parts, and what they were made with."""
 
     codec: int
@@ -37,6 +37,8 @@ class Document(msgspec.Struct, frozen=True):
     shard_bytes: Annotated[int, msgspec.Meta(gt=0)]
     identity: dict[str, Any]
     parts: dict[str, Part]
+    #: Parts that differ between the ranks: each is a list of the packed states of all of them.
+    per_rank: tuple[str, ...] = ()
 
 
 class _Codec(msgspec.Struct, frozen=True):
@@ -53,6 +55,7 @@ def compose(
     world_size: int,
     shard_bytes: int,
     identity: Mapping[str, Any],
+    per_rank: tuple[str, ...] = (),
 ) -> bytes:
     """The document of some parts.
 
@@ -68,6 +71,7 @@ def compose(
         shard_bytes,
         dict(identity),
         {name: Part(kinds[name], part.tree, part.table) for name, part in parts.items()},
+        per_rank,
     )
     try:
         return json.dumps(msgspec.to_builtins(document), allow_nan=False).encode()

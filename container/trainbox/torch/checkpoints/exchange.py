@@ -45,6 +45,18 @@ class Peers:
         dist.all_gather(contents, _tensor(content, longest), self._group)
         return [message[: int(size)].numpy().tobytes() for message, size in zip(contents, sizes, strict=True)]
 
+    def collect(self, content: bytes) -> list[bytes]:
+        """What everybody gives, by rank, for rank 0 alone; the others get nothing."""
+        if self.size == 1:
+            return [content]
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(content)]), self._group)
+        longest = max(1, *map(int, sizes))
+        first = self.rank == 0
+        contents = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)] if first else None
+        dist.gather(_tensor(content, longest), contents, 0, self._group)
+        return [message[: int(size)].numpy().tobytes() for message, size in zip(contents or (), sizes, strict=first)]
+
     def together(self, act: Callable[[], T]) -> T:
         """Do what may fail on one rank alone; all ranks call it, and none goes on where one has failed.
 

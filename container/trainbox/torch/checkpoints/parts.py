@@ -1,6 +1,6 @@
 """What has a state: models, optimizers, schedulers, samplers by their `state_dict`, and plain dicts by themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,6 +21,23 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: Any, /) -> Any:  # noqa: ANN401
         """Take the state from before the restart."""
+
+
+@runtime_checkable
+class Reshardable(Protocol):
+    """What a part has, beside its state, to be resumed on another number of ranks though its state is each rank's own.
+
+    A stream of samples, for example, of which each rank reads a share.
+    """
+
+    def reshard_state(self, states: Sequence[Any], rank: int, world_size: int) -> Any:  # noqa: ANN401 - any state
+        """What `load_state_dict` is to get on `rank` of `world_size`.
+
+        Args:
+            states: Those of all ranks of the checkpoint, in the order of the ranks; not to be changed.
+            rank: This rank.
+            world_size: How many there are now.
+        """
 
 
 class Trainable:

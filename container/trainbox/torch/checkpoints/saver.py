@@ -28,13 +28,14 @@ from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine
 from trainbox.errors import CheckpointError
 from trainbox.say import say
 from trainbox.torch.checkpoints import generators
-from trainbox.torch.checkpoints.codec import CODEC, Encoded, encode
+from trainbox.torch.checkpoints.codec import CODEC, encode
 from trainbox.torch.checkpoints.course import ALONE, Course
-from trainbox.torch.checkpoints.document import GENERATORS, Document, check, compose, pack, parse
+from trainbox.torch.checkpoints.document import GENERATORS, Document, check, compose, parse
 from trainbox.torch.checkpoints.exchange import Peers
 from trainbox.torch.checkpoints.handover import Handover
-from trainbox.torch.checkpoints.parts import Trainable, kind_of, load, plain, state_of
+from trainbox.torch.checkpoints.parts import Trainable, kind_of, plain, state_of
 from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
+from trainbox.torch.checkpoints.replicas import Replicas
 from trainbox.torch.checkpoints.snapshot import Buffer
 from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Order, is_idle
 
@@ -116,12 +117,13 @@ class Saver:
         self._kinds = {name: kind_of(part) for name, part in self._parts.items()}
         self._course = course
         self._peers = Peers(course.rank, course.world_size, course.group)
+        self._replicas = Replicas(self._parts, self._peers)
         self._buffer: Future[Buffer] | None = None
         self._handover = Handover(store.directory, store.keep, hang_seconds=course.hang_seconds)
         self._started: _Started | None = None
         if GENERATORS in self._parts:
             raise CheckpointError(f"a part must not be called {GENERATORS!r}", hint="use another name")
-        self._encode()  # what cannot be written is better found now than at the first checkpoint
+        self._replicas.encode()  # what cannot be written is better found now than at the first checkpoint
 
     def resume(self, *, patience: float = 120.0) -> int:
         """Load the newest valid checkpoint into the parts and the generators of every rank; all ranks call it.
@@ -167,10 +169,10 @@ class Saver:
             CheckpointError: With `wait`, it could not be written. On every rank.
         """
         began = time.monotonic()
-        states = self._peers.gather(pack(generators.capture(), GENERATORS))
+        gathered = self._replicas.gather()
         if self._peers.rank == 0:
             self._collect(None)
-            self._hand_over(step, states, began)
+            self._hand_over(step, gathered, began)
         if wait:
             done = self._collect(None)
             failure = {"error": done.error, "hint": done.hint} if done and done.error else {}
@@ -199,32 +201,21 @@ class Saver:
         def read(name: str) -> Any:  # noqa: ANN401 - any state
             return read_part(document.parts[name], document.shard_bytes, Path(found.path).joinpath, self._peers)
 
-        for name, part in self._parts.items():
-            load(name, part, read(name))
+        for name in self._parts:
+            self._replicas.load(name, read(name), document)
         states = read(GENERATORS)
         generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
         self.pace.saved(0.0)
         return found.step
 
-    def _encode(self) -> dict[str, Encoded]:
-        encoded: dict[str, Encoded] = {}
-        offset = 0
-        for name, part in self._parts.items():
-            encoded[name] = encode(state_of(part), name, offset=offset)
-            offset = encoded[name].end
-        return encoded
-
     def _prepare(self) -> None:
         """Make the memory and start the writer beside the training: no step shall wait for that."""
-        size = max((part.end for part in self._encode().values()), default=0)
+        size = max((part.end for part in self._replicas.encode().values()), default=0)
         self._buffer = _make_buffer(size + 2 * _SLACK)
         self._handover.start()
 
-    def _hand_over(self, step: int, states: Sequence[bytes], began: float) -> None:
-        encoded = self._encode()
-        offset = max((part.end for part in encoded.values()), default=0)
-        ranks = [torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in states]
-        encoded[GENERATORS] = encode(ranks, GENERATORS, offset=offset)
+    def _hand_over(self, step: int, gathered: Mapping[str, Sequence[bytes]], began: float) -> None:
+        encoded = self._replicas.encode(gathered)
         kinds = {**self._kinds, GENERATORS: "list"}
         text = compose(
             kinds,
@@ -232,6 +223,7 @@ class Saver:
             world_size=self._peers.size,
             shard_bytes=SHARD_BYTES,
             identity=self._course.identity,
+            per_rank=tuple(name for name in self._parts if name in gathered),
         )
         size = encoded[GENERATORS].end
         buffer = self._memory(size + len(text))
@@ -282,6 +274,7 @@ class Saver:
             if isinstance(part, torch.nn.Module | Trainable)
         }
         check(document, self._kinds, models, self._course.identity)
+        self._replicas.check(document)
 
 
 def _make_buffer(size: int) -> Future[Buffer]:

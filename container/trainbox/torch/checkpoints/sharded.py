@@ -36,13 +36,14 @@ from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.say import say
 from trainbox.torch.checkpoints import generators
-from trainbox.torch.checkpoints.codec import CODEC, Encoded, encode, flat
+from trainbox.torch.checkpoints.codec import CODEC, encode, flat
 from trainbox.torch.checkpoints.course import ALONE, Course
-from trainbox.torch.checkpoints.document import GENERATORS, check, compose, pack, parse
+from trainbox.torch.checkpoints.document import GENERATORS, check, compose, parse
 from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.parts import kind_of, load, plain, state_of, without_frozen
+from trainbox.torch.checkpoints.parts import kind_of, plain, without_frozen
 from trainbox.torch.checkpoints.pool import Borrowed, Pool, Range, Whole
 from trainbox.torch.checkpoints.reading import NO_EARLIER, Locate, UnreadableError, read_part
+from trainbox.torch.checkpoints.replicas import Replicas
 from trainbox.torch.checkpoints.saver import Pace
 from trainbox.torch.checkpoints.trainable import FROZEN
 from trainbox.torch.checkpoints.writer import STATE, shard_name
@@ -81,6 +82,7 @@ class ShardedSaver:
         self._course = course
         self._trainable_only = FROZEN in course.identity
         self._peers = Peers(course.rank, course.world_size, course.group)
+        self._replicas = Replicas(self._parts, self._peers)
         self._hosts = [name.decode() for name in self._peers.gather(course.host.encode())]
         self._pool = Pool(store.directory, self._peers, self._hosts)
         self._store = store
@@ -125,6 +127,7 @@ class ShardedSaver:
             raise UnreadableError(error.message, hint=error.hint) from error
         document = parse(self._peers.share(text))
         self._peers.together(lambda: check(document, self._kinds, {}, self._course.identity))
+        self._peers.together(lambda: self._replicas.check(document))
         state = self._sharded()
         try:
             state_dict_loader.load(state, storage_reader=_Reader(borrowed), process_group=self._course.group)
@@ -135,8 +138,9 @@ class ShardedSaver:
             ) from error
         set_model_state_dict(self._model, state["model"], options=StateDictOptions(strict=not self._trainable_only))
         set_optimizer_state_dict(self._model, self._optimizer, state["optimizer"])
-        for name, part in self._parts.items():
-            load(name, part, read_part(document.parts[name], document.shard_bytes, locate, self._peers))
+        for name in self._parts:
+            saved = read_part(document.parts[name], document.shard_bytes, locate, self._peers)
+            self._replicas.load(name, saved, document)
         states = read_part(document.parts[GENERATORS], document.shard_bytes, locate, self._peers)
         generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
         self.pace.saved(0.0)
@@ -156,7 +160,7 @@ class ShardedSaver:
             CheckpointError: With `wait`, it could not be written. Otherwise that is said, and the training goes on.
         """
         began = time.monotonic()
-        states = self._peers.gather(pack(generators.capture(), GENERATORS))
+        gathered = self._replicas.gather()
         # The later of two saves of one step has the greater name.
         name = self._peers.share(f"{time.time_ns():020d}-{os.urandom(4).hex()}".encode()).decode()
         info = {
@@ -171,7 +175,7 @@ class ShardedSaver:
         opened: list[Path] = []
         failure = self._together(lambda: self._open(step, info, stack, opened))
         aside = self._from_leader(os.fsencode(opened[0]) if opened else b"")
-        failure = failure or self._together(lambda: self._write(Path(os.fsdecode(aside)), states))
+        failure = failure or self._together(lambda: self._write(Path(os.fsdecode(aside)), gathered))
         if failure:
             stack.__exit__(type(failure), failure, None)  # nothing remains of what was opened
         else:
@@ -220,21 +224,15 @@ class ShardedSaver:
             "optimizer": get_optimizer_state_dict(self._model, self._optimizer),
         }
 
-    def _write(self, aside: Path, states: Sequence[bytes]) -> None:
+    def _write(self, aside: Path, gathered: Mapping[str, Sequence[bytes]]) -> None:
         if self._peers.rank == 0:
-            self._write_whole(aside, states)
+            self._write_whole(aside, gathered)
         writer = FileSystemWriter(aside, thread_count=_THREADS, sync_files=False)
         state_dict_saver.save(self._sharded(), storage_writer=writer, process_group=self._course.group)
 
-    def _write_whole(self, aside: Path, packed: Sequence[bytes]) -> None:
-        """What every rank holds, and the generators of all."""
-        encoded: dict[str, Encoded] = {}
-        offset = 0
-        for name, part in self._parts.items():
-            encoded[name] = encode(state_of(part), name, offset=offset)
-            offset = encoded[name].end
-        ranks = [torch.frombuffer(bytearray(state), dtype=torch.uint8) for state in packed]
-        encoded[GENERATORS] = encode(ranks, GENERATORS, offset=offset)
+    def _write_whole(self, aside: Path, gathered: Mapping[str, Sequence[bytes]]) -> None:
+        """What every rank holds, or each its own, and the generators of all."""
+        encoded = self._replicas.encode(gathered)
         encoded |= {name: encode(None, name) for name in ("model", "optimizer")}
         kinds = {**self._kinds, GENERATORS: "list"}
         text = compose(
@@ -243,6 +241,7 @@ class ShardedSaver:
             world_size=self._peers.size,
             shard_bytes=max(1, encoded[GENERATORS].end),  # all in one file
             identity=self._course.identity,
+            per_rank=tuple(name for name in self._parts if name in gathered),
         )
         (aside / STATE).write_bytes(text)
         with (aside / shard_name(0)).open("wb") as file:
