@@ -42,6 +42,7 @@ class Filling:
         self._device = device
         self._draw = weights if callable(weights) else getattr(model, "_init_weights", None)
         self._saved: Mapping[str, Any] = {}
+        self._draws = weights is None or callable(weights)
         if isinstance(weights, str | Path):
             self._saved = _SafeTensors(Path(weights))
         elif isinstance(weights, Mapping):
@@ -72,10 +73,12 @@ class Filling:
 
     def _initialize(self, module: nn.Module) -> None:
         with torch.no_grad(), self._device:
-            if self._draw is not None:
-                self._draw(module)
-            else:
-                _reset(module)()
+            draw = self._draw
+            reset = _reset(module)
+            if draw is not None:
+                draw(module)
+            elif reset is not None:
+                reset()
 
     def _source(self, meta: int) -> str | None:
         """Under which name the weights have a tensor, by the identity of what it was on `meta`."""
@@ -91,7 +94,7 @@ class Filling:
             )
         parameters = {id(parameter) for parameter in model.parameters()}
         lacking = [self._names[one][0] for one in on_meta if one in parameters and self._source(one) is None]
-        if self._saved and lacking:
+        if lacking and not self._draws:
             raise DataError(
                 f"wrap: the weights lack {len(lacking)} parameters of the model: {_listed(lacking)}",
                 hint="give them all, or make what the weights do not have outside of torch.device('meta')",
@@ -139,7 +142,8 @@ class _SafeTensors(Mapping[str, Any]):
                 opened = safe_open(file, framework="pt")
             except (OSError, SafetensorError) as error:
                 raise DataError(f"wrap: the weights {file} cannot be read: {error}") from error
-            self._files |= dict.fromkeys(opened.keys(), opened)
+            names: list[str] = opened.keys()  # type: ignore[no-untyped-call]
+            self._files |= dict.fromkeys(names, opened)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._files[name].get_tensor(name)
@@ -178,7 +182,8 @@ def _materialize(unit: nn.Module, device: torch.device) -> dict[int, int]:
         return made[id(tensor)]
 
     for module in unit.modules():
-        for own in (module._parameters, module._buffers):  # noqa: SLF001 - `setattr` goes through hooks of others
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001 - as `_apply` does it
+        for own in tables:
             own.update({key: replace(value) for key, value in own.items() if value is not None and value.is_meta})
     return {id(tensor): meta for meta, tensor in made.items()}
 

@@ -1,4 +1,4 @@
-"""A model spread over the ranks (FSDP2), a unit at a time: what is gathered at once is one unit and the root.
+"""A model spread over the ranks (FSDP2) in units, of which one is gathered at a time, beside the root.
 
 A unit is a module whose parameters the ranks gather when its forward or backward pass begins, and give up when it ends.
 The root has the parameters that are in no unit; they stay gathered from the first to the last layer.
@@ -56,15 +56,24 @@ def plan_units(model: nn.Module, asked: Sequence[Asked], dtype: torch.dtype | No
     return tuple(Unit(name, size) for name, size in sizes.items())
 
 
+def peak(units: Sequence[Unit]) -> int:
+    """The bytes of parameters that are gathered at once, at most: the root, a unit, and in the backward pass the next.
+
+    FSDP2 fetches the next unit while one computes its gradients.
+    """
+    *inner, root = units
+    return root.size + sum(sorted((unit.size for unit in inner), reverse=True)[:2])
+
+
 def describe(units: Sequence[Unit]) -> str:
     """How much is gathered at once, for the log."""
     *inner, root = units
     if not inner:
-        return f"in one unit of {_mib(root.size)}, which is gathered whole; name its layers with units=…"
+        return f"in one unit of {_bytes(root.size)}, which is gathered whole; units=… can name its layers"
     largest = max(inner, key=lambda unit: unit.size)
     return (
-        f"in {len(inner)} units and the root ({_mib(root.size)}); gathered at once are the root and a unit, of which "
-        f"the largest is {largest.name} ({_mib(largest.size)})"
+        f"in {len(inner)} units and a root of {_bytes(root.size)}; the largest unit, {largest.name}, has "
+        f"{_bytes(largest.size)}; gathered at once at most {_bytes(peak(units))}, the next unit included"
     )
 
 
@@ -198,5 +207,5 @@ def _contains(unit: str, name: str) -> bool:
     return not unit or name.startswith(f"{unit}.")
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"
+def _bytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
