@@ -18,6 +18,7 @@ import msgspec
 
 from trainbox.contract.job import add_to_environment, read_environment
 from trainbox.contract.text import printable
+from trainbox.elastic import preload
 from trainbox.errors import TrainboxError
 
 #: Where torch elastic wants an error to be written; its decorator `record` does it, too.
@@ -42,6 +43,9 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
         SystemExit: The script has failed, or has asked for it.
     """
     _settle(variables, read_environment())
+    if "torch" in sys.modules:
+        add_to_environment(preload.remember(read_environment()))
+        preload.FirstImport(sys.modules["torch"], lambda: preload.warn(read_environment()))
     try:
         _run_main(command)
     except SystemExit:
@@ -51,6 +55,11 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
         _show(error)
         raise SystemExit(error.exit_code if isinstance(error, TrainboxError) else 1) from None
     return 0
+
+
+def run_here(command: Sequence[str]) -> int:
+    """As `run`, in an interpreter that was started with the variables of its rank."""
+    return run(read_environment(), command)
 
 
 def _settle(variables: Mapping[str, str], env: Mapping[str, str]) -> None:

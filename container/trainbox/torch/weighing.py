@@ -35,7 +35,7 @@ class Weights:
             TrainingError: Of the losses of one step some have a weight.
         """
         if self._used:
-            self._total, self._factor, self._unweighed, self._used = None, None, False, False
+            self.drop()
         if weight is None:
             self._unweighed = True
         else:
@@ -47,6 +47,10 @@ class Weights:
                 "backward() was called with and without weight= in one step", hint="give each loss of a step its weight"
             )
         return loss
+
+    def drop(self) -> None:
+        """The gradients are gone, and with them the weights."""
+        self._total, self._factor, self._unweighed, self._used = None, None, False, False
 
     def apply(self, parameters: Iterable[torch.Tensor]) -> None:
         """Divide the gradients by the mean weight of the ranks; all ranks call this."""

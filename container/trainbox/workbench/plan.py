@@ -17,7 +17,12 @@ SECONDS_TO_LEAVE = 120.0
 
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
 _JOB_PREFIXES = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_")
-_JOB_VARIABLES = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+_JOB_VARIABLES = frozenset(
+    {
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+        *("MASTER_ADDR", "MASTER_PORT"),
+    }
+)
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -183,12 +188,16 @@ def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: 
 
 def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     """Plain strings, as the API sends them."""
-    if request.source is None:
+    if request.module is not None:
+        own = {"trainbox_module": request.module, "sagemaker_submit_directory": str(root / "code")}
+    elif request.source is None:
         own = {"trainbox_script": request.script}
     else:
         own = {"sagemaker_program": request.script, "sagemaker_submit_directory": str(root / "code")}
     if request.processes is not None:
         own["processes_per_host"] = str(request.processes)
+    if request.raw_arguments:
+        own["trainbox_raw_arguments"] = json.dumps(request.raw_arguments)
     return {**request.hyperparameters, **own}
 
 

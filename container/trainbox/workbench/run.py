@@ -49,7 +49,8 @@ _INTERRUPTED = 130
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `trainbox run`."""
     add = parser.add_argument
-    add("script", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
+    add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
+    add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
     add("--channel", action="append", default=[], metavar="NAME=PATH", help="a directory or file as an input channel")
     add("--hp", action="append", default=[], metavar="KEY=VALUE", help="a hyperparameter, as plain text")
     add("--env", action="append", default=[], metavar="KEY=VALUE", help="a variable of the container")
@@ -66,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--preflight",
         choices=("off", "fast", "full"),
-        default="off",
         help="check the hosts' health before the script, as the cloud does for several processes (default: off here)",
     )
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
@@ -79,6 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep", action="store_true", help="with --docker: leave containers and network, and say their names")
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
+    parser.set_defaults(raw_arguments=())
 
 
 def run(args: argparse.Namespace) -> int:
