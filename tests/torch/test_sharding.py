@@ -169,24 +169,25 @@ class Adapted(nn.Module):
 def by_hand():
     model = Llama(True)
     for layer in model.requires_grad_(False).model.layers: layer.up = Adapted(layer.up)
-    return model, lambda tokens: functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+    return model, lambda tokens: functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten()), None
 
 def with_peft():
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
     sizes = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_key_value_heads=1)
     config = LlamaConfig(vocab_size=50, num_hidden_layers=3, tie_word_embeddings=True, **sizes)
-    model = LlamaForCausalLM(config)
+    state = LlamaForCausalLM(config).state_dict()  # what a file of the base model would have
+    with torch.device("meta"): model = LlamaForCausalLM(config)
     model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]))
-    return model, lambda tokens: model(input_ids=tokens, labels=tokens).loss
+    return model, lambda tokens: model(input_ids=tokens, labels=tokens).loss, state
 
 class Rows(torch.utils.data.Dataset):
     def __len__(self): return 48
     def __getitems__(self, indices): return torch.stack([torch.arange(8) * (index + 1) % 50 for index in indices])
 
 with session(seed=3) as run:
-    model, loss = {"hand": by_hand, "peft": with_peft}[os.environ["LORA"]]()
-    model = run.wrap(model, sharded=True)
+    model, loss, weights = {"hand": by_hand, "peft": with_peft}[os.environ["LORA"]]()
+    model = run.wrap(model, sharded=True, weights=weights)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     batches = run.batches(48, batch_size=8)
     parts = dict(model=model, optimizer=optimizer, batches=batches)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -188,6 +189,39 @@ def test_a_model_on_meta_is_filled_from_tensors_by_name(form: str, tmp_path: Pat
     found = {name.removeprefix("base_model.model."): value for name, value in filled.state_dict().items()}
     assert all(torch.equal(found[name], value) for name, value in state.items())
     assert torch.equal(found["lm_head.weight"], state["model.embed_tokens.weight"])
+
+
+class Adapted(nn.Module):
+    """As the LoRA layers of PEFT, which binds a socket when it is imported; `test_sharding` has the real ones."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(8, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 16, bias=False)})
+        self.lora_embedding_A = nn.ParameterDict()
+
+    def reset_lora_parameters(self, name: str, how: object) -> None:
+        assert how == "gaussian"
+        nn.init.normal_(self.lora_A.get_parameter(f"{name}.weight"))
+        nn.init.zeros_(self.lora_B.get_parameter(f"{name}.weight"))
+
+
+def test_adapters_on_meta_are_initialized_as_peft_does_it_while_their_base_is_read() -> None:
+    state = Llama(tied=True).state_dict()
+
+    def adapted() -> nn.Module:
+        model = Llama(tied=True)
+        for layer in model.model.layers:
+            layer.mlp[0] = Adapted(layer.mlp[0])  # type: ignore[index, operator, arg-type]
+        vars(model)["peft_config"] = {"default": SimpleNamespace(init_lora_weights="gaussian")}
+        return model
+
+    model = on_meta(adapted)
+    found = dict(place(model, plan_units(model, ()), CPU, state, None, ranks=1).named_parameters())
+    assert torch.equal(found["model.layers.1.mlp.0.base_layer.weight"], state["model.layers.1.mlp.0.weight"])
+    assert all(value.any() for name, value in found.items() if ".lora_A." in name)
+    assert not any(value.any() for name, value in found.items() if ".lora_B." in name)
 
 
 class Rope(nn.Module):

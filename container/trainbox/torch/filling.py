@@ -41,6 +41,8 @@ class Filling:
         self._names = _names(model)
         self._device = device
         self._draw = weights if callable(weights) else getattr(model, "_init_weights", None)
+        #: How each adapter of PEFT is initialized, by its name.
+        self._adapters: Mapping[str, Any] = getattr(model, "peft_config", {})
         self._saved: Mapping[str, Any] = {}
         self._draws = weights is None or callable(weights)
         if isinstance(weights, str | Path):
@@ -56,6 +58,8 @@ class Filling:
             own = [tensor for tensor in _own(module).values() if id(tensor) in made]
             if any(self._source(made[id(tensor)]) is None for tensor in own):
                 self._initialize(module)
+            if any(id(each) in made and self._source(made[id(each)]) is None for each in _adapters(module)):
+                self._initialize_adapters(module)
         with torch.no_grad():
             for tensor in _tensors(unit):
                 source = self._source(made[id(tensor)]) if id(tensor) in made else None
@@ -80,6 +84,11 @@ class Filling:
             elif reset is not None:
                 reset()
 
+    def _initialize_adapters(self, layer: Any) -> None:  # noqa: ANN401 - PEFT is not imported here
+        with torch.no_grad(), self._device:
+            for name in {*layer.lora_A, *layer.lora_embedding_A}:
+                layer.reset_lora_parameters(name, self._adapters[name].init_lora_weights)
+
     def _source(self, meta: int) -> str | None:
         """Under which name the weights have a tensor, by the identity of what it was on `meta`."""
         candidates = (one for name in self._names[meta] for one in (name, _without_peft(name)))
@@ -93,6 +102,7 @@ class Filling:
                 hint="make it below `with torch.device('meta'):`, or load the weights into it before wrap()",
             )
         parameters = {id(parameter) for parameter in model.parameters()}
+        parameters -= {id(parameter) for module in model.modules() for parameter in _adapters(module)}
         lacking = [self._names[one][0] for one in on_meta if one in parameters and self._source(one) is None]
         if lacking and not self._draws:
             raise DataError(
@@ -186,6 +196,13 @@ def _materialize(unit: nn.Module, device: torch.device) -> dict[int, int]:
         for own in tables:
             own.update({key: replace(value) for key, value in own.items() if value is not None and value.is_meta})
     return {id(tensor): meta for meta, tensor in made.items()}
+
+
+def _adapters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a LoRA layer of PEFT puts beside those of its base; none of any other module."""
+    if not callable(getattr(module, "reset_lora_parameters", None)):
+        return []
+    return [parameter for name, parameter in module.named_parameters() if not name.startswith("base_layer.")]
 
 
 def _own(module: nn.Module) -> dict[str, torch.Tensor]:
