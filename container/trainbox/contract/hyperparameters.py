@@ -31,6 +31,9 @@ _SECRET_ENDINGS = ("token", "password", "passwd", "passphrase", "secret", "secre
 _SECRET_WORDS = frozenset({"credential", "credentials", "passwords"})
 #: `api_tokens` are secrets, `max_tokens` and `num_tokens_seen` are counted ones.
 _WHOSE_TOKENS = frozenset({"access", "api", "auth", "bearer", "hf", "id", "refresh", "secret", "session", "user"})
+_USER_INFORMATION = re.compile(r"://([^\s/@:]*+)(?::([^\s/@]*+))?+@")
+#: A user's name before the host of a URL may be a token, which is longer than `git`.
+_SHORTEST_TOKEN = 8
 #: A shorter value is no secret worth the name, and hiding it would riddle the text with holes.
 _SHORTEST_SECRET = 3
 
@@ -204,10 +207,17 @@ def _secrets_within(values: Mapping[str, object]) -> Iterable[str]:
             yield str(value)
             yield str(decode(value))
         else:
+            yield from secrets_of_urls(str(value))
             inner = decode(value)
             for item in inner if isinstance(inner, list) else [inner]:
                 if isinstance(item, dict):
                     yield from _secrets_within(item)
+
+
+def secrets_of_urls(text: str) -> Iterable[str]:
+    """Passwords, and tokens in place of a user's name, of the URLs in a text: `https://token@host/simple`."""
+    for user, password in _USER_INFORMATION.findall(text):
+        yield from filter(None, [password, user if len(user) >= _SHORTEST_TOKEN else ""])
 
 
 def without_secrets(text: str, hidden: Iterable[str]) -> str:

@@ -91,6 +91,7 @@ VARIABLES: Mapping[str, str] = {
     "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
     "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
     "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
+    "TRAINBOX_PRELOADED": "set by the launcher `torchrun`: variables that torch has read before the script",
     "TRAINBOX_STACKS_FILE": "set by the launcher `torchrun`: where a rank writes its stacks",
     "TRAINBOX_HEALTH_DRILL": "a fault to rehearse in the health checks of ranks",
     "TRAINBOX_TEST_IMAGE": "for trainbox's own tests",

@@ -2,7 +2,7 @@
 
 import sys
 
-from trainbox.elastic.rank import run_here
+from trainbox.elastic.rank import run
 
 if __name__ == "__main__":
-    sys.exit(run_here(sys.argv[1:]))
+    sys.exit(run({}, sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import functools
 import importlib.machinery
 import importlib.util
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -33,7 +34,7 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
     """Run a script as the main program of this process.
 
     Args:
-        variables: Those of this rank.
+        variables: Those of this rank that the environment does not have yet.
         command: What would stand behind `python`: a script or `-m` and a module, then its arguments.
 
     Returns:
@@ -42,37 +43,37 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
     Raises:
         SystemExit: The script has failed, or has asked for it.
     """
-    _settle(variables, read_environment())
+    env = {**read_environment(), **variables}
+    _settle(env)
     if "torch" in sys.modules:
-        add_to_environment(preload.remember(read_environment()))
-        preload.FirstImport(sys.modules["torch"], lambda: preload.warn(read_environment()))
+        add_to_environment(preload.remember(env))
+        preload.FirstImport(sys.modules["torch"], functools.partial(_warn, read_environment))
     try:
         _run_main(command)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - what Python itself does with a main program
-        _record(error, Path(variables[ERROR_FILE_VARIABLE]))
+        _record(error, Path(env[ERROR_FILE_VARIABLE]))
         _show(error)
         raise SystemExit(error.exit_code if isinstance(error, TrainboxError) else 1) from None
     return 0
 
 
-def run_here(command: Sequence[str]) -> int:
-    """As `run`, in an interpreter that was started with the variables of its rank."""
-    return run(read_environment(), command)
+def _warn(read: Callable[[], Mapping[str, str]]) -> None:
+    preload.warn(read())
 
 
-def _settle(variables: Mapping[str, str], env: Mapping[str, str]) -> None:
+def _settle(env: Mapping[str, str]) -> None:
     """What a process of its own would have of its own."""
     directory = str(Path.cwd())
     path = env.get("PYTHONPATH", "")
-    add_to_environment({**variables, "PYTHONPATH": ":".join(filter(None, [directory, path]))})
+    add_to_environment({**env, "PYTHONPATH": ":".join(filter(None, [directory, path]))})
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     faulthandler.enable()
     # Open for as long as the process lives: the dump is written by a signal handler in C.
-    stacks = os.open(variables[STACKS_FILE_VARIABLE], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    stacks = os.open(env[STACKS_FILE_VARIABLE], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
 
 

@@ -182,9 +182,10 @@ def install_plan(
     env: Mapping[str, str],
     grace_seconds: float,
     hang_seconds: float = 0.0,
+    python: str = sys.executable,
 ) -> Plan:
     """The plan of one step before the script: pip, run and supervised like any child."""
     # -P: pip must not take a user's `queue.py` or `types.py` for the standard library's.
-    command = (sys.executable, "-P", "-m", "pip", *argv)
+    command = (python, "-P", "-m", "pip", *argv)
     child = Child("pip", argv=command, environment=env, directory=program_directory, hang_seconds=hang_seconds)
     return Plan(children=(child,), grace_seconds=grace_seconds)

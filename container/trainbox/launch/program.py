@@ -155,7 +155,7 @@ def resolve(choice: Choice, directory: Path) -> Program:
         name=choice.name,
         command=_executable(path, name),
         directory=directory,
-        install=() if choice.bundled else _requirements(directory),
+        install=() if choice.bundled else find_requirements(name, directory),
     )
 
 
@@ -198,12 +198,12 @@ def _python_program(name: str, directory: Path, *, bundled: bool) -> Program:
     session = "" if bundled and name in {BUNDLED, *TREES} else find_session(directory / name, directory)
     if bundled:
         return Program(name=name, command=(sys.executable, name), directory=directory, session=session)
-    if _is_package(directory) and _MODULE_NAME.fullmatch(name):
-        module = name.removesuffix(".py").replace("/", ".")
-        command = (sys.executable, "-m", module)
-        return Program(name=name, command=command, directory=directory, install=_installs(directory), session=session)
+    install = find_requirements(name, directory)
+    if "." in install:
+        command = (sys.executable, "-m", name.removesuffix(".py").replace("/", "."))
+        return Program(name=name, command=command, directory=directory, install=install, session=session)
     # A name that begins with a dash must not be read as an option.
-    script, install = f"./{name}" if name.startswith("-") else name, _requirements(directory)
+    script = f"./{name}" if name.startswith("-") else name
     return Program(name=name, command=(sys.executable, script), directory=directory, install=install, session=session)
 
 
@@ -213,7 +213,7 @@ def _module_program(module: str, directory: Path) -> Program:
     Raises:
         ProgramError: It is not there.
     """
-    install = _installs(directory)
+    install = find_module_requirements(directory)
     file = find_module(module, directory)
     if file is None and not install and not _is_importable(module.partition(".")[0]):
         names = [name.removesuffix(".py").replace("/", ".") for name in _names(directory) if name.endswith(".py")]
@@ -250,10 +250,6 @@ def _is_importable(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _installs(directory: Path) -> tuple[str, ...]:
-    return ((".",) if _is_package(directory) else ()) + _requirements(directory)
-
-
 def _is_package(directory: Path) -> bool:
     if (directory / "setup.py").is_file():
         return True
@@ -265,7 +261,19 @@ def _is_package(directory: Path) -> bool:
         return bool(_BUILD_TABLE.search(file.read(_LONGEST_PROJECT)))
 
 
-def _requirements(directory: Path) -> tuple[str, ...]:
+def find_requirements(name: str, directory: Path) -> tuple[str, ...]:
+    """What pip installs before a program of the user's runs: the code itself where it is a package, what it lists."""
+    if name.endswith(".py") and _MODULE_NAME.fullmatch(name):
+        return find_module_requirements(directory)
+    return _listed(directory)
+
+
+def find_module_requirements(directory: Path) -> tuple[str, ...]:
+    """What pip installs before a module runs by its name."""
+    return ((".",) if _is_package(directory) else ()) + _listed(directory)
+
+
+def _listed(directory: Path) -> tuple[str, ...]:
     return ("-r", "requirements.txt") if (directory / "requirements.txt").is_file() else ()
 
 

@@ -62,6 +62,8 @@ def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
         machine = read_machine(modules=modules_needed(job, program))
         planned = launch.plan(job, program, env=host.environment, machine=machine)
         moves = {str(root): str(host.root)}
+        if "-P" in host.argv:  # behind the Python of the supervisor, which may be that of an overlay
+            moves[sys.executable] = host.argv[host.argv.index("-P") - 1]
         if host.argv[0] != sys.executable:
             # A container has an interpreter and bundled scripts of its own.
             moves |= {sys.executable: "python3", str(bundled_directory()): "train_scripts"}
