@@ -98,7 +98,7 @@ def mean(model, rows):
 
 def made(): torch.manual_seed(5); return Llama(True)
 
-def gradients(sharded):
+def gradients(sharded, accumulate):
     model = run.wrap(made(), sharded=sharded)
     kept = {}
     class Keeps(torch.optim.SGD):
@@ -108,10 +108,12 @@ def gradients(sharded):
                 kept[len(kept)] = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
     # Rank 0 has four rows, in pieces; rank 1 two, of which the last has no token that counts.
     pieces = [slice(0, 1), slice(1, 4)] if run.rank == 0 else [slice(4, 5), slice(5, 6)]
-    for _ in run.steps([0]):
-        for rows in pieces:
+    optimizer = Keeps(model.parameters(), lr=0.0)
+    batches = [[rows] for rows in pieces] if accumulate else [pieces]
+    for several in run.steps(batches, accumulate=len(batches)):
+        for rows in several:
             run.backward(mean(model, rows), weight=(TARGETS[rows] != -100).sum())
-        run.update(Keeps(model.parameters(), lr=0.0))
+        run.update(optimizer)
     return list(kept.values())
 
 def whole():
@@ -119,8 +121,9 @@ def whole():
     mean(model, slice(0, 6)).backward()
     return [parameter.grad for parameter in model.parameters()]
 
-def farthest(sharded):
-    return max(float((one - other).abs().max()) for one, other in zip(gradients(sharded), whole(), strict=True))
+def farthest(sharded, accumulate=False):
+    made = zip(gradients(sharded, accumulate), whole(), strict=True)
+    return max(float((one - other).abs().max()) for one, other in made)
 """
 
 
@@ -139,7 +142,8 @@ def test_no_more_than_the_units_that_are_said_is_gathered_and_weighed_losses_giv
         + WEIGHED
         + """
 with session() as run:
-    report(loose=most(False), tied=most(True), copies=farthest(False), sharded=farthest(True))
+    made = {"copies": farthest(False), "sharded": farthest(True), "gathered": farthest(True, True)}
+    report(loose=most(False), tied=most(True), **made)
 """
     )
     logs = finish([script], root=tmp_path)
@@ -151,7 +155,7 @@ with session() as run:
     assert found["tied"]["tied"]
     assert "the largest unit, model.layers.0, has 16.6 KiB; gathered at once at most" in logs[0]
     for rank in (0, 1):
-        for way in ("copies", "sharded"):
+        for way in ("copies", "sharded", "gathered"):
             assert reported(logs[rank])[way] < 1e-6
 
 
