@@ -191,6 +191,19 @@ def test_a_model_on_meta_is_filled_from_tensors_by_name(form: str, tmp_path: Pat
     assert torch.equal(found["lm_head.weight"], state["model.embed_tokens.weight"])
 
 
+class Scaled(nn.Sequential):
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.constant_(module.weight, 3.0)
+
+
+def test_what_a_model_initializes_itself_comes_over_what_its_modules_do() -> None:
+    model = on_meta(lambda: Scaled(nn.Linear(2, 2), nn.LayerNorm(2)))
+    place(model, plan_units(model, ()), CPU, None, None, ranks=1)
+    assert torch.equal(model.get_parameter("0.weight"), torch.full((2, 2), 3.0))
+    assert torch.equal(model.get_parameter("1.weight"), torch.ones(2))
+
+
 class Adapted(nn.Module):
     """As the LoRA layers of PEFT, which binds a socket when it is imported; `test_sharding` has the real ones."""
 
@@ -213,7 +226,7 @@ def test_adapters_on_meta_are_initialized_as_peft_does_it_while_their_base_is_re
     def adapted() -> nn.Module:
         model = Llama(tied=True)
         for layer in model.model.layers:
-            layer.mlp[0] = Adapted(layer.mlp[0])  # type: ignore[index, operator, arg-type]
+            layer.mlp[0] = Adapted(layer.mlp[0])  # type: ignore[assignment, index, operator, arg-type]
         vars(model)["peft_config"] = {"default": SimpleNamespace(init_lora_weights="gaussian")}
         return model
 
@@ -238,6 +251,12 @@ def test_what_nothing_can_fill_is_named_before_anything_is_made() -> None:
         Filling(model, {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)}, CPU)
 
 
+class Positions(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("positions", torch.arange(4))
+
+
 def test_a_function_fills_each_module_and_what_it_leaves_out_is_noticed() -> None:
     def ones(module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -247,9 +266,10 @@ def test_a_function_fills_each_module_and_what_it_leaves_out_is_noticed() -> Non
     model = on_meta(lambda: nn.Sequential(nn.Linear(2, 2)))
     place(model, plan_units(model, ()), CPU, ones, None, ranks=1)
     assert torch.equal(model.get_parameter("0.weight"), torch.ones(2, 2))
-    lacking = on_meta(lambda: nn.Sequential(nn.LayerNorm(2)))
-    with pytest.raises(HyperparameterError, match=r"0\.weight, made on the device meta, is not filled"):
-        place(lacking, plan_units(lacking, ()), CPU, ones, None, ranks=1)
+    for make, what in ((lambda: nn.LayerNorm(2), "weight"), (Positions, "positions")):
+        lacking = on_meta(make)
+        with pytest.raises(HyperparameterError, match=f"{what}, made on the device meta, is not filled"):
+            place(lacking, plan_units(lacking, ()), CPU, ones, None, ranks=1)
 
 
 @pytest.mark.parametrize(

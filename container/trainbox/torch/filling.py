@@ -8,6 +8,7 @@ All ranks draw the same numbers, those of the session's seed; from a file each r
 """
 
 import importlib.util
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ Weights = Mapping[str, torch.Tensor] | str | Path | Callable[[nn.Module], object
 #: What PEFT puts around the names of a model, and into them.
 _PEFT_PREFIX, _PEFT_INFIX = "base_model.model.", ".base_layer."
 _SHOWN = 3
+#: What a tensor has before it is filled, so that one that nothing fills is noticed.
+_UNFILLED: dict[torch.dtype, float] = {
+    **dict.fromkeys((torch.float64, torch.float32, torch.float16, torch.bfloat16), torch.nan),
+    **{dtype: torch.iinfo(dtype).min for dtype in (torch.int64, torch.int32, torch.int16)},
+}
 
 
 class Filling:
@@ -40,7 +46,9 @@ class Filling:
     def __init__(self, model: nn.Module, weights: Weights | None, device: torch.device) -> None:
         self._names = _names(model)
         self._device = device
-        self._draw = weights if callable(weights) else getattr(model, "_init_weights", None)
+        self._asked = weights if callable(weights) else None
+        #: Of Transformers, and of scripts that are written as its models are.
+        self._models_own = getattr(model, "_init_weights", None)
         #: How each adapter of PEFT is initialized, by its name.
         self._adapters: Mapping[str, Any] = getattr(model, "peft_config", {})
         self._saved: Mapping[str, Any] = {}
@@ -69,7 +77,7 @@ class Filling:
 
     def _require_filled(self, unit: nn.Module, made: Mapping[int, int]) -> None:
         for tensor in _tensors(unit):
-            if id(tensor) in made and bool(torch.isnan(tensor.detach()).any()):
+            if id(tensor) in made and _is_unfilled(tensor.detach()):
                 raise HyperparameterError(
                     f"wrap: {self._names[made[id(tensor)]][0]}, made on the device meta, is not filled, or with NaN",
                     hint="pass weights= that have it, or make its module outside of torch.device('meta')",
@@ -77,12 +85,9 @@ class Filling:
 
     def _initialize(self, module: nn.Module) -> None:
         with torch.no_grad(), self._device:
-            draw = self._draw
-            reset = _reset(module)
-            if draw is not None:
-                draw(module)
-            elif reset is not None:
-                reset()
+            for draw in [self._asked] if self._asked else [_reset(module), self._models_own]:
+                if draw is not None:
+                    draw(module)
 
     def _initialize_adapters(self, layer: Any) -> None:  # noqa: ANN401 - PEFT is not imported here
         with torch.no_grad(), self._device:
@@ -126,7 +131,7 @@ class Filling:
         for name, module in model.named_modules():
             own = {key: tensor for key, tensor in _own(module).items() if tensor.is_meta}
             without = [key for key, tensor in own.items() if self._source(id(tensor)) is None]
-            if without and self._draw is None and _reset(module) is None:
+            if without and not (self._asked or self._models_own or _reset(module)):
                 raise HyperparameterError(
                     f"wrap: nothing fills {'.'.join(filter(None, [name, without[0]]))}, which is on the device meta: "
                     f"{type(module).__name__} has no reset_parameters()",
@@ -159,6 +164,9 @@ class _SafeTensors(Mapping[str, Any]):
         tensor: torch.Tensor = self._files[name].get_tensor(name)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
     def shape(self, name: str) -> list[int]:
         shape: list[int] = self._files[name].get_slice(name).get_shape()
         return shape
@@ -185,8 +193,8 @@ def _materialize(unit: nn.Module, device: torch.device) -> dict[int, int]:
     def replace(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in made:
             empty = torch.empty_like(tensor, device=device)
-            if empty.is_floating_point():
-                empty.fill_(torch.nan)  # what nothing fills is noticed
+            if tensor.dtype in _UNFILLED:
+                empty.fill_(_UNFILLED[tensor.dtype])
             is_parameter = isinstance(tensor, nn.Parameter)
             made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
         return made[id(tensor)]
@@ -203,6 +211,13 @@ def _adapters(module: nn.Module) -> list[nn.Parameter]:
     if not callable(getattr(module, "reset_lora_parameters", None)):
         return []
     return [parameter for name, parameter in module.named_parameters() if not name.startswith("base_layer.")]
+
+
+def _is_unfilled(tensor: torch.Tensor) -> bool:
+    unfilled = _UNFILLED.get(tensor.dtype)
+    if unfilled is None:
+        return False
+    return bool((torch.isnan(tensor) if tensor.is_floating_point() else tensor == unfilled).any())
 
 
 def _own(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -222,10 +237,12 @@ def _names(model: nn.Module) -> dict[int, list[str]]:
     return names
 
 
-def _reset(module: nn.Module) -> Callable[[], object] | None:
+def _reset(module: nn.Module) -> Callable[[nn.Module], object] | None:
     """What torch's own modules initialize themselves with."""
-    found = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    return found if callable(found) else None
+    for name in ("reset_parameters", "_reset_parameters"):
+        if callable(getattr(module, name, None)):
+            return operator.methodcaller(name)
+    return None
 
 
 def _without_peft(name: str) -> str:

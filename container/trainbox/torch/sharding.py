@@ -47,12 +47,11 @@ def plan_units(model: nn.Module, asked: Sequence[Asked], dtype: torch.dtype | No
     Raises:
         HyperparameterError: No module has such a name or class, or it cannot be a unit.
     """
-    names = _named_units(model, asked) if asked else tuple(_find_units(model, "", _homes(model)))
+    names = _named_units(model, asked) if asked else tuple(_find_units(model, "", _tied(model)))
     sizes = dict.fromkeys(sorted(names, key=lambda name: name.count("."), reverse=True), 0) | {"": 0}
-    for homes in _homes(model):
-        parameter = model.get_parameter(homes[0])
+    for name, parameter in model.named_parameters():
         itemsize = dtype.itemsize if dtype and parameter.is_floating_point() else parameter.element_size()
-        sizes[next(name for name in sizes if _contains(name, homes[0]))] += parameter.numel() * itemsize
+        sizes[next(unit for unit in sizes if _contains(unit, name))] += parameter.numel() * itemsize
     return tuple(Unit(name, size) for name, size in sizes.items())
 
 
@@ -121,15 +120,15 @@ def place(
     return model if policy else model.to(device)
 
 
-def _find_units(module: nn.Module, prefix: str, homes: Sequence[Sequence[str]]) -> Iterator[str]:
+def _find_units(module: nn.Module, prefix: str, tied: Sequence[Sequence[str]]) -> Iterator[str]:
     for name, child in module.named_children():
         path = prefix + name
         if not any(True for _ in child.parameters()):
             continue
         is_layer = isinstance(module, nn.ModuleList) and not isinstance(child, _CONTAINERS)
         divided = isinstance(child, _CONTAINERS) or (not is_layer and _has_layers(child))
-        if divided or any(_shares(path, names) for names in homes):
-            yield from _find_units(child, f"{path}.", homes)
+        if divided or any(_shares(path, homes) for homes in tied):
+            yield from _find_units(child, f"{path}.", tied)
         else:
             yield path
 
@@ -158,7 +157,7 @@ def _named_units(model: nn.Module, asked: Sequence[Asked]) -> tuple[str, ...]:
                 f"wrap: the unit {name!r} is a {type(module).__name__}, which is never called itself",
                 hint=f"name its members: units=({name + '.*'!r},)",
             )
-    for homes in _homes(model):
+    for homes in _tied(model):
         for name in found:
             if _shares(name, homes):
                 outside = next(home for home in homes if not _contains(name, home))
@@ -190,12 +189,12 @@ def _unknown(asked: Asked, modules: dict[str, nn.Module]) -> HyperparameterError
     )
 
 
-def _homes(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter; one that is tied has several."""
+def _tied(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
     homes: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         homes.setdefault(id(parameter), []).append(name)
-    return list(homes.values())
+    return [names for names in homes.values() if len(names) > 1]
 
 
 def _shares(unit: str, homes: Sequence[str]) -> bool:

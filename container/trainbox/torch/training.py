@@ -39,7 +39,7 @@ from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.parts import is_partly_frozen, plain
 from trainbox.torch.checkpoints.trainable import FROZEN, digest_frozen
 from trainbox.torch.exact import algorithms, seed_all
-from trainbox.torch.filling import Weights
+from trainbox.torch.filling import Weights, is_needed
 from trainbox.torch.gradients import Gradients
 from trainbox.torch.loop import Loop, Uneven
 from trainbox.torch.permutation import derive
@@ -151,7 +151,7 @@ class Session:
         check_units(units, sharded=sharded)
         name, count = type(model).__name__, sum(parameter.numel() for parameter in model.parameters())
         policy = self._precision.shard() if sharded and self.world_size > 1 else None
-        plan = plan_units(model, units, policy.param_dtype if policy else None)
+        plan = plan_units(model, units, policy.param_dtype if policy else None) if sharded or is_needed(model) else ()
         wrapped: nn.Module = place(model, plan, self.device, weights, policy, ranks=self.world_size)
         how = "one rank"
         if policy is not None:
