@@ -8,6 +8,7 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.contract.world import in_world
-from trainbox.elastic.forkserver import Start, die_with, flush, fork_server
+from trainbox.elastic.forkserver import STOP_SIGNALS, Start, die_with, flush, fork_server
 
 #: What ranks are going to need: DistributedDataParallel's constructor imports dynamo, which takes a second.
 _FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.elastic.rank")
@@ -31,6 +32,8 @@ def main() -> int:
     processes, scratch, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     env = read_environment()
     job = in_world(read_job(Layout.from_environment(env).root, env))
+    if len(job.hosts) > 1:  # until `lead` can tell the other hosts: to import torch takes seconds
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     gc.disable()  # of what is imported nothing is garbage, and looking for it takes a tenth of the time
     import torch.distributed  # noqa: PLC0415, F401 - the order is the point
 
