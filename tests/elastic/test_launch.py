@@ -518,6 +518,7 @@ def test_a_stop_before_all_ranks_have_met_is_not_waited_out(tree: Tree) -> None:
     run = tree.finish(process)
     assert run.code == 143, run.log
     assert str(run.failure).startswith("stopped by SIGTERM: rank 1 ended at once: it had no handler for it, or not yet")
+    assert "with trainbox.torch a stop is heard from session() on" in str(run.failure)
 
 
 def test_a_rank_killed_by_another_when_a_stop_has_come_is_told_from_one_without_a_handler(tree: Tree) -> None:
