@@ -7,6 +7,7 @@ The library trains and saves; an integration tells this class when a step begins
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -49,6 +50,7 @@ class Integration:
         self.stopped = False
         self.begun = False
         self._settings = toolkit.current_job().settings
+        self._hook = toolkit.end_as_declared if _is_of_torch(sys.excepthook) else sys.excepthook
         path = env.get(PROGRESS_VARIABLE)
         self._progress = Progress(Path(path), read_ranks(env).local_rank) if path else None
         self.mark(Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
@@ -87,6 +89,8 @@ class Integration:
             CheckpointError: The ranks have resumed from different steps.
         """
         self.take_signal()
+        if _is_of_torch(sys.excepthook):  # it loses the traceback of an error that has an exit code of its own
+            sys.excepthook = self._hook
         group = None
         if dist.is_initialized() and dist.get_world_size() > 1:
             patience = max(JOIN_TIMEOUT, timedelta(seconds=self._settings.start_seconds))
@@ -198,6 +202,10 @@ class Integration:
         named = metric_values(values)
         if named:
             metrics.emit(metrics.line(self.step if step is None else step, named))
+
+
+def _is_of_torch(hook: Callable[..., object]) -> bool:
+    return hook.__module__ == dist.distributed_c10d.__name__
 
 
 def metric_values(values: Mapping[str, object]) -> dict[metrics.Metric, float]:
