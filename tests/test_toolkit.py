@@ -262,3 +262,22 @@ def test_the_example_of_every_function_runs(tmp_path: Path) -> None:
     answer = run(script, root=root)
     assert answer.returncode == 0, answer.stdout
     assert int(answer.stdout.split()[-2]) >= 2 * len(functions) - 4
+
+
+@pytest.mark.process
+def test_raw_arguments_of_the_request_are_flags_of_a_script_with_typed_hyperparameters(
+    script: Path, tmp_path: Path
+) -> None:
+    raw = ["--max-depth", "7", "--name=two words"]
+    values = {"max_depth": "5", "eta": "0.1", "trainbox_raw_arguments": json.dumps(raw)}
+    made = ["--eta", "0.1", "--max_depth", "5", *raw]
+    answer = run(script, *made, root=tree(tmp_path, values), env={"SM_USER_ARGS": json.dumps(made)})
+    assert "Params(max_depth=7, eta=0.1, name='two words')" in answer.stdout, answer.stderr
+
+
+@pytest.mark.process
+def test_a_script_with_a_parser_of_its_own_can_ask_for_its_job(tmp_path: Path) -> None:
+    script = tmp_path / "hydra.py"
+    script.write_text("import sys, trainbox\nprint(trainbox.current_job().hosts, sys.argv[1:])\n")
+    answer = run(script, "config.py", "lr=0.1", "+a=b", root=tree(tmp_path, {}))
+    assert answer.stdout == "('algo-1',) ['config.py', 'lr=0.1', '+a=b']\n", answer.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainbox import errors, metrics
 from trainbox.contract import params
-from trainbox.contract.settings import SETTINGS
+from trainbox.contract.settings import SETTINGS, VARIABLES
 from trainbox.health import explain
 from trainbox.launch import network
 from trainbox.launch.program import bundled_scripts
@@ -43,6 +43,11 @@ def exit_codes() -> str:
 def settings() -> str:
     """Every setting that the contract's reader knows."""
     return table(("hyperparameter", "what it does"), [(f"`{name}`", text) for name, text in SETTINGS.items()])
+
+
+def variables() -> str:
+    """Every other variable that begins as trainbox's own do."""
+    return table(("variable", "what it says"), [(f"`{name}`", text) for name, text in VARIABLES.items()])
 
 
 def scripts() -> str:
@@ -97,6 +102,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "network hints": network_hints,
     "scripts": scripts,
     "settings": settings,
+    "variables": variables,
 }
 
 

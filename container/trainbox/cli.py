@@ -41,7 +41,13 @@ def main() -> int:
         del sys.argv[1]
         return train.main()
     parser, verb = _parser_for(arguments[0] if arguments else "")
-    args = parser.parse_args(arguments)
+    if arguments[:1] == ["run"] and "--" in arguments:
+        # Argparse would take what stands there for the script of trainbox run.
+        place = arguments.index("--")
+        args = parser.parse_args(arguments[:place])
+        args.raw_arguments = arguments[place + 1 :]
+    else:
+        args = parser.parse_args(arguments)
     if verb is None:
         parser.print_help()
         return 2

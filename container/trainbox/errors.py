@@ -13,6 +13,7 @@
     ├── TrainingError        11   the loss is not finite, or ranks hold different parameters
     ├── PreflightError       12   the health checks before the script broke
     ├── ResourceError        13   memory, threads or open files do not suffice for what the job asks
+    ├── RehearsalError       14   a fault that was to be rehearsed did not happen
     ├── ConfigurationError   64   the health checks say that the request or the image must change
     ├── HardwareError        78   the health checks say that a part of the cluster must be repaired
     └── Stopped             143   the job was stopped before there was anything to save
@@ -91,6 +92,10 @@ class CheckpointError(TrainboxError):
     fault = "AlgorithmError"
 
 
+class PeerCheckpointError(CheckpointError):
+    """Another rank could not read or write a checkpoint, so no rank goes on: it follows from that rank's error."""
+
+
 class MetricError(TrainboxError):
     """A metric is declared or logged in a way nobody could read back."""
 
@@ -121,6 +126,12 @@ class ResourceError(TrainboxError):
     """Memory, threads or open files do not suffice for what the job asks."""
 
     exit_code = 13
+
+
+class RehearsalError(TrainboxError):
+    """A fault that was to be rehearsed (`trainbox_drill`, `--kill`, `--freeze`) did not happen."""
+
+    exit_code = 14
 
 
 class ConfigurationError(TrainboxError):

@@ -1,5 +1,6 @@
-"""What the kernel says of processes in /proc/PID/stat, and which of them are stopped: proc(5)."""
+"""What the kernel says of processes in /proc/PID, and which of them are stopped: proc(5)."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +22,10 @@ class Stat(msgspec.Struct, frozen=True):
     session: int = 0
     #: How long it has used a processor, in ticks of the system.
     ticks: int = 0
+    #: The name of its main thread, of at most 15 characters.
+    name: str = ""
+    #: When it started, in ticks since the system did: tells it from another that gets its number later.
+    born: int = 0
 
     @property
     def has_ended(self) -> bool:
@@ -31,18 +36,41 @@ class Stat(msgspec.Struct, frozen=True):
 def read_stat(pid: int) -> Stat:
     """What a process is and does now."""
     try:
-        # pid (command) state ppid pgrp session … utime stime, and the command may hold anything
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        # pid (name) state ppid pgrp session … utime stime … starttime, and the name may hold anything
+        before, _, after = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")
     except OSError:
         return Stat()
-    parent, group, session, user, system = (int(fields[place]) for place in (1, 2, 3, 11, 12))
-    return Stat(fields[0].decode(), parent, group, session, user + system)
+    fields = after.split()
+    parent, group, session, user, system, born = (int(fields[place]) for place in (1, 2, 3, 11, 12, 19))
+    name = before.partition(b"(")[2].decode(errors="replace")
+    return Stat(fields[0].decode(), parent, group, session, user + system, name, born)
 
 
 def read_stats() -> Iterator[tuple[int, Stat]]:
     """Every process of the system, by its id; none where there is no /proc."""
     for directory in Path("/proc").glob("[0-9]*"):
         yield int(directory.name), read_stat(int(directory.name))
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal now; false for one that is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except OSError:
+        return False
+    caught = status.partition(b"\nSigCgt:")[2].partition(b"\n")[0].strip()
+    return bool(int(caught or b"0", 16) >> (number - 1) & 1)
+
+
+def read_program(pid: int) -> tuple[str, str]:
+    """The names of the executable file and of the program as it was called; empty where they cannot be read."""
+    names = ["", ""]
+    with contextlib.suppress(OSError):
+        names[0] = Path(f"/proc/{pid}/exe").readlink().name.removesuffix(" (deleted)")
+    with contextlib.suppress(OSError):
+        called = Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
+        names[1] = called.decode(errors="replace").rpartition("/")[2]
+    return names[0], names[1]
 
 
 def process_state(pid: int) -> str:

@@ -66,8 +66,6 @@ class StopFlag:
     # A forked worker must end on SIGTERM: multiprocessing's terminate() sends it and then waits, and in the worker
     # nobody looks at this flag. The signal is held back over the fork, because one that came before the worker is back
     # at the default action would be lost: CPython forgets in the child what is pending (_PySignal_AfterFork).
-    # The supervisor signals the whole process group, so a worker leaves it: a script that goes on to save needs its
-    # data loaders and pools alive. What outlives the script all the same is ended by the supervisor.
 
     def _before_fork(self) -> None:
         self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -78,8 +76,6 @@ class StopFlag:
     def _after_fork_in_child(self) -> None:
         if isinstance(signal.getsignal(signal.SIGTERM), StopFlag):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            with contextlib.suppress(PermissionError):  # a session leader, which has a group of its own already
-                os.setpgid(0, 0)
         self._after_fork()
 
     def _install(self) -> None:

@@ -21,6 +21,7 @@ from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
 from trainbox.contract.ranks import Ranks, read_ranks
+from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError, TrainboxError
 from trainbox.say import say
 
@@ -78,6 +79,14 @@ def _read_flags(arguments: Sequence[str], env: Mapping[str, str]) -> Flags:
     return Flags() if _are_of_supervisor(arguments, env) else parse_flags(arguments)
 
 
+def _read_channels(arguments: Sequence[str], env: Mapping[str, str]) -> Mapping[str, Path]:
+    """Return the channels among the flags of this process; none where the script has a parser of its own kind."""
+    try:
+        return _read_flags(arguments, env).channels
+    except HyperparameterError:  # `hyperparameters`, which is asked for them all, says which it is
+        return {}
+
+
 def _are_of_supervisor(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
     """Whether the supervisor made these arguments, from hyperparameters which a script gets whole as well.
 
@@ -100,9 +109,9 @@ def current_job() -> Job:
     """
     _install_exit_codes()
     env = read_environment()
-    flags = _read_flags(sys.argv[1:], env)
     job = read_job(_root(env), env)
-    given = {name: Channel(name=name, path=path.absolute()) for name, path in flags.channels.items()}
+    channels = _read_channels(sys.argv[1:], env)
+    given = {name: Channel(name=name, path=path.absolute()) for name, path in channels.items()}
     return msgspec.structs.replace(job, channels={**job.channels, **given}) if given else job
 
 
@@ -147,8 +156,10 @@ def hyperparameters(params_type: type[P]) -> P:
     if flags.help:
         print(_usage(params.fields(params_type), program))
         raise SystemExit(0)
-    replaced = {name.replace("-", "_") for name in flags.hyperparameters}
     job = current_job()
+    if job.settings.raw_arguments and not flags.hyperparameters:
+        flags = parse_flags(job.settings.raw_arguments)
+    replaced = {name.replace("-", "_") for name in flags.hyperparameters}
     # Some names are the container's unless the script declares them (`_tuning_objective_metric`).
     own = {name: job.reserved[name] for name in params.names(params_type) if name in job.reserved}
     given = {**job.raw_hyperparameters, **own}
@@ -219,11 +230,15 @@ def _emit(line: str, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
 def current_ranks() -> Ranks:
     """The place of this process in its job: what its launcher says, else one process on each host.
 
+    Hosts that do not take part in the training come after those that do.
+
     Raises:
         ContractError: The launcher's variables are malformed or contradict each other.
     """
     job = current_job()
-    return read_ranks(read_environment(), hosts=len(job.hosts), host_rank=job.host_rank)
+    world = world_hosts(job)
+    hosts = world if job.current_host in world else (*world, *(host for host in job.hosts if host not in world))
+    return read_ranks(read_environment(), hosts=len(hosts), host_rank=hosts.index(job.current_host))
 
 
 def checkpoints(*, keep: int = 3) -> Checkpoints:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainbox.contract.cause import Cause, find_cause, find_hint
-from trainbox.contract.hyperparameters import is_secret, without_secrets
+from trainbox.contract.hyperparameters import is_secret, secrets_of_urls, without_secrets
 from trainbox.contract.param_values import _NUMBER as PARAM_NUMBER  # the expression is what is tested
 from trainbox.contract.verdict import RankFailure
 from trainbox.elastic.causes import is_consequence
@@ -55,6 +55,7 @@ PIECES = {
     "a name of a metric": " loss=",
     "words of a lost connection": "connection ",
     "words of a lost connection, half of them": "connect timed ",
+    "URLs": "://a:b",
     "half a surrogate pair": "\udcff",
 }
 
@@ -106,6 +107,7 @@ def test_what_else_looks_at_output_takes_linear_time(piece: str) -> None:
     grows_no_faster(TORCH_CUDA.search, piece)
     grows_no_faster(PARAM_NUMBER.fullmatch, piece)
     grows_no_faster(is_secret, piece)
+    grows_no_faster(lambda text: list(secrets_of_urls(text)), piece)
     grows_no_faster(lambda text: without_secrets(text, ("hunter2", "!?-", "\0\0")), piece)
     grows_no_faster(lambda text: parse_line(f"[metrics] step=1 {text}"), piece)
     grows_no_faster(lambda text: check([metric], [f"[metrics] step=1 {text}"]), piece)

@@ -141,5 +141,21 @@ def test_a_secret_within_a_json_object_is_found_and_left_out() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("https://me:hunter22@example.org/simple", {"hunter22"}),
+        ("https://tok-12345@example.org", {"tok-12345"}),
+        ("https://tok-12345:x-oauth-basic@example.org", {"tok-12345", "x-oauth-basic"}),
+        ("one postgresql://me:pass-1@db/x two https://me:pass-2@db", {"pass-1", "pass-2"}),
+        ("git+ssh://git@example.org/a.git@main", set()),
+        ("https://example.org/a@b:c", set()),
+        ("s3://bucket/key@2", set()),
+    ],
+)
+def test_what_urls_give_away_is_secret_under_any_name(url: str, found: set[str]) -> None:
+    assert set(secrets({"source": url})) == found
+
+
 def test_a_secret_is_hidden_as_it_came_and_as_it_is_read() -> None:
     assert set(secrets({"api_token": '"tok-FFFF"'})) == {'"tok-FFFF"', "tok-FFFF"}

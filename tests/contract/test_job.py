@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import LARGEST_CONFIG_BYTES, Channel, InstanceGroup, Job, read_job
-from trainbox.contract.settings import DEFAULT_GRACE_SECONDS
+from trainbox.contract.scheduler import DEFAULT_GRACE_SECONDS
 from trainbox.errors import ContractError
 
 # A real one of a heterogeneous cluster, shortened.
@@ -117,6 +117,30 @@ def test_a_hyperparameter_wins_over_the_variable_and_an_empty_one_does_not(tmp_p
     assert (job.settings.program, job.settings.script, job.settings.grace_seconds) == ("hp.py", "env", 7.5)
 
 
+@pytest.mark.parametrize(
+    ("asked", "platform", "grace"),
+    [("", {}, 100), ("200", {}, 200), ("200", {"TRAINBOX_GRACE_SECONDS": "25"}, 25)]
+    + [("9", {"TRAINBOX_GRACE_SECONDS": "25"}, 9), ("", {"TRAINBOX_GRACE_SECONDS": "25"}, 25)]
+    + [("", {"SLURM_JOB_ID": "7"}, 25), ("60", {"SLURM_JOB_ID": "7"}, 60)],
+)
+def test_the_grace_is_no_longer_than_the_platform_gives(
+    tmp_path: Path, asked: str, platform: dict[str, str], grace: float
+) -> None:
+    job = read(tmp_path, platform, hyperparameters={"trainbox_grace_seconds": asked})
+    assert job.settings.grace_seconds == grace
+
+
+@pytest.mark.parametrize(
+    ("env", "code"),
+    [({}, 0), ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, 143), ({"SLURM_JOB_ID": "7"}, 143)]
+    + [({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "TRAINING_JOB_NAME": "j"}, 0), ({"TRAINBOX_STOP_EXIT_CODE": "75"}, 75)],
+)
+def test_a_stop_has_an_exit_code_of_its_own_where_schedulers_go_by_it(
+    tmp_path: Path, env: dict[str, str], code: int
+) -> None:
+    assert read(tmp_path, env).settings.stop_exit_code == code
+
+
 def test_secrets_of_variables_and_hyperparameters_are_known_also_under_one_name(tmp_path: Path) -> None:
     job = read(tmp_path, {"API_TOKEN": "of-the-variable"}, hyperparameters={"API_TOKEN": '"of-the-hyperparameter"'})
     assert {"of-the-hyperparameter", "of-the-variable"} < set(job.secrets)
@@ -214,6 +238,7 @@ WRONG = [
     ("hyperparameters", {"processes_per_host": "1025"}, "found '1025', expected a whole number, 1 to 1024"),
     ("hyperparameters", {"processes_per_host": "9" * 300}, "9', expected a whole number, 1 to 1024"),
     ("hyperparameters", {"trainbox_grace_seconds": "-1"}, "key 'trainbox_grace_seconds': found '-1', expected a n"),
+    ("hyperparameters", {"trainbox_stop_exit_code": "256"}, "key 'trainbox_stop_exit_code': found '256', expected an"),
     ("hyperparameters", {"trainbox_grace_seconds": "NaN"}, "key 'trainbox_grace_seconds': found 'nan', expected a"),
     ("hyperparameters", {"trainbox_arguments": "yaml"}, "key 'trainbox_arguments': found 'yaml', expected toolk"),
     ("hyperparameters", {"a": '"\\u0000"'}, "key 'a': found a NUL or half a surrogate pair"),

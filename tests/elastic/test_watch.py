@@ -1,5 +1,6 @@
 """The agent's eyes on its ranks, by a clock that the test moves: hangs, pauses of the host, ranks that say nothing."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from trainbox.contract.drills import read_drills
 from trainbox.contract.job import read_job
+from trainbox.contract.ranks import Ranks
 from trainbox.elastic import progress
 from trainbox.elastic.progress import Progress, Section
 from trainbox.elastic.watch import Watch
@@ -121,3 +124,88 @@ def test_a_limit_of_0_never_looks(host: Host) -> None:
     train(host, 7, 7)
     host.states[1] = "T"
     assert host.hanging_after(3 * START) is None
+
+
+# -- drills -----------------------------------------------------------------------------------------------------------
+
+
+class Drilled(Host):
+    """The same with drills, and with what is sent to ranks."""
+
+    def __init__(self, directory: Path, drills: str) -> None:
+        super().__init__(directory)
+        self.sent: list[tuple[int, int]] = []
+        ranks: Any = self.watch.processes
+        ranks.send = lambda local, number: self.sent.append((local, int(number)))
+        self.watch._drills = list(read_drills(drills))
+
+
+def test_a_drill_comes_when_its_rank_has_finished_so_many_steps(tmp_path: Path) -> None:
+    host = Drilled(tmp_path, "kill 1@3")
+    for step in range(3):
+        train(host, 9, step)
+        host.watch.rehearse()
+    assert host.sent == []
+    train(host, 9, 3)
+    host.watch.rehearse()
+    host.watch.rehearse()
+    assert host.sent == [(1, signal.SIGKILL)]
+    assert host.watch.missed() == ()
+
+
+def test_a_drill_after_no_step_comes_before_the_first(tmp_path: Path) -> None:
+    host = Drilled(tmp_path, "kill 0@0")
+    train(host, 0, 0, section=Section.JOIN)
+    host.watch.rehearse()
+    assert host.sent == [], "it does not know yet where it resumes"
+    train(host, 0, 0, section=Section.START)
+    host.watch.rehearse()
+    assert host.sent == [(0, signal.SIGKILL)]
+
+
+def test_a_rank_meets_one_fault_in_an_attempt_and_the_next_in_the_next(tmp_path: Path) -> None:
+    host = Drilled(tmp_path, "freeze 0@3, kill 0@3, kill 0@2")
+    assert host.watch.due(0) == 2
+    train(host, 5, 5)
+    for _ in range(3):
+        host.watch.rehearse()
+    assert host.sent == [(0, signal.SIGKILL)]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        assert host.watch.due(0) == 3
+        host.watch.begin({0: 0, 1: 1}, tmp_path / "progress")
+        host.watch.rehearse()
+        assert host.sent[-1] == (0, number)
+    assert host.watch.due(0) is None
+
+
+def test_what_did_not_happen_is_told_with_how_far_its_rank_came(tmp_path: Path) -> None:
+    host = Drilled(tmp_path, "kill 0@30, kill 1@3, freeze 7@1")
+    host.slots[0].mark(16, Section.DONE)
+    assert host.watch.missed() == (
+        "'kill 0@30': rank 0 finished 16 steps in all",
+        "'kill 1@3': rank 1 reported no step (a session of trainbox.torch does)",
+    )
+
+
+def test_a_rank_waits_for_its_fault_after_the_step_of_it_and_once(tmp_path: Path) -> None:
+    file = tmp_path / "slots"
+    progress.create(file, 1)
+    variables = {progress.PROGRESS_VARIABLE: str(file), progress.PAUSE_VARIABLE: "3"}
+    slot = progress.open_progress(variables, Ranks())
+    assert slot is not None
+    waits: list[int] = []
+    slot._pause = lambda: waits.append(progress.read(file)[0].step)  # type: ignore[method-assign]
+    slot.mark(7, Section.JOIN)
+    for step in range(6):
+        slot.mark(step, Section.DATA)
+        slot.mark(step, Section.COMPUTE)
+    assert waits == [3]
+
+
+def test_rank_0_of_a_job_says_in_a_line_what_it_lacks_without_an_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert progress.open_progress({}, Ranks()) is None
+    assert progress.open_progress({"SM_HOSTS": "[]"}, Ranks(rank=1, world_size=2)) is None
+    assert capsys.readouterr().err == ""
+    assert progress.open_progress({"SM_HOSTS": "[]"}, Ranks()) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no restart in place, no watch over ranks that hang or are slow, no drills" in line

@@ -56,6 +56,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "launch/train.py",  # the supervisor
     "toolkit.py",  # what a script calls
     "torch/training.py",  # `session`, which a script calls
+    "workbench/build_overlay.py",  # what installs the requirements of a local job
     "workbench/run.py",  # the verb `run`
 )
 
@@ -91,8 +92,8 @@ def test_the_environment_is_read_in_one_place() -> None:
 
 def test_hyperparameters_are_decoded_and_written_as_arguments_once() -> None:
     assert [file for file in calls("decode") if file.startswith(("contract/job", "launch/"))] == ["contract/job.py"]
-    # The other is pip's.
-    assert calls("arguments") == ["contract/job.py", "launch/requirements.py"]
+    # The others are pip's.
+    assert calls("arguments") == ["contract/job.py", "launch/requirements.py", "workbench/build_overlay.py"]
 
 
 def test_one_broad_except_in_the_whole_program() -> None:

@@ -118,6 +118,14 @@ def test_the_exit_code_of_the_script_is_the_jobs(tmp_path: Path) -> None:
     assert theirs.code == 1
 
 
+def test_processes_of_one_host_share_its_processors(tmp_path: Path) -> None:
+    say = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
+    asked = {"processes_per_host": "2", "trainbox_preflight": "off"}
+    ours, theirs = run_both(tmp_path, say, hyperparameters=asked, env={"MASTER_PORT": "29471"})
+    assert ours.stdout.split() == 2 * [str(max(1, (os.cpu_count() or 1) // 2))]
+    assert theirs.stdout.split() == ["None"]  # it knows no such hyperparameter: one process
+
+
 def test_the_failure_file_holds_the_exception(tmp_path: Path) -> None:
     ours, theirs = run_both(tmp_path, "raise ValueError('the real reason')")
     assert "ValueError: the real reason" in ours.failure.splitlines()[0]
@@ -150,6 +158,34 @@ def test_sigterm_reaches_the_script(tmp_path: Path, command: tuple[str, ...], co
         # Nobody waits for the incumbent's script: it would have saved by now if the signal had reached it.
         time.sleep(0.3)
         assert (directory / "saved").exists() == saved
+
+
+@pytest.mark.parametrize(("variable", "code"), [("", 0), ("SLURM_JOB_ID", 143), ("KUBERNETES_SERVICE_HOST", 143)])
+def test_a_job_that_was_stopped_does_not_pass_for_one_that_is_done_where_the_exit_code_counts(
+    tmp_path: Path, variable: str, code: int
+) -> None:
+    write_tree(tmp_path / "tree", {"train.py": SAVES_WHEN_TOLD}, {})
+    with started(TRAINBOX, tmp_path / "tree", {variable: "1"} if variable else {}) as process:
+        eventually((tmp_path / "tree" / "code" / "ready").exists, "the script")
+        process.send_signal(signal.SIGTERM)
+        ours = ended(process, tmp_path / "tree")
+    assert (ours.code, ours.failure) == (code, "")
+
+
+def test_the_address_of_a_host_that_nobody_dials_is_not_waited_for(tmp_path: Path) -> None:
+    """The incumbent would look for it for a quarter of an hour."""
+    resources = json.dumps({"current_host": "localhost", "hosts": ["localhost", "unknown.invalid"]})
+    for name, command in (("trainbox", TRAINBOX), ("incumbent", INCUMBENT)):
+        root = tmp_path / name
+        write_tree(root, {"train.py": "print('ran')"}, {})
+        (root / "input/config/resourceconfig.json").write_text(resources, encoding="utf-8")
+        env = {"TRAINBOX_PREFLIGHT": "off"}
+        with started(command, root, env) as process:
+            if command == TRAINBOX:
+                assert ended(process, root).stdout == "ran\n"
+            else:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(5)
 
 
 def test_a_line_printed_in_parts_stays_one_line(tmp_path: Path) -> None:
@@ -207,6 +243,15 @@ def test_no_success_file_is_written(tmp_path: Path) -> None:
     assert ours.code == theirs.code == 0
     assert not (ours.root / "output" / "success").exists()
     assert (theirs.root / "output" / "success").exists()
+
+
+def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    given = {"trainbox_luancher": "torchrun"}
+    ours, theirs = run_both(tmp_path, "import sys; print(sys.argv[1:])", hyperparameters=given)
+    assert ours.code == 2
+    assert "did you mean 'trainbox_launcher'" in ours.failure
+    assert theirs.code == 0
+    assert "['--trainbox_luancher', 'torchrun']" in theirs.stdout
 
 
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -66,7 +66,13 @@ CONTAINER_NAMES = st.sampled_from(
         *("sagemaker_program", "sagemaker_submit_directory", "sagemaker_region", "sagemaker_job_name"),
         *("sagemaker_container_log_level", "sagemaker_s3_output", "sagemaker_enable_cloudwatch_metrics"),
         *("sagemaker_mpi_enabled", "sagemaker_torch_distributed_enabled", "sagemaker_instance_type", "sagemaker_own"),
-        *("default_user_module_name", "_tuning_objective_metric", "mp_parameters", "trainbox_note", "Sagemaker_other"),
+        *(
+            "default_user_module_name",
+            "_tuning_objective_metric",
+            "mp_parameters",
+            "trainbox_backend",
+            "Sagemaker_other",
+        ),
     ]
 )
 PROGRAMS = st.sampled_from(["train.py", "train.sh", "src/train.py", "train", "a.py.py", "my train.py", "lerne_ä.py"])

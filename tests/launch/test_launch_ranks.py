@@ -157,3 +157,115 @@ def test_threads_that_are_asked_for_stay(tmp_path: Path) -> None:
     asked = {"trainbox_launcher": "torchrun", "processes_per_host": "16"}
     assert planned(tmp_path, asked).children[0].environment["OMP_NUM_THREADS"] == "1"
     assert planned(tmp_path, asked, OMP_NUM_THREADS="3").children[0].environment["OMP_NUM_THREADS"] == "3"
+
+
+# -- who starts a script of the user's own ----------------------------------------------------------------------------
+
+SESSION = Program(name="train.py", command=(sys.executable, "train.py"), directory=Path("/code"), session="lib/loop.py")
+SHELL = Program(name="run.sh", command=("/bin/sh", "./run.sh"), directory=Path("/code"))
+MODULE = Program(name="pkg/train.py", command=(sys.executable, "-m", "pkg.train"), directory=Path("/code"))
+FOREST = Program(
+    name="random_forest_train.py", command=(sys.executable, "random_forest_train.py"), directory=Path("/code")
+)
+OWN = {"sagemaker_program": "train.py"}
+
+
+@pytest.mark.parametrize(
+    ("program", "hyperparameters", "said"),
+    [
+        (SESSION, {}, "lib/loop.py imports trainbox.torch"),
+        (SCRIPT, {"trainbox_drill": "kill 0@3"}, "trainbox_drill is given"),
+        (MODULE, {"trainbox_max_restarts": "2"}, "trainbox_max_restarts is given"),
+        (SCRIPT, {"trainbox_start_seconds": "60"}, "trainbox_start_seconds is given"),
+        (SCRIPT, {"trainbox_hang_seconds": "60"}, "trainbox_hang_seconds is given"),
+        (
+            SESSION,
+            {"trainbox_hang_seconds": "60", "trainbox_max_restarts": "1"},
+            "lib/loop.py imports trainbox.torch, trainbox_max_restarts and trainbox_hang_seconds are given",
+        ),
+    ],
+)
+def test_auto_chooses_torchrun_for_what_only_torchrun_can_do_and_says_why(
+    tmp_path: Path, program: Program, hyperparameters: dict[str, str], said: str
+) -> None:
+    made = planned(tmp_path, {**OWN, **hyperparameters}, program=program)
+    assert [child.name for child in made.children] == ["agent"]
+    assert made.notes == (f"launcher torchrun: {said} (trainbox_launcher=plain turns it off)",)
+
+
+@pytest.mark.parametrize(
+    ("program", "hyperparameters"),
+    [
+        (SCRIPT, {}),
+        (SCRIPT, {"trainbox_max_restarts": "0"}),
+        (SCRIPT, {"trainbox_hang_seconds": "0"}),
+        (SHELL, {"trainbox_hang_seconds": "60"}),
+        (SESSION, {"trainbox_launcher": "plain"}),
+        (SESSION, {"trainbox_launcher": "plain", "trainbox_hang_seconds": "60", "trainbox_max_restarts": "0"}),
+    ],
+)
+def test_others_are_started_by_the_supervisor_itself_without_a_word(
+    tmp_path: Path, program: Program, hyperparameters: dict[str, str]
+) -> None:
+    made = planned(tmp_path, {**OWN, **hyperparameters}, program=program)
+    assert ([child.name for child in made.children], made.notes) == (["script"], ())
+
+
+@pytest.mark.parametrize(("program", "why"), [(SESSION, "lib/loop.py imports"), (SCRIPT, "trainbox_hang_seconds is")])
+def test_without_torch_auto_says_that_it_starts_the_script_without_a_launcher(
+    tmp_path: Path, program: Program, why: str
+) -> None:
+    given = {} if program is SESSION else {"trainbox_hang_seconds": "60"}
+    made = planned(tmp_path, {**OWN, **given}, Machine(), program=program)
+    assert [child.name for child in made.children] == ["script"]
+    (note,) = made.notes
+    assert note.startswith(f"launcher plain, though {why}")
+    assert note.endswith("torch is not installed")
+
+
+@pytest.mark.parametrize(
+    ("program", "hyperparameters", "said"),
+    [
+        (SESSION, {"trainbox_launcher": "plain", "trainbox_drill": "kill 0@3"}, "trainbox_drill has no effect: the la"),
+        (SCRIPT, {"trainbox_launcher": "plain", "trainbox_max_restarts": "3"}, "trainbox_max_restarts has no effect"),
+        (
+            SCRIPT,
+            {"trainbox_launcher": "plain", "trainbox_start_seconds": "3", "trainbox_max_restarts": "3"},
+            "trainbox_max_restarts and trainbox_start_seconds have no effect: the launcher is plain",
+        ),
+        (SHELL, {"trainbox_drill": "kill 0@3"}, "starts Python scripts, and 'run.sh' is none"),
+        (SHELL, {"trainbox_max_restarts": "3"}, "starts Python scripts, and 'run.sh' is none"),
+    ],
+)
+def test_what_only_torchrun_can_do_is_refused_where_it_does_not_start_the_script(
+    tmp_path: Path, program: Program, hyperparameters: dict[str, str], said: str
+) -> None:
+    with pytest.raises(HyperparameterError) as raised:
+        planned(tmp_path, {**OWN, **hyperparameters}, program=program)
+    assert said in raised.value.message
+
+
+@pytest.mark.parametrize("launcher", ["auto", "plain", "torchrun"])
+def test_the_bundled_tree_scripts_cannot_be_drilled(tmp_path: Path, launcher: str) -> None:
+    asked = {"trainbox_script": "random_forest", "trainbox_launcher": launcher, "trainbox_drill": "kill 0@3"}
+    with pytest.raises(HyperparameterError, match="trainbox_drill has no effect"):
+        planned(tmp_path, asked, program=FOREST)
+    watched = {"trainbox_script": "random_forest", "trainbox_hang_seconds": "60"}
+    assert [child.name for child in planned(tmp_path, watched, program=FOREST).children] == ["script"]
+
+
+def test_drills_without_torch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ProgramError, match="torch, which is not installed"):
+        planned(tmp_path, {**OWN, "trainbox_drill": "kill 0@3"}, Machine())
+
+
+@pytest.mark.parametrize(
+    ("drill", "processes", "there"),
+    [("kill 1@3", "1", "rank 0 alone"), ("kill 0@3, freeze 5@3", "4", "ranks 0 to 3")],
+)
+def test_a_drill_of_a_rank_that_does_not_exist_is_refused(
+    tmp_path: Path, drill: str, processes: str, there: str
+) -> None:
+    with pytest.raises(HyperparameterError, match=rf"cannot happen: the job has {there}"):
+        planned(tmp_path, {**OWN, "trainbox_drill": drill, "processes_per_host": processes})
+    assert planned(tmp_path, {**OWN, "trainbox_drill": "kill 7@3", "processes_per_host": "8"}).processes == 8

@@ -205,3 +205,47 @@ def test_what_the_kernel_would_refuse_is_said_clearly(tmp_path: Path, content: s
         command(tmp_path, "program")
     assert message in raised.value.message
     assert raised.value.hint
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+
+
+def module(directory: Path, name: str) -> tuple[str, tuple[str, ...], str]:
+    """How a module is started, what stands for its file, and what of it imports trainbox.torch."""
+    found = resolve(Choice(name, Source("place", str(directory)), is_module=True), directory)
+    assert found.command[:2] == (sys.executable, "-m")
+    return found.command[2], found.install, found.name
+
+
+def test_a_module_of_the_code_is_run_as_python_runs_it(tmp_path: Path) -> None:
+    write(tmp_path, "pkg/train.py", "tool/__main__.py", "src/lib/fit.py", "one.py")
+    assert module(tmp_path, "pkg.train") == ("pkg.train", (), "pkg/train.py")
+    assert module(tmp_path, "tool") == ("tool", (), "tool/__main__.py")
+    assert module(tmp_path, "one") == ("one", (), "one.py")
+    write(tmp_path, "pyproject.toml", content=PACKAGE_TOML)
+    write(tmp_path, "requirements.txt")
+    assert module(tmp_path, "lib.fit") == ("lib.fit", (".", "-r", "requirements.txt"), "src/lib/fit.py")
+
+
+def test_a_module_that_is_installed_works_too_and_one_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "pkg/train.py")
+    assert module(tmp_path, "json.tool") == ("json.tool", (), "json.tool")
+    with pytest.raises(ProgramError, match=r"there is no module 'pgk\.train' in .* - did you mean 'pkg\.train'\?"):
+        module(tmp_path, "pgk.train")
+
+
+def test_the_setting_names_the_module(tmp_path: Path) -> None:
+    content = '{"trainbox_module": "pkg.train", "sagemaker_submit_directory": "/mnt/source"}'
+    write(tmp_path, "input/config/hyperparameters.json", content=content)
+    assert choose(read_job(tmp_path, {})) == Choice("pkg.train", Source("directory", "/mnt/source"), is_module=True)
+
+
+def test_a_program_says_which_of_its_files_imports_the_session(tmp_path: Path) -> None:
+    write(tmp_path, "pkg/__init__.py")
+    write(tmp_path, "pkg/loop.py", content="from trainbox.torch import session\n")
+    write(tmp_path, "train.py", "pkg/train.py", content="from pkg import loop\n")
+    place = Source("place", str(tmp_path))
+    for choice in (Choice("train.py", place), Choice("pkg.train", place, is_module=True)):
+        assert resolve(choice, tmp_path).session == "pkg/loop.py"
+    write(tmp_path, "run.sh", content="#!/bin/sh\npython train.py\n")
+    assert resolve(Choice("run.sh", place), tmp_path).session == ""

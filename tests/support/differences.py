@@ -201,6 +201,45 @@ def _search_the_code_directory_only(given: Contract, answer: Answer) -> Answer:
     return _with_variables(answer, {"PYTHONPATH": ":".join(filter(None, [code_dir, given.env.get("PYTHONPATH", "")]))})
 
 
+def _hosts(given: Contract) -> tuple[list[str], str]:
+    """The hosts that train together, and this one."""
+    resources = given.read(RESOURCES) or {"hosts": ["algo-1"], "current_host": "algo-1"}
+    every, groups = resources.get("hosts"), resources.get("instance_groups") or []
+    asked = given.hyperparameters().get("sagemaker_distribution_instance_groups")
+    assert isinstance(every, list)
+    assert isinstance(groups, list)
+    named = [group for group in groups if isinstance(asked, list) and group["instance_group_name"] in asked]
+    hosts = [host for group in named for host in group["hosts"] if host in every]
+    return list(dict.fromkeys(hosts)) or every, str(resources["current_host"])
+
+
+def _say_where_ranks_meet(given: Contract, answer: Answer) -> Answer:
+    every = given.read(RESOURCES).get("hosts", ["algo-1"])
+    assert isinstance(every, list)
+    address = _hosts(given)[0][0] if len(every) > 1 else "127.0.0.1"
+    return _with_variables(answer, {"MASTER_ADDR": address, "MASTER_PORT": "29400"})
+
+
+def _number_the_ranks(given: Contract, answer: Answer) -> Answer:
+    """One process on each host, as all contracts here ask for."""
+    hosts, current = _hosts(given)
+    if len(hosts) == 1 or current not in hosts:
+        return answer
+    rank, size = str(hosts.index(current)), str(len(hosts))
+    ranks = {"RANK": rank, "GROUP_RANK": rank, "NODE_RANK": rank, "WORLD_SIZE": size, "GROUP_WORLD_SIZE": size}
+    one_device = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"} if read_machine().gpus <= 1 else {}
+    return _with_variables(answer, {**ranks, **one_device})
+
+
+def _name_the_network(given: Contract, answer: Answer) -> Answer:
+    machine = read_machine()
+    name = str(given.read(RESOURCES).get("network_interface_name", "eth0"))
+    efa = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"} if machine.efa else {}
+    is_there = name and (machine.interfaces is None or name in machine.interfaces)
+    names = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if is_there else {}
+    return _with_variables(answer, {**names, **efa})
+
+
 def _add_ours(given: Contract, answer: Answer) -> Answer:
     defaults = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "TRAINBOX_GRACE_SECONDS": "100.0"}
     return _with_variables(answer, {name: value for name, value in defaults.items() if name not in given.env})
@@ -222,7 +261,7 @@ DIFFERENCES: Mapping[str, Difference] = {
     "log-level-names": Difference(contract({"sagemaker_container_log_level": '"INFO"'}), amend=_log_at_any_level),
     "region": Difference(contract(AWS_REGION="eu-central-1"), amend=_take_the_region_of_the_environment),
     "reserved-names": Difference(
-        contract({"trainbox_note": "mine", "processes_per_host": "1"}), ask=_reserve_our_names
+        contract({"trainbox_backend": "gloo", "processes_per_host": "1"}), ask=_reserve_our_names
     ),
     "deep-values": Difference(contract({"layers": _TOO_DEEP}), ask=_keep_deep_values_as_text),
     "distribution-groups": Difference(
@@ -233,6 +272,11 @@ DIFFERENCES: Mapping[str, Difference] = {
     "neurons": Difference(contract(resources={"current_instance_type": "ml.trn2.48xlarge"}), amend=_count_neurons),
     "python-path": Difference(contract(PYTHONPATH="/opt/program"), amend=_search_the_code_directory_only),
     "added-variables": Difference(contract(), amend=_add_ours),
+    "meeting-point": Difference(contract(), amend=_say_where_ranks_meet),
+    "ranks": Difference(
+        contract(resources={"current_host": "algo-2", "hosts": ["algo-1", "algo-2"]}), amend=_number_the_ranks
+    ),
+    "network-variables": Difference(contract(resources={"network_interface_name": "lo"}), amend=_name_the_network),
     "names-with-an-equals-sign": Difference(contract({"a=b": "1"}), amend=_leave_out_what_is_no_name),
     "long-variables": Difference(
         contract({f"text{number}": "x" * 60_000 for number in range(3)}), amend=_leave_out_what_is_too_long
@@ -245,11 +289,15 @@ BEHAVIOURS: Mapping[str, str] = {
     "exit-code": "test_the_exit_code_of_the_script_is_the_jobs",
     "failure-reason": "test_the_failure_file_holds_the_exception",
     "sigterm": "test_sigterm_reaches_the_script",
+    "stop-exit-code": "test_a_job_that_was_stopped_does_not_pass_for_one_that_is_done_where_the_exit_code_counts",
+    "addresses": "test_the_address_of_a_host_that_nobody_dials_is_not_waited_for",
     "whole-lines": "test_a_line_printed_in_parts_stays_one_line",
     "fetched-code-wins": "test_a_submitted_source_wins_over_what_lies_in_the_code_directory",
     "submit-directory-variable": "test_the_variable_sagemaker_submit_directory_counts",
     "secrets": "test_the_log_holds_no_password",
     "framework-modules": "test_a_framework_module_is_not_run",
     "success-file": "test_no_success_file_is_written",
+    "threads": "test_processes_of_one_host_share_its_processors",
     "malformed-files": "test_a_malformed_file_is_refused_by_name",
+    "unknown-settings": "test_a_setting_that_does_not_exist_is_refused",
 }

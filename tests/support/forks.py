@@ -52,8 +52,8 @@ class Fork:
         return self._code
 
     def signal(self, number: signal.Signals) -> None:
-        """To the whole group, as a supervisor does."""
-        os.killpg(self.pid, number)
+        """To the whole group; SIGTERM to the process alone, as a supervisor tells one that catches it."""
+        (os.kill if number == signal.SIGTERM else os.killpg)(self.pid, number)
 
     def end(self) -> None:
         """Kill what still runs of it."""

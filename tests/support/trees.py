@@ -153,12 +153,12 @@ def is_alive(pid: int) -> bool:
     return not read_stat(pid).has_ended
 
 
-def wheel(name: str, content: str) -> bytes:
+def wheel(name: str, content: str, version: str = "1.0") -> bytes:
     """The smallest wheel there is: one module."""
-    metadata = f"{name}-1.0.dist-info"
+    metadata = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": content,
-        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{metadata}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     hashes = {

@@ -107,7 +107,8 @@ scheduled = trainer.lr_scheduler_configs[0].scheduler.last_epoch
     "accelerate": """
 rank, state = accelerator.process_index, optimizer.optimizer.state_dict()["state"]
 step, epoch, stopped, scheduled = loop.step, loop.epoch, loop.stopped, loop.step
-accelerator.end_training()
+if accelerator.num_processes > 1:
+    accelerator.end_training()
 """,
 }
 END = 'report(rank=rank, step=step, epoch=epoch, updates=int(state[0]["step"]), scheduled=scheduled, stopped=stopped)\n'

@@ -13,9 +13,9 @@ import torch
 from tests.support.worlds import Ranks, finish
 from trainbox.contract.ranks import Ranks as Place
 from trainbox.elastic import progress
-from trainbox.errors import ContractError, HyperparameterError
+from trainbox.errors import HyperparameterError
 from trainbox.torch.agree import different
-from trainbox.torch.world import choose_backend, read_torchrun_ranks
+from trainbox.torch.world import choose_backend
 
 pytestmark = pytest.mark.process
 
@@ -353,16 +353,6 @@ def test_data_that_differ_between_ranks_are_refused(tmp_path: Path) -> None:
 
 
 # ---- what is decided before anything starts ----
-
-
-def test_without_a_launcher_one_is_alone() -> None:
-    assert read_torchrun_ranks({"PATH": "/bin"}) == Place(0, 1, 0, 1)
-    given = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert read_torchrun_ranks(given) == Place(3, 4, 1, 2)
-    with pytest.raises(ContractError, match="WORLD_SIZE: found 'x'"):
-        read_torchrun_ranks({**given, "WORLD_SIZE": "x"})
-    with pytest.raises(ContractError, match="LOCAL_RANK is not set, though RANK is"):
-        read_torchrun_ranks({**given, "LOCAL_RANK": ""})
 
 
 def test_the_backend_fits_what_there_is() -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.runs import COMMAND, in_log, record
-from tests.support.trees import wheel
 from tests.support.waiting import LIMIT, eventually
 from trainbox import cli
 from trainbox.workbench import namespace, summary
@@ -522,18 +521,6 @@ def test_metrics_of_an_attempt_that_was_killed_are_not_lost(here: Path) -> None:
     (here / "out" / "checkpoints" / "step").write_text("2")
     run(here, DRILL, "--out", "out", "--resume")
     assert record(here / "out")["metrics"]["loss"] == {"steps": [0, 1, 2, 3, 4], "values": [10.0, 9.0, 8.0, 7.0, 6.0]}
-
-
-def test_what_pip_installs_for_a_job_stays_in_its_tree(here: Path) -> None:
-    wheels = here / "src" / "wheels"
-    wheels.mkdir()
-    (wheels / "jobs_own-1.0-py3-none-any.whl").write_bytes(wheel("jobs_own", "words = 'installed'\n"))
-    requirements = "--no-index\n--find-links wheels\njobs_own\n"
-    (here / "src" / "requirements.txt").write_text(requirements)
-    done = run(here, "import jobs_own; print(jobs_own.words, jobs_own.__file__)", "--out", "out")
-    assert "installed /opt/ml/packages/" in done.stdout or f"installed {here}" in done.stdout
-    left = subprocess.run([sys.executable, "-c", "import jobs_own"], check=False, capture_output=True)
-    assert left.returncode == 1, "it is in the environment that runs trainbox"
 
 
 def test_a_secret_is_hidden_however_the_script_writes_it(here: Path) -> None:

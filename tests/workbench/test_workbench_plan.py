@@ -128,3 +128,15 @@ def test_an_attempt_follows_the_one_before() -> None:
     record = JobRecord(job_name="job", attempt=4, started="", script="")
     assert plan_run(REQUEST).attempt == 1
     assert plan_run(changed(previous=record)).attempt == 5
+
+
+def test_a_module_and_raw_arguments_are_told_as_the_cloud_is_told_them() -> None:
+    raw = ("--x", "a b", 'é"')
+    (host,) = plan_run(changed(script="pkg/train.py", module="pkg.train", raw_arguments=raw)).hosts
+    told = content(host, "hyperparameters")
+    assert told == {
+        "eta": "0.1",
+        "trainbox_module": "pkg.train",
+        "sagemaker_submit_directory": "/opt/ml/code",
+        "trainbox_raw_arguments": json.dumps(raw),
+    }

@@ -33,7 +33,9 @@ def here(tmp_path: Path) -> Path:
 def ask(here: Path, *arguments: str, env: Mapping[str, str] | None = None) -> RunRequest:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return read_request(parser.parse_args(list(arguments)), env=env or {}, cwd=here, now=NOW)
+    args = parser.parse_args(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    args.raw_arguments = arguments[arguments.index("--") + 1 :] if "--" in arguments else ()
+    return read_request(args, env=env or {}, cwd=here, now=NOW)
 
 
 def test_a_script_brings_its_directory_as_source(here: Path) -> None:
@@ -116,6 +118,26 @@ def test_a_single_file_is_a_channel_too(here: Path) -> None:
         (["src/train.py", "--kill", "1"], "--kill: found '1', expected RANK@STEP"),
         (["src/train.py", "--freeze", "x@2"], "--freeze: found 'x@2', expected RANK@STEP"),
         (["src/train.py", "--env", "TRAINBOX_DRILL=kill 0@1"], "sets or clears"),
+        (["src/train.py", "--kill", "1@2", "--kill", "1@2"], "the drill 'kill 1@2' is given twice"),
+        (
+            ["src/train.py", "--kill", "1@2", "--hp", "trainbox_drill=kill 0@1"],
+            "--kill and --freeze and --hp trainbox_d",
+        ),
+        (["src/train.py", "--preflight", "fast", "--env", "TRAINBOX_PREFLIGHT=full"], "say the same setting"),
+        (["src/train.py", "--processes", "2", "--env", "PROCESSES_PER_HOST=3"], "say the same setting"),
+        (["src/train.py", "--hp", "trainbox_launcher=plain", "--env", "TRAINBOX_LAUNCHER=plain"], "the same setting"),
+        (["src/train.py", "--hp", "trainbox_luancher=torchrun"], "--hp: key 'trainbox_luancher'"),
+        (["src/train.py", "--hp", "trainbox_luancher=torchrun"], "did you mean 'trainbox_launcher'"),
+        (["src/train.py", "--env", "TRAINBOX_LUANCHER=torchrun"], "did you mean 'TRAINBOX_LAUNCHER'"),
+        (["src/train.py", "--hp", "trainbox_module=a"], "sets this one itself"),
+        (["src/train.py", "--hp", "trainbox_raw_arguments=[]", "--", "x"], "sets this one itself"),
+        (["src/train.py", "--", "x" * 2500], "the arguments behind -- have 2504 characters as JSON"),
+        ([], "no script is named"),
+        (["-m", "src.train", "src/train.py"], "trainbox run -m src.train -- src/train.py"),
+        (["-m", "src/train.py"], "expected the name of a module"),
+        (["-m", "scr.train"], "there is no module 'scr.train' in "),
+        (["-m", "scr.train"], "did you mean 'src'"),
+        (["-m", "train", "--source-dir", "none"], "there is no such directory"),
         (["src/train.py", "--job-name", "my_job"], "--job-name 'my_job'"),
         (["src/train.py", "--resume"], "which job?"),
         (["src/trian.py"], "did you mean 'train.py'"),
@@ -169,3 +191,51 @@ def test_a_record_that_is_none_of_ours_is_refused(here: Path) -> None:
     (here / "out" / "job.json").write_text("[1]")
     with pytest.raises(RunError, match="no record of a job"):
         ask(here, "src/train.py", "--out", "out", "--resume")
+
+
+def test_a_module_is_looked_for_as_python_does_it_here(here: Path) -> None:
+    found = ask(here, "-m", "src.train")
+    assert (found.module, found.script, found.job_name) == ("src.train", "src/train.py", "src-train-20261105-101500")
+    assert found.source is not None
+    assert found.source.directory == here
+    there = ask(here, "-m", "train", "--source-dir", "src")
+    assert (there.module, there.script) == ("train", "train.py")
+    installed = ask(here, "-m", "json.tool")
+    assert (installed.module, installed.script) == ("json.tool", "json.tool")
+
+
+def test_arguments_behind_two_dashes_are_kept_as_they_are(here: Path) -> None:
+    raw = ("--x", "a b", "$(id)", "--", "", "--hp", "'")
+    found = ask(here, "src/train.py", "--hp", "lr=1", "--", *raw)
+    assert (found.raw_arguments, found.hyperparameters) == (raw, {"lr": "1"})
+    assert ask(here, "src/train.py", "--").raw_arguments == ()
+
+
+def test_the_value_of_a_secret_argument_is_hidden(here: Path) -> None:
+    assert {"tok-1234", "hunter22"} <= set(
+        ask(here, "src/train.py", "--", "--api-token", "tok-1234", "db.password=hunter22").secrets
+    )
+
+
+def test_settings_of_the_shell_count_as_those_of_the_command_line_which_win(here: Path) -> None:
+    shell = {"TRAINBOX_HANG_SECONDS": "5", "TRAINBOX_BACKEND": "gloo", "TRAINBOX_PREFLIGHT": "full", "HOME": "/h"}
+    found = ask(here, "src/train.py", "--env", "TRAINBOX_BACKEND=nccl", env=shell)
+    assert found.env == {"TRAINBOX_HANG_SECONDS": "5", "TRAINBOX_BACKEND": "nccl", "TRAINBOX_PREFLIGHT": "full"}
+    chosen = ask(here, "src/train.py", "--preflight", "fast", env=shell)
+    assert (chosen.preflight, "TRAINBOX_PREFLIGHT" in chosen.env) == ("fast", False)
+    drilled = ask(here, "src/train.py", "--kill", "0@1", env={"TRAINBOX_DRILL": "freeze 0@2"})
+    assert [str(drill) for drill in drilled.drills] == ["kill 0@1", "freeze 0@2"]
+    own = ask(
+        here, "src/train.py", env={"TRAINBOX_ROOT": "/x", "TRAINBOX_SCRIPT": "xgboost", "TRAINBOX_TEST_PATIENCE": "3"}
+    )
+    assert own.env == {}
+
+
+def test_a_variable_of_the_shell_that_trainbox_does_not_know_is_refused(here: Path) -> None:
+    with pytest.raises(TrainboxError, match="did you mean 'TRAINBOX_LAUNCHER'"):
+        ask(here, "src/train.py", env={"TRAINBOX_LUANCHER": "torchrun"})
+
+
+def test_within_a_job_the_variables_are_that_jobs(here: Path) -> None:
+    outer = {"SM_HOSTS": '["algo-1"]', "TRAINBOX_HANG_SECONDS": "5", "TRAINBOX_OF_ANOTHER_VERSION": "1"}
+    assert ask(here, "src/train.py", env=outer).env == {}

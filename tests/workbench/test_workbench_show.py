@@ -374,3 +374,15 @@ def test_a_bundled_script_and_a_nested_one_are_named_as_they_were() -> None:
     assert resume_command(bundled)[2] == "xgboost_train"
     nested = msgspec.structs.replace(REQUEST, script="pkg/train.py")
     assert resume_command(nested)[2:5] == ["/my src/pkg/train.py", "--source-dir", "/my src"]
+
+
+def test_the_commands_name_the_module_and_end_with_the_arguments_as_they_were_given() -> None:
+    raw = ("--x", "a b", "--api-token", "tok-1234")
+    source = Source(Path("/my src"), ("pkg/train.py",), 10)
+    request = msgspec.structs.replace(
+        REQUEST, script="pkg/train.py", module="pkg.train", raw_arguments=raw, source=source
+    )
+    for command, place in ((resume_command(request), "/my src"), (container_command(request), "/mnt/source")):
+        assert command[-5:] == ["--", "--x", "a b", "--api-token", "***"]
+        start = command.index("-m")
+        assert command[start : start + 4] == ["-m", "pkg.train", "--source-dir", place]

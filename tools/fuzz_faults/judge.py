@@ -77,7 +77,7 @@ def _of_attempt(attempt: Attempt, before: Attempt | None, story: Story) -> Itera
     if attempt.orphans:
         yield Finding("orphan", f"{len(attempt.orphans)} outlive trainbox run: {'; '.join(attempt.orphans[:4])}")
     killed = any(hit.fault.kind == "run" and hit.fault.blow == "kill" for hit in attempt.hits)
-    if attempt.went_on and killed:
+    if attempt.went_on and killed and not any(hit.has_model for hit in attempt.hits):
         yield Finding("orphan", "the job went on to its end without trainbox run")
     yield from _lost_checkpoints(attempt, before)
     faults = tuple(hit.fault for hit in attempt.hits)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tools.fuzz_faults import checkpoints, disk
+from tools.fuzz_faults import checkpoints, disk, jobs
 from tools.fuzz_faults.plan import Blow, Event, Fault, Mark
 from tools.fuzz_faults.procs import Known, Scanner, find
 
@@ -29,6 +29,8 @@ class Hit(msgspec.Struct, frozen=True):
     pid: int
     #: The newest whole checkpoint of each directory at that moment.
     checkpoints: Mapping[str, int]
+    #: Whether the first host had a model after it: what it had then it has not trained later.
+    has_model: bool = False
 
 
 class Striker:
@@ -84,7 +86,8 @@ class Striker:
 
     def _note(self, pid: int, *faults: Fault) -> None:
         steps = checkpoints.newest(self._out, checkpoints.with_manifest(self._out))
-        self.hits += [Hit(fault, pid, steps) for fault in faults]
+        has_model = bool(jobs.digest(self.event.job, self._out / ".trainbox" / "algo-1" / "model"))
+        self.hits += [Hit(fault, pid, steps, has_model) for fault in faults]
         self._left = [fault for fault in self._left if fault not in faults]
 
     def _is_there(self, mark: Mark) -> bool:

@@ -26,7 +26,7 @@ DiagnosisKind = Literal[
     "internal",
 ]
 
-#: The job as a whole ends for these: all its hosts say the same, and leave with the same code.
+#: The job as a whole ends for these: all its hosts say the same.
 _OF_THE_JOB = frozenset({"hardware", "stopped"})
 _KINDS: dict[str, DiagnosisKind] = {
     "ClientError": "client",
@@ -55,10 +55,13 @@ class Diagnosis(msgspec.Struct, frozen=True):
     device: str = ""
 
     def seen_from(self, host: str) -> "Diagnosis":
-        """The same on another host, where it is the failure of a peer unless the job as a whole ends for it."""
+        """The same on another host, where it is the failure of a peer unless the job as a whole ends for it.
+
+        The exit code stays: schedulers go by it, whichever host they look at.
+        """
         if self.kind in _OF_THE_JOB or self.host in {"", host}:
             return self
-        return msgspec.structs.replace(self, kind="peer", exit_code=PeerError.exit_code)
+        return msgspec.structs.replace(self, kind="peer")
 
 
 class DiagnosedError(TrainboxError):

@@ -28,9 +28,12 @@ def read_drills(text: str) -> tuple[Drill, ...]:
     """The drills of a setting, several separated by commas.
 
     Raises:
-        ValueError: One is not of the form `kill RANK@STEP` or `freeze RANK@STEP`.
+        ValueError: One is not of the form `kill RANK@STEP` or `freeze RANK@STEP`, or stands there twice.
     """
-    return tuple(_read_drill(part.strip()) for part in text.split(","))
+    drills = tuple(_read_drill(part.strip()) for part in text.split(","))
+    if len(set(drills)) < len(drills):
+        raise ValueError(text)
+    return drills
 
 
 def _read_drill(text: str) -> Drill:

@@ -1,7 +1,7 @@
 """The line by which the supervisor of a host says how it ended, and what `trainbox run` learns from it.
 
-The exit code of a host that was stopped and has saved is 0, as SageMaker wants it: only the log tells it from one that
-has trained to its end.
+The exit code of a host that was stopped and has saved is 0, as SageMaker wants it, unless the request says otherwise:
+only the log tells it from one that has trained to its end.
 """
 
 import re

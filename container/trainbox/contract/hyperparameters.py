@@ -1,4 +1,4 @@
-"""Hyperparameters as SageMaker passes them, strings all, and the two ways to hand them on to a script as arguments.
+"""Hyperparameters as SageMaker passes them, strings all, and the ways to hand them on to a script as arguments.
 
 The typed route, `trainbox.hyperparameters(Params)`, is in `params.py`: it needs more of msgspec than a supervisor.
 """
@@ -6,10 +6,10 @@ The typed route, `trainbox.hyperparameters(Params)`, is in `params.py`: it needs
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
-ArgumentStyle = Literal["toolkit", "json"]
+ArgumentStyle = Literal["toolkit", "json", "flags", "equals", "hydra"]
 
 #: Names that are settings of the container, not hyperparameters of the algorithm. Those of sagemaker-training 5.1.4
 #: (`params.SAGEMAKER_HYPERPARAMETERS`, and everything that begins with `sagemaker_`), and trainbox's own.
@@ -19,12 +19,21 @@ RESERVED_PREFIXES = ("sagemaker_", "trainbox_")
 #: Half of what Python parses at most: what was read has to be written again, some levels deeper.
 DEEPEST_VALUE = 500
 
+#: What Hydra takes for syntax in a value, and blanks at its ends, which it drops.
+_HYDRA_SPECIAL = re.compile(r"[^A-Za-z0-9_ ./+$%*@?|:-]|\A | \Z")
+_HYDRA_SPECIAL_IN_KEY = re.compile(r"[\\()\[\]{}:=, \t]")
+_EMPTY = "''"
+_BEFORE_QUOTE = re.compile(r"(\\*)('|\Z)")
+
 REDACTED = "***"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SECRET_ENDINGS = ("token", "password", "passwd", "passphrase", "secret", "secrets", "key", "keys")
 _SECRET_WORDS = frozenset({"credential", "credentials", "passwords"})
 #: `api_tokens` are secrets, `max_tokens` and `num_tokens_seen` are counted ones.
 _WHOSE_TOKENS = frozenset({"access", "api", "auth", "bearer", "hf", "id", "refresh", "secret", "session", "user"})
+_USER_INFORMATION = re.compile(r"://([^\s/@:]*+)(?::([^\s/@]*+))?+@")
+#: A user's name before the host of a URL may be a token, which is longer than `git`.
+_SHORTEST_TOKEN = 8
 #: A shorter value is no secret worth the name, and hiding it would riddle the text with holes.
 _SHORTEST_SECRET = 3
 
@@ -71,9 +80,11 @@ def arguments(values: Mapping[str, object], style: ArgumentStyle) -> list[str]:
     Args:
         values: The user's hyperparameters, decoded.
         style: `toolkit` as sagemaker-training 5.1.4 writes them (sorted by name; `True`, `[1, 'a']`, `a=1,b=2`),
-            `json` as the drivers of SDK v3 do (in the order given; `true`, `[1, "a"]`, `{"a": 1}`).
+            `json` as the drivers of SDK v3 do (in the order given; `true`, `[1, "a"]`, `{"a": 1}`). The others keep
+            the order, too: `flags` as argparse has them (`--name` for true, nothing for false and null, else as
+            `json`), `equals` (`--name=value`, as Python writes the value), `hydra` (`name=value` by Hydra's grammar).
     """
-    return list(_toolkit_arguments(values) if style == "toolkit" else _json_arguments(values))
+    return list(_STYLES[style](values))
 
 
 def _toolkit_arguments(values: Mapping[str, object]) -> Iterable[str]:
@@ -98,6 +109,69 @@ def _json_arguments(values: Mapping[str, object]) -> Iterable[str]:
     for name, value in values.items():
         yield f"--{name}"
         yield value if isinstance(value, str) else json.dumps(value)
+
+
+def _flag_arguments(values: Mapping[str, object]) -> Iterable[str]:
+    for name, value in values.items():
+        if value is True:
+            yield f"--{name}"
+        elif value is not False and value is not None:
+            text = value if isinstance(value, str) else json.dumps(value)
+            # A value that begins with a dash would be taken for the next flag.
+            yield from [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+
+
+def _equals_arguments(values: Mapping[str, object]) -> Iterable[str]:
+    """What `ast.literal_eval` reads back, but for text, which stands there as it is."""
+    return (f"--{name}={value}" for name, value in values.items())
+
+
+def _hydra_arguments(values: Mapping[str, object]) -> Iterable[str]:
+    return (f"{name}={_hydra_value(value)}" for name, value in values.items())
+
+
+def _hydra_value(value: object) -> str:
+    """One value in the grammar of Hydra 1.1 and later (`OverrideParser.g4`); `${…}` stays an interpolation."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_hydra_key(key)}:{_hydra_value(item) or _EMPTY}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(_hydra_value(item) or _EMPTY for item in value) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value).replace("Infinity", "inf").replace("NaN", "nan")
+    return _hydra_quoted(value) if _HYDRA_SPECIAL.search(value) else value
+
+
+def _hydra_key(key: str) -> str:
+    return _HYDRA_SPECIAL_IN_KEY.sub(r"\\\g<0>", key)
+
+
+def _hydra_quoted(text: str) -> str:
+    """Within quotes backslashes count only where a quote follows: there each of them is doubled."""
+    escaped = _BEFORE_QUOTE.sub(lambda found: found[1] * 2 + (found[2] and "\\'"), text)
+    return f"'{escaped}'"
+
+
+_STYLES: Mapping[ArgumentStyle, Callable[[Mapping[str, object]], Iterable[str]]] = {
+    "toolkit": _toolkit_arguments,
+    "json": _json_arguments,
+    "flags": _flag_arguments,
+    "equals": _equals_arguments,
+    "hydra": _hydra_arguments,
+}
+
+
+def flags_of(arguments: Iterable[str]) -> dict[str, str]:
+    """The values that arguments of any style seem to give, by name: `--name value`, `--name=value`, `name=value`."""
+    found: dict[str, str] = {}
+    last = ""
+    for argument in arguments:
+        name, has_value, value = argument.partition("=")
+        if has_value:
+            found[name.lstrip("-+")] = value
+        elif last and not argument.startswith("-"):
+            found[last] = argument
+        last = argument.lstrip("-") if argument.startswith("-") and not has_value else ""
+    return found
 
 
 def is_secret(name: str) -> bool:
@@ -133,10 +207,17 @@ def _secrets_within(values: Mapping[str, object]) -> Iterable[str]:
             yield str(value)
             yield str(decode(value))
         else:
+            yield from secrets_of_urls(str(value))
             inner = decode(value)
             for item in inner if isinstance(inner, list) else [inner]:
                 if isinstance(item, dict):
                     yield from _secrets_within(item)
+
+
+def secrets_of_urls(text: str) -> Iterable[str]:
+    """Passwords, and tokens in place of a user's name, of the URLs in a text: `https://token@host/simple`."""
+    for user, password in _USER_INFORMATION.findall(text):
+        yield from filter(None, [password, user if len(user) >= _SHORTEST_TOKEN else ""])
 
 
 def without_secrets(text: str, hidden: Iterable[str]) -> str:

@@ -10,10 +10,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from trainbox.contract.hyperparameters import arguments, decode, is_reserved, is_too_deep, secrets
+from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep, secrets
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
-from trainbox.contract.settings import Settings, as_text, read_settings
+from trainbox.contract.settings import Settings, as_text, read_settings, require_known
 from trainbox.errors import ContractError
 
 #: SageMaker's own files are a few kilobytes; a cluster of thousands of hosts stays far below this.
@@ -86,8 +86,8 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The user's hyperparameters as command line arguments of the script."""
-        return tuple(arguments(self.hyperparameters, self.settings.arguments))
+        """The arguments of the script: the user's hyperparameters, then those that are handed on as they are."""
+        return (*arguments(self.hyperparameters, self.settings.arguments), *self.settings.raw_arguments)
 
     @property
     def host_rank(self) -> int:
@@ -167,6 +167,10 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     raw_checkpoints = _read_object(layout.config_dir / "checkpointconfig.json")
     checkpoints = _parse_checkpoints(raw_checkpoints, layout.config_dir / "checkpointconfig.json")
     reserved = {name: value for name, value in decoded.items() if is_reserved(name)}
+    require_known(decoded, env, layout.config_dir / "hyperparameters.json")
+    settings = read_settings(reserved, env, layout.config_dir / "hyperparameters.json")
+    if settings.program and reserved.get("trainbox_script"):
+        notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
     return Job(
         layout=layout,
         name=env.get("TRAINING_JOB_NAME") or as_text(reserved.get("sagemaker_job_name")),
@@ -184,11 +188,11 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         checkpoints_dir=below(layout, Path(checkpoints.local_path)),
         checkpoint_s3_uri=checkpoints.s3_uri,
         has_checkpoint_config=raw_checkpoints is not None,
-        settings=read_settings(reserved, env, layout.config_dir / "hyperparameters.json"),
+        settings=settings,
         resource_config=raw_resources,
         input_data_config=raw_channels,
         port=read_port(env),
-        secrets=hidden_values(env, given, decoded),
+        secrets=hidden_values(env, given, decoded, flags_of(settings.raw_arguments)),
         notes=tuple(notes),
     )
 

@@ -1,6 +1,8 @@
 """What the request says to the container itself, by a reserved hyperparameter or else by a variable."""
 
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
@@ -9,18 +11,25 @@ import msgspec
 from trainbox.contract.drills import Drill, read_drills
 from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.contract.ranks import DEFAULT_PORT
+from trainbox.contract.scheduler import (
+    DEFAULT_GRACE_SECONDS,
+    DEFAULT_GRACE_SECONDS_OF_SCHEDULERS,
+    STOP_EXIT_CODE_OF_SCHEDULERS,
+    default_grace_seconds,
+    default_stop_exit_code,
+)
+from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError
 
 T = TypeVar("T")
 D = TypeVar("D")
 
-#: SageMaker kills 120 s after SIGTERM (API StopTrainingJob); 20 s are left for the supervisor to tidy and report.
-DEFAULT_GRACE_SECONDS = 100.0
 DEFAULT_PEER_TIMEOUT_SECONDS = 120.0
 DEFAULT_MAX_RESTARTS = 3
 #: Five times the processors of the largest instance. Each costs the supervisor two open files, and planning some time.
 MOST_PROCESSES_PER_HOST = 1024
 DEFAULT_HANG_SECONDS = 30.0
+LAST_EXIT_CODE = 255
 DEFAULT_START_SECONDS = 1200.0
 
 Launcher = Literal["auto", "plain", "torchrun"]
@@ -32,18 +41,29 @@ SETTINGS: Mapping[str, str] = {
     "sagemaker_submit_directory": "where the source is: `s3://…tar.gz`, an archive or a directory; else the channel"
     " `code`, else `/opt/ml/code`",
     "trainbox_script": "a bundled script by name, where no program is given",
-    "trainbox_arguments": "how hyperparameters become arguments: `toolkit` (default, as sagemaker-training) or `json`"
-    " (as the drivers of SDK v3)",
-    "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default",
-    "trainbox_peer_timeout_seconds": "seconds to wait for the names of all hosts, and in the bundled XGBoost and forest"
-    f" scripts for all processes of the job, {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
+    "trainbox_module": "a module inside the source (`package.train`), or one that is installed: it runs as"
+    " `python -m` runs it, in place of a program",
+    "trainbox_arguments": "how hyperparameters become arguments: `toolkit` (default, as sagemaker-training), `json` (as"
+    " the drivers of SDK v3), `flags` (`--x` for true, nothing for false and null, else `--x` and the value as `json`"
+    " writes it), `equals` (`--x=y`, as Python writes the value) or `hydra` (`x=y`)",
+    "trainbox_raw_arguments": "a JSON list of strings: more arguments, handed on as they are behind those of the"
+    " hyperparameters",
+    "trainbox_grace_seconds": f"seconds from SIGTERM to SIGKILL, {DEFAULT_GRACE_SECONDS:g} by default"
+    f" ({DEFAULT_GRACE_SECONDS_OF_SCHEDULERS:g} under Slurm and Kubernetes); no more than the variable says where there"
+    " is one",
+    "trainbox_stop_exit_code": "the exit code of a job that was stopped and whose script left with 0: by default 0, and"
+    f" {STOP_EXIT_CODE_OF_SCHEDULERS} under Slurm and Kubernetes, which go by it",
+    "trainbox_peer_timeout_seconds": "seconds to wait for the address of the first host, and in the bundled XGBoost and"
+    f" forest scripts for all processes of the job, {DEFAULT_PEER_TIMEOUT_SECONDS:g} by default",
     "processes_per_host": f"processes on each host, at most {MOST_PROCESSES_PER_HOST}; each gets"
     " `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `MASTER_ADDR`,"
     " `MASTER_PORT` as torchrun sets them. By default 1, or with the launcher `torchrun` one per GPU. The variable"
     f" `MASTER_PORT` of the request names the port of the first host where they meet, {DEFAULT_PORT} by default",
     "trainbox_launcher": "who starts the processes: `plain` (the supervisor itself), `torchrun` (torch elastic:"
     " restarts in place, finds hangs, says which rank failed first) or `auto` (default): `torchrun` where the bundled"
-    " PyTorch script runs or SDK v2's `distribution=` asks for it",
+    " PyTorch script runs, SDK v2's `distribution=` asks for it, a Python program imports `trainbox.torch` (itself or"
+    " through modules of the source), or a drill, restarts or limits for hangs are asked for. A setting that only"
+    " `torchrun` honours is refused with `plain`",
     "trainbox_backend": "the backend of `torch.distributed`: `nccl`, `gloo`, …; by default `nccl` with GPUs, else"
     " `gloo`",
     "trainbox_max_restarts": "restarts in place within ten minutes before the job fails,"
@@ -60,17 +80,35 @@ SETTINGS: Mapping[str, str] = {
     " `fast` where the job has more than one process or a GPU, else `off`",
     "trainbox_preflight_strict": "`true`: what those checks only warn of ends the job, too",
     "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas"
-    " (launcher `torchrun`, a script with a session)",
+    " (launcher `torchrun`, a script with a session); one that did not happen fails the job",
 }
+
+#: Every other variable of trainbox's own, and what it says; docs/settings.md is generated from here.
+VARIABLES: Mapping[str, str] = {
+    "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
+    "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
+    "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
+    "TRAINBOX_STACKS_FILE": "set by the launcher `torchrun`: where a rank writes its stacks",
+    "TRAINBOX_HEALTH_DRILL": "a fault to rehearse in the health checks of ranks",
+    "TRAINBOX_TEST_IMAGE": "for trainbox's own tests",
+    "TRAINBOX_TEST_PATIENCE": "for trainbox's own tests",
+    "TRAINBOX_CI_TESTS": "for trainbox's own builds",
+    "TRAINBOX_CI_IMAGE_TESTS": "for trainbox's own builds",
+}
+_MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
 class Settings(msgspec.Struct, frozen=True):
     """What the request says to the container itself, by a reserved hyperparameter or else by the environment."""
 
+    #: None where a bundled script runs.
     program: str | None = None
+    #: What to run as a module; the program is then its file, as far as that can be told.
+    module: str | None = None
     submit_directory: str | None = None
     script: str | None = None
     arguments: ArgumentStyle = "toolkit"
+    raw_arguments: tuple[str, ...] = ()
     #: None: as many as the launcher sees fit.
     processes_per_host: int | None = None
     launcher: Launcher = "auto"
@@ -82,10 +120,41 @@ class Settings(msgspec.Struct, frozen=True):
     preflight_strict: bool = False
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
+    stop_exit_code: int = 0
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
     s3_endpoint_url: str | None = None
     pip_cache_dir: Path | None = None
     studio_local_mode: bool = False
+    #: The names of those that the request gives itself.
+    given: frozenset[str] = frozenset()
+
+
+def is_ours(name: str) -> bool:
+    """Whether a hyperparameter or a variable can only be meant for trainbox, however it is spelt."""
+    return name.lower().replace("-", "_").startswith("trainbox_")
+
+
+def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path: Path) -> None:
+    """Refuse a setting that does not exist: it would have no effect, and nobody would know.
+
+    Args:
+        hyperparameters: The names of all.
+        variables: Likewise.
+        path: Where the hyperparameters came from, for messages.
+
+    Raises:
+        ContractError: One of them begins as trainbox's own do, and is none.
+    """
+    hint = "docs/settings.md lists the settings"
+    for name in hyperparameters:
+        if is_ours(name) and name not in SETTINGS:
+            like = did_you_mean(name.lower().replace("-", "_"), SETTINGS, prefix="trainbox_")
+            raise ContractError(f"{path}: key {name!r}: there is no such setting{like}", hint=hint)
+    known = [*(name.upper() for name in SETTINGS), *VARIABLES]
+    for name in variables:
+        if is_ours(name) and name not in known:
+            like = did_you_mean(name.upper(), known, prefix="TRAINBOX_")
+            raise ContractError(f"the variable {name}: there is no such setting{like}", hint=hint)
 
 
 def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: Path) -> Settings:
@@ -104,28 +173,40 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         return as_text(reserved.get(name)) or env.get(name.upper(), "")
 
     def read(name: str, reader: Callable[[str], T], default: D, expected: str) -> T | D:
-        text = given(name)
+        value = reserved.get(name)
+        # A list has been decoded already.
+        text = json.dumps(value) if isinstance(value, list) else given(name)
         try:
             return reader(text) if text else default
-        except ValueError:
+        except (ValueError, RecursionError):
             place = f"{path}: key {name!r}" if reserved.get(name) is not None else f"the variable {name.upper()}"
-            raise ContractError(f"{place}: found {text!r}, expected {expected}") from None
+            # Arguments may hold a password, which is not known as one where they cannot be told apart.
+            found = "something else" if name == "trainbox_raw_arguments" else repr(text)
+            raise ContractError(f"{place}: found {found}, expected {expected}") from None
 
     cache = env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     seconds = "a number of seconds, 0 or more"
     count = f"a whole number, 1 to {MOST_PROCESSES_PER_HOST}"
-    return Settings(
-        program=given("sagemaker_program") or None,
+    module = read("trainbox_module", _read_module, None, "the name of a module, as in package.train")
+    settings = Settings(
+        program=_program(as_text(reserved.get("sagemaker_program")), module) or given("sagemaker_program") or None,
+        module=module,
         submit_directory=given("sagemaker_submit_directory") or None,
         script=given("trainbox_script") or None,
         arguments=read("trainbox_arguments", _read_style, "toolkit", " or ".join(get_args(ArgumentStyle))),
+        raw_arguments=read("trainbox_raw_arguments", _read_strings, (), "a JSON list of strings"),
         processes_per_host=read("processes_per_host", _read_count, None, count),
         launcher=read("trainbox_launcher", _read_launcher, "auto", " or ".join(get_args(Launcher))),
         backend=given("trainbox_backend") or None,
         max_restarts=read("trainbox_max_restarts", _read_restarts, DEFAULT_MAX_RESTARTS, "a whole number, 0 or more"),
         hang_seconds=read("trainbox_hang_seconds", _read_seconds, DEFAULT_HANG_SECONDS, seconds),
         start_seconds=read("trainbox_start_seconds", _read_seconds, DEFAULT_START_SECONDS, seconds),
-        grace_seconds=read("trainbox_grace_seconds", _read_seconds, DEFAULT_GRACE_SECONDS, seconds),
+        grace_seconds=min(
+            read("trainbox_grace_seconds", _read_seconds, default_grace_seconds(env), seconds), _longest_grace(env)
+        ),
+        stop_exit_code=read(
+            "trainbox_stop_exit_code", _read_exit_code, default_stop_exit_code(env), "an exit code, 0 to 255"
+        ),
         peer_timeout_seconds=read(
             "trainbox_peer_timeout_seconds", _read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds
         ),
@@ -135,7 +216,47 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         pip_cache_dir=Path(cache) if cache else None,
         studio_local_mode=env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
+        given=frozenset(name for name in SETTINGS if given(name)),
     )
+    _require_effect(settings)
+    return settings
+
+
+def _program(named: str, module: str | None) -> str:
+    """The file of a module, where one is asked for.
+
+    Raises:
+        ContractError: The request names a program, too, and it is another file.
+    """
+    if module is None:
+        return named
+    path = module.replace(".", "/")
+    if named.removesuffix(".py").removesuffix("/__main__") not in {"", path}:
+        raise ContractError(
+            f"trainbox_module is {module!r}, and sagemaker_program {named!r}: only one of them can run",
+            hint=f"leave one out, or name the module's own file: {path}.py",
+        )
+    return named or f"{path}.py"
+
+
+def _require_effect(settings: Settings) -> None:
+    """Refuse settings that cannot have an effect beside the others, whatever the program is.
+
+    Raises:
+        ContractError: There is one.
+    """
+    if settings.preflight_strict and settings.preflight == "off":
+        raise ContractError(
+            "trainbox_preflight_strict has no effect: trainbox_preflight is off",
+            hint="trainbox_preflight=fast checks the hosts (`trainbox run --preflight fast`)",
+        )
+    frozen = next((drill for drill in settings.drills if drill.fault == "freeze"), None)
+    if frozen and not settings.hang_seconds:
+        raise ContractError(
+            f"trainbox_drill: '{frozen}' would last for ever: with trainbox_hang_seconds=0 nobody looks for ranks that"
+            " hang",
+            hint="leave trainbox_hang_seconds out, or give it a limit",
+        )
 
 
 def _read_launcher(text: str) -> Launcher:
@@ -173,6 +294,20 @@ def _read_style(text: str) -> ArgumentStyle:
     raise ValueError(text)
 
 
+def _read_module(text: str) -> str:
+    if not _MODULE.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def _read_strings(text: str) -> tuple[str, ...]:
+    found = json.loads(text)
+    if not isinstance(found, list) or not all(isinstance(one, str) and "\0" not in one for one in found):
+        raise ValueError(text)
+    "".join(found).encode()  # half a surrogate pair is a ValueError: no system can pass it on
+    return tuple(found)
+
+
 def _read_count(text: str) -> int:
     count = int(text)
     if not 1 <= count <= MOST_PROCESSES_PER_HOST:
@@ -185,6 +320,21 @@ def _read_seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise ValueError(text)
     return seconds
+
+
+def _longest_grace(env: Mapping[str, str]) -> float:
+    """What the platform gives: who runs the container says it in the variable, whatever the request asks for."""
+    try:
+        return _read_seconds(env.get("TRAINBOX_GRACE_SECONDS") or "")
+    except ValueError:  # not said, or malformed, which is an error only where it is all there is
+        return float("inf")
+
+
+def _read_exit_code(text: str) -> int:
+    code = int(text)
+    if not 0 <= code <= LAST_EXIT_CODE:
+        raise ValueError(text)
+    return code
 
 
 def as_text(value: object) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
+from trainbox.contract.world import in_world
 from trainbox.elastic.forkserver import Start, die_with, flush, fork_server
 
 #: What ranks are going to need: DistributedDataParallel's constructor imports dynamo, which takes a second.
@@ -29,7 +30,7 @@ def main() -> int:
     die_with(os.getppid())
     processes, scratch, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     env = read_environment()
-    job = read_job(Layout.from_environment(env).root, env)
+    job = in_world(read_job(Layout.from_environment(env).root, env))
     gc.disable()  # of what is imported nothing is garbage, and looking for it takes a tenth of the time
     import torch.distributed  # noqa: PLC0415, F401 - the order is the point
 

@@ -15,6 +15,7 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 
+from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.finding import Finding, as_hint, blame
 from trainbox.contract.job import Job
 from trainbox.contract.lookout import look
@@ -125,10 +126,10 @@ class Agent(SimpleElasticAgent):
             local_rank = worker.local_rank
             error_file(self.scratch, local_rank).unlink(missing_ok=True)
             stacks_file(self.scratch, local_rank).unlink(missing_ok=True)
-            pids[local_rank] = self.ranks.start(
-                local_rank,
-                rank_variables(worker_group, worker, self.job, self.scratch, attempt=self.attempt, env=self.env),
-            )
+            variables = rank_variables(worker_group, worker, self.job, self.scratch, attempt=self.attempt, env=self.env)
+            due = self.watch.due(worker.global_rank)
+            drill = {} if due is None else {progress.PAUSE_VARIABLE: str(due)}
+            pids[local_rank] = self.ranks.start(local_rank, {**variables, **drill})
         return pids
 
     # torch before 2.7 passes `is_restart` as well.
@@ -156,13 +157,33 @@ class Agent(SimpleElasticAgent):
             return self._end_attempt(alarm)
         if not done:
             return RunResult(state=WorkerState.HEALTHY)
+        if self._has_missed_drills():
+            self._remaining_restarts = 0
+            return RunResult(state=WorkerState.FAILED)
         return RunResult(
             state=WorkerState.SUCCEEDED, return_values={one.global_rank: None for one in worker_group.workers}
         )
 
     def _all_done(self) -> bool:
+        if self.job.settings.drills:
+            self.council.tell_missed(self.watch.missed())
         self.council.arrive("done")
         return self.council.all_at("done")
+
+    def _has_missed_drills(self) -> bool:
+        """Whether the job completes without a fault that was to be rehearsed: then nothing was, and it fails for it."""
+        if not self.job.settings.drills:
+            return False
+        try:
+            missed = self.council.missed()
+        except HostLost:  # the first host has left, and answers for the end of the job
+            return False
+        if missed and self.ranks.stop_signal:
+            self.note(f"not rehearsed, because the job was stopped before: {'; '.join(missed)}")
+            return False
+        if missed:
+            self.verdict = Verdict(diagnose_error(causes.not_rehearsed(missed)))
+        return bool(missed)
 
     def _exit_barrier(self) -> None:
         """The first host, which serves the store, leaves last."""

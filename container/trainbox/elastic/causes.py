@@ -9,13 +9,13 @@ import msgspec
 from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind
 from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure
-from trainbox.errors import PeerError
+from trainbox.errors import PeerError, RehearsalError
 from trainbox.launch.network import Backend
 
 #: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
 WINDOW_SECONDS = 600.0
 #: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
-FINAL_CODES = frozenset({*range(2, 14), 64, 78})
+FINAL_CODES = frozenset({*range(2, 15), 64, 78})
 #: How a rank ends that was asked to stop, or did not stop in time.
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
 _FINAL_CLASSES = {
@@ -24,10 +24,13 @@ _FINAL_CLASSES = {
     "torch.OutOfMemoryError": "the batch stays too large for the GPU",
     "trainbox.errors.TrainboxError": "the request or the data stay as they are",
 }
-#: What a rank raises because another is gone: torch.distributed's own errors (c10d/Utils.hpp) and gloo's, which are
-#: RuntimeErrors that name its source file.
+#: What a rank raises because another has failed: torch.distributed's own errors (c10d/Utils.hpp), ours, and gloo's,
+#: which are RuntimeErrors that name its source file.
 _PEER_CLASSES = frozenset(
-    {"torch.distributed.DistError", "builtins.ConnectionError", "torch._C._DistError", "builtins.BrokenPipeError"}
+    {
+        *("torch.distributed.DistError", "torch._C._DistError", "trainbox.errors.PeerCheckpointError"),
+        *("builtins.ConnectionError", "builtins.BrokenPipeError"),
+    }
 )
 _INTERRUPT = "builtins.KeyboardInterrupt"
 _NCCL_CLASS = "torch.distributed.DistBackendError"
@@ -225,6 +228,18 @@ def diagnose_lost(hosts: Sequence[str]) -> Diagnosis:
     which, whose = ("host", "its agent") if len(hosts) == 1 else ("hosts", "their agents")
     cause = f"lost {which} {', '.join(hosts)}: no sign of life of {whose} any more"
     return Diagnosis("peer", cause, PeerError.exit_code, host=hosts[0])
+
+
+def not_rehearsed(missed: Sequence[str]) -> RehearsalError:
+    """All ranks have ended well, and drills of the request have not happened.
+
+    Args:
+        missed: Which, each with how far its rank came.
+    """
+    return RehearsalError(
+        f"not rehearsed: {'; '.join(missed)}",
+        hint="name an earlier step; a script that has no session of trainbox.torch cannot be rehearsed at a step",
+    )
 
 
 def diagnose_pause(seconds: float, host: str) -> Diagnosis:

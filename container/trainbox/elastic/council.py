@@ -260,6 +260,15 @@ class Council:
         """Whether any host has come there."""
         return any(self._call(partial(self._round.check, [f"{place}/{host}"])) for host in self.hosts)
 
+    def tell_missed(self, drills: tuple[str, ...]) -> None:
+        """Say which faults of this host's ranks have not happened, before this host is done."""
+        self._put(f"missed/{self.host}", drills)
+
+    def missed(self) -> tuple[str, ...]:
+        """Those of all hosts that have said so."""
+        found = (self._take(f"missed/{host}", tuple[str, ...]) for host in self.hosts)
+        return tuple(drill for of_host in found for drill in of_host or ())
+
     # -- the store -------------------------------------------------------------------------------------------------
 
     def _put(self, key: str, value: object) -> None:

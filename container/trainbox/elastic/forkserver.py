@@ -223,7 +223,7 @@ def _note(_number: int, _frame: FrameType | None) -> None:
 
 
 def end_session(leader: int, number: int = signal.SIGKILL) -> None:
-    """Signal every process of a session: forked data loaders have process groups of their own, but stay in it.
+    """Signal every process of a session: what a rank starts may have a process group of its own, but stays in it.
 
     Those that unlink the shared memory of the dead are left to do so; they end when all others have.
     """

@@ -9,13 +9,27 @@ import enum
 import mmap
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.ranks import Ranks
+from trainbox.say import say
+
 #: The variable that names the file for a rank; its slot is its `LOCAL_RANK`.
 PROGRESS_VARIABLE = "TRAINBOX_PROGRESS_FILE"
+#: The variable that names the step after which a rank waits for the fault that is rehearsed on it.
+PAUSE_VARIABLE = "TRAINBOX_PAUSE_STEP"
+#: How long it waits: the agent looks several times a second.
+_PAUSE_SECONDS = 30.0
+_LOOK_SECONDS = 0.01
+#: A variable that scripts have in a job, and not where they are started by hand.
+_OF_A_JOB = "SM_HOSTS"
+_WITHOUT_AGENT = (
+    "this script was not started by trainbox's launcher torchrun: no restart in place, no watch over ranks that hang or"
+    " are slow, no drills; trainbox_launcher=torchrun has them"
+)
 _SLOT = struct.Struct("=dqqqddd")
 _SLOT_BYTES = 64
 #: The weight of a new step in the running means.
@@ -52,12 +66,20 @@ class Slot(msgspec.Struct, frozen=True):
 
 
 class Progress:
-    """The slot of this rank."""
+    """The slot of this rank.
 
-    def __init__(self, path: Path, index: int) -> None:
+    Args:
+        path: The file.
+        index: Which slot.
+        pause_step: The step after which the agent does something to this rank, which waits for it there: a fast rank
+            would be anywhere else by then, or have ended.
+    """
+
+    def __init__(self, path: Path, index: int, *, pause_step: int | None = None) -> None:
         with path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
         self._offset = index * _SLOT_BYTES
+        self._pause_step = pause_step
         self.longest = 0.0
         self.compute = 0.0
         self.data = 0.0
@@ -75,6 +97,15 @@ class Progress:
             self.compute,
             self.data,
         )
+        if self._pause_step is not None and step >= self._pause_step and section is not Section.JOIN:
+            self._pause_step = None
+            self._pause()
+
+    def _pause(self) -> None:
+        """Wait to be killed or stopped; whoever goes on after SIGSTOP has waited long enough."""
+        until = time.monotonic() + _PAUSE_SECONDS
+        while time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
 
     def record(self, seconds: float, *, data: float, computed: Iterable[float]) -> None:
         """Take a step into account; what the next mark tells.
@@ -92,6 +123,16 @@ class Progress:
     def close(self) -> None:
         """Give the mapping back."""
         self._memory.close()
+
+
+def open_progress(env: Mapping[str, str], ranks: Ranks) -> Progress | None:
+    """The slot of a rank; None where no agent of trainbox has started it: rank 0 of a job says what that means."""
+    path, pause = env.get(PROGRESS_VARIABLE), env.get(PAUSE_VARIABLE)
+    if path:
+        return Progress(Path(path), ranks.local_rank, pause_step=int(pause) if pause else None)
+    if ranks.rank == 0 and _OF_A_JOB in env:
+        say(_WITHOUT_AGENT)
+    return None
 
 
 def create(path: Path, ranks: int) -> None:

@@ -1,4 +1,4 @@
-"""Pure: what a rank finds in its environment: torchrun's variables, safe settings for NCCL and cuBLAS, and ours."""
+"""Pure: the environment of a rank: torchrun's variables, `NODE_RANK`, safe settings for NCCL and cuBLAS, and ours."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +58,7 @@ def _as_torchrun(group: WorkerGroup, worker: Worker, job: Job, attempt: int) -> 
         "WORLD_SIZE": str(worker.world_size),
         "LOCAL_WORLD_SIZE": str(spec.local_world_size),
         "GROUP_RANK": str(group.group_rank),
+        "NODE_RANK": str(group.group_rank),  # Lightning and scripts for torchrun's --node-rank read this one
         "GROUP_WORLD_SIZE": str(group.group_world_size),
         "ROLE_RANK": str(worker.role_rank),
         "ROLE_WORLD_SIZE": str(worker.role_world_size),

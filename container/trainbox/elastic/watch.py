@@ -47,7 +47,9 @@ class Watch:
         #: Global rank by local rank.
         self.ranks: Mapping[int, int] = {}
         self._file = Path()
-        self._drills = set(settings.drills)
+        #: Those that have yet to happen; and the ranks to which one has happened in this attempt.
+        self._drills = list(settings.drills)
+        self._struck: set[int] = set()
         self._exchange_at = 0.0
         self._window_seconds = window_seconds
         self._window_at = 0.0
@@ -60,6 +62,7 @@ class Watch:
         """A new attempt, with new slots."""
         self.ranks = ranks
         self._file = file
+        self._struck = set()
         self._slow = {}
         self._stopped = StoppedProcesses(self._clock)
         self._marks = Silence[int](self._clock)
@@ -97,13 +100,33 @@ class Watch:
 
     # -- rehearsed faults ------------------------------------------------------------------------------------------
 
+    def due(self, rank: int) -> int | None:
+        """The step after which a rank of this host is to meet its next fault; None where it is to meet none."""
+        return min((drill.step for drill in self._drills if drill.rank == rank), default=None)
+
     def rehearse(self) -> None:
         """Do to a rank of this host what the request asks for at the step it has reached, once."""
-        for drill in tuple(self._drills):
-            local_rank = next((local for local, rank in self.ranks.items() if rank == drill.rank), None)
-            if local_rank is not None and (self.step(local_rank) or -1) >= drill.step:
-                self._drills.discard(drill)
+        if not self._drills:
+            return
+        for local_rank in self.processes.alive:
+            step = self.step(local_rank)
+            mine = [drill for drill in self._drills if drill.rank == self.ranks[local_rank]]
+            reached = [drill for drill in mine if step is not None and step >= drill.step]
+            # What is dead or stopped meets the next one in the next attempt.
+            if reached and local_rank not in self._struck:
+                drill = min(reached, key=lambda one: one.step)
+                self._drills.remove(drill)
+                self._struck.add(local_rank)
                 self._do(drill, local_rank)
+
+    def missed(self) -> tuple[str, ...]:
+        """The faults that have not happened to ranks of this host, each with how far its rank came."""
+        return tuple(
+            f"'{drill}': rank {rank} {_came_to(self.step(local_rank))}"
+            for local_rank, rank in self.ranks.items()
+            for drill in self._drills
+            if drill.rank == rank
+        )
 
     def _do(self, drill: Drill, local_rank: int) -> None:
         self.note(f"rehearsing: {drill}")
@@ -161,6 +184,12 @@ class Watch:
         for (rank, section), windows in self._slow.items():
             if windows == hang.SLOW_WINDOWS:
                 self.note(f"WARNING: {hang.describe_slow(standings, rank, section)}")
+
+
+def _came_to(step: int | None) -> str:
+    if step is None:
+        return "reported no step (a session of trainbox.torch does)"
+    return f"finished {step} step{'' if step == 1 else 's'} in all"
 
 
 def _waits_in(pid: int) -> str:

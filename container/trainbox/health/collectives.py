@@ -27,7 +27,7 @@ from trainbox.health.host import Subject
 from trainbox.health.orders import Call, Done, Order
 from trainbox.health.pairs import Group, most_led
 from trainbox.health.versions import ABSENT, read_cuda
-from trainbox.launch.ranks import network_variables
+from trainbox.launch.variables import network_variables
 from trainbox.peers.exchange import Exchange
 from trainbox.say import say
 

@@ -1,4 +1,4 @@
-"""Wait, for a bounded time and not in silence, until the names of all hosts of the job can be resolved."""
+"""Wait, for a bounded time and not in silence, until the names of hosts that are dialled can be resolved."""
 
 import queue
 import socket

@@ -10,8 +10,10 @@ import msgspec
 from trainbox.contract.environment import DISTRIBUTION_SWITCHES, Machine, variables
 from trainbox.contract.job import Job
 from trainbox.contract.settings import as_text
+from trainbox.contract.world import GROUPS, world_hosts
 from trainbox.launch.program import Program
-from trainbox.launch.ranks import Launch, agent_argv, agent_variables, decide
+from trainbox.launch.ranks import Launch, agent_argv, decide
+from trainbox.launch.variables import process_variables, shared_variables
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -65,19 +67,20 @@ def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine
         ProgramError: The launcher that is asked for cannot start this program.
         HyperparameterError: The host lacks what the request asks for.
     """
-    launch = decide(job, program, machine)
+    launch = decide(job, program, machine) if job.current_host in world_hosts(job) else _outside()
     named = variables(job, entry_point=program.name, env=env, machine=machine)
     base = {**env, **_defaults(env), **named.values, **_passed_on(job)}
+    base |= shared_variables(job, launch, machine, base)
     children = (
-        (_agent(job, program, launch, {**base, **agent_variables(job, launch, machine, base)}, scratch),)
+        (_agent(job, program, launch, base, scratch),)
         if launch.by == "torchrun"
-        else tuple(_processes(job, program, launch, base))
+        else tuple(_processes(job, program, process_variables(job, launch, machine, base)))
     )
     companions = (_watch(program, base, scratch),) if machine.gpus else ()
     return Plan(
         children=children,
         grace_seconds=job.settings.grace_seconds,
-        notes=(*named.notes, *launch.notes, *_not_launched(job, launch)),
+        notes=(*named.notes, *launch.notes, *_not_launched(job, launch), *_about_world(job, launch, machine)),
         processes=launch.processes,
         companions=companions,
         scratch=scratch if companions or launch.by == "torchrun" else None,
@@ -136,30 +139,39 @@ def _not_launched(job: Job, launch: Launch) -> list[str]:
     ]
 
 
-def _processes(job: Job, program: Program, launch: Launch, base: Mapping[str, str]) -> list[Child]:
-    """The script itself; several processes get the variables that torchrun sets."""
-    argv = (*program.command, *job.argv)
-    base = {**base, "PYTHONPATH": _python_path(program, base)}
-    per_host = launch.processes
-    limit = job.settings.hang_seconds
-    if per_host == 1:
-        return [Child("script", argv=argv, environment=base, directory=program.directory, hang_seconds=limit)]
-    first = job.host_rank * per_host
-    shared = {
-        "WORLD_SIZE": str(len(job.hosts) * per_host),
-        "LOCAL_WORLD_SIZE": str(per_host),
-        "MASTER_ADDR": job.hosts[0],
-        "MASTER_PORT": str(job.port),
-    }
+def _outside() -> Launch:
+    """A host that is in no group that trains runs the script beside them, as sagemaker-training does."""
+    return Launch("plain", 1, honoured=DISTRIBUTION_SWITCHES)
+
+
+def _about_world(job: Job, launch: Launch, machine: Machine) -> list[str]:
+    """Who trains together where that is not all, and what the script has to use itself."""
+    world, groups = world_hosts(job), job.reserved.get(GROUPS)
+    if job.current_host not in world:
+        return [f"{GROUPS} names {', '.join(world)}: on this host the script is started once, without a rank"]
+    named = isinstance(groups, list) and any(group.name in groups for group in job.instance_groups)
+    notes = [f"{GROUPS} names no instance group of this job: all hosts train together"] if groups and not named else []
+    waiting = machine.gpus - launch.processes
+    if job.settings.program is not None and waiting > 0:
+        notes.append(
+            f"{launch.processes} process(es) for {machine.gpus} GPUs: {waiting} GPU(s) wait unless the script itself"
+            f" uses them; processes_per_host={machine.gpus} starts a process for each"
+        )
+    return notes
+
+
+def _processes(job: Job, program: Program, environments: list[dict[str, str]]) -> list[Child]:
+    """The script itself, once for each environment."""
+    several = len(environments) > 1
     return [
         Child(
-            name=f"rank {first + local_rank}",
-            argv=argv,
-            environment={**base, **shared, "RANK": str(first + local_rank), "LOCAL_RANK": str(local_rank)},
+            name=f"rank {environment['RANK']}" if several else "script",
+            argv=(*program.command, *job.argv),
+            environment={**environment, "PYTHONPATH": _python_path(program, environment)},
             directory=program.directory,
-            hang_seconds=limit,
+            hang_seconds=job.settings.hang_seconds,
         )
-        for local_rank in range(per_host)
+        for environment in environments
     ]
 
 
@@ -170,9 +182,10 @@ def install_plan(
     env: Mapping[str, str],
     grace_seconds: float,
     hang_seconds: float = 0.0,
+    python: str = sys.executable,
 ) -> Plan:
     """The plan of one step before the script: pip, run and supervised like any child."""
     # -P: pip must not take a user's `queue.py` or `types.py` for the standard library's.
-    command = (sys.executable, "-P", "-m", "pip", *argv)
+    command = (python, "-P", "-m", "pip", *argv)
     child = Child("pip", argv=command, environment=env, directory=program_directory, hang_seconds=hang_seconds)
     return Plan(children=(child,), grace_seconds=grace_seconds)

@@ -4,14 +4,13 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from trainbox.contract.job import Job, below
-from trainbox.contract.text import short
+from trainbox.contract.text import did_you_mean, short
 from trainbox.errors import ProgramError
 
 _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(?:/[A-Za-z_]\w*)*\.py")
@@ -21,6 +20,14 @@ _MOST_NAMES_SHOWN = 20
 _MOST_NAMES_READ = 10_000
 #: Of a pyproject.toml, in characters.
 _LONGEST_PROJECT = 1_000_000
+#: The bundled script that is written for ranks.
+BUNDLED = "pytorch_train.py"
+#: The bundled script of which every GPU has a process.
+XGBOOST = "xgboost_train.py"
+#: The bundled scripts that have ranks and restarts of their own kind, or none.
+TREES = (XGBOOST, "random_forest_train.py")
+#: What a script imports that has a session.
+_SESSION = "trainbox.torch"
 #: Linux reads no more of a script's first line (BINPRM_BUF_SIZE).
 _LONGEST_FIRST_LINE = 256
 
@@ -39,6 +46,8 @@ class Choice(msgspec.Struct, frozen=True):
     name: str
     source: Source
     bundled: bool = False
+    #: Whether it is the name of a module.
+    is_module: bool = False
 
 
 class Program(msgspec.Struct, frozen=True):
@@ -51,6 +60,13 @@ class Program(msgspec.Struct, frozen=True):
     directory: Path
     #: What pip installs first (`requirements.txt`, `.`), empty where nothing is asked for.
     install: tuple[str, ...] = ()
+    #: Its file that imports `trainbox.torch`; empty where none is known to.
+    session: str = ""
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it is a Python script or module."""
+        return self.command[0] == sys.executable
 
 
 def bundled_directory() -> Path:
@@ -77,16 +93,9 @@ def find_bundled(name: str) -> Path:
         if candidate in scripts:
             return scripts[candidate]
     raise ProgramError(
-        f"there is no bundled script {short(name)}{_did_you_mean(stem, scripts)}",
+        f"there is no bundled script {short(name)}{did_you_mean(stem, scripts)}",
         hint="the bundled scripts: " + (", ".join(scripts) or "none"),
     )
-
-
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
-    import difflib  # noqa: PLC0415 - only a job that fails has three milliseconds for it
-
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" - did you mean {close[0]!r}?" if close else ""
 
 
 def choose(job: Job) -> Choice:
@@ -99,6 +108,8 @@ def choose(job: Job) -> Choice:
         ProgramError: The request names no program; the message lists the choices.
     """
     settings = job.settings
+    if settings.module:
+        return Choice(settings.module, _source(job), is_module=True)
     if settings.program:
         return Choice(settings.program, _source(job))
     if settings.script:
@@ -107,8 +118,8 @@ def choose(job: Job) -> Choice:
     raise ProgramError(
         "the job names no program to run",
         hint="set the hyperparameter sagemaker_program (with sagemaker_submit_directory; SDK v2 does both from"
-        " entry_point and source_dir), or trainbox_script / the variable TRAINBOX_SCRIPT to one of: "
-        + (", ".join(bundled_scripts()) or "no script is bundled here"),
+        " entry_point and source_dir), trainbox_module to a module of the source, or trainbox_script / the variable"
+        " TRAINBOX_SCRIPT to one of: " + (", ".join(bundled_scripts()) or "no script is bundled here"),
     )
 
 
@@ -134,6 +145,8 @@ def resolve(choice: Choice, directory: Path) -> Program:
     Raises:
         ProgramError: It is not there, lies outside the code, or cannot be executed.
     """
+    if choice.is_module:
+        return _module_program(choice.name, directory)
     path = _inside(choice.name, directory)
     name = str(path.relative_to(directory))
     if name.endswith(".py"):
@@ -142,7 +155,7 @@ def resolve(choice: Choice, directory: Path) -> Program:
         name=choice.name,
         command=_executable(path, name),
         directory=directory,
-        install=() if choice.bundled else _requirements(directory),
+        install=() if choice.bundled else find_requirements(name, directory),
     )
 
 
@@ -164,7 +177,7 @@ def _inside(name: str, directory: Path) -> Path:
     if not is_there:
         names = _names(directory)
         raise ProgramError(
-            f"there is no program {short(name)} in {directory}{_did_you_mean(name, names)}",
+            f"there is no program {short(name)} in {directory}{did_you_mean(name, names)}",
             hint="found there: " + (", ".join(names[:_MOST_NAMES_SHOWN]) or "nothing"),
         )
     return directory / path.relative_to(root)
@@ -182,15 +195,59 @@ def _names(directory: Path) -> list[str]:
 
 def _python_program(name: str, directory: Path, *, bundled: bool) -> Program:
     """A script, or a module of a package where the code is one (`setup.py`, or a `pyproject.toml` that builds)."""
+    session = "" if bundled and name in {BUNDLED, *TREES} else find_session(directory / name, directory)
     if bundled:
-        return Program(name=name, command=(sys.executable, name), directory=directory)
-    if _is_package(directory) and _MODULE_NAME.fullmatch(name):
-        module = name.removesuffix(".py").replace("/", ".")
-        install = (".", *_requirements(directory))
-        return Program(name=name, command=(sys.executable, "-m", module), directory=directory, install=install)
+        return Program(name=name, command=(sys.executable, name), directory=directory, session=session)
+    install = find_requirements(name, directory)
+    if "." in install:
+        command = (sys.executable, "-m", name.removesuffix(".py").replace("/", "."))
+        return Program(name=name, command=command, directory=directory, install=install, session=session)
     # A name that begins with a dash must not be read as an option.
     script = f"./{name}" if name.startswith("-") else name
-    return Program(name=name, command=(sys.executable, script), directory=directory, install=_requirements(directory))
+    return Program(name=name, command=(sys.executable, script), directory=directory, install=install, session=session)
+
+
+def _module_program(module: str, directory: Path) -> Program:
+    """A module as `python -m` runs it: of the code, or of a package that is installed, or will be.
+
+    Raises:
+        ProgramError: It is not there.
+    """
+    install = find_module_requirements(directory)
+    file = find_module(module, directory)
+    if file is None and not install and not _is_importable(module.partition(".")[0]):
+        names = [name.removesuffix(".py").replace("/", ".") for name in _names(directory) if name.endswith(".py")]
+        raise ProgramError(
+            f"there is no module {short(module)} in {directory}{did_you_mean(module, names)}",
+            hint="name it as `python -m` has it, from the root of the source: package.train for package/train.py",
+        )
+    return Program(
+        name=module if file is None else str(file.relative_to(directory)),
+        command=(sys.executable, "-m", module),
+        directory=directory,
+        install=install,
+        session="" if file is None else find_session(file, directory),
+    )
+
+
+def find_module(module: str, directory: Path) -> Path | None:
+    """The file that `python -m` runs for a module of the code; None where it is no module of it."""
+    path = Path(*module.split("."))
+    places = (root / file for root in (directory, directory / "src") for file in (f"{path}.py", path / "__main__.py"))
+    return next((file for file in places if file.is_file()), None)
+
+
+def find_session(entry: Path, directory: Path) -> str:
+    """The file of a program that imports `trainbox.torch`; empty where none does."""
+    from trainbox.launch.imports import find_import  # noqa: PLC0415 - the bundled scripts need no parser
+
+    return find_import(entry, directory, _SESSION)
+
+
+def _is_importable(package: str) -> bool:
+    import importlib.util  # noqa: PLC0415 - for a module that is none of the source alone
+
+    return importlib.util.find_spec(package) is not None
 
 
 def _is_package(directory: Path) -> bool:
@@ -204,7 +261,19 @@ def _is_package(directory: Path) -> bool:
         return bool(_BUILD_TABLE.search(file.read(_LONGEST_PROJECT)))
 
 
-def _requirements(directory: Path) -> tuple[str, ...]:
+def find_requirements(name: str, directory: Path) -> tuple[str, ...]:
+    """What pip installs before a program of the user's runs: the code itself where it is a package, what it lists."""
+    if name.endswith(".py") and _MODULE_NAME.fullmatch(name):
+        return find_module_requirements(directory)
+    return _listed(directory)
+
+
+def find_module_requirements(directory: Path) -> tuple[str, ...]:
+    """What pip installs before a module runs by its name."""
+    return ((".",) if _is_package(directory) else ()) + _listed(directory)
+
+
+def _listed(directory: Path) -> tuple[str, ...]:
     return ("-r", "requirements.txt") if (directory / "requirements.txt").is_file() else ()
 
 

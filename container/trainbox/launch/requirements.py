@@ -1,7 +1,8 @@
 """Install what a program asks for, once per host and before any of its processes starts."""
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainbox.contract.cause import find_cause
@@ -13,6 +14,8 @@ from trainbox.launch.program import Program
 from trainbox.launch.supervise import supervise
 from trainbox.say import say
 
+#: In the prefix of an interpreter: `trainbox run` has installed what the program asks for, once for all hosts.
+OVERLAY_MARKER = "trainbox-overlay.json"
 _PIP_ERROR = re.compile(r"^[ \t]*(?:ERROR|error): (.+)$", re.MULTILINE)
 _MOST_ERRORS = 4
 
@@ -26,29 +29,57 @@ def install(program: Program, job: Job, env: Mapping[str, str]) -> None:
     """
     if not program.install:
         return
+    if Path(sys.prefix, OVERLAY_MARKER).is_file():
+        say(f"{' '.join(program.install)} is installed in {sys.prefix}")
+        return
     say(f"installing {' '.join(program.install)}")
-    hang = job.settings.hang_seconds
-    planned = install_plan(arguments(program, job), program.directory, env=env, grace_seconds=0.0, hang_seconds=hang)
+    argv = arguments(program.install, job.settings.pip_cache_dir)
+    run_pip(argv, program.install, program.directory, env=env, hang_seconds=job.settings.hang_seconds)
+
+
+def run_pip(
+    argv: tuple[str, ...],
+    install: Sequence[str],
+    directory: Path,
+    *,
+    env: Mapping[str, str],
+    hang_seconds: float = 0.0,
+    python: str = sys.executable,
+) -> None:
+    """Run pip, supervised like any child.
+
+    Args:
+        argv: Its arguments.
+        install: What of them says what to install, for messages.
+        directory: Where it runs.
+        env: Its environment.
+        hang_seconds: It is ended once it has been stopped (SIGSTOP) for longer; 0 never looks.
+        python: The interpreter whose environment gets it.
+
+    Raises:
+        RequirementsError: Pip failed; the message holds its own words.
+        Stopped: A signal ended it.
+    """
+    planned = install_plan(argv, directory, env=env, grace_seconds=0.0, hang_seconds=hang_seconds, python=python)
     outcome = supervise(planned)
     if outcome.stopped_by:
         raise Stopped("stopped by a signal while pip was installing")
     if outcome.code:
-        said = _words(outcome, program.directory)
+        said = _words(outcome, directory)
         raise RequirementsError(
-            f"pip could not install {' '.join(program.install)} in {program.directory}: {said}",
+            f"pip could not install {' '.join(install)} in {directory}: {said}",
             hint="pip's own lines are in the log; with network isolation there is no index: use the image",
         )
 
 
-def arguments(program: Program, job: Job) -> tuple[str, ...]:
+def arguments(install: Sequence[str], cache: Path | None = None) -> tuple[str, ...]:
     """The arguments of pip; its cache lies in the warm pool's directory where there is one, for the next job."""
-    cache = job.settings.pip_cache_dir
     return (
         "install",
         "--disable-pip-version-check",
         "--no-input",
         *(("--cache-dir", str(cache / "pip")) if cache else ()),
-        *program.install,
+        *install,
     )
 
 

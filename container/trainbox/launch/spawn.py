@@ -27,7 +27,7 @@ class Started(msgspec.Struct, frozen=True):
 
 
 def spawn(child: Child) -> Started:
-    """Start a child in a session of its own: one signal to its group reaches the script and all it starts.
+    """Start a child in a session of its own: a Ctrl-C for its group reaches the script and what it starts.
 
     Raises:
         ProgramError: It cannot be started.

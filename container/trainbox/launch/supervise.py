@@ -1,17 +1,16 @@
 """Run a `Plan`: start, relay, forward signals, reap; how it ended is one `Outcome`.
 
-A correct PID 1: it forwards SIGTERM and SIGINT once to its children's process groups, kills what is left when the
-grace is over, reaps orphans and leaves no process behind. The supervisor has one thread and no lock: the signal
-handler forwards at once, also while a slow reader of our output keeps a write waiting.
+A correct PID 1: it passes a stop on, once, to those who can save something (`stops`), kills what is left when the
+grace is over, reaps orphans and leaves no process behind. The supervisor has one thread and no lock: the signal handler
+passes on at once, also while a slow reader of our output keeps a write waiting.
 """
 
 import contextlib
-import fcntl
 import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Self
@@ -19,22 +18,21 @@ from typing import TYPE_CHECKING, Self
 from trainbox.clock import AwakeClock, Clock
 from trainbox.errors import ProgramError
 from trainbox.launch import orphans
+from trainbox.launch.asked import LOOK_SECONDS as ASKED_LOOK_SECONDS
+from trainbox.launch.asked import Asked, Tree
 from trainbox.launch.deadlines import Deadline, companion_stages, plan_sweep, seconds_until
 from trainbox.launch.memory import read_memory
 from trainbox.launch.outcome import Exit, Outcome
-from trainbox.launch.plan import Child, Plan
-from trainbox.launch.relay import Lines, Sink
+from trainbox.launch.plan import Plan
+from trainbox.launch.relay import Sink
 from trainbox.launch.scratch import make_scratch
-from trainbox.launch.spawn import spawn
+from trainbox.launch.streams import Process, Streams
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses
 from trainbox.say import say
 
 if TYPE_CHECKING:
     from trainbox.contract.finding import Finding
 
-_PIPE_BYTES = 1024 * 1024
-_READ_BYTES = 256 * 1024
-_MOST_READS = 64
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -103,38 +101,6 @@ def _make(scratch: Path) -> None:
         ) from error
 
 
-class _Process:
-    """A child or companion that was started, and its two streams."""
-
-    def __init__(self, child: Child, *, is_companion: bool) -> None:
-        self.child = child
-        self.is_companion = is_companion
-        self.started = spawn(child)
-        self.streams = (Lines(), Lines())
-        self.why_killed = ""
-
-    def exit(self, status: int) -> Exit:
-        code = os.waitstatus_to_exitcode(status)
-        out, err = (stream.end().decode(errors="replace") for stream in self.streams)
-        return Exit(
-            self.child.name,
-            code if code >= 0 else 128 - code,
-            max(0, -code),
-            stderr=err,
-            stdout=out,
-            hung=self.why_killed,
-        )
-
-
-def _write(process: _Process, sink: Sink, ready: bytes) -> None:
-    """What a companion says stands on lines of its own, whatever a child has left open."""
-    if ready and process.is_companion:
-        sink.end_line()
-    sink.write(ready)
-    if ready and process.is_companion:
-        sink.end_line()
-
-
 class _Supervision:
     """The state of one run, between the signal handler and the loop."""
 
@@ -150,8 +116,8 @@ class _Supervision:
         self.plan = plan
         self._clock = clock
         self._ignore_stops = ignore_stops
-        self.sinks = sinks
-        self.processes: dict[int, _Process] = {}
+        self.processes: dict[int, Process] = {}
+        #: Children that have not ended, nor what they started and a stop waits for.
         self.alive: set[int] = set()
         #: Those the request to stop has not been sent to.
         self.unasked: set[int] = set()
@@ -167,7 +133,7 @@ class _Supervision:
         self._stopped = StoppedProcesses(AwakeClock(clock))
         self._look_at = float("-inf")
         self._selector = poller
-        self._open_streams = 0
+        self._streams = Streams(poller, sinks, several=len(plan.children) > 1)
 
     def __enter__(self) -> Self:
         self._wakeup_read, self._wakeup_write = os.pipe()
@@ -199,71 +165,95 @@ class _Supervision:
     def start(self) -> None:
         self._deadline = self._deadline.after_start(self._clock(), self.plan.limit_seconds)
         for child in self.plan.children:
-            pid = self._start(_Process(child, is_companion=False))
+            pid = self._start(Process(child, is_companion=False))
             self.alive.add(pid)
             self.unasked.add(pid)
             if self.stopped_by:  # it came between two children
-                self._ask(pid, self.stopped_by)
+                self._ask([pid], self.stopped_by)
         for child in self.plan.companions:
             try:
-                self.companions.add(self._start(_Process(child, is_companion=True)))
+                self.companions.add(self._start(Process(child, is_companion=True)))
             except ProgramError as error:
                 say(f"{child.name} is not there: {error}")
 
-    def _start(self, process: _Process) -> int:
+    def _start(self, process: Process) -> int:
         pid = process.started.pid
         self.processes[pid] = process
-        for pipe, lines, sink in zip(process.started.streams, process.streams, self.sinks, strict=True):
-            os.set_blocking(pipe, False)
-            with contextlib.suppress(OSError):  # beyond what this user may have: the default does, more slowly
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-            self._selector.register(pipe, selectors.EVENT_READ, (process, lines, sink))
-            self._open_streams += not process.is_companion
+        self._streams.add(process)
         return pid
 
     def run(self) -> None:
         """Relay and reap until every child has left, then end what they left behind."""
         while self.alive:
-            self._turn(min(self._deadline.kill_at, self._end_stopped()))
+            self._turn(min(self._deadline.kill_at, self._end_stopped(), self._look_at_asked()))
             if self._deadline.is_over(self._clock()):
                 self._kill()
         self._end_companions(last_words=any(exit_.code for exit_ in self.exits))
         self._end_leftovers()
-        self._drain()
+        self._streams.drain()
 
     # -- signals ---------------------------------------------------------------------------------------------------
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
-        """Forward the first; a second Ctrl-C of an impatient person ends it at once."""
+        """Pass on the first; a second Ctrl-C of an impatient person ends it at once."""
         if not self.stopped_by:
             self.stopped_by = number
             self._deadline = self._deadline.after_stop(self._clock(), self.plan.grace_seconds)
-            for pid in tuple(self.alive):
-                self._ask(pid, number)
+            self._ask(self.alive, number)
         elif number == signal.SIGINT:
             self._kill()
 
-    def _ask(self, pid: int, number: int) -> None:
-        """Ask one child to leave, once: the handler may run between any two lines of `start`, which asks too."""
+    def _ask(self, pids: Iterable[int], number: int) -> None:
+        """Ask children to leave, once: the handler may run between any two lines of `start`, which asks too."""
+        asked = [pid for pid in tuple(pids) if self._is_first_to_ask(pid)]
+        if number == signal.SIGINT:
+            for pid in asked:
+                self._send(pid, number)
+                self._send(pid, signal.SIGCONT)  # one that is stopped hears nothing, and could not save
+        elif asked:
+            tree = Tree(self.processes, self.others, min(asked))
+            for pid in asked:
+                self.processes[pid].asked = hears = Asked(pid, tree.of(pid))
+                hears.ask()
+
+    def _is_first_to_ask(self, pid: int) -> bool:
         try:
             self.unasked.remove(pid)  # one step, which no signal can come into
         except KeyError:
-            return
-        self._send(pid, number)
-        self._send(pid, signal.SIGCONT)  # one that is stopped hears nothing, and could not save: systemd does so, too
+            return False
+        return True
 
     def _kill(self) -> None:
         self.killed = self.killed or bool(self.alive)
         self._deadline = Deadline()
         for pid in tuple(self.alive):
-            self._send(pid, signal.SIGKILL)
+            process = self.processes[pid]
+            if process.status is None:
+                self._send(pid, signal.SIGKILL)
+            if process.asked:
+                process.asked.kill()
+
+    def _look_at_asked(self) -> float:
+        """Note who has left after a stop; when to look again, by the clock."""
+        now = self._clock()
+        waiting = False
+        for pid in tuple(self.alive):
+            asked = self.processes[pid].asked
+            if asked:
+                asked.look(now)
+                waiting = waiting or asked.is_waiting
+                self._settle(pid)
+        if not self.alive:
+            return now
+        return now + ASKED_LOOK_SECONDS if waiting else float("inf")
 
     def _end_stopped(self) -> float:
         """Kill children that have been stopped for longer than they may; when to look again, by the monotonic clock."""
         now = self._clock()
         if now < self._look_at:  # a script that writes much has many turns between two looks
             return self._look_at
-        limits = {pid: self.processes[pid].child.hang_seconds for pid in self.alive}
+        running = {pid: process for pid in self.alive if (process := self.processes[pid]).status is None}
+        limits = {pid: process.child.hang_seconds for pid, process in running.items()}
         for pid, seconds in self._stopped.find(limits).items():
             self.processes[pid].why_killed = f"was stopped (SIGSTOP) for {seconds:.1f} s and was ended"
             self._send(pid, signal.SIGKILL)
@@ -283,7 +273,7 @@ class _Supervision:
             if key.data is None:
                 self._clear_wakeup()
             else:
-                self._relay(key)
+                self._streams.relay(key)
         for pid, status in orphans.ended():
             self._note_end(pid, status)
 
@@ -292,54 +282,40 @@ class _Supervision:
             while os.read(self._wakeup_read, 4096):
                 pass
 
-    def _relay(self, key: selectors.SelectorKey) -> bool:
-        """Pass on what one stream has; whether there may be more."""
-        process, lines, sink = key.data
-        try:
-            chunk = os.read(key.fd, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if chunk:
-            _write(process, sink, lines.feed(chunk))
-            return True
-        self._selector.unregister(key.fileobj)
-        self._open_streams -= not process.is_companion
-        _write(process, sink, lines.close())
-        if self._open_streams and len(self.plan.children) > 1:
-            sink.end_line()  # another process writes here: its next line must not be glued to this last one
-        return False
-
-    def _relay_all(self, key: selectors.SelectorKey) -> None:
-        """Pass on what one stream has by now; bounded, since a process left behind may write for ever."""
-        for _ in range(_MOST_READS):
-            if not self._relay(key):
-                return
-
     def _note_end(self, pid: int, status: int) -> None:
+        for other in tuple(self.processes.values()):
+            if other.asked:
+                other.asked.note_end(pid, status)
         process = self.processes.get(pid)
         if process is None:
             return  # an orphan
-        self._relay_rest(process)
-        self.alive.discard(pid)
-        exit_ = process.exit(status)
+        process.status = status
+        self._streams.relay_rest(process)
         if process.is_companion:
             self.companions.discard(pid)
+            exit_ = process.exit(status)
             if exit_.code and self.alive:
                 say(f"{exit_.name} has ended with exit code {exit_.code}: the job goes on without it")
             return
+        self._settle(pid)
+
+    def _settle(self, pid: int) -> None:
+        """A child has ended once its process has, and after a stop those below it that were told of it."""
+        process = self.processes[pid]
+        status, asked = process.status, process.asked
+        if status is None or pid not in self.alive or (asked and asked.is_waiting):
+            return
+        self._streams.relay_rest(process)
+        self.alive.discard(pid)
+        if asked and asked.status is not None and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM:
+            status = asked.status  # it died of our signal: what counts is how the program did that it had started
+        exit_ = process.exit(status)
         self.exits.append(exit_)
         is_first = not any(earlier.code for earlier in self.exits[:-1])  # the others end because we asked them to
         if exit_.code and is_first and self.alive and not self.stopped_by:
             say(f"{exit_.name} failed with exit code {exit_.code}: stopping the other processes of this host")
             self._deadline = self._deadline.after_failure(self._clock())
-            for other in tuple(self.alive):
-                self._ask(other, signal.SIGTERM)
-
-    def _relay_rest(self, process: _Process) -> None:
-        """Read what a process wrote before it ended, so that its last words are known."""
-        for pipe in process.started.streams:
-            if pipe in self._selector.get_map():
-                self._relay_all(self._selector.get_key(pipe))
+            self._ask(self.alive, signal.SIGTERM)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -360,6 +336,7 @@ class _Supervision:
     def _end_leftovers(self) -> None:
         """Ask what the children left behind to leave, then make it."""
         known: set[int] = set()
+        heard = {pid for process in self.processes.values() if process.asked for pid in process.asked.heard}
         renewals = 0
         killing_since: float | None = None
         since = self._clock()
@@ -375,25 +352,16 @@ class _Supervision:
             killing_since = sweep.killing_since
             renewals += not left <= known
             known |= orphans.living(left)
-            for pid in sweep.ask:
+            for pid in sweep.ask - heard:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGTERM)
             orphans.kill_all(sweep.kill)
             self._turn(self._clock() + sweep.wait)
         self.leftovers = len(known)
 
-    def _drain(self) -> None:
-        """Pass on what is left in the pipes; one that escaped us may keep them open, so do not wait for their end."""
-        for key in tuple(self._selector.get_map().values()):
-            if key.data is None:
-                continue
-            self._relay_all(key)
-            process, lines, sink = key.data
-            _write(process, sink, lines.close())
-
     def _reap_everything(self) -> None:
         for pid in tuple(self.alive):
-            with contextlib.suppress(ChildProcessError):
+            with contextlib.suppress(ChildProcessError):  # it has been reaped before
                 os.waitpid(pid, 0)
         for process in self.processes.values():
             for pipe in process.started.streams:

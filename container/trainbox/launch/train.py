@@ -15,6 +15,7 @@ from trainbox.contract.failure import compose, read_failure, release_failure, re
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
+from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
@@ -68,6 +69,8 @@ def _run_job(env: Mapping[str, str]) -> int:
             hidden = job.secrets
             program, outcome, verdict = _run(job, env, check_stop)
         diagnosis = _report(outcome, verdict, program, job)
+        if diagnosis is None:
+            return _code(outcome, job)
     except TrainboxError as error:
         diagnosis = diagnose_error(error)
     except Exception as error:  # noqa: BLE001 - the one place where a defect of trainbox becomes an exit code
@@ -75,7 +78,7 @@ def _run_job(env: Mapping[str, str]) -> int:
 
         say(traceback.format_exc(), hidden=hidden)
         diagnosis = diagnose_defect(error)
-    return 0 if diagnosis is None else _fail(diagnosis, layout, hidden)
+    return _fail(diagnosis, layout, hidden)
 
 
 def _open_standard_streams() -> None:
@@ -153,8 +156,10 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "t
     if len(job.hosts) > 1 and not job.settings.studio_local_mode:
         from trainbox.launch.peers import wait_for_peers  # noqa: PLC0415 - one host needs no sockets
 
+        # The others are dialled by nobody here: they come to the first.
+        dialled = dict.fromkeys((job.hosts[0], world_hosts(job)[0]))
         timeout = job.settings.peer_timeout_seconds
-        wait_for_peers(job.hosts, timeout=timeout, say=say, check_stop=check_stop)
+        wait_for_peers(tuple(dialled), timeout=timeout, say=say, check_stop=check_stop)
     with scratch_directory() as scratch:
         machine = read_machine(modules=modules_needed(job, program))
         planned = plan(job, program, env=env, machine=machine, scratch=scratch)
@@ -224,7 +229,7 @@ def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: 
         say(f"ended {outcome.leftovers} process(es) that the script had left behind")
     files, size = _count(job.layout.model_dir)
     diagnosis = _diagnose(outcome, verdict, program, job)
-    code = diagnosis.exit_code if diagnosis else 0
+    code = diagnosis.exit_code if diagnosis else _code(outcome, job)
     say(ending(code, outcome.seconds, outcome.stopped_by, files=files, size=size))
     if diagnosis:
         return diagnosis
@@ -233,6 +238,11 @@ def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: 
     if not outcome.stopped_by and not files and job.is_first_host:
         say(f"WARNING: {job.layout.model_dir} is empty: the job will have no model. Save it to trainbox.model_dir()")
     return None
+
+
+def _code(outcome: Outcome, job: Job) -> int:
+    """The exit code of a job that has not failed."""
+    return job.settings.stop_exit_code if outcome.stopped_by else 0
 
 
 def _diagnose(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> Diagnosis | None:

@@ -4,6 +4,7 @@ import msgspec
 
 from trainbox.contract.job import Job
 from trainbox.contract.ranks import Ranks
+from trainbox.contract.world import in_world
 from trainbox.errors import ContractError
 
 _HERE = "127.0.0.1"
@@ -38,15 +39,17 @@ class Members(msgspec.Struct, frozen=True):
 
 
 def find_members(job: Job, ranks: Ranks) -> Members:
-    """The members of a job: its hosts in the order that SageMaker gives, on each its processes.
+    """The members of a job: the hosts of its world in the order that SageMaker gives, on each its processes.
 
     Args:
         job: The contract.
         ranks: The place of this process.
 
     Raises:
-        ContractError: The job has other processes than its hosts and their number on this one make it.
+        ContractError: This host is not in the world, or the job has other processes than its hosts and their number on
+            this one make it.
     """
+    job = in_world(job)
     local_size = ranks.local_world_size
     if local_size == 1:
         names, name = job.hosts, job.current_host

@@ -17,6 +17,7 @@ import trainbox
 from trainbox import toolkit
 from trainbox.channels import Columns, Table, digest, read_table
 from trainbox.contract.job import Channel, Job
+from trainbox.contract.world import world_hosts
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
@@ -86,7 +87,7 @@ def meet() -> Iterator[Circle]:
     """
     job = trainbox.current_job()
     members = find_members(job, toolkit.current_ranks())
-    if members.size > len(job.hosts):
+    if members.size > len(world_hosts(job)):
         raise RunError(
             "random_forest_train.py runs in one process on each host", hint="leave processes_per_host out; see n_jobs"
         )

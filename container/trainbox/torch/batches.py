@@ -6,8 +6,6 @@ The position counts what the optimizer has seen, not what loader workers have fe
 sample and leaves none out.
 """
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -165,7 +163,6 @@ class Batches:
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             multiprocessing_context=context if workers else None,
-            worker_init_fn=_leave_process_group if workers else None,
             # A loader draws a number for each epoch: out of the global generator it would change what dropout draws
             # in a job that was interrupted within the epoch.
             generator=torch.Generator().manual_seed(derive(self.seed, "loader", self.rank)),
@@ -235,12 +232,3 @@ class _Shares(Sampler[Any]):
 
     def __len__(self) -> int:
         return self._batches.left
-
-
-def _leave_process_group(_worker: int) -> None:
-    """SIGTERM for the rank's whole group must not end a worker: the last step still needs its batch.
-
-    A forked worker has left already (trainbox.stopping); this is for those that are spawned.
-    """
-    with contextlib.suppress(PermissionError):  # the leader of a session has a group of its own
-        os.setpgid(0, 0)

@@ -89,8 +89,10 @@ class LightningCallback(_Callback):  # type: ignore[misc] - its library is not r
         """Where a step is done, save or stop as the ranks have agreed to."""
         if trainer.global_step == self._run.step:  # gradients are gathered over several batches
             return
+        before = self._run.step  # a batch may bring several steps, of several optimizers
         agreed = self._run.end_step(trainer.global_step)
-        if agreed.save or (self._every_steps and trainer.global_step % self._every_steps == 0):
+        every = self._every_steps
+        if agreed.save or (every and trainer.global_step // every > before // every):
             self._run.save(lambda directory: trainer.save_checkpoint(directory / FILE, weights_only=False))
         if agreed.stop:
             # A stop does not ask how many epochs there should be at least.

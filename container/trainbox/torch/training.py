@@ -20,7 +20,6 @@ The same script runs alone, under torchrun and under trainbox's launcher.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -30,7 +29,7 @@ from torch import nn
 from trainbox import toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import Ranks
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import Progress, Section, open_progress
 from trainbox.say import say
 from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
@@ -42,7 +41,7 @@ from trainbox.torch.loop import Loop
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
 from trainbox.torch.stopwatch import Stopwatch
-from trainbox.torch.world import Backend, choose_backend, joined, read_torchrun_ranks
+from trainbox.torch.world import Backend, choose_backend, find_ranks, joined
 from trainbox.torch.wrapping import check_options, copy, rounds_anew, shard
 
 M = TypeVar("M", bound=nn.Module)
@@ -287,13 +286,12 @@ def session(
         check_every: Steps from one comparison of the ranks' parameters to the next; 0 never compares.
 
     Raises:
-        ContractError: The variables of the rank are not those of torchrun.
+        ContractError: The variables of the rank are not those of torchrun, or it would train alone in a job of several.
         HyperparameterError: A GPU, a library or a precision that is asked for is not there.
     """
     settings, env = toolkit.current_job().settings, read_environment()
-    ranks = read_torchrun_ranks(env)
-    path = env.get(PROGRESS_VARIABLE)
-    progress = Progress(Path(path), ranks.local_rank) if path else None
+    ranks = find_ranks(toolkit.current_job(), env)
+    progress = open_progress(env, ranks)
     if progress is not None:
         progress.mark(0, Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
     toolkit.stop_requested()  # from here on SIGTERM is a request

@@ -2,8 +2,9 @@
 
 import importlib
 import importlib.util
+import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,13 +14,21 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from trainbox.contract.job import Job
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
+from trainbox.contract.world import in_world
 from trainbox.errors import ContractError, HyperparameterError
 
 #: Others may still be compiling or reading when this rank arrives.
 JOIN_TIMEOUT = timedelta(seconds=300)
 #: From the end of the first step on; the watch of the launcher, which names the rank that hangs, must come first.
 STEP_TIMEOUT_SECONDS = 100.0
+#: How many processes there are: as torchrun says it, Open MPI, MPICH, and srun.
+_SIZES = (
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"),
+)
+_START = "let trainbox start the processes (processes_per_host, trainbox_launcher=torchrun), which sets RANK"
 _SMDDP = "smdistributed.dataparallel.torch.torch_smddp"
 
 
@@ -31,20 +40,74 @@ class Backend(msgspec.Struct, frozen=True):
     reason: str
 
 
-def read_torchrun_ranks(env: Mapping[str, str]) -> Ranks:
-    """Pure: this rank from torchrun's variables; alone where there is no `RANK`.
+def find_ranks(job: Job, env: Mapping[str, str]) -> Ranks:
+    """Pure: this rank from torchrun's variables; alone where the job has one host and nothing names another process.
+
+    Args:
+        job: The contract.
+        env: The environment of the process.
 
     Raises:
-        ContractError: A variable is missing or malformed, or variables contradict each other.
+        ContractError: A variable is missing or malformed, variables contradict each other, or this process would train
+            without other members of its job.
     """
+    hosts = in_world(job).hosts
     if not env.get("RANK"):
+        _require_alone(hosts if len(job.hosts) > 1 else _named_hosts(env) or hosts, env)
         return Ranks()
     missing = [name for name in RANK_VARIABLES if not env.get(name)]
-    if missing:
+    one_per_host = missing == ["LOCAL_RANK", "LOCAL_WORLD_SIZE"] and env["WORLD_SIZE"] == str(len(hosts))
+    if missing and not (one_per_host and len(hosts) > 1):
         raise ContractError(
             f"the variable {missing[0]} is not set, though RANK is", hint="torchrun sets RANK and all it goes with"
         )
-    return read_ranks(env)
+    ranks = read_ranks(env, hosts=len(hosts))
+    if _count_hosts(ranks, env) < len(hosts):
+        raise ContractError(
+            f"rank {ranks.rank} of {ranks.world_size} would train without other hosts of this job, which has"
+            f" {len(hosts)}: {', '.join(hosts)}",
+            hint=f"{_START}; torchrun inside a script: --nnodes={len(hosts)} --node-rank=$NODE_RANK"
+            " --master-addr=$MASTER_ADDR --master-port=$MASTER_PORT",
+        )
+    return ranks
+
+
+def _require_alone(hosts: Sequence[str], env: Mapping[str, str]) -> None:
+    """A process without a rank may train if it has no others to train with; else all would write one checkpoint."""
+    sizes = [name for name in _SIZES if env.get(name, "").isdecimal() and int(env[name]) > 1]
+    if sizes:
+        raise ContractError(
+            f"the variable RANK is not set, though {sizes[0]} is {env[sizes[0]]}: each process would train alone",
+            hint=f"{_START}; torchrun, srun or mpirun inside a script: set RANK, WORLD_SIZE, LOCAL_RANK,"
+            " LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the variables of that launcher",
+        )
+    if len(hosts) > 1:
+        raise ContractError(
+            f"the variable RANK is not set, though the job has {len(hosts)} hosts ({', '.join(hosts)}): each would"
+            " train alone",
+            hint=f"{_START}, also in `docker run`: start the container with `train`, not the script",
+        )
+
+
+def _named_hosts(env: Mapping[str, str]) -> list[str]:
+    """The hosts in `SM_HOSTS`, for a script that is given the variables of its job but not its files."""
+    try:
+        named = json.loads(env.get("SM_HOSTS") or "[]")
+    except ValueError:
+        named = None
+    if not isinstance(named, list):
+        raise ContractError(
+            f"the variable SM_HOSTS: found {env['SM_HOSTS']!r}, expected a JSON list of hosts",
+            hint="leave it out, or start the container with `train`, which sets it",
+        )
+    return [str(host) for host in named]
+
+
+def _count_hosts(ranks: Ranks, env: Mapping[str, str]) -> int:
+    """How many hosts a world has at most, as far as one rank can tell."""
+    if env.get("GROUP_WORLD_SIZE", "").isdecimal():  # torchrun's: how many agents there are
+        return int(env["GROUP_WORLD_SIZE"])
+    return 1 if ranks.world_size == ranks.local_world_size else ranks.world_size
 
 
 def choose_backend(asked: str | None, ranks: Ranks, *, gpus: int, nccl: bool) -> Backend:

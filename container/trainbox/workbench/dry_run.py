@@ -23,11 +23,12 @@ def describe(plan: RunPlan, previews: Mapping[str, Preview]) -> str:
         f"result in {request.out}",
         request.isolation.sentence,
         *_limits(plan),
+        *_overlay(plan),
         *(f"environment: {name}={value}" for name, value in redact(plan.added).items()),
         *(f"environment: {name} is taken away" for name in plan.removed),
     ]
     for host in plan.hosts:
-        lines += ["", f"host {host.name}", *_tree(plan, host), *_processes(host, previews[host.name])]
+        lines += ["", f"host {host.name}", *_tree(plan, host), *_processes(plan, host, previews[host.name])]
     hidden = {*request.secrets}.union(*(each.secrets for each in previews.values()))
     return without_secrets("\n".join(lines), sorted(hidden, key=len, reverse=True)) + "\n"
 
@@ -38,6 +39,13 @@ def _limits(plan: RunPlan) -> Iterable[str]:
         yield f"SIGTERM after {request.stop_after:g} s, SIGKILL {plan.seconds_to_leave:g} s later: Stopped"
     if request.max_run is not None:
         yield f"SIGTERM after {request.max_run:g} s, SIGKILL {plan.seconds_to_leave:g} s later: MaxRuntimeExceeded"
+
+
+def _overlay(plan: RunPlan) -> Iterable[str]:
+    overlay = plan.overlay
+    if overlay is not None:
+        state = "built by an earlier run" if overlay.is_found else "built first"
+        yield f"environment {overlay.path}, {state}: pip install {shlex.join(overlay.install)} over {overlay.parent}"
 
 
 def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
@@ -61,11 +69,11 @@ def _redacted(name: str, content: str) -> str:
     return json.dumps(redact(json.loads(content)), ensure_ascii=False)
 
 
-def _processes(host: HostPlan, preview: Preview) -> Iterable[str]:
+def _processes(plan: RunPlan, host: HostPlan, preview: Preview) -> Iterable[str]:
     # In front of it, a process enters its namespace.
     supervisor = host.argv[host.argv.index("-P") - 1 :] if "-P" in host.argv else host.argv
     yield f"  starts: {shlex.join(supervisor)}"
-    if preview.install:
+    if preview.install and plan.overlay is None:
         yield f"  which runs first: pip install {shlex.join(preview.install)}"
     hidden = preview.secrets
     if preview.plan.preflight != "off":

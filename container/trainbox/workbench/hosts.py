@@ -78,7 +78,7 @@ class Host(ABC):
         self.exit_code: int | None = None
         self.reason = ""
         self.log_error: OSError | None = None
-        self._log = log.open("wb", buffering=0)
+        self._log = log.open("ab", buffering=0)  # that of the first host begins with what was installed
 
     @abstractmethod
     def has_ended(self) -> bool:

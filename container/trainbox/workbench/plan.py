@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.workbench import namespace
 from trainbox.workbench.namespace import OPT_ML
+from trainbox.workbench.overlay import Overlay
 from trainbox.workbench.record import WORK
 from trainbox.workbench.request import RunRequest
 
@@ -17,7 +18,12 @@ SECONDS_TO_LEAVE = 120.0
 
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
 _JOB_PREFIXES = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_")
-_JOB_VARIABLES = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"})
+_JOB_VARIABLES = frozenset(
+    {
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE"),
+        *("MASTER_ADDR", "MASTER_PORT"),
+    }
+)
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -56,6 +62,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     added: Mapping[str, str]
     removed: tuple[str, ...]
     seconds_to_leave: float = SECONDS_TO_LEAVE
+    #: The environment whose Python runs the hosts, where the job has requirements.
+    overlay: Overlay | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -68,7 +76,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.work / "etc-hosts"
 
 
-def plan_run(request: RunRequest) -> RunPlan:
+def plan_run(request: RunRequest, overlay: Overlay | None = None) -> RunPlan:
     """Decide everything; nothing is read, written or started here."""
     added = {"TRAINING_JOB_NAME": request.job_name, **_own_variables(request), **request.env}
     removed = tuple(
@@ -83,9 +91,10 @@ def plan_run(request: RunRequest) -> RunPlan:
         request=request,
         attempt=request.previous.attempt + 1 if request.previous else 1,
         work=request.out / WORK,
-        hosts=tuple(_plan_host(request, name, names, added, removed) for name in names),
+        hosts=tuple(_plan_host(request, name, names, added, removed, overlay=overlay) for name in names),
         added=added,
         removed=removed,
+        overlay=overlay,
     )
 
 
@@ -102,7 +111,13 @@ def _host_names(request: RunRequest) -> tuple[str, ...]:
 
 
 def _plan_host(
-    request: RunRequest, name: str, names: tuple[str, ...], added: Mapping[str, str], removed: tuple[str, ...]
+    request: RunRequest,
+    name: str,
+    names: tuple[str, ...],
+    added: Mapping[str, str],
+    removed: tuple[str, ...],
+    *,
+    overlay: Overlay | None,
 ) -> HostPlan:
     tree = request.out / WORK / name
     root = OPT_ML if request.isolation.at_opt_ml else tree
@@ -113,6 +128,8 @@ def _plan_host(
     environment |= {**added, **({} if root == OPT_ML else {"TRAINBOX_ROOT": str(tree)})}
     if request.isolation.image is None:
         environment |= _packages_apart(root, environment)
+    if overlay is not None:
+        environment |= _activated(overlay, environment)
     return HostPlan(
         name=name,
         tree=tree,
@@ -121,7 +138,7 @@ def _plan_host(
         files=_config_files(request, name, names, root),
         links={} if mounts else {**inputs, "checkpoints": request.out / "checkpoints"},
         mounts=mounts,
-        argv=_argv(request, mounts),
+        argv=_argv(request, mounts, sys.executable if overlay is None else str(overlay.python)),
         environment=environment,
     )
 
@@ -131,6 +148,12 @@ def _packages_apart(root: Path, environment: Mapping[str, str]) -> dict[str, str
     packages = str(root / "packages")
     path = [packages, environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else [packages]
     return {"PIP_TARGET": packages, "PYTHONPATH": ":".join(path)}
+
+
+def _activated(overlay: Overlay, environment: Mapping[str, str]) -> dict[str, str]:
+    """As the environment's own `activate` does it, for shell scripts: its commands come first."""
+    path = [str(overlay.path / "bin"), *filter(None, [environment.get("PATH")])]
+    return {"PATH": ":".join(path), "VIRTUAL_ENV": str(overlay.path)}
 
 
 def _inputs(request: RunRequest) -> dict[str, Path]:
@@ -183,23 +206,27 @@ def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: 
 
 def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     """Plain strings, as the API sends them."""
-    if request.source is None:
+    if request.module is not None:
+        own = {"trainbox_module": request.module, "sagemaker_submit_directory": str(root / "code")}
+    elif request.source is None:
         own = {"trainbox_script": request.script}
     else:
         own = {"sagemaker_program": request.script, "sagemaker_submit_directory": str(root / "code")}
     if request.processes is not None:
         own["processes_per_host"] = str(request.processes)
+    if request.raw_arguments:
+        own["trainbox_raw_arguments"] = json.dumps(request.raw_arguments)
     return {**request.hyperparameters, **own}
 
 
-def train_argv() -> tuple[str, ...]:
+def train_argv(python: str) -> tuple[str, ...]:
     """The supervisor of this very trainbox; `-P` keeps a module of the user's from standing in for one of Python's."""
-    return (sys.executable, "-P", "-m", "trainbox.launch")
+    return (python, "-P", "-m", "trainbox.launch")
 
 
-def _argv(request: RunRequest, mounts: tuple[Mount, ...]) -> tuple[str, ...]:
+def _argv(request: RunRequest, mounts: tuple[Mount, ...], python: str) -> tuple[str, ...]:
     if request.isolation.kind == "container":
         # What SageMaker gives to the image's own ENTRYPOINT.
         return ("train",)
     wanted = namespace.spec(request.isolation.kind, [(mount.source, mount.target, mount.read_only) for mount in mounts])
-    return (sys.executable, "-I", "-S", namespace.__file__, wanted, *train_argv())
+    return (sys.executable, "-I", "-S", namespace.__file__, wanted, *train_argv(python))

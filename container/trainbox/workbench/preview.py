@@ -12,7 +12,7 @@ from trainbox.contract.job import read_job
 from trainbox.errors import RunError
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
-from trainbox.launch.program import bundled_directory, choose, resolve
+from trainbox.launch.program import bundled_directory, choose, find_session, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.workbench.plan import HostPlan
 from trainbox.workbench.source import Source
@@ -55,9 +55,15 @@ def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
         job = read_job(root, host.environment)
         choice = choose(job)
         program = resolve(choice, root / "code" if source is not None else Path(choice.source.location))
+        if source is not None and program.is_python and program.name.endswith(".py"):
+            # Of the source only what decides was copied.
+            session = find_session(source.directory / program.name, source.directory)
+            program = msgspec.structs.replace(program, session=session)
         machine = read_machine(modules=modules_needed(job, program))
         planned = launch.plan(job, program, env=host.environment, machine=machine)
         moves = {str(root): str(host.root)}
+        if "-P" in host.argv:  # behind the Python of the supervisor, which may be that of an overlay
+            moves[sys.executable] = host.argv[host.argv.index("-P") - 1]
         if host.argv[0] != sys.executable:
             # A container has an interpreter and bundled scripts of its own.
             moves |= {sys.executable: "python3", str(bundled_directory()): "train_scripts"}

@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import datetime as dt
 import difflib
+import importlib.util
+import json
 import math
 import re
 import socket
@@ -13,10 +15,12 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
+from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job import CHANNEL_NAME, hidden_values
-from trainbox.contract.settings import MOST_PROCESSES_PER_HOST
-from trainbox.errors import RunError
-from trainbox.launch.program import bundled_scripts, find_bundled
+from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, require_known
+from trainbox.contract.text import did_you_mean
+from trainbox.errors import ContractError, RunError
+from trainbox.launch.program import bundled_scripts, find_bundled, find_module
 from trainbox.workbench.engine import find_image
 from trainbox.workbench.folder import read_previous
 from trainbox.workbench.isolation import Isolation, find_isolation, in_containers
@@ -37,9 +41,11 @@ MOST_HOSTS = 100
 _JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 #: Hyperparameters that `trainbox run` writes itself.
-_OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script")
+_OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script", "trainbox_module")
 #: Variables that `trainbox run` sets or clears itself.
 _OWN_VARIABLES = ("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM")
+#: A variable that every script of a job has, and what it starts.
+_WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
 
 
@@ -55,6 +61,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     #: The program relative to the source's directory, or the name of a bundled script.
     script: str
+    #: The module to run, which the script is the file of, where it is one of the source.
+    module: str | None = None
+    #: Arguments of the script behind those of the hyperparameters.
+    raw_arguments: tuple[str, ...] = ()
     source: Source | None = None
     channels: Mapping[str, ChannelSource] = {}
     hyperparameters: Mapping[str, str] = {}
@@ -83,7 +93,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that nothing which is shown or kept may hold."""
-        return hidden_values(self.inherited, self.env, self.hyperparameters)
+        return hidden_values(self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments))
 
 
 def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime) -> RunRequest:
@@ -91,20 +101,29 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
 
     Raises:
         RunError: Something asked for cannot be done; the message names the argument.
+        ContractError: A variable of the shell begins as trainbox's own do, and is none.
         ProgramError: There is no such script.
     """
     hyperparameters = _pairs(args.hp, "--hp")
     variables = _pairs(args.env, "--env")
-    _check_hyperparameters(hyperparameters, processes=args.processes)
+    _check_hyperparameters(hyperparameters, args)
     _check_variables(variables)
+    _check_known(hyperparameters, variables)
+    _check_given_once(hyperparameters, variables, args)
     _check_numbers(args)
-    drills = (*_drills("kill", args.kill), *_drills("freeze", args.freeze))
-    script, directory = _find_script(args.script, args.source_dir, cwd)
+    of_shell = _settings_of_shell(env)
+    variables = {**{name: of_shell[name] for name in of_shell if name not in _OWN_VARIABLES}, **variables}
+    if args.preflight is not None:
+        variables.pop("TRAINBOX_PREFLIGHT", None)
+    drills = _drills(args, of_shell.get("TRAINBOX_DRILL", ""))
+    script, directory = _find_program(args, cwd)
     job_name = _job_name(args, script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
     previous = read_previous(out, resume=args.resume)
     return RunRequest(
         script=script,
+        module=args.module,
+        raw_arguments=tuple(args.raw_arguments),
         source=None if directory is None else survey(directory, leave_out=out),
         channels=_channels(args.channel, cwd),
         hyperparameters=hyperparameters,
@@ -119,7 +138,7 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         stop_after=args.stop_after,
         resume=args.resume,
         drills=drills,
-        preflight=args.preflight,
+        preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
         previous=previous,
         keep=args.keep,
@@ -129,7 +148,32 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
     )
 
 
-def _drills(fault: Fault, given: Sequence[str]) -> tuple[Drill, ...]:
+def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
+    """What the shell says to trainbox counts as `--env` does, unless this shell is within a job: then it is that job's.
+
+    Raises:
+        ContractError: It says what no trainbox understands.
+    """
+    if _WITHIN_A_JOB in env:
+        return {}
+    require_known((), env, Path())
+    names = {name.upper() for name in SETTINGS if is_ours(name)}
+    return {name: value for name, value in env.items() if name in names and value}
+
+
+def _drills(args: argparse.Namespace, of_shell: str) -> tuple[Drill, ...]:
+    given = (*_faults("kill", args.kill), *_faults("freeze", args.freeze))
+    try:
+        drills = (*given, *(read_drills(of_shell) if of_shell else ()))
+    except ValueError:
+        raise RunError(f"the variable TRAINBOX_DRILL: found {of_shell!r}, expected 'kill RANK@STEP'") from None
+    twice = next((drill for drill in drills if drills.count(drill) > 1), None)
+    if twice:
+        raise RunError(f"the drill '{twice}' is given twice", hint="give it once: each happens once")
+    return drills
+
+
+def _faults(fault: Fault, given: Sequence[str]) -> tuple[Drill, ...]:
     try:
         return tuple(drill for text in given for drill in read_drills(f"{fault} {text}"))
     except ValueError as error:
@@ -138,8 +182,7 @@ def _drills(fault: Fault, given: Sequence[str]) -> tuple[Drill, ...]:
 
 def _master_port(args: argparse.Namespace, variables: Mapping[str, str]) -> int | None:
     """A port of this machine that nobody has: jobs that run here at once must not meet."""
-    alone = args.hosts == 1 and args.processes in (None, 1)
-    if alone or args.docker is not None or "MASTER_PORT" in variables:
+    if args.docker is not None or "MASTER_PORT" in variables:
         return None
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("", 0))
@@ -159,8 +202,16 @@ def _pairs(given: Sequence[str], flag: str) -> dict[str, str]:
     return pairs
 
 
-def _check_hyperparameters(given: Mapping[str, str], *, processes: int | None) -> None:
-    own = {*_OWN_HYPERPARAMETERS, *(["processes_per_host"] if processes is not None else [])}
+def _check_hyperparameters(given: Mapping[str, str], args: argparse.Namespace) -> None:
+    raw = {"trainbox_raw_arguments": json.dumps(args.raw_arguments)} if args.raw_arguments else {}
+    processes = {"processes_per_host": str(args.processes)} if args.processes is not None else {}
+    own = {*_OWN_HYPERPARAMETERS, *raw, *processes}
+    for name, value in {**raw, **given}.items():
+        if name in raw and len(value) > LONGEST_VALUE:
+            raise RunError(
+                f"the arguments behind -- have {len(value)} characters as JSON",
+                hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a file in a channel",
+            )
     for name, value in given.items():
         if name in own:
             raise RunError(f"--hp {name}: trainbox run sets this one itself", hint="leave it out")
@@ -174,7 +225,7 @@ def _check_hyperparameters(given: Mapping[str, str], *, processes: int | None) -
                 f"--hp {name}: the value has {len(value)} characters",
                 hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a long list in a file of a channel",
             )
-    written = len(given) + (2 if processes is None else 3)
+    written = len(given) + len(raw) + len(processes) + 2
     if written > MOST_HYPERPARAMETERS:
         raise RunError(
             f"{len(given)} hyperparameters, and {written - len(given)} that say what to run, are {written}",
@@ -199,6 +250,34 @@ def _check_variables(given: Mapping[str, str]) -> None:
             )
 
 
+def _check_known(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> None:
+    """Here already, before anything is made: the supervisor would refuse it, too."""
+    try:
+        require_known(hyperparameters, (), Path("--hp"))
+        require_known((), variables, Path("--env"))
+    except ContractError as error:
+        raise RunError(error.message, hint=error.hint) from None
+
+
+def _check_given_once(
+    hyperparameters: Mapping[str, str], variables: Mapping[str, str], args: argparse.Namespace
+) -> None:
+    """Of two places that say the same setting one would have no effect."""
+    by_flag = {
+        "trainbox_drill": "--kill and --freeze" if args.kill or args.freeze else "",
+        "trainbox_preflight": "--preflight" if args.preflight is not None else "",
+        "processes_per_host": "--processes" if args.processes is not None else "",
+    }
+    for name in SETTINGS:
+        places = [
+            *([by_flag[name]] if by_flag.get(name) else []),
+            *([f"--hp {name}"] if name in hyperparameters else []),
+            *([f"--env {name.upper()}"] if name.upper() in variables else []),
+        ]
+        if len(places) > 1:
+            raise RunError(f"{' and '.join(places)} say the same setting", hint="give one of them")
+
+
 def _check_numbers(args: argparse.Namespace) -> None:
     if not 1 <= args.hosts <= MOST_HOSTS:
         raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
@@ -209,6 +288,40 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")
+
+
+def _find_program(args: argparse.Namespace, cwd: Path) -> tuple[str, Path | None]:
+    """The script or the module of the command line, and the directory of its source."""
+    if args.script is not None and args.module is not None:
+        raise RunError(
+            f"-m {args.module} and {args.script}: only one of them can run",
+            hint=f"arguments of the module stand behind --: trainbox run -m {args.module} -- {args.script}",
+        )
+    if args.module is not None:
+        return _find_module(args, cwd)
+    if args.script is None:
+        raise RunError("no script is named", hint="trainbox run SCRIPT_OR_NAME, or trainbox run -m MODULE")
+    return _find_script(args.script, args.source_dir, cwd)
+
+
+def _find_module(args: argparse.Namespace, cwd: Path) -> tuple[str, Path]:
+    """As Python does it the current directory is where names of modules begin: it is the source."""
+    directory = (cwd / (args.source_dir or ".")).resolve()
+    if not directory.is_dir():
+        raise RunError(f"--source-dir {args.source_dir}: there is no such directory")
+    name = str(args.module)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RunError(f"-m {name}: expected the name of a module, as in package.train", hint="a script needs no -m")
+    file = find_module(name, directory)
+    if file is not None:
+        return file.relative_to(directory).as_posix(), directory
+    if args.docker is None and importlib.util.find_spec(name.partition(".")[0]) is None:
+        there = [path.stem for path in directory.iterdir() if path.suffix == ".py" or path.is_dir()]
+        raise RunError(
+            f"there is no module {name!r} in {directory}{did_you_mean(name.partition('.')[0], there)}",
+            hint="--source-dir names the directory where packages lie; an installed module works, too",
+        )
+    return name, directory
 
 
 def _find_script(given: str, source_dir: str | None, cwd: Path) -> tuple[str, Path | None]:
@@ -257,7 +370,8 @@ def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
         return Path(args.out).name
     if args.resume and args.out is None:
         raise RunError("--resume: which job?", hint="give its --job-name, or its directory as --out")
-    stem = re.sub(r"[^a-zA-Z0-9]+", "-", Path(script).stem).strip("-")[:40] or "job"
+    named = args.module or Path(script).stem
+    stem = re.sub(r"[^a-zA-Z0-9]+", "-", named).strip("-")[:40] or "job"
     return f"{stem}-{now:%Y%m%d-%H%M%S}"
 
 

@@ -22,11 +22,13 @@ from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import DEFAULT_IMAGE
 from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, logs_of_last, remove
 from trainbox.workbench.hosts import Ended
+from trainbox.workbench.install import run_hosts_of
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.job_end import JobEnd, conclude
+from trainbox.workbench.overlay import find_overlay
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
-from trainbox.workbench.processes import await_earlier, run_hosts
+from trainbox.workbench.processes import await_earlier
 from trainbox.workbench.record import (
     Curve,
     HostRecord,
@@ -49,7 +51,8 @@ _INTERRUPTED = 130
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `trainbox run`."""
     add = parser.add_argument
-    add("script", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
+    add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
+    add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
     add("--channel", action="append", default=[], metavar="NAME=PATH", help="a directory or file as an input channel")
     add("--hp", action="append", default=[], metavar="KEY=VALUE", help="a hyperparameter, as plain text")
     add("--env", action="append", default=[], metavar="KEY=VALUE", help="a variable of the container")
@@ -66,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--preflight",
         choices=("off", "fast", "full"),
-        default="off",
         help="check the hosts' health before the script, as the cloud does for several processes (default: off here)",
     )
+    add("--fresh", action="store_true", help="install the requirements anew, not from an earlier run")
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
     add(
         "--docker",
@@ -79,6 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--keep", action="store_true", help="with --docker: leave containers and network, and say their names")
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
+    parser.set_defaults(raw_arguments=())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     """
     env = read_environment()
     request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC))
-    plan = plan_run(request)
+    plan = plan_run(request, find_overlay(request, fresh=args.fresh))
     if args.dry_run:
         previews = {host.name: preview(host, request.source, request.script) for host in plan.hosts}
         sys.stdout.buffer.write(describe(plan, previews).encode())
@@ -210,7 +215,7 @@ class _Attempt:
     def _run_hosts(self, interrupts: Interrupts) -> Ended:
         image = self.plan.request.isolation.image
         if image is None:
-            return run_hosts(self.plan, self.live, interrupts)
+            return run_hosts_of(self.plan, self.live, interrupts)
         from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
 
         return run_containers(self.plan, image, self.live, interrupts)

@@ -35,7 +35,7 @@ def survey(directory: Path, *, leave_out: Path, limit: int = LARGEST_BYTES) -> S
         RunError: It holds more than any source does: a home directory, or data beside the script.
     """
     files, size = [], 0
-    for path in _walk(directory, leave_out):
+    for path in walk(directory, leave_out):
         files.append(path.relative_to(directory).as_posix())
         size += path.lstat().st_size
         if size > limit:
@@ -46,7 +46,13 @@ def survey(directory: Path, *, leave_out: Path, limit: int = LARGEST_BYTES) -> S
     return Source(directory=directory, files=tuple(sorted(files)), bytes=size)
 
 
-def _walk(directory: Path, leave_out: Path) -> Iterator[Path]:
+def walk(directory: Path, leave_out: Path | None = None) -> Iterator[Path]:
+    """The files and links of a source directory, in no order.
+
+    Raises:
+        RunError: A directory cannot be read.
+    """
+
     def refuse(error: OSError) -> None:
         raise RunError(f"{error.filename} cannot be read: {error.strerror}") from error
 

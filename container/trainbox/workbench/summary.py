@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from trainbox.contract.hyperparameters import redact
+from trainbox.contract.hyperparameters import flags_of, redact, secrets, without_secrets
 from trainbox.workbench.drawing import drawn, table
 from trainbox.workbench.record import Curve, JobRecord
 from trainbox.workbench.request import RunRequest
@@ -143,12 +143,12 @@ def _count(number: int, one: str, many: str) -> str:
 def resume_command(request: RunRequest) -> list[str]:
     """The next attempt of this job."""
     docker = ["--docker", request.isolation.image.name] if request.isolation.image else []
-    return [*_command_here(request), *docker, "--out", str(request.out), "--resume"]
+    return [*_command_here(request), *docker, "--out", str(request.out), "--resume", *_raw_arguments(request)]
 
 
 def process_command(request: RunRequest) -> list[str]:
     """The same job in processes, where a debugger reaches it; its result comes to lie beside this one."""
-    return [*_command_here(request), "--out", f"{request.out}-process"]
+    return [*_command_here(request), "--out", f"{request.out}-process", *_raw_arguments(request)]
 
 
 def _command_here(request: RunRequest) -> list[str]:
@@ -170,13 +170,15 @@ def container_command(request: RunRequest) -> list[str]:
         volumes.append(f"{request.source.directory}:{source}:ro")
     options = [word for volume in volumes for word in ("-v", volume)]
     out = f"/mnt/out/{request.out.name}-container"
-    return ["docker", "run", "--rm", *options, _IMAGE, *_command(request, source, places), "--out", out]
+    command = [*_command(request, source, places), "--out", out, *_raw_arguments(request)]
+    return ["docker", "run", "--rm", *options, _IMAGE, *command]
 
 
 def _command(request: RunRequest, source: Path | None, places: Mapping[str, str]) -> list[str]:
     """`trainbox run` with the same job, each value with a secret name redacted."""
-    words = ["trainbox", "run", request.script if source is None else str(source / request.script)]
-    if source is not None and "/" in request.script:
+    script = request.script if source is None else str(source / request.script)
+    words = ["trainbox", "run", *([script] if request.module is None else ["-m", request.module])]
+    if source is not None and ("/" in request.script or request.module is not None):
         words += ["--source-dir", str(source)]
     words += _flags("--channel", places)
     words += _flags("--hp", redact(request.hyperparameters))
@@ -188,6 +190,11 @@ def _command(request: RunRequest, source: Path | None, places: Mapping[str, str]
     if request.preflight != "off":
         words += ["--preflight", request.preflight]
     return [*words, "--job-name", request.job_name]
+
+
+def _raw_arguments(request: RunRequest) -> list[str]:
+    hidden = secrets(flags_of(request.raw_arguments))
+    return ["--", *(without_secrets(one, hidden) for one in request.raw_arguments)] if request.raw_arguments else []
 
 
 def _flags(flag: str, values: Mapping[str, object]) -> Sequence[str]:

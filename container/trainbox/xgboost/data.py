@@ -12,6 +12,7 @@ import trainbox
 from trainbox import toolkit
 from trainbox.channels import Table
 from trainbox.contract.job import Channel, Job
+from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
@@ -104,7 +105,7 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
         DataError: A channel cannot be used, or the members' rows do not fit together.
     """
     job = trainbox.current_job()
-    processes = circle.size // len(job.hosts)
+    processes = circle.size // len(world_hosts(job))
     channels = _channels(job, params)
     _check_pipes(channels, processes)
     # What one must do all do: XGBoost's collective counts on the same calls everywhere.

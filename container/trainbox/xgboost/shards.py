@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from trainbox.channels import Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
 from trainbox.contract.job import Channel, Job
+from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.say import say
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
@@ -79,7 +80,7 @@ def part_of(channel: Channel, job: Job, rank: int, size: int) -> Part:
 
     The incumbent trains on replicated rows as often as there are hosts.
     """
-    processes = size // len(job.hosts)
+    processes = size // len(world_hosts(job))
     if channel.distribution == "ShardedByS3Key":
         return Part(rank % processes, processes)
     return Part(rank, size)

@@ -7,7 +7,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from trainbox.errors import CheckpointError
+from trainbox.errors import CheckpointError, PeerCheckpointError
 from trainbox.torch.checkpoints.codec import flat
 
 T = TypeVar("T")
@@ -61,7 +61,8 @@ class Peers:
         """Do what may fail on one rank alone; all ranks call it, and none goes on where one has failed.
 
         Raises:
-            CheckpointError: Of the first rank where it failed. On every rank.
+            CheckpointError: It failed here.
+            PeerCheckpointError: It failed on another rank, the first of which is named.
         """
         failure: CheckpointError | None = None
         try:
@@ -69,10 +70,12 @@ class Peers:
         except CheckpointError as error:
             failure = error
         told = self.gather(msgspec.json.encode(failure and (failure.message, failure.hint)))
-        for message in told:
+        if failure is not None:
+            raise failure
+        for rank, message in enumerate(told):
             first = msgspec.json.decode(message, type=tuple[str, str] | None)
             if first is not None:
-                raise CheckpointError(first[0], hint=first[1]) from failure
+                raise PeerCheckpointError(f"rank {rank}: {first[0]}", hint=first[1])
         return done
 
     def send(self, message: torch.Tensor, rank: int) -> None:

@@ -174,11 +174,13 @@ class Saver:
             self._collect(None)
             self._hand_over(step, gathered, began)
         if wait:
-            done = self._collect(None)
-            failure = {"error": done.error, "hint": done.hint} if done and done.error else {}
-            failure = msgspec.json.decode(self._peers.share(msgspec.json.encode(failure)))
-            if failure:
-                raise CheckpointError(failure["error"], hint=failure["hint"])
+            self._peers.together(self._finish)
+
+    def _finish(self) -> None:
+        """Wait until what rank 0 writes is durable."""
+        done = self._collect(None)
+        if done is not None and done.error is not None:
+            raise CheckpointError(done.error, hint=done.hint or "")
 
     def close(self, seconds: float = 60.0) -> None:
         """Wait so long for a checkpoint that is being written; end the writer and give the memory back."""
