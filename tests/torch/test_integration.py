@@ -68,7 +68,7 @@ def command(directory: Path, *roots: Path, **environment: str) -> dict[str, str]
 def attempt(directory: Path, *roots: Path, **environment: str) -> list[dict[str, Any]]:
     """Run two ranks to their good end; gives what each has reported."""
     told = command(directory, *roots, **environment)
-    return [reported(log) for log in finish([directory / "script.py"], root=directory, **told)]
+    return [reported(log) for log in finish([directory / "script.py"], root=directory, size=2, **told)]
 
 
 def reported(log: str) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def reports(log: str) -> list[dict[str, Any]]:
 
 
 def command(directory: Path, *more: str) -> list[str]:
-    ours = ["train.py", "--out", str(directory / "out"), "--processes", "2", "--hp", "trainbox_launcher=torchrun"]
+    ours = ["train.py", "--out", str(directory / "out"), "--processes", "2"]
     return [*COMMAND, *ours, "--env", "HF_HUB_OFFLINE=1", *more]
 
 
@@ -155,9 +155,9 @@ def rehearse(directory: Path, library: str, *drills: str) -> str:
     write(directory, library)
     log = run(directory, *drills, "--env", "WAIT=0.1")
     assert reports(log) == [{"rank": rank, **WHOLE} for rank in range(2)], log
-    assert re.search(r"restart 1 of 3: rank 1 was killed by SIGKILL after step ([7-9]|1\d)\n", log), log
+    assert re.search(r"restart 1 of 3: rank 1 was killed by SIGKILL after step 7\n", log), log
     (first, *_) = re.findall(r"resuming from step (\d+)", log)
-    assert int(first) in {6, 9, 12}
+    assert first == "6"
     assert re.search(rf"^\[metrics\] step={STEPS - 1} (.* )?loss=", log, re.MULTILINE), log
     assert "its write did not finish" not in log
     return log
@@ -172,7 +172,7 @@ def test_a_loop_of_accelerate_that_is_killed_goes_on_from_its_newest_checkpoint(
 def test_a_rank_that_is_killed_and_one_that_is_frozen_are_named_and_replaced(library: str, tmp_path: Path) -> None:
     drills = ["--kill", "1@7", "--freeze", "0@13", "--env", "TRAINBOX_HANG_SECONDS=3"]
     log = rehearse(tmp_path, library, *drills)
-    assert re.search(r"restart 2 of 3: rank 0 made no progress for [\d.]+ s in \w+ after step 1[3-6]", log), log
+    assert re.search(r"restart 2 of 3: rank 0 made no progress for [\d.]+ s in \w+ after step 13 ", log), log
 
 
 @pytest.mark.long

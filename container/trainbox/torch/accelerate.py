@@ -120,5 +120,5 @@ class AccelerateLoop:
             loader.set_epoch(self.epoch)
         # A loader with a state has come to its place with the checkpoint.
         if not self._batch or getattr(loader, "use_stateful_dataloader", False):
-            return loader  # type: ignore[no-any-return] - of accelerate
-        return skip_first_batches(loader, self._batch)  # type: ignore[no-any-return] - of accelerate
+            return loader  # type: ignore[no-any-return]  # of accelerate
+        return skip_first_batches(loader, self._batch)  # type: ignore[no-any-return]  # of accelerate

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from trainbox import metrics, stopping, toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import Section, open_progress
 from trainbox.errors import CheckpointError
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
@@ -51,13 +51,12 @@ class Integration:
         self.begun = False
         self._settings = toolkit.current_job().settings
         self._hook = toolkit.end_as_declared if _is_of_torch(sys.excepthook) else sys.excepthook
-        path = env.get(PROGRESS_VARIABLE)
-        self._progress = Progress(Path(path), read_ranks(env).local_rank) if path else None
+        # Not all variables: this process starts others itself, which have not come yet, or has been started so.
+        ranks = read_ranks(env) if all(env.get(name) for name in RANK_VARIABLES) else Ranks()
+        self._progress = open_progress(env, ranks)
         self.mark(Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
         self._stop = stopping.install(self._settings.grace_seconds)
         self._store = toolkit.checkpoints(keep=keep)
-        # Not all variables: this process starts others itself, which have not come yet, or has been started so.
-        ranks = read_ranks(env) if all(env.get(name) for name in RANK_VARIABLES) else Ranks()
         self._search = NewestOfAll(self._store, ranks, seconds=self._settings.start_seconds)
         self._every_seconds = every_seconds
         self._agreement = Agreement(None)
@@ -218,7 +217,7 @@ def metric_values(values: Mapping[str, object]) -> dict[metrics.Metric, float]:
 def _number(value: object) -> float | None:
     if isinstance(value, torch.Tensor):
         return float(value.item()) if value.numel() == 1 else None
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    return None if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def _legal(name: str) -> str:

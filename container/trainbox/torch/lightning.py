@@ -39,7 +39,7 @@ def processes() -> dict[str, Any]:
     return {"devices": ranks.local_world_size, "num_nodes": ranks.world_size // ranks.local_world_size}
 
 
-class LightningCallback(_Callback):  # type: ignore[misc] - its library is not read by mypy
+class LightningCallback(_Callback):  # type: ignore[misc]  # its library is not read by mypy
     """Tells trainbox of the Trainer's steps, saves and stops when the ranks have agreed to, logs metric lines.
 
     Args:
@@ -119,7 +119,7 @@ class LightningCallback(_Callback):  # type: ignore[misc] - its library is not r
         self._run.end()
 
 
-class _MetricLines(_Logger):  # type: ignore[misc] - likewise
+class _MetricLines(_Logger):  # type: ignore[misc]  # likewise
     """Prints what a script logs as metric lines."""
 
     name = "trainbox"

@@ -17,7 +17,7 @@ from trainbox.elastic.progress import Section
 from trainbox.torch.integration import EVERY_SECONDS, Integration
 
 
-class TransformersCallback(TrainerCallback):  # type: ignore[misc] - its library is not read by mypy
+class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # its library is not read by mypy
     """Tells trainbox of the Trainer's steps, saves and stops when the ranks have agreed to, logs metric lines.
 
     Args:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch.distributed import Store, rendezvous
+from torch._C._distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from trainbox.checkpointing import Checkpoint, Checkpoints, examine, step_directories
 from trainbox.contract.ranks import Ranks
