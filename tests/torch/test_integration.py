@@ -27,7 +27,8 @@ from trainbox.torch.integration import Integration
 directories.MESSAGE_BYTES = 1000
 run = Integration(every_seconds=1000.0, keep=3)
 found = run.newest()
-dist.init_process_group("gloo")
+if "ALONE" not in os.environ:
+    dist.init_process_group("gloo")
 run.begin(int(os.environ.get(f"FROM{rank}") or (json.loads((found / "rank-0").read_text()) if found else 0)), 0)
 
 def write(directory):
@@ -139,6 +140,15 @@ def test_ranks_that_have_resumed_from_different_steps_do_not_train_together(tmp_
     with Ranks([tmp_path / "script.py"], root=tmp_path, environment=told) as ranks:
         assert 0 not in ranks.wait()
         assert "CheckpointError: the ranks have resumed from different steps: 3, 5" in ranks.log(0)
+
+
+@pytest.mark.process
+def test_a_library_that_does_not_know_of_the_other_ranks_does_not_train_alone(tmp_path: Path) -> None:
+    first, second = hosts(tmp_path)
+    told = command(tmp_path, first, second, ALONE="1")
+    with Ranks([tmp_path / "script.py"], root=tmp_path, environment=told) as ranks:
+        assert 0 not in ranks.wait()
+        assert "ContractError: the loop has 1 process(es), but the job at least 2: each would train" in ranks.log(1)
 
 
 def test_values_of_a_library_become_a_metric_line_whatever_they_are_called() -> None:

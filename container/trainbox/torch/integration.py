@@ -20,8 +20,9 @@ import torch.distributed as dist
 from trainbox import metrics, stopping, toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
+from trainbox.contract.world import in_world
 from trainbox.elastic.progress import Section, open_progress
-from trainbox.errors import CheckpointError
+from trainbox.errors import CheckpointError, ContractError
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
 from trainbox.torch.checkpoints.directories import Hosts, NewestOfAll, Scratch, find_hosts, publish
@@ -45,19 +46,19 @@ class Integration:
     """
 
     def __init__(self, *, every_seconds: float, keep: int) -> None:
-        env = read_environment()
         self.step = 0
         self.stopped = False
         self.begun = False
-        self._settings = toolkit.current_job().settings
+        self._job = toolkit.current_job()
         self._hook = toolkit.end_as_declared if _is_of_torch(sys.excepthook) else sys.excepthook
-        # Not all variables: this process starts others itself, which have not come yet, or has been started so.
-        ranks = read_ranks(env) if all(env.get(name) for name in RANK_VARIABLES) else Ranks()
+        env, given = read_place()
+        ranks = given or Ranks()
+        self._least = given.world_size if given else len(in_world(self._job).hosts)  # processes that train together
         self._progress = open_progress(env, ranks)
         self.mark(Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
-        self._stop = stopping.install(self._settings.grace_seconds)
+        self._stop = stopping.install(self._job.settings.grace_seconds)
         self._store = toolkit.checkpoints(keep=keep)
-        self._search = NewestOfAll(self._store, ranks, seconds=self._settings.start_seconds)
+        self._search = NewestOfAll(self._store, ranks, seconds=self._job.settings.start_seconds)
         self._every_seconds = every_seconds
         self._agreement = Agreement(None)
         self._peers = Peers(0, 1)
@@ -86,15 +87,23 @@ class Integration:
 
         Raises:
             CheckpointError: The ranks have resumed from different steps.
+            ContractError: The library trains without other processes of the job.
         """
         self.take_signal()
         if _is_of_torch(sys.excepthook):  # it loses the traceback of an error that has an exit code of its own
             sys.excepthook = self._hook
-        group = None
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            patience = max(JOIN_TIMEOUT, timedelta(seconds=self._settings.start_seconds))
+        group, size = None, dist.get_world_size() if dist.is_initialized() else 1
+        if size < self._least:
+            raise ContractError(
+                f"the loop has {size} process(es), but the job at least {self._least}: each would train alone, and all"
+                " would write the same checkpoints",
+                hint="Lightning: Trainer(**processes()), with processes from trainbox.torch.lightning; Transformers and"
+                " Accelerate: let trainbox start the processes, which sets RANK",
+            )
+        if size > 1:
+            patience = max(JOIN_TIMEOUT, timedelta(seconds=self._job.settings.start_seconds))
             group = dist.new_group(backend="gloo", timeout=patience)
-            self._peers = Peers(dist.get_rank(), dist.get_world_size(), group)
+            self._peers = Peers(dist.get_rank(), size, group)
         steps = gather(step, group)
         if len(set(steps)) > 1:
             raise CheckpointError(
@@ -163,7 +172,7 @@ class Integration:
         """
         self.mark(Section.CHECKPOINT)
         scratch = Scratch(self._store, self.step)
-        if self._peers.rank in self._hosts.leaders:
+        if self._peers.rank in self._hosts.writers:  # the others see theirs
             scratch.make()
         self._peers.gather(b"")
         write(scratch.path)
@@ -201,6 +210,15 @@ class Integration:
         named = metric_values(values)
         if named:
             metrics.emit(metrics.line(self.step if step is None else step, named))
+
+
+def read_place() -> tuple[Mapping[str, str], Ranks | None]:
+    """Return the environment, and the place of this process if it was started as one of a process for each device.
+
+    The place is None where variables are missing: the process starts others itself, or was started by such a one.
+    """
+    env = read_environment()
+    return env, read_ranks(env) if all(env.get(name) for name in RANK_VARIABLES) else None
 
 
 def _is_of_torch(hook: Callable[..., object]) -> bool:

@@ -11,10 +11,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from trainbox import toolkit
-from trainbox.contract.job import read_environment
-from trainbox.contract.ranks import RANK_VARIABLES, read_ranks
+from trainbox.contract.world import in_world
 from trainbox.elastic.progress import Section
-from trainbox.torch.integration import EVERY_SECONDS, Integration
+from trainbox.torch.integration import EVERY_SECONDS, Integration, read_place
 
 #: Both packages hold the same; a script should not have to import the other one as well.
 _LIBRARY = "lightning.pytorch" if "lightning.pytorch" in sys.modules else "pytorch_lightning"
@@ -32,10 +31,9 @@ def processes() -> dict[str, Any]:
 
     Where trainbox has started one for each device, Lightning joins them. Else it starts one for each device itself.
     """
-    env, hosts = read_environment(), len(toolkit.current_job().hosts)
-    if not all(env.get(name) for name in RANK_VARIABLES):
-        return {"num_nodes": hosts}
-    ranks = read_ranks(env)
+    _, ranks = read_place()
+    if ranks is None:
+        return {"num_nodes": len(in_world(toolkit.current_job()).hosts)}
     return {"devices": ranks.local_world_size, "num_nodes": ranks.world_size // ranks.local_world_size}
 
 
