@@ -274,10 +274,12 @@ def train_epoch(
             seen += len(inputs)
         run.update(optimizer, clip=params.clip)
         schedule.step()
-    loss_sum, count = run.total(torch.tensor([losses.item(), seen])).tolist()
+    # The mean time of the ranks: scores that differ between them would be kept for each in checkpoints.
+    seconds = (time.monotonic() - began) / run.world_size
+    loss_sum, count, mean = run.total(torch.tensor([losses.item(), seen, seconds], dtype=torch.float64)).tolist()
     if not count:
         return {}
-    return {"train:loss": loss_sum / count, "train:samples_per_second": count / (time.monotonic() - began)}
+    return {"train:loss": loss_sum / count, "train:samples_per_second": count / mean}
 
 
 def load(batches: Batches, samples: Samples, params: Params) -> Any:  # noqa: ANN401 - a data loader of any samples

@@ -92,10 +92,6 @@ class CheckpointError(TrainboxError):
     fault = "AlgorithmError"
 
 
-class PeerCheckpointError(CheckpointError):
-    """Another rank could not read or write a checkpoint, so no rank goes on: it follows from that rank's error."""
-
-
 class MetricError(TrainboxError):
     """A metric is declared or logged in a way nobody could read back."""
 

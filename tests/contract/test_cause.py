@@ -1,35 +1,18 @@
 """Why a process failed: the last traceback, the user's own line, and a hint where many people meet it."""
 
 import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.cause import Cause, find_cause, find_hint
+from tests.support.failing import stderr_of
+from trainbox.contract.cause import Cause, find_cause
+from trainbox.contract.hints import find_hint
 
 CODE = Path("/opt/ml/code")
 TRACEBACK = "Traceback (most recent call last):"
-
-
-def stderr_of(tmp_path: Path, script: str, *, code: int = 1, **modules: str) -> str:
-    """What a real Python says on stderr when a script fails."""
-    for name, content in {"train": script, **modules}.items():
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(content))
-    run = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "train.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == code, run.stderr
-    return run.stderr
 
 
 SCRIPTS = {

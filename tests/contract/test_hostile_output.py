@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.contract.cause import Cause, find_cause, find_hint
+from trainbox.contract.cause import Cause, find_cause
+from trainbox.contract.hints import find_hint
 from trainbox.contract.hyperparameters import is_secret, secrets_of_urls, without_secrets
 from trainbox.contract.param_values import _NUMBER as PARAM_NUMBER  # the expression is what is tested
 from trainbox.contract.verdict import RankFailure
 from trainbox.elastic.causes import is_consequence
 from trainbox.health.versions import _TORCH_CUDA as TORCH_CUDA  # as above
+from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.program import _BUILD_TABLE as BUILD_TABLE  # as above
 from trainbox.launch.requirements import _PIP_ERROR as PIP_ERROR  # as above
+from trainbox.launch.requirements import _words  # as above
 from trainbox.metrics import Metric, check, parse_line
 
 CODE = Path("/opt/ml/code")
@@ -56,6 +59,16 @@ PIECES = {
     "words of a lost connection": "connection ",
     "words of a lost connection, half of them": "connect timed ",
     "URLs": "://a:b",
+    "the words of a chain": "The above exception was the direct cause of the following exception:",
+    "a quoted traceback": f'"""\n\nThe above exception was the direct cause of the following exception:\n\n{HEADER}',
+    "a traceback within a message": f"Original {HEADER}",
+    "the end of a worker": "DataLoader worker (pid(s) 1, 2) exited unexpectedly",
+    "the end of a worker, half of it": "DataLoader worker (pid(s) 1, ",
+    "a missing library": "lib.so: cannot open shared object file",
+    "a missing module": "No module named 'a.b",
+    "a symbol": "undefined symbol: _ZN3c10",
+    "lines of a compiler": "a.c:1:2: error: ",
+    "a failed build": "ERROR: Failed building wheel for x",
     "half a surrogate pair": "\udcff",
 }
 
@@ -72,6 +85,11 @@ def processor_time(work: Callable[[str], object], text: str) -> float:
     start = time.process_time()
     work(text)
     return time.process_time() - start
+
+
+def failed(text: str) -> Outcome:
+    exits = (Exit("pip", 1, 0, stderr=text, stdout=text, hung=""),)
+    return Outcome(exits, 0, False, 0, None, 0, 1.0)
 
 
 def failure(text: str) -> RankFailure:
@@ -103,6 +121,9 @@ def test_empty_lines_are_passed_over_in_linear_time(end: str) -> None:
 def test_what_else_looks_at_output_takes_linear_time(piece: str) -> None:
     metric = Metric("loss", "minimize")
     grows_no_faster(PIP_ERROR.findall, piece)
+    grows_no_faster(lambda text: _words(failed(text), CODE), piece)
+    for kind in ("ModuleNotFoundError", "OSError"):
+        grows_no_faster(lambda text: find_hint(Cause(text, exception=kind), []), piece)  # noqa: B023 - called at once
     grows_no_faster(BUILD_TABLE.search, piece)
     grows_no_faster(TORCH_CUDA.search, piece)
     grows_no_faster(PARAM_NUMBER.fullmatch, piece)

@@ -119,9 +119,15 @@ def test_a_hyperparameter_wins_over_the_variable_and_an_empty_one_does_not(tmp_p
 
 @pytest.mark.parametrize(
     ("asked", "platform", "grace"),
-    [("", {}, 100), ("200", {}, 200), ("200", {"TRAINBOX_GRACE_SECONDS": "25"}, 25)]
-    + [("9", {"TRAINBOX_GRACE_SECONDS": "25"}, 9), ("", {"TRAINBOX_GRACE_SECONDS": "25"}, 25)]
-    + [("", {"SLURM_JOB_ID": "7"}, 25), ("60", {"SLURM_JOB_ID": "7"}, 60)],
+    [
+        ("", {}, 100),
+        ("200", {}, 200),
+        ("200", {"TRAINBOX_GRACE_SECONDS": "25"}, 25),
+        ("9", {"TRAINBOX_GRACE_SECONDS": "25"}, 9),
+        ("", {"TRAINBOX_GRACE_SECONDS": "25"}, 25),
+        ("", {"SLURM_JOB_ID": "7"}, 25),
+        ("60", {"SLURM_JOB_ID": "7"}, 60),
+    ],
 )
 def test_the_grace_is_no_longer_than_the_platform_gives(
     tmp_path: Path, asked: str, platform: dict[str, str], grace: float
@@ -132,8 +138,13 @@ def test_the_grace_is_no_longer_than_the_platform_gives(
 
 @pytest.mark.parametrize(
     ("env", "code"),
-    [({}, 0), ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, 143), ({"SLURM_JOB_ID": "7"}, 143)]
-    + [({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "TRAINING_JOB_NAME": "j"}, 0), ({"TRAINBOX_STOP_EXIT_CODE": "75"}, 75)],
+    [
+        ({}, 0),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, 143),
+        ({"SLURM_JOB_ID": "7"}, 143),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "TRAINING_JOB_NAME": "j"}, 0),
+        ({"TRAINBOX_STOP_EXIT_CODE": "75"}, 75),
+    ],
 )
 def test_a_stop_has_an_exit_code_of_its_own_where_schedulers_go_by_it(
     tmp_path: Path, env: dict[str, str], code: int

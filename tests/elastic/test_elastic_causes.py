@@ -45,7 +45,10 @@ PEER_GONE = raised(
         PEER_GONE,
         raised("torch.distributed.DistBackendError", "NCCL error: remote process exited"),
         raised("torch.distributed.DistNetworkError"),
-        raised("trainbox.errors.PeerCheckpointError", "rank 0: the checkpoint of step 40 cannot be written"),
+        raised(
+            "trainbox.torch.checkpoints.exchange.PeerCheckpointError",
+            "rank 0: the checkpoint of step 40 cannot be written",
+        ),
         killed(signal.SIGABRT),
         killed(signal.SIGTERM),
         RankFailure(0, "a", 137, signal.SIGKILL, None, ended=True),

@@ -588,3 +588,61 @@ def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree
     for run in run_both(pair, TORCHRUN_SCRIPT, TRAINBOX_START_SECONDS="8"):
         assert run.code == 5, run.log
         assert str(run.failure).startswith("PEER 127.0.0.3: lost host 127.0.0.3:"), run.failure
+
+
+_SLOW_IMPORT = """
+import os, sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch.distributed" and "trainbox.elastic" in " ".join(sys.orig_argv):
+            sys.meta_path.remove(self)
+            open(os.environ["IMPORTS"], "w").close()
+            while not os.path.exists(os.environ["IMPORTS"] + ".go"):
+                time.sleep(0.01)
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_stop_of_one_host_while_its_agent_imports_torch_is_heard_by_the_others(
+    pair: tuple[Tree, Tree], host: int
+) -> None:
+    tree, other = pair[host], pair[1 - host]
+    port = str(free_port())
+    imports = tree.write("slow/sitecustomize.py", _SLOW_IMPORT).root / "imports"
+    slow = {"PYTHONPATH": str(tree.root / "slow"), "IMPORTS": str(imports), "MASTER_PORT": port}
+    stopped = tree.program(TORCHRUN_SCRIPT).start(slow)
+    waits = other.program(TORCHRUN_SCRIPT).start({"MASTER_PORT": port})
+    eventually(imports.exists, "the agent to import torch", ended=lambda: stopped.poll() is not None)
+    stopped.terminate()
+    eventually(lambda: len(descendants(waits.pid)) == 2, "the other agent", ended=lambda: waits.poll() is not None)
+    imports.with_name("imports.go").touch()
+    for run in (tree.finish(stopped), other.finish(waits)):
+        assert run.code == 143, run.log
+        assert "stopped by SIGTERM before the ranks were started" in str(run.failure)
+
+
+_LEAVES_WITH_OTHERS = """
+import os, signal, time
+from pathlib import Path
+stop = Path(os.environ["MEETING"], "stop")
+signal.signal(signal.SIGTERM, lambda *_: stop.touch())
+Path(os.environ["MEETING"], "pid-" + os.environ["RANK"]).touch()
+while not stop.exists(): time.sleep(0.01)
+"""
+
+
+def test_a_stop_of_one_host_is_the_end_of_the_others_too_and_they_have_its_exit_code(
+    pair: tuple[Tree, Tree], tmp_path: Path
+) -> None:
+    processes = start_both(pair, _LEAVES_WITH_OTHERS, MEETING=str(tmp_path), TRAINBOX_STOP_EXIT_CODE="75")
+    eventually(
+        lambda: len(list(tmp_path.glob("pid-*"))) == 4,
+        "the ranks",
+        ended=lambda: any(process.poll() is not None for process in processes),
+    )
+    processes[1].terminate()
+    for tree, process in zip(pair, processes, strict=True):
+        run = tree.finish(process)
+        assert (run.code, run.failure) == (75, None), run.log
+        assert "stopped by SIGTERM" in run.log

@@ -265,3 +265,12 @@ def test_a_malformed_file_is_refused_by_name(tmp_path: Path) -> None:
     assert theirs.code == 1
     assert "Traceback" in theirs.failure
     assert "resourceconfig.json" not in theirs.failure
+
+
+def test_the_modules_of_the_images_are_not_there(tmp_path: Path) -> None:
+    script = "from sagemaker_training import environment\nprint(environment.Environment().model_dir)\n"
+    ours, theirs = run_both(tmp_path, script)
+    assert theirs.code == 0, theirs.stderr
+    assert ours.code == 1
+    assert ours.failure.startswith("ModuleNotFoundError: No module named 'sagemaker_training'\nat train.py:1")
+    assert "hint: sagemaker_training is only in AWS's own images; the SM_* variables hold" in ours.failure

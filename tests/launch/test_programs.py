@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import io
+import shutil
 import signal
 import socket
 import tarfile
@@ -349,6 +350,24 @@ def test_an_error_of_a_build_is_in_the_failure_file(tree: Tree) -> None:
     assert run.code == 4
     assert run.failure is not None
     assert "ModuleNotFoundError: No module named 'torch_is_not_here'" in run.failure
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_requirement_that_does_not_compile_is_named_with_the_line_of_the_compiler(tree: Tree) -> None:
+    env = with_requirements(tree)
+    with_package(tree, "import subprocess; subprocess.run(['cc', '-c', 'fast.c'], check=True)", "code/fastlib")
+    tree.write("code/fastlib/fast.c", '#include "not_there.h"\n').write(
+        "code/requirements.txt", "--no-index\n./fastlib\n"
+    )
+    run = tree.program("").run(**env)
+    assert run.code == 4
+    assert run.failure is not None
+    first, hint = run.failure.splitlines()
+    assert first == (
+        f"ClientError: pip could not install -r requirements.txt in {tree.code}: ./fastlib does not build:"
+        " fast.c:1:10: fatal error: not_there.h: No such file or directory"
+    )
+    assert "apt-get install -y build-essential" in hint
 
 
 def test_sigterm_during_a_slow_pip_ends_the_job_with_143(tree: Tree) -> None:

@@ -10,6 +10,7 @@ import pytest
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import read_job
 from trainbox.contract.world import GROUPS
+from trainbox.errors import ContractError, HyperparameterError
 from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Program
 
@@ -100,13 +101,14 @@ def test_the_world_is_the_hosts_of_the_groups_that_the_request_names(tmp_path: P
 def test_a_host_outside_of_the_world_is_no_rank_of_torchrun_either(tmp_path: Path) -> None:
     asked = {GROUPS: ["trainer"], "trainbox_launcher": "torchrun", "processes_per_host": "2"}
     machine = Machine(cpus=8, modules=("torch",))
-    names = [
-        planned(tmp_path, hosts=3, current=host, asked=asked, machine=machine, groups=READERS_AND_TRAINERS)
-        .children[0]
-        .name
-        for host in (1, 2, 3)
-    ]
-    assert names == ["script", "agent", "agent"]
+    groups = READERS_AND_TRAINERS
+
+    def of(current: int, **more: str) -> Plan:
+        return planned(tmp_path, hosts=3, current=current, asked={**asked, **more}, machine=machine, groups=groups)
+
+    assert [of(host).children[0].name for host in (1, 2, 3)] == ["script", "agent", "agent"]
+    with pytest.raises(HyperparameterError, match="'kill 4@1' cannot happen: the job has ranks 0 to 3"):
+        of(2, trainbox_drill="kill 4@1")
 
 
 @pytest.mark.parametrize("launcher", ["plain", "torchrun"])
@@ -133,3 +135,15 @@ def test_where_a_platform_has_said_where_ranks_meet_a_process_alone_is_told_so(t
     assert {name: child.environment[name] for name in given} == given
     several = planned(tmp_path, hosts=2, current=2, env=given)
     assert told(several, MEETING) == [["algo-1", "23456"]]
+
+
+def test_ranks_do_not_train_alone_where_a_platform_has_started_more_hosts_than_are_named(tmp_path: Path) -> None:
+    asked = {"trainbox_launcher": "torchrun", "processes_per_host": "2"}
+    machine = Machine(cpus=8, modules=("torch",))
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        with pytest.raises(ContractError, match=f"{name} is 4, but .*resourceconfig.json names one host") as caught:
+            planned(tmp_path, asked=asked, machine=machine, env={name: "4"})
+        assert caught.value.hint
+    for env in ({"WORLD_SIZE": "2"}, {"WORLD_SIZE": "two"}):
+        planned(tmp_path, asked=asked, machine=machine, env=env)
+    planned(tmp_path, hosts=4, asked=asked, machine=machine, env={"WORLD_SIZE": "16"})

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.kills
 pytest.importorskip("torch")
 
 #: Everything that exact resume has to bring back shapes these weights: moments, the schedule, running means of batch
-#: norm, dropout, noise from three generators, the order of the samples, an average of the weights.
+#: norm, dropout, noise from three generators, the order of the samples, an average of the weights, a state that each
+#: rank has of its own.
 SCRIPT = """
 import copy, hashlib, os, random, sys, time
 import numpy, torch
@@ -48,16 +49,18 @@ with session(seed=3) as run:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 32)
     batches = run.batches(len(INPUTS), batch_size=24)
-    parts = dict(model=model, optimizer=optimizer, schedule=schedule, batches=batches, average=average)
+    felt = {"losses": 0.0}  # by this rank alone
+    parts = dict(model=model, optimizer=optimizer, schedule=schedule, batches=batches, average=average, felt=felt)
     run.resume(every_seconds=0.0, **parts)
     print(f"PID {run.rank} {os.getpid()} from {run.step}", flush=True)
     while batches.epoch < 4 and not run.stopped:
         for inputs, targets in run.steps(batches.loader(Rows(), collate=tuple)):
-            noise = random.random() + numpy.random.rand()
+            noise = random.random() + numpy.random.rand() + 0.01 * felt["losses"]
             loss = functional.mse_loss(model(inputs + 0.01 * noise * torch.randn_like(inputs)), targets)
             run.backward(loss)
             run.update(optimizer)
             schedule.step()
+            felt["losses"] += loss.item()
             with torch.no_grad():
                 for mean, now in zip(average.parameters(), bare.parameters()):
                     mean.lerp_(now, 0.1)
@@ -70,6 +73,26 @@ if run.rank == 0 and not run.stopped:
     digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes() for value in state)).hexdigest()
     print(f"DIGEST {run.step} {digest}", flush=True)
 """
+#: The same with a loader of another library, which shuffles with a seed that it draws when it begins.
+OWN_LOADER = SCRIPT.replace(
+    "with session(",
+    """
+class Shuffled:
+    state = None
+    def __iter__(self):
+        drawn = int(torch.randint(1 << 30, ()))
+        self.live, self.state = self.state or {"seed": drawn, "given": 0}, None
+        order = torch.randperm(192, generator=torch.Generator().manual_seed(self.live["seed"]))
+        while self.live["given"] < 192:
+            self.live["given"] += 24
+            mine = order[self.live["given"] - 24 : self.live["given"]]
+            yield INPUTS[mine], TARGETS[mine]
+    def state_dict(self): return dict(self.live)
+    def load_state_dict(self, state): self.state = dict(state)
+
+own = Shuffled()
+with session(""",
+).replace("batches.loader(Rows(), collate=tuple)", "own")
 STEPS = 32
 #: Ranks, and a width with which DDP has several buckets where there are more ranks than two.
 SHAPES = {2: "64", 4: "512"}
@@ -87,9 +110,9 @@ def has_come(log: str, rank: int, step: int, attempt: int) -> bool:
 class Job:
     """A job of one host, whose log is a file that can be read while it runs."""
 
-    def __init__(self, root: Path, ranks: int) -> None:
+    def __init__(self, root: Path, ranks: int, program: str = SCRIPT) -> None:
         self.ranks = ranks
-        self.tree = Tree(root / "ml").hosts("localhost").program(SCRIPT)
+        self.tree = Tree(root / "ml").hosts("localhost").program(program)
         self.tree.hyperparameters(processes_per_host=ranks, trainbox_launcher="torchrun")
         self.tree.write("input/config/checkpointconfig.json", json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
         self.checkpoints = self.tree.root / "checkpoints"
@@ -123,11 +146,11 @@ class Job:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Iterator[Callable[[int], Job]]:
+def job(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     jobs: list[Job] = []
 
-    def make(ranks: int) -> Job:
-        jobs.append(Job(tmp_path / f"job-{len(jobs)}", ranks))
+    def make(ranks: int, program: str = SCRIPT) -> Job:
+        jobs.append(Job(tmp_path / f"job-{len(jobs)}", ranks, program))
         return jobs[-1]
 
     yield make
@@ -161,7 +184,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str]:
     ids=str,
 )
 def test_killed_at_any_moment_it_comes_to_the_same_weights(
-    ranks: int, seeds: range, job: Callable[[int], Job], expected: Callable[[int], str]
+    ranks: int, seeds: range, job: Callable[..., Job], expected: Callable[[int], str]
 ) -> None:
     """Each seed is a rank killed at a moment of its own; those of one job follow one another, each a restart."""
     killed = job(ranks)
@@ -179,7 +202,7 @@ def test_killed_at_any_moment_it_comes_to_the_same_weights(
 
 
 def test_killed_while_a_checkpoint_is_written_it_comes_to_the_same_weights(
-    job: Callable[[int], Job], expected: Callable[[int], str]
+    job: Callable[..., Job], expected: Callable[[int], str]
 ) -> None:
     killed = job(2)
     process = killed.start(wait=0.5)  # seconds a step: of each other step the ranks learn that a save is due
@@ -200,6 +223,20 @@ def test_killed_while_a_checkpoint_is_written_it_comes_to_the_same_weights(
     assert killed.digest() == expected(2), run.log
 
 
+@pytest.mark.long
+def test_a_loader_with_a_state_of_its_own_goes_on_where_it_stood_after_kills(job: Callable[..., Job]) -> None:
+    whole, killed = job(2, OWN_LOADER), job(2, OWN_LOADER)
+    assert whole.run().code == 0, whole.log()
+    process = killed.start(wait=0.03)
+    for number, (step, victim) in enumerate(((6, 1), (19, 0))):
+        killed.await_step(step, victim, attempt=number)
+        kill(killed.processes()[victim], signal.SIGKILL)
+    run = killed.tree.finish(process)
+    assert run.code == 0, run.log
+    assert run.log.count("was killed by SIGKILL") == 2, run.log
+    assert killed.digest() == whole.digest(), run.log
+
+
 #: Attempts of one job, each of which resumes what the one before left: at which step it is ended, by a signal to the
 #: job as a whole, and what is then done to its newest checkpoint. After these, one goes through.
 ATTEMPTS = (
@@ -212,7 +249,7 @@ ATTEMPTS = (
 @pytest.mark.long
 @pytest.mark.parametrize("attempts", ATTEMPTS, ids=["flip, truncate", "remove, tear"])
 def test_stopped_and_robbed_of_its_newest_checkpoint_it_comes_to_the_same_weights(
-    attempts: tuple[tuple[int, signal.Signals, str], ...], job: Callable[[int], Job], expected: Callable[[int], str]
+    attempts: tuple[tuple[int, signal.Signals, str], ...], job: Callable[..., Job], expected: Callable[[int], str]
 ) -> None:
     ended = job(2)
     says, spoiled = "no checkpoint in ", ended.tree.root / "none"

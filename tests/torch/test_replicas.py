@@ -77,9 +77,9 @@ def told(log: str, what: str = "REPORT") -> Any:
 
 @pytest.mark.parametrize("environment", [{}, {"SHARDED": "1"}], ids=["DDP", "FSDP2"])
 def test_a_part_that_differs_comes_back_to_its_rank(environment: dict[str, str], script: Path, tmp_path: Path) -> None:
-    whole = [told(log) for log in finish([script], root=tmp_path / "whole", **environment)]
+    whole = [told(log) for log in finish([script], root=tmp_path / "whole", size=2, **environment)]
     assert whole[0]["losses"] != whole[1]["losses"]
-    stopped = finish([script], root=tmp_path / "cut", STOP="5", **environment)
+    stopped = finish([script], root=tmp_path / "cut", size=2, STOP="5", **environment)
     assert all(told(log)["step"] == 5 for log in stopped)
     for name in ("stream", "seen"):
         line = f"trainbox: the part '{name}' differs between the ranks: each keeps its own in the checkpoint"
@@ -87,7 +87,7 @@ def test_a_part_that_differs_comes_back_to_its_rank(environment: dict[str, str],
         assert line not in stopped[1]
     assert "the part 'same'" not in stopped[0]
     assert "the part 'optimizer'" not in stopped[0]
-    assert [told(log) for log in finish([script], root=tmp_path / "cut", **environment)] == whole
+    assert [told(log) for log in finish([script], root=tmp_path / "cut", size=2, **environment)] == whole
 
 
 def test_on_another_number_of_ranks_it_is_refused_unless_the_part_can_be_dealt_out(

@@ -1,8 +1,9 @@
 """Scripts on hosts of one job, started by `train` as the plain launcher does it: real process groups under gloo."""
 
+import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.addresses import addresses, free_port
 from tests.support.trees import Run, Tree
 from tests.support.worlds import finish
+from trainbox.contract.world import GROUPS
 
 pytestmark = pytest.mark.process
 
@@ -65,10 +67,15 @@ class Job:
         self.port = str(free_port())
         self.trees = [self.stack.enter_context(Tree(root / name / "ml")) for name in self.names]
 
-    def run(self, program: str, name: str = "train.py", **asked: object) -> list[Run]:
+    def run(
+        self, program: str, name: str = "train.py", *, groups: Mapping[str, list[str]] | None = None, **asked: object
+    ) -> list[Run]:
         """Start the program on all hosts, and wait."""
+        named = [{"instance_group_name": group, "hosts": hosts} for group, hosts in (groups or {}).items()]
         for host, tree in zip(self.names, self.trees, strict=True):
-            tree.hosts(*self.names, current=host).hyperparameters(**asked).program(program, name)
+            resources = {"hosts": self.names, "current_host": host, "network_interface_name": "lo"}
+            tree.write("input/config/resourceconfig.json", json.dumps({**resources, "instance_groups": named}))
+            tree.hyperparameters(**asked).program(program, name)
         started = [tree.start({"MASTER_PORT": self.port, "SAGEMAKER_PROGRAM": name}) for tree in self.trees]
         return [tree.finish(process) for tree, process in zip(self.trees, started, strict=True)]
 
@@ -125,3 +132,18 @@ def test_a_session_whose_launcher_knows_of_one_host_alone_is_refused_on_all(tmp_
         assert run.code == 2, run.log
         assert "rank 0 of 1 would train without other hosts of this job, which has 2" in str(run.failure)
         assert "--nnodes=2 --node-rank=$NODE_RANK" in str(run.failure)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launcher", ["plain", "torchrun"])
+def test_the_hosts_of_a_group_train_and_the_others_run_beside_them(
+    tmp_path: Path, jobs: list[Job], launcher: str
+) -> None:
+    job = Job(tmp_path, 3)
+    jobs.append(job)
+    groups = {"reader": job.names[:1], "trainer": job.names[1:]}
+    program = f"import os\nif 'RANK' not in os.environ: raise SystemExit(print('reads'))\n{PUBLIC}"
+    asked = {GROUPS: '["trainer"]'}
+    runs = job.run(program, trainbox_launcher=launcher, groups=groups, **asked)
+    assert completed(runs) == ["reads", "ended 0 0 11", "ended 1 0 11"]
+    assert f"names {job.names[1]}, {job.names[2]}: on this host the script is started once" in runs[0].log

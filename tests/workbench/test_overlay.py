@@ -1,5 +1,6 @@
 """What a local job's requirements are installed over: the environment that runs trainbox, never into it."""
 
+import contextlib
 import datetime as dt
 import fcntl
 import os
@@ -198,6 +199,7 @@ def test_an_editable_directory_stays_where_the_overlay_looks_for_it(here: Path) 
     assert (overlays(here)[0] / "source" / "lib" / "setup.py").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="the pip of newer Pythons has no such fault")
 def test_the_pip_of_a_plain_environment_builds_a_package_that_needs_another(here: Path) -> None:
@@ -273,11 +275,20 @@ def test_two_runs_at_once_install_once(slow: Path) -> None:
     assert building(slow, 1)
 
 
+def kill_all(here: Path) -> None:
+    """Every process that has the test's cache directory in its environment, which none survives."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(here / "cache").encode() in (path / "environ").read_bytes():
+                os.kill(int(path.name), signal.SIGKILL)
+
+
 @pytest.mark.process
-def test_what_was_killed_while_it_installed_is_never_taken_for_an_environment(slow: Path) -> None:
+@pytest.mark.parametrize("which", ["trainbox run", "everything"])
+def test_what_was_killed_while_it_installed_is_never_taken_for_an_environment(slow: Path, which: str) -> None:
     with start(slow, "one") as killed:
         eventually(lambda: building(slow), "one that builds")
-        killed.kill()
+        killed.kill() if which == "trainbox run" else kill_all(slow)
         killed.communicate(timeout=LIMIT)
     assert overlays(slow) == []
     (slow / "go").touch()
@@ -285,6 +296,28 @@ def test_what_was_killed_while_it_installed_is_never_taken_for_an_environment(sl
     assert said(done)[0].startswith("built ")
     assert building(slow, 2)
     assert len(left(slow)) == 2, "the link, and where it leads"
+
+
+@pytest.mark.long
+@pytest.mark.process
+def test_where_no_pip_is_installed_that_of_python_is_used(here: Path) -> None:
+    """As in an environment that uv has made."""
+    below = here / "below"
+    below.mkdir()
+    for directory in map(Path, reversed(sys.path[1:])):
+        for entry in directory.iterdir() if directory.name in {"site-packages", "container"} else ():
+            if not entry.name.startswith(("pip", "_distutils", "distutils")) and not entry.name.endswith(".pth"):
+                (below / entry.name).unlink(missing_ok=True)
+                (below / entry.name).symlink_to(entry)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", here / "venv"], check=True)
+    sites = next((here / "venv").glob("lib/python*/site-packages"))
+    (sites / "below.pth").write_text(str(below))
+    add_wheel(here, "jobs_own")
+    write(here, requirements=f"{OFFLINE}jobs_own\n", train=SAYS.format("jobs_own"))
+    python = str(here / "venv" / "bin" / "python")
+    assert subprocess.run([python, "-m", "pip"], check=False, capture_output=True).returncode == 1
+    done = run(here, command=[python, "-m", "trainbox", "run"])
+    assert said(done)[0].startswith("installed ")
 
 
 @pytest.mark.process

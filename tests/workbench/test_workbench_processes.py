@@ -4,6 +4,7 @@ import datetime as dt
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,14 @@ class Notes:
         pass
 
 
+#: A host begins with the signals of a stop held back, as `train` expects it, and lets them through.
+_UNBLOCKS = (
+    "import os, signal, sys\n"
+    "signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})\n"
+    "os.execv('/bin/sh', ['/bin/sh', '-c', sys.argv[1]])"
+)
+
+
 def plan(
     out: Path, *scripts: str, leave: float = 120.0, max_run: float | None = None, **hyperparameters: str
 ) -> RunPlan:
@@ -60,7 +69,7 @@ def plan(
     planned = plan_run(request)
     (out / "logs").mkdir()
     hosts = [
-        msgspec.structs.replace(host, argv=("/bin/sh", "-c", script))
+        msgspec.structs.replace(host, argv=(sys.executable, "-ISc", _UNBLOCKS, script))
         for host, script in zip(planned.hosts, scripts, strict=True)
     ]
     return msgspec.structs.replace(planned, hosts=tuple(hosts), seconds_to_leave=leave)
@@ -97,6 +106,16 @@ def test_all_hosts_are_waited_for(tmp_path: Path) -> None:
 def test_a_host_that_closes_its_output_is_waited_for_all_the_same(tmp_path: Path) -> None:
     ended = run(plan(tmp_path, "exec >&- 2>&-; sleep 0.5; exit 3"))
     assert ended == Ended((HostEnd("algo-1", 3),), failed="algo-1")
+
+
+def test_a_host_is_started_with_stops_held_back_until_it_can_say_that_it_was_stopped(tmp_path: Path) -> None:
+    planned = plan(tmp_path, "")
+    (host,) = planned.hosts
+    looks = ("/bin/grep", "SigBlk", "/proc/self/status")
+    run(msgspec.structs.replace(planned, hosts=(msgspec.structs.replace(host, argv=looks),)))
+    blocked = int((tmp_path / "logs/algo-1.log").read_text().split()[1], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGTERM, signal.SIGINT))
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 @pytest.mark.parametrize(("number", "code"), [(9, 137), (11, 139), (15, 143)])

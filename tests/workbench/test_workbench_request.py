@@ -20,6 +20,7 @@ NOW = dt.datetime(2026, 11, 5, 10, 15, 0, tzinfo=dt.UTC)
 @pytest.fixture(autouse=True)
 def _no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_module, "find_isolation", lambda: Isolation(kind="root", at_opt_ml=True))
+    monkeypatch.setattr(request_module, "find_free_port", lambda: 23456)
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ def test_a_script_brings_its_directory_as_source(here: Path) -> None:
     assert found.source is not None
     assert found.source.directory == here / "src"
     assert found.source.files == ("model.py", "train.py")
+
+
+def test_jobs_that_run_here_at_once_do_not_meet(here: Path) -> None:
+    assert ask(here, "src/train.py").master_port == 23456
+    assert ask(here, "src/train.py", "--env", "MASTER_PORT=4711").master_port is None
 
 
 def test_a_source_directory_may_lie_above_the_script(here: Path) -> None:

@@ -4,9 +4,7 @@ sagemaker-training keeps everything from the first line that *mentions* an error
 warning becomes the reason. Apart from `failure`, which every job needs: most jobs have nothing to look for here.
 """
 
-import errno
 import itertools
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,36 +41,14 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
-_MEMORY_HINT = "the data do not fit this instance: use a larger one, or read them in parts"
-_HINTS = {
-    "ModuleNotFoundError": "name the package in a requirements.txt beside the script, or install it in the image",
-    "MemoryError": _MEMORY_HINT,
-    "numpy._core._exceptions._ArrayMemoryError": _MEMORY_HINT,
-    "pyarrow.lib.ArrowMemoryError": _MEMORY_HINT,
-    "torch.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
-    "torch.cuda.OutOfMemoryError": "lower the batch size, or use an instance with more GPU memory",
-}
-_GPU_FULL = (
-    "no memory of the GPU is left: nvidia-smi shows who holds it; else a smaller batch, fewer rows, or an instance with"
-    " more of it"
-)
-_NO_THREAD = (
-    "no more processes or threads can be started: use fewer workers or threads, or raise the limit (ulimit -u,"
-    " docker run --pids-limit)"
-)
-# What C++ says, the kernel and the allocators, which have no exception of Python's; the first that is found counts.
-_WORDS = (
-    # As torch says it where it is not its own allocator that fails, and XGBoost.
-    (re.compile("CUDA error: out of memory|cudaErrorMemoryAllocation"), _GPU_FULL),
-    (re.compile("std::bad_alloc|[Cc]annot allocate memory|Out of memory: malloc"), _MEMORY_HINT),
-    (
-        re.compile(
-            "can't start new thread|Failed to launch worker thread|Thread creation failed|pthread_create"
-            r"|(?:fork: (?:retry: )?|what\(\):  )Resource temporarily unavailable"
-        ),
-        _NO_THREAD,
-    ),
-)
+#: From the end of a traceback to the header of the one that follows from it: an empty line, the words, an empty line.
+_LINES_OF_CHAIN = 4
+_FOLLOWS = "The above exception was the direct cause of the following exception:"
+#: How pools of processes quote what a worker has raised, above the exception that they raise in its place.
+_QUOTE = '"""'
+#: What says of a worker only that it is gone; the exception that caused it says how.
+_IN_WORKER = re.compile(r"Caught \S+ in (?:DataLoader worker process|replica|pin memory thread)")
+_SAYS_LESS = re.compile(r"DataLoader worker \(pid\(s\) [\d, ]+\) exited unexpectedly$")
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -104,7 +80,8 @@ def find_cause(log: str, code_dir: Path) -> Cause | None:
             prefix = prefix.removesuffix(_GROUP_HEADER)
             return _from_group(_unprefixed(lines[index + 1 : end], prefix), code_dir)
         elif is_header and not prefix.rstrip().endswith("|"):  # else it is a part of a group: look for its head
-            return _from_traceback(_unprefixed(lines[index + 1 : end], prefix), code_dir)
+            found = _unprefixed(lines[index + 1 : end], prefix)
+            return _from_traceback(found, code_dir, above=_above(lines, index, prefix))
         elif _SYNTAX_ERROR.match(lines[index]) and _frames(lines[max(0, index - 4) : index]):
             return _cause(lines[index:end], _frames(lines[max(0, index - 4) : index]), code_dir)
         elif fatal := _FATAL.search(lines[index]):
@@ -119,12 +96,38 @@ def _unprefixed(lines: Sequence[str], prefix: str) -> list[str]:
     return [line.removeprefix(prefix) for line in lines]
 
 
-def _from_traceback(lines: Sequence[str], code_dir: Path) -> Cause:
-    """What follows a header. Another thread may have written between the frames: the message is behind the last."""
+def _above(lines: Sequence[str], index: int, prefix: str) -> Sequence[str]:
+    """What stands between the header before the one at `index`, and that; empty where the two do not belong together.
+
+    An exception of a worker of torch holds the text of the worker's own traceback: then it is the outer one's frames.
+    """
+    follows = index >= _LINES_OF_CHAIN and lines[index - 2].endswith(_FOLLOWS)
+    if not follows and not prefix.endswith("Original "):
+        return ()
+    end = index - 2 if follows else index
+    start = next((at for at in range(end - 1, -1, -1) if lines[at].endswith(_HEADER)), end - 1)
+    return _unprefixed(lines[start + 1 : end], prefix.removesuffix("Original "))
+
+
+def _from_traceback(lines: Sequence[str], code_dir: Path, *, above: Sequence[str] = ()) -> Cause:
+    """What follows a header. Another thread may have written between the frames: the message is behind the last.
+
+    Args:
+        lines: From the header on.
+        code_dir: The user's own.
+        above: The traceback that was printed before, where this one belongs to it.
+    """
     after_frames = max((i for i, line in enumerate(lines) if _FRAME.match(line)), default=-1) + 1
     behind = (i for i in range(after_frames, len(lines)) if lines[i] and not lines[i][0].isspace())
     start = next(behind, len(lines))
-    return _cause(lines[start:], _frames(lines[:start]), code_dir)
+    frames, said = _frames(lines[:start]), [line for line in above if line]
+    if said and said[-1] == _QUOTE:  # raised in a worker: its frames are the inner ones
+        return _cause(lines[start:], [*frames, *_frames(above)], code_dir)
+    if said and lines[start:] and _SAYS_LESS.search(lines[start]):
+        return msgspec.structs.replace(_cause(lines[start:], frames, code_dir), text=said[-1].rstrip())
+    if said and _IN_WORKER.search(said[-1]):
+        frames = [*_frames(above), *frames]
+    return _cause(lines[start:], frames, code_dir)
 
 
 def _from_group(lines: Sequence[str], code_dir: Path) -> Cause:
@@ -194,14 +197,3 @@ def _where(frames: Sequence[re.Match[str]], code_dir: Path) -> str:
     shown = path.relative_to(code_dir) if path.is_relative_to(code_dir) else path
     function = frame["function"]
     return f"{shown}:{frame['line']}" + (f" in {function}" if function and function != "<module>" else "")
-
-
-def find_hint(cause: Cause, channels: Sequence[str]) -> str:
-    """What to do about an exception that many people meet; empty where nothing is known."""
-    if cause.exception == "KeyError" and "SM_CHANNEL_" in cause.text:
-        return "the job has no such channel; its channels: " + (", ".join(channels) or "none")
-    if os.strerror(errno.ENOSPC) in cause.text:
-        return "the disk is full: ask for a larger VolumeSizeInGB, or write less (fewer checkpoints kept)"
-    if cause.exception.startswith("trainbox.errors."):
-        return ""  # it has its own
-    return next((hint for words, hint in _WORDS if words.search(cause.text)), _HINTS.get(cause.exception, ""))

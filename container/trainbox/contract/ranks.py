@@ -13,6 +13,9 @@ LAST_PORT = 65535
 #: What a launcher of several processes sets for each of them.
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
+#: How many processes a launcher started: torchrun and Kubernetes' PyTorchJob, Open MPI, MPICH, srun.
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
 
 class Ranks(msgspec.Struct, frozen=True):
     """The place of a process among all processes of its job, and among those of its host; both count from 0."""
@@ -54,6 +57,17 @@ def read_ranks(env: Mapping[str, str], *, hosts: int = 1, host_rank: int = 0) ->
             " processes_per_host, sets all four",
         )
     return Ranks(rank, world_size, local_rank, local_world_size)
+
+
+def find_members_beyond(env: Mapping[str, str], count: int) -> str:
+    """Return what says that another launcher started more processes than these, such as "WORLD_SIZE is 2"; else "".
+
+    Args:
+        env: The environment of the process.
+        count: How many processes are known of.
+    """
+    found = ((name, _whole_number(env.get(name, ""))) for name in _SIZES)
+    return next((f"{name} is {size}" for name, size in found if size is not None and size > count), "")
 
 
 def _read_count(env: Mapping[str, str], name: str, *, least: int) -> int | None:

@@ -79,6 +79,9 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_preflight": "health checks of all hosts before the script: `off`, `fast`, `full` or `auto` (default):"
     " `fast` where the job has more than one process or a GPU, else `off`",
     "trainbox_preflight_strict": "`true`: what those checks only warn of ends the job, too",
+    "trainbox_preload": "with the launcher `torchrun`: `on` (default) forks ranks from a process with torch imported,"
+    " within milliseconds; `off` starts each as a new interpreter, for a script that sets variables before it imports"
+    " torch",
     "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas"
     " (launcher `torchrun`, a script with a session); one that did not happen fails the job",
 }
@@ -88,6 +91,7 @@ VARIABLES: Mapping[str, str] = {
     "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
     "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
     "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
+    "TRAINBOX_PRELOADED": "set by the launcher `torchrun`: variables that torch has read before the script",
     "TRAINBOX_STACKS_FILE": "set by the launcher `torchrun`: where a rank writes its stacks",
     "TRAINBOX_HEALTH_DRILL": "a fault to rehearse in the health checks of ranks",
     "TRAINBOX_TEST_IMAGE": "for trainbox's own tests",
@@ -118,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True):
     start_seconds: float = DEFAULT_START_SECONDS
     preflight: Preflight = "auto"
     preflight_strict: bool = False
+    preload: bool = True
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     stop_exit_code: int = 0
@@ -212,6 +217,7 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         ),
         preflight=read("trainbox_preflight", _read_preflight, "auto", " or ".join(get_args(Preflight))),
         preflight_strict=read("trainbox_preflight_strict", _read_switch, False, "true or false"),
+        preload=read("trainbox_preload", _read_on, True, "on or off"),
         drills=read("trainbox_drill", read_drills, (), "'kill RANK@STEP' or 'freeze RANK@STEP', separated by commas"),
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         pip_cache_dir=Path(cache) if cache else None,
@@ -278,6 +284,12 @@ def _read_switch(text: str) -> bool:
     if text.lower() not in {"true", "false"}:
         raise ValueError(text)
     return text.lower() == "true"
+
+
+def _read_on(text: str) -> bool:
+    if text not in {"on", "off"}:
+        raise ValueError(text)
+    return text == "on"
 
 
 def _read_restarts(text: str) -> int:

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.contract.world import in_world
-from trainbox.elastic.forkserver import Start, die_with, flush, fork_server
+from trainbox.elastic.forkserver import STOP_SIGNALS, Start, die_with, flush, fork_server
 
 #: What ranks are going to need: DistributedDataParallel's constructor imports dynamo, which takes a second.
 _FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.elastic.rank")
@@ -31,12 +32,17 @@ def main() -> int:
     processes, scratch, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     env = read_environment()
     job = in_world(read_job(Layout.from_environment(env).root, env))
+    if len(job.hosts) > 1:  # until `lead` can tell the other hosts: to import torch takes seconds
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     gc.disable()  # of what is imported nothing is garbage, and looking for it takes a tenth of the time
     import torch.distributed  # noqa: PLC0415, F401 - the order is the point
 
     flush()
-    made = fork_server(_import_for_ranks)
+    made = fork_server(_import_for_ranks if job.settings.preload else _import_nothing)
     if isinstance(made, Start):
+        if not job.settings.preload:
+            fresh = [sys.executable, "-P", "-m", "trainbox.elastic.fresh", *command]
+            os.execve(fresh[0], fresh, {**env, **made.variables})  # noqa: S606 - it replaces this process
         from trainbox.elastic.rank import run  # noqa: PLC0415
 
         return run(made.variables, command)
@@ -55,6 +61,10 @@ def _import_for_ranks() -> None:
         tempfile.gettempdir()  # dynamo cannot be imported without one; `lead` says so, in words
         for name in _FOR_RANKS:
             importlib.import_module(name)
+
+
+def _import_nothing() -> None:
+    """Each rank becomes an interpreter of its own."""
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ class Agent(SimpleElasticAgent):
         self.history = causes.History()
         self.attempt = 0
         self.verdict: Verdict | None = None
+        #: The signal by which a host was stopped, where the ranks of all have ended well; else 0.
+        self.stopped_by = 0
         #: How many findings there were when last asked for.
         self._seen = 0
         #: Whether it waits for other hosts, with no rank to pass a signal on to.
@@ -165,10 +167,15 @@ class Agent(SimpleElasticAgent):
         )
 
     def _all_done(self) -> bool:
+        if self.ranks.stop_signal:
+            self.council.arrive("stopping")
         if self.job.settings.drills:
             self.council.tell_missed(self.watch.missed())
         self.council.arrive("done")
-        return self.council.all_at("done")
+        if not self.council.all_at("done"):
+            return False
+        self.stopped_by = self.ranks.stop_signal or signal.SIGTERM * self.council.any_at("stopping")
+        return True
 
     def _has_missed_drills(self) -> bool:
         """Whether the job completes without a fault that was to be rehearsed: then nothing was, and it fails for it."""
@@ -178,7 +185,7 @@ class Agent(SimpleElasticAgent):
             missed = self.council.missed()
         except HostLost:  # the first host has left, and answers for the end of the job
             return False
-        if missed and self.ranks.stop_signal:
+        if missed and self.stopped_by:
             self.note(f"not rehearsed, because the job was stopped before: {'; '.join(missed)}")
             return False
         if missed:

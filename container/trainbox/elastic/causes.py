@@ -28,7 +28,11 @@ _FINAL_CLASSES = {
 #: which are RuntimeErrors that name its source file.
 _PEER_CLASSES = frozenset(
     {
-        *("torch.distributed.DistError", "torch._C._DistError", "trainbox.errors.PeerCheckpointError"),
+        *(
+            "torch.distributed.DistError",
+            "torch._C._DistError",
+            "trainbox.torch.checkpoints.exchange.PeerCheckpointError",
+        ),
         *("builtins.ConnectionError", "builtins.BrokenPipeError"),
     }
 )

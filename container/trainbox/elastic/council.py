@@ -194,17 +194,18 @@ class Council:
                 self.ended = msgspec.json.decode(found, type=Verdict)
         return self.ended
 
-    def leave(self, lost: Sequence[str] = (), *, all_come: bool = True) -> None:
+    def leave(self, lost: Sequence[str] = (), *, come_seconds: float = LEAVE_SECONDS) -> None:
         """Report that this host needs the store no more; the first host serves it until the others do, or are gone.
 
         Args:
             lost: Hosts that are not waited for.
-            all_come: Whether hosts that have yet to come are.
+            come_seconds: For how long hosts that have yet to come are.
         """
         self._call(lambda: self._store.set(f"left/{self.host}", "1"))
-        until = self._clock() + LEAVE_SECONDS
-        while self.is_first and self._clock() < until:
-            here = [host for host in self.hosts if all_come or self._get(f"alive/{host}", self._store)]
+        began = self._clock()
+        while self.is_first and (stayed := self._clock() - began) < LEAVE_SECONDS:
+            may_come = stayed < come_seconds
+            here = [host for host in self.hosts if may_come or self._get(f"alive/{host}", self._store)]
             awaited = [host for host in here if host not in {*lost, *self.silent()}]
             if self._call(partial(self._store.check, [f"left/{host}" for host in awaited])):
                 return

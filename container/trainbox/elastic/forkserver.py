@@ -28,7 +28,8 @@ _PR_SET_PDEATHSIG = 1
 MESSAGE_BYTES = 64 * 1024
 #: Processes of multiprocessing and torch that outlive their parent to clean up behind it.
 _TIDY = (b"multiprocessing.resource_tracker", b"torch_shm_manager")
-_IGNORED = (signal.SIGTERM, signal.SIGINT)
+#: For the agent: it passes them on to the ranks, and the server ignores them.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -120,7 +121,7 @@ def fork_server(prepare: Callable[[], None]) -> ForkServer | Start:
         return ForkServer(pid, ours)
     ours.close()
     die_with(agent)
-    for number in _IGNORED:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     prepare()
     gc.collect()
@@ -165,12 +166,12 @@ class _Server:
             self._signal(request)
             return None
         # A stop that meets the rank before it is back at the default action must wait for that: it would be ignored.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         pid = os.fork()
         if not pid:
             self._become_rank(descriptors)
             return request
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         for descriptor in descriptors:
             os.close(descriptor)
         self.ranks[request.local_rank] = pid
@@ -181,7 +182,7 @@ class _Server:
         die_with(self.pid)
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (*_IGNORED, signal.SIGCHLD):
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self.channel.close()
@@ -190,7 +191,7 @@ class _Server:
             os.dup2(source, target)
         for descriptor in (nothing, *descriptors, self.wakeup, self._wakeup_end):
             os.close(descriptor)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _signal(self, request: Signal) -> None:
         pid = self.ranks.get(request.local_rank)

@@ -18,8 +18,8 @@ from trainbox.contract.job import Job, add_to_environment
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import causes
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
-from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost
-from trainbox.elastic.forkserver import ForkServer
+from trainbox.elastic.council import BEAT_SECONDS, LEAVE_SECONDS, Council, HostLost
+from trainbox.elastic.forkserver import STOP_SIGNALS, ForkServer
 from trainbox.elastic.hang import Limits
 from trainbox.elastic.ranks import Ranks, stopped_early
 from trainbox.elastic.rendezvous import meeting, open_store
@@ -31,11 +31,12 @@ from trainbox.say import say
 _ROLE = "rank"
 #: Elastic's rendezvous shall not make a store for the ranks, which would be the same for all attempts.
 _OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Wakes the main thread when another host has ended the job.
 _END_SIGNAL = signal.SIGUSR1
 #: The hosts of a job that is stopped get their signals within moments: a host that leaves may be the first sign of it.
 _STOP_SECONDS = 2.0
+#: How long one that is stopped before it has met the others looks for them, to tell them: they may be importing torch.
+_TELL_SECONDS = 10.0
 _WAIT_SECONDS = 0.05
 
 
@@ -65,9 +66,11 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mappi
         with contextlib.suppress(TrainboxError):  # said above, where it is why the agent ends
             ranks.end(RESTART_GRACE_SECONDS)
         # Python takes the handlers away as it ends: a stop would kill this process, and its job would have failed.
-        for number in _STOP_SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     if verdict is None:
+        if leading.stopped_by:  # another host was, and its ranks and these have saved and left together
+            write_verdict(scratch, Verdict(causes.diagnose_stop(leading.stopped_by, None)))
         return 0
     write_verdict(scratch, verdict)
     return verdict.diagnosis.seen_from(job.current_host).exit_code
@@ -88,10 +91,14 @@ class _Leading:
         self.env = env
         self.ranks = ranks
         self.agent: Agent | None = None
+        #: Once it is there, a stop is told to the other hosts.
         self.council: Council | None = None
-        for number in _STOP_SIGNALS:
+        #: The signal by which this host or another was stopped, where the job has ended well; else 0.
+        self.stopped_by = 0
+        for number in STOP_SIGNALS:
             signal.signal(number, self._on_stop)
         signal.signal(_END_SIGNAL, self._on_end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def note(self, text: str) -> None:
         """Say a line between those of the ranks."""
@@ -100,7 +107,7 @@ class _Leading:
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
         self.ranks.stop(number)
-        if self.agent is None or self.agent.is_meeting:
+        if self.council is not None and (self.agent is None or self.agent.is_meeting):
             self.check()
 
     def _on_end(self, _number: int, _frame: FrameType | None) -> None:
@@ -112,6 +119,15 @@ class _Leading:
         """End a wait for other hosts if a stop was asked for."""
         if self.ranks.stop_signal:
             raise stopped_early(self.ranks.stop_signal)
+
+    def _check_alone(self) -> None:
+        """The same while there is nobody to tell it to: they are looked for, for a bounded time."""
+        if len(self.job.hosts) == 1 or time.monotonic() >= self.ranks.stop_at + self._tell_seconds:
+            self.check()
+
+    @property
+    def _tell_seconds(self) -> float:
+        return min(_TELL_SECONDS, self.job.settings.grace_seconds / 2)
 
     def explain(self, error: TrainboxError) -> Verdict:
         """An error of this host becomes how the job ends."""
@@ -125,9 +141,11 @@ class _Leading:
         job = self.job
         add_to_environment(_OWN_STORES)
         patience = job.settings.start_seconds
-        store = open_store(job.hosts, job.host_rank, job.port, timeout=patience, check=self.check)
+        store = open_store(job.hosts, job.host_rank, job.port, timeout=patience, check=self._check_alone)
         with contextlib.closing(Council(store, job.hosts, job.host_rank, on_end=_wake_main_thread)) as council:
             try:
+                self.council = council
+                self.check()
                 verdict = self._run_agent(store, council, processes, scratch)
             except JobEnded as ended:
                 self._stop_meeting()
@@ -166,6 +184,7 @@ class _Leading:
         except RendezvousError as error:
             raise _who_did_not_come(council, error) from error
         if result is not None and not result.is_failed():
+            self.stopped_by = self.agent.stopped_by
             return None
         self.agent.leave()
         return self.agent.verdict or Verdict(causes.ENDED)
@@ -183,7 +202,7 @@ class _Leading:
                 verdict = council.end(verdict)
             with contextlib.suppress(TrainboxError):
                 self.ranks.end(RESTART_GRACE_SECONDS)
-            council.leave(verdict.lost, all_come=not verdict.stopped)
+            council.leave(verdict.lost, come_seconds=self._tell_seconds if verdict.stopped else LEAVE_SECONDS)
         return verdict
 
     def _without_host(self, lost: HostLost) -> Verdict:

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import functools
 import importlib.machinery
 import importlib.util
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,7 @@ import msgspec
 
 from trainbox.contract.job import add_to_environment, read_environment
 from trainbox.contract.text import printable
+from trainbox.elastic import preload
 from trainbox.errors import TrainboxError
 
 #: Where torch elastic wants an error to be written; its decorator `record` does it, too.
@@ -32,7 +34,7 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
     """Run a script as the main program of this process.
 
     Args:
-        variables: Those of this rank.
+        variables: Those of this rank that the environment does not have yet.
         command: What would stand behind `python`: a script or `-m` and a module, then its arguments.
 
     Returns:
@@ -41,29 +43,37 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
     Raises:
         SystemExit: The script has failed, or has asked for it.
     """
-    _settle(variables, read_environment())
+    env = {**read_environment(), **variables}
+    _settle(env)
+    if "torch" in sys.modules:
+        add_to_environment(preload.remember(env))
+        preload.FirstImport(sys.modules["torch"], functools.partial(_warn, read_environment))
     try:
         _run_main(command)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - what Python itself does with a main program
-        _record(error, Path(variables[ERROR_FILE_VARIABLE]))
+        _record(error, Path(env[ERROR_FILE_VARIABLE]))
         _show(error)
         raise SystemExit(error.exit_code if isinstance(error, TrainboxError) else 1) from None
     return 0
 
 
-def _settle(variables: Mapping[str, str], env: Mapping[str, str]) -> None:
+def _warn(read: Callable[[], Mapping[str, str]]) -> None:
+    preload.warn(read())
+
+
+def _settle(env: Mapping[str, str]) -> None:
     """What a process of its own would have of its own."""
     directory = str(Path.cwd())
     path = env.get("PYTHONPATH", "")
-    add_to_environment({**variables, "PYTHONPATH": ":".join(filter(None, [directory, path]))})
+    add_to_environment({**env, "PYTHONPATH": ":".join(filter(None, [directory, path]))})
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     faulthandler.enable()
     # Open for as long as the process lives: the dump is written by a signal handler in C.
-    stacks = os.open(variables[STACKS_FILE_VARIABLE], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    stacks = os.open(env[STACKS_FILE_VARIABLE], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
 
 

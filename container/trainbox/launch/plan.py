@@ -9,8 +9,10 @@ import msgspec
 
 from trainbox.contract.environment import DISTRIBUTION_SWITCHES, Machine, variables
 from trainbox.contract.job import Job
+from trainbox.contract.ranks import find_members_beyond
 from trainbox.contract.settings import as_text
 from trainbox.contract.world import GROUPS, world_hosts
+from trainbox.errors import ContractError
 from trainbox.launch.program import Program
 from trainbox.launch.ranks import Launch, agent_argv, decide
 from trainbox.launch.variables import process_variables, shared_variables
@@ -66,8 +68,10 @@ def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine
     Raises:
         ProgramError: The launcher that is asked for cannot start this program.
         HyperparameterError: The host lacks what the request asks for.
+        ContractError: The platform has started more hosts than the contract names.
     """
     launch = decide(job, program, machine) if job.current_host in world_hosts(job) else _outside()
+    _require_known_members(job, launch, env)
     named = variables(job, entry_point=program.name, env=env, machine=machine)
     base = {**env, **_defaults(env), **named.values, **_passed_on(job)}
     base |= shared_variables(job, launch, machine, base)
@@ -139,6 +143,18 @@ def _not_launched(job: Job, launch: Launch) -> list[str]:
     ]
 
 
+def _require_known_members(job: Job, launch: Launch, env: Mapping[str, str]) -> None:
+    """Torch elastic overrides what another launcher says: unchecked, each host would train alone, in silence."""
+    others = find_members_beyond(env, launch.processes) if launch.by == "torchrun" and len(job.hosts) == 1 else ""
+    if others:
+        raise ContractError(
+            f"{others}, but {job.layout.config_dir / 'resourceconfig.json'} names one host with {launch.processes}"
+            " process(es): each host would train alone",
+            hint="name all hosts in resourceconfig.json, or unset the variable for hosts that have nothing to do with"
+            " each other",
+        )
+
+
 def _outside() -> Launch:
     """A host that is in no group that trains runs the script beside them, as sagemaker-training does."""
     return Launch("plain", 1, honoured=DISTRIBUTION_SWITCHES)
@@ -152,7 +168,7 @@ def _about_world(job: Job, launch: Launch, machine: Machine) -> list[str]:
     named = isinstance(groups, list) and any(group.name in groups for group in job.instance_groups)
     notes = [f"{GROUPS} names no instance group of this job: all hosts train together"] if groups and not named else []
     waiting = machine.gpus - launch.processes
-    if job.settings.program is not None and waiting > 0:
+    if (job.settings.program or job.settings.module) and waiting > 0:
         notes.append(
             f"{launch.processes} process(es) for {machine.gpus} GPUs: {waiting} GPU(s) wait unless the script itself"
             f" uses them; processes_per_host={machine.gpus} starts a process for each"

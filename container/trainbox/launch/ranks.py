@@ -9,6 +9,7 @@ import msgspec
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job
 from trainbox.contract.settings import MOST_PROCESSES_PER_HOST
+from trainbox.contract.world import world_hosts
 from trainbox.errors import HyperparameterError, ProgramError
 from trainbox.launch.program import BUNDLED, TREES, XGBOOST, Program
 
@@ -131,7 +132,7 @@ def _require_drills_can_happen(job: Job, program: Program, processes: int) -> No
         raise HyperparameterError(
             f"trainbox_drill has no effect: the bundled {program.name} reports no steps", hint="leave it out"
         )
-    ranks = len(job.hosts) * processes
+    ranks = len(world_hosts(job)) * processes
     beyond = next((drill for drill in drills if drill.rank >= ranks), None)
     if beyond:
         there = "rank 0 alone" if ranks == 1 else f"ranks 0 to {ranks - 1}"

@@ -7,9 +7,10 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from trainbox import errors
-from trainbox.contract.cause import Cause, find_cause, find_hint
+from trainbox.contract.cause import Cause, find_cause
 from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind, kind_of
 from trainbox.contract.finding import as_hint, blame
+from trainbox.contract.hints import SHARED_MEMORY_HINT, find_hint
 from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
 from trainbox.contract.verdict import RankFailure, Verdict
@@ -24,7 +25,7 @@ _SHELL_CODES = {
 _SIGNAL_HINTS = {
     signal.SIGKILL: "nothing here sent it: often the kernel, for memory; try a larger instance or a smaller batch",
     signal.SIGSEGV: "a native library crashed; PYTHONFAULTHANDLER is on: see the stack in the log",
-    signal.SIGBUS: "often /dev/shm is full: fewer or no data loader workers, or a larger --shm-size with docker",
+    signal.SIGBUS: f"often {SHARED_MEMORY_HINT}",
     signal.SIGILL: "a library was compiled for another processor than this instance has",
 }
 _HUNG_HINT = "find what sent it SIGSTOP (kill -STOP); trainbox_hang_seconds=0 leaves a stopped script alone"

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
 from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
@@ -68,6 +70,8 @@ def _run_job(env: Mapping[str, str]) -> int:
             job = read_job(layout.root, env)
             hidden = job.secrets
             program, outcome, verdict = _run(job, env, check_stop)
+        if verdict and not outcome.stopped_by:  # another host was
+            outcome = replace(outcome, stopped_by=verdict.stopped)
         diagnosis = _report(outcome, verdict, program, job)
         if diagnosis is None:
             return _code(outcome, job)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.errors import TrainboxError
 
 try:
@@ -41,7 +42,8 @@ class Trainbox(DistributedConfig):  # type: ignore[misc]
             and `MASTER_PORT` as torchrun sets them; by default as many as the launcher sees fit.
         launcher: Who starts them: `plain`, the supervisor itself, or `torchrun`, torch elastic; by default `auto`.
         arguments: How hyperparameters become arguments of the script: `json` as the SDK's own drivers write them
-            (`--flag true`), `toolkit` as sagemaker-training does (`--flag True`).
+            (`--flag true`), `toolkit` as sagemaker-training does (`--flag True`), or another style of the setting
+            `trainbox_arguments`.
         grace_seconds: From SIGTERM to SIGKILL; by default the image's own 100, which SageMaker's 120 leave room for.
         peer_timeout_seconds: To wait for the names of all hosts; by default the image's own 120.
 
@@ -54,7 +56,7 @@ class Trainbox(DistributedConfig):  # type: ignore[misc]
 
     processes_per_host: int | None = None
     launcher: Literal["auto", "plain", "torchrun"] | None = None
-    arguments: Literal["json", "toolkit"] = "json"
+    arguments: ArgumentStyle = "json"
     grace_seconds: float | None = None
     peer_timeout_seconds: float | None = None
 

@@ -69,6 +69,14 @@ class Agreement:
         """Steps may become slower now: the next one is worth a message. All ranks call this at the same step."""
         self._pause, self._steps, self._read_at = 0, 0, time.monotonic()
 
+    def having(self, *, batch: bool) -> int:
+        """How many ranks have a batch; all ranks call this."""
+        if self._group is None:
+            return int(batch)
+        count = torch.tensor([batch], dtype=torch.int64)
+        dist.all_reduce(count, group=self._group)
+        return int(count.item())
+
     def finish(self) -> Flags:
         """All that has not been said yet, from all ranks, waited for."""
         if self._group is None:

@@ -44,29 +44,61 @@ class Gradients:
         self.losses = LossWatch(device, rank, patience=FP16_PATIENCE if precision.scaler.is_enabled() else 1)
         self._scaler = precision.scaler
         self._stopwatch = stopwatch
-        self._share = 1.0  # of the micro-batch in its batch
+        #: Whether gradients of one step were added to those of another: a checkpoint in between would lose them.
+        self.outlive_steps = False
+        self._batches = 1  # of a step
+        self._completes = True  # this batch is the last of its step
+        self._weight = 1.0  # of this batch among those of all ranks
+        self._share = 1.0  # of the micro-batch in the step
+        self._made = False  # in this step
+        self._probe: nn.Parameter | None = None
 
-    def begin(self) -> None:
-        """This rank has the batch of its next step."""
-        self.updated, self._share = False, 1.0
+    def begin(self, number: int = 0, batches: int = 1, weight: float = 1.0) -> None:
+        """This rank has a batch.
+
+        Args:
+            number: Of the batch in its step, from 0.
+            batches: Of a step.
+            weight: Of this batch; 1.0 where every rank has one, 0.0 where this rank has none and repeats its last.
+        """
+        self._batches, self._completes, self._weight = batches, number + 1 == batches, weight
+        self._share = weight / batches
+        if number == 0:
+            self.updated = self._made = False
+        if batches > 1:
+            exchange_gradients(self.models, now=self._completes)
+
+    def drop(self) -> None:
+        """The gradients of a step that has too few batches are gone."""
+        exchange_gradients(self.models, now=True)
+        for model in self.models:
+            model.zero_grad(set_to_none=True)
 
     def micro_batches(self, batch: T, parts: int) -> Iterator[T]:
         """A batch in pieces, the gradients of which are exchanged with the last."""
         whole = samples(batch)
         size = -(-whole // parts)
         for start in range(0, whole, size):
-            exchange_gradients(self.models, now=start + size >= whole)
+            exchange_gradients(self.models, now=self._completes and start + size >= whole)
             piece = change(batch, itemgetter(slice(start, start + size)))
-            self._share = samples(piece) / whole
+            self._share = samples(piece) / whole * self._weight / self._batches
             yield piece
 
     def backward(self, loss: torch.Tensor) -> None:
-        """The gradients of a mean loss, weighed by the share of its piece in the batch."""
+        """The gradients of a mean loss, weighed by the share of its piece in the step."""
         self.losses.see(loss)
+        if not self._made and self._probe is not None and self._probe.grad is not None:
+            self.outlive_steps = True
+        self._made = True
         self._stopwatch.backward(self._scaler.scale(loss if self._share == 1.0 else loss * self._share))
+        if self._probe is None:
+            trained = (parameter for model in self.models for parameter in model.parameters())
+            self._probe = next((parameter for parameter in trained if parameter.grad is not None), None)
 
-    def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None) -> None:
-        """One step of the optimizer, after which the gradients are gone."""
+    def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None) -> bool:
+        """One step of the optimizer, after which the gradients are gone; with the last batch of a step only."""
+        if not self._completes:
+            return False
         self._scaler.unscale_(optimizer)
         sound = True
         if clip is not None or self.on_nan == "continue":
@@ -78,3 +110,4 @@ class Gradients:
         self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
         self.updated = True
+        return True

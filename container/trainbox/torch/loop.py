@@ -1,8 +1,9 @@
 """The loop of steps of one rank: counted, measured, and at the end of each agreed upon with the others, and saved."""
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,9 @@ from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, fi
 from trainbox.torch.batches import Batches, Loader
 from trainbox.torch.gradients import Gradients
 from trainbox.torch.nested import change
+from trainbox.torch.places import Places
 from trainbox.torch.stopwatch import Stopwatch
+from trainbox.torch.uneven import Watch, require_joinable
 from trainbox.torch.world import tighten
 from trainbox.torch.wrapping import copy_buffers, replicated
 
@@ -26,6 +29,13 @@ if TYPE_CHECKING:
     from trainbox.torch.checkpoints.sharded import ShardedSaver
 
 T = TypeVar("T")
+
+#: What ranks with different numbers of batches do: fail, end with the first, or end with the last.
+Uneven = Literal["error", "drop", "join"]
+_GATHERED = (
+    "gradients are gathered over several steps, and a checkpoint between them does not have them; use"
+    " run.steps(loader, accumulate=n), or run.micro_batches"
+)
 
 
 class Loop:
@@ -39,6 +49,7 @@ class Loop:
         gradients: Of the models that are trained.
         stopwatch: Measures what this rank itself computes.
         settings: Of the job.
+        seed: Of the session.
         check_every: Steps from one comparison of the ranks' parameters to the next; 0 never compares.
     """
 
@@ -52,6 +63,7 @@ class Loop:
         gradients: Gradients,
         stopwatch: Stopwatch,
         settings: Settings,
+        seed: int,
         check_every: int,
     ) -> None:
         #: Optimizer steps done since the start of the whole job.
@@ -59,7 +71,8 @@ class Loop:
         #: Whether the ranks have agreed to stop.
         self.stopped = False
         self.saver: Saver | ShardedSaver | None = None
-        self._rank, self._device, self._control, self._progress = ranks.rank, device, control, progress
+        self._rank, self._ranks = ranks.rank, ranks.world_size
+        self._device, self._control, self._progress = device, control, progress
         self._gradients, self._stopwatch = gradients, stopwatch
         self._settings, self._check_every = settings, check_every
         self._stop = stopping.install(settings.grace_seconds)
@@ -67,6 +80,10 @@ class Loop:
         self._save_asked = False
         self._save_owed = False  # agreed upon in an evaluation, in which the model may be another than that in training
         self._bad_said = 0
+        self._said_gathered = False
+        self._weight = 1.0
+        self._places = Places(seed, ranks.rank, self._say)
+        self._watch = Watch(ranks.rank, ranks.world_size) if control is not None else None
         self._steps_here = 0
 
     def mark(self, section: Section) -> None:
@@ -76,33 +93,85 @@ class Loop:
             start = self._steps_here == 0 and section in {Section.DATA, Section.COMPUTE}
             self._progress.mark(self.step, Section.START if start else section)
 
-    def steps(self, loader: Iterable[T]) -> Iterator[T]:
-        """The batches of a loader, one optimizer step each; all ranks stop at the same one.
+    def steps(self, loader: Iterable[T], *, accumulate: int, uneven: Uneven) -> Iterator[T]:
+        """The batches of a loader, so many of them a step; all ranks stop at the same one.
 
         Raises:
-            TrainingError: A loss was not finite, or ranks hold different parameters.
+            TrainingError: A loss was not finite, ranks hold different parameters, or one has no batch left.
         """
         batches = loader.batches if isinstance(loader, Loader) else None
         self._agreement.hurry()
-        began = self._begin(Section.DATA)
-        for batch in () if self.stopped else loader:
+        began = computing = self._begin(Section.DATA)
+        number = 0  # of the batch in its step
+        for batch in () if self.stopped else self._batches(loader, accumulate, uneven):
             moved = self._to_device(batch)
-            self._gradients.begin()
-            computing = self._begin(Section.COMPUTE)
-            self._stopwatch.begin()
+            self._gradients.begin(number, accumulate, self._weight)
+            if number == 0:
+                computing = self._begin(Section.COMPUTE)
+                self._stopwatch.begin()
+            number += 1
+            if number == accumulate and self._watch is not None and uneven == "error":
+                self._watch.begin()
             try:
                 yield moved
             except GeneratorExit:  # the loop was broken off: behind the step or within it
                 if self._gradients.updated:
-                    self._count(batches)
+                    self._count(batches, accumulate)
                 raise
-            self._count(batches)
+            if number < accumulate:
+                self.mark(Section.COMPUTE)
+                continue
+            number = 0
+            self._count(batches, accumulate)
             self._end_step(began, computing)
             if self.stopped:
                 return
             began = self._begin(Section.DATA)
         # What the script does between two rounds of the loop may take as long as an evaluation.
         self.mark(Section.EVALUATION)
+        if not self.stopped:
+            self._end_loop(number, accumulate, uneven)
+
+    def _batches(self, loader: Iterable[T], accumulate: int, uneven: Uneven) -> Iterator[T]:
+        """This rank's batches: its own, or also its last once more while others have one (`join`)."""
+        own = self._places.enter(loader, self.saver, self.step * accumulate)
+        if self._watch is None or uneven == "error":
+            if self._watch is not None:
+                self._watch.enter()
+            yield from own
+            return
+        if uneven == "join":
+            require_joinable(self._gradients.models)
+        last: list[T] = []
+        try:
+            while True:
+                mine = list(itertools.islice(own, 1))
+                having = self._agreement.having(batch=bool(mine))
+                if not having or (uneven == "drop" and having < self._ranks):
+                    return
+                self._weight = self._ranks / having if mine else 0.0
+                last = mine or last
+                if not last:
+                    raise TrainingError(
+                        f"rank {self._rank} has no batch at all, so there is none to repeat for uneven='join'",
+                        hint="give every rank at least one batch, or use uneven='drop'",
+                    )
+                yield last[0]
+        finally:
+            self._weight = 1.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether this rank has no batch left and repeats its last, which counts nothing."""
+        return self._weight == 0.0
+
+    def _end_loop(self, number: int, accumulate: int, uneven: Uneven) -> None:
+        """The loader is at its end on this rank: wait for the others' to be, too."""
+        if self._watch is not None and uneven == "error":
+            self._watch.end()
+        if number:
+            self._gradients.drop()
+            self._say(f"the loader's last {number} batches fill no step of {accumulate}: they are left out")
 
     def evaluation(self, loader: Iterable[T]) -> Iterator[T]:
         """The batches of a loader; ends early once all agree to stop. Buffers are those of rank 0 on all ranks."""
@@ -138,14 +207,20 @@ class Loop:
             self.saver.close()
         self.mark(Section.DONE)
 
+    def leave(self) -> None:
+        """Nothing goes on beside the script any more, however it ended."""
+        if self._watch is not None:
+            self._watch.close()
+
     def _begin(self, section: Section) -> float:
         self.mark(section)
         return time.monotonic()
 
-    def _count(self, batches: Batches | None) -> None:
+    def _count(self, batches: Batches | None, each: int) -> None:
         self.step += 1
         if batches is not None:
-            batches.advance()
+            for _ in range(each):
+                batches.advance()
 
     def _end_step(self, began: float, computing: float) -> None:
         now = time.monotonic()
@@ -154,6 +229,9 @@ class Loop:
         elif self._progress is not None:
             self._progress.record(now - began, data=computing - began, computed=self._stopwatch.end())
         self._steps_here += 1
+        if self._gradients.outlive_steps and self.saver is not None and not self._said_gathered:
+            self._said_gathered = True
+            self._say(f"WARNING: a resumed job will not be exact: {_GATHERED}")
         if self._check_every and self.step % self._check_every == 0:
             compare_parameters(replicated(self._gradients.models), self.step, self._control)
         self._exchange()

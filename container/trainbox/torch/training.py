@@ -29,6 +29,7 @@ from torch import nn
 from trainbox import toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import Ranks
+from trainbox.elastic import preload
 from trainbox.elastic.progress import Progress, Section, open_progress
 from trainbox.say import say
 from trainbox.torch.agree import gather, require_same
@@ -37,7 +38,7 @@ from trainbox.torch.checkpoints.choice import choose_saver
 from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.gradients import Gradients
-from trainbox.torch.loop import Loop
+from trainbox.torch.loop import Loop, Uneven
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
 from trainbox.torch.stopwatch import Stopwatch
@@ -91,6 +92,7 @@ class Session:
             gradients=self._gradients,
             stopwatch=self._stopwatch,
             settings=self._settings,
+            seed=seed,
             check_every=check_every,
         )
         self._loop.mark(Section.START)
@@ -104,6 +106,11 @@ class Session:
     def stopped(self) -> bool:
         """Whether the ranks have agreed to stop; everything is saved then, and the script should end."""
         return self._loop.stopped
+
+    @property
+    def idle(self) -> bool:
+        """Whether this rank has no batch left and repeats its last one, which counts nothing (`uneven="join"`)."""
+        return self._loop.idle
 
     # ---- before the loop ----
 
@@ -200,16 +207,24 @@ class Session:
 
     # ---- the loop ----
 
-    def steps(self, loader: Iterable[T]) -> Iterator[T]:
+    def steps(self, loader: Iterable[T], *, accumulate: int = 1, uneven: Uneven = "error") -> Iterator[T]:
         """The batches of a loader on this rank's device, one optimizer step each; all ranks stop at the same one.
 
         At the end of each step, that is when the loop asks for the next batch or breaks off after `update`, the
         position of the loader's batches moves on, and the ranks agree whether to save and whether to stop.
 
+        Args:
+            loader: Of `batches`, or whatever gives batches; one with `state_dict` keeps its place, too.
+            accumulate: Batches of a step. `backward` weighs each by its share, `update` acts with the last, and a step
+                that is not whole at the end of the loader is left out.
+            uneven: What ranks with different numbers of batches do: `error` ends the job, `drop` ends the loop with the
+                first rank, `join` with the last, while those that have none repeat their last batch with weight 0.
+
         Raises:
-            TrainingError: A loss was not finite, or ranks hold different parameters.
+            HyperparameterError: `join`, and a model is spread over the ranks.
+            TrainingError: A loss was not finite, ranks hold different parameters, or one has no batch left.
         """
-        return self._loop.steps(loader)
+        return self._loop.steps(loader, accumulate=accumulate, uneven=uneven)
 
     def micro_batches(self, batch: T, parts: int) -> Iterator[T]:
         """A batch in pieces whose gradients add up to those of the whole; the ranks exchange them with the last.
@@ -226,14 +241,17 @@ class Session:
         """The gradients of a mean loss, scaled where fp16 needs it; whether it is finite is looked at a step later."""
         self._gradients.backward(loss)
 
-    def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> None:
+    def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> bool:
         """One step of the optimizer, after which the gradients are gone.
 
         Args:
             optimizer: Of parameters whose gradients `backward` has made.
             clip: The largest norm of all gradients together.
+
+        Returns:
+            False, and nothing has happened, where `accumulate` has more batches of this step to come.
         """
-        self._gradients.update(optimizer, clip=clip)
+        return self._gradients.update(optimizer, clip=clip)
 
     def save(self) -> None:
         """All ranks call this at the same step: save now, and wait until it is on the disk."""
@@ -261,9 +279,6 @@ class Session:
         if self.rank == 0:
             say(text)
 
-    def _close(self) -> None:
-        self._loop.close()
-
 
 @contextmanager
 def session(
@@ -290,6 +305,7 @@ def session(
         HyperparameterError: A GPU, a library or a precision that is asked for is not there.
     """
     settings, env = toolkit.current_job().settings, read_environment()
+    preload.warn(env)
     ranks = find_ranks(toolkit.current_job(), env)
     progress = open_progress(env, ranks)
     if progress is not None:
@@ -316,5 +332,8 @@ def session(
             f"{who} on {chosen.device.type} ({chosen.reason}), {precision}, {torch.get_num_threads()} threads a rank,"
             f" seed {seed}, torch {torch.__version__}"
         )
-        yield run
-        run._close()  # noqa: SLF001 - of the same module
+        try:
+            yield run
+            run._loop.close()  # noqa: SLF001 - of the same module
+        finally:
+            run._loop.leave()  # noqa: SLF001 - likewise

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from trainbox.contract.job import Job
-from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
+from trainbox.contract.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_ranks
 from trainbox.contract.world import in_world
 from trainbox.errors import ContractError, HyperparameterError
 
@@ -23,11 +23,6 @@ from trainbox.errors import ContractError, HyperparameterError
 JOIN_TIMEOUT = timedelta(seconds=300)
 #: From the end of the first step on; the watch of the launcher, which names the rank that hangs, must come first.
 STEP_TIMEOUT_SECONDS = 100.0
-#: How many processes there are: as torchrun says it, Open MPI, MPICH, and srun.
-_SIZES = (
-    *("WORLD_SIZE", "LOCAL_WORLD_SIZE"),
-    *("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"),
-)
 _START = "let trainbox start the processes (processes_per_host, trainbox_launcher=torchrun), which sets RANK"
 _SMDDP = "smdistributed.dataparallel.torch.torch_smddp"
 
@@ -74,12 +69,13 @@ def find_ranks(job: Job, env: Mapping[str, str]) -> Ranks:
 
 def _require_alone(hosts: Sequence[str], env: Mapping[str, str]) -> None:
     """A process without a rank may train if it has no others to train with; else all would write one checkpoint."""
-    sizes = [name for name in _SIZES if env.get(name, "").isdecimal() and int(env[name]) > 1]
-    if sizes:
+    others = find_members_beyond(env, 1)
+    if others:
         raise ContractError(
-            f"the variable RANK is not set, though {sizes[0]} is {env[sizes[0]]}: each process would train alone",
+            f"the variable RANK is not set, though {others}: each process would train alone",
             hint=f"{_START}; torchrun, srun or mpirun inside a script: set RANK, WORLD_SIZE, LOCAL_RANK,"
-            " LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the variables of that launcher",
+            " LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT from the variables of that launcher, or unset the variable"
+            " for processes that have nothing to do with each other",
         )
     if len(hosts) > 1:
         raise ContractError(

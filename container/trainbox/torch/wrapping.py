@@ -38,7 +38,7 @@ class _Copy(DistributedDataParallel):
 
     def _pre_forward(self, *inputs: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's own; without it no hint
         try:
-            return super()._pre_forward(*inputs, **kwargs)
+            return super()._pre_forward(*inputs, **kwargs)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if _UNUSED not in str(error):
                 raise

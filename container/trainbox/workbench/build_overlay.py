@@ -25,7 +25,7 @@ from trainbox.contract.job import hidden_values, read_environment
 from trainbox.errors import RequirementsError, TrainboxError
 from trainbox.launch.requirements import OVERLAY_MARKER, arguments, run_pip
 from trainbox.say import say
-from trainbox.workbench.overlay import Overlay, write_marker
+from trainbox.workbench.overlay import Order, Overlay, write_marker
 from trainbox.workbench.requirement_files import read_requirements
 
 #: An overlay that no job has used for so long is removed.
@@ -38,19 +38,6 @@ import sys
 from {module} import {name}
 sys.exit({function}())
 """
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What to build, for which job."""
-
-    overlay: Overlay
-    #: The source of the job.
-    directory: Path
-    failure_file: Path
-
-    def encoded(self) -> str:
-        """The argument of this program."""
-        return msgspec.json.encode(self, enc_hook=str).decode()
 
 
 def main() -> int:

@@ -6,10 +6,9 @@ import msgspec
 
 from trainbox.errors import RunError
 from trainbox.workbench import namespace
-from trainbox.workbench.build_overlay import Order
 from trainbox.workbench.hosts import Ended, Listener
 from trainbox.workbench.interrupts import Interrupts
-from trainbox.workbench.overlay import PLACES_OF_PIP, Overlay, in_use
+from trainbox.workbench.overlay import PLACES_OF_PIP, Order, Overlay, in_use
 from trainbox.workbench.plan import RunPlan
 from trainbox.workbench.processes import run_hosts
 

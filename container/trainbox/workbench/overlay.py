@@ -69,6 +69,19 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
         return built_at(self.path) is not None
 
 
+class Order(msgspec.Struct, frozen=True):
+    """What to build, for which job."""
+
+    overlay: Overlay
+    #: The source of the job.
+    directory: Path
+    failure_file: Path
+
+    def encoded(self) -> str:
+        """The argument of `build_overlay`."""
+        return msgspec.json.encode(self, enc_hook=str).decode()
+
+
 class _Marker(msgspec.Struct):
     """The content of `OVERLAY_MARKER`."""
 

@@ -40,6 +40,8 @@ class _Process(Host):
         self._hung = ""
         # A pipe that ends with this process: `namespace` sees whether it is still there.
         stdin, self._alive = os.pipe()
+        # What starts the host lets them through once it can say in words that it was stopped; it inherits the mask.
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
             self.process = subprocess.Popen(
                 plan.argv,
@@ -59,6 +61,7 @@ class _Process(Host):
             self.close_log()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, former)
             os.close(stdin)
         assert self.process.stdout is not None  # noqa: S101 - a pipe was asked for
         self.pipe = self.process.stdout

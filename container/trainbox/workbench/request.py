@@ -182,8 +182,11 @@ def _faults(fault: Fault, given: Sequence[str]) -> tuple[Drill, ...]:
 
 def _master_port(args: argparse.Namespace, variables: Mapping[str, str]) -> int | None:
     """A port of this machine that nobody has: jobs that run here at once must not meet."""
-    if args.docker is not None or "MASTER_PORT" in variables:
-        return None
+    return None if args.docker is not None or "MASTER_PORT" in variables else find_free_port()
+
+
+def find_free_port() -> int:
+    """Return a port of this machine that nobody has."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])

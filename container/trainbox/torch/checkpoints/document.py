@@ -14,6 +14,8 @@ from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, diff
 
 #: The part in which the generators of all ranks are kept; no part of the user's may have this name.
 GENERATORS = "generators"
+#: Before the number of a loader that `Session.steps` goes through, as the name of a part.
+LOADER = "loader "
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -127,7 +129,12 @@ def check(
         for key in sorted({*then, *now})
         if then.get(key, _ABSENT) != now.get(key, _ABSENT)
     ]
-    saved = {name: part.kind for name, part in document.parts.items() if name != GENERATORS}
+    kinds = {name: kind for name, kind in kinds.items() if not name.startswith(LOADER)}
+    saved = {
+        name: part.kind
+        for name, part in document.parts.items()
+        if name != GENERATORS and not name.startswith(LOADER)  # whose turn comes later
+    }
     changed += [
         f"{name}: {saved.get(name, 'absent')} in the checkpoint, {kinds.get(name, 'absent')} now"
         for name in [*kinds, *(name for name in saved if name not in kinds)]

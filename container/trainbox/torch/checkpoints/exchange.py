@@ -7,13 +7,17 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from trainbox.errors import CheckpointError, PeerCheckpointError
+from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import flat
 
 T = TypeVar("T")
 
 #: Tensors are sent in messages of about this many bytes: small ones together.
 MESSAGE_BYTES = 32 << 20
+
+
+class PeerCheckpointError(CheckpointError):
+    """Another rank could not read or write a checkpoint, so no rank goes on: it follows from that rank's error."""
 
 
 class Peers:

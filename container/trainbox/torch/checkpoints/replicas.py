@@ -9,17 +9,19 @@ and each rank gets its own back. On another number of ranks such a part has to s
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import torch
+from torch.utils.data import DataLoader
 
 from trainbox.errors import CheckpointError
 from trainbox.say import say
 from trainbox.torch.checkpoints import generators
 from trainbox.torch.checkpoints.codec import Encoded, encode, flat
-from trainbox.torch.checkpoints.document import GENERATORS, Document, pack, unpack
+from trainbox.torch.checkpoints.document import GENERATORS, LOADER, Document, pack, unpack
 from trainbox.torch.checkpoints.exchange import Peers
 from trainbox.torch.checkpoints.parts import Reshardable, Stateful, load, state_of
 
@@ -28,7 +30,34 @@ from trainbox.torch.checkpoints.parts import Reshardable, Stateful, load, state_
 _BLOCKS, _BLOCK_BYTES = 16, 64 << 10
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
-Parts = Mapping[str, Stateful | dict[str, Any]]
+Parts = dict[str, Stateful | dict[str, Any]]
+
+
+class _Place:
+    """Where a loader stands that the script goes through and has not named as a part; it may be gone."""
+
+    def __init__(self, loader: Stateful) -> None:
+        self._loader = weakref.ref(loader)
+
+    def state_dict(self) -> Any:  # noqa: ANN401 - any state
+        loader = self._loader()
+        return {} if loader is None else loader.state_dict()
+
+    def load_state_dict(self, _state: Any) -> None:  # noqa: ANN401 - any state
+        """Never: the loader itself gets it."""
+
+
+class _Waiting:
+    """What a checkpoint has of such a loader until the script comes to it; also what is saved of it until then."""
+
+    def __init__(self, saved: Any, document: Document, own: Any) -> None:  # noqa: ANN401 - any state
+        self.saved, self.document, self._own = saved, document, own
+
+    def state_dict(self) -> Any:  # noqa: ANN401 - any state
+        return self._own
+
+    def load_state_dict(self, _state: Any) -> None:  # noqa: ANN401 - any state
+        """Never: it has it already."""
 
 
 class Replicas:
@@ -81,30 +110,69 @@ class Replicas:
         """
         if document.world_size == self._peers.size:
             return
-        for name in document.per_rank:
-            if name in self._parts and not isinstance(self._parts[name], Reshardable):
-                raise CheckpointError(
-                    f"the part {name!r} of the checkpoint has a state for each of {document.world_size} ranks, and now"
-                    f" there are {self._peers.size}",
-                    hint=f"resume on {document.world_size} ranks, or give the part a method `reshard_state`",
-                )
+        for name, part in self._parts.items():
+            if name in document.per_rank or isinstance(part, DataLoader):
+                self._require_reshardable(name, part, document)
 
-    def load(self, name: str, saved: Any, document: Document) -> None:  # noqa: ANN401 - any state
-        """Give a part what this rank gets of a checkpoint; all ranks call it.
+    def load_all(self, document: Document, read: Callable[[str], Any]) -> dict[str, str]:
+        """Give all parts what this rank gets of a checkpoint; all ranks call it.
 
         Args:
-            name: Of the part.
-            saved: What the checkpoint has of it.
             document: That of the checkpoint.
+            read: Gives what the checkpoint has of a part.
+
+        Returns:
+            The kinds of loaders that the script has not come to yet, by the names of their parts.
 
         Raises:
-            CheckpointError: The part does not take it. On every rank.
+            CheckpointError: A part does not take it. On every rank.
         """
+        for name in [name for name in self._parts if name.startswith(LOADER)]:
+            del self._parts[name]  # of a checkpoint that could not be read to its end
+        for name in self._parts:
+            self._load(name, read(name), document)
+        kinds = {name: part.kind for name, part in document.parts.items() if name.startswith(LOADER)}
+        for name in kinds:
+            saved, own = read(name), {}
+            if document.world_size == self._peers.size:
+                own = self._own(name, saved, document)
+            self._parts[name] = _Waiting(saved, document, own)
+        return kinds
+
+    def adopt(self, number: int, loader: Stateful) -> str:
+        """Save the place of a loader from now on, and give it that of the checkpoint; all ranks call it.
+
+        Returns:
+            The name of the new part.
+
+        Raises:
+            CheckpointError: It is of another number of ranks, or the loader does not take it.
+        """
+        name = f"{LOADER}{number}"
+        before = self._parts.get(name)
+        if isinstance(before, _Waiting):
+            if before.document.world_size != self._peers.size:
+                self._require_reshardable(name, loader, before.document)
+            self._parts[name] = loader
+            self._load(name, before.saved, before.document)
+        self._parts[name] = _Place(loader)
+        return name
+
+    def _require_reshardable(self, name: str, part: object, document: Document) -> None:
+        if not isinstance(part, Reshardable):
+            raise CheckpointError(
+                f"the part {name!r} of the checkpoint has a state for each of {document.world_size} ranks, and now"
+                f" there are {self._peers.size}",
+                hint=f"resume on {document.world_size} ranks, or give the part a method `reshard_state`",
+            )
+
+    def _load(self, name: str, saved: Any, document: Document) -> None:  # noqa: ANN401 - any state
         part = self._parts[name]
         self._peers.together(lambda: load(name, part, self._own(name, saved, document)))
 
     def _own(self, name: str, saved: Any, document: Document) -> Any:  # noqa: ANN401 - any state
-        part, rank, size = self._parts[name], self._peers.rank, self._peers.size
+        part: object = self._parts.get(name)
+        rank, size = self._peers.rank, self._peers.size
         differs = name in document.per_rank
         if document.world_size == size:
             return unpack(saved[rank].numpy().tobytes()) if differs else saved
@@ -114,7 +182,7 @@ class Replicas:
         return part.reshard_state(before, rank, size)
 
     def _say(self, name: str) -> None:
-        if self._peers.rank == 0 and name not in self._said:
+        if self._peers.rank == 0 and name not in self._said and not name.startswith(LOADER):
             say(f"the part {name!r} differs between the ranks: each keeps its own in the checkpoint")
         self._said.add(name)
 

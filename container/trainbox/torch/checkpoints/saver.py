@@ -33,7 +33,7 @@ from trainbox.torch.checkpoints.course import ALONE, Course
 from trainbox.torch.checkpoints.document import GENERATORS, Document, check, compose, parse
 from trainbox.torch.checkpoints.exchange import Peers
 from trainbox.torch.checkpoints.handover import Handover
-from trainbox.torch.checkpoints.parts import kind_of, plain, state_of
+from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain, state_of
 from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
 from trainbox.torch.checkpoints.replicas import Replicas
 from trainbox.torch.checkpoints.snapshot import Buffer
@@ -148,6 +148,15 @@ class Saver:
                 found = self._share(partial(_look_again, self._store, tried, error))
         return 0
 
+    @property
+    def parts(self) -> Mapping[str, object]:
+        """What is saved, by name."""
+        return self._parts
+
+    def adopt(self, number: int, loader: Stateful) -> None:
+        """Save the place of a loader, too, from now on; all ranks call it."""
+        self._kinds[self._replicas.adopt(number, loader)] = kind_of(loader)
+
     def due(self) -> bool:
         """Whether rank 0 wants a checkpoint now; False on the others. Cheap: to be asked at every step."""
         if self._peers.rank != 0:
@@ -203,8 +212,7 @@ class Saver:
         def read(name: str) -> Any:  # noqa: ANN401 - any state
             return read_part(document.parts[name], document.shard_bytes, Path(found.path).joinpath, self._peers)
 
-        for name in self._parts:
-            self._replicas.load(name, read(name), document)
+        self._kinds |= self._replicas.load_all(document, read)
         states = read(GENERATORS)
         generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
         self.pace.saved(0.0)

@@ -39,7 +39,7 @@ from trainbox.torch.checkpoints.codec import CODEC, encode, flat
 from trainbox.torch.checkpoints.course import ALONE, Course
 from trainbox.torch.checkpoints.document import GENERATORS, check, compose, parse
 from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.parts import kind_of, plain
+from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain
 from trainbox.torch.checkpoints.pool import Borrowed, Pool, Range, Whole
 from trainbox.torch.checkpoints.reading import NO_EARLIER, Locate, UnreadableError, read_part
 from trainbox.torch.checkpoints.replicas import Replicas
@@ -135,16 +135,27 @@ class ShardedSaver:
             ) from error
         set_model_state_dict(self._model, state["model"])
         set_optimizer_state_dict(self._model, self._optimizer, state["optimizer"])
-        for name in self._parts:
-            saved = read_part(document.parts[name], document.shard_bytes, locate, self._peers)
-            self._replicas.load(name, saved, document)
-        states = read_part(document.parts[GENERATORS], document.shard_bytes, locate, self._peers)
+
+        def read(name: str) -> Any:  # noqa: ANN401 - any state
+            return read_part(document.parts[name], document.shard_bytes, locate, self._peers)
+
+        self._kinds |= self._replicas.load_all(document, read)
+        states = read(GENERATORS)
         generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
         self.pace.saved(0.0)
         self._say(f"resuming from step {found.step} (the parts of {', '.join(found.places)})")
         if borrowed.bytes:
             say(f"rank {self._peers.rank} has got {borrowed.bytes:,} bytes of it that its host lacks from other hosts")
         return found.step
+
+    @property
+    def parts(self) -> Mapping[str, object]:
+        """What is saved, by name."""
+        return self._parts
+
+    def adopt(self, number: int, loader: Stateful) -> None:
+        """Save the place of a loader, too, from now on; all ranks call it."""
+        self._kinds[self._replicas.adopt(number, loader)] = kind_of(loader)
 
     def due(self) -> bool:
         """Whether rank 0 wants a checkpoint now; False on the others."""
