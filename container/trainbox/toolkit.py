@@ -118,10 +118,10 @@ def current_job() -> Job:
 @functools.cache
 def _install_exit_codes() -> None:
     """Make errors of ours end the process with their exit codes; once, so that a hook that the script sets stays."""
-    sys.excepthook = _end_as_declared
+    sys.excepthook = end_as_declared
 
 
-def _end_as_declared(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def end_as_declared(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Let an error of ours that nobody catches end the script with its own exit code, below the usual traceback."""
     sys.__excepthook__(kind, error, trace)
     if isinstance(error, TrainboxError):

@@ -55,6 +55,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "health/ranks.py",  # the program of the ranks of a check
     "launch/train.py",  # the supervisor
     "toolkit.py",  # what a script calls
+    "torch/integration.py",  # what a script calls for the loop of a library
     "torch/training.py",  # `session`, which a script calls
     "workbench/build_overlay.py",  # what installs the requirements of a local job
     "workbench/run.py",  # the verb `run`
