@@ -41,7 +41,7 @@ def test_what_broke_beneath_the_ranks_of_a_host_is_said_by_it_and_repeated_by_th
     verdict = Verdict(Diagnosis("algorithm", SERVER, 137, hint="look for memory", host="b"))
     here = diagnose(ended(AGENT, code=137), on("b", job), Path(), verdict)
     there = diagnose(ended(AGENT, code=5), job, Path(), verdict)
-    assert [(one.kind, one.exit_code) for one in (here, there)] == [("algorithm", 137), ("peer", 5)]
+    assert [(one.kind, one.exit_code) for one in (here, there)] == [("algorithm", 137), ("peer", 137)]
     assert compose(here) == f"{SERVER}\nat the ranks of b\nhint: look for memory"
     assert compose(there) == f"PEER b: {SERVER}\nat the ranks of a\nhint: look for memory"
 
