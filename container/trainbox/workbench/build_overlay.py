@@ -6,6 +6,7 @@ moment, it leaves only directories that nobody takes for an overlay, and the nex
 
 import fcntl
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ sys.exit({function}())
 
 def main() -> int:
     """Build the overlay unless it is there; the exit code is that of the error which prevents it."""
+    # What starts a host leaves this to it.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     order = msgspec.json.decode(sys.argv[1], type=Order, dec_hook=lambda kind, text: kind(text))
     environment = read_environment()
     try:
