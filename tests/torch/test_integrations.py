@@ -14,6 +14,7 @@ from tests.support.runs import COMMAND, in_log
 from tests.support.snippets import example
 from tests.support.waiting import LIMIT, eventually
 from tests.support.worlds import finish
+from trainbox.checkpointing import Checkpoint, examine
 
 pytestmark = pytest.mark.process
 
@@ -265,6 +266,7 @@ def test_wherever_a_training_is_stopped_it_ends_as_one_that_went_through(library
 
 def stop_and_resume(library: str, directory: Path, stops: Iterable[int]) -> None:
     text = PREPARE[library] + documented(library) + REPORT[library] + END
+    text = text.replace("save_steps=3", 'save_strategy="epoch"')  # which saves again after a stop at the end of one
     script = directory / "script.py"
     script.write_text(COMMON.replace("return 32", "return 16") + f"EXAMPLE = {text!r}\n" + AGAIN)
     settings = {"WORK": str(directory), "HF_HUB_OFFLINE": "1", "STOPS": " ".join(map(str, stops))}
@@ -273,3 +275,9 @@ def stop_and_resume(library: str, directory: Path, stops: Iterable[int]) -> None
     assert [one["step"] for one in found] == [step for stop in stops for step in (stop, STEPS)], log
     assert [one["stopped"] for one in found] == [one["step"] < STEPS for one in found]
     assert all({**one, "rank": 0} == {"rank": 0, **WHOLE} for one in found[1::2]), found
+    published = [examine(path) for path in directory.glob("*/checkpoints/step-*")]
+    assert published
+    assert all(isinstance(one, Checkpoint) for one in published), published
+    # What is published is not written to again, as it would be in a file that two of them share.
+    inodes = [file.stat().st_ino for file in directory.glob("*/checkpoints/step-*/*") if file.is_file()]
+    assert len(set(inodes)) == len(inodes)
