@@ -210,3 +210,11 @@ def test_stops_after_the_end_of_a_plan_are_ignored_where_only_its_report_is_left
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def test_where_there_is_no_proc_a_stop_goes_to_all_of_the_process_group(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainbox.launch.asked.read_stats", lambda: iter(()))
+    outcome = run(f"trap 'exit 7' TERM; sleep 1000 & kill -TERM {os.getpid()}; wait")
+    assert (outcome.code, outcome.stopped_by) == (7, signal.SIGTERM)

@@ -41,7 +41,7 @@ def test_what_broke_beneath_the_ranks_of_a_host_is_said_by_it_and_repeated_by_th
     verdict = Verdict(Diagnosis("algorithm", SERVER, 137, hint="look for memory", host="b"))
     here = diagnose(ended(AGENT, code=137), on("b", job), Path(), verdict)
     there = diagnose(ended(AGENT, code=5), job, Path(), verdict)
-    assert [(one.kind, one.exit_code) for one in (here, there)] == [("algorithm", 137), ("peer", 5)]
+    assert [(one.kind, one.exit_code) for one in (here, there)] == [("algorithm", 137), ("peer", 137)]
     assert compose(here) == f"{SERVER}\nat the ranks of b\nhint: look for memory"
     assert compose(there) == f"PEER b: {SERVER}\nat the ranks of a\nhint: look for memory"
 
@@ -59,6 +59,7 @@ def test_a_stopped_job_says_on_every_host_that_it_was_stopped(job: Job, host: st
     found = diagnose(ended(AGENT, code=143), on(host, job), Path(), verdict)
     assert (verdict.stopped, found.exit_code) == (signal.SIGTERM, 143)
     assert compose(found).startswith(f"{STOPPED}\nat the ranks of {host}\nhint: ask trainbox.stop_requested()")
+    assert compose(found).endswith("a stop is heard from session() on: open it before what takes long")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,7 @@ def test_of_a_script_that_a_stop_ended_only_what_was_seen_is_said(job: Job) -> N
     first, *rest = compose(diagnose(outcome, job, Path())).splitlines()
     assert first == "stopped: SIGTERM ended the script 12.3 s after its start: it had no handler for it, or not yet"
     assert "hint: ask trainbox.stop_requested()" in rest[-1]
+    assert "with trainbox.torch a stop is heard from session() on" in rest[-1]
     bundled = msgspec.structs.replace(job, settings=msgspec.structs.replace(job.settings, program=None))
     assert compose(diagnose(outcome, bundled, Path())).splitlines() == [
         "stopped: SIGTERM ended the script 12.3 s after its start, while it was starting or leaving",

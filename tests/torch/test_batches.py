@@ -1,6 +1,5 @@
 """Batches: every sample exactly once in an epoch, whatever the world, and wherever a job was cut."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -222,17 +221,6 @@ def test_what_workers_fetch_ahead_does_not_move_the_position() -> None:
     del arrived
     # The same workers begin anew, where the position is.
     assert first + [batch.tolist() for batch in loader] == expected
-
-
-def group_of(_sample: torch.Tensor, _generator: torch.Generator) -> int:
-    return os.getpgid(0) - os.getpid()
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_a_worker_is_out_of_reach_of_a_signal_to_the_ranks_group(context: Any) -> None:
-    loader = Batches(8, batch_size=8).loader(Numbers(), workers=1, augment=group_of, context=context)
-    assert next(iter(loader)).tolist() == [0] * 8
 
 
 def test_a_data_set_is_asked_for_a_batch_at_a_time_where_it_can_be() -> None:

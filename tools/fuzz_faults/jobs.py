@@ -20,13 +20,12 @@ _LOST, _OTHERS = 20, 30
 _SUPERVISOR = 120
 LIMITS: Mapping[str, int] = {
     "trainbox_hang_seconds": HANG,
-    "trainbox_start_seconds": START,
     "trainbox_peer_timeout_seconds": PEERS,
     "trainbox_grace_seconds": GRACE,
 }
 _HYPERPARAMETERS: Mapping[Algorithm, Mapping[str, str]] = {
-    "pytorch": {"epochs": "8", "batch-size": "480", "checkpoint-seconds": "0.3"},
-    "session": {"trainbox_launcher": "torchrun"},
+    "pytorch": {"epochs": "8", "batch-size": "480", "checkpoint-seconds": "0.3", "trainbox_start_seconds": str(START)},
+    "session": {"trainbox_launcher": "torchrun", "trainbox_start_seconds": str(START)},
     "xgboost": {
         "objective": "binary:logistic",
         "num_round": "200",

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Collection, Mapping
 
 from trainbox.launch.stops import Hearing, Member, decide
@@ -13,6 +14,9 @@ from trainbox.procfs import Stat, catches, is_stopped, read_program, read_stat, 
 LINGER_SECONDS = 1.0
 #: From one look at processes that are no children of ours to the next.
 LOOK_SECONDS = 0.1
+#: How long one without a handler may take to die of the signal: no time, unless it ignores it.
+_DEATH_SECONDS = 0.5
+_PAUSE_SECONDS = 0.001
 _SHELLS = frozenset(
     {"sh", "ash", "bash", "rbash", "dash", "zsh", "ksh", "ksh93", "mksh", "yash", "fish", "csh", "tcsh"}
 )
@@ -41,6 +45,11 @@ class Tree:
         self._orphans = {pid for pid in self._below.get(us, ()) if pid not in own and pid not in others}
         self._sessions = set(own)
         self._first = first
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nothing can be seen: there is no /proc."""
+        return not self._stats
 
     def of(self, started: int) -> dict[int, Member]:
         """A child and all below it; an orphan belongs to the child whose session it is in, else to `first`."""
@@ -96,9 +105,20 @@ class Asked:
         """Tell those who hear of it at once, and wake whoever is frozen: it could neither hear it nor be waited for."""
         for pid in self.hearing.first:
             self._tell(pid)
+            if self.awaited and not self._tree[pid].catches:
+                self._await_end(pid)
         for pid, member in self._tree.items():
             if member.is_frozen:
                 self._send(pid, signal.SIGCONT)
+
+    def _await_end(self, pid: int) -> None:
+        """Let a shell be gone before the program below it: else it may take up how that ended, and die with it."""
+        until = time.monotonic() + _DEATH_SECONDS
+        while time.monotonic() < until:
+            stat = read_stat(pid)
+            if stat.has_ended or stat.born != self._tree[pid].born:
+                return
+            time.sleep(_PAUSE_SECONDS)
 
     def kill(self) -> None:
         """End those that are waited for, or have yet to hear."""
@@ -154,7 +174,8 @@ class Asked:
         stat = read_stat(pid)
         if stat.born != self._tree[pid].born:
             return True
-        return stat.has_ended and stat.parent != os.getpid()  # else its end is about to be noted
+        # Ours is about to be noted, and that of a parent that is about to die becomes ours.
+        return stat.has_ended and stat.parent != os.getpid() and stat.parent not in self.heard
 
     def _tell(self, pid: int) -> None:
         self.heard.add(pid)

@@ -30,6 +30,7 @@ _SIGNAL_HINTS = {
 }
 _HUNG_HINT = "find what sent it SIGSTOP (kill -STOP); trainbox_hang_seconds=0 leaves a stopped script alone"
 _STOP_HINT = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
+_UNHEARD_HINT = f"{_STOP_HINT}; with trainbox.torch a stop is heard from session() on: open it before what takes long"
 _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer workers or threads"
 _MIB = 1024 * 1024
 
@@ -66,7 +67,8 @@ def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> Diagnosis:
     if found.kind == "hardware":
         return found if first is None else replace(found, where=_place_of_rank(first, _where(first.cause), job))
     if found.kind == "stopped":
-        hint = "" if first is None or job.settings.program is None else _STOP_HINT
+        hint = _UNHEARD_HINT if first and first.signal and not first.ended else _STOP_HINT
+        hint = "" if first is None or job.settings.program is None else hint
         return replace(found, where=_place_of_agent(job, host=found.host), hint=hint)
     if first is None:
         peers = ", ".join(host for host in verdict.lost or (found.host,) if host not in {"", job.current_host})
@@ -201,7 +203,7 @@ def _stopped(outcome: Outcome, failure: Exit, job: Job) -> tuple[str, str]:
         ended = f"stopped: {name} ended the script {outcome.seconds:.1f} s after its start"
         if job.settings.program is None:  # a bundled script handles it as long as there is something to save
             return f"{ended}, while it was starting or leaving", ""
-        return f"{ended}: it had no handler for it, or not yet", hint
+        return f"{ended}: it had no handler for it, or not yet", _UNHEARD_HINT
     return f"stopped by {name}", hint
 
 

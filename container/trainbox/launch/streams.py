@@ -20,7 +20,15 @@ _MOST_READS = 64
 
 
 class Process:
-    """A child or companion that was started, and its two streams."""
+    """A child or companion that was started, and its two streams.
+
+    Args:
+        child: What to start.
+        is_companion: Whether it is one.
+
+    Raises:
+        ProgramError: It cannot be started.
+    """
 
     def __init__(self, child: Child, *, is_companion: bool) -> None:
         self.child = child

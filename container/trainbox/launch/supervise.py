@@ -23,7 +23,7 @@ from trainbox.launch.asked import Asked, Tree
 from trainbox.launch.deadlines import Deadline, companion_stages, plan_sweep, seconds_until
 from trainbox.launch.memory import read_memory
 from trainbox.launch.outcome import Exit, Outcome
-from trainbox.launch.plan import Plan
+from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Sink
 from trainbox.launch.scratch import make_scratch
 from trainbox.launch.streams import Process, Streams
@@ -127,6 +127,7 @@ class _Supervision:
         self.others = orphans.children()
         self.exits: list[Exit] = []
         self.stopped_by = 0
+        self._is_starting = False
         self.killed = False
         self.leftovers = 0
         self._deadline = Deadline()
@@ -165,22 +166,28 @@ class _Supervision:
     def start(self) -> None:
         self._deadline = self._deadline.after_start(self._clock(), self.plan.limit_seconds)
         for child in self.plan.children:
-            pid = self._start(Process(child, is_companion=False))
-            self.alive.add(pid)
-            self.unasked.add(pid)
-            if self.stopped_by:  # it came between two children
-                self._ask([pid], self.stopped_by)
+            self._start(child, into=self.alive)
         for child in self.plan.companions:
             try:
-                self.companions.add(self._start(Process(child, is_companion=True)))
+                self._start(child, into=self.companions)
             except ProgramError as error:
                 say(f"{child.name} is not there: {error}")
 
-    def _start(self, process: Process) -> int:
-        pid = process.started.pid
-        self.processes[pid] = process
-        self._streams.add(process)
-        return pid
+    def _start(self, child: Child, *, into: set[int]) -> None:
+        """Start a process; a stop that comes meanwhile must not take it for one that a child has left behind."""
+        self._is_starting = True
+        try:
+            process = Process(child, is_companion=into is self.companions)
+            pid = process.started.pid
+            self.processes[pid] = process
+            if not process.is_companion:
+                self.unasked.add(pid)
+            into.add(pid)
+            self._streams.add(process)
+        finally:
+            self._is_starting = False
+            if self.stopped_by:
+                self._ask(self.alive, self.stopped_by)
 
     def run(self) -> None:
         """Relay and reap until every child has left, then end what they left behind."""
@@ -199,22 +206,22 @@ class _Supervision:
         if not self.stopped_by:
             self.stopped_by = number
             self._deadline = self._deadline.after_stop(self._clock(), self.plan.grace_seconds)
-            self._ask(self.alive, number)
+            if not self._is_starting:
+                self._ask(self.alive, number)
         elif number == signal.SIGINT:
             self._kill()
 
     def _ask(self, pids: Iterable[int], number: int) -> None:
         """Ask children to leave, once: the handler may run between any two lines of `start`, which asks too."""
         asked = [pid for pid in tuple(pids) if self._is_first_to_ask(pid)]
-        if number == signal.SIGINT:
-            for pid in asked:
-                self._send(pid, number)
-                self._send(pid, signal.SIGCONT)  # one that is stopped hears nothing, and could not save
-        elif asked:
-            tree = Tree(self.processes, self.others, min(asked))
-            for pid in asked:
+        tree = Tree(self.processes, self.others, min(asked)) if asked and number == signal.SIGTERM else None
+        for pid in asked:
+            if tree and not tree.is_blind:
                 self.processes[pid].asked = hears = Asked(pid, tree.of(pid))
                 hears.ask()
+            else:
+                self._send(pid, number)
+                self._send(pid, signal.SIGCONT)  # one that is stopped hears nothing, and could not save
 
     def _is_first_to_ask(self, pid: int) -> bool:
         try:

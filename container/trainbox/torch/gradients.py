@@ -12,6 +12,7 @@ from trainbox.torch.losses import FP16_PATIENCE, LossWatch
 from trainbox.torch.nested import change, samples
 from trainbox.torch.precision import Precision
 from trainbox.torch.stopwatch import Stopwatch
+from trainbox.torch.weighing import Weights
 from trainbox.torch.wrapping import exchange_gradients
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Gradients:
         self._share = 1.0  # of the micro-batch in the step
         self._made = False  # in this step
         self._probe: nn.Parameter | None = None
+        self._weights = Weights(device)
 
     def begin(self, number: int = 0, batches: int = 1, weight: float = 1.0) -> None:
         """This rank has a batch.
@@ -71,6 +73,7 @@ class Gradients:
     def drop(self) -> None:
         """The gradients of a step that has too few batches are gone."""
         exchange_gradients(self.models, now=True)
+        self._weights.drop()
         for model in self.models:
             model.zero_grad(set_to_none=True)
 
@@ -84,13 +87,17 @@ class Gradients:
             self._share = samples(piece) / whole * self._weight / self._batches
             yield piece
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """The gradients of a mean loss, weighed by the share of its piece in the step."""
+    def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None = None) -> None:
+        """The gradients of a mean loss, weighed as asked, else by the share of its piece in the step."""
+        if weight is not None:
+            weight = weight if self._weight else 0.0  # of a batch that is repeated nothing counts
+        share = self._share if weight is None else 1.0
+        loss = self._weights.weigh(loss, weight)
         self.losses.see(loss)
         if not self._made and self._probe is not None and self._probe.grad is not None:
             self.outlive_steps = True
         self._made = True
-        self._stopwatch.backward(self._scaler.scale(loss if self._share == 1.0 else loss * self._share))
+        self._stopwatch.backward(self._scaler.scale(loss if share == 1.0 else loss * share))
         if self._probe is None:
             trained = (parameter for model in self.models for parameter in model.parameters())
             self._probe = next((parameter for parameter in trained if parameter.grad is not None), None)
@@ -100,9 +107,10 @@ class Gradients:
         if not self._completes:
             return False
         self._scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._weights.apply(parameters)
         sound = True
         if clip is not None or self.on_nan == "continue":
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             norm = clip_grad_norm_(parameters, float("inf") if clip is None else clip)
             sound = self.on_nan == "stop" or bool(torch.isfinite(norm))
         if sound:

@@ -18,7 +18,7 @@
 The same script runs alone, under torchrun and under trainbox's launcher.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, TypeVar, cast
 
@@ -36,14 +36,18 @@ from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
 from trainbox.torch.checkpoints.choice import choose_saver
 from trainbox.torch.checkpoints.course import Course
+from trainbox.torch.checkpoints.parts import is_partly_frozen, plain
+from trainbox.torch.checkpoints.trainable import FROZEN, digest_frozen
 from trainbox.torch.exact import algorithms, seed_all
+from trainbox.torch.filling import Weights, is_needed
 from trainbox.torch.gradients import Gradients
 from trainbox.torch.loop import Loop, Uneven
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
+from trainbox.torch.sharding import Asked, check_units, describe, place, plan_units
 from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.world import Backend, choose_backend, find_ranks, joined
-from trainbox.torch.wrapping import check_options, copy, rounds_anew, shard
+from trainbox.torch.wrapping import check_options, copy, rounds_anew
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -114,36 +118,52 @@ class Session:
 
     # ---- before the loop ----
 
-    def wrap(self, model: M, *, sharded: bool = False, **ddp_options: Any) -> M:  # noqa: ANN401 - those of DDP
+    def wrap(
+        self,
+        model: M,
+        *,
+        sharded: bool = False,
+        units: Sequence[Asked] = (),
+        weights: Weights | None = None,
+        **ddp_options: Any,  # noqa: ANN401 - those of DDP
+    ) -> M:
         """The model on its device, its gradients averaged over the ranks; alone it comes back as it is.
 
         Args:
             model: The same on all ranks, which it is if it was made after `session` began.
             sharded: Spread parameters, gradients and optimizer state over the ranks (FSDP2), for a model that one
-                device cannot hold.
+                device cannot hold. It reaches the device a unit at a time.
+            units: With `sharded`, what is gathered together: patterns of module names as `model.layers.*`, or classes.
+                By default the layers in lists, and the modules outside of these.
+            weights: What fills a model made on the device `meta`: tensors by name, a safetensors file or a directory of
+                such, or a function that initializes the module it is called with; by default that of the modules.
             ddp_options: Of DistributedDataParallel, as `find_unused_parameters=True`; alone they change nothing.
 
         Returns:
             Call this one in training; in evaluation call either.
 
         Raises:
-            HyperparameterError: DistributedDataParallel has no such option.
+            HyperparameterError: DistributedDataParallel has no such option, the model no such units, or something on
+                `meta` cannot be filled.
+            DataError: The weights are those of another model.
         """
         check_options(ddp_options, sharded=sharded)
-        model = model.to(self.device)
-        count = sum(parameter.numel() for parameter in model.parameters())
-        wrapped, how = cast("nn.Module", model), "one rank"
-        if self.world_size > 1 and sharded:
-            wrapped = shard(model, self.device, self.world_size, self._precision)
+        check_units(units, sharded=sharded)
+        name, count = type(model).__name__, sum(parameter.numel() for parameter in model.parameters())
+        policy = self._precision.shard() if sharded and self.world_size > 1 else None
+        plan = plan_units(model, units, policy.param_dtype if policy else None) if sharded or is_needed(model) else ()
+        wrapped: nn.Module = place(model, plan, self.device, weights, policy, ranks=self.world_size)
+        how = "one rank"
+        if policy is not None:
             self._stopwatch.runs = False  # FSDP2 waits at every layer: what a rank itself computes cannot be told
-            how = f"spread over {self.world_size} ranks"
+            how = f"spread over {self.world_size} ranks {describe(plan)}"
         elif self.world_size > 1:
-            wrapped = copy(model, self.device, self.world_size, self._stopwatch, ddp_options)
+            wrapped = copy(wrapped, self.device, self.world_size, self._stopwatch, ddp_options)
             how = f"a copy on each of {self.world_size} ranks"
         self._gradients.models.append(wrapped)
         # The models are alike now; from here on each rank draws its own numbers, for dropout and the like.
         seed_all(derive(self._seed, "rank", self.rank))
-        self.say(f"model {type(model).__name__}: {count:,} parameters, {how}")
+        self.say(f"model {name}: {count:,} parameters, {how}")
         if rounds_anew(ddp_options, self.world_size):
             self.say("static_graph=True: the first step after a restart may round differently")
         return cast("M", wrapped)  # called the same way, whatever it is inside
@@ -167,13 +187,20 @@ class Session:
         )
 
     def resume(
-        self, *, every_seconds: float | None = None, identity: Mapping[str, str] | None = None, **parts: object
+        self,
+        *,
+        every_seconds: float | None = None,
+        identity: Mapping[str, str] | None = None,
+        trainable_only: bool = False,
+        **parts: object,
     ) -> int:
         """Load the newest valid checkpoint into the parts, if there is one, and keep saving them from now on.
 
         Args:
             every_seconds: From one checkpoint to the next; by default as often as costs little.
             identity: What shapes the result: a checkpoint of something else is refused.
+            trainable_only: Leave out the frozen parameters of models that are trained in part (LoRA): the script loads
+                the same ones at each start, which is checked.
             parts: By name: what has `state_dict` and `load_state_dict`, or a dict of tensors and JSON values.
 
         Returns:
@@ -184,9 +211,14 @@ class Session:
         """
         if self._precision.scaler.is_enabled():
             parts["scaler"] = self._precision.scaler
+        identity = identity or {}
+        if trainable_only:
+            inner = [plain(part) for part in parts.values() if isinstance(part, nn.Module)]
+            models = [model for model in inner if isinstance(model, nn.Module) and is_partly_frozen(model)]
+            identity = {**identity, FROZEN: digest_frozen(models, self._control)}
         host, seconds = toolkit.current_job().current_host, EVERY_SECONDS if every_seconds is None else every_seconds
         hang = self._settings.hang_seconds
-        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity or {}, seconds, hang)
+        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity, seconds, hang)
         saver = choose_saver(toolkit.checkpoints(), parts, course)
         self._loop.mark(Section.CHECKPOINT)
         self._loop.saver, self._loop.step = saver, saver.resume()
@@ -237,9 +269,18 @@ class Session:
         """The context of forward pass and loss, for the session's precision."""
         return self._precision.autocast()
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """The gradients of a mean loss, scaled where fp16 needs it; whether it is finite is looked at a step later."""
-        self._gradients.backward(loss)
+    def backward(self, loss: torch.Tensor, *, weight: float | torch.Tensor | None = None) -> None:
+        """The gradients of a mean loss, scaled where fp16 needs it; whether it is finite is looked at a step later.
+
+        Args:
+            loss: A mean, of as many rows on each rank.
+            weight: What it is the mean of, as a number of tokens, where ranks or pieces of a batch differ in that: then
+                the gradients are those of the mean over the tokens of all ranks and pieces. For each loss of a step.
+
+        Raises:
+            TrainingError: Of the losses of one step some have a weight.
+        """
+        self._gradients.backward(loss, weight)
 
     def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> bool:
         """One step of the optimizer, after which the gradients are gone.

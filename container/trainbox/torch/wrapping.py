@@ -9,12 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from trainbox.errors import HyperparameterError, TrainingError
-from trainbox.torch.precision import Precision
 from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.warmup import pack_buckets_first
 
@@ -102,16 +100,6 @@ def rounds_anew(options: Mapping[str, object], ranks: int) -> bool:
     return ranks >= _ORDER_MATTERS and bool(options.get("static_graph"))
 
 
-def shard(model: nn.Module, device: torch.device, ranks: int, precision: Precision) -> nn.Module:
-    """The model, its parameters, gradients and optimizer state spread over the ranks, layer by layer."""
-    policy = precision.shard()
-    mesh = init_device_mesh(device.type, (ranks,))
-    for block in _blocks(model):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-    return model
-
-
 def exchange_gradients(models: Iterable[nn.Module], *, now: bool) -> None:
     """Whether the next backward pass exchanges gradients or only adds to them; it holds for the forward pass too."""
     for model in models:
@@ -133,12 +121,3 @@ def replicated(models: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
     for model in models:
         if isinstance(model, DistributedDataParallel):
             yield from model.parameters()
-
-
-def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts to shard one by one: the layers, also those in a list, that have parameters."""
-    for child in model.children():
-        if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential):
-            yield from _blocks(child)
-        elif any(True for _ in child.parameters()):
-            yield child

@@ -11,6 +11,7 @@ import torch
 import trainbox
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, difference, empty, encode, flat, named
+from trainbox.torch.checkpoints.trainable import check_frozen
 
 #: The part in which the generators of all ranks are kept; no part of the user's may have this name.
 GENERATORS = "generators"
@@ -124,6 +125,7 @@ def check(
         CheckpointError: It belongs to another training; the message shows the first differences.
     """
     then, now = _plain(document.identity), _plain(identity)
+    check_frozen(then, now)
     changed = [
         f"{key}: {then.get(key, 'absent')!r} in the checkpoint, {now.get(key, 'absent')!r} now"
         for key in sorted({*then, *now})

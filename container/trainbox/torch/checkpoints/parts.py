@@ -1,12 +1,15 @@
 """What has a state: models, optimizers, schedulers, samplers by their `state_dict`, and plain dicts by themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from trainbox.errors import CheckpointError
+
+#: What `torch.compile` puts into names.
+_COMPILED = "_orig_mod."
 
 
 @runtime_checkable
@@ -37,6 +40,38 @@ class Reshardable(Protocol):
         """
 
 
+class Trainable:
+    """The state of a model without its frozen parameters."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        """The trainable parameters and the buffers."""
+        return without_frozen(self.model, self.model.state_dict())
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Take what `state_dict` gave; frozen parameters stay as they are."""
+        self.model.load_state_dict(state, strict=False)
+
+
+def is_partly_frozen(model: torch.nn.Module) -> bool:
+    """Whether some parameters of a model are trained and others are not."""
+    return len({parameter.requires_grad for parameter in model.parameters()}) > 1
+
+
+def frozen_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are not trained, by each of their names."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name.replace(_COMPILED, ""): parameter for name, parameter in named if not parameter.requires_grad}
+
+
+def without_frozen(model: torch.nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict of a model without its frozen parameters."""
+    frozen = frozen_parameters(model)
+    return {name: value for name, value in state.items() if name.replace(_COMPILED, "") not in frozen}
+
+
 def plain(part: object) -> Stateful | dict[str, Any]:
     """A part without what is wrapped around it.
 
@@ -57,7 +92,7 @@ def plain(part: object) -> Stateful | dict[str, Any]:
 
 def kind_of(part: object) -> str:
     """What a part is, to tell an Adam from an SGD; the module is left out, in which torch moves its classes about."""
-    return type(part).__qualname__
+    return type(part.model if isinstance(part, Trainable) else part).__qualname__
 
 
 def state_of(part: Stateful | dict[str, Any]) -> object:

@@ -23,7 +23,7 @@ from trainbox.torch.checkpoints import generators
 from trainbox.torch.checkpoints.codec import Encoded, encode, flat
 from trainbox.torch.checkpoints.document import GENERATORS, LOADER, Document, pack, unpack
 from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.parts import Reshardable, Stateful, load, state_of
+from trainbox.torch.checkpoints.parts import Reshardable, Stateful, Trainable, load, state_of
 
 #: Of a large tensor of an optimizer so many blocks are compared: what makes it differ, differs nearly everywhere, since
 #: gradients change all of it at each step.
@@ -78,7 +78,7 @@ class Replicas:
 
         All ranks call it at the same step.
         """
-        names = [name for name, part in self._parts.items() if not isinstance(part, torch.nn.Module)]
+        names = [name for name, part in self._parts.items() if not isinstance(part, torch.nn.Module | Trainable)]
         if self._peers.size == 1:
             names = []
         digests = b"".join(digest(self._parts[name], name) for name in names)

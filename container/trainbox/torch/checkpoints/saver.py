@@ -33,7 +33,7 @@ from trainbox.torch.checkpoints.course import ALONE, Course
 from trainbox.torch.checkpoints.document import GENERATORS, Document, check, compose, parse
 from trainbox.torch.checkpoints.exchange import Peers
 from trainbox.torch.checkpoints.handover import Handover
-from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain, state_of
+from trainbox.torch.checkpoints.parts import Stateful, Trainable, kind_of, plain, state_of
 from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
 from trainbox.torch.checkpoints.replicas import Replicas
 from trainbox.torch.checkpoints.snapshot import Buffer
@@ -281,7 +281,7 @@ class Saver:
         models = {
             name: encode(state_of(part), name)
             for name, part in self._parts.items()
-            if isinstance(part, torch.nn.Module)
+            if isinstance(part, torch.nn.Module | Trainable)
         }
         check(document, self._kinds, models, self._course.identity)
         self._replicas.check(document)

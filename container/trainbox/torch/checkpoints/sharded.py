@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
@@ -39,11 +40,12 @@ from trainbox.torch.checkpoints.codec import CODEC, encode, flat
 from trainbox.torch.checkpoints.course import ALONE, Course
 from trainbox.torch.checkpoints.document import GENERATORS, check, compose, parse
 from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain
+from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain, without_frozen
 from trainbox.torch.checkpoints.pool import Borrowed, Pool, Range, Whole
 from trainbox.torch.checkpoints.reading import NO_EARLIER, Locate, UnreadableError, read_part
 from trainbox.torch.checkpoints.replicas import Replicas
 from trainbox.torch.checkpoints.saver import Pace
+from trainbox.torch.checkpoints.trainable import FROZEN
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 #: With one thread DCP writes each file synchronously, at a third of the speed.
@@ -78,6 +80,7 @@ class ShardedSaver:
         self._kinds = {name: kind_of(part) for name, part in self._parts.items()}
         self._kinds |= {"model": kind_of(model), "optimizer": kind_of(optimizer)}
         self._course = course
+        self._trainable_only = FROZEN in course.identity
         self._peers = Peers(course.rank, course.world_size, course.group)
         self._replicas = Replicas(self._parts, self._peers)
         self._hosts = [name.decode() for name in self._peers.gather(course.host.encode())]
@@ -133,7 +136,7 @@ class ShardedSaver:
                 f"the checkpoint of step {found.step} cannot be loaded into the model: {_first(error)}",
                 hint="resume with the script that wrote it, or start fresh in another directory",
             ) from error
-        set_model_state_dict(self._model, state["model"])
+        set_model_state_dict(self._model, state["model"], options=StateDictOptions(strict=not self._trainable_only))
         set_optimizer_state_dict(self._model, self._optimizer, state["optimizer"])
 
         def read(name: str) -> Any:  # noqa: ANN401 - any state
@@ -226,8 +229,9 @@ class ShardedSaver:
             opened.append(stack.enter_context(self._store.writing(step, info=info)))
 
     def _sharded(self) -> dict[str, Any]:
+        model = get_model_state_dict(self._model)
         return {
-            "model": get_model_state_dict(self._model),
+            "model": without_frozen(self._model, model) if self._trainable_only else model,
             "optimizer": get_optimizer_state_dict(self._model, self._optimizer),
         }
 
