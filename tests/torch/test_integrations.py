@@ -14,6 +14,7 @@ from tests.support.runs import COMMAND, in_log
 from tests.support.snippets import example
 from tests.support.waiting import LIMIT, eventually
 from tests.support.worlds import finish
+from trainbox.checkpointing import Checkpoint, examine
 
 pytestmark = pytest.mark.process
 
@@ -137,8 +138,9 @@ def reports(log: str) -> list[dict[str, Any]]:
 
 
 def command(directory: Path, *more: str) -> list[str]:
-    ours = ["train.py", "--out", str(directory / "out"), "--processes", "2"]
-    return [*COMMAND, *ours, "--env", "HF_HUB_OFFLINE=1", *more]
+    processes = [] if "--processes" in more else ["--processes", "2"]
+    ours = ["train.py", "--out", str(directory / "out"), *processes, "--env", "HF_HUB_OFFLINE=1"]
+    return [*COMMAND, *ours, *more]
 
 
 def run(directory: Path, *more: str) -> str:
@@ -175,24 +177,51 @@ def test_a_rank_that_is_killed_and_one_that_is_frozen_are_named_and_replaced(lib
     assert re.search(r"restart 2 of 3: rank 0 made no progress for [\d.]+ s in \w+ after step 13 ", log), log
 
 
+def stop(directory: Path, *more: str) -> int:
+    """Stop a job within its epochs; gives the step after which all ranks have left."""
+    slow = command(directory, *more, "--env", "WAIT=0.5")
+    with subprocess.Popen(slow, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        third = in_log(directory / "out", "[metrics] step=3 ")
+        eventually(third, "the third step", ended=lambda: process.poll() is not None)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LIMIT)
+    log = (directory / "out" / "logs" / "algo-1.log").read_text()
+    (step,) = map(int, re.findall(r"asked to stop: all ranks leave after step (\d+); it is saved", log))
+    assert 3 <= step < STEPS
+    assert [(one["step"], one["updates"], one["stopped"]) for one in reports(log)] == [(step, step, True)] * 2, log
+    return step
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_job_that_is_stopped_saves_and_its_next_attempt_goes_on_there(library: str, tmp_path: Path) -> None:
     write(tmp_path, library)
-    slow = command(tmp_path, "--env", "WAIT=0.5")
-    with subprocess.Popen(slow, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        eventually(
-            in_log(tmp_path / "out", "[metrics] step=3 "), "the third step", ended=lambda: process.poll() is not None
-        )
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=LIMIT)
-    log = (tmp_path / "out" / "logs" / "algo-1.log").read_text()
-    (step,) = map(int, re.findall(r"asked to stop: all ranks leave after step (\d+); it is saved", log))
-    assert 3 <= step < STEPS
-    assert [(one["step"], one["updates"], one["stopped"]) for one in reports(log)] == [(step, step, True)] * 2, log
+    step = stop(tmp_path)
     log = run(tmp_path, "--resume")
     assert f"resuming from step {step}\n" in log
     assert reports(log) == [{"rank": rank, **WHOLE} for rank in range(2)], log
+
+
+@pytest.mark.long
+def test_processes_that_lightning_starts_itself_stop_together_and_go_on(tmp_path: Path) -> None:
+    script = write(tmp_path, "lightning")
+    script.write_text(script.read_text().replace("**processes()", "devices=2, strategy='ddp'"))
+    alone = ["--processes", "1", "--hp", "trainbox_launcher=plain"]
+    step = stop(tmp_path, *alone)
+    log = run(tmp_path, *alone, "--resume")
+    assert log.count(f"resuming from step {step} ") == 2  # each process looks for itself
+    assert reports(log) == [{"rank": rank, **WHOLE} for rank in range(2)], log
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_hosts_train_together_and_go_on_from_one_checkpoint(library: str, tmp_path: Path) -> None:
+    write(tmp_path, library)
+    log = run(tmp_path, "--hosts", "2", "--processes", "1", "--kill", "1@7")
+    other = (tmp_path / "out" / "logs" / "algo-2.log").read_text()
+    assert reports(log) + reports(other) == [{"rank": rank, **WHOLE} for rank in range(2)], log
+    assert "restart 1 of 3: rank 1 was killed by SIGKILL after step 7\n" in log
+    assert re.findall(r"resuming from step (\d+)", log) == ["6"]
 
 
 #: In one process, because it takes seconds to import the library: stopped in a step, and resumed, again and again.
@@ -237,6 +266,7 @@ def test_wherever_a_training_is_stopped_it_ends_as_one_that_went_through(library
 
 def stop_and_resume(library: str, directory: Path, stops: Iterable[int]) -> None:
     text = PREPARE[library] + documented(library) + REPORT[library] + END
+    text = text.replace("save_steps=3", 'save_strategy="epoch"')  # which saves again after a stop at the end of one
     script = directory / "script.py"
     script.write_text(COMMON.replace("return 32", "return 16") + f"EXAMPLE = {text!r}\n" + AGAIN)
     settings = {"WORK": str(directory), "HF_HUB_OFFLINE": "1", "STOPS": " ".join(map(str, stops))}
@@ -245,3 +275,9 @@ def stop_and_resume(library: str, directory: Path, stops: Iterable[int]) -> None
     assert [one["step"] for one in found] == [step for stop in stops for step in (stop, STEPS)], log
     assert [one["stopped"] for one in found] == [one["step"] < STEPS for one in found]
     assert all({**one, "rank": 0} == {"rank": 0, **WHOLE} for one in found[1::2]), found
+    published = [examine(path) for path in directory.glob("*/checkpoints/step-*")]
+    assert published
+    assert all(isinstance(one, Checkpoint) for one in published), published
+    # What is published is not written to again, as it would be in a file that two of them share.
+    inodes = [file.stat().st_ino for file in directory.glob("*/checkpoints/step-*/*") if file.is_file()]
+    assert len(set(inodes)) == len(inodes)
