@@ -4,7 +4,7 @@
     ├── ContractError         2   a file or variable that SageMaker gives is malformed
     ├── ProgramError          3   no such program, or its code cannot be fetched, unpacked or started
     ├── RequirementsError     4   pip could not install what the program asks for
-    ├── PeerError             5   another host of the job cannot be found
+    ├── PeerError             5   another host of the job is lost; one that failed gives its own code
     ├── HyperparameterError   6   a hyperparameter is unknown, of the wrong type or out of range
     ├── DataError             7   a channel is missing, or what lies in it cannot be used
     ├── CheckpointError       8   a checkpoint cannot be written, or belongs to another job than this one
@@ -35,7 +35,7 @@ class TrainboxError(Exception):
         hint: What to do about it, in one sentence; shown below the message.
     """
 
-    exit_code: ClassVar[int] = INTERNAL_EXIT_CODE
+    exit_code: int = INTERNAL_EXIT_CODE
     #: How SageMaker words the cause: the request, code or data of the user, or the algorithm container itself.
     fault: ClassVar[Literal["ClientError", "AlgorithmError", "CONFIGURATION", "HARDWARE"]] = "ClientError"
 
@@ -67,10 +67,15 @@ class RequirementsError(TrainboxError):
 
 
 class PeerError(TrainboxError):
-    """Another host of the job cannot be found."""
+    """Another host of the job cannot be found, or is lost; one that has failed gives its own exit code."""
 
     exit_code = 5
     fault = "AlgorithmError"
+
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = 0) -> None:
+        """As for any error; `exit_code` is that of the host that has failed, 0 where nobody knows it."""
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code or type(self).exit_code
 
 
 class HyperparameterError(TrainboxError):

@@ -90,6 +90,22 @@ def test_an_agent_that_ends_without_a_verdict_is_named_and_not_what_its_ranks_ha
     assert where == f"at the ranks of a (exit code {code}, agent, a)"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "kind", "cause"),
+    [
+        ("PeerError: b has given up: no rows", 7, "peer", "AlgorithmError: PeerError: b has given up: no rows"),
+        ("PeerError: b has given up: x", 130, "peer", "AlgorithmError: PeerError: b has given up: x"),
+        ("Stopped: b was stopped", 143, "stopped", "ClientError: Stopped: b was stopped"),
+    ],
+)
+def test_the_exit_code_of_a_peer_is_no_signal_here(job: Job, error: str, code: int, kind: str, cause: str) -> None:
+    said = f'Traceback (most recent call last):\n  File "a.py", line 1, in main\ntrainbox.errors.{error}\n'
+    outcome = ended("script", code=code)
+    outcome = msgspec.structs.replace(outcome, exits=(msgspec.structs.replace(outcome.exits[0], stderr=said),))
+    found = diagnose(outcome, job, Path())
+    assert (found.kind, found.cause, found.exit_code) == (kind, cause, code)
+
+
 @pytest.mark.parametrize(("name", "who"), [("script", "the script"), ("rank 3", "the script of rank 3")])
 def test_a_script_that_stood_still_is_said_to_have_and_how_to_allow_it(job: Job, name: str, who: str) -> None:
     outcome = ended(name, signal.SIGKILL, hung="was stopped (SIGSTOP) for 31 s and was ended")

@@ -81,6 +81,30 @@ def test_members_that_were_all_frozen_and_wake_up_one_after_the_other_go_on(firs
     assert {name: one.code for name, one in ended.items()} == dict.fromkeys(party.names, 0), ended
 
 
+#: One gives up; another is in a long call of its own, and is ended from beside its main thread.
+GIVING_UP = """
+circle.gather(circle.rank, int)
+ready()
+if circle.rank == 1: FAIL
+time.sleep(1000 * (circle.rank == 2))
+circle.gather(circle.rank, int)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("from trainbox.errors import ResourceError; raise ResourceError('no memory')", 13),
+        ("raise ValueError('x')", 1),
+        ("sys.exit(21)", 21),
+    ],
+)
+def test_all_leave_with_the_exit_code_of_the_one_that_gives_up(how: str, code: int) -> None:
+    with Party(3, GIVING_UP.replace("FAIL", how)) as party:
+        ended = party.start().finish()
+    assert {name: one.code for name, one in ended.items()} == dict.fromkeys(party.names, code), ended
+
+
 SCRIPT = """
 import os, signal, time
 import trainbox.toolkit

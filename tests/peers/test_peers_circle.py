@@ -216,6 +216,8 @@ def test_one_that_gives_up_is_named_with_its_reason(
 
     answers = together(three, act)
     assert answers.pop(f"algo-{rank + 1}") is error
+    codes = {answer.exit_code for answer in answers.values() if isinstance(answer, PeerError)}
+    assert codes == {error.exit_code if isinstance(error, DataError) else 1}
     assert set(said(answers).values()) == {f"algo-{rank + 1} has given up: {words}"}
 
 

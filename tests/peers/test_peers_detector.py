@@ -3,12 +3,15 @@
 import math
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.timeline import STEP, Star
+from trainbox.errors import DataError, PeerError
 from trainbox.peers import lifeline
+from trainbox.peers.circle import exit_code_of
 from trainbox.peers.detector import FailureDetector, Turn
 
 NOW = 1000.0
@@ -230,3 +233,46 @@ def test_the_reason_of_one_that_gives_up_is_passed_on_to_all(star: Star) -> None
     assert {star.found[name].message for name in ("algo-1", "algo-2")} == {
         "algo-3 has given up: no rows",
     }
+
+
+@pytest.mark.parametrize("victim", NAMES)
+@pytest.mark.parametrize(("exit_code", "expected"), [(7, 7), (1, 1), (255, 255), (0, PeerError.exit_code)])
+def test_all_others_leave_with_the_exit_code_of_the_one_that_gives_up(
+    star: Star, victim: str, exit_code: int, expected: int
+) -> None:
+    star.lives[victim].give_up("no rows", exit_code=exit_code)
+    star.run(2 * STEP)
+    assert {name: one.exit_code for name, one in star.found.items()} == dict.fromkeys({*NAMES} - {victim}, expected)
+
+
+def test_of_one_that_vanishes_nobody_knows_the_exit_code(star: Star) -> None:
+    star.die("algo-2")
+    star.run(2 * STEP)
+    assert {one.exit_code for one in star.found.values()} == {PeerError.exit_code}
+
+
+@pytest.mark.parametrize("exit_code", [-1, 256, 10**30, 7.5, "7", None, True])
+def test_what_is_no_exit_code_is_no_line_of_ours(exit_code: object) -> None:
+    for line in (
+        {"gave_up": "so", "exit_code": exit_code},
+        {"lost": {"member": "a", "why": "b", "exit_code": exit_code}},
+    ):
+        with pytest.raises(msgspec.DecodeError):
+            msgspec.json.decode(msgspec.json.encode(line), type=lifeline.Word)
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (DataError("no rows"), 7),
+        (PeerError("algo-2 has given up", exit_code=13), 13),
+        (ValueError("x"), 1),
+        (SystemExit("x"), 1),
+        (SystemExit(3), 3),
+        (SystemExit(-1), 255),
+        (SystemExit(None), 0),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_the_exit_code_of_an_error_is_that_with_which_python_ends(error: BaseException, exit_code: int) -> None:
+    assert exit_code_of(error) == exit_code

@@ -41,6 +41,7 @@ class Loss(msgspec.Struct, frozen=True):
 
     after: float
     message: str
+    exit_code: int
 
 
 class Star(Timeline):
@@ -93,7 +94,7 @@ class Star(Timeline):
         try:
             life.check()
         except PeerError as error:
-            self.found.setdefault(name, Loss(self.now - self._started, error.message))
+            self.found.setdefault(name, Loss(self.now - self._started, error.message, error.exit_code))
 
     def close(self) -> None:
         for life in self.lives.values():

@@ -125,12 +125,25 @@ def _with_hints(found: Diagnosis, hints: Sequence[str]) -> Diagnosis:
 
 def _as_sagemaker_words_it(found: Diagnosis, said: Cause | None) -> Diagnosis:
     """An error of ours that a script let pass says whose fault it is, as the supervisor's own do."""
-    module, _, name = said.exception.rpartition(".") if said else ("", "", "")
-    error = getattr(errors, name, None) if module == errors.__name__ else None
-    if not (isinstance(error, type) and issubclass(error, errors.TrainboxError)):
+    error = _error_of_ours(said)
+    if error is None:
         return found
     kind = kind_of(error) if found.kind == "script" else found.kind
-    return replace(found, kind=kind, cause=f"{error.fault}: {found.cause.removeprefix(f'{module}.')}")
+    return replace(found, kind=kind, cause=f"{error.fault}: {found.cause.removeprefix(f'{errors.__name__}.')}")
+
+
+def _error_of_ours(said: Cause | None) -> type[errors.TrainboxError] | None:
+    module, _, name = said.exception.rpartition(".") if said else ("", "", "")
+    error = getattr(errors, name, None) if module == errors.__name__ else None
+    return error if isinstance(error, type) and issubclass(error, errors.TrainboxError) else None
+
+
+def _has_code_of_ours(failure: Exit, said: Cause | None) -> bool:
+    """Whether the exit code is that of an error of ours: it may be 128 + n, as a peer's is, without any signal here."""
+    error = _error_of_ours(said)
+    if error is None or failure.signal:
+        return False
+    return error is errors.PeerError or failure.code == error.exit_code
 
 
 def _said(failure: Exit, job: Job, code_dir: Path) -> Cause | None:
@@ -158,7 +171,7 @@ def _kind_cause_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: J
         return "memory", _out_of_memory(outcome), _MEMORY_HINT
     if _was_stopped(outcome, failure):
         return "stopped", *_stopped(outcome, failure, job)
-    if number in _signal_numbers():
+    if number in _signal_numbers() and not _has_code_of_ours(failure, said):
         hint = find_hint(said, sorted(job.channels)) if said and number == signal.SIGABRT else ""  # C++ gives up so
         return "signal", _killed(number, said), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
     if said is None:

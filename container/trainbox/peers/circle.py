@@ -7,6 +7,7 @@ work, the sums of gradients, is the affair of the library that trains, with conn
 
 import math
 import select
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -168,12 +169,14 @@ class Circle:
     def fail(self, error: BaseException) -> None:
         """Tell the others why this one gives up, before it lets go of anything else that they wait for.
 
-        Leaving the block by an exception does the same; the first word counts.
+        They leave with its exit code. Leaving the block by an exception does the same; the first word counts.
         """
         message = error.message if isinstance(error, TrainboxError) else f"{type(error).__name__}: {error}"
+        exit_code = exit_code_of(error)
         if isinstance(error, BrokenPipeError) and _nobody_reads(1):
-            message = "nobody reads its output any more: its supervisor has ended"
-        self._lifeline.give_up(" ".join(message.split()), stopped=isinstance(error, Stopped))
+            message, exit_code = "nobody reads its output any more: its supervisor has ended", 0
+        stopped = isinstance(error, Stopped)
+        self._lifeline.give_up(" ".join(message.split()), exit_code=exit_code, stopped=stopped)
 
     def check(self) -> None:
         """Go on only if nobody is lost.
@@ -239,6 +242,17 @@ class Circle:
             if slow:
                 say(f"{', '.join(slow)}: no goodbye within {GOODBYE_SECONDS:g} s; {self.members.name} leaves without")
         self._lifeline.say_goodbye(_HEARD_SECONDS)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """With which Python ends for an error that nobody catches; see `toolkit.end_as_declared` for those of ours."""
+    if isinstance(error, TrainboxError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return (error.code or 0) & 0xFF
+    return 1
 
 
 def _nobody_reads(descriptor: int) -> bool:

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -33,6 +33,8 @@ LEAVE_SECONDS = 1.0
 _LONGEST_WHY = 2000
 #: Of a `Word`.
 LONGEST_WORD_BYTES = 64 * 1024
+#: Of a process; 0 where nobody knows it, or where it says that all is well.
+ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
 #: Given descriptors and seconds, waits for those that can be read from, or are at an end.
 Poll = Callable[[Sequence[int], float], list[int]]
 
@@ -46,6 +48,8 @@ class Loss(msgspec.Struct, frozen=True):
     hint: str = ""
     #: Whether it left because the job is stopped.
     stopped: bool = False
+    #: With which it leaves: the others leave with the same.
+    exit_code: ExitCode = 0
 
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,6 +63,8 @@ class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     gave_up: str = ""
     #: Whether that is a stop of the job.
     stopped: bool = False
+    #: With which it leaves.
+    exit_code: ExitCode = 0
     #: Whom the speaker has lost; it may be the listener.
     lost: Loss | None = None
     #: The speaker leaves, and all is well.
@@ -158,11 +164,18 @@ class Lifeline:
         """The same for another connection to a member, which has broken."""
         return self.lose(self._broken(member, error))
 
-    def give_up(self, why: str, *, stopped: bool = False) -> None:
-        """Tell the others that this one leaves for a reason of its own, unless somebody is lost already."""
+    def give_up(self, why: str, *, exit_code: int = 0, stopped: bool = False) -> None:
+        """Tell the others that this one leaves for a reason of its own, unless somebody is lost already.
+
+        Args:
+            why: As the rest of a sentence.
+            exit_code: With which it leaves, if that can be said.
+            stopped: Whether the job is stopped.
+        """
         with self._changed:
             if self._loss is None and not self._leaving:
-                self._tell(Word(gave_up=why[:_LONGEST_WHY] or "without a reason", stopped=stopped))
+                why = why[:_LONGEST_WHY] or "without a reason"
+                self._tell(Word(gave_up=why, stopped=stopped, exit_code=exit_code))
                 self._leaving = True
 
     def await_goodbyes(self, seconds: float) -> tuple[str, ...]:
@@ -217,7 +230,7 @@ class Lifeline:
                 f"{self._me} is this one: {loss.why.removeprefix('is lost: ')}, and the others have given it up",
                 hint="the process was stopped, or its machine was too busy, for longer than trainbox_hang_seconds",
             )
-        return PeerError(f"{loss.member} {loss.why}", hint=loss.hint)
+        return PeerError(f"{loss.member} {loss.why}", hint=loss.hint, exit_code=loss.exit_code)
 
     # -- the thread; in what it calls the lock is held -----------------------------------------------------------------
 
@@ -291,7 +304,7 @@ class Lifeline:
         elif word.gave_up and word.stopped:
             self._lose(Loss(member, f"was {word.gave_up}", stopped=True))
         elif word.gave_up:
-            self._lose(Loss(member, f"has given up: {word.gave_up}", _see_log(member)))
+            self._lose(Loss(member, f"has given up: {word.gave_up}", _see_log(member), exit_code=word.exit_code))
         elif word.lost is not None:
             self._lose(word.lost, tell=False)
 
