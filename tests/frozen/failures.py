@@ -83,6 +83,7 @@ def _agreed(host: str, **more: object) -> Diagnosis:
     return msgspec.structs.replace(found, **more)
 
 
+_GAVE_UP = "trainbox.errors.PeerError: algo-2 has given up: {}\n  hint: the log of algo-2 says why"
 _NCCL = "NCCL_DEBUG=INFO says more"
 _TWO = ("algo-1", "algo-2")
 _AGENT = ended(1, name="agent")
@@ -152,6 +153,12 @@ FAILURES: dict[str, Failure] = {
         exits=(ended(5, name="agent"),),
         hosts=_TWO,
         verdict=Verdict(Diagnosis("peer", "nothing heard for 30 s", 5, host="algo-2"), lost=("algo-2",)),
+    ),
+    "peer-that-gave-up": Failure(
+        exits=(ended(7, stderr=raised(_GAVE_UP.format("train/b.csv:1: no number"))),), hosts=_TWO
+    ),
+    "peer-that-was-interrupted": Failure(
+        exits=(ended(130, stderr=raised(_GAVE_UP.format("KeyboardInterrupt: "))),), hosts=_TWO
     ),
     "hardware-of-a-rank": Failure(
         exits=(_AGENT,),
