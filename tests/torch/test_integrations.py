@@ -252,7 +252,7 @@ for at in map(int, os.environ["STOPS"].split()):
 """
 
 
-@pytest.mark.parametrize("library", ["transformers", "lightning"])
+@pytest.mark.parametrize("library", [pytest.param("transformers", marks=pytest.mark.long), "lightning"])
 def test_stopped_within_an_epoch_and_at_its_end_a_training_ends_as_one_that_went_through(
     library: str, tmp_path: Path
 ) -> None:
