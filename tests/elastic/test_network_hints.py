@@ -42,6 +42,7 @@ def loopback() -> str:
     return socket.if_nameindex()[0][1]
 
 
+@pytest.mark.long
 def test_an_interface_that_gloo_does_not_find_is_said_to_be_none_of_the_host(tree: Tree) -> None:
     run = tree.program(GLOO).run(GLOO_SOCKET_IFNAME="nosuch0")
     assert run.code == 1, run.log

@@ -28,7 +28,7 @@ with session() as run:
 """
 
 
-@pytest.mark.parametrize("preload", ["on", "off"])
+@pytest.mark.parametrize("preload", ["on", pytest.param("off", marks=pytest.mark.long)])
 def test_a_variable_that_comes_too_late_is_named_once_unless_nothing_is_imported(preload: str, tmp_path: Path) -> None:
     with Tree(tmp_path / "ml").hosts("localhost").program(SCRIPT) as tree:
         tree.hyperparameters(processes_per_host=2, trainbox_launcher="torchrun", trainbox_preload=preload)

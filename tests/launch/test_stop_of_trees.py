@@ -222,7 +222,7 @@ _LOADER = """
 """
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 @pytest.mark.parametrize("shell", ["", "python train.py | tee log"], ids=["script", "shell"])
 def test_data_loader_workers_live_until_the_script_has_saved(tree: Tree, shell: str, context: str) -> None:
     env = write(tree, shell, train=_LOADER.replace("{handler}", "True").replace("{context}", context))

@@ -55,6 +55,7 @@ def test_a_job_that_is_killed_comes_back_to_its_model_and_nothing_stays(tmp_path
     assert processes_of(tmp_path) == []
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_the_event_and_says_what_was_found_before(tmp_path: Path) -> None:
     process = start(tmp_path / "out", "--first", str(NUMBER))
     assert process.stdout is not None

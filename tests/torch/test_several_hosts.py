@@ -122,6 +122,7 @@ def test_a_session_on_two_hosts_trains_the_model_of_two_processes_on_one(tmp_pat
     assert found.startswith("WEIGHTS 2 4 ")
 
 
+@pytest.mark.long
 def test_a_session_whose_launcher_knows_of_one_host_alone_is_refused_on_all(tmp_path: Path, jobs: list[Job]) -> None:
     jobs.append(Job(tmp_path, 2))
     # What `torchrun --standalone` does to the variables of its ranks.

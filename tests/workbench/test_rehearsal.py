@@ -59,10 +59,15 @@ def test_ranks_that_meet_faults_are_started_again_and_the_job_completes(tmp_path
 @pytest.mark.parametrize(
     ("script", "arguments", "said"),
     [
-        (SCRIPT, ["--processes", "2", "--kill", "1@17"], "'kill 1@17': rank 1 finished 16 steps in all"),
-        (PLAIN, ["--freeze", "0@3"], "'freeze 0@3': rank 0 reported no step"),
+        pytest.param(
+            *(SCRIPT, ["--processes", "2", "--kill", "1@17"], "'kill 1@17': rank 1 finished 16 steps in all"),
+            id="a step beyond the end",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(PLAIN, ["--freeze", "0@3"], "'freeze 0@3': rank 0 reported no step"), id="a script without a session"
+        ),
     ],
-    ids=["a step beyond the end", "a script without a session"],
 )
 def test_a_drill_that_did_not_happen_fails_the_job(
     tmp_path: Path, script: str, arguments: list[str], said: str

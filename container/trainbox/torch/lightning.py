@@ -120,7 +120,8 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # its library is not 
 class _MetricLines(_Logger):  # type: ignore[misc]  # likewise
     """Prints what a script logs as metric lines."""
 
-    name = "trainbox"
+    #: Parts of the path where Lightning keeps its own checkpoints if there is no other logger: as if there were none.
+    name = ""
     version = ""
 
     def __init__(self, run: Integration) -> None:
