@@ -58,7 +58,7 @@ def test_a_tracker_that_fails_ends_the_job_on_all_members_and_is_named(
     assert leader.code == TrainingError.exit_code, leader.stderr
     assert last_error(leader) == f"trainbox.errors.TrainingError: {reason}"
     for one in ended.values():
-        assert one.code == 5, one.stderr
+        assert one.code == leader.code, one.stderr
         assert last_error(one) == f"trainbox.errors.PeerError: algo-1 has given up: {reason}"
     assert not is_alive(tracker)
 
