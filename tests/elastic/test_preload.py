@@ -1,6 +1,7 @@
 """Ranks have torch imported before the script begins: a variable that comes too late is named, or none is imported."""
 
-import importlib
+import importlib.machinery
+import importlib.util
 import sys
 import types
 from pathlib import Path
@@ -13,8 +14,9 @@ from trainbox.elastic.preload import FirstImport, changed, remember
 pytestmark = pytest.mark.process
 
 SCRIPT = """
-import os, sys
+import importlib.util, os, sys
 loaded = "torch" in sys.modules
+assert importlib.util.find_spec("torch").origin.endswith("torch/__init__.py")  # as libraries look for it
 os.environ["TORCH_LOGS"] = "+dynamo"
 import torch
 from torch.nn import functional
@@ -68,13 +70,21 @@ def test_only_what_is_read_at_an_import_is_compared() -> None:
 
 def test_a_module_is_hidden_until_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("imported_long_ago")
-    module.__spec__ = importlib.machinery.ModuleSpec("imported_long_ago", None)
+    module.__spec__ = importlib.machinery.ModuleSpec(
+        "imported_long_ago", None, origin="/there/__init__.py", is_package=True
+    )
+    module.__spec__.submodule_search_locations = ["/there"]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     told: list[str] = []
     finders = list(sys.meta_path)
     FirstImport(module, lambda: told.append("then"))
     assert module.__name__ not in sys.modules
     importlib.import_module("json")
+    # As libraries look whether it is installed; it must not be run a second time when it is imported after that.
+    for _ in range(2):
+        found = importlib.util.find_spec("imported_long_ago")
+        assert found is not None
+        assert (found.origin, found.submodule_search_locations) == ("/there/__init__.py", ["/there"])
     assert not told
     spec = module.__spec__
     assert importlib.import_module("imported_long_ago") is module

@@ -73,17 +73,23 @@ class FirstImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """As Python asks each finder; this one knows one name."""
+        """As Python asks each finder; this one knows one name.
+
+        Libraries ask only to know whether there is such a module: nothing is given out yet.
+        """
         if name != self._module.__name__:
             return None
-        sys.meta_path.remove(self)
-        self._then()
-        return importlib.machinery.ModuleSpec(name, self)
+        origin = self._spec.origin if self._spec else None
+        spec = importlib.machinery.ModuleSpec(name, self, origin=origin)
+        spec.submodule_search_locations = self._spec.submodule_search_locations if self._spec else None
+        return spec
 
     def create_module(self, _spec: importlib.machinery.ModuleSpec) -> ModuleType:
         """The module that was hidden."""
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is run again."""
+        """Nothing is run again: the module is given out, once."""
         module.__spec__ = self._spec
+        sys.meta_path.remove(self)
+        self._then()
