@@ -59,6 +59,8 @@ def test_an_import_is_found_wherever_it_stands_in_the_program(tmp_path: Path, te
         "",
         "(" * 5000 + SESSION,
         "-" * 100_000 + "1\n" + SESSION,
+        f"import {'a' * 300}\nfrom {'b' * 300} import {'c' * 300}\n",
+        f"if x{'.real' * 1500}:\n    pass\n",
     ],
 )
 def test_what_is_no_such_import_or_no_python_is_none(tmp_path: Path, text: str | bytes) -> None:

@@ -232,6 +232,8 @@ def test_a_module_that_is_installed_works_too_and_one_that_is_nowhere_is_refused
     assert module(tmp_path, "json.tool") == ("json.tool", (), "json.tool")
     with pytest.raises(ProgramError, match=r"there is no module 'pgk\.train' in .* - did you mean 'pkg\.train'\?"):
         module(tmp_path, "pgk.train")
+    with pytest.raises(ProgramError, match="there is no module"):  # too long for a file
+        module(tmp_path, "b" * 300)
 
 
 def test_the_setting_names_the_module(tmp_path: Path) -> None:

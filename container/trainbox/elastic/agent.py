@@ -174,7 +174,8 @@ class Agent(SimpleElasticAgent):
         self.council.arrive("done")
         if not self.council.all_at("done"):
             return False
-        self.stopped_by = self.ranks.stop_signal or signal.SIGTERM * self.council.any_at("stopping")
+        was_told = self.council.any_at("stopping")
+        self.stopped_by = self.ranks.stop_signal or (signal.SIGTERM if was_told else 0)
         return True
 
     def _has_missed_drills(self) -> bool:

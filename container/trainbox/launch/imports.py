@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,12 +73,18 @@ def _statements(body: list[ast.stmt], *, functions: bool = False) -> Iterator[as
         node = rest.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not functions:
             continue
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        if isinstance(node, ast.If) and _is_for_type_checkers(node.test):
             rest += node.orelse
             continue
         yield node
         inner = ast.iter_child_nodes(node)
         rest += [child for child in inner if isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case)]
+
+
+def _is_for_type_checkers(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
 
 
 def _imports(statements: Iterator[ast.AST], path: Path) -> Iterator[_Import]:
@@ -101,4 +108,5 @@ def _files(one: _Import, places: Sequence[Path]) -> Iterator[Path]:
     for place in places if one.base is None else [one.base]:
         for count in range(1, len(parts) + 1):
             path = place.joinpath(*parts[:count])
-            yield from (file for file in (path / "__init__.py", path.with_name(f"{path.name}.py")) if file.is_file())
+            files = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+            yield from (file for file in files if os.path.isfile(file))  # noqa: PTH113 - a name too long names none
