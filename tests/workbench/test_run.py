@@ -383,7 +383,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(here: Path) -> None:
         here,
         script,
         *("--channel", "train=data", "--hosts", "2", "--processes", "2", "--out", "out", "--dry-run"),
-        *("--hp", "eta=0.1", "--hp", "api_token=topsecret", "--env", "DB_PASSWORD=hunter2"),
+        *("--hp", "eta=0.1", "--hp", "api_token=topsecret", "--env", "DB_PASSWORD=hunter2-2"),
     )
     assert sorted({*here.rglob("*")} - {here / "src" / "train.py"}) == before
     for text in (
@@ -396,16 +396,16 @@ def test_a_dry_run_shows_everything_and_writes_nothing(here: Path) -> None:
         assert text in done.stdout
     assert "never" not in done.stdout
     assert "topsecret" not in done.stdout
-    assert "hunter2" not in done.stdout
+    assert "hunter2-2" not in done.stdout
 
 
 def test_secrets_are_in_nothing_that_trainbox_run_writes(here: Path) -> None:
     script = "import os\nraise SystemExit('the token is ' + os.environ['SM_HP_API_TOKEN'])"
-    arguments = ["--hp", "api_token=topsecret", "--hp", "copy=topsecret", "--env", "DB_PASSWORD=hunter2"]
+    arguments = ["--hp", "api_token=topsecret", "--hp", "copy=topsecret", "--env", "DB_PASSWORD=hunter2-2"]
     done = run(here, script, *arguments, "--out", "out", code=1)
     ours = (here / "out" / "job.json").read_text() + done.stderr + done.stdout[done.stdout.rindex("\n\nout: ") :]
     assert "topsecret" not in ours
-    assert "hunter2" not in ours
+    assert "hunter2-2" not in ours
     found = record(here / "out")
     assert found["hyperparameters"] == {"api_token": "***", "copy": "***"}
     assert found["environment"] == {"DB_PASSWORD": "***"}
@@ -557,3 +557,42 @@ def test_a_result_stands_where_its_summary_finds_no_memory(
     assert record(here / "out")["status"] == "Completed"
     said = capfd.readouterr().err.splitlines()[-1]
     assert said == f"trainbox run: the summary cannot be shown (MemoryError): the result is in {here / 'out'}"
+
+
+def test_secrets_of_files_and_of_the_shell_reach_the_script_and_nothing_else(here: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+print("the script has", os.environ["SM_HP_ENDPOINT"] == "file-1234", os.environ["SM_HP_PLACE"] == "shell-1234")
+everything = [Path("/proc", pid, "cmdline") for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid()]
+for place in everything:
+    try:
+        assert b"file-1234" not in place.read_bytes() and b"shell-1234" not in place.read_bytes(), place.read_bytes()
+    except OSError:
+        pass
+raise SystemExit(f"cannot reach {os.environ['SM_HP_ENDPOINT']} of {os.environ['SM_HP_PLACE']}, {os.environ['E']}")
+"""
+    (here / "endpoint").write_text("file-1234\n")
+    references = ("--hp", "endpoint=@endpoint", "--hp-env", "place=OUR_PLACE", "--env", "E=@endpoint")
+    done = run(here, script, *references, "--out", "out", code=1, env={"OUR_PLACE": "shell-1234"})
+    assert "the script has True True" in done.stdout
+    found = record(here / "out")
+    assert found["failure_reason"].startswith("AlgorithmError: cannot reach *** of ***, ***"), found
+    assert found["hyperparameters"] == {"endpoint": "***", "place": "***"}
+    assert f"--hp endpoint=@{here / 'endpoint'} --hp-env place=OUR_PLACE" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if "cannot reach" not in line or line.startswith("trainbox: ")]
+    files = [(here / "out" / name).read_text() for name in ("job.json", "output/failure")]
+    for text in ("\n".join(lines), done.stderr, *files):
+        assert "file-1234" not in text
+        assert "shell-1234" not in text
+
+
+def test_a_dry_run_shows_no_secret_however_short(here: Path) -> None:
+    (here / "pin").write_text("4711")
+    given = ("--hp", "pin=@pin", "--hp", "password=0815", "--hp", "url=postgres://me:x42@h/d", "--env", "P=@pin")
+    done = run(here, "pass", *given, "--hp", "epochs=3", "--dry-run")
+    assert "--epochs 3" in done.stdout
+    assert "--pin ***" in done.stdout
+    assert "postgres://me:***@h/d" in done.stdout
+    for text in ("4711", "0815", "x42"):
+        assert text not in done.stdout

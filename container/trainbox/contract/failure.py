@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.hyperparameters import without_secrets
+from trainbox.contract.secrets import without_secrets
 from trainbox.contract.text import printable
 
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.

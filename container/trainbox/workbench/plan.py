@@ -16,6 +16,8 @@ from trainbox.workbench.request import RunRequest
 #: `docker stop -t 120`: what SageMaker gives between SIGTERM and SIGKILL (API StopTrainingJob).
 SECONDS_TO_LEAVE = 120.0
 
+#: The file of a host's tree that may hold secrets.
+HYPERPARAMETERS = "input/config/hyperparameters.json"
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
 _JOB_PREFIXES = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_")
 _JOB_VARIABLES = frozenset(
@@ -216,6 +218,8 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
         own["processes_per_host"] = str(request.processes)
     if request.raw_arguments:
         own["trainbox_raw_arguments"] = json.dumps(request.raw_arguments)
+    if request.hide:
+        own["trainbox_hide"] = json.dumps(request.hide)
     return {**request.hyperparameters, **own}
 
 

@@ -1,20 +1,22 @@
 """What the supervisor of a host would start, by its own pure plan, without a host."""
 
+import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from trainbox.contract.job import read_job
+from trainbox.contract.secrets import redact
 from trainbox.errors import RunError
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
 from trainbox.launch.program import bundled_directory, choose, find_session, resolve
 from trainbox.launch.ranks import modules_needed
-from trainbox.workbench.plan import HostPlan
+from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan
 from trainbox.workbench.source import Source
 
 #: Beside the program, all that decides how it is started.
@@ -30,18 +32,31 @@ class Preview(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...]
 
 
-def preview(host: HostPlan, source: Source | None, script: str) -> Preview:
+def preview(host: HostPlan, source: Source | None, script: str, hide: Collection[str] = ()) -> Preview:
     """Ask the supervisor's plan; the contract's files exist for that moment only, in a temporary directory.
+
+    Args:
+        host: The host, as planned.
+        source: The source of the job.
+        script: The program.
+        hide: Names whose values are secret whatever they say. No secret is in the plan, short ones neither.
 
     Raises:
         RunError: No temporary directory can be written.
         TrainboxError: The job would fail with it.
     """
     try:
-        return _preview(host, source, script)
+        return _preview(_without_secrets(host, hide), source, script)
     except OSError as error:
         hint = "TMPDIR=DIR names a directory that can be written"
         raise RunError(f"the plan of {host.name} cannot be made: {error}", hint=hint) from error
+
+
+def _without_secrets(host: HostPlan, hide: Collection[str]) -> HostPlan:
+    given = redact(json.loads(host.files[HYPERPARAMETERS]), hide)
+    environment = {name: str(value) for name, value in redact(host.environment, hide).items()}
+    files = {**host.files, HYPERPARAMETERS: json.dumps(given)}
+    return msgspec.structs.replace(host, files=files, environment=environment)
 
 
 def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
