@@ -15,6 +15,7 @@ from trainbox.contract.secrets import (
     hidden_values,
     is_secret,
     redact,
+    redact_arguments,
     secrets,
     secrets_of_urls,
     without_secrets,
@@ -217,6 +218,24 @@ def test_a_reference_is_no_secret() -> None:
     values = {"password": "{{resolve:secretsmanager:db:SecretString:password}}"}
     assert redact(values) == values
     assert hidden_values(values) == ()
+
+
+def test_secret_arguments_are_left_out_however_short() -> None:
+    arguments = [
+        "a b",
+        "--pwd",
+        "x",
+        "--db.password=y",
+        "+api_key=z",
+        "--lr",
+        "0.1",
+        "--token",
+        "--v",
+        "u",
+    ]
+    assert [*redact_arguments(arguments)] == [
+        *("a b", "--pwd", "***", "--db.password=***", "+api_key=***", "--lr", "0.1", "--token", "--v", "u"),
+    ]
 
 
 # -- URLs --------------------------------------------------------------------------------------------------------------

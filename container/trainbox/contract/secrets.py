@@ -137,6 +137,21 @@ def _is_secret_at(words: list[str], place: int) -> bool:
     return word in _SECRET_WORDS or word in _JOINED or word.endswith(_SECRET_ENDINGS) or (word, after) in _PAIRS
 
 
+def redact_arguments(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield arguments of any style, with the values of those that have a secret name replaced."""
+    last = ""
+    for argument in arguments:
+        name, has_value, value = argument.partition("=")
+        is_flag = argument.startswith("-")
+        if has_value and is_secret(name):
+            yield f"{name}={_hidden(value)}"
+        elif last and not is_flag:
+            yield str(_hidden(argument))
+        else:
+            yield without_secrets(argument, ())
+        last = name if is_flag and not has_value and is_secret(name) else ""
+
+
 def redact(values: Mapping[str, object], also: Collection[str] = ()) -> dict[str, object]:
     """The same values, those with a secret name replaced, also within JSON objects and lists.
 

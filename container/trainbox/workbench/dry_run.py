@@ -1,11 +1,10 @@
 """Pure: a plan as text, with what the supervisor of each host would start."""
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 
 from trainbox.contract.secrets import REDACTED, redact, without_secrets
-from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, RunPlan
+from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, RunPlan, redacted_hyperparameters
 from trainbox.workbench.preview import Preview
 
 
@@ -50,7 +49,8 @@ def _overlay(plan: RunPlan) -> Iterable[str]:
 
 def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
     entries = dict.fromkeys(host.directories, "")
-    entries |= {name: f"= {_redacted(name, content, plan)}" for name, content in host.files.items()}
+    files = {**host.files, HYPERPARAMETERS: redacted_hyperparameters(host, plan.request.hide)}
+    entries |= {name: f"= {content}" for name, content in files.items()}
     entries |= {name: f"-> {target}" for name, target in host.links.items()}
     for mount in host.mounts:
         mode = " (read-only)" if mount.read_only else ""
@@ -61,12 +61,6 @@ def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
         entries["code"] = f"<- a copy of {source.directory} ({len(source.files)} files, {source.bytes / 1e3:.1f} kB)"
     for name, what in sorted(entries.items()):
         yield f"  {host.root}/{name}  {what}".rstrip()
-
-
-def _redacted(name: str, content: str, plan: RunPlan) -> str:
-    if name != HYPERPARAMETERS:
-        return content
-    return json.dumps(redact(json.loads(content), plan.request.hide), ensure_ascii=False)
 
 
 def _processes(plan: RunPlan, host: HostPlan, preview: Preview) -> Iterable[str]:

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.workbench import namespace
 from trainbox.workbench.namespace import OPT_ML
 from trainbox.workbench.overlay import Overlay
@@ -221,6 +222,15 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     if request.hide:
         own["trainbox_hide"] = json.dumps(request.hide)
     return {**request.hyperparameters, **own}
+
+
+def redacted_hyperparameters(host: HostPlan, hide: Collection[str]) -> str:
+    """The file of the hyperparameters with nothing secret in it, however short."""
+    given = redact(json.loads(host.files[HYPERPARAMETERS]), hide)
+    raw = "trainbox_raw_arguments"
+    if raw in given:
+        given[raw] = json.dumps([*redact_arguments(json.loads(str(given[raw])))])
+    return json.dumps(given, ensure_ascii=False)
 
 
 def train_argv(python: str) -> tuple[str, ...]:

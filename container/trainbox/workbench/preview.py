@@ -1,6 +1,5 @@
 """What the supervisor of a host would start, by its own pure plan, without a host."""
 
-import json
 import shutil
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
 from trainbox.launch.program import bundled_directory, choose, find_session, resolve
 from trainbox.launch.ranks import modules_needed
-from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan
+from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, redacted_hyperparameters
 from trainbox.workbench.source import Source
 
 #: Beside the program, all that decides how it is started.
@@ -53,9 +52,8 @@ def preview(host: HostPlan, source: Source | None, script: str, hide: Collection
 
 
 def _without_secrets(host: HostPlan, hide: Collection[str]) -> HostPlan:
-    given = redact(json.loads(host.files[HYPERPARAMETERS]), hide)
     environment = {name: str(value) for name, value in redact(host.environment, hide).items()}
-    files = {**host.files, HYPERPARAMETERS: json.dumps(given)}
+    files = {**host.files, HYPERPARAMETERS: redacted_hyperparameters(host, hide)}
     return msgspec.structs.replace(host, files=files, environment=environment)
 
 

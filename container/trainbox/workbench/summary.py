@@ -9,8 +9,7 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.secrets import redact, secrets, without_secrets
+from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.workbench.drawing import drawn, table
 from trainbox.workbench.given import Origin, escaped
 from trainbox.workbench.record import Curve, JobRecord
@@ -225,8 +224,7 @@ def _given(
 
 
 def _raw_arguments(request: RunRequest) -> list[str]:
-    hidden = secrets(flags_of(request.raw_arguments))
-    return ["--", *(without_secrets(one, hidden) for one in request.raw_arguments)] if request.raw_arguments else []
+    return ["--", *redact_arguments(request.raw_arguments)] if request.raw_arguments else []
 
 
 def _flags(flag: str, values: Mapping[str, object]) -> Sequence[str]:
