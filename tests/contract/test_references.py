@@ -1,12 +1,23 @@
 """References to secrets: as they are read, and what is filled in for them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainbox.contract.job import Job, read_job
-from trainbox.contract.references import VARIABLE, Reference, fill_in, fill_in_raw, is_reference, read_reference
+from trainbox.contract.references import (
+    VARIABLE,
+    Reference,
+    fill_in,
+    fill_in_raw,
+    find_references,
+    is_reference,
+    read_reference,
+)
 from trainbox.errors import ContractError
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-a1b2c3"
@@ -60,6 +71,20 @@ def test_what_begins_as_a_reference_and_is_none_ends_the_job(tmp_path: Path, tex
         job(tmp_path, {"password": text})
     assert "SecretString:JSON-KEY" in caught.value.hint
     assert "key 'password'" in caught.value.message
+
+
+PIECES = ["{{resolve:", "}}", "ssm", "secretsmanager", ":", "arn", "a", "/", "SecretString"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=9))
+def test_whatever_a_text_is_it_is_read_or_refused(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    try:
+        found = [*find_references(text, "here")]
+    except ContractError:
+        return
+    assert [each.text for each in found] == re.findall(r"\{\{resolve:[^{}]*\}\}", text)
+    assert all(each.name for each in found)
 
 
 def test_one_without_an_end_is_none(tmp_path: Path) -> None:

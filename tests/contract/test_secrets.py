@@ -35,6 +35,7 @@ SECRET = [
     *("credential", "credentials", "google_credential", "cred", "creds", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"),
     *("auth", "http_auth", "REDISCLI_AUTH", "authorization", "Authorization", "bearer", "cookie", "cookies", "jwt"),
     *("GITHUB_PAT", "pat", "SENTRY_DSN", "dsn", "sas", "AZURE_SAS", "sas_url", "signature", "X-Amz-Signature"),
+    *("KAGGLE_KEY", "DD_APP_KEY", "SUPABASE_SERVICE_ROLE_KEY", "DOCKER_AUTH_CONFIG", "NPM_TOKEN", "hub_token"),
     *("connection_string", "AzureWebJobsConnectionString", "connectionstring", "conn_str", "SLACK_WEBHOOK_URL"),
 ]
 INNOCENT = [
@@ -43,6 +44,8 @@ INNOCENT = [
     *("tokenizer_name", "tokenize_fn", "token_ids", "token_type_ids", "num_tokens", "num_tokens_seen", "max_tokens"),
     *("max_new_tokens", "tokens_per_batch", "eos_token", "eosToken", "eos_token_id", "pad_token", "bos_token"),
     *("unk_token", "cls_token", "image_token_index", "additional_special_tokens", "token_embedding_dim", "per_token"),
+    *("trainable_token_indices", "moe_eval_capacity_token_fraction", "token2wav_config", "user_token_id"),
+    *("include_num_input_tokens_seen", "token_pattern", "sas_date_formats", "scaling_pass_value", "pass_k"),
     *("secretary", "author", "authority", "PWD", "OLDPWD", "low_pass", "first_pass", "num_pass", "compass", "bypass"),
     *("pass_rate", "pattern", "patience", "model_signature", "signature_version", "auth_type", "SSH_AUTH_SOCK"),
     *("password_column", "secret_arn", "secret_name", "token_file", "token_url", "AWS_SHARED_CREDENTIALS_FILE"),
@@ -295,6 +298,14 @@ password = st.text(string.ascii_letters + string.digits + "-._~!$*+%:?#@", min_s
 def test_a_password_of_any_url_is_hidden(scheme: str, password: str, user: str) -> None:
     text = without_secrets(f"cannot connect to {scheme}://{user}:{password}@db.example.org/x: refused", ())
     assert text == f"cannot connect to {scheme}://{user}:***@db.example.org/x: refused"
+
+
+PIECES = ["://", "@", ":", "/", "?", "&", ";", "=", "#", " ", "'", "8080", "user", "p4ssw0rd-1", "token", "sig"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_what_is_left_of_any_text_gives_nothing_away(text: str) -> None:
+    assert not [found for found in secrets_of_urls(without_secrets(text, ())) if "p4ssw0rd" in found]
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,24 @@ _SECRET_ENDINGS = ("password", "passwd", "passphrase", "secret", "credentials")
 #: `api_key` is secret; `sort_key`, `num_keys` and `primary_key` are not.
 _WHOSE_KEY = frozenset(
     {
-        *("access", "account", "aes", "api", "auth", "consumer", "decryption", "deploy", "encryption", "fernet", "gpg"),
-        *("hmac", "ingestion", "instrumentation", "jwt", "licence", "license", "master", "pgp", "private", "rsa"),
-        *("secret", "shared", "signing", "ssh", "ssl", "storage", "subscription", "tls", "webhook"),
+        *("access", "account", "admin", "aes", "api", "app", "application", "auth", "consumer", "decryption", "deploy"),
+        *("encryption", "fernet", "gpg", "hmac", "ingestion", "instrumentation", "jwt", "licence", "license", "master"),
+        *("pgp", "private", "role", "rsa", "secret", "service", "shared", "signing", "ssh", "ssl", "storage"),
+        *("subscription", "tls", "unseal", "webhook"),
         *("anthropic", "aws", "azure", "cohere", "comet", "datadog", "gcp", "gemini", "github", "gitlab", "google"),
-        *("hf", "huggingface", "mistral", "neptune", "openai", "pinecone", "sendgrid", "stripe", "twilio", "wandb"),
+        *(
+            "hf",
+            "huggingface",
+            "kaggle",
+            "mistral",
+            "neptune",
+            "openai",
+            "pinecone",
+            "sendgrid",
+            "stripe",
+            "twilio",
+            "wandb",
+        ),
     }
 )
 #: `api_tokens` are secrets, `max_tokens` and `num_tokens_seen` are counted ones.
@@ -50,19 +63,36 @@ _TOKENS_OF_TEXT = frozenset(
 _AFTER_TOKEN_OF_TEXT = frozenset(
     {
         *("accuracy", "budget", "classification", "dim", "dropout", "emb", "embedding", "embeddings", "frequency"),
-        *("healing", "id", "ids", "idx", "label", "labels", "level", "loss", "mask", "merging", "mixing", "position"),
-        *("positions", "pruning", "shift", "type", "weight", "weights", "wise"),
+        *(
+            "fraction",
+            "healing",
+            "id",
+            "ids",
+            "idx",
+            "indices",
+            "label",
+            "labels",
+            "level",
+            "loss",
+            "mask",
+            "merging",
+            "mixing",
+            "position",
+        ),
+        *("positions", "pruning", "shift", "type", "wav", "weight", "weights", "wise"),
     }
 )
 _INNOCENT_BEFORE = {
     "pass": frozenset(
         {
-            *("all", "backward", "band", "by", "each", "first", "forward", "high", "last", "low", "multi", "n", "num"),
-            *("one", "per", "second", "single", "two"),
+            *("all", "backward", "band", "by", "each", "first", "forward", "high", "last", "low", "may", "multi", "n"),
+            *("num", "one", "per", "second", "single", "two"),
         }
     ),
     "signature": frozenset({"call", "function", "input", "model", "output", "serving"}),
 }
+#: Of short words, which have other meanings, what may follow.
+_SECRET_BEFORE = {"pass": ("", "word", "phrase"), "sas": ("", "token", "uri", "url"), "pat": ("",)}
 #: Words at the end that say: it is not the secret, it tells something about it.
 _ABOUT = frozenset(
     {
@@ -102,7 +132,7 @@ _COMMON_WORDS = frozenset(
 )
 _NO_PORT = r"(?!\d{1,5}(?:[/\s\"',;)]|\Z))"
 #: The user, and the password up to the last `@` of this part of the URL, or beyond a slash that nobody has encoded.
-_USER_INFORMATION = re.compile(rf"""://([^\s/@:"'`<>(),;]*+)(?::{_NO_PORT}([^\s/]*(?=@)|[^\s@]{{1,200}}+))?@""")
+_USER_INFORMATION = re.compile(rf"""://([^\s/@:"'`<>(),;]*+)(?::{_NO_PORT}([^\s/]*(?=@)|[^\s"]{{1,200}}(?=@)))?@""")
 #: A user's name that may be a token is not shown.
 _USER = re.compile(r"[A-Za-z_][A-Za-z_.+-]{0,15}|[\w-]{0,7}|\*\*\*")
 _PARAMETER = re.compile(r"""(?<=[?&;])([\w.-]{1,64}+)=([^\s&;#"'<>`]++)""")
@@ -127,12 +157,13 @@ def _is_secret_at(words: list[str], place: int) -> bool:
         return False
     if word in {"key", "keys"}:
         return before in _WHOSE_KEY
-    if word == "token":
-        owned = before in _WHOSE_TOKENS
-        return owned or (before not in _TOKENS_OF_TEXT and after not in _AFTER_TOKEN_OF_TEXT)
-    if word == "tokens":
-        return before in _WHOSE_TOKENS or len(words) == 1
-    if before in _INNOCENT_BEFORE.get(word, ()) or after == "manager":  # the service: AWS_ENDPOINT_URL_SECRETS_MANAGER
+    if word in {"token", "tokens"}:
+        one_of_many = word == "tokens" and len(words) > 1
+        innocent = one_of_many or before in _TOKENS_OF_TEXT
+        return after not in _AFTER_TOKEN_OF_TEXT and (before in _WHOSE_TOKENS or not innocent)
+    if before in _INNOCENT_BEFORE.get(word, ()) or after not in _SECRET_BEFORE.get(word, (after,)):
+        return False
+    if word == "secrets" and after == "manager":  # the service: AWS_ENDPOINT_URL_SECRETS_MANAGER
         return False
     return word in _SECRET_WORDS or word in _JOINED or word.endswith(_SECRET_ENDINGS) or (word, after) in _PAIRS
 
@@ -236,7 +267,7 @@ def secrets_of_urls(text: str) -> Iterator[str]:
         if not _USER.fullmatch(user):
             yield user
     for name, value in _PARAMETER.findall(text) if "=" in text else ():
-        if _is_secret_parameter(name):
+        if _is_secret_parameter(name) and not is_reference(value):
             yield from _as_typed(value)
 
 
