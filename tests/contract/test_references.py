@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.job import Job, read_job
+from trainbox.contract.job import Job, Wanted, read_job, read_references
 from trainbox.contract.references import (
     VARIABLE,
     Reference,
@@ -68,7 +68,7 @@ def test_references_are_read_as_cloudformation_reads_them(text: str) -> None:
 @pytest.mark.parametrize("text", NONE)
 def test_what_begins_as_a_reference_and_is_none_ends_the_job(tmp_path: Path, text: str) -> None:
     with pytest.raises(ContractError, match="is no reference to a secret") as caught:
-        job(tmp_path, {"password": text})
+        wanted(tmp_path, {"password": text})
     assert "SecretString:JSON-KEY" in caught.value.hint
     assert "key 'password'" in caught.value.message
 
@@ -89,9 +89,14 @@ def test_whatever_a_text_is_it_is_read_or_refused(pieces: list[str]) -> None:
 
 def test_one_without_an_end_is_none(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="has no end"):
-        job(tmp_path, {"password": "{{resolve:ssm:/a"})
+        wanted(tmp_path, {"password": "{{resolve:ssm:/a"})
     with pytest.raises(ContractError, match="the variable DB_PASSWORD"):
-        job(tmp_path, {}, DB_PASSWORD="{{resolve:ssm:/a}")
+        wanted(tmp_path, {}, DB_PASSWORD="{{resolve:ssm:/a}")
+
+
+def wanted(root: Path, hyperparameters: dict[str, str], **env: str) -> Wanted:
+    job(root, hyperparameters)
+    return read_references(root, env)
 
 
 def job(root: Path, hyperparameters: dict[str, str], **env: str) -> Job:
@@ -101,17 +106,16 @@ def job(root: Path, hyperparameters: dict[str, str], **env: str) -> Job:
 
 
 def test_references_are_found_in_hyperparameters_and_variables_each_once(tmp_path: Path) -> None:
-    found = job(
-        tmp_path,
-        {
-            "password": "{{resolve:ssm:/a}}",
-            "url": "postgres://u:{{resolve:ssm:/a}}@{{resolve:ssm:/host}}/d",
-            "db": json.dumps({"inner": ["{{resolve:secretsmanager:db}}"]}),
-            "text": json.dumps("{{resolve:ssm:/quoted}}"),
-        },
-        WANDB_API_KEY="{{resolve:ssm:/wandb}}",
-    )
-    assert [each.name for each in found.references] == ["/a", "/host", "db", "/quoted", "/wandb"]
+    given = {
+        "password": "{{resolve:ssm:/a}}",
+        "url": "postgres://u:{{resolve:ssm:/a}}@{{resolve:ssm:/host}}/d",
+        "db": json.dumps({"inner": ["{{resolve:secretsmanager:db}}"]}),
+        "text": json.dumps("{{resolve:ssm:/quoted}}"),
+    }
+    found = job(tmp_path, given)
+    wanted = read_references(tmp_path, {"WANDB_API_KEY": "{{resolve:ssm:/wandb}}", "AWS_REGION": "eu-west-1"})
+    assert [each.name for each in wanted.references] == ["/a", "/host", "db", "/quoted", "/wandb"]
+    assert wanted.region == "eu-west-1"
     assert found.secret_names == {"password", "url", "db", "text"}
     assert found.hyperparameters["password"] == "{{resolve:ssm:/a}}"
 
@@ -128,7 +132,6 @@ def test_what_is_filled_in_is_text_whatever_it_looks_like(tmp_path: Path) -> Non
         },
         **{VARIABLE: json.dumps(values)},
     )
-    assert found.references == ()
     assert found.hyperparameters == {
         "password": "01234567890",
         "url": "postgres://u:01234567890@h/d",
@@ -150,7 +153,6 @@ def test_a_value_within_quotes_is_read_as_what_it_is() -> None:
 def test_a_reference_within_a_secret_is_only_text(tmp_path: Path) -> None:
     values = {"{{resolve:ssm:/a}}": "{{resolve:nonsense"}
     found = job(tmp_path, {"password": "{{resolve:ssm:/a}}"}, **{VARIABLE: json.dumps(values)})
-    assert found.references == ()
     assert found.hyperparameters["password"] == "{{resolve:nonsense"
 
 

@@ -69,6 +69,15 @@ def test_the_script_gets_the_values_and_no_line_of_ours_has_them(tree: Tree, ser
     ]
 
 
+def test_settings_are_read_when_what_they_refer_to_is_known(tree: Tree, service: Service) -> None:
+    raw = json.dumps(["--pin", "{{resolve:ssm-secure:/team/key}}"])
+    tree.hyperparameters_from({"trainbox_raw_arguments": raw})
+    tree.program("import sys; print(sys.argv[1:]); sys.exit(f'wrong pin {sys.argv[2]}')")
+    run = tree.run(**service.env, TRAINBOX_ARGUMENTS="{{resolve:ssm:/team/style}}")
+    assert run.stdout.decode() == f"{['--pin', KEY]}\n", run.log
+    assert str(run.failure).startswith("wrong pin ***\n")
+
+
 def test_a_wrong_value_by_reference_is_not_repeated(tree: Tree, service: Service) -> None:
     tree.hyperparameters_from({"depth": "{{resolve:secretsmanager:plain}}"})
     tree.program(

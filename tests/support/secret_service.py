@@ -23,6 +23,8 @@ class _Service(BaseHTTPRequestHandler):
         "NUL": {"SecretString": "a\0b"},
     }
 
+    parameters: ClassVar[Mapping[str, str]] = {"/team/key": KEY, "/team/style": "equals"}
+
     def do_POST(self) -> None:
         server = self.server
         assert isinstance(server, Service)
@@ -44,8 +46,8 @@ class _Service(BaseHTTPRequestHandler):
             return 400, {"__type": "AccessDeniedException", "message": "User: me is not authorized"}
         if action == "GetSecretValue" and name in self.secrets:
             return 200, {"Name": name, **self.secrets[name]}
-        if action == "GetParameter" and name == "/team/key" and asked["WithDecryption"]:
-            return 200, {"Parameter": {"Name": name, "Value": KEY}}
+        if action == "GetParameter" and name in self.parameters and asked["WithDecryption"]:
+            return 200, {"Parameter": {"Name": name, "Value": self.parameters[name]}}
         return 400, {"__type": "ResourceNotFoundException", "message": "it is not there"}
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its own name

@@ -13,7 +13,6 @@ import msgspec
 from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
-from trainbox.contract.references import VARIABLE as RESOLVED
 from trainbox.contract.references import (
     Reference,
     fill_in,
@@ -92,8 +91,6 @@ class Job(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     #: Hyperparameters whose values are secret whatever their names say: `trainbox_hide`, and those by reference.
     secret_names: frozenset[str] = frozenset()
-    #: What the supervisor has to ask for before it starts anything.
-    references: tuple[Reference, ...] = ()
     #: Choices made for the user, each with its reason; the supervisor logs them.
     notes: tuple[str, ...] = ()
 
@@ -111,6 +108,13 @@ class Job(msgspec.Struct, frozen=True):
     def is_first_host(self) -> bool:
         """Whether this host speaks for all: rendezvous, shared files, log lines said once."""
         return self.host_rank == 0
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What has to be asked for before the job is read: settings and keys may be among it."""
+
+    references: tuple[Reference, ...]
+    region: str
 
 
 class _ResourceConfig(msgspec.Struct, frozen=True):
@@ -156,6 +160,28 @@ def add_to_environment(values: Mapping[str, str]) -> None:
     _environment().update(values)
 
 
+def read_references(root: Path, env: Mapping[str, str]) -> Wanted:
+    """Find the references to secrets in hyperparameters and variables, each once.
+
+    Args:
+        root: The tree, `/opt/ml` in a training container.
+        env: The environment of the container.
+
+    Raises:
+        ContractError: The hyperparameters are malformed, or something begins as a reference and is none.
+    """
+    path = Layout(root).config_dir / "hyperparameters.json"
+    decoded = _decode_all(_read_object(path) or {}, path)
+    found = [each for name, value in decoded.items() for each in find_references(value, f"{path}: key {name!r}")]
+    found += [each for name, value in env.items() for each in find_references(value, f"the variable {name}")]
+    references = {reference.text: reference for reference in found}
+    return Wanted(tuple(references.values()), _region(decoded, env))
+
+
+def _region(hyperparameters: Mapping[str, object], env: Mapping[str, str]) -> str:
+    return env.get("AWS_REGION") or as_text(hyperparameters.get("sagemaker_region"))
+
+
 def read_job(root: Path, env: Mapping[str, str]) -> Job:
     """Read the contract below `root`.
 
@@ -192,7 +218,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     return Job(
         layout=layout,
         name=env.get("TRAINING_JOB_NAME") or as_text(reserved.get("sagemaker_job_name")),
-        region=env.get("AWS_REGION") or as_text(reserved.get("sagemaker_region")),
+        region=_region(reserved, env),
         hyperparameters={name: value for name, value in decoded.items() if not is_reserved(name)},
         raw_hyperparameters={name: value for name, value in given.items() if not is_reserved(name)},
         reserved=reserved,
@@ -214,8 +240,6 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
             env, given, decoded, flags_of(settings.raw_arguments), resolved, also=hidden.union(resolved)
         ),
         secret_names=frozenset(hidden),
-        # What a secret has within it is no reference.
-        references=() if resolved else _find_references(decoded, env, layout.config_dir / "hyperparameters.json"),
         notes=tuple(notes),
     )
 
@@ -229,14 +253,6 @@ def _require_given(names: Iterable[str], hyperparameters: Mapping[str, object], 
                 f"trainbox_hide: there is no hyperparameter and no variable {name!r}{like}",
                 hint="name those of this job, separated by commas",
             )
-
-
-def _find_references(decoded: Mapping[str, object], env: Mapping[str, str], path: Path) -> tuple[Reference, ...]:
-    """Return what has to be asked for, each once."""
-    found = [each for name, value in decoded.items() for each in find_references(value, f"{path}: key {name!r}")]
-    variables = {name: value for name, value in env.items() if name != RESOLVED}
-    found += [each for name, value in variables.items() for each in find_references(value, f"the variable {name}")]
-    return tuple({reference.text: reference for reference in found}.values())
 
 
 def _read_object(path: Path) -> dict[str, object] | None:

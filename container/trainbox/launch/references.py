@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trainbox.contract.environment import LONGEST_VARIABLE_BYTES
-from trainbox.contract.job import Job
+from trainbox.contract.job import Wanted
 from trainbox.contract.references import VARIABLE, Reference
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import SecretError
@@ -33,13 +33,13 @@ _HINTS = {
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
 
 
-def resolve(job: Job, say: Say) -> dict[str, str]:
+def resolve(wanted: Wanted, say: Say) -> dict[str, str]:
     """Return the values of all that the request refers to, by reference.
 
     Each secret is asked for once, however many of its keys are needed.
 
     Args:
-        job: The contract, with its `references`.
+        wanted: What the request refers to.
         say: Gets a line for each secret, before it is asked for.
 
     Raises:
@@ -47,11 +47,11 @@ def resolve(job: Job, say: Say) -> dict[str, str]:
     """
     contents: dict[Reference, str] = {}
     values: dict[str, str] = {}
-    for reference in job.references:
+    for reference in wanted.references:
         whole = _whole(reference)
         if whole not in contents:
             say(f"asking {reference.service} for {reference.name}")
-            contents[whole] = _ask(whole, job.region)
+            contents[whole] = _ask(whole, wanted.region)
         values[reference.text] = _usable(_pick(contents[whole], reference), reference)
     if len(json.dumps(values)) > LONGEST_VARIABLE_BYTES - len(VARIABLE):
         raise SecretError(

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
 from trainbox.contract.failure import compose, hide_in_failure, release_failure, reserve_failure, write_failure
-from trainbox.contract.job import Job, read_environment, read_job
+from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import hidden_values
@@ -68,14 +68,14 @@ def _run_job(env: Mapping[str, str]) -> int:
     try:
         with _stop_raises() as check_stop:
             _make_output_directories(layout)
-            job = read_job(layout.root, env)
-            if job.references:
+            wanted = read_references(layout.root, env)
+            if wanted.references:
                 from trainbox.launch.references import resolve  # noqa: PLC0415 - most jobs refer to nothing
 
-                values = resolve(job, say)
+                values = resolve(wanted, say)
                 env = fill_in_variables(env, values)
                 hidden = hidden_values(env, values, also=values)
-                job = read_job(layout.root, env)
+            job = read_job(layout.root, env)
             hidden = job.secrets
             program, outcome, verdict = _run(job, env, check_stop)
         if verdict and not outcome.stopped_by:  # another host was

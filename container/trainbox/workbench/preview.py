@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.job import read_job
+from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import redact
+from trainbox.contract.settings import is_ours
 from trainbox.errors import RunError
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
@@ -52,7 +54,11 @@ def preview(host: HostPlan, source: Source | None, script: str, hide: Collection
 
 
 def _without_secrets(host: HostPlan, hide: Collection[str]) -> HostPlan:
-    environment = {name: str(value) for name, value in redact(host.environment, hide).items()}
+    # Ours are read here, which `***` could not be; of what a reference stands for nothing can be read yet.
+    ours = {name: value for name, value in host.environment.items() if is_ours(name)}
+    others = {name: value for name, value in host.environment.items() if name not in ours}
+    environment = {name: str(value) for name, value in redact(others, hide).items()}
+    environment |= {name: value for name, value in ours.items() if not has_reference(value)}
     files = {**host.files, HYPERPARAMETERS: redacted_hyperparameters(host, hide)}
     return msgspec.structs.replace(host, files=files, environment=environment)
 
