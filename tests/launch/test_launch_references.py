@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.secret_service import ARN, KEY, PASSWORD, Service, serving
 from tests.support.trees import Run, Tree
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.process
 
@@ -125,6 +126,17 @@ def test_without_a_network_the_job_ends_and_says_what_it_needs(tree: Tree, servi
     assert run.code == 15
     assert "secretsmanager db cannot be had: Could not connect" in str(run.failure)
     assert "an endpoint of the VPC" in str(run.failure)
+
+
+def test_a_stop_is_heard_while_a_secret_is_asked_for(tree: Tree, service: Service) -> None:
+    tree.hyperparameters_from({"password": "{{resolve:secretsmanager:slow}}"}).program("print('the script ran')")
+    process = tree.start(service.env)
+    eventually(lambda: bool(service.asked), "the question")
+    process.terminate()
+    run = tree.finish(process)
+    assert run.code == 143, run.log
+    assert str(run.failure).startswith("ClientError: stopped by SIGTERM before the script was started")
+    assert run.stdout == b""
 
 
 def test_no_secret_is_asked_for_in_the_clear(tree: Tree, service: Service) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, ClassVar
 
 PASSWORD = "of-Secrets-Manager/1"
@@ -32,6 +32,9 @@ class _Service(BaseHTTPRequestHandler):
         action = self.headers["X-Amz-Target"].partition(".")[2]
         region = self.headers["Authorization"].partition("Credential=")[2].split("/")[2]
         server.asked.append((action, asked, region))
+        if asked.get("SecretId") == "slow":
+            server.hold.wait()
+            return
         code, answer = self._answer(action, asked)
         body = json.dumps(answer).encode()
         self.send_response(code)
@@ -60,6 +63,8 @@ class Service(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Service)
         self.asked: list[tuple[str, dict[str, Any], str]] = []
+        #: Until then one of its secrets has no answer.
+        self.hold = Event()
 
     @property
     def env(self) -> dict[str, str]:
@@ -79,5 +84,8 @@ class Service(ThreadingHTTPServer):
 def serving() -> "Iterator[Service]":
     with Service() as running:
         Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield running
-        running.shutdown()
+        try:
+            yield running
+        finally:
+            running.hold.set()
+            running.shutdown()
