@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.secret_service import KEY, PASSWORD, serving
 from tests.support.sides import INCUMBENT_BIN, require_incumbent
 from tests.support.waiting import eventually
 
@@ -225,6 +226,17 @@ def test_the_log_holds_no_password(tmp_path: Path) -> None:
     assert ours.code == theirs.code == 0
     assert "hunter2" not in ours.stdout + ours.stderr
     assert (theirs.stdout + theirs.stderr).count("hunter2") >= 5
+
+
+def test_a_reference_to_a_secret_is_resolved(tmp_path: Path) -> None:
+    reference, variable = "{{resolve:secretsmanager:db:SecretString:password}}", "{{resolve:ssm-secure:/team/key}}"
+    script = "import os, sys; print(sys.argv[2], os.environ['SM_HP_PASSWORD'], os.environ['MY_KEY'])"
+    with serving() as service:
+        env = {**service.env, "MY_KEY": variable}
+        ours, theirs = run_both(tmp_path, script, hyperparameters={"password": reference}, env=env)
+    assert ours.stdout == f"{PASSWORD} {PASSWORD} {KEY}\n"
+    assert PASSWORD not in ours.stderr
+    assert theirs.stdout == f"{reference} {reference} {variable}\n"
 
 
 def test_a_framework_module_is_not_run(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
-from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
-from trainbox.contract.hyperparameters import without_secrets
-from trainbox.contract.job import Job, hidden_values, read_environment, read_job
+from trainbox.contract.failure import compose, hide_in_failure, release_failure, reserve_failure, write_failure
+from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
+from trainbox.contract.references import fill_in_variables
+from trainbox.contract.secrets import hidden_values
 from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.machine import read_machine
@@ -67,6 +68,13 @@ def _run_job(env: Mapping[str, str]) -> int:
     try:
         with _stop_raises() as check_stop:
             _make_output_directories(layout)
+            wanted = read_references(layout.root, env)
+            if wanted.references:
+                from trainbox.launch.references import resolve  # noqa: PLC0415 - most jobs refer to nothing
+
+                values = resolve(wanted, say)
+                env = fill_in_variables(env, values)
+                hidden = hidden_values(env, values, also=values)
             job = read_job(layout.root, env)
             hidden = job.secrets
             program, outcome, verdict = _run(job, env, check_stop)
@@ -278,9 +286,12 @@ def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
     text = compose(diagnosis, hidden)
     try:
         # Rules match how it begins, whatever the script has written.
-        if not write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware"):
+        is_ours = write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware")
+        # What the script has written there, or what ours was put before.
+        found = hide_in_failure(layout.failure_file, hidden)
+        if not is_ours:
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
-            text = without_secrets(read_failure(layout.failure_file), hidden)
+            text = found
     except OSError as error:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
     say(f"FAILED: {text}")
