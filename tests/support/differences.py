@@ -233,11 +233,16 @@ def _number_the_ranks(given: Contract, answer: Answer) -> Answer:
 
 def _name_the_network(given: Contract, answer: Answer) -> Answer:
     machine = read_machine()
-    name = str(given.read(RESOURCES).get("network_interface_name", "eth0"))
+    resources = given.read(RESOURCES)
+    name = str(resources.get("network_interface_name", "eth0"))
+    hosts = resources.get("hosts")
     efa = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"} if machine.efa else {}
-    is_there = name and (machine.interfaces is None or name in machine.interfaces)
-    names = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if is_there else {}
-    return _with_variables(answer, {**names, **efa})
+    of_gloo = name if isinstance(hosts, list) and len(hosts) > 1 else "lo"
+    names = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": of_gloo}
+    there = {
+        key: name for key, name in names.items() if name and (machine.interfaces is None or name in machine.interfaces)
+    }
+    return _with_variables(answer, {**there, **efa})
 
 
 def _add_ours(given: Contract, answer: Answer) -> Answer:
