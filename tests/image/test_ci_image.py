@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -17,10 +18,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.image import ecr
+from tools.ci import sbom
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "sha256:" + "d" * 64
+#: Prints what an image holds that is in no registry.
+INVENTORY = "from tools.ci import image; print(image.take_inventory('{image}'))"
 
 
 def tool(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -269,6 +273,24 @@ def small(engine: Any, account: ecr.Account) -> Iterator[str]:
         engine.import_image_from_data(content.getvalue(), repository=repository, tag=tag)
     yield names[0]
     ecr.remove_images(engine, account.registry)
+
+
+@pytest.mark.representative
+@pytest.mark.docker
+def test_everything_in_the_image_has_a_hash_a_licence_and_a_line_in_the_notice(image: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INVENTORY.format(image=image)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    inventory = json.loads(done.stdout)
+    document = sbom.bill(inventory, f"here/trainbox@{DIGEST}", {})
+    python = [each for each in document["components"] if each["bom-ref"].startswith(("/opt/venv", "/usr"))]
+    assert {"msgspec", "trainbox"} <= {each["name"] for each in python}
+    assert [each["name"] for each in python if not each["hashes"]] == []
+    installed = {each["name"]: each for each in python if "file_name=" not in each["purl"]}
+    assert [name for name, each in installed.items() if not each.get("licenses")] == []
+    named = set(re.findall(r"^\| ([a-z0-9-]+) \|", (ROOT / "THIRD_PARTY.md").read_text(), re.MULTILINE))
+    assert set(installed) - named == {"trainbox"}
+    assert {each["name"] for each in document["components"]} >= {"libc6", "cpython"}
 
 
 @pytest.mark.representative

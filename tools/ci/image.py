@@ -205,7 +205,7 @@ def refuse_untested(content: str, env: Mapping[str, str]) -> None:
     say(f"the tests were of this content: {content}")
 
 
-def take_inventory(name: Name) -> str:
+def take_inventory(name: object) -> str:
     """What the image holds, by its own Python, which has no network, no rights and nothing to write to."""
     confined = ["--network", "none", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     command = [

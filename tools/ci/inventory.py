@@ -31,7 +31,8 @@ def directories() -> "list[str]":
 
 def describe(found: importlib.metadata.Distribution, directory: str) -> "dict[str, object]":
     """One distribution, as its own metadata has it."""
-    meta = email.parser.HeaderParser().parsestr(found.read_text("METADATA") or found.read_text("PKG-INFO") or "")
+    text = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
+    meta = email.parser.HeaderParser().parsestr(text)
     record = found.read_text("RECORD")
     files = [str(path) for path in found.files or ()]
     own = [path for path in files if ".dist-info/" in path]
@@ -45,6 +46,7 @@ def describe(found: importlib.metadata.Distribution, directory: str) -> "dict[st
         "licence_head": next(filter(None, (head(found, path) for path in own if _LICENCE_FILE.search(path))), None),
         "summary": meta.get("Summary"),
         "requires": list(found.requires or ()),
+        "metadata_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "record_sha256": hashlib.sha256(record.encode()).hexdigest() if record else None,
         "sboms": {path: read(found, path) for path in sorted(own) if f".dist-info/{_SBOMS}" in path},
     }

@@ -43,8 +43,9 @@ def carried(distributions: list[Mapping[str, Any]]) -> Iterator[str]:
     for each in distributions:
         bills = [json.loads(text) for _, text in sorted(each["sboms"].items())]
         names = {part["name"] for bill in bills for part in bill.get("components", ()) if part.get("name")}
-        if inside := sorted(names - {each["name"]}):
-            yield f"| {normalise(each['name'])} | {', '.join(inside)} |\n"
+        own = normalise(each["name"])
+        if inside := sorted(name for name in names if normalise(name) != own):
+            yield f"| {own} | {', '.join(inside)} |\n"
 
 
 def main() -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tools.ci.audit import OURS, normalise
+from tools.ci.audit import normalise
 from tools.ci.licences import licence_of
 from tools.ci.messages import fail
 
 MEDIA_TYPE = "application/vnd.cyclonedx+json"
 _LOCKED = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)")
+#: Where dpkg installs distributions; it keeps no RECORD, and is the one that knows their files.
+_OF_DEBIAN = "/usr/lib/python3/dist-packages"
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _REQUIRED = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -80,22 +82,24 @@ def _distribution(each: Mapping[str, Any], locked: Mapping[tuple[str, str], list
     public = locked.get((name, version), locked.get((name, version.partition("+")[0]), []))
     properties = [("trainbox:directory", each["directory"])]
     if len(public) == 1:
-        sha256, properties = public[0], [*properties, ("trainbox:hash-of", "wheel")]
+        sha256, of = public[0], "wheel"
+    elif each["record_sha256"]:
+        sha256, of = each["record_sha256"], "RECORD"
+    elif each["directory"].startswith(_OF_DEBIAN):
+        sha256, of = each["metadata_sha256"], "METADATA"
     else:
-        sha256, properties = each["record_sha256"], [*properties, ("trainbox:hash-of", "RECORD")]
-        properties += [("trainbox:locked-sha256", one) for one in public]
-    if not sha256 and name not in OURS and not each["directory"].startswith("/usr/"):
         fail(f"{name} {version} in {each['directory']} has no RECORD and no hash in a lock", "how was it installed?")
+    properties.append(("trainbox:hash-of", of))
+    properties += [("trainbox:locked-sha256", one) for one in public if one != sha256]
     component = {
         "type": "library",
         "bom-ref": _reference(each),
         "name": name,
         "version": version,
         "purl": f"pkg:pypi/{name}@{quote(version, safe='')}",
+        "hashes": _hashes(sha256),
         "properties": [{"name": key, "value": value} for key, value in properties],
     }
-    if sha256:
-        component["hashes"] = _hashes(sha256)
     if licence := licence_of(each):
         text, is_spdx = licence
         component["licenses"] = [{"expression": text}] if is_spdx else [{"license": {"name": text}}]
