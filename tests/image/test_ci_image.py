@@ -144,7 +144,7 @@ class Scanned(NamedTuple):
     repository: str
 
     def found(self, status: str, **counts: int) -> None:
-        ecr.find(self.address, self.repository, DIGEST, status, **counts)
+        ecr.find(self.address, self.repository, DIGEST, status, basic=False, **counts)
         self.begin()
 
     def begin(self) -> None:
