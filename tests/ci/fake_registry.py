@@ -29,6 +29,7 @@ class Store:
         self.blobs: dict[str, dict[str, bytes]] = {}
         self.manifests: dict[str, dict[str, tuple[str, bytes]]] = {}
         self.tags: dict[str, dict[str, str]] = {}
+        self.upload = b""
         #: Where it wants uploads; itself by default.
         self.uploads_at = ""
         #: Every request that changed something, in order.
@@ -113,6 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.handle_request()
 
+    def do_PATCH(self) -> None:
+        self.handle_request()
+
     def read_blob(self, repository: str, digest: str, _query: dict[str, str], _body: bytes) -> None:
         content = self.store.blobs.get(repository, {}).get(digest)
         if content is None:
@@ -128,11 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
                 blobs.setdefault(repository, {})[query["mount"]] = mounted
                 self.answer(201)
             else:
-                self.answer(202, Location=f"{self.store.uploads_at}/v2/{repository}/blobs/uploads/one?state=kept")
-        elif rest != "one" or query.get("state") != "kept" or digest_of(body) != query.get("digest"):
+                self.answer(202, Location=f"{self.store.uploads_at}/v2/{repository}/blobs/uploads/one?state=begun")
+        elif self.command == "PATCH" and query == {"state": "begun"}:
+            self.store.upload = body
+            self.answer(202, Location=f"/v2/{repository}/blobs/uploads/{rest}?state=sent")
+        elif query.pop("state") != "sent" or digest_of(self.store.upload) != query.get("digest"):
             self.refuse(400, "DIGEST_INVALID")
         else:
-            blobs.setdefault(repository, {})[query["digest"]] = body
+            blobs.setdefault(repository, {})[query["digest"]] = self.store.upload
             self.answer(201)
 
     def manifests(self, repository: str, reference: str, _query: dict[str, str], body: bytes) -> None:

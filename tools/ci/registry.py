@@ -186,16 +186,15 @@ class Registry:
         say(f"{digest}: copied from {source}")
 
     def _upload(self, begun: requests.Response, digest: str, content: bytes | _Sized) -> None:
-        """End an upload that was begun; the registry checks the digest."""
-        location = urljoin(begun.url, begun.headers["Location"])
+        """End an upload that was begun, as `docker push` does: one PATCH with all, and a PUT with the digest.
+
+        The registry checks the digest.
+        """
+        kind = {"Content-Type": "application/octet-stream"}
+        given = self._ask("PATCH", _next(begun), data=content, headers=kind, timeout=_BLOB_TIMEOUT_S)
+        location = _next(given)
         separator = "&" if urlsplit(location).query else "?"
-        self._ask(
-            "PUT",
-            location + separator + urlencode({"digest": digest}),
-            data=content,
-            headers={"Content-Type": "application/octet-stream"},
-            timeout=_BLOB_TIMEOUT_S,
-        )
+        self._ask("PUT", location + separator + urlencode({"digest": digest}), timeout=_BLOB_TIMEOUT_S)
 
     def read_blob(self, repository: str, digest: str) -> bytes:
         """A small blob, a configuration."""
@@ -242,6 +241,11 @@ class Registry:
         new = {**_descriptor(OCI_MANIFEST, manifest.content), "artifactType": what.artifact_type}
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*others, new]}
         self.put(repository, _kept_under(digest), Manifest(_as_json(index), OCI_INDEX))
+
+
+def _next(answer: requests.Response) -> str:
+    """Where an upload goes on."""
+    return urljoin(answer.url, answer.headers["Location"])
 
 
 def _kept_under(digest: str) -> str:
