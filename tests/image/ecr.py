@@ -19,7 +19,7 @@ import boto3
 import pytest
 import requests
 
-from tests.support.containers import unavailable
+from tests.support.containers import base_of, unavailable
 from tests.support.waiting import eventually
 
 ACCOUNT = "123456789012"
@@ -182,6 +182,8 @@ class Account(NamedTuple):
     api: str
     #: Where docker keeps the token.
     docker: Path
+    #: What images are built on.
+    base: str
 
     @property
     def env(self) -> dict[str, str]:
@@ -205,7 +207,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def account(engine: Any, api: str, tmp_path: Path) -> Iterator[Account]:
     """Its registry is empty, and what is tagged for it here goes afterwards."""
     with registry(tmp_path) as place:
-        yield Account(place, api, tmp_path / "docker")
+        yield Account(place, api, tmp_path / "docker", base_of(engine))
         remove_images(engine, place)
 
 

@@ -95,13 +95,12 @@ def candidates(account: ecr.Account) -> str:
 
 def own(checkout: Path, account: ecr.Account) -> dict[str, str]:
     """Variables of a build of the smallest image, with the fewest tests."""
-    base = subprocess.run([ROOT / "tools/base-image"], capture_output=True, text=True, check=True).stdout.strip()
     return {
         "REGISTRY": account.registry,
         # moto's server is for all tests.
         "ECR_REPOSITORY": releases(account),
         "CANDIDATE_REPOSITORY": candidates(account),
-        "BASE_IMAGE": base,
+        "BASE_IMAGE": account.base,
         "EXTRAS": "",
         "CODEBUILD_RESOLVED_SOURCE_VERSION": COMMIT,
         # This checkout's package, not the one that .venv was made for.
@@ -402,9 +401,10 @@ def test_every_variable_is_set_documented_or_codebuilds_own(
         used |= set(re.findall(r"\$\{?([A-Z_]{2,})\b", text)) | set(re.findall(r"env\.get\(\"([A-Z_]+)\"", text))
         used |= set(re.findall(r"_choice\(env, \"([A-Z_]+)\"", text))
     assert {name for name in used - known if not name.startswith(("CODEBUILD_", "AWS_"))} == set()
-    assert documented - {"BASE_IMAGE"} <= used
+    of_the_build = {"BASE_IMAGE", "PIP_CERT"}
+    assert documented - of_the_build <= used
     assert {*spec["env"]["variables"], *spec_of_tests["env"]["variables"]} <= known
-    assert "BASE_IMAGE" in (ROOT / "tools/image/build").read_text()
+    assert all(f"${{{name}:-" in "".join(path.read_text() for path in scripts()) for name in of_the_build)
 
 
 @pytest.mark.process

@@ -5,17 +5,13 @@ a build service that states it in place of the build.
 """
 
 import datetime as dt
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 MEDIA_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 #: Names what the parameters below mean; nothing has to be there: https://slsa.dev/spec/v1.0/provenance#buildType.
 BUILD_TYPE = "urn:trainbox:image-build:v1"
-#: What decides which bytes an image has, beside the commit: their digests, by their paths.
-LOCKS = ("constraints.txt", "locks/*.txt")
 _BASE = "org.opencontainers.image.base."
 
 
@@ -27,16 +23,8 @@ class Build(NamedTuple):
     digest: str
     labels: Mapping[str, str]
     """Of the image."""
-    locks: Mapping[str, str]
-    """The SHA-256 of the lock files, by their paths."""
     env: Mapping[str, str]
     """Of the build service."""
-
-
-def digest_locks(root: Path) -> dict[str, str]:
-    """The SHA-256 of every lock file."""
-    paths = sorted(path for pattern in LOCKS for path in root.glob(pattern) if path.is_file())
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def statement(build: Build) -> dict[str, Any]:
@@ -44,12 +32,14 @@ def statement(build: Build) -> dict[str, Any]:
     env, labels = build.env, build.labels
     source = env.get("CODEBUILD_SOURCE_REPO_URL") or "urn:trainbox:source"
     commit = labels.get("org.opencontainers.image.revision", "unknown")
-    dependencies = [{"name": path, "digest": {"sha256": digest}} for path, digest in build.locks.items()]
+    dependencies: list[dict[str, Any]] = []
     if commit != "unknown":
-        dependencies.insert(0, {"name": "source", "uri": f"git+{source}", "digest": {"gitCommit": commit}})
+        dependencies.append({"name": "source", "uri": f"git+{source}", "digest": {"gitCommit": commit}})
+    if lock := labels.get("trainbox.lock"):
+        dependencies.append({"name": lock, "digest": _sha256(labels["trainbox.lock.digest"])})
     if base := labels.get(f"{_BASE}digest"):
         uri = f"docker:{labels.get(f'{_BASE}name', 'unknown')}"
-        dependencies.append({"name": "base image", "uri": uri, "digest": {"sha256": base.removeprefix("sha256:")}})
+        dependencies.append({"name": "base image", "uri": uri, "digest": _sha256(base)})
     parameters = {key: labels[f"trainbox.{key}"] for key in ("variant", "extras") if f"trainbox.{key}" in labels}
     definition = {
         "buildType": BUILD_TYPE,
@@ -59,10 +49,14 @@ def statement(build: Build) -> dict[str, Any]:
     }
     return {
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{"name": build.repository, "digest": {"sha256": build.digest.removeprefix("sha256:")}}],
+        "subject": [{"name": build.repository, "digest": _sha256(build.digest)}],
         "predicateType": PREDICATE_TYPE,
         "predicate": {"buildDefinition": definition, "runDetails": _run_details(env)},
     }
+
+
+def _sha256(digest: str) -> dict[str, str]:
+    return {"sha256": digest.removeprefix("sha256:")}
 
 
 def _run_details(env: Mapping[str, str]) -> dict[str, Any]:

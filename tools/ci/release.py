@@ -56,7 +56,7 @@ def _documents(
     if "org.opencontainers.image.base.digest" not in labels:
         say("warning: the image has no label with the digest of its base: the provenance does not name it")
     locked = _read_lock(root, labels)
-    build = provenance.Build(place, image.digest, labels, provenance.digest_locks(root), env)
+    build = provenance.Build(place, image.digest, labels, env)
     documents = (
         Attachment(
             sbom.MEDIA_TYPE, "sbom.cdx.json", sbom.render(sbom.bill(inventory, f"{place}@{image.digest}", locked))
