@@ -12,6 +12,7 @@ import msgspec
 
 from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep, secrets
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
+from trainbox.contract.peer_key import PeerKey, read_peer_key
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.settings import Settings, as_text, read_settings, require_known
 from trainbox.errors import ContractError
@@ -79,6 +80,8 @@ class Job(msgspec.Struct, frozen=True):
     input_data_config: Mapping[str, object]
     #: Where the processes of the job meet on the first host: `MASTER_PORT`.
     port: int = DEFAULT_PORT
+    #: By which they prove themselves to each other: `TRAINBOX_PEER_KEY`.
+    peer_key: PeerKey | None = None
     #: Values that no log, report or failure file may hold.
     secrets: tuple[str, ...] = ()
     #: Choices made for the user, each with its reason; the supervisor logs them.
@@ -192,6 +195,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         resource_config=raw_resources,
         input_data_config=raw_channels,
         port=read_port(env),
+        peer_key=read_peer_key(env),
         secrets=hidden_values(env, given, decoded, flags_of(settings.raw_arguments)),
         notes=tuple(notes),
     )
