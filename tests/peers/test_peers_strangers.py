@@ -1,12 +1,16 @@
 """Attacks on the port of a leader over real sockets: by somebody without the key, with a recording, or with nothing."""
 
 import contextlib
+import errno
 import select
 import socket
+import struct
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -19,7 +23,7 @@ from tests.support.trees import Tree
 from tests.support.waiting import eventually
 from trainbox.contract.peer_key import SAME_KEY_HINT, PeerKey
 from trainbox.errors import PeerError
-from trainbox.peers import Circle, Members, acceptor, join
+from trainbox.peers import Circle, Members, acceptor, hub, join
 from trainbox.peers.acceptor import Acceptor, Arrival, Service
 from trainbox.peers.exchange import meet
 from trainbox.peers.handshake import Challenge, Hello, Proof, Refusal, Role, encode, make_nonce
@@ -201,6 +205,24 @@ def greet_leader_without_key(leader: str, *, job: str) -> bytes:
         return answer.result()
 
 
+def test_a_member_of_another_version_is_told_so_on_both_sides(leader: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with served(members(leader)[0]) as serve, reach(leader, PORT) as connection:
+        connection.sendall(struct.pack("!4sHH", b"tbxp", 7, 3) + b"abc")
+        serve(until=lambda: answers(connection))
+        assert rest(connection) == encode(Refusal("version"))
+    words = "it speaks version 7 of the protocol, and this process version 1"
+    assert f"trainbox: a caller from 127.0.0.1 is refused: {words}" in capsys.readouterr().err
+    with socket.create_server((leader, PORT)) as other, ThreadPoolExecutor(1) as threads:
+        refused = threads.submit(take_part, members(leader)[1], patience=1000)  # longer than a test may take
+        newer, _ = other.accept()
+        newer.sendall(struct.pack("!4sHH", b"tbxp", 7, 3) + b"abc")
+        error = refused.result()
+        newer.close()
+    assert isinstance(error, PeerError)
+    assert error.message == f"algo-1 rejects algo-2: {words} (port {PORT} of {leader})"
+    assert error.hint == "all hosts must run the same image"
+
+
 # -- the hosts of the health checks ------------------------------------------------------------------------------------
 
 
@@ -255,6 +277,32 @@ def test_a_host_with_another_key_is_told_from_one_that_never_came() -> None:
         silent = {hosts[1]: UNPROVED, hosts[2]: "never arrived"}
         assert first.result() == ({hosts[0]: hosts[0]}, silent)
         assert second.result() == (hosts[0], UNPROVED)
+
+
+def test_who_greets_again_and_again_does_not_hold_up_a_round_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls itself a host that never comes, and leaves every challenge without an answer."""
+    monkeypatch.setattr(hub, "GREETING_SECONDS", 0.5)
+    hosts = tuple(addresses(2))
+    over = threading.Event()
+
+    def greet_for_ever() -> int:
+        count = 0
+        with contextlib.ExitStack() as stack:
+            while not over.is_set():
+                with contextlib.suppress(ConnectionError):
+                    caller = stack.enter_context(socket.create_connection((hosts[0], PORT), timeout=300))
+                    caller.sendall(encode(Hello("job", hosts[1], "health", make_nonce())))
+                    count += 1
+                over.wait(0.05)
+        return count
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(one_round, hosts, hosts[0], patience=0.5)
+        greeted = threads.submit(greet_for_ever)
+        decided = first.result()
+        over.set()
+        assert greeted.result() > 1
+    assert decided == ({hosts[0]: hosts[0]}, {hosts[1]: "never arrived"})
 
 
 def test_a_host_whose_name_is_taken_is_told_so() -> None:
@@ -397,6 +445,42 @@ def test_of_too_many_callers_the_oldest_make_room_and_a_member_gets_in(
             assert (came[0].member, came[0].role) == ("algo-2", "life")
             came[0].connection.close()
             assert met.result().startswith(b"let in")
+
+
+class Exhausted:
+    """A listening socket of a process that may open no more files."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def accept(self) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_without_files_the_oldest_caller_goes_and_the_leader_does_not_spin(
+    leader: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = members(leader)[0]
+    service = Service(first.job, frozenset(first.names[1:]), frozenset({"life"}), KEY)
+    with contextlib.closing(Acceptor(leader, PORT, service)) as opened, contextlib.ExitStack() as stack:
+        listening = opened.sources()[0]
+        idle = [stack.enter_context(reach(leader, PORT)) for _ in range(2)]
+        eventually(lambda: not opened.turn([listening]) and len(opened.sources()) == 3, "two callers")
+        monkeypatch.setattr(opened, "_listener", Exhausted(opened._listener))
+        for left in (1, 0, 0):
+            opened.turn([listening])
+            assert len(opened.sources()) == left + (listening in opened.sources())
+        assert [is_closed(one) for one in idle] == [True, True]
+        assert opened.sources() == []  # nobody is left to make room: it looks away for a turn
+        opened.turn([])
+        assert opened.sources() == [listening]
+    assert capsys.readouterr().err.count("a connection cannot be accepted: Too many open files") == 1
 
 
 #: The leader alone may have so many files; without room for its callers it would never hear of its members.
