@@ -239,6 +239,16 @@ def test_a_reference_to_a_secret_is_resolved(tmp_path: Path) -> None:
     assert theirs.stdout == f"{reference} {reference} {variable}\n"
 
 
+def test_the_key_of_the_job_does_not_reach_a_script_that_has_no_use_for_it(tmp_path: Path) -> None:
+    key = "ab" * 32
+    script = "import os; print(os.environ.get('TRAINBOX_PEER_KEY'))"
+    ours, theirs = run_both(tmp_path, script, env={"TRAINBOX_PEER_KEY": key})
+    assert ours.code == theirs.code == 0
+    assert ours.stdout == "None\n"
+    assert key not in ours.stderr
+    assert theirs.stdout.splitlines()[-1] == key
+
+
 def test_a_framework_module_is_not_run(tmp_path: Path) -> None:
     ours, theirs = run_both(
         tmp_path,

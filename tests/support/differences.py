@@ -301,6 +301,7 @@ BEHAVIOURS: Mapping[str, str] = {
     "submit-directory-variable": "test_the_variable_sagemaker_submit_directory_counts",
     "secrets": "test_the_log_holds_no_password",
     "references": "test_a_reference_to_a_secret_is_resolved",
+    "peer-key": "test_the_key_of_the_job_does_not_reach_a_script_that_has_no_use_for_it",
     "framework-modules": "test_a_framework_module_is_not_run",
     "success-file": "test_no_success_file_is_written",
     "threads": "test_processes_of_one_host_share_its_processors",

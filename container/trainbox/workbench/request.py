@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import json
 import math
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import msgspec
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job import CHANNEL_NAME
+from trainbox.contract.peer_key import PEER_KEY_BYTES, PEER_KEY_VARIABLE, PeerKey
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, read_names, require_known
 from trainbox.contract.text import did_you_mean
@@ -45,7 +47,10 @@ _VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 #: Hyperparameters that `trainbox run` writes itself.
 _OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script", "trainbox_module")
 #: Variables that `trainbox run` sets or clears itself.
-_OWN_VARIABLES = ("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM")
+_OWN_VARIABLES = (
+    *("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM"),
+    PEER_KEY_VARIABLE,
+)
 #: A variable that every script of a job has, and what it starts.
 _WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
@@ -91,6 +96,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     preflight: str = "off"
     #: Where the ranks meet; None where each job has a network of its own.
     master_port: int | None = None
+    #: By which the processes of this attempt prove themselves to each other; None where there is one alone.
+    peer_key: PeerKey | None = None
     previous: JobRecord | None = None
     #: Containers and their network stay when the job has ended.
     keep: bool = False
@@ -100,7 +107,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that nothing which is shown or kept may hold."""
-        sources = (self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments))
+        key = {PEER_KEY_VARIABLE: self.peer_key.text} if self.peer_key else {}
+        sources = (self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments), key)
         return hidden_values(*sources, also=self.hide)
 
 
@@ -152,6 +160,7 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         drills=drills,
         preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
+        peer_key=PeerKey(os.urandom(PEER_KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
