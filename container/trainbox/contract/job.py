@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep, secrets
+from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.settings import Settings, as_text, read_settings, require_known
@@ -169,6 +170,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     reserved = {name: value for name, value in decoded.items() if is_reserved(name)}
     require_known(decoded, env, layout.config_dir / "hyperparameters.json")
     settings = read_settings(reserved, env, layout.config_dir / "hyperparameters.json")
+    read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
     if settings.program and reserved.get("trainbox_script"):
         notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
     return Job(

@@ -89,6 +89,9 @@ SETTINGS: Mapping[str, str] = {
 #: Every other variable of trainbox's own, and what it says; docs/settings.md is generated from here.
 VARIABLES: Mapping[str, str] = {
     "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
+    "TRAINBOX_CHECKPOINT_KEY": "a secret: 32 bytes in hexadecimal digits or base64, which seal checkpoints; what they"
+    " have not sealed is [refused](checkpoints-and-stopping.md#who-wrote-a-checkpoint). Of several keys, separated by"
+    " commas, the first one seals and each verifies. `trainbox run` takes it from its shell",
     "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
     "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
     "TRAINBOX_PRELOADED": "set by the launcher `torchrun`: variables that torch has read before the script",
