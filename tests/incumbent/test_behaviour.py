@@ -276,6 +276,16 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert "['--trainbox_luancher', 'torchrun']" in theirs.stdout
 
 
+def test_a_key_of_checkpoints_that_is_none_is_refused(tmp_path: Path) -> None:
+    script = "import os; print(os.environ['TRAINBOX_CHECKPOINT_KEY'])"
+    ours, theirs = run_both(tmp_path, script, env={"TRAINBOX_CHECKPOINT_KEY": "correct-horse"})
+    assert ours.code == 2
+    assert "the variable TRAINBOX_CHECKPOINT_KEY: the key is not 32 bytes in hexadecimal" in ours.failure
+    assert "correct-horse" not in ours.failure + ours.stdout + ours.stderr
+    assert theirs.code == 0
+    assert "correct-horse" in theirs.stdout
+
+
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path) -> None:
     ours, theirs = run_both(
         tmp_path, "pass", files={"input/config/resourceconfig.json": '{"current_host": "localhost"}'}

@@ -307,5 +307,6 @@ BEHAVIOURS: Mapping[str, str] = {
     "threads": "test_processes_of_one_host_share_its_processors",
     "malformed-files": "test_a_malformed_file_is_refused_by_name",
     "modules-of-the-images": "test_the_modules_of_the_images_are_not_there",
+    "checkpoint-key": "test_a_key_of_checkpoints_that_is_none_is_refused",
     "unknown-settings": "test_a_setting_that_does_not_exist_is_refused",
 }

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep
+from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
 from trainbox.contract.peer_key import PeerKey, read_peer_key
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
@@ -216,6 +217,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     settings = read_settings(reserved, env, layout.config_dir / "hyperparameters.json")
     _require_given(settings.hide, decoded, env)
     hidden = {*settings.hide, *referring}
+    read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
     if settings.program and reserved.get("trainbox_script"):
         notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
     return Job(

@@ -94,6 +94,9 @@ VARIABLES: Mapping[str, str] = {
     "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
     "TRAINBOX_PEER_KEY": "the key by which the processes of a job prove to each other that they belong to it, the same"
     " on all hosts: 32 random bytes as 64 hexadecimal digits (`openssl rand -hex 32`) or in base64",
+    "TRAINBOX_CHECKPOINT_KEY": "a secret: 32 bytes in hexadecimal digits or base64, which seal checkpoints; what they"
+    " have not sealed is [refused](checkpoints-and-stopping.md#who-wrote-a-checkpoint). Of several keys, separated by"
+    " commas, the first one seals and each verifies. `trainbox run` takes it from its shell",
     "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
     "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
     "TRAINBOX_PRELOADED": "set by the launcher `torchrun`: variables that torch has read before the script",

@@ -18,6 +18,7 @@ import msgspec
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job import CHANNEL_NAME
+from trainbox.contract.keys import CHECKPOINT_KEY
 from trainbox.contract.peer_key import PEER_KEY_BYTES, PEER_KEY_VARIABLE, PeerKey
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, read_names, require_known
@@ -178,7 +179,7 @@ def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
     if _WITHIN_A_JOB in env:
         return {}
     require_known((), env, Path())
-    names = {name.upper() for name in SETTINGS if is_ours(name)}
+    names = {CHECKPOINT_KEY, *(name.upper() for name in SETTINGS if is_ours(name))}
     return {name: value for name, value in env.items() if name in names and value}
 
 
