@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from trainbox.contract.job import Job, hidden_values, read_environment, read_job
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
+from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
@@ -156,7 +158,8 @@ def _stop_raises() -> Iterator[Callable[[], None]]:
 def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "tuple[Program, Outcome, Verdict | None]":
     for note in job.notes:
         say(note, hidden=job.secrets)
-    program = _prepare(job, env)
+    program, installed = _prepare(job, env)
+    env = {**env, **installed}
     if len(job.hosts) > 1 and not job.settings.studio_local_mode:
         from trainbox.launch.peers import wait_for_peers  # noqa: PLC0415 - one host needs no sockets
 
@@ -187,8 +190,8 @@ def _read_verdict(planned: Plan) -> "Verdict | None":
     return read_verdict(planned.scratch)
 
 
-def _prepare(job: Job, env: Mapping[str, str]) -> Program:
-    """Fetch the code, find the program in it and install what it asks for."""
+def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, str]]:
+    """Fetch the code, find the program in it and install what it asks for, which may change the environment."""
     choice = choose(job)
     if choice.source.kind == "place":
         directory = Path(choice.source.location)
@@ -197,11 +200,11 @@ def _prepare(job: Job, env: Mapping[str, str]) -> Program:
 
         directory = fetch(choice.source, job, lambda text: say(text, hidden=job.secrets))
     program = resolve(choice, directory)
-    if program.install:
-        from trainbox.launch.requirements import install  # noqa: PLC0415
+    if not program.install:
+        return program, {}
+    from trainbox.launch.requirements import install  # noqa: PLC0415
 
-        install(program, job, env)
-    return program
+    return program, install(program, job, env)
 
 
 def _make_output_directories(layout: Layout) -> None:
@@ -265,11 +268,11 @@ def _begin_line() -> None:
 
 def _count(directory: Path) -> tuple[int, int]:
     """How many files lie below a directory, and their bytes; what cannot be read is not counted."""
-    sizes = []
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(OSError):
-                sizes.append(Path(folder, name).stat().st_size)
+    sizes: list[int] = []
+    with contextlib.suppress(OSError):
+        for _, found in walk_below(directory):
+            if not stat.S_ISDIR(found.st_mode):
+                sizes.append(found.st_size)
     return len(sizes), sum(sizes)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from trainbox.workbench import namespace
+from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.engine import Image
 from trainbox.workbench.namespace import OPT_ML, probe
 
@@ -22,6 +23,7 @@ class Isolation(msgspec.Struct, frozen=True):
         can_name_hosts: Whether each host can have an `/etc/hosts` in which all the others are.
         reason: Why not at `/opt/ml`; empty if there.
         image: What the containers are made of, if they are.
+        confinement: What these may do.
     """
 
     kind: namespace.Kind | Literal["container"] = "none"
@@ -29,12 +31,18 @@ class Isolation(msgspec.Struct, frozen=True):
     can_name_hosts: bool = False
     reason: str = ""
     image: Image | None = None
+    confinement: Confinement | None = None
+
+    @property
+    def interface(self) -> str:
+        """The network interface of a host; all processes on this machine talk over its loopback interface."""
+        return "lo" if self.confinement is None else self.confinement.interface
 
     @property
     def sentence(self) -> str:
         """The choice made for the user, and its reason, in one line."""
-        if self.image is not None:
-            return self.image.sentence
+        if self.image is not None and self.confinement is not None:
+            return f"{self.image.sentence}; {self.confinement.sentence}"
         if self.at_opt_ml:
             return "each host has its own /opt/ml (a private mount), its inputs read-only"
         inputs = (
@@ -45,9 +53,9 @@ class Isolation(msgspec.Struct, frozen=True):
         )
 
 
-def in_containers(image: Image) -> Isolation:
+def in_containers(image: Image, confinement: Confinement) -> Isolation:
     """Containers of an image: a file system, a name and an address for each host."""
-    return Isolation(kind="container", at_opt_ml=True, can_name_hosts=True, image=image)
+    return Isolation(kind="container", at_opt_ml=True, can_name_hosts=True, image=image, confinement=confinement)
 
 
 def find_isolation() -> Isolation:

@@ -7,20 +7,24 @@ import difflib
 import importlib.util
 import json
 import math
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job import CHANNEL_NAME, hidden_values
-from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, require_known
+from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, Installs, is_ours, require_known
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError, RunError
 from trainbox.launch.program import bundled_scripts, find_bundled, find_module
+from trainbox.launch.requirements import find_install
+from trainbox.workbench.confinement import confine
 from trainbox.workbench.engine import find_image
 from trainbox.workbench.folder import read_previous
 from trainbox.workbench.isolation import Isolation, find_isolation, in_containers
@@ -89,6 +93,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     isolation: Isolation
     started: dt.datetime
+    #: What pip may install.
+    installs: Installs = "any"
+    #: Of files that a host makes; -1 is that of this process.
+    umask: int = -1
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -96,7 +104,9 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
         return hidden_values(self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments))
 
 
-def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime) -> RunRequest:
+def read_request(
+    args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime, umask: int = -1
+) -> RunRequest:
     """Turn the command line into a request.
 
     Raises:
@@ -120,6 +130,7 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
     job_name = _job_name(args, script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
     previous = read_previous(out, resume=args.resume)
+    installs = _installs(hyperparameters, variables)
     return RunRequest(
         script=script,
         module=args.module,
@@ -143,9 +154,36 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
-        isolation=find_isolation() if args.docker is None else in_containers(find_image(args.docker, env)),
+        isolation=find_isolation() if args.docker is None else _containers(args, script, directory, installs, env),
         started=now,
+        installs=installs,
+        umask=umask,
     )
+
+
+def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Installs:
+    """What pip may install; nothing where that is misspelt, which the supervisor then says."""
+    text = hyperparameters.get("trainbox_requirements") or variables.get("TRAINBOX_REQUIREMENTS") or "any"
+    return next((installs for installs in get_args(Installs) if installs == text), "off")
+
+
+def _containers(
+    args: argparse.Namespace, script: str, directory: Path | None, installs: Installs, env: Mapping[str, str]
+) -> Isolation:
+    """Containers, and what they may do: no more than the job needs, unless the command line says so."""
+    image = find_image(args.docker, env)
+    is_module = args.module is not None
+    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
+    confinement = confine(
+        hosts=args.hosts,
+        installs=install,
+        network=args.network,
+        as_sagemaker=args.as_sagemaker,
+        user=(os.geteuid(), os.getegid()),
+        groups=os.getgroups(),
+        rootless=image.rootless,
+    )
+    return in_containers(image, confinement)
 
 
 def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
@@ -288,6 +326,14 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
     if args.keep and args.docker is None:
         raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
+    for flag, is_given in (("--as-sagemaker", args.as_sagemaker), ("--network", args.network is not None)):
+        if is_given and args.docker is None:
+            raise RunError(f"{flag} says what containers may do, and there are none", hint="add --docker")
+    if args.network == "none" and args.hosts > 1:
+        raise RunError(
+            f"--network none: {args.hosts} hosts must reach each other",
+            hint="--network internal (the default) gives them a network that leads nowhere else",
+        )
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")
