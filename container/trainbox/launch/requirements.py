@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -63,11 +62,11 @@ def install(program: Program, job: Job, env: Mapping[str, str]) -> Mapping[str, 
     if not wanted:
         say(f"trainbox_requirements=off: {' '.join(program.install)} is not installed")
         return {}
-    site = sysconfig.get_path("purelib")
+    site = next(iter(_sites()), "")
     added: dict[str, str] = {}
     python = sys.executable
     where = ""
-    if not env.get("PIP_TARGET") and not os.access(site, os.W_OK):
+    if site and not env.get("PIP_TARGET") and not os.access(site, os.W_OK):
         place = job.layout.root / _PACKAGES
         where = f" into {place}: {site} cannot be written"
         added = _make_place(place, env)
@@ -101,9 +100,8 @@ def _make_place(place: Path, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _sites() -> tuple[str, ...]:
-    import site  # noqa: PLC0415 - an interpreter in isolated mode has not loaded it
-
-    return tuple(path for path in site.getsitepackages() if Path(path).is_dir())
+    """Where packages are; without the module `site`, which the image's own start leaves out, as it does the prefix."""
+    return tuple(path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"})
 
 
 def make_environment(place: Path, sites: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
