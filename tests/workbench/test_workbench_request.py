@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainbox.errors import RunError, TrainboxError
+from trainbox.workbench import isolation as isolation_module
 from trainbox.workbench import request as request_module
 from trainbox.workbench.engine import Image
 from trainbox.workbench.isolation import Isolation
@@ -257,7 +258,7 @@ def test_what_containers_may_do_needs_containers(here: Path, flag: list[str]) ->
 
 @pytest.fixture
 def an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_module, "find_image", lambda name, _env: Image(name, memory=1))
+    monkeypatch.setattr(isolation_module, "find_image", lambda name, _env: Image(name, memory=1))
 
 
 @pytest.mark.usefixtures("an_engine")

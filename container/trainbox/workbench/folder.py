@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainbox.errors import RunError
-from trainbox.files import remove_tree
+from trainbox.files import open_regular, remove_tree
 from trainbox.workbench.record import FILE_NAME, WORK, JobRecord, read_record
 
 #: All that a run which was killed leaves before its first record is whole.
@@ -124,8 +124,8 @@ def logs_of_last(out: Path, attempt: int) -> dict[str, Path]:
 
 
 def last_bytes(log: Path) -> bytes:
-    """The end of a log, in which a host says how it ended; nothing where somebody has removed it."""
-    with suppress(FileNotFoundError), log.open("rb") as file:
+    """The end of a log, in which a host says how it ended; nothing where there is no such file any more."""
+    with suppress(OSError), os.fdopen(open_regular(log), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
         return file.read()
     return b""

@@ -7,7 +7,6 @@ import difflib
 import importlib.util
 import json
 import math
-import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -24,10 +23,8 @@ from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError, RunError
 from trainbox.launch.program import bundled_scripts, find_bundled, find_module
 from trainbox.launch.requirements import find_install
-from trainbox.workbench.confinement import confine
-from trainbox.workbench.engine import find_image
 from trainbox.workbench.folder import read_previous
-from trainbox.workbench.isolation import Isolation, find_isolation, in_containers
+from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
 
@@ -131,6 +128,8 @@ def read_request(
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
     previous = read_previous(out, resume=args.resume)
     installs = _installs(hyperparameters, variables)
+    is_module = args.module is not None
+    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
     return RunRequest(
         script=script,
         module=args.module,
@@ -154,7 +153,7 @@ def read_request(
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
-        isolation=find_isolation() if args.docker is None else _containers(args, script, directory, installs, env),
+        isolation=find_isolation() if args.docker is None else find_containers(args, env, install),
         started=now,
         installs=installs,
         umask=umask,
@@ -165,25 +164,6 @@ def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) 
     """What pip may install; nothing where that is misspelt, which the supervisor then says."""
     text = hyperparameters.get("trainbox_requirements") or variables.get("TRAINBOX_REQUIREMENTS") or "any"
     return next((installs for installs in get_args(Installs) if installs == text), "off")
-
-
-def _containers(
-    args: argparse.Namespace, script: str, directory: Path | None, installs: Installs, env: Mapping[str, str]
-) -> Isolation:
-    """Containers, and what they may do: no more than the job needs, unless the command line says so."""
-    image = find_image(args.docker, env)
-    is_module = args.module is not None
-    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
-    confinement = confine(
-        hosts=args.hosts,
-        installs=install,
-        network=args.network,
-        as_sagemaker=args.as_sagemaker,
-        user=(os.geteuid(), os.getegid()),
-        groups=os.getgroups(),
-        rootless=image.rootless,
-    )
-    return in_containers(image, confinement)
 
 
 def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
@@ -324,16 +304,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
     if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
         raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
-    if args.keep and args.docker is None:
-        raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
-    for flag, is_given in (("--as-sagemaker", args.as_sagemaker), ("--network", args.network is not None)):
-        if is_given and args.docker is None:
-            raise RunError(f"{flag} says what containers may do, and there are none", hint="add --docker")
-    if args.network == "none" and args.hosts > 1:
-        raise RunError(
-            f"--network none: {args.hosts} hosts must reach each other",
-            hint="--network internal (the default) gives them a network that leads nowhere else",
-        )
+    check_containers(args)
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")

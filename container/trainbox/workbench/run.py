@@ -15,7 +15,7 @@ import msgspec
 
 from trainbox.contract.ending import stop_in
 from trainbox.contract.failure import LARGEST_FAILURE_BYTES
-from trainbox.contract.hyperparameters import redact, without_secrets
+from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import read_environment
 from trainbox.errors import RunError
 from trainbox.files import disarm, read_below
@@ -25,7 +25,8 @@ from trainbox.workbench.confinement import NETWORKS
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import DEFAULT_IMAGE
-from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, logs_of_last, remove
+from trainbox.workbench.first_record import first_record, host_records
+from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, remove
 from trainbox.workbench.hosts import Ended
 from trainbox.workbench.install import run_hosts_of
 from trainbox.workbench.interrupts import Interrupts
@@ -34,15 +35,7 @@ from trainbox.workbench.overlay import find_overlay
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
 from trainbox.workbench.processes import await_earlier
-from trainbox.workbench.record import (
-    Curve,
-    HostRecord,
-    JobRecord,
-    ModelRecord,
-    Seconds,
-    keep_record,
-    write_record,
-)
+from trainbox.workbench.record import JobRecord, ModelRecord, Seconds, keep_record, write_record
 from trainbox.workbench.request import RESULTS, read_request
 from trainbox.workbench.result import ARCHIVE, BUILDING, MODEL, OUTPUT, commit, install, may_replace, put_aside
 from trainbox.workbench.tree import prepare
@@ -157,7 +150,7 @@ class _Attempt:
         )
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
-        self.record = _first_record(plan)
+        self.record = first_record(plan)
 
     def run(self) -> int:
         """Every phase, each with its time; whatever happens, `job.json` says how it ended."""
@@ -213,7 +206,7 @@ class _Attempt:
                 self.live.close()
                 self.seconds["train"] = time.monotonic() - started
                 self._disarm()
-        self.record = msgspec.structs.replace(self.record, hosts=_host_records(ended))
+        self.record = msgspec.structs.replace(self.record, hosts=host_records(ended))
         self.failed = ended.failed
         code = 128 + interrupts.first if interrupts.first is not None else None
         stopped = self._stopped_by_others(ended)
@@ -364,43 +357,3 @@ class _Attempt:
             console=self.console,
         )
         self.console.file.write(without_secrets(text, self.hidden))
-
-
-def _first_record(plan: RunPlan) -> JobRecord:
-    request = plan.request
-    hidden = request.secrets
-    earlier = request.previous
-    return JobRecord(
-        job_name=request.job_name,
-        attempt=plan.attempt,
-        started=request.started.isoformat(timespec="seconds"),
-        script=request.script if request.source is None else str(request.source.directory / request.script),
-        hyperparameters=_shown(request.hyperparameters, hidden),
-        environment=_shown(request.env, hidden),
-        channels={name: str(channel.path) for name, channel in request.channels.items()},
-        # If this attempt is killed, what was known before it stays known.
-        metrics=_known_metrics(request.out, earlier) if earlier else {},
-        result=earlier.result if earlier else None,
-        model=earlier.model if earlier else None,
-        earlier_attempts=(*earlier.earlier_attempts, earlier.as_attempt()) if earlier else (),
-    )
-
-
-def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
-    """The metrics of all earlier attempts. If the last was killed, only its logs have what it logged."""
-    if earlier.status != "InProgress":
-        return dict(earlier.metrics)
-    curves = Curves()
-    for host, log in logs_of_last(out, earlier.attempt).items():
-        with log.open("rb") as lines:
-            for line in lines:
-                curves.feed(host, line)
-    return joined(earlier.metrics, curves.all())
-
-
-def _shown(values: Mapping[str, str], hidden: tuple[str, ...]) -> dict[str, str]:
-    return {name: without_secrets(str(value), hidden) for name, value in redact(values).items()}
-
-
-def _host_records(ended: Ended) -> tuple[HostRecord, ...]:
-    return tuple(HostRecord(host.name, host.exit_code, f"logs/{host.name}.log") for host in ended.hosts)
