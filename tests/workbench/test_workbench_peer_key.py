@@ -58,7 +58,7 @@ def test_jobs_of_several_hosts_or_processes_get_a_key_that_no_other_has(here: Pa
 
 
 def test_containers_get_it_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_module, "find_image", lambda *_: CONTAINERS.image)
+    monkeypatch.setattr(request_module, "find_containers", lambda *_: CONTAINERS)
     found = keys(plan_run(ask(here, "--hosts", "2", "--docker", "trainbox:cpu")))
     assert found[0] == found[1] is not None
 
