@@ -37,7 +37,7 @@ def test_torchrun_is_one_child_that_starts_the_ranks(tmp_path: Path) -> None:
     (child,) = made.children
     assert child.name == "agent"
     agent = (sys.executable, "-P", "-m", "trainbox.elastic", "4", "/scratch")
-    assert child.argv == (*agent, "train.py", "--eta", "1")
+    assert child.argv == (*agent, "train.py"), "arguments may be secret, and every user sees those of a process"
     assert made.processes == 4
     assert child.environment["OMP_NUM_THREADS"] == "2"
     assert "PYTHONPATH" not in child.environment

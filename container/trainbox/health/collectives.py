@@ -20,6 +20,7 @@ import msgspec
 
 from trainbox.clock import wait_from
 from trainbox.contract.finding import Finding
+from trainbox.contract.peer_key import without_peer_key
 from trainbox.health.checks import CHECKS, Stage
 from trainbox.health.course import Round, Said, conclude, plan_next
 from trainbox.health.course import Stage as Part
@@ -94,7 +95,7 @@ class RankProgram:
             self._process = subprocess.Popen(
                 # -P: a user's `queue.py` in the working directory is none of the standard library's.
                 [sys.executable, "-P", "-m", "trainbox.health.start_ranks", str(most_led()), address],
-                env={**env, **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
+                env={**without_peer_key(env), **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 process_group=0,
