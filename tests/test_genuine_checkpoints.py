@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.forgeries import seal_anew
+from tests.support.forged_checkpoints import seal_anew
 from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine
 from trainbox.manifest import (
     MANIFEST,

@@ -165,7 +165,7 @@ def hyperparameters(params_type: type[P]) -> P:
     own = {name: job.reserved[name] for name in params.names(params_type) if name in job.reserved}
     given = {**job.raw_hyperparameters, **own}
     kept = {name: value for name, value in given.items() if name.replace("-", "_") not in replaced}
-    return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program)
+    return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program, also=job.secret_names)
 
 
 def _usage(fields: Sequence[params.Field], program: str) -> str:

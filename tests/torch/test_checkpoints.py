@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tests.support.forgeries import NAME, forge_index, forge_item, seal_anew
+from tests.support.forged_checkpoints import NAME, forge_index, forge_item, seal_anew
 from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints

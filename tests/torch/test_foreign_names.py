@@ -16,7 +16,7 @@ from torch.distributed.checkpoint import state_dict_saver
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
 from tests.frozen.fixtures import FIXTURES
-from tests.support.forgeries import NAME, Payload, change_index, forge_item, saved
+from tests.support.forged_checkpoints import NAME, Payload, change_index, forge_item, saved
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.dcp import read_bytes_of
 from trainbox.torch.checkpoints.document import pack, unpack

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.forgeries import NAME, Payload, saved, seal_anew
+from tests.support.forged_checkpoints import NAME, Payload, saved, seal_anew
 from tests.support.runs import COMMAND, in_log
 from tests.support.snippets import example
 from tests.support.waiting import LIMIT, eventually
