@@ -23,6 +23,9 @@ LARGEST_MANIFEST_BYTES = 64 * 1024 * 1024
 # not documented, but AWS's own XGBoost container relies on them (sagemaker_xgboost_container/checkpointing.py).
 UPLOADING, UPLOADED, NOT_UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore"
 
+# Linux' NAME_MAX and PATH_MAX, in bytes.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -77,7 +80,7 @@ def read_manifest(directory: Path) -> Manifest:
         if hashlib.sha256(sealed.manifest).hexdigest() != sealed.sha256:
             raise CheckpointError(f"{MANIFEST} does not have the digest that it names")
         manifest = msgspec.json.decode(sealed.manifest, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is no DecodeError
         raise CheckpointError(f"{MANIFEST} cannot be read: {error}") from None
     return manifest
 
@@ -108,8 +111,7 @@ def check_file(directory: Path, name: str, record: FileRecord, *, digest: bool) 
     Raises:
         CheckpointError: It is missing, a link, of another size or digest, or lies outside.
     """
-    # A name from outside must not lead outside.
-    if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+    if not is_inside(name):
         raise CheckpointError(f"{MANIFEST} names {name!r}, which is no path inside the checkpoint")
     try:
         with _open_plain(directory, name) as file:
@@ -120,6 +122,16 @@ def check_file(directory: Path, name: str, record: FileRecord, *, digest: bool) 
                 raise CheckpointError(f"{name!r} does not have the digest that {MANIFEST} names")
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{name!r} is missing") from None
+
+
+def is_inside(name: str) -> bool:
+    """Pure: whether a name from outside is a path that leads to nowhere but below a directory, and that Linux takes."""
+    try:
+        parts = [part.encode() for part in name.split("/")]
+    except UnicodeEncodeError:
+        return False
+    fits = sum(map(len, parts)) + len(parts) <= _LONGEST_PATH and max(map(len, parts)) <= _LONGEST_NAME
+    return fits and "\0" not in name and {b"", b".", b".."}.isdisjoint(parts)
 
 
 def _open_plain(directory: Path, name: str) -> BufferedReader:

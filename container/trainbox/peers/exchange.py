@@ -246,7 +246,7 @@ class Hub:
                 continue
             try:
                 said[host] = msgspec.json.decode(self._values[host], type=kind)
-            except msgspec.ValidationError:
+            except (ValueError, RecursionError):
                 silent[host] = OTHER_VERSION
         return said, silent
 
@@ -357,7 +357,7 @@ class Spoke:
         line = self._ask(mine, limit, first_waits=seconds)
         try:
             return msgspec.json.decode(line.value, type=answer)
-        except msgspec.ValidationError:
+        except (ValueError, RecursionError):
             raise Lost(self._first, OTHER_VERSION) from None
 
     def close(self) -> None:
