@@ -55,6 +55,9 @@ FOUND = {
         "manifest, sealed anew",
         b'{"step":1,"info":{},"files":{"' + b"x" * 300 + b'":{"size":3,"sha256":""}}}',
     ),
+    "an index of too many digits": ("libsvm", b"1 " + b"9" * 5000 + b":1\n"),
+    "a group of too many digits": ("libsvm", b"1 qid:" + b"9" * 5000 + b" 1:1\n"),
+    "a size of too many digits": ("content type", b"text/csv; label_size=" + b"9" * 5000),
     "a state of a rank that is no pair": ("PyTorch state of a rank", b"\1\0\0\0\0\0\0\x001"),
     "a tensor that is cut off": (
         "PyTorch state of a rank",

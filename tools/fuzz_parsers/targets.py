@@ -164,7 +164,7 @@ def _unpack_state(content: bytes, _directory: Path) -> None:
 def _read(name: str) -> Use:
     def read(content: bytes, directory: Path) -> None:
         (directory / name).write_bytes(content)
-        for columns in (Columns(), Columns(labels=1, weight=True)):
+        for columns in (Columns(), Columns(labels=1, weight=True), Columns(group="0")):
             with contextlib.suppress(DataError):
                 read_table(directory, columns=columns)
         with contextlib.suppress(DataError):
