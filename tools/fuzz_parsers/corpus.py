@@ -6,8 +6,10 @@ import io
 import json
 import struct
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -70,9 +72,8 @@ METRIC_LINES = (
     b"[metrics] step=1 a=1",
 )
 _NAMES = (("algo-1", "algo-2"), ("", "é" * 100))
-GREETINGS = (
-    b'{"job":"j","member":"algo-2","role":"life"}\n',
-    b'{"job":"j","member":"algo-2","role":"data"}\n{}\n{"goodbye":true}\n',
+SIGNS_OF_LIFE = (
+    b'{}\n{}\n{"goodbye":true}\n',
     b'{"gave_up":"why","exit_code":3,"stopped":true}\n{"lost":{"member":"a","why":"w","hint":"h","exit_code":1}}\n',
 )
 
@@ -99,6 +100,24 @@ def parquets() -> tuple[bytes, ...]:
 def compressed() -> tuple[bytes, ...]:
     """CSV, compressed."""
     return gzip.compress(CSV, mtime=0), gzip.compress(CSV, compresslevel=0, mtime=0)
+
+
+def greetings() -> tuple[bytes, ...]:
+    """The messages of a handshake."""
+    return tuple(map(greeting, messages_of_greeting()))
+
+
+def messages_of_greeting() -> tuple[bytes, ...]:
+    """The same without what stands in front of each."""
+    from trainbox.peers.handshake import Challenge, Hello, Proof, Refusal, Welcome  # noqa: PLC0415 - as below
+
+    messages = (Hello("job", "algo-2", "life", bytes(32)), Challenge(bytes(32), bytes(32)), Proof(bytes(32)))
+    return tuple(map(msgspec.msgpack.encode, (*messages, Welcome(), Refusal("job"))))
+
+
+def greeting(message: bytes) -> bytes:
+    """A message of a handshake with magic number, version and length in front."""
+    return struct.pack("!4sHH", b"tbxp", 1, len(message) % 2**16) + message
 
 
 def frames() -> tuple[bytes, ...]:
@@ -187,6 +206,17 @@ def states() -> tuple[bytes, ...]:
     parts = {"model": encode(_state(), "model"), "optimizer": encode({"lr": 0.1, "groups": [(1, 2)]}, "optimizer")}
     kinds = {"model": "Linear", "optimizer": "AdamW"}
     return (compose(kinds, parts, world_size=2, shard_bytes=4096, identity={"seed": 1}, per_rank=("generators",)),)
+
+
+@cache
+def indexes() -> tuple[bytes, ...]:
+    """The index of a sharded checkpoint."""
+    import torch  # noqa: PLC0415 - takes seconds
+    import torch.distributed.checkpoint as dcp  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as directory:
+        dcp.save({"weight": torch.zeros(2, 3), "step": 4, "name": "x"}, checkpoint_id=directory, no_dist=True)
+        return ((Path(directory) / ".metadata").read_bytes(),)
 
 
 @cache

@@ -34,6 +34,7 @@ from trainbox.launch.source import extract
 from trainbox.manifest import MANIFEST, check_files, decode_info, read_manifest
 from trainbox.metrics import Metric, check, definitions, parse_line
 from trainbox.peers import Circle, Members
+from trainbox.peers.handshake import FrameReader
 from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Word
 from trainbox.peers.parcels import Line
 from trainbox.peers.wire import Wire
@@ -71,6 +72,13 @@ def _pair(content: bytes) -> socket.socket:
 
 
 def _greet(content: bytes, _directory: Path) -> None:
+    with _pair(content) as connection, contextlib.suppress(ConnectionResetError):  # the end
+        reader = FrameReader(connection)
+        while True:
+            reader.receive()
+
+
+def _hear(content: bytes, _directory: Path) -> None:
     with _pair(content) as connection:
         wire = Wire(connection, Word, longest=LONGEST_WORD_BYTES)
         with contextlib.suppress(ConnectionResetError):  # the end
@@ -158,6 +166,13 @@ def _unpack_state(content: bytes, _directory: Path) -> None:
     unpack(content)
 
 
+def _read_index(content: bytes, directory: Path) -> None:
+    from trainbox.torch.checkpoints.index import METADATA, read_index  # noqa: PLC0415 - imports torch
+
+    (directory / METADATA).write_bytes(content)
+    read_index(directory / METADATA, {"__0_0.distcp": 10**6})
+
+
 # ---- data ----
 
 
@@ -241,7 +256,11 @@ _CONFIGS = {
 }
 
 TARGETS: dict[str, Target] = {
-    "greeting": Target(corpus.of(*corpus.GREETINGS), _greet, (OSError,), (*_JSON, b"\n")),
+    "greeting": Target(corpus.greetings, _greet, (OSError,), (b"tbxp", b"\0\1", b"\xa5hello")),
+    "greeting, framed anew": Target(
+        corpus.messages_of_greeting, lambda content, path: _greet(corpus.greeting(content), path), (OSError,)
+    ),
+    "signs of life": Target(corpus.of(*corpus.SIGNS_OF_LIFE), _hear, (OSError,), (*_JSON, b"\n")),
     "frame": Target(corpus.frames, _take_frame, (OSError, PeerError), _JSON),
     "gathered values": Target(corpus.gathered, _gather, (PeerError,)),
     "manifest": Target(corpus.sealed_manifests, _read_manifest, (CheckpointError,), _JSON),
@@ -254,6 +273,7 @@ TARGETS: dict[str, Target] = {
     "forest, description": Target(corpus.schemas, _unpack_schema, (DataError,), (*_JSON, b"os.system", b"__loader__")),
     "PyTorch state": Target(corpus.states, _parse_state, (CheckpointError,), _JSON),
     "PyTorch state of a rank": Target(corpus.packed_states, _unpack_state, (CheckpointError,), _JSON),
+    "index of a sharded state": Target(corpus.indexes, _read_index, (CheckpointError,), (b"cos\nsystem\n", b"R", b".")),
     "CSV": Target(
         corpus.of(*corpus.CSVS), _read("a.csv"), (DataError,), (b",", b"\n", b'"', b"nan", b"1e5", b"\r", b"\0")
     ),
