@@ -212,10 +212,10 @@ def states() -> tuple[bytes, ...]:
 def indexes() -> tuple[bytes, ...]:
     """The index of a sharded checkpoint."""
     import torch  # noqa: PLC0415 - takes seconds
-    import torch.distributed.checkpoint as dcp  # noqa: PLC0415
+    from torch.distributed.checkpoint.state_dict_saver import save  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as directory:
-        dcp.save({"weight": torch.zeros(2, 3), "step": 4, "name": "x"}, checkpoint_id=directory, no_dist=True)
+        save({"weight": torch.zeros(2, 3), "step": 4, "name": "x"}, checkpoint_id=directory, no_dist=True)
         return ((Path(directory) / ".metadata").read_bytes(),)
 
 
