@@ -112,7 +112,7 @@ def read_values(env: Mapping[str, str]) -> dict[str, str]:
         return {}
     try:
         return msgspec.json.decode(env[VARIABLE], type=dict[str, str])
-    except msgspec.DecodeError:  # its text may hold a secret
+    except (ValueError, RecursionError):  # its text may hold a secret
         raise ContractError(f"the variable {VARIABLE}: expected a JSON object of texts", hint="leave it out") from None
 
 
