@@ -61,6 +61,7 @@ def all_locks() -> Iterator[Lock]:
         yield Lock(name, (IMAGE, *TOOLS[:2], "setuptools"), python, machine, variant)
     yield Lock("incumbent", ("sagemaker-training==5.1.4", "setuptools"))
     yield Lock("sdk-v2", ("sagemaker==2.257.7",), follows=False)
+    yield Lock("release", ("boto3", "docker", "pip", "pip-audit", "requests"), "3.11")
     yield Lock("sdk-v3", ("sagemaker-train==1.27.0",), follows=False)
 
 

@@ -15,7 +15,9 @@ LOCKS = {path.stem: path.read_text() for path in sorted((ROOT / "locks").glob("*
 IMAGES = {name: text for name, text in LOCKS.items() if name.startswith("image-")}
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}\b")
-SHELL = [path for path in chain(ROOT.glob("tools/**/*"), ROOT.glob(".ci/*")) if path.is_file()]
+SHELL = [
+    path for path in chain(ROOT.glob("tools/**/*"), ROOT.glob(".ci/*")) if path.is_file() and path.suffix != ".pyc"
+]
 
 
 def versions(lock: str) -> dict[str, set[str]]:
@@ -29,7 +31,7 @@ def versions(lock: str) -> dict[str, set[str]]:
 def test_there_is_a_lock_for_each_variant_and_python_for_development_and_for_what_it_compares_with() -> None:
     images = {f"image-cpu-py{python}-{machine}" for python in (311, 312) for machine in ("x86_64", "aarch64")}
     images |= {f"image-gpu-py{python}-x86_64" for python in (311, 312)}
-    assert set(LOCKS) == images | {"dev", "incumbent", "sdk-v2", "sdk-v3"}
+    assert set(LOCKS) == images | {"dev", "incumbent", "release", "sdk-v2", "sdk-v3"}
 
 
 @pytest.mark.parametrize("name", LOCKS)
