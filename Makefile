@@ -97,7 +97,7 @@ test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and t
 
 lock: $(VENV)/.dev ## resolve locks/ anew, by hash; UPGRADE=name,name or UPGRADE=all takes newer versions
 	$(INSTALL) uv --quiet
-	$(BIN)/python -m tools.lock --uv $(BIN)/uv --upgrade '$(UPGRADE)' $(LOCKS)
+	$(BIN)/python -m tools.lock --uv $(BIN)/uv --upgrade '$(UPGRADE)' $(if $(TORCH_CPU_INDEX),--torch-index $(TORCH_CPU_INDEX)) $(LOCKS)
 
 freeze: $(VENV)/.dev ## record anew what tests/frozen compares with; a commit of its own, with a line in CHANGELOG.md
 	$(BIN)/python -m tools.freeze $(WHAT)
