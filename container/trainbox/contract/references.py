@@ -51,11 +51,6 @@ def is_reference(text: str) -> bool:
     return text.startswith(_BEGINNING) and _REFERENCE.fullmatch(text) is not None
 
 
-def has_reference(text: str) -> bool:
-    """Whether a reference is within a text, or begins there."""
-    return _BEGINNING in text
-
-
 def find_references(value: object, place: str) -> Iterator[Reference]:
     """Yield the references in a value, decoded, and in all that is in it.
 
