@@ -1,4 +1,4 @@
-# The image of trainbox. Online: `docker build -t trainbox:cpu .`; `make image` also works without any registry.
+# The image of trainbox: `make image`; without any registry: `BASE_IMAGE=fallback make image`.
 # Any Debian or Ubuntu can be the base that has a Python of locks/ and its venv module, an AWS Deep Learning Container too.
 # By digest: a tag moves. `docker buildx imagetools inspect python:3.12-slim-bookworm` says the newest.
 ARG BASE_IMAGE=python:3.12.15-slim-bookworm@sha256:34386ef0cb081344d7ec1c103ba398e6e9f64e9ab3a1509accc92a4e24a07258

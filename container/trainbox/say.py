@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from trainbox.contract.hyperparameters import without_secrets
+from trainbox.contract.secrets import without_secrets
 
 PREFIX = "trainbox: "
 

@@ -159,8 +159,9 @@ def test_secrets_of_variables_and_hyperparameters_are_known_also_under_one_name(
 
 def test_a_secret_is_known_in_every_form_a_message_may_give_it(tmp_path: Path) -> None:
     pem = "-----BEGIN KEY-----\nMIIEvQIBADAN\n=\n"
-    job = read(tmp_path, {"PRIVATE_KEY": pem}, hyperparameters={"pin_key": "1e5"})
-    for form in (pem, "MIIEvQIBADAN", repr(pem)[1:-1], json.dumps(pem)[1:-1], "1e5", "100000.0"):
+    quoted = 'it\'s "so"'
+    job = read(tmp_path, {"PRIVATE_KEY": pem}, hyperparameters={"pin_token": json.dumps(quoted)})
+    for form in (pem, "MIIEvQIBADAN", repr(pem)[1:-1], json.dumps(pem)[1:-1], quoted, json.dumps(quoted)[1:-1]):
         assert form in job.secrets
     assert "=" not in job.secrets
 

@@ -1,10 +1,12 @@
 """Locks: whole, by hash, in agreement with each other, and the only way in which anything is installed."""
 
 import re
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tools.image import requirements
 
@@ -67,6 +69,28 @@ def test_what_an_image_holds_is_what_is_tested(name: str) -> None:
     differ = {each for each in shared if not held[each] <= tested[each]}
     assert differ == ({"nvidia-nccl-cu13"} & shared if "gpu" in name else set())
     assert {each for each in shared if len(tested[each]) > 1} <= {"networkx", "xgboost", "xgboost-cpu"}
+
+
+def test_development_installs_the_whole_of_its_lock_and_has_it() -> None:
+    wanted = requirements.requirements_of("trainbox[xgboost,sklearn,torch,s3,workbench,demo,dev]", PYPROJECT)
+    whole = requirements.choose(LOCKS["dev"], [*wanted, "pip", "hatchling", "editables", "uv"])
+    assert set(whole) == set(requirements.read_entries(LOCKS["dev"]))
+    for name, texts in requirements.choose(LOCKS["dev"], wanted).items():
+        heads = (text.partition("\n")[0].rstrip(" \\") for text in texts)
+        locked = [head for head in map(Requirement, heads) if head.marker is None or head.marker.evaluate()]
+        for head in locked:
+            assert version(name) in head.specifier, f"{name} is not what locks/dev.txt says: make venv"
+
+
+@pytest.mark.parametrize("name", ["dev", *IMAGES])
+def test_a_lock_satisfies_what_pyproject_asks_for(name: str) -> None:
+    extras = "all,demo,dev" if name == "dev" else "all,toolkit"
+    locked = versions(LOCKS[name])
+    for text in requirements.requirements_of(f"trainbox[{extras}]", PYPROJECT):
+        wanted = Requirement(text)
+        found = locked.get(requirements.normalize(wanted.name), set())
+        assert found or wanted.marker, text
+        assert all(each in wanted.specifier for each in found), text
 
 
 def test_an_unknown_extra_and_a_package_that_is_not_locked_are_errors() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.image import ecr
+
 ROOT = Path(__file__).parents[2]
 #: Nothing listens there.
 ABSENT = "127.0.0.1:1/python:3.12@sha256:" + "0" * 64
@@ -39,3 +41,22 @@ def test_a_base_that_cannot_be_pulled_is_an_error_and_nothing_is_taken_in_its_pl
     assert (answer.returncode, answer.stdout) == (1, "")
     assert f"cannot pull {ABSENT}" in answer.stderr
     assert "hint: without a registry: BASE_IMAGE=fallback make image" in answer.stderr
+
+
+@pytest.mark.docker
+@pytest.mark.registry
+def test_a_base_named_by_its_digest_is_pulled_and_taken(account: ecr.Account, engine: Any) -> None:
+    ecr.log_in(account)
+    name = f"{account.registry}/python:3.12"
+
+    def docker(*arguments: str, given: str = "") -> None:
+        subprocess.run(["docker", *arguments], input=given, text=True, env=account.env, capture_output=True, check=True)
+
+    docker("build", "--tag", name, "-", given="FROM scratch\nLABEL what=base\n")
+    docker("push", name)
+    (pushed,) = engine.inspect_image(name)["RepoDigests"]
+    wanted = f"{name}@{pushed.partition('@')[2]}"
+    docker("rmi", "--force", name, pushed)
+    for _ in ("pulled", "here"):
+        answer = base_image(CI="true", BASE_IMAGE=wanted, DOCKER_CONFIG=str(account.docker))
+        assert (answer.returncode, answer.stdout) == (0, f"{wanted}\n"), answer.stderr

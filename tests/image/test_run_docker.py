@@ -393,15 +393,15 @@ def test_an_image_without_train_is_said(here: Path, made_image: Callable[..., st
 def test_a_container_that_is_ended_from_outside_is_said_and_secrets_stay_inside(
     here: Path, how: str, engine: Any, mine: Left
 ) -> None:
-    arguments = ["--hp", "api_token=topsecret", "--env", "DB_PASSWORD=hunter2", "--env", "TRAINBOX_GRACE_SECONDS=0.5"]
+    arguments = ["--hp", "api_token=topsecret", "--env", "DB_PASSWORD=hunter2-2", "--env", "TRAINBOX_GRACE_SECONDS=0.5"]
     process = start(here, STUBBORN, IN_DOCKER, *arguments, "--hosts", "2", "--out", "out")
     for host in ("algo-1", "algo-2"):
         eventually(in_log(here / "out", "now at work", host), "the script at work")
     for name in mine()[0]:
         found = engine.inspect_container(name)
         assert "topsecret" not in json.dumps(found)
-        assert "DB_PASSWORD=hunter2" in found["Config"].pop("Env")
-        assert "hunter2" not in json.dumps(found)
+        assert "DB_PASSWORD=hunter2-2" in found["Config"].pop("Env")
+        assert "hunter2-2" not in json.dumps(found)
         if found["Config"]["Hostname"] == "algo-1":
             engine.kill(name) if how == "killed" else engine.remove_container(name, force=True)
     _, err = finish(process, 137)
@@ -410,7 +410,7 @@ def test_a_container_that_is_ended_from_outside_is_said_and_secrets_stay_inside(
     assert "the container was " in reason
     assert " from outside" in reason
     assert "exit code: 137" in reason
-    assert "hunter2" not in err
+    assert "hunter2-2" not in err
 
 
 def test_what_the_kernel_kills_for_memory_is_said_by_the_engine(

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 NEEDED = (".dockerignore", "Dockerfile", "LICENSE", "README.md", "pyproject.toml")
 DIRECTORIES = ("container", "locks", "train_scripts", "tools/image")
 EPOCH = 1_000_000_000
-#: Of a checkout, extras, options of docker, `variant` and `epoch`: the name of the image, and what the build said.
+#: Of a checkout, extras, options of docker, `variant`, `epoch`, `certificates`: the image, and what the build said.
 Build = Callable[..., tuple[str, str]]
 
 
@@ -67,11 +67,13 @@ def checkout(tmp_path: Path) -> Path:
 def build(engine: Any) -> Iterator[Build]:
     made = []
 
-    def build_one(checkout: Path, extras: str, *options: str, variant: str = "cpu", epoch: str = "") -> tuple[str, str]:
+    def build_one(
+        checkout: Path, extras: str, *options: str, variant: str = "cpu", epoch: str = "", certificates: str = ""
+    ) -> tuple[str, str]:
         run(checkout / "tools/image/wheelhouse", extras, "cpu", checkout / "wheelhouse", env={"PYTHON": sys.executable})
         made.append(f"trainbox-test:{uuid.uuid4().hex}")
         given = (extras, variant, made[-1], "--progress", "plain", *options)
-        env = {"SOURCE_DATE_EPOCH": epoch, "BASE_IMAGE": base_of(engine)}
+        env = {"SOURCE_DATE_EPOCH": epoch, "BASE_IMAGE": base_of(engine), "PIP_CERT": certificates}
         return made[-1], run(checkout / "tools/image/build", *given, env=env)
 
     yield build_one
@@ -117,8 +119,14 @@ def test_the_same_source_gives_the_same_layers_wherever_and_whenever_it_is_built
         path.chmod(0o700 if path.is_dir() else 0o600)
     # The cache compares contents without their times: what it keeps would prove nothing here.
     first, _ = build(checkout, "", "--no-cache", epoch=str(EPOCH))
-    second, _ = build(other, "", "--no-cache", variant="gpu", epoch=str(EPOCH))
+    mark = uuid.uuid4().hex
+    (tmp_path / "own.crt").write_text(mark)
+    lent = str(tmp_path / "own.crt")
+    second, said = build(other, "", "--no-cache", variant="gpu", epoch=str(EPOCH), certificates=lent)
+    # Nor does it matter which certificates the build machine has: they are lent to the build, and in no layer.
     assert layers(first) == layers(second), differences(first, second)
+    assert "mount=type=secret" in said
+    assert mark not in run("docker", "history", "--no-trunc", second)
     assert labels(first)["org.opencontainers.image.created"] == "2001-09-09T01:46:40Z"
     assert [labels(image)["trainbox.variant"] for image in (first, second)] == ["cpu", "gpu"]
     look = f"find /opt ! -newermt @{EPOCH} -newermt @{EPOCH - 1} | wc -l; find /opt | wc -l; find /opt ! -perm -o=r"

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.secret_service import KEY, PASSWORD, serving
 from tests.support.sides import INCUMBENT_BIN, require_incumbent
 from tests.support.waiting import eventually
 
@@ -227,6 +228,27 @@ def test_the_log_holds_no_password(tmp_path: Path) -> None:
     assert (theirs.stdout + theirs.stderr).count("hunter2") >= 5
 
 
+def test_a_reference_to_a_secret_is_resolved(tmp_path: Path) -> None:
+    reference, variable = "{{resolve:secretsmanager:db:SecretString:password}}", "{{resolve:ssm-secure:/team/key}}"
+    script = "import os, sys; print(sys.argv[2], os.environ['SM_HP_PASSWORD'], os.environ['MY_KEY'])"
+    with serving() as service:
+        env = {**service.env, "MY_KEY": variable}
+        ours, theirs = run_both(tmp_path, script, hyperparameters={"password": reference}, env=env)
+    assert ours.stdout == f"{PASSWORD} {PASSWORD} {KEY}\n"
+    assert PASSWORD not in ours.stderr
+    assert theirs.stdout == f"{reference} {reference} {variable}\n"
+
+
+def test_the_key_of_the_job_does_not_reach_a_script_that_has_no_use_for_it(tmp_path: Path) -> None:
+    key = "ab" * 32
+    script = "import os; print(os.environ.get('TRAINBOX_PEER_KEY'))"
+    ours, theirs = run_both(tmp_path, script, env={"TRAINBOX_PEER_KEY": key})
+    assert ours.code == theirs.code == 0
+    assert ours.stdout == "None\n"
+    assert key not in ours.stderr
+    assert theirs.stdout.splitlines()[-1] == key
+
+
 def test_a_framework_module_is_not_run(tmp_path: Path) -> None:
     ours, theirs = run_both(
         tmp_path,
@@ -252,6 +274,16 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert "did you mean 'trainbox_launcher'" in ours.failure
     assert theirs.code == 0
     assert "['--trainbox_luancher', 'torchrun']" in theirs.stdout
+
+
+def test_a_key_of_checkpoints_that_is_none_is_refused(tmp_path: Path) -> None:
+    script = "import os; print(os.environ['TRAINBOX_CHECKPOINT_KEY'])"
+    ours, theirs = run_both(tmp_path, script, env={"TRAINBOX_CHECKPOINT_KEY": "correct-horse"})
+    assert ours.code == 2
+    assert "the variable TRAINBOX_CHECKPOINT_KEY: the key is not 32 bytes in hexadecimal" in ours.failure
+    assert "correct-horse" not in ours.failure + ours.stdout + ours.stderr
+    assert theirs.code == 0
+    assert "correct-horse" in theirs.stdout
 
 
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path) -> None:

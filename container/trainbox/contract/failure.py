@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.hyperparameters import without_secrets
+from trainbox.contract.secrets import without_secrets
 from trainbox.contract.text import printable
 
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
@@ -75,6 +75,26 @@ def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
             return False
         with path.open(encoding="utf-8", errors="replace") as file:  # of any size: a script has written it
             text = _cut(f"{text}\nthe script: {file.read(LONGEST_FAILURE)}", LONGEST_FAILURE)
+    _write(path, text)
+    return True
+
+
+def hide_in_failure(path: Path, hidden: Iterable[str]) -> str:
+    """Return what a script has written there, and leave secrets out of the file: its text is shown to many.
+
+    A file longer than anybody would read is cut where it holds a secret.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    text = read_failure(path)
+    shown = without_secrets(text, hidden)
+    if shown != text:
+        _write(path, shown)
+    return shown
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
     try:
@@ -87,7 +107,6 @@ def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return True
 
 
 def read_failure(path: Path) -> str:

@@ -84,15 +84,24 @@ SETTINGS: Mapping[str, str] = {
     " torch",
     "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas"
     " (launcher `torchrun`, a script with a session); one that did not happen fails the job",
+    "trainbox_hide": "names of hyperparameters and variables, separated by commas, whose values are secret whatever"
+    " they are called: no log, report or failure file of ours holds them. `trainbox run` adds those of `--hp-env` and"
+    " `@FILE`",
 }
 
 #: Every other variable of trainbox's own, and what it says; docs/settings.md is generated from here.
 VARIABLES: Mapping[str, str] = {
     "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
+    "TRAINBOX_PEER_KEY": "the key by which the processes of a job prove to each other that they belong to it, the same"
+    " on all hosts: 32 random bytes as 64 hexadecimal digits (`openssl rand -hex 32`) or in base64",
+    "TRAINBOX_CHECKPOINT_KEY": "a secret: 32 bytes in hexadecimal digits or base64, which seal checkpoints; what they"
+    " have not sealed is [refused](checkpoints-and-stopping.md#who-wrote-a-checkpoint). Of several keys, separated by"
+    " commas, the first one seals and each verifies. `trainbox run` takes it from its shell",
     "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
     "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
     "TRAINBOX_PRELOADED": "set by the launcher `torchrun`: variables that torch has read before the script",
     "TRAINBOX_STACKS_FILE": "set by the launcher `torchrun`: where a rank writes its stacks",
+    "TRAINBOX_RESOLVED": "set by the supervisor: the secrets that the request refers to, for all that it starts",
     "TRAINBOX_HEALTH_DRILL": "a fault to rehearse in the health checks of ranks",
     "TRAINBOX_TEST_IMAGE": "for trainbox's own tests",
     "TRAINBOX_TEST_PATIENCE": "for trainbox's own tests",
@@ -126,6 +135,8 @@ class Settings(msgspec.Struct, frozen=True):
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     stop_exit_code: int = 0
+    #: Names whose values are secret whatever they say.
+    hide: tuple[str, ...] = ()
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
     s3_endpoint_url: str | None = None
     pip_cache_dir: Path | None = None
@@ -219,6 +230,7 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         preflight_strict=read("trainbox_preflight_strict", _read_switch, False, "true or false"),
         preload=read("trainbox_preload", _read_on, True, "on or off"),
         drills=read("trainbox_drill", read_drills, (), "'kill RANK@STEP' or 'freeze RANK@STEP', separated by commas"),
+        hide=read("trainbox_hide", read_names, (), "names, separated by commas"),
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         pip_cache_dir=Path(cache) if cache else None,
         studio_local_mode=env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
@@ -318,6 +330,18 @@ def _read_strings(text: str) -> tuple[str, ...]:
         raise ValueError(text)
     "".join(found).encode()  # half a surrogate pair is a ValueError: no system can pass it on
     return tuple(found)
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas, or as a JSON list, which may have commas in them.
+
+    Raises:
+        ValueError: There is an empty one, or something that is no text.
+    """
+    names = json.loads(text) if text.startswith("[") else text.split(",")
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(text)
+    return tuple(name.strip() for name in names)
 
 
 def _read_count(text: str) -> int:

@@ -13,16 +13,18 @@ from msgspec.structs import replace
 
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
-from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
-from trainbox.contract.hyperparameters import without_secrets
-from trainbox.contract.job import Job, hidden_values, read_environment, read_job
+from trainbox.contract.failure import compose, hide_in_failure, release_failure, reserve_failure, write_failure
+from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
+from trainbox.contract.peer_key import without_peer_key
+from trainbox.contract.references import fill_in_variables
+from trainbox.contract.secrets import hidden_values
 from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
-from trainbox.launch.program import Program, choose, resolve
+from trainbox.launch.program import Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.scratch import scratch_directory
 from trainbox.launch.supervise import supervise
@@ -67,9 +69,16 @@ def _run_job(env: Mapping[str, str]) -> int:
     try:
         with _stop_raises() as check_stop:
             _make_output_directories(layout)
+            wanted = read_references(layout.root, env)
+            if wanted.references:
+                from trainbox.launch.references import resolve  # noqa: PLC0415 - most jobs refer to nothing
+
+                values = resolve(wanted, say)
+                env = fill_in_variables(env, values)
+                hidden = hidden_values(env, values, also=values)
             job = read_job(layout.root, env)
             hidden = job.secrets
-            program, outcome, verdict = _run(job, env, check_stop)
+            program, outcome, verdict = _run(job, without_peer_key(env), check_stop)
         if verdict and not outcome.stopped_by:  # another host was
             outcome = replace(outcome, stopped_by=verdict.stopped)
         diagnosis = _report(outcome, verdict, program, job)
@@ -158,8 +167,10 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "t
         say(note, hidden=job.secrets)
     program = _prepare(job, env)
     if len(job.hosts) > 1 and not job.settings.studio_local_mode:
-        from trainbox.launch.peers import wait_for_peers  # noqa: PLC0415 - one host needs no sockets
+        from trainbox.launch.peers import describe_protection, wait_for_peers  # noqa: PLC0415 - one host needs none
 
+        if job.is_first_host and (protection := describe_protection(job)):
+            say(protection)
         # The others are dialled by nobody here: they come to the first.
         dialled = dict.fromkeys((job.hosts[0], world_hosts(job)[0]))
         timeout = job.settings.peer_timeout_seconds
@@ -197,6 +208,8 @@ def _prepare(job: Job, env: Mapping[str, str]) -> Program:
 
         directory = fetch(choice.source, job, lambda text: say(text, hidden=job.secrets))
     program = resolve(choice, directory)
+    if job.peer_key is not None:
+        program = replace(program, needs_key=needs_key(program, program.directory))
     if program.install:
         from trainbox.launch.requirements import install  # noqa: PLC0415
 
@@ -278,9 +291,12 @@ def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
     text = compose(diagnosis, hidden)
     try:
         # Rules match how it begins, whatever the script has written.
-        if not write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware"):
+        is_ours = write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware")
+        # What the script has written there, or what ours was put before.
+        found = hide_in_failure(layout.failure_file, hidden)
+        if not is_ours:
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
-            text = without_secrets(read_failure(layout.failure_file), hidden)
+            text = found
     except OSError as error:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
     say(f"FAILED: {text}")

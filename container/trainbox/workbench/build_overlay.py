@@ -22,7 +22,8 @@ import msgspec
 
 from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.failure import compose, write_failure
-from trainbox.contract.job import hidden_values, read_environment
+from trainbox.contract.job import read_environment
+from trainbox.contract.secrets import hidden_values
 from trainbox.errors import RequirementsError, TrainboxError
 from trainbox.launch.requirements import OVERLAY_MARKER, arguments, run_pip
 from trainbox.say import say

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live as LiveLine
 from rich.segment import Segment, Segments
 
+from trainbox.contract.secrets import without_secrets
 from trainbox.workbench.curves import MARK, Curves
 
 #: A longer line is shown in pieces.
@@ -86,7 +87,7 @@ class Live:
     def say(self, text: str) -> None:
         """One line of our own, on stderr."""
         self._line.stop()  # stderr may be the same terminal
-        self._notes.write(f"{PREFIX}{text}\n")
+        self._notes.write(f"{PREFIX}{without_secrets(text, ())}\n")
 
     def tick(self) -> None:
         """Redraw the line, if there is one and its time has come."""

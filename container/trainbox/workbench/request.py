@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import json
 import math
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,17 @@ import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.job import CHANNEL_NAME, hidden_values
-from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, require_known
+from trainbox.contract.job import CHANNEL_NAME
+from trainbox.contract.keys import CHECKPOINT_KEY
+from trainbox.contract.peer_key import PEER_KEY_BYTES, PEER_KEY_VARIABLE, PeerKey
+from trainbox.contract.secrets import hidden_values
+from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, read_names, require_known
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError, RunError
 from trainbox.launch.program import bundled_scripts, find_bundled, find_module
 from trainbox.workbench.engine import find_image
 from trainbox.workbench.folder import read_previous
+from trainbox.workbench.given import Origin, pairs, read_hyperparameters, read_variables
 from trainbox.workbench.isolation import Isolation, find_isolation, in_containers
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
@@ -43,7 +48,10 @@ _VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 #: Hyperparameters that `trainbox run` writes itself.
 _OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script", "trainbox_module")
 #: Variables that `trainbox run` sets or clears itself.
-_OWN_VARIABLES = ("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM")
+_OWN_VARIABLES = (
+    *("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM"),
+    PEER_KEY_VARIABLE,
+)
 #: A variable that every script of a job has, and what it starts.
 _WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
@@ -69,6 +77,11 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     channels: Mapping[str, ChannelSource] = {}
     hyperparameters: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
+    #: Where those values came from that are not in the command.
+    hyperparameter_origins: Mapping[str, Origin] = {}
+    env_origins: Mapping[str, Origin] = {}
+    #: Names whose values are secret whatever they say.
+    hide: tuple[str, ...] = ()
     #: The environment of `trainbox run` itself.
     inherited: Mapping[str, str] = {}
     hosts: int = 1
@@ -84,6 +97,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     preflight: str = "off"
     #: Where the ranks meet; None where each job has a network of its own.
     master_port: int | None = None
+    #: By which the processes of this attempt prove themselves to each other; None where there is one alone.
+    peer_key: PeerKey | None = None
     previous: JobRecord | None = None
     #: Containers and their network stay when the job has ended.
     keep: bool = False
@@ -93,7 +108,9 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that nothing which is shown or kept may hold."""
-        return hidden_values(self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments))
+        key = {PEER_KEY_VARIABLE: self.peer_key.text} if self.peer_key else {}
+        sources = (self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments), key)
+        return hidden_values(*sources, also=self.hide)
 
 
 def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime) -> RunRequest:
@@ -104,8 +121,9 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         ContractError: A variable of the shell begins as trainbox's own do, and is none.
         ProgramError: There is no such script.
     """
-    hyperparameters = _pairs(args.hp, "--hp")
-    variables = _pairs(args.env, "--env")
+    given = read_hyperparameters(args.hp, args.hp_env, env, cwd)
+    given_variables = read_variables(args.env, env, cwd)
+    hyperparameters, variables = given.values, given_variables.values
     _check_hyperparameters(hyperparameters, args)
     _check_variables(variables)
     _check_known(hyperparameters, variables)
@@ -128,6 +146,9 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         channels=_channels(args.channel, cwd),
         hyperparameters=hyperparameters,
         env=variables,
+        hyperparameter_origins=given.origins,
+        env_origins=given_variables.origins,
+        hide=_names_to_hide(hyperparameters, variables, (*given.origins, *given_variables.origins)),
         inherited=env,
         hosts=args.hosts,
         processes=args.processes,
@@ -140,6 +161,7 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         drills=drills,
         preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
+        peer_key=PeerKey(os.urandom(PEER_KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
@@ -157,7 +179,7 @@ def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
     if _WITHIN_A_JOB in env:
         return {}
     require_known((), env, Path())
-    names = {name.upper() for name in SETTINGS if is_ours(name)}
+    names = {CHECKPOINT_KEY, *(name.upper() for name in SETTINGS if is_ours(name))}
     return {name: value for name, value in env.items() if name in names and value}
 
 
@@ -192,17 +214,15 @@ def find_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _pairs(given: Sequence[str], flag: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            # The value is not repeated: it may be a secret whose name was forgotten.
-            raise RunError(f"{flag} {name!r}: found no NAME=VALUE", hint=f"write it as '{flag} NAME=VALUE'")
-        if name in pairs:
-            raise RunError(f"{flag} {name}: given twice", hint="give it once")
-        pairs[name] = value
-    return pairs
+def _names_to_hide(
+    hyperparameters: Mapping[str, str], variables: Mapping[str, str], origins: Sequence[str]
+) -> tuple[str, ...]:
+    text = hyperparameters.get("trainbox_hide") or variables.get("TRAINBOX_HIDE", "")
+    try:
+        named = read_names(text) if text else ()
+    except ValueError:
+        raise RunError(f"trainbox_hide: found {text!r}, expected names, separated by commas") from None
+    return tuple(dict.fromkeys((*named, *origins)))
 
 
 def _check_hyperparameters(given: Mapping[str, str], args: argparse.Namespace) -> None:
@@ -228,7 +248,8 @@ def _check_hyperparameters(given: Mapping[str, str], args: argparse.Namespace) -
                 f"--hp {name}: the value has {len(value)} characters",
                 hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a long list in a file of a channel",
             )
-    written = len(given) + len(raw) + len(processes) + 2
+    hide = bool(args.hp_env or any(text.partition("=")[2].startswith("@") for text in (*args.hp, *args.env)))
+    written = len(given) + len(raw) + len(processes) + hide + 2
     if written > MOST_HYPERPARAMETERS:
         raise RunError(
             f"{len(given)} hyperparameters, and {written - len(given)} that say what to run, are {written}",
@@ -382,7 +403,7 @@ def _channels(given: Sequence[str], cwd: Path) -> dict[str, ChannelSource]:
     if len(given) > MOST_CHANNELS:
         raise RunError(f"{len(given)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
     channels: dict[str, ChannelSource] = {}
-    for name, value in _pairs(given, "--channel").items():
+    for name, value in pairs(given, "--channel").items():
         path = (cwd / Path(value).expanduser()).resolve()
         if not CHANNEL_NAME.fullmatch(name):
             raise RunError(

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from trainbox.contract.hyperparameters import secrets_of_urls
+from trainbox.contract.secrets import secrets
 from trainbox.errors import RequirementsError
 from trainbox.workbench.source import walk
 
@@ -61,7 +61,7 @@ class _Reader:
         self.digests[str(path)] = hashlib.sha256(content).hexdigest()
         for line in logical_lines(content.decode(errors="replace")):
             expanded = _VARIABLE.sub(lambda found: self.variables.get(found[1]) or found[0], line)
-            self.credentials.update(secrets_of_urls(expanded))
+            self.credentials.update(secrets({"": expanded}))
             self._line(expanded, [*within, path], constrains=constrains)
 
     def read_variables(self) -> None:

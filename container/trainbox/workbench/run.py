@@ -12,8 +12,8 @@ from typing import TextIO, cast
 import msgspec
 
 from trainbox.contract.ending import stop_in
-from trainbox.contract.hyperparameters import redact, without_secrets
 from trainbox.contract.job import read_environment
+from trainbox.contract.secrets import redact, without_secrets
 from trainbox.errors import RunError
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
@@ -38,7 +38,7 @@ from trainbox.workbench.record import (
     keep_record,
     write_record,
 )
-from trainbox.workbench.request import RESULTS, read_request
+from trainbox.workbench.request import RESULTS, RunRequest, read_request
 from trainbox.workbench.result import ARCHIVE, BUILDING, MODEL, OUTPUT, commit, install, may_replace, put_aside
 from trainbox.workbench.tree import prepare
 
@@ -54,8 +54,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
     add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
     add("--channel", action="append", default=[], metavar="NAME=PATH", help="a directory or file as an input channel")
-    add("--hp", action="append", default=[], metavar="KEY=VALUE", help="a hyperparameter, as plain text")
-    add("--env", action="append", default=[], metavar="KEY=VALUE", help="a variable of the container")
+    add(
+        "--hp",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a hyperparameter, as plain text; or KEY=@FILE, a secret",
+    )
+    add(
+        "--hp-env",
+        action="append",
+        default=[],
+        metavar="KEY[=VAR]",
+        help="a hyperparameter that is a secret in this shell",
+    )
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="KEY[=VALUE]",
+        help="a variable of the container; or KEY, as in this shell",
+    )
     add("--hosts", type=int, default=1, metavar="N", help="how many hosts, algo-1 to algo-N (default 1)")
     add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
     add("--job-name", metavar="J", help="default: the script's name and the time")
@@ -96,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC))
     plan = plan_run(request, find_overlay(request, fresh=args.fresh))
     if args.dry_run:
-        previews = {host.name: preview(host, request.source, request.script) for host in plan.hosts}
+        previews = {host.name: preview(host, request.source, request.script, request.hide) for host in plan.hosts}
         sys.stdout.buffer.write(describe(plan, previews).encode())
         sys.stdout.flush()
         return 0
@@ -333,15 +352,14 @@ class _Attempt:
 
 def _first_record(plan: RunPlan) -> JobRecord:
     request = plan.request
-    hidden = request.secrets
     earlier = request.previous
     return JobRecord(
         job_name=request.job_name,
         attempt=plan.attempt,
         started=request.started.isoformat(timespec="seconds"),
         script=request.script if request.source is None else str(request.source.directory / request.script),
-        hyperparameters=_shown(request.hyperparameters, hidden),
-        environment=_shown(request.env, hidden),
+        hyperparameters=_shown(request.hyperparameters, request),
+        environment=_shown(request.env, request),
         channels={name: str(channel.path) for name, channel in request.channels.items()},
         # If this attempt is killed, what was known before it stays known.
         metrics=_known_metrics(request.out, earlier) if earlier else {},
@@ -363,8 +381,9 @@ def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
     return joined(earlier.metrics, curves.all())
 
 
-def _shown(values: Mapping[str, str], hidden: tuple[str, ...]) -> dict[str, str]:
-    return {name: without_secrets(str(value), hidden) for name, value in redact(values).items()}
+def _shown(values: Mapping[str, str], request: RunRequest) -> dict[str, str]:
+    hidden = request.secrets
+    return {name: without_secrets(str(value), hidden) for name, value in redact(values, request.hide).items()}
 
 
 def _host_records(ended: Ended) -> tuple[HostRecord, ...]:

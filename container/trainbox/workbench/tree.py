@@ -4,7 +4,7 @@ from pathlib import Path
 
 from trainbox.errors import RunError
 from trainbox.workbench.folder import remove
-from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, RunPlan
 from trainbox.workbench.source import copy_source
 
 _HOSTS_FILE = Path("/etc/hosts")
@@ -39,7 +39,9 @@ def _build(host: HostPlan) -> None:
     for name in host.directories:
         (host.tree / name).mkdir(parents=True, exist_ok=True)
     for name, content in host.files.items():
-        (host.tree / name).write_text(content, encoding="utf-8")
+        place = host.tree / name
+        place.touch(mode=0o600 if name == HYPERPARAMETERS else 0o666)  # before anything is in it
+        place.write_text(content, encoding="utf-8")
     for name, target in host.links.items():
         place = host.tree / name
         place.parent.mkdir(parents=True, exist_ok=True)
