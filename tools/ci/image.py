@@ -128,7 +128,7 @@ def make_name(env: Mapping[str, str]) -> Name:
     if repository == release.repository(env):
         fail(
             f"CANDIDATE_REPOSITORY and ECR_REPOSITORY are both {repository!r}",
-            "a candidate has a repository of its own",
+            "candidates need their own repository",
         )
     registry = env.get("REGISTRY") or read_token()[0]
     return Name(registry, repository, image_tag(env, head_commit))

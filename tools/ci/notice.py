@@ -16,7 +16,7 @@ trainbox itself is under the Apache License 2.0 ([LICENSE](LICENSE)). The image 
 holds the packages below, under their own licences, whose texts lie in the image: those of Python's packages in
 `/opt/venv/lib/python3*/site-packages/*.dist-info`, those of Debian's in `/usr/share/doc/*/copyright`. The GPU image
 holds NVIDIA's CUDA libraries too (`nvidia-*`), under NVIDIA's own terms. Versions, hashes and Debian's packages are in
-the SBOM of each release ([Build and push](docs/build-and-push.md#what-lies-beside-an-image)).
+the SBOM of each release ([Build and push](docs/build-and-push.md#what-is-attached-to-an-image)).
 
 Made by `python -m tools.ci.notice`, from what the packages say of themselves: no lawyer has looked at it.
 
@@ -24,7 +24,7 @@ Made by `python -m tools.ci.notice`, from what the packages say of themselves: n
 |---|---|
 """
 CARRIED = """
-What wheels say is compiled into them, or lies beside their own files:
+What wheels say they contain:
 
 | package | carries |
 |---|---|

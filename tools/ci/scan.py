@@ -16,7 +16,7 @@ _SCANNING = frozenset({"PENDING", "IN_PROGRESS"})
 _SCAN_APPEARS_SECONDS = 60.0
 _POLL_SECONDS = 2.0
 _BASIC = (
-    "ECR scans {0} with basic scanning, which sees the operating system's packages alone and none of Python's",
+    "ECR scans {0} with basic scanning, which sees only the operating system's packages, not Python's",
     "aws ecr put-registry-scanning-configuration --scan-type ENHANCED (docs/build-and-push.md); or set SCAN_BASIC=warn",
 )
 
