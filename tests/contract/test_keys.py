@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.contract.hyperparameters import is_secret
 from trainbox.contract.job import read_job
 from trainbox.contract.keys import CHECKPOINT_KEY, read_checkpoint_keys
+from trainbox.contract.secrets import is_secret
 from trainbox.errors import ContractError
 
 KEY = bytes(range(0xE0, 0x100))

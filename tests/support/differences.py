@@ -308,5 +308,8 @@ BEHAVIOURS: Mapping[str, str] = {
     "malformed-files": "test_a_malformed_file_is_refused_by_name",
     "modules-of-the-images": "test_the_modules_of_the_images_are_not_there",
     "checkpoint-key": "test_a_key_of_checkpoints_that_is_none_is_refused",
+    "source-limits": "test_an_archive_of_source_has_limits",
+    "read-only-packages": "test_requirements_are_installed_where_the_image_cannot_be_written",
+    "plain-http": "test_a_signed_request_goes_to_no_other_machine_without_tls",
     "unknown-settings": "test_a_setting_that_does_not_exist_is_refused",
 }

@@ -202,8 +202,7 @@ def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: 
             "instance_groups": [
                 {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": list(names)}
             ],
-            # All processes are on this machine, and talk over its loopback interface.
-            "network_interface_name": "eth0" if request.isolation.image else "lo",
+            "network_interface_name": request.isolation.interface,
         },
         "checkpointconfig.json": {"LocalPath": str(OPT_ML / "checkpoints")},
     }
