@@ -14,6 +14,7 @@
     ├── PreflightError       12   the health checks before the script broke
     ├── ResourceError        13   memory, threads or open files do not suffice for what the job asks
     ├── RehearsalError       14   a fault that was to be rehearsed did not happen
+    ├── SecretError          15   a secret that the request refers to cannot be had
     ├── ConfigurationError   64   the health checks say that the request or the image must change
     ├── HardwareError        78   the health checks say that a part of the cluster must be repaired
     └── Stopped             143   the job was stopped before there was anything to save
@@ -133,6 +134,12 @@ class RehearsalError(TrainboxError):
     """A fault that was to be rehearsed (`trainbox_drill`, `--kill`, `--freeze`) did not happen."""
 
     exit_code = 14
+
+
+class SecretError(TrainboxError):
+    """A secret that the request refers to (`{{resolve:secretsmanager:…}}`) cannot be had."""
+
+    exit_code = 15
 
 
 class ConfigurationError(TrainboxError):

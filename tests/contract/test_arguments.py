@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from trainbox.contract.hyperparameters import ArgumentStyle, arguments
@@ -73,6 +73,7 @@ NESTED = st.recursive(
 
 @given(st.dictionaries(NAMES, NESTED, max_size=4))
 def test_argparse_reads_flags_back(values: dict[str, object]) -> None:
+    assume("--" not in values.values())  # argparse of Python 3.11 drops it, wherever it stands
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for name, value in values.items():
         if isinstance(value, bool):

@@ -10,6 +10,7 @@ from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import (
     LONGEST_FAILURE,
     compose,
+    hide_in_failure,
     read_failure,
     release_failure,
     reserve_failure,
@@ -60,6 +61,17 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     path.write_text("the script's")
     assert not write_failure(path, "ours")
     assert path.read_text() == "the script's"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_words_of_a_script_stay_but_for_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "failure"
+    path.write_bytes(b"cannot use hunter2-2 of postgres://u:pw@h\n\n")
+    assert hide_in_failure(path, ["hunter2-2"]) == "cannot use *** of postgres://u:***@h\n\n"
+    assert path.read_text() == "cannot use *** of postgres://u:***@h\n\n"
+    path.write_bytes(b"\xff is no text, and stays\n")
+    hide_in_failure(path, ["hunter2-2"])
+    assert path.read_bytes() == b"\xff is no text, and stays\n"
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from trainbox.contract.cause import Cause, find_cause
 from trainbox.contract.hints import find_hint
-from trainbox.contract.hyperparameters import is_secret, secrets_of_urls, without_secrets
 from trainbox.contract.param_values import _NUMBER as PARAM_NUMBER  # the expression is what is tested
+from trainbox.contract.secrets import is_secret, secrets_of_urls, without_secrets
 from trainbox.contract.verdict import RankFailure
 from trainbox.elastic.causes import is_consequence
 from trainbox.health.versions import _TORCH_CUDA as TORCH_CUDA  # as above
@@ -59,6 +59,10 @@ PIECES = {
     "words of a lost connection": "connection ",
     "words of a lost connection, half of them": "connect timed ",
     "URLs": "://a:b",
+    "URLs with a port": "://a:80/",
+    "URLs of long passwords": "://a:" + "b" * 50,
+    "parameters of URLs": "?token=a",
+    "parameters of URLs without a value": "&token",
     "the words of a chain": "The above exception was the direct cause of the following exception:",
     "a quoted traceback": f'"""\n\nThe above exception was the direct cause of the following exception:\n\n{HEADER}',
     "a traceback within a message": f"Original {HEADER}",

@@ -159,8 +159,9 @@ def test_secrets_of_variables_and_hyperparameters_are_known_also_under_one_name(
 
 def test_a_secret_is_known_in_every_form_a_message_may_give_it(tmp_path: Path) -> None:
     pem = "-----BEGIN KEY-----\nMIIEvQIBADAN\n=\n"
-    job = read(tmp_path, {"PRIVATE_KEY": pem}, hyperparameters={"pin_key": "1e5"})
-    for form in (pem, "MIIEvQIBADAN", repr(pem)[1:-1], json.dumps(pem)[1:-1], "1e5", "100000.0"):
+    quoted = 'it\'s "so"'
+    job = read(tmp_path, {"PRIVATE_KEY": pem}, hyperparameters={"pin_token": json.dumps(quoted)})
+    for form in (pem, "MIIEvQIBADAN", repr(pem)[1:-1], json.dumps(pem)[1:-1], quoted, json.dumps(quoted)[1:-1]):
         assert form in job.secrets
     assert "=" not in job.secrets
 
@@ -246,6 +247,8 @@ WRONG = [
     ("checkpointconfig", {"LocalPath": "here"}, "key 'LocalPath': found 'here', expected an absolute path"),
     ("hyperparameters", {"processes_per_host": "two"}, "key 'processes_per_host': found 'two', expected a whole"),
     ("hyperparameters", {"processes_per_host": "0"}, "key 'processes_per_host': found '0', expected a whole"),
+    ("hyperparameters", {"trainbox_requirements": "hash"}, "found 'hash', expected any or wheels or hashes or off"),
+    ("hyperparameters", {"trainbox_source_bytes": "0"}, "found '0', expected a number of bytes, 1 or more"),
     ("hyperparameters", {"processes_per_host": "1025"}, "found '1025', expected a whole number, 1 to 1024"),
     ("hyperparameters", {"processes_per_host": "9" * 300}, "9', expected a whole number, 1 to 1024"),
     ("hyperparameters", {"trainbox_grace_seconds": "-1"}, "key 'trainbox_grace_seconds': found '-1', expected a n"),

@@ -344,7 +344,7 @@ def test_values_with_secret_names_are_never_shown() -> None:
     assert "'api-token' is ***, expected int" in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
 
-    for raw in ("hunter2", '"hunter2"'):
+    for raw in ("hunter2-2", '"hunter2-2"'):
         with pytest.raises(HyperparameterError, match=r"do not fit together: no such user with \*\*\*") as caught:
             params.parse(Secretive, {"user": "wrong", "db_password": raw})
         assert caught.value.__suppress_context__

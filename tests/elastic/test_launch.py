@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.addresses import free_port
+from tests.support.secret_service import PASSWORD, serving
 from tests.support.trees import Run, Tree, is_alive
 from tests.support.waiting import eventually
 
@@ -96,6 +97,35 @@ def test_a_script_written_for_torchrun_runs_as_it_is(tree: Tree) -> None:
         for rank in range(2)
     ]
     assert run.failure is None
+
+
+def test_ranks_have_their_secrets_and_no_list_of_processes_shows_them(tree: Tree) -> None:
+    settings = {"processes_per_host": "2", "trainbox_launcher": "torchrun"}
+    given = {"api_token": "of-the-request", "password": "{{resolve:secretsmanager:db:SecretString:password}}"}
+    tree.hyperparameters_from({**settings, **given})
+    tree.program(
+        f"""
+import os, sys, msgspec, trainbox
+from pathlib import Path
+
+class Params(msgspec.Struct):
+    api_token: str
+    password: str
+
+assert trainbox.hyperparameters(Params) == Params("of-the-request", {PASSWORD!r})
+assert sys.argv == ["train.py", "--api_token", "of-the-request", "--password", {PASSWORD!r}]
+for pid in (os.getpid(), os.getppid()):
+    shown = Path("/proc", str(pid), "cmdline").read_text()
+    assert "trainbox.elastic" in shown
+    assert "of-the-request" not in shown and {PASSWORD!r} not in shown, shown
+print("ended", os.environ["RANK"])
+"""
+    )
+    with serving() as service:
+        run = tree.run(**service.env)
+    assert run.code == 0, run.log
+    assert ended(run) == ["ended 0", "ended 1"]
+    assert len(service.asked) == 1, "the host asks, not each of its ranks"
 
 
 def test_a_killed_rank_is_started_again_with_all_others_until_that_has_been_tried_often_enough(tree: Tree) -> None:

@@ -269,7 +269,7 @@ def test_the_failure_file_is_written_though_its_own_disk_is_full(tree: Tree) -> 
 SECRETS = {
     "api_token": "tok-3141592653",
     "db-password": "p4ss'word 🚂",
-    "clientSecret": "s3cr3t",
+    "clientSecret": "s3cr3t-2",
     "license.key": "k-271828",
 }
 VARIABLES = {"MY_CREDENTIAL": "cred-of-the-variable", "AWS_SECRET_ACCESS_KEY": "aws/secret+value"}

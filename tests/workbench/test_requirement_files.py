@@ -128,8 +128,8 @@ def test_a_file_that_two_others_name_is_no_circle(tmp_path: Path) -> None:
 
 
 def test_what_urls_give_away_is_known(tmp_path: Path) -> None:
-    text = "--index-url https://me:hunter2@example.org/simple\n--extra-index-url https://${TOKEN}@example.org\na==1\n"
-    assert set(read(tmp_path, text, TOKEN="tok-1234").credentials) == {"hunter2", "tok-1234"}
+    text = "--index-url https://me:hunter22@example.org/simple\n--extra-index-url https://${TOKEN}@example.org\na==1\n"
+    assert set(read(tmp_path, text, TOKEN="tok-1234").credentials) == {"hunter22", "tok-1234"}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.runs import COMMAND, in_log, record
+from tests.support.secret_service import PASSWORD, serving
 from tests.support.waiting import LIMIT, eventually
 from trainbox import cli
 from trainbox.workbench import namespace, summary
@@ -383,7 +384,7 @@ def test_a_dry_run_shows_everything_and_writes_nothing(here: Path) -> None:
         here,
         script,
         *("--channel", "train=data", "--hosts", "2", "--processes", "2", "--out", "out", "--dry-run"),
-        *("--hp", "eta=0.1", "--hp", "api_token=topsecret", "--env", "DB_PASSWORD=hunter2"),
+        *("--hp", "eta=0.1", "--hp", "api_token=topsecret", "--env", "DB_PASSWORD=hunter2-2"),
     )
     assert sorted({*here.rglob("*")} - {here / "src" / "train.py"}) == before
     for text in (
@@ -396,16 +397,42 @@ def test_a_dry_run_shows_everything_and_writes_nothing(here: Path) -> None:
         assert text in done.stdout
     assert "never" not in done.stdout
     assert "topsecret" not in done.stdout
-    assert "hunter2" not in done.stdout
+    assert "hunter2-2" not in done.stdout
+
+
+def test_what_a_review_found_in_the_open_is_in_nothing_of_ours(here: Path) -> None:
+    script = """
+from os import environ as e
+raise SystemExit(f"cannot reach {e['SM_HP_DB_URL']} with {e['GITHUB_PAT']}, {e['SM_HP_CRED']}")
+"""
+    given = ("--hp", "DB_URL=postgres://u:PGPW-33@h/d", "--env", "GITHUB_PAT=github-pat-7", "--hp", "cred=cred-8888")
+    index = ("--env", "SOME_INDEX=https://h/simple?token=tok-9999", "--", "--pwd", "x7x7")
+    done = run(here, script, *given, "--out", "out", *index, code=1)
+    failure = (here / "out/output/failure").read_text()
+    assert "cannot reach postgres://u:***@h/d with ***, ***" in failure
+    assert "--hp 'DB_URL=postgres://u:***@h/d'" in done.stdout
+    theirs = [line for line in done.stdout.splitlines() if line.startswith("cannot reach")]
+    assert len(theirs) == 1, "the script's own line, as it was written"
+    ours = done.stdout.replace(theirs[0], "") + done.stderr + failure + (here / "out/job.json").read_text()
+    for secret in ("PGPW-33", "github-pat-7", "cred-8888", "tok-9999", "x7x7"):
+        assert secret not in ours
+
+
+def test_an_innocent_text_is_whole(here: Path) -> None:
+    script = "raise ValueError(\"failed at step 100: column 'date' has 1001 values\")"
+    run(here, script, "--hp", "num_keys=100", "--hp", "sort_key=date", "--hp", "api_key=1", "--out", "out", code=1)
+    reason = "ValueError: failed at step 100: column 'date' has 1001 values"
+    assert reason in (here / "out/output/failure").read_text()
+    assert reason in record(here / "out")["failure_reason"]
 
 
 def test_secrets_are_in_nothing_that_trainbox_run_writes(here: Path) -> None:
     script = "import os\nraise SystemExit('the token is ' + os.environ['SM_HP_API_TOKEN'])"
-    arguments = ["--hp", "api_token=topsecret", "--hp", "copy=topsecret", "--env", "DB_PASSWORD=hunter2"]
+    arguments = ["--hp", "api_token=topsecret", "--hp", "copy=topsecret", "--env", "DB_PASSWORD=hunter2-2"]
     done = run(here, script, *arguments, "--out", "out", code=1)
     ours = (here / "out" / "job.json").read_text() + done.stderr + done.stdout[done.stdout.rindex("\n\nout: ") :]
     assert "topsecret" not in ours
-    assert "hunter2" not in ours
+    assert "hunter2-2" not in ours
     found = record(here / "out")
     assert found["hyperparameters"] == {"api_token": "***", "copy": "***"}
     assert found["environment"] == {"DB_PASSWORD": "***"}
@@ -532,7 +559,8 @@ sys.exit(1)
 """
     hps = ("--hp", 'api_token="tok-FFFF"', "--hp", 'db={"password": "pass-GGGG"}')
     done = run(here, script, *hps, "--out", "out", code=1)
-    for text in (done.stdout, done.stderr, (here / "out" / "job.json").read_text()):
+    files = [(here / "out" / name).read_text() for name in ("job.json", "output/failure")]
+    for text in (done.stdout, done.stderr, *files):
         assert "tok-FFFF" not in text
         assert "pass-GGGG" not in text
     assert record(here / "out")["failure_reason"].startswith("AlgorithmError: login failed for ***, ***")
@@ -557,3 +585,56 @@ def test_a_result_stands_where_its_summary_finds_no_memory(
     assert record(here / "out")["status"] == "Completed"
     said = capfd.readouterr().err.splitlines()[-1]
     assert said == f"trainbox run: the summary cannot be shown (MemoryError): the result is in {here / 'out'}"
+
+
+def test_secrets_of_files_and_of_the_shell_reach_the_script_and_nothing_else(here: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+print("the script has", os.environ["SM_HP_ENDPOINT"] == "file-1234", os.environ["SM_HP_PLACE"] == "shell-1234")
+everything = [Path("/proc", pid, "cmdline") for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid()]
+for place in everything:
+    try:
+        assert b"file-1234" not in place.read_bytes() and b"shell-1234" not in place.read_bytes(), place.read_bytes()
+    except OSError:
+        pass
+raise SystemExit(f"cannot reach {os.environ['SM_HP_ENDPOINT']} of {os.environ['SM_HP_PLACE']}, {os.environ['E']}")
+"""
+    (here / "endpoint").write_text("file-1234\n")
+    references = ("--hp", "endpoint=@endpoint", "--hp-env", "place=OUR_PLACE", "--env", "E=@endpoint")
+    done = run(here, script, *references, "--out", "out", code=1, env={"OUR_PLACE": "shell-1234"})
+    assert "the script has True True" in done.stdout
+    found = record(here / "out")
+    assert found["failure_reason"].startswith("AlgorithmError: cannot reach *** of ***, ***"), found
+    assert found["hyperparameters"] == {"endpoint": "***", "place": "***"}
+    assert f"--hp endpoint=@{here / 'endpoint'} --hp-env place=OUR_PLACE" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if "cannot reach" not in line or line.startswith("trainbox: ")]
+    files = [(here / "out" / name).read_text() for name in ("job.json", "output/failure")]
+    for text in ("\n".join(lines), done.stderr, *files):
+        assert "file-1234" not in text
+        assert "shell-1234" not in text
+
+
+def test_each_host_asks_for_the_secrets_that_the_request_refers_to(here: Path) -> None:
+    reference = "{{resolve:secretsmanager:db:SecretString:password}}"
+    script = f"import os\nassert os.environ['SM_HP_PASSWORD'] == {PASSWORD!r}\nprint('has it')"
+    with serving() as service:
+        arguments = ("--hp", f"password={reference}", "--hosts", "2", "--out", "out")
+        done = run(here, script, *arguments, env=service.env)
+    assert done.stdout.count("has it") == 2
+    assert [asked["SecretId"] for _, asked, _ in service.asked] == ["db", "db"]
+    assert record(here / "out")["hyperparameters"] == {"password": reference}
+    planned = run(here, script, *arguments[:-1], "planned", "--dry-run")
+    assert f"SM_HP_PASSWORD={reference}" in planned.stdout
+    assert len(service.asked) == 2, "a plan asks for nothing"
+
+
+def test_a_dry_run_shows_no_secret_however_short(here: Path) -> None:
+    (here / "pin").write_text("4711")
+    given = ("--hp", "pin=@pin", "--hp", "password=0815", "--hp", "url=postgres://me:x42@h/d", "--env", "P=@pin")
+    done = run(here, "pass", *given, "--hp", "epochs=3", "--dry-run")
+    assert "--epochs 3" in done.stdout
+    assert "--pin ***" in done.stdout
+    assert "postgres://me:***@h/d" in done.stdout
+    for text in ("4711", "0815", "x42"):
+        assert text not in done.stdout

@@ -16,6 +16,7 @@ from tests.support.waiting import LIMIT
 from trainbox.contract.peer_key import PEER_KEY_BYTES, PEER_KEY_VARIABLE
 from trainbox.errors import RunError
 from trainbox.workbench import request as request_module
+from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.engine import Image
 from trainbox.workbench.isolation import Isolation, in_containers
 from trainbox.workbench.plan import RunPlan, plan_run
@@ -23,7 +24,7 @@ from trainbox.workbench.request import RunRequest, read_request
 from trainbox.workbench.run import add_arguments
 
 NOW = dt.datetime(2026, 11, 29, tzinfo=dt.UTC)
-CONTAINERS = in_containers(Image("trainbox:cpu", memory=16_000_000_000))
+CONTAINERS = in_containers(Image("trainbox:cpu", memory=16_000_000_000), Confinement(network="internal"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 The typed route, `trainbox.hyperparameters(Params)`, is in `params.py`: it needs more of msgspec than a supervisor.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -24,18 +23,6 @@ _HYDRA_SPECIAL = re.compile(r"[^A-Za-z0-9_ ./+$%*@?|:-]|\A | \Z")
 _HYDRA_SPECIAL_IN_KEY = re.compile(r"[\\()\[\]{}:=, \t]")
 _EMPTY = "''"
 _BEFORE_QUOTE = re.compile(r"(\\*)('|\Z)")
-
-REDACTED = "***"
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_SECRET_ENDINGS = ("token", "password", "passwd", "passphrase", "secret", "secrets", "key", "keys")
-_SECRET_WORDS = frozenset({"credential", "credentials", "passwords"})
-#: `api_tokens` are secrets, `max_tokens` and `num_tokens_seen` are counted ones.
-_WHOSE_TOKENS = frozenset({"access", "api", "auth", "bearer", "hf", "id", "refresh", "secret", "session", "user"})
-_USER_INFORMATION = re.compile(r"://([^\s/@:]*+)(?::([^\s/@]*+))?+@")
-#: A user's name before the host of a URL may be a token, which is longer than `git`.
-_SHORTEST_TOKEN = 8
-#: A shorter value is no secret worth the name, and hiding it would riddle the text with holes.
-_SHORTEST_SECRET = 3
 
 
 def decode(raw: object) -> object:
@@ -172,56 +159,3 @@ def flags_of(arguments: Iterable[str]) -> dict[str, str]:
             found[last] = argument
         last = argument.lstrip("-") if argument.startswith("-") and not has_value else ""
     return found
-
-
-def is_secret(name: str) -> bool:
-    """Whether a name says that its value is nobody's business: `api_token`, `DB-PASSWORD`, `secretKey`."""
-    words = [word.lower() for word in _WORD.findall(name)]
-    tokens = any(word == "tokens" and before in _WHOSE_TOKENS for before, word in itertools.pairwise(("api", *words)))
-    return tokens or any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in words)
-
-
-def redact(values: Mapping[str, object]) -> dict[str, object]:
-    """The same values, those with a secret name replaced, also within JSON objects and lists."""
-    return {name: REDACTED if is_secret(name) else _redact_within(value) for name, value in values.items()}
-
-
-def _redact_within(value: object) -> object:
-    if isinstance(value, dict):
-        return redact(value)
-    if isinstance(value, list):
-        return [_redact_within(item) for item in value]
-    inner = decode(value)  # a JSON object as the text that SageMaker passes it as
-    return json.dumps(_redact_within(inner)) if isinstance(inner, dict | list) else value
-
-
-def secrets(values: Mapping[str, object]) -> tuple[str, ...]:
-    """The values that must appear in no text, longest first, so that one within another leaves no rest."""
-    found = {text for text in _secrets_within(values) if len(text) >= _SHORTEST_SECRET}
-    return tuple(sorted(found, key=lambda value: (-len(value), value)))
-
-
-def _secrets_within(values: Mapping[str, object]) -> Iterable[str]:
-    for name, value in values.items():
-        if is_secret(name):
-            yield str(value)
-            yield str(decode(value))
-        else:
-            yield from secrets_of_urls(str(value))
-            inner = decode(value)
-            for item in inner if isinstance(inner, list) else [inner]:
-                if isinstance(item, dict):
-                    yield from _secrets_within(item)
-
-
-def secrets_of_urls(text: str) -> Iterable[str]:
-    """Passwords, and tokens in place of a user's name, of the URLs in a text: `https://token@host/simple`."""
-    for user, password in _USER_INFORMATION.findall(text):
-        yield from filter(None, [password, user if len(user) >= _SHORTEST_TOKEN else ""])
-
-
-def without_secrets(text: str, hidden: Iterable[str]) -> str:
-    """A text with every one of `hidden` replaced."""
-    for value in hidden:
-        text = text.replace(value, REDACTED)
-    return text

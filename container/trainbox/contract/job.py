@@ -4,23 +4,32 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
-from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep, secrets
+from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep
+from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
 from trainbox.contract.peer_key import PeerKey, read_peer_key
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
+from trainbox.contract.references import (
+    Reference,
+    fill_in,
+    fill_in_raw,
+    find_references,
+    names_with_references,
+    read_values,
+)
+from trainbox.contract.secrets import hidden_values
 from trainbox.contract.settings import Settings, as_text, read_settings, require_known
+from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError
 
 #: SageMaker's own files are a few kilobytes; a cluster of thousands of hosts stays far below this.
 LARGEST_CONFIG_BYTES = 16 * 1024 * 1024
-#: A shorter line of a secret of several lines is no secret on its own.
-_SHORTEST_SECRET_LINE = 8
 HOMOGENEOUS_GROUP = "homogeneousCluster"
 
 # API Channel.ChannelName; `.` and `..` fit the pattern and are no directory of their own.
@@ -84,6 +93,8 @@ class Job(msgspec.Struct, frozen=True):
     peer_key: PeerKey | None = None
     #: Values that no log, report or failure file may hold.
     secrets: tuple[str, ...] = ()
+    #: Hyperparameters whose values are secret whatever their names say: `trainbox_hide`, and those by reference.
+    secret_names: frozenset[str] = frozenset()
     #: Choices made for the user, each with its reason; the supervisor logs them.
     notes: tuple[str, ...] = ()
 
@@ -101,6 +112,13 @@ class Job(msgspec.Struct, frozen=True):
     def is_first_host(self) -> bool:
         """Whether this host speaks for all: rendezvous, shared files, log lines said once."""
         return self.host_rank == 0
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What has to be asked for before the job is read: settings and keys may be among it."""
+
+    references: tuple[Reference, ...]
+    region: str
 
 
 class _ResourceConfig(msgspec.Struct, frozen=True):
@@ -146,6 +164,28 @@ def add_to_environment(values: Mapping[str, str]) -> None:
     _environment().update(values)
 
 
+def read_references(root: Path, env: Mapping[str, str]) -> Wanted:
+    """Find the references to secrets in hyperparameters and variables, each once.
+
+    Args:
+        root: The tree, `/opt/ml` in a training container.
+        env: The environment of the container.
+
+    Raises:
+        ContractError: The hyperparameters are malformed, or something begins as a reference and is none.
+    """
+    path = Layout(root).config_dir / "hyperparameters.json"
+    decoded = _decode_all(_read_object(path) or {}, path)
+    found = [each for name, value in decoded.items() for each in find_references(value, f"{path}: key {name!r}")]
+    found += [each for name, value in env.items() for each in find_references(value, f"the variable {name}")]
+    references = {reference.text: reference for reference in found}
+    return Wanted(tuple(references.values()), _region(decoded, env))
+
+
+def _region(hyperparameters: Mapping[str, object], env: Mapping[str, str]) -> str:
+    return env.get("AWS_REGION") or as_text(hyperparameters.get("sagemaker_region"))
+
+
 def read_job(root: Path, env: Mapping[str, str]) -> Job:
     """Read the contract below `root`.
 
@@ -161,6 +201,9 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     notes: list[str] = []
     given = _read_object(layout.config_dir / "hyperparameters.json") or {}
     decoded = _decode_all(given, layout.config_dir / "hyperparameters.json")
+    referring, resolved = names_with_references(decoded), read_values(env)
+    given |= {name: fill_in_raw(given[name], resolved) for name in referring}
+    decoded |= {name: fill_in(decoded[name], resolved) for name in referring}
     raw_resources = _read_object(layout.config_dir / "resourceconfig.json")
     if raw_resources is None:
         notes.append(f"no {layout.config_dir / 'resourceconfig.json'}: taking this to be the only host, 'algo-1'")
@@ -172,12 +215,15 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     reserved = {name: value for name, value in decoded.items() if is_reserved(name)}
     require_known(decoded, env, layout.config_dir / "hyperparameters.json")
     settings = read_settings(reserved, env, layout.config_dir / "hyperparameters.json")
+    _require_given(settings.hide, decoded, env)
+    hidden = {*settings.hide, *referring}
+    read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
     if settings.program and reserved.get("trainbox_script"):
         notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
     return Job(
         layout=layout,
         name=env.get("TRAINING_JOB_NAME") or as_text(reserved.get("sagemaker_job_name")),
-        region=env.get("AWS_REGION") or as_text(reserved.get("sagemaker_region")),
+        region=_region(reserved, env),
         hyperparameters={name: value for name, value in decoded.items() if not is_reserved(name)},
         raw_hyperparameters={name: value for name, value in given.items() if not is_reserved(name)},
         reserved=reserved,
@@ -195,10 +241,24 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         resource_config=raw_resources,
         input_data_config=raw_channels,
         port=read_port(env),
+        secrets=hidden_values(
+            env, given, decoded, flags_of(settings.raw_arguments), resolved, also=hidden.union(resolved)
+        ),
+        secret_names=frozenset(hidden),
         peer_key=read_peer_key(env),
-        secrets=hidden_values(env, given, decoded, flags_of(settings.raw_arguments)),
         notes=tuple(notes),
     )
+
+
+def _require_given(names: Iterable[str], hyperparameters: Mapping[str, object], env: Mapping[str, str]) -> None:
+    """Refuse to hide what is not there: a name that is misspelt would leave the value in every log."""
+    for name in names:
+        if name not in hyperparameters and name not in env:
+            like = did_you_mean(name, hyperparameters)
+            raise ContractError(
+                f"trainbox_hide: there is no hyperparameter and no variable {name!r}{like}",
+                hint="name those of this job, separated by commas",
+            )
 
 
 def _read_object(path: Path) -> dict[str, object] | None:
@@ -328,14 +388,3 @@ def _parse_checkpoints(raw: Mapping[str, object] | None, path: Path) -> _Checkpo
 def below(layout: Layout, path: Path) -> Path:
     """A path of the contract in this tree: `/opt/ml/checkpoints` lies at `<root>/checkpoints`."""
     return layout.root / path.relative_to(DEFAULT_ROOT) if path.is_relative_to(DEFAULT_ROOT) else path
-
-
-def hidden_values(*sources: Mapping[str, object]) -> tuple[str, ...]:
-    """The secrets of all sources in every form in which a message may hold them; longest first, as `secrets` does it.
-
-    A key of several lines is hidden line by line too, and any value also as `repr` and JSON escape it.
-    """
-    values = {value for source in sources for value in secrets(source)}
-    escaped = {form(value)[1:-1] for value in values for form in (repr, json.dumps)}
-    lines = {line for value in values for line in value.splitlines() if len(line) >= _SHORTEST_SECRET_LINE}
-    return tuple(sorted(values | escaped | lines, key=lambda value: (-len(value), value)))

@@ -5,14 +5,14 @@ The type of a field decides how its text is read, not the text: `0123`, `1e5` an
 
 import difflib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
 
-from trainbox.contract.hyperparameters import REDACTED, is_secret, secrets, without_secrets
 from trainbox.contract.param_values import LIST_TYPES, options, read, unquote, unwrap
+from trainbox.contract.secrets import REDACTED, is_secret, secrets, without_secrets
 from trainbox.errors import HyperparameterError
 
 P = TypeVar("P")
@@ -64,7 +64,14 @@ class _Slot(msgspec.Struct, frozen=True):
     description: str
 
 
-def parse(params_type: type[P], values: Mapping[str, object], *, program: str = "", partial: bool = False) -> P:
+def parse(
+    params_type: type[P],
+    values: Mapping[str, object],
+    *,
+    program: str = "",
+    partial: bool = False,
+    also: Collection[str] = (),
+) -> P:
     """Fill a declaration with values, or say at once everything that is wrong with them.
 
     Args:
@@ -72,6 +79,7 @@ def parse(params_type: type[P], values: Mapping[str, object], *, program: str = 
         values: By name, `-` and `_` alike: text as SageMaker gives it, or values decoded already.
         program: Who asks, for the message about a name nobody knows.
         partial: Leave required ones that are not given `msgspec.UNSET`: for a question about a script, not for a job.
+        also: Names whose values no message holds, whatever they say.
 
     Raises:
         HyperparameterError: Lists every unknown, missing, doubled and unreadable hyperparameter.
@@ -92,13 +100,15 @@ def parse(params_type: type[P], values: Mapping[str, object], *, program: str = 
                 read(slot.kind, values[name]), slot.annotation, dec_hook=_construct
             )
         except (ValueError, OverflowError, RecursionError):
-            problems.append(f"{_wrong(slot, name, values[name])}, expected {_expected(slot.kind)}")
+            secret = is_secret(name) or is_secret(slot.name) or name in also
+            found = REDACTED if secret else _shown(values[name])
+            problems.append(f"'{name}' is {found}, expected {_expected(slot.kind)}")
     if problems:
         raise _error(problems)
     try:
         return params_type(**arguments)
     except ValueError as error:  # what the declaration's own __post_init__ found
-        hidden = secrets({name: unquote(value) for name, value in values.items()})
+        hidden = secrets({name: unquote(value) for name, value in values.items()}, also)
         raise HyperparameterError(
             f"the hyperparameters do not fit together: {without_secrets(str(error), hidden)}", hint=_HINT
         ) from None
@@ -217,13 +227,8 @@ def _error(problems: Sequence[str]) -> HyperparameterError:
     return HyperparameterError(f"{len(problems)} hyperparameters are wrong:{listed}", hint=_HINT)
 
 
-def _wrong(slot: _Slot, name: str, raw: object) -> str:
-    found = REDACTED if is_secret(name) or is_secret(slot.name) else _shown(raw)
-    return f"'{name}' is {found}"
-
-
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = without_secrets(repr(value), ())
     return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}… ({len(text)} characters)"
 
 

@@ -31,15 +31,22 @@ MOST_PROCESSES_PER_HOST = 1024
 DEFAULT_HANG_SECONDS = 30.0
 LAST_EXIT_CODE = 255
 DEFAULT_START_SECONDS = 1200.0
+#: Far above any source; SageMaker's smallest volume has 30 GB.
+DEFAULT_SOURCE_BYTES = 10 * 1024**3
 
 Launcher = Literal["auto", "plain", "torchrun"]
 Preflight = Literal["auto", "off", "fast", "full"]
+#: What pip may install at the start of a job.
+Installs = Literal["any", "wheels", "hashes", "off"]
 
 #: Every setting that has a name of its own, and what it does; docs/settings.md is generated from here.
 SETTINGS: Mapping[str, str] = {
     "sagemaker_program": "the program to run: a Python or shell script, or any executable, inside the source",
     "sagemaker_submit_directory": "where the source is: `s3://…tar.gz`, an archive or a directory; else the channel"
     " `code`, else `/opt/ml/code`",
+    "trainbox_source_bytes": "bytes that an archive of source may hold once it is unpacked, 10 GiB by default",
+    "trainbox_requirements": "what pip may install at the start: `any` (default), `wheels` (nothing whose build runs"
+    " code), `hashes` (every requirement has its hash) or `off` (nothing: what the program needs is in the image)",
     "trainbox_script": "a bundled script by name, where no program is given",
     "trainbox_module": "a module inside the source (`package.train`), or one that is installed: it runs as"
     " `python -m` runs it, in place of a program",
@@ -84,6 +91,9 @@ SETTINGS: Mapping[str, str] = {
     " torch",
     "trainbox_drill": "faults to rehearse, each once: `kill RANK@STEP`, `freeze RANK@STEP`, separated by commas"
     " (launcher `torchrun`, a script with a session); one that did not happen fails the job",
+    "trainbox_hide": "names of hyperparameters and variables, separated by commas, whose values are secret whatever"
+    " they are called: no log, report or failure file of ours holds them. `trainbox run` adds those of `--hp-env` and"
+    " `@FILE`",
 }
 
 #: Every other variable of trainbox's own, and what it says; docs/settings.md is generated from here.
@@ -91,10 +101,14 @@ VARIABLES: Mapping[str, str] = {
     "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
     "TRAINBOX_PEER_KEY": "the key by which the processes of a job prove to each other that they belong to it, the same"
     " on all hosts: 32 random bytes as 64 hexadecimal digits (`openssl rand -hex 32`) or in base64",
+    "TRAINBOX_CHECKPOINT_KEY": "a secret: 32 bytes in hexadecimal digits or base64, which seal checkpoints; what they"
+    " have not sealed is [refused](checkpoints-and-stopping.md#who-wrote-a-checkpoint). Of several keys, separated by"
+    " commas, the first one seals and each verifies. `trainbox run` takes it from its shell",
     "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
     "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
     "TRAINBOX_PRELOADED": "set by the launcher `torchrun`: variables that torch has read before the script",
     "TRAINBOX_STACKS_FILE": "set by the launcher `torchrun`: where a rank writes its stacks",
+    "TRAINBOX_RESOLVED": "set by the supervisor: the secrets that the request refers to, for all that it starts",
     "TRAINBOX_HEALTH_DRILL": "a fault to rehearse in the health checks of ranks",
     "TRAINBOX_TEST_IMAGE": "for trainbox's own tests",
     "TRAINBOX_TEST_PATIENCE": "for trainbox's own tests",
@@ -112,6 +126,8 @@ class Settings(msgspec.Struct, frozen=True):
     #: What to run as a module; the program is then its file, as far as that can be told.
     module: str | None = None
     submit_directory: str | None = None
+    source_bytes: int = DEFAULT_SOURCE_BYTES
+    installs: Installs = "any"
     script: str | None = None
     arguments: ArgumentStyle = "toolkit"
     raw_arguments: tuple[str, ...] = ()
@@ -128,6 +144,8 @@ class Settings(msgspec.Struct, frozen=True):
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     stop_exit_code: int = 0
+    #: Names whose values are secret whatever they say.
+    hide: tuple[str, ...] = ()
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
     s3_endpoint_url: str | None = None
     pip_cache_dir: Path | None = None
@@ -199,6 +217,8 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         program=_program(as_text(reserved.get("sagemaker_program")), module) or given("sagemaker_program") or None,
         module=module,
         submit_directory=given("sagemaker_submit_directory") or None,
+        source_bytes=read("trainbox_source_bytes", _read_bytes, DEFAULT_SOURCE_BYTES, "a number of bytes, 1 or more"),
+        installs=read("trainbox_requirements", _read_installs, "any", " or ".join(get_args(Installs))),
         script=given("trainbox_script") or None,
         arguments=read("trainbox_arguments", _read_style, "toolkit", " or ".join(get_args(ArgumentStyle))),
         raw_arguments=read("trainbox_raw_arguments", _read_strings, (), "a JSON list of strings"),
@@ -221,6 +241,7 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         preflight_strict=read("trainbox_preflight_strict", _read_switch, False, "true or false"),
         preload=read("trainbox_preload", _read_on, True, "on or off"),
         drills=read("trainbox_drill", read_drills, (), "'kill RANK@STEP' or 'freeze RANK@STEP', separated by commas"),
+        hide=read("trainbox_hide", read_names, (), "names, separated by commas"),
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
         pip_cache_dir=Path(cache) if cache else None,
         studio_local_mode=env.get("SM_STUDIO_LOCAL_MODE", "").lower() == "true",
@@ -281,6 +302,20 @@ def _read_preflight(text: str) -> Preflight:
     raise ValueError(text)
 
 
+def _read_installs(text: str) -> Installs:
+    for installs in get_args(Installs):
+        if installs == text:
+            return cast("Installs", installs)
+    raise ValueError(text)
+
+
+def _read_bytes(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
 def _read_switch(text: str) -> bool:
     """As SDKs pass a bool on: JSON's word, or Python's."""
     if text.lower() not in {"true", "false"}:
@@ -320,6 +355,18 @@ def _read_strings(text: str) -> tuple[str, ...]:
         raise ValueError(text)
     "".join(found).encode()  # half a surrogate pair is a ValueError: no system can pass it on
     return tuple(found)
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas, or as a JSON list, which may have commas in them.
+
+    Raises:
+        ValueError: There is an empty one, or something that is no text.
+    """
+    names = json.loads(text) if text.startswith("[") else text.split(",")
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(text)
+    return tuple(name.strip() for name in names)
 
 
 def _read_count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`python -m trainbox.elastic PROCESSES SCRATCH SCRIPT …`: starts the ranks of this host and answers for them.
+"""`python -m trainbox.elastic PROCESSES SCRATCH SCRIPT`: starts the ranks of this host and answers for them.
 
 The supervisor starts it. The order of imports is the point here: torch first, then the fork of the server, while this
 process still has one thread, then all the rest, while the server goes on importing what ranks need.
@@ -29,9 +29,10 @@ def main() -> int:
         The exit code: 0, that of the rank that failed first, or that of a host that is gone.
     """
     die_with(os.getppid())
-    processes, scratch, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    processes, scratch = int(sys.argv[1]), Path(sys.argv[2])
     env = read_environment()
     job = in_world(read_job(Layout.from_environment(env).root, env))
+    command = [*sys.argv[3:], *job.argv]
     if len(job.hosts) > 1:  # until `lead` can tell the other hosts: to import torch takes seconds
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     gc.disable()  # of what is imported nothing is garbage, and looking for it takes a tenth of the time

@@ -105,7 +105,7 @@ def _preflight(job: Job, launch: Launch, machine: Machine) -> Literal["off", "fa
 
 def _agent(job: Job, program: Program, launch: Launch, environment: Mapping[str, str], scratch: Path) -> Child:
     """The ranks get the user's directory on their path; the agent itself must not have it."""
-    argv = agent_argv(program, job.argv, processes=launch.processes, scratch=scratch)
+    argv = agent_argv(program, processes=launch.processes, scratch=scratch)
     limit = job.settings.hang_seconds
     return Child(name=AGENT, argv=argv, environment=environment, directory=program.directory, hang_seconds=limit)
 

@@ -199,8 +199,12 @@ def _backend(job: Job, machine: Machine, processes: int) -> str | None:
     return backend
 
 
-def agent_argv(program: Program, arguments: tuple[str, ...], *, processes: int, scratch: Path) -> tuple[str, ...]:
-    """The command of the agent: what the ranks run stands behind it as it would stand behind `python`."""
+def agent_argv(program: Program, *, processes: int, scratch: Path) -> tuple[str, ...]:
+    """The command of the agent: what the ranks run stands behind it as it would stand behind `python`.
+
+    The arguments of the script do not: they may be secret, and `ps` shows those of an agent to all users. It reads the
+    job itself.
+    """
     # -P: the agent must not take a user's `queue.py` for the standard library's; the ranks get their own path.
     agent = (sys.executable, "-P", "-m", "trainbox.elastic", str(processes), str(scratch))
-    return (*agent, *program.command[1:], *arguments)
+    return (*agent, *program.command[1:])

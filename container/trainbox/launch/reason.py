@@ -11,8 +11,8 @@ from trainbox.contract.cause import Cause, find_cause
 from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind, kind_of
 from trainbox.contract.finding import as_hint, blame
 from trainbox.contract.hints import SHARED_MEMORY_HINT, find_hint
-from trainbox.contract.hyperparameters import without_secrets
 from trainbox.contract.job import Job
+from trainbox.contract.secrets import without_secrets
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import AGENT

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,13 +14,15 @@ from msgspec.structs import replace
 
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
-from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
-from trainbox.contract.hyperparameters import without_secrets
-from trainbox.contract.job import Job, hidden_values, read_environment, read_job
+from trainbox.contract.failure import compose, hide_in_failure, release_failure, reserve_failure, write_failure
+from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.contract.peer_key import without_peer_key
+from trainbox.contract.references import fill_in_variables
+from trainbox.contract.secrets import hidden_values
 from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
+from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
@@ -68,6 +71,13 @@ def _run_job(env: Mapping[str, str]) -> int:
     try:
         with _stop_raises() as check_stop:
             _make_output_directories(layout)
+            wanted = read_references(layout.root, env)
+            if wanted.references:
+                from trainbox.launch.references import resolve  # noqa: PLC0415 - most jobs refer to nothing
+
+                values = resolve(wanted, say)
+                env = fill_in_variables(env, values)
+                hidden = hidden_values(env, values, also=values)
             job = read_job(layout.root, env)
             hidden = job.secrets
             program, outcome, verdict = _run(job, without_peer_key(env), check_stop)
@@ -157,7 +167,8 @@ def _stop_raises() -> Iterator[Callable[[], None]]:
 def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "tuple[Program, Outcome, Verdict | None]":
     for note in job.notes:
         say(note, hidden=job.secrets)
-    program = _prepare(job, env)
+    program, installed = _prepare(job, env)
+    env = {**env, **installed}
     if len(job.hosts) > 1 and not job.settings.studio_local_mode:
         from trainbox.launch.peers import describe_protection, wait_for_peers  # noqa: PLC0415 - one host needs none
 
@@ -190,8 +201,8 @@ def _read_verdict(planned: Plan) -> "Verdict | None":
     return read_verdict(planned.scratch)
 
 
-def _prepare(job: Job, env: Mapping[str, str]) -> Program:
-    """Fetch the code, find the program in it and install what it asks for."""
+def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, str]]:
+    """Fetch the code, find the program in it and install what it asks for, which may change the environment."""
     choice = choose(job)
     if choice.source.kind == "place":
         directory = Path(choice.source.location)
@@ -202,11 +213,11 @@ def _prepare(job: Job, env: Mapping[str, str]) -> Program:
     program = resolve(choice, directory)
     if job.peer_key is not None:
         program = replace(program, needs_key=needs_key(program, program.directory))
-    if program.install:
-        from trainbox.launch.requirements import install  # noqa: PLC0415
+    if not program.install:
+        return program, {}
+    from trainbox.launch.requirements import install  # noqa: PLC0415
 
-        install(program, job, env)
-    return program
+    return program, install(program, job, env)
 
 
 def _make_output_directories(layout: Layout) -> None:
@@ -270,11 +281,11 @@ def _begin_line() -> None:
 
 def _count(directory: Path) -> tuple[int, int]:
     """How many files lie below a directory, and their bytes; what cannot be read is not counted."""
-    sizes = []
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(OSError):
-                sizes.append(Path(folder, name).stat().st_size)
+    sizes: list[int] = []
+    with contextlib.suppress(OSError):
+        for _, found in walk_below(directory):
+            if not stat.S_ISDIR(found.st_mode):
+                sizes.append(found.st_size)
     return len(sizes), sum(sizes)
 
 
@@ -283,9 +294,12 @@ def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
     text = compose(diagnosis, hidden)
     try:
         # Rules match how it begins, whatever the script has written.
-        if not write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware"):
+        is_ours = write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware")
+        # What the script has written there, or what ours was put before.
+        found = hide_in_failure(layout.failure_file, hidden)
+        if not is_ours:
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
-            text = without_secrets(read_failure(layout.failure_file), hidden)
+            text = found
     except OSError as error:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
     say(f"FAILED: {text}")

@@ -1,11 +1,11 @@
 """Pure: a plan as text, with what the supervisor of each host would start."""
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping
 
-from trainbox.contract.hyperparameters import redact, without_secrets
-from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.contract.secrets import REDACTED, redact, without_secrets
+from trainbox.contract.text import visible
+from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, RunPlan, redacted_hyperparameters
 from trainbox.workbench.preview import Preview
 
 
@@ -24,13 +24,13 @@ def describe(plan: RunPlan, previews: Mapping[str, Preview]) -> str:
         request.isolation.sentence,
         *_limits(plan),
         *_overlay(plan),
-        *(f"environment: {name}={value}" for name, value in redact(plan.added).items()),
+        *(f"environment: {name}={value}" for name, value in redact(plan.added, request.hide).items()),
         *(f"environment: {name} is taken away" for name in plan.removed),
     ]
     for host in plan.hosts:
         lines += ["", f"host {host.name}", *_tree(plan, host), *_processes(plan, host, previews[host.name])]
     hidden = {*request.secrets}.union(*(each.secrets for each in previews.values()))
-    return without_secrets("\n".join(lines), sorted(hidden, key=len, reverse=True)) + "\n"
+    return visible(without_secrets("\n".join(lines), sorted(hidden, key=len, reverse=True))) + "\n"
 
 
 def _limits(plan: RunPlan) -> Iterable[str]:
@@ -50,7 +50,8 @@ def _overlay(plan: RunPlan) -> Iterable[str]:
 
 def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
     entries = dict.fromkeys(host.directories, "")
-    entries |= {name: f"= {_redacted(name, content)}" for name, content in host.files.items()}
+    files = {**host.files, HYPERPARAMETERS: redacted_hyperparameters(host, plan.request.hide)}
+    entries |= {name: f"= {content}" for name, content in files.items()}
     entries |= {name: f"-> {target}" for name, target in host.links.items()}
     for mount in host.mounts:
         mode = " (read-only)" if mount.read_only else ""
@@ -63,24 +64,19 @@ def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
         yield f"  {host.root}/{name}  {what}".rstrip()
 
 
-def _redacted(name: str, content: str) -> str:
-    if not name.endswith("hyperparameters.json"):
-        return content
-    return json.dumps(redact(json.loads(content)), ensure_ascii=False)
-
-
 def _processes(plan: RunPlan, host: HostPlan, preview: Preview) -> Iterable[str]:
     # In front of it, a process enters its namespace.
     supervisor = host.argv[host.argv.index("-P") - 1 :] if "-P" in host.argv else host.argv
     yield f"  starts: {shlex.join(supervisor)}"
     if preview.install and plan.overlay is None:
         yield f"  which runs first: pip install {shlex.join(preview.install)}"
-    hidden = preview.secrets
+    hidden, of_host = preview.secrets, redact(host.environment, plan.request.hide)
     if preview.plan.preflight != "off":
         yield f"  which checks the health of the hosts first: {preview.plan.preflight}"
     for child in (*preview.plan.children, *preview.plan.companions):
-        yield f"  which starts: {without_secrets(shlex.join(child.argv), hidden)}"
+        command = without_secrets(shlex.join(child.argv), hidden).replace(shlex.quote(REDACTED), REDACTED)
+        yield f"  which starts: {command}"
         yield f"    in {child.directory}, with"
         for name, value in sorted(child.environment.items()):
-            if host.environment.get(name) != value:
+            if of_host.get(name) != value:
                 yield f"    {name}={without_secrets(value, hidden)}"

@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE
+from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.workbench import namespace
 from trainbox.workbench.namespace import OPT_ML
 from trainbox.workbench.overlay import Overlay
@@ -17,6 +18,8 @@ from trainbox.workbench.request import RunRequest
 #: `docker stop -t 120`: what SageMaker gives between SIGTERM and SIGKILL (API StopTrainingJob).
 SECONDS_TO_LEAVE = 120.0
 
+#: The file of a host's tree that may hold secrets.
+HYPERPARAMETERS = "input/config/hyperparameters.json"
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
 _JOB_PREFIXES = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_")
 _JOB_VARIABLES = frozenset(
@@ -199,8 +202,7 @@ def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: 
             "instance_groups": [
                 {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": list(names)}
             ],
-            # All processes are on this machine, and talk over its loopback interface.
-            "network_interface_name": "eth0" if request.isolation.image else "lo",
+            "network_interface_name": request.isolation.interface,
         },
         "checkpointconfig.json": {"LocalPath": str(OPT_ML / "checkpoints")},
     }
@@ -219,7 +221,18 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
         own["processes_per_host"] = str(request.processes)
     if request.raw_arguments:
         own["trainbox_raw_arguments"] = json.dumps(request.raw_arguments)
+    if request.hide:
+        own["trainbox_hide"] = json.dumps(request.hide)
     return {**request.hyperparameters, **own}
+
+
+def redacted_hyperparameters(host: HostPlan, hide: Collection[str]) -> str:
+    """The file of the hyperparameters with nothing secret in it, however short."""
+    given = redact(json.loads(host.files[HYPERPARAMETERS]), hide)
+    raw = "trainbox_raw_arguments"
+    if raw in given:
+        given[raw] = json.dumps([*redact_arguments(json.loads(str(given[raw])))])
+    return json.dumps(given, ensure_ascii=False)
 
 
 def train_argv(python: str) -> tuple[str, ...]:

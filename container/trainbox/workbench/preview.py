@@ -3,18 +3,21 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from trainbox.contract.job import read_job
+from trainbox.contract.references import has_reference
+from trainbox.contract.secrets import redact
+from trainbox.contract.settings import is_ours
 from trainbox.errors import RunError
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
 from trainbox.launch.program import bundled_directory, choose, find_session, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
-from trainbox.workbench.plan import HostPlan
+from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, redacted_hyperparameters
 from trainbox.workbench.source import Source
 
 #: Beside the program, all that decides how it is started.
@@ -30,18 +33,34 @@ class Preview(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...]
 
 
-def preview(host: HostPlan, source: Source | None, script: str) -> Preview:
+def preview(host: HostPlan, source: Source | None, script: str, hide: Collection[str] = ()) -> Preview:
     """Ask the supervisor's plan; the contract's files exist for that moment only, in a temporary directory.
+
+    Args:
+        host: The host, as planned.
+        source: The source of the job.
+        script: The program.
+        hide: Names whose values are secret whatever they say. No secret is in the plan, short ones neither.
 
     Raises:
         RunError: No temporary directory can be written.
         TrainboxError: The job would fail with it.
     """
     try:
-        return _preview(host, source, script)
+        return _preview(_without_secrets(host, hide), source, script)
     except OSError as error:
         hint = "TMPDIR=DIR names a directory that can be written"
         raise RunError(f"the plan of {host.name} cannot be made: {error}", hint=hint) from error
+
+
+def _without_secrets(host: HostPlan, hide: Collection[str]) -> HostPlan:
+    # Ours are read here, which `***` could not be; of what a reference stands for nothing can be read yet.
+    ours = {name: value for name, value in host.environment.items() if is_ours(name)}
+    others = {name: value for name, value in host.environment.items() if name not in ours}
+    environment = {name: str(value) for name, value in redact(others, hide).items()}
+    environment |= {name: value for name, value in ours.items() if not has_reference(value)}
+    files = {**host.files, HYPERPARAMETERS: redacted_hyperparameters(host, hide)}
+    return msgspec.structs.replace(host, files=files, environment=environment)
 
 
 def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:

@@ -10,22 +10,27 @@ import math
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.job import CHANNEL_NAME, hidden_values
+from trainbox.contract.job import CHANNEL_NAME
+from trainbox.contract.keys import CHECKPOINT_KEY
 from trainbox.contract.peer_key import PEER_KEY_BYTES, PEER_KEY_VARIABLE, PeerKey
-from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, require_known
+from trainbox.contract.references import has_reference
+from trainbox.contract.secrets import hidden_values
+from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, Installs, is_ours, read_names, require_known
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError, RunError
 from trainbox.launch.program import bundled_scripts, find_bundled, find_module
-from trainbox.workbench.engine import find_image
+from trainbox.launch.requirements import find_install
 from trainbox.workbench.folder import read_previous
-from trainbox.workbench.isolation import Isolation, find_isolation, in_containers
+from trainbox.workbench.given import Origin, pairs, read_hyperparameters, read_variables
+from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
 
@@ -74,6 +79,11 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     channels: Mapping[str, ChannelSource] = {}
     hyperparameters: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
+    #: Where those values came from that are not in the command.
+    hyperparameter_origins: Mapping[str, Origin] = {}
+    env_origins: Mapping[str, Origin] = {}
+    #: Names whose values are secret whatever they say.
+    hide: tuple[str, ...] = ()
     #: The environment of `trainbox run` itself.
     inherited: Mapping[str, str] = {}
     hosts: int = 1
@@ -96,15 +106,22 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     isolation: Isolation
     started: dt.datetime
+    #: What pip may install.
+    installs: Installs = "any"
+    #: Of files that a host makes; -1 is that of this process.
+    umask: int = -1
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that nothing which is shown or kept may hold."""
         key = {PEER_KEY_VARIABLE: self.peer_key.text} if self.peer_key else {}
-        return hidden_values(self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments), key)
+        sources = (self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments), key)
+        return hidden_values(*sources, also=self.hide)
 
 
-def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime) -> RunRequest:
+def read_request(
+    args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime, umask: int = -1
+) -> RunRequest:
     """Turn the command line into a request.
 
     Raises:
@@ -112,8 +129,9 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         ContractError: A variable of the shell begins as trainbox's own do, and is none.
         ProgramError: There is no such script.
     """
-    hyperparameters = _pairs(args.hp, "--hp")
-    variables = _pairs(args.env, "--env")
+    given = read_hyperparameters(args.hp, args.hp_env, env, cwd)
+    given_variables = read_variables(args.env, env, cwd)
+    hyperparameters, variables = given.values, given_variables.values
     _check_hyperparameters(hyperparameters, args)
     _check_variables(variables)
     _check_known(hyperparameters, variables)
@@ -128,6 +146,10 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
     job_name = _job_name(args, script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
     previous = read_previous(out, resume=args.resume)
+    installs = _installs(hyperparameters, variables)
+    is_module = args.module is not None
+    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
+    outside = (*([" ".join(install)] if install else []), *_referring(hyperparameters, variables))
     return RunRequest(
         script=script,
         module=args.module,
@@ -136,6 +158,9 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         channels=_channels(args.channel, cwd),
         hyperparameters=hyperparameters,
         env=variables,
+        hyperparameter_origins=given.origins,
+        env_origins=given_variables.origins,
+        hide=_names_to_hide(hyperparameters, variables, (*given.origins, *given_variables.origins)),
         inherited=env,
         hosts=args.hosts,
         processes=args.processes,
@@ -152,9 +177,23 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
-        isolation=find_isolation() if args.docker is None else in_containers(find_image(args.docker, env)),
+        isolation=find_isolation() if args.docker is None else find_containers(args, env, outside),
         started=now,
+        installs=installs,
+        umask=umask,
     )
+
+
+def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Installs:
+    """What pip may install; nothing where that is misspelt, which the supervisor then says."""
+    text = hyperparameters.get("trainbox_requirements") or variables.get("TRAINBOX_REQUIREMENTS") or "any"
+    return next((installs for installs in get_args(Installs) if installs == text), "off")
+
+
+def _referring(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[str]:
+    """What refers to secrets that are elsewhere; what refers wrongly, the supervisor refuses."""
+    for flag, values in (("--hp", hyperparameters), ("--env", variables)):
+        yield from (f"the reference in {flag} {name}" for name, value in values.items() if has_reference(value))
 
 
 def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
@@ -166,7 +205,7 @@ def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
     if _WITHIN_A_JOB in env:
         return {}
     require_known((), env, Path())
-    names = {name.upper() for name in SETTINGS if is_ours(name)}
+    names = {CHECKPOINT_KEY, *(name.upper() for name in SETTINGS if is_ours(name))}
     return {name: value for name, value in env.items() if name in names and value}
 
 
@@ -201,17 +240,15 @@ def find_free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _pairs(given: Sequence[str], flag: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            # The value is not repeated: it may be a secret whose name was forgotten.
-            raise RunError(f"{flag} {name!r}: found no NAME=VALUE", hint=f"write it as '{flag} NAME=VALUE'")
-        if name in pairs:
-            raise RunError(f"{flag} {name}: given twice", hint="give it once")
-        pairs[name] = value
-    return pairs
+def _names_to_hide(
+    hyperparameters: Mapping[str, str], variables: Mapping[str, str], origins: Sequence[str]
+) -> tuple[str, ...]:
+    text = hyperparameters.get("trainbox_hide") or variables.get("TRAINBOX_HIDE", "")
+    try:
+        named = read_names(text) if text else ()
+    except ValueError:
+        raise RunError(f"trainbox_hide: found {text!r}, expected names, separated by commas") from None
+    return tuple(dict.fromkeys((*named, *origins)))
 
 
 def _check_hyperparameters(given: Mapping[str, str], args: argparse.Namespace) -> None:
@@ -237,7 +274,8 @@ def _check_hyperparameters(given: Mapping[str, str], args: argparse.Namespace) -
                 f"--hp {name}: the value has {len(value)} characters",
                 hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a long list in a file of a channel",
             )
-    written = len(given) + len(raw) + len(processes) + 2
+    hide = bool(args.hp_env or any(text.partition("=")[2].startswith("@") for text in (*args.hp, *args.env)))
+    written = len(given) + len(raw) + len(processes) + hide + 2
     if written > MOST_HYPERPARAMETERS:
         raise RunError(
             f"{len(given)} hyperparameters, and {written - len(given)} that say what to run, are {written}",
@@ -295,8 +333,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
     if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
         raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
-    if args.keep and args.docker is None:
-        raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
+    check_containers(args)
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")
@@ -391,7 +428,7 @@ def _channels(given: Sequence[str], cwd: Path) -> dict[str, ChannelSource]:
     if len(given) > MOST_CHANNELS:
         raise RunError(f"{len(given)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
     channels: dict[str, ChannelSource] = {}
-    for name, value in _pairs(given, "--channel").items():
+    for name, value in pairs(given, "--channel").items():
         path = (cwd / Path(value).expanduser()).resolve()
         if not CHANNEL_NAME.fullmatch(name):
             raise RunError(

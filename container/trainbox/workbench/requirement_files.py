@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from trainbox.contract.hyperparameters import secrets_of_urls
+from trainbox.contract.secrets import secrets
 from trainbox.errors import RequirementsError
 from trainbox.workbench.source import walk
 
@@ -61,7 +61,7 @@ class _Reader:
         self.digests[str(path)] = hashlib.sha256(content).hexdigest()
         for line in logical_lines(content.decode(errors="replace")):
             expanded = _VARIABLE.sub(lambda found: self.variables.get(found[1]) or found[0], line)
-            self.credentials.update(secrets_of_urls(expanded))
+            self.credentials.update(secrets({"": expanded}))
             self._line(expanded, [*within, path], constrains=constrains)
 
     def read_variables(self) -> None:
@@ -123,11 +123,11 @@ def read_requirements(install: Sequence[str], directory: Path, variables: Mappin
         RequirementsError: A file includes itself.
     """
     reader = _Reader(_normal(directory), variables)
-    for argument in install:
+    for option, argument in zip(("", *install), install, strict=False):
         if argument == ".":  # what it asks for stands in files of which pip alone knows how to read them
             reader.is_floating = reader.is_local = True
             reader.digests["."] = digest(reader.directory)
-        elif argument != "-r":
+        elif option == "-r":
             reader.read(reader.directory / argument, [])
     reader.read_variables()
     return Requirements(

@@ -1,5 +1,6 @@
 """The last thing `trainbox run` shows: how the job ended, its metrics, where its results are, how to go on."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +10,10 @@ from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from trainbox.contract.hyperparameters import flags_of, redact, secrets, without_secrets
+from trainbox.contract.secrets import redact, redact_arguments
+from trainbox.contract.text import coloured, visible
 from trainbox.workbench.drawing import drawn, table
+from trainbox.workbench.given import Origin, escaped
 from trainbox.workbench.record import Curve, JobRecord
 from trainbox.workbench.request import RunRequest
 
@@ -20,6 +23,7 @@ _WIDEST_CURVE = 30
 _NARROWEST_CURVE = 8
 _COLOURS = {"Completed": "green", "Stopped": "yellow", "Failed": "red"}
 _IMAGE = "trainbox:cpu"
+_CONFINED = ("--cap-drop=ALL", "--security-opt=no-new-privileges")
 #: Metrics whose better direction their name tells; a log says nothing about it.
 _HIGHER = frozenset({"auc", "aucpr", "acc", "accuracy", "f1", "precision", "recall", "map", "ndcg", "pre", "r2"})
 _LOWER = frozenset(
@@ -56,7 +60,7 @@ def summarise(request: RunRequest, record: JobRecord, *, checkpoints: int, conso
         facts.append(("process", shlex.join(process_command(request))))
     width = max(len(name) for name, _ in facts)
     # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
-    lines = Segments(Segment(f"{name:<{width}}  {text}\n") for name, text in facts)
+    lines = Segments(Segment(f"{name:<{width}}  {visible(text)}\n") for name, text in facts)
     return drawn(console, "", *_ending(record), *_metrics(record, console), "", lines)
 
 
@@ -69,7 +73,7 @@ def _ending(record: JobRecord) -> Iterable[RenderableType]:
     yield Text.assemble(f"{record.job_name}: ", (status, style), f", exit code {record.exit_code}{attempt}")
     if record.failure_reason:
         # It quotes the script, whose colours shall not run on into what follows.
-        yield from (Text.from_ansi(f"  {line}") for line in record.failure_reason.splitlines())
+        yield from (Text.from_ansi(f"  {coloured(line)}") for line in record.failure_reason.split("\n"))
     if len(record.hosts) > 1 or record.status == "Stopped":
         yield "  " + ", ".join(f"{host.name} left with {host.exit_code}" for host in record.hosts)
 
@@ -143,6 +147,7 @@ def _count(number: int, one: str, many: str) -> str:
 def resume_command(request: RunRequest) -> list[str]:
     """The next attempt of this job."""
     docker = ["--docker", request.isolation.image.name] if request.isolation.image else []
+    docker += request.isolation.confinement.flags if request.isolation.confinement else ()
     return [*_command_here(request), *docker, "--out", str(request.out), "--resume", *_raw_arguments(request)]
 
 
@@ -154,7 +159,7 @@ def process_command(request: RunRequest) -> list[str]:
 def _command_here(request: RunRequest) -> list[str]:
     source = None if request.source is None else request.source.directory
     places = {name: str(channel.path) for name, channel in request.channels.items()}
-    return _command(request, source, places)
+    return _command(request, source, places, {})
 
 
 def container_command(request: RunRequest) -> list[str]:
@@ -168,21 +173,38 @@ def container_command(request: RunRequest) -> list[str]:
     if request.source is not None:
         source = Path("/mnt/source")
         volumes.append(f"{request.source.directory}:{source}:ro")
+    origins = (*request.hyperparameter_origins.values(), *request.env_origins.values())
+    named = dict.fromkeys(origin.file for origin in origins if origin.file is not None)
+    files = {file: Path(f"/mnt/secrets/{number}/{file.name}") for number, file in enumerate(named, 1)}
+    volumes += [f"{file}:{place}:ro" for file, place in files.items()]
+    variables = sorted({origin.variable for origin in origins if origin.variable})
     options = [word for volume in volumes for word in ("-v", volume)]
+    # Without a value: docker takes that of its shell.
+    options += [word for variable in variables for word in ("-e", variable)]
     out = f"/mnt/out/{request.out.name}-container"
-    command = [*_command(request, source, places), "--out", out, *_raw_arguments(request)]
-    return ["docker", "run", "--rm", *options, _IMAGE, *command]
+    command = [*_command(request, source, places, files), "--out", out, *_raw_arguments(request)]
+    return ["docker", "run", "--rm", *_CONFINED, f"--user={os.geteuid()}:{os.getegid()}", *options, _IMAGE, *command]
 
 
-def _command(request: RunRequest, source: Path | None, places: Mapping[str, str]) -> list[str]:
-    """`trainbox run` with the same job, each value with a secret name redacted."""
+def _command(
+    request: RunRequest, source: Path | None, places: Mapping[str, str], files: Mapping[Path, Path]
+) -> list[str]:
+    """`trainbox run` with the same job: secrets by where they come from, and those that the command had redacted.
+
+    Args:
+        request: The job.
+        source: The source's directory, where there is one.
+        places: The channels' directories or files.
+        files: Where files of secrets are, by where they were, where that is another place.
+    """
     script = request.script if source is None else str(source / request.script)
     words = ["trainbox", "run", *([script] if request.module is None else ["-m", request.module])]
     if source is not None and ("/" in request.script or request.module is not None):
         words += ["--source-dir", str(source)]
     words += _flags("--channel", places)
-    words += _flags("--hp", redact(request.hyperparameters))
-    words += _flags("--env", redact(request.env))
+    hyperparameters, variables = redact(request.hyperparameters, request.hide), redact(request.env, request.hide)
+    words += _given("--hp", "--hp-env", hyperparameters, request.hyperparameter_origins, files)
+    words += _given("--env", "--env", variables, request.env_origins, files)
     if request.hosts > 1:
         words += ["--hosts", str(request.hosts)]
     if request.processes is not None:
@@ -192,9 +214,21 @@ def _command(request: RunRequest, source: Path | None, places: Mapping[str, str]
     return [*words, "--job-name", request.job_name]
 
 
+def _given(
+    flag: str, of_shell: str, values: Mapping[str, object], origins: Mapping[str, Origin], files: Mapping[Path, Path]
+) -> Iterable[str]:
+    for name, value in values.items():
+        origin = origins.get(name)
+        if origin is None:
+            yield from (flag, f"{name}={escaped(str(value))}")
+        elif origin.file is not None:
+            yield from (flag, f"{name}=@{files.get(origin.file, origin.file)}")
+        else:
+            yield from (of_shell, name if origin.variable == name else f"{name}={origin.variable}")
+
+
 def _raw_arguments(request: RunRequest) -> list[str]:
-    hidden = secrets(flags_of(request.raw_arguments))
-    return ["--", *(without_secrets(one, hidden) for one in request.raw_arguments)] if request.raw_arguments else []
+    return ["--", *redact_arguments(request.raw_arguments)] if request.raw_arguments else []
 
 
 def _flags(flag: str, values: Mapping[str, object]) -> Sequence[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from trainbox.errors import RunError
 from trainbox.workbench.folder import remove
-from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, RunPlan
 from trainbox.workbench.source import copy_source
 
 _HOSTS_FILE = Path("/etc/hosts")
@@ -22,6 +22,7 @@ def prepare(plan: RunPlan) -> None:
         plan.checkpoints.mkdir(exist_ok=True)
         (plan.request.out / "logs").mkdir(exist_ok=True)
         plan.hosts_file.write_text(_hosts_content(plan))
+        plan.hosts_file.chmod(0o644)  # as /etc/hosts is, for whatever user a script becomes
         for host in plan.hosts:
             _build(host)
             if plan.request.source is not None:
@@ -39,7 +40,9 @@ def _build(host: HostPlan) -> None:
     for name in host.directories:
         (host.tree / name).mkdir(parents=True, exist_ok=True)
     for name, content in host.files.items():
-        (host.tree / name).write_text(content, encoding="utf-8")
+        place = host.tree / name
+        place.touch(mode=0o600 if name == HYPERPARAMETERS else 0o666)  # before anything is in it
+        place.write_text(content, encoding="utf-8")
     for name, target in host.links.items():
         place = host.tree / name
         place.parent.mkdir(parents=True, exist_ok=True)
