@@ -13,7 +13,7 @@ import msgspec
 from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep
 from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
-from trainbox.contract.peer_key import PeerKey, read_peer_key
+from trainbox.contract.peer_key import PeerKey, as_handed_on, read_peer_key
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.references import (
     Reference,
@@ -217,6 +217,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     settings = read_settings(reserved, env, layout.config_dir / "hyperparameters.json")
     _require_given(settings.hide, decoded, env)
     hidden = {*settings.hide, *referring}
+    peer_key = read_peer_key(env)
     read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
     if settings.program and reserved.get("trainbox_script"):
         notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
@@ -242,10 +243,11 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         input_data_config=raw_channels,
         port=read_port(env),
         secrets=hidden_values(
-            env, given, decoded, flags_of(settings.raw_arguments), resolved, also=hidden.union(resolved)
+            *(env, given, decoded, flags_of(settings.raw_arguments), resolved, as_handed_on(peer_key)),
+            also=hidden.union(resolved),
         ),
         secret_names=frozenset(hidden),
-        peer_key=read_peer_key(env),
+        peer_key=peer_key,
         notes=tuple(notes),
     )
 
