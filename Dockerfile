@@ -1,36 +1,38 @@
-# The image of trainbox. Online: `docker build -t trainbox:cpu .`; `make image` also works without any registry.
-# Any Debian or Ubuntu with Python >= 3.11 and its venv module can be the base, an AWS Deep Learning Container too.
-ARG BASE_IMAGE=python:3.12-slim-bookworm
+# The image of trainbox: `make image`; without any registry: `BASE_IMAGE=fallback make image`.
+# Any Debian or Ubuntu can be the base that has a Python of locks/ and its venv module, an AWS Deep Learning Container too.
+# By digest: a tag moves. `docker buildx imagetools inspect python:3.12-slim-bookworm` says the newest.
+ARG BASE_IMAGE=python:3.12.15-slim-bookworm@sha256:34386ef0cb081344d7ec1c103ba398e6e9f64e9ab3a1509accc92a4e24a07258
 
-# --- what to install, in words: another edit of pyproject.toml must not install the frameworks anew ---------------------
+# --- what to install, by hash: another edit of pyproject.toml must not install the frameworks anew ----------------------
 FROM ${BASE_IMAGE} AS requirements
 ARG VARIANT=cpu
 ARG EXTRAS=xgboost,sklearn,torch
 WORKDIR /requirements
-COPY pyproject.toml tools/image/requirements.py ./
-RUN python3 requirements.py "${EXTRAS}" "${VARIANT}" >requirements.txt
+COPY locks locks
+COPY pyproject.toml tools/image/requirements.py tools/image/choose ./
+RUN sh choose "${EXTRAS}" "${VARIANT}" chosen
 
 # --- what changes seldom and weighs most: a virtual environment with the frameworks ------------------------------------
 FROM ${BASE_IMAGE} AS dependencies
-ARG VARIANT=cpu
 # PyTorch's own index has the wheels without CUDA; offline the wheelhouse has them.
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 # The time that every file gets, so that the same source gives the same layers. No commit's time: each would be a new
 # layer. https://reproducible-builds.org/specs/source-date-epoch/
 ARG SOURCE_DATE_EPOCH=315532800
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore TORCH_CPU_INDEX=${TORCH_CPU_INDEX}
 WORKDIR /build
 # What a layer will hold lies below a root of its own: a directory that COPY has to make would get the time of the build.
 RUN python3 -m venv /opt/venv && mkdir -p /layer/dependencies/opt \
     && mv /opt/venv /layer/dependencies/opt && ln -s /layer/dependencies/opt/venv /opt/venv
 # `wheelhous[e]` may be absent: a pattern that finds nothing is no error beside a file that is there.
-COPY constraints.txt tools/image/install wheelhous[e]/ wheelhouse/
-COPY --from=requirements /requirements/requirements.txt wheelhouse/
-RUN sh wheelhouse/install dependencies /layer/dependencies "${VARIANT}" "${TORCH_CPU_INDEX}"
+COPY tools/image/from-lock tools/image/install wheelhous[e]/ wheelhouse/
+COPY --from=requirements /requirements/chosen wheelhouse/
+# The certificate of a network that inspects TLS is there for this step, and in no layer.
+RUN --mount=type=secret,id=ca sh wheelhouse/install dependencies /layer/dependencies
 
 # --- the package: small, changes with the code -------------------------------------------------------------------------
 FROM dependencies AS package
-RUN sh wheelhouse/install backend
+RUN --mount=type=secret,id=ca sh wheelhouse/install backend
 COPY tools/image/train.py tools/image/pack_start.py wheelhouse/
 COPY pyproject.toml README.md LICENSE ./
 COPY container container
@@ -63,12 +65,22 @@ ARG VARIANT=cpu
 ARG EXTRAS=xgboost,sklearn,torch
 ARG REVISION=unknown
 ARG CREATED=unknown
+ARG BASE_NAME=unknown
+ARG BASE_DIGEST=unknown
+ARG PYTHON=unknown
+ARG LOCK=unknown
+ARG LOCK_DIGEST=unknown
 LABEL org.opencontainers.image.title="trainbox" \
       org.opencontainers.image.description="Train your own algorithms on Amazon SageMaker" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE_NAME}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}" \
+      trainbox.python="${PYTHON}" \
+      trainbox.lock="${LOCK}" \
+      trainbox.lock.digest="${LOCK_DIGEST}" \
       trainbox.variant="${VARIANT}" \
       trainbox.extras="${EXTRAS}"
 # `env` becomes the command it is given: `train` is PID 1 and gets the signals, and `docker run IMAGE bash` is bash.

@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What is installed has the hashes of a lock, and nothing else is: `make lock` writes them.
+INSTALL := tools/locked $(BIN)/python install locks/dev.txt
+# This checkout itself, built by what has been installed.
+INSTALL_SELF := -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable .
 # What the image holds; `make image EXTRAS=xgboost,sklearn,s3` is half the size.
 EXTRAS ?= xgboost,sklearn,torch,s3,workbench
 # Three on the two processors that this is made for: much of the time tests wait for limits, containers and each other.
@@ -12,54 +15,57 @@ PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 venv: $(VENV)/.dev ## .venv with everything for development
 
-$(VENV)/.pip: pyproject.toml constraints.txt
+$(VENV)/.pip: pyproject.toml locks/dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --upgrade pip
+	$(INSTALL) pip --quiet
 	@touch $@
 
 # What `make demo` needs is less than what development needs, and there a minute sooner.
 $(VENV)/.demo: $(VENV)/.pip
-	$(PIP_INSTALL) --editable '.[xgboost,workbench,demo]'
+	$(INSTALL) 'trainbox[xgboost,workbench,demo] hatchling editables' --quiet
+	$(BIN)/python $(INSTALL_SELF)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip
-	$(PIP_INSTALL) --editable '.[xgboost,sklearn,torch,s3,workbench,demo,dev]'
+	$(INSTALL) 'trainbox[xgboost,sklearn,torch,s3,workbench,demo,dev] hatchling editables' --quiet
+	$(BIN)/python $(INSTALL_SELF)
 	@touch $@ $(VENV)/.demo
 
-# What only tests import is compiled when it is imported: pip, which compiles all of it, takes three times as long.
-PIP_INSTALL_APART := -m pip install --quiet --disable-pip-version-check --no-compile
-
-# sagemaker-training brings a `train` of its own, so it lives apart from ours.
+# sagemaker-training brings a `train` of its own, so it lives apart from ours. It comes as source, and is built by what
+# the lock has. What only tests import is compiled when it is imported: pip, which compiles all, takes three times as long.
 venv-incumbent: .venv-incumbent/.ready ## .venv-incumbent with sagemaker-training, to compare with
 
-.venv-incumbent/.ready:
+.venv-incumbent/.ready: locks/incumbent.txt
 	$(PYTHON) -m venv .venv-incumbent
-	.venv-incumbent/bin/python $(PIP_INSTALL_APART) sagemaker-training==5.1.4
+	tools/locked .venv-incumbent/bin/python install $< 'pip setuptools' --quiet --no-compile
+	tools/locked .venv-incumbent/bin/python install $< sagemaker-training --quiet --no-compile \
+	  --no-build-isolation --no-binary sagemaker-training,inotify-simple
 	@touch $@
 
 # SageMaker's SDKs of version 2 and 3 cannot share one environment, with each other or with us.
 venv-sdk: .venv-sdk-v2/.ready .venv-sdk-v3/.ready ## .venv-sdk-v2 and .venv-sdk-v3, whose local modes drive the image
 
-.venv-sdk-%/.ready: tests/sdk/requirements-%.txt
+.venv-sdk-%/.ready: locks/sdk-%.txt
 	$(PYTHON) -m venv .venv-sdk-$*
-	.venv-sdk-$*/bin/python $(PIP_INSTALL_APART) --requirement $<
+	tools/image/from-lock .venv-sdk-$*/bin/python install $< --quiet --no-compile
 	@touch $@
 
 # XGBoost 3.4 needs Python 3.12: what must be exact on it is tested there too. Without such a Python there is nothing to make.
 venv-py312: .venv-py312/.ready ## .venv-py312 with the newest XGBoost, where there is a Python 3.12
 
-.venv-py312/.ready: pyproject.toml constraints.txt
+.venv-py312/.ready: pyproject.toml locks/dev.txt
 	@if python=$$(tools/python312); then \
 	  "$$python" -m venv .venv-py312 && \
-	  .venv-py312/bin/python $(PIP_INSTALL_APART) --constraint constraints.txt \
-	    --editable '.[xgboost,sklearn]' hypothesis pytest pytest-timeout; \
+	  tools/locked .venv-py312/bin/python install locks/dev.txt \
+	    'trainbox[xgboost,sklearn] hypothesis pytest pytest-timeout hatchling editables' --quiet --no-compile && \
+	  .venv-py312/bin/python $(INSTALL_SELF); \
 	fi
 	@mkdir -p .venv-py312
 	@touch $@
@@ -90,6 +96,10 @@ test-environments: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.rea
 
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
+
+lock: $(VENV)/.dev ## resolve locks/ anew, by hash; UPGRADE=name,name or UPGRADE=all takes newer versions
+	$(INSTALL) uv --quiet
+	$(BIN)/python -m tools.lock --uv $(BIN)/uv --upgrade '$(UPGRADE)' $(LOCKS)
 
 freeze: $(VENV)/.dev ## record anew what tests/frozen compares with; a commit of its own, with a line in CHANGELOG.md
 	$(BIN)/python -m tools.freeze $(WHAT)
@@ -149,7 +159,7 @@ bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-tra
 wheelhouse: $(VENV)/.pip ## wheels for an image that is built without a network
 	tools/image/wheelhouse "$(EXTRAS)" cpu wheelhouse
 
-image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there is none
+image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there is none; without a registry: BASE_IMAGE=fallback
 	tools/docker-engine start
 	tools/image/build "$(EXTRAS)"
 

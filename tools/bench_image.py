@@ -99,7 +99,8 @@ def incumbent_image() -> Iterator[None]:
     wheels = CACHE / "wheelhouse-toolkit"
     run("tools/image/wheelhouse", "toolkit", "cpu", wheels)
     container = f"trainbox-bench-{os.getpid()}"
-    install = ("pip", "install", "--quiet", "--no-index", "--find-links", "/wheels", "sagemaker-training==5.1.4")
+    found = ("--no-index", "--find-links", "/wheels", "--find-links", "/wheels/built")
+    install = ("pip", "install", "--quiet", *found, "sagemaker-training==5.1.4")
     try:
         run("docker", "run", "--name", container, "--volume", f"{wheels}:/wheels:ro", IMAGE, *install)
         run("docker", "commit", "--change", 'CMD ["train"]', container, INCUMBENT)

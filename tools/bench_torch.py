@@ -218,7 +218,10 @@ class Job:
 
 def signal_tree(pid: int, number: int) -> None:
     """Signal a process and all below it, as far as they have not lost their parents."""
-    below = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+    below: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            below += map(int, path.read_text().split())
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
     for child in below:

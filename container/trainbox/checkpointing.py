@@ -9,6 +9,7 @@
 Why: SageMaker copies this directory to S3 file by file, in any order, while it is written, and copies deletions too
 (https://docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html). What a restarted job finds may be torn or
 mixed, and libraries load a flipped bit or an older file of the same name without a word. So only digests are trusted.
+They tell that a checkpoint is whole, not who has written it: that takes a key (`manifest.require_genuine`).
 A new one is written aside in the same directory, because that is a filesystem of its own: a rename from elsewhere would
 be refused (EXDEV).
 """
@@ -32,12 +33,16 @@ from trainbox.manifest import (
     NOT_UPLOADED,
     UPLOADED,
     UPLOADING,
+    Keys,
     Manifest,
     check_files,
     decode_info,
     encode_info,
     fsync,
-    read_manifest,
+    open_sealed,
+    read_sealed,
+    require_genuine,
+    require_no_others,
     seal,
     settle,
     write_manifest,
@@ -85,21 +90,32 @@ class Checkpoints:
             with store.writing(step, info={"loss": loss}) as path:
                 save(model, path / "model.bin")
 
-    Several processes may write to one directory. The highest step is the newest; of one step, the last saved.
+    Several processes may write to one directory. The highest step is the newest; of one step, the last saved. With
+    `keys` each one is sealed with the first of them, and what none of them has sealed is refused.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 3) -> None:
+    def __init__(self, directory: Path, *, keep: int = 3, keys: Keys = ()) -> None:
         if keep < 1:
             raise CheckpointError(f"keep={keep}: at least one checkpoint has to be kept", hint="use keep=1 or more")
         self.directory = directory
         self.keep = keep
+        self.keys = keys
         self._rejected: frozenset[Path] = frozenset()
 
+    def below(self, name: str) -> "Checkpoints":
+        """The store in a directory of this one, kept and sealed alike."""
+        return Checkpoints(self.directory / name, keep=self.keep, keys=self.keys)
+
     def find(self) -> Search:
-        """Verify checkpoints from the newest on until one is valid; changes nothing and says nothing."""
+        """Verify checkpoints from the newest on until one is valid; changes nothing and says nothing.
+
+        Raises:
+            NotGenuineError: The newest that is whole is sealed with none of the keys. No older one takes its place: who
+                forges one could choose which.
+        """
         rejected: list[Rejected] = []
         for path in step_directories(self.directory):
-            match examine(path):
+            match examine(path, keys=self.keys):
                 case Checkpoint() as chosen:
                     return Search(chosen, tuple(rejected))
                 case Rejected() as verdict:
@@ -107,7 +123,11 @@ class Checkpoints:
         return Search(None, tuple(rejected))
 
     def latest(self) -> Checkpoint | None:
-        """The newest valid checkpoint, or None; says on stderr which one, and what was rejected and why."""
+        """The newest valid checkpoint, or None; says on stderr which one, and what was rejected and why.
+
+        Raises:
+            NotGenuineError: As `find`.
+        """
         search = self.find()
         self._rejected |= {verdict.path for verdict in search.rejected}
         for verdict in search.rejected:
@@ -170,7 +190,7 @@ class Checkpoints:
                 hint="write the files into the directory that `writing(step)` gives",
             )
         names = [path.relative_to(aside).as_posix() for path in files]
-        manifest = seal(Manifest(step, info, dict(zip(names, settle(files), strict=True))))
+        manifest = seal(Manifest(step, info, dict(zip(names, settle(files), strict=True))), self.keys)
         for directory in directories:
             fsync(directory)
         path = self._rename_to_step(aside, step)
@@ -234,15 +254,19 @@ class Checkpoints:
             _remove(path)
 
 
-def examine(path: Path, *, digests: bool = True) -> Checkpoint | Rejected:
+def examine(path: Path, *, digests: bool = True, keys: Keys = ()) -> Checkpoint | Rejected:
     """Whether a directory is a checkpoint to load: every file of its manifest there, of the right size and digest.
 
     Files that the manifest does not name are no fault: SageMaker's agent leaves its marks beside the files.
+
+    Raises:
+        NotGenuineError: It is whole, and none of the keys has sealed it.
     """
     try:
         if not stat.S_ISDIR(path.lstat().st_mode):
             return Rejected(path, "it is not a directory")
-        manifest = read_manifest(path)
+        text = read_sealed(path)
+        manifest = open_sealed(text)
         if manifest.step != _key(path)[0]:
             return Rejected(path, f"{MANIFEST} is that of step {manifest.step}")
         check_files(path, manifest.files, digests=digests)
@@ -253,6 +277,8 @@ def examine(path: Path, *, digests: bool = True) -> Checkpoint | Rejected:
         return Rejected(path, f"{error.filename or path}: {error.strerror}")
     except (TypeError, ValueError, RecursionError) as error:
         return Rejected(path, f"{MANIFEST} cannot be read: {error}")
+    require_genuine(path, text, keys)
+    require_no_others(path, manifest.files, keys)
     return Checkpoint(path, manifest.step, info, sum(record.size for record in manifest.files.values()))
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import Protocol, cast
 
 from trainbox import __version__
+from trainbox.contract.text import visible
 from trainbox.errors import ResourceError, TrainboxError
 
 #: The verbs, with the module of each and the line that help shows.
@@ -56,7 +57,7 @@ def main() -> int:
     except TrainboxError as error:
         from trainbox.contract.secrets import without_secrets  # noqa: PLC0415 - only an error needs it
 
-        sys.stderr.write(f"trainbox: {without_secrets(str(error), ())}\n")
+        sys.stderr.write(visible(f"trainbox: {without_secrets(str(error), ())}\n"))
         return error.exit_code
     except MemoryError:
         sys.stderr.write("trainbox: out of memory\n  hint: free some, or raise the limit of this shell (ulimit -v)\n")

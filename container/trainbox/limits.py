@@ -1,4 +1,4 @@
-"""The limits that this process runs under: its own (`ulimit`), and those of its cgroup, which a container has."""
+"""Limits: those that this process runs under, its own (`ulimit`) and its cgroup's, and those of what it unpacks."""
 
 import resource
 from collections.abc import Collection
@@ -6,6 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 Resource = Literal["memory", "threads", "open files"]
+
+#: Of an archive. How many bytes is a setting: `trainbox_source_bytes`.
+ARCHIVE_MEMBERS = 100_000
+#: Folders in each other; a path that is deeper cannot be walked by all tools.
+ARCHIVE_DEPTH = 100
+#: Linux allows 255 bytes in a name and 4,096 in a path, of which the code directory has its part.
+ARCHIVE_NAME_BYTES = 255
+ARCHIVE_PATH_BYTES = 3072
+#: The header of a header, which holds a long name or pax records, is read whole.
+ARCHIVE_HEADER_BYTES = 1024 * 1024
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")

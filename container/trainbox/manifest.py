@@ -1,6 +1,11 @@
-"""`MANIFEST.json`: what a checkpoint consists of, with a digest of every file and of itself."""
+"""`MANIFEST.json`: what a checkpoint consists of, with a digest of every file and of itself.
+
+The digests tell whether a checkpoint is whole: everybody can compute them. Who has written it only a key can tell
+(`TRAINBOX_CHECKPOINT_KEY`): with it the manifest, and by its digests every file, is sealed by an HMAC.
+"""
 
 import hashlib
+import hmac
 import json
 import os
 import stat
@@ -12,6 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from trainbox.contract.keys import CHECKPOINT_KEY
 from trainbox.errors import CheckpointError
 
 FORMAT = 1
@@ -23,6 +29,13 @@ LARGEST_MANIFEST_BYTES = 64 * 1024 * 1024
 # not documented, but AWS's own XGBoost container relies on them (sagemaker_xgboost_container/checkpointing.py).
 UPLOADING, UPLOADED, NOT_UPLOADED = ".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore"
 
+# Linux' NAME_MAX and PATH_MAX, in bytes.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+#: What a seal is computed over begins with this, so that the key can make nothing else of it.
+_PURPOSE = b"trainbox checkpoint manifest\n"
+
+#: The first one seals, each of them verifies; none where there is no key.
+Keys = Sequence[bytes]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -47,12 +60,18 @@ class _Format(msgspec.Struct, frozen=True):
     format: int
 
 
-class _Sealed(msgspec.Struct, frozen=True):
+class _Sealed(msgspec.Struct, frozen=True, omit_defaults=True):
     """A manifest as it lies on disk, with a digest of its own: a flipped bit in `info` must not pass either."""
 
     format: int
     sha256: str
     manifest: msgspec.Raw
+    #: The seal, in hexadecimal digits; empty where the writer had no key.
+    hmac: str = ""
+
+
+class NotGenuineError(CheckpointError):
+    """A checkpoint is whole, but nobody with a key of this job has sealed it."""
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -60,6 +79,15 @@ def read_manifest(directory: Path) -> Manifest:
 
     Raises:
         CheckpointError: It is missing, damaged or of another format.
+    """
+    return open_sealed(read_sealed(directory))
+
+
+def read_sealed(directory: Path) -> bytes:
+    """The file with the manifest of a checkpoint as it is.
+
+    Raises:
+        CheckpointError: It is missing or too large.
     """
     try:
         with _open_plain(directory, MANIFEST) as file:
@@ -69,6 +97,15 @@ def read_manifest(directory: Path) -> Manifest:
         raise CheckpointError(f"it has no {MANIFEST}: its write did not finish") from None
     if len(text) > LARGEST_MANIFEST_BYTES:
         raise CheckpointError(f"{MANIFEST} has {size:,} bytes; at most {LARGEST_MANIFEST_BYTES:,} are read")
+    return text
+
+
+def open_sealed(text: bytes) -> Manifest:
+    """The manifest in such a file, its digest verified, its seal not.
+
+    Raises:
+        CheckpointError: It is damaged or of another format.
+    """
     try:
         version = msgspec.json.decode(text, type=_Format).format
         if version != FORMAT:
@@ -80,6 +117,47 @@ def read_manifest(directory: Path) -> Manifest:
     except msgspec.DecodeError as error:
         raise CheckpointError(f"{MANIFEST} cannot be read: {error}") from None
     return manifest
+
+
+def require_genuine(directory: Path, text: bytes, keys: Keys) -> None:
+    """Verify the seal of a manifest; without a key there is nothing to verify.
+
+    Args:
+        directory: The checkpoint, for the message.
+        text: What `read_sealed` gave, and `open_sealed` accepted.
+        keys: One of them must have sealed it.
+
+    Raises:
+        NotGenuineError: None of them has.
+    """
+    sealed = msgspec.json.decode(text, type=_Sealed)
+    seals = [_seal(bytes(sealed.manifest), key).encode() for key in keys]
+    if keys and not any(hmac.compare_digest(sealed.hmac.encode(), seal) for seal in seals):
+        why = "was made with none of its keys" if sealed.hmac else "is missing"
+        raise _not_genuine(directory, f"the seal of {CHECKPOINT_KEY} {why}")
+
+
+def require_no_others(directory: Path, files: Mapping[str, FileRecord], keys: Keys) -> None:
+    """With a key: refuse files that the manifest does not name, which a reader that lists the directory would take.
+
+    Raises:
+        NotGenuineError: There is one.
+    """
+    if not keys:
+        return
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        known = name == MANIFEST or name in files or name.endswith((UPLOADING, UPLOADED, NOT_UPLOADED))
+        if not known and not stat.S_ISDIR(path.lstat().st_mode):
+            raise _not_genuine(directory, f"{name!r} is not in its {MANIFEST}")
+
+
+def _not_genuine(directory: Path, why: str) -> NotGenuineError:
+    return NotGenuineError(
+        f"the checkpoint {directory} is whole, but not genuine: {why}",
+        hint="find out who has written it: it may be forged; remove it to resume from the one before, or give the key"
+        " that it was sealed with",
+    )
 
 
 def check_files(directory: Path, files: Mapping[str, FileRecord], *, digests: bool) -> None:
@@ -108,8 +186,7 @@ def check_file(directory: Path, name: str, record: FileRecord, *, digest: bool) 
     Raises:
         CheckpointError: It is missing, a link, of another size or digest, or lies outside.
     """
-    # A name from outside must not lead outside.
-    if "\0" in name or not {"", ".", ".."}.isdisjoint(name.split("/")):
+    if not is_inside(name):
         raise CheckpointError(f"{MANIFEST} names {name!r}, which is no path inside the checkpoint")
     try:
         with _open_plain(directory, name) as file:
@@ -120,6 +197,16 @@ def check_file(directory: Path, name: str, record: FileRecord, *, digest: bool) 
                 raise CheckpointError(f"{name!r} does not have the digest that {MANIFEST} names")
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{name!r} is missing") from None
+
+
+def is_inside(name: str) -> bool:
+    """Pure: whether a name from outside is a path that leads to nowhere but below a directory, and that Linux takes."""
+    try:
+        parts = [part.encode() for part in name.split("/")]
+    except UnicodeEncodeError:
+        return False
+    fits = sum(map(len, parts)) + len(parts) <= _LONGEST_PATH and max(map(len, parts)) <= _LONGEST_NAME
+    return fits and "\0" not in name and {b"", b".", b".."}.isdisjoint(parts)
 
 
 def _open_plain(directory: Path, name: str) -> BufferedReader:
@@ -177,8 +264,8 @@ def _sync(path: Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-def seal(manifest: Manifest) -> bytes:
-    """A manifest as it lies on disk.
+def seal(manifest: Manifest, keys: Keys = ()) -> bytes:
+    """A manifest as it lies on disk, sealed with the first of the keys.
 
     Raises:
         CheckpointError: A file has a name that is not UTF-8, or there is more to say than can be read back.
@@ -190,7 +277,8 @@ def seal(manifest: Manifest) -> bytes:
             f"a file of the checkpoint of step {manifest.step} has a name that is not UTF-8: {error.object!r}",
             hint="rename it",
         ) from error
-    text = msgspec.json.encode(_Sealed(FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body))) + b"\n"
+    proof = _seal(body, keys[0]) if keys else ""
+    text = msgspec.json.encode(_Sealed(FORMAT, hashlib.sha256(body).hexdigest(), msgspec.Raw(body), proof)) + b"\n"
     if len(text) > LARGEST_MANIFEST_BYTES:
         raise CheckpointError(
             f"the info and the file names of the checkpoint of step {manifest.step} take {len(text):,} bytes;"
@@ -198,6 +286,10 @@ def seal(manifest: Manifest) -> bytes:
             hint="write large things to a file of the checkpoint",
         )
     return text
+
+
+def _seal(body: bytes, key: bytes) -> str:
+    return hmac.digest(key, _PURPOSE + body, "sha256").hex()
 
 
 def write_manifest(directory: Path, text: bytes) -> None:

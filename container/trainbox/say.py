@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from trainbox.contract.secrets import without_secrets
+from trainbox.contract.text import visible
 
 PREFIX = "trainbox: "
 
@@ -14,10 +15,10 @@ def say(text: str, *, hidden: Sequence[str] = ()) -> None:
     """Write one line to stderr; if nobody reads it any more, the job goes on without it.
 
     Args:
-        text: What happened; each of its lines gets the prefix.
+        text: What happened; each of its lines gets the prefix, and no control character reaches a terminal.
         hidden: Values to leave out (`Job.secrets`).
     """
-    line = PREFIX + without_secrets(text, hidden).replace("\n", "\n" + PREFIX) + "\n"
+    line = PREFIX + visible(without_secrets(text, hidden)).replace("\n", "\n" + PREFIX) + "\n"
     try:
         sys.stderr.write(line)
         sys.stderr.flush()

@@ -19,6 +19,7 @@ from trainbox import metrics, stopping, whole
 from trainbox.checkpointing import Checkpoints
 from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
+from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
 from trainbox.contract.ranks import Ranks, read_ranks
 from trainbox.contract.world import world_hosts
@@ -254,11 +255,14 @@ def checkpoints(*, keep: int = 3) -> Checkpoints:
 
     Args:
         keep: How many of the newest to keep.
+
+    Raises:
+        ContractError: `TRAINBOX_CHECKPOINT_KEY` is not a key.
     """
     job = current_job()
     if not job.has_checkpoint_config:
         say(f"the job has no CheckpointConfig: what is written to {job.checkpoints_dir} will not be uploaded")
-    return Checkpoints(job.checkpoints_dir, keep=keep)
+    return Checkpoints(job.checkpoints_dir, keep=keep, keys=read_checkpoint_keys(read_environment()))
 
 
 def stop_requested() -> bool:

@@ -247,6 +247,8 @@ WRONG = [
     ("checkpointconfig", {"LocalPath": "here"}, "key 'LocalPath': found 'here', expected an absolute path"),
     ("hyperparameters", {"processes_per_host": "two"}, "key 'processes_per_host': found 'two', expected a whole"),
     ("hyperparameters", {"processes_per_host": "0"}, "key 'processes_per_host': found '0', expected a whole"),
+    ("hyperparameters", {"trainbox_requirements": "hash"}, "found 'hash', expected any or wheels or hashes or off"),
+    ("hyperparameters", {"trainbox_source_bytes": "0"}, "found '0', expected a number of bytes, 1 or more"),
     ("hyperparameters", {"processes_per_host": "1025"}, "found '1025', expected a whole number, 1 to 1024"),
     ("hyperparameters", {"processes_per_host": "9" * 300}, "9', expected a whole number, 1 to 1024"),
     ("hyperparameters", {"trainbox_grace_seconds": "-1"}, "key 'trainbox_grace_seconds': found '-1', expected a n"),

@@ -49,6 +49,7 @@ PEER_GONE = raised(
             "trainbox.torch.checkpoints.exchange.PeerCheckpointError",
             "rank 0: the checkpoint of step 40 cannot be written",
         ),
+        raised("trainbox.torch.checkpoints.exchange.PeerNotGenuineError", "rank 0: the checkpoint is not genuine"),
         killed(signal.SIGABRT),
         killed(signal.SIGTERM),
         RankFailure(0, "a", 137, signal.SIGKILL, None, ended=True),

@@ -13,6 +13,7 @@ from tests.frozen.plans import normalised
 from trainbox.contract.environment import Machine
 from trainbox.workbench import preview as previews
 from trainbox.workbench import run
+from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import Image
 from trainbox.workbench.isolation import Isolation, in_containers
@@ -21,7 +22,9 @@ from trainbox.workbench.request import read_request
 
 PRIVATE = Isolation(kind="root", at_opt_ml=True, can_name_hosts=True)
 NOTHING = Isolation(reason="no private mounts here (not permitted)")
-CONTAINERS = in_containers(Image("trainbox:cpu", memory=16_000_000_000))
+CONTAINERS = in_containers(
+    Image("trainbox:cpu", memory=16_000_000_000), Confinement(network="internal", user="1000:1000")
+)
 _STARTED = dt.datetime(2026, 11, 29, 8, 30, tzinfo=dt.UTC)
 
 

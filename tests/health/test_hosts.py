@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -122,7 +123,7 @@ from trainbox.peers.exchange import meet
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
 subject = command.read_subject(parser.parse_args(["--preflight"]), read_environment())
-exchange = meet(subject.hosts, subject.host, subject.exchange_port, subject.job.name, patience=20)
+exchange = meet(subject.hosts, subject.host, subject.exchange_port, subject.job.name, key=None, patience=20)
 exchange.settle(seconds=20)
 print("let in", flush=True)
 time.sleep(60)
@@ -272,6 +273,72 @@ def test_a_stranger_on_the_line_disturbs_nobody(two: Hosts) -> None:
         two.start(second)
         checked = two.finish()
     assert {host: (one.code, one.bad()) for host, one in checked.items()} == {first: (0, []), second: (0, [])}
+
+
+KEYS_OF_HOSTS = ("ab" * 32, "cd" * 32)
+
+
+def test_hosts_with_one_key_are_sound_and_do_not_show_it(two: Hosts) -> None:
+    key = KEYS_OF_HOSTS[0]
+    checked = two.run(env={host: {"TRAINBOX_PEER_KEY": key} for host in two.hosts})
+    assert {host: (one.code, one.bad()) for host, one in checked.items()} == {host: (0, []) for host in two.hosts}
+    files = [path for tree in two.trees.values() for path in tree.root.rglob("*") if path.is_file()]
+    assert key not in "".join([one.log + str(one.findings) for one in checked.values()])
+    assert not [path for path in files if key in path.read_text(errors="replace")]
+
+
+@pytest.mark.parametrize("other", [{}, {"TRAINBOX_PEER_KEY": KEYS_OF_HOSTS[1]}])
+def test_another_key_on_one_host_is_named_by_both_as_a_fault_of_the_configuration(
+    two: Hosts, other: dict[str, str]
+) -> None:
+    first, second = two.hosts
+    two.start(first, env={"TRAINBOX_PEER_KEY": KEYS_OF_HOSTS[0], "TRAINBOX_PEER_TIMEOUT_SECONDS": "3"})
+    two.start(second, env=other)
+    checked = two.finish()
+    assert {one.code for one in checked.values()} == {64}
+    for host, named in ((first, second), (second, first)):
+        failure = checked[host].failure or ""
+        assert failure.startswith(f"CONFIGURATION {named} - host.arrival: cannot prove that it belongs to this job")
+        assert "hint: TRAINBOX_PEER_KEY must be the same on all hosts" in failure
+        assert not [key for key in KEYS_OF_HOSTS if key in failure + checked[host].log]
+    assert f"somebody greets as {second}: 127.0.0.1; refused without a proof" in checked[first].log
+
+
+def test_a_flood_of_strangers_takes_neither_the_memory_nor_the_files_of_the_first_host(two: Hosts) -> None:
+    """24 of 15 MiB each and 80 that say nothing, where the process may have 64 files."""
+    first, second = two.hosts
+    process = two.start(first, prefix=["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"])
+    eventually(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
+    peaks = [_peak_kilobytes(process.pid)]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(24) as threads:
+        for _ in range(80):
+            stack.enter_context(socket.create_connection((first, 29401), timeout=300))
+        floods = [stack.enter_context(socket.create_connection((first, 29401), timeout=300)) for _ in range(24)]
+        sent = [threads.submit(_flood, one) for one in floods]
+        two.start(second)
+
+        def is_over() -> bool:
+            peaks.append(_peak_kilobytes(process.pid))
+            return all(one.done() for one in sent)
+
+        eventually(is_over, "the end of the flood")
+        checked = two.finish()
+    assert peaks[0] > 0
+    assert max(peaks) - peaks[0] < 64 * 1024
+    codes = {host: (one.code, [bad for bad in one.bad() if bad[0] != "host.files"]) for host, one in checked.items()}
+    assert codes == {first: (0, []), second: (0, [])}
+
+
+def _flood(stranger: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(15):
+            stranger.sendall(b"x" * 1024 * 1024)
+
+
+def _peak_kilobytes(pid: int) -> int:
+    """The most memory that a process has had (proc(5), VmHWM); 0 where it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 @pytest.mark.parametrize(

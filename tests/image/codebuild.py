@@ -45,9 +45,9 @@ class Build(NamedTuple):
     reports: Mapping[str, tuple[Path, ...]]
 
 
-def read_buildspec(source: Path) -> dict[str, Any]:
-    """The buildspec of a checkout."""
-    found: dict[str, Any] = yaml.safe_load((source / "buildspec.yml").read_text())
+def read_buildspec(source: Path, name: str = "buildspec.yml") -> dict[str, Any]:
+    """A buildspec of a checkout."""
+    found: dict[str, Any] = yaml.safe_load((source / name).read_text())
     return found
 
 
@@ -63,15 +63,18 @@ def batch_order(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             done.add(each["identifier"])
 
 
-def run_build(source: Path, given: Mapping[str, str], *, image: Mapping[str, str]) -> Build:
+def run_build(
+    source: Path, given: Mapping[str, str], *, image: Mapping[str, str], buildspec: str = "buildspec.yml"
+) -> Build:
     """One build.
 
     Args:
         source: The checkout, in which the commands run.
         given: Variables of the build, which win over those of the buildspec.
         image: Variables of the build environment's own image, which do not.
+        buildspec: The one that the project names.
     """
-    spec = read_buildspec(source)
+    spec = read_buildspec(source, buildspec)
     assert spec["version"] == 0.2
     env = {**image, **{name: str(value) for name, value in spec["env"]["variables"].items()}, **given}
     env |= {"CODEBUILD_SRC_DIR": str(source), "CODEBUILD_BUILD_SUCCEEDING": "1"}
@@ -93,8 +96,8 @@ def run_build(source: Path, given: Mapping[str, str], *, image: Mapping[str, str
         phases=phases,
         log=log,
         exported={name: env[name] for name in spec["env"]["exported-variables"] if name in env},
-        artifacts=_collect(source, spec["artifacts"]),
-        reports={name: tuple(_collect(source, each).values()) for name, each in spec["reports"].items()},
+        artifacts=_collect(source, spec["artifacts"]) if "artifacts" in spec else {},
+        reports={name: tuple(_collect(source, each).values()) for name, each in spec.get("reports", {}).items()},
     )
 
 

@@ -19,7 +19,7 @@ import boto3
 import pytest
 import requests
 
-from tests.support.containers import unavailable
+from tests.support.containers import base_of, unavailable
 from tests.support.waiting import eventually
 
 ACCOUNT = "123456789012"
@@ -89,10 +89,10 @@ def variables(address: str) -> dict[str, str]:
     }
 
 
-def client(address: str) -> Any:
+def client(address: str, region: str = REGION) -> Any:
     """Of moto's ECR."""
     keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    return boto3.client("ecr", endpoint_url=address, region_name=REGION, **keys)
+    return boto3.client("ecr", endpoint_url=address, region_name=region, **keys)
 
 
 def manifest(place: str, repository: str, reference: str) -> requests.Response:
@@ -134,18 +134,45 @@ def tell(ecr: Any, repository: str, tag: str, pushed: str, digest: str) -> None:
     ecr.start_image_scan(repositoryName=repository, imageId={"imageDigest": digest})
 
 
-def find(address: str, repository: str, digest: str, status: str, **counts: int) -> None:
-    """What the scan of an image finds."""
-    findings = [{"name": f"CVE-1-{name}", "severity": name, "uri": f"https://example.com/{name}"} for name in counts]
+def find(address: str, repository: str, digest: str, status: str, *, basic: bool = False, **counts: int) -> None:
+    """What the scan of an image finds, an enhanced one or a basic one."""
+    each = [(severity, number) for severity, count in counts.items() for number in range(count)]
+    kind = "findings" if basic else "enhancedFindings"
+    found = [_basic(*one) if basic else _enhanced(*one) for one in each]
     answer: dict[str, Any] = {
         "registryId": ACCOUNT,
         "repositoryName": repository,
         "imageId": {"imageDigest": digest},
         "imageScanStatus": {"status": status},
-        "imageScanFindings": {"findings": findings, "findingSeverityCounts": counts},
+        "imageScanFindings": {kind: found, "findingSeverityCounts": counts},
     }
     url = f"{address}/moto-api/static/ecr/scan-finding-results"
     requests.post(url, json={"results": [answer], "region": REGION}, timeout=30).raise_for_status()
+
+
+def _basic(severity: str, number: int) -> dict[str, object]:
+    attributes = [{"key": "package_name", "value": "expat"}, {"key": "package_version", "value": "2.5"}]
+    name, uri = f"CVE-{number}-{severity}", f"https://example.com/{severity}"
+    return {"name": name, "severity": severity, "uri": uri, "attributes": attributes}
+
+
+def _enhanced(severity: str, number: int) -> dict[str, object]:
+    details = {
+        "vulnerabilityId": f"CVE-{number}-{severity}",
+        "relatedVulnerabilities": [f"GHSA-{number}-{severity}"],
+        "sourceUrl": f"https://example.com/{severity}",
+        "vulnerablePackages": [{"name": "expat", "version": "2.5"}],
+    }
+    return {
+        "title": f"{details['vulnerabilityId']} - expat",
+        "severity": severity,
+        "packageVulnerabilityDetails": details,
+    }
+
+
+def scan_by(address: str, kind: str, region: str = REGION) -> None:
+    """Which of its two kinds of scanning the registry has: ENHANCED or BASIC."""
+    client(address, region).put_registry_scanning_configuration(scanType=kind, rules=[])
 
 
 class Account(NamedTuple):
@@ -155,6 +182,8 @@ class Account(NamedTuple):
     api: str
     #: Where docker keeps the token.
     docker: Path
+    #: What images are built on.
+    base: str
 
     @property
     def env(self) -> dict[str, str]:
@@ -170,6 +199,7 @@ def log_in(account: Account) -> None:
 @pytest.fixture(scope="session")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with api_server(tmp_path_factory.mktemp("api")) as address:
+        scan_by(address, "ENHANCED")
         yield address
 
 
@@ -177,7 +207,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def account(engine: Any, api: str, tmp_path: Path) -> Iterator[Account]:
     """Its registry is empty, and what is tagged for it here goes afterwards."""
     with registry(tmp_path) as place:
-        yield Account(place, api, tmp_path / "docker")
+        yield Account(place, api, tmp_path / "docker", base_of(engine))
         remove_images(engine, place)
 
 

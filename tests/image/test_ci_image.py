@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -17,15 +18,24 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.image import ecr
+from tools.ci import sbom
 
-TOOL = Path(__file__).parents[2] / "tools" / "ci" / "image.py"
+ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "sha256:" + "d" * 64
+#: Prints what an image holds that is in no registry.
+INVENTORY = "from tools.ci import image; print(image.take_inventory('{image}'))"
 
 
 def tool(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, TOOL, *arguments], env=env, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-m", "tools.ci.image", *arguments],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert "Traceback" not in done.stderr, done.stderr
     assert ecr.PASSWORD not in done.stdout + done.stderr
@@ -53,9 +63,9 @@ def env(api: str, tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({}, f"{ecr.ACCOUNT}.dkr.ecr.{ecr.REGION}.amazonaws.com/trainbox:0123456789ab-cpu"),
-        ({"VARIANT": "gpu", "ECR_REPOSITORY": "a/b", "REGISTRY": "here:5"}, "here:5/a/b:0123456789ab-gpu"),
-        ({"IMAGE_TAG": "v1.2_3", "REGISTRY": "here"}, "here/trainbox:v1.2_3"),
+        ({}, f"{ecr.ACCOUNT}.dkr.ecr.{ecr.REGION}.amazonaws.com/trainbox-candidate:0123456789ab-cpu"),
+        ({"VARIANT": "gpu", "CANDIDATE_REPOSITORY": "a/b", "REGISTRY": "here:5"}, "here:5/a/b:0123456789ab-gpu"),
+        ({"IMAGE_TAG": "v1.2_3", "REGISTRY": "here"}, "here/trainbox-candidate:v1.2_3"),
     ],
 )
 def test_the_name_is_the_registry_the_repository_the_commit_and_the_variant(
@@ -72,6 +82,8 @@ def test_the_name_is_the_registry_the_repository_the_commit_and_the_variant(
         ({"CODEBUILD_RESOLVED_SOURCE_VERSION": "v3xWmQ.not-a-commit"}, "is no commit to name the image by"),
         ({"IMAGE_TAG": "latest"}, "IMAGE_TAG: found 'latest'"),
         ({"IMAGE_TAG": "a b"}, "IMAGE_TAG: found 'a b'"),
+        ({"IMAGE_TAG": "a", "VARIANT": "../x"}, "VARIANT: found '../x'"),
+        ({"IMAGE_TAG": "a", "CANDIDATE_REPOSITORY": "same", "ECR_REPOSITORY": "same"}, "are both 'same'"),
     ],
 )
 def test_a_name_that_says_nothing_is_refused(env: dict[str, str], given: dict[str, str], said: str) -> None:
@@ -89,9 +101,36 @@ def test_missing_credentials_and_regions_are_said(env: dict[str, str]) -> None:
 
 @pytest.mark.process
 def test_a_repository_that_is_not_there_is_said_before_anything_is_built(env: dict[str, str]) -> None:
-    said = refused({**env, "IMAGE": "127.0.0.1:9/nowhere:tag"}, "login")
-    assert "ECR has no repository 'nowhere'" in said
-    assert "aws ecr create-repository --repository-name nowhere" in said
+    ecr.client(env["AWS_ENDPOINT_URL"]).create_repository(repositoryName="candidate-alone")
+    for candidate, missing in (("nowhere", "nowhere"), ("candidate-alone", "nowhere-either")):
+        said = refused({**env, "IMAGE": f"127.0.0.1:9/{candidate}:tag", "ECR_REPOSITORY": "nowhere-either"}, "login")
+        assert f"ECR has no repository '{missing}'" in said
+        assert f"aws ecr create-repository --repository-name {missing}" in said
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"CODEBUILD_WEBHOOK_EVENT": "PULL_REQUEST_UPDATED"},
+        {"CODEBUILD_SOURCE_VERSION": "pr/7"},
+        {"CODEBUILD_SOURCE_VERSION": "refs/heads/feature"},
+        {"CODEBUILD_WEBHOOK_EVENT": "PUSH", "CODEBUILD_WEBHOOK_HEAD_REF": "refs/heads/feature"},
+    ],
+    ids=str,
+)
+def test_a_build_of_anything_but_main_does_not_log_in(env: dict[str, str], given: dict[str, str]) -> None:
+    said = refused({**env, **given, "IMAGE": "127.0.0.1:9/nowhere:tag"}, "login")
+    assert "the project that may push builds main alone" in said
+    allowed = {"CODEBUILD_WEBHOOK_EVENT": "PUSH", "CODEBUILD_WEBHOOK_HEAD_REF": "refs/heads/main"}
+    said = refused({**env, **allowed, "IMAGE": "127.0.0.1:9/nowhere:tag"}, "login")
+    assert "ECR has no repository" in said
+
+
+@pytest.mark.process
+def test_a_program_that_is_to_sign_and_is_not_there_is_said_before_anything_is_built(env: dict[str, str]) -> None:
+    given = {"SIGN_WITH": "notation", "SIGN_KEY": "arn:x", "IMAGE": "127.0.0.1:9/nowhere:tag"}
+    assert "SIGN_WITH=notation, and there is no such program here" in refused({**env, **given}, "login")
 
 
 # -- the scan --------------------------------------------------------------------------------------------------------
@@ -105,7 +144,7 @@ class Scanned(NamedTuple):
     repository: str
 
     def found(self, status: str, **counts: int) -> None:
-        ecr.find(self.address, self.repository, DIGEST, status, **counts)
+        ecr.find(self.address, self.repository, DIGEST, status, basic=False, **counts)
         self.begin()
 
     def begin(self) -> None:
@@ -129,7 +168,9 @@ def scanned(api: str, env: dict[str, str], request: pytest.FixtureRequest) -> Sc
 @pytest.mark.parametrize(
     ("counts", "fail_on", "passes"),
     [
-        ({"HIGH": 3, "LOW": 1}, "", True),
+        ({"HIGH": 3, "LOW": 1}, "CRITICAL", True),
+        ({"HIGH": 1, "LOW": 1}, "", False),
+        ({"MEDIUM": 1}, "", True),
         ({"CRITICAL": 1}, "", False),
         ({"HIGH": 3}, "HIGH", False),
         ({"CRITICAL": 1}, "MEDIUM", False),
@@ -145,9 +186,30 @@ def test_findings_that_are_bad_enough_fail(
     done = scanned.judged(SCAN_FAIL_ON=fail_on)
     assert done.returncode == (0 if passes else 1), done.stderr
     if not passes:
-        (worst,) = counts
-        assert f"{worst} CVE-1-{worst} https://example.com/{worst}" in done.stderr
-        assert f"has findings of {fail_on or 'CRITICAL'} or worse: {counts[worst]} {worst}" in done.stderr
+        worst, *_ = counts
+        assert f"{worst} CVE-0-{worst} expat 2.5 https://example.com/{worst}" in done.stderr
+        assert f"{counts[worst]} findings of {fail_on or 'HIGH'} or worse" in done.stderr
+
+
+@pytest.mark.process
+def test_basic_scanning_which_sees_no_python_packages_fails_unless_that_is_allowed(scanned: Scanned) -> None:
+    # A region of its own: the kind of scanning is the whole registry's.
+    region = {"AWS_REGION": "eu-west-2", "AWS_DEFAULT_REGION": "eu-west-2"}
+    ecr.scan_by(scanned.address, "BASIC", "eu-west-2")
+    done = scanned.judged(**region)
+    assert done.returncode == 1
+    assert "basic scanning, which sees the operating system's packages alone and none of Python's" in done.stderr
+    done = scanned.judged(**region, SCAN_BASIC="warn", SCAN_MISSING="warn")
+    assert "SCAN_BASIC=warn lets that do" in done.stderr
+
+
+@pytest.mark.process
+def test_findings_of_a_basic_scan_count_too(scanned: Scanned) -> None:
+    ecr.find(scanned.address, scanned.repository, DIGEST, "COMPLETE", basic=True, HIGH=1)
+    scanned.begin()
+    done = scanned.judged()
+    assert done.returncode == 1
+    assert "HIGH CVE-0-HIGH expat 2.5" in done.stderr
 
 
 @pytest.mark.process
@@ -167,7 +229,7 @@ def test_an_image_that_is_not_scanned_fails_unless_that_is_allowed(scanned: Scan
     done = scanned.judged()
     assert done.returncode == 1
     assert f"ECR has not scanned {scanned.env['IMAGE']}: {status or 'NOT FOUND'}" in done.stderr
-    assert "aws ecr put-image-scanning-configuration" in done.stderr
+    assert "let a filter of the registry's scanning name" in done.stderr
     done = scanned.judged(SCAN_MISSING="warn")
     assert done.returncode == 0
     assert "warning: ECR has not scanned" in done.stderr
@@ -185,7 +247,8 @@ def test_a_scan_that_begins_late_is_waited_for(scanned: Scanned) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("setting", "value"), [("SCAN_FAIL_ON", "BAD"), ("SCAN_MISSING", "maybe"), ("SCAN_WAIT_SECONDS", "soon")]
+    ("setting", "value"),
+    [("SCAN_FAIL_ON", "BAD"), ("SCAN_MISSING", "maybe"), ("SCAN_BASIC", "no"), ("SCAN_WAIT_SECONDS", "soon")],
 )
 def test_settings_that_mean_nothing_are_refused(scanned: Scanned, setting: str, value: str) -> None:
     done = scanned.judged(**{setting: value})
@@ -214,12 +277,32 @@ def small(engine: Any, account: ecr.Account) -> Iterator[str]:
 
 @pytest.mark.representative
 @pytest.mark.docker
+def test_everything_in_the_image_has_a_hash_a_licence_and_a_line_in_the_notice(image: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INVENTORY.format(image=image)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    inventory = json.loads(done.stdout)
+    document = sbom.bill(inventory, f"here/trainbox@{DIGEST}", {})
+    python = [each for each in document["components"] if each["bom-ref"].startswith(("/opt/venv", "/usr"))]
+    assert {"msgspec", "trainbox"} <= {each["name"] for each in python}
+    assert [each["name"] for each in python if not each["hashes"]] == []
+    installed = {each["name"]: each for each in python if "file_name=" not in each["purl"]}
+    assert [name for name, each in installed.items() if not each.get("licenses")] == []
+    named = set(re.findall(r"^\| ([a-z0-9-]+) \|", (ROOT / "THIRD_PARTY.md").read_text(), re.MULTILINE))
+    assert set(installed) - named == {"trainbox"}
+    assert {each["name"] for each in document["components"]} >= {"libc6", "cpython"}
+
+
+@pytest.mark.representative
+@pytest.mark.docker
 @pytest.mark.registry
 def test_a_tag_that_is_there_is_never_moved(engine: Any, account: ecr.Account, small: str) -> None:
     env = {**account.env, "IMAGE": small}
     assert "log in again" in refused(env, "push"), "without the token the registry says nothing"
     with contextlib.suppress(ecr.client(account.api).exceptions.RepositoryAlreadyExistsException):
         ecr.client(account.api).create_repository(repositoryName="small")
+    with contextlib.suppress(ecr.client(account.api).exceptions.RepositoryAlreadyExistsException):
+        ecr.client(account.api).create_repository(repositoryName="trainbox")
     assert tool(env, "login").returncode == 0
     first = tool(env, "push")
     assert first.returncode == 0, first.stderr

@@ -1,16 +1,20 @@
 """The image as SageMaker, and as a person, starts it: real containers of `trainbox:cpu`."""
 
 import csv
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.waiting import eventually
+from tools.image import requirements
 
 pytestmark = pytest.mark.docker
 
@@ -75,6 +79,47 @@ found = {name: type(module.__loader__).__name__ for name, module in sys.modules.
 print(*sorted(name for name in found if found[name] == "Packed"))
 print(*sorted(name for name in found if found[name] != "Packed"))
 print(sys.modules["trainbox.launch.plan"].__file__, sys.modules["trainbox.launch"].__path__)
+"""
+
+
+TRUST_SCRIPT = """
+import hashlib, json, pathlib, re, subprocess
+pem = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+listed = subprocess.run(["dpkg", "-L", "ca-certificates"], capture_output=True, text=True, check=True).stdout.split()
+packaged = [pathlib.Path(each) for each in listed if re.match("/usr/share/ca-certificates/.*[.]crt$", each)]
+sums = dict(line.split()[::-1] for line in open("/var/lib/dpkg/info/ca-certificates.md5sums"))
+store = pathlib.Path("/etc/ssl/certs")
+trusted = [each for path in store.iterdir() for each in pem.findall(path.read_text())]
+known = {each for path in packaged for each in pem.findall(path.read_text())}
+print(json.dumps({
+    "changed": [str(p) for p in packaged if hashlib.md5(p.read_bytes()).hexdigest() != sums[str(p)[1:]]],
+    "unknown": len({each for each in trusted if each not in known}),
+    "trusted": len(set(trusted)),
+    "local": [str(path) for path in pathlib.Path("/usr/local/share/ca-certificates").rglob("*")],
+    "secrets": [str(path) for path in pathlib.Path("/run/secrets").rglob("*")],
+}))
+"""
+INSTALLED_SCRIPT = """
+import base64, csv, hashlib, importlib.metadata, json, os
+from pathlib import Path
+site = Path(importlib.metadata.distribution("msgspec").locate_file(""))
+found = {d.metadata["Name"]: d for d in importlib.metadata.distributions(path=[str(site)])}
+claimed, changed = set(), []
+for name, each in found.items():
+    for path, digest, _ in csv.reader((each.read_text("RECORD") or "").splitlines()):
+        file = Path(os.path.normpath(site / path))
+        claimed.add(file)
+        if name != "trainbox" and digest and file.exists():
+            kind, _, expected = digest.partition("=")
+            actual = base64.urlsafe_b64encode(hashlib.new(kind, file.read_bytes()).digest()).rstrip(b"=").decode()
+            if actual != expected:
+                changed.append(str(file))
+present = {file for file in site.rglob("*") if file.is_file() and file.suffix != ".pyc"}
+print(json.dumps({
+    "versions": {name: each.version for name, each in found.items()},
+    "changed": changed,
+    "unclaimed": sorted(str(file) for file in present - claimed),
+}))
 """
 
 
@@ -261,12 +306,65 @@ def test_without_a_temporary_directory_only_the_pictures_are_missing(image: str,
 # -- what is in it ---------------------------------------------------------------------------------------------------
 
 
+def ask(image: str, script: str) -> Any:
+    answer = docker("run", "--rm", "--network", "none", image, "python", "-c", script, timeout=300)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def label(image: str, name: str) -> str:
+    return docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{name}"}}}}', image).stdout.strip()
+
+
+@pytest.mark.representative
+def test_it_trusts_whom_debian_trusts_and_nobody_else(image: str) -> None:
+    """F4 of the security review: the certificates of the machine that built it were in it."""
+    found = ask(image, TRUST_SCRIPT)
+    assert found["trusted"] > 50
+    assert {name: found[name] for name in ("changed", "unknown", "local", "secrets")} == {
+        "changed": [],
+        "unknown": 0,
+        "local": [],
+        "secrets": [],
+    }
+    variables = docker("run", "--rm", image, "env").stdout
+    assert not re.findall(r"^\w*(?:CERT|CA_BUNDLE|PROXY|INDEX_URL)\w*=", variables, re.MULTILINE | re.IGNORECASE)
+
+
+@pytest.mark.representative
+def test_it_holds_what_its_lock_says_and_nothing_else(image: str) -> None:
+    """F3 of the security review: five packages were in no pin, and pip was three years old."""
+    found = ask(image, INSTALLED_SCRIPT)
+    lock = (ROOT / label(image, "trainbox.lock")).read_text()
+    assert f"sha256:{hashlib.sha256(lock.encode()).hexdigest()}" == label(image, "trainbox.lock.digest")
+    wanted = requirements.requirements_of(f"trainbox[{','.join(extras(image))}]", (ROOT / "pyproject.toml").read_text())
+    chosen = requirements.choose(lock, [*wanted, "pip"])
+    expected = {name: re.split(r"==| ", text)[1] for name, (text,) in chosen.items()}
+    versions = {requirements.normalize(name): version for name, version in found["versions"].items()}
+    del versions["trainbox"]
+    # Nothing that runs needs it, unless PyTorch is there, which asks for it.
+    if "torch" not in versions:
+        expected.pop("setuptools", None)
+    assert versions == expected
+    assert found["changed"] == []
+    assert [path for path in found["unclaimed"] if "/trainbox/train_scripts" not in path] == []
+    answer = docker("run", "--rm", "--network", "none", image, "python", "-m", "pip", "check")
+    assert answer.returncode == 0, answer.stdout
+
+
 def test_it_says_what_it_is(image: str) -> None:
     (about,) = json.loads(docker("image", "inspect", image).stdout)
     labels = about["Config"]["Labels"]
     assert labels["org.opencontainers.image.title"] == "trainbox"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["trainbox.variant"] in {"cpu", "gpu"}
+    assert labels["org.opencontainers.image.base.name"]
+    assert re.fullmatch(r"sha256:[0-9a-f]{64}", labels["org.opencontainers.image.base.digest"])
+    python = docker("run", "--rm", image, "python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").stdout
+    assert labels["trainbox.python"] == python.strip()
+    platform = f"py{python.strip().replace('.', '')}-{ {'amd64': 'x86_64', 'arm64': 'aarch64'}[about['Architecture']] }"
+    assert labels["trainbox.lock"] == f"locks/image-{labels['trainbox.variant']}-{platform}.txt"
+    assert about["Created"] == "1980-01-01T00:00:00Z", "the time of the build is not in its id"
     assert about["Os"] == "linux"
     assert about["Architecture"] in {"amd64", "arm64"}
     assert about["Config"]["Entrypoint"] == ["/usr/bin/env", "--"], "a shell form would keep the signals"

@@ -14,12 +14,16 @@ from typing import Any
 
 import pytest
 
+from tests.support.containers import base_of
+from tools import lock as locks
+from tools.image import requirements
+
 ROOT = Path(__file__).parents[2]
 #: What `.dockerignore` lets through, and what builds.
-NEEDED = (".dockerignore", "Dockerfile", "LICENSE", "README.md", "constraints.txt", "pyproject.toml")
-DIRECTORIES = ("container", "train_scripts", "tools/image")
+NEEDED = (".dockerignore", "Dockerfile", "LICENSE", "README.md", "pyproject.toml")
+DIRECTORIES = ("container", "locks", "train_scripts", "tools/image")
 EPOCH = 1_000_000_000
-#: Of a checkout, extras, options of docker, `variant` and `epoch`: the name of the image, and what the build said.
+#: Of a checkout, extras, options of docker, `variant`, `epoch`, `certificates`: the image, and what the build said.
 Build = Callable[..., tuple[str, str]]
 
 
@@ -63,25 +67,26 @@ def checkout(tmp_path: Path) -> Path:
 def build(engine: Any) -> Iterator[Build]:
     made = []
 
-    def build_one(checkout: Path, extras: str, *options: str, variant: str = "cpu", epoch: str = "") -> tuple[str, str]:
-        python = {"PYTHON": sys.executable}
-        run(checkout / "tools/image/wheelhouse", extras, "cpu", checkout / "wheelhouse", env=python)
+    def build_one(
+        checkout: Path, extras: str, *options: str, variant: str = "cpu", epoch: str = "", certificates: str = ""
+    ) -> tuple[str, str]:
+        run(checkout / "tools/image/wheelhouse", extras, "cpu", checkout / "wheelhouse", env={"PYTHON": sys.executable})
         made.append(f"trainbox-test:{uuid.uuid4().hex}")
         given = (extras, variant, made[-1], "--progress", "plain", *options)
-        return made[-1], run(checkout / "tools/image/build", *given, env={"SOURCE_DATE_EPOCH": epoch})
+        env = {"SOURCE_DATE_EPOCH": epoch, "BASE_IMAGE": base_of(engine), "PIP_CERT": certificates}
+        return made[-1], run(checkout / "tools/image/build", *given, env=env)
 
     yield build_one
     for name in made:
         engine.remove_image(name, force=True)
 
 
-@pytest.mark.process
 def test_what_the_variants_install_comes_from_pyproject_alone() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text()
+
     def wanted(extras: str, variant: str) -> list[str]:
-        script = ROOT / "tools/image/requirements.py"
-        return subprocess.run(
-            [sys.executable, script, extras, variant], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.splitlines()
+        found = requirements.requirements_of(f"trainbox[{extras}]", pyproject)
+        return list(dict.fromkeys(locks.for_variant(each, variant) for each in found))
 
     assert [re.split(r"[<>=]", line)[0] for line in wanted("", "gpu")] == ["msgspec"]
     cpu, gpu = wanted("all", "cpu"), wanted("all", "gpu")
@@ -90,7 +95,16 @@ def test_what_the_variants_install_comes_from_pyproject_alone() -> None:
     # The build with CUDA, on the machines that the other one is for.
     assert any(re.fullmatch(r"xgboost>=[\d.]+,<[\d.]+", line) for line in gpu)
     assert [line for line in gpu if "xgboost" not in line] == [line for line in cpu if "xgboost" not in line]
-    assert len(set(gpu)) == len(gpu)
+
+
+@pytest.mark.docker
+@pytest.mark.long
+def test_two_builds_of_one_source_are_one_image(checkout: Path, build: Build, engine: Any) -> None:
+    """Not the layers alone: the id too, which is what a signature or a deployment names."""
+    first, _ = build(checkout, "", "--no-cache", epoch=str(EPOCH))
+    time.sleep(1)  # the time that a build writes down has seconds
+    second, _ = build(checkout, "", "--no-cache", epoch=str(EPOCH))
+    assert engine.inspect_image(first)["Id"] == engine.inspect_image(second)["Id"], differences(first, second)
 
 
 @pytest.mark.docker
@@ -105,8 +119,14 @@ def test_the_same_source_gives_the_same_layers_wherever_and_whenever_it_is_built
         path.chmod(0o700 if path.is_dir() else 0o600)
     # The cache compares contents without their times: what it keeps would prove nothing here.
     first, _ = build(checkout, "", "--no-cache", epoch=str(EPOCH))
-    second, _ = build(other, "", "--no-cache", variant="gpu", epoch=str(EPOCH))
+    mark = uuid.uuid4().hex
+    (tmp_path / "own.crt").write_text(mark)
+    lent = str(tmp_path / "own.crt")
+    second, said = build(other, "", "--no-cache", variant="gpu", epoch=str(EPOCH), certificates=lent)
+    # Nor does it matter which certificates the build machine has: they are lent to the build, and in no layer.
     assert layers(first) == layers(second), differences(first, second)
+    assert "mount=type=secret" in said
+    assert mark not in run("docker", "history", "--no-trunc", second)
     assert labels(first)["org.opencontainers.image.created"] == "2001-09-09T01:46:40Z"
     assert [labels(image)["trainbox.variant"] for image in (first, second)] == ["cpu", "gpu"]
     look = f"find /opt ! -newermt @{EPOCH} -newermt @{EPOCH - 1} | wc -l; find /opt | wc -l; find /opt ! -perm -o=r"

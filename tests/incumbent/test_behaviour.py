@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +19,9 @@ import pytest
 
 from tests.support.secret_service import KEY, PASSWORD, serving
 from tests.support.sides import INCUMBENT_BIN, require_incumbent
+from tests.support.trees import wheel
 from tests.support.waiting import eventually
+from trainbox.workbench import namespace
 
 pytestmark = pytest.mark.incumbent
 
@@ -239,6 +242,16 @@ def test_a_reference_to_a_secret_is_resolved(tmp_path: Path) -> None:
     assert theirs.stdout == f"{reference} {reference} {variable}\n"
 
 
+def test_the_key_of_the_job_does_not_reach_a_script_that_has_no_use_for_it(tmp_path: Path) -> None:
+    key = "ab" * 32
+    script = "import os; print(os.environ.get('TRAINBOX_PEER_KEY'))"
+    ours, theirs = run_both(tmp_path, script, env={"TRAINBOX_PEER_KEY": key})
+    assert ours.code == theirs.code == 0
+    assert ours.stdout == "None\n"
+    assert key not in ours.stderr
+    assert theirs.stdout.splitlines()[-1] == key
+
+
 def test_a_framework_module_is_not_run(tmp_path: Path) -> None:
     ours, theirs = run_both(
         tmp_path,
@@ -266,6 +279,16 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert "['--trainbox_luancher', 'torchrun']" in theirs.stdout
 
 
+def test_a_key_of_checkpoints_that_is_none_is_refused(tmp_path: Path) -> None:
+    script = "import os; print(os.environ['TRAINBOX_CHECKPOINT_KEY'])"
+    ours, theirs = run_both(tmp_path, script, env={"TRAINBOX_CHECKPOINT_KEY": "correct-horse"})
+    assert ours.code == 2
+    assert "the variable TRAINBOX_CHECKPOINT_KEY: the key is not 32 bytes in hexadecimal" in ours.failure
+    assert "correct-horse" not in ours.failure + ours.stdout + ours.stderr
+    assert theirs.code == 0
+    assert "correct-horse" in theirs.stdout
+
+
 def test_a_malformed_file_is_refused_by_name(tmp_path: Path) -> None:
     ours, theirs = run_both(
         tmp_path, "pass", files={"input/config/resourceconfig.json": '{"current_host": "localhost"}'}
@@ -286,3 +309,50 @@ def test_the_modules_of_the_images_are_not_there(tmp_path: Path) -> None:
     assert ours.code == 1
     assert ours.failure.startswith("ModuleNotFoundError: No module named 'sagemaker_training'\nat train.py:1")
     assert "hint: sagemaker_training is only in AWS's own images; the SM_* variables hold" in ours.failure
+
+
+def test_an_archive_of_source_has_limits(tmp_path: Path) -> None:
+    archive = tmp_path / "source.tar.gz"
+    (tmp_path / "train.py").write_text("print('ran')\n", encoding="utf-8")
+    (tmp_path / "data").write_bytes(bytes(100_000))
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in ("train.py", "data"):
+            tar.add(tmp_path / name, name)
+    given = {"sagemaker_submit_directory": str(archive), "trainbox_source_bytes": "50000"}
+    ours, theirs = run_both(tmp_path, hyperparameters=given)
+    assert (ours.code, ours.stdout) == (3, "")
+    assert "is refused: it holds more than 50,000 bytes" in ours.failure
+    assert (theirs.code, theirs.stdout) == (0, "ran\n"), theirs.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or bool(namespace.probe("root")), reason="needs root and private mounts")
+def test_requirements_are_installed_where_the_image_cannot_be_written(tmp_path: Path) -> None:
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    ran = []
+    for name, command, prefix in (
+        ("trainbox", TRAINBOX, sys.prefix),
+        ("incumbent", INCUMBENT, str(INCUMBENT_BIN.parent.resolve())),
+    ):
+        root = tmp_path / name
+        file = "dependency-1.0-py3-none-any.whl"
+        script = "import dependency; print(dependency.words)"
+        write_tree(root, {"train.py": script, "requirements.txt": f"./{file}"}, {})
+        (root / "code" / file).write_bytes(wheel("dependency", "words = 'installed'"))
+        wrapped = ("unshare", "-m", "sh", "-c", read_only, prefix, *command)
+        with started(wrapped, root, {"TRAINBOX_ROOT": str(root), "PIP_NO_INDEX": "1"}) as process:
+            ran.append(ended(process, root))
+    ours, theirs = ran
+    assert (ours.code, ours.stdout.splitlines()[-1]) == (0, "installed"), ours.stderr
+    assert theirs.code != 0
+    assert "installed" not in theirs.stdout.splitlines()
+
+
+def test_a_signed_request_goes_to_no_other_machine_without_tls(tmp_path: Path) -> None:
+    """`.invalid` is nobody's: the incumbent tries to sign and send."""
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "of-the-test", "AWS_REGION": "eu-west-3"}
+    env = {**keys, "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1", "S3_ENDPOINT_URL": "http://s3.invalid"}
+    ours, theirs = run_both(tmp_path, hyperparameters={"sagemaker_submit_directory": "s3://bucket/a.tar.gz"}, env=env)
+    assert ours.code == 3
+    assert ours.failure.startswith("ClientError: the S3 endpoint http://s3.invalid is refused: without TLS")
+    assert theirs.code == 1
+    assert "Could not connect to the endpoint URL" in theirs.failure + theirs.stderr

@@ -138,9 +138,11 @@ def test_an_interface_that_does_not_exist_is_not_exported(tmp_path: Path) -> Non
     asked = {"trainbox_launcher": "torchrun"}
     machine = Machine(interfaces=("eth0", "lo"), modules=("torch",))
     there = planned(tmp_path, asked, machine).children[0].environment
-    assert (there["NCCL_SOCKET_IFNAME"], there["GLOO_SOCKET_IFNAME"]) == ("eth0", "eth0")
+    assert (there["NCCL_SOCKET_IFNAME"], there["GLOO_SOCKET_IFNAME"]) == ("eth0", "lo")
     missing = planned(tmp_path, asked, machine, interface="ethwe").children[0].environment
-    assert not {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"} & set(missing)
+    assert ("NCCL_SOCKET_IFNAME" in missing, missing["GLOO_SOCKET_IFNAME"]) == (False, "lo")
+    without = planned(tmp_path, asked, Machine(interfaces=("eth0",), modules=("torch",))).children[0].environment
+    assert "GLOO_SOCKET_IFNAME" not in without
     own = planned(tmp_path, asked, machine, NCCL_SOCKET_IFNAME="ib0").children[0].environment
     assert own["NCCL_SOCKET_IFNAME"] == "ib0"
 

@@ -19,6 +19,7 @@ from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
 from trainbox.launch.program import Choice, Source, resolve
 from trainbox.launch.source import extract, fetch
+from trainbox.limits import ARCHIVE_DEPTH, ARCHIVE_MEMBERS, ARCHIVE_NAME_BYTES
 
 BLOCK = 512
 
@@ -76,9 +77,10 @@ ODD: dict[str, tuple[bytes, str]] = {
     "a size that is no number": (pax({"size": "many"}) + member("x"), ""),
     "a negative size": (pax({"size": "-1536"}) + member("x"), "declares -1,536 bytes"),
     "a negative size in a header": (header("x", raw_size=base256(-BLOCK)), "declares -512 bytes"),
-    "a size beyond 64 bits": (header("x", raw_size=base256(2**70)), "cannot be unpacked"),
-    "a size beyond the archive": (header("x", raw_size=base256(2**40)), "cannot be unpacked"),
-    "a size beyond the archive in a record": (pax({"size": str(2**62)}) + member("x"), "cannot be unpacked"),
+    "a size beyond 64 bits": (header("x", raw_size=base256(2**70)), "holds more than 10,737,418,240 bytes"),
+    "a size beyond the archive": (header("x", raw_size=base256(2**40)), "holds more than 10,737,418,240 bytes"),
+    "a size beyond the archive in a record": (pax({"size": str(2**62)}) + member("x"), "holds more than"),
+    "a size beyond a shorter archive": (header("x", raw_size=base256(2**30)), "cannot be unpacked"),
     "a huge header of a header": (header("x", 2**33 - 1, tarfile.XHDTYPE), "declares 8,589,934,591 bytes"),
     "a huge long name": (header("x", 2**31, tarfile.GNUTYPE_LONGNAME), "declares 2,147,483,648 bytes"),
     "a negative header of a header": (header("x", kind=tarfile.XHDTYPE, raw_size=base256(-BLOCK)), "declares -512"),
@@ -182,6 +184,76 @@ def test_a_changed_archive_is_unpacked_or_refused(
         assert {name.split("/")[0] for name in names(Path(scratch))} <= {"a.tar.gz", "in"}
         assert set(os.listdir(Path(scratch, "in"))) == {"it"}  # noqa: PTH208
         assert not any(path.is_symlink() for path in Path(scratch).rglob("*"))
+
+
+# ---- limits: each of them, and one beyond ----
+
+LIMIT_BYTES = 100_000
+
+
+def within(content: bytes, scratch: Path) -> Path:
+    archive, target = scratch / "a.tar.gz", scratch / "it"
+    archive.write_bytes(gzip.compress(content, 1))
+    target.mkdir()
+    extract(archive, target, shown="a.tar.gz", most_bytes=LIMIT_BYTES)
+    return target
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_archive_holds_so_many_bytes(tmp_path: Path, beyond: int) -> None:
+    size = LIMIT_BYTES - len(GOOD) - BLOCK + beyond
+    content = GOOD + member("data", b"x" * size) + END
+    if beyond:
+        with pytest.raises(ProgramError, match=r"is refused: it holds more than 100,000 bytes") as raised:
+            within(content, tmp_path)
+        assert "trainbox_source_bytes" in raised.value.hint
+        assert names(tmp_path / "it") == []
+    else:
+        assert (within(content, tmp_path) / "data").stat().st_size == size
+
+
+def test_headers_count_too(tmp_path: Path) -> None:
+    """Long names and records alone would fill the memory."""
+    with pytest.raises(ProgramError, match="holds more than 100,000 bytes"):
+        within(b"".join(pax({"comment": "x" * 9000}) + member(f"f{n}") for n in range(12)) + END, tmp_path)
+
+
+def test_what_lies_behind_the_last_member_counts_too(tmp_path: Path) -> None:
+    """389 kB of zeros, compressed, are 400 MB."""
+    with pytest.raises(ProgramError, match="holds more than 100,000 bytes"):
+        within(GOOD + END + b"\0" * 4_000_000, tmp_path)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_archive_has_so_many_members(tmp_path: Path, beyond: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainbox.launch.source.ARCHIVE_MEMBERS", 20)  # the real one takes seconds
+    content = b"".join(member(f"f{n}") for n in range(20 + beyond)) + END
+    if beyond:
+        with pytest.raises(ProgramError, match="is refused: it has more than 20 members"):
+            unpack(content, tmp_path)
+    else:
+        assert len(names(unpack(content, tmp_path))) == 20
+
+
+def test_an_archive_has_no_more_than_a_hundred_thousand_members() -> None:
+    assert ARCHIVE_MEMBERS == 100_000
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+@pytest.mark.parametrize("what", ["depth", "name", "path"])
+def test_a_name_is_so_deep_and_so_long(tmp_path: Path, what: str, beyond: int) -> None:
+    name = {
+        "depth": "/".join(["d"] * (ARCHIVE_DEPTH + beyond)),
+        "name": "n" * (ARCHIVE_NAME_BYTES + beyond),
+        # The slashes are not counted.
+        "path": "/".join(["n" * 192] * 16) if not beyond else "/".join([*["n" * 192] * 15, "n" * 193]),
+    }[what]
+    content = pax({"path": name}) + member("x") + END
+    if beyond:
+        with pytest.raises(ProgramError, match="too long or too deep"):
+            unpack(content, tmp_path)
+    else:
+        assert (unpack(content, tmp_path) / name).is_file()
 
 
 # ---- the same of directories, and of the program within ----

@@ -1,21 +1,27 @@
 """Every way a program can come and be started, with real archives, a real S3 client and a real pip."""
 
 import contextlib
+import hashlib
 import http.server
 import io
+import os
 import shutil
 import signal
 import socket
+import sys
+import sysconfig
 import tarfile
 import textwrap
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support.trees import Tree, wheel
 from tests.support.waiting import eventually
+from trainbox.workbench import namespace
 
 pytestmark = pytest.mark.process
 
@@ -315,6 +321,60 @@ def test_what_pip_cannot_find_is_said_in_its_own_words(tree: Tree) -> None:
     )
     assert "with network isolation there is no index" in run.failure
     assert run.stdout.count(b"never") == 0
+
+
+def test_without_its_hash_nothing_is_installed_where_hashes_are_asked_for(tree: Tree) -> None:
+    env = with_requirements(tree)
+    tree.program("print('ran')")
+    tree.write("code/requirements.txt", "--no-index\n--find-links ../wheels\ndependency==1.0\n")
+    run = tree.run(**env, TRAINBOX_REQUIREMENTS="hashes")
+    assert (run.code, b"ran\n" in run.stdout) == (4, False), run.log
+    assert "Hashes are required in --require-hashes mode" in (run.failure or "")
+
+
+def test_no_code_of_a_build_runs_where_wheels_are_asked_for(tree: Tree) -> None:
+    env = with_requirements(tree)
+    build = "open('../../../built', 'w').close()\nraise SystemExit('a build ran')\n"
+    tree.write("wheels/source-1.0.tar.gz", packed({"source-1.0/setup.py": build}))
+    tree.program("print('ran')").write("code/requirements.txt", "--no-index\n--find-links ../wheels\nsource\n")
+    run = tree.run(**env, TRAINBOX_REQUIREMENTS="wheels")
+    assert (run.code, b"ran\n" in run.stdout) == (4, False), run.log
+    assert "Could not find a version that satisfies the requirement source" in (run.failure or "")
+    assert "a build ran" not in run.log + run.stdout.decode()
+
+
+def test_with_its_hash_a_requirement_is_installed(tree: Tree) -> None:
+    env = with_requirements(tree)
+    digest = hashlib.sha256((tree.root / "wheels/dependency-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    line = f"dependency==1.0 --hash=sha256:{digest}"
+    tree.write("code/requirements.txt", f"--no-index\n--find-links ../wheels\n{line}\n")
+    tree.program("import dependency\nprint(dependency.words)").hyperparameters(trainbox_requirements="hashes")
+    run = tree.run(**env)
+    assert (run.code, run.stdout.splitlines()[-1]) == (0, b"installed"), run.log
+
+
+def test_pip_can_be_left_out(tree: Tree) -> None:
+    env = with_requirements(tree)
+    tree.program("print('ran')").hyperparameters(trainbox_requirements="off")
+    run = tree.run(**env)
+    assert (run.code, run.stdout) == (0, b"ran\n"), run.log
+    assert "trainbox_requirements=off: -r requirements.txt is not installed" in run.log
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or bool(namespace.probe("root")), reason="needs root and private mounts")
+def test_where_the_image_is_read_only_requirements_go_into_the_tree(tree: Tree) -> None:
+    """And what the image has is used: as any user, in a container whose own files cannot be written."""
+    env = with_requirements(tree)
+    del env["PIP_TARGET"], env["PYTHONPATH"]
+    program = "import dependency, msgspec\nprint(dependency.words, dependency.__file__)\nprint(msgspec.__file__)\n"
+    tree.program(program).write("code/requirements.txt", "--no-index\n--find-links ../wheels\ndependency\nmsgspec\n")
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    run = tree.run(prefix=["unshare", "-m", "sh", "-c", read_only, sys.prefix], **env)
+    assert run.code == 0, run.log
+    assert f"into {tree.root}/packages: {sysconfig.get_path('purelib')} cannot be written" in run.log
+    installed, found = run.stdout.decode().splitlines()[-2:]
+    assert installed.startswith(f"installed {tree.root}/packages/lib/")
+    assert found == msgspec.__file__
 
 
 _BACKEND = """

@@ -175,3 +175,20 @@ def test_a_code_directory_that_is_a_link_is_replaced_not_followed(tmp_path: Path
 def test_an_s3_address_without_bucket_or_key_is_said(tmp_path: Path, uri: str) -> None:
     with pytest.raises(ProgramError, match="expected s3://BUCKET/KEY"):
         fetch(Source("s3", uri), job(tmp_path), silent)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://minio:9000",
+        "http://10.0.0.7",
+        "http://169.254.169.254",
+        "http://localhost.evil.example",
+        "http://[fe80::1]",
+    ],
+)
+def test_a_signed_request_goes_to_no_other_machine_without_tls(tmp_path: Path, endpoint: str) -> None:
+    asked = read_job(tmp_path / "ml", {"S3_ENDPOINT_URL": endpoint})
+    with pytest.raises(ProgramError, match=r"the S3 endpoint http://.* is refused: without TLS") as raised:
+        fetch(Source("s3", "s3://bucket/key.tar.gz"), asked, silent)
+    assert "https://" in raised.value.hint

@@ -115,15 +115,17 @@ def test_a_host_outside_of_the_world_is_no_rank_of_torchrun_either(tmp_path: Pat
 def test_network_and_threads_are_the_same_under_every_launcher(tmp_path: Path, launcher: str) -> None:
     machine = Machine(cpus=8, interfaces=("eth0", "lo"), efa=True, modules=("torch",))
 
-    def environment(processes: int, **env: str) -> Mapping[str, str]:
+    def environment(processes: int, hosts: int = 2, **env: str) -> Mapping[str, str]:
         asked = {"trainbox_launcher": launcher, "processes_per_host": str(processes)}
-        return planned(tmp_path, asked=asked, machine=machine, env=env).children[0].environment
+        return planned(tmp_path, hosts=hosts, asked=asked, machine=machine, env=env).children[0].environment
 
     two = environment(2, FI_PROVIDER="tcp")
     assert [two[name] for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "FI_EFA_USE_DEVICE_RDMA")] == [
         *("eth0", "eth0", "1")
     ]
     assert (two["FI_PROVIDER"], two["OMP_NUM_THREADS"]) == ("tcp", "4")
+    assert environment(2, hosts=1)["GLOO_SOCKET_IFNAME"] == "lo", "where no other host reaches the ranks"
+    assert environment(2, hosts=1, GLOO_SOCKET_IFNAME="eth0")["GLOO_SOCKET_IFNAME"] == "eth0"
     assert environment(16)["OMP_NUM_THREADS"] == "1"
     assert environment(2, OMP_NUM_THREADS="3")["OMP_NUM_THREADS"] == "3"
     assert "OMP_NUM_THREADS" not in environment(1)

@@ -12,11 +12,15 @@ import pytest
 
 from tests.support.addresses import addresses
 from tests.support.timeline import Timeline
-from trainbox.peers.exchange import OTHER_VERSION, Exchange, Hub, Lost, Spoke, meet
+from trainbox.contract.peer_key import PeerKey
+from trainbox.peers.exchange import Exchange, Spoke, meet
+from trainbox.peers.hub import Hub
+from trainbox.peers.rounds import OTHER_JOB, OTHER_VERSION, Lost
 
 pytestmark = pytest.mark.process
 
 PORT = 29433
+KEY = PeerKey(bytes(range(32)))
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -53,7 +57,7 @@ def together(
     """Let all hosts do something at once; what each came to, or the error that it met."""
 
     def one(host: str) -> object:
-        exchange = meet(hosts, host, PORT, "job", patience=patience)
+        exchange = meet(hosts, host, PORT, "job", key=KEY, patience=patience)
         try:
             exchange.settle(seconds=20)
             return act(exchange, host)
@@ -104,7 +108,7 @@ def test_hosts_that_are_late_in_a_round_are_waited_for(hosts: tuple[str, ...], o
 
 
 def test_one_host_alone_needs_no_network(hosts: tuple[str, ...]) -> None:
-    exchange = meet(hosts[:1], hosts[0], PORT, "job", patience=0)
+    exchange = meet(hosts[:1], hosts[0], PORT, "job", key=KEY, patience=0)
     assert agree(exchange, hosts[0], 5).total == 5
 
 
@@ -156,7 +160,17 @@ def test_without_the_first_host_the_others_give_up_when_their_patience_is_over(
     line = Timeline()
     started = line.now
     with pytest.raises(Lost, match=r"never arrived \(port 29433: Connection refused\)") as lost:
-        Spoke(hosts, hosts[1], PORT, "job", patience=patience, clock=time.time, monotonic=line.clock, sleep=line.sleep)
+        Spoke(
+            hosts,
+            hosts[1],
+            PORT,
+            "job",
+            key=KEY,
+            patience=patience,
+            clock=time.time,
+            monotonic=line.clock,
+            sleep=line.sleep,
+        )
     assert lost.value.host == hosts[0]
     assert patience <= line.now - started < patience + 0.1
 
@@ -172,7 +186,7 @@ def test_a_host_that_was_itself_stopped_for_as_long_as_all_wait_does_not_blame_t
         line.sleep(next(pauses, 0.05))
 
     with pytest.raises(Lost) as lost:
-        Spoke(hosts, hosts[1], PORT, "job", patience=60, clock=time.time, monotonic=line.clock, sleep=sleep)
+        Spoke(hosts, hosts[1], PORT, "job", key=KEY, patience=60, clock=time.time, monotonic=line.clock, sleep=sleep)
     assert lost.value.host == hosts[1]
     assert lost.value.reason.startswith(f"did not run for 690 s; {hosts[0]}: never arrived (port 29433")
 
@@ -182,8 +196,8 @@ def test_hosts_that_came_while_the_first_was_stopped_are_heard_though_their_time
     hosts: tuple[str, ...],
 ) -> None:
     line = Timeline()
-    first = Hub(hosts, PORT, "job", patience=5, clock=time.time, monotonic=line.clock)
-    others = [meet(hosts, host, PORT, "job", patience=60) for host in hosts[1:]]
+    first = Hub(hosts, PORT, "job", key=KEY, patience=5, clock=time.time, monotonic=line.clock)
+    others = [meet(hosts, host, PORT, "job", key=KEY, patience=60) for host in hosts[1:]]
     with contextlib.ExitStack() as stack:
         for exchange in (first, *others):
             stack.callback(exchange.close)
@@ -204,8 +218,8 @@ def test_a_first_host_that_is_stopped_within_a_round_gives_the_others_as_much_lo
 ) -> None:
     """Its clock stands still until it jumps, while the other host is still on its way."""
     line = Timeline()
-    first = Hub(hosts[:2], PORT, "job", patience=5, clock=time.time, monotonic=line.clock)
-    other = meet(hosts[:2], hosts[1], PORT, "job", patience=60)
+    first = Hub(hosts[:2], PORT, "job", key=KEY, patience=5, clock=time.time, monotonic=line.clock)
+    other = meet(hosts[:2], hosts[1], PORT, "job", key=KEY, patience=60)
     with ThreadPoolExecutor(2) as threads:
         decided = threads.submit(agree, first, hosts[0], 1, 20)
         other.settle(seconds=60)
@@ -248,11 +262,11 @@ def test_hosts_of_another_version_are_named_as_such(hosts: tuple[str, ...]) -> N
 
 @pytest.mark.process
 def test_a_host_of_another_job_is_not_let_in(hosts: tuple[str, ...]) -> None:
-    first = meet(hosts[:2], hosts[0], PORT, "job", patience=1)
-    other = meet(hosts[:2], hosts[1], PORT, "another job", patience=1)
+    first = meet(hosts[:2], hosts[0], PORT, "job", key=KEY, patience=1)
+    other = meet(hosts[:2], hosts[1], PORT, "another job", key=KEY, patience=1)
     try:
         assert agree(first, hosts[0], 1).silent == {hosts[1]: "never arrived"}
-        with pytest.raises(Lost):
+        with pytest.raises(Lost, match=OTHER_JOB):
             other.settle(seconds=1)
     finally:
         first.close()
@@ -261,11 +275,11 @@ def test_a_host_of_another_job_is_not_let_in(hosts: tuple[str, ...]) -> None:
 
 @pytest.mark.process
 def test_a_line_without_end_is_cut_off(hosts: tuple[str, ...]) -> None:
-    first = meet(hosts[:2], hosts[0], PORT, "job", patience=60)
+    first = meet(hosts[:2], hosts[0], PORT, "job", key=KEY, patience=60)
     with ThreadPoolExecutor(1) as threads:
         stranger = socket.create_connection((hosts[0], PORT), timeout=300)
         flooded = threads.submit(_flood, stranger)
-        second = meet(hosts[:2], hosts[1], PORT, "job", patience=20)
+        second = meet(hosts[:2], hosts[1], PORT, "job", key=KEY, patience=20)
         answered = threads.submit(_settle_after, flooded, second, hosts[1])
         assert agree(first, hosts[0], 1, seconds=60) == Decided(2, {})
         assert answered.result() == "cut off"
@@ -294,7 +308,7 @@ def test_clocks_are_set_beside_the_first(hosts: tuple[str, ...]) -> None:
     ahead = {host: 7.0 * place for place, host in enumerate(hosts)}
 
     def one(host: str) -> float:
-        exchange = meet(hosts, host, PORT, "job", patience=20, clock=lambda: time.time() + ahead[host])
+        exchange = meet(hosts, host, PORT, "job", key=KEY, patience=20, clock=lambda: time.time() + ahead[host])
         exchange.settle(seconds=20)
         agree(exchange, host, 1)
         exchange.close()

@@ -17,11 +17,13 @@ import pytest
 
 from tests.support.addresses import addresses
 from tests.support.timeline import Timeline
+from trainbox.contract.peer_key import PeerKey
 from trainbox.errors import DataError, PeerError
 from trainbox.peers import Circle, Members, circle, door, join, lifeline, wire
-from trainbox.peers.lifeline import Word
+from trainbox.peers.handshake import Introduction, Role, say_hello
 
 PORT = 29472
+KEY = PeerKey(bytes(range(32)))
 MIB = 1024 * 1024
 
 Act = Callable[[Circle], object]
@@ -50,7 +52,7 @@ def three() -> tuple[Members, ...]:
     """The members of a job, each as it sees them, at an address that no other test has."""
     (leader,) = addresses(1)
     names = ("algo-1", "algo-2", "algo-3")
-    return tuple(Members(names, name, leader, "job") for name in names)
+    return tuple(Members(names, name, leader, "job", KEY) for name in names)
 
 
 @pytest.fixture
@@ -472,15 +474,10 @@ def test_two_jobs_on_one_machine_do_not_mix(three: tuple[Members, ...]) -> None:
 
 @pytest.mark.process
 def test_one_that_dies_while_others_are_still_to_come_is_named_at_once(three: tuple[Members, ...]) -> None:
-    def die_early() -> None:
-        with socket.create_connection((three[0].address, PORT), timeout=300) as connection:
-            connection.sendall(msgspec.json.encode(Word(job="job", member="algo-2", role="life")) + b"\n")
-            connection.recv(1)
-
     with ThreadPoolExecutor(1) as threads:
         leader = threads.submit(together, three[:1], nothing, patience=1000)  # longer than a test may take
         until_listening(three[0])
-        die_early()
+        introduced(three[1], "life").close()
         assert said(leader.result()) == {"algo-1": "algo-2 is lost: the connection was closed"}
 
 
@@ -493,43 +490,8 @@ def test_a_port_that_is_taken_is_said_to_be(three: tuple[Members, ...]) -> None:
 
 
 @pytest.mark.process
-def test_strangers_at_the_door_disturb_nobody(three: tuple[Members, ...]) -> None:
-    def greeting(**fields: str) -> bytes:
-        return msgspec.json.encode(fields) + b"\n"
-
-    strangers = [
-        b"GET / HTTP/1.0\r\n\r\n",
-        b"",
-        b"\xff" * 100_000,
-        greeting(job="another", member="algo-2", role="life"),
-        greeting(job="job", member="algo-9", role="life"),
-        greeting(job="job", member="algo-1", role="data"),
-        greeting(job="job", member="algo-2", role="loudly"),
-        greeting(),
-    ]
-
-    def bother(content: bytes) -> bytes:
-        while True:
-            try:
-                with socket.create_connection((three[0].address, PORT), timeout=300) as connection:
-                    connection.sendall(content)
-                    return connection.recv(100) if content else b""
-            except ConnectionRefusedError:
-                time.sleep(0.01)
-            except ConnectionResetError:
-                return b""
-
-    with ThreadPoolExecutor(len(strangers) + 1) as threads:
-        first = threads.submit(together, three[:1], lambda joined: joined.gather(1, int))
-        answers = list(threads.map(bother, strangers))
-        rest = threads.submit(together, three[1:], lambda joined: joined.gather(1, int))
-        assert {**first.result(), **rest.result()} == {member.name: [1, 1, 1] for member in three}
-    assert set(answers) == {b""}
-
-
-@pytest.mark.process
 def test_whoever_has_a_members_name_already_is_not_let_in_again(
-    three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch
+    three: tuple[Members, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again, came = threading.Event(), threading.Event()
     add = lifeline.Lifeline.add
@@ -551,28 +513,37 @@ def test_whoever_has_a_members_name_already_is_not_let_in_again(
         last = threads.submit(together, three[2:], act)
         again.set()
         assert {**two.result(), **last.result()} == {member.name: [1, 1, 1] for member in three}
-    assert twin.startswith("algo-1 never came (within 0.3 s; port 29472")
+    assert twin == (
+        "algo-1 rejects algo-2: its name is taken: another process has joined under it"
+        f" (port {PORT} of {three[0].address})"
+    )
+    said_by_leader = capsys.readouterr().err
+    assert f"trainbox: somebody else greets as algo-2: {three[0].address.rpartition('.')[0]}" not in said_by_leader
+    assert said_by_leader.count("somebody else greets as algo-2: 127.0.0.1") == 1
 
 
 # -- silence ---------------------------------------------------------------------------------------------------------
+
+
+def introduced(member: Members, role: Role) -> socket.socket:
+    """A connection to the leader on which a member has proved itself."""
+    while True:
+        try:
+            connection = socket.create_connection((member.address, PORT), timeout=300)
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+    introduction = Introduction(connection, say_hello(member.job, member.name, role), member.key)
+    while not introduction.advance():
+        pass
+    return connection
 
 
 class Silent:
     """A member that has come, and says nothing more."""
 
     def __init__(self, members: Members) -> None:
-        self.connections = []
-        for role in ("life", "data"):
-            while True:
-                try:
-                    connection = socket.create_connection((members.address, PORT), timeout=300)
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.01)
-            greeting = {"job": members.job, "member": members.name, "role": role}
-            connection.sendall(msgspec.json.encode(greeting) + b"\n")
-            connection.recv(1000)
-            self.connections.append(connection)
+        self.connections = [introduced(members, "life"), introduced(members, "data")]
 
     def heard(self) -> bytes:
         """Everything that it was told on its lifeline, up to the end of the connection."""

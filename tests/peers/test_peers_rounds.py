@@ -3,7 +3,8 @@
 import pytest
 
 from trainbox.clock import AFTERWARDS_SECONDS, Patience, wait_from
-from trainbox.peers.exchange import LOOK_SECONDS, seconds_left
+from trainbox.peers.hub import seconds_left
+from trainbox.peers.rounds import LOOK_SECONDS
 
 NOW = 1000.0
 HERE = NOW - 50

@@ -51,3 +51,10 @@ def image(engine: Any) -> str:
     """The name of the image, which is there."""
     assert engine
     return IMAGE
+
+
+def base_of(client: Any) -> str:
+    """What BASE_IMAGE must be for an image that is built in a test: the base of the image that is here."""
+    labels = client.inspect_image(IMAGE)["Config"]["Labels"]
+    name, digest = (labels[f"org.opencontainers.image.base.{each}"] for each in ("name", "digest"))
+    return "fallback" if name.startswith("trainbox-base:") else f"{name}@{digest}"

@@ -233,11 +233,16 @@ def _number_the_ranks(given: Contract, answer: Answer) -> Answer:
 
 def _name_the_network(given: Contract, answer: Answer) -> Answer:
     machine = read_machine()
-    name = str(given.read(RESOURCES).get("network_interface_name", "eth0"))
+    resources = given.read(RESOURCES)
+    name = str(resources.get("network_interface_name", "eth0"))
+    hosts = resources.get("hosts")
     efa = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"} if machine.efa else {}
-    is_there = name and (machine.interfaces is None or name in machine.interfaces)
-    names = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if is_there else {}
-    return _with_variables(answer, {**names, **efa})
+    of_gloo = name if isinstance(hosts, list) and len(hosts) > 1 else "lo"
+    names = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": of_gloo}
+    there = {
+        key: name for key, name in names.items() if name and (machine.interfaces is None or name in machine.interfaces)
+    }
+    return _with_variables(answer, {**there, **efa})
 
 
 def _add_ours(given: Contract, answer: Answer) -> Answer:
@@ -296,10 +301,15 @@ BEHAVIOURS: Mapping[str, str] = {
     "submit-directory-variable": "test_the_variable_sagemaker_submit_directory_counts",
     "secrets": "test_the_log_holds_no_password",
     "references": "test_a_reference_to_a_secret_is_resolved",
+    "peer-key": "test_the_key_of_the_job_does_not_reach_a_script_that_has_no_use_for_it",
     "framework-modules": "test_a_framework_module_is_not_run",
     "success-file": "test_no_success_file_is_written",
     "threads": "test_processes_of_one_host_share_its_processors",
     "malformed-files": "test_a_malformed_file_is_refused_by_name",
     "modules-of-the-images": "test_the_modules_of_the_images_are_not_there",
+    "checkpoint-key": "test_a_key_of_checkpoints_that_is_none_is_refused",
+    "source-limits": "test_an_archive_of_source_has_limits",
+    "read-only-packages": "test_requirements_are_installed_where_the_image_cannot_be_written",
+    "plain-http": "test_a_signed_request_goes_to_no_other_machine_without_tls",
     "unknown-settings": "test_a_setting_that_does_not_exist_is_refused",
 }

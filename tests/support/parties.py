@@ -18,12 +18,13 @@ _READY = "ready"
 _HEAD = """
 import json, os, sys, time
 import trainbox.toolkit
+from trainbox.contract.peer_key import PeerKey
 from trainbox.peers import Members, join
 """
 #: `circle` is what it has joined; `ready` says that the fault may come. An error ends it as the toolkit has it.
 _BODY = """
 sys.excepthook = trainbox.toolkit.end_as_declared
-members = Members(tuple(told["names"]), told["name"], told["address"], told["job"])
+members = Members(tuple(told["names"]), told["name"], told["address"], told["job"], PeerKey(bytes(32)))
 def ready(): print("ready", flush=True)
 def body(circle):
 BODY
@@ -54,6 +55,7 @@ class Party:
     def __init__(self, size: int, body: str, *, head: str = "", limit: float = 20.0, patience: float = 30.0) -> None:
         self.names = [f"algo-{number}" for number in range(1, size + 1)]
         (self.address,) = addresses(1)
+        self.port = PORT
         self._told: dict[str, Any] = {"limit": limit, "patience": patience, "job": "job", "port": PORT}
         indented = "".join(f"    {line}\n" for line in body.strip("\n").splitlines())
         self._program = _HEAD + head + _BODY.replace("BODY", indented)

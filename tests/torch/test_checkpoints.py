@@ -1,5 +1,6 @@
 """What is saved is what a restarted training goes on with, to the bit, whoever is killed and whatever the disk does."""
 
+import base64
 import functools
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tests.support.forged_checkpoints import NAME, forge_index, forge_item, seal_anew
 from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints
@@ -32,6 +34,7 @@ from trainbox.torch.checkpoints.writer import STATE, shard_name
 pytestmark = pytest.mark.process
 
 SECONDS = 240
+KEY = bytes(range(32))
 
 
 class Training:
@@ -536,7 +539,8 @@ def train(directory, kind, damages, rank, size, port, last, host):
     torch.manual_seed(rank)  # dropout differs by rank
     model = torch.nn.Sequential(torch.nn.Linear(6, 33), torch.nn.Dropout(0.2), torch.nn.Linear(33, 5))
     progress = {"steps": 0}
-    store = Checkpoints(Path(directory))
+    kind, _, key = kind.partition(" with a ")
+    store = Checkpoints(Path(directory), keys=[bytes(range(32))] if key else [])
     if kind == "sharded":
         for parameter in model.parameters():
             dist.broadcast(parameter.data, 0)
@@ -797,3 +801,63 @@ def test_what_its_holder_can_no_longer_send_gives_way_to_the_checkpoint_before(
     assert {(one["first"], one["began"]) for one in told} == {(1, first)}
     assert re.search(r"host algo-2 can no longer read __1_0.distcp, which host algo-[13] lacks", told[0]["said"])
     assert "resuming from step 1 (the parts of algo-1, algo-2)" in told[0]["said"]
+
+
+# --- what is forged -----------------------------------------------------------------------------------------------
+
+FORGERIES = {
+    "the index": forge_index,
+    "a number beside the tensors": forge_item,
+    "a tensor of one rank": functools.partial(forge_item, name="model.0.weight"),
+    "a number, as torch wrote it before 2020": functools.partial(forge_item, archive=False),
+}
+
+
+@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
+def test_a_sharded_checkpoint_that_asks_for_code_ends_the_job_on_every_rank_and_runs_nothing(
+    forge: Callable[[Path, Path], None], tmp_path: Path, run: Run, written: Written
+) -> None:
+    written(tmp_path, "sharded", 2, 1, 1, 2)
+    forge(tmp_path / "step-00000002", tmp_path / "ran")
+    told = run(tmp_path, "sharded", 2, 3)
+    assert not (tmp_path / "ran").exists()
+    # Though step 1 is valid: who forges one could choose which checkpoint takes its place.
+    assert all(NAME in one["refused"] and "nothing of it has run" in one["refused"] for one in told), told
+    shutil.rmtree(tmp_path / "step-00000002")
+    assert [one["first"] for one in run(tmp_path, "sharded", 2, 3)] == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["ddp", "sharded"])
+def test_with_a_key_every_rank_refuses_what_another_has_sealed(
+    tmp_path: Path, run: Run, written: Written, kind: str
+) -> None:
+    written(tmp_path, kind, 2, 1, 1, 2)
+    told = run(tmp_path, f"{kind} with a key", 2, 3)
+    why = "step-00000002 is whole, but not genuine: the seal of TRAINBOX_CHECKPOINT_KEY is missing"
+    assert all(why in one["refused"] for one in told), told
+    shutil.rmtree(tmp_path)
+    ended = run(tmp_path, f"{kind} with a key", 2, 3)[0]["ended"]
+    told = run(tmp_path, f"{kind} with a key", 2, 4)
+    assert {(one["first"], one["began"]) for one in told} == {(3, ended)}
+
+
+def test_every_host_refuses_a_part_that_another_host_has_not_sealed(tmp_path: Path, run: Run) -> None:
+    disks = tmp_path / "HOST"
+    run(disks, "sharded with a key", 4, 2, 2)
+    forged = tmp_path / "algo-2/algo-2/step-00000002"
+    seal_anew(forged)
+    told = run(disks, "sharded with a key", 4, 3, 2)
+    assert all(f"{forged} is whole, but not genuine" in one["refused"] for one in told), told
+
+
+def test_the_process_that_writes_seals_and_shows_the_key_to_nobody(tmp_path: Path) -> None:
+    saver = Saver(Checkpoints(tmp_path, keys=(KEY,)), {"progress": {"step": 1}})
+    saver.save(1)
+    writer = saver._handover.process_id
+    shown = [Path(f"/proc/{writer}/{name}").read_bytes() for name in ("cmdline", "environ")]
+    saver.save(2, wait=True)
+    saver.close()
+    assert all(form not in text for text in shown for form in (KEY, KEY.hex().encode(), base64.b64encode(KEY)))
+    assert Saver(Checkpoints(tmp_path, keys=(KEY,)), {"progress": {}}).resume() == 2
+    with pytest.raises(CheckpointError, match="not genuine"):
+        Saver(Checkpoints(tmp_path, keys=(bytes(32),)), {"progress": {}}).resume()

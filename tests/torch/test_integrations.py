@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.forged_checkpoints import NAME, Payload, saved, seal_anew
 from tests.support.runs import COMMAND, in_log
 from tests.support.snippets import example
 from tests.support.waiting import LIMIT, eventually
-from tests.support.worlds import finish
+from tests.support.worlds import Ranks, finish
 from trainbox.checkpointing import Checkpoint, examine
 
 pytestmark = pytest.mark.process
@@ -282,3 +283,41 @@ def stop_and_resume(library: str, directory: Path, stops: Iterable[int]) -> None
     # What is published is not written to again, as it would be in a file that two of them share.
     inodes = [file.stat().st_ino for file in directory.glob("*/checkpoints/step-*/*") if file.is_file()]
     assert len(set(inodes)) == len(inodes)
+
+
+# --- forged checkpoints -------------------------------------------------------------------------------------------
+
+#: Of each library the files that it reads with `torch.load`.
+PICKLES = [
+    ("accelerate", "custom_checkpoint_0.pkl"),
+    ("accelerate", "optimizer.bin"),
+    ("lightning", "lightning.ckpt"),
+    ("transformers", "optimizer.pt"),
+    ("transformers", "scheduler.pt"),
+    ("transformers", "rng_state.pth"),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("library", "file"), PICKLES)
+def test_a_file_of_a_library_that_asks_for_code_ends_the_job_and_runs_nothing(
+    library: str, file: str, tmp_path: Path
+) -> None:
+    script, settings = write(tmp_path, library), {"HF_HUB_OFFLINE": "1"}
+    finish([script], root=tmp_path / "ml", size=1, **settings)
+    newest = max((tmp_path / "ml" / "checkpoints").glob("step-*"))
+    assert (newest / file).exists()
+    (newest / file).write_bytes(saved(Payload(tmp_path / "ran")))
+    seal_anew(newest)
+    with Ranks([script], root=tmp_path / "ml", size=1, environment=settings) as ranks:
+        (code,) = ranks.wait()
+        log = ranks.log(0)
+    assert not (tmp_path / "ran").exists()
+    assert code != 0, log
+    assert NAME in log
+    if file.startswith("custom_checkpoint"):
+        assert f"{newest}/{file} asks for '{NAME}', which no checkpoint needs" in log
+    key = {"TRAINBOX_CHECKPOINT_KEY": "00" * 32}
+    with Ranks([script], root=tmp_path / "ml", size=1, environment={**settings, **key}) as ranks:
+        assert ranks.wait() == [8]
+        assert f"{newest} is whole, but not genuine" in ranks.log(0)

@@ -22,6 +22,7 @@ from tests.support.waiting import LIMIT, eventually
 from trainbox.launch.requirements import OVERLAY_MARKER
 from trainbox.workbench import namespace
 from trainbox.workbench.build_overlay import sweep
+from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.engine import Image
 from trainbox.workbench.install import plan_build
 from trainbox.workbench.isolation import Isolation, in_containers
@@ -479,7 +480,7 @@ def test_hosts_run_with_its_python_and_its_commands(here: Path) -> None:
 
 
 def test_in_containers_pip_installs_as_in_the_cloud(here: Path) -> None:
-    image = in_containers(Image("trainbox:cpu", memory=1))
+    image = in_containers(Image("trainbox:cpu", memory=1), Confinement(network="bridge"))
     assert find_overlay(msgspec.structs.replace(request(here), isolation=image)) is None
 
 

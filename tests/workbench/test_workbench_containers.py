@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainbox.errors import RunError
-from trainbox.workbench.containers import _mounts, _reason, _relay
+from trainbox.workbench.confinement import Confinement
+from trainbox.workbench.containers import _reason, _relay
 from trainbox.workbench.engine import Image, find_image
 from trainbox.workbench.isolation import in_containers
 from trainbox.workbench.plan import Mount, RunPlan, plan_run
 from trainbox.workbench.request import ChannelSource, RunRequest
+from trainbox.workbench.resources import mounts_of
 from trainbox.workbench.summary import process_command, resume_command
 
 OUT = Path("/results/job")
@@ -31,7 +33,7 @@ def plan(image: Image) -> RunPlan:
         hosts=2,
         job_name="job",
         out=OUT,
-        isolation=in_containers(image),
+        isolation=in_containers(image, Confinement(network="internal", user="1:1")),
         started=dt.datetime(2026, 11, 5, tzinfo=dt.UTC),
     )
     return plan_run(request)
@@ -50,7 +52,7 @@ def test_a_container_inherits_nothing_and_finds_its_own_interface() -> None:
 @pytest.mark.process
 def test_what_is_mounted_into_a_tree_is_mounted_below_opt_ml() -> None:
     pytest.importorskip("docker")
-    found = {each["Target"]: (each["Source"], each["ReadOnly"]) for each in _mounts(plan(Image("i")).hosts[0])}
+    found = {each["Target"]: (each["Source"], each["ReadOnly"]) for each in mounts_of(plan(Image("i")).hosts[0])}
     assert found == {
         "/opt/ml": (str(OUT / ".trainbox" / "algo-1"), False),
         "/opt/ml/checkpoints": (str(OUT / "checkpoints"), False),

@@ -2,13 +2,16 @@
 
 import argparse
 import datetime as dt
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from trainbox.errors import RunError, TrainboxError
+from trainbox.workbench import isolation as isolation_module
 from trainbox.workbench import request as request_module
+from trainbox.workbench.engine import Image
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.record import JobRecord, write_record
 from trainbox.workbench.request import RunRequest, read_request
@@ -245,3 +248,42 @@ def test_a_variable_of_the_shell_that_trainbox_does_not_know_is_refused(here: Pa
 def test_within_a_job_the_variables_are_that_jobs(here: Path) -> None:
     outer = {"SM_HOSTS": '["algo-1"]', "TRAINBOX_HANG_SECONDS": "5", "TRAINBOX_OF_ANOTHER_VERSION": "1"}
     assert ask(here, "src/train.py", env=outer).env == {}
+
+
+@pytest.mark.parametrize("flag", [["--as-sagemaker"], ["--network", "bridge"]])
+def test_what_containers_may_do_needs_containers(here: Path, flag: list[str]) -> None:
+    with pytest.raises(RunError, match="says what containers may do, and there are none"):
+        ask(here, "src/train.py", *flag)
+
+
+@pytest.fixture
+def an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation_module, "find_image", lambda name, _env: Image(name, memory=1))
+
+
+@pytest.mark.usefixtures("an_engine")
+def test_several_hosts_without_a_network_are_refused(here: Path) -> None:
+    with pytest.raises(RunError, match="--network none: 2 hosts must reach each other") as raised:
+        ask(here, "src/train.py", "--docker", "--hosts", "2", "--network", "none")
+    assert "--network internal" in raised.value.hint
+
+
+@pytest.mark.usefixtures("an_engine")
+@pytest.mark.parametrize(
+    ("requirements", "arguments", "network"),
+    [
+        (False, [], "none"),
+        (False, ["--hosts", "2"], "internal"),
+        (True, [], "bridge"),
+        (True, ["--hp", "trainbox_requirements=off"], "none"),
+        (True, ["--env", "TRAINBOX_REQUIREMENTS=of"], "none"),
+        (True, ["--hp", "trainbox_requirements=hashes"], "bridge"),
+    ],
+)
+def test_requirements_bring_a_network(here: Path, requirements: bool, arguments: list[str], network: str) -> None:
+    if requirements:
+        (here / "src" / "requirements.txt").touch()
+    found = ask(here, "src/train.py", "--docker", *arguments).isolation
+    assert found.confinement is not None
+    assert found.confinement.network == network
+    assert found.confinement.user == f"{os.geteuid()}:{os.getegid()}"

@@ -356,8 +356,9 @@ def test_commands_to_go_on_are_whole_and_hold_no_secret() -> None:
     resume, container = resume_command(REQUEST), container_command(REQUEST)
     assert resume[:3] == ["trainbox", "run", "/my src/train.py"]
     assert resume[-3:] == ["--out", "/results/job", "--resume"]
-    assert container[:9] == [
-        *("docker", "run", "--rm", "-v", "/results:/mnt/out"),
+    assert container[:12] == [
+        *("docker", "run", "--rm", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+        *(f"--user={os.geteuid()}:{os.getegid()}", "-v", "/results:/mnt/out"),
         *("-v", "/data/a.csv:/mnt/input/train/a.csv:ro", "-v", "/my src:/mnt/source:ro"),
     ]
     for command in (resume, container):

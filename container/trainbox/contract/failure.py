@@ -1,18 +1,21 @@
 """`output/failure`, SageMaker's `FailureReason`: cause, place, hint; written whole or not at all."""
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.secrets import without_secrets
 from trainbox.contract.text import printable
+from trainbox.files import read_regular
 
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
 LONGEST_FAILURE = 980
 _LONGEST_CAUSE = 600
-#: Of a failure file that the script has written, in characters.
-_LONGEST_READ = 64 * 1024
+#: Of a failure file that the script has written; SageMaker shows 1,024 characters.
+LARGEST_FAILURE_BYTES = 64 * 1024
 #: Set aside for the failure file: 980 characters of at most 4 bytes.
 _RESERVED_BYTES = 4096
 
@@ -47,7 +50,8 @@ def reserve_failure(path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    _part(path).write_bytes(b" " * _RESERVED_BYTES)
+    with os.fdopen(_open_part(path), "wb") as file:
+        file.write(b" " * _RESERVED_BYTES)
 
 
 def release_failure(path: Path) -> None:
@@ -69,12 +73,11 @@ def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
     Raises:
         OSError: The directory cannot be written.
     """
-    if path.exists() and path.stat().st_size > 0:
+    if _has_words(path):
         if not before:
             release_failure(path)
             return False
-        with path.open(encoding="utf-8", errors="replace") as file:  # of any size: a script has written it
-            text = _cut(f"{text}\nthe script: {file.read(LONGEST_FAILURE)}", LONGEST_FAILURE)
+        text = _cut(f"{text}\nthe script: {read_failure(path)[:LONGEST_FAILURE]}", LONGEST_FAILURE)
     _write(path, text)
     return True
 
@@ -98,8 +101,7 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
     try:
-        # Over what was reserved, not in its place: a full disk has no other room.
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o644), "wb") as file:
+        with os.fdopen(_open_part(path), "wb") as file:
             file.write(text.encode(errors="replace"))
             file.truncate()
             file.flush()
@@ -110,13 +112,30 @@ def _write(path: Path, text: str) -> None:
 
 
 def read_failure(path: Path) -> str:
-    """What a script has written there, cut where it is longer than anybody would read.
+    """What a script has written there, cut at `LARGEST_FAILURE_BYTES`.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or is no regular file: a link to one is not followed, a FIFO not waited for.
     """
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(_LONGEST_READ)
+    return read_regular(path, LARGEST_FAILURE_BYTES).decode(errors="replace")
+
+
+def _has_words(path: Path) -> bool:
+    """Whether a script has written there; what is no regular file gives way to ours."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def _open_part(path: Path) -> int:
+    """Open what was reserved, not anew: a full disk has no other room. What a script has put there instead goes."""
+    part = _part(path)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(part.lstat().st_mode):
+            part.unlink()
+    return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
 
 
 def _part(path: Path) -> Path:

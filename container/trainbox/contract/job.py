@@ -11,7 +11,9 @@ from typing import Literal, TypeVar
 import msgspec
 
 from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep
+from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
+from trainbox.contract.peer_key import PeerKey, read_peer_key
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.references import (
     Reference,
@@ -87,6 +89,8 @@ class Job(msgspec.Struct, frozen=True):
     input_data_config: Mapping[str, object]
     #: Where the processes of the job meet on the first host: `MASTER_PORT`.
     port: int = DEFAULT_PORT
+    #: By which they prove themselves to each other: `TRAINBOX_PEER_KEY`.
+    peer_key: PeerKey | None = None
     #: Values that no log, report or failure file may hold.
     secrets: tuple[str, ...] = ()
     #: Hyperparameters whose values are secret whatever their names say: `trainbox_hide`, and those by reference.
@@ -213,6 +217,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     settings = read_settings(reserved, env, layout.config_dir / "hyperparameters.json")
     _require_given(settings.hide, decoded, env)
     hidden = {*settings.hide, *referring}
+    read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
     if settings.program and reserved.get("trainbox_script"):
         notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
     return Job(
@@ -240,6 +245,7 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
             env, given, decoded, flags_of(settings.raw_arguments), resolved, also=hidden.union(resolved)
         ),
         secret_names=frozenset(hidden),
+        peer_key=read_peer_key(env),
         notes=tuple(notes),
     )
 

@@ -31,15 +31,22 @@ MOST_PROCESSES_PER_HOST = 1024
 DEFAULT_HANG_SECONDS = 30.0
 LAST_EXIT_CODE = 255
 DEFAULT_START_SECONDS = 1200.0
+#: Far above any source; SageMaker's smallest volume has 30 GB.
+DEFAULT_SOURCE_BYTES = 10 * 1024**3
 
 Launcher = Literal["auto", "plain", "torchrun"]
 Preflight = Literal["auto", "off", "fast", "full"]
+#: What pip may install at the start of a job.
+Installs = Literal["any", "wheels", "hashes", "off"]
 
 #: Every setting that has a name of its own, and what it does; docs/settings.md is generated from here.
 SETTINGS: Mapping[str, str] = {
     "sagemaker_program": "the program to run: a Python or shell script, or any executable, inside the source",
     "sagemaker_submit_directory": "where the source is: `s3://…tar.gz`, an archive or a directory; else the channel"
     " `code`, else `/opt/ml/code`",
+    "trainbox_source_bytes": "bytes that an archive of source may hold once it is unpacked, 10 GiB by default",
+    "trainbox_requirements": "what pip may install at the start: `any` (default), `wheels` (nothing whose build runs"
+    " code), `hashes` (every requirement has its hash) or `off` (nothing: what the program needs is in the image)",
     "trainbox_script": "a bundled script by name, where no program is given",
     "trainbox_module": "a module inside the source (`package.train`), or one that is installed: it runs as"
     " `python -m` runs it, in place of a program",
@@ -92,6 +99,11 @@ SETTINGS: Mapping[str, str] = {
 #: Every other variable of trainbox's own, and what it says; docs/settings.md is generated from here.
 VARIABLES: Mapping[str, str] = {
     "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
+    "TRAINBOX_PEER_KEY": "the key by which the processes of a job prove to each other that they belong to it, the same"
+    " on all hosts: 32 random bytes as 64 hexadecimal digits (`openssl rand -hex 32`) or in base64",
+    "TRAINBOX_CHECKPOINT_KEY": "a secret: 32 bytes in hexadecimal digits or base64, which seal checkpoints; what they"
+    " have not sealed is [refused](checkpoints-and-stopping.md#who-wrote-a-checkpoint). Of several keys, separated by"
+    " commas, the first one seals and each verifies. `trainbox run` takes it from its shell",
     "TRAINBOX_PROGRESS_FILE": "set by the launcher `torchrun`: where a rank says how far it is",
     "TRAINBOX_PAUSE_STEP": "set by the launcher `torchrun`: the step after which a rank waits for its drill",
     "TRAINBOX_PRELOADED": "set by the launcher `torchrun`: variables that torch has read before the script",
@@ -114,6 +126,8 @@ class Settings(msgspec.Struct, frozen=True):
     #: What to run as a module; the program is then its file, as far as that can be told.
     module: str | None = None
     submit_directory: str | None = None
+    source_bytes: int = DEFAULT_SOURCE_BYTES
+    installs: Installs = "any"
     script: str | None = None
     arguments: ArgumentStyle = "toolkit"
     raw_arguments: tuple[str, ...] = ()
@@ -203,6 +217,8 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         program=_program(as_text(reserved.get("sagemaker_program")), module) or given("sagemaker_program") or None,
         module=module,
         submit_directory=given("sagemaker_submit_directory") or None,
+        source_bytes=read("trainbox_source_bytes", _read_bytes, DEFAULT_SOURCE_BYTES, "a number of bytes, 1 or more"),
+        installs=read("trainbox_requirements", _read_installs, "any", " or ".join(get_args(Installs))),
         script=given("trainbox_script") or None,
         arguments=read("trainbox_arguments", _read_style, "toolkit", " or ".join(get_args(ArgumentStyle))),
         raw_arguments=read("trainbox_raw_arguments", _read_strings, (), "a JSON list of strings"),
@@ -284,6 +300,20 @@ def _read_preflight(text: str) -> Preflight:
         if preflight == text:
             return cast("Preflight", preflight)
     raise ValueError(text)
+
+
+def _read_installs(text: str) -> Installs:
+    for installs in get_args(Installs):
+        if installs == text:
+            return cast("Installs", installs)
+    raise ValueError(text)
+
+
+def _read_bytes(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
 
 
 def _read_switch(text: str) -> bool:

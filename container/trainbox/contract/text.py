@@ -1,6 +1,13 @@
 """Text for people and for JSON, from text that may hold anything."""
 
+import re
 from collections.abc import Iterable
+
+#: ECMA-48: a control sequence begins with CSI (ESC and a bracket, or one character of C1). Those that end with `m` set
+#: colours, the others move the cursor, erase, or ask the terminal for an answer.
+_SEQUENCE = re.compile(r"(?:\x1b\[|\x9b)[0-?]{0,99}[ -/]{0,9}([@-~])")
+#: What a terminal obeys, and what makes text look like other text: C0, DEL, C1, line separators, marks of direction.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def printable(text: str) -> str:
@@ -9,6 +16,31 @@ def printable(text: str) -> str:
     Python holds such a byte as half a surrogate pair (PEP 383), which no JSON, log or failure file can.
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    r"""Outside text as a terminal may be given it: each control character as `\x1b`, and no colours.
+
+    Newlines and tabs stay. Without this a file name or a word of a peer could set the title of the window, write to the
+    clipboard, or hide what else is said.
+    """
+    return _escaped(_SEQUENCE.sub(lambda found: "" if found[1] == "m" else found[0], text))
+
+
+def coloured(text: str) -> str:
+    """The same of what a script writes: its colours stay, and the moves of its progress bars are left out."""
+    if not _CONTROLS.search(text):
+        return text
+    parts = []
+    end = 0
+    for found in _SEQUENCE.finditer(text):
+        parts += [_escaped(text[end : found.start()]), found[0] if found[1] == "m" else ""]
+        end = found.end()
+    return "".join([*parts, _escaped(text[end:])])
+
+
+def _escaped(text: str) -> str:
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def short(text: str, most: int = 60) -> str:

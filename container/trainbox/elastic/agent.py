@@ -1,4 +1,4 @@
-"""Torch elastic's agent with ranks forked from a server: its loop and its rendezvous, and our eyes and judgement."""
+"""Torch elastic's agent with ranks forked from a server: its loop, and our rendezvous, eyes and judgement."""
 
 import contextlib
 import signal
@@ -116,7 +116,6 @@ class Agent(SimpleElasticAgent):
         self.is_meeting = False
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
-        self.council.begin(self.attempt)
         spec = worker_group.spec
         self.ranks.forget()
         progress.create(progress_file(self.scratch), spec.local_world_size)
@@ -199,7 +198,6 @@ class Agent(SimpleElasticAgent):
 
     def leave(self) -> None:
         """Tell the others that this host needs the store no more; the first waits for them, for a bounded time."""
-        self._worker_group.spec.rdzv_handler.shutdown()
         with contextlib.suppress(HostLost):  # the first host is gone already: nobody waits for this one
             self.council.leave(self.verdict.lost if self.verdict else ())
 

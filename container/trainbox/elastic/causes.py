@@ -32,6 +32,7 @@ _PEER_CLASSES = frozenset(
             "torch.distributed.DistError",
             "torch._C._DistError",
             "trainbox.torch.checkpoints.exchange.PeerCheckpointError",
+            "trainbox.torch.checkpoints.exchange.PeerNotGenuineError",
         ),
         *("builtins.ConnectionError", "builtins.BrokenPipeError"),
     }

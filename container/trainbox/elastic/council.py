@@ -18,9 +18,11 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
 from trainbox.clock import AwakeClock, Silence
+from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic.hang import Standing
+from trainbox.errors import PeerError
 from trainbox.launch.network import Facts
 
 T = TypeVar("T")
@@ -57,6 +59,13 @@ class Alarm(msgspec.Struct, frozen=True):
     #: The rank that hangs, and what is said of it.
     hanging: int | None = None
     why: str = ""
+
+
+class MeetingPlace(msgspec.Struct, frozen=True):
+    """Where the ranks of an attempt find their store."""
+
+    address: str
+    port: int
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -103,7 +112,6 @@ class Council:
         self._on_end = on_end
         self._store = PrefixStore("trainbox", store)
         self._round: Store = self._store
-        self._attempt = 0
         self._silence = Silence[str](AwakeClock(clock))
         self._silent: dict[str, float] = {}
         self._clock = clock
@@ -122,8 +130,7 @@ class Council:
             thread.start()
 
     def begin(self, attempt: int) -> None:
-        """Leave the keys of the attempt before; all hosts do it after they have met."""
-        self._attempt = attempt
+        """Leave the keys of the attempt before; all hosts do it once they have heard the verdict on that."""
         self._round = PrefixStore(f"attempt {attempt}", self._store)
 
     # -- signs of life ---------------------------------------------------------------------------------------------
@@ -166,6 +173,10 @@ class Council:
         self._silent = self._silence.seconds(beats)
         return tuple(host for host, silent in self._silent.items() if silent > seconds)
 
+    def fallen_silent(self) -> tuple[str, ...]:
+        """Those of `silent` that have come: they had shown signs of life before."""
+        return tuple(host for host in self.silent() if self._get(f"alive/{host}", self._store) is not None)
+
     def hears_all(self) -> bool:
         """Whether every host has shown a sign of life a moment ago, by the last call of `silent`."""
         return all(seconds <= _FRESH_SECONDS for seconds in self._silent.values())
@@ -183,7 +194,7 @@ class Council:
         if self.find_end() is None:
             said = msgspec.json.encode(verdict).decode()
             first = self._call(lambda: self._store.compare_set("ended", "", said))
-            self.ended = msgspec.json.decode(first, type=Verdict)
+            self._hear_end(first)
         return self.ended or verdict
 
     def find_end(self) -> Verdict | None:
@@ -191,8 +202,14 @@ class Council:
         if self.ended is None:
             found = self._get("ended", self._store)
             if found is not None:
-                self.ended = msgspec.json.decode(found, type=Verdict)
+                self._hear_end(found)
         return self.ended
+
+    def _hear_end(self, found: bytes) -> None:
+        try:
+            self.ended = self._read("ended", found, Verdict)
+        except PeerError as error:  # a thread hears of it, too: it is how the job ends
+            self.ended = Verdict(diagnose_error(error, self.host))
 
     def leave(self, lost: Sequence[str] = (), *, come_seconds: float = LEAVE_SECONDS) -> None:
         """Report that this host needs the store no more; the first host serves it until the others do, or are gone.
@@ -212,6 +229,14 @@ class Council:
             self._sleep(_WAIT_SECONDS)
 
     # -- one attempt -----------------------------------------------------------------------------------------------
+
+    def appoint(self, place: MeetingPlace) -> None:
+        """Say where the ranks meet; only the first host does."""
+        self._put("place", place)
+
+    def meeting_place(self) -> MeetingPlace | None:
+        """Where the ranks meet, once it has been said."""
+        return self._take("place", MeetingPlace)
 
     def publish(self, standings: Sequence[Standing]) -> None:
         """Say where the ranks of this host are."""
@@ -257,6 +282,10 @@ class Council:
         keys = [f"{place}/{host}" for host in self.hosts]
         return bool(self._call(lambda: self._round.check(keys)))
 
+    def absent(self, place: str) -> tuple[str, ...]:
+        """The hosts that have not come there."""
+        return tuple(host for host in self.hosts if self._get(f"{place}/{host}", self._round) is None)
+
     def any_at(self, place: str) -> bool:
         """Whether any host has come there."""
         return any(self._call(partial(self._round.check, [f"{place}/{host}"])) for host in self.hosts)
@@ -277,7 +306,17 @@ class Council:
 
     def _take(self, key: str, kind: type[T]) -> T | None:
         found = self._get(key, self._round)
-        return None if found is None else msgspec.json.decode(found, type=kind)
+        return None if found is None else self._read(key, found, kind)
+
+    def _read(self, key: str, found: bytes, kind: type[T]) -> T:
+        """What comes through the store is data, of one type, whoever has written it."""
+        try:
+            return msgspec.json.decode(found, type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise PeerError(
+                f"the store of {self.hosts[0]} holds for {key!r} what no host of this job has written: {error}",
+                hint=f"another program has reached port {self._port} of {self.hosts[0]}: see docs/pytorch.md, Ports",
+            ) from None
 
     def _get(self, key: str, store: Store) -> bytes | None:
         return self._call(lambda: store.get(key) if store.check([key]) else None)

@@ -11,26 +11,23 @@ from types import FrameType
 
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.agent.server.api import WorkerSpec
-from torch.distributed.elastic.rendezvous import RendezvousError
 
 from trainbox.contract.diagnosis import Diagnosis, diagnose_error
-from trainbox.contract.job import Job, add_to_environment
+from trainbox.contract.job import Job
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import causes
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
-from trainbox.elastic.council import BEAT_SECONDS, LEAVE_SECONDS, Council, HostLost
+from trainbox.elastic.council import LEAVE_SECONDS, Council, HostLost
 from trainbox.elastic.forkserver import STOP_SIGNALS, ForkServer
 from trainbox.elastic.hang import Limits
 from trainbox.elastic.ranks import Ranks, stopped_early
-from trainbox.elastic.rendezvous import meeting, open_store
+from trainbox.elastic.rendezvous import Rendezvous, open_store
 from trainbox.elastic.variables import hang_directory
-from trainbox.errors import PeerError, ProgramError, Stopped, TrainboxError
+from trainbox.errors import ProgramError, Stopped, TrainboxError
 from trainbox.launch.relay import Sink
 from trainbox.say import say
 
 _ROLE = "rank"
-#: Elastic's rendezvous shall not make a store for the ranks, which would be the same for all attempts.
-_OWN_STORES = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 #: Wakes the main thread when another host has ended the job.
 _END_SIGNAL = signal.SIGUSR1
 #: The hosts of a job that is stopped get their signals within moments: a host that leaves may be the first sign of it.
@@ -139,7 +136,6 @@ class _Leading:
     def run(self, processes: int, scratch: Path) -> Verdict | None:
         """Meet the other hosts, and let elastic run; None where all went well."""
         job = self.job
-        add_to_environment(_OWN_STORES)
         patience = job.settings.start_seconds
         store = open_store(job.hosts, job.host_rank, job.port, timeout=patience, check=self._check_alone)
         with contextlib.closing(Council(store, job.hosts, job.host_rank, on_end=_wake_main_thread)) as council:
@@ -166,9 +162,8 @@ class _Leading:
         job = self.job
         _require_temporary_directory()
         self._make_hang_directory()
-        rendezvous = meeting(
-            store, job.hosts, job.host_rank, run_id=job.name or "trainbox", first_join=job.settings.start_seconds
-        )
+        run_id = job.name or "trainbox"
+        rendezvous = Rendezvous(council, store, run_id, first_join=job.settings.start_seconds)
         spec = WorkerSpec(
             role=_ROLE,
             local_world_size=processes,
@@ -179,10 +174,7 @@ class _Leading:
         )
         self.agent = Agent(spec, job, self.ranks, council, scratch=scratch, note=self.note, env=self.env)
         self.check()
-        try:
-            result = self.agent.run()
-        except RendezvousError as error:
-            raise _who_did_not_come(council, error) from error
+        result = self.agent.run()
         if result is not None and not result.is_failed():
             self.stopped_by = self.agent.stopped_by
             return None
@@ -245,13 +237,3 @@ def _require_temporary_directory() -> None:
             f"no directory for temporary files can be written ({error.strerror or error}): torch needs one",
             hint="mount one in a container whose file system is read-only: docker run --tmpfs /tmp, or set TMPDIR",
         ) from error
-
-
-def _who_did_not_come(council: Council, error: RendezvousError) -> HostLost | PeerError:
-    """Hosts that have stopped counting have not come."""
-    council.silent()
-    time.sleep(3 * BEAT_SECONDS)
-    missing = council.silent(2 * BEAT_SECONDS)
-    if missing:
-        return HostLost(*missing)
-    return PeerError(f"the hosts of the job did not meet: {error}")

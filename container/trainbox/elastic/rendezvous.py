@@ -1,57 +1,49 @@
 """How the agents of a job meet in a store on the first host, and the ranks of every attempt in one of their own.
 
-The agents meet by torch elastic's c10d rendezvous. The ranks' store is fresh each time because `init_process_group`
-writes the same keys into it at each attempt: in a store that is used again, a fast rank reads the address of a dead one
-(pytorch #135712; 7 to 9 of 10 restarts failed by it). It is the agent's, not rank 0's: so it outlives rank 0, and ranks
-that end later do not fail for it.
+The hosts are fixed, so there is nothing to negotiate: at each attempt every host says that it is ready, and then the
+first one says where the ranks meet. Both are JSON (`Council`). Elastic's own c10d rendezvous keeps its state in the
+store as a pickle, which every agent loads: whoever reaches the store could run code on all hosts.
+
+The ranks' store is fresh each time because `init_process_group` writes the same keys into it at each attempt: in a
+store that is used again, a fast rank reads the address of a dead one (pytorch #135712; 7 to 9 of 10 restarts failed by
+it). It is the agent's, not rank 0's: so it outlives rank 0, and ranks that end later do not fail for it.
 """
 
 import datetime as dt
+import errno
 import socket
 import time
 from collections.abc import Callable
 
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import DistNetworkError
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
-from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
-from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-from trainbox.clock import wait_from
+from trainbox.clock import Clock, Sleep, wait_from
+from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost, MeetingPlace
 from trainbox.errors import PeerError
+from trainbox.peers.stores import serve_store
 
 #: Longer than any answer of a host that lives.
-STORE_SECONDS = 20.0
+STORE_TIMEOUT = dt.timedelta(seconds=20)
 #: All hosts live and have agreed on the restart: one that does not come within this time is lost.
 REJOIN_SECONDS = 40.0
 _TRY_SECONDS = 2.0
 #: For a try: to look a name up, to connect, and to wait for the next.
 _LONGEST_TRY_SECONDS = 10.0
 _PAUSE_SECONDS = 0.1
-_PORT_KEY = "trainbox/port"
-#: The ranks of one host need no name of it that can be looked up.
+_READY = "ready"
+_WAIT_SECONDS = 0.02
+#: The ranks of one host need no name of it that can be looked up, and nobody else reaches them there.
 _HERE = "127.0.0.1"
-
-
-class JoinTimeout(RendezvousTimeout):
-    """At first the others may still be loading their code; a restart has no excuse for being late."""
-
-    def __init__(self, first: float, later: float = REJOIN_SECONDS) -> None:
-        super().__init__(last_call=dt.timedelta(seconds=1), close=dt.timedelta(seconds=5))
-        self._of_first = dt.timedelta(seconds=first)
-        self._of_later = dt.timedelta(seconds=later)
-        self.has_met = False
-
-    @property
-    def join(self) -> dt.timedelta:
-        """The time within which all must have come."""
-        return self._of_later if self.has_met else self._of_first
 
 
 def open_store(
     hosts: tuple[str, ...], host_rank: int, port: int, *, timeout: float, check: Callable[[], None]
 ) -> TCPStore:
     """The store of the agents: the server on the first host, a client on the others.
+
+    It listens on the address of the first host alone; on 127.0.0.1 if there is no other host.
 
     Args:
         hosts: All hosts of the job.
@@ -63,21 +55,27 @@ def open_store(
     Raises:
         PeerError: The first host does not answer, or its port is taken.
     """
-    patience = dt.timedelta(seconds=STORE_SECONDS)
     if host_rank == 0:
-        address, port = (_HERE, 0) if len(hosts) == 1 else (hosts[0], port)
         try:
-            return TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=patience)
-        except (DistNetworkError, RuntimeError) as error:
+            return serve_store(meeting_address(hosts), 0 if len(hosts) == 1 else port, timeout=STORE_TIMEOUT)
+        except OSError as error:
+            is_taken = error.errno == errno.EADDRINUSE
             raise PeerError(
-                f"port {port} of {hosts[0]} cannot be opened for the hosts of the job: {error}",
-                hint="the variable MASTER_PORT names another",
+                f"port {port} of {hosts[0]} cannot be opened for the hosts of the job: {error.strerror}",
+                hint="the variable MASTER_PORT names another"
+                if is_taken
+                else f"the name {hosts[0]} must have an address of this host, which the other hosts reach",
             ) from error
     _wait_for(hosts[0], port, timeout, check)
     try:
-        return TCPStore(hosts[0], port, is_master=False, timeout=patience)
+        return TCPStore(hosts[0], port, is_master=False, timeout=STORE_TIMEOUT)
     except (DistNetworkError, RuntimeError) as error:
         raise PeerError(f"{hosts[0]}:{port} is not the store of this job: {error}") from error
+
+
+def meeting_address(hosts: tuple[str, ...]) -> str:
+    """Pure: where the stores of a job listen: on the first host, or on loopback where there is no other host."""
+    return _HERE if len(hosts) == 1 else hosts[0]
 
 
 def _wait_for(host: str, port: int, timeout: float, check: Callable[[], None]) -> None:
@@ -99,70 +97,105 @@ def _wait_for(host: str, port: int, timeout: float, check: Callable[[], None]) -
             return
 
 
-class AttemptStores(RendezvousHandler):
-    """A rendezvous after which the ranks find a fresh store, served by the agent of the first host.
+class Rendezvous(RendezvousHandler):
+    """All hosts of a job meet at each attempt; after that the ranks find a fresh store, served by the first host.
 
     Args:
-        store: The store of the agents.
-        address: Where the first host is reached.
+        council: All hosts.
+        store: Of the agents.
         run_id: Which job.
-        inner: How several hosts meet; one alone need not wait for anybody.
-        join_timeout: How long `inner` waits.
+        first_join: Seconds until all must have come for the first time: others may still be loading their code. A
+            restart has no excuse for being late.
+        clock: The time in seconds.
+        sleep: Waits for a number of seconds.
     """
 
     def __init__(
         self,
-        store: Store,
-        address: str,
+        council: Council,
+        store: TCPStore,
         run_id: str,
-        inner: DynamicRendezvousHandler | None = None,
-        join_timeout: JoinTimeout | None = None,
+        *,
+        first_join: float,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = time.sleep,
     ) -> None:
+        self._council = council
         self._store = store
-        self._address = address
         self._run_id = run_id
-        self._inner = inner
-        self._join_timeout = join_timeout
-        self._rounds = 0
+        self._join_seconds = first_join
+        self._clock = clock
+        self._sleep = sleep
+        self._attempt = 0
         self._server: TCPStore | None = None
 
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Meet the other hosts, and say where the ranks meet.
+
+        Raises:
+            HostLost: A host has not come, and shows no sign of life.
+            PeerError: A host lives and has not come.
+        """
+        self._council.begin(self._attempt)
+        place = self._meet()
+        keys = PrefixStore(f"elastic {self._attempt}", self._store)
+        self._attempt += 1
+        self._join_seconds = REJOIN_SECONDS
+        hosts = self._council.hosts
+        return RendezvousInfo(
+            keys, hosts.index(self._council.host), len(hosts), RendezvousStoreInfo(place.address, place.port)
+        )
+
+    def _meet(self) -> MeetingPlace:
+        council, began = self._council, self._clock()
+        council.arrive(_READY)
+        look_at = began + BEAT_SECONDS
+        while True:
+            if council.is_first and council.all_at(_READY):
+                council.appoint(self._open_ranks_store())
+            place = council.meeting_place()
+            if place is not None:
+                return place
+            now = self._clock()
+            if now - began >= self._join_seconds:
+                raise self._who_did_not_come()
+            if council.is_first and now >= look_at:
+                look_at = now + BEAT_SECONDS
+                if lost := council.fallen_silent():
+                    raise HostLost(*lost)
+            self._sleep(_WAIT_SECONDS)
+
+    def _open_ranks_store(self) -> MeetingPlace:
+        address = meeting_address(self._council.hosts)
+        # The last one goes only now: ranks that were slow to leave have had it until here.
+        self._server = serve_store(address, 0, timeout=STORE_TIMEOUT)
+        return MeetingPlace(address, self._server.port)
+
+    def _who_did_not_come(self) -> HostLost | PeerError:
+        """Hosts that have not come and have stopped counting are lost."""
+        council = self._council
+        missing = council.absent(_READY) or council.hosts[:1]  # the first one has not said where the ranks meet
+        council.silent()
+        self._sleep(3 * BEAT_SECONDS)
+        silent = set(council.silent(2 * BEAT_SECONDS))
+        if lost := tuple(host for host in missing if host in silent):
+            return HostLost(*lost)
+        names = ", ".join(missing)
+        return PeerError(
+            f"the hosts of the job did not meet: {names} did not come within {self._join_seconds:.0f} s",
+            hint=f"see the log of {names}",
+        )
+
+    # -- what elastic asks for besides -----------------------------------------------------------------------------
+
     def get_backend(self) -> str:
-        """Elastic's name of it."""
-        return "c10d"
+        """Elastic's name of it, for its events."""
+        return "static"
 
     @property
     def use_agent_store(self) -> bool:
         """Whether ranks are clients of a store that the agent serves."""
         return True
-
-    def next_rendezvous(self) -> RendezvousInfo:
-        """Meet the other hosts, and say where the ranks meet."""
-        store, rank, world_size = self._meet()
-        meeting_point = PrefixStore(_PORT_KEY, store)
-        if rank == 0:
-            # The last one goes only now: ranks that were slow to leave have had it until here.
-            self._server = TCPStore(self._address, 0, is_master=True, wait_for_workers=False)
-            meeting_point.set("port", str(self._server.port))
-        port = int(meeting_point.get("port"))
-        return RendezvousInfo(store, rank, world_size, RendezvousStoreInfo(self._address, port))
-
-    def _meet(self) -> tuple[Store, int, int]:
-        self._rounds += 1
-        if self._inner is None:
-            return PrefixStore(f"round {self._rounds}", self._store), 0, 1
-        info = self._inner.next_rendezvous()
-        if self._join_timeout is not None:
-            self._join_timeout.has_met = True
-        return info.store, info.rank, info.world_size
-
-    def is_closed(self) -> bool:
-        """Whether nobody may join any more."""
-        return self._inner is not None and bool(self._inner.is_closed())
-
-    def set_closed(self) -> None:
-        """Let nobody join any more."""
-        if self._inner is not None:
-            self._inner.set_closed()
 
     def num_nodes_waiting(self) -> int:
         """Always none: hosts agree on a restart before they meet again, and no other host can ever come."""
@@ -172,31 +205,13 @@ class AttemptStores(RendezvousHandler):
         """Which job it is."""
         return self._run_id
 
+    def is_closed(self) -> bool:
+        """Never: how a job ends is told by the council."""
+        return False
+
+    def set_closed(self) -> None:
+        """Nothing to do."""
+
     def shutdown(self) -> bool:
-        """Stop the heartbeats."""
-        return self._inner is None or bool(self._inner.shutdown())
-
-
-def meeting(store: Store, hosts: tuple[str, ...], host_rank: int, *, run_id: str, first_join: float) -> AttemptStores:
-    """The rendezvous of one host, for a job whose hosts are all known.
-
-    Args:
-        store: The store of the agents.
-        hosts: All hosts.
-        host_rank: The place of this one; the ranks follow it.
-        run_id: Which job.
-        first_join: Seconds until all must have come for the first time.
-    """
-    if len(hosts) == 1:
-        return AttemptStores(store, _HERE, run_id)
-    join_timeout = JoinTimeout(first_join)
-    inner = DynamicRendezvousHandler.from_backend(
-        run_id=run_id,
-        store=store,
-        backend=C10dRendezvousBackend(store, run_id),
-        min_nodes=len(hosts),
-        max_nodes=len(hosts),
-        local_addr=f"{host_rank:06d}.{hosts[host_rank]}",  # elastic gives out ranks in the order of this text
-        timeout=join_timeout,
-    )
-    return AttemptStores(store, hosts[0], run_id, inner, join_timeout)
+        """Nothing to do."""
+        return True

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from trainbox.contract.text import visible
 from trainbox.errors import TrainboxError
 from trainbox.health import command
 
@@ -14,7 +15,7 @@ def main() -> int:
     try:
         return command.run(parser.parse_args())
     except TrainboxError as error:
-        sys.stderr.write(f"trainbox: {error}\n")
+        sys.stderr.write(visible(f"trainbox: {error}\n"))
         return error.exit_code
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from trainbox.clock import wait_from
 from trainbox.contract.finding import Finding
+from trainbox.contract.peer_key import without_peer_key
 from trainbox.health.checks import CHECKS, Stage
 from trainbox.health.course import Round, Said, conclude, plan_next
 from trainbox.health.course import Stage as Part
@@ -27,7 +28,7 @@ from trainbox.health.host import Subject
 from trainbox.health.orders import Call, Done, Order
 from trainbox.health.pairs import Group, most_led
 from trainbox.health.versions import ABSENT, read_cuda
-from trainbox.launch.variables import network_variables
+from trainbox.launch.variables import LOOPBACK, network_variables
 from trainbox.peers.exchange import Exchange
 from trainbox.say import say
 
@@ -85,14 +86,16 @@ class RankProgram:
     """The program of the ranks, from its start to its end; it becomes ready while other things are checked."""
 
     def __init__(self, subject: Subject, env: Mapping[str, str]) -> None:
-        network = network_variables(subject.job, subject.machine, env) if subject.job else {}
+        alone = {} if "GLOO_SOCKET_IFNAME" in env else {"GLOO_SOCKET_IFNAME": LOOPBACK}
+        network = network_variables(subject.job, subject.machine, env) if subject.job else alone
+        address = _HERE if len(subject.hosts) == 1 else subject.host
         self._line, theirs = socket.socketpair()
         self._said = b""
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a user's `queue.py` in the working directory is none of the standard library's.
-                [sys.executable, "-P", "-m", "trainbox.health.start_ranks", str(most_led())],
-                env={**env, **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
+                [sys.executable, "-P", "-m", "trainbox.health.start_ranks", str(most_led()), address],
+                env={**without_peer_key(env), **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 process_group=0,

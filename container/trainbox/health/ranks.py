@@ -1,6 +1,6 @@
 """A program of its own: one host's part of the collectives that prove the cluster.
 
-    python -P -m trainbox.health.start_ranks 3      calls on stdin, results on stdout: JSON lines
+    python -P -m trainbox.health.start_ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
 
 It imports torch once (a second, see `start_ranks`) and forks a fresh process for every rank of every group, each with
 a hard deadline: what a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has
@@ -14,6 +14,7 @@ that of nccl-tests (doc/PERFORMANCE.md): 2 (n - 1) / n · bytes / seconds, for a
 number of what it sends is off by one), `hang` or `die`. The backend nccl has run on one GPU, not on several.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -33,6 +34,9 @@ from trainbox.clock import Clock, Sleep
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
 from trainbox.health.orders import Call, Done, Order, Ran, Rank
+from trainbox.peers.stores import serve_store
+from trainbox.peers.wire import listen
+from trainbox.say import say
 
 DRILL = "TRAINBOX_HEALTH_DRILL"
 _PERIOD = 1024
@@ -54,13 +58,13 @@ _PATIENT = 0.7
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until stdin ends; `argv` is how many ports to offer each time."""
+    """Serve until stdin ends; `argv` is how many ports to offer each time, and where other hosts reach this one."""
     env = read_environment()
     reserved: list[socket.socket] = []
     answers = os.dup(1)
     # What libraries print (NCCL_DEBUG) is for the log.
     os.dup2(2, 1)
-    with os.fdopen(answers, "wb") as out, socket.create_server(("", 0), backlog=_BACKLOG) as door:
+    with os.fdopen(answers, "wb") as out, _open_door(argv[1]) as door:
         for line in chain([b"{}"], sys.stdin.buffer):
             call = msgspec.json.decode(line, type=Call)
             ran, unreached = run_groups(call.orders, env), knock(call.knocks)
@@ -71,6 +75,15 @@ def main(argv: Sequence[str]) -> int:
             out.write(msgspec.json.encode(Done(ran, unreached, ports)) + b"\n")
             out.flush()
     return 0
+
+
+def _open_door(host: str) -> socket.socket:
+    """Listen for the knocks of other hosts."""
+    try:
+        return listen(host, 0, backlog=_BACKLOG)
+    except OSError as error:
+        say(f"health: {host} is no address of this host ({error.strerror}): listening on all of its addresses")
+        return socket.create_server(("", 0), backlog=_BACKLOG)
 
 
 def _reserve() -> socket.socket:
@@ -144,7 +157,7 @@ def _meet(order: Order, local: int, drill: str) -> Rank:
     # Who only waits for others says so before it is ended: that tells it from who hangs.
     limit = timedelta(seconds=_PATIENT * order.seconds)
     left = await_door(order.address, order.port, limit) if rank else limit
-    store = TCPStore(order.address, order.port, is_master=rank == 0, wait_for_workers=False, timeout=left)
+    store = _open_store(order, left) if rank else _serve_group(order, left)
     dist.init_process_group(order.backend, store=store, rank=rank, world_size=order.world, timeout=limit)
     meter = _Meter(rank, order.world, device, off=int(drill == "wrong"))
     latency = meter.latency()
@@ -154,6 +167,16 @@ def _meet(order: Order, local: int, drill: str) -> Rank:
     # The store is the first rank's: it must not go before the others have all they need.
     dist.barrier()
     return Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
+
+
+def _open_store(order: Order, limit: timedelta, *, is_server: bool = False) -> TCPStore:
+    return TCPStore(order.address, order.port, is_master=is_server, wait_for_workers=False, timeout=limit)
+
+
+def _serve_group(order: Order, limit: timedelta) -> TCPStore:
+    with contextlib.suppress(OSError):
+        return serve_store(order.address, order.port, timeout=limit)
+    return _open_store(order, limit, is_server=True)  # listens on all addresses, or says why it cannot
 
 
 def try_door(host: str, port: int) -> None:

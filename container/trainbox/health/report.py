@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.finding import Finding
+from trainbox.contract.text import visible
 from trainbox.health.checks import CHECKS, amount
 from trainbox.health.page import draw_page
 from trainbox.health.run import HealthReport
@@ -25,7 +26,7 @@ def print_lines(findings: Sequence[Finding]) -> None:
 
 def print_table(findings: Sequence[Finding]) -> None:
     """For people: what does not pass one by one, what passes in one row for each check."""
-    rows = [*_rows(findings)]
+    rows = [tuple(map(visible, row)) for row in _rows(findings)]
     try:
         from rich.console import Console  # noqa: PLC0415 - a person's machine has it, an image need not
         from rich.table import Column, Table  # noqa: PLC0415

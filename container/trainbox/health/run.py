@@ -11,13 +11,15 @@ import msgspec
 from trainbox.clock import Clock
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.finding import Finding
+from trainbox.contract.peer_key import SAME_KEY_HINT
 from trainbox.health import versions
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
 from trainbox.health.collectives import RankProgram, check_collectives, choose_backend, possible
 from trainbox.health.host import Subject
 from trainbox.health.judgement import judge, sum_up
 from trainbox.health.local import HostReport, check_host, longest
-from trainbox.peers.exchange import OTHER_VERSION, Exchange, Lost, meet
+from trainbox.peers.exchange import Exchange, meet
+from trainbox.peers.rounds import OF_CONFIGURATION, UNPROVED, Lost
 
 #: From the deadline of a check to its end, and to the answer of a host with few processors.
 _OVERHEAD_SECONDS = 5.0
@@ -59,9 +61,12 @@ def examine(
     """
     patience = subject.job.settings.peer_timeout_seconds if subject.job else 0.0
     name = subject.job.name if subject.job else ""
+    key = subject.job.peer_key if subject.job else None
     try:
         # First: so the others know that this host is there, however long its checks take.
-        exchange = meet(subject.hosts, subject.host, subject.exchange_port, name, patience=patience, clock=clock)
+        exchange = meet(
+            subject.hosts, subject.host, subject.exchange_port, name, key=key, patience=patience, clock=clock
+        )
     except Lost as lost:
         return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
     except OSError as error:
@@ -145,7 +150,14 @@ def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: 
         strict: Whether warnings count as failures.
     """
     missing = [
-        found("host.arrival", host, False, reason, kind="configuration" if reason == OTHER_VERSION else None)
+        found(
+            "host.arrival",
+            host,
+            False,
+            reason,
+            kind="configuration" if reason in OF_CONFIGURATION else None,
+            hint=SAME_KEY_HINT if reason == UNPROVED else "",
+        )
         for host, reason in silent.items()
     ]
     order = {name: place for place, name in enumerate(CHECKS)}

@@ -21,13 +21,13 @@ class _Import(msgspec.Struct, frozen=True):
     base: Path | None = None
 
 
-def find_import(entry: Path, directory: Path, wanted: str) -> str:
-    """Return the file that imports a module: a program, or a module of its own code that it imports at the top level.
+def find_import(entry: Path, directory: Path, *wanted: str) -> str:
+    """Return the file of a program that imports one of some modules: itself, or a module of its code at the top level.
 
     Args:
         entry: The program.
         directory: The root of the code.
-        wanted: The full name of the module.
+        wanted: The full names of the modules.
 
     Returns:
         The name of the file within the directory; empty where there is none, or where that cannot be told.
@@ -98,8 +98,8 @@ def _imports(statements: Iterator[ast.AST], path: Path) -> Iterator[_Import]:
             yield from (_Import(".".join([*module, alias.name]), base) for alias in node.names)
 
 
-def _is_within(one: _Import, wanted: str) -> bool:
-    return one.base is None and (one.name == wanted or one.name.startswith(f"{wanted}."))
+def _is_within(one: _Import, wanted: Sequence[str]) -> bool:
+    return one.base is None and any(one.name == name or one.name.startswith(f"{name}.") for name in wanted)
 
 
 def _files(one: _Import, places: Sequence[Path]) -> Iterator[Path]:

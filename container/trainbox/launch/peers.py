@@ -1,4 +1,4 @@
-"""Wait, for a bounded time and not in silence, until the names of hosts that are dialled can be resolved."""
+"""What a job of several hosts needs of its network: names that can be resolved, and hosts that prove who they are."""
 
 import queue
 import socket
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainbox.clock import Clock, Sleep, describe_missed, wait_from
+from trainbox.contract.job import Job
+from trainbox.contract.peer_key import PEER_KEY_VARIABLE
 from trainbox.errors import PeerError
 
 Say = Callable[[str], None]
@@ -89,6 +91,17 @@ def wait_for_peers(
         check_stop()
         if missing:
             sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def describe_protection(job: Job) -> str:
+    """Pure: what keeps strangers out of a job without a key, for the log; empty where there is a key."""
+    if job.peer_key is not None:
+        return ""
+    return (
+        f"{PEER_KEY_VARIABLE} is not set: the hosts of this job do not prove who they are, and only its security group"
+        f" (VpcConfig) keeps others from joining at {job.hosts[0]}; to change that, set it in the request's Environment"
+        " to what `openssl rand -hex 32` prints"
+    )
 
 
 def _names(hosts: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.environment import DISTRIBUTION_SWITCHES, Machine, variables
 from trainbox.contract.job import Job
+from trainbox.contract.peer_key import PEER_KEY_VARIABLE, without_peer_key
 from trainbox.contract.ranks import find_members_beyond
 from trainbox.contract.settings import as_text
 from trainbox.contract.world import GROUPS, world_hosts
@@ -73,7 +74,7 @@ def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine
     launch = decide(job, program, machine) if job.current_host in world_hosts(job) else _outside()
     _require_known_members(job, launch, env)
     named = variables(job, entry_point=program.name, env=env, machine=machine)
-    base = {**env, **_defaults(env), **named.values, **_passed_on(job)}
+    base = {**without_peer_key(env), **_defaults(env), **named.values, **_passed_on(job)}
     base |= shared_variables(job, launch, machine, base)
     children = (
         (_agent(job, program, launch, base, scratch),)
@@ -179,16 +180,24 @@ def _about_world(job: Job, launch: Launch, machine: Machine) -> list[str]:
 def _processes(job: Job, program: Program, environments: list[dict[str, str]]) -> list[Child]:
     """The script itself, once for each environment."""
     several = len(environments) > 1
+    key = _key(job, program, processes=len(environments))
     return [
         Child(
             name=f"rank {environment['RANK']}" if several else "script",
             argv=(*program.command, *job.argv),
-            environment={**environment, "PYTHONPATH": _python_path(program, environment)},
+            environment={**environment, **key, "PYTHONPATH": _python_path(program, environment)},
             directory=program.directory,
             hang_seconds=job.settings.hang_seconds,
         )
         for environment in environments
     ]
+
+
+def _key(job: Job, program: Program, *, processes: int) -> dict[str, str]:
+    """The variable of the job's key, for a script that has to prove itself to others; nobody else needs it."""
+    has_others = len(job.hosts) > 1 or processes > 1
+    needed = has_others and program.needs_key
+    return {PEER_KEY_VARIABLE: job.peer_key.text} if job.peer_key and needed else {}
 
 
 def install_plan(

@@ -28,6 +28,8 @@ XGBOOST = "xgboost_train.py"
 TREES = (XGBOOST, "random_forest_train.py")
 #: What a script imports that has a session.
 _SESSION = "trainbox.torch"
+#: What a script imports that connects to the other processes of its job, as the bundled `TREES` do.
+_PEERS = ("trainbox.peers", "trainbox.xgboost", "trainbox.sklearn")
 #: Linux reads no more of a script's first line (BINPRM_BUF_SIZE).
 _LONGEST_FIRST_LINE = 256
 
@@ -62,6 +64,8 @@ class Program(msgspec.Struct, frozen=True):
     install: tuple[str, ...] = ()
     #: Its file that imports `trainbox.torch`; empty where none is known to.
     session: str = ""
+    #: Whether its processes may have to prove themselves to each other: they get the key of the job, if it has one.
+    needs_key: bool = False
 
     @property
     def is_python(self) -> bool:
@@ -242,6 +246,22 @@ def find_session(entry: Path, directory: Path) -> str:
     from trainbox.launch.imports import find_import  # noqa: PLC0415 - the bundled scripts need no parser
 
     return find_import(entry, directory, _SESSION)
+
+
+def needs_key(program: Program, directory: Path) -> bool:
+    """Return whether a program may connect to the other processes of its job by `trainbox.peers`.
+
+    Only a Python file says that it does not: a shell script or an installed module may start anything.
+
+    Args:
+        program: What is started.
+        directory: Where its code lies.
+    """
+    from trainbox.launch.imports import find_import  # noqa: PLC0415 - a job without a key needs no parser
+
+    if not program.is_python or not program.name.endswith(".py"):
+        return True
+    return bool(find_import(directory / program.name, directory, *_PEERS))
 
 
 def _is_importable(package: str) -> bool:

@@ -1,21 +1,33 @@
 """Install what a program asks for, once per host and before any of its processes starts."""
 
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trainbox.contract.cause import find_cause
 from trainbox.contract.job import Job
+from trainbox.contract.settings import Installs
 from trainbox.errors import RequirementsError, Stopped
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import install_plan
-from trainbox.launch.program import Program
+from trainbox.launch.program import Program, find_module_requirements, find_requirements
 from trainbox.launch.supervise import supervise
 from trainbox.say import say
 
 #: In the prefix of an interpreter: `trainbox run` has installed what the program asks for, once for all hosts.
 OVERLAY_MARKER = "trainbox-overlay.json"
+#: Below the tree of the job: what pip installs where the image cannot be written.
+_PACKAGES = "packages"
+#: What pip is told before all else.
+_RULES: Mapping[Installs, tuple[str, ...]] = {
+    "any": (),
+    "wheels": ("--only-binary", ":all:"),
+    "hashes": ("--require-hashes",),
+    "off": (),
+}
 _PIP_ERROR = re.compile(r"^[ \t]*(?:ERROR|error): (.+)$", re.MULTILINE)
 _MOST_ERRORS = 4
 _HINT = "pip's own lines are in the log; with network isolation there is no index: use the image"
@@ -31,21 +43,101 @@ _BUILD_HINT = (
 )
 
 
-def install(program: Program, job: Job, env: Mapping[str, str]) -> None:
+def install(program: Program, job: Job, env: Mapping[str, str]) -> Mapping[str, str]:
     """Run pip where the program asks for something.
+
+    Returns:
+        What of the environment is different from now on, for the script to find it.
 
     Raises:
         RequirementsError: Pip failed; the message holds its own words.
         Stopped: A signal ended it.
     """
     if not program.install:
-        return
+        return {}
     if Path(sys.prefix, OVERLAY_MARKER).is_file():
         say(f"{' '.join(program.install)} is installed in {sys.prefix}")
-        return
-    say(f"installing {' '.join(program.install)}")
-    argv = arguments(program.install, job.settings.pip_cache_dir)
-    run_pip(argv, program.install, program.directory, env=env, hang_seconds=job.settings.hang_seconds)
+        return {}
+    wanted = allowed(program.install, job.settings.installs)
+    if not wanted:
+        say(f"trainbox_requirements=off: {' '.join(program.install)} is not installed")
+        return {}
+    site = next(iter(_sites()), "")
+    added: dict[str, str] = {}
+    python = sys.executable
+    where = ""
+    if site and not env.get("PIP_TARGET") and not os.access(site, os.W_OK):
+        place = job.layout.root / _PACKAGES
+        where = f" into {place}: {site} cannot be written"
+        added = _make_place(place, env)
+        python = str(place / "bin" / "python")
+    say(f"installing {' '.join(wanted)}{where}")
+    argv = arguments(wanted, job.settings.pip_cache_dir)
+    hang_seconds = job.settings.hang_seconds
+    run_pip(argv, wanted, program.directory, env={**env, **added}, hang_seconds=hang_seconds, python=python)
+    return added
+
+
+def find_install(script: str, directory: Path, *, is_module: bool, installs: Installs) -> tuple[str, ...]:
+    """What pip is to install for a program of a source, before it is anywhere a job."""
+    found = find_module_requirements(directory) if is_module else find_requirements(script, directory)
+    return allowed(found, installs)
+
+
+def allowed(install: tuple[str, ...], installs: Installs) -> tuple[str, ...]:
+    """Pure: what pip is to install and by which rule; empty where it shall not run."""
+    return () if installs == "off" or not install else (*_RULES[installs], *install)
+
+
+def _make_place(place: Path, env: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return make_environment(place, _sites(), env)
+    except OSError as error:
+        raise RequirementsError(
+            f"an environment in {place} cannot be made: {error.strerror or error}",
+            hint="pip needs a place to install to: mount the job's tree writable, or install it in the image",
+        ) from error
+
+
+def _sites() -> tuple[str, ...]:
+    """Where packages are; without the module `site`, which the image's own start leaves out, as it does the prefix."""
+    return tuple(path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"})
+
+
+def make_environment(place: Path, sites: Iterable[str], env: Mapping[str, str]) -> dict[str, str]:
+    """A virtual environment that sees all that is installed below it, pip too.
+
+    Args:
+        place: Where.
+        sites: The directories of packages below it.
+        env: The environment of the job.
+
+    Returns:
+        What another interpreter needs in its environment to find what is installed there, and its commands, first.
+
+    Raises:
+        RequirementsError: There is no pip below it, and Python brings none.
+        OSError: It cannot be written.
+    """
+    import venv  # noqa: PLC0415 - seldom, and five milliseconds
+    from importlib.util import find_spec  # noqa: PLC0415 - likewise
+
+    try:
+        venv.EnvBuilder(symlinks=True, with_pip=find_spec("pip") is None).create(place)
+        packages = next(place.glob("lib/python*/site-packages"))
+        # Not the paths as lines of their own: of a directory that a line names no `.pth` file is read, and so no
+        # package that is installed as editable would be found.
+        adds = "".join(f"import site; site.addsitedir({path!a})\n" for path in sites)
+        (packages / "trainbox-overlay.pth").write_text(adds, encoding="ascii")
+    except subprocess.CalledProcessError as error:
+        raise RequirementsError(
+            f"pip is not installed in {sys.prefix}, and cannot be: 'python -m ensurepip' failed",
+            hint="install pip there (uv pip install pip, apt-get install python3-pip)",
+        ) from error
+    return {
+        "PATH": ":".join(filter(None, [str(place / "bin"), env.get("PATH", "")])),
+        "PYTHONPATH": ":".join(filter(None, [str(packages), env.get("PYTHONPATH", "")])),
+    }
 
 
 def run_pip(

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trainbox.files import remove_tree
+
 #: Memory: what ranks write there at every step must not wait for a disk.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the name is unique, and whoever makes it insists that it is new
 _DISK = Path("/tmp")  # noqa: S108 - likewise
@@ -80,6 +82,5 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    import shutil  # noqa: PLC0415 - a job without agent and GPUs has nothing in it
-
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove_tree(path)

@@ -12,9 +12,18 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from trainbox.contract.job import Job
+from trainbox.contract.settings import DEFAULT_SOURCE_BYTES
 from trainbox.contract.text import short
 from trainbox.errors import ProgramError
+from trainbox.files import remove_tree
 from trainbox.launch.program import Source
+from trainbox.limits import (
+    ARCHIVE_DEPTH,
+    ARCHIVE_HEADER_BYTES,
+    ARCHIVE_MEMBERS,
+    ARCHIVE_NAME_BYTES,
+    ARCHIVE_PATH_BYTES,
+)
 
 try:
     from lzma import LZMAError
@@ -37,9 +46,6 @@ _DAMAGED = (
     MemoryError,
 )
 _LONGEST_SHOWN, _LONGEST_REASON = 200, 300
-_MOST_MEMBERS = 1_000_000
-#: The header of a header, which holds a long name or pax records, is read whole.
-_LARGEST_HEADER_BYTES = 1024 * 1024
 _HEADERS = frozenset(
     {
         tarfile.XHDTYPE,
@@ -49,8 +55,6 @@ _HEADERS = frozenset(
         tarfile.GNUTYPE_LONGLINK,
     }
 )
-#: Linux allows 255 bytes in a name and 4,096 in a path, of which the code directory has its part.
-_LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 3072, 100
 _BLOCK_BYTES = 1024 * 1024
 #: Without a network (isolation) botocore would try for five minutes.
 _CONNECT_SECONDS = 10
@@ -77,8 +81,8 @@ def fetch(source: Source, job: Job, say: Say) -> Path:
     except (OSError, RecursionError) as error:  # shutil.Error, which copytree raises, is an OSError too
         raise ProgramError(f"the code of {short(source.location)} cannot be put in {code_dir}: {error}") from error
     finally:
-        with contextlib.suppress(RecursionError):  # of a directory nested deeper than Python calls
-            shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(staging)
     return code_dir
 
 
@@ -110,14 +114,14 @@ def _fill(staging: Path, source: Source, job: Job, say: Say) -> None:
         with tempfile.TemporaryDirectory(prefix="trainbox-") as scratch:
             archive = Path(scratch) / "source.tar.gz"
             download(source.location, archive, job, say)
-            extract(archive, staging, shown=source.location)
+            extract(archive, staging, shown=source.location, most_bytes=job.settings.source_bytes)
     elif source.kind == "archive":
-        extract(Path(source.location), staging, shown=source.location)
+        extract(Path(source.location), staging, shown=source.location, most_bytes=job.settings.source_bytes)
     else:
-        _copy(Path(source.location), staging)
+        _copy(Path(source.location), staging, most_bytes=job.settings.source_bytes)
 
 
-def _copy(directory: Path, staging: Path) -> None:
+def _copy(directory: Path, staging: Path, *, most_bytes: int) -> None:
     """Copy a directory, or unpack it where it holds nothing but one archive (how the SDKs fill the channel `code`)."""
     try:
         is_directory = directory.is_dir()
@@ -132,26 +136,32 @@ def _copy(directory: Path, staging: Path) -> None:
         )
     entries = list(directory.iterdir())
     if len(entries) == 1 and entries[0].name.endswith((".tar.gz", ".tgz")):
-        extract(entries[0], staging, shown=str(entries[0]))
+        extract(entries[0], staging, shown=str(entries[0]), most_bytes=most_bytes)
         return
     shutil.copytree(directory, staging, dirs_exist_ok=True, symlinks=True)
 
 
-def extract(archive: Path, directory: Path, *, shown: str) -> None:
+def extract(archive: Path, directory: Path, *, shown: str, most_bytes: int = DEFAULT_SOURCE_BYTES) -> None:
     """Unpack regular files and directories; refuse the archive if it holds anything else or reaches outside.
 
+    It is read twice: nothing is written before all of it is known to be within the limits (`trainbox.limits`).
+
+    Args:
+        archive: The file.
+        directory: Where to.
+        shown: How messages name it.
+        most_bytes: What it may hold once it is decompressed, headers included.
+
     Raises:
-        ProgramError: The archive is missing, damaged or not safe.
+        ProgramError: The archive is missing, damaged, not safe or beyond a limit.
     """
     shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
     try:
         with tarfile.open(archive, tarinfo=_Member) as tar:
-            members = list(_read_members(tar))
-            for member in members:
-                _refuse_unsafe(member, shown)
+            members = list(_read_members(tar, shown, most_bytes))
             for member in members:
                 _extract_member(tar, member, directory)
-            _read_to_end(tar)
+            _read_to_end(tar, shown, most_bytes)
     except FileNotFoundError as error:
         raise ProgramError(f"there is no archive {shown}", hint="check sagemaker_submit_directory") from error
     except _DAMAGED as error:
@@ -172,19 +182,29 @@ class _Member(tarfile.TarInfo):
             member = super().frombuf(buf, encoding, errors)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"a header is damaged: {error}") from error
-        if member.size < 0 or (member.type in _HEADERS and member.size > _LARGEST_HEADER_BYTES):
+        if member.size < 0 or (member.type in _HEADERS and member.size > ARCHIVE_HEADER_BYTES):
             raise tarfile.ReadError(f"a header declares {member.size:,} bytes")
         return member
 
 
-def _read_members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members, in their order; a size below 0 in a pax record would lead back to one before, for ever."""
+def _read_members(tar: tarfile.TarFile, shown: str, most_bytes: int) -> Iterator[tarfile.TarInfo]:
+    """The members, in their order, each checked before what lies behind it is read.
+
+    A size below 0 in a pax record would lead back to a member before, for ever.
+    """
     last = -1
     for count, member in enumerate(tar, start=1):
         if member.size < 0 or member.offset <= last:
             raise tarfile.ReadError(f"the member {short(member.name)} declares {member.size:,} bytes")
-        if count > _MOST_MEMBERS:
-            raise tarfile.ReadError(f"it has more than {_MOST_MEMBERS:,} members")
+        if count > ARCHIVE_MEMBERS:
+            raise ProgramError(
+                f"the archive {shown} is refused: it has more than {ARCHIVE_MEMBERS:,} members",
+                hint="source is code: pass data as a channel",
+            )
+        _refuse_unsafe(member, shown)
+        if member.offset_data + member.size > most_bytes:
+            raise _too_large(shown, most_bytes)
+        member.pax_headers = {}  # up to a megabyte each, and of no use any more
         last = member.offset
         yield member
 
@@ -197,10 +217,12 @@ def _refuse_unsafe(member: tarfile.TarInfo, shown: str) -> None:
     if "\0" in member.name:
         raise ProgramError(f"{refused} has a NUL in its name", hint="rename it, and make the archive again")
     names = [os.fsencode(name) for name in path.parts]
-    if len(names) > _DEEPEST or max(map(len, names), default=0) > _LONGEST_NAME or sum(map(len, names)) > _LONGEST_PATH:
+    longest, length = max(map(len, names), default=0), sum(map(len, names))
+    if len(names) > ARCHIVE_DEPTH or longest > ARCHIVE_NAME_BYTES or length > ARCHIVE_PATH_BYTES:
         raise ProgramError(
             f"{refused} has a name that is too long or too deep",
-            hint=f"at most {_DEEPEST} folders, {_LONGEST_NAME} bytes in a name and {_LONGEST_PATH:,} in a path",
+            hint=f"at most {ARCHIVE_DEPTH} folders, {ARCHIVE_NAME_BYTES} bytes in a name and"
+            f" {ARCHIVE_PATH_BYTES:,} in a path",
         )
     if member.issparse():
         raise ProgramError(f"{refused} is a sparse file", hint="archive it without --sparse")
@@ -226,10 +248,18 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Pa
     target.chmod(0o755 if member.mode & 0o111 else 0o644)
 
 
-def _read_to_end(tar: tarfile.TarFile) -> None:
+def _too_large(shown: str, most_bytes: int) -> ProgramError:
+    return ProgramError(
+        f"the archive {shown} is refused: it holds more than {most_bytes:,} bytes when it is unpacked",
+        hint="source is code: pass data as a channel, or raise the limit with trainbox_source_bytes",
+    )
+
+
+def _read_to_end(tar: tarfile.TarFile, shown: str, most_bytes: int) -> None:
     """Read what is behind the last member: only at its very end a compressed file shows that it is whole."""
     while tar.fileobj is not None and tar.fileobj.read(_BLOCK_BYTES):
-        pass
+        if tar.fileobj.tell() > most_bytes + _BLOCK_BYTES:  # the padding at the end
+            raise _too_large(shown, most_bytes)
 
 
 def _replace(code_dir: Path, staging: Path) -> None:
@@ -255,9 +285,35 @@ def _replace(code_dir: Path, staging: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        remove_tree(path)
     else:
         path.unlink()
+
+
+def _refuse_unprotected(endpoint: str) -> None:
+    """A signed request shows the session's token to all on its way: only this machine may get one without TLS.
+
+    Raises:
+        ProgramError: The endpoint is another machine's, and is spoken to without TLS.
+    """
+    from ipaddress import ip_address  # noqa: PLC0415 - only for a job whose source is in S3
+    from urllib.parse import urlsplit  # noqa: PLC0415 - likewise
+
+    try:
+        found = urlsplit(endpoint)
+        host = found.hostname or ""
+    except ValueError:  # boto3 says what is wrong with it
+        return
+    if found.scheme != "http" or host == "localhost":
+        return
+    with contextlib.suppress(ValueError):
+        if ip_address(host).is_loopback:
+            return
+    raise ProgramError(
+        f"the S3 endpoint http://{host} is refused: without TLS the job's credentials could be read on the way",
+        hint="use https:// in S3_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, or pass the source as the"
+        " channel 'code'; http:// is for 127.0.0.1 and localhost alone",
+    )
 
 
 def download(uri: str, target: Path, job: Job, say: Say) -> None:
@@ -269,6 +325,7 @@ def download(uri: str, target: Path, job: Job, say: Say) -> None:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
         raise ProgramError(f"sagemaker_submit_directory: found {uri!r}, expected s3://BUCKET/KEY.tar.gz")
+    _refuse_unprotected(job.settings.s3_endpoint_url or "")
     try:
         import boto3  # noqa: PLC0415 - a quarter of a second and 20 MB that most jobs never need
         from boto3.exceptions import Boto3Error  # noqa: PLC0415
@@ -286,7 +343,10 @@ def download(uri: str, target: Path, job: Job, say: Say) -> None:
         )
         # Not `download_file`: a stop would have to wait for its threads.
         with contextlib.closing(client.get_object(Bucket=bucket, Key=key)["Body"]) as body, target.open("wb") as file:
-            shutil.copyfileobj(body, file)
+            while chunk := body.read(_BLOCK_BYTES):
+                if file.tell() + len(chunk) > job.settings.source_bytes:
+                    raise _too_large(uri, job.settings.source_bytes)
+                file.write(chunk)
     except (BotoCoreError, Boto3Error, ClientError, ValueError) as error:  # ValueError: the endpoint is no URL
         raise ProgramError(
             f"{uri} cannot be downloaded: {error}",

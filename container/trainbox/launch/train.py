@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,14 +17,16 @@ from trainbox.contract.ending import ending
 from trainbox.contract.failure import compose, hide_in_failure, release_failure, reserve_failure, write_failure
 from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
+from trainbox.contract.peer_key import without_peer_key
 from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
+from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
-from trainbox.launch.program import Program, choose, resolve
+from trainbox.launch.program import Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.scratch import scratch_directory
 from trainbox.launch.supervise import supervise
@@ -77,7 +80,7 @@ def _run_job(env: Mapping[str, str]) -> int:
                 hidden = hidden_values(env, values, also=values)
             job = read_job(layout.root, env)
             hidden = job.secrets
-            program, outcome, verdict = _run(job, env, check_stop)
+            program, outcome, verdict = _run(job, without_peer_key(env), check_stop)
         if verdict and not outcome.stopped_by:  # another host was
             outcome = replace(outcome, stopped_by=verdict.stopped)
         diagnosis = _report(outcome, verdict, program, job)
@@ -164,10 +167,13 @@ def _stop_raises() -> Iterator[Callable[[], None]]:
 def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "tuple[Program, Outcome, Verdict | None]":
     for note in job.notes:
         say(note, hidden=job.secrets)
-    program = _prepare(job, env)
+    program, installed = _prepare(job, env)
+    env = {**env, **installed}
     if len(job.hosts) > 1 and not job.settings.studio_local_mode:
-        from trainbox.launch.peers import wait_for_peers  # noqa: PLC0415 - one host needs no sockets
+        from trainbox.launch.peers import describe_protection, wait_for_peers  # noqa: PLC0415 - one host needs none
 
+        if job.is_first_host and (protection := describe_protection(job)):
+            say(protection)
         # The others are dialled by nobody here: they come to the first.
         dialled = dict.fromkeys((job.hosts[0], world_hosts(job)[0]))
         timeout = job.settings.peer_timeout_seconds
@@ -195,8 +201,8 @@ def _read_verdict(planned: Plan) -> "Verdict | None":
     return read_verdict(planned.scratch)
 
 
-def _prepare(job: Job, env: Mapping[str, str]) -> Program:
-    """Fetch the code, find the program in it and install what it asks for."""
+def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, str]]:
+    """Fetch the code, find the program in it and install what it asks for, which may change the environment."""
     choice = choose(job)
     if choice.source.kind == "place":
         directory = Path(choice.source.location)
@@ -205,11 +211,13 @@ def _prepare(job: Job, env: Mapping[str, str]) -> Program:
 
         directory = fetch(choice.source, job, lambda text: say(text, hidden=job.secrets))
     program = resolve(choice, directory)
-    if program.install:
-        from trainbox.launch.requirements import install  # noqa: PLC0415
+    if job.peer_key is not None:
+        program = replace(program, needs_key=needs_key(program, program.directory))
+    if not program.install:
+        return program, {}
+    from trainbox.launch.requirements import install  # noqa: PLC0415
 
-        install(program, job, env)
-    return program
+    return program, install(program, job, env)
 
 
 def _make_output_directories(layout: Layout) -> None:
@@ -273,11 +281,11 @@ def _begin_line() -> None:
 
 def _count(directory: Path) -> tuple[int, int]:
     """How many files lie below a directory, and their bytes; what cannot be read is not counted."""
-    sizes = []
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(OSError):
-                sizes.append(Path(folder, name).stat().st_size)
+    sizes: list[int] = []
+    with contextlib.suppress(OSError):
+        for _, found in walk_below(directory):
+            if not stat.S_ISDIR(found.st_mode):
+                sizes.append(found.st_size)
     return len(sizes), sum(sizes)
 
 

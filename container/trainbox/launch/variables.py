@@ -12,6 +12,7 @@ from trainbox.launch.ranks import Launch
 _EFA = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1", "RDMAV_FORK_SAFE": "1"}
 #: One host alone may not resolve its own name (`docker run` by hand).
 _HERE = "127.0.0.1"
+LOOPBACK = "lo"
 
 
 def shared_variables(job: Job, launch: Launch, machine: Machine, env: Mapping[str, str]) -> dict[str, str]:
@@ -73,11 +74,17 @@ def process_variables(job: Job, launch: Launch, machine: Machine, env: Mapping[s
 def network_variables(job: Job, machine: Machine, env: Mapping[str, str]) -> dict[str, str]:
     """What NCCL, gloo and libfabric need to know of the network; nothing that the request says itself.
 
-    SageMaker may name an interface that the host does not have (`ethwe`): told of it, NCCL finds none at all.
+    SageMaker may name an interface that the host does not have (`ethwe`): told of it, NCCL finds none at all. The ranks
+    of one host meet on loopback, where nobody else reaches them; NCCL, whose peers must know a secret of 64 bits of the
+    first one, keeps the interface with which it finds its way between GPUs.
     """
     name = job.network_interface
-    named = machine.interfaces is None or name in machine.interfaces
-    found = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": name} if name and named else {}
+    names = {"NCCL_SOCKET_IFNAME": name, "GLOO_SOCKET_IFNAME": LOOPBACK if len(job.hosts) == 1 else name}
+    found = {
+        variable: name
+        for variable, name in names.items()
+        if name and (machine.interfaces is None or name in machine.interfaces)
+    }
     if machine.efa:
         found |= _EFA
     return {key: value for key, value in found.items() if key not in env}

@@ -1,38 +1,43 @@
-"""How members find each other: the leader opens a door, the others knock, and whoever is not of the job stays outside.
+"""Rendezvous: the leader accepts connections, the members connect, and connections from elsewhere are rejected.
 
-Each comes twice: with a connection for the signs of life, and with one for what the members tell each other.
+Each member connects twice: once for the signs of life, and once for what the members tell each other. Both begin with
+the handshake of `handshake`.
 """
 
 import contextlib
 import select
 import socket
 import time
-from typing import Literal
+from collections.abc import Mapping
 
 from trainbox.clock import Clock, Patience, Sleep, describe_missed, wait_from
+from trainbox.contract.peer_key import PEER_KEY_VARIABLE, SAME_KEY_HINT
 from trainbox.errors import PeerError, Stopped
+from trainbox.peers.acceptor import GREETING_SECONDS, LONGEST_PAUSE_SECONDS, Acceptor, Service
+from trainbox.peers.handshake import Introduction, Reason, Refused, Role, say_hello
 from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Loss, Word
 from trainbox.peers.members import Members
-from trainbox.peers.wire import Wire, connect, listen
+from trainbox.peers.wire import Wire, connect
 from trainbox.say import say
 
-Role = Literal["life", "data"]
-
 _PAUSE_SECONDS = 0.05
-_TURN_SECONDS = 1.0
-#: A visitor who has not said who it is by then, and an answer that has not come: a stranger.
-_GREET_SECONDS = 5.0
 #: For a try to reach the leader: to connect, to be answered, and to wait for the next.
 _LONGEST_TRY_SECONDS = 10.0
-_MOST_VISITORS = 256
-_BACKLOG = 128
 _MOST_NAMES = 5
 _SECONDS_BETWEEN_LINES = 10.0
 _NEVER_CAME_HINT = "did it fail to start? See its log; the job's security group must allow traffic in it"
+#: Where the leader is there, and rejects this member, what to do about it.
+_REJECTED_HINTS: Mapping[Reason, str] = {
+    "taken": f"does the host run twice? Without {PEER_KEY_VARIABLE} anybody on the network can take the name of a host",
+    "proof": SAME_KEY_HINT,
+    "version": "all hosts must run the same image",
+}
+#: Trying again does not change these.
+_FINAL: frozenset[Reason] = frozenset({"proof", "version"})
 
 
 class Door:
-    """The leader's: open until all have come.
+    """The leader's side: open until all have come.
 
     Args:
         members: All; this one leads.
@@ -48,16 +53,15 @@ class Door:
         self._members = members
         self._lifeline = lifeline
         self._clock = clock
-        self._visitors: dict[int, tuple[Wire[Word], float]] = {}
         self._came: dict[Role, dict[str, socket.socket]] = {"life": {}, "data": {}}
+        service = Service(members.job, frozenset(members.names[1:]), frozenset(self._came), members.key)
         try:
-            self._listener = listen(members.address, port, backlog=_BACKLOG + 2 * members.size)
+            self._acceptor = Acceptor(members.address, port, service, clock=clock)
         except OSError as error:
             raise PeerError(
                 f"port {port} of {members.address} cannot be opened for the members of the job: {error.strerror}",
                 hint="the variable MASTER_PORT names another",
             ) from None
-        self._listener.setblocking(False)
 
     def welcome(self, patience: float) -> dict[str, socket.socket]:
         """Wait for all others.
@@ -73,8 +77,8 @@ class Door:
         """
         waiting = _Waiting(patience, self._clock)
         while missing := self._missing():
-            if waiting.look(_TURN_SECONDS).is_over:
-                raise self._lifeline.lose(waiting.loss(self._members.name, _some(missing), f"within {patience:g} s"))
+            if waiting.look(LONGEST_PAUSE_SECONDS).is_over:
+                raise self._lifeline.lose(self._explain(waiting, missing))
             waiting.say(_some(missing))
             self._turn(waiting.patience)
             self._lifeline.check()
@@ -82,12 +86,10 @@ class Door:
         return {name: data[name] for name in self._members.names[1:]}
 
     def close(self) -> None:
-        """Whoever has not come now will not be let in."""
-        for wire, _ in self._visitors.values():
-            wire.close()
+        """Reject whoever has not come by now."""
+        self._acceptor.close()
         for connection in self._came["data"].values():
             connection.close()
-        self._listener.close()
 
     def _missing(self) -> list[str]:
         came = self._came["life"].keys() & self._came["data"].keys()
@@ -95,58 +97,22 @@ class Door:
 
     def _turn(self, patience: Patience) -> None:
         poll = select.poll()
-        for source in (self._listener.fileno(), self._lifeline.alarm.fileno(), *self._visitors):
+        for source in (*self._acceptor.sources(), self._lifeline.alarm.fileno()):
             poll.register(source, select.POLLIN)
-        for source, _ in poll.poll(patience.pause * 1000):
-            if source == self._listener.fileno():
-                self._open()
-            elif source in self._visitors:
-                self._hear(source)
-        self._show_out(patience.now)
+        ready = [source for source, _ in poll.poll(patience.pause * 1000)]
+        for arrival in self._acceptor.turn(ready):
+            self._came[arrival.role][arrival.member] = arrival.connection
+            if arrival.role == "life":
+                self._lifeline.add(arrival.member, Wire(arrival.connection, Word, longest=LONGEST_WORD_BYTES))
 
-    def _open(self) -> None:
-        with contextlib.suppress(OSError):
-            connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            wire = Wire(connection, Word, longest=LONGEST_WORD_BYTES)
-            self._visitors[connection.fileno()] = (wire, self._clock())
-
-    def _hear(self, source: int) -> None:
-        wire, _ = self._visitors[source]
-        try:
-            words = wire.receive()
-        except BlockingIOError:
-            return
-        except OSError:
-            words = [Word()]  # the greeting of nobody
-        if words:
-            del self._visitors[source]
-            self._greet(wire, *words)
-
-    def _greet(self, wire: Wire[Word], greeting: Word, *further: Word) -> None:
-        role, name = greeting.role, greeting.member
-        known = greeting.job == self._members.job and name in self._members.names[1:]
-        if not known or not role or name in self._came[role]:
-            wire.close()
-            return
-        with contextlib.suppress(OSError):  # it shows when it is read from
-            wire.send(Word(job=self._members.job, member=self._members.name))
-        self._came[role][name] = wire.connection
-        if role == "life":
-            self._lifeline.add(name, wire, further)
-
-    def _show_out(self, now: float) -> None:
-        """Strangers who say nothing, and the oldest where there are too many: they must not use up all descriptors.
-
-        Args:
-            now: Before what has come was read: this process itself may have been stopped since.
-        """
-        latest = now - _GREET_SECONDS
-        crowd = len(self._visitors) - _MOST_VISITORS
-        for place, (source, (wire, since)) in enumerate(tuple(self._visitors.items())):
-            if since < latest or place < crowd:
-                del self._visitors[source]
-                wire.close()
+    def _explain(self, waiting: "_Waiting", missing: list[str]) -> Loss:
+        """Name those that have not come, and who called in their names without a proof."""
+        how = f"within {waiting.patience.seconds:g} s"
+        unproved = [f"{self._acceptor.unproved[name]} as {name}" for name in missing if name in self._acceptor.unproved]
+        if not unproved:
+            return waiting.loss(self._members.name, _some(missing), how)
+        how += f"; refused without a proof: {_some(unproved)}"
+        return waiting.loss(self._members.name, _some(missing), how, hint=SAME_KEY_HINT)
 
 
 class _Waiting:
@@ -171,12 +137,12 @@ class _Waiting:
             self._spoken = now
             say(f"waiting for {whom} ({self.patience.waited:.0f} of {self.patience.seconds:g} s)")
 
-    def loss(self, me: str, missing: str, how: str) -> Loss:
+    def loss(self, me: str, missing: str, how: str, *, hint: str = _NEVER_CAME_HINT) -> Loss:
         """Who is to blame for those who have not come: this one, if it was away for as long as the others wait."""
         if self.patience.was_absent:
             absent = self.patience.missed_in_all
             return Loss(me, f"is lost: it did not run for {absent:.0f} s while the members were to meet")
-        return Loss(missing, f"never came ({how})", _NEVER_CAME_HINT)
+        return Loss(missing, f"never came ({how})", hint)
 
 
 def _some(names: list[str]) -> str:
@@ -207,12 +173,11 @@ def knock(
         The connection for data.
 
     Raises:
-        PeerError: The leader is not there, or somebody else is.
+        PeerError: The leader is not there, or rejects this member, or somebody else is there.
     """
     caller = _Caller(members, port, lifeline, _Waiting(patience, clock), sleep)
-    wire, words = caller.call("life")
-    lifeline.add(members.names[0], wire, words)
-    return caller.call("data")[0].connection
+    lifeline.add(members.names[0], Wire(caller.call("life"), Word, longest=LONGEST_WORD_BYTES))
+    return caller.call("data")
 
 
 class _Caller:
@@ -225,35 +190,36 @@ class _Caller:
         self._waiting = waiting
         self._sleep = sleep
 
-    def call(self, role: Role) -> tuple[Wire[Word], list[Word]]:
-        """A connection to the leader, and what has come on it behind the answer."""
+    def call(self, role: Role) -> socket.socket:
+        """Return a connection to the leader on which both have proved themselves."""
         while True:
             self._lifeline.check()
             is_over = self._waiting.look(_LONGEST_TRY_SECONDS).is_over  # before: a last try may still be let in
             try:
                 return self._try(role)
             except OSError as error:
-                if is_over:
+                if is_over or (isinstance(error, Refused) and error.reason in _FINAL):
                     raise self._missed(error) from None
                 self._waiting.say(self._members.names[0])
                 self._sleep(_PAUSE_SECONDS)
 
-    def _try(self, role: Role) -> tuple[Wire[Word], list[Word]]:
+    def _try(self, role: Role) -> socket.socket:
         members = self._members
-        wire = Wire(connect(members.address, self._port), Word, longest=LONGEST_WORD_BYTES)
         with contextlib.ExitStack() as stack:
-            stack.callback(wire.close)
-            wire.connection.settimeout(_GREET_SECONDS)
-            wire.send(Word(job=members.job, member=members.name, role=role))
-            while not (words := wire.receive()):
+            connection = connect(members.address, self._port)
+            stack.callback(connection.close)
+            connection.settimeout(GREETING_SECONDS)
+            introduction = Introduction(connection, say_hello(members.job, members.name, role), members.key)
+            while not introduction.advance():
                 pass
-            if (words[0].job, words[0].member) != (members.job, members.names[0]):
-                raise ConnectionAbortedError("another job listens there")
             stack.pop_all()
-        return wire, words[1:]
+        return connection
 
     def _missed(self, error: OSError) -> PeerError | Stopped:
-        leader = self._members.names[0]
-        where = f"port {self._port} of {self._members.address}: {error.strerror or error}"
-        how = f"within {self._waiting.patience.seconds:g} s; {where}"
+        leader, patience = self._members.names[0], self._waiting.patience
+        where = f"port {self._port} of {self._members.address}"
+        if isinstance(error, Refused) and error.reason in _REJECTED_HINTS and not patience.was_absent:
+            why = f"rejects {self._members.name}: {error} ({where})"
+            return self._lifeline.error(Loss(leader, why, _REJECTED_HINTS[error.reason]))
+        how = f"within {patience.seconds:g} s; {where}: {error.strerror or error}"
         return self._lifeline.error(self._waiting.loss(self._members.name, leader, how))

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -55,10 +55,6 @@ class Loss(msgspec.Struct, frozen=True):
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line, of either side; an empty one is a beat."""
 
-    #: The greeting: which job, who speaks, and what the connection is for.
-    job: str = ""
-    member: str = ""
-    role: Literal["", "life", "data"] = ""
     #: Why the speaker leaves.
     gave_up: str = ""
     #: Whether that is a stop of the job.
@@ -114,13 +110,12 @@ class Lifeline:
         """Seconds after which one of whom nothing is heard is lost; infinite where never."""
         return self._limit
 
-    def add(self, member: str, wire: Wire[Word], words: Sequence[Word] = ()) -> None:
+    def add(self, member: str, wire: Wire[Word]) -> None:
         """From now on exchange signs of life with another member.
 
         Args:
             member: Its name.
             wire: The connection; it belongs to the lifeline from now on.
-            words: What has come on it behind the greeting.
         """
         wire.connection.setblocking(False)
         with self._changed:
@@ -128,8 +123,6 @@ class Lifeline:
             self._detector.hear(member, self._clock())
             if self._loss is not None:
                 self._tell(Word(lost=self._loss), member)
-            for word in words:
-                self._take(member, word)
         self._stir()
 
     # -- what the main thread asks ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import msgspec
 
 from trainbox.contract.job import Job
+from trainbox.contract.peer_key import PeerKey
 from trainbox.contract.ranks import Ranks
 from trainbox.contract.world import in_world
 from trainbox.errors import ContractError
@@ -21,6 +22,8 @@ class Members(msgspec.Struct, frozen=True):
     address: str
     #: What tells this job from others on the same network.
     job: str = ""
+    #: By which they prove that they belong to it; None where the job has none.
+    key: PeerKey | None = None
 
     @property
     def rank(self) -> int:
@@ -56,7 +59,7 @@ def find_members(job: Job, ranks: Ranks) -> Members:
     else:
         names = tuple(f"{host}/{number}" for host in job.hosts for number in range(local_size))
         name = f"{job.current_host}/{ranks.local_rank}"
-    members = Members(names, name, _HERE if len(job.hosts) == 1 else job.hosts[0], job.name)
+    members = Members(names, name, _HERE if len(job.hosts) == 1 else job.hosts[0], job.name, job.peer_key)
     for variable, found, expected in (
         ("WORLD_SIZE", ranks.world_size, members.size),
         ("RANK", ranks.rank, members.rank),

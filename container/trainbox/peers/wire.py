@@ -97,13 +97,18 @@ class Wire(Generic[L]):
 
     def close(self) -> None:
         """Hang up."""
-        # What is left unread would make a RST of the FIN, and that may overtake what was said last.
-        self.connection.setblocking(False)
-        with contextlib.suppress(OSError):
-            for _ in range(_MOST_DRAINED):
-                if not self.connection.recv(_CHUNK_BYTES):
-                    break
-        self.connection.close()
+        hang_up(self.connection)
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Close a connection so that what was said last still arrives."""
+    # What is left unread would make a RST of the FIN, and that may overtake what was said last.
+    with contextlib.suppress(OSError):
+        connection.setblocking(False)
+        for _ in range(_MOST_DRAINED):
+            if not connection.recv(_CHUNK_BYTES):
+                break
+    connection.close()
 
 
 def send_at_once(connection: socket.socket) -> None:

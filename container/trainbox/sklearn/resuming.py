@@ -28,9 +28,7 @@ _NAME = re.compile(r"trees-([0-9]{8,})-([0-9]{8,})\.skops")
 def open_store(circle: Circle) -> Checkpoints:
     """Where this member's checkpoints are: all hosts share one S3 prefix, so each of several has a directory in it."""
     store = trainbox.checkpoints()
-    if circle.size == 1:
-        return store
-    return Checkpoints(store.directory / circle.members.name, keep=store.keep)
+    return store if circle.size == 1 else store.below(circle.members.name)
 
 
 def identify(params: Params, data: Data) -> dict[str, str]:

@@ -13,11 +13,14 @@ for epoch in loop.epochs(3):
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from accelerate import Accelerator, skip_first_batches
+from accelerate.utils import load
 
 from trainbox.elastic.progress import Section
+from trainbox.torch.checkpoints.pickles import check_objects
 from trainbox.torch.integration import EVERY_SECONDS, Integration
 
 T = TypeVar("T")
@@ -56,6 +59,9 @@ class AccelerateLoop:
         self._accelerator.register_for_checkpointing(self)
         found = self._run.newest()
         if found is not None:
+            if not self._run.has_key:
+                # Accelerate allows these to call anything. The place of this loop is one of them.
+                check_objects(found, "custom_checkpoint_*.pkl", partial(load, map_location="cpu", weights_only=True))
             self._accelerator.load_state(str(found))
         self._run.begin(self._step, self._accelerator.local_process_index)
 

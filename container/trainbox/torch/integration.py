@@ -27,6 +27,7 @@ from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
 from trainbox.torch.checkpoints.directories import Hosts, NewestOfAll, Scratch, find_hosts, publish
 from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.pickles import check_indexes
 from trainbox.torch.world import JOIN_TIMEOUT
 
 #: From one checkpoint to the next, unless the script says otherwise.
@@ -72,9 +73,21 @@ class Integration:
         """Whether this is rank 0, once the loop has begun."""
         return self._peers.rank == 0
 
+    @property
+    def has_key(self) -> bool:
+        """Whether a key tells that a checkpoint is genuine: then its library may read what it likes of it."""
+        return bool(self._store.keys)
+
     def newest(self) -> Path | None:
-        """Return the directory of the newest valid checkpoint, the same on every rank; None if there is none."""
-        return self._search.newest()
+        """Return the directory of the newest valid checkpoint, the same on every rank; None if there is none.
+
+        Raises:
+            NotGenuineError: No key of the job has sealed it; or, without a key, DCP's pickles in it ask for code.
+        """
+        found = self._search.newest()
+        if found is not None and not self.has_key:
+            check_indexes(found)
+        return found
 
     # ---- the loop ----
 

@@ -354,7 +354,10 @@ def session(
     toolkit.stop_requested()  # from here on SIGTERM is a request
     gpus = torch.cuda.device_count()
     chosen = choose_backend(backend or settings.backend, ranks, gpus=gpus, nccl=dist.is_nccl_available())
-    with algorithms(deterministic=deterministic), joined(ranks, chosen, pauses=settings.start_seconds) as control:
+    with (
+        algorithms(deterministic=deterministic),
+        joined(ranks, chosen, pauses=settings.start_seconds, env=env) as control,
+    ):
         seed_all(derive(seed, "all"))
         run = Session(
             ranks,

@@ -31,6 +31,9 @@ class Weights:
     def weigh(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> torch.Tensor:
         """A loss by its weight; one of no tokens, which is 0 / 0, counts nothing.
 
+        Its gradients are those of the loss: `cross_entropy` of ignored targets alone has none, while a division of the
+        caller's own by no tokens has NaN; divide by `clamp(min=1)`.
+
         Raises:
             TrainingError: Of the losses of one step some have a weight.
         """

@@ -1,5 +1,6 @@
 """Which rank this is, on which device, and how it reaches the others: joined before the work, left after it."""
 
+import errno
 import importlib
 import importlib.util
 import json
@@ -12,12 +13,15 @@ from typing import Any
 import msgspec
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed import distributed_c10d
 
 from trainbox.contract.job import Job
-from trainbox.contract.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_ranks
+from trainbox.contract.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_port, read_ranks
 from trainbox.contract.world import in_world
 from trainbox.errors import ContractError, HyperparameterError
+from trainbox.peers.stores import serve_store
+from trainbox.say import say
 
 #: Others may still be compiling or reading when this rank arrives.
 JOIN_TIMEOUT = timedelta(seconds=300)
@@ -131,7 +135,9 @@ def choose_backend(asked: str | None, ranks: Ranks, *, gpus: int, nccl: bool) ->
 
 
 @contextmanager
-def joined(ranks: Ranks, backend: Backend, *, pauses: float) -> Iterator[dist.ProcessGroup | None]:
+def joined(
+    ranks: Ranks, backend: Backend, *, pauses: float, env: Mapping[str, str]
+) -> Iterator[dist.ProcessGroup | None]:
     """Be one of the process group; gives a second group, on gloo, for what the ranks agree on. None where one is alone.
 
     Leaves behind a barrier, so that none takes down what another still needs; but not after an exception, when the
@@ -141,6 +147,7 @@ def joined(ranks: Ranks, backend: Backend, *, pauses: float) -> Iterator[dist.Pr
         ranks: The place of this one.
         backend: What the gradients go through.
         pauses: Seconds that one rank may work while the others wait: saving, evaluating.
+        env: The environment of the process.
     """
     if backend.device.type == "cuda":
         torch.cuda.set_device(backend.device)
@@ -151,7 +158,9 @@ def joined(ranks: Ranks, backend: Backend, *, pauses: float) -> Iterator[dist.Pr
         importlib.import_module(_SMDDP)
     options: dict[str, Any] = {"device_id": backend.device} if backend.name == "nccl" else {}
     hook = sys.excepthook
+    served = _serve_ranks(ranks, env)
     dist.init_process_group(backend.name, rank=ranks.rank, world_size=ranks.world_size, timeout=JOIN_TIMEOUT, **options)
+    del served  # torch holds it from here on
     sys.excepthook = hook  # torch's loses the traceback of an error that has an exit code of its own (trainbox.toolkit)
     failed = True
     try:
@@ -166,6 +175,26 @@ def joined(ranks: Ranks, backend: Backend, *, pauses: float) -> Iterator[dist.Pr
             distributed_c10d._abort_process_group()  # noqa: SLF001 - there is no public name for it as of torch 2.13
         else:
             dist.destroy_process_group()
+
+
+def _serve_ranks(ranks: Ranks, env: Mapping[str, str]) -> TCPStore | None:
+    """The store that rank 0 serves, listening on MASTER_ADDR alone; None where another process does, or torch has to.
+
+    Torch's `env://` takes a store of this process at its port for its own; the one it makes itself listens on every
+    address of the host.
+    """
+    address = env.get("MASTER_ADDR", "")
+    if ranks.rank != 0 or not address or env.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+        return None
+    try:
+        return serve_store(address, read_port(env), timeout=JOIN_TIMEOUT, shared=True)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:  # else it is that of an earlier session, or torch says whose it is not
+            say(
+                f"WARNING: MASTER_ADDR={address} is no address of this host ({error.strerror}): the store of the ranks"
+                " listens on all of its addresses"
+            )
+        return None
 
 
 #: Gloo's backends, to the end of the process. Else DDP's reducer may free the last reference to one after the group was

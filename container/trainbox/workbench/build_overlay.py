@@ -7,15 +7,12 @@ moment, it leaves only directories that nobody takes for an overlay, and the nex
 import fcntl
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -25,7 +22,7 @@ from trainbox.contract.failure import compose, write_failure
 from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import hidden_values
 from trainbox.errors import RequirementsError, TrainboxError
-from trainbox.launch.requirements import OVERLAY_MARKER, arguments, run_pip
+from trainbox.launch.requirements import OVERLAY_MARKER, arguments, make_environment, run_pip
 from trainbox.say import say
 from trainbox.workbench.overlay import Order, Overlay, write_marker
 from trainbox.workbench.requirement_files import read_requirements
@@ -94,7 +91,7 @@ def _build(order: Order, environment: Mapping[str, str]) -> None:
     try:
         where = f" ({overlay.why_apart}: for this job alone)" if overlay.why_apart else ""
         say(f"installing {' '.join(overlay.install)} over {overlay.parent} into {overlay.path}{where}")
-        make_environment(place, overlay)
+        furnish(place, overlay)
         directory = place / "source" if overlay.is_local else order.directory
         if overlay.is_local:
             shutil.copytree(order.directory, directory, symlinks=True)
@@ -110,24 +107,13 @@ def _build(order: Order, environment: Mapping[str, str]) -> None:
         raise
 
 
-def make_environment(place: Path, overlay: Overlay) -> None:
-    """A virtual environment that sees all that is installed below it, pip too, and has its commands.
+def furnish(place: Path, overlay: Overlay) -> None:
+    """A virtual environment over the one below it, with its settings of pip and its commands.
 
     Raises:
         RequirementsError: There is no pip below it, and Python brings none.
     """
-    try:
-        venv.EnvBuilder(symlinks=True, with_pip=find_spec("pip") is None).create(place)
-    except subprocess.CalledProcessError as error:
-        raise RequirementsError(
-            f"pip is not installed in {overlay.parent}, and cannot be: 'python -m ensurepip' failed",
-            hint="install pip there (uv pip install pip, apt-get install python3-pip)",
-        ) from error
-    packages = next(place.glob("lib/python*/site-packages"))
-    # Not the paths as lines of their own: of a directory that a line names no `.pth` file is read, and so no package
-    # that is installed as editable would be found.
-    adds = "".join(f"import site; site.addsitedir({path!a})\n" for path in overlay.sites)
-    (packages / "trainbox-overlay.pth").write_text(adds, encoding="ascii")
+    make_environment(place, overlay.sites, {})
     settings = Path(overlay.parent, "pip.conf")
     if settings.is_file():
         (place / "pip.conf").symlink_to(settings)

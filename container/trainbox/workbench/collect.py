@@ -2,10 +2,12 @@
 
 import filecmp
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainbox.errors import RunError
+from trainbox.files import walk_below
 from trainbox.workbench.record import Clash
 
 
@@ -37,7 +39,7 @@ def merge(directories: Sequence[tuple[str, Path]], target: Path) -> tuple[Clash,
 
 def has_files(directory: Path) -> bool:
     """Whether there is anything but directories."""
-    return any(not _is_directory(path) for path in directory.rglob("*"))
+    return directory.is_dir() and any(not stat.S_ISDIR(found.st_mode) for _, found in walk_below(directory))
 
 
 class _Merging:
@@ -65,7 +67,7 @@ class _Merging:
 
 
 def _names(entry: Path, relative: Path) -> list[str]:
-    inside = [str(relative / path.relative_to(entry)) for path in entry.rglob("*")] if _is_directory(entry) else []
+    inside = [str(relative / path.relative_to(entry)) for path, _ in walk_below(entry)] if _is_directory(entry) else []
     return [str(relative), *inside]
 
 

@@ -5,57 +5,68 @@ run at once. What only the engine does, it does: `docker stop` for the end of a 
 """
 
 import contextlib
-import ipaddress
-import itertools
 import math
 import os
-import secrets
 import selectors
-import shlex
-import socket
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainbox.clock import AwakeClock, Silence
+from trainbox.contract.failure import LARGEST_FAILURE_BYTES
 from trainbox.errors import RunError
-from trainbox.workbench.engine import LABEL, Image, asking, connect, run_once, unless_gone
-from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, watch
+from trainbox.files import read_below
+from trainbox.procfs import is_stopped, process_state
+from trainbox.workbench.confinement import Confinement
+from trainbox.workbench.engine import Image, asking, connect, unless_gone
+from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, hang_seconds_of, watch
 from trainbox.workbench.interrupts import Interrupts
+from trainbox.workbench.ownership import give_to_caller
 from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.workbench.resources import Resources
 
 if TYPE_CHECKING:
     from docker import APIClient
-    from docker.types import Mount
 
-#: By these an attempt that was killed is found again; what `--keep` keeps has the last one, too.
-_OUT_LABEL = "trainbox.out"
-_MACHINE_LABEL = "trainbox.machine"
-_KEEP_LABEL = "trainbox.keep"
 #: A line that is longer is relayed in pieces.
 _LONGEST_LINE_BYTES = 1024 * 1024
 _KILLED = 137
-#: For a subnet that nobody else takes in the meantime.
-_TRIES = 5
 _SECONDS_TO_GET_READY = 1.0
+#: From one question to the engine how a host is to the next.
+_LOOK_SECONDS = 1.0
 #: What a shell, `env` and the engine itself call a command that cannot be executed or found.
 _NO_COMMAND = (126, 127)
 
 
 class _Container(Host):
-    """A host that is a container, created and attached to, but not yet started."""
+    """A host that is a container, created and attached to, but not yet started.
 
-    def __init__(self, container: str, plan: RunPlan, name: str, client: "APIClient", log: Path) -> None:
-        super().__init__(name, log)
+    Args:
+        container: As the engine calls it.
+        plan: Of the job.
+        host: What it runs.
+        client: Of the engine.
+        log: As of `Host`.
+    """
+
+    def __init__(self, container: str, plan: RunPlan, host: HostPlan, client: "APIClient", log: Path) -> None:
+        super().__init__(host.name, log)
         self._container = container
         self._engine_env = plan.request.inherited
         self._client = client
         self._stopped = False
+        self._hang_seconds = hang_seconds_of(plan, host)
+        self._silence = Silence[str](AwakeClock(time.monotonic))
+        self._look_at = 0.0
+        self._hung = ""
         self._spoken = threading.Event()
         self._silent = threading.Event()
         self._threads: list[threading.Thread] = []
         # Attached before it is started: not one line is missed. Through a pipe both backends are read by one loop.
-        with asking(f"attach to host {name}"):
+        with asking(f"attach to host {self.name}"):
+            self._id = str(client.inspect_container(container)["Id"])
             self._frames = client.attach(container, stream=True, demux=True)
         reader, writer = os.pipe()
         self.pipe = os.fdopen(reader, "rb", buffering=0)
@@ -81,8 +92,26 @@ class _Container(Host):
             state = self._state()
             if not state.get("Running", False):
                 self.exit_code = int(state.get("ExitCode", _KILLED))
-                self.reason = "" if self._stopped else _reason(state, self.exit_code)
+                self.reason = "" if self._stopped else self._hung or _reason(state, self.exit_code)
+        if self.exit_code is None:
+            self._end_frozen()
         return self.exit_code is not None
+
+    def _end_frozen(self) -> None:
+        """Kill it once it has been paused, or its first process stopped, for too long: it would never end."""
+        now = time.monotonic()
+        if not self._hang_seconds or now < self._look_at or self._hung:
+            return
+        self._look_at = now + _LOOK_SECONDS
+        state = self._state()
+        found = {"was paused": bool(state.get("Paused")), "was stopped (SIGSTOP)": _is_frozen(state, self._id)}
+        seconds = self._silence.seconds(found)
+        for how, is_so in found.items():
+            if is_so and seconds[how] > self._hang_seconds:
+                self._hung = f"the container of {self.name} {how} for {seconds[how]:.1f} s and was ended"
+                with asking(f"kill host {self.name}"), unless_gone():
+                    self._client.kill(self._container)
+                return
 
     def wait(self, seconds: float) -> None:
         self._silent.wait(seconds)
@@ -124,6 +153,17 @@ class _Container(Host):
             thread.join(TICK_SECONDS)
         self._frames._response.close()  # noqa: SLF001 - else the socket is open until its garbage is collected
         self.close_log()
+
+
+def _is_frozen(state: Mapping[str, Any], container: str) -> bool:
+    """Whether the first process of a container is stopped; false where it runs on another machine or cannot be seen."""
+    pid = int(state.get("Pid") or 0)
+    if not pid or not is_stopped(process_state(pid)):
+        return False
+    with contextlib.suppress(OSError):
+        # Behind a socket there may be another machine, where another process has this number.
+        return container in Path(f"/proc/{pid}/cgroup").read_text(errors="replace")
+    return False
 
 
 def _relay(
@@ -178,7 +218,9 @@ def _no_train(what: str, image: Image) -> RunError:
     )
 
 
-def run_containers(plan: RunPlan, image: Image, listener: Listener, interrupts: Interrupts) -> Ended:
+def run_containers(
+    plan: RunPlan, image: Image, confinement: Confinement, listener: Listener, interrupts: Interrupts
+) -> Ended:
     """Start all hosts and come back when all have ended; no container or network of theirs is left, unless asked for.
 
     Raises:
@@ -186,238 +228,40 @@ def run_containers(plan: RunPlan, image: Image, listener: Listener, interrupts: 
     """
     hosts: list[_Container] = []
     with contextlib.closing(connect(plan.request.inherited)) as client, selectors.DefaultSelector() as selector:
-        made = _Made(client, plan, image)
+        resources = Resources(client, plan, image, confinement)
         try:
-            made.add_network()
+            resources.add_network()
             for host_plan in plan.hosts:
-                hosts.append(_attached(made.add_container(host_plan), plan, host_plan.name, client))
+                hosts.append(_attached(resources.add_container(host_plan), plan, host_plan, client))
                 selector.register(hosts[-1].pipe, selectors.EVENT_READ, hosts[-1])
             for host in hosts:
                 host.start(image)
             ended = watch(plan, hosts, selector, listener, interrupts)
             drain(selector, listener)
         finally:
-            made.remove(listener)
+            resources.remove(listener)
             for host in hosts:
                 host.close()
-            _give_to_caller(client, plan, image, listener)
+            give_to_caller(client, [plan.work, plan.checkpoints], image, listener)
     check_logs(hosts)
     _check_train(plan, image, ended)
     return ended
 
 
-def _attached(container: str, plan: RunPlan, name: str, client: "APIClient") -> _Container:
-    log = plan.request.out / "logs" / f"{name}.log"
+def _attached(container: str, plan: RunPlan, host: HostPlan, client: "APIClient") -> _Container:
+    log = plan.request.out / "logs" / f"{host.name}.log"
     try:
-        return _Container(container, plan, name, client, log)
+        return _Container(container, plan, host, client, log)
     except OSError as error:
-        raise RunError(f"host {name} cannot be started: {error.strerror}: {error.filename}") from error
-
-
-class _Made:
-    """What the engine has made for a job, to be removed whatever happens."""
-
-    def __init__(self, client: "APIClient", plan: RunPlan, image: Image) -> None:
-        self._client = client
-        self._plan = plan
-        self._image = image
-        # Two jobs of one name do not meet, and neither meets what an earlier one has left.
-        self._name = f"trainbox-{plan.request.job_name}-{secrets.token_hex(4)}"
-        self._network = ""
-        self._addresses: dict[str, str] = {}
-        self._containers: list[str] = []
-
-    def add_network(self) -> None:
-        """A bridge of the job's own, on which its hosts find each other by name."""
-        from docker.types import IPAMConfig, IPAMPool  # noqa: PLC0415
-
-        hosts = [host.name for host in self._plan.hosts]
-        self._create_network()
-        if len(hosts) == 1:
-            return
-        # The engine's name server forgets a host when it ends, which a quick one does before the others have looked it
-        # up. So each gets a fixed address, and all are told them; and the engine fixes addresses only in a subnet that
-        # it was given: the free one it has just chosen.
-        for tries_left in reversed(range(_TRIES)):
-            subnet = self._give_up_network()
-            try:
-                self._create_network(ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=subnet)]))
-                break
-            except RunError:  # another job has been quicker
-                if not tries_left:
-                    raise
-            self._create_network()
-        # The first address is the gateway's.
-        free = itertools.islice(ipaddress.ip_network(subnet).hosts(), 1, None)
-        self._addresses = {host: str(address) for host, address in zip(hosts, free, strict=False)}
-
-    def _give_up_network(self) -> str:
-        """Remove the network; its subnet is then free."""
-        with asking(f"say how the network {self._name} is"):
-            subnet = str(self._client.inspect_network(self._name)["IPAM"]["Config"][0]["Subnet"])
-            self._client.remove_network(self._name)
-        self._network = ""
-        return subnet
-
-    def _create_network(self, **options: object) -> None:
-        with asking(f"make the network {self._name}", hint="'docker network prune' removes those nobody uses"):
-            self._client.create_network(
-                self._name, driver="bridge", check_duplicate=True, labels=_labels(self._plan), **options
-            )
-        self._network = self._name
-
-    def add_container(self, host: HostPlan) -> str:
-        """The container of a host, not started; returns its name."""
-        from docker.types import DeviceRequest, LogConfig  # noqa: PLC0415
-
-        client, name = self._client, f"{self._name}-{host.name}"
-        config = client.create_host_config(
-            network_mode=self._network,
-            mounts=_mounts(host),
-            extra_hosts=self._addresses,
-            shm_size=self._image.shm_bytes,
-            # What a host writes is in logs/HOST.log: the engine's own copy would only fill its disk.
-            log_config=LogConfig(type="none"),
-            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._image.gpus else None,
-        )
-        endpoint = client.create_endpoint_config(aliases=[host.name], ipv4_address=self._addresses.get(host.name))
-        with asking(f"make the container {name}", hint="the files named must be on the engine's own machine"):
-            client.create_container(
-                self._image.name,
-                list(host.argv),
-                name=name,
-                hostname=host.name,
-                # In the body of the request: no other process sees it in an argument list.
-                environment=[f"{key}={value}" for key, value in host.environment.items()],
-                labels=_labels(self._plan),
-                host_config=config,
-                networking_config=client.create_networking_config({self._network: endpoint}),
-            )
-        self._containers.append(name)
-        return name
-
-    def remove(self, listener: Listener) -> None:
-        """Remove all of it, or end and name it; what the engine does not do is said, too."""
-        networks = [self._network] if self._network else []
-        commands = [["docker", "rm", "-f", "-v", *self._containers]] if self._containers else []
-        commands += [["docker", "network", "rm", name] for name in networks]
-        by_hand = "; ".join(map(shlex.join, commands))
-        try:
-            if not self._plan.request.keep:
-                _remove(self._client, self._containers, networks)
-                return
-            for name in self._containers:
-                with asking(f"end {name}"), unless_gone():
-                    self._client.kill(name)
-        except RunError as error:
-            listener.say(f"error: {error.message}; to remove what is left: {by_hand}")
-            return
-        if networks:
-            listener.say(f"kept: {', '.join([*self._containers, *networks])}; to remove them: {by_hand}")
-
-
-def _labels(plan: RunPlan) -> dict[str, str]:
-    keep = {_KEEP_LABEL: "yes"} if plan.request.keep else {}
-    return {LABEL: plan.request.job_name, **_place_labels(plan), **keep}
-
-
-def _place_labels(plan: RunPlan) -> dict[str, str]:
-    return {_OUT_LABEL: str(plan.request.out), _MACHINE_LABEL: socket.gethostname()}
-
-
-def _mounts(host: HostPlan) -> "list[Mount]":
-    """The tree of a host at `/opt/ml`; what the plan mounts into the tree is mounted into that."""
-    from docker.types import Mount  # noqa: PLC0415
-
-    def seen(place: Path) -> str:
-        return str(host.root / place.relative_to(host.tree) if place.is_relative_to(host.tree) else place)
-
-    # Not as SOURCE:TARGET: a path may have a colon.
-    return [Mount(seen(each.target), str(each.source), "bind", read_only=each.read_only) for each in host.mounts]
-
-
-def _remove(client: "APIClient", containers: Iterable[str], networks: Iterable[str]) -> None:
-    """Try to remove each of them, and only then complain."""
-    removals = [(client.remove_container, name, {"force": True, "v": True}) for name in containers]
-    removals += [(client.remove_network, name, {}) for name in networks]
-    problems: list[RunError] = []
-    for remove, name, options in removals:
-        try:
-            with asking(f"remove {name}"), unless_gone():
-                remove(name, **options)
-        except RunError as error:
-            problems.append(error)
-    if problems:
-        raise problems[0]
-
-
-def remove_earlier(plan: RunPlan, image: Image, listener: Listener) -> None:
-    """End what an attempt that was killed left in the engine: it would write where this one does.
-
-    The lock on the result's directory is ours: nobody else's job is there.
-    """
-    wanted = {"label": [f"{name}={value}" for name, value in _place_labels(plan).items()]}
-    with contextlib.closing(connect(plan.request.inherited)) as client:
-        with asking("list its containers"):
-            containers = _unkept(client.containers(all=True, filters=wanted))
-            networks = _unkept(client.networks(filters=wanted))
-        if containers or networks:
-            found = ", ".join(
-                f"{len(each)} {name}" for name, each in (("container", containers), ("network", networks)) if each
-            )
-            listener.say(f"left of an attempt that was killed, and removed: {found}")
-            _remove(client, containers, networks)
-        _give_to_caller(client, plan, image, listener)
-
-
-def _unkept(found: Iterable[dict[str, Any]]) -> list[str]:
-    return [str(each["Id"]) for each in found if _KEEP_LABEL not in (each.get("Labels") or {})]
-
-
-def _give_to_caller(client: "APIClient", plan: RunPlan, image: Image, listener: Listener) -> None:
-    """Root in a container wrote these files, on SageMaker as here; their owner becomes whoever called."""
-    places = [plan.work, plan.checkpoints]
-    foreign = list(_foreign(places))
-    if not foreign:
-        return
-    if os.geteuid() == 0:
-        for path in foreign:
-            os.chown(path, 0, os.getegid(), follow_symlinks=False)
-        return
-    try:
-        code = _chown(client, places, image)
-        problem = f"chown in {image.name} left with exit code {code}" if code else ""
-    except RunError as error:
-        problem = error.message
-    if problem:
-        by_hand = shlex.join(["sudo", "chown", "-hR", f"{os.geteuid()}:{os.getegid()}", *map(str, places)])
-        listener.say(f"error: files of another user are left ({problem}): {by_hand}")
-
-
-def _foreign(places: Iterable[Path]) -> Iterator[Path]:
-    for place in places:
-        for parent, directories, names in os.walk(place):
-            for path in (Path(parent, name) for name in (*directories, *names)):
-                if path.lstat().st_uid != os.geteuid():
-                    yield path
-
-
-def _chown(client: "APIClient", places: Sequence[Path], image: Image) -> int:
-    """Only root may give files away: root in a short container of the same image does it."""
-    from docker.types import Mount  # noqa: PLC0415
-
-    # Of an engine that is a user's, root in a container is that user.
-    owner = "0:0" if image.rootless else f"{os.geteuid()}:{os.getegid()}"
-    inside = {f"/given/{number}": str(place) for number, place in enumerate(places) if place.is_dir()}
-    mounts = [Mount(target, source, "bind") for target, source in inside.items()]
-    return run_once(client, image.name, ["chown", "-hR", owner, *inside], mounts=mounts)
+        raise RunError(f"host {host.name} cannot be started: {error.strerror}: {error.filename}") from error
 
 
 def _check_train(plan: RunPlan, image: Image, ended: Ended) -> None:
     """Where the ENTRYPOINT looks for `train`, its code is all that tells; a supervisor would have left a reason."""
     trees = {host.name: host.tree for host in plan.hosts}
     for host in ended.hosts:
-        failure = trees[host.name] / "output" / "failure"
-        said = failure.read_bytes().strip(b"\0 \n") if failure.is_file() else b""
+        said = b""
+        with contextlib.suppress(OSError):
+            said = read_below(trees[host.name], "output/failure", LARGEST_FAILURE_BYTES).strip(b"\0 \n")
         if host.name == ended.failed and host.exit_code in _NO_COMMAND and not said:
             raise _no_train(f"host {host.name} left with exit code {host.exit_code}", image)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from trainbox.contract.text import visible
 from trainbox.errors import RunError
 
 try:
@@ -40,7 +41,7 @@ def table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]])
     columns = [Column(heads[index], overflow="fold", no_wrap=roomy and index == 0) for index in used]
     drawing = Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
     for row in rows:
-        drawing.add_row(*(row[index] for index in used))
+        drawing.add_row(*(visible(row[index]) for index in used))
     return drawing
 
 

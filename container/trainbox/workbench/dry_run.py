@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 
 from trainbox.contract.secrets import REDACTED, redact, without_secrets
+from trainbox.contract.text import visible
 from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, RunPlan, redacted_hyperparameters
 from trainbox.workbench.preview import Preview
 
@@ -29,7 +30,7 @@ def describe(plan: RunPlan, previews: Mapping[str, Preview]) -> str:
     for host in plan.hosts:
         lines += ["", f"host {host.name}", *_tree(plan, host), *_processes(plan, host, previews[host.name])]
     hidden = {*request.secrets}.union(*(each.secrets for each in previews.values()))
-    return without_secrets("\n".join(lines), sorted(hidden, key=len, reverse=True)) + "\n"
+    return visible(without_secrets("\n".join(lines), sorted(hidden, key=len, reverse=True))) + "\n"
 
 
 def _limits(plan: RunPlan) -> Iterable[str]:

@@ -176,13 +176,30 @@ def _runs(client: "APIClient", name: str) -> bool:
         return False
 
 
-def run_once(client: "APIClient", image: str, command: Sequence[str], *, mounts: Sequence["Mount"] = ()) -> int:
-    """Run one command in a container without network, as root, and remove it; returns the exit code.
+def run_once(
+    client: "APIClient",
+    image: str,
+    command: Sequence[str],
+    *,
+    mounts: Sequence["Mount"] = (),
+    capabilities: Sequence[str] = (),
+) -> int:
+    """Run one command in a container, as root without network or rights but those named, and remove it.
+
+    Returns:
+        The exit code.
 
     Raises:
         RunError: The engine cannot start it.
     """
-    config = client.create_host_config(network_mode="none", mounts=list(mounts))
+    config = client.create_host_config(
+        network_mode="none",
+        mounts=list(mounts),
+        cap_drop=["ALL"],
+        cap_add=list(capabilities),
+        security_opt=["no-new-privileges"],
+        read_only=True,
+    )
     # Only the image's programs are wanted, not what its ENTRYPOINT makes of arguments.
     options = {"entrypoint": list(command), "user": "0:0", "host_config": config, "labels": {LABEL: "(none)"}}
     with asking(f"run {command[0]!r} in {image}"):

@@ -2,12 +2,12 @@
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainbox.errors import RunError
+from trainbox.files import open_regular, remove_tree
 from trainbox.workbench.record import FILE_NAME, WORK, JobRecord, read_record
 
 #: All that a run which was killed leaves before its first record is whole.
@@ -124,20 +124,14 @@ def logs_of_last(out: Path, attempt: int) -> dict[str, Path]:
 
 
 def last_bytes(log: Path) -> bytes:
-    """The end of a log, in which a host says how it ended; nothing where somebody has removed it."""
-    with suppress(FileNotFoundError), log.open("rb") as file:
+    """The end of a log, in which a host says how it ended; nothing where there is no such file any more."""
+    with suppress(OSError), os.fdopen(open_regular(log), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _END_BYTES))
         return file.read()
     return b""
 
 
 def remove(path: Path) -> None:
-    """Remove a tree of ours, also where a script took the permission to do so away from its own directories."""
-    if not path.is_symlink() and not path.exists():
-        return
-    try:
-        shutil.rmtree(path)
-    except PermissionError:
-        for parent, _, _ in os.walk(path):
-            Path(parent).chmod(0o700)
-        shutil.rmtree(path)
+    """Remove a tree of ours, however a script has nested it, or taken the permission to do so away."""
+    if path.is_symlink() or path.exists():
+        remove_tree(path)

@@ -14,9 +14,10 @@ from typing import IO, Literal, Protocol
 
 import msgspec
 
-from trainbox.errors import RunError
+from trainbox.contract.settings import read_settings
+from trainbox.errors import ContractError, RunError
 from trainbox.workbench.interrupts import Interrupts
-from trainbox.workbench.plan import RunPlan
+from trainbox.workbench.plan import HostPlan, RunPlan
 
 StopReason = Literal["failure", "stop-after", "max-run", "interrupt", "log"]
 
@@ -108,6 +109,14 @@ class Host(ABC):
     def close_log(self) -> None:
         """Nothing more will be written."""
         self._log.close()
+
+
+def hang_seconds_of(plan: RunPlan, host: HostPlan) -> float:
+    """For how long the first process of a host may be stopped: the job's own limit, or 0 where the host refuses it."""
+    try:
+        return read_settings(plan.request.hyperparameters, host.environment, Path()).hang_seconds
+    except ContractError:
+        return 0.0
 
 
 def watch(

@@ -1,13 +1,17 @@
 """How far each host of a local job can have a file system of its own: tried out, and said with its reason."""
 
+import argparse
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from trainbox.errors import RunError
 from trainbox.workbench import namespace
-from trainbox.workbench.engine import Image
+from trainbox.workbench.confinement import Confinement, confine
+from trainbox.workbench.engine import Image, find_image
 from trainbox.workbench.namespace import OPT_ML, probe
 
 _HOSTS_FILE = Path("/etc/hosts")
@@ -22,6 +26,7 @@ class Isolation(msgspec.Struct, frozen=True):
         can_name_hosts: Whether each host can have an `/etc/hosts` in which all the others are.
         reason: Why not at `/opt/ml`; empty if there.
         image: What the containers are made of, if they are.
+        confinement: What these may do.
     """
 
     kind: namespace.Kind | Literal["container"] = "none"
@@ -29,12 +34,18 @@ class Isolation(msgspec.Struct, frozen=True):
     can_name_hosts: bool = False
     reason: str = ""
     image: Image | None = None
+    confinement: Confinement | None = None
+
+    @property
+    def interface(self) -> str:
+        """The network interface of a host; all processes on this machine talk over its loopback interface."""
+        return "lo" if self.confinement is None else self.confinement.interface
 
     @property
     def sentence(self) -> str:
         """The choice made for the user, and its reason, in one line."""
-        if self.image is not None:
-            return self.image.sentence
+        if self.image is not None and self.confinement is not None:
+            return f"{self.image.sentence}; {self.confinement.sentence}"
         if self.at_opt_ml:
             return "each host has its own /opt/ml (a private mount), its inputs read-only"
         inputs = (
@@ -45,9 +56,51 @@ class Isolation(msgspec.Struct, frozen=True):
         )
 
 
-def in_containers(image: Image) -> Isolation:
+def in_containers(image: Image, confinement: Confinement) -> Isolation:
     """Containers of an image: a file system, a name and an address for each host."""
-    return Isolation(kind="container", at_opt_ml=True, can_name_hosts=True, image=image)
+    return Isolation(kind="container", at_opt_ml=True, can_name_hosts=True, image=image, confinement=confinement)
+
+
+def check_containers(args: argparse.Namespace) -> None:
+    """Refuse what the command line says of containers where it has no effect.
+
+    Raises:
+        RunError: There are none, or they could not work together.
+    """
+    if args.keep and args.docker is None:
+        raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
+    for flag, is_given in (("--as-sagemaker", args.as_sagemaker), ("--network", args.network is not None)):
+        if is_given and args.docker is None:
+            raise RunError(f"{flag} says what containers may do, and there are none", hint="add --docker")
+    if args.network == "none" and args.hosts > 1:
+        raise RunError(
+            f"--network none: {args.hosts} hosts must reach each other",
+            hint="--network internal (the default) gives them a network that leads nowhere else",
+        )
+
+
+def find_containers(args: argparse.Namespace, env: Mapping[str, str], outside: Sequence[str]) -> Isolation:
+    """Containers of the image that the command line names, and what they may do: no more than the job needs.
+
+    Args:
+        args: The command line.
+        env: The environment, which says where the engine is.
+        outside: What the job fetches from elsewhere when it starts.
+
+    Raises:
+        RunError: No engine answers, it does not have the image, or cannot run it.
+    """
+    image = find_image(args.docker, env)
+    confinement = confine(
+        hosts=args.hosts,
+        outside=outside,
+        network=args.network,
+        as_sagemaker=args.as_sagemaker,
+        user=(os.geteuid(), os.getegid()),
+        groups=os.getgroups(),
+        rootless=image.rootless,
+    )
+    return in_containers(image, confinement)
 
 
 def find_isolation() -> Isolation:

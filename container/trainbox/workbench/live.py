@@ -12,6 +12,7 @@ from rich.live import Live as LiveLine
 from rich.segment import Segment, Segments
 
 from trainbox.contract.secrets import without_secrets
+from trainbox.contract.text import coloured, visible
 from trainbox.workbench.curves import MARK, Curves
 
 #: A longer line is shown in pieces.
@@ -87,7 +88,7 @@ class Live:
     def say(self, text: str) -> None:
         """One line of our own, on stderr."""
         self._line.stop()  # stderr may be the same terminal
-        self._notes.write(f"{PREFIX}{without_secrets(text, ())}\n")
+        self._notes.write(f"{PREFIX}{visible(without_secrets(text, ()))}\n")
 
     def tick(self) -> None:
         """Redraw the line, if there is one and its time has come."""
@@ -115,8 +116,10 @@ class Live:
         if not self._terminal:
             self._out.write(lines)
         elif lines:
-            # Above the live line; a segment keeps tabs and colours, and costs nothing to measure.
-            self._console.print(Segments([Segment(lines.decode(self._out.encoding, errors="replace"))]), end="")
+            # Above the live line; a segment keeps tabs and colours, and costs nothing to measure. What else would move
+            # the cursor or be obeyed by the terminal is shown: a pipe and the log have the exact bytes.
+            text = coloured(lines.decode(self._out.encoding, errors="replace"))
+            self._console.print(Segments([Segment(text)]), end="")
 
     def _shown(self, host: str, line: bytes) -> bytes:
         is_metrics = MARK in line and self._curves.feed(host, line)

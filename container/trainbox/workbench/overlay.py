@@ -17,8 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.launch.program import find_module_requirements, find_requirements
-from trainbox.launch.requirements import OVERLAY_MARKER
+from trainbox.launch.requirements import OVERLAY_MARKER, find_install
 from trainbox.workbench.record import WORK
 from trainbox.workbench.request import RunRequest
 from trainbox.workbench.requirement_files import Requirements, digest, read_requirements
@@ -119,7 +118,7 @@ def find_overlay(request: RunRequest, *, fresh: bool = False) -> Overlay | None:
         return None
     directory = request.source.directory
     is_module = request.module is not None
-    install = find_module_requirements(directory) if is_module else find_requirements(request.script, directory)
+    install = find_install(request.script, directory, is_module=is_module, installs=request.installs)
     if not install:
         return None
     variables = {**request.inherited, **request.env}

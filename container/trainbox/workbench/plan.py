@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.peer_key import PEER_KEY_VARIABLE
 from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.workbench import namespace
 from trainbox.workbench.namespace import OPT_ML
@@ -104,6 +105,8 @@ def plan_run(request: RunRequest, overlay: Overlay | None = None) -> RunPlan:
 def _own_variables(request: RunRequest) -> dict[str, str]:
     own = {"TRAINBOX_DRILL": ", ".join(map(str, request.drills))} if request.drills else {}
     own["TRAINBOX_PREFLIGHT"] = request.preflight
+    if request.peer_key:
+        own[PEER_KEY_VARIABLE] = request.peer_key.text
     return own if request.master_port is None else {**own, "MASTER_PORT": str(request.master_port)}
 
 
@@ -199,8 +202,7 @@ def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: 
             "instance_groups": [
                 {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": list(names)}
             ],
-            # All processes are on this machine, and talk over its loopback interface.
-            "network_interface_name": "eth0" if request.isolation.image else "lo",
+            "network_interface_name": request.isolation.interface,
         },
         "checkpointconfig.json": {"LocalPath": str(OPT_ML / "checkpoints")},
     }

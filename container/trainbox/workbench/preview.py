@@ -15,7 +15,7 @@ from trainbox.contract.settings import is_ours
 from trainbox.errors import RunError
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
-from trainbox.launch.program import bundled_directory, choose, find_session, resolve
+from trainbox.launch.program import bundled_directory, choose, find_session, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, redacted_hyperparameters
 from trainbox.workbench.source import Source
@@ -78,6 +78,9 @@ def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
             # Of the source only what decides was copied.
             session = find_session(source.directory / program.name, source.directory)
             program = msgspec.structs.replace(program, session=session)
+        if job.peer_key is not None:
+            of_key = needs_key(program, program.directory if source is None else source.directory)
+            program = msgspec.structs.replace(program, needs_key=of_key)
         machine = read_machine(modules=modules_needed(job, program))
         planned = launch.plan(job, program, env=host.environment, machine=machine)
         moves = {str(root): str(host.root)}

@@ -9,14 +9,13 @@ import time
 from pathlib import Path
 
 from trainbox.clock import AwakeClock
-from trainbox.contract.settings import read_settings
-from trainbox.errors import ContractError, RunError
+from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.launch.scratch import remove_abandoned
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses
 from trainbox.workbench.descendants import end_orphans, orphans_come_here
 from trainbox.workbench.folder import held, is_held
-from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, watch
+from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, hang_seconds_of, watch
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.plan import HostPlan, RunPlan
 
@@ -29,9 +28,10 @@ class _Process(Host):
         log: As of `Host`.
         lock: A descriptor that it inherits.
         hang_seconds: It is killed once it has been stopped (SIGSTOP) for longer; 0 never looks.
+        umask: Of the files it makes.
     """
 
-    def __init__(self, plan: HostPlan, log: Path, lock: int, *, hang_seconds: float) -> None:
+    def __init__(self, plan: HostPlan, log: Path, lock: int, *, hang_seconds: float, umask: int) -> None:
         super().__init__(plan.name, log)
         self._asked = False
         self._hang_seconds = hang_seconds
@@ -55,6 +55,7 @@ class _Process(Host):
                 start_new_session=True,
                 pass_fds=(lock,),
                 bufsize=0,
+                umask=umask,
             )
         except OSError:
             os.close(self._alive)
@@ -133,7 +134,7 @@ def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ende
         try:
             for host_plan in plan.hosts:
                 log = logs / f"{host_plan.name}.log"
-                hosts.append(_start(host_plan, log, lock, hang_seconds=_hang_seconds(plan, host_plan)))
+                hosts.append(_start(plan, host_plan, log, lock))
                 selector.register(hosts[-1].pipe, selectors.EVENT_READ, hosts[-1])
             ended = watch(plan, hosts, selector, listener, interrupts)
             _end_orphans(others, listener)
@@ -167,19 +168,11 @@ def await_earlier(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> 
         time.sleep(TICK_SECONDS)
 
 
-def _hang_seconds(plan: RunPlan, host: HostPlan) -> float:
-    """The job's own limit; where it is none, the host ends for that."""
+def _start(plan: RunPlan, host: HostPlan, log: Path, lock: int) -> _Process:
     try:
-        return read_settings(plan.request.hyperparameters, host.environment, Path()).hang_seconds
-    except ContractError:
-        return 0.0
-
-
-def _start(plan: HostPlan, log: Path, lock: int, *, hang_seconds: float) -> _Process:
-    try:
-        return _Process(plan, log, lock, hang_seconds=hang_seconds)
+        return _Process(host, log, lock, hang_seconds=hang_seconds_of(plan, host), umask=plan.request.umask)
     except OSError as error:
-        raise RunError(f"host {plan.name} cannot be started: {error.strerror}: {error.filename}") from error
+        raise RunError(f"host {host.name} cannot be started: {error.strerror}: {error.filename}") from error
 
 
 def _end_orphans(others: set[int], listener: Listener) -> None:

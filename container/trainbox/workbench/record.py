@@ -8,12 +8,15 @@ import msgspec
 
 from trainbox import whole
 from trainbox.errors import RunError
+from trainbox.files import read_regular
 
 FILE_NAME = "job.json"
 #: Below the result's directory: the trees of the hosts while they run.
 WORK = ".trainbox"
 #: A result that is whole, on its way to its place: its record counts already.
 COMMITTED = f"{WORK}/committed"
+#: Ten million values of metrics.
+_LARGEST_BYTES = 1024**3
 _EARLIER = re.compile(r"job\.attempt-(\d+)\.json")
 
 #: API DescribeTrainingJob: TrainingJobStatus and SecondaryStatus, those a local job can have.
@@ -128,7 +131,7 @@ def read_record(directory: Path) -> JobRecord | None:
 
 def _read(path: Path) -> JobRecord | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=JobRecord)
+        return msgspec.json.decode(read_regular(path, _LARGEST_BYTES), type=JobRecord)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -7,25 +7,30 @@ import difflib
 import importlib.util
 import json
 import math
+import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job import CHANNEL_NAME
+from trainbox.contract.keys import CHECKPOINT_KEY
+from trainbox.contract.peer_key import PEER_KEY_BYTES, PEER_KEY_VARIABLE, PeerKey
+from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
-from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, is_ours, read_names, require_known
+from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, Installs, is_ours, read_names, require_known
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError, RunError
 from trainbox.launch.program import bundled_scripts, find_bundled, find_module
-from trainbox.workbench.engine import find_image
+from trainbox.launch.requirements import find_install
 from trainbox.workbench.folder import read_previous
 from trainbox.workbench.given import Origin, pairs, read_hyperparameters, read_variables
-from trainbox.workbench.isolation import Isolation, find_isolation, in_containers
+from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
 
@@ -45,7 +50,10 @@ _VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 #: Hyperparameters that `trainbox run` writes itself.
 _OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script", "trainbox_module")
 #: Variables that `trainbox run` sets or clears itself.
-_OWN_VARIABLES = ("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM")
+_OWN_VARIABLES = (
+    *("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM"),
+    PEER_KEY_VARIABLE,
+)
 #: A variable that every script of a job has, and what it starts.
 _WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
@@ -91,20 +99,29 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     preflight: str = "off"
     #: Where the ranks meet; None where each job has a network of its own.
     master_port: int | None = None
+    #: By which the processes of this attempt prove themselves to each other; None where there is one alone.
+    peer_key: PeerKey | None = None
     previous: JobRecord | None = None
     #: Containers and their network stay when the job has ended.
     keep: bool = False
     isolation: Isolation
     started: dt.datetime
+    #: What pip may install.
+    installs: Installs = "any"
+    #: Of files that a host makes; -1 is that of this process.
+    umask: int = -1
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that nothing which is shown or kept may hold."""
-        sources = (self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments))
+        key = {PEER_KEY_VARIABLE: self.peer_key.text} if self.peer_key else {}
+        sources = (self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments), key)
         return hidden_values(*sources, also=self.hide)
 
 
-def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime) -> RunRequest:
+def read_request(
+    args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime, umask: int = -1
+) -> RunRequest:
     """Turn the command line into a request.
 
     Raises:
@@ -129,6 +146,10 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
     job_name = _job_name(args, script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
     previous = read_previous(out, resume=args.resume)
+    installs = _installs(hyperparameters, variables)
+    is_module = args.module is not None
+    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
+    outside = (*([" ".join(install)] if install else []), *_referring(hyperparameters, variables))
     return RunRequest(
         script=script,
         module=args.module,
@@ -152,12 +173,27 @@ def read_request(args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path,
         drills=drills,
         preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
+        peer_key=PeerKey(os.urandom(PEER_KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
-        isolation=find_isolation() if args.docker is None else in_containers(find_image(args.docker, env)),
+        isolation=find_isolation() if args.docker is None else find_containers(args, env, outside),
         started=now,
+        installs=installs,
+        umask=umask,
     )
+
+
+def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Installs:
+    """What pip may install; nothing where that is misspelt, which the supervisor then says."""
+    text = hyperparameters.get("trainbox_requirements") or variables.get("TRAINBOX_REQUIREMENTS") or "any"
+    return next((installs for installs in get_args(Installs) if installs == text), "off")
+
+
+def _referring(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[str]:
+    """What refers to secrets that are elsewhere; what refers wrongly, the supervisor refuses."""
+    for flag, values in (("--hp", hyperparameters), ("--env", variables)):
+        yield from (f"the reference in {flag} {name}" for name, value in values.items() if has_reference(value))
 
 
 def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
@@ -169,7 +205,7 @@ def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
     if _WITHIN_A_JOB in env:
         return {}
     require_known((), env, Path())
-    names = {name.upper() for name in SETTINGS if is_ours(name)}
+    names = {CHECKPOINT_KEY, *(name.upper() for name in SETTINGS if is_ours(name))}
     return {name: value for name, value in env.items() if name in names and value}
 
 
@@ -297,8 +333,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
     if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
         raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
-    if args.keep and args.docker is None:
-        raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
+    check_containers(args)
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")

@@ -123,11 +123,11 @@ def read_requirements(install: Sequence[str], directory: Path, variables: Mappin
         RequirementsError: A file includes itself.
     """
     reader = _Reader(_normal(directory), variables)
-    for argument in install:
+    for option, argument in zip(("", *install), install, strict=False):
         if argument == ".":  # what it asks for stands in files of which pip alone knows how to read them
             reader.is_floating = reader.is_local = True
             reader.digests["."] = digest(reader.directory)
-        elif argument != "-r":
+        elif option == "-r":
             reader.read(reader.directory / argument, [])
     reader.read_variables()
     return Requirements(

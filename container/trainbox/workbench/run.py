@@ -1,7 +1,9 @@
 """`trainbox run`: a job on this machine, with the same files, the same supervisor and the same ends as in the cloud."""
 
 import argparse
+import contextlib
 import datetime as dt
+import os
 import shlex
 import sys
 import time
@@ -12,15 +14,19 @@ from typing import TextIO, cast
 import msgspec
 
 from trainbox.contract.ending import stop_in
+from trainbox.contract.failure import LARGEST_FAILURE_BYTES
 from trainbox.contract.job import read_environment
-from trainbox.contract.secrets import redact, without_secrets
+from trainbox.contract.secrets import without_secrets
 from trainbox.errors import RunError
+from trainbox.files import disarm, read_below
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
+from trainbox.workbench.confinement import NETWORKS
 from trainbox.workbench.curves import Curves, joined
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import DEFAULT_IMAGE
-from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, logs_of_last, remove
+from trainbox.workbench.first_record import first_record, host_records
+from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, remove
 from trainbox.workbench.hosts import Ended
 from trainbox.workbench.install import run_hosts_of
 from trainbox.workbench.interrupts import Interrupts
@@ -29,21 +35,14 @@ from trainbox.workbench.overlay import find_overlay
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
 from trainbox.workbench.processes import await_earlier
-from trainbox.workbench.record import (
-    Curve,
-    HostRecord,
-    JobRecord,
-    ModelRecord,
-    Seconds,
-    keep_record,
-    write_record,
-)
-from trainbox.workbench.request import RESULTS, RunRequest, read_request
+from trainbox.workbench.record import JobRecord, ModelRecord, Seconds, keep_record, write_record
+from trainbox.workbench.request import RESULTS, read_request
 from trainbox.workbench.result import ARCHIVE, BUILDING, MODEL, OUTPUT, commit, install, may_replace, put_aside
 from trainbox.workbench.tree import prepare
 
 _STDOUT = 1
 _STDERR = 2
+_UMASK = 0o077
 #: 128 + SIGINT, what a shell says of a command that Ctrl-C ended.
 _INTERRUPTED = 130
 
@@ -99,6 +98,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help=f"run each host in a container of an image (default {DEFAULT_IMAGE}); write it behind SCRIPT_OR_NAME",
     )
+    add(
+        "--as-sagemaker",
+        action="store_true",
+        help="with --docker: root, the engine's capabilities and a network, as SageMaker gives them (default: your"
+        " user, no capabilities, the image read-only, no network for one host)",
+    )
+    add(
+        "--network",
+        choices=NETWORKS,
+        help="with --docker: the hosts reach nobody, each other, or what this machine reaches (default: the first that"
+        " will do; bridge where pip has something to install)",
+    )
     add("--keep", action="store_true", help="with --docker: leave containers and network, and say their names")
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
     parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
@@ -112,7 +123,16 @@ def run(args: argparse.Namespace) -> int:
         TrainboxError: What was asked for cannot be done.
     """
     env = read_environment()
-    request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC))
+    # What this writes is for its user alone; the script's files are as the user's shell has them.
+    umask = os.umask(_UMASK)
+    try:
+        return _run(args, env, umask)
+    finally:
+        os.umask(umask)
+
+
+def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
+    request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC), umask=umask)
     plan = plan_run(request, find_overlay(request, fresh=args.fresh))
     if args.dry_run:
         previews = {host.name: preview(host, request.source, request.script, request.hide) for host in plan.hosts}
@@ -149,7 +169,7 @@ class _Attempt:
         )
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
-        self.record = _first_record(plan)
+        self.record = first_record(plan)
 
     def run(self) -> int:
         """Every phase, each with its time; whatever happens, `job.json` says how it ended."""
@@ -204,11 +224,19 @@ class _Attempt:
             finally:
                 self.live.close()
                 self.seconds["train"] = time.monotonic() - started
-        self.record = msgspec.structs.replace(self.record, hosts=_host_records(ended))
+                self._disarm()
+        self.record = msgspec.structs.replace(self.record, hosts=host_records(ended))
         self.failed = ended.failed
         code = 128 + interrupts.first if interrupts.first is not None else None
         stopped = self._stopped_by_others(ended)
         return conclude(ended, self._failure(ended), interrupt_exit_code=code, was_stopped=stopped)
+
+    def _disarm(self) -> None:
+        for place in (self.plan.work, self.plan.checkpoints):
+            try:
+                disarm(place)
+            except OSError as error:
+                self.live.say(f"error: files in {place} may run as their owner: {error.filename}: {error.strerror}")
 
     def _stopped_by_others(self, ended: Ended) -> bool:
         """Whether a host of a job that nothing here has stopped was stopped all the same; says which."""
@@ -227,17 +255,17 @@ class _Attempt:
         if image is None:
             await_earlier(self.plan, self.live, interrupts)
         else:
-            from trainbox.workbench.containers import remove_earlier  # noqa: PLC0415 - loads docker
+            from trainbox.workbench.resources import remove_earlier  # noqa: PLC0415 - loads docker
 
             remove_earlier(self.plan, image, self.live)
 
     def _run_hosts(self, interrupts: Interrupts) -> Ended:
-        image = self.plan.request.isolation.image
-        if image is None:
+        isolation = self.plan.request.isolation
+        if isolation.image is None or isolation.confinement is None:
             return run_hosts_of(self.plan, self.live, interrupts)
         from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
 
-        return run_containers(self.plan, image, self.live, interrupts)
+        return run_containers(self.plan, isolation.image, isolation.confinement, self.live, interrupts)
 
     def _failure(self, ended: Ended) -> str:
         """What the host that failed wrote into its failure file; else what is known of its end."""
@@ -249,10 +277,10 @@ class _Attempt:
 
     def _failure_file(self, host: str) -> str:
         trees = {plan.name: plan.tree for plan in self.plan.hosts}
-        path = trees[host] / "output" / "failure"
-        if not path.is_file():
-            return ""
-        return without_secrets(path.read_text(encoding="utf-8", errors="replace"), self.hidden)
+        said = b""
+        with contextlib.suppress(OSError):  # none, or a link, a FIFO: the host's own log says how it ended
+            said = read_below(trees[host], "output/failure", LARGEST_FAILURE_BYTES)
+        return without_secrets(said.decode(errors="replace"), self.hidden)
 
     def _collect(self, end: JobEnd) -> RunError | None:
         """Build the result and put it in place, or aside where that of an earlier attempt is better.
@@ -348,43 +376,3 @@ class _Attempt:
             console=self.console,
         )
         self.console.file.write(without_secrets(text, self.hidden))
-
-
-def _first_record(plan: RunPlan) -> JobRecord:
-    request = plan.request
-    earlier = request.previous
-    return JobRecord(
-        job_name=request.job_name,
-        attempt=plan.attempt,
-        started=request.started.isoformat(timespec="seconds"),
-        script=request.script if request.source is None else str(request.source.directory / request.script),
-        hyperparameters=_shown(request.hyperparameters, request),
-        environment=_shown(request.env, request),
-        channels={name: str(channel.path) for name, channel in request.channels.items()},
-        # If this attempt is killed, what was known before it stays known.
-        metrics=_known_metrics(request.out, earlier) if earlier else {},
-        result=earlier.result if earlier else None,
-        model=earlier.model if earlier else None,
-        earlier_attempts=(*earlier.earlier_attempts, earlier.as_attempt()) if earlier else (),
-    )
-
-
-def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
-    """The metrics of all earlier attempts. If the last was killed, only its logs have what it logged."""
-    if earlier.status != "InProgress":
-        return dict(earlier.metrics)
-    curves = Curves()
-    for host, log in logs_of_last(out, earlier.attempt).items():
-        with log.open("rb") as lines:
-            for line in lines:
-                curves.feed(host, line)
-    return joined(earlier.metrics, curves.all())
-
-
-def _shown(values: Mapping[str, str], request: RunRequest) -> dict[str, str]:
-    hidden = request.secrets
-    return {name: without_secrets(str(value), hidden) for name, value in redact(values, request.hide).items()}
-
-
-def _host_records(ended: Ended) -> tuple[HostRecord, ...]:
-    return tuple(HostRecord(host.name, host.exit_code, f"logs/{host.name}.log") for host in ended.hosts)

@@ -1,5 +1,6 @@
 """The last thing `trainbox run` shows: how the job ended, its metrics, where its results are, how to go on."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from trainbox.contract.secrets import redact, redact_arguments
+from trainbox.contract.text import coloured, visible
 from trainbox.workbench.drawing import drawn, table
 from trainbox.workbench.given import Origin, escaped
 from trainbox.workbench.record import Curve, JobRecord
@@ -21,6 +23,7 @@ _WIDEST_CURVE = 30
 _NARROWEST_CURVE = 8
 _COLOURS = {"Completed": "green", "Stopped": "yellow", "Failed": "red"}
 _IMAGE = "trainbox:cpu"
+_CONFINED = ("--cap-drop=ALL", "--security-opt=no-new-privileges")
 #: Metrics whose better direction their name tells; a log says nothing about it.
 _HIGHER = frozenset({"auc", "aucpr", "acc", "accuracy", "f1", "precision", "recall", "map", "ndcg", "pre", "r2"})
 _LOWER = frozenset(
@@ -57,7 +60,7 @@ def summarise(request: RunRequest, record: JobRecord, *, checkpoints: int, conso
         facts.append(("process", shlex.join(process_command(request))))
     width = max(len(name) for name, _ in facts)
     # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
-    lines = Segments(Segment(f"{name:<{width}}  {text}\n") for name, text in facts)
+    lines = Segments(Segment(f"{name:<{width}}  {visible(text)}\n") for name, text in facts)
     return drawn(console, "", *_ending(record), *_metrics(record, console), "", lines)
 
 
@@ -70,7 +73,7 @@ def _ending(record: JobRecord) -> Iterable[RenderableType]:
     yield Text.assemble(f"{record.job_name}: ", (status, style), f", exit code {record.exit_code}{attempt}")
     if record.failure_reason:
         # It quotes the script, whose colours shall not run on into what follows.
-        yield from (Text.from_ansi(f"  {line}") for line in record.failure_reason.splitlines())
+        yield from (Text.from_ansi(f"  {coloured(line)}") for line in record.failure_reason.split("\n"))
     if len(record.hosts) > 1 or record.status == "Stopped":
         yield "  " + ", ".join(f"{host.name} left with {host.exit_code}" for host in record.hosts)
 
@@ -144,6 +147,7 @@ def _count(number: int, one: str, many: str) -> str:
 def resume_command(request: RunRequest) -> list[str]:
     """The next attempt of this job."""
     docker = ["--docker", request.isolation.image.name] if request.isolation.image else []
+    docker += request.isolation.confinement.flags if request.isolation.confinement else ()
     return [*_command_here(request), *docker, "--out", str(request.out), "--resume", *_raw_arguments(request)]
 
 
@@ -179,7 +183,7 @@ def container_command(request: RunRequest) -> list[str]:
     options += [word for variable in variables for word in ("-e", variable)]
     out = f"/mnt/out/{request.out.name}-container"
     command = [*_command(request, source, places, files), "--out", out, *_raw_arguments(request)]
-    return ["docker", "run", "--rm", *options, _IMAGE, *command]
+    return ["docker", "run", "--rm", *_CONFINED, f"--user={os.geteuid()}:{os.getegid()}", *options, _IMAGE, *command]
 
 
 def _command(

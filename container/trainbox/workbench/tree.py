@@ -22,6 +22,7 @@ def prepare(plan: RunPlan) -> None:
         plan.checkpoints.mkdir(exist_ok=True)
         (plan.request.out / "logs").mkdir(exist_ok=True)
         plan.hosts_file.write_text(_hosts_content(plan))
+        plan.hosts_file.chmod(0o644)  # as /etc/hosts is, for whatever user a script becomes
         for host in plan.hosts:
             _build(host)
             if plan.request.source is not None:

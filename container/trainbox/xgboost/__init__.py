@@ -18,6 +18,7 @@ from trainbox.xgboost.folds import (
 from trainbox.xgboost.matrices import plain_matrix
 from trainbox.xgboost.metrics import Truths, declare, evaluate, line, metric_names, objective_of
 from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_output
+from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, booster_parameters, check_members, notes
 from trainbox.xgboost.segments import (
     Progress,
@@ -37,6 +38,7 @@ __all__ = [
     "FoldResult",
     "Group",
     "Matrices",
+    "Model",
     "Painter",
     "Params",
     "Progress",
@@ -45,6 +47,7 @@ __all__ = [
     "boost",
     "booster_parameters",
     "check_members",
+    "check_model",
     "chosen_round",
     "collective",
     "cut",

@@ -9,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,9 +19,9 @@ import scipy.sparse
 
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoint, Checkpoints
-from trainbox.errors import DataError, HyperparameterError
+from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.segments import compare
+from trainbox.xgboost.segments import check_part, compare, parse_part, read_part
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -151,19 +152,23 @@ def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[Fo
     """The folds that are finished.
 
     Raises:
-        CheckpointError: The checkpoint is of another job; the difference is shown.
+        CheckpointError: The checkpoint is of another job; the difference is shown. Or it holds something else.
     """
     if found is None:
         return []
     compare(found, identity)
-    return [
-        FoldResult(
-            (found.path / f"{number:04d}.ubj").read_bytes(),
-            scores,
-            np.load(found.path / f"{number:04d}.npy", allow_pickle=False),
-        )
-        for number, scores in enumerate(json.loads((found.path / _SCORES).read_text()))
-    ]
+    scores = parse_part(read_part(found.path / _SCORES), tuple[dict[str, float], ...], f"{found.path}, {_SCORES}")
+    return [FoldResult(*_read_fold(found.path / f"{number:04d}", told)) for number, told in enumerate(scores)]
+
+
+def _read_fold(path: Path, scores: Mapping[str, float]) -> tuple[bytes, Mapping[str, float], Floats]:
+    model, said = path.with_suffix(".ubj"), path.with_suffix(".npy")
+    content = read_part(model)
+    check_part(content, str(model))
+    try:
+        return content, scores, np.load(io.BytesIO(read_part(said)), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise CheckpointError(f"{said} cannot be used: {error}", hint="start with an empty directory") from error
 
 
 def out_of_fold(folds: Sequence[Fold], results: Sequence[FoldResult]) -> list[Floats]:

@@ -13,17 +13,22 @@ margins of all rows anew, which grows with the number of trees.
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import xgboost as xgb
 
 from trainbox.checkpointing import Checkpoint, Checkpoints
-from trainbox.errors import CheckpointError, HyperparameterError
+from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.metrics import Metric
 from trainbox.peers import Circle
+from trainbox.xgboost import rules
 from trainbox.xgboost.agreement import Agreement
+from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, shaping
+
+T = TypeVar("T")
 
 #: The scores of each round, by name; a round has those that were due in it.
 History = list[dict[str, float]]
@@ -35,6 +40,8 @@ _BACK_IN_PLACE = (
     "rows in memory have exact bins, rows on the disk XGBoost's: set external_memory to off or on as it was, or take "
     "an instance with as much memory"
 )
+#: Its digests have been verified: what it holds is what was written.
+_FORGED = "it was not written by this job, or the library that wrote it is at fault: start with an empty directory"
 #: A prime, so that the seeds of one job's segments are no other job's.
 _STRIDE = 1_000_003
 
@@ -133,7 +140,8 @@ def resume(
         params: The hyperparameters.
 
     Raises:
-        CheckpointError: It is of another job: other rows, parameters, versions; the difference is shown.
+        CheckpointError: It is of another job: other rows, parameters, versions; the difference is shown. Or it holds
+            no model.
         HyperparameterError: It has more rounds than this job is to have.
     """
     if agreement.checkpoint is None:
@@ -142,14 +150,58 @@ def resume(
     content = b""
     if circle.rank == owner and found is not None:
         compare(found, identity)
-        content = msgspec.msgpack.encode(((found.path / _MODEL).read_bytes(), (found.path / _HISTORY).read_text()))
-    model, history = msgspec.msgpack.decode(circle.share(content, owner), type=tuple[bytes, str])
+        content = msgspec.msgpack.encode((read_part(found.path / _MODEL), read_part(found.path / _HISTORY)))
+    model, history = msgspec.msgpack.decode(circle.share(content, owner), type=tuple[bytes, bytes])
     if step > params.num_round:
         raise HyperparameterError(
             f"num_round is {params.num_round}, but the checkpoint has {step} rounds",
             hint="ask for as many rounds at least, or start with an empty checkpoint directory",
         )
-    return Progress(model, tuple(json.loads(history)))
+    source = f"{_MODEL} of the checkpoint of step {step}"
+    known = check_part(model, source)
+    scores = parse_part(history, tuple[dict[str, float], ...], f"{_HISTORY} of the checkpoint of step {step}")
+    found_there = (known.objective, known.features, known.rounds, len(scores))
+    expected = (rules.objective(params), len(agreement.columns), step, step)
+    if found_there != expected:
+        words = "{} of {:,} features, {:,} rounds and scores of {:,}".format
+        raise CheckpointError(f"{source} is {words(*found_there)}; expected {words(*expected)}", hint=_FORGED)
+    return Progress(model, scores)
+
+
+def read_part(path: Path) -> bytes:
+    """Read a file of a checkpoint.
+
+    Raises:
+        CheckpointError: It is not there.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path.parent} lacks {path.name}: {error}", hint=_FORGED) from error
+
+
+def check_part(model: bytes, source: str) -> Model:
+    """Check a model of a checkpoint before XGBoost gets it.
+
+    Raises:
+        CheckpointError: It is no model.
+    """
+    try:
+        return check_model(model, source=source)
+    except DataError as error:
+        raise CheckpointError(error.message, hint=_FORGED) from error
+
+
+def parse_part(content: bytes, kind: type[T], source: str) -> T:
+    """Parse JSON of a checkpoint; not-a-number is a number.
+
+    Raises:
+        CheckpointError: It is not of that type.
+    """
+    try:
+        return msgspec.convert(json.loads(content), kind)
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{source} cannot be used: {error}", hint=_FORGED) from error
 
 
 def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:

@@ -214,7 +214,7 @@ def empty(entry: Entry) -> torch.Tensor:
     Raises:
         CheckpointError: No such type, or the shape and the size contradict each other.
     """
-    dtype = _dtypes().get(entry.dtype)
+    dtype = dtypes().get(entry.dtype)
     if dtype is None:
         raise CheckpointError(
             f"the checkpoint holds a tensor of type {entry.dtype}, which torch {torch.__version__} does not know",
@@ -264,5 +264,6 @@ def _name(dtype: torch.dtype) -> str:
 
 
 @functools.cache
-def _dtypes() -> dict[str, torch.dtype]:
+def dtypes() -> dict[str, torch.dtype]:
+    """The types of numbers that torch has, by name: `float32`."""
     return {_name(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}

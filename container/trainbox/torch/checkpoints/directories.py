@@ -6,7 +6,7 @@ what counts is the copy in the store of checkpoints, which appears whole or not 
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +18,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from trainbox.checkpointing import Checkpoint, Checkpoints, examine, step_directories
 from trainbox.contract.ranks import Ranks
-from trainbox.manifest import NOT_UPLOADED
+from trainbox.errors import CheckpointError
+from trainbox.manifest import NOT_UPLOADED, Natural, is_inside
 from trainbox.say import say
 from trainbox.torch.checkpoints.exchange import MESSAGE_BYTES, Peers
 
-_Files = dict[str, int]
+_Files = dict[str, Natural]
 
 
 class Hosts(msgspec.Struct, frozen=True):
@@ -69,8 +70,11 @@ def publish(store: Checkpoints, step: int, made: Path, peers: Peers, hosts: Host
     Raises:
         CheckpointError: It cannot be written on some host. On every rank.
     """
-    listed = peers.gather(msgspec.json.encode(_list(made) if peers.rank in hosts.leaders else {}))
-    _complete(made, [msgspec.json.decode(one, type=_Files) for one in listed], peers, hosts)
+    told = peers.gather(msgspec.json.encode(_list(made) if peers.rank in hosts.leaders else {}))
+    listed = [msgspec.json.decode(one, type=_Files) for one in told]
+    for rank, files in enumerate(listed):
+        check_names(rank, files)
+    _complete(made, listed, peers, hosts)
 
     def write() -> None:
         if peers.rank in hosts.writers:
@@ -80,6 +84,24 @@ def publish(store: Checkpoints, step: int, made: Path, peers: Peers, hosts: Host
                     shutil.rmtree(made)
 
     peers.together(write)
+
+
+def check_names(rank: int, files: Mapping[str, int]) -> None:
+    """Refuse names of files that lead out of a checkpoint.
+
+    Args:
+        rank: Whose they are, for the message.
+        files: What it has, and the sizes.
+
+    Raises:
+        CheckpointError: There is one.
+    """
+    outside = next((name for name in sorted(files) if not is_inside(name)), None)
+    if outside is not None:
+        raise CheckpointError(
+            f"rank {rank} names {outside[:100]!r}, which is no path inside a checkpoint",
+            hint="a process that is not of this job may have joined it",
+        )
 
 
 def _list(made: Path) -> _Files:
@@ -96,6 +118,8 @@ def _complete(made: Path, listed: Sequence[_Files], peers: Peers, hosts: Hosts) 
         source = next(rank for rank in hosts.leaders if name in listed[rank])
         for writer in hosts.writers:
             if name not in listed[writer]:
+                if peers.rank == writer:
+                    prepare(made, name)
                 _send(made / name, listed[source][name], peers, source, writer)
 
 
@@ -106,12 +130,23 @@ def _send(path: Path, size: int, peers: Peers, source: int, writer: int) -> None
                 content = file.read(min(MESSAGE_BYTES, size - start))
                 peers.send(torch.frombuffer(bytearray(content), dtype=torch.uint8), writer)
     elif peers.rank == writer:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        with path.open("xb") as file:  # what is not there yet: no link leads it elsewhere
             for start in range(0, size, MESSAGE_BYTES):
                 message = torch.empty(min(MESSAGE_BYTES, size - start), dtype=torch.uint8)
                 peers.receive(message, source)
                 file.write(message.numpy().tobytes())
+
+
+def prepare(made: Path, name: str) -> None:
+    """Make the directories of a file that another host sends.
+
+    Raises:
+        CheckpointError: A link leads out of the directory, or something has the name.
+    """
+    path = made / name
+    if path.parent.resolve() != (made.resolve() / name).parent or path.is_symlink() or path.exists():
+        raise CheckpointError(f"{path} is there, or lies behind a link: no file of another host is written there")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _link(made: Path, directory: Path) -> None:
@@ -185,7 +220,10 @@ class NewestOfAll:
         if self._ranks.local_world_size == self._ranks.world_size:
             found = self._checkpoints.find().chosen
             return [] if found is None else [found]
-        examined = (examine(path) for path in reversed(step_directories(self._checkpoints.directory)))
+        examined = (
+            examine(path, keys=self._checkpoints.keys)
+            for path in reversed(step_directories(self._checkpoints.directory))
+        )
         return [found for found in examined if isinstance(found, Checkpoint)]
 
     def _say(self, step: int | None, told: Sequence[Sequence[int]]) -> None:

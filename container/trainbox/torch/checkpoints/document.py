@@ -187,16 +187,16 @@ def unpack(content: bytes) -> Any:  # noqa: ANN401 - what was packed
         CheckpointError: These are no such bytes.
     """
     offset = 8 + int.from_bytes(content[:8], "little")
+    tensors = []
     try:
         tree, table = json.loads(content[8:offset])
-        entries = msgspec.convert(table, tuple[Entry, ...])
-    except ValueError as error:
+        for entry in msgspec.convert(table, tuple[Entry, ...]):
+            tensor = empty(entry)
+            if entry.size:
+                there = bytearray(content[offset : offset + entry.size])
+                flat(tensor).copy_(torch.frombuffer(there, dtype=torch.uint8))
+            tensors.append(tensor)
+            offset += entry.size
+    except (RecursionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"a state of the checkpoint cannot be read: {error}") from error
-    tensors = []
-    for entry in entries:
-        tensor = empty(entry)
-        if entry.size:
-            flat(tensor).copy_(torch.frombuffer(bytearray(content[offset : offset + entry.size]), dtype=torch.uint8))
-        tensors.append(tensor)
-        offset += entry.size
     return decode(tree, tensors)

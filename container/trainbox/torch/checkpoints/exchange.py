@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from trainbox.errors import CheckpointError
+from trainbox.manifest import NotGenuineError
 from trainbox.torch.checkpoints.codec import flat
 
 T = TypeVar("T")
@@ -18,6 +19,10 @@ MESSAGE_BYTES = 32 << 20
 
 class PeerCheckpointError(CheckpointError):
     """Another rank could not read or write a checkpoint, so no rank goes on: it follows from that rank's error."""
+
+
+class PeerNotGenuineError(PeerCheckpointError, NotGenuineError):
+    """Likewise, and what that rank has read is forged."""
 
 
 class Peers:
@@ -61,25 +66,46 @@ class Peers:
         dist.gather(_tensor(content, longest), contents, 0, self._group)
         return [message[: int(size)].numpy().tobytes() for message, size in zip(contents or (), sizes, strict=first)]
 
+    def deal(self, contents: Sequence[bytes]) -> bytes:
+        """What rank 0 gives for this rank; it gives something for each, by rank, and the others give nothing."""
+        if self.size == 1:
+            return contents[0]
+        sizes = torch.tensor([len(content) for content in contents] or [0] * self.size)
+        dist.broadcast(sizes, 0, self._group)
+        longest = max(1, int(sizes.max()))
+        message = torch.empty(longest, dtype=torch.uint8)
+        dealt = [_tensor(content, longest) for content in contents] if self.rank == 0 else None
+        dist.scatter(message, dealt, 0, self._group)
+        return message[: int(sizes[self.rank])].numpy().tobytes()
+
     def together(self, act: Callable[[], T]) -> T:
         """Do what may fail on one rank alone; all ranks call it, and none goes on where one has failed.
 
         Raises:
             CheckpointError: It failed here.
             PeerCheckpointError: It failed on another rank, the first of which is named.
+            NotGenuineError: What one of them has read is forged: on all ranks, whatever else has failed.
         """
         failure: CheckpointError | None = None
         try:
             done = act()
         except CheckpointError as error:
             failure = error
-        told = self.gather(msgspec.json.encode(failure and (failure.message, failure.hint)))
+        forged = isinstance(failure, NotGenuineError)
+        told = self.gather(msgspec.json.encode(failure and (failure.message, failure.hint, forged)))
+        if failure is not None and forged:
+            raise failure
+        failures = [
+            (rank, msgspec.json.decode(one, type=tuple[str, str, bool] | None)) for rank, one in enumerate(told)
+        ]
+        failed = [(rank, *one) for rank, one in failures if one is not None]
+        for rank, message, hint, is_forged in failed:
+            if is_forged:
+                raise PeerNotGenuineError(f"rank {rank}: {message}", hint=hint)
         if failure is not None:
             raise failure
-        for rank, message in enumerate(told):
-            first = msgspec.json.decode(message, type=tuple[str, str] | None)
-            if first is not None:
-                raise PeerCheckpointError(f"rank {rank}: {first[0]}", hint=first[1])
+        for rank, message, hint, _ in failed:
+            raise PeerCheckpointError(f"rank {rank}: {message}", hint=hint)
         return done
 
     def send(self, message: torch.Tensor, rank: int) -> None:

@@ -21,9 +21,9 @@ from typing import IO
 import msgspec
 import torch
 
-from trainbox.checkpointing import Checkpoint, Rejected, examine, step_directories
+from trainbox.checkpointing import Rejected, examine, step_directories
 from trainbox.errors import CheckpointError
-from trainbox.manifest import FileRecord, read_manifest
+from trainbox.manifest import FileRecord, Keys, decode_info, is_inside, open_sealed, read_sealed, require_genuine
 from trainbox.say import say
 from trainbox.torch.checkpoints.exchange import MESSAGE_BYTES, Peers
 
@@ -42,6 +42,8 @@ class Piece(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...]
     path: str
     files: dict[str, FileRecord]
+    #: The file of its manifest, as it is.
+    sealed: bytes
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -142,14 +144,16 @@ class Pool:
         root: Where they are, the same path on every host.
         peers: All ranks.
         hosts: The host of each rank.
+        keys: One of them must have sealed what is used.
     """
 
-    def __init__(self, root: Path, peers: Peers, hosts: Sequence[str]) -> None:
+    def __init__(self, root: Path, peers: Peers, hosts: Sequence[str], keys: Keys = ()) -> None:
         self.host = hosts[peers.rank]
         self.peers = peers
         self.hosts = hosts
         self.leads = hosts.index(self.host) == peers.rank
         self._root = root
+        self._keys = keys
 
     def newest(self, otherwise: str) -> Whole | None:
         """The newest checkpoint of which every piece is valid on some host; all ranks call it.
@@ -161,6 +165,7 @@ class Pool:
 
         Raises:
             CheckpointError: The directory of a host cannot be read. On every rank.
+            NotGenuineError: A piece of it is sealed with none of the keys. On every rank.
         """
         mine = self.peers.together(lambda: _pieces(self._root) if self.leads else [])
         shown = self._gather(mine)
@@ -170,6 +175,8 @@ class Pool:
             named = next(piece for pieces in shown.values() for piece in pieces if (piece.step, piece.save) == save)
             found = put_together(valid) if any(valid.values()) else named.hosts
             if isinstance(found, Whole):
+                for piece in (piece for pieces in valid.values() for piece in pieces):
+                    require_genuine(Path(piece.path), piece.sealed, self._keys)  # also those of other hosts
                 return found
             self._say(f"rejected the checkpoint of step {save[0]}: no host has a valid part of {', '.join(found)}")
         rejected = f" ({len(newest_first)} rejected)" if newest_first else ""
@@ -177,11 +184,13 @@ class Pool:
         return None
 
     def _gather(self, mine: Sequence[Piece]) -> dict[str, tuple[Piece, ...]]:
-        """What the first rank of each host has, by host."""
-        told = self.peers.gather(msgspec.msgpack.encode(mine))
-        return {
-            host: msgspec.msgpack.decode(told[self.hosts.index(host)], type=tuple[Piece, ...]) for host in self.hosts
+        """What the first rank of each host has, by host; of another host's rank only its manifests count."""
+        told = self.peers.gather(msgspec.msgpack.encode([(piece.path, piece.sealed) for piece in mine]))
+        texts = {
+            host: msgspec.msgpack.decode(told[self.hosts.index(host)], type=list[tuple[str, bytes]])
+            for host in self.hosts
         }
+        return {host: tuple(filter(None, (_piece(*one) for one in texts[host]))) for host in texts}
 
     def _say(self, text: str) -> None:
         if self.peers.rank == 0:
@@ -192,22 +201,30 @@ def _pieces(root: Path) -> list[Piece]:
     """What a disk shows; says what is none."""
     found = []
     for path in [path for directory in _directories(root) for path in step_directories(directory)]:
-        match examine(path, digests=False):
-            case Rejected(reason=reason):
-                say(f"rejected the checkpoint {path}: {reason}")
-            case Checkpoint(step=step, info={"save": str(save), "host": str(host), "hosts": [*hosts]}):
-                files = read_manifest(path).files
-                found.append(Piece(step, save, host, tuple(map(str, hosts)), str(path), files))
-            case _:
-                say(f"rejected the checkpoint {path}: it is not one of a sharded training")
+        verdict = examine(path, digests=False)
+        piece = None if isinstance(verdict, Rejected) else _piece(str(path), read_sealed(path))
+        if piece is not None:
+            found.append(piece)
+            continue
+        reason = verdict.reason if isinstance(verdict, Rejected) else "it is not one of a sharded training"
+        say(f"rejected the checkpoint {path}: {reason}")
     return found
+
+
+def _piece(path: str, sealed: bytes) -> Piece | None:
+    """What a manifest says of a piece, or None where it is that of something else."""
+    manifest = open_sealed(sealed)
+    match decode_info(manifest.info):
+        case {"save": str(save), "host": str(host), "hosts": [*hosts]} if all(map(is_inside, manifest.files)):
+            return Piece(manifest.step, save, host, tuple(map(str, hosts)), path, manifest.files, sealed)
+    return None
 
 
 def _is_valid(piece: Piece) -> bool:
     verdict = examine(Path(piece.path))
     if isinstance(verdict, Rejected):
         say(f"rejected the checkpoint {piece.path}: {verdict.reason}")
-    return isinstance(verdict, Checkpoint)
+    return not isinstance(verdict, Rejected)
 
 
 def _directories(root: Path) -> list[Path]:
@@ -240,8 +257,12 @@ class Borrowed:
         """Bring whole files here if this host lacks them, and verify them once more; all ranks call it.
 
         Raises:
-            CheckpointError: As `fetch`. On every rank.
+            CheckpointError: As `fetch`, or the checkpoint has no such file. On every rank.
         """
+        missing = [name for name in names if name not in self._whole.files]
+        self._pool.peers.together(
+            lambda: _raise_first([CheckpointError(f"the checkpoint has no file {name}") for name in missing])
+        )
         self.fetch([Range(name, 0, self._whole.files[name][1].size) for name in names])
         self._pool.peers.together(lambda: self._verify(names))
 

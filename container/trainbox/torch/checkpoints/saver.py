@@ -135,8 +135,8 @@ class Saver:
             Its step; 0 if there is none.
 
         Raises:
-            CheckpointError: It belongs to another training, or neither it nor an earlier one can be read. On every
-                rank.
+            CheckpointError: It belongs to another training, it is not genuine, or neither it nor an earlier one can be
+                read. On every rank.
         """
         found = self._share(partial(_look, self._store, patience))
         tried: list[str] = []
@@ -246,7 +246,7 @@ class Saver:
             "codec": CODEC,
             "world_size": self._peers.size,
         }
-        self._handover.submit(Order(step, size, len(text), info), buffer.descriptor)
+        self._handover.submit(Order(step, size, len(text), info, tuple(self._store.keys)), buffer.descriptor)
         stall = time.monotonic() - began
         self._started = _Started(began, size, stall)
         self.pace.saved(stall)

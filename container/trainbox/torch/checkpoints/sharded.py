@@ -6,8 +6,8 @@
 `torch.distributed.checkpoint` cuts the state anew when the number of ranks has changed, and has no digests: an older
 file of the same name is loaded without a word. So each host seals what its ranks have written, and a checkpoint counts
 only if the parts of all hosts are there, on whosever disk, are valid, and come from one and the same save (`pool`).
-DCP's `.metadata` is a pickle, the only one here; it is read after its digest has been verified. A step waits until all
-is on the disk.
+DCP's pickles are written, and read as data (`dcp`, `index`): one that asks for code ends the job on every rank, and no
+older checkpoint takes its place. A step waits until all is on the disk.
 """
 
 import os
@@ -18,10 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -29,29 +25,26 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.futures import Future
 
 import trainbox
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
+from trainbox.manifest import NotGenuineError
 from trainbox.say import say
 from trainbox.torch.checkpoints import generators
 from trainbox.torch.checkpoints.codec import CODEC, encode, flat
 from trainbox.torch.checkpoints.course import ALONE, Course
+from trainbox.torch.checkpoints.dcp import Load, Save
 from trainbox.torch.checkpoints.document import GENERATORS, check, compose, parse
 from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.index import METADATA, read_index
 from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain, without_frozen
-from trainbox.torch.checkpoints.pool import Borrowed, Pool, Range, Whole
-from trainbox.torch.checkpoints.reading import NO_EARLIER, Locate, UnreadableError, read_part
+from trainbox.torch.checkpoints.pool import Borrowed, Pool, Whole
+from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
 from trainbox.torch.checkpoints.replicas import Replicas
 from trainbox.torch.checkpoints.saver import Pace
 from trainbox.torch.checkpoints.trainable import FROZEN
 from trainbox.torch.checkpoints.writer import STATE, shard_name
-
-#: With one thread DCP writes each file synchronously, at a third of the speed.
-_THREADS = 2
-#: Where DCP says what is in which file.
-_METADATA = ".metadata"
 
 
 class ShardedSaver:
@@ -84,10 +77,8 @@ class ShardedSaver:
         self._peers = Peers(course.rank, course.world_size, course.group)
         self._replicas = Replicas(self._parts, self._peers)
         self._hosts = [name.decode() for name in self._peers.gather(course.host.encode())]
-        self._pool = Pool(store.directory, self._peers, self._hosts)
-        self._store = store
-        if len(set(self._hosts)) > 1:
-            self._store = Checkpoints(store.directory / course.host, keep=store.keep)
+        self._pool = Pool(store.directory, self._peers, self._hosts, store.keys)
+        self._store = store.below(course.host) if len(set(self._hosts)) > 1 else store
 
     def resume(self) -> int:
         """Load the newest checkpoint that is whole, wherever its parts are; all ranks call it.
@@ -96,8 +87,8 @@ class ShardedSaver:
             Its step; 0 if there is none.
 
         Raises:
-            CheckpointError: It belongs to another training, or neither it nor an earlier one can be read. On every
-                rank.
+            CheckpointError: It belongs to another training, it is not genuine or asks for code, or neither it nor an
+                earlier one can be read. On every rank.
         """
         found = self._pool.newest("starting fresh")
         tried: list[str] = []
@@ -121,7 +112,7 @@ class ShardedSaver:
         """Give all parts and generators their states; what a failure leaves half done, another one does anew."""
         locate, is_first = borrowed.locate, self._peers.rank == 0
         try:
-            borrowed.fetch_files([_METADATA, *((STATE, shard_name(0)) if is_first else ())])
+            borrowed.fetch_files([METADATA, *((STATE, shard_name(0)) if is_first else ())])
             text = self._peers.together(lambda: _read(locate(STATE)) if is_first else b"")
         except CheckpointError as error:
             raise UnreadableError(error.message, hint=error.hint) from error
@@ -129,13 +120,7 @@ class ShardedSaver:
         self._peers.together(lambda: check(document, self._kinds, {}, self._course.identity))
         self._peers.together(lambda: self._replicas.check(document))
         state = self._sharded()
-        try:
-            state_dict_loader.load(state, storage_reader=_Reader(borrowed), process_group=self._course.group)
-        except CheckpointException as error:
-            raise UnreadableError(
-                f"the checkpoint of step {found.step} cannot be loaded into the model: {_first(error)}",
-                hint="resume with the script that wrote it, or start fresh in another directory",
-            ) from error
+        self._fill(state, found, borrowed)
         set_model_state_dict(self._model, state["model"], options=StateDictOptions(strict=not self._trainable_only))
         set_optimizer_state_dict(self._model, self._optimizer, state["optimizer"])
 
@@ -150,6 +135,25 @@ class ShardedSaver:
         if borrowed.bytes:
             say(f"rank {self._peers.rank} has got {borrowed.bytes:,} bytes of it that its host lacks from other hosts")
         return found.step
+
+    def _fill(self, state: dict[str, Any], found: Whole, borrowed: Borrowed) -> None:
+        """Read what this rank holds of the model and the optimizer."""
+
+        def plan() -> Load:
+            sizes = {name: record.size for name, (_, record) in found.files.items()}
+            return Load(state, read_index(borrowed.locate(METADATA), sizes), is_first=self._peers.rank == 0)
+
+        try:
+            load = self._peers.together(plan)
+            borrowed.fetch(load.ranges)
+            self._peers.together(lambda: load.read(borrowed.locate))
+        except NotGenuineError:
+            raise
+        except CheckpointError as error:
+            raise UnreadableError(
+                f"the checkpoint of step {found.step} cannot be loaded into the model: {error.message}",
+                hint="resume with the script that wrote it, or start fresh in another directory",
+            ) from error
 
     @property
     def parts(self) -> Mapping[str, object]:
@@ -185,8 +189,9 @@ class ShardedSaver:
         stack = ExitStack()
         opened: list[Path] = []
         failure = self._together(lambda: self._open(step, info, stack, opened))
-        aside = self._from_leader(os.fsencode(opened[0]) if opened else b"")
-        failure = failure or self._together(lambda: self._write(Path(os.fsdecode(aside)), gathered))
+        aside = Path(os.fsdecode(self._from_leader(os.fsencode(opened[0]) if opened else b"")))
+        failure = failure or self._together(lambda: self._write_whole(aside, gathered))
+        failure = failure or self._write_parts(aside)
         if failure:
             stack.__exit__(type(failure), failure, None)  # nothing remains of what was opened
         else:
@@ -207,8 +212,8 @@ class ShardedSaver:
         def attempt() -> None:
             try:
                 act()
-            except (CheckpointException, OSError) as error:
-                raise CheckpointError(f"the checkpoint cannot be written: {_first(error)}") from error
+            except OSError as error:
+                raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
 
         try:
             self._peers.together(attempt)
@@ -235,14 +240,18 @@ class ShardedSaver:
             "optimizer": get_optimizer_state_dict(self._model, self._optimizer),
         }
 
-    def _write(self, aside: Path, gathered: Mapping[str, Sequence[bytes]]) -> None:
-        if self._peers.rank == 0:
-            self._write_whole(aside, gathered)
-        writer = FileSystemWriter(aside, thread_count=_THREADS, sync_files=False)
-        state_dict_saver.save(self._sharded(), storage_writer=writer, process_group=self._course.group)
+    def _write_parts(self, aside: Path) -> CheckpointError | None:
+        """What each rank holds of the model and the optimizer; all ranks call it."""
+        try:
+            Save(self._sharded(), aside, self._peers).write()
+        except CheckpointError as error:
+            return CheckpointError(f"the checkpoint cannot be written: {error.message}", hint=error.hint)
+        return None
 
     def _write_whole(self, aside: Path, gathered: Mapping[str, Sequence[bytes]]) -> None:
-        """What every rank holds, or each its own, and the generators of all."""
+        """What every rank holds, or each its own, and the generators of all: rank 0 writes it."""
+        if self._peers.rank != 0:
+            return
         encoded = self._replicas.encode(gathered)
         encoded |= {name: encode(None, name) for name in ("model", "optimizer")}
         kinds = {**self._kinds, GENERATORS: "list"}
@@ -262,42 +271,8 @@ class ShardedSaver:
                     file.write(flat(tensor.cpu().contiguous()).numpy().data)
 
 
-class _Files(FileSystem):
-    """The files of one checkpoint, wherever they are."""
-
-    def __init__(self, locate: Locate) -> None:
-        super().__init__()
-        self._locate = locate
-
-    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:  # noqa: ARG002 - torch's
-        """Where the file is that the checkpoint calls `suffix`."""
-        return self._locate(suffix)
-
-
-class _Reader(FileSystemReader):
-    """DCP's reader, which gets from other hosts what the plan of this rank asks for and its host lacks."""
-
-    def __init__(self, borrowed: Borrowed) -> None:
-        super().__init__("")
-        self.fs = _Files(borrowed.locate)
-        self._borrowed = borrowed
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Every rank comes here or none: DCP has exchanged their plans."""
-        places = [self.storage_data[item.storage_index] for item in plan.items]
-        self._borrowed.fetch([Range(place.relative_path, place.offset, place.length) for place in places])
-        return super().read_data(plan, planner)
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"the checkpoint {path.parent} can no longer be read: {error}") from error
-
-
-def _first(error: BaseException) -> str:
-    """What went wrong, of one rank."""
-    if isinstance(error, CheckpointException) and error.failures:
-        return str(next(iter(error.failures.values()))[0])
-    return str(error)

@@ -40,6 +40,8 @@ class Order(msgspec.Struct, frozen=True):
     size: int
     text: int
     info: dict[str, Any]
+    #: To seal it with; it comes this way because everybody on the host can see the arguments of a process.
+    keys: tuple[bytes, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -75,7 +77,8 @@ def serve(store: Checkpoints, connection: socket.socket) -> None:
 def _write(store: Checkpoints, order: Order, memory: int) -> Done:
     began = time.monotonic()
     try:
-        with _busy(store.directory), store.writing(order.step, info=order.info) as path:
+        sealing = Checkpoints(store.directory, keep=store.keep, keys=order.keys)
+        with _busy(store.directory), sealing.writing(order.step, info=order.info) as path:
             pieces = [(path / STATE, order.size, order.text)]
             for offset in range(0, order.size, SHARD_BYTES):
                 size = min(SHARD_BYTES, order.size - offset)

@@ -1,0 +1,315 @@
+"""`torch.distributed.checkpoint` (DCP) without its pickles: it plans, and cuts the state anew; the rest is done here.
+
+DCP's own `load` reads its index and all that is no tensor as pickles that may call anything, and ranks send each other
+plans as such. Here the index is read as data (`index`), the rest by torch's reader of plain data (`weights_only`), and
+plans are sent as tables. Files are as DCP writes them, so its tools can read them.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from io import BufferedReader
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+import msgspec
+import torch
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint._traverse import set_element
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter, _StorageInfo, _StoragePrefix
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+)
+from torch.distributed.checkpoint.planner import (
+    BytesIOWriteData,
+    LoadItemType,
+    LoadPlan,
+    ReadItem,
+    SavePlan,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.utils import _create_file_view
+
+from trainbox.errors import CheckpointError
+from trainbox.torch.checkpoints.codec import dtypes
+from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.index import Index, read_index
+from trainbox.torch.checkpoints.pickles import names_in, refuse
+from trainbox.torch.checkpoints.pool import Range
+from trainbox.torch.checkpoints.reading import Locate
+
+T = TypeVar("T")
+
+#: With one thread DCP writes each file synchronously, at a third of the speed.
+_THREADS = 2
+#: What DCP and torch raise where a state does not fit, or a file or a disk is damaged.
+_BROKEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_Numbers = tuple[int, ...]
+
+
+# ---- reading ----
+
+
+class Load:
+    """What one rank reads of a sharded state.
+
+    Args:
+        state: The state of this rank, which is filled in place.
+        index: That of the checkpoint.
+        is_first: Whether this is rank 0.
+
+    Raises:
+        CheckpointError: The state does not fit.
+    """
+
+    def __init__(self, state: dict[str, Any], index: Index, *, is_first: bool) -> None:
+        self._planner = DefaultLoadPlanner()
+        self._places = index.places
+        self._plan: LoadPlan = _doing(lambda: self._make_plan(state, index, is_first))
+
+    def _make_plan(self, state: dict[str, Any], index: Index, is_first: bool) -> LoadPlan:
+        # What DCP's ranks would agree on now is what each of them has planned.
+        self._planner.set_up_planner(state, index.metadata, is_first)
+        return self._planner.create_local_plan()
+
+    @property
+    def ranges(self) -> list[Range]:
+        """What it needs of which file."""
+        return [self._places[item.storage_index] for item in self._plan.items]
+
+    def read(self, locate: Locate) -> None:
+        """Fill the state.
+
+        Raises:
+            ForeignNameError: A file asks for code.
+            CheckpointError: One cannot be read, or does not fit.
+        """
+        items = sorted(self._plan.items, key=lambda item: self._places[item.storage_index])
+        for name, of_file in groupby(items, key=lambda item: self._places[item.storage_index].name):
+            _doing(partial(self._read_file, locate(name), [*of_file]))
+
+    def _read_file(self, path: Path, items: Sequence[ReadItem]) -> None:
+        with path.open("rb") as file:
+            for item in items:
+                value = read_plain(file, self._places[item.storage_index], path)
+                if item.type == LoadItemType.BYTE_IO:
+                    where = self._planner.mappings[item.dest_index.fqn]
+                    set_element(self._planner.original_state_dict, where, value)
+                else:
+                    self._fill(item, value)
+
+    def _fill(self, item: ReadItem, value: object) -> None:
+        target = self._planner.resolve_tensor(item).detach()
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{item.dest_index.fqn} is a {type(value).__name__}, expected a tensor")
+        part = narrow_tensor_by_index(value, item.storage_offsets, item.lengths)
+        if part.size() != target.size():
+            raise ValueError(f"{item.dest_index.fqn} has the size {list(part.size())}, expected {list(target.size())}")
+        target.copy_(part)
+
+
+def read_plain(file: BufferedReader, place: Range, path: Path) -> Any:  # noqa: ANN401 - whatever plain data there is
+    """Read what `torch.save` wrote, provided that it is numbers, text, tensors and containers of them.
+
+    Args:
+        file: The file that it is in.
+        place: Where in it.
+        path: The name of the file, for the message.
+
+    Raises:
+        ForeignNameError: It asks for something else, which might run.
+    """
+    view = cast("IO[bytes]", _create_file_view(file, place.offset, place.size))
+    try:
+        return torch.load(view, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        view.seek(0)
+        raise refuse(path, names_in(view.read())) from None
+
+
+def read_bytes_of(path: Path, files: Mapping[str, int]) -> None:
+    """Read an index, and all that it places and that is no tensor, as plain data.
+
+    Args:
+        path: The index.
+        files: The sizes of the files beside it.
+
+    Raises:
+        ForeignNameError: Something asks for code.
+        CheckpointError: Something cannot be read.
+    """
+    index = read_index(path, files)
+    for part, place in index.places.items():
+        if isinstance(index.metadata.state_dict_metadata.get(part.fqn), BytesStorageMetadata):
+            source = path.parent / place.name
+            with source.open("rb") as file:
+                _doing(partial(read_plain, file, place, source))
+
+
+def _doing(act: Callable[[], T]) -> T:
+    """Do what DCP and torch may refuse.
+
+    Raises:
+        CheckpointError: They do.
+    """
+    try:
+        return act()
+    except _BROKEN as error:
+        raise CheckpointError(str(error) or repr(error)) from error
+
+
+# ---- writing ----
+
+
+class _Item(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a state, as ranks tell each other of it."""
+
+    name: str
+    offset: _Numbers | None
+    hint: int | None
+    kind: int
+    #: Of what is no tensor.
+    size: int | None = None
+    #: Of a tensor: where its part begins, how large that is, how large the whole is.
+    begin: _Numbers = ()
+    part: _Numbers = ()
+    whole: _Numbers = ()
+    dtype: str = ""
+
+
+class _Plan(msgspec.Struct, frozen=True, array_like=True):
+    """What a rank is to write."""
+
+    items: list[_Item]
+    #: Where each part is in the state that was taken apart.
+    paths: dict[str, tuple[str | int, ...]]
+
+
+class _Written(msgspec.Struct, frozen=True, array_like=True):
+    """Where a part is now."""
+
+    name: str
+    offset: _Numbers | None
+    hint: int | None
+    file: str
+    begin: int
+    size: int
+
+
+class Save:
+    """What one rank writes of a sharded state: all ranks call the methods, one after the other.
+
+    Args:
+        state: The state of this rank.
+        directory: Where its files go.
+        peers: All ranks.
+    """
+
+    def __init__(self, state: dict[str, Any], directory: Path, peers: Peers) -> None:
+        self._planner = DefaultSavePlanner()
+        self._writer = FileSystemWriter(directory, thread_count=_THREADS, sync_files=False)
+        self._state = state
+        self._peers = peers
+
+    def write(self) -> None:
+        """Agree with the others on who writes what, and write it; all ranks call it.
+
+        Raises:
+            CheckpointError: A rank could not. On every rank.
+        """
+        peers = self._peers
+        told = peers.collect(self._together(self._plan))
+        metadata, plans = self._together(lambda: self._combine(told) if told else (None, []))
+        plan = peers.deal(plans)
+        results = peers.collect(self._together(lambda: self._write(plan)))
+        self._together(lambda: self._finish(metadata, results) if metadata else None)
+
+    def _together(self, act: Callable[[], T]) -> T:
+        return self._peers.together(lambda: _doing(act))
+
+    def _plan(self) -> bytes:
+        """What this rank has."""
+        is_first = self._peers.rank == 0
+        self._planner.set_up_planner(self._state, self._writer.storage_meta(), is_first)
+        self._writer.set_up_storage_writer(is_first, rank=self._peers.rank, use_collectives=True)
+        return _tell(self._writer.prepare_local_plan(self._planner.create_local_plan()))
+
+    def _combine(self, told: Sequence[bytes]) -> tuple[Metadata, list[bytes]]:
+        """What each rank is to write: of what several have one writes it."""
+        plans, metadata = self._planner.create_global_plan([_hear(plan) for plan in told])
+        return metadata, [_tell(plan) for plan in plans]
+
+    def _write(self, plan: bytes) -> bytes:
+        """Write what rank 0 has left to this rank; how its files are called is no other's choice."""
+        named = replace(_hear(plan), storage_data=_StoragePrefix(f"__{self._peers.rank}_"))
+        future = self._writer.write_data(self._planner.finish_plan(named), self._planner)
+        results: list[WriteResult] = future.wait()
+        return msgspec.msgpack.encode([_written(result) for result in results])
+
+    def _finish(self, metadata: Metadata, told: Sequence[bytes]) -> None:
+        """Write the index."""
+        written = [msgspec.msgpack.decode(results, type=list[_Written]) for results in told]
+        self._writer.finish(metadata, [[_result(one) for one in of_rank] for of_rank in written])
+
+
+# ---- what ranks tell each other ----
+
+
+def _tell(plan: SavePlan) -> bytes:
+    return msgspec.msgpack.encode(_Plan([_item(item) for item in plan.items], plan.planner_data))
+
+
+def _hear(content: bytes) -> SavePlan:
+    plan = msgspec.msgpack.decode(content, type=_Plan)
+    return SavePlan([_write_item(item) for item in plan.items], planner_data=plan.paths)
+
+
+def _item(item: WriteItem) -> _Item:
+    index, tensor = item.index, item.tensor_data
+    offset = None if index.offset is None else tuple(index.offset)
+    if tensor is None:
+        size = None if item.bytes_io_data is None else item.bytes_io_data.nbytes
+        return _Item(index.fqn, offset, index.index, item.type.value, size)
+    begin, part = tuple(tensor.chunk.offsets), tuple(tensor.chunk.sizes)
+    dtype = str(tensor.properties.dtype).removeprefix("torch.")
+    return _Item(index.fqn, offset, index.index, item.type.value, None, begin, part, tuple(tensor.size), dtype)
+
+
+def _write_item(item: _Item) -> WriteItem:
+    index, kind = MetadataIndex(item.name, item.offset, item.hint), WriteItemType(item.kind)
+    if not item.dtype:
+        return WriteItem(index, kind, bytes_io_data=None if item.size is None else BytesIOWriteData(item.size))
+    chunk = ChunkStorageMetadata(torch.Size(item.begin), torch.Size(item.part))
+    properties = TensorProperties(dtype=dtypes()[item.dtype])
+    return WriteItem(index, kind, tensor_data=TensorWriteData(chunk, properties, torch.Size(item.whole)))
+
+
+def _written(result: WriteResult) -> _Written:
+    index, place = result.index, result.storage_data
+    offset = None if index.offset is None else tuple(index.offset)
+    return _Written(index.fqn, offset, index.index, place.relative_path, place.offset, place.length)
+
+
+def _result(written: _Written) -> WriteResult:
+    index = MetadataIndex(written.name, written.offset, written.hint)
+    return WriteResult(index, written.size, _StorageInfo(written.file, written.begin, written.size))

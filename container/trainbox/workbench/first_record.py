@@ -1,0 +1,56 @@
+"""The record of an attempt as it begins, with all that the attempts before it are known to have logged."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainbox.contract.secrets import redact, without_secrets
+from trainbox.files import open_regular
+from trainbox.workbench.curves import Curves, joined
+from trainbox.workbench.folder import logs_of_last
+from trainbox.workbench.hosts import Ended
+from trainbox.workbench.plan import RunPlan
+from trainbox.workbench.record import Curve, HostRecord, JobRecord
+from trainbox.workbench.request import RunRequest
+
+
+def first_record(plan: RunPlan) -> JobRecord:
+    """What is known of an attempt when it begins."""
+    request = plan.request
+    earlier = request.previous
+    return JobRecord(
+        job_name=request.job_name,
+        attempt=plan.attempt,
+        started=request.started.isoformat(timespec="seconds"),
+        script=request.script if request.source is None else str(request.source.directory / request.script),
+        hyperparameters=_shown(request.hyperparameters, request),
+        environment=_shown(request.env, request),
+        channels={name: str(channel.path) for name, channel in request.channels.items()},
+        # If this attempt is killed, what was known before it stays known.
+        metrics=_known_metrics(request.out, earlier) if earlier else {},
+        result=earlier.result if earlier else None,
+        model=earlier.model if earlier else None,
+        earlier_attempts=(*earlier.earlier_attempts, earlier.as_attempt()) if earlier else (),
+    )
+
+
+def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
+    """The metrics of all earlier attempts. If the last was killed, only its logs have what it logged."""
+    if earlier.status != "InProgress":
+        return dict(earlier.metrics)
+    curves = Curves()
+    for host, log in logs_of_last(out, earlier.attempt).items():
+        with os.fdopen(open_regular(log), "rb") as lines:
+            for line in lines:
+                curves.feed(host, line)
+    return joined(earlier.metrics, curves.all())
+
+
+def _shown(values: Mapping[str, str], request: RunRequest) -> dict[str, str]:
+    hidden = request.secrets
+    return {name: without_secrets(str(value), hidden) for name, value in redact(values, request.hide).items()}
+
+
+def host_records(ended: Ended) -> tuple[HostRecord, ...]:
+    """How the hosts ended, and where their logs are."""
+    return tuple(HostRecord(host.name, host.exit_code, f"logs/{host.name}.log") for host in ended.hosts)
