@@ -242,10 +242,10 @@ def _can_be_hidden(text: str) -> bool:
 
 def _secrets_within(values: Mapping[str, object], also: Collection[str]) -> Iterator[str]:
     for name, value in values.items():
+        yield from secrets_of_urls(str(value))
         if name in also or is_secret(name):
             yield from _texts(value)
             continue
-        yield from secrets_of_urls(str(value))
         inner = decode(value)
         for item in inner if isinstance(inner, list) else [inner]:
             if isinstance(item, dict):
