@@ -182,23 +182,26 @@ def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path
             raise ContractError(f"the variable {name}: there is no such setting{like}", hint=hint)
 
 
-class _Given:
-    """What the request and the environment say of settings, as text."""
+class _Asked(msgspec.Struct, frozen=True):
+    """Where settings stand; the arguments are those of `read_settings`."""
 
-    def __init__(self, reserved: Mapping[str, object], env: Mapping[str, str], path: Path) -> None:
-        self._reserved, self._env, self._path = reserved, env, path
+    reserved: Mapping[str, object]
+    env: Mapping[str, str]
+    path: Path
 
-    def text(self, name: str) -> str:
-        return as_text(self._reserved.get(name)) or self._env.get(name.upper(), "")
+    def given(self, name: str) -> str:
+        """What is said of a setting; empty where nothing is."""
+        return as_text(self.reserved.get(name)) or self.env.get(name.upper(), "")
 
     def read(self, name: str, reader: Callable[[str], T], default: D, expected: str) -> T | D:
-        value = self._reserved.get(name)
+        """One setting, read."""
+        value = self.reserved.get(name)
         # A list has been decoded already.
-        text = json.dumps(value) if isinstance(value, list) else self.text(name)
+        text = json.dumps(value) if isinstance(value, list) else self.given(name)
         try:
             return reader(text) if text else default
         except (ValueError, RecursionError):
-            place = f"{self._path}: key {name!r}" if value is not None else f"the variable {name.upper()}"
+            place = f"{self.path}: key {name!r}" if value is not None else f"the variable {name.upper()}"
             # Arguments may hold a password, which is not known as one where they cannot be told apart.
             found = "something else" if name == "trainbox_raw_arguments" else repr(text)
             raise ContractError(f"{place}: found {found}, expected {expected}") from None
@@ -215,8 +218,8 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
     Raises:
         ContractError: A setting is none of its choices or out of range; the message says which, and where it stands.
     """
-    source = _Given(reserved, env, path)
-    given, read = source.text, source.read
+    asked = _Asked(reserved, env, path)
+    given, read = asked.given, asked.read
     cache = env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     seconds = "a number of seconds, 0 or more"
     count = f"a whole number, 1 to {MOST_PROCESSES_PER_HOST}"

@@ -91,13 +91,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--fresh", action="store_true", help="install the requirements anew, not from an earlier run")
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
-    _add_arguments_of_containers(parser)
+    _add_container_arguments(parser)
     add("--dry-run", action="store_true", help="print what would be done, and do nothing")
     parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
     parser.set_defaults(raw_arguments=())
 
 
-def _add_arguments_of_containers(parser: argparse.ArgumentParser) -> None:
+def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--docker",
