@@ -127,7 +127,7 @@ def test_a_job_and_one_that_resumes_make_nothing_of_pickles_but_what_is_known(
 @pytest.mark.long
 def test_the_other_commands_make_nothing_of_pickles(tmp_path: Path) -> None:
     trainbox = COMMAND[:-1]
-    metrics = ["metrics", "xgboost", "--hp", "num_round=1", "--hp", "eval_metric=auc"]
+    metrics = ["metrics", "xgboost", "--hp", "num_round=1", "--hp", "objective=binary:logistic"]
     asked = [["--help"], ["describe", "pytorch"], metrics, ["run", "own.py", "--dry-run"], ["health", "--help"]]
     assert hear(tmp_path, *([*trainbox, *command] for command in asked)) == set()
 
