@@ -15,7 +15,7 @@ PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -147,6 +147,9 @@ SECONDS ?= 600
 SEED ?= 1
 LOAD ?= 2
 JOBS ?= 1
+
+fuzz: $(VENV)/.dev ## feed the parsers of strangers' bytes what chance makes of honest ones: SECONDS=600 SEED=1, TARGET='libsvm' is one alone
+	$(BIN)/python -m tools.fuzz_parsers --seconds $(SECONDS) --seed $(SEED) $(if $(TARGET),--target '$(TARGET)')
 
 fuzz-faults: $(VENV)/.dev ## jobs hit by faults at random: SECONDS=600 SEED=1, ONLY=K repeats one event, LOAD=2 JOBS=1 (root or user namespaces)
 	$(BIN)/python -m tools.fuzz_faults --seconds $(SECONDS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) --load $(LOAD) --jobs $(JOBS)
