@@ -95,7 +95,7 @@ test-environments: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.rea
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
 
-lock: $(VENV)/.dev ## resolve locks/ anew, by hash; UPGRADE=name,name or UPGRADE=all takes newer versions
+lock: $(VENV)/.pip ## resolve locks/ anew, by hash; UPGRADE=name,name or UPGRADE=all takes newer versions
 	$(INSTALL) uv --quiet
 	$(BIN)/python -m tools.lock --uv $(BIN)/uv --upgrade '$(UPGRADE)' $(if $(TORCH_CPU_INDEX),--torch-index $(TORCH_CPU_INDEX)) $(LOCKS)
 
