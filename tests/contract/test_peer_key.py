@@ -1,14 +1,13 @@
 """The key of a job: in which forms it is taken, and that nothing shows it."""
 
 import base64
-import json
 from pathlib import Path
 
 import pytest
 
 from trainbox.contract.job import read_job
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, read_peer_key, without_peer_key
-from trainbox.contract.references import VARIABLE, fill_in_variables
+from trainbox.contract.references import fill_in_variables, read_resolved
 from trainbox.contract.secrets import is_secret, redact
 from trainbox.errors import ContractError
 
@@ -80,11 +79,14 @@ def test_processes_that_prove_nothing_do_not_get_it() -> None:
 
 def test_nor_by_the_values_of_references() -> None:
     """The supervisor tells those that read the request anew what references stand for: not this one."""
-    given = {PEER_KEY_VARIABLE: "{{resolve:secretsmanager:job/peers}}", "A": "{{resolve:ssm-secure:/a}}"}
-    values = {given[PEER_KEY_VARIABLE]: KEY.text, given["A"]: "b"}
-    kept = without_peer_key(fill_in_variables(given, values))
-    assert kept == {"A": "b", VARIABLE: json.dumps({given["A"]: "b"})}
-    assert read_peer_key(fill_in_variables(given, values)) == KEY
+    given = {PEER_KEY_VARIABLE: "{{resolve:secretsmanager:job/peers}}"}
+    of_hyperparameter = "{{resolve:ssm-secure:/a}}"
+    values = {given[PEER_KEY_VARIABLE]: KEY.text, of_hyperparameter: "b"}
+    filled = fill_in_variables(given, values, [of_hyperparameter])
+    assert read_peer_key(filled) == KEY
+    kept = without_peer_key(filled)
+    assert read_resolved(kept).values == {of_hyperparameter: "b"}
+    assert KEY.text not in str(kept)
 
 
 def test_a_hyperparameter_of_that_name_is_refused_without_its_value(tmp_path: Path) -> None:

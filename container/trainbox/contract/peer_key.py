@@ -1,13 +1,10 @@
 """The key by which the processes of a job prove to each other that they belong to it: `TRAINBOX_PEER_KEY`."""
 
-import json
 from collections.abc import Mapping
 
 import msgspec
 
 from trainbox.contract.keys import KEY_BYTES, decode_key
-from trainbox.contract.references import VARIABLE as RESOLVED
-from trainbox.contract.references import read_values
 from trainbox.errors import ContractError
 
 PEER_KEY_VARIABLE = "TRAINBOX_PEER_KEY"
@@ -55,12 +52,5 @@ def as_handed_on(key: PeerKey | None) -> dict[str, str]:
 
 
 def without_peer_key(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables for a process that does not have to prove anything.
-
-    Where the request gives the key by reference, it is not among the values that its processes are told, either.
-    """
-    kept = {name: value for name, value in env.items() if name != PEER_KEY_VARIABLE}
-    key, values = env.get(PEER_KEY_VARIABLE), read_values(env)
-    if key and key in values.values():
-        kept[RESOLVED] = json.dumps({text: value for text, value in values.items() if value != key})
-    return kept
+    """Return the variables for a process that does not have to prove anything."""
+    return {name: value for name, value in env.items() if name != PEER_KEY_VARIABLE}
