@@ -1,10 +1,9 @@
 """What the request says to the container itself, by a reserved hyperparameter or else by a variable."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, TypeVar, cast, get_args
+from typing import TypeVar, get_args
 
 import msgspec
 
@@ -18,6 +17,23 @@ from trainbox.contract.scheduler import (
     default_grace_seconds,
     default_stop_exit_code,
 )
+from trainbox.contract.setting_values import (
+    MOST_PROCESSES_PER_HOST,
+    Installs,
+    Launcher,
+    Preflight,
+    one_of,
+    read_bytes,
+    read_count,
+    read_exit_code,
+    read_module,
+    read_names,
+    read_on,
+    read_restarts,
+    read_seconds,
+    read_strings,
+    read_switch,
+)
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError
 
@@ -26,18 +42,10 @@ D = TypeVar("D")
 
 DEFAULT_PEER_TIMEOUT_SECONDS = 120.0
 DEFAULT_MAX_RESTARTS = 3
-#: Five times the processors of the largest instance. Each costs the supervisor two open files, and planning some time.
-MOST_PROCESSES_PER_HOST = 1024
 DEFAULT_HANG_SECONDS = 30.0
-LAST_EXIT_CODE = 255
 DEFAULT_START_SECONDS = 1200.0
 #: Far above any source; SageMaker's smallest volume has 30 GB.
 DEFAULT_SOURCE_BYTES = 10 * 1024**3
-
-Launcher = Literal["auto", "plain", "torchrun"]
-Preflight = Literal["auto", "off", "fast", "full"]
-#: What pip may install at the start of a job.
-Installs = Literal["any", "wheels", "hashes", "off"]
 
 #: Every setting that has a name of its own, and what it does; docs/settings.md is generated from here.
 SETTINGS: Mapping[str, str] = {
@@ -115,7 +123,6 @@ VARIABLES: Mapping[str, str] = {
     "TRAINBOX_CI_TESTS": "for trainbox's own builds",
     "TRAINBOX_CI_IMAGE_TESTS": "for trainbox's own builds",
 }
-_MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -206,6 +213,10 @@ class _Asked(msgspec.Struct, frozen=True):
             found = "something else" if name == "trainbox_raw_arguments" else repr(text)
             raise ContractError(f"{place}: found {found}, expected {expected}") from None
 
+    def choose(self, name: str, choices: tuple[T, ...], default: T) -> T:
+        """One setting that is one of some words."""
+        return self.read(name, one_of(choices), default, " or ".join(map(str, choices)))
+
 
 def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: Path) -> Settings:
     """Each setting from its hyperparameter, else from the variable of the same name in capitals.
@@ -219,38 +230,36 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
         ContractError: A setting is none of its choices or out of range; the message says which, and where it stands.
     """
     asked = _Asked(reserved, env, path)
-    given, read = asked.given, asked.read
+    given, read, choose = asked.given, asked.read, asked.choose
     cache = env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     seconds = "a number of seconds, 0 or more"
     count = f"a whole number, 1 to {MOST_PROCESSES_PER_HOST}"
-    module = read("trainbox_module", _read_module, None, "the name of a module, as in package.train")
+    module = read("trainbox_module", read_module, None, "the name of a module, as in package.train")
     settings = Settings(
         program=_program(as_text(reserved.get("sagemaker_program")), module) or given("sagemaker_program") or None,
         module=module,
         submit_directory=given("sagemaker_submit_directory") or None,
-        source_bytes=read("trainbox_source_bytes", _read_bytes, DEFAULT_SOURCE_BYTES, "a number of bytes, 1 or more"),
-        installs=read("trainbox_requirements", _read_installs, "any", " or ".join(get_args(Installs))),
+        source_bytes=read("trainbox_source_bytes", read_bytes, DEFAULT_SOURCE_BYTES, "a number of bytes, 1 or more"),
+        installs=choose("trainbox_requirements", get_args(Installs), "any"),
         script=given("trainbox_script") or None,
-        arguments=read("trainbox_arguments", _read_style, "toolkit", " or ".join(get_args(ArgumentStyle))),
-        raw_arguments=read("trainbox_raw_arguments", _read_strings, (), "a JSON list of strings"),
-        processes_per_host=read("processes_per_host", _read_count, None, count),
-        launcher=read("trainbox_launcher", _read_launcher, "auto", " or ".join(get_args(Launcher))),
+        arguments=choose("trainbox_arguments", get_args(ArgumentStyle), "toolkit"),
+        raw_arguments=read("trainbox_raw_arguments", read_strings, (), "a JSON list of strings"),
+        processes_per_host=read("processes_per_host", read_count, None, count),
+        launcher=choose("trainbox_launcher", get_args(Launcher), "auto"),
         backend=given("trainbox_backend") or None,
-        max_restarts=read("trainbox_max_restarts", _read_restarts, DEFAULT_MAX_RESTARTS, "a whole number, 0 or more"),
-        hang_seconds=read("trainbox_hang_seconds", _read_seconds, DEFAULT_HANG_SECONDS, seconds),
-        start_seconds=read("trainbox_start_seconds", _read_seconds, DEFAULT_START_SECONDS, seconds),
+        max_restarts=read("trainbox_max_restarts", read_restarts, DEFAULT_MAX_RESTARTS, "a whole number, 0 or more"),
+        hang_seconds=read("trainbox_hang_seconds", read_seconds, DEFAULT_HANG_SECONDS, seconds),
+        start_seconds=read("trainbox_start_seconds", read_seconds, DEFAULT_START_SECONDS, seconds),
         grace_seconds=min(
-            read("trainbox_grace_seconds", _read_seconds, default_grace_seconds(env), seconds), _longest_grace(env)
+            read("trainbox_grace_seconds", read_seconds, default_grace_seconds(env), seconds), _longest_grace(env)
         ),
         stop_exit_code=read(
-            "trainbox_stop_exit_code", _read_exit_code, default_stop_exit_code(env), "an exit code, 0 to 255"
+            "trainbox_stop_exit_code", read_exit_code, default_stop_exit_code(env), "an exit code, 0 to 255"
         ),
-        peer_timeout_seconds=read(
-            "trainbox_peer_timeout_seconds", _read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds
-        ),
-        preflight=read("trainbox_preflight", _read_preflight, "auto", " or ".join(get_args(Preflight))),
-        preflight_strict=read("trainbox_preflight_strict", _read_switch, False, "true or false"),
-        preload=read("trainbox_preload", _read_on, True, "on or off"),
+        peer_timeout_seconds=read("trainbox_peer_timeout_seconds", read_seconds, DEFAULT_PEER_TIMEOUT_SECONDS, seconds),
+        preflight=choose("trainbox_preflight", get_args(Preflight), "auto"),
+        preflight_strict=read("trainbox_preflight_strict", read_switch, False, "true or false"),
+        preload=read("trainbox_preload", read_on, True, "on or off"),
         drills=read("trainbox_drill", read_drills, (), "'kill RANK@STEP' or 'freeze RANK@STEP', separated by commas"),
         hide=read("trainbox_hide", read_names, (), "names, separated by commas"),
         s3_endpoint_url=env.get("S3_ENDPOINT_URL") or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL"),
@@ -299,114 +308,12 @@ def _require_effect(settings: Settings) -> None:
         )
 
 
-def _read_launcher(text: str) -> Launcher:
-    for launcher in get_args(Launcher):
-        if launcher == text:
-            return cast("Launcher", launcher)
-    raise ValueError(text)
-
-
-def _read_preflight(text: str) -> Preflight:
-    for preflight in get_args(Preflight):
-        if preflight == text:
-            return cast("Preflight", preflight)
-    raise ValueError(text)
-
-
-def _read_installs(text: str) -> Installs:
-    for installs in get_args(Installs):
-        if installs == text:
-            return cast("Installs", installs)
-    raise ValueError(text)
-
-
-def _read_bytes(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise ValueError(text)
-    return count
-
-
-def _read_switch(text: str) -> bool:
-    """As SDKs pass a bool on: JSON's word, or Python's."""
-    if text.lower() not in {"true", "false"}:
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
-def _read_on(text: str) -> bool:
-    if text not in {"on", "off"}:
-        raise ValueError(text)
-    return text == "on"
-
-
-def _read_restarts(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise ValueError(text)
-    return count
-
-
-def _read_style(text: str) -> ArgumentStyle:
-    for style in get_args(ArgumentStyle):
-        if style == text:
-            return cast("ArgumentStyle", style)
-    raise ValueError(text)
-
-
-def _read_module(text: str) -> str:
-    if not _MODULE.fullmatch(text):
-        raise ValueError(text)
-    return text
-
-
-def _read_strings(text: str) -> tuple[str, ...]:
-    found = json.loads(text)
-    if not isinstance(found, list) or not all(isinstance(one, str) and "\0" not in one for one in found):
-        raise ValueError(text)
-    "".join(found).encode()  # half a surrogate pair is a ValueError: no system can pass it on
-    return tuple(found)
-
-
-def read_names(text: str) -> tuple[str, ...]:
-    """Names separated by commas, or as a JSON list, which may have commas in them.
-
-    Raises:
-        ValueError: There is an empty one, or something that is no text.
-    """
-    names = json.loads(text) if text.startswith("[") else text.split(",")
-    if not all(isinstance(name, str) and name.strip() for name in names):
-        raise ValueError(text)
-    return tuple(name.strip() for name in names)
-
-
-def _read_count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= MOST_PROCESSES_PER_HOST:
-        raise ValueError(text)
-    return count
-
-
-def _read_seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(text)
-    return seconds
-
-
 def _longest_grace(env: Mapping[str, str]) -> float:
     """What the platform gives: who runs the container says it in the variable, whatever the request asks for."""
     try:
-        return _read_seconds(env.get("TRAINBOX_GRACE_SECONDS") or "")
+        return read_seconds(env.get("TRAINBOX_GRACE_SECONDS") or "")
     except ValueError:  # not said, or malformed, which is an error only where it is all there is
         return float("inf")
-
-
-def _read_exit_code(text: str) -> int:
-    code = int(text)
-    if not 0 <= code <= LAST_EXIT_CODE:
-        raise ValueError(text)
-    return code
 
 
 def as_text(value: object) -> str:

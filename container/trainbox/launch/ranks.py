@@ -8,7 +8,7 @@ import msgspec
 
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job
-from trainbox.contract.settings import MOST_PROCESSES_PER_HOST
+from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST
 from trainbox.contract.world import world_hosts
 from trainbox.errors import HyperparameterError, ProgramError
 from trainbox.launch.program import BUNDLED, TREES, XGBOOST, Program

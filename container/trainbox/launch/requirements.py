@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainbox.contract.cause import find_cause
 from trainbox.contract.job import Job
-from trainbox.contract.settings import Installs
+from trainbox.contract.setting_values import Installs
 from trainbox.errors import RequirementsError, Stopped
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import install_plan

@@ -23,7 +23,8 @@ from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
-from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, Installs, is_ours, read_names, require_known
+from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST, Installs, read_names
+from trainbox.contract.settings import SETTINGS, is_ours, require_known
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError, RunError
 from trainbox.launch.program import bundled_scripts, find_bundled, find_module
