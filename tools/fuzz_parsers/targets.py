@@ -24,7 +24,7 @@ from trainbox.contract.job import read_job
 from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.peer_key import read_peer_key
 from trainbox.contract.ranks import find_members_beyond, read_port, read_ranks
-from trainbox.contract.references import fill_in_raw, find_references, read_values
+from trainbox.contract.references import fill_in_raw, find_references, read_resolved
 from trainbox.errors import (
     CheckpointError,
     ContractError,
@@ -224,7 +224,7 @@ def _read_variables(content: bytes, directory: Path) -> None:
     find_members_beyond(env, 1)
     readers: tuple[Callable[[dict[str, str]], object], ...] = (
         *(read_port, read_ranks, lambda env: read_ranks(env, hosts=2, host_rank=1)),
-        *(read_peer_key, read_checkpoint_keys, read_values),
+        *(read_peer_key, read_checkpoint_keys, read_resolved),
     )
     for read in readers:
         with contextlib.suppress(ContractError):
