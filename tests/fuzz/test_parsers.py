@@ -13,7 +13,7 @@ from tools.fuzz_parsers.targets import TARGETS, use
 
 ROOT = Path(__file__).parents[2]
 #: Fewer where one takes long.
-COUNTS = {"XGBoost model, JSON": 60, "forest": 60, "forest, description": 60, "compressed file": 80}
+COUNTS = {"XGBoost model, JSON": 40, "forest": 40, "forest, description": 40, "Parquet": 50}
 _PROGRAM = "import runpy\nrunpy.run_module('tools.fuzz_parsers', run_name='__main__')\n"
 
 
@@ -36,7 +36,7 @@ def run(*arguments: str) -> tuple[int, str]:
 @pytest.mark.process
 @pytest.mark.parametrize("name", TARGETS)
 def test_bytes_of_strangers_are_taken_or_refused_as_declared(tmp_path: Path, name: str) -> None:
-    code, said = run("--target", name, "--count", str(COUNTS.get(name, 100)), "--out", str(tmp_path))
+    code, said = run("--target", name, "--count", str(COUNTS.get(name, 70)), "--out", str(tmp_path))
     assert code == 0, said
 
 

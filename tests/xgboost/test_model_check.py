@@ -29,6 +29,8 @@ from trainbox.xgboost.model_check.ubjson import decode
 ROOT = Path(__file__).parents[2]
 #: Python 3.12 with XGBoost 3.4, which writes dart and several targets in another way; `make venv-py312` makes it.
 NEWEST = ROOT / ".venv-py312" / "bin" / "python"
+#: Of every form that models have; the long test has all kinds.
+OF_EACH_FORM = ("softprob", "dart", "linear", "a tree for two targets", "categories", "exact, pruned")
 PYTHONS = {"here": Path(sys.executable), "newest": NEWEST}
 
 
@@ -99,7 +101,7 @@ def test_every_model_that_xgboost_writes_is_taken(python: Path) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
 def test_what_is_taken_though_one_thing_was_changed_does_not_crash_xgboost(python: Path) -> None:
-    said = run(Path(forgeries.__file__), python, "1", "8")
+    said = run(Path(forgeries.__file__), python, "1", "12", *OF_EACH_FORM)
     assert said["found"] == []
     assert said["taken"]
     assert said["refused"] > said["taken"]
@@ -108,8 +110,8 @@ def test_what_is_taken_though_one_thing_was_changed_does_not_crash_xgboost(pytho
 @pytest.mark.process
 @pytest.mark.long
 @pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
-def test_the_same_of_many_changes(python: Path) -> None:
-    assert run(Path(forgeries.__file__), python, "2", "400")["found"] == []
+def test_the_same_of_every_kind_and_many_changes(python: Path) -> None:
+    assert run(Path(forgeries.__file__), python, "2", "60")["found"] == []
 
 
 #: The five of the review, each of which ended XGBoost 3.2 and 3.4 with a memory error, and what is said of them.
@@ -188,6 +190,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Any], None], str]] = {
     "too few weights": ("linear", _model(weights=np.zeros(3, np.float32)), "3 weights"),
     "too few leaves": ("a tree for two targets", _drop("leaf_weights"), "leaves of 2 values, but .* leaf_weights"),
     "no leaves": ("a tree for two targets", lambda document: tree(document).pop("leaf_weights"), "has no leaf_weights"),
+    "no kinds of splits": ("a tree for two targets", lambda document: tree(document).pop("split_type"), "split_type"),
     "leaves elsewhere": ("a tree for two targets", put("right_children", -1, 99), "99 in right_children"),
     "larger leaves": (
         "a tree for two targets",

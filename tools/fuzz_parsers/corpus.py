@@ -58,7 +58,13 @@ CHECKPOINT_CONFIGS = (b'{"LocalPath": "/opt/ml/checkpoints", "S3Uri": "s3://b/k"
 VARIABLES = (
     b"RANK=3\nWORLD_SIZE=4\nLOCAL_RANK=1\nLOCAL_WORLD_SIZE=2\nMASTER_PORT=29500",
     b"OMPI_COMM_WORLD_SIZE=2\nPMI_SIZE=3\nSLURM_STEP_NUM_TASKS=4\nTRAINBOX_LAUNCHER=plain\nSM_HP_MP_PARAMETERS={}",
+    b"TRAINBOX_PEER_KEY=" + b"0f" * 32 + b"\nTRAINBOX_CHECKPOINT_KEY=" + b"0f" * 32 + b"," + b"AA" * 21 + b"A=\n",
     b"TRAINBOX_PREFLIGHT=full\nTRAINBOX_HANG_SECONDS=20\nTRAINBOX_DRILL=kill 1@20\nTRAINING_JOB_NAME=j\nAWS_REGION=r",
+)
+REFERENCES = (
+    b"{{resolve:secretsmanager:name:SecretString:key}} and {{resolve:ssm:/a/b:3}}",
+    b"postgres://u:{{resolve:secretsmanager:arn:aws:secretsmanager:eu-central-1:123456789012:secret:n-AbCdEf}}@h/d",
+    b'{"a": ["{{resolve:ssm-secure:name}}"]}',
 )
 CONTENT_TYPES = (
     b"text/csv",

@@ -21,7 +21,10 @@ from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
 from trainbox.channels.kinds import read_content_type
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import read_job
+from trainbox.contract.keys import read_checkpoint_keys
+from trainbox.contract.peer_key import read_peer_key
 from trainbox.contract.ranks import find_members_beyond, read_port, read_ranks
+from trainbox.contract.references import fill_in_raw, find_references, read_resolved
 from trainbox.errors import (
     CheckpointError,
     ContractError,
@@ -219,10 +222,20 @@ def _read_variables(content: bytes, directory: Path) -> None:
     pairs = (line.partition("=") for line in content.decode(errors="surrogateescape").splitlines())
     env = {name: value for name, is_pair, value in pairs if name and is_pair}
     find_members_beyond(env, 1)
-    for read in (read_port, read_ranks, lambda env: read_ranks(env, hosts=2, host_rank=1)):
+    readers: tuple[Callable[[dict[str, str]], object], ...] = (
+        *(read_port, read_ranks, lambda env: read_ranks(env, hosts=2, host_rank=1)),
+        *(read_peer_key, read_checkpoint_keys, read_resolved),
+    )
+    for read in readers:
         with contextlib.suppress(ContractError):
             read(env)
     _use_job(directory, env)
+
+
+def _find_references(content: bytes, _directory: Path) -> None:
+    text = content.decode(errors="surrogateescape")
+    found = list(find_references(text, "hyperparameter x"))
+    fill_in_raw(text, {reference.text: "a value" for reference in found})
 
 
 def _extract(content: bytes, directory: Path) -> None:
@@ -297,6 +310,9 @@ TARGETS: dict[str, Target] = {
     },
     "variables": Target(
         corpus.of(*corpus.VARIABLES), _read_variables, (ContractError,), (b"RANK=", b"\n", b"=", b"-1")
+    ),
+    "reference to a secret": Target(
+        corpus.of(*corpus.REFERENCES), _find_references, (ContractError,), (b"{{resolve:", b"}}", b":", b"ssm", b"arn")
     ),
     "source archive": Target(corpus.archives, _extract, (ProgramError,)),
     "metric lines": Target(

@@ -12,18 +12,19 @@ _BITS = 32
 _TYPES = range(7, 17)  # `CatIndexType` in XGBoost's src/data/cat_container.cc
 
 
-def check_categories(number: int, tree: Section, nodes: int) -> None:
+def check_categories(number: int, tree: Section, nodes: int, *, is_optional: bool) -> None:
     """Check the categorical splits of one tree.
 
     Args:
         number: Of the tree, for messages.
         tree: The tree.
         nodes: How many it has.
+        is_optional: Whether it may say nothing of the kinds of its splits, as before XGBoost 1.3.
 
     Raises:
         ValueError: A split has no categories, or some that are elsewhere.
     """
-    if not tree.has("split_type"):  # written before XGBoost 1.3
+    if is_optional and not tree.has("split_type"):
         return
     kinds = tree.integers("split_type")
     if len(kinds) != nodes or (nodes and int(kinds.max()) > 1) or int(kinds.min(initial=0)) < 0:

@@ -90,7 +90,7 @@ def _check_arrays(number: int, tree: Section, shape: Shape) -> bool:
         weights = tree.length("base_weights")
         if not weights or weights % nodes or weights // nodes > size:
             raise ValueError(f"tree {number} has {weights:,} base_weights for {nodes:,} nodes of {size:,} values")
-    check_categories(number, tree, nodes)
+    check_categories(number, tree, nodes, is_optional=not has_vectors)
     return has_vectors
 
 
