@@ -9,7 +9,7 @@ ARG VARIANT=cpu
 ARG EXTRAS=xgboost,sklearn,torch
 WORKDIR /requirements
 COPY locks locks
-COPY pyproject.toml tools/image/requirements.py tools/image/choose ./
+COPY pyproject.toml tools/image/choose tools/image/requirements.py tools/image/sdists ./
 RUN sh choose "${EXTRAS}" "${VARIANT}" chosen
 
 # --- what changes seldom and weighs most: a virtual environment with the frameworks ------------------------------------
@@ -25,7 +25,7 @@ WORKDIR /build
 RUN python3 -m venv /opt/venv && mkdir -p /layer/dependencies/opt \
     && mv /opt/venv /layer/dependencies/opt && ln -s /layer/dependencies/opt/venv /opt/venv
 # `wheelhous[e]` may be absent: a pattern that finds nothing is no error beside a file that is there.
-COPY tools/image/from-lock tools/image/install wheelhous[e]/ wheelhouse/
+COPY tools/image/from-lock tools/image/install tools/image/sdists wheelhous[e]/ wheelhouse/
 COPY --from=requirements /requirements/chosen wheelhouse/
 # The certificate of a network that inspects TLS is there for this step, and in no layer.
 RUN --mount=type=secret,id=ca sh wheelhouse/install dependencies /layer/dependencies

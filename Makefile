@@ -15,7 +15,7 @@ PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -29,7 +29,7 @@ $(VENV)/.pip: pyproject.toml locks/dev.txt
 
 # What `make demo` needs is less than what development needs, and there a minute sooner.
 $(VENV)/.demo: $(VENV)/.pip
-	$(INSTALL) 'trainbox[xgboost,workbench,demo] hatchling editables' --quiet
+	$(INSTALL) 'trainbox[xgboost,workbench,demo] hatchling editables setuptools' --quiet
 	$(BIN)/python $(INSTALL_SELF)
 	@touch $@
 
@@ -44,9 +44,7 @@ venv-incumbent: .venv-incumbent/.ready ## .venv-incumbent with sagemaker-trainin
 
 .venv-incumbent/.ready: locks/incumbent.txt
 	$(PYTHON) -m venv .venv-incumbent
-	tools/locked .venv-incumbent/bin/python install $< 'pip setuptools' --quiet --no-compile
-	tools/locked .venv-incumbent/bin/python install $< sagemaker-training --quiet --no-compile \
-	  --no-build-isolation --no-binary sagemaker-training,inotify-simple
+	tools/image/from-lock .venv-incumbent/bin/python install $< --quiet --no-compile
 	@touch $@
 
 # SageMaker's SDKs of version 2 and 3 cannot share one environment, with each other or with us.
@@ -97,9 +95,9 @@ test-environments: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.rea
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
 
-lock: $(VENV)/.dev ## resolve locks/ anew, by hash; UPGRADE=name,name or UPGRADE=all takes newer versions
+lock: $(VENV)/.pip ## resolve locks/ anew, by hash; UPGRADE=name,name or UPGRADE=all takes newer versions
 	$(INSTALL) uv --quiet
-	$(BIN)/python -m tools.lock --uv $(BIN)/uv --upgrade '$(UPGRADE)' $(LOCKS)
+	$(BIN)/python -m tools.lock --uv $(BIN)/uv --upgrade '$(UPGRADE)' $(if $(TORCH_CPU_INDEX),--torch-index $(TORCH_CPU_INDEX)) $(LOCKS)
 
 freeze: $(VENV)/.dev ## record anew what tests/frozen compares with; a commit of its own, with a line in CHANGELOG.md
 	$(BIN)/python -m tools.freeze $(WHAT)
@@ -149,6 +147,9 @@ SECONDS ?= 600
 SEED ?= 1
 LOAD ?= 2
 JOBS ?= 1
+
+fuzz: $(VENV)/.dev ## feed the parsers of strangers' bytes what chance makes of honest ones: SECONDS=600 SEED=1, TARGET='libsvm' is one alone
+	$(BIN)/python -m tools.fuzz_parsers --seconds $(SECONDS) --seed $(SEED) $(if $(TARGET),--target '$(TARGET)')
 
 fuzz-faults: $(VENV)/.dev ## jobs hit by faults at random: SECONDS=600 SEED=1, ONLY=K repeats one event, LOAD=2 JOBS=1 (root or user namespaces)
 	$(BIN)/python -m tools.fuzz_faults --seconds $(SECONDS) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) --load $(LOAD) --jobs $(JOBS)

@@ -282,7 +282,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an empty name": (lambda p: rewrite(p, ""), "which is no path inside the checkpoint"),
     "info that is no object": (lambda p: rewrite(p, "empty", b"[1]"), "info is of type list, not a dict"),
     "a NUL in a name": (lambda p: rewrite(p, "model\0.bin"), "which is no path inside the checkpoint"),
-    "a name too long": (lambda p: rewrite(p, "x" * 300), "File name too long"),
+    "a name too long": (lambda p: rewrite(p, "x" * 300), "which is no path inside the checkpoint"),
     "the directory itself": (lambda p: rewrite(p, "optimizer"), "is not a plain file inside the checkpoint"),
     "a link to a file": (linked_file, "'model.bin' is not a plain file inside the checkpoint"),
     "a link to a directory": (linked_directory, "'optimizer/rank-00000.bin' is not a plain file inside"),

@@ -114,7 +114,7 @@ def open_sealed(text: bytes) -> Manifest:
         if hashlib.sha256(sealed.manifest).hexdigest() != sealed.sha256:
             raise CheckpointError(f"{MANIFEST} does not have the digest that it names")
         manifest = msgspec.json.decode(sealed.manifest, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is no DecodeError
         raise CheckpointError(f"{MANIFEST} cannot be read: {error}") from None
     return manifest
 

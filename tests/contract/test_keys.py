@@ -7,6 +7,7 @@ import pytest
 
 from trainbox.contract.job import read_job
 from trainbox.contract.keys import CHECKPOINT_KEY, read_checkpoint_keys
+from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import is_secret
 from trainbox.errors import ContractError
 
@@ -50,3 +51,10 @@ def test_a_key_counts_as_a_secret_wherever_variables_are_shown(tmp_path: Path) -
     job = read_job(tmp_path, {CHECKPOINT_KEY: KEY.hex()})
     assert KEY.hex() in job.secrets
     assert KEY.hex() not in repr(job.settings)
+
+
+def test_a_key_may_be_a_reference_to_a_secret(tmp_path: Path) -> None:
+    reference = "{{resolve:secretsmanager:checkpoints}}"
+    filled = fill_in_variables({CHECKPOINT_KEY: reference}, {reference: KEY.hex()})
+    assert read_checkpoint_keys(filled) == (KEY,)
+    assert KEY.hex() in read_job(tmp_path, filled).secrets

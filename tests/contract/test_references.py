@@ -116,6 +116,7 @@ def test_references_are_found_in_hyperparameters_and_variables_each_once(tmp_pat
     wanted = read_references(tmp_path, {"WANDB_API_KEY": "{{resolve:ssm:/wandb}}", "AWS_REGION": "eu-west-1"})
     assert [each.name for each in wanted.references] == ["/a", "/host", "db", "/quoted", "/wandb"]
     assert wanted.region == "eu-west-1"
+    assert len(wanted.of_hyperparameters) == 4
     assert found.secret_names == {"password", "url", "db", "text"}
     assert found.hyperparameters["password"] == "{{resolve:ssm:/a}}"
 
@@ -130,8 +131,10 @@ def test_what_is_filled_in_is_text_whatever_it_looks_like(tmp_path: Path) -> Non
             "db": json.dumps({"inner": ["{{resolve:secretsmanager:db}}"], "n": 1}),
             "eta": "0.1",
         },
-        **{VARIABLE: json.dumps(values)},
+        **{VARIABLE: json.dumps({"values": values, "hide": ["MY_KEY"]})},
+        MY_KEY="of-a-variable",
     )
+    assert "of-a-variable" in found.secrets
     assert found.hyperparameters == {
         "password": "01234567890",
         "url": "postgres://u:01234567890@h/d",
@@ -141,7 +144,7 @@ def test_what_is_filled_in_is_text_whatever_it_looks_like(tmp_path: Path) -> Non
     assert found.raw_hyperparameters["password"] == "01234567890"
     assert json.loads(str(found.raw_hyperparameters["db"])) == found.hyperparameters["db"]
     assert {'a "quoted" \\ one', "postgres://u:01234567890@h/d"} <= set(found.secrets)
-    assert found.secret_names == {"password", "url", "db"}
+    assert found.secret_names == {"password", "url", "db", "MY_KEY"}
 
 
 def test_a_value_within_quotes_is_read_as_what_it_is() -> None:
@@ -152,11 +155,11 @@ def test_a_value_within_quotes_is_read_as_what_it_is() -> None:
 
 def test_a_reference_within_a_secret_is_only_text(tmp_path: Path) -> None:
     values = {"{{resolve:ssm:/a}}": "{{resolve:nonsense"}
-    found = job(tmp_path, {"password": "{{resolve:ssm:/a}}"}, **{VARIABLE: json.dumps(values)})
+    found = job(tmp_path, {"password": "{{resolve:ssm:/a}}"}, **{VARIABLE: json.dumps({"values": values})})
     assert found.hyperparameters["password"] == "{{resolve:nonsense"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"values": {"a": 1}}'])
 def test_the_variable_of_the_supervisor_is_not_for_others(tmp_path: Path, text: str) -> None:
     with pytest.raises(ContractError, match="TRAINBOX_RESOLVED"):
         job(tmp_path, {}, **{VARIABLE: text})

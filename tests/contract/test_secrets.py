@@ -217,8 +217,19 @@ def test_a_secret_is_hidden_as_it_came_and_as_it_is_read() -> None:
     assert set(secrets({"api_token": '"tok-FFFF"'})) == {'"tok-FFFF"', "tok-FFFF"}
 
 
-def test_a_reference_is_no_secret() -> None:
-    values = {"password": "{{resolve:secretsmanager:db:SecretString:password}}"}
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{{resolve:secretsmanager:db:SecretString:password}}",
+        '"{{resolve:ssm:/a}}"',
+        "/opt/ml/input/data/key/google.json",
+        "/var/run/secrets/token",
+        "~/.netrc",
+        "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-a1b2c3",
+    ],
+)
+def test_where_a_secret_is_is_none(place: str) -> None:
+    values = {"password": place, "GOOGLE_APPLICATION_CREDENTIALS": place}
     assert redact(values) == values
     assert hidden_values(values) == ()
 

@@ -152,7 +152,8 @@ with session() as run:
     model = run.wrap(layers)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for batch in run.steps(run.batches(100_000, batch_size=16).loader(Rows(), collate=torch.Tensor)):
-        time.sleep(SECONDS * (0.2 + (run.rank == SLOW_IN_COMPUTE)))
+        # Of the other rank, too, so long that what the machine does beside it is little of it.
+        time.sleep(SECONDS * (1 + 2 * (run.rank == SLOW_IN_COMPUTE)))
         run.backward(model(batch).square().mean())
         run.update(optimizer)
 """

@@ -292,8 +292,8 @@ def test_another_key_on_one_host_is_named_by_both_as_a_fault_of_the_configuratio
     two: Hosts, other: dict[str, str]
 ) -> None:
     first, second = two.hosts
-    two.start(first, env={"TRAINBOX_PEER_KEY": KEYS_OF_HOSTS[0], "TRAINBOX_PEER_TIMEOUT_SECONDS": "3"})
-    two.start(second, env=other)
+    two.start(second, env=other)  # before: the first one waits for so long alone
+    two.start(first, env={"TRAINBOX_PEER_KEY": KEYS_OF_HOSTS[0], "TRAINBOX_PEER_TIMEOUT_SECONDS": "5"})
     checked = two.finish()
     assert {one.code for one in checked.values()} == {64}
     for host, named in ((first, second), (second, first)):

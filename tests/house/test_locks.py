@@ -1,6 +1,7 @@
 """Locks: whole, by hash, in agreement with each other, and the only way in which anything is installed."""
 
 import re
+import tomllib
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tools import lock
 from tools.image import requirements
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +22,11 @@ SHELL = [
 ]
 
 
-def versions(lock: str) -> dict[str, set[str]]:
+def versions(text: str) -> dict[str, set[str]]:
     """The versions of each package, without the label of a build."""
     return {
-        name: {re.split(r"==|[ ;\\+]", text.partition("\n")[0])[1] for text in texts}
-        for name, texts in requirements.read_entries(lock).items()
+        name: {re.split(r"==|[ ;\\+]", entry.partition("\n")[0])[1] for entry in entries}
+        for name, entries in requirements.read_entries(text).items()
     }
 
 
@@ -101,11 +103,11 @@ def test_an_unknown_extra_and_a_package_that_is_not_locked_are_errors() -> None:
 
 
 def test_a_closure_follows_what_each_entry_is_needed_by() -> None:
-    lock = "a==1 \\\n    --hash=sha256:0\n    # via\n    #   B.b\n    #   project (pyproject.toml)\n"
-    lock += "b-b==2 ; python_version < '3.12' \\\n    --hash=sha256:1\n    # via c[extra]\n"
-    lock += "c==3 \\\n    --hash=sha256:2\n"
-    assert list(requirements.choose(lock, ["C>=1"])) == ["a", "b-b", "c"]
-    assert list(requirements.choose(lock, ["a", "absent; python_version < '3'"])) == ["a"]
+    text = "a==1 \\\n    --hash=sha256:0\n    # via\n    #   B.b\n    #   project (pyproject.toml)\n"
+    text += "b-b==2 ; python_version < '3.12' \\\n    --hash=sha256:1\n    # via c[extra]\n"
+    text += "c==3 \\\n    --hash=sha256:2\n"
+    assert list(requirements.choose(text, ["C>=1"])) == ["a", "b-b", "c"]
+    assert list(requirements.choose(text, ["a", "absent; python_version < '3'"])) == ["a"]
 
 
 def test_nothing_is_installed_that_has_no_hash() -> None:
@@ -127,8 +129,37 @@ def test_nothing_is_installed_that_has_no_hash() -> None:
 
 def test_base_images_are_named_by_digest_and_are_the_same_one() -> None:
     (ours,) = re.findall(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    (built,) = re.findall(r"^ +BASE_IMAGE: (.*)$", (ROOT / "buildspec.yml").read_text(), re.MULTILINE)
-    assert DIGEST.findall(ours) == DIGEST.findall(built) != []
-    assert built.endswith(f"/{ours}")
+    assert len(DIGEST.findall(ours)) == 1
+    for name in ("buildspec.yml", "tools/ci/buildspec-test.yml"):
+        (built,) = re.findall(r"^ +BASE_IMAGE: (.*)$", (ROOT / name).read_text(), re.MULTILINE)
+        assert built.endswith(f"/{ours}"), name
     froms = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert {each for each in froms if each != "dependencies"} == {"${BASE_IMAGE}"}
+
+
+def test_a_lock_is_resolved_with_pytorch_from_its_own_index_and_all_else_from_pypi() -> None:
+    found = {each.name: each for each in lock.all_locks()}
+    assert set(found) == set(LOCKS)
+    for name, each in found.items():
+        project = tomllib.loads(lock.project_of(each, PYPROJECT, "https://pytorch.example/cpu"))
+        uv = project["tool"]["uv"]
+        assert [index["name"] for index in uv["index"] if not index.get("explicit")] == ["pypi"]
+        assert set(uv.get("sources", ())) == ({"torch"} if each.variant == "cpu" else set())
+        assert not any("trainbox" in requirement for requirement in project["project"]["dependencies"])
+        assert LOCKS[name].startswith(lock.header(each)), f"make lock LOCKS={name}"
+    gpu = tomllib.loads(lock.project_of(found["image-gpu-py312-x86_64"], PYPROJECT, lock.TORCH_CPU))
+    assert not any(each.startswith("xgboost-cpu") for each in gpu["project"]["dependencies"])
+
+
+def test_other_locks_take_the_versions_of_development_whatever_the_build() -> None:
+    text = "torch==2.13.0+cpu ; sys_platform == 'linux' \\\n    --hash=sha256:0\n    # via b\n"
+    text += "nvidia-nccl-cu13==1 \\\n    --hash=x\n"
+    assert lock.constraints_from(text, lock.CUDA) == "torch==2.13.0 ; sys_platform == 'linux'\n"
+    assert lock.constraints_from(text, "").splitlines()[1] == "nvidia-nccl-cu13==1"
+
+
+def test_a_lock_names_nothing_of_the_machine_that_made_it() -> None:
+    made = "a==1 \\\n    --hash=x\n    # via\n    #   -c /tmp/x/constraints.txt\n    #   b\n    # via -c /tmp/x\n"
+    assert lock.tidy(made) == "a==1 \\\n    --hash=x\n    # via\n    #   b\n"
+    for name, text in LOCKS.items():
+        assert not re.search(r"/tmp|-c |127\.0\.0\.1|file:", text), name

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
@@ -63,8 +62,18 @@ def test_what_has_a_code_owner_is_there() -> None:
     assert {"/tools/ci/", "/locks/", "/Dockerfile", "/buildspec.yml"} <= set(paths)
 
 
-def test_updates_are_asked_for_of_every_kind_of_package_there_is() -> None:
-    found = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())
-    assert found["version"] == 2
-    assert {each["package-ecosystem"] for each in found["updates"]} == {"pip", "docker"}
-    assert not list((ROOT / ".github").glob("workflows/*")), "then github-actions too"
+def test_updates_are_asked_for_of_every_lock_and_of_the_base_image_wherever_it_stands() -> None:
+    found = json.loads((ROOT / ".github/renovate.json").read_text())
+    (locks,) = (pattern.strip("/") for pattern in found["pip_requirements"]["managerFilePatterns"])
+    assert [path.name for path in ROOT.glob("locks/*") if not re.search(locks, f"locks/{path.name}")] == []
+    (base,) = found["customManagers"]
+    (match,) = (text.replace("(?<", "(?P<") for text in base["matchStrings"])
+    named = {}
+    for path in ("Dockerfile", "buildspec.yml", "tools/ci/buildspec-test.yml"):
+        assert any(re.search(pattern[1:-1], path) for pattern in base["managerFilePatterns"]), path
+        images = [each.groupdict() for each in re.finditer(match, (ROOT / path).read_text())]
+        assert len(images) == 1, path
+        named[path] = images[0]["currentValue"], images[0]["currentDigest"]
+    assert len(set(named.values())) == 1, named
+    assert set(found["enabledManagers"]) == {"custom.regex", "pip_requirements"}
+    assert not list((ROOT / ".github").glob("workflows/*")), "then github-actions, too"

@@ -27,7 +27,7 @@ PAGE = (ROOT / "docs" / "build-and-push.md").read_text()
 #: Neither history nor what git ignores, as in a clean checkout; what takes long to make anew is put there below.
 LEFT_OUT = (".git/", *(ROOT / ".gitignore").read_text().split())
 #: Wheels of the smallest image.
-WHEELS = ("msgspec", "hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove_classifiers")
+WHEELS = ("msgspec", "hatchling", "packaging", "pathspec", "pip", "pluggy", "tomlkit", "trove_classifiers")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: The fewest tests; documented as TRAINBOX_CI_TESTS and TRAINBOX_CI_IMAGE_TESTS.
 TESTS = "tests/launch/test_memory.py"

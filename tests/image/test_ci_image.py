@@ -198,7 +198,7 @@ def test_basic_scanning_which_sees_no_python_packages_fails_unless_that_is_allow
     ecr.scan_by(scanned.address, "BASIC", "eu-west-2")
     done = scanned.judged(**region)
     assert done.returncode == 1
-    assert "basic scanning, which sees the operating system's packages alone and none of Python's" in done.stderr
+    assert "basic scanning, which sees only the operating system's packages, not Python's" in done.stderr
     done = scanned.judged(**region, SCAN_BASIC="warn", SCAN_MISSING="warn")
     assert "SCAN_BASIC=warn lets that do" in done.stderr
 

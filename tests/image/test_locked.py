@@ -115,9 +115,9 @@ def lock(directory: Path, version: str, content: bytes) -> Path:
     return written
 
 
-def install(locked: Path, into: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def install(locked: Path, into: Path, *options: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [SCRIPT, sys.executable, "install", locked, "--target", into],
+        [SCRIPT, sys.executable, "install", locked, "--target", into, *options],
         env=pip_environment(**variables),
         capture_output=True,
         text=True,
@@ -152,12 +152,20 @@ def test_a_second_index_that_offers_a_higher_build_of_a_pinned_version_gets_noth
     assert who(tmp_path / "alone") == "WHO = 'honest'\n"
 
 
-def test_other_bytes_under_the_same_name_are_refused(new_index: Mapping[str, Index], tmp_path: Path) -> None:
-    new_index["evil"].offer("harmless-1.0-py3-none-any.whl", wheel("1.0", EVIL))
-    answer = install(lock(tmp_path, "1.0", HONEST), tmp_path / "out", PIP_INDEX_URL=new_index["evil"].url)
-    assert answer.returncode != 0
-    assert "DO NOT MATCH THE HASHES" in answer.stderr
-    assert not (tmp_path / "out").exists()
+def test_other_bytes_under_the_same_name_are_refused_from_an_index_and_from_a_wheelhouse(
+    new_index: Mapping[str, Index], tmp_path: Path
+) -> None:
+    evil = new_index["evil"]
+    evil.offer("harmless-1.0-py3-none-any.whl", wheel("1.0", EVIL))
+    locked = lock(tmp_path, "1.0", HONEST)
+    wheelhouse = ("--no-index", "--find-links", evil.files / "harmless")
+    for answer in (
+        install(locked, tmp_path / "out", PIP_INDEX_URL=evil.url),
+        install(locked, tmp_path / "out", *wheelhouse),
+    ):
+        assert answer.returncode != 0
+        assert "DO NOT MATCH THE HASHES" in answer.stderr
+        assert not (tmp_path / "out").exists()
 
 
 def test_no_code_of_a_source_distribution_runs_even_if_its_hash_is_right(

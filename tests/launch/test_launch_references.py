@@ -79,6 +79,19 @@ def test_settings_are_read_when_what_they_refer_to_is_known(tree: Tree, service:
     assert str(run.failure).startswith("wrong pin ***\n")
 
 
+def test_a_key_by_reference_reaches_nobody_that_the_key_itself_would_not_reach(tree: Tree, service: Service) -> None:
+    tree.hyperparameters_from({"style": "{{resolve:ssm:/team/style}}"})
+    tree.program("import os; print([name for name, value in os.environ.items() if 'abababab' in value])")
+    run = tree.run(**service.env, TRAINBOX_PEER_KEY="{{resolve:ssm-secure:/team/peers}}")
+    assert (run.code, run.stdout) == (0, b"[]\n"), run.log
+
+
+def test_a_part_of_a_variable_is_hidden_by_itself(tree: Tree, service: Service) -> None:
+    tree.program("import os; raise SystemExit(os.environ['OPTIONS'].partition(':')[2])")
+    run = tree.run(**service.env, OPTIONS="a:{{resolve:ssm-secure:/team/key}}")
+    assert str(run.failure).startswith("***\n")
+
+
 def test_a_wrong_value_by_reference_is_not_repeated(tree: Tree, service: Service) -> None:
     tree.hyperparameters_from({"depth": "{{resolve:secretsmanager:plain}}"})
     tree.program(

@@ -119,6 +119,9 @@ def variants(kind: str) -> dict[str, xgb.Booster]:
     given, traits = KINDS[kind]
     if given.get("booster") != "gblinear" and "rounds" not in traits:
         made[f"{kind}, two rounds"] = booster[1:3]
+    if kind == "softprob":
+        mixed = {**given, **_VECTORS, "nthread": 1, "verbosity": 0, "num_parallel_tree": 3}
+        made["first trees of numbers, then of vectors"] = xgb.train(mixed, matrix, 2, xgb_model=booster.copy())
     if kind in ("binary:logistic", "softprob", "exact, pruned", "categories"):
         params = {**given, "nthread": 1, "verbosity": 0, "max_depth": 3}
         params.pop("tree_method", None)

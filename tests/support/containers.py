@@ -56,5 +56,7 @@ def image(engine: Any) -> str:
 def base_of(client: Any) -> str:
     """What BASE_IMAGE must be for an image that is built in a test: the base of the image that is here."""
     labels = client.inspect_image(IMAGE)["Config"]["Labels"]
-    name, digest = (labels[f"org.opencontainers.image.base.{each}"] for each in ("name", "digest"))
+    name, digest = (labels.get(f"org.opencontainers.image.base.{each}", "") for each in ("name", "digest"))
+    if not name:
+        unavailable(f"the image {IMAGE} does not name its base: make image")
     return "fallback" if name.startswith("trainbox-base:") else f"{name}@{digest}"

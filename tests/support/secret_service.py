@@ -23,7 +23,7 @@ class _Service(BaseHTTPRequestHandler):
         "NUL": {"SecretString": "a\0b"},
     }
 
-    parameters: ClassVar[Mapping[str, str]] = {"/team/key": KEY, "/team/style": "equals"}
+    parameters: ClassVar[Mapping[str, str]] = {"/team/key": KEY, "/team/style": "equals", "/team/peers": "ab" * 32}
 
     def do_POST(self) -> None:
         server = self.server

@@ -98,8 +98,13 @@ class Recorder:
                 member, _ = self._listener.accept()
             except OSError:
                 return
-            leader = socket.create_connection(self._leader, timeout=300)
-            self._sockets += [member, leader]
+            self._sockets.append(member)
+            try:
+                leader = socket.create_connection(self._leader, timeout=300)
+            except ConnectionRefusedError:  # it does not listen yet; the member will try again
+                member.close()
+                continue
+            self._sockets.append(leader)
             said = bytearray()
             self.said.append(said)
             for source, target, kept in ((member, leader, said), (leader, member, bytearray())):

@@ -519,6 +519,9 @@ from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.sharded import ShardedSaver
 
+heard = []
+sys.addaudithook(lambda event, about: heard.append(".".join(about)) if event == "pickle.find_class" else None)
+
 DAMAGES = {"vanish": os.unlink, "shrink": lambda path: os.truncate(path, 10)}
 
 def spoil(module, damages):
@@ -574,6 +577,7 @@ def train(directory, kind, damages, rank, size, port, last, host):
         progress["steps"] = step
     saver.save(last, wait=True)
     told = {"first": first, "began": began, "ended": digest(), "progress": known, "next": torch.rand(1).item()}
+    told["pickled"] = heard
     saver.close()
     dist.barrier()
     kept.append(dist.group.WORLD._get_backend(torch.device("cpu")))  # see trainbox.torch.world
@@ -697,6 +701,7 @@ def test_a_sharded_state_is_cut_anew_for_any_number_of_ranks_and_hosts(tmp_path:
         assert {one["began"] for one in told} == {ended}
         ended = told[0]["ended"]
         assert all(one["progress"] == {"steps": one["first"]} for one in told)
+        assert all(one["pickled"] == [] for one in told), told  # saving and resuming alike
     for host in ("algo-1", "algo-2"):
         assert (tmp_path / host / "step-00000008" / "MANIFEST.json").exists()
     names = [path.name for host in ("algo-1", "algo-2") for path in (tmp_path / host / "step-00000008").glob("*.dist*")]

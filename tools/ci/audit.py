@@ -100,8 +100,8 @@ def main() -> None:
     missing = env.get("AUDIT_MISSING") or "fail"
     if missing not in {"fail", "warn"}:
         fail(f"AUDIT_MISSING: found {missing!r}", "one of fail, warn")
-    beside = shutil.which("pip-audit", path=str(Path(sys.executable).parent))
-    program = beside or shutil.which("pip-audit")
+    installed = shutil.which("pip-audit", path=str(Path(sys.executable).parent))
+    program = installed or shutil.which("pip-audit")
     wanted = packages(inventory)
     try:
         answers = [each for requirements in lists(wanted) for each in run(program, requirements)]

@@ -58,6 +58,8 @@ _CONFIGURED = (
     "User",
     "Volumes",
 )
+#: Of the commit, or of the build where the source has no history.
+_CREATED = "org.opencontainers.image.created"
 #: The error codes of the registry API, as the engine words them, and what to do:
 #: https://distribution.github.io/distribution/spec/api/#errors-2
 _HINTS = {
@@ -126,7 +128,7 @@ def make_name(env: Mapping[str, str]) -> Name:
     if repository == release.repository(env):
         fail(
             f"CANDIDATE_REPOSITORY and ECR_REPOSITORY are both {repository!r}",
-            "a candidate has a repository of its own",
+            "candidates need their own repository",
         )
     registry = env.get("REGISTRY") or read_token()[0]
     return Name(registry, repository, image_tag(env, head_commit))
@@ -184,9 +186,10 @@ def log_in(name: Name, env: Mapping[str, str]) -> None:
 
 
 def content_digest(inspected: Mapping[str, Any]) -> str:
-    """Of what an image's containers are made of: an image's id is also of the time and the engine that built it."""
+    """Of what containers of an image are made of: its id is also of the engine that built it, and of the time."""
     config = {key: inspected["Config"].get(key) for key in _CONFIGURED}
-    whole = [inspected["Os"], inspected["Architecture"], inspected["RootFS"]["Layers"], config]
+    labels = {key: value for key, value in (config["Labels"] or {}).items() if key != _CREATED}
+    whole = [inspected["Os"], inspected["Architecture"], inspected["RootFS"]["Layers"], {**config, "Labels": labels}]
     return "sha256:" + hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 

@@ -14,9 +14,10 @@ HEAD = """\
 
 trainbox itself is under the Apache License 2.0 ([LICENSE](LICENSE)). The image `trainbox:cpu` with all its extras also
 holds the packages below, under their own licences, whose texts lie in the image: those of Python's packages in
-`/opt/venv/lib/python3*/site-packages/*.dist-info`, those of Debian's in `/usr/share/doc/*/copyright`. The GPU image
-holds NVIDIA's CUDA libraries too (`nvidia-*`), under NVIDIA's own terms. Versions, hashes and Debian's packages are in
-the SBOM of each release ([Build and push](docs/build-and-push.md#what-lies-beside-an-image)).
+`/opt/venv/lib/python3*/site-packages/*.dist-info`, those of Debian's in `/usr/share/doc/*/copyright`. The images
+for GPUs and for aarch64 have `xgboost` (Apache-2.0) in place of `xgboost-cpu`, with libraries of NVIDIA (`nvidia-*`,
+`cuda-*`) under NVIDIA's own terms; those for GPUs also `triton` (MIT). Versions, hashes and Debian's packages are in
+the SBOM of each release ([Build and push](docs/build-and-push.md#what-is-attached-to-an-image)).
 
 Made by `python -m tools.ci.notice`, from what the packages say of themselves: no lawyer has looked at it.
 
@@ -24,7 +25,7 @@ Made by `python -m tools.ci.notice`, from what the packages say of themselves: n
 |---|---|
 """
 CARRIED = """
-What wheels say is compiled into them, or lies beside their own files:
+What wheels say they contain:
 
 | package | carries |
 |---|---|

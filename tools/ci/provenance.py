@@ -63,7 +63,7 @@ def _run_details(env: Mapping[str, str]) -> dict[str, Any]:
     """Who built it. A build outside CodeBuild says so: its builder is a person's machine."""
     arn = env.get("CODEBUILD_BUILD_ARN", "")
     # The project, of which the build is one: arn:aws:codebuild:REGION:ACCOUNT:build/PROJECT:ID.
-    builder = arn.replace(":build/", ":project/").rpartition(":")[0] if arn else "urn:trainbox:unattended-machine"
+    builder = arn.replace(":build/", ":project/").rpartition(":")[0] if arn else "urn:trainbox:builder:by-hand"
     details: dict[str, Any] = {"builder": {"id": builder}}
     metadata = {}
     if arn:

@@ -232,7 +232,10 @@ class Registry:
         if answer.status_code == _NOT_FOUND:
             self._keep_under_tag(repository, subject.digest, manifest, what)
         if manifest.digest not in {each["digest"] for each in self.referrers(repository, subject.digest)}:
-            fail(f"{self.place} does not list {what.title} beside {subject.digest}", "does it know OCI 1.1 referrers?")
+            fail(
+                f"{self.place} does not list {what.title} among the referrers of {subject.digest}",
+                "does it know OCI 1.1 referrers?",
+            )
         return manifest.digest
 
     def _keep_under_tag(self, repository: str, digest: str, manifest: Manifest, what: Attachment) -> None:

@@ -18,7 +18,7 @@ def release(candidate: Name, digest: str, env: Mapping[str, str], root: Path) ->
     """Make a release of a candidate that has passed. A tag is there last: what has one has all that belongs to it.
 
     Returns:
-        What to use and what lies beside it.
+        The image, and what is attached to it.
     """
     registry, target = Registry(candidate.registry), Name(candidate.registry, repository(env), candidate.tag)
     present = registry.find(target.repository, target.tag)
@@ -27,8 +27,8 @@ def release(candidate: Name, digest: str, env: Mapping[str, str], root: Path) ->
     image = registry.copy(candidate.repository, target.repository, digest)
     if image.media_type != DOCKER_MANIFEST:
         fail(f"{candidate} is an {image.media_type}, expected {DOCKER_MANIFEST}", "SageMaker takes no other")
-    beside = {each.artifact_type: each for each in _documents(registry, target, image, env, root)}
-    attached = _attach(registry, target.repository, image, beside)
+    documents = {each.artifact_type: each for each in _documents(registry, target, image, env, root)}
+    attached = _attach(registry, target.repository, image, documents)
     signed = sign.sign(registry, target.repository, (digest, *attached.values()), env)
     if present is None:
         registry.put(target.repository, target.tag, image)
@@ -85,5 +85,5 @@ def _attach(registry: Registry, place: str, image: Manifest, documents: Mapping[
     attached = {}
     for kind, document in documents.items():
         attached[kind] = there.get(kind) or registry.attach(place, image, document)
-        say(f"{document.title}: {attached[kind]}, beside {image.digest}")
+        say(f"{document.title}: {attached[kind]}, attached to {image.digest}")
     return attached

@@ -150,7 +150,7 @@ def _debian(each: Mapping[str, str], system: Mapping[str, str]) -> dict[str, Any
 
 
 def _dependencies(distributions: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Which distribution requires which, beside each other in a directory, apart from extras."""
+    """Which distribution requires which of the same directory, without what only extras require."""
     every = {(each["directory"], normalise(each["name"])): _reference(each) for each in distributions}
     yield {"ref": "image", "dependsOn": ["python", *sorted(set(every.values()))]}
     for each in distributions:

@@ -12,11 +12,11 @@ from tools.ci.registry import Name
 
 _SCANNED = frozenset({"COMPLETE", "ACTIVE"})
 _SCANNING = frozenset({"PENDING", "IN_PROGRESS"})
-#: A scan that was asked for by the push is known after some seconds.
-_SCAN_APPEARS_SECONDS = 60.0
+#: A scan that the push has asked for is known after some seconds, one of Inspector after a minute or two.
+_SCAN_APPEARS_SECONDS = 180.0
 _POLL_SECONDS = 2.0
 _BASIC = (
-    "ECR scans {0} with basic scanning, which sees the operating system's packages alone and none of Python's",
+    "ECR scans {0} with basic scanning, which sees only the operating system's packages, not Python's",
     "aws ecr put-registry-scanning-configuration --scan-type ENHANCED (docs/build-and-push.md); or set SCAN_BASIC=warn",
 )
 

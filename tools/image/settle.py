@@ -82,7 +82,8 @@ def main() -> None:
     (after,) = json.loads(ask("image", "inspect", image))
     if after["RootFS"] != about["RootFS"] or after["Created"] != created:
         sys.exit(f"settle: this engine did not take the config of {image}: {after['Id']}")
-    ask("rmi", about["Id"])
+    # It may have another name by which it is kept.
+    subprocess.run(["docker", "rmi", about["Id"]], capture_output=True, check=False)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from trainbox.contract.text import short
 from trainbox.errors import DataError
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_INTEGER = re.compile(r"-?\d+", re.ASCII)
+_INTEGER = re.compile(r"-?\d{1,4000}", re.ASCII)  # Python converts no more than 4,300
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_GROUP = np.iinfo(np.int64).max
 _NOT_A_NUMBER = re.compile(r"[+-]?nan", re.IGNORECASE)

@@ -34,6 +34,7 @@ _BY_NAME: dict[str, Kind] = {
 }
 PARQUET_MAGIC = b"PAR1"
 RECORDIO_MAGIC = (0xCED7230A).to_bytes(4, "little")
+_MOST_DIGITS = 4000  # Python converts no more than 4,300
 _UTF8 = {"utf-8", "utf8", "us-ascii", "ascii"}
 _FLOAT = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 #: Of a line: label, weight and the first pair fit.
@@ -70,7 +71,7 @@ def read_content_type(text: str) -> ContentType:
     size = given.get("label_size")
     if size is None or kind != "CSV":
         return ContentType(text, kind)
-    if not size.isdecimal() or int(size) < 1:
+    if not size.isdecimal() or len(size) > _MOST_DIGITS or int(size) < 1:
         raise DataError(
             f"the content type {text!r}: label_size is {size!r}, expected a number of columns, 1 or more",
             hint="training needs labels; write text/csv;label_size=1",

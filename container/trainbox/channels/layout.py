@@ -65,7 +65,7 @@ def _find_group(group: str, width: int, names: tuple[str, ...] | None, shown: st
         return names.index(group)
     if names is not None and names.count(group) > 1:
         raise DataError(f"{shown} has {names.count(group)} columns called {group!r}", hint="rename all but the group's")
-    if group.isdecimal() and int(group) < width:
+    if group.isdecimal() and len(group) <= len(str(width)) and int(group) < width:
         return int(group)
     known = "no header names its columns" if names is None else f"its columns are {', '.join(names)}"
     raise DataError(

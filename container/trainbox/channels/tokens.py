@@ -10,7 +10,9 @@ from trainbox.errors import DataError
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _VALUE = re.compile(rf"{_NUMBER.pattern}|[+-]?nan|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_GROUP = re.compile(r"qid:(-?\d+)", re.ASCII)
+#: Python converts no more than 4,300 to a number.
+_MOST_DIGITS = 4000
+_GROUP = re.compile(rf"qid:(-?\d{{1,{_MOST_DIGITS}}})", re.ASCII)
 _FORM = "a row is label[:weight] [qid:N] index:value …, for example: 1 3:0.5 7:2"
 
 Fault = tuple[str, str]
@@ -82,7 +84,7 @@ def _fault_of_pairs(tokens: list[str]) -> Fault | None:
             return f"{short(token)} is no index:value", _FORM
         if not _VALUE.fullmatch(value):
             return f"{short(token)}: the value is not a number", f"encode text as numbers; {_FORM}"
-        if int(index) >= MOST_COLUMNS:
+        if len(index) > _MOST_DIGITS or int(index) >= MOST_COLUMNS:
             return (
                 f"{short(token)}: the index is larger than {MOST_COLUMNS - 1:,}",
                 "number the columns anew, or hash them",

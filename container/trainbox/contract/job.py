@@ -13,7 +13,7 @@ import msgspec
 from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep
 from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
-from trainbox.contract.peer_key import PeerKey, read_peer_key
+from trainbox.contract.peer_key import PeerKey, as_handed_on, read_peer_key
 from trainbox.contract.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.references import (
     Reference,
@@ -21,7 +21,7 @@ from trainbox.contract.references import (
     fill_in_raw,
     find_references,
     names_with_references,
-    read_values,
+    read_resolved,
 )
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.settings import Settings, as_text, read_settings, require_known
@@ -118,6 +118,8 @@ class Wanted(msgspec.Struct, frozen=True):
     """What has to be asked for before the job is read: settings and keys may be among it."""
 
     references: tuple[Reference, ...]
+    #: The texts of those in hyperparameters.
+    of_hyperparameters: frozenset[str]
     region: str
 
 
@@ -177,9 +179,10 @@ def read_references(root: Path, env: Mapping[str, str]) -> Wanted:
     path = Layout(root).config_dir / "hyperparameters.json"
     decoded = _decode_all(_read_object(path) or {}, path)
     found = [each for name, value in decoded.items() for each in find_references(value, f"{path}: key {name!r}")]
+    of_hyperparameters = frozenset(reference.text for reference in found)
     found += [each for name, value in env.items() for each in find_references(value, f"the variable {name}")]
     references = {reference.text: reference for reference in found}
-    return Wanted(tuple(references.values()), _region(decoded, env))
+    return Wanted(tuple(references.values()), of_hyperparameters, _region(decoded, env))
 
 
 def _region(hyperparameters: Mapping[str, object], env: Mapping[str, str]) -> str:
@@ -201,9 +204,9 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     notes: list[str] = []
     given = _read_object(layout.config_dir / "hyperparameters.json") or {}
     decoded = _decode_all(given, layout.config_dir / "hyperparameters.json")
-    referring, resolved = names_with_references(decoded), read_values(env)
-    given |= {name: fill_in_raw(given[name], resolved) for name in referring}
-    decoded |= {name: fill_in(decoded[name], resolved) for name in referring}
+    referring, resolved = names_with_references(decoded), read_resolved(env)
+    given |= {name: fill_in_raw(given[name], resolved.values) for name in referring}
+    decoded |= {name: fill_in(decoded[name], resolved.values) for name in referring}
     raw_resources = _read_object(layout.config_dir / "resourceconfig.json")
     if raw_resources is None:
         notes.append(f"no {layout.config_dir / 'resourceconfig.json'}: taking this to be the only host, 'algo-1'")
@@ -216,7 +219,8 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     require_known(decoded, env, layout.config_dir / "hyperparameters.json")
     settings = read_settings(reserved, env, layout.config_dir / "hyperparameters.json")
     _require_given(settings.hide, decoded, env)
-    hidden = {*settings.hide, *referring}
+    hidden = {*settings.hide, *referring, *resolved.hide}
+    peer_key = read_peer_key(env)
     read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
     if settings.program and reserved.get("trainbox_script"):
         notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
@@ -242,10 +246,11 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         input_data_config=raw_channels,
         port=read_port(env),
         secrets=hidden_values(
-            env, given, decoded, flags_of(settings.raw_arguments), resolved, also=hidden.union(resolved)
+            *(env, given, decoded, flags_of(settings.raw_arguments), resolved.values, as_handed_on(peer_key)),
+            also=hidden.union(resolved.values),
         ),
         secret_names=frozenset(hidden),
-        peer_key=read_peer_key(env),
+        peer_key=peer_key,
         notes=tuple(notes),
     )
 

@@ -22,7 +22,7 @@ def read_checkpoint_keys(env: Mapping[str, str]) -> tuple[bytes, ...]:
     given = env.get(CHECKPOINT_KEY, "").split(",")
     if given == [""]:
         return ()
-    keys = [_decode(text.strip()) for text in given]
+    keys = [decode_key(text.strip()) for text in given]
     for number, key in enumerate(keys, start=1):
         if len(key) != KEY_BYTES:
             which = f"key {number} of {len(keys)}" if len(keys) > 1 else "the key"
@@ -33,8 +33,8 @@ def read_checkpoint_keys(env: Mapping[str, str]) -> tuple[bytes, ...]:
     return tuple(keys)
 
 
-def _decode(text: str) -> bytes:
-    """The bytes of a key; too few of them where the text is neither form."""
+def decode_key(text: str) -> bytes:
+    """Return the bytes of a key; not `KEY_BYTES` of them where the text is neither form."""
     if len(text) == 2 * KEY_BYTES and not set(text) - set(string.hexdigits):
         return bytes.fromhex(text)
     try:

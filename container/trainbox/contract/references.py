@@ -7,7 +7,7 @@ within a longer text, too. `launch.references` asks for the values.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from trainbox.contract.hyperparameters import decode
 from trainbox.errors import ContractError
 
-#: How the supervisor hands the values on to all that it starts: a JSON object, by reference.
+#: How the supervisor hands the values on to all that it starts: a `Resolved` as JSON.
 VARIABLE = "TRAINBOX_RESOLVED"
 SYNTAX = (
     "write {{resolve:secretsmanager:NAME-OR-ARN:SecretString:JSON-KEY}}, {{resolve:secretsmanager:NAME-OR-ARN}} or"
@@ -49,11 +49,6 @@ class Reference(msgspec.Struct, frozen=True):
 def is_reference(text: str) -> bool:
     """Whether a text is a reference and nothing else."""
     return text.startswith(_BEGINNING) and _REFERENCE.fullmatch(text) is not None
-
-
-def has_reference(text: str) -> bool:
-    """Whether a reference is within a text, or begins there."""
-    return _BEGINNING in text
 
 
 def find_references(value: object, place: str) -> Iterator[Reference]:
@@ -107,18 +102,27 @@ def read_reference(text: str, place: str) -> Reference:
     return Reference(text, service, name, json_key, stage, version)
 
 
-def read_values(env: Mapping[str, str]) -> dict[str, str]:
-    """What the supervisor has been told, by reference; nothing where no supervisor is above this process.
+class Resolved(msgspec.Struct, frozen=True):
+    """What the supervisor has been told."""
+
+    #: By reference, those of hyperparameters: variables have theirs already.
+    values: dict[str, str] = {}
+    #: The variables that had references.
+    hide: tuple[str, ...] = ()
+
+
+def read_resolved(env: Mapping[str, str]) -> Resolved:
+    """What the supervisor has been told; nothing where no supervisor is above this process.
 
     Raises:
         ContractError: The variable is malformed.
     """
     if not env.get(VARIABLE):
-        return {}
+        return Resolved()
     try:
-        return msgspec.json.decode(env[VARIABLE], type=dict[str, str])
-    except msgspec.DecodeError:  # its text may hold a secret
-        raise ContractError(f"the variable {VARIABLE}: expected a JSON object of texts", hint="leave it out") from None
+        return msgspec.json.decode(env[VARIABLE], type=Resolved)
+    except (ValueError, RecursionError):  # its text may hold a secret
+        raise ContractError(f"the variable {VARIABLE}: only the supervisor sets it", hint="leave it out") from None
 
 
 def fill_in(value: object, values: Mapping[str, str]) -> object:
@@ -145,10 +149,21 @@ def has_reference(value: object) -> bool:
     return _BEGINNING in (value if isinstance(value, str) else json.dumps(value))
 
 
-def fill_in_variables(env: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    """The same environment, with each reference replaced, and with the values for those that read the request anew."""
+def fill_in_variables(
+    env: Mapping[str, str], values: Mapping[str, str], of_hyperparameters: Collection[str]
+) -> dict[str, str]:
+    """The same environment, with each reference replaced, and with what those need that read the request anew.
+
+    Args:
+        env: The environment of the supervisor.
+        values: What it has been told, by reference.
+        of_hyperparameters: The references in hyperparameters. Values of variables are passed on nowhere else: a key may
+            be among them that not all processes get.
+    """
     filled = {name: str(fill_in(value, values)) for name, value in env.items()}
-    return {**filled, VARIABLE: json.dumps(values)}
+    passed_on = {reference: value for reference, value in values.items() if reference in of_hyperparameters}
+    resolved = Resolved(passed_on, tuple(name for name in env if filled[name] != env[name]))
+    return {**filled, VARIABLE: msgspec.json.encode(resolved).decode()}
 
 
 def names_with_references(values: Mapping[str, object]) -> Iterable[str]:

@@ -130,6 +130,8 @@ _COMMON_WORDS = frozenset(
         *("postgres", "required", "sagemaker", "training", "undefined", "username", "validation"),
     }
 )
+#: Where a secret is: `GOOGLE_APPLICATION_CREDENTIALS=/opt/ml/…`. What begins so by chance is none in a million.
+_PLACE = re.compile(r"(?:/(?:dev|etc|home|mnt|opt|root|run|srv|tmp|usr|var|Users)/|~/|arn:aws[a-z-]*:)\S*")
 _NO_PORT = r"(?!\d{1,5}(?:[/\s\"',;)]|\Z))"
 #: The user, and the password up to the last `@` of this part of the URL, or beyond a slash that nobody has encoded.
 _USER_INFORMATION = re.compile(rf"""://([^\s/@:"'`<>(),;]*+)(?::{_NO_PORT}([^\s/]*(?=@)|[^\s"]{{1,200}}(?=@)))?@""")
@@ -197,11 +199,15 @@ def redact(values: Mapping[str, object], also: Collection[str] = ()) -> dict[str
 
 
 def _hidden(value: object) -> object:
-    """Nothing of a secret is in a switch, in nothing, or in a reference: a command that is printed still works."""
+    """Nothing of a secret is in a switch, in nothing, or where it is: a command that is printed still works."""
     inner = decode(value)
-    if inner is None or isinstance(inner, bool) or inner == "" or (isinstance(inner, str) and is_reference(inner)):
+    if inner is None or isinstance(inner, bool) or inner == "" or (isinstance(inner, str) and _is_place(inner)):
         return value
     return REDACTED
+
+
+def _is_place(text: str) -> bool:
+    return is_reference(text) or _PLACE.fullmatch(text) is not None
 
 
 def _redact_within(value: object) -> object:
@@ -236,10 +242,10 @@ def _can_be_hidden(text: str) -> bool:
 
 def _secrets_within(values: Mapping[str, object], also: Collection[str]) -> Iterator[str]:
     for name, value in values.items():
+        yield from secrets_of_urls(str(value))
         if name in also or is_secret(name):
             yield from _texts(value)
             continue
-        yield from secrets_of_urls(str(value))
         inner = decode(value)
         for item in inner if isinstance(inner, list) else [inner]:
             if isinstance(item, dict):
@@ -254,7 +260,7 @@ def _texts(value: object) -> Iterator[str]:
             yield value
         for part in inner.values() if isinstance(inner, dict) else inner:
             yield from _texts(part)
-    elif not isinstance(inner, str) or not is_reference(inner):
+    elif not _is_place(str(inner)):
         yield str(value)
         yield str(inner)
 

@@ -182,6 +182,31 @@ def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path
             raise ContractError(f"the variable {name}: there is no such setting{like}", hint=hint)
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """Where settings stand; the arguments are those of `read_settings`."""
+
+    reserved: Mapping[str, object]
+    env: Mapping[str, str]
+    path: Path
+
+    def given(self, name: str) -> str:
+        """What is said of a setting; empty where nothing is."""
+        return as_text(self.reserved.get(name)) or self.env.get(name.upper(), "")
+
+    def read(self, name: str, reader: Callable[[str], T], default: D, expected: str) -> T | D:
+        """One setting, read."""
+        value = self.reserved.get(name)
+        # A list has been decoded already.
+        text = json.dumps(value) if isinstance(value, list) else self.given(name)
+        try:
+            return reader(text) if text else default
+        except (ValueError, RecursionError):
+            place = f"{self.path}: key {name!r}" if value is not None else f"the variable {name.upper()}"
+            # Arguments may hold a password, which is not known as one where they cannot be told apart.
+            found = "something else" if name == "trainbox_raw_arguments" else repr(text)
+            raise ContractError(f"{place}: found {found}, expected {expected}") from None
+
+
 def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: Path) -> Settings:
     """Each setting from its hyperparameter, else from the variable of the same name in capitals.
 
@@ -193,22 +218,8 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
     Raises:
         ContractError: A setting is none of its choices or out of range; the message says which, and where it stands.
     """
-
-    def given(name: str) -> str:
-        return as_text(reserved.get(name)) or env.get(name.upper(), "")
-
-    def read(name: str, reader: Callable[[str], T], default: D, expected: str) -> T | D:
-        value = reserved.get(name)
-        # A list has been decoded already.
-        text = json.dumps(value) if isinstance(value, list) else given(name)
-        try:
-            return reader(text) if text else default
-        except (ValueError, RecursionError):
-            place = f"{path}: key {name!r}" if reserved.get(name) is not None else f"the variable {name.upper()}"
-            # Arguments may hold a password, which is not known as one where they cannot be told apart.
-            found = "something else" if name == "trainbox_raw_arguments" else repr(text)
-            raise ContractError(f"{place}: found {found}, expected {expected}") from None
-
+    asked = _Asked(reserved, env, path)
+    given, read = asked.given, asked.read
     cache = env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     seconds = "a number of seconds, 0 or more"
     count = f"a whole number, 1 to {MOST_PROCESSES_PER_HOST}"

@@ -312,7 +312,7 @@ class Council:
         """What comes through the store is data, of one type, whoever has written it."""
         try:
             return msgspec.json.decode(found, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # text that is not UTF-8 is no DecodeError
             raise PeerError(
                 f"the store of {self.hosts[0]} holds for {key!r} what no host of this job has written: {error}",
                 hint=f"another program has reached port {self._port} of {self.hosts[0]}: see docs/pytorch.md, Ports",

@@ -63,7 +63,7 @@ def read_failure(rank: Rank, error_file: Path, *, number: int, host: str, step: 
 def _read(path: Path) -> _ErrorFile | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_ErrorFile)
-    except (OSError, msgspec.DecodeError):  # none, or one that the rank could not finish: its last words say it, too
+    except (OSError, ValueError, RecursionError):  # none, or one that is not whole: its last words say it, too
         return None
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from trainbox.contract.environment import DISTRIBUTION_SWITCHES, Machine, variables
 from trainbox.contract.job import Job
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE, without_peer_key
+from trainbox.contract.peer_key import as_handed_on, without_peer_key
 from trainbox.contract.ranks import find_members_beyond
 from trainbox.contract.settings import as_text
 from trainbox.contract.world import GROUPS, world_hosts
@@ -197,7 +197,7 @@ def _key(job: Job, program: Program, *, processes: int) -> dict[str, str]:
     """The variable of the job's key, for a script that has to prove itself to others; nobody else needs it."""
     has_others = len(job.hosts) > 1 or processes > 1
     needed = has_others and program.needs_key
-    return {PEER_KEY_VARIABLE: job.peer_key.text} if job.peer_key and needed else {}
+    return as_handed_on(job.peer_key) if needed else {}
 
 
 def install_plan(

@@ -8,7 +8,7 @@ import msgspec
 
 from trainbox.contract.diagnosis import DiagnosedError, Diagnosis, diagnose_error
 from trainbox.contract.job import Job
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE
+from trainbox.contract.peer_key import as_handed_on
 from trainbox.errors import PreflightError, Stopped
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Child, Plan
@@ -52,11 +52,10 @@ def plan_checks(job: Job, planned: Plan, *, env: Mapping[str, str], scratch: Pat
         *("--processes", str(planned.processes), "--failure", str(scratch / _DIAGNOSIS)),
         *(("--strict",) if job.settings.preflight_strict else ()),
     )
-    key = {PEER_KEY_VARIABLE: job.peer_key.text} if job.peer_key else {}
     child = Child(
         "preflight",
         argv=argv,
-        environment={**env, **key, "PYTHONUNBUFFERED": "1"},
+        environment={**env, **as_handed_on(job.peer_key), "PYTHONUNBUFFERED": "1"},
         directory=job.layout.root,
         hang_seconds=job.settings.hang_seconds,
     )

@@ -76,9 +76,11 @@ def _run_job(env: Mapping[str, str]) -> int:
                 from trainbox.launch.references import resolve  # noqa: PLC0415 - most jobs refer to nothing
 
                 values = resolve(wanted, say)
-                env = fill_in_variables(env, values)
+                env = fill_in_variables(env, values, wanted.of_hyperparameters)
                 hidden = hidden_values(env, values, also=values)
             job = read_job(layout.root, env)
+            if wanted.references:  # also what is only a part of a variable
+                job = replace(job, secrets=tuple(sorted({*hidden, *job.secrets}, key=len, reverse=True)))
             hidden = job.secrets
             program, outcome, verdict = _run(job, without_peer_key(env), check_stop)
         if verdict and not outcome.stopped_by:  # another host was

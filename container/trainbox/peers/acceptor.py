@@ -162,7 +162,8 @@ class Acceptor:
                     self._make_room(error)
                 break
             connection.setblocking(False)
-            send_at_once(connection)
+            with contextlib.suppress(OSError):  # it has hung up already, which shows when it is read from
+                send_at_once(connection)
             self._callers[connection.fileno()] = _Caller(connection, str(address[0]))
         for caller in list(self._callers.values())[: max(0, len(self._callers) - _most_callers())]:
             self._drop(caller)

@@ -104,7 +104,9 @@ class Circle:
                 leader = self.members.names[0]
                 self._send(leader, "gather", mine)
                 together = self._receive(leader, "gather", _LARGEST_VALUES_BYTES)
-        values = msgspec.msgpack.decode(together, type=list[bytes])
+        values = _decode(self.members.names[0], together, list[bytes])
+        if len(values) != self.size:
+            raise PeerError(f"{self.members.names[0]} hands over {len(values):,} values for {self.size:,} members")
         return [_decode(name, value, kind) for name, value in zip(self.members.names, values, strict=True)]
 
     def send_to_first(self, content: bytes, *, largest: int = LARGEST_BYTES) -> list[bytes] | None:
@@ -265,7 +267,7 @@ def _nobody_reads(descriptor: int) -> bool:
 def _decode(member: str, value: bytes, kind: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(value, type=kind)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # text that is not UTF-8 is no DecodeError
         raise PeerError(
             f"{member} says what this version of trainbox does not understand",
             hint="all hosts must run the same image",

@@ -176,7 +176,7 @@ class Spoke:
         line = self._ask(mine, limit, first_waits=seconds)
         try:
             return msgspec.json.decode(line.value, type=answer)
-        except msgspec.ValidationError:
+        except (ValueError, RecursionError):
             raise Lost(self._first, OTHER_VERSION) from None
 
     def close(self) -> None:

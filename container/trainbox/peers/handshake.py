@@ -171,7 +171,7 @@ class FrameReader:
         self._read.clear()
         try:
             return _DECODER.decode(body)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # text that is not UTF-8 is no DecodeError
             raise ConnectionAbortedError("it sent no message of the handshake") from None
 
     def _missing(self) -> int:

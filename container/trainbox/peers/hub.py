@@ -157,7 +157,7 @@ class Hub:
                 continue
             try:
                 said[host] = msgspec.json.decode(self._values[host], type=kind)
-            except msgspec.ValidationError:
+            except (ValueError, RecursionError):
                 silent[host] = OTHER_VERSION
         return said, silent
 

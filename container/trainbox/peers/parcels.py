@@ -99,7 +99,7 @@ class Line:
         (size,) = _SIZE.unpack(self._read(_SIZE.size, verb))
         try:
             label = msgspec.json.decode(self._read(min(size, _LARGEST_LABEL_BYTES), verb), type=_Label)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # text that is not UTF-8 is no DecodeError
             raise PeerError(f"{self.member} says what this version of trainbox does not understand") from None
         if (label.call, label.verb) != (call, verb):
             raise PeerError(

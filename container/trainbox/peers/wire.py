@@ -92,7 +92,7 @@ class Wire(Generic[L]):
         *whole, self._read = self._read.split(b"\n")
         try:
             return [self._decoder.decode(line) for line in whole]
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # text that is not UTF-8 is no DecodeError
             raise ConnectionAbortedError("it speaks another language") from None
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE
+from trainbox.contract.peer_key import as_handed_on
 from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.workbench import namespace
 from trainbox.workbench.namespace import OPT_ML
@@ -105,8 +105,7 @@ def plan_run(request: RunRequest, overlay: Overlay | None = None) -> RunPlan:
 def _own_variables(request: RunRequest) -> dict[str, str]:
     own = {"TRAINBOX_DRILL": ", ".join(map(str, request.drills))} if request.drills else {}
     own["TRAINBOX_PREFLIGHT"] = request.preflight
-    if request.peer_key:
-        own[PEER_KEY_VARIABLE] = request.peer_key.text
+    own |= as_handed_on(request.peer_key)
     return own if request.master_port is None else {**own, "MASTER_PORT": str(request.master_port)}
 
 

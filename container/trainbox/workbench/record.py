@@ -124,7 +124,7 @@ def read_record(directory: Path) -> JobRecord | None:
     committed = directory / COMMITTED / FILE_NAME
     try:
         return _read(committed if committed.exists() else directory / FILE_NAME)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # torn within a character it is no DecodeError
         earlier = _earlier_records(directory)
         return _read(earlier[-1]) if earlier else None
 

@@ -19,8 +19,8 @@ import msgspec
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job import CHANNEL_NAME
-from trainbox.contract.keys import CHECKPOINT_KEY
-from trainbox.contract.peer_key import PEER_KEY_BYTES, PEER_KEY_VARIABLE, PeerKey
+from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
+from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.settings import MOST_PROCESSES_PER_HOST, SETTINGS, Installs, is_ours, read_names, require_known
@@ -114,7 +114,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that nothing which is shown or kept may hold."""
-        key = {PEER_KEY_VARIABLE: self.peer_key.text} if self.peer_key else {}
+        key = as_handed_on(self.peer_key)
         sources = (self.inherited, self.env, self.hyperparameters, flags_of(self.raw_arguments), key)
         return hidden_values(*sources, also=self.hide)
 
@@ -173,7 +173,7 @@ def read_request(
         drills=drills,
         preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
-        peer_key=PeerKey(os.urandom(PEER_KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
+        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.

@@ -91,6 +91,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--fresh", action="store_true", help="install the requirements anew, not from an earlier run")
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
+    _add_container_arguments(parser)
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
+    parser.set_defaults(raw_arguments=())
+
+
+def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--docker",
         nargs="?",
@@ -111,9 +119,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " will do; bridge where pip has something to install)",
     )
     add("--keep", action="store_true", help="with --docker: leave containers and network, and say their names")
-    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
-    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
-    parser.set_defaults(raw_arguments=())
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,5 @@
 """The whole of a model: its parameters, its booster, and what they say about each other."""
 
-import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from trainbox.errors import DataError
 from trainbox.xgboost.model_check import sections
@@ -15,6 +15,7 @@ from trainbox.xgboost.model_check.categories import LARGEST_SPLITS_BYTES, bytes_
 from trainbox.xgboost.model_check.sections import Section
 from trainbox.xgboost.model_check.trees import Shape, check_trees
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
 Booster: TypeAlias = Literal["gbtree", "dart", "gblinear"]
 
 _MOST_FEATURES = 2**31 - 1
@@ -140,7 +141,9 @@ def _check_boosted(booster: Section, shape: Shape) -> tuple[int, int]:
     check_trees(trees, shape)
     if (size := sum(map(bytes_of_splits, trees))) > LARGEST_SPLITS_BYTES:
         raise ValueError(f"its categorical splits take {size:,} bytes; at most {LARGEST_SPLITS_BYTES:,} are loaded")
-    groups = _check_groups(model, trees, shape)
+    sizes = [tree.section("tree_param").number("size_leaf_vector", _MOST_TREES) for tree in trees]
+    is_vector = np.array(sizes, np.int64) > 1
+    groups = _check_groups(model, is_vector, shape)
     for place in (booster, model):
         if place.has("weight_drop") and place.length("weight_drop") not in ((count,) if is_dart else (0, count)):
             raise ValueError(f"it has {count:,} trees, but {place.length('weight_drop'):,} in weight_drop")
@@ -148,35 +151,45 @@ def _check_boosted(booster: Section, shape: Shape) -> tuple[int, int]:
         raise ValueError("dart without weight_drop")
     if model.has("cats"):
         check_columns(model.section("cats"), shape.features)
-    return count, _count_rounds(model, count, parallel * groups)
+    return count, _count_rounds(model, is_vector, groups, parallel, shape)
 
 
-def _check_groups(model: Section, trees: Sequence[Section], shape: Shape) -> int:
+def _check_groups(model: Section, is_vector: Bools, shape: Shape) -> int:
     """Check which output each tree is for; how many of them trees are for."""
     groups = model.integers("tree_info")
-    if len(groups) != len(trees):
-        raise ValueError(f"it has {len(trees):,} trees, but {len(groups):,} in tree_info")
+    if len(groups) != len(is_vector):
+        raise ValueError(f"it has {len(is_vector):,} trees, but {len(groups):,} in tree_info")
     if not len(groups):
         return 1
-    is_vector = [tree.section("tree_param").number("size_leaf_vector", _MOST_TREES) > 1 for tree in trees]
     limits = np.where(is_vector, 1, shape.outputs)
     if bad := np.flatnonzero((groups < 0) | (groups >= limits)).tolist():
         raise ValueError(
             f"tree {bad[0]} is for class or target {groups[bad[0]]} (tree_info); there are {limits[bad[0]]:,}"
         )
-    if not any(is_vector) and shape.outputs > len(trees):
-        raise ValueError(f"it has {shape.outputs:,} classes or targets, but {len(trees):,} trees")
     return int(groups.max()) + 1
 
 
-def _count_rounds(model: Section, trees: int, trees_of_round: int) -> int:
-    """Return how many rounds the trees are of; models of XGBoost 1 do not say where each begins."""
-    if not model.has("iteration_indptr"):
-        if not trees or trees % trees_of_round:
-            raise ValueError(f"it has {trees:,} trees, which are no rounds of {trees_of_round:,}")
-        return trees // trees_of_round
-    starts = model.integers("iteration_indptr").tolist()
-    ascends = all(before <= after for before, after in itertools.pairwise(starts))
-    if not starts or starts[0] != 0 or starts[-1] != trees or not ascends:
-        raise ValueError(f"iteration_indptr does not ascend from 0 to {trees:,}, the number of trees")
-    return len(starts) - 1
+def _count_rounds(model: Section, is_vector: Bools, groups: int, parallel: int, shape: Shape) -> int:
+    """Check that every round has the same trees, for XGBoost counts on it; return how many rounds there are.
+
+    Models of XGBoost 1 do not say where each round begins.
+    """
+    trees = len(is_vector)
+    if model.has("iteration_indptr"):
+        starts = model.integers("iteration_indptr").astype(np.int64)
+        of_rounds = np.diff(starts)
+        if not len(starts) or starts[0] != 0 or starts[-1] != trees or (of_rounds <= 0).any():
+            raise ValueError(f"iteration_indptr does not ascend from 0 to {trees:,}, the number of trees")
+    else:
+        if not trees or trees % (parallel * groups):
+            raise ValueError(f"it has {trees:,} trees, which are no rounds of {parallel * groups:,}")
+        starts = np.arange(0, trees + 1, parallel * groups)
+        of_rounds = np.diff(starts)
+    # Leaves are numbers, and a round has a tree for each output, or they are vectors.
+    expected = parallel * np.where(is_vector[starts[:-1]], 1, shape.outputs)
+    if bad := np.flatnonzero(of_rounds != expected).tolist():
+        raise ValueError(
+            f"round {bad[0]} has {of_rounds[bad[0]]:,} trees; num_parallel_tree={parallel:,} and {shape.outputs:,}"
+            f" outputs make {expected[bad[0]]:,}"
+        )
+    return len(of_rounds)

@@ -1,0 +1,111 @@
+"""Bytes of strangers are taken, or refused by declared errors: no other exception, no crash, memory and time bounded.
+
+`make fuzz` feeds the same targets for longer, with other seeds.
+"""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.forks import content, fork, own_environment
+from tools.fuzz_parsers.targets import TARGETS, use
+
+ROOT = Path(__file__).parents[2]
+#: Fewer where one takes long.
+COUNTS = {"XGBoost model, JSON": 60, "forest": 60, "forest, description": 60, "compressed file": 80}
+_PROGRAM = "import runpy\nrunpy.run_module('tools.fuzz_parsers', run_name='__main__')\n"
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """The exit status of the program, and what it has said."""
+    with tempfile.TemporaryFile() as said:
+        ended = fork(
+            _PROGRAM,
+            argv=["", *arguments],
+            environment=own_environment(),
+            directory=ROOT,
+            stdout=said,
+            stderr=said,
+        )
+        code = ended.wait()
+        assert code is not None
+        return code, content(said)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", TARGETS)
+def test_bytes_of_strangers_are_taken_or_refused_as_declared(tmp_path: Path, name: str) -> None:
+    code, said = run("--target", name, "--count", str(COUNTS.get(name, 100)), "--out", str(tmp_path))
+    assert code == 0, said
+
+
+_CUT_OFF = b'[{"tensor":0},[{"dtype":"float32","shape":[2],"offset":0,"size":8}]]'
+#: What was found once: the target, and the input.
+FOUND = {
+    "text that is not UTF-8 in a greeting": (
+        "greeting, framed anew",
+        b"\x85\xa4type\xa5hello\xa3job\xa1\xff\xa6member\xa1a\xa4role\xa4life\xa5nonce\xc4\x20" + bytes(32),
+    ),
+    "text that is not UTF-8 among signs of life": ("signs of life", b'{"gave_up":"\xff"}\n'),
+    "a sign of life nested deeply": ("signs of life", b'{"x":' + b"[" * 20_000 + b"\n"),
+    "text that is not UTF-8 in a label": ("frame", b'\0\0\0\x17{"call":1,"verb":"\xff"}'),
+    "other than bytes in what is gathered": ("gathered values", b"\x92\xc4\0\x01"),
+    "text that is not UTF-8 in what is gathered": ("gathered values", b"\x92\xc4\2\xa1\xff\xc4\2\xa1a"),
+    "fewer values than members": ("gathered values", b"\x90"),
+    "text that is not UTF-8 in a manifest": ("manifest", b'{"format":1,"sha256":"\xff","manifest":{}}'),
+    "a manifest nested deeply": ("manifest", b'{"x":' + b"[" * 20_000),
+    "a name of a file that is too long": (
+        "manifest, sealed anew",
+        b'{"step":1,"info":{},"files":{"' + b"x" * 300 + b'":{"size":3,"sha256":""}}}',
+    ),
+    "an index of too many digits": ("libsvm", b"1 " + b"9" * 5000 + b":1\n"),
+    "a group of too many digits": ("libsvm", b"1 qid:" + b"9" * 5000 + b" 1:1\n"),
+    "a size of too many digits": ("content type", b"text/csv; label_size=" + b"9" * 5000),
+    "a state of a rank that is no pair": ("PyTorch state of a rank", b"\1\0\0\0\0\0\0\x001"),
+    "a tensor that is cut off": (
+        "PyTorch state of a rank",
+        b"%c\0\0\0\0\0\0\0" % len(_CUT_OFF) + _CUT_OFF + b"\1\2\3\4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "found"), FOUND.values(), ids=FOUND.keys())
+def test_what_was_found_once_is_refused(tmp_path: Path, name: str, found: bytes) -> None:
+    target = TARGETS[name]
+    use(target, found, tmp_path / "input")
+    with pytest.raises(target.errors):  # it is not taken either
+        use(target, found, tmp_path / "input", is_honest=True)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("raise KeyError('planted')", "KeyError: 'planted'"),
+        ("import os; os.abort()", "the process ended with -6"),
+        ("bytearray(2**30)", "MemoryError"),
+    ],
+    ids=["exception", "crash", "memory"],
+)
+def test_what_is_found_is_said_with_a_file_that_shows_it_again(tmp_path: Path, act: str, words: str) -> None:
+    """The planted fault is in a target of its own: it strikes at one input of many."""
+    planted = f"""
+import sys
+from tools.fuzz_parsers import targets
+def planted(content, directory):
+    if content == b"b":
+        {act}
+targets.TARGETS["planted"] = targets.Target(lambda: (b"a", b"b", b"c"), planted, ())
+from tools.fuzz_parsers.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+    with tempfile.TemporaryFile() as said:
+        arguments = ["--target", "planted", "--count", "3", "--out", str(tmp_path)]
+        ended = fork(
+            planted, argv=["", *arguments], environment=own_environment(), directory=ROOT, stdout=said, stderr=said
+        )
+        assert (ended.wait(), words in content(said)) == (1, True), content(said)
+        assert "planted, seed 1, input 1:" in content(said)
+        assert "seed 1: 1 findings" in content(said)
+    assert (tmp_path / "planted-1-1.input").read_bytes() == b"b"

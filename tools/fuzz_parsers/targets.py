@@ -1,0 +1,324 @@
+"""Every parser of bytes that strangers may have written, and which errors it may raise: one table.
+
+A target is fed through the function that the job itself calls. What it may raise are the errors of `trainbox.errors`
+that the function declares; anything else, a crash, and memory or time without bound is a finding.
+"""
+
+import contextlib
+import io
+import json
+import math
+import shutil
+import socket
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tools.fuzz_parsers import corpus
+from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
+from trainbox.channels.kinds import read_content_type
+from trainbox.contract.environment import Machine, variables
+from trainbox.contract.job import read_job
+from trainbox.contract.ranks import find_members_beyond, read_port, read_ranks
+from trainbox.errors import (
+    CheckpointError,
+    ContractError,
+    DataError,
+    MetricError,
+    PeerError,
+    ProgramError,
+)
+from trainbox.launch.source import extract
+from trainbox.manifest import MANIFEST, check_files, decode_info, read_manifest
+from trainbox.metrics import Metric, check, definitions, parse_line
+from trainbox.peers import Circle, Members
+from trainbox.peers.handshake import FrameReader
+from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Word
+from trainbox.peers.parcels import Line
+from trainbox.peers.wire import Wire
+
+#: Given the input and an empty directory; what it returns does not matter.
+Use = Callable[[bytes, Path], object]
+
+_JSON = (
+    *b'{ } [ ] , : " null true -1 0 1.5 1e400 "" {} [] \\ud800 \\u0000'.split(),
+    *(b"[" * 5000, b'{"a":' * 5000, b'{"x":' + b"[" * 3000, b"\xff", b"9" * 5000),
+)
+_LARGEST_FRAME = 1024 * 1024
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One parser."""
+
+    honest: corpus.Corpus
+    use: Use
+    #: What it may raise.
+    errors: tuple[type[Exception], ...]
+    #: Of the format, for what chance would not find.
+    words: Sequence[bytes] = ()
+
+
+# ---- what comes over the network ----
+
+
+def _pair(content: bytes) -> socket.socket:
+    """A connection on which these bytes come, and then its end."""
+    here, there = socket.socketpair()
+    with there:
+        there.sendall(content[: 64 * 1024])
+    return here
+
+
+def _greet(content: bytes, _directory: Path) -> None:
+    with _pair(content) as connection, contextlib.suppress(ConnectionResetError):  # the end
+        reader = FrameReader(connection)
+        while True:
+            reader.receive()
+
+
+def _hear(content: bytes, _directory: Path) -> None:
+    with _pair(content) as connection:
+        wire = Wire(connection, Word, longest=LONGEST_WORD_BYTES)
+        with contextlib.suppress(ConnectionResetError):  # the end
+            while True:
+                wire.receive()
+
+
+def _take_frame(content: bytes, _directory: Path) -> None:
+    alarm, ring = socket.socketpair()
+    with alarm, ring, _pair(content) as connection:
+        line = Line("algo-2", connection, alarm, _nobody_is_lost, longest=1.0, poll=lambda _events, _seconds: True)
+        line.receive(1, "gather", largest=_LARGEST_FRAME)
+
+
+def _nobody_is_lost() -> None:
+    """As long as this returns."""
+
+
+def _gather(content: bytes, _directory: Path) -> None:
+    """What the leader tells; the frames around it are sound."""
+    members = Members(("algo-1", "algo-2"), "algo-2", "127.0.0.1", "job")
+    lifeline = Lifeline("algo-2", limit=math.inf)
+    here, there = socket.socketpair()
+    with here, there, contextlib.ExitStack() as stack:
+        stack.callback(lifeline.close)
+        leader = Line("algo-2", there, lifeline.alarm, _nobody_is_lost, longest=1.0)
+        leader.send(1, "gather", content)
+        mine = Line("algo-1", here, lifeline.alarm, _nobody_is_lost, longest=1.0)
+        Circle(members, lifeline, {"algo-1": mine}).gather("me", str)
+
+
+# ---- checkpoints and models ----
+
+
+def _read_resealed(content: bytes, directory: Path) -> None:
+    """A manifest whose own digest is right: whoever can write a checkpoint can write that, too."""
+    _read_manifest(corpus.sealed(content), directory)
+
+
+def _read_manifest(content: bytes, directory: Path) -> None:
+    (directory / MANIFEST).write_bytes(content)
+    (directory / "model.bin").write_bytes(b"abc")
+    (directory / "optimizer").mkdir()
+    (directory / "optimizer" / "rank-0.bin").write_bytes(b"abc")
+    manifest = read_manifest(directory)
+    for digests in (False, True):
+        check_files(directory, manifest.files, digests=digests)
+    decode_info(manifest.info)
+
+
+def _check_model(content: bytes, _directory: Path) -> None:
+    from trainbox.xgboost.model_check import check_model  # noqa: PLC0415 - imports XGBoost
+
+    check_model(content, source="the model")
+
+
+def _unpack_forest(content: bytes, _directory: Path) -> None:
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - likewise
+
+    from trainbox.sklearn.packing import unpack  # noqa: PLC0415
+
+    unpack(content, RandomForestClassifier, features=4, source="the forest")
+
+
+def _unpack_schema(content: bytes, directory: Path) -> None:
+    """A forest whose description says something else."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(corpus.forests()[0])) as honest, zipfile.ZipFile(sink, "w") as forged:
+        for name in honest.namelist():
+            forged.writestr(name, content if name == "schema.json" else honest.read(name))
+    _unpack_forest(sink.getvalue(), directory)
+
+
+def _parse_state(content: bytes, _directory: Path) -> None:
+    from trainbox.torch.checkpoints.codec import decode, empty  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.document import parse  # noqa: PLC0415
+
+    for part in parse(content).parts.values():
+        decode(part.tree, [empty(entry) for entry in part.table if entry.size < _LARGEST_FRAME])
+
+
+def _unpack_state(content: bytes, _directory: Path) -> None:
+    from trainbox.torch.checkpoints.document import unpack  # noqa: PLC0415 - imports torch
+
+    unpack(content)
+
+
+def _read_index(content: bytes, directory: Path) -> None:
+    from trainbox.torch.checkpoints.index import METADATA, read_index  # noqa: PLC0415 - imports torch
+
+    (directory / METADATA).write_bytes(content)
+    read_index(directory / METADATA, {"__0_0.distcp": 10**6})
+
+
+# ---- data ----
+
+
+def _read(name: str) -> Use:
+    def read(content: bytes, directory: Path) -> None:
+        (directory / name).write_bytes(content)
+        for columns in (Columns(), Columns(labels=1, weight=True), Columns(group="0")):
+            with contextlib.suppress(DataError):
+                read_table(directory, columns=columns)
+        with contextlib.suppress(DataError):
+            estimate_bytes(directory)
+        list(read_blocks(directory, rows=7))
+
+    return read
+
+
+def _read_message(content: bytes, directory: Path) -> None:
+    with contextlib.suppress(DataError):  # where the one before is another
+        _read("a.rec")(corpus.RECORDS[0] + corpus.message(content), directory)
+    _read("a.rec")(corpus.message(content), directory)
+
+
+# ---- the request ----
+
+
+def _read_config(name: str) -> Use:
+    def read(content: bytes, directory: Path) -> None:
+        config = directory / "input/config"
+        config.mkdir(parents=True)
+        for other, (honest, *_) in _CONFIGS.items():
+            (config / other).write_bytes(content if other == name else honest)
+        _use_job(directory, {})
+
+    return read
+
+
+def _use_job(root: Path, env: dict[str, str]) -> None:
+    job = read_job(root, env)
+    variables(job, entry_point="train.py", env=env, machine=Machine())
+    json.dumps(job.argv)
+
+
+def _read_variables(content: bytes, directory: Path) -> None:
+    pairs = (line.partition("=") for line in content.decode(errors="surrogateescape").splitlines())
+    env = {name: value for name, is_pair, value in pairs if name and is_pair}
+    find_members_beyond(env, 1)
+    for read in (read_port, read_ranks, lambda env: read_ranks(env, hosts=2, host_rank=1)):
+        with contextlib.suppress(ContractError):
+            read(env)
+    _use_job(directory, env)
+
+
+def _extract(content: bytes, directory: Path) -> None:
+    (directory / "source.tar.gz").write_bytes(content)
+    (directory / "code").mkdir()
+    extract(directory / "source.tar.gz", directory / "code", shown="source.tar.gz")
+
+
+# ---- what a script says ----
+
+
+def _read_metrics(content: bytes, _directory: Path) -> None:
+    text = content.decode(errors="replace")
+    parse_line(text)
+    declared = [Metric("loss", "minimize"), Metric("validation:auc", "maximize")]
+    check(declared, text.splitlines())
+
+
+def _declare(content: bytes, _directory: Path) -> None:
+    """A name of the script's; its regex must find it."""
+    metric = Metric(content.decode(errors="surrogateescape"), "minimize")
+    check([metric], [f"[metrics] step=1 {metric.name}=1"])
+    definitions([metric])
+
+
+_CONFIGS = {
+    "hyperparameters.json": corpus.HYPERPARAMETERS,
+    "resourceconfig.json": corpus.RESOURCES,
+    "inputdataconfig.json": corpus.CHANNELS,
+    "checkpointconfig.json": corpus.CHECKPOINT_CONFIGS,
+}
+
+TARGETS: dict[str, Target] = {
+    "greeting": Target(corpus.greetings, _greet, (OSError,), (b"tbxp", b"\0\1", b"\xa5hello")),
+    "greeting, framed anew": Target(
+        corpus.messages_of_greeting, lambda content, path: _greet(corpus.greeting(content), path), (OSError,)
+    ),
+    "signs of life": Target(corpus.of(*corpus.SIGNS_OF_LIFE), _hear, (OSError,), (*_JSON, b"\n")),
+    "frame": Target(corpus.frames, _take_frame, (OSError, PeerError), _JSON),
+    "gathered values": Target(corpus.gathered, _gather, (PeerError,)),
+    "manifest": Target(corpus.sealed_manifests, _read_manifest, (CheckpointError,), _JSON),
+    "manifest, sealed anew": Target(corpus.manifests, _read_resealed, (CheckpointError,), (*_JSON, b'"../x"', b'"/x"')),
+    "XGBoost model": Target(
+        corpus.models, _check_model, (DataError,), (b"[$l#L", b"[#L", b"{L", b"}", b"L\0\0\0\0\0\0\0\1")
+    ),
+    "XGBoost model, JSON": Target(corpus.text_models, _check_model, (DataError,), _JSON),
+    "forest": Target(corpus.forests, _unpack_forest, (DataError,)),
+    "forest, description": Target(corpus.schemas, _unpack_schema, (DataError,), (*_JSON, b"os.system", b"__loader__")),
+    "PyTorch state": Target(corpus.states, _parse_state, (CheckpointError,), _JSON),
+    "PyTorch state of a rank": Target(corpus.packed_states, _unpack_state, (CheckpointError,), _JSON),
+    "index of a sharded state": Target(corpus.indexes, _read_index, (CheckpointError,), (b"cos\nsystem\n", b"R", b".")),
+    "CSV": Target(
+        corpus.of(*corpus.CSVS), _read("a.csv"), (DataError,), (b",", b"\n", b'"', b"nan", b"1e5", b"\r", b"\0")
+    ),
+    "libsvm": Target(corpus.of(*corpus.SVMS), _read("a.svm"), (DataError,), (b":", b" ", b"\n", b"qid:", b"1:", b"#")),
+    "file of no known name": Target(
+        corpus.of(*corpus.CSVS, *corpus.SVMS[:2], *corpus.RECORDS), _read("part-0"), (DataError,)
+    ),
+    "compressed file": Target(corpus.compressed, _read("a.csv.gz"), (DataError,)),
+    "Parquet": Target(corpus.parquets, _read("a.parquet"), (DataError,)),
+    "recordio": Target(corpus.of(*corpus.RECORDS), _read("a.rec"), (DataError,)),
+    "protobuf": Target(corpus.of(*corpus.MESSAGES), _read_message, (DataError,)),
+    "content type": Target(
+        corpus.of(*corpus.CONTENT_TYPES),
+        lambda content, _: read_content_type(content.decode(errors="surrogateescape")),
+        (DataError,),
+        (b";", b"=", b"/", b"charset", b"label_size", b'"'),
+    ),
+    **{
+        name: Target(corpus.of(*contents), _read_config(name), (ContractError,), _JSON)
+        for name, contents in _CONFIGS.items()
+    },
+    "variables": Target(
+        corpus.of(*corpus.VARIABLES), _read_variables, (ContractError,), (b"RANK=", b"\n", b"=", b"-1")
+    ),
+    "source archive": Target(corpus.archives, _extract, (ProgramError,)),
+    "metric lines": Target(
+        corpus.of(*corpus.METRIC_LINES), _read_metrics, (), (b"[metrics] ", b"step=", b"=", b" ", b"\n")
+    ),
+    "metric names": Target(
+        corpus.of(b"loss", b"validation:auc", b"a-b_c/d@1"), _declare, (MetricError,), (b":", b"(", b"\\")
+    ),
+}
+
+
+def use(target: Target, content: bytes, directory: Path, *, is_honest: bool = False) -> None:
+    """Feed a target, in a directory that is empty before and after.
+
+    Raises:
+        Exception: What the target raises that it may not; of honest bytes anything.
+    """
+    directory.mkdir()
+    try:
+        target.use(content, directory)
+    except target.errors:
+        if is_honest:
+            raise
+    finally:
+        shutil.rmtree(directory)
