@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch")
+
 from tests.support.addresses import addresses, free_port
 from tests.support.trees import Run, Tree
 from tests.support.worlds import finish
+from trainbox.contract.ranks import Ranks
 from trainbox.contract.world import GROUPS
+from trainbox.torch.world import _serve_ranks
 
 pytestmark = pytest.mark.process
 
@@ -148,3 +152,15 @@ def test_the_hosts_of_a_group_train_and_the_others_run_beside_them(
     runs = job.run(program, trainbox_launcher=launcher, groups=groups, **asked)
     assert completed(runs) == ["reads", "ended 0 0 11", "ended 1 0 11"]
     assert f"names {job.names[1]}, {job.names[2]}: on this host the script is started once" in runs[0].log
+
+
+def test_ranks_that_are_told_of_an_address_of_another_host_listen_on_all_and_say_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A service that passes connections on to the host of rank 0, as Kubernetes has them."""
+    env = {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": str(free_port())}
+    assert _serve_ranks(Ranks(0, 2, 0, 2), env) is None
+    assert "WARNING: MASTER_ADDR=192.0.2.1 is no address of this host" in capsys.readouterr().err
+    for rank, more in ((1, {}), (0, {"TORCHELASTIC_USE_AGENT_STORE": "True"})):
+        assert _serve_ranks(Ranks(rank, 2, rank, 2), {**env, **more}) is None
+    assert capsys.readouterr().err == ""
