@@ -55,6 +55,6 @@ def test_a_key_counts_as_a_secret_wherever_variables_are_shown(tmp_path: Path) -
 
 def test_a_key_may_be_a_reference_to_a_secret(tmp_path: Path) -> None:
     reference = "{{resolve:secretsmanager:checkpoints}}"
-    filled = fill_in_variables({CHECKPOINT_KEY: reference}, {reference: KEY.hex()})
+    filled = fill_in_variables({CHECKPOINT_KEY: reference}, {reference: KEY.hex()}, ())
     assert read_checkpoint_keys(filled) == (KEY,)
     assert KEY.hex() in read_job(tmp_path, filled).secrets
