@@ -338,6 +338,29 @@ def test_a_loop_that_is_broken_off_has_counted_what_the_optimizer_did(tmp_path: 
     assert reported(finish([script], root=tmp_path / "root", size=1)[0]) == {"step": 4, "consumed": 32}
 
 
+def test_a_script_may_have_one_session_after_another(tmp_path: Path) -> None:
+    script = write(
+        tmp_path,
+        """
+        from torch.distributed import all_reduce
+        for number in range(6):
+            with session() as run:
+                value = torch.tensor([float(run.rank + number)])
+                all_reduce(value)
+                if run.rank == number % 2:
+                    time.sleep(0.05)  # the other begins its next session while this one is in the last
+            report(value=value.item())
+        """,
+    )
+    with Ranks([script], root=tmp_path / "root") as ranks:
+        assert ranks.wait() == [0, 0]
+        for rank in range(2):
+            values = [
+                json.loads(found)["value"] for found in re.findall(r"^REPORT (.*)$", ranks.log(rank), re.MULTILINE)
+            ]
+            assert values == [1.0, 3.0, 5.0, 7.0, 9.0, 11.0]
+
+
 def test_data_that_differ_between_ranks_are_refused(tmp_path: Path) -> None:
     script = write(
         tmp_path,

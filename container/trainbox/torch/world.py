@@ -3,6 +3,7 @@
 import errno
 import importlib
 import importlib.util
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ from typing import Any
 import msgspec
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 
 from trainbox.contract.job import Job
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_port, read_ranks
@@ -159,8 +161,15 @@ def joined(
     options: dict[str, Any] = {"device_id": backend.device} if backend.name == "nccl" else {}
     hook = sys.excepthook
     served = _serve_ranks(ranks, env)
-    dist.init_process_group(backend.name, rank=ranks.rank, world_size=ranks.world_size, timeout=JOIN_TIMEOUT, **options)
+    store, rank, world_size = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=JOIN_TIMEOUT))
     del served  # torch holds it from here on
+    store.set_timeout(JOIN_TIMEOUT)
+    # The store outlives a session, and torch gives the groups of the next one the same names: each has its own keys, lest
+    # a rank connects to the addresses of the session before.
+    store = PrefixStore(f"session {next(_SESSIONS)}", store)
+    dist.init_process_group(
+        backend.name, store=store, rank=rank, world_size=world_size, timeout=JOIN_TIMEOUT, **options
+    )
     sys.excepthook = hook  # torch's loses the traceback of an error that has an exit code of its own (trainbox.toolkit)
     failed = True
     try:
@@ -196,6 +205,9 @@ def _serve_ranks(ranks: Ranks, env: Mapping[str, str]) -> TCPStore | None:
             )
         return None
 
+
+#: Of this process, in the order in which all ranks begin theirs.
+_SESSIONS = itertools.count()
 
 #: Gloo's backends, to the end of the process. Else DDP's reducer may free the last reference to one after the group was
 #: destroyed, and wait, holding the GIL, for a thread that waits for the GIL (torch 2.13; a script then never ends).
