@@ -101,6 +101,15 @@ def test_the_driver_becomes_the_supervisor_with_the_settings_given(container: Co
 
 
 @pytest.mark.process
+def test_the_hosts_get_the_key_of_their_job_or_that_of_the_request(container: Container) -> None:
+    assert "TRAINBOX_PEER_KEY" not in given(container.run())["variables"]
+    container.distributed(peer_key="ab" * 32)
+    assert given(container.run())["variables"]["TRAINBOX_PEER_KEY"] == "ab" * 32
+    asked = ("env", f"TRAINBOX_PEER_KEY={'cd' * 32}", sys.executable, "-I", str(container.driver))
+    assert given(container.run(*asked))["variables"]["TRAINBOX_PEER_KEY"] == "cd" * 32
+
+
+@pytest.mark.process
 def test_the_lines_for_the_sdks_script_turn_its_shell_into_the_supervisor(container: Container) -> None:
     """As where an SDK has come to escape its values: then the shell gets as far as to these lines."""
     lines = str(vars(Trainbox)["driver_script"].fget(None)).replace("/opt/ml", str(container.root))

@@ -1,9 +1,11 @@
 """The side of the SageMaker SDK v3: `Trainbox` makes a `ModelTrainer` with source code run our supervisor."""
 
+import secrets
 from pathlib import Path
 from typing import Any, Literal
 
 from trainbox.contract.hyperparameters import ArgumentStyle
+from trainbox.contract.keys import KEY_BYTES
 from trainbox.errors import TrainboxError
 
 try:
@@ -83,11 +85,18 @@ class Trainbox(DistributedConfig):  # type: ignore[misc]
         return f"{_DRIVER} --check\n{_BECOME_DRIVER}"
 
     def model_dump(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's own signature
-        """The values as the driver reads them, and the end of the SDK's own preparation.
+        """The values as the driver reads them, a key for the hosts, and the end of the SDK's own preparation.
+
+        The key is another one for each job. It lies with the job's code in S3; a `TRAINBOX_PEER_KEY` of the
+        `ModelTrainer` takes its place.
 
         The SDK (`environment.py` of 1.27.0) has a shell read each value between single quotes without escaping it: a
         quote in a hyperparameter is run as a command, a channel named `my-data` ends the job. Our values come first,
         so the last of them ends the quotes and becomes the driver before any such value is read. To an SDK that
         escapes, it is text like any other, and the lines of `driver_script` do the same.
         """
-        return {**super().model_dump(**options), "start": f"'; {_BECOME_DRIVER}; : '"}
+        return {
+            **super().model_dump(**options),
+            "peer_key": secrets.token_hex(KEY_BYTES),
+            "start": f"'; {_BECOME_DRIVER}; : '",
+        }

@@ -164,8 +164,8 @@ def joined(
     store, rank, world_size = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=JOIN_TIMEOUT))
     del served  # torch holds it from here on
     store.set_timeout(JOIN_TIMEOUT)
-    # The store outlives a session, and torch gives the groups of the next one the same names: each has its own keys, lest
-    # a rank connects to the addresses of the session before.
+    # The store outlives a session, and torch names the groups of the next one alike: each session has keys of its own,
+    # lest a rank connects to the addresses of the one before.
     store = PrefixStore(f"session {next(_SESSIONS)}", store)
     dist.init_process_group(
         backend.name, store=store, rank=rank, world_size=world_size, timeout=JOIN_TIMEOUT, **options

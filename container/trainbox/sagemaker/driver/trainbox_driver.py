@@ -25,23 +25,27 @@ SETTINGS = {
     "grace_seconds": "TRAINBOX_GRACE_SECONDS",
     "peer_timeout_seconds": "TRAINBOX_PEER_TIMEOUT_SECONDS",
 }
+#: By which the hosts of a job prove themselves to each other.
+PEER_KEY = "TRAINBOX_PEER_KEY"
 #: The only requirements that the supervisor installs: beside the code, on its top level.
 REQUIREMENTS = (None, "auto", "requirements.txt")
 
 
 def main() -> None:
     """Become the supervisor; with `--check` only say what would keep it from running the job."""
-    source = read(DRIVERS / "sourcecode.json")
+    source, distributed = read(DRIVERS / "sourcecode.json"), read(DRIVERS / "distributed.json")
     refuse_unsupported(source)
     train = find_supervisor()
     variables = {
-        **settings(read(DRIVERS / "distributed.json")),
+        **settings(distributed),
         **hosts(read(INPUT / "config" / "resourceconfig.json")),
     }
     variables["SAGEMAKER_PROGRAM"] = str(source["entry_script"])
     if "--check" in sys.argv[1:]:
         return
     warn_of_a_deaf_shell()
+    if distributed.get("peer_key"):
+        os.environ.setdefault(PEER_KEY, str(distributed["peer_key"]))  # not as an argument, which everybody can read
     # The SDK exports its own dump of `Trainbox`, cut off where the shell left it.
     command = ["env", "-u", "SM_DISTRIBUTED_CONFIG", *(f"{name}={value}" for name, value in variables.items()), train]
     os.execvp(command[0], command)  # noqa: S606 - this process becomes `env`, which becomes `train`
