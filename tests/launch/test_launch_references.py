@@ -141,6 +141,16 @@ def test_without_a_network_the_job_ends_and_says_what_it_needs(tree: Tree, servi
     assert "an endpoint of the VPC" in str(run.failure)
 
 
+def test_without_a_region_the_job_says_where_one_is_set(tree: Tree, service: Service) -> None:
+    tree.hyperparameters_from({"password": "{{resolve:secretsmanager:db}}"})
+    tree.program("print('started')\n")
+    without = {name: value for name, value in service.env.items() if "REGION" not in name}
+    run = tree.run(**without)
+    assert run.code == 15
+    assert run.stdout == b""
+    assert "hint: set AWS_REGION" in str(run.failure)
+
+
 def test_a_stop_is_heard_while_a_secret_is_asked_for(tree: Tree, service: Service) -> None:
     tree.hyperparameters_from({"password": "{{resolve:secretsmanager:slow}}"}).program("print('the script ran')")
     process = tree.start(service.env)

@@ -72,7 +72,7 @@ def _ask(reference: Reference, region: str) -> str:
     try:
         import boto3  # noqa: PLC0415 - a quarter of a second and 20 MB that most jobs never need
         from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError, NoRegionError  # noqa: PLC0415
     except ImportError as error:
         hint = "install boto3 in the image (pip install 'trainbox[s3]')"
         raise SecretError(f"{place} cannot be asked for: {error}", hint=hint) from error
@@ -87,6 +87,9 @@ def _ask(reference: Reference, region: str) -> str:
         code = str(said.get("Code", ""))
         hint = _HINTS[reference.service] if code in _DENIED else "look at its name, and at the region of the job"
         raise SecretError(f"{place} cannot be had: {code}: {said.get('Message', '')}", hint=hint) from None
+    except NoRegionError as error:
+        hint = "set AWS_REGION (SageMaker does), or give the ARN, which names the region, in place of the name"
+        raise SecretError(f"{place} cannot be had: {error}", hint=hint) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: the endpoint is no URL
         raise SecretError(f"{place} cannot be had: {error}", hint=_NETWORK_HINT) from None
 
