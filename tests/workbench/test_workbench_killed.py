@@ -5,6 +5,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import eventually
-from trainbox.launch.scratch import make_scratch, remove_abandoned, scratch_directory
+from trainbox.scratch import make_scratch, remove_abandoned, scratch_directory, temporary_directory
 from trainbox.workbench import namespace
 
 COMMAND = [sys.executable, "-m", "trainbox", "run", "src/train.py", "--out", "out"]
@@ -127,7 +128,7 @@ def test_an_attempt_waits_for_the_hosts_of_one_that_was_killed_to_save_and_leave
 HOLDS = """
 import sys, time
 from pathlib import Path
-from trainbox.launch.scratch import make_scratch
+from trainbox.scratch import make_scratch
 make_scratch(Path(sys.argv[1]))
 Path(sys.argv[1], "look").touch()
 print("made", flush=True)
@@ -156,6 +157,33 @@ def test_the_directory_of_a_supervisor_that_was_killed_is_removed_by_the_next_on
         assert (path / "look").exists()
     remove_abandoned([tmp_path])
     assert not path.exists()
+
+
+KEEP_BLOCKS = """
+import time
+from trainbox.scratch import temporary_directory
+with temporary_directory("trainbox-blocks-") as path:
+    (path / "block").write_bytes(bytes(1000))
+    print(path, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.process
+def test_blocks_on_the_disk_of_a_process_that_was_killed_are_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command, env = [sys.executable, "-c", KEEP_BLOCKS], {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        with temporary_directory("trainbox-blocks-"):
+            assert (left / "block").exists()
+        process.kill()
+    with temporary_directory("trainbox-blocks-") as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+    assert not list(tmp_path.iterdir())
 
 
 needs_namespaces = pytest.mark.skipif(

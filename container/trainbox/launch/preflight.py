@@ -12,9 +12,9 @@ from trainbox.contract.peer_key import as_handed_on
 from trainbox.errors import PreflightError, Stopped
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Child, Plan
-from trainbox.launch.scratch import scratch_directory
 from trainbox.launch.supervise import supervise
 from trainbox.say import say
+from trainbox.scratch import scratch_directory
 
 _DIAGNOSIS = "diagnosis.json"
 _GRACE_SECONDS = 5.0

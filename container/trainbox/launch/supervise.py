@@ -25,10 +25,10 @@ from trainbox.launch.memory import read_memory
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.relay import Sink
-from trainbox.launch.scratch import make_scratch
 from trainbox.launch.streams import Process, Streams
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses
 from trainbox.say import say
+from trainbox.scratch import make_scratch
 
 if TYPE_CHECKING:
     from trainbox.contract.finding import Finding

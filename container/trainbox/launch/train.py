@@ -28,9 +28,9 @@ from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
-from trainbox.launch.scratch import scratch_directory
 from trainbox.launch.supervise import supervise
 from trainbox.say import say
+from trainbox.scratch import scratch_directory
 
 if TYPE_CHECKING:
     from trainbox.contract.verdict import Verdict

@@ -11,8 +11,8 @@ from pathlib import Path
 from trainbox.clock import AwakeClock
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
-from trainbox.launch.scratch import remove_abandoned
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses
+from trainbox.scratch import remove_abandoned
 from trainbox.workbench.descendants import end_orphans, orphans_come_here
 from trainbox.workbench.folder import held, is_held
 from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, hang_seconds_of, watch

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.say import say
+from trainbox.scratch import temporary_directory
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
 from trainbox.xgboost.agreement import Labels
 from trainbox.xgboost.params import Params
@@ -245,8 +245,8 @@ def _labels(parts: Sequence[Floats], params: Params) -> Labels:
 @contextmanager
 def spool_directory() -> Iterator[Path]:
     """Where blocks lie as long as they are needed, on the disk of the temporary files."""
-    with TemporaryDirectory(prefix="trainbox-blocks-") as name:
-        yield Path(name)
+    with temporary_directory("trainbox-blocks-") as path:
+        yield path
 
 
 def disk_needed(channels: Mapping[str, Channel], processes: int, params: Params, limit: int | None) -> bool:

@@ -1,9 +1,13 @@
-"""A directory in memory for what agent, ranks and companions tell each other while they run."""
+"""Directories that last as long as a process: in memory for what the processes of a job tell each other, or on disk.
+
+A process that is killed leaves its own behind; the next one removes them.
+"""
 
 import contextlib
 import fcntl
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,11 +37,37 @@ def scratch_directory() -> Iterator[Path]:
             _remove(path)
 
 
-def make_scratch(path: Path) -> None:
+@contextlib.contextmanager
+def temporary_directory(prefix: str) -> Iterator[Path]:
+    """Give a directory on the disk of the temporary files, which is removed at the end.
+
+    Those of processes that were killed are removed, too.
+
+    Args:
+        prefix: Of its name, and of the others.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    parent = Path(tempfile.gettempdir())
+    remove_abandoned([parent], prefix)
+    path = parent / f"{prefix}{os.getpid()}-{time.time_ns():x}"
+    lock = make_scratch(path)
+    try:
+        yield path
+    finally:
+        _remove(path)
+        os.close(lock)
+
+
+def make_scratch(path: Path) -> int:
     """Make the directory, locked (flock(2)) until this process ends, however it ends: its owner lives.
 
     The lock tells the truth across process namespaces, where a process id does not. Between the two steps another
     supervisor may take the directory for an abandoned one: then it is made again.
+
+    Returns:
+        The descriptor that holds the lock.
 
     Raises:
         OSError: It cannot be made, or exists.
@@ -48,16 +78,16 @@ def make_scratch(path: Path) -> None:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if _is_at(path, lock):
-                return  # the descriptor stays open: it is the lock
+                return lock
             os.close(lock)
 
 
-def remove_abandoned(parents: Sequence[Path] = (_MEMORY, _DISK)) -> None:
-    """Remove the directories whose supervisors have died; one that cannot be locked or is another user's stays."""
+def remove_abandoned(parents: Sequence[Path] = (_MEMORY, _DISK), prefix: str = PREFIX) -> None:
+    """Remove the directories whose owners have died; one that cannot be locked or is another user's stays."""
     for parent in parents:
         with contextlib.suppress(OSError):
             for name in os.listdir(parent):  # noqa: PTH208 - names: no job should wait for the rest
-                if name.startswith(PREFIX):
+                if name.startswith(prefix):
                     _remove_if_abandoned(parent / name)
 
 
