@@ -35,6 +35,7 @@ def calls(name: str) -> list[str]:
 
 
 @pytest.mark.process
+@pytest.mark.long  # `make lint` looks, too
 def test_imports_point_down_only() -> None:
     answer = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],

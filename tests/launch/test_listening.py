@@ -151,6 +151,7 @@ KINDS = {
 LONG = {
     "own script under plain",
     "forest on two hosts",
+    "session under plain on one host",
     "session under plain on two hosts",
     "XGBoost in two processes",
     "XGBoost on one host",
