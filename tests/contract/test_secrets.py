@@ -265,7 +265,7 @@ URLS = {
     "postgres://u:pa#s?s@h/d": "postgres://u:***@h/d",
     "https://tok-12345@example.org": "https://***@example.org",
     "https://ghp_0123456789:x-oauth-basic@github.com/a": "https://***:***@github.com/a",
-    "https://__token__:pypi-abc@pypi.org": "https://__token__:***@pypi.org",
+    "https://__token__:pypi-abc@index.example": "https://__token__:***@index.example",
     "two https://me:one@a https://me:two@b": "two https://me:***@a https://me:***@b",
     "https://b.s3.amazonaws.com/k?X-Amz-Credential=AKIA/x&X-Amz-Signature=0af&X-Amz-Expires=60": (
         "https://b.s3.amazonaws.com/k?X-Amz-Credential=***&X-Amz-Signature=***&X-Amz-Expires=60"
