@@ -21,7 +21,7 @@ from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.dcp import read_bytes_of
 from trainbox.torch.checkpoints.document import pack, unpack
 from trainbox.torch.checkpoints.index import read_index
-from trainbox.torch.checkpoints.pickles import ForeignNameError, check_indexes, check_objects
+from trainbox.torch.checkpoints.pickles import ForeignNameError, check_indexes, check_objects, names_in
 
 HONEST = FIXTURES / "pytorch-sharded" / "checkpoints" / "step-00000002"
 
@@ -198,6 +198,14 @@ def test_content_that_is_transformed_is_refused(honest: Path) -> None:
     change_index(honest, move)
     with pytest.raises(CheckpointError, match="transformed"):
         read(honest)
+
+
+def test_a_place_that_no_pickle_of_its_length_has_takes_no_memory(honest: Path) -> None:
+    greedy = pickle.PROTO + b"\x02" + pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f" + pickle.STOP
+    (honest / ".metadata").write_bytes(greedy)
+    with pytest.raises(CheckpointError, match="place 2,147,483,647 of the memo of a pickle of 9 bytes"):
+        read(honest)
+    assert names_in(greedy) == []
 
 
 def test_an_index_with_any_bytes_changed_is_read_or_refused(honest: Path) -> None:

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import dtypes
-from trainbox.torch.checkpoints.pickles import DAMAGED, Record, refuse
+from trainbox.torch.checkpoints.pickles import DAMAGED, Record, refuse, require_small_memo
 from trainbox.torch.checkpoints.pool import Range
 
 T = TypeVar("T")
@@ -56,7 +56,9 @@ class _Records(pickle.Unpickler):
     """Makes records."""
 
     def __init__(self, content: bytes, path: Path) -> None:
-        super().__init__(BytesIO(content))
+        file = BytesIO(content)
+        require_small_memo(file)
+        super().__init__(file)
         self._path = path
 
     def find_class(self, module: str, name: str, /) -> Any:  # noqa: ANN401 - as the base class has it

@@ -6,6 +6,7 @@ Where no key says that these are genuine they are looked at first.
 """
 
 import pickle
+import pickletools
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -59,6 +60,21 @@ def refuse(path: Path, names: Sequence[str]) -> ForeignNameError:
     )
 
 
+def require_small_memo(content: BytesIO) -> None:
+    """Look at a pickle before it is read: its memo is as long as the highest place that it names.
+
+    Five bytes can name a place for which pickle takes 64 GiB. The position in `content` stays.
+
+    Raises:
+        ValueError: It names a place that no pickle of its length has, or is none.
+    """
+    began, most = content.tell(), len(content.getbuffer())
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and isinstance(argument, int) and argument > most:
+            raise ValueError(f"place {argument:,} of the memo of a pickle of {most:,} bytes")
+    content.seek(began)
+
+
 class _Names(pickle.Unpickler):
     """Notes the names that a pickle asks for, and makes records."""
 
@@ -90,6 +106,7 @@ def _names_in_pickles(content: BytesIO) -> list[str]:
     while content.tell() < size:
         reader = _Names(content)
         try:
+            require_small_memo(content)
             reader.load()
         except DAMAGED:
             size = 0
