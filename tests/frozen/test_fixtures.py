@@ -3,7 +3,6 @@
 See `fixtures.py` for what they are. These tests are to hold in every later version; the fixtures stay as they are.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from tests.frozen.digests import digest_of, require_recorded_versions
 from tests.frozen.fixtures import FIXTURES, about, has_same_versions, predict, with_a
 from tests.frozen.recorded import compare
 from tests.frozen.trainings import TRAININGS, train
+from trainbox.contract.model_card import read_card
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
@@ -37,4 +37,4 @@ def test_a_model_of_an_earlier_version_loads_and_predicts_the_same(name: str) ->
     assert sorted(found) == sorted(noted["predictions"])
     for file, said in found.items():
         np.testing.assert_allclose(said, noted["predictions"][file], rtol=1e-5, atol=1e-6, err_msg=file)
-    assert json.loads((model / "model.json").read_bytes())["complete"] is True
+    assert read_card(model).complete is True
