@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from trainbox.channels.layout import Layout
+from trainbox.channels.odd import hint_for_cell
 from trainbox.channels.sources import Source
 from trainbox.channels.streams import Lines
 from trainbox.channels.table import Columns
@@ -73,15 +74,22 @@ def _rows(lines: Lines, skip: int, delimiter: str) -> Iterator[tuple[int, list[s
 def _fault_of_row(cells: Sequence[str], layout: Layout, columns: Columns) -> tuple[str, str] | None:
     """What is wrong with a row, and what to do."""
     if len(cells) != layout.width:
-        return (
-            f"{len(cells)} columns, the first row has {layout.width}: {short(','.join(cells))}",
-            "every row must have the same number of columns",
-        )
+        found = f"{len(cells)} columns, the first row has {layout.width}: {short(','.join(cells))}"
+        return found, _hint_for_width(cells, layout.width)
     for column, cell in enumerate(cells):
         fault = _fault_of_cell(cell, column, layout, columns.missing)
         if fault is not None:
             return f"{layout.describe(column)}: {fault[0]}", fault[1]
     return None
+
+
+def _hint_for_width(cells: Sequence[str], width: int) -> str:
+    every = "every row must have the same number of columns"
+    if len(cells) == width + 1 and not cells[-1].strip():
+        return f"{every}: remove the delimiter at the end of the line"
+    if len(cells) == width + 1:
+        return f"{every}; names of rows are none: write with index=False (pandas), row.names=FALSE (R)"
+    return every
 
 
 def _fault_of_cell(cell: str, column: int, layout: Layout, missing: Sequence[str]) -> tuple[str, str] | None:
@@ -105,6 +113,9 @@ def _is_group(number: str) -> bool:
 
 
 def _not_a_number(cell: str, role: str, missing: Sequence[str]) -> tuple[str, str]:
+    hint = hint_for_cell(cell, missing)
+    if hint:
+        return f"{short(cell)} is not a number", hint
     if role == "label":
         return (
             f"{short(cell)} is not a number, and the label must be one",

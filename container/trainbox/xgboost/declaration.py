@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from trainbox.channels.table import MISSING
 from trainbox.xgboost.catalogue import OBJECTIVES
 
 #: What XGBoost called `reg:squarederror` before 0.90.
@@ -64,12 +65,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     categorical_features: Annotated[
         tuple[str, ...], Meta(description="names or positions of features whose values are codes 0, 1, …")
     ] = ()
-    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
-        "",
-        "NA",
-        "NaN",
-        "nan",
-    )
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = MISSING
     delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
         None
     )
