@@ -29,7 +29,7 @@ from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.supervise import supervise
-from trainbox.say import say
+from trainbox.say import PREFIX, say
 from trainbox.scratch import scratch_directory
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def main() -> int:
 def _run_job(env: Mapping[str, str]) -> int:
     layout = Layout.from_environment(env)
     hidden = hidden_values(env)
+    outcome: Outcome | None = None
     try:
         with _stop_raises() as check_stop:
             _make_output_directories(layout)
@@ -95,7 +96,7 @@ def _run_job(env: Mapping[str, str]) -> int:
 
         say(traceback.format_exc(), hidden=hidden)
         diagnosis = diagnose_defect(error)
-    return _fail(diagnosis, layout, hidden)
+    return _fail(diagnosis, layout, hidden, outcome)
 
 
 def _open_standard_streams() -> None:
@@ -291,8 +292,11 @@ def _count(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
-    """Write the failure file unless the script has, and end the log with the same text; the exit code."""
+def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], outcome: Outcome | None) -> int:
+    """Write the failure file unless the script has, and end the log with the same text; the exit code.
+
+    Where the script has said it in the same words (`toolkit.end_as_declared`) it is not said again.
+    """
     text = compose(diagnosis, hidden)
     try:
         # Rules match how it begins, whatever the script has written.
@@ -304,5 +308,13 @@ def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
             text = found
     except OSError as error:
         say(f"{layout.failure_file} cannot be written: {error.strerror}")
-    say(f"FAILED: {text}")
+    words = f"FAILED: {text}"
+    if outcome is None or not _has_said(outcome, words.partition("\n")[0]):
+        say(words)
     return diagnosis.exit_code
+
+
+def _has_said(outcome: Outcome, words: str) -> bool:
+    """Whether the process that failed first ended its log so."""
+    failure = outcome.first_failure
+    return failure is not None and f"{PREFIX}{words}\n" in failure.stderr
