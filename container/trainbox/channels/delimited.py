@@ -9,6 +9,7 @@ again, slowly, to say it.
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ import pyarrow.csv
 
 from trainbox.channels.arrays import column_of, fill
 from trainbox.channels.blocks import Block, is_sound
+from trainbox.channels.bounds import fill_bounds
 from trainbox.channels.cells import Form, first_bad_row, is_cell, line_of
 from trainbox.channels.layout import Layout
 from trainbox.channels.sources import Source
+from trainbox.channels.spelling import kind_of
 from trainbox.channels.streams import LONGEST_LINE, PIECE_BYTES, Lines, Stream, first_lines, max_pieces, read_lines
 from trainbox.channels.table import Columns
+from trainbox.channels.words import learn_columns, number_columns
 from trainbox.contract.text import short
 from trainbox.errors import DataError
 from trainbox.say import say
@@ -49,8 +53,10 @@ def look(stream: Stream, path: Path, columns: Columns, *, is_joined: bool = Fals
     cells = tuple(cell.strip() for cell in _split(first, delimiter, f"{shown}:{number}"))
     note, header = "", ""
     if not all(is_cell(cell, columns.missing) for cell in cells):
-        _refuse_no_header(cells, columns, f"{shown}:{number}")
-        header = first
+        is_row = columns.texts and _has_texts(cells, _split(lines[-1][1], delimiter, shown), columns)
+        if not is_row and not (columns.texts and _names_by_counting(cells, columns)):
+            _refuse_no_header(cells, columns, f"{shown}:{number}")
+        header = "" if is_row else first
     elif len(cells) > _COUNTING and list(cells) == [str(i) for i in range(len(cells))]:
         note = f"{shown}:{number}: 0,1,2,… is taken for a row; if it is a data frame's header, write with header=False"
     return Source(
@@ -75,6 +81,27 @@ def _split(line: str, delimiter: str, where: str) -> list[str]:
         return next(csv.reader([line], delimiter=delimiter))
     except csv.Error as error:
         raise DataError(f"{where} is no row of CSV: {error}", hint="is this CSV, and its quotes closed?") from error
+
+
+def _has_texts(cells: Sequence[str], following: Sequence[str], columns: Columns) -> bool:
+    """Whether a first line with words and numbers is a row: the label says so, its own and the next one's."""
+    if not any(_is_number(cell, columns) for cell in cells) or _names_by_counting(cells, columns):
+        return False
+    words = [place for place, cell in enumerate(cells) if not is_cell(cell, columns.missing)]
+    if words[0] >= columns.labels or len(following) != len(cells):
+        return True
+    return not any(_is_number(following[place], columns) for place in words if place < columns.labels)
+
+
+def _is_number(cell: str, columns: Columns) -> bool:
+    return cell.strip() not in columns.missing and kind_of(cell) != "text"
+
+
+def _names_by_counting(cells: Sequence[str], columns: Columns) -> bool:
+    """Whether the numbers among names are those that a data frame gives to columns: so many are no accident."""
+    numbers = [cell for cell in cells if _is_number(cell, columns)]
+    counted = [[str(first + place) for place in range(len(numbers))] for first in (0, 1)]
+    return len(numbers) >= _COUNTING and numbers in counted
 
 
 def _refuse_no_header(cells: Sequence[str], columns: Columns, where: str) -> None:
@@ -111,13 +138,13 @@ def _delimiter_of(line: str, columns: Columns, shown: str) -> str:
     return numeric[0] if numeric else max(DELIMITERS, key=lambda delimiter: len(split[delimiter]))
 
 
-def read(stream: Stream, source: Source, layout: Layout, columns: Columns, *, size: int) -> Iterator[Block]:
-    """The rows, block by block.
+def read(stream: Stream, form: Form, *, size: int) -> Iterator[Block]:
+    """The rows, block by block; the words of the form hear of the texts in them.
 
     Raises:
         DataError: With file, line and column.
     """
-    form = Form(source, layout, columns)
+    source = form.source
     has_said = False
     # Arrow's work for a column is the same for few rows as for many.
     size = max(size, min(_FEWEST_ROWS * source.row_bytes, LONGEST_LINE))
@@ -145,21 +172,47 @@ def _without_headers(lines: Lines, source: Source) -> tuple[Lines, int]:
 
 def _parse(lines: Lines, skip: int, form: Form) -> Block | None:
     """A block of lines; None where anything is wrong with it."""
-    piece = max(PIECE_BYTES, len(lines.content) // max_pieces())
-    table = _read_csv(lines, skip, form, piece)
-    if table is None and len(lines.content) > piece:  # is a row longer than a piece?
-        table = _read_csv(lines, skip, form, len(lines.content))
+    table = _read_words(lines, skip, form)
     group = form.layout.group
     if table is None or (group is not None and table.column(group).null_count):
         return None
-    delimiter = form.source.delimiter
-    block = take_columns(table, form.layout, lambda row: f"{form.source.shown}:{line_of(lines, skip, delimiter, row)}")
-    return block if is_sound(block) else None
+    delimiter, bounds = form.source.delimiter, form.columns.bounds
+    block = take_columns(
+        table, form.layout, lambda row: f"{form.source.shown}:{line_of(lines, skip, delimiter, row)}", bounds=bounds
+    )
+    if not is_sound(block, bounds=bounds):
+        return None
+    form.words.close(block.features, block.labels)
+    return block
 
 
-def _read_csv(lines: Lines, skip: int, form: Form, piece: int) -> Any:  # noqa: ANN401 - a table, or None
+def _read_words(lines: Lines, skip: int, form: Form) -> Any:  # noqa: ANN401 - a table, or None
+    """A table of numbers, with those that stand for words; None where anything is wrong with it."""
+    known = form.words.columns
+    table = _read_whole(lines, skip, form, known)
+    if table is None:
+        others = [column for column in range(form.layout.width) if column not in {*known, form.layout.group}]
+        told = _read_whole(lines, skip, form, frozenset({*known, *others}))
+        if told is not None:
+            learn_columns(told, form.words, others)
+        if form.words.columns == known:
+            return None
+        table = _read_whole(lines, skip, form, form.words.columns)
+    return None if table is None else number_columns(table, form.words)
+
+
+def _read_whole(lines: Lines, skip: int, form: Form, words: AbstractSet[int]) -> Any:  # noqa: ANN401 - a table, or None
+    piece = max(PIECE_BYTES, len(lines.content) // max_pieces())
+    table = _read_csv(lines, skip, form, words, piece)
+    if table is None and len(lines.content) > piece:  # is a row longer than a piece?
+        table = _read_csv(lines, skip, form, words, len(lines.content))
+    return table
+
+
+def _read_csv(lines: Lines, skip: int, form: Form, words: AbstractSet[int], piece: int) -> Any:  # noqa: ANN401
     names = [str(i) for i in range(form.layout.width)]
-    types = dict.fromkeys(names, pa.float32())
+    texts = pa.dictionary(pa.int32(), pa.string())
+    types = {name: texts if column in words else pa.float32() for column, name in enumerate(names)}
     if form.layout.group is not None:
         types[str(form.layout.group)] = pa.int64()
     try:
@@ -167,15 +220,23 @@ def _read_csv(lines: Lines, skip: int, form: Form, piece: int) -> Any:  # noqa: 
             pa.BufferReader(lines.content),
             read_options=pa.csv.ReadOptions(column_names=names, skip_rows=skip, block_size=piece),
             parse_options=pa.csv.ParseOptions(delimiter=form.source.delimiter),
-            convert_options=pa.csv.ConvertOptions(column_types=types, null_values=list(form.columns.missing)),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=types, null_values=list(form.columns.missing), strings_can_be_null=True
+            ),
         )
     except pa.ArrowInvalid:  # the content; any other of its errors is not about that
         return None
 
 
-def take_columns(table: Any, layout: Layout, where: Callable[[int], str]) -> Block:  # noqa: ANN401 - no types
-    """A block from a table of 32-bit floats, whose groups, if any, are 64-bit integers."""
-    labels = fill(table, layout.labels)
+def take_columns(
+    table: Any,  # noqa: ANN401 - pyarrow has no types
+    layout: Layout,
+    where: Callable[[int], str],
+    *,
+    bounds: bool = False,
+) -> Block:
+    """A block from a table of 32-bit floats, whose groups, if any, are 64-bit integers; with the bounds filled in."""
+    labels = fill_bounds(fill(table, layout.labels)) if bounds else fill(table, layout.labels)
     return Block(
         labels[:, 0] if len(layout.labels) == 1 else labels,
         fill(table, layout.features),

@@ -33,6 +33,8 @@ class Source(msgspec.Struct, frozen=True):
     is_joined: bool = False
     #: What the user should know about it.
     note: str = ""
+    #: The columns whose type is text (Parquet alone).
+    texts: tuple[str, ...] = ()
 
 
 def agree(sources: Sequence[Source], channel: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
