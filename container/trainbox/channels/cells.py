@@ -10,6 +10,7 @@ import numpy as np
 
 from trainbox.channels.bounds import HINT, fill_bounds, find_faults
 from trainbox.channels.layout import Layout
+from trainbox.channels.odd import hint_for_cell
 from trainbox.channels.sources import Source
 from trainbox.channels.spelling import BLANKS, FLAGS, INFINITE, NOT_A_NUMBER, NUMBER, kind_of
 from trainbox.channels.streams import Lines
@@ -83,10 +84,8 @@ def _fault_of_row(cells: Sequence[str], form: Form, told: dict[int, str]) -> tup
     """
     layout = form.layout
     if len(cells) != layout.width:
-        return (
-            f"{len(cells)} columns, the first row has {layout.width}: {short(','.join(cells))}",
-            "every row must have the same number of columns",
-        )
+        found = f"{len(cells)} columns, the first row has {layout.width}: {short(','.join(cells))}"
+        return found, _hint_for_width(cells, layout.width)
     for column, cell in enumerate(cells):
         fault = _fault_of_word(cell, column, form, told) or _fault_of_cell(cell, column, form, told)
         if fault is not None:
@@ -111,8 +110,17 @@ def _fault_of_word(cell: str, column: int, form: Form, told: dict[int, str]) -> 
     if words.is_open(column):
         first = told.setdefault(column, word)
         if kind_of(first) == "text" != kind_of(word):
-            return number_among_texts(word, first)
+            return number_among_texts(word, first, form.columns.missing)
     return None
+
+
+def _hint_for_width(cells: Sequence[str], width: int) -> str:
+    every = "every row must have the same number of columns"
+    if len(cells) == width + 1 and not cells[-1].strip():
+        return f"{every}: remove the delimiter at the end of the line"
+    if len(cells) == width + 1:
+        return f"{every}; names of rows are none: write with index=False (pandas), row.names=FALSE (R)"
+    return every
 
 
 def _is_text(column: int, form: Form, told: dict[int, str]) -> bool:
@@ -148,6 +156,9 @@ def _is_group(number: str) -> bool:
 
 
 def _not_a_number(cell: str, role: str, columns: Columns) -> tuple[str, str]:
+    hint = hint_for_cell(cell, columns.missing)
+    if hint:
+        return f"{short(cell)} is not a number", hint
     if role == "label":
         return (
             f"{short(cell)} is not a number, and the label must be one",

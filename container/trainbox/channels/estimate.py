@@ -15,7 +15,7 @@ from trainbox.channels.request import LABEL_FIRST, Request, ask
 from trainbox.channels.rows import Plan, make_words, plan_files, read_stream
 from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.sources import Source
-from trainbox.channels.streams import COMPRESSED, LONGEST_LINE, Stream, open_file, reading, stream_of
+from trainbox.channels.streams import LONGEST_LINE, Stream, open_file, packing_of, reading, stream_of
 from trainbox.channels.table import Columns
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
@@ -97,10 +97,11 @@ def _size(block: Block) -> int:
 def _plain_size(source: Source) -> float:
     """The size of a file, unpacked: that of a packed one from how far its first bytes stretch."""
     size = source.path.stat().st_size
-    if source.path.suffix not in COMPRESSED:
-        return size
     with reading(source.shown):
+        packing = packing_of(source.path)
+        if packing is None:
+            return size
         raw: Any = pa.OSFile(str(source.path))
-        with raw, pa.CompressedInputStream(raw, COMPRESSED[source.path.suffix]) as stream:
+        with raw, pa.CompressedInputStream(raw, packing) as stream:
             plain = len(stream.read(8 * _SAMPLE_BYTES))
             return size * plain / max(1, int(raw.tell()))

@@ -112,5 +112,6 @@ def _too_narrow(columns: Columns, width: int, shown: str) -> DataError:
     count = "one column only" if width == 1 else f"{width} columns only"
     return DataError(
         f"{shown} has {count}; {needed} and at least one feature are needed",
-        hint="columns are separated by a comma, semicolon, tab or vertical bar",
+        hint="columns are separated by a comma, semicolon, tab, vertical bar or blanks; the hyperparameter delimiter"
+        " names another. Is it libsvm, whose first rows have no feature? Then set the content type to text/libsvm",
     )

@@ -11,17 +11,22 @@ from trainbox.channels import delimited, libsvm, parquet, pipes, recordio
 from trainbox.channels.blocks import Block, Seen, describe_shape, shape_of
 from trainbox.channels.cells import Form
 from trainbox.channels.files import list_files, show
-from trainbox.channels.kinds import Kind, kind_by_content, kind_by_name, refuse_another_kind
+from trainbox.channels.foreign import refuse_foreign
+from trainbox.channels.kinds import PARQUET_MAGIC, Kind, kind_by_content, kind_by_name, refuse_another_kind
 from trainbox.channels.layout import Layout, lay_out
 from trainbox.channels.records import read_contents
 from trainbox.channels.request import Request
 from trainbox.channels.sources import Source, agree, compare_names, compare_sources
-from trainbox.channels.streams import Stream, open_file, stream_of
+from trainbox.channels.streams import Stream, open_file, packing_by_mark, packing_of, stream_of
 from trainbox.channels.table import default_names
 from trainbox.channels.wording import some
 from trainbox.channels.words import Words
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 from trainbox.say import say
+
+#: So much shows how the stream of a pipe is packed.
+_MARK_BYTES = 16
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -132,13 +137,24 @@ def _is_told(source: Source, request: Request) -> bool:
 
 
 def _look_at_file(path: Path, request: Request) -> Source | None:
-    with open_file(path, show(path, request.path)) as stream:
+    shown = show(path, request.path)
+    with open_file(path, shown) as stream:
+        refuse_foreign(stream, path)
         kind = kind_by_name(path) if request.said is None else request.said.kind
         if request.said is not None:
             refuse_another_kind(stream, request.said)
-        if (kind or kind_by_content(stream)) != "Parquet":
-            return _look(stream, path, kind or kind_by_content(stream), request)
-    return parquet.look(path, show(path, request.path), request.columns)
+        kind = kind or kind_by_content(stream)
+        if kind != "Parquet":
+            return _look(stream, path, kind, request)
+        head = stream.peek(len(PARQUET_MAGIC))
+    if head not in {PARQUET_MAGIC, b""}:
+        raise DataError(
+            f"{shown} cannot be read as Parquet: it begins with {short(head.decode(errors='replace'))}, not with PAR1",
+            hint="name it by what it holds, for example .csv, or give the channel's content type",
+        )
+    if packing_of(path) is not None:
+        raise DataError(f"{shown} is Parquet within another packing", hint="unpack it: Parquet is compressed in itself")
+    return parquet.look(path, shown, request.columns)
 
 
 def _look(stream: Stream, path: Path, kind: Kind, request: Request) -> Source | None:
@@ -146,7 +162,7 @@ def _look(stream: Stream, path: Path, kind: Kind, request: Request) -> Source | 
         return libsvm.look(stream, path)
     if kind == "recordio-protobuf":
         return recordio.look(stream, path)
-    return delimited.look(stream, path, request.columns, is_joined=request.is_pipe)
+    return delimited.look(stream, path, request.columns)
 
 
 def _open_files(plan: Plan, request: Request) -> Rows | str:
@@ -226,6 +242,13 @@ def _open_pipe(request: Request, pipe: Path, stream: Stream) -> Rows | str:
 
 
 def _look_at_stream(stream: Stream, pipe: Path, request: Request) -> Source | None:
+    packing = packing_by_mark(stream.peek(_MARK_BYTES))
+    if packing is not None:
+        raise DataError(
+            f"{request.name}: what comes through the pipe is packed with {packing}",
+            hint="set CompressionType=Gzip for this channel, or use input mode File or FastFile",
+        )
+    refuse_foreign(stream, pipe)
     if request.said is not None:
         refuse_another_kind(stream, request.said)
     kind = kind_by_content(stream) if request.said is None else request.said.kind

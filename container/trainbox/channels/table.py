@@ -17,6 +17,8 @@ from trainbox.channels.coding import Coding, recode
 Floats = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
 
+#: What pandas, R, databases and spreadsheets write into CSV for a missing value.
+MISSING = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaN", "nan")
 #: Of a digest: small enough that all processors have their part, large enough that to hand them over costs nothing.
 _PIECE_BYTES = 4 * 2**20
 
@@ -34,7 +36,7 @@ class Columns(msgspec.Struct, frozen=True):
     #: The column with the query id of ranking: its name in the header or in Parquet, or its position from 0, as "7".
     group: str | None = None
     #: What stands for a missing value in CSV.
-    missing: tuple[str, ...] = ("", "NA", "NaN", "nan")
+    missing: tuple[str, ...] = MISSING
     #: What separates the columns of CSV; found out where it is not given.
     delimiter: str | None = None
     #: Whether the two labels are the bounds of one number, of which one may be missing or infinite.

@@ -14,6 +14,7 @@ import pyarrow as pa
 from trainbox.channels.arrays import values_of
 from trainbox.channels.coding import LONGEST_TEXT, MOST_CATEGORIES, Coding
 from trainbox.channels.layout import Layout
+from trainbox.channels.odd import hint_for_cell, is_word_for_missing
 from trainbox.channels.spelling import BLANKS, FLAGS, NOT_A_NUMBER, Kind, kind_of
 from trainbox.channels.table import Columns
 from trainbox.contract.text import short
@@ -46,8 +47,8 @@ class Words:
         is_pipe: bool = False,
     ) -> None:
         self._layout = layout
+        self._columns = columns
         self._missing = frozenset(columns.missing)
-        self._unseen = columns.unseen
         self._shown = shown
         self._is_fixed = coding is not None
         self._is_pipe = is_pipe
@@ -214,7 +215,7 @@ class Words:
         codes = self._codes[column]
         if self._is_fixed:
             is_label = self._layout is not None and column in self._layout.labels
-            if word in codes or (self._unseen == "missing" and not is_label):
+            if word in codes or (self._columns.unseen == "missing" and not is_label):
                 return None
             known = ", ".join(map(repr, sorted(codes)[:5])) + (", …" if len(codes) > 5 else "")  # noqa: PLR2004 - shown
             return (
@@ -223,15 +224,20 @@ class Words:
                 + ("" if is_label else "; unseen=missing takes such a text for a missing value"),
             )
         if column not in self._named and kind_of(word) != "text":
-            return number_among_texts(word, next(iter(codes), ""))
+            return number_among_texts(word, next(iter(codes), ""), self._columns.missing)
         return None
 
     def _describe(self, column: int) -> str:
         return f"column {column + 1}" if self._layout is None else self._layout.describe(column)
 
 
-def number_among_texts(word: str, example: str) -> Fault:
+def number_among_texts(word: str, example: str, missing: Sequence[str]) -> Fault:
     """What is wrong where a column of texts has a number, and what to do."""
+    if is_word_for_missing(example):
+        return (
+            f"{short(word)} is a number, and the rows before have {short(example)}",
+            hint_for_cell(example, missing),
+        )
     rows = f", and the rows before have texts such as {short(example)}" if example else " in a column of texts"
     return (
         f"{short(word)} is a {'truth value' if kind_of(word) == 'flag' else 'number'}{rows}",

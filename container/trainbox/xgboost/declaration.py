@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from trainbox.channels.table import MISSING
 from trainbox.xgboost.catalogue import OBJECTIVES
 
 #: What XGBoost called `reg:squarederror` before 0.90.
@@ -74,12 +75,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     unseen: Annotated[
         Literal["error", "missing"], Meta(description="what a text is that `train` has not, in rows to be judged")
     ] = "error"
-    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
-        "",
-        "NA",
-        "NaN",
-        "nan",
-    )
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = MISSING
     delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
         None
     )
