@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 import xgboost as xgb
 
+from trainbox.channels.coding import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.metrics import Metric
@@ -117,6 +118,8 @@ def identify(params: Params, agreement: Agreement, bins: str) -> dict[str, str]:
     for channel, digests in agreement.digests.items():
         rows = f"{agreement.rows[channel]:,} rows x {len(agreement.columns)} features"
         identity[f"channel {channel}"] = f"{rows}, digest {' '.join(digest[:16] for digest in digests)}"
+    if agreement.coding:
+        identity["texts"] = digest_coding(agreement.coding)
     return identity | {"bins": bins, "members": str(agreement.members), "xgboost": xgb.__version__}
 
 
