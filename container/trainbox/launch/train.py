@@ -14,7 +14,15 @@ from msgspec.structs import replace
 
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
-from trainbox.contract.failure import compose, hide_in_failure, release_failure, reserve_failure, write_failure
+from trainbox.contract.failure import (
+    Mark,
+    compose,
+    hide_in_failure,
+    mark_failure,
+    release_failure,
+    reserve_failure,
+    write_failure,
+)
 from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.contract.peer_key import without_peer_key
@@ -42,6 +50,10 @@ usage: train
 Runs the training job that the tree at /opt/ml (or at TRAINBOX_ROOT) describes. It takes no arguments: SageMaker passes
 everything in /opt/ml/input/config and the environment. To build such a tree and run a job on this machine, see
 `trainbox run --help`.
+
+examples:
+  docker run --rm -v $PWD/ml:/opt/ml IMAGE train
+  TRAINBOX_ROOT=$PWD/ml TRAINBOX_SCRIPT=xgboost train
 """
 
 
@@ -68,6 +80,7 @@ def main() -> int:
 def _run_job(env: Mapping[str, str]) -> int:
     layout = Layout.from_environment(env)
     hidden = hidden_values(env)
+    earlier = mark_failure(layout.failure_file)
     try:
         with _stop_raises() as check_stop:
             _make_output_directories(layout)
@@ -95,7 +108,7 @@ def _run_job(env: Mapping[str, str]) -> int:
 
         say(traceback.format_exc(), hidden=hidden)
         diagnosis = diagnose_defect(error)
-    return _fail(diagnosis, layout, hidden)
+    return _fail(diagnosis, layout, hidden, earlier)
 
 
 def _open_standard_streams() -> None:
@@ -291,18 +304,28 @@ def _count(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
-    """Write the failure file unless the script has, and end the log with the same text; the exit code."""
+def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], earlier: Mark | None) -> int:
+    """Write the failure file unless the script has, and end the log with the same text; the exit code.
+
+    Args:
+        diagnosis: Why the job has failed.
+        layout: Where its files are.
+        hidden: Values to leave out.
+        earlier: The failure file that was there when this job began.
+    """
     text = compose(diagnosis, hidden)
     try:
         # Rules match how it begins, whatever the script has written.
-        is_ours = write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware")
+        is_hardware = diagnosis.kind == "hardware"
+        is_ours = write_failure(layout.failure_file, text, before=is_hardware, earlier=earlier)
         # What the script has written there, or what ours was put before.
         found = hide_in_failure(layout.failure_file, hidden)
         if not is_ours:
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
             text = found
     except OSError as error:
-        say(f"{layout.failure_file} cannot be written: {error.strerror}")
+        is_stale = earlier is not None and earlier == mark_failure(layout.failure_file)
+        stale = " and still holds the reason of an earlier job" if is_stale else ""
+        say(f"{layout.failure_file} cannot be written{stale}: {error.strerror}")
     say(f"FAILED: {text}")
     return diagnosis.exit_code
