@@ -10,6 +10,7 @@ from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
 from trainbox.launch import executable
 from trainbox.launch.program import Choice, Source, choose, find_bundled, resolve
+from trainbox.launch.requirements import builds_in_code
 
 PACKAGE_TOML = "[build-system]\nrequires = []\n"
 
@@ -290,3 +291,29 @@ def test_a_program_says_which_of_its_files_imports_the_session(tmp_path: Path) -
         assert resolve(choice, tmp_path).session == "pkg/loop.py"
     write(tmp_path, "run.sh", content="#!/bin/sh\npython train.py\n")
     assert resolve(Choice("run.sh", place), tmp_path).session == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "is_local"),
+    [
+        ("./lib", True),
+        ("-e .", True),
+        ("--editable=./lib[extra]", True),
+        ("parts/lib", True),
+        ("msgspec>=0.18", False),
+        ("pip @ https://example.com/pip.whl", False),
+        ("--find-links ../wheels", False),
+        ("-r other/requirements.txt", False),
+        ("# ./lib", False),
+        ("", False),
+    ],
+)
+def test_pip_builds_in_the_code_where_a_requirement_is_a_part_of_it(tmp_path: Path, line: str, is_local: bool) -> None:
+    write(tmp_path, "train.py")
+    write(tmp_path, "requirements.txt", content=f"msgspec\n{line}\n")
+    program = resolve(Choice("train.py", Source("place", str(tmp_path))), tmp_path)
+    assert builds_in_code(program, read_job(tmp_path / "ml", {})) == is_local
+    assert not builds_in_code(program, read_job(tmp_path / "ml", {"TRAINBOX_REQUIREMENTS": "off"}))
+    write(tmp_path, "setup.py")
+    package = resolve(Choice("train.py", Source("place", str(tmp_path))), tmp_path)
+    assert builds_in_code(package, read_job(tmp_path / "ml", {}))
