@@ -339,7 +339,7 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _refuse_unprotected(endpoint: str) -> None:
+def refuse_unprotected(endpoint: str) -> None:
     """A signed request shows the session's token to all on its way: only this machine may get one without TLS.
 
     Raises:
@@ -374,7 +374,7 @@ def download(uri: str, target: Path, job: Job, say: Say) -> None:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
         raise ProgramError(f"sagemaker_submit_directory: found {uri!r}, expected s3://BUCKET/KEY.tar.gz")
-    _refuse_unprotected(job.settings.s3_endpoint_url or "")
+    refuse_unprotected(job.settings.s3_endpoint_url or "")
     try:
         import boto3  # noqa: PLC0415 - a quarter of a second and 20 MB that most jobs never need
         from boto3.exceptions import Boto3Error  # noqa: PLC0415

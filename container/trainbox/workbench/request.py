@@ -16,7 +16,6 @@ import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.job import CHANNEL_NAME
 from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
@@ -27,7 +26,9 @@ from trainbox.errors import ContractError, RunError
 from trainbox.launch.requirements import find_install
 from trainbox.workbench.find_program import find_program
 from trainbox.workbench.folder import read_previous
-from trainbox.workbench.given import Origin, pairs, read_hyperparameters, read_variables
+from trainbox.workbench.given import Origin, read_hyperparameters, read_variables
+from trainbox.workbench.inputs.hosts import Group, check_hosts
+from trainbox.workbench.inputs.source import ChannelSource, read_channels
 from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
@@ -39,7 +40,6 @@ LONGEST_VALUE = 2500
 MOST_VARIABLES = 100
 LONGEST_VARIABLE_NAME = 512
 LONGEST_VARIABLE_VALUE = 512
-MOST_CHANNELS = 20
 #: Of this backend: each host is a process here, and 127.0.0.N must name it.
 MOST_HOSTS = 100
 
@@ -55,13 +55,6 @@ _OWN_VARIABLES = (
 #: A variable that every script of a job has, and what it starts.
 _WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
-
-
-class ChannelSource(msgspec.Struct, frozen=True):
-    """A directory or a single file that becomes a channel."""
-
-    path: Path
-    is_file: bool = False
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +80,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: The environment of `trainbox run` itself.
     inherited: Mapping[str, str] = {}
     hosts: int = 1
+    #: Instance groups, where `--hosts` names some.
+    groups: tuple[Group, ...] = ()
     processes: int | None = None
     job_name: str
     out: Path
@@ -157,14 +152,15 @@ def read_request(
         raw_arguments=tuple(args.raw_arguments),
         source=None if directory is None else survey(directory, leave_out=out),
         in_image=found.in_image,
-        channels=_channels(args.channel, cwd),
+        channels=read_channels(args.channel, args.hosts, env=env, cwd=cwd),
         hyperparameters=hyperparameters,
         env=variables,
         hyperparameter_origins=given.origins,
         env_origins=given_variables.origins,
         hide=_names_to_hide(hyperparameters, variables, (*given.origins, *given_variables.origins)),
         inherited=env,
-        hosts=args.hosts,
+        hosts=args.hosts.count,
+        groups=args.hosts.groups,
         processes=args.processes,
         # The name stays the job's over its attempts, as in the cloud.
         job_name=previous.job_name if previous and args.job_name is None else job_name,
@@ -175,7 +171,7 @@ def read_request(
         drills=drills,
         preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
-        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
+        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts.count > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
@@ -331,8 +327,7 @@ def _check_given_once(
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    if not 1 <= args.hosts <= MOST_HOSTS:
-        raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
+    check_hosts(args.hosts, most=MOST_HOSTS)
     if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
         raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
     check_containers(args)
@@ -356,19 +351,3 @@ def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
     named = args.module or Path(script).stem
     stem = re.sub(r"[^a-zA-Z0-9]+", "-", named).strip("-")[:40] or "job"
     return f"{stem}-{now:%Y%m%d-%H%M%S}"
-
-
-def _channels(given: Sequence[str], cwd: Path) -> dict[str, ChannelSource]:
-    if len(given) > MOST_CHANNELS:
-        raise RunError(f"{len(given)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
-    channels: dict[str, ChannelSource] = {}
-    for name, value in pairs(given, "--channel").items():
-        path = (cwd / Path(value).expanduser()).resolve()
-        if not CHANNEL_NAME.fullmatch(name):
-            raise RunError(
-                f"--channel {name}: SageMaker takes names of A-Z a-z 0-9 . - _, at most 64", hint="rename it"
-            )
-        if not value or not path.exists():
-            raise RunError(f"--channel {name}={value}: there is no {path}", hint="give a directory or a file")
-        channels[name] = ChannelSource(path, is_file=not path.is_dir())
-    return dict(sorted(channels.items()))
