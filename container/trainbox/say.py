@@ -3,15 +3,11 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO
 
-from trainbox import errors
 from trainbox.contract.secrets import without_secrets
 from trainbox.contract.text import visible
-from trainbox.errors import TrainboxError
-
-PREFIX = "trainbox: "
+from trainbox.errors import PREFIX
 
 
 def say(text: str, *, hidden: Sequence[str] = ()) -> None:
@@ -31,24 +27,6 @@ def say(text: str, *, hidden: Sequence[str] = ()) -> None:
 def as_lines(text: str, hidden: Sequence[str] = ()) -> str:
     """What `say` writes."""
     return PREFIX + visible(without_secrets(text, hidden)).replace("\n", "\n" + PREFIX) + "\n"
-
-
-def last_words(error: TrainboxError, trace: str) -> str:
-    """What to say, in place of a traceback, of an error of ours that ends a script: what, what to do, and where.
-
-    `contract.cause` reads it back, and `train` does not say it again.
-
-    Args:
-        error: Why the script ends.
-        trace: The traceback that Python would print.
-    """
-    from trainbox.contract.cause import find_cause  # noqa: PLC0415 - only who fails needs its many expressions
-
-    found = find_cause(trace, Path(sys.argv[0]).absolute().parent)
-    where = [f"at {found.where}"] if found and found.where else []
-    # That of the tree: where others derive from it is of no use to who reads a log.
-    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-    return "\n".join([f"FAILED: {error.fault}: {name}: {error.message}", f"hint: {error.hint}", *where])
 
 
 def kept_words() -> BinaryIO:

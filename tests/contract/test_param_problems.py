@@ -1,6 +1,7 @@
 """Many wrong hyperparameters: each is named once, and the reason of the failure holds all of them."""
 
 from pathlib import Path
+from traceback import FrameSummary
 
 import msgspec
 import pytest
@@ -11,8 +12,7 @@ from trainbox.contract import params
 from trainbox.contract.cause import find_cause
 from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.failure import LONGEST_FAILURE, compose
-from trainbox.errors import HyperparameterError
-from trainbox.say import as_lines, last_words
+from trainbox.errors import HyperparameterError, last_words
 from trainbox.xgboost.declaration import Declaration
 
 NAMES = sorted(params.names(Declaration))
@@ -82,8 +82,7 @@ def test_no_names_are_too_many_or_too_long_for_the_reason(given: dict[str, objec
 
 def test_what_the_script_says_last_is_what_the_supervisor_reads() -> None:
     error = error_of(Declaration, {f"{name}q": "1" for name in NAMES})
-    trace = 'Traceback (most recent call last):\n  File "/code/train.py", line 7, in main\n    x\nE: y\n'
-    said = as_lines(last_words(error, trace))
+    said = last_words(error, [FrameSummary("/code/train.py", 7, "main"), FrameSummary("<string>", 1, "<module>")])
     found = find_cause(f"loading\n{said}", Path("/code"))
     assert found is not None
     assert found.exception == "trainbox.errors.HyperparameterError"

@@ -31,6 +31,8 @@ class Source(msgspec.Struct, frozen=True):
     row_bytes: int = 0
     #: What the user should know about it.
     note: str = ""
+    #: The columns whose type is text (Parquet alone).
+    texts: tuple[str, ...] = ()
 
 
 def agree(sources: Sequence[Source], channel: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:

@@ -39,7 +39,7 @@ _GROUP_LINE = re.compile(r"^\s*[|+]")
 _GROUP_BORDER = re.compile(r"^\s*\+[-+]*(?: (?:\d+|\.\.\.) -+)?$")
 _GROUP_MARGIN = re.compile(r"^\s*\| ?")
 _NOT_THE_USERS = re.compile(r"(?:site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]|^<|[/\\]trainbox[/\\]\w+\.py$")
-#: How what `trainbox.say.last_words` makes begins in a log.
+#: How what `errors.last_words` makes begins in a log.
 _TOLD = re.compile(r"trainbox: FAILED: (?:ClientError|AlgorithmError|CONFIGURATION|HARDWARE): (?P<name>\w+): ")
 _SAID = "trainbox: "
 _HINT, _AT = f"{_SAID}hint: ", f"{_SAID}at "

@@ -12,6 +12,7 @@ from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.contract.text import coloured, visible
 from trainbox.workbench.drawing import drawn, table
 from trainbox.workbench.given import Origin, escaped
+from trainbox.workbench.inputs.hosts import Hosts
 from trainbox.workbench.record import Curve, JobRecord
 from trainbox.workbench.request import RunRequest
 
@@ -168,12 +169,12 @@ def _command(request: RunRequest) -> list[str]:
     words = ["trainbox", "run", *([script] if request.module is None else ["-m", request.module])]
     if source is not None and ("/" in request.script or request.module is not None):
         words += ["--source-dir", str(source)]
-    words += _flags("--channel", {name: str(channel.path) for name, channel in request.channels.items()})
+    words += _flags("--channel", {name: channel.as_flag() for name, channel in request.channels.items()})
     hyperparameters, variables = redact(request.hyperparameters, request.hide), redact(request.env, request.hide)
     words += _given("--hp", "--hp-env", hyperparameters, request.hyperparameter_origins)
     words += _given("--env", "--env", variables, request.env_origins)
-    if request.hosts > 1:
-        words += ["--hosts", str(request.hosts)]
+    if request.hosts > 1 or request.groups:
+        words += ["--hosts", Hosts(request.hosts, request.groups).text]
     if request.processes is not None:
         words += ["--processes", str(request.processes)]
     if request.preflight != "off":
