@@ -133,7 +133,7 @@ def _staging(code_dir: Path, say: Say) -> tuple[Path, Path]:
         return scratch / "code", staging
 
 
-def _scratch(refused: Path, why: str) -> Path:
+def _scratch(refused: Path, why: str | None) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="trainbox-"))
     except OSError as error:
