@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from trainbox import __version__
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
 from trainbox.contract.failure import (
@@ -70,9 +69,6 @@ def main() -> int:
         sys.stdout.write(_USAGE)
         return 0
     # SageMaker's own argument arrives here where the image has `train` as its ENTRYPOINT (toolkit issue #65).
-    if arguments == ["--version"]:
-        sys.stdout.write(f"trainbox {__version__}\n")
-        return 0
     if arguments not in ([], ["train"]):
         found = " ".join(map(short, arguments))
         sys.stderr.write(f"{PREFIX}train takes no arguments, and was given {found}\n{_USAGE}")
