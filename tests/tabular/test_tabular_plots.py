@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainbox.tabular import plots
+from trainbox.tabular import figures, plots
 from trainbox.tabular.curves import fold_curve
 from trainbox.tabular.plots import Curve, draw_curves, draw_folds, draw_importance
 
@@ -121,7 +121,7 @@ def test_axes_have_titles_and_the_selected_step_its_values(tmp_path: Path) -> No
 
 def test_more_features_than_fit_are_counted_in_the_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
-    figure = plots.new_figure
+    figure = figures.new_figure
 
     def note(width: float, height: float, title: str) -> AbstractContextManager[Any]:
         titles.append(title)
@@ -154,8 +154,8 @@ def require_white_edges(path: Path) -> None:
 
 
 def test_a_long_name_keeps_its_begin_and_its_end() -> None:
-    assert plots.shorten("short") == "short"
-    name = plots.shorten("customer_address_" + "x" * 50 + "_in_the_last_month")
+    assert figures.shorten("short") == "short"
+    name = figures.shorten("customer_address_" + "x" * 50 + "_in_the_last_month")
     assert len(name) == 36
     assert name.startswith("customer_address")
     assert name.endswith("in_the_last_month")

@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 
 from trainbox.workbench.curves import Curves
 from trainbox.workbench.drawing import RichPen
+from trainbox.workbench.inputs.source import ChannelSource
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.live import Live, Screen
 from trainbox.workbench.pens import ANY_WIDTH, Pen, find_pen
 from trainbox.workbench.plain import PlainPen
 from trainbox.workbench.record import Clash, Curve, HostRecord, JobRecord, ModelRecord
 from trainbox.workbench.remaining import Remaining
-from trainbox.workbench.request import ChannelSource, RunRequest
+from trainbox.workbench.request import RunRequest
 from trainbox.workbench.source import Source
 from trainbox.workbench.summary import container_command, resume_command, sparkline, summarise
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from trainbox import __version__
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
 from trainbox.contract.failure import (
@@ -28,16 +29,17 @@ from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.contract.peer_key import without_peer_key
 from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import hidden_values
+from trainbox.contract.text import short
 from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
-from trainbox.launch.program import Program, choose, needs_key, resolve
+from trainbox.launch.program import Choice, Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.supervise import supervise
-from trainbox.say import say
+from trainbox.say import PREFIX, say
 from trainbox.scratch import scratch_directory
 
 if TYPE_CHECKING:
@@ -68,8 +70,12 @@ def main() -> int:
         sys.stdout.write(_USAGE)
         return 0
     # SageMaker's own argument arrives here where the image has `train` as its ENTRYPOINT (toolkit issue #65).
+    if arguments == ["--version"]:
+        sys.stdout.write(f"trainbox {__version__}\n")
+        return 0
     if arguments not in ([], ["train"]):
-        sys.stderr.write(_USAGE)
+        found = " ".join(map(short, arguments))
+        sys.stderr.write(f"{PREFIX}train takes no arguments, and was given {found}\n{_USAGE}")
         return 2
     _open_standard_streams()
     code = _run_job(_with_absolute_root(read_environment()))
@@ -225,7 +231,7 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
         from trainbox.launch.source import fetch  # noqa: PLC0415 - most of its imports are for archives
 
         directory = fetch(choice.source, job, lambda text: say(text, hidden=job.secrets))
-    program = resolve(choice, directory)
+    program = _in_usable_directory(resolve(choice, directory), choice, job)
     if job.peer_key is not None:
         program = replace(program, needs_key=needs_key(program, program.directory))
     if not program.install:
@@ -235,6 +241,22 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
     return program, install(program, job, env)
 
 
+def _in_usable_directory(program: Program, choice: Choice, job: Job) -> Program:
+    """An installed module needs no code directory, but one to run in; pip writes where it builds."""
+    if not program.directory.is_dir():
+        from trainbox.launch.source import make_directory  # noqa: PLC0415 - as above
+
+        return replace(program, directory=make_directory(program.directory))
+    if program.install and not os.access(program.directory, os.W_OK):
+        from trainbox.launch.requirements import builds_in_code  # noqa: PLC0415
+        from trainbox.launch.source import copy_to_change  # noqa: PLC0415
+
+        if builds_in_code(program, job):
+            copy = copy_to_change(program.directory, job, lambda text: say(text, hidden=job.secrets))
+            return resolve(choice, copy)
+    return program
+
+
 def _make_output_directories(layout: Layout) -> None:
     """SageMaker mounts these; `docker run` with the inputs alone does not. A read-only tree is the script's affair."""
     for directory in (layout.model_dir, layout.output_data_dir):
@@ -242,6 +264,11 @@ def _make_output_directories(layout: Layout) -> None:
             directory.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         reserve_failure(layout.failure_file)
+    if not os.access(layout.model_dir, os.W_OK | os.X_OK):
+        say(
+            f"WARNING: {layout.model_dir} cannot be written by user {os.geteuid()}: a model has no place there. Mount a"
+            f" directory of this user's, or name another tree ({ROOT_VARIABLE})"
+        )
 
 
 def _introduction(job: Job, program: Program, planned: Plan) -> str:

@@ -65,7 +65,8 @@ def _imported(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
     for node in (inner for statement in body for inner in ast.walk(statement)):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield (alias.asname, alias.name) if alias.asname else (*[alias.name.partition(".")[0]] * 2,)
+                top = alias.name.partition(".")[0]
+                yield (alias.asname, alias.name) if alias.asname else (top, top)
         elif isinstance(node, ast.ImportFrom):
             yield from ((alias.asname or alias.name, f"{node.module or '.'}.{alias.name}") for alias in node.names)
 

@@ -41,7 +41,7 @@ def _look(request: RunRequest, record: JobRecord, pictures: Sequence[Path]) -> s
 
 def _change(request: RunRequest) -> str:
     script = request.script if request.source is None else str(request.source.directory / request.script)
-    if request.source is None or script.endswith(".py"):
+    if not request.in_image and (request.source is None or script.endswith(".py")):
         return f"see what can be changed with --hp: {shlex.join(['trainbox', 'describe', script])}"
     return f"read the record of it: {shlex.join(['less', str(request.out / FILE_NAME)])}"
 

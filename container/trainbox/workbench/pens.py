@@ -29,11 +29,16 @@ class LiveLine(Protocol):
 class Pen(Protocol):
     """Draws for one place, in its width, its characters and its colours."""
 
-    #: In columns.
-    width: int
-    encoding: str
     #: Whether it is a terminal with a line that can move.
     can_redraw: bool
+
+    @property
+    def width(self) -> int:
+        """In columns."""
+
+    @property
+    def encoding(self) -> str:
+        """Of the characters that can be shown."""
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         """Rows in columns, as lines; a column without any value is left out."""

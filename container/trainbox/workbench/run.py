@@ -28,6 +28,9 @@ from trainbox.workbench.engine import DEFAULT_IMAGE
 from trainbox.workbench.first_record import first_record, host_records
 from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, remove
 from trainbox.workbench.hosts import Ended
+from trainbox.workbench.inputs.hosts import Hosts, read_hosts
+from trainbox.workbench.inputs.pipes import pipes_written
+from trainbox.workbench.inputs.place import fetch_inputs
 from trainbox.workbench.install import run_hosts_of
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.job_end import JobEnd, conclude
@@ -67,7 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
     add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
-    add("--channel", action="append", default=[], metavar="NAME=PATH", help="a directory or file as an input channel")
+    add(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=PLACE[,OPTION…]",
+        help="a directory, a file or s3://BUCKET/PREFIX as an input channel; options: sharded, pipe, fastfile,"
+        " manifest=FILE, attributes=NAME,…, content_type=TYPE, record_wrapper=RecordIO, groups=GROUP,…",
+    )
     add(
         "--hp",
         action="append",
@@ -89,11 +99,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY[=VALUE]",
         help="a variable of the container; or KEY, as in this shell",
     )
-    add("--hosts", type=int, default=1, metavar="N", help="how many hosts, algo-1 to algo-N (default 1)")
+    add(
+        "--hosts",
+        type=read_hosts,
+        default=Hosts(1),
+        metavar="N",
+        help="how many hosts, algo-1 to algo-N (default 1); or instance groups: workers=2,evaluators=1",
+    )
     add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
     add("--job-name", metavar="J", help="default: the script's name and the time")
     add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
     add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
+    _add_course_arguments(parser)
+    _add_container_arguments(parser)
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
+    parser.set_defaults(raw_arguments=())
+
+
+def _add_course_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--max-run", type=float, metavar="S", help="stop after so many seconds, as MaxRuntimeInSeconds does")
     add("--stop-after", type=float, metavar="S", help="stop after so many seconds, as StopTrainingJob does")
     rank = "at its step STEP (a rehearsal, for scripts with a session of trainbox.torch)"
@@ -107,10 +132,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fresh", action="store_true", help="install the requirements anew, not from an earlier run")
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
     add("--overwrite", action="store_true", help="a new job in DIR: the result of an earlier one is removed first")
-    _add_container_arguments(parser)
-    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
-    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
-    parser.set_defaults(raw_arguments=())
 
 
 def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +177,10 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC), umask=umask)
     plan = plan_run(request, find_overlay(request, fresh=args.fresh))
     if args.dry_run:
-        previews = {host.name: preview(host, request.source, request.script, request.hide) for host in plan.hosts}
+        previews = {
+            host.name: preview(host, request.source, request.script, request.hide, in_image=request.in_image)
+            for host in plan.hosts
+        }
         sys.stdout.buffer.write(describe(plan, previews).encode())
         sys.stdout.flush()
         return 0
@@ -233,6 +257,8 @@ class _Attempt:
     def _say_choices(self) -> None:
         request = self.plan.request
         self.live.say(request.isolation.sentence)
+        for note in self.plan.notes:
+            self.live.say(note)
         if self.plan.removed:
             self.live.say(f"not passed on, being another job's: {', '.join(self.plan.removed)}")
         if request.previous is not None:
@@ -246,7 +272,8 @@ class _Attempt:
         started = time.monotonic()
         with Interrupts() as interrupts:
             self._take_over(interrupts)
-            prepare(self.plan)
+            fetch_inputs(self.plan, self.live, lambda: bool(interrupts.count))
+            prepare(self.plan, has_inputs=not interrupts.count)
             self.seconds["prepare"] = time.monotonic() - started
             started = time.monotonic()
             try:
@@ -262,7 +289,8 @@ class _Attempt:
         return conclude(ended, self._failure(ended), interrupt_exit_code=code, was_stopped=stopped)
 
     def _disarm(self) -> None:
-        for place in (self.plan.work, self.plan.checkpoints):
+        # Not what hosts cannot have written: a shard may be another name of the user's own file.
+        for place in (*(host.tree for host in self.plan.hosts), self.plan.checkpoints):
             try:
                 disarm(place)
             except OSError as error:
@@ -291,11 +319,12 @@ class _Attempt:
 
     def _run_hosts(self, interrupts: Interrupts) -> Ended:
         isolation = self.plan.request.isolation
-        if isolation.image is None or isolation.confinement is None:
-            return run_hosts_of(self.plan, self.live, interrupts)
-        from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
+        with pipes_written(self.plan, self.live) as listener:
+            if isolation.image is None or isolation.confinement is None:
+                return run_hosts_of(self.plan, listener, interrupts)
+            from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
 
-        return run_containers(self.plan, isolation.image, isolation.confinement, self.live, interrupts)
+            return run_containers(self.plan, isolation.image, isolation.confinement, listener, interrupts)
 
     def _failure(self, ended: Ended) -> str:
         """What the host that failed wrote into its failure file; else what is known of its end."""

@@ -110,7 +110,13 @@ class _Declarations(importlib.machinery.SourceFileLoader):
         """None: nothing compiled is read or left behind, as with any main program."""
         raise OSError(path)
 
-    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # noqa: ANN401 - as Python's
+    def source_to_code(  # type: ignore[override]  # of a class whose base has it as a static method
+        self,
+        data: Any,  # noqa: ANN401 - as Python's own
+        path: Any,  # noqa: ANN401
+        *,
+        _optimize: int = -1,
+    ) -> CodeType:
         """What Python makes of the statements that run."""
         if not self._reading.whole:
             data = ast.Module(body=[*self._reading.body], type_ignores=[])
