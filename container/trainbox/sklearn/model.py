@@ -22,6 +22,7 @@ from trainbox.sklearn.data import Data
 from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History
+from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
 
 _MEASURES = {
@@ -134,14 +135,4 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Importan
 
 def save_curves(history: History) -> Curves:
     """The scores after each group as `learning-curves.json` in `output/data`; gives the picture to stand beside it."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for step, scores in history:
-        for name, score in scores.items():
-            steps, values = curves.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(score)
-    directory = trainbox.current_job().layout.output_data_dir
-    directory.mkdir(parents=True, exist_ok=True)
-    content = {name: {"trees": steps, "values": values} for name, (steps, values) in curves.items()}
-    whole.write(directory / "learning-curves.json", msgspec.json.encode(content))
-    return Curves(str(directory / "learning-curves"), curves, "trees")
+    return curves.save_curves(history, unit="trees", selected=history[-1][0] if history else None)
