@@ -6,10 +6,12 @@ It holds that job's `model.tar.gz`, or the files of its model as they were writt
 import atexit
 import contextlib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainbox import toolkit
 from trainbox.contract.job import Channel
+from trainbox.contract.model_card import CARD_FILE, ModelCard, features_of, read_card
 from trainbox.contract.text import short
 from trainbox.errors import DataError, ProgramError
 from trainbox.launch.source import extract
@@ -63,6 +65,49 @@ def find_file(directory: Path, name: str) -> Path:
         f"channel {MODEL_CHANNEL}: there is no {name}; it holds {listed}",
         hint="training starts from a model of the same script",
     )
+
+
+def check_columns(directory: Path, columns: Sequence[str]) -> None:
+    """Refuse a former model of other columns, as far as its card names them; a foreign model has no card.
+
+    Args:
+        directory: That of the model.
+        columns: Those of the channel `train`.
+
+    Raises:
+        DataError: The columns differ, or the card is damaged.
+    """
+    card = _read_card(directory)
+    if card is not None:
+        check_names(card.features.names, columns)
+
+
+def check_names(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse columns that are not those that a former model knows by name; where one has no names, their place counts.
+
+    Raises:
+        DataError: Their number, or a name, differs.
+    """
+    if not names:
+        return
+    told = f"channel {MODEL_CHANNEL}: the former model"
+    hint = "give the columns of the former job, in the same order"
+    if len(names) != len(columns):
+        raise DataError(f"{told} has {len(names):,} features, channel train has {len(columns):,}", hint=hint)
+    if not features_of(columns).names:
+        return
+    for place, (was, now) in enumerate(zip(names, columns, strict=True), start=1):
+        if was != now:
+            raise DataError(f"{told} calls feature {place} {was!r}, channel train calls it {now!r}", hint=hint)
+
+
+def _read_card(directory: Path) -> ModelCard | None:
+    try:
+        return read_card(directory)
+    except DataError:
+        if (directory / CARD_FILE).exists():
+            raise
+        return None  # of somebody else, who may call any file model.json
 
 
 def _list(channel: Channel) -> list[Path]:
