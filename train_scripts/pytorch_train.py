@@ -32,12 +32,13 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
+from trainbox.channels import Columns as Cells
 from trainbox.channels import Table, read_table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, load_former, read_images, session
 
 #: What a resumed job may change, because it does not shape the weights.
-FREE = {"workers", "checkpoint-seconds", "patience", "on-nan"}
+FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter"}
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Width = Annotated[int, Meta(ge=1)]
@@ -58,6 +59,12 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     hidden: Annotated[tuple[Width, ...], Meta(description="widths of the hidden layers, for tables")] = (128, 64)
     dropout: Annotated[Share, Meta(description="share of the activations left out")] = 0.1
     categorical: Annotated[tuple[str, ...], Meta(description="columns whose numbers are codes")] = ()
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
+        Cells().missing
+    )
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
+        None
+    )
     augment: Annotated[int, Meta(ge=0, description="pixels by which images are shifted at random")] = 0
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Meta(description="of the computation")] = "fp32"
     patience: Annotated[int, Meta(ge=1, description="epochs without gain before it ends")] | None = None
@@ -129,7 +136,8 @@ def read_channels(params: Params) -> dict[str, Samples]:
     """`train`, and `validation` where there is a channel of that name or `test`."""
     job = trainbox.current_job()
     first = trainbox.channel("train")
-    read: Any = read_images if holds_images(first) else read_table
+    columns = Cells(missing=params.missing, delimiter=params.delimiter)
+    read: Any = read_images if holds_images(first) else functools.partial(read_table, columns=columns)
     sources = {"train": read(first)}
     for name in [name for name in ("validation", "test") if name in job.channels][:1]:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])

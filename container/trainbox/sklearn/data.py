@@ -118,7 +118,7 @@ def read_data(params: Params, circle: Circle) -> Data:
     tables: dict[str, Table] = {}
     for name, channel in channels.items():
         if name == "train" or name in sharded or circle.rank == 0:
-            columns = Columns(weight=params.csv_weights)
+            columns = Columns(weight=params.csv_weights, missing=params.missing, delimiter=params.delimiter)
             like = tables.get("train")
             is_like = like is not None and len(like.feature_names) > 0
             tables[name] = read_table(

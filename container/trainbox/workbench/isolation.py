@@ -90,7 +90,13 @@ def find_containers(args: argparse.Namespace, env: Mapping[str, str], outside: S
     Raises:
         RunError: No engine answers, it does not have the image, or cannot run it.
     """
-    image = find_image(args.docker, env)
+    try:
+        image = find_image(args.docker, env)
+    except RunError as error:
+        if not args.docker.endswith((".py", ".sh")):
+            raise
+        hint = f"--docker takes the name of an image: did you mean {args.docker} --docker?"
+        raise RunError(error.message, hint=hint) from error
     confinement = confine(
         hosts=args.hosts.count,
         outside=outside,

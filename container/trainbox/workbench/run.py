@@ -156,7 +156,10 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC), umask=umask)
     plan = plan_run(request, find_overlay(request, fresh=args.fresh))
     if args.dry_run:
-        previews = {host.name: preview(host, request.source, request.script, request.hide) for host in plan.hosts}
+        previews = {
+            host.name: preview(host, request.source, request.script, request.hide, in_image=request.in_image)
+            for host in plan.hosts
+        }
         sys.stdout.buffer.write(describe(plan, previews).encode())
         sys.stdout.flush()
         return 0

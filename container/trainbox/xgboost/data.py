@@ -33,6 +33,7 @@ from trainbox.xgboost.shards import (
     shard_of,
     spool_directory,
 )
+from trainbox.xgboost.texts import settle_codes
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):
@@ -114,7 +115,8 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
     for name, channel in channels.items():
-        shards[name] = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
+        shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
+        shards[name] = settle_codes(shard, circle, params) if name == "train" else shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -124,7 +126,7 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
         checkpoint=checkpoint,
         version=xgb.__version__,
     )
-    agreement = agree(circle.gather(report, Report))
+    agreement = agree(circle.gather(report, Report), shards["train"].coding)
     for name, labels in agreement.labels.items():
         check_labels(name, labels, classes=params.classes, learn=name == "train")
     if circle.size > 1:
@@ -163,7 +165,8 @@ def _read(
     part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
     several = circle.size > 1
     directory = spool and spool / name
-    shard = read_shard(channel, name, params, part, like=train, spool=directory, allow_empty=several)
+    coding = None if train is None else train.coding
+    shard = read_shard(channel, name, params, part, like=train, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
     return shard

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 import xgboost as xgb
 
+from trainbox.channels.coding import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL
@@ -122,10 +123,11 @@ def identify(params: Params, agreement: Agreement, bins: str, former: Former | N
     for channel, digests in agreement.digests.items():
         rows = f"{agreement.rows[channel]:,} rows x {len(agreement.columns)} features"
         identity[f"channel {channel}"] = f"{rows}, digest {' '.join(digest[:16] for digest in digests)}"
-    start = (
-        {} if former is None else {f"channel {MODEL_CHANNEL}": f"{former.rounds:,} rounds, digest {former.digest[:16]}"}
-    )
-    return identity | start | {"bins": bins, "members": str(agreement.members), "xgboost": xgb.__version__}
+    if agreement.coding:
+        identity["texts"] = digest_coding(agreement.coding)
+    if former is not None:
+        identity[f"channel {MODEL_CHANNEL}"] = f"{former.rounds:,} rounds, digest {former.digest[:16]}"
+    return identity | {"bins": bins, "members": str(agreement.members), "xgboost": xgb.__version__}
 
 
 def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:
