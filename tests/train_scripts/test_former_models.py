@@ -19,6 +19,7 @@ import xgboost as xgb
 from tests.support.growth import trees_of, write_rows
 from tests.support.runs import COMMAND
 from tests.support.waiting import LIMIT
+from trainbox.contract.model_card import ModelCard, encode_card, features_of
 
 pytestmark = pytest.mark.process
 
@@ -143,6 +144,38 @@ def test_columns_in_another_order_are_refused_by_name(tmp_path: Path) -> None:
     run("xgboost", first)
     with_former(second, pack(first))
     assert "the former model calls feature 1 'a', channel train calls it 'b'" in run("xgboost", second, code=7)
+
+
+def write_colours(root: Path, texts: str) -> None:
+    """Rows whose label depends on a column of texts."""
+    for channel in ("train", "validation"):
+        words = texts.split() * 20
+        lines = [f"{int(word == 'red')},{word},{number % 7}" for number, word in enumerate(words)]
+        (root / "input" / "data" / channel / "a.csv").write_text("y,colour,size\n" + "\n".join(lines) + "\n")
+
+
+def test_texts_keep_the_numbers_that_the_former_model_knows(tmp_path: Path) -> None:
+    roots = {name: make_job(tmp_path / name, {**BOOSTING, "num_round": "2"}) for name in ("first", "fewer", "new")}
+    for root, texts in zip(roots.values(), ("red green blue", "red green", "red violet"), strict=True):
+        write_colours(root, texts)
+    run("xgboost", roots["first"])
+    card = ModelCard(
+        framework="xgboost",
+        algorithm="xgboost",
+        objective="binary:logistic",
+        features=features_of(["colour", "size"], {"colour": "text"}),
+        categories={"colour": ("blue", "green", "red")},
+    )
+    former = pack(roots["first"], **{"trainbox/model__json": encode_card(card)})
+    run("xgboost", with_former(roots["fewer"], former))
+    rows = np.array([[2.0, 1.0], [1.0, 1.0]])
+    said = booster_of(roots["fewer"]).predict(xgb.DMatrix(rows, feature_types=["c", "q"], enable_categorical=True))
+    assert said[0] > 0.5 > said[1], "red is still 2, and green 1"
+    assert "new are 'violet'" in _refused(with_former(roots["new"], former))
+
+
+def _refused(root: Path) -> str:
+    return run("xgboost", root, code=7)
 
 
 def test_a_model_that_xgboost_itself_has_saved_with_names_is_continued(tmp_path: Path) -> None:

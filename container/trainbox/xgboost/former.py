@@ -11,6 +11,7 @@ from trainbox.former import MODEL_CHANNEL, check_columns, check_names, find_file
 from trainbox.peers import Circle
 from trainbox.say import say
 from trainbox.xgboost import rules
+from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params
 
@@ -27,12 +28,12 @@ class Former(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, columns: Sequence[str], circle: Circle) -> Former | None:
+def read_former(params: Params, agreement: Agreement, circle: Circle) -> Former | None:
     """The former model, the same on all members; None where no member has the channel.
 
     Args:
         params: The hyperparameters.
-        columns: Those that the rows have.
+        agreement: What is known of the rows.
         circle: The members; all call this.
 
     Raises:
@@ -43,12 +44,13 @@ def read_former(params: Params, columns: Sequence[str], circle: Circle) -> Forme
     owners = circle.gather(directory is not None, bool)
     if True not in owners:
         return None
+    _check_params(params)
     owner = owners.index(True)
-    content = b""
+    content, columns = b"", agreement.columns
     if circle.rank == owner and directory is not None:
-        _check_params(params)
         content = find_file(directory, _FILE).read_bytes()
-        check_columns(directory, columns)
+        texts = {columns[place]: texts for place, texts in agreement.coding.features.items()}
+        check_columns(directory, columns, texts, agreement.coding.labels)
     content = circle.share(content, owner)
     known = check_model(content, source=_SOURCE)
     _check(known, params, columns)
