@@ -139,8 +139,7 @@ def read_request(
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
     previous = read_previous(out, resume=args.resume)
     installs = _installs(hyperparameters, variables)
-    is_module = args.module is not None
-    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
+    install = find_install(script, directory, is_module=args.module is not None, installs=installs) if directory else ()
     outside = (*([" ".join(install)] if install else []), *_referring(hyperparameters, variables))
     return RunRequest(
         script=script,

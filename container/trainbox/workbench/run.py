@@ -56,6 +56,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
     add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
+    _add_given_arguments(parser)
+    add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
+    add("--job-name", metavar="J", help="default: the script's name and the time")
+    add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
+    add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
+    add("--max-run", type=float, metavar="S", help="stop after so many seconds, as MaxRuntimeInSeconds does")
+    add("--stop-after", type=float, metavar="S", help="stop after so many seconds, as StopTrainingJob does")
+    rank = "at its step STEP (a rehearsal, for scripts with a session of trainbox.torch)"
+    add("--kill", action="append", default=[], metavar="RANK@STEP", help=f"SIGKILL a rank {rank}")
+    add("--freeze", action="append", default=[], metavar="RANK@STEP", help=f"SIGSTOP a rank {rank}")
+    add(
+        "--preflight",
+        choices=("off", "fast", "full"),
+        help="check the hosts' health before the script, as the cloud does for several processes (default: off here)",
+    )
+    add("--fresh", action="store_true", help="install the requirements anew, not from an earlier run")
+    add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
+    _add_container_arguments(parser)
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
+    parser.set_defaults(raw_arguments=())
+
+
+def _add_given_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--channel",
         action="append",
@@ -92,26 +117,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many hosts, algo-1 to algo-N (default 1); or instance groups: workers=2,evaluators=1",
     )
-    add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
-    add("--job-name", metavar="J", help="default: the script's name and the time")
-    add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
-    add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
-    add("--max-run", type=float, metavar="S", help="stop after so many seconds, as MaxRuntimeInSeconds does")
-    add("--stop-after", type=float, metavar="S", help="stop after so many seconds, as StopTrainingJob does")
-    rank = "at its step STEP (a rehearsal, for scripts with a session of trainbox.torch)"
-    add("--kill", action="append", default=[], metavar="RANK@STEP", help=f"SIGKILL a rank {rank}")
-    add("--freeze", action="append", default=[], metavar="RANK@STEP", help=f"SIGSTOP a rank {rank}")
-    add(
-        "--preflight",
-        choices=("off", "fast", "full"),
-        help="check the hosts' health before the script, as the cloud does for several processes (default: off here)",
-    )
-    add("--fresh", action="store_true", help="install the requirements anew, not from an earlier run")
-    add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
-    _add_container_arguments(parser)
-    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
-    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
-    parser.set_defaults(raw_arguments=())
 
 
 def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
