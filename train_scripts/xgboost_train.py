@@ -100,7 +100,7 @@ def main() -> None:
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
-        former = read_former(params, data.agreement.columns, circle)
+        former = read_former(params, data.agreement, circle)
         if params.kfold:
             cross_validate(params, store, data)
             return

@@ -10,11 +10,12 @@ import xgboost as xgb
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Table
+from trainbox.channels import Coding, Table
+from trainbox.channels.coding import unite
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
-from trainbox.former import MODEL_CHANNEL
+from trainbox.former import MODEL_CHANNEL, former_texts
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
@@ -33,7 +34,7 @@ from trainbox.xgboost.shards import (
     shard_of,
     spool_directory,
 )
-from trainbox.xgboost.texts import settle_codes
+from trainbox.xgboost.texts import recode_shard, settle_codes
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):
@@ -116,7 +117,7 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     shards: dict[str, Shard] = {}
     for name, channel in channels.items():
         shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
-        shards[name] = settle_codes(shard, circle, params) if name == "train" else shard
+        shards[name] = settle_codes(_with_former_texts(shard, params), circle, params) if name == "train" else shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -170,6 +171,14 @@ def _read(
     if several and not shard.rows:
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
     return shard
+
+
+def _with_former_texts(train: Shard, params: Params) -> Shard:
+    """The rows to learn from with the codes that a former model knows for their texts, though not all occur in them."""
+    known, names = former_texts(), train.feature_names
+    columns = {place: known.columns.get(names[place], ()) for place in train.coding.features}
+    coding = unite([train.coding, Coding(columns, known.classes if train.coding.labels else ())])
+    return train if coding == train.coding else recode_shard(train, coding, params)
 
 
 def _fit(shard: Shard, columns: tuple[str, ...], params: Params, spool: Path | None) -> Shard:
