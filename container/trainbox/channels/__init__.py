@@ -10,9 +10,23 @@ CSV, Parquet, libsvm and recordio-protobuf, in files or through a pipe, become l
 * the delimiter is whichever of `,` `;` tab `|` gives numbers.
 """
 
+from trainbox.channels.blocks import Block, Inspect
+from trainbox.channels.compressed import Sparse
 from trainbox.channels.estimate import estimate_bytes
 from trainbox.channels.files import find_files
 from trainbox.channels.read import read_blocks, read_table
 from trainbox.channels.table import Columns, Table, digest, take_part
 
-__all__ = ["Columns", "Table", "digest", "estimate_bytes", "find_files", "read_blocks", "read_table", "take_part"]
+__all__ = [
+    "Block",
+    "Columns",
+    "Inspect",
+    "Sparse",
+    "Table",
+    "digest",
+    "estimate_bytes",
+    "find_files",
+    "read_blocks",
+    "read_table",
+    "take_part",
+]

@@ -27,6 +27,7 @@ from trainbox.peers import Circle
 from trainbox.sklearn.data import Data, count_missing, targets
 from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params, constructor_arguments
+from trainbox.sklearn.repeatable import clear_padding, share_texts
 from trainbox.sklearn.rows import by_columns
 
 _CLASSES: dict[tuple[str, str], type[Forest]] = {
@@ -238,7 +239,9 @@ def fit(params: Params, ground: Ground, numbers: range) -> Forest:
     Raises:
         HyperparameterError: scikit-learn refuses; with what it says.
     """
-    return forget_rows(_fit(params, ground, numbers))
+    forest = forget_rows(_fit(params, ground, numbers))
+    clear_padding(forest)
+    return forest
 
 
 def _fit(params: Params, ground: Ground, numbers: range, **changed: object) -> Forest:
@@ -294,8 +297,14 @@ def put_together(forests: Sequence[Forest]) -> Forest:
 
 
 def assemble(parts: Sequence[Part], params: Params) -> Forest:
-    """The forest of all trees of these parts, as scikit-learn would have left it."""
-    return put_together([part.forest for part in parts]).set_params(n_jobs=params.n_jobs)
+    """The forest of all trees of these parts, as one fit would have left it, wherever they have grown."""
+    forest = put_together([part.forest for part in parts]).set_params(**constructor_arguments(params))
+    share_texts(forest)
+    for tree in forest.estimators_:
+        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params})
+        share_texts(tree)
+    share_texts(forest.estimator_)
+    return forest
 
 
 def read_part(content: bytes, first: int, last: int, params: Params, *, features: int, source: str) -> Part:

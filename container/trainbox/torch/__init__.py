@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
     from trainbox.torch.encoders import Columns, Pixels
     from trainbox.torch.images import Images, holds_images, read_images
+    from trainbox.torch.rows import read_rows
     from trainbox.torch.training import Session, session
 
-__all__ = ["Batches", "Columns", "Images", "Pixels", "Session", "holds_images", "read_images", "session"]
+__all__ = ["Batches", "Columns", "Images", "Pixels", "Session", "holds_images", "read_images", "read_rows", "session"]
 
 _HOMES = {
     "Batches": "batches",
@@ -19,6 +20,7 @@ _HOMES = {
     "Session": "training",
     "holds_images": "images",
     "read_images": "images",
+    "read_rows": "rows",
     "session": "training",
 }
 
