@@ -15,7 +15,6 @@ from trainbox.tabular.domains import (
     ANYTHING,
     WHOLE,
     Domain,
-    bounds_of_survival,
     check_known,
     classes_below,
     codes_of,
@@ -62,28 +61,6 @@ def test_the_first_label_outside_is_named_with_row_value_and_who_needs_another()
     several = rule(block([[1, 2], [3, -4], [-5, 6]]), None)
     assert several is not None
     assert (several.row, several.message.split(" is")[0]) == (1, "label -4")
-
-
-@pytest.mark.parametrize("bounds", [(0, 3), (2, 2), (1, math.inf), (0, math.inf), (1e-30, 5)])
-def test_bounds_of_a_survival_time(bounds: tuple[float, float]) -> None:
-    assert bounds_of_survival(block([(1, 2), bounds]), None) is None
-
-
-@pytest.mark.parametrize(
-    ("bounds", "message"),
-    [
-        ((-1, 2), "bounds -1 and 2 are invalid: the lower bound is negative"),
-        ((3, 2), "bounds 3 and 2 are invalid: the upper bound is below the lower one"),
-        ((0, 0), "bounds 0 and 0 are invalid: a survival time of 0 has no logarithm"),
-        ((math.inf, math.inf), "bounds inf and inf are invalid: the lower bound is infinite"),
-        ((1, NAN), "bounds 1 and nan are invalid"),
-    ],
-)
-def test_bounds_of_no_survival_time(bounds: tuple[float, float], message: str) -> None:
-    found = bounds_of_survival(block([(1, 2), bounds, (9, 1)]), None)
-    assert found is not None
-    assert found.row == 1
-    assert found.message.startswith(message)
 
 
 CODES = [

@@ -39,6 +39,7 @@ def test_a_host_whose_validation_is_a_header_alone_takes_part(tmp_path: Path) ->
     assert "validation: there is no row on 127.0.0.2, which takes part all the same" in other_errors
 
 
+@pytest.mark.long
 def test_a_host_without_validation_takes_part_where_rows_lie_on_the_disk(tmp_path: Path) -> None:
     models = []
     for kept in ("off", "on"):
@@ -99,7 +100,7 @@ def test_what_is_wrong_with_the_rows_of_one_host_is_the_reason_of_all(tmp_path: 
         assert text.startswith(f"ClientError: DataError: {HOSTS[1]}: {reason}")
 
 
-@pytest.mark.parametrize("on_disk", ["off", "on"])
+@pytest.mark.parametrize("on_disk", [pytest.param("off", marks=pytest.mark.long), "on"])
 def test_when_a_host_dies_the_other_names_it_and_started_again_they_come_to_the_same_model(
     tmp_path: Path, on_disk: str
 ) -> None:

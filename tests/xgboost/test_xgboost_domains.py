@@ -60,12 +60,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "label 2 is invalid: metric map@3 needs labels 0 and 1",
     ),
     "the metric ndcg": ({**GROUPS, "eval_metric": ("ndcg",)}, "40,1,2", "label 40 is invalid: metric ndcg"),
-    "survival, bounds": (
-        {"objective": "survival:aft", **BOUNDS},
-        "3,2,5",
-        "bounds 3 and 2 are invalid: the upper bound is below the lower one",
-    ),
-    "survival, negative": ({"objective": "survival:aft", **BOUNDS}, "-3,2,5", "bounds -3 and 2 are invalid"),
     "a second label": (
         {"objective": "count:poisson", **BOUNDS},
         "1,-2,5",

@@ -102,29 +102,6 @@ def check_known(table: Table, classes: Sequence[int], channel: Channel, columns:
         )
 
 
-def bounds_of_survival(block: Block, _names: Sequence[str] | None) -> BadRow | None:
-    """A rule: the two labels of a row are the bounds of a survival time, 0 <= lower <= upper.
-
-    A lower bound of 0 is a row censored from the left, an infinite upper bound one censored from the right.
-    """
-    lower, upper = block.labels.T
-    inside = (lower >= 0) & np.isfinite(lower) & (upper >= lower) & (upper > 0)
-    if inside.all():
-        return None
-    row = int(np.argmin(inside))
-    low, high = float(lower[row]), float(upper[row])
-    wrong = "the lower bound is negative" if low < 0 else "the upper bound is below the lower one"
-    if math.isinf(low):
-        wrong = "the lower bound is infinite"
-    elif low == high == 0:
-        wrong = "a survival time of 0 has no logarithm"
-    return BadRow(
-        row,
-        f"bounds {spell(low)} and {spell(high)} are invalid: {wrong}; objective survival:aft needs 0 <= lower <= upper",
-        "give the lower bound first, in the order of label_columns; of an event at t both are t",
-    )
-
-
 def codes_of(wanted: Sequence[str], *, largest: int = MOST_CODES - 1, may_be_negative: bool = False) -> Rule:
     """A rule: the values of categorical features are codes, whole numbers from 0 on; a missing value is none.
 

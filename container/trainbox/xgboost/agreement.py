@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from trainbox.channels import Coding
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
 from trainbox.tabular.labels import MOST_CLASSES, refuse_constant, refuse_weights, some
+
+NO_TEXTS = Coding()
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -53,6 +56,8 @@ class Agreement(msgspec.Struct, frozen=True):
     digests: Mapping[str, tuple[str, ...]]
     #: The newest checkpoint, and the rank of the member that has it; nothing where nobody has one.
     checkpoint: tuple[int, int] | None
+    #: Of columns of texts, the same for all.
+    coding: Coding = Coding()
 
     @property
     def members(self) -> int:
@@ -60,8 +65,12 @@ class Agreement(msgspec.Struct, frozen=True):
         return len(self.digests["train"])
 
 
-def agree(reports: Sequence[Report]) -> Agreement:
+def agree(reports: Sequence[Report], coding: Coding = NO_TEXTS) -> Agreement:
     """What follows from all reports, in the order of the ranks.
+
+    Args:
+        reports: By rank.
+        coding: Of columns of texts, which all have agreed on before.
 
     Raises:
         DataError: No member has a row of a channel, or columns differ; the members are named.
@@ -82,6 +91,7 @@ def agree(reports: Sequence[Report]) -> Agreement:
         columns=_columns(reports),
         digests={channel: tuple(report.digests[channel] for report in reports) for channel in channels},
         checkpoint=(max(steps)[0], -max(steps)[1]) if steps else None,
+        coding=coding,
     )
 
 

@@ -14,6 +14,7 @@ from trainbox.channels import Table
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
+from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
@@ -33,6 +34,7 @@ from trainbox.xgboost.shards import (
     shard_of,
     spool_directory,
 )
+from trainbox.xgboost.texts import settle_codes
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):
@@ -115,9 +117,13 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     on_disk = any(circle.gather(is_needed, bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
-    with raising_everywhere(circle):
-        for name, channel in channels.items():
-            shards[name] = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
+    for name, channel in channels.items():
+        with raising_everywhere(circle):
+            shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
+        if name == "train":
+            with raising_together(circle):
+                shard = settle_codes(shard, circle, params)
+        shards[name] = shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -129,7 +135,7 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     )
     reports = circle.gather(report, Report)
     with raising_together(circle):
-        agreement = agree(reports)
+        agreement = agree(reports, shards["train"].coding)
         has_events = params.objective == "survival:cox"
         for name, labels in agreement.labels.items():
             rows = agreement.rows[name]
@@ -151,7 +157,7 @@ def _channels(job: Job, params: Params) -> dict[str, Channel]:
         channels["validation"] = job.channels[held_out[0]]
     elif params.early_stopping_rounds and not params.kfold:
         raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    for name in sorted({*job.channels} - {"train", "code", *held_out}):
+    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
         say(f"the channel {name!r} is not read")
     return channels
 
@@ -172,7 +178,8 @@ def _read(
     part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
     several = circle.size > 1
     directory = spool and spool / name
-    shard = read_shard(channel, name, params, part, like=train, spool=directory, allow_empty=several)
+    coding = None if train is None else train.coding
+    shard = read_shard(channel, name, params, part, like=train, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
     return shard

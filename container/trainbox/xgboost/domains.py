@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from trainbox.channels import Block
-from trainbox.tabular.domains import ANYTHING, Domain, bounds_of_survival, classes_below, codes_of, labels_in, spell
+from trainbox.tabular.domains import ANYTHING, Domain, classes_below, codes_of, labels_in, spell
 from trainbox.tabular.faults import BadRow, Rule
 from trainbox.xgboost.catalogue import split
 from trainbox.xgboost.declaration import Declaration
@@ -33,8 +33,8 @@ _GRADES = Domain(
 _GAINS = Domain("grades, labels of 0 or more", lowest=0)
 _RELEVANT = classes_below(2, hint="give labels 0 and 1; graded labels are rank:ndcg, with the metric ndcg")
 
-#: By objective. Of multi:* the classes follow from `num_class`, of rank:ndcg the grades from `ndcg_exp_gain`, and
-#: survival:aft has bounds in place of labels.
+#: By objective. Of multi:* the classes follow from `num_class`, of rank:ndcg the grades from `ndcg_exp_gain`; of
+#: survival:aft the bounds are checked as they are read.
 DOMAINS: Mapping[str, Domain] = {
     "reg:squarederror": ANYTHING,
     "reg:squaredlogerror": _LOGARITHMS,
@@ -80,8 +80,6 @@ def rules_for(params: Declaration, metrics: Sequence[str]) -> tuple[Rule, ...]:
         metrics: The names of those that are evaluated.
     """
     name, rules = objective(params), list[Rule]()
-    if name == "survival:aft":
-        rules.append(bounds_of_survival)
     domains = {f"objective {name}": domain_of(params)}
     has_gain = params.ndcg_exp_gain or not is_read("ndcg_exp_gain", params)
     for metric in metrics:

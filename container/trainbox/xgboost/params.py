@@ -14,7 +14,7 @@ from trainbox.xgboost.declaration import Declaration
 FREE = frozenset(
     {
         *("num_round", "early_stopping_rounds", "eval_train_every", "nthread", "verbosity", "max_cached_hist_node"),
-        *("missing", "delimiter"),
+        *("missing", "delimiter", "unseen"),
         *retired.UNREAD,
     }
 )
@@ -24,6 +24,7 @@ _NOT_XGBOOSTS = frozenset(
         *("num_round", "early_stopping_rounds", "checkpoint_every", "eval_train_every", "eval_metric"),
         *("tuning_objective_metric", "external_memory", "kfold", "num_cv_round", "csv_weights", "label_columns"),
         *("group_column", "categorical_features", "missing", "delimiter", "process_type", "feature_weights"),
+        *("categorical", "unseen"),
         *rules.ALIASES,
         *retired.UNREAD,
     }

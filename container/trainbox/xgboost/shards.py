@@ -5,21 +5,23 @@ often as it likes: parsing text again each time would take most of the job.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.channels import Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
+from trainbox.channels import Coding, Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
+from trainbox.channels.table import default_names
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.say import say
 from trainbox.scratch import temporary_directory
-from trainbox.tabular.faults import Scan
+from trainbox.tabular.faults import Fault, Scan
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
 from trainbox.xgboost.agreement import Labels
 from trainbox.xgboost.domains import rules_for
@@ -52,6 +54,8 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
     labels: Labels
     digest: str
     files: tuple[Path, ...]
+    #: Of its columns of texts.
+    coding: Coding = Coding()
 
     @property
     def is_on_disk(self) -> bool:
@@ -75,6 +79,10 @@ def columns_of(params: Params) -> Columns:
         group=params.group_column,
         missing=params.missing,
         delimiter=params.delimiter,
+        bounds=params.objective == "survival:aft",
+        texts=True,
+        categorical=params.categorical or (),
+        unseen=params.unseen,
     )
 
 
@@ -111,6 +119,7 @@ def read_shard(
     *,
     like: Shard | None,
     spool: Path | None,
+    coding: Coding | None = None,
     allow_empty: bool = False,
 ) -> Shard:
     """Read this member's rows of a channel, once.
@@ -122,6 +131,7 @@ def read_shard(
         part: Which of the rows.
         like: A shard with the columns that these rows must have.
         spool: An empty directory for blocks; `None`: keep them in memory.
+        coding: The codes of texts that these rows must follow; of rows to learn from they are found out.
         allow_empty: Whether there may be no row: other members have some.
 
     Raises:
@@ -129,18 +139,26 @@ def read_shard(
     """
     scan = Scan(*rules_for(params, metric_names(params)))
     if spool is not None:
-        shard = _spool(channel, name, params, part, like=like, directory=spool, allow_empty=allow_empty, scan=scan)
+        shard = _spool(
+            channel, name, params, part, like=like, directory=spool, coding=coding, allow_empty=allow_empty, scan=scan
+        )
     else:
         table = read_table(
             channel,
             like=like.table if like is not None and like.rows else None,
             columns=columns_of(params),
             content_type=channel.content_type,
+            coding=coding,
             allow_empty=allow_empty,
             inspect=scan,
         )
         shard = shard_of(take_part(table, part.index, part.count) if part.count > 1 else table, name, params)
-    return msgspec.structs.replace(shard, labels=msgspec.structs.replace(shard.labels, fault=scan.fault))
+    return with_fault(shard, scan.fault)
+
+
+def with_fault(shard: Shard, fault: Fault | None) -> Shard:
+    """The shard, with what is wrong with its rows."""
+    return msgspec.structs.replace(shard, labels=msgspec.structs.replace(shard.labels, fault=fault))
 
 
 def shard_of(table: Table, name: str, params: Params) -> Shard:
@@ -153,6 +171,7 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
         labels=_labels([table.labels], [table.weights], params),
         digest=digest(table),
         files=table.files,
+        coding=table.coding,
     )
 
 
@@ -184,21 +203,24 @@ def _spool(
     *,
     like: Shard | None,
     directory: Path,
+    coding: Coding | None,
     allow_empty: bool,
     scan: Scan,
 ) -> Shard:
-    """Decode the rows once, block by block, onto the disk."""
+    """Decode the rows once, block by block, onto the disk; the codes of texts are those of their first rows."""
     directory.mkdir(parents=True)
     paths: list[Path] = []
     labels: list[Floats] = []
     weights: list[Floats | None] = []
     digests: list[str] = []
     names: tuple[str, ...] = ()
+    found = coding or Coding()
     blocks = read_blocks(
         channel,
         columns=columns_of(params),
         content_type=channel.content_type,
         like=like.feature_names or None if like is not None else None,
+        coding=coding,
         rows=BLOCK_ROWS,
         allow_empty=allow_empty,
         inspect=scan,
@@ -214,7 +236,7 @@ def _spool(
         labels.append(block.labels)
         weights.append(block.weights)
         digests.append(digest(block))
-        names = block.feature_names
+        names, found = block.feature_names, block.coding
     say(f"{name}: {sum(map(len, labels)):,} rows lie in {len(paths)} blocks on the disk (external memory)")
     return Shard(
         channel=name,
@@ -224,6 +246,7 @@ def _spool(
         labels=_labels(labels, weights, params),
         digest="+".join(digests),
         files=(),
+        coding=found,
     )
 
 
@@ -239,6 +262,28 @@ def _write_block(directory: Path, block: Table) -> Path:
     if block.weights is not None:
         np.save(directory / "weights.npy", block.weights)
     return directory
+
+
+def read_block(directory: Path) -> Table:
+    """A block of a shard, its features left on the disk as long as they are not looked at."""
+    weights, features = directory / "weights.npy", np.load(directory / "features.npy", mmap_mode="r")
+    return Table(
+        np.load(directory / "labels.npy"),
+        features,
+        default_names(features.shape[1]),
+        (),
+        np.load(weights) if weights.exists() else None,
+    )
+
+
+def summarize_blocks(blocks: Iterable[Table], params: Params) -> dict[str, Any]:
+    """What a shard says of its blocks: `labels` and `digest`."""
+    labels, weights, digests = [], [], []
+    for block in blocks:
+        labels.append(block.labels)
+        weights.append(block.weights)
+        digests.append(digest(block))
+    return {"labels": _labels(labels, weights, params), "digest": "+".join(digests)}
 
 
 def _labels(parts: Sequence[Floats], weights: Sequence[Floats | None], params: Params) -> Labels:
