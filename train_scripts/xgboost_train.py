@@ -54,6 +54,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         declare,
         describe,
         evaluate,
+        explain,
         find_device,
         identify,
         is_finished,
@@ -183,6 +184,8 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> 
     trainbox.save("xgboost-model", bytes(model.save_raw("ubj")))
     painter.draw(save_importance(model, features), save_curves(history))
     say(f"saved {chosen + 1} rounds to {trainbox.model_dir() / 'xgboost-model'}")
+    for text in explain(data.agreement.coding, features, params.unseen):
+        say(text)
     conclude(params, chosen, scores)
 
 
@@ -198,6 +201,8 @@ def finish_folds(
     said = out_of_fold(folds, results)
     save_output("predictions.csv", predictions_file(labels, said, classes=params.classes))
     say(f"saved {len(results)} models to {trainbox.model_dir()}: xgboost-model-0, …")
+    for text in explain(data.agreement.coding, data.agreement.columns, params.unseen):
+        say(text)
     for name, score in scores.items():
         say(f"{name}: {score['mean']:.5f} on average over the folds, standard deviation {score['std']:.5f}")
     conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})

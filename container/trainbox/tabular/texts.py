@@ -1,6 +1,6 @@
 """The texts of a job's rows as codes that are the same on all its members, and what to say of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -8,6 +8,7 @@ import scipy.sparse
 
 from trainbox.channels import Coding, Table
 from trainbox.channels.coding import MOST_CATEGORIES, unite
+from trainbox.channels.odd import hint_for_cell, is_word_for_missing
 from trainbox.channels.wording import some
 from trainbox.contract.text import short
 from trainbox.errors import DataError
@@ -84,6 +85,15 @@ def has_number(table: Table, place: int) -> bool:
     return not bool(np.isnan(table.features[:, place]).all())
 
 
+def find_odd_texts(coding: Coding, names: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
+    """What to know of texts that other programs write for a missing value."""
+    columns = {**by_name(coding, names), **({"the label": coding.labels} if coding.labels else {})}
+    found = {name: text for name, texts in columns.items() for text in texts if is_word_for_missing(text)}
+    return tuple(
+        f"{name}: {text!r} is taken for a text; {hint_for_cell(text, missing)}" for name, text in found.items()
+    )
+
+
 def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The texts of each feature by its name, as a model card has them.
 
@@ -92,7 +102,7 @@ def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, tuple[str, ...]] = {}
     for place, texts in coding.features.items():
-        if names.count(names[place]) > 1:
+        if list(names).count(names[place]) > 1:
             raise DataError(
                 f"channel train: several columns are called {names[place]!r}, and one of them holds texts",
                 hint="give each column a name of its own",
@@ -101,12 +111,12 @@ def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def explain(categories: Mapping[str, Sequence[str]], classes: Sequence[object], unseen: str) -> tuple[str, ...]:
+def explain(coding: Coding, names: Sequence[str], unseen: str) -> tuple[str, ...]:
     """What to know of a model that has learnt from texts; nothing of one that has not."""
-    if not categories and not any(isinstance(label, str) for label in classes):
+    if not coding:
         return ()
-    told = [f"{name} ({len(texts):,} texts)" for name, texts in categories.items()]
-    what = some([*told, *(["the label"] if any(isinstance(label, str) for label in classes) else [])])
+    told = [f"{name} ({len(texts):,} texts)" for name, texts in by_name(coding, names).items()]
+    what = some([*told, *([f"the label ({len(coding.labels):,} texts)"] if coding.labels else [])])
     then = "is an error" if unseen == "error" else "counts as missing"
     text = (
         f"the model has learnt from the codes of texts: {what}. It needs trainbox's `serve`, which codes rows as"

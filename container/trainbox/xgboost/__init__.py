@@ -1,6 +1,7 @@
 """What the script that trains with XGBoost is made of: rows, matrices, segments, scores, members, folds, the model."""
 
 from trainbox.tabular.painter import Painter
+from trainbox.tabular.texts import explain
 from trainbox.xgboost.cluster import Alone, Group, collective
 from trainbox.xgboost.data import Data, find_device, meet, read_data
 from trainbox.xgboost.folds import (
@@ -54,6 +55,7 @@ __all__ = [
     "declare",
     "describe",
     "evaluate",
+    "explain",
     "find_device",
     "identify",
     "is_finished",

@@ -12,7 +12,8 @@ from trainbox.channels.table import recode_table
 from trainbox.channels.wording import some
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.peers import Circle
-from trainbox.tabular.texts import has_number, settle
+from trainbox.say import say
+from trainbox.tabular.texts import find_odd_texts, has_number, settle
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks
 
@@ -27,6 +28,9 @@ def settle_codes(train: Shard, circle: Circle, params: Params) -> Shard:
     """
     coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
     check_texts(coding, train.feature_names, params)
+    if train.feature_names:
+        for text in find_odd_texts(coding, train.feature_names, params.missing):
+            say(text)
     return train if coding == train.coding else recode_shard(train, coding, params)
 
 
