@@ -158,6 +158,38 @@ def test_a_hook_that_the_script_sets_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("trainbox.Metric('a b', 'maximize')", 9),
+        ("trainbox.Metric('auc', 'best')", 9),
+        ("trainbox.log(-1, {trainbox.Metric('auc', 'maximize'): 0.5})", 9),
+        ("trainbox.log(1, {})", 9),
+        ("trainbox.final({'auc': 0.5})", 9),
+        ("import pathlib, trainbox.channels; trainbox.channels.read_table(pathlib.Path('none'))", 7),
+    ],
+)
+def test_an_error_of_ours_ends_a_script_with_its_code_however_early_it_comes(
+    tmp_path: Path, text: str, code: int
+) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(f"import trainbox\n{text}\n")
+    answer = run(script, root=tree(tmp_path / "root", {}))
+    assert answer.returncode == code, answer.stderr
+    assert "Error: " in answer.stderr
+
+
+@pytest.mark.process
+def test_a_hook_that_was_set_before_the_error_stays(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(
+        "import sys, trainbox\ndef own(*_): print('own')\nsys.excepthook = own\ntrainbox.Metric('a b', 'maximize')\n"
+    )
+    answer = run(script, root=tree(tmp_path / "root", {}))
+    assert (answer.returncode, answer.stdout) == (1, "own\n"), answer.stderr
+
+
+@pytest.mark.process
 def test_a_program_that_the_script_starts_has_flags_of_its_own(tmp_path: Path, script: Path) -> None:
     root, env = tree(tmp_path / "root", {"eta": "0.5"}), {"SM_USER_ARGS": '["--eta", "0.5", "--name", "x"]'}
     assert "max_depth=3, eta=0.5, name=''" in run(script, "--eta", "0.5", "--name", "x", root=root, env=env).stdout

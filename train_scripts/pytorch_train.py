@@ -35,7 +35,7 @@ import trainbox
 from trainbox.channels import Columns as Cells
 from trainbox.channels import Table, read_table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, read_images, session
+from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, load_former, read_images, session
 
 #: What a resumed job may change, because it does not shape the weights.
 FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter"}
@@ -89,9 +89,11 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
+        former = load_former(net)
+        run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
-        best = train(run, net, data, params)
+        best = train(run, net, data, params, former)
         complete = not run.stopped
     if run.rank == 0 and best["epoch"] >= 0:
         save(net.cpu(), best, data["train"], params, complete=complete)
@@ -206,7 +208,7 @@ def convolutions(channels: int, outputs: int, params: Params) -> nn.Module:
 
 
 # ---- training ----
-def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params) -> dict[str, Any]:
+def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params, former: str = "") -> dict[str, Any]:
     """Train epoch by epoch until all are done, early stopping ends it, or the job is asked to stop.
 
     Returns:
@@ -230,7 +232,7 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
         batches=batches,
         best=best,
         every_seconds=params.checkpoint_seconds,
-        identity=identify(params, data),
+        identity=identify(params, data) | ({"channel model": f"SHA-256 {former}"} if former else {}),
     )
     loader = load(batches, data["train"], params)
 

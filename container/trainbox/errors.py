@@ -23,6 +23,8 @@ What a *script* does keeps its own exit code (7 stays 7, a signal is 128+n); the
 Anything else that escapes is a defect of trainbox and leaves with 70 (`EX_SOFTWARE`).
 """
 
+import sys
+from types import TracebackType
 from typing import ClassVar, Literal
 
 INTERNAL_EXIT_CODE = 70
@@ -30,6 +32,8 @@ INTERNAL_EXIT_CODE = 70
 
 class TrainboxError(Exception):
     """The root of the tree.
+
+    A script that lets one pass leaves with its exit code, whichever part of trainbox raised it, and however early.
 
     Args:
         message: What happened, and to which file, key or value.
@@ -44,9 +48,18 @@ class TrainboxError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if sys.excepthook is sys.__excepthook__:  # that of the script, or of a library, stays
+            sys.excepthook = end_as_declared
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+def end_as_declared(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Let an error of ours that nobody catches end the script with its own exit code, below the usual traceback."""
+    sys.__excepthook__(kind, error, trace)
+    if isinstance(error, TrainboxError):
+        raise SystemExit(error.exit_code)
 
 
 class ContractError(TrainboxError):

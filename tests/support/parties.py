@@ -23,7 +23,7 @@ from trainbox.peers import Members, join
 """
 #: `circle` is what it has joined; `ready` says that the fault may come. An error ends it as the toolkit has it.
 _BODY = """
-sys.excepthook = trainbox.toolkit.end_as_declared
+sys.excepthook = trainbox.errors.end_as_declared
 members = Members(tuple(told["names"]), told["name"], told["address"], told["job"], PeerKey(bytes(32)))
 def ready(): print("ready", flush=True)
 def body(circle):

@@ -23,10 +23,11 @@ from rich.console import Console
 
 from trainbox.workbench.curves import Curves
 from trainbox.workbench.drawing import console_on, drawn, table
+from trainbox.workbench.inputs.source import ChannelSource
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.live import Live, Screen
 from trainbox.workbench.record import Clash, Curve, HostRecord, JobRecord, ModelRecord
-from trainbox.workbench.request import ChannelSource, RunRequest
+from trainbox.workbench.request import RunRequest
 from trainbox.workbench.source import Source
 from trainbox.workbench.summary import container_command, resume_command, sparkline, summarise
 

@@ -14,6 +14,7 @@ from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.contract.text import coloured, visible
 from trainbox.workbench.drawing import drawn, table
 from trainbox.workbench.given import Origin, escaped
+from trainbox.workbench.inputs.hosts import Hosts
 from trainbox.workbench.record import Curve, JobRecord
 from trainbox.workbench.request import RunRequest
 
@@ -158,7 +159,7 @@ def process_command(request: RunRequest) -> list[str]:
 
 def _command_here(request: RunRequest) -> list[str]:
     source = None if request.source is None else request.source.directory
-    places = {name: str(channel.path) for name, channel in request.channels.items()}
+    places = {name: channel.as_flag() for name, channel in request.channels.items()}
     return _command(request, source, places, {})
 
 
@@ -167,8 +168,15 @@ def container_command(request: RunRequest) -> list[str]:
     volumes = [f"{request.out.parent}:/mnt/out"]
     places = {}
     for name, channel in request.channels.items():
-        places[name] = f"/mnt/input/{name}" + (f"/{channel.path.name}" if channel.is_file else "")
-        volumes.append(f"{channel.path}:{places[name]}:ro")
+        if channel.uri:
+            places[name] = channel.as_flag()
+            continue
+        place = f"/mnt/input/{name}" + (f"/{channel.path.name}" if channel.is_file else "")
+        volumes.append(f"{channel.path}:{place}:ro")
+        listed = f"/mnt/manifests/{name}" if channel.options.manifest else ""
+        if listed:
+            volumes.append(f"{channel.options.manifest}:{listed}:ro")
+        places[name] = channel.as_flag(place=place, manifest_file=listed)
     source = None
     if request.source is not None:
         source = Path("/mnt/source")
@@ -205,8 +213,8 @@ def _command(
     hyperparameters, variables = redact(request.hyperparameters, request.hide), redact(request.env, request.hide)
     words += _given("--hp", "--hp-env", hyperparameters, request.hyperparameter_origins, files)
     words += _given("--env", "--env", variables, request.env_origins, files)
-    if request.hosts > 1:
-        words += ["--hosts", str(request.hosts)]
+    if request.hosts > 1 or request.groups:
+        words += ["--hosts", Hosts(request.hosts, request.groups).text]
     if request.processes is not None:
         words += ["--processes", str(request.processes)]
     if request.preflight != "off":

@@ -14,6 +14,7 @@ from trainbox.channels import Table
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
+from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
@@ -143,7 +144,7 @@ def _channels(job: Job, params: Params) -> dict[str, Channel]:
         channels["validation"] = job.channels[held_out[0]]
     elif params.early_stopping_rounds and not params.kfold:
         raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    for name in sorted({*job.channels} - {"train", "code", *held_out}):
+    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
         say(f"the channel {name!r} is not read")
     return channels
 
