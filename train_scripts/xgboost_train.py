@@ -146,7 +146,7 @@ def train(params: Params, group: Group, data: Data, progress: Progress) -> Itera
 def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> None:
     """A model for each fold, scored on the rows that it has not seen; a checkpoint after each."""
     rows = join_folds([shard.table for shard in data.shards.values()])
-    folds = split_folds(rows.labels, params)
+    folds = split_folds(rows.labels, params, rows.groups)
     identity = identify(params, data.agreement, data.bins(params))
     results = load_folds(store.latest(), identity)
     for fold in folds[len(results) :]:

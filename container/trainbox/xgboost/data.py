@@ -10,7 +10,7 @@ import xgboost as xgb
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Table
+from trainbox.channels import Coding, Table
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
@@ -20,6 +20,7 @@ from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.stopping import leaving_at_once
+from trainbox.tabular.texts import former_codes
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.matrices import Bins, bins_of, make_matrices
@@ -114,9 +115,12 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     on_disk = any(circle.gather(disk_needed(channels, processes, params, read_memory().limit_bytes), bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
+    former = former_codes(circle, trainbox.former_model())
     for name, channel in channels.items():
-        shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
-        shards[name] = settle_codes(shard, circle, params) if name == "train" else shard
+        train = shards.get("train")
+        coding = former if train is None else train.coding
+        shard = _read(channel, name, params, circle, like=train, coding=coding, spool=spool)
+        shards[name] = settle_codes(shard, circle, params, former) if train is None else shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -159,14 +163,20 @@ def _check_pipes(channels: Mapping[str, Channel], processes: int) -> None:
 
 
 def _read(
-    channel: Channel, name: str, params: Params, circle: Circle, *, train: Shard | None, spool: Path | None
+    channel: Channel,
+    name: str,
+    params: Params,
+    circle: Circle,
+    *,
+    like: Shard | None,
+    coding: Coding | None,
+    spool: Path | None,
 ) -> Shard:
     """This member's rows of a channel; among several it may have none."""
     part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
     several = circle.size > 1
     directory = spool and spool / name
-    coding = None if train is None else train.coding
-    shard = read_shard(channel, name, params, part, like=train, spool=directory, coding=coding, allow_empty=several)
+    shard = read_shard(channel, name, params, part, like=like, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
     return shard
@@ -187,7 +197,7 @@ def _fit(shard: Shard, columns: tuple[str, ...], params: Params, spool: Path | N
     if shard.is_on_disk:
         return shard
     if not shard.rows:
-        return empty_shard(shard.channel, columns, params, spool=spool and spool / shard.channel)
+        return empty_shard(shard, columns, params, spool=spool and spool / shard.channel)
     table = shard.table
     if len(table.feature_names) < len(columns) and scipy.sparse.issparse(table.features):
         features = table.features.copy()

@@ -160,11 +160,11 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
     )
 
 
-def empty_shard(channel: str, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
+def empty_shard(like: Shard, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
     """That of a member without rows, which takes part all the same: where the others have blocks it has one, too.
 
     Args:
-        channel: What it is to this script.
+        like: Its shard, in which nothing is.
         columns: Those of the others.
         params: The hyperparameters.
         spool: A directory for the block; `None`: in memory.
@@ -172,8 +172,8 @@ def empty_shard(channel: str, columns: tuple[str, ...], params: Params, *, spool
     labels = np.empty(0 if params.label_columns == 1 else (0, params.label_columns), np.float32)
     weights = np.empty(0, np.float32) if params.csv_weights else None
     groups = np.empty(0, np.int64) if params.is_ranking else None
-    table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups)
-    shard = shard_of(table, channel, params)
+    table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups, like.coding)
+    shard = shard_of(table, like.channel, params)
     if spool is None:
         return shard
     spool.mkdir(parents=True, exist_ok=True)

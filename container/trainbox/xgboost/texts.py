@@ -18,15 +18,23 @@ from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks
 
 
-def settle_codes(train: Shard, circle: Circle, params: Params) -> Shard:
+def settle_codes(train: Shard, circle: Circle, params: Params, former: Coding | None) -> Shard:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
+
+    Args:
+        train: Those of this member.
+        circle: The members.
+        params: The hyperparameters.
+        former: The codes of a former model, which all rows have followed.
 
     Raises:
         DataError: A column has texts on one member and numbers on another, too many texts, or texts that the objective
             cannot learn from.
         HyperparameterError: Trees do not grow from categories this way.
     """
-    coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
+    coding = former
+    if coding is None:
+        coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
     check_texts(coding, train.feature_names, params)
     if train.feature_names:
         for text in find_odd_texts(coding, train.feature_names, params.missing):
