@@ -13,6 +13,16 @@ CSV, Parquet, libsvm and recordio-protobuf, in files or through a pipe, become l
 from trainbox.channels.estimate import estimate_bytes
 from trainbox.channels.files import find_files
 from trainbox.channels.read import read_blocks, read_table
-from trainbox.channels.table import Columns, Table, digest, take_part
+from trainbox.channels.table import Columns, Table, default_names, digest, take_part
 
-__all__ = ["Columns", "Table", "digest", "estimate_bytes", "find_files", "read_blocks", "read_table", "take_part"]
+__all__ = [
+    "Columns",
+    "Table",
+    "default_names",
+    "digest",
+    "estimate_bytes",
+    "find_files",
+    "read_blocks",
+    "read_table",
+    "take_part",
+]

@@ -14,7 +14,8 @@ from trainbox.xgboost.declaration import Declaration
 FREE = frozenset(
     {
         *("num_round", "early_stopping_rounds", "eval_train_every", "nthread", "verbosity", "max_cached_hist_node"),
-        *("missing", "delimiter"),
+        # What there are in the end, which a checkpoint decides, too, is part of a job's identity by itself.
+        *("missing", "delimiter", "bins"),
         *retired.UNREAD,
     }
 )
@@ -23,7 +24,7 @@ _NOT_XGBOOSTS = frozenset(
     {
         *("num_round", "early_stopping_rounds", "checkpoint_every", "eval_train_every", "eval_metric"),
         *("tuning_objective_metric", "external_memory", "kfold", "num_cv_round", "csv_weights", "label_columns"),
-        *("group_column", "categorical_features", "missing", "delimiter", "process_type", "feature_weights"),
+        *("group_column", "categorical_features", "missing", "delimiter", "process_type", "feature_weights", "bins"),
         *rules.ALIASES,
         *retired.UNREAD,
     }
