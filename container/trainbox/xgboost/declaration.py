@@ -189,4 +189,5 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     prob_buffer_row: Annotated[float, Meta(gt=1, description="retired")] | None = None
     deterministic_histogram: Annotated[bool, Meta(description="retired: always so")] | None = None
     single_precision_histogram: Annotated[bool, Meta(description="retired")] | None = None
+    silent: Annotated[bool, Meta(description="retired: see verbosity")] | None = None
     use_dask_gpu_training: Annotated[bool, Meta(description="retired: see device")] | None = None

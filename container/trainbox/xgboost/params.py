@@ -1,8 +1,8 @@
 """The hyperparameters of XGBoost, checked as a whole, and what of them XGBoost itself is given."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -43,6 +43,8 @@ _DROPOUT_OF_TREES = (3, 4)
 
 class Params(Declaration, frozen=True, kw_only=True):
     """The hyperparameters of SageMaker's built-in XGBoost and of XGBoost 3; null is XGBoost's own default."""
+
+    former_names: ClassVar[Mapping[str, str]] = retired.FORMER
 
     def __post_init__(self) -> None:
         """Check them as a whole.
