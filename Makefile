@@ -17,7 +17,7 @@ PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost bench-wide fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -144,6 +144,9 @@ bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-i
 	$(BIN)/python -m tools.bench_xgboost
 	$(BIN)/python -m tools.bench_hosts
 	$(BIN)/python -m tools.bench_forest
+
+bench-wide: $(VENV)/.dev ## XGBoost on a few rows in a million columns of libsvm, beside XGBoost alone
+	$(BIN)/python -m tools.bench_wide
 
 SECONDS ?= 600
 SEED ?= 1

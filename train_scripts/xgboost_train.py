@@ -36,6 +36,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
 
     from trainbox.xgboost import (
         Alone,
+        Bins,
         Data,
         Fold,
         FoldResult,
@@ -105,10 +106,11 @@ def main() -> None:
         if params.kfold:
             cross_validate(params, store, data)
             return
-        identity = identify(params, data.agreement, data.bins(params), former)
+        bins = data.bins(params, found)
+        identity = identify(params, data.agreement, bins, former)
         progress = resume(found, data.agreement, circle, identity, params, former=former)
         with collective(circle) as group:
-            for latest in train(params, group, data, progress):
+            for latest in train(params, group, data, progress, bins):
                 progress = latest
                 if painter and len(progress.history) % params.checkpoint_every == 0:
                     save_progress(store, identity, progress)
@@ -116,7 +118,7 @@ def main() -> None:
             finish(params, data, progress, painter)
 
 
-def train(params: Params, group: Group, data: Data, progress: Progress) -> Iterator[Progress]:
+def train(params: Params, group: Group, data: Data, progress: Progress, bins: Bins) -> Iterator[Progress]:
     """Segment after segment, each round scored and logged."""
     settings = booster_parameters(params, version=xgb.__version__, features=data.agreement.columns)
     names = metric_names(params)
@@ -134,7 +136,7 @@ def train(params: Params, group: Group, data: Data, progress: Progress) -> Itera
     return boost(
         params,
         {**settings, "device": find_device(params)},
-        data.matrices(params),
+        data.matrices(params, bins),
         progress,
         objective=objective_of(params),
         score=score,
@@ -147,15 +149,17 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
     """A model for each fold, scored on the rows that it has not seen; a checkpoint after each."""
     rows = join_folds([shard.table for shard in data.shards.values()])
     folds = split_folds(rows.labels, params, rows.groups)
-    identity = identify(params, data.agreement, data.bins(params))
-    results = load_folds(store.latest(), identity)
+    found = store.latest()
+    bins = data.bins(params, found)
+    identity = identify(params, data.agreement, bins)
+    results = load_folds(found, identity)
     for fold in folds[len(results) :]:
         number = f"fold {len(results) + 1} of {len(folds)}"
         say(f"{number}: {len(fold.train):,} rows to learn from, {len(fold.held_out):,} held out")
         held_out = take_rows(rows, fold.held_out)
         part = data.of({"train": take_rows(rows, fold.train), "validation": held_out}, params)
         progress = Progress()
-        for latest in train(params, Alone(), part, progress):
+        for latest in train(params, Alone(), part, progress, bins):
             progress = latest
         if progress.model is None or not is_finished(progress.history, objective_of(params), params):
             say(f"asked to stop in {number}: a resumed job begins with this fold")

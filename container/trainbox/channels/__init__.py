@@ -17,12 +17,13 @@ from trainbox.channels.coding import Coding
 from trainbox.channels.estimate import estimate_bytes
 from trainbox.channels.files import find_files
 from trainbox.channels.read import read_blocks, read_table
-from trainbox.channels.table import Columns, Table, digest, take_part
+from trainbox.channels.table import Columns, Table, default_names, digest, take_part
 
 __all__ = [
     "Coding",
     "Columns",
     "Table",
+    "default_names",
     "digest",
     "estimate_bytes",
     "find_files",

@@ -75,7 +75,8 @@ def parse(
     """Fill a declaration with values, or say at once everything that is wrong with them.
 
     Args:
-        params_type: A `msgspec.Struct` (or dataclass); ranges by `Annotated[float, msgspec.Meta(gt=0, le=1)]`.
+        params_type: A `msgspec.Struct` (or dataclass); ranges by `Annotated[float, msgspec.Meta(gt=0, le=1)]`. Where it
+            has `former_names`, those are names that it does not take, each with what to do instead.
         values: By name, `-` and `_` alike: text as SageMaker gives it, or values decoded already.
         program: Who asks, for the message about a name nobody knows.
         partial: Leave required ones that are not given `msgspec.UNSET`: for a question about a script, not for a job.
@@ -85,7 +86,8 @@ def parse(
         HyperparameterError: Lists every unknown, missing, doubled and unreadable hyperparameter.
     """
     slots = _slots(params_type)
-    given, problems = _match(slots, values, program or params_type.__name__)
+    former = getattr(params_type, "former_names", {})
+    given, problems = _match(slots, values, program or params_type.__name__, former)
     arguments: dict[str, object] = {}
     for slot in slots:
         if slot.attribute not in given:
@@ -188,14 +190,18 @@ def _construct(wanted: type, text: str) -> object:
 # --- names ---
 
 
-def _match(slots: Sequence[_Slot], values: Mapping[str, object], program: str) -> tuple[dict[str, str], list[str]]:
+def _match(
+    slots: Sequence[_Slot], values: Mapping[str, object], program: str, former: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
     """Which given name fills which attribute, and what is wrong with the names."""
     known = {_alike(slot.attribute): slot for slot in slots} | {_alike(slot.name): slot for slot in slots}
     given: dict[str, str] = {}
     problems: list[str] = []
     for name in values:
         slot = known.get(_alike(name))
-        if slot is None:
+        if slot is None and _alike(name) in former:
+            problems.append(f"'{name}' is not taken by {program}: {former[_alike(name)]}")
+        elif slot is None:
             problems.append(_unknown(name, slots, program))
         elif slot.attribute in given:
             problems.append(f"'{given[slot.attribute]}' and '{name}' are both given, but they are the same one")

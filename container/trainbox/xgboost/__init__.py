@@ -17,7 +17,7 @@ from trainbox.xgboost.folds import (
     take_rows,
 )
 from trainbox.xgboost.former import Former, read_former
-from trainbox.xgboost.matrices import plain_matrix
+from trainbox.xgboost.matrices import Bins, plain_matrix
 from trainbox.xgboost.metrics import Truths, declare, evaluate, line, metric_names, objective_of
 from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_output
 from trainbox.xgboost.model_check import Model, check_model
@@ -35,6 +35,7 @@ from trainbox.xgboost.training import Matrices, boost
 
 __all__ = [
     "Alone",
+    "Bins",
     "Data",
     "Fold",
     "FoldResult",

@@ -41,13 +41,17 @@ def save_output(name: str, content: bytes) -> Path:
 
 
 def importance(booster: xgb.Booster, features: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How much each feature matters, by kind: gain, weight, cover and their sums; a feature never used has 0."""
+    """How much each feature that the model uses matters, by kind: gain, weight, cover and their sums.
+
+    A table of text has a million features, and a model uses a few hundred: those that it never uses are left out.
+    """
     kinds = _KINDS if _has_trees(booster) else ("weight",)
     found: dict[str, dict[str, float]] = {}
     for kind in kinds:
         scores = booster.get_score(importance_type=kind)
-        values = {name: _number(scores.get(f"f{place}", 0.0)) for place, name in enumerate(features)}
-        found[kind] = dict(sorted(values.items(), key=lambda item: -abs(item[1])))
+        by_place = {int(name.removeprefix("f")): _number(score) for name, score in scores.items()}
+        ordered = sorted(by_place.items(), key=lambda item: (-abs(item[1]), item[0]))
+        found[kind] = {features[place]: value for place, value in ordered if value}
     return found
 
 

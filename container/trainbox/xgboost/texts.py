@@ -43,6 +43,8 @@ def settle_codes(train: Shard, circle: Circle, params: Params, former: Coding | 
 
 
 def _has_number(shard: Shard, place: int) -> bool:
+    if shard.is_sparse:
+        return True
     for block in shard.blocks:
         table = read_block(block) if isinstance(block, Path) else block
         if place < len(table.feature_names) and has_number(table, place):
