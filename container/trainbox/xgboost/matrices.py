@@ -241,13 +241,14 @@ class _Blocks(xgb.DataIter):
 def _read_block(directory: Path, width: int, params: Params) -> dict[str, Any]:
     weights = directory / "weights.npy"
     return {
-        "data": _read_features(directory, width),
+        "data": read_features(directory, width),
         "weight": np.load(weights) if weights.exists() else None,
         **_labels(np.load(directory / "labels.npy"), params),
     }
 
 
-def _read_features(directory: Path, width: int) -> Floats | scipy.sparse.csr_matrix:
+def read_features(directory: Path, width: int) -> Floats | scipy.sparse.csr_matrix:
+    """The features of a block on the disk, so many columns wide."""
     if (directory / FEATURES).exists():
         dense: Floats = np.load(directory / FEATURES, mmap_mode="r")
         return dense
