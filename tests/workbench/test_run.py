@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import pytest
 
 from tests.support.runs import COMMAND, in_log, record
 from tests.support.secret_service import PASSWORD, serving
+from tests.support.terminals import run_on_terminal
 from tests.support.waiting import LIMIT, eventually
 from trainbox import cli
 from trainbox.workbench import namespace, summary
@@ -469,17 +468,9 @@ def test_on_a_terminal_there_is_one_live_line_and_colour_only_if_wanted(here: Pa
         "import time\nprint('hello')\nfor n in range(3):\n    print(f'[metrics] step={n} auc=0.{n}1234567')\n"
         "    time.sleep(0.2)\n"
     )
-    leader, follower = pty.openpty()
-    argv = [*COMMAND, "src/train.py", "--out", "out"]
     env = environment(here, TERM="xterm", NO_COLOR=no_color)
-    process = subprocess.Popen(argv, cwd=here, stdin=follower, stdout=follower, stderr=follower, env=env)
-    os.close(follower)
-    shown = b""
-    with contextlib.suppress(OSError):  # EIO: the terminal's other end is closed
-        while select.select([leader], [], [], 30)[0] and (chunk := os.read(leader, 65536)):
-            shown += chunk
-    os.close(leader)
-    assert process.wait(timeout=LIMIT) == 0
+    code, shown = run_on_terminal([*COMMAND, "src/train.py", "--out", "out"], directory=here, environment=env)
+    assert code == 0
     assert b"hello" in shown
     assert b"[metrics]" not in shown
     assert b"step 2  auc 0.21235" in shown

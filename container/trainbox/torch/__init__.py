@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trainbox.torch.former import load_former
     from trainbox.torch.images import Images, holds_images, read_images
     from trainbox.torch.model import save_files
+    from trainbox.torch.rows import read_rows
     from trainbox.torch.training import Session, session
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "holds_images",
     "load_former",
     "read_images",
+    "read_rows",
     "save_files",
     "session",
 ]
@@ -34,6 +36,7 @@ _HOMES = {
     "load_former": "former",
     "read_images": "images",
     "save_files": "model",
+    "read_rows": "rows",
     "session": "training",
 }
 

@@ -20,6 +20,7 @@ from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.stopping import leaving_at_once
+from trainbox.tabular.faults import raising_everywhere, raising_together
 from trainbox.tabular.texts import former_codes
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels, report_columns
 from trainbox.xgboost.devices import choose_device
@@ -116,15 +117,21 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     channels = _channels(job, params)
     _check_pipes(channels, processes)
     # What one must do all do: XGBoost's collective counts on the same calls everywhere.
-    on_disk = any(circle.gather(disk_needed(channels, processes, params, read_memory().limit_bytes), bool))
+    with raising_everywhere(circle):
+        is_needed = disk_needed(channels, processes, params, read_memory().limit_bytes)
+    on_disk = any(circle.gather(is_needed, bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
     former = former_codes(circle, trainbox.former_model())
     for name, channel in channels.items():
         train = shards.get("train")
-        coding = former if train is None else train.coding
-        shard = _read(channel, name, params, circle, like=train, coding=coding, spool=spool)
-        shards[name] = settle_codes(shard, circle, params, former) if train is None else shard
+        with raising_everywhere(circle):
+            coding = former if train is None else train.coding
+            shard = _read(channel, name, params, circle, like=train, coding=coding, spool=spool)
+        if train is None:
+            with raising_together(circle):
+                shard = settle_codes(shard, circle, params, former)
+        shards[name] = shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -134,13 +141,19 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
         checkpoint=checkpoint,
         version=xgb.__version__,
     )
-    agreement = agree(circle.gather(report, Report), shards["train"].coding)
-    for name, labels in agreement.labels.items():
-        check_labels(name, labels, classes=params.classes, learn=name == "train")
+    reports = circle.gather(report, Report)
+    with raising_together(circle):
+        agreement = agree(reports, shards["train"].coding)
+        has_events = params.objective == "survival:cox"
+        for name, labels in agreement.labels.items():
+            rows = agreement.rows[name]
+            check_labels(name, labels, rows, learn=name == "train", has_events=has_events)
     if circle.size > 1:
         held = ", ".join(f"{shard.rows:,} of {agreement.rows[name]:,} rows of {name}" for name, shard in shards.items())
         say(f"{circle.members.name} (rank {circle.rank} of {circle.size}) has {held}")
-    return Data({name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}, agreement)
+    with raising_everywhere(circle):
+        shards = {name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}
+    return Data(shards, agreement)
 
 
 def _channels(job: Job, params: Params) -> dict[str, Channel]:

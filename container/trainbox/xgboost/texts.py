@@ -15,7 +15,7 @@ from trainbox.peers import Circle
 from trainbox.say import say
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks
+from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
 def settle_codes(train: Shard, circle: Circle, params: Params, former: Coding | None) -> Shard:
@@ -39,7 +39,9 @@ def settle_codes(train: Shard, circle: Circle, params: Params, former: Coding | 
     if train.feature_names:
         for text in find_odd_texts(coding, train.feature_names, params.missing):
             say(text)
-    return train if coding == train.coding else recode_shard(train, coding, params)
+    if coding == train.coding:
+        return train
+    return with_fault(recode_shard(train, coding, params), train.labels.fault)
 
 
 def _has_number(shard: Shard, place: int) -> bool:
