@@ -67,7 +67,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Arguments of the script behind those of the hyperparameters.
     raw_arguments: tuple[str, ...] = ()
     source: Source | None = None
-    #: Whether the script is one that only the image has: nothing of it is known here.
+    #: Whether the script, a name or an absolute path, is one that only the image has: nothing of it is known here.
     in_image: bool = False
     channels: Mapping[str, ChannelSource] = {}
     hyperparameters: Mapping[str, str] = {}
@@ -127,11 +127,7 @@ def read_request(
     given = read_hyperparameters(args.hp, args.hp_env, env, cwd)
     given_variables = read_variables(args.env, env, cwd)
     hyperparameters, variables = given.values, given_variables.values
-    _check_hyperparameters(hyperparameters, args)
-    _check_variables(variables)
-    _check_known(hyperparameters, variables)
-    _check_given_once(hyperparameters, variables, args)
-    _check_numbers(args)
+    _check(hyperparameters, variables, args)
     of_shell = _settings_of_shell(env)
     variables = {**{name: of_shell[name] for name in of_shell if name not in _OWN_VARIABLES}, **variables}
     if args.preflight is not None:
@@ -180,6 +176,15 @@ def read_request(
         installs=installs,
         umask=umask,
     )
+
+
+def _check(hyperparameters: Mapping[str, str], variables: Mapping[str, str], args: argparse.Namespace) -> None:
+    """What is wrong whatever else this machine has."""
+    _check_hyperparameters(hyperparameters, args)
+    _check_variables(variables)
+    _check_known(hyperparameters, variables)
+    _check_given_once(hyperparameters, variables, args)
+    _check_numbers(args)
 
 
 def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Installs:

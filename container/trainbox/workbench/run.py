@@ -19,6 +19,7 @@ from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import without_secrets
 from trainbox.errors import RunError
 from trainbox.files import disarm, read_below
+from trainbox.say import as_lines
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
 from trainbox.workbench.confinement import NETWORKS
@@ -193,6 +194,7 @@ class _Attempt:
         )
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
+        self.is_told = False
         self.record = first_record(plan)
 
     def run(self) -> int:
@@ -256,7 +258,9 @@ class _Attempt:
         self.failed = ended.failed
         code = 128 + interrupts.first if interrupts.first is not None else None
         stopped = self._stopped_by_others(ended)
-        return conclude(ended, self._failure(ended), interrupt_exit_code=code, was_stopped=stopped)
+        failure = self._failure(ended)
+        self.is_told = self._has_told(failure)
+        return conclude(ended, failure, interrupt_exit_code=code, was_stopped=stopped)
 
     def _disarm(self) -> None:
         # Not what hosts cannot have written: a shard may be another name of the user's own file.
@@ -295,6 +299,13 @@ class _Attempt:
             from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
 
             return run_containers(self.plan, isolation.image, isolation.confinement, listener, interrupts)
+
+    def _has_told(self, failure: str) -> bool:
+        """Whether the one host has ended its log, which was shown, with the reason of the failure."""
+        if not failure or len(self.plan.hosts) > 1:
+            return False
+        log = last_bytes(self.out / "logs" / f"{self.plan.hosts[0].name}.log").decode(errors="replace")
+        return as_lines("FAILED: " + failure.partition("\n")[0]) in log
 
     def _failure(self, ended: Ended) -> str:
         """What the host that failed wrote into its failure file; else what is known of its end."""
@@ -403,5 +414,6 @@ class _Attempt:
             self.record,
             checkpoints=sum(1 for _ in checkpoints.iterdir()) if checkpoints.is_dir() else 0,
             console=self.console,
+            is_told=self.is_told,
         )
         self.console.file.write(without_secrets(text, self.hidden))
