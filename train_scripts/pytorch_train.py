@@ -32,13 +32,26 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
-from trainbox.channels import Table, read_table
+from trainbox.channels import Columns as Cells
+from trainbox.channels import Table
 from trainbox.contract.model_card import ModelCard, features_of
-from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, read_images, save_files, session
+from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
+from trainbox.torch import (
+    Batches,
+    Columns,
+    Images,
+    Pixels,
+    Session,
+    holds_images,
+    load_former,
+    read_images,
+    read_rows,
+    save_files,
+    session,
+)
 
 #: What a resumed job may change, because it does not shape the weights.
-FREE = {"workers", "checkpoint-seconds", "patience", "on-nan"}
+FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter"}
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Width = Annotated[int, Meta(ge=1)]
@@ -59,6 +72,12 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     hidden: Annotated[tuple[Width, ...], Meta(description="widths of the hidden layers, for tables")] = (128, 64)
     dropout: Annotated[Share, Meta(description="share of the activations left out")] = 0.1
     categorical: Annotated[tuple[str, ...], Meta(description="columns whose numbers are codes")] = ()
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
+        Cells().missing
+    )
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
+        None
+    )
     augment: Annotated[int, Meta(ge=0, description="pixels by which images are shifted at random")] = 0
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Meta(description="of the computation")] = "fp32"
     patience: Annotated[int, Meta(ge=1, description="epochs without gain before it ends")] | None = None
@@ -83,9 +102,11 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
+        former = load_former(net, data["train"].names)
+        run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
-        best = train(run, net, data, params)
+        best = train(run, net, data, params, former)
         complete = not run.stopped
     if run.rank == 0 and best["epoch"] >= 0:
         save(net.cpu(), best, data["train"], params, complete=complete)
@@ -100,13 +121,12 @@ class Samples(Dataset[Any]):
     def __init__(self, source: Table | Images, params: Params) -> None:
         if isinstance(source, Table):
             self.inputs, labels = torch.from_numpy(source.features), source.labels
-            self.names, self.classes = source.feature_names, tuple(map(str, range(int(labels.max()) + 1)))
+            count = int(labels.max()) + 1 if params.task == "classification" else 0
+            self.names, self.classes = source.feature_names, tuple(map(str, range(count)))
         else:
             self.inputs, labels = torch.from_numpy(source.pixels), source.labels.astype(np.float32)
             self.names, self.classes = (), source.classes
         self.is_table = isinstance(source, Table)
-        if params.task == "classification" and ((labels % 1).any() or labels.min() < 0):
-            raise DataError("a label is no class", hint="classes are whole numbers from 0; or task=regression")
         self.targets = torch.from_numpy(labels)
         if params.task == "classification":
             self.targets = self.targets.long()
@@ -128,17 +148,17 @@ def read_channels(params: Params) -> dict[str, Samples]:
     """`train`, and `validation` where there is a channel of that name or `test`."""
     job = trainbox.current_job()
     first = trainbox.channel("train")
-    read: Any = read_images if holds_images(first) else read_table
+    read: Any = read_images
+    if not holds_images(first):
+        columns = Cells(missing=params.missing, delimiter=params.delimiter)
+        is_class = params.task == "classification"
+        read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
     sources = {"train": read(first)}
     for name in [name for name in ("validation", "test") if name in job.channels][:1]:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])
     if params.patience and len(sources) == 1:
         raise DataError("patience needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    data = {name: Samples(source, params) for name, source in sources.items()}
-    outputs = len(data["train"].classes)
-    if params.task == "classification" and int(max(part.targets.max() for part in data.values())) >= outputs:
-        raise DataError("channel validation: a class does not occur in training", hint="check the split")
-    return data
+    return {name: Samples(source, params) for name, source in sources.items()}
 
 
 def shift(sample: tuple[Tensor, Tensor], generator: torch.Generator, reach: int) -> tuple[Tensor, Tensor]:
@@ -199,12 +219,15 @@ def convolutions(channels: int, outputs: int, params: Params) -> nn.Module:
 
 
 # ---- training ----
-def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params) -> dict[str, Any]:
+def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params, former: str = "") -> dict[str, Any]:
     """Train epoch by epoch until all are done, early stopping ends it, or the job is asked to stop.
 
     Returns:
         Of the best epoch by validation loss, or of the last one without validation: epoch, scores, and the weights,
         which `net` has now.
+
+    Raises:
+        TrainingError: No epoch has a finite validation loss, so none is the best.
     """
     declared = {metric.name: metric for metric in metrics(params)}
     for name, part in data.items():
@@ -223,7 +246,7 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
         batches=batches,
         best=best,
         every_seconds=params.checkpoint_seconds,
-        identity=identify(params, data),
+        identity=identify(params, data) | ({"channel model": f"SHA-256 {former}"} if former else {}),
     )
     loader = load(batches, data["train"], params)
 
@@ -241,6 +264,11 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
         if is_better(scores, best["scores"]):
             best |= {"epoch": batches.epoch, "scores": scores or best["scores"], "weights": copy_weights(net)}
         batches.next_epoch()
+    if "validation" in data and best["epoch"] < 0 and not run.stopped:
+        raise TrainingError(
+            f"there is no best epoch: validation:loss was not a finite number in any of {batches.epoch} epochs",
+            hint="check the rows of channel validation, or lower the learning rate",
+        )
     if not run.stopped:
         save_last(run)
     net.load_state_dict(best["weights"])

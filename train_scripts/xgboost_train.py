@@ -36,6 +36,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
 
     from trainbox.xgboost import (
         Alone,
+        Bins,
         Data,
         Fold,
         FoldResult,
@@ -55,6 +56,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         declare,
         describe,
         evaluate,
+        explain,
         find_device,
         identify,
         is_finished,
@@ -69,6 +71,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         plain_matrix,
         predictions_file,
         read_data,
+        read_former,
         resume,
         save_curves,
         save_folds,
@@ -102,14 +105,16 @@ def main() -> None:
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
+        former = read_former(params, data.agreement, circle)
         if params.kfold:
             cross_validate(params, store, data)
             return
-        identity = identify(params, data.agreement, data.bins(params))
+        bins = data.bins(params, found)
+        identity = identify(params, data.agreement, bins, former)
         thin = thin_rows(data.shards["train"]) if painter else None
-        progress = resume(found, data.agreement, circle, identity, params)
+        progress = resume(found, data.agreement, circle, identity, params, former=former)
         with collective(circle) as group:
-            for latest in train(params, group, data, progress):
+            for latest in train(params, group, data, progress, bins):
                 progress = latest
                 if painter and len(progress.history) % params.checkpoint_every == 0:
                     save_progress(store, identity, progress)
@@ -117,7 +122,7 @@ def main() -> None:
             finish(params, data, progress, painter, thin)
 
 
-def train(params: Params, group: Group, data: Data, progress: Progress) -> Iterator[Progress]:
+def train(params: Params, group: Group, data: Data, progress: Progress, bins: Bins) -> Iterator[Progress]:
     """Segment after segment, each round scored and logged."""
     settings = booster_parameters(params, version=xgb.__version__, features=data.agreement.columns)
     names = metric_names(params)
@@ -135,7 +140,7 @@ def train(params: Params, group: Group, data: Data, progress: Progress) -> Itera
     return boost(
         params,
         {**settings, "device": find_device(params)},
-        data.matrices(params),
+        data.matrices(params, bins),
         progress,
         objective=objective_of(params),
         score=score,
@@ -147,16 +152,18 @@ def train(params: Params, group: Group, data: Data, progress: Progress) -> Itera
 def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> None:
     """A model for each fold, scored on the rows that it has not seen; a checkpoint after each."""
     rows = join_folds([shard.table for shard in data.shards.values()])
-    folds = split_folds(rows.labels, params)
-    identity = identify(params, data.agreement, data.bins(params))
-    results = load_folds(store.latest(), identity)
+    folds = split_folds(rows.labels, params, rows.groups)
+    found = store.latest()
+    bins = data.bins(params, found)
+    identity = identify(params, data.agreement, bins)
+    results = load_folds(found, identity)
     for fold in folds[len(results) :]:
         number = f"fold {len(results) + 1} of {len(folds)}"
         say(f"{number}: {len(fold.train):,} rows to learn from, {len(fold.held_out):,} held out")
         held_out = take_rows(rows, fold.held_out)
         part = data.of({"train": take_rows(rows, fold.train), "validation": held_out}, params)
         progress = Progress()
-        for latest in train(params, Alone(), part, progress):
+        for latest in train(params, Alone(), part, progress, bins):
             progress = latest
         if progress.model is None or not is_finished(progress.history, objective_of(params), params):
             say(f"asked to stop in {number}: a resumed job begins with this fold")
@@ -172,7 +179,7 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
 def finish(params: Params, data: Data, progress: Progress, painter: Painter, thin: Matrix) -> None:
     """Save the model, of the best round where early stopping chooses, with what one must know of it."""
     history, objective = progress.history, objective_of(params)
-    if progress.model is None:
+    if progress.model is None or not history:
         say("asked to stop before the first round: there is no model to save")
         return
     complete = is_finished(history, objective, params)
@@ -180,19 +187,23 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
         lost = len(history) % params.checkpoint_every
         say(f"asked to stop: {len(history)} rounds are saved; a resumed job repeats the last {lost} of them")
     chosen = chosen_round(history, objective, params)
-    model, features = cut(progress.model, chosen + 1), data.agreement.columns
+    rounds = progress.former + chosen + 1
+    model, features = cut(progress.model, rounds), data.agreement.columns
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
     card = describe(
         params,
         features,
+        coding=data.agreement.coding,
         complete=complete,
-        iterations=chosen + 1,
-        best_iteration=best_round(history, objective),
+        iterations=rounds,
+        best_iteration=progress.former + best_round(history, objective),
         metrics=scores,
     )
     save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, thin)
-    painter.draw(save_importance(model, features), save_curves(history))
-    say(f"saved {chosen + 1} rounds to {trainbox.model_dir() / 'xgboost-model'}")
+    painter.draw(save_importance(model, features), save_curves(history, chosen))
+    say(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
+    for text in explain(data.agreement.coding, features, params.unseen):
+        say(text)
     conclude(params, chosen, scores)
 
 
@@ -204,6 +215,7 @@ def finish_folds(
     card = describe(
         params,
         data.agreement.columns,
+        coding=data.agreement.coding,
         metrics={name: score["mean"] for name, score in scores.items()},
         deviations={name: score["std"] for name, score in scores.items()},
         folds=tuple(result.scores for result in results),
@@ -213,8 +225,10 @@ def finish_folds(
     said = out_of_fold(folds, results)
     save_output("predictions.csv", predictions_file(labels, said, classes=params.classes))
     say(f"saved {len(results)} models to {trainbox.model_dir()}: xgboost-model-0, …")
+    for text in explain(data.agreement.coding, data.agreement.columns, params.unseen):
+        say(text)
     for name, score in scores.items():
-        say(f"{name}: {score['mean']:.5f} on average over the folds, standard deviation {score['std']:.5f}")
+        say(f"{name}: {score['mean']:.6g} on average over the folds, standard deviation {score['std']:.6g}")
     conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
 
 

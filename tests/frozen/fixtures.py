@@ -5,6 +5,9 @@ step, versions, and what the model predicts for the first rows of the validation
 on are those of `trainings.draw_rows`, which must stay as they are: a checkpoint of other rows is refused.
 
 They are recorded once. A later format gets fixtures beside these, under other names.
+
+`xgboost-at-quantiles` is of `trainings.AT_QUANTILES`, and has the model with which that commit ended, whole: of so many
+rows it cut the features into bins at exact quantiles, where nobody had to ask for it.
 """
 
 import json
@@ -29,6 +32,9 @@ _PLACE = re.compile(rb'(File \\")/[^"]*?/((?:site-packages|trainbox|train_script
 _MODEL_FILES = ("xgboost-model", "model.joblib", "model.skops", "model.pt", "model.pt2", CARD_FILE)
 
 
+AT_QUANTILES = "xgboost-at-quantiles"
+
+
 def about(name: str) -> dict[str, Any]:
     """What is noted beside a fixture."""
     noted: dict[str, Any] = json.loads((FIXTURES / name / "about.json").read_text())
@@ -40,9 +46,9 @@ def with_a(what: str) -> list[str]:
     return [name for name, job in TRAININGS.items() if what in job.fixtures]
 
 
-def has_same_versions(name: str) -> bool:
+def has_same_versions(name: str, job: Training | None = None) -> bool:
     """Whether the libraries are those that have made a fixture."""
-    return bool(about(name)["versions"] == versions(TRAININGS[name]))
+    return bool(about(name)["versions"] == versions(job or TRAININGS[name]))
 
 
 def keep(name: str, job: Training, done: Trained) -> None:

@@ -9,15 +9,23 @@ import numpy as np
 import pytest
 
 from tests.frozen.digests import digest_of, require_recorded_versions
-from tests.frozen.fixtures import FIXTURES, about, has_same_versions, predict, with_a
+from tests.frozen.fixtures import AT_QUANTILES, FIXTURES, about, has_same_versions, predict, with_a
 from tests.frozen.recorded import compare
+from tests.frozen.trainings import AT_QUANTILES as AT_QUANTILES_JOB
 from tests.frozen.trainings import TRAININGS, train
+from tests.support.ubjson import without_base_score
 from trainbox.contract.model_card import read_card
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
-@pytest.mark.parametrize("name", with_a("checkpoint"))
+#: The sharded one finds, reads and continues as this one does.
+LONG = "pytorch-table"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == LONG else name for name in with_a("checkpoint")]
+)
 def test_a_checkpoint_of_an_earlier_version_resumes_to_the_recorded_bytes(name: str, tmp_path: Path) -> None:
     job = TRAININGS[name]
     if not has_same_versions(name) and "torch" not in job.libraries:
@@ -26,6 +34,17 @@ def test_a_checkpoint_of_an_earlier_version_resumes_to_the_recorded_bytes(name: 
     assert f"resuming from step {about(name)['step']} " in done.logs[0]
     record = require_recorded_versions(name, job)
     compare(record, digest_of(job, done), what="digests")
+
+
+def test_a_checkpoint_that_was_begun_with_quantiles_goes_on_with_them(tmp_path: Path) -> None:
+    if not has_same_versions(AT_QUANTILES, job=AT_QUANTILES_JOB):
+        pytest.skip("trees are resumed by the very version of the library that has begun them")
+    fixture = FIXTURES / AT_QUANTILES
+    done = train(AT_QUANTILES_JOB, tmp_path, checkpoints=fixture / "checkpoints")
+    assert "resuming from step 4 " in done.logs[0]
+    assert "bins stay at exact quantiles" in done.logs[0]
+    models = [(root / "model/xgboost-model").read_bytes() for root in (fixture, *done.roots)]
+    assert without_base_score(models[0]) == without_base_score(models[1])
 
 
 @pytest.mark.parametrize("name", with_a("model"))

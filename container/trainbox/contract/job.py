@@ -222,8 +222,8 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     hidden = {*settings.hide, *referring, *resolved.hide}
     peer_key = read_peer_key(env)
     read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
-    if settings.program and reserved.get("trainbox_script"):
-        notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
+    if reserved.get("trainbox_script"):
+        notes += _notes_on_programs(settings, env)
     return Job(
         layout=layout,
         name=env.get("TRAINING_JOB_NAME") or as_text(reserved.get("sagemaker_job_name")),
@@ -253,6 +253,15 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         peer_key=peer_key,
         notes=tuple(notes),
     )
+
+
+def _notes_on_programs(settings: Settings, env: Mapping[str, str]) -> Iterable[str]:
+    """Which of a bundled script, by its hyperparameter, and other programs does not run."""
+    if settings.program:
+        yield f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}"
+    elif env.get("SAGEMAKER_PROGRAM"):
+        left_over = env["SAGEMAKER_PROGRAM"]
+        yield f"SAGEMAKER_PROGRAM={left_over} has no effect: the job names trainbox_script={settings.script}"
 
 
 def _require_given(names: Iterable[str], hyperparameters: Mapping[str, object], env: Mapping[str, str]) -> None:

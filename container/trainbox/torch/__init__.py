@@ -6,11 +6,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
     from trainbox.torch.encoders import Columns, Pixels
+    from trainbox.torch.former import load_former
     from trainbox.torch.images import Images, holds_images, read_images
     from trainbox.torch.model import save_files
+    from trainbox.torch.rows import read_rows
     from trainbox.torch.training import Session, session
 
-__all__ = ["Batches", "Columns", "Images", "Pixels", "Session", "holds_images", "read_images", "save_files", "session"]
+__all__ = [
+    "Batches",
+    "Columns",
+    "Images",
+    "Pixels",
+    "Session",
+    "holds_images",
+    "load_former",
+    "read_images",
+    "read_rows",
+    "save_files",
+    "session",
+]
 
 _HOMES = {
     "Batches": "batches",
@@ -19,8 +33,10 @@ _HOMES = {
     "Pixels": "encoders",
     "Session": "training",
     "holds_images": "images",
+    "load_former": "former",
     "read_images": "images",
     "save_files": "model",
+    "read_rows": "rows",
     "session": "training",
 }
 

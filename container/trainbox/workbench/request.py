@@ -3,9 +3,6 @@
 import argparse
 import contextlib
 import datetime as dt
-import difflib
-import importlib.util
-import json
 import math
 import os
 import re
@@ -18,53 +15,32 @@ import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.job import CHANNEL_NAME
 from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, as_handed_on
+from trainbox.contract.peer_key import PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST, Installs, read_names
 from trainbox.contract.settings import SETTINGS, is_ours, require_known
-from trainbox.contract.text import did_you_mean
-from trainbox.errors import ContractError, RunError
-from trainbox.launch.program import bundled_scripts, find_bundled, find_module
+from trainbox.errors import RunError
 from trainbox.launch.requirements import find_install
+from trainbox.workbench.acceptance import OWN_VARIABLES, check_accepted
+from trainbox.workbench.find_program import find_program
 from trainbox.workbench.folder import read_previous
-from trainbox.workbench.given import Origin, pairs, read_hyperparameters, read_variables
+from trainbox.workbench.given import Origin, read_hyperparameters, read_variables
+from trainbox.workbench.inputs.hosts import Group, check_hosts
+from trainbox.workbench.inputs.source import ChannelSource, read_channels
 from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
+from trainbox.workbench.overwriting import read_replaced, require_kept
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
 
-# Limits of API CreateTrainingJob: what the service refuses is refused here, too.
-MOST_HYPERPARAMETERS = 100
-LONGEST_KEY = 256
-LONGEST_VALUE = 2500
-MOST_VARIABLES = 100
-LONGEST_VARIABLE_NAME = 512
-LONGEST_VARIABLE_VALUE = 512
-MOST_CHANNELS = 20
 #: Of this backend: each host is a process here, and 127.0.0.N must name it.
 MOST_HOSTS = 100
 
 _JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-_VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-#: Hyperparameters that `trainbox run` writes itself.
-_OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script", "trainbox_module")
-#: Variables that `trainbox run` sets or clears itself.
-_OWN_VARIABLES = (
-    *("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM"),
-    PEER_KEY_VARIABLE,
-)
 #: A variable that every script of a job has, and what it starts.
 _WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
-
-
-class ChannelSource(msgspec.Struct, frozen=True):
-    """A directory or a single file that becomes a channel."""
-
-    path: Path
-    is_file: bool = False
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +53,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Arguments of the script behind those of the hyperparameters.
     raw_arguments: tuple[str, ...] = ()
     source: Source | None = None
+    #: Whether the script, a name or an absolute path, is one that only the image has: nothing of it is known here.
+    in_image: bool = False
     channels: Mapping[str, ChannelSource] = {}
     hyperparameters: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
@@ -88,6 +66,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: The environment of `trainbox run` itself.
     inherited: Mapping[str, str] = {}
     hosts: int = 1
+    #: Instance groups, where `--hosts` names some.
+    groups: tuple[Group, ...] = ()
     processes: int | None = None
     job_name: str
     out: Path
@@ -103,6 +83,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: By which the processes of this attempt prove themselves to each other; None where there is one alone.
     peer_key: PeerKey | None = None
     previous: JobRecord | None = None
+    #: The earlier job whose result is removed first.
+    replaced: JobRecord | None = None
     #: Containers and their network stay when the job has ended.
     keep: bool = False
     isolation: Isolation
@@ -130,40 +112,39 @@ def read_request(
         ContractError: A variable of the shell begins as trainbox's own do, and is none.
         ProgramError: There is no such script.
     """
-    given = read_hyperparameters(args.hp, args.hp_env, env, cwd)
-    given_variables = read_variables(args.env, env, cwd)
+    given, given_variables = read_hyperparameters(args.hp, args.hp_env, env, cwd), read_variables(args.env, env, cwd)
     hyperparameters, variables = given.values, given_variables.values
-    _check_hyperparameters(hyperparameters, args)
-    _check_variables(variables)
-    _check_known(hyperparameters, variables)
-    _check_given_once(hyperparameters, variables, args)
+    check_accepted(hyperparameters, variables, args)
     _check_numbers(args)
     of_shell = _settings_of_shell(env)
-    variables = {**{name: of_shell[name] for name in of_shell if name not in _OWN_VARIABLES}, **variables}
+    variables = {**{name: of_shell[name] for name in of_shell if name not in OWN_VARIABLES}, **variables}
     if args.preflight is not None:
         variables.pop("TRAINBOX_PREFLIGHT", None)
     drills = _drills(args, of_shell.get("TRAINBOX_DRILL", ""))
-    script, directory = _find_program(args, cwd)
-    job_name = _job_name(args, script, now)
+    found = find_program(args, env, cwd)
+    script, directory, job_name = found.script, found.directory, _job_name(args, found.script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
-    previous = read_previous(out, resume=args.resume)
+    replaced = read_replaced(out, overwrite=args.overwrite, resume=args.resume)
+    previous = None if replaced else read_previous(out, resume=args.resume)
     installs = _installs(hyperparameters, variables)
-    is_module = args.module is not None
-    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
-    outside = (*([" ".join(install)] if install else []), *_referring(hyperparameters, variables))
+    outside = (*_asks_pip(args, script, directory, installs), *_referring(hyperparameters, variables))
+    channels = read_channels(args.channel, args.hosts, env=env, cwd=cwd)
+    require_kept(out, _read_paths(channels, directory, script) if replaced else {})
     return RunRequest(
         script=script,
         module=args.module,
         raw_arguments=tuple(args.raw_arguments),
         source=None if directory is None else survey(directory, leave_out=out),
-        channels=_channels(args.channel, cwd),
+        in_image=found.in_image,
+        channels=channels,
         hyperparameters=hyperparameters,
         env=variables,
         hyperparameter_origins=given.origins,
         env_origins=given_variables.origins,
         hide=_names_to_hide(hyperparameters, variables, (*given.origins, *given_variables.origins)),
         inherited=env,
-        hosts=args.hosts,
+        hosts=args.hosts.count,
+        groups=args.hosts.groups,
         processes=args.processes,
         # The name stays the job's over its attempts, as in the cloud.
         job_name=previous.job_name if previous and args.job_name is None else job_name,
@@ -174,8 +155,9 @@ def read_request(
         drills=drills,
         preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
-        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
+        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts.count > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
+        replaced=replaced,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
         isolation=find_isolation() if args.docker is None else find_containers(args, env, outside),
@@ -185,10 +167,23 @@ def read_request(
     )
 
 
+def _read_paths(channels: Mapping[str, ChannelSource], directory: Path | None, script: str) -> dict[str, Path]:
+    """What the job reads, by how the command names it."""
+    source = {} if directory is None else {"the source": directory / script}
+    return {**{f"--channel {name}": channel.path for name, channel in channels.items()}, **source}
+
+
 def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Installs:
     """What pip may install; nothing where that is misspelt, which the supervisor then says."""
     text = hyperparameters.get("trainbox_requirements") or variables.get("TRAINBOX_REQUIREMENTS") or "any"
     return next((installs for installs in get_args(Installs) if installs == text), "off")
+
+
+def _asks_pip(args: argparse.Namespace, script: str, directory: Path | None, installs: Installs) -> Iterator[str]:
+    """What pip has to install before the script, if that is anything."""
+    install = find_install(script, directory, is_module=args.module is not None, installs=installs) if directory else ()
+    if install:
+        yield " ".join(install)
 
 
 def _referring(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[str]:
@@ -252,160 +247,14 @@ def _names_to_hide(
     return tuple(dict.fromkeys((*named, *origins)))
 
 
-def _check_hyperparameters(given: Mapping[str, str], args: argparse.Namespace) -> None:
-    raw = {"trainbox_raw_arguments": json.dumps(args.raw_arguments)} if args.raw_arguments else {}
-    processes = {"processes_per_host": str(args.processes)} if args.processes is not None else {}
-    own = {*_OWN_HYPERPARAMETERS, *raw, *processes}
-    for name, value in {**raw, **given}.items():
-        if name in raw and len(value) > LONGEST_VALUE:
-            raise RunError(
-                f"the arguments behind -- have {len(value)} characters as JSON",
-                hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a file in a channel",
-            )
-    for name, value in given.items():
-        if name in own:
-            raise RunError(f"--hp {name}: trainbox run sets this one itself", hint="leave it out")
-        if len(name) > LONGEST_KEY:
-            raise RunError(
-                f"--hp {name[:40]}…: the name has {len(name)} characters",
-                hint=f"SageMaker refuses more than {LONGEST_KEY}",
-            )
-        if len(value) > LONGEST_VALUE:
-            raise RunError(
-                f"--hp {name}: the value has {len(value)} characters",
-                hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a long list in a file of a channel",
-            )
-    hide = bool(args.hp_env or any(text.partition("=")[2].startswith("@") for text in (*args.hp, *args.env)))
-    written = len(given) + len(raw) + len(processes) + hide + 2
-    if written > MOST_HYPERPARAMETERS:
-        raise RunError(
-            f"{len(given)} hyperparameters, and {written - len(given)} that say what to run, are {written}",
-            hint=f"SageMaker refuses more than {MOST_HYPERPARAMETERS}; pass a file in a channel",
-        )
-
-
-def _check_variables(given: Mapping[str, str]) -> None:
-    if len(given) > MOST_VARIABLES:
-        raise RunError(f"{len(given)} variables", hint=f"SageMaker refuses more than {MOST_VARIABLES}")
-    for name, value in given.items():
-        if name in _OWN_VARIABLES:
-            raise RunError(f"--env {name}: trainbox run sets or clears this one itself", hint="leave it out")
-        if not _VARIABLE_NAME.fullmatch(name) or len(name) > LONGEST_VARIABLE_NAME:
-            raise RunError(
-                f"--env {name[:40]}: SageMaker takes names of letters, digits and '_' only", hint="rename it"
-            )
-        if len(value) > LONGEST_VARIABLE_VALUE:
-            raise RunError(
-                f"--env {name}: the value has {len(value)} characters",
-                hint=f"SageMaker refuses more than {LONGEST_VARIABLE_VALUE}",
-            )
-
-
-def _check_known(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> None:
-    """Here already, before anything is made: the supervisor would refuse it, too."""
-    try:
-        require_known(hyperparameters, (), Path("--hp"))
-        require_known((), variables, Path("--env"))
-    except ContractError as error:
-        raise RunError(error.message, hint=error.hint) from None
-
-
-def _check_given_once(
-    hyperparameters: Mapping[str, str], variables: Mapping[str, str], args: argparse.Namespace
-) -> None:
-    """Of two places that say the same setting one would have no effect."""
-    by_flag = {
-        "trainbox_drill": "--kill and --freeze" if args.kill or args.freeze else "",
-        "trainbox_preflight": "--preflight" if args.preflight is not None else "",
-        "processes_per_host": "--processes" if args.processes is not None else "",
-    }
-    for name in SETTINGS:
-        places = [
-            *([by_flag[name]] if by_flag.get(name) else []),
-            *([f"--hp {name}"] if name in hyperparameters else []),
-            *([f"--env {name.upper()}"] if name.upper() in variables else []),
-        ]
-        if len(places) > 1:
-            raise RunError(f"{' and '.join(places)} say the same setting", hint="give one of them")
-
-
 def _check_numbers(args: argparse.Namespace) -> None:
-    if not 1 <= args.hosts <= MOST_HOSTS:
-        raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
+    check_hosts(args.hosts, most=MOST_HOSTS)
     if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
         raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
     check_containers(args)
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")
-
-
-def _find_program(args: argparse.Namespace, cwd: Path) -> tuple[str, Path | None]:
-    """The script or the module of the command line, and the directory of its source."""
-    if args.script is not None and args.module is not None:
-        raise RunError(
-            f"-m {args.module} and {args.script}: only one of them can run",
-            hint=f"arguments of the module stand behind --: trainbox run -m {args.module} -- {args.script}",
-        )
-    if args.module is not None:
-        return _find_module(args, cwd)
-    if args.script is None:
-        raise RunError("no script is named", hint="trainbox run SCRIPT_OR_NAME, or trainbox run -m MODULE")
-    return _find_script(args.script, args.source_dir, cwd)
-
-
-def _find_module(args: argparse.Namespace, cwd: Path) -> tuple[str, Path]:
-    """As Python does it the current directory is where names of modules begin: it is the source."""
-    directory = (cwd / (args.source_dir or ".")).resolve()
-    if not directory.is_dir():
-        raise RunError(f"--source-dir {args.source_dir}: there is no such directory")
-    name = str(args.module)
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise RunError(f"-m {name}: expected the name of a module, as in package.train", hint="a script needs no -m")
-    file = find_module(name, directory)
-    if file is not None:
-        return file.relative_to(directory).as_posix(), directory
-    if args.docker is None and importlib.util.find_spec(name.partition(".")[0]) is None:
-        there = [path.stem for path in directory.iterdir() if path.suffix == ".py" or path.is_dir()]
-        raise RunError(
-            f"there is no module {name!r} in {directory}{did_you_mean(name.partition('.')[0], there)}",
-            hint="--source-dir names the directory where packages lie; an installed module works, too",
-        )
-    return name, directory
-
-
-def _find_script(given: str, source_dir: str | None, cwd: Path) -> tuple[str, Path | None]:
-    """The program relative to its source directory; or a bundled script, which has none."""
-    if source_dir is not None:
-        directory = (cwd / source_dir).resolve()
-        if not directory.is_dir():
-            raise RunError(f"--source-dir {source_dir}: there is no such directory")
-        candidates = [directory / given, cwd / given]
-    else:
-        directory = (cwd / given).resolve().parent
-        candidates = [cwd / given]
-    for candidate in candidates:
-        if candidate.is_file() and candidate.resolve().is_relative_to(directory):
-            return candidate.resolve().relative_to(directory).as_posix(), directory
-    if source_dir is None and "/" not in given:
-        return _find_bundled(given, cwd)
-    raise _no_script(given, directory, [])
-
-
-def _find_bundled(given: str, cwd: Path) -> tuple[str, None]:
-    names = bundled_scripts()
-    known = {*names, *(name.removesuffix("_train") for name in names)}
-    if given.removesuffix(".py") in known or given.removesuffix(".py").replace("-", "_") in known:
-        return find_bundled(given).stem, None
-    raise _no_script(given, cwd, sorted(names))
-
-
-def _no_script(given: str, directory: Path, bundled: Sequence[str]) -> RunError:
-    there = [path.name for path in directory.iterdir() if path.is_file()] if directory.is_dir() else []
-    close = difflib.get_close_matches(Path(given).name, [*there, *bundled], n=3)
-    meant = f" - did you mean {' or '.join(map(repr, close))}?" if close else ""
-    choices = f"; the bundled scripts are {', '.join(bundled)}" if bundled else ""
-    return RunError(f"there is no script {given!r} in {directory}{meant}", hint=f"give the path of a file{choices}")
 
 
 def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
@@ -423,19 +272,3 @@ def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
     named = args.module or Path(script).stem
     stem = re.sub(r"[^a-zA-Z0-9]+", "-", named).strip("-")[:40] or "job"
     return f"{stem}-{now:%Y%m%d-%H%M%S}"
-
-
-def _channels(given: Sequence[str], cwd: Path) -> dict[str, ChannelSource]:
-    if len(given) > MOST_CHANNELS:
-        raise RunError(f"{len(given)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
-    channels: dict[str, ChannelSource] = {}
-    for name, value in pairs(given, "--channel").items():
-        path = (cwd / Path(value).expanduser()).resolve()
-        if not CHANNEL_NAME.fullmatch(name):
-            raise RunError(
-                f"--channel {name}: SageMaker takes names of A-Z a-z 0-9 . - _, at most 64", hint="rename it"
-            )
-        if not value or not path.exists():
-            raise RunError(f"--channel {name}={value}: there is no {path}", hint="give a directory or a file")
-        channels[name] = ChannelSource(path, is_file=not path.is_dir())
-    return dict(sorted(channels.items()))

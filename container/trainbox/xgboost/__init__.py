@@ -2,6 +2,7 @@
 
 from trainbox.tabular.painter import Painter
 from trainbox.tabular.samples import Matrix
+from trainbox.tabular.texts import explain
 from trainbox.xgboost.cluster import Alone, Group, collective
 from trainbox.xgboost.data import Data, find_device, meet, read_data
 from trainbox.xgboost.folds import (
@@ -16,7 +17,8 @@ from trainbox.xgboost.folds import (
     summarize,
     take_rows,
 )
-from trainbox.xgboost.matrices import plain_matrix
+from trainbox.xgboost.former import Former, read_former
+from trainbox.xgboost.matrices import Bins, plain_matrix
 from trainbox.xgboost.metrics import Truths, declare, evaluate, line, metric_names, objective_of
 from trainbox.xgboost.model import (
     cut,
@@ -42,9 +44,11 @@ from trainbox.xgboost.training import Matrices, boost
 
 __all__ = [
     "Alone",
+    "Bins",
     "Data",
     "Fold",
     "FoldResult",
+    "Former",
     "Group",
     "Matrices",
     "Matrix",
@@ -64,6 +68,7 @@ __all__ = [
     "declare",
     "describe",
     "evaluate",
+    "explain",
     "find_device",
     "identify",
     "is_finished",
@@ -78,6 +83,7 @@ __all__ = [
     "plain_matrix",
     "predictions_file",
     "read_data",
+    "read_former",
     "resume",
     "save_curves",
     "save_folds",

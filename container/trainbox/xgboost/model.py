@@ -14,11 +14,15 @@ import xgboost as xgb
 
 import trainbox
 from trainbox import whole
+from trainbox.channels import Coding
 from trainbox.contract.model_card import CARD_FILE, ModelCard, classes_of, encode_card, features_of
 from trainbox.say import say
+from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
 from trainbox.tabular.samples import MOST_FEATURES, Floats, Matrix, Row, as_matrix, make_rows, sample_rows, thin_out
-from trainbox.xgboost.matrices import feature_types
+from trainbox.tabular.texts import by_name
+from trainbox.xgboost.agreement import NO_TEXTS
+from trainbox.xgboost.matrices import feature_types, read_features
 from trainbox.xgboost.params import Params, as_dict
 from trainbox.xgboost.readers import base_scores, for_every_reader
 from trainbox.xgboost.rules import objective
@@ -36,22 +40,32 @@ def cut(model: bytes, rounds: int) -> xgb.Booster:
     return booster[:rounds] if rounds < booster.num_boosted_rounds() else booster
 
 
-def describe(params: Params, features: Sequence[str], **about: Any) -> ModelCard:  # noqa: ANN401 - fields of a card
+def describe(
+    params: Params,
+    features: Sequence[str],
+    *,
+    coding: Coding = NO_TEXTS,
+    **about: Any,  # noqa: ANN401 - fields of a card
+) -> ModelCard:
     """The card of a model: what one must know to use it, but for what its files show.
 
     Args:
         params: The hyperparameters.
         features: Their names.
+        coding: Of columns of texts.
         about: What else is known, by the names of a card.
     """
-    kinds = feature_types(features, params) or ()
-    codes = (name for name, kind in zip(features, kinds, strict=True) if kind == "c") if kinds else ()
+    kinds = feature_types(features, params, coding) or ()
+    codes = [name for name, kind in zip(features, kinds, strict=True) if kind == "c"] if kinds else []
+    texts = by_name(coding, features)
     return ModelCard(
         framework="xgboost",
         algorithm="xgboost",
         objective=objective(params),
-        features=features_of(features, dict.fromkeys(codes, "code")),
-        classes=classes_of(params.objective, params.num_class),
+        features=features_of(features, {name: "text" if name in texts else "code" for name in codes}),
+        classes=coding.labels or classes_of(params.objective, params.num_class),
+        categories=texts,
+        unseen=params.unseen,
         missing=params.missing,
         delimiter=params.delimiter,
         hyperparameters=as_dict(params),
@@ -68,7 +82,9 @@ def versions() -> dict[str, str]:
 def thin_rows(shard: Shard) -> Matrix:
     """Some rows to learn from, to be kept until a card is made: the others are let go as training begins."""
     first = shard.blocks[0]
-    return thin_out(np.load(first / "features.npy", mmap_mode="r") if isinstance(first, Path) else first.features)
+    if isinstance(first, Path):
+        return thin_out(read_features(first, len(shard.feature_names)))
+    return thin_out(first.features)
 
 
 def save_models(models: Mapping[str, bytes], card: ModelCard, rows: Matrix) -> None:
@@ -146,13 +162,17 @@ def save_output(name: str, content: bytes) -> Path:
 
 
 def importance(booster: xgb.Booster, features: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How much each feature matters, by kind: gain, weight, cover and their sums; a feature never used has 0."""
+    """How much each feature that the model uses matters, by kind: gain, weight, cover and their sums.
+
+    A table of text has a million features, and a model uses a few hundred: those that it never uses are left out.
+    """
     kinds = _KINDS if _has_trees(booster) else ("weight",)
     found: dict[str, dict[str, float]] = {}
     for kind in kinds:
         scores = booster.get_score(importance_type=kind)
-        values = {name: _number(scores.get(f"f{place}", 0.0)) for place, name in enumerate(features)}
-        found[kind] = dict(sorted(values.items(), key=lambda item: -abs(item[1])))
+        by_place = {int(name.removeprefix("f")): _number(score) for name, score in scores.items()}
+        ordered = sorted(by_place.items(), key=lambda item: (-abs(item[1]), item[0]))
+        found[kind] = {features[place]: value for place, value in ordered if value}
     return found
 
 
@@ -169,18 +189,16 @@ def save_importance(booster: xgb.Booster, features: Sequence[str]) -> Importance
     """`feature-importance.json`; gives the picture that is to stand beside it."""
     found = importance(booster, features)
     path = save_output("feature-importance.json", json.dumps(found, indent=1).encode())
-    return Importance(str(path.with_suffix("")), found.get("gain") or found["weight"])
+    kind = "mean gain of the splits by the feature" if "gain" in found else "weight of the feature"
+    return Importance(str(path.with_suffix("")), found.get("gain") or found["weight"], kind)
 
 
-def save_curves(history: History | tuple[dict[str, float], ...]) -> Curves:
-    """The scores of each round as `learning-curves.json`; gives the picture that is to stand beside it."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for step, scores in enumerate(history):
-        for name, value in scores.items():
-            steps, values = curves.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(value)
-    content = {name: {"rounds": steps, "values": values} for name, (steps, values) in curves.items()}
-    path = save_output("learning-curves.json", msgspec.json.encode(content))
-    say(f"learning curves and feature importance are in {path.parent}")
-    return Curves(str(path.with_suffix("")), curves)
+def save_curves(history: History | tuple[dict[str, float], ...], selected: int) -> Curves:
+    """The scores of each round as `learning-curves.json`; gives the picture that is to stand beside it.
+
+    Args:
+        history: The scores.
+        selected: The round whose model is saved.
+    """
+    say(f"learning curves and feature importance are in {trainbox.current_job().layout.output_data_dir}")
+    return curves.save_curves([*enumerate(history)], unit="rounds", selected=selected)

@@ -19,12 +19,15 @@ from typing import Any, TypeVar
 import msgspec
 import xgboost as xgb
 
+from trainbox.channels.coding import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
-from trainbox.errors import CheckpointError, DataError, HyperparameterError
+from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
+from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
 from trainbox.peers import Circle
 from trainbox.xgboost import rules
 from trainbox.xgboost.agreement import Agreement
+from trainbox.xgboost.former import Former
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, shaping
 from trainbox.xgboost.readers import spell_base_score
@@ -36,10 +39,10 @@ History = list[dict[str, float]]
 
 _MODEL = "model.ubj"
 _HISTORY = "history.json"
-#: What to do where nothing but the bins differs: they follow from where the rows lie, which the memory decides.
+#: What to do where nothing but the bins differs.
 _BACK_IN_PLACE = (
-    "rows in memory have exact bins, rows on the disk XGBoost's: set external_memory to off or on as it was, or take "
-    "an instance with as much memory"
+    "leave the hyperparameter bins out: a checkpoint keeps its own; exact quantiles need all rows in memory, so set "
+    "external_memory=off, or take an instance with as much memory"
 )
 #: Its digests have been verified: what it holds is what was written.
 _FORGED = "it was not written by this job, or the library that wrote it is at fault: start with an empty directory"
@@ -54,6 +57,8 @@ class Progress(msgspec.Struct, frozen=True):
     history: tuple[dict[str, float], ...] = ()
     #: Of the last round, with what a stop has added; not part of a checkpoint.
     scores: Mapping[str, float] = {}
+    #: Rounds of a former model, in front of those of this job.
+    former: int = 0
 
 
 def seed_of(params: Params, start: int) -> int:
@@ -106,18 +111,23 @@ def go_on(booster: xgb.Booster, params: Params, start: int) -> None:
     booster.set_param({"seed": seed_of(params, start)})
 
 
-def identify(params: Params, agreement: Agreement, bins: str) -> dict[str, str]:
+def identify(params: Params, agreement: Agreement, bins: str, former: Former | None = None) -> dict[str, str]:
     """Everything that shapes the model: a checkpoint of something else must not be continued.
 
     Args:
         params: The hyperparameters.
         agreement: What is known of the rows.
-        bins: How they are binned, which depends on the memory, too: rows on the disk have other bins.
+        bins: How they are binned.
+        former: The model that training starts from.
     """
     identity = {name: json.dumps(value) for name, value in shaping(params).items()}
     for channel, digests in agreement.digests.items():
         rows = f"{agreement.rows[channel]:,} rows x {len(agreement.columns)} features"
         identity[f"channel {channel}"] = f"{rows}, digest {' '.join(digest[:16] for digest in digests)}"
+    if agreement.coding:
+        identity["texts"] = digest_coding(agreement.coding)
+    if former is not None:
+        identity[f"channel {MODEL_CHANNEL}"] = f"{former.rounds:,} rounds, digest {former.digest[:16]}"
     return identity | {"bins": bins, "members": str(agreement.members), "xgboost": xgb.__version__}
 
 
@@ -129,7 +139,13 @@ def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Pro
 
 
 def resume(
-    found: Checkpoint | None, agreement: Agreement, circle: Circle, identity: Mapping[str, str], params: Params
+    found: Checkpoint | None,
+    agreement: Agreement,
+    circle: Circle,
+    identity: Mapping[str, str],
+    params: Params,
+    *,
+    former: Former | None = None,
 ) -> Progress:
     """The newest checkpoint that any member has, the same on all.
 
@@ -139,14 +155,16 @@ def resume(
         circle: The members.
         identity: Of this job.
         params: The hyperparameters.
+        former: The model that training starts from where there is no checkpoint.
 
     Raises:
         CheckpointError: It is of another job: other rows, parameters, versions; the difference is shown. Or it holds
             no model.
         HyperparameterError: It has more rounds than this job is to have.
     """
+    rounds = 0 if former is None else former.rounds
     if agreement.checkpoint is None:
-        return Progress()
+        return Progress(None if former is None else former.model, former=rounds)
     step, owner = agreement.checkpoint
     content = b""
     if circle.rank == owner and found is not None:
@@ -162,11 +180,11 @@ def resume(
     known = check_part(model, source)
     scores = parse_part(history, tuple[dict[str, float], ...], f"{_HISTORY} of the checkpoint of step {step}")
     found_there = (known.objective, known.features, known.rounds, len(scores))
-    expected = (rules.objective(params), len(agreement.columns), step, step)
+    expected = (rules.objective(params), len(agreement.columns), rounds + step, step)
     if found_there != expected:
         words = "{} of {:,} features, {:,} rounds and scores of {:,}".format
         raise CheckpointError(f"{source} is {words(*found_there)}; expected {words(*expected)}", hint=_FORGED)
-    return Progress(model, scores)
+    return Progress(model, scores, former=rounds)
 
 
 def read_part(path: Path) -> bytes:
@@ -221,17 +239,18 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
         )
 
 
-def best_round(history: History | tuple[dict[str, float], ...], objective: Metric) -> int:
-    """The first round with the best objective; a round without it, or where it is not a number, is never best."""
+def best_round(history: History | tuple[dict[str, float], ...], objective: Metric) -> int | None:
+    """The first round with the best objective; None where no round has a finite one, which says nothing."""
     sign = 1 if objective.goal == "maximize" else -1
-    values = [sign * scores.get(objective.name, math.nan) for scores in history]
-    scores = [-math.inf if math.isnan(value) else value for value in values]
-    return scores.index(max(scores))
+    scores = {step: sign * scores.get(objective.name, math.nan) for step, scores in enumerate(history)}
+    finite = {step: score for step, score in scores.items() if math.isfinite(score)}
+    return max(finite, key=lambda step: finite[step], default=None)
 
 
 def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> int:
     """The round whose model is saved: the best where early stopping is asked for, else the last."""
-    return best_round(history, objective) if params.early_stopping_rounds else len(history) - 1
+    best = best_round(history, objective) if params.early_stopping_rounds else None
+    return len(history) - 1 if best is None else best
 
 
 def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> bool:
@@ -239,4 +258,19 @@ def is_finished(history: History | tuple[dict[str, float], ...], objective: Metr
     if not history or len(history) >= params.num_round:
         return bool(history)
     patience = params.early_stopping_rounds
-    return patience is not None and len(history) - 1 - best_round(history, objective) >= patience
+    return patience is not None and len(history) - 1 - (best_round(history, objective) or 0) >= patience
+
+
+def check_decision(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> None:
+    """Refuse to choose a round where early stopping has nothing to choose by.
+
+    Raises:
+        TrainingError: The objective was not a finite number in any round.
+    """
+    if params.early_stopping_rounds and history and best_round(history, objective) is None:
+        raise TrainingError(
+            f"early stopping has no best round: {objective.name} was not a finite number in any of"
+            f" {len(history)} rounds",
+            hint="check the rows of channel validation (auc needs both classes, for example); or take another"
+            " eval_metric as the last, or leave early_stopping_rounds out",
+        )
