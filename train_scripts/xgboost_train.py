@@ -186,7 +186,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
     if not complete:
         lost = len(history) % params.checkpoint_every
         say(f"asked to stop: {len(history)} rounds are saved; a resumed job repeats the last {lost} of them")
-    chosen = chosen_round(history, objective, params)
+    chosen, best = chosen_round(history, objective, params), best_round(history, objective)
     rounds = progress.former + chosen + 1
     model, features = cut(progress.model, rounds), data.agreement.columns
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
@@ -196,7 +196,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
         coding=data.agreement.coding,
         complete=complete,
         iterations=rounds,
-        best_iteration=progress.former + best_round(history, objective),
+        best_iteration=None if best is None else progress.former + best,
         metrics=scores,
     )
     save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, thin)
