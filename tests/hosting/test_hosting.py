@@ -116,8 +116,9 @@ def newest(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Path, list[Any]]
     directory = tmp_path_factory.mktemp("newest")
     if not NEWEST.exists():
         return {}
-    (directory / "rows.csv").write_text(ROWS)
-    command = [NEWEST, "-W", "ignore", Path(__file__).with_name("newest.py"), directory, directory / "rows.csv"]
+    rows, program = directory / "rows.csv", Path(__file__).with_name("newest.py")
+    rows.write_text(ROWS)
+    command: list[str | Path] = [NEWEST, "-W", "ignore", program, directory, rows]
     ours = {**os.environ, "PYTHONPATH": str(ROOT / "container"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=ours, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -132,7 +133,7 @@ def ask(series: str, directories: list[Path]) -> Mapping[str, Any]:
     home = ROOT / f".venv-hosting-{series}"
     if not (home / ".ready").exists():
         unavailable(f"no XGBoost {VERSIONS[series]} in {home.name}: make venv-hosting")
-    command = [home / "bin/python", "-W", "ignore", PEER, *directories]
+    command: list[str | Path] = [home / "bin/python", "-W", "ignore", PEER, *directories]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -158,7 +159,7 @@ def test_the_hosting_of_the_built_in_predicts_what_we_predict(
     series: str, jobs: Mapping[str, Path], newest: Mapping[Path, list[Any]]
 ) -> None:
     rows = np.genfromtxt(io.StringIO(ROWS), delimiter=",", dtype=np.float32)
-    expected = {model: predict(model, rows) for model in jobs.values()} | newest
+    expected: dict[Path, Any] = {**{model: predict(model, rows) for model in jobs.values()}, **newest}
     found = ask(series, [*expected])
     for model, said in expected.items():
         answer, name = found[str(model)], model.parent.name

@@ -164,8 +164,9 @@ def _judge(booster: xgb.Booster) -> list[str]:
 def _judge_spelling(model: bytes) -> list[str]:
     """What is wrong with the model whose base score is spelt as one number, where it is one."""
     wrong, spelt = [], spell_base_score(model)
-    plain, ours = decode(model), decode(spelt)
-    was, now = (each["learner"]["learner_model_param"].pop("base_score") for each in (plain, ours))  # type: ignore[index, call-overload, union-attr]
+    documents: list[Any] = [decode(model), decode(spelt)]
+    plain, ours = documents
+    was, now = (each["learner"]["learner_model_param"].pop("base_score") for each in documents)
     if {*was.strip("[]").split(",")} != {*now.strip("[]").split(",")} or ("," not in now and now[0] == "["):
         wrong.append(f"base_score was {was} and is {now}")
     if encode(plain) != encode(ours):
