@@ -89,8 +89,9 @@ def _between(distinct: npt.NDArray[Any], picks: npt.NDArray[Any]) -> npt.NDArray
     if len(distinct) == 1:
         return picks
     above = np.searchsorted(distinct, picks).clip(1, len(distinct) - 1)
-    below: npt.NDArray[Any] = distinct[above - 1]
-    return below + _SHARE * (distinct[above] - below)
+    below = distinct[above - 1]
+    found: npt.NDArray[Any] = below + _SHARE * (distinct[above] - below)
+    return found
 
 
 def as_matrix(made: Sequence[Row], features: int, *, absent: float, sparse: bool) -> Matrix:
