@@ -96,7 +96,7 @@ def copy_to_change(directory: Path, job: Job, say: Say) -> Path:
     Raises:
         ProgramError: There is no place for it, or it cannot be read.
     """
-    scratch = _scratch(directory, "read-only")
+    scratch = _scratch(directory, OSError(errno.EROFS, os.strerror(errno.EROFS)))
     say(f"{directory} cannot be written: pip builds in a copy, {scratch / 'code'}")
     try:
         _copy(directory, scratch / "code", most_bytes=job.settings.source_bytes)
@@ -116,7 +116,7 @@ def make_directory(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return _scratch(directory, error.strerror)
+        return _scratch(directory, error)
     return directory
 
 
@@ -126,19 +126,19 @@ def _staging(code_dir: Path, say: Say) -> tuple[Path, Path]:
         code_dir.parent.mkdir(parents=True, exist_ok=True)
         return code_dir, Path(tempfile.mkdtemp(prefix=".code-", dir=code_dir.parent))
     except OSError as error:
-        scratch = _scratch(code_dir.parent, error.strerror)
+        scratch = _scratch(code_dir.parent, error)
         say(f"{code_dir.parent} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
         staging = scratch / "staging"
         staging.mkdir()
         return scratch / "code", staging
 
 
-def _scratch(refused: Path, why: str) -> Path:
+def _scratch(refused: Path, why: OSError) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="trainbox-"))
     except OSError as error:
         raise ProgramError(
-            f"there is no place for the code: {refused} cannot be written ({why}), {error.strerror}",
+            f"there is no place for the code: {refused} cannot be written ({why.strerror}), {error.strerror}",
             hint="mount one of them writable (docker run --tmpfs /tmp)",
         ) from error
 
@@ -304,7 +304,7 @@ def _put(staging: Path, code_dir: Path, say: Say) -> Path:
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise
-        scratch = _scratch(code_dir, error.strerror)
+        scratch = _scratch(code_dir, error)
         say(f"{code_dir} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
         shutil.move(staging, scratch / "code")
         return scratch / "code"

@@ -53,7 +53,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Arguments of the script behind those of the hyperparameters.
     raw_arguments: tuple[str, ...] = ()
     source: Source | None = None
-    #: Whether the script is one that only the image has: nothing of it is known here.
+    #: Whether the script, a name or an absolute path, is one that only the image has: nothing of it is known here.
     in_image: bool = False
     channels: Mapping[str, ChannelSource] = {}
     hyperparameters: Mapping[str, str] = {}

@@ -19,6 +19,7 @@ from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import without_secrets
 from trainbox.errors import RunError
 from trainbox.files import disarm, keep_out_of_git, read_below
+from trainbox.say import as_lines
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
 from trainbox.workbench.confinement import NETWORKS
@@ -215,6 +216,7 @@ class _Attempt:
         self.screen = screen
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
+        self.is_told = False
         self.record = first_record(plan)
 
     def remove_replaced(self) -> None:
@@ -286,7 +288,9 @@ class _Attempt:
         self.failed = ended.failed
         code = 128 + interrupts.first if interrupts.first is not None else None
         stopped = self._stopped_by_others(ended)
-        return conclude(ended, self._failure(ended), interrupt_exit_code=code, was_stopped=stopped)
+        failure = self._failure(ended)
+        self.is_told = self._has_told(failure)
+        return conclude(ended, failure, interrupt_exit_code=code, was_stopped=stopped)
 
     def _disarm(self) -> None:
         # Not what hosts cannot have written: a shard may be another name of the user's own file.
@@ -325,6 +329,13 @@ class _Attempt:
             from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
 
             return run_containers(self.plan, isolation.image, isolation.confinement, listener, interrupts)
+
+    def _has_told(self, failure: str) -> bool:
+        """Whether the one host has ended its log, which was shown, with the reason of the failure."""
+        if not failure or len(self.plan.hosts) > 1:
+            return False
+        log = last_bytes(self.out / "logs" / f"{self.plan.hosts[0].name}.log").decode(errors="replace")
+        return as_lines("FAILED: " + failure.partition("\n")[0]) in log
 
     def _failure(self, ended: Ended) -> str:
         """What the host that failed wrote into its failure file; else what is known of its end."""
@@ -428,6 +439,6 @@ class _Attempt:
         request, checkpoints = self.plan.request, self.plan.checkpoints
         count = sum(1 for _ in checkpoints.iterdir()) if checkpoints.is_dir() else 0
         pictures = find_pictures(self.out) if self.record.result == self.record.attempt else ()
-        text = summarise(request, self.record, checkpoints=count, pen=self.pen, pictures=pictures)
+        text = summarise(request, self.record, checkpoints=count, pen=self.pen, pictures=pictures, is_told=self.is_told)
         text += next_lines(request, self.record, pictures, checkpoints=count)
         self.screen.write(without_secrets(text, self.hidden))
