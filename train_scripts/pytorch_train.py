@@ -33,9 +33,20 @@ from torch.utils.data import Dataset
 
 import trainbox
 from trainbox.channels import Columns as Cells
-from trainbox.channels import Table, read_table
-from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, load_former, read_images, session
+from trainbox.channels import Table
+from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
+from trainbox.torch import (
+    Batches,
+    Columns,
+    Images,
+    Pixels,
+    Session,
+    holds_images,
+    load_former,
+    read_images,
+    read_rows,
+    session,
+)
 
 #: What a resumed job may change, because it does not shape the weights.
 FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter"}
@@ -108,13 +119,12 @@ class Samples(Dataset[Any]):
     def __init__(self, source: Table | Images, params: Params) -> None:
         if isinstance(source, Table):
             self.inputs, labels = torch.from_numpy(source.features), source.labels
-            self.names, self.classes = source.feature_names, tuple(map(str, range(int(labels.max()) + 1)))
+            count = int(labels.max()) + 1 if params.task == "classification" else 0
+            self.names, self.classes = source.feature_names, tuple(map(str, range(count)))
         else:
             self.inputs, labels = torch.from_numpy(source.pixels), source.labels.astype(np.float32)
             self.names, self.classes = (), source.classes
         self.is_table = isinstance(source, Table)
-        if params.task == "classification" and ((labels % 1).any() or labels.min() < 0):
-            raise DataError("a label is no class", hint="classes are whole numbers from 0; or task=regression")
         self.targets = torch.from_numpy(labels)
         if params.task == "classification":
             self.targets = self.targets.long()
@@ -136,18 +146,17 @@ def read_channels(params: Params) -> dict[str, Samples]:
     """`train`, and `validation` where there is a channel of that name or `test`."""
     job = trainbox.current_job()
     first = trainbox.channel("train")
-    columns = Cells(missing=params.missing, delimiter=params.delimiter)
-    read: Any = read_images if holds_images(first) else functools.partial(read_table, columns=columns)
+    read: Any = read_images
+    if not holds_images(first):
+        columns = Cells(missing=params.missing, delimiter=params.delimiter)
+        is_class = params.task == "classification"
+        read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
     sources = {"train": read(first)}
     for name in [name for name in ("validation", "test") if name in job.channels][:1]:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])
     if params.patience and len(sources) == 1:
         raise DataError("patience needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    data = {name: Samples(source, params) for name, source in sources.items()}
-    outputs = len(data["train"].classes)
-    if params.task == "classification" and int(max(part.targets.max() for part in data.values())) >= outputs:
-        raise DataError("channel validation: a class does not occur in training", hint="check the split")
-    return data
+    return {name: Samples(source, params) for name, source in sources.items()}
 
 
 def shift(sample: tuple[Tensor, Tensor], generator: torch.Generator, reach: int) -> tuple[Tensor, Tensor]:
@@ -214,6 +223,9 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
     Returns:
         Of the best epoch by validation loss, or of the last one without validation: epoch, scores, and the weights,
         which `net` has now.
+
+    Raises:
+        TrainingError: No epoch has a finite validation loss, so none is the best.
     """
     declared = {metric.name: metric for metric in metrics(params)}
     for name, part in data.items():
@@ -250,6 +262,11 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
         if is_better(scores, best["scores"]):
             best |= {"epoch": batches.epoch, "scores": scores or best["scores"], "weights": copy_weights(net)}
         batches.next_epoch()
+    if "validation" in data and best["epoch"] < 0 and not run.stopped:
+        raise TrainingError(
+            f"there is no best epoch: validation:loss was not a finite number in any of {batches.epoch} epochs",
+            hint="check the rows of channel validation, or lower the learning rate",
+        )
     if not run.stopped:
         save_last(run)
     net.load_state_dict(best["weights"])

@@ -185,7 +185,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> 
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
     trainbox.save("model.json", describe(params, features, about | {"metrics": scores}))
     trainbox.save("xgboost-model", bytes(model.save_raw("ubj")))
-    painter.draw(save_importance(model, features), save_curves(history))
+    painter.draw(save_importance(model, features), save_curves(history, chosen))
     say(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
     conclude(params, chosen, scores)
 
@@ -203,7 +203,7 @@ def finish_folds(
     save_output("predictions.csv", predictions_file(labels, said, classes=params.classes))
     say(f"saved {len(results)} models to {trainbox.model_dir()}: xgboost-model-0, …")
     for name, score in scores.items():
-        say(f"{name}: {score['mean']:.5f} on average over the folds, standard deviation {score['std']:.5f}")
+        say(f"{name}: {score['mean']:.6g} on average over the folds, standard deviation {score['std']:.6g}")
     conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
 
 

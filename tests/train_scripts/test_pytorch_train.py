@@ -16,7 +16,7 @@ from tests.support.digits import write_digits
 from tests.support.worlds import Ranks, finish
 from trainbox.errors import DataError
 from trainbox.metrics import check, parse_line
-from trainbox.torch import Columns, read_images
+from trainbox.torch import Columns, read_images, read_rows
 
 pytestmark = pytest.mark.process
 
@@ -156,7 +156,8 @@ def test_a_model_of_the_users_own_takes_part_of_the_work(table: list[str], tmp_p
             "there is no column 'knid'\ntrainbox: hint: the columns are kind",
         ),
         (["--model", "mine:make"], 1, 6, "model 'mine:make': No module named 'mine'"),
-        (["--task", "classification"], 1, 7, "a label is no class"),
+        (["--task", "classification"], 1, 7, "is invalid: task=classification needs whole labels from 0"),
+        (["--categorical", "amount"], 2, 7, "of categorical feature 'amount' is invalid: a code is"),
     ],
 )
 def test_what_cannot_be_is_said_at_the_start(  # noqa: PLR0917 - one column each
@@ -165,6 +166,44 @@ def test_what_cannot_be_is_said_at_the_start(  # noqa: PLR0917 - one column each
     with Ranks([SCRIPT, "--task", "regression", *table, *flags], root=tmp_path / "root", size=size) as ranks:
         assert ranks.wait() == [code] * size
         assert message in ranks.log(0)
+
+
+@pytest.mark.parametrize("patience", [[], ["--patience", "2"]], ids=["all epochs", "patience"])
+def test_without_any_finite_validation_loss_no_epoch_is_the_best(patience: list[str], tmp_path: Path) -> None:
+    flags = []
+    for name, label in (("train", 1.0), ("validation", 3e38)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.csv").write_text("".join(f"{label * n},{n}\n" for n in (0.5, 1, 0.25, 0.75)))
+        flags += ["--channel", f"{name}={tmp_path / name}"]
+    flags += ["--task", "regression", "--epochs", "4", "--batch-size", "4", *patience]
+    with Ranks([SCRIPT, *flags], root=tmp_path / "root", size=2) as ranks:
+        assert ranks.wait() == [11, 11], ranks.log(0)
+        count = 2 if patience else 4
+        said = f"there is no best epoch: validation:loss was not a finite number in any of {count} epochs"
+        assert said in ranks.log(0)
+        assert said in ranks.log(1)
+    assert not (tmp_path / "root/model/model.pt").exists()
+
+
+def test_rows_that_cannot_be_learnt_are_named_by_file_and_row(tmp_path: Path) -> None:
+    def refused(content: str, name: str = "a.csv", **given: Any) -> str:
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError) as caught:
+            read_rows(tmp_path, **given)
+        (tmp_path / name).unlink()
+        return str(caught.value)
+
+    place = f"{tmp_path.name}/a.csv"
+    assert f"{place}:2: label 0.5 is invalid" in refused("1,2\n0.5,2\n", has_classes=True)
+    assert f"{place}:2: label -1 is invalid" in refused("1,2\n-1,2\n", has_classes=True)
+    assert f"{place}:2: label 5000000 is invalid" in refused("1,2\n5000000,2\n", has_classes=True)
+    assert "every label is 1 (2 rows)" in refused("1,2\n1,3\n", has_classes=True)
+    assert f"{place}:3: code 1.5 of categorical feature 'x' is invalid" in refused("y,x\n1,2\n3,1.5\n", codes=("x",))
+    (tmp_path / "a.csv").write_text("1,2\n0,2\n")
+    train = read_rows(tmp_path, has_classes=True)
+    said = refused("1,2\n2,2\n", has_classes=True, like=train)
+    assert f"{place}:2: label 2 is invalid: task=classification needs labels 0 and 1" in said
+    assert "each class must occur in channel train" in said
 
 
 # ---- what it reads and looks at ----
@@ -183,7 +222,7 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert "images' and 'labels'" in refused(images=images)
     assert "images of the shape (3, 16)" in refused(images=images.reshape(3, 16), labels=labels)
     assert "3 images and labels of the shape (2,)" in refused(images=images, labels=labels[:2])
-    assert "a label is no class" in refused(images=images, labels=labels - 0.5)
+    assert "label 0.5 of image 1 (counted from 0) is no class" in refused(images=images, labels=labels / 2)
     assert "cannot be read" in refused(images=images, labels=np.array([{}, 1, 2], object))
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(DataError, match=r"a\.npz cannot be read"):

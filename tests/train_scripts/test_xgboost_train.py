@@ -242,7 +242,12 @@ BAD: dict[str, tuple[dict[str, str], str | None, str]] = {
     "a label of 2": (
         {},
         "2,2,3,4,5\n",
-        r"DataError: channel train: the labels are 0 \(\d+ rows\), 1 \(\d+ rows\), 2 .*, which are not the classes",
+        r"DataError: train/z\.csv:1: label 2 is invalid: .* needs labels 0 and 1; .* 0 \(\d+ rows\), .*, 2 \(1 row\)",
+    ),
+    "a code that is none": (
+        {"categorical_features": "1"},
+        "1,2,3,4,5\n0,2,-1,4,5\n",
+        r"DataError: train/a\.csv:1: code -?\d+\.\d+ of categorical feature '1' is invalid",
     ),
     "more columns": ({}, "1,2,3,4,5,6\n", r"DataError: train/z\.csv has 6 columns, train/a\.csv has 5"),
     "an unknown hyperparameter": (
@@ -278,6 +283,45 @@ def test_early_stopping_without_validation_is_an_error_and_not_ignored(tmp_path:
     done = run(root)
     assert done.returncode == 7
     assert "DataError: early_stopping_rounds needs a channel 'validation' or 'test'" in done.stderr
+
+
+def test_rows_without_any_weight_are_an_error(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, {**BINARY, "csv_weights": "1"})
+    for path in (root / "input" / "data").rglob("*.csv"):
+        path.write_text("1,0,3,4,5\n0,0,4,5,6\n")
+    done = run(root)
+    assert done.returncode == 7
+    assert "DataError: channel train: every weight is 0: no row counts" in done.stderr
+
+
+def make_blind(root: Path, **more: str) -> Path:
+    """A job whose rows to be scored by are of one class, so that they have no AUC."""
+    make_tree(root, {**BINARY, "eval_metric": "auc", "num_round": "8", "trainbox_script": "xgboost", **more})
+    for path in (root / "input" / "data" / "validation").iterdir():
+        path.write_text("1,2,3,4,5\n1,3,4,5,6\n")
+    return root
+
+
+def test_early_stopping_by_what_is_no_number_saves_no_model_and_says_why(tmp_path: Path) -> None:
+    root = make_blind(tmp_path, early_stopping_rounds="3")
+    done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 11
+    reason = (root / "output" / "failure").read_text()
+    assert "early stopping has no best round: validation:auc was not a finite number in any of 4 rounds" in reason
+    assert "leave early_stopping_rounds out" in reason
+    assert not list((root / "model").iterdir())
+
+
+def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job_and_else_it_is_said(tmp_path: Path) -> None:
+    tuned = run(make_blind(tmp_path / "tuned", _tuning_objective_metric="validation:auc"))
+    assert tuned.returncode == 9
+    assert "MetricError: the objective of the tuning job, 'validation:auc', is nan for the model" in tuned.stderr
+    other = make_blind(tmp_path / "other", _tuning_objective_metric="train:auc")
+    done = run(other)
+    assert done.returncode == 0, done.stderr
+    assert "metric 'validation:auc' is nan: logged as 'not-a-number'" in done.stderr
+    about = json.loads((other / "model" / "model.json").read_text())
+    assert (about["rounds"], about["best_iteration"]) == (8, None)
 
 
 def test_libsvm_that_names_a_feature_no_training_row_has_is_refused(tmp_path: Path) -> None:

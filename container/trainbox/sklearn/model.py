@@ -4,7 +4,6 @@ import importlib.metadata
 import io
 import json
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +20,9 @@ from trainbox.say import say
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
 from trainbox.sklearn.params import Params
+from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
+from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
 
 _MEASURES = {
@@ -74,10 +75,12 @@ def save_model(model: Any, params: Params, data: Data, about: Mapping[str, Any])
         OSError: It cannot be written.
     """
     told, skops = dict(about), load_skops(of_forests=isinstance(model, FORESTS))
+    if not isinstance(model, FORESTS):  # of which it is done as they grow
+        clear_padding(model)
     # At the same time: most of both is zlib, which lets go of the interpreter's lock.
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)
-        packed = pool.submit(skops.dumps, model, compression=zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION)
+        packed = pool.submit(_pack, skops, model)
     trainbox.save("model.joblib", pickled.result())
     try:
         safe = packed.result()
@@ -89,6 +92,10 @@ def save_model(model: Any, params: Params, data: Data, about: Mapping[str, Any])
         told["skops"] = {"file": "model.skops", "trusted": trusted}
     save_description(params, data, told)
     say(f"saved {type(model).__name__} to {trainbox.model_dir() / 'model.joblib'}")
+
+
+def _pack(skops: Any, model: Any) -> bytes:  # noqa: ANN401 - any estimator
+    return rewrite(skops.dumps(model), level=COMPRESSION)
 
 
 def _pickle(model: Any) -> bytes:  # noqa: ANN401 - any estimator
@@ -134,14 +141,4 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Importan
 
 def save_curves(history: History) -> Curves:
     """The scores after each group as `learning-curves.json` in `output/data`; gives the picture to stand beside it."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for step, scores in history:
-        for name, score in scores.items():
-            steps, values = curves.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(score)
-    directory = trainbox.current_job().layout.output_data_dir
-    directory.mkdir(parents=True, exist_ok=True)
-    content = {name: {"trees": steps, "values": values} for name, (steps, values) in curves.items()}
-    whole.write(directory / "learning-curves.json", msgspec.json.encode(content))
-    return Curves(str(directory / "learning-curves"), curves, "trees")
+    return curves.save_curves(history, unit="trees", selected=history[-1][0] if history else None)

@@ -21,6 +21,7 @@ from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.stopping import leaving_at_once
+from trainbox.tabular.faults import raising_everywhere, raising_together
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
 from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.matrices import Bins, bins_of, make_matrices
@@ -112,12 +113,20 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     channels = _channels(job, params)
     _check_pipes(channels, processes)
     # What one must do all do: XGBoost's collective counts on the same calls everywhere.
-    on_disk = any(circle.gather(disk_needed(channels, processes, params, read_memory().limit_bytes), bool))
+    with raising_everywhere(circle):
+        is_needed = disk_needed(channels, processes, params, read_memory().limit_bytes)
+    on_disk = any(circle.gather(is_needed, bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
     for name, channel in channels.items():
-        shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
-        shards[name] = settle_codes(_with_former_texts(shard, params), circle, params) if name == "train" else shard
+        with raising_everywhere(circle):
+            shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
+            if name == "train":
+                shard = _with_former_texts(shard, params)
+        if name == "train":
+            with raising_together(circle):
+                shard = settle_codes(shard, circle, params)
+        shards[name] = shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -127,13 +136,19 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
         checkpoint=checkpoint,
         version=xgb.__version__,
     )
-    agreement = agree(circle.gather(report, Report), shards["train"].coding)
-    for name, labels in agreement.labels.items():
-        check_labels(name, labels, classes=params.classes, learn=name == "train")
+    reports = circle.gather(report, Report)
+    with raising_together(circle):
+        agreement = agree(reports, shards["train"].coding)
+        has_events = params.objective == "survival:cox"
+        for name, labels in agreement.labels.items():
+            rows = agreement.rows[name]
+            check_labels(name, labels, rows, learn=name == "train", has_events=has_events)
     if circle.size > 1:
         held = ", ".join(f"{shard.rows:,} of {agreement.rows[name]:,} rows of {name}" for name, shard in shards.items())
         say(f"{circle.members.name} (rank {circle.rank} of {circle.size}) has {held}")
-    return Data({name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}, agreement)
+    with raising_everywhere(circle):
+        shards = {name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}
+    return Data(shards, agreement)
 
 
 def _channels(job: Job, params: Params) -> dict[str, Channel]:

@@ -14,7 +14,7 @@ from trainbox.errors import DataError, HyperparameterError
 from trainbox.peers import Circle
 from trainbox.tabular.texts import has_number, settle
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks
+from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
 def settle_codes(train: Shard, circle: Circle, params: Params) -> Shard:
@@ -27,7 +27,9 @@ def settle_codes(train: Shard, circle: Circle, params: Params) -> Shard:
     """
     coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
     check_texts(coding, train.feature_names, params)
-    return train if coding == train.coding else recode_shard(train, coding, params)
+    if coding == train.coding:
+        return train
+    return with_fault(recode_shard(train, coding, params), train.labels.fault)
 
 
 def _has_number(shard: Shard, place: int) -> bool:
