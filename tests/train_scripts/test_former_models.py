@@ -23,6 +23,7 @@ from trainbox.contract.model_card import ModelCard, encode_card, features_of
 pytestmark = pytest.mark.process
 
 SCRIPTS = Path(__file__).parents[2] / "train_scripts"
+LONG = pytest.mark.long
 BOOSTING = {
     "objective": "binary:logistic",
     "max_depth": "3",
