@@ -180,8 +180,12 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> 
     chosen = chosen_round(history, objective, params)
     rounds = progress.former + chosen + 1
     model, features = cut(progress.model, rounds), data.agreement.columns
-    best = progress.former + best_round(history, objective)
-    about = {"complete": complete, "rounds": rounds, "best_iteration": best}
+    best = best_round(history, objective)
+    about = {
+        "complete": complete,
+        "rounds": rounds,
+        "best_iteration": None if best is None else progress.former + best,
+    }
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
     trainbox.save("model.json", describe(params, features, about | {"metrics": scores}))
     trainbox.save("xgboost-model", bytes(model.save_raw("ubj")))
