@@ -34,6 +34,7 @@ from torch.utils.data import Dataset
 import trainbox
 from trainbox.channels import Columns as Cells
 from trainbox.channels import Table
+from trainbox.contract.model_card import ModelCard, features_of
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.torch import (
     Batches,
@@ -45,6 +46,7 @@ from trainbox.torch import (
     load_former,
     read_images,
     read_rows,
+    save_files,
     session,
 )
 
@@ -100,7 +102,7 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
-        former = load_former(net)
+        former = load_former(net, data["train"].names)
         run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
@@ -396,26 +398,30 @@ def export(net: nn.Module, train: Samples) -> bytes:
 
 
 def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *, complete: bool) -> None:
-    """`model.pt`, `model.pt2`, and what one must know to use them, `model.json`."""
-    versions = {"trainbox": trainbox.__version__, "torch": str(torch.__version__), "python": sys.version.split()[0]}
-    about = {
-        "algorithm": params.model or ("perceptron" if train.is_table else "convolutions"),
-        "complete": complete,
-        "epoch": best["epoch"],
-        "metrics": best["scores"],
-        "inputs": list(train.inputs.shape[1:]),
-        "features": train.names,
-        "classes": train.classes if params.task == "classification" else [],
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
-        "hyperparameters": msgspec.to_builtins(params),
-        "versions": versions,
-    }
-    trainbox.save("model.json", msgspec.json.format(msgspec.json.encode(about), indent=1))
+    """`model.pt`, `model.pt2`, and what one must know to use them, the model card."""
     weights = io.BytesIO()
     torch.save(net.state_dict(), weights)
-    trainbox.save("model.pt", weights.getvalue())
-    trainbox.save("model.pt2", export(net, train))
+    classes = train.classes if params.task == "classification" else ()
+    card = ModelCard(
+        framework="pytorch",
+        algorithm=params.model or ("perceptron" if train.is_table else "convolutions"),
+        objective=params.task,
+        features=features_of(train.names, dict.fromkeys(params.categorical, "code") if train.is_table else {}),
+        shape=tuple(train.inputs.shape[1:]),
+        classes=classes,
+        complete=complete,
+        iterations=best["epoch"] + 1,
+        best_iteration=best["epoch"],
+        metrics=best["scores"],
+        hyperparameters=msgspec.to_builtins(params),
+        versions={"trainbox": trainbox.__version__, "torch": str(torch.__version__), "python": sys.version.split()[0]},
+        details={
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
+        },
+    )
+    files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
+    save_files(files, card, train.inputs, program="model.pt2")
     declared = {metric.name: metric for metric in metrics(params)}
     if best["scores"]:
         trainbox.final({declared[name]: value for name, value in best["scores"].items()})

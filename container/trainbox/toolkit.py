@@ -23,6 +23,7 @@ from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
 from trainbox.contract.ranks import Ranks, read_ranks
+from trainbox.contract.text import did_you_mean
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError, end_as_declared
 from trainbox.files import keep_out_of_git
@@ -174,6 +175,7 @@ def hyperparameters(params_type: type[P]) -> P:
     if flags.help:
         print(_usage(params.fields(params_type), program))
         raise SystemExit(0)
+    _refuse_misspelt_channel(flags, params.names(params_type), program)
     job = current_job()
     if job.settings.raw_arguments and not flags.hyperparameters:
         flags = parse_flags(job.settings.raw_arguments)
@@ -183,6 +185,18 @@ def hyperparameters(params_type: type[P]) -> P:
     given = {**job.raw_hyperparameters, **own}
     kept = {name: value for name, value in given.items() if name.replace("-", "_") not in replaced}
     return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program, also=job.secret_names)
+
+
+def _refuse_misspelt_channel(flags: Flags, known: Sequence[str], program: str) -> None:
+    """`--chanel train=DIR` is no hyperparameter that the script lacks."""
+    for name, value in flags.hyperparameters.items():
+        if name.replace("-", "_") not in {one.replace("-", "_") for one in known} and "=" in value:
+            like = did_you_mean(name, ["channel"])
+            if like:
+                raise HyperparameterError(
+                    f"{program} has no flag --{name}{like.replace('channel', '--channel')}",
+                    hint="write --channel NAME=DIRECTORY",
+                )
 
 
 def _usage(fields: Sequence[params.Field], program: str) -> str:
@@ -211,8 +225,9 @@ def channel(name: str) -> Path:
     """
     channels = current_job().channels
     if name not in channels:
+        like = did_you_mean(name, channels)
         raise DataError(
-            f"the job has no channel {name!r}; its channels: {', '.join(channels) or 'none'}",
+            f"the job has no channel {name!r}{like}; its channels: {', '.join(channels) or 'none'}",
             hint=f"add it to the request (InputDataConfig), or run with --channel {name}=DIRECTORY",
         )
     return channels[name].path

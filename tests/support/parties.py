@@ -10,6 +10,7 @@ import msgspec
 from tests.support.addresses import addresses
 from tests.support.forks import Fork, content, fork, own_environment
 from tests.support.waiting import eventually
+from trainbox.contract.cause import HINT, find_cause
 
 PORT = 29471
 _READY = "ready"
@@ -39,6 +40,12 @@ class Ended(msgspec.Struct, frozen=True):
     code: int
     stdout: str
     stderr: str
+
+    @property
+    def error(self) -> str:
+        """The last error in its log, with its class and without its hint, however it was written."""
+        cause = find_cause(self.stderr, Path.cwd())
+        return cause.text.partition(HINT)[0] if cause else ""
 
 
 class Party:

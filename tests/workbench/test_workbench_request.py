@@ -2,6 +2,7 @@
 
 import argparse
 import datetime as dt
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainbox.workbench.preview import preview
 from trainbox.workbench.record import JobRecord, write_record
 from trainbox.workbench.request import RunRequest, read_request
 from trainbox.workbench.run import add_arguments
+from trainbox.workbench.summary import resume_command
 
 NOW = dt.datetime(2026, 11, 5, 10, 15, 0, tzinfo=dt.UTC)
 
@@ -220,6 +222,22 @@ def test_a_script_that_only_the_image_has_is_found_there(here: Path, given: str,
     (here / "nearest_mean.py").write_text("print(1)\n")
     assert ask(here, "nearest_mean.py", "--docker", "my-image").source is not None
     assert not ask(here, "xgboost", "--docker", "my-image").in_image
+
+
+@pytest.mark.usefixtures("of_image")
+def test_a_script_of_the_image_may_be_named_by_its_path_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_program_module, "has_file", lambda _name, path, _env: path.name == "fit.py")
+    found = ask(here, "/opt/program/fit.py", "--docker", "my-image")
+    assert (found.source, found.in_image, found.job_name) == (None, True, "fit-20261105-101500")
+    plan = plan_run(found)
+    written = json.loads(plan.hosts[0].files["input/config/hyperparameters.json"])
+    assert written == {"sagemaker_program": "fit.py", "sagemaker_submit_directory": "/opt/program"}
+    shown = describe(plan, {"algo-1": preview(plan.hosts[0], None, found.script, in_image=True)})
+    assert "which starts: python3 fit.py\n    in /opt/ml/code" in shown
+    assert "/opt/program/fit.py" in resume_command(found)
+    for given, said in (("/opt/program/no.py", "or in my-image"), ("/opt/ml/code/fit.py", "hidden by the job's own")):
+        with pytest.raises(RunError, match=said):
+            ask(here, given, "--docker", "my-image")
 
 
 @pytest.mark.usefixtures("of_image")

@@ -14,6 +14,7 @@ from trainbox.files import read_regular
 
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
 LONGEST_FAILURE = 980
+#: Where place and hint are long, too; else it has what they leave.
 _LONGEST_CAUSE = 600
 #: Of a failure file that the script has written; SageMaker shows 1,024 characters.
 LARGEST_FAILURE_BYTES = 64 * 1024
@@ -31,12 +32,13 @@ def compose(diagnosis: Diagnosis, hidden: Iterable[str] = ()) -> str:
         hidden: Values to leave out; before the cut, which could leave half of one.
     """
     hidden = tuple(hidden)
-    parts = [_cut(printable(without_secrets(diagnosis.cause, hidden)), _LONGEST_CAUSE)]
+    cause = printable(without_secrets(diagnosis.cause, hidden))
+    below = ""
     if diagnosis.where:
-        parts.append(printable(f"at {without_secrets(diagnosis.where, hidden)}"))
+        below += printable(f"\nat {without_secrets(diagnosis.where, hidden)}")
     if diagnosis.hint:
-        parts.append(printable(f"hint: {without_secrets(diagnosis.hint, hidden)}"))
-    return _cut("\n".join(parts), LONGEST_FAILURE)
+        below += printable(f"\nhint: {without_secrets(diagnosis.hint, hidden)}")
+    return _cut(_cut(cause, max(_LONGEST_CAUSE, LONGEST_FAILURE - len(below))) + below, LONGEST_FAILURE)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -96,7 +96,7 @@ def copy_to_change(directory: Path, job: Job, say: Say) -> Path:
     Raises:
         ProgramError: There is no place for it, or it cannot be read.
     """
-    scratch = _scratch(directory, "read-only")
+    scratch = _scratch(directory, OSError(errno.EROFS, os.strerror(errno.EROFS)))
     say(f"{directory} cannot be written: pip builds in a copy, {scratch / 'code'}")
     try:
         _copy(directory, scratch / "code", most_bytes=job.settings.source_bytes)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from trainbox import __version__
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
 from trainbox.contract.failure import (
@@ -31,7 +30,7 @@ from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.text import short
 from trainbox.contract.world import world_hosts
-from trainbox.errors import Stopped, TrainboxError
+from trainbox.errors import PREFIX, Stopped, TrainboxError
 from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
@@ -39,7 +38,7 @@ from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Choice, Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.supervise import supervise
-from trainbox.say import PREFIX, say
+from trainbox.say import say
 from trainbox.scratch import scratch_directory
 
 if TYPE_CHECKING:
@@ -70,9 +69,6 @@ def main() -> int:
         sys.stdout.write(_USAGE)
         return 0
     # SageMaker's own argument arrives here where the image has `train` as its ENTRYPOINT (toolkit issue #65).
-    if arguments == ["--version"]:
-        sys.stdout.write(f"trainbox {__version__}\n")
-        return 0
     if arguments not in ([], ["train"]):
         found = " ".join(map(short, arguments))
         sys.stderr.write(f"{PREFIX}train takes no arguments, and was given {found}\n{_USAGE}")
@@ -86,6 +82,7 @@ def main() -> int:
 def _run_job(env: Mapping[str, str]) -> int:
     layout = Layout.from_environment(env)
     hidden = hidden_values(env)
+    outcome: Outcome | None = None
     earlier = mark_failure(layout.failure_file)
     try:
         with _stop_raises() as check_stop:
@@ -114,7 +111,7 @@ def _run_job(env: Mapping[str, str]) -> int:
 
         say(traceback.format_exc(), hidden=hidden)
         diagnosis = diagnose_defect(error)
-    return _fail(diagnosis, layout, hidden, earlier)
+    return _fail(diagnosis, layout, hidden, earlier, outcome)
 
 
 def _open_standard_streams() -> None:
@@ -331,14 +328,19 @@ def _count(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], earlier: Mark | None) -> int:
+def _fail(
+    diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], earlier: Mark | None, outcome: Outcome | None
+) -> int:
     """Write the failure file unless the script has, and end the log with the same text; the exit code.
+
+    Where the script has said it in the same words (`errors.end_as_declared`) it is not said again.
 
     Args:
         diagnosis: Why the job has failed.
         layout: Where its files are.
         hidden: Values to leave out.
         earlier: The failure file that was there when this job began.
+        outcome: How the script ended, where it was started.
     """
     text = compose(diagnosis, hidden)
     try:
@@ -354,5 +356,13 @@ def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], earlier
         is_stale = earlier is not None and earlier == mark_failure(layout.failure_file)
         stale = " and still holds the reason of an earlier job" if is_stale else ""
         say(f"{layout.failure_file} cannot be written{stale}: {error.strerror}")
-    say(f"FAILED: {text}")
+    words = f"FAILED: {text}"
+    if outcome is None or not _has_said(outcome, words.partition("\n")[0]):
+        say(words)
     return diagnosis.exit_code
+
+
+def _has_said(outcome: Outcome, words: str) -> bool:
+    """Whether the process that failed first ended its log so."""
+    failure = outcome.first_failure
+    return failure is not None and f"{PREFIX}{words}\n" in failure.stderr

@@ -6,6 +6,7 @@ The package `docker` is imported here alone, and only when somebody asks for con
 import contextlib
 import errno
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -195,6 +196,17 @@ def list_scripts(name: str, env: Mapping[str, str]) -> tuple[str, ...] | None:
         except RunError:
             return None
     return None if code else tuple(said.decode(errors="replace").split())
+
+
+def has_file(name: str, path: Path, env: Mapping[str, str]) -> bool:
+    """Ask an image whether it has a file.
+
+    Raises:
+        RunError: No engine answers, it does not have the image, or that has no program `test`.
+    """
+    with contextlib.closing(connect(env)) as client:
+        _inspect(client, name)
+        return run_once(client, name, ["test", "-f", str(path)]) == 0
 
 
 def run_once(

@@ -11,17 +11,18 @@ import msgspec
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import RunError
 from trainbox.launch.program import bundled_scripts, find_module, same_script
-from trainbox.workbench.engine import list_scripts
+from trainbox.workbench.engine import has_file, list_scripts
+from trainbox.workbench.namespace import OPT_ML
 
 
 class Found(msgspec.Struct, frozen=True):
     """What is to run."""
 
-    #: The program relative to its directory, or the name of a bundled script.
+    #: The program relative to its directory, the name of a bundled script, or the path that it has in the image.
     script: str
     #: The directory of its source; a bundled script has none.
     directory: Path | None = None
-    #: Whether it is a bundled script of the image, which is none here.
+    #: Whether it is a script of the image, which is none here.
     in_image: bool = False
 
 
@@ -96,6 +97,8 @@ def _find_script(given: str, args: argparse.Namespace, env: Mapping[str, str], c
     for candidate in candidates:
         if candidate.is_file() and candidate.resolve().is_relative_to(directory):
             return Found(candidate.resolve().relative_to(directory).as_posix(), directory)
+    if args.source_dir is None and args.docker is not None and Path(given).is_absolute():
+        return _find_path_in_image(Path(given), args.docker, env)
     if args.source_dir is not None or "/" in given:
         raise _no_script(given, directory, [])
     here = bundled_scripts()
@@ -104,6 +107,20 @@ def _find_script(given: str, args: argparse.Namespace, env: Mapping[str, str], c
     if args.docker is None:
         raise _no_script(given, cwd, here)
     return _find_in_image(given, args.docker, env, cwd)
+
+
+def _find_path_in_image(path: Path, image: str, env: Mapping[str, str]) -> Found:
+    if path.is_relative_to(OPT_ML):
+        raise RunError(
+            f"there is no script {path} here, and that of the image would be hidden by the job's own {OPT_ML}",
+            hint="put it elsewhere in the image, as /opt/program, or into /opt/train_scripts to run it by its name",
+        )
+    if not has_file(image, path, env):
+        raise RunError(
+            f"there is no script {path} here or in {image}",
+            hint=f"'docker run --rm --entrypoint ls {image} {path.parent}' shows what is there",
+        )
+    return Found(str(path), in_image=True)
 
 
 def _find_in_image(given: str, image: str, env: Mapping[str, str], cwd: Path) -> Found:

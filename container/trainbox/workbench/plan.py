@@ -251,7 +251,7 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     if request.module is not None:
         own = {"trainbox_module": request.module, "sagemaker_submit_directory": str(root / "code")}
     elif request.source is None:
-        own = {"trainbox_script": request.script}
+        own = _named_in_image(request.script)
     else:
         own = {"sagemaker_program": request.script, "sagemaker_submit_directory": str(root / "code")}
     if request.processes is not None:
@@ -261,6 +261,13 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     if request.hide:
         own["trainbox_hide"] = json.dumps(request.hide)
     return {**request.hyperparameters, **own}
+
+
+def _named_in_image(script: str) -> dict[str, str]:
+    """A script by its name, or by the path that it has in the image."""
+    if not script.startswith("/"):
+        return {"trainbox_script": script}
+    return {"sagemaker_program": Path(script).name, "sagemaker_submit_directory": str(Path(script).parent)}
 
 
 def redacted_hyperparameters(host: HostPlan, hide: Collection[str]) -> str:

@@ -76,7 +76,7 @@ def _preview(host: HostPlan, source: Source | None, script: str, *, in_image: bo
             _copy_deciding(source, script, root / "code")
         job = read_job(root, host.environment)
         if in_image:
-            program = Program(f"{script}.py", (sys.executable, f"{script}.py"), bundled_directory())
+            program = _program_of_image(script, root / "code")
         else:
             choice = choose(job)
             program = resolve(choice, root / "code" if source is not None else Path(choice.source.location))
@@ -99,6 +99,15 @@ def _preview(host: HostPlan, source: Source | None, script: str, *, in_image: bo
         companions = tuple(_seen_from_the_host(child, moves) for child in planned.companions)
         seen = msgspec.structs.replace(planned, children=children, companions=companions)
         return Preview(seen, program.install, job.secrets)
+
+
+def _program_of_image(script: str, code: Path) -> Program:
+    """What its supervisor will make of a script that is not here, as far as the name tells."""
+    path = Path(script)
+    if not path.is_absolute():
+        return Program(f"{script}.py", (sys.executable, f"{script}.py"), bundled_directory())
+    command = (sys.executable, path.name) if path.suffix == ".py" else (f"./{path.name}",)
+    return Program(path.name, command, code)
 
 
 def _copy_deciding(source: Source, script: str, code: Path) -> None:

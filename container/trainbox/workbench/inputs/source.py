@@ -41,17 +41,9 @@ class ChannelSource(msgspec.Struct, frozen=True):
         """Where it lies, as messages and the command line name it."""
         return self.uri or str(self.path)
 
-    def as_flag(self, *, place: str = "", manifest_file: str = "") -> str:
-        """What stands behind `NAME=`, from wherever the command is given.
-
-        Args:
-            place: Where it lies as seen from there, if that is another place.
-            manifest_file: Likewise its manifest.
-        """
-        options = self.options
-        if manifest_file:
-            options = msgspec.structs.replace(options, manifest=manifest_file)
-        return ",".join([place or self.place, *options.words])
+    def as_flag(self) -> str:
+        """What stands behind `NAME=`, from wherever the command is given."""
+        return ",".join([self.place, *self.options.words])
 
 
 def read_channels(given: Sequence[str], hosts: Hosts, *, env: Mapping[str, str], cwd: Path) -> dict[str, ChannelSource]:
