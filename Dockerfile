@@ -25,7 +25,7 @@ WORKDIR /build
 RUN python3 -m venv /opt/venv && mkdir -p /layer/dependencies/opt \
     && mv /opt/venv /layer/dependencies/opt && ln -s /layer/dependencies/opt/venv /opt/venv
 # `wheelhous[e]` may be absent: a pattern that finds nothing is no error beside a file that is there.
-COPY tools/image/from-lock tools/image/install tools/image/sdists wheelhous[e]/ wheelhouse/
+COPY tools/image/from-lock tools/image/install tools/image/sdists tools/image/system wheelhous[e]/ wheelhouse/
 COPY --from=requirements /requirements/chosen wheelhouse/
 # The certificate of a network that inspects TLS is there for this step, and in no layer.
 RUN --mount=type=secret,id=ca sh wheelhouse/install dependencies /layer/dependencies
@@ -33,7 +33,7 @@ RUN --mount=type=secret,id=ca sh wheelhouse/install dependencies /layer/dependen
 # --- the package: small, changes with the code -------------------------------------------------------------------------
 FROM dependencies AS package
 RUN --mount=type=secret,id=ca sh wheelhouse/install backend
-COPY tools/image/train.py tools/image/pack_start.py wheelhouse/
+COPY tools/image/entry tools/image/train.py tools/image/pack_start.py wheelhouse/
 COPY pyproject.toml README.md LICENSE ./
 COPY container container
 # The scripts are a layer of their own below: the wheel is built without them, and finds them through a link.
@@ -83,6 +83,6 @@ LABEL org.opencontainers.image.title="trainbox" \
       trainbox.lock.digest="${LOCK_DIGEST}" \
       trainbox.variant="${VARIANT}" \
       trainbox.extras="${EXTRAS}"
-# `env` becomes the command it is given: `train` is PID 1 and gets the signals, and `docker run IMAGE bash` is bash.
-ENTRYPOINT ["/usr/bin/env", "--"]
+# It becomes the command it is given: `train` is PID 1 and gets the signals, and `docker run IMAGE bash` is bash.
+ENTRYPOINT ["/opt/venv/bin/trainbox-entry"]
 CMD ["train"]

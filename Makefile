@@ -8,6 +8,8 @@ INSTALL := tools/locked $(BIN)/python install locks/dev.txt
 INSTALL_SELF := -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable .
 # What the image holds; `make image EXTRAS=xgboost,sklearn,s3` is half the size.
 EXTRAS ?= xgboost,sklearn,torch,s3,workbench
+# Or gpu: the builds of XGBoost and PyTorch with CUDA.
+VARIANT ?= cpu
 # Three on the two processors that this is made for: much of the time tests wait for limits, containers and each other.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 # The fast ones wait for nothing.
@@ -161,11 +163,11 @@ bench-install: $(VENV)/.dev ## what an installation brings, beside sagemaker-tra
 	$(BIN)/python tools/bench.py --install
 
 wheelhouse: $(VENV)/.pip ## wheels for an image that is built without a network
-	tools/image/wheelhouse "$(EXTRAS)" cpu wheelhouse
+	tools/image/wheelhouse "$(EXTRAS)" "$(VARIANT)" wheelhouse
 
-image: wheelhouse ## trainbox:cpu, by a Docker engine that is started if there is none; without a registry: BASE_IMAGE=fallback
+image: wheelhouse ## trainbox:cpu, or VARIANT=gpu, by a Docker engine that is started if there is none; without a registry: BASE_IMAGE=fallback
 	tools/docker-engine start
-	tools/image/build "$(EXTRAS)"
+	tools/image/build "$(EXTRAS)" "$(VARIANT)"
 
 clean: ## remove what these verbs made
 	rm -rf $(VENV) .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.cli import VERBS
+from trainbox.cli import VERBS, find_unknown
 
 pytestmark = pytest.mark.process
 
@@ -32,9 +32,44 @@ def test_without_a_verb_it_shows_help_and_fails() -> None:
 
 
 def test_an_unknown_verb_fails_with_the_choices() -> None:
-    answer = trainbox("trian")
+    answer = trainbox("rnu", "xgboost")
     assert answer.returncode == 2
-    assert "'train'" in answer.stderr
+    assert answer.stderr == (
+        "trainbox: there is no verb 'rnu' - did you mean 'run'?\n"
+        "  hint: the verbs: run, describe, metrics, health, train; a script: trainbox run rnu\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("xgboost", "--chanel", "train=x"), ("--chanel", "train=x", "xgboost")])
+def test_an_unknown_flag_is_named_and_nothing_else(arguments: tuple[str, ...]) -> None:
+    answer = trainbox("run", *arguments)
+    assert answer.returncode == 2
+    assert answer.stderr == (
+        "trainbox: trainbox run has no flag --chanel - did you mean '--channel'?\n"
+        "  hint: trainbox run --help lists them\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], ""),
+        (["--version"], ""),
+        (["-h"], ""),
+        (["--verison"], "trainbox has no flag --verison - did you mean '--version'?"),
+        (["run", "x.py", "--channel=train=--x", "--hp", "a=--b"], ""),
+        (["run", "x.py", "--chan", "train=x"], ""),
+        (["run", "x.py", "--chanel=train=x", "--hpp", "a=b"], "--chanel - did you mean '--channel'?\ntrainbox run has"),
+        (["run", "x.py", "--nothing-like-it"], "trainbox run has no flag --nothing-like-it\n"),
+        (["xgboost"], "there is no verb 'xgboost'\n"),
+        (["halth"], "there is no verb 'halth' - did you mean 'health'?"),
+    ],
+)
+def test_what_is_not_known_is_told_by_its_name(arguments: list[str], said: str) -> None:
+    flags = ["-h", "--help", *(["--channel", "--hp", "--hosts"] if arguments[:1] == ["run"] else ["--version"])]
+    found = find_unknown(arguments, flags)
+    assert said in found
+    assert bool(said) == bool(found)
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainbox
-from trainbox.errors import HyperparameterError
+from trainbox.errors import DataError, HyperparameterError
 from trainbox.toolkit import Flags, parse_flags
 
 SCRIPT = """
@@ -158,6 +158,38 @@ def test_a_hook_that_the_script_sets_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("trainbox.Metric('a b', 'maximize')", 9),
+        ("trainbox.Metric('auc', 'best')", 9),
+        ("trainbox.log(-1, {trainbox.Metric('auc', 'maximize'): 0.5})", 9),
+        ("trainbox.log(1, {})", 9),
+        ("trainbox.final({'auc': 0.5})", 9),
+        ("import pathlib, trainbox.channels; trainbox.channels.read_table(pathlib.Path('none'))", 7),
+    ],
+)
+def test_an_error_of_ours_ends_a_script_with_its_code_however_early_it_comes(
+    tmp_path: Path, text: str, code: int
+) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(f"import trainbox\n{text}\n")
+    answer = run(script, root=tree(tmp_path / "root", {}))
+    assert answer.returncode == code, answer.stderr
+    assert "Error: " in answer.stderr
+
+
+@pytest.mark.process
+def test_a_hook_that_was_set_before_the_error_stays(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(
+        "import sys, trainbox\ndef own(*_): print('own')\nsys.excepthook = own\ntrainbox.Metric('a b', 'maximize')\n"
+    )
+    answer = run(script, root=tree(tmp_path / "root", {}))
+    assert (answer.returncode, answer.stdout) == (1, "own\n"), answer.stderr
+
+
+@pytest.mark.process
 def test_a_program_that_the_script_starts_has_flags_of_its_own(tmp_path: Path, script: Path) -> None:
     root, env = tree(tmp_path / "root", {"eta": "0.5"}), {"SM_USER_ARGS": '["--eta", "0.5", "--name", "x"]'}
     assert "max_depth=3, eta=0.5, name=''" in run(script, "--eta", "0.5", "--name", "x", root=root, env=env).stdout
@@ -281,3 +313,46 @@ def test_a_script_with_a_parser_of_its_own_can_ask_for_its_job(tmp_path: Path) -
     script.write_text("import sys, trainbox\nprint(trainbox.current_job().hosts, sys.argv[1:])\n")
     answer = run(script, "config.py", "lr=0.1", "+a=b", root=tree(tmp_path, {}))
     assert answer.stdout == "('algo-1',) ['config.py', 'lr=0.1', '+a=b']\n", answer.stderr
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("flag", ["--chanel", "--channels"])
+def test_a_misspelt_channel_is_no_unknown_hyperparameter(script: Path, tmp_path: Path, flag: str) -> None:
+    answer = run(script, flag, "train=data", root=tmp_path / "root")
+    assert answer.returncode == 6
+    assert f"script.py has no flag {flag} - did you mean '--channel'?\n" in answer.stderr
+
+
+@pytest.mark.process
+def test_an_error_of_ours_with_a_hint_is_told_without_a_traceback(script: Path, tmp_path: Path) -> None:
+    answer = run(script, "--max_dept", "5", root=tmp_path / "root")
+    assert answer.returncode == 6
+    line = SCRIPT.split("\n").index("    params = trainbox.hyperparameters(Params)") + 1
+    assert answer.stderr == (
+        "trainbox: FAILED: ClientError: HyperparameterError: hyperparameter 'max_dept' is not known to script.py"
+        " - did you mean 'max_depth'?\n"
+        "trainbox: hint: `trainbox describe script.py` lists every hyperparameter\n"
+        f"trainbox: at script.py:{line}\n"
+    )
+
+
+@pytest.mark.process
+def test_an_error_of_ours_without_a_hint_keeps_its_traceback(tmp_path: Path) -> None:
+    script = tmp_path / "s.py"
+    script.write_text(
+        "import trainbox\nfrom trainbox.errors import DataError\ntrainbox.current_job()\nraise DataError('x')"
+    )
+    answer = run(script, root=tree(tmp_path / "root", {}))
+    assert answer.returncode == 7
+    assert answer.stderr.startswith("Traceback ")
+    assert answer.stderr.endswith("trainbox.errors.DataError: x\n")
+
+
+def test_a_channel_that_is_spelt_in_another_way_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINBOX_ROOT", str(tree(tmp_path / "root", {})))
+    trainbox.current_job.cache_clear()
+    try:
+        with pytest.raises(DataError, match="no channel 'trian' - did you mean 'train'\\?; its channels: train"):
+            trainbox.channel("trian")
+    finally:
+        trainbox.current_job.cache_clear()

@@ -32,12 +32,13 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
+from trainbox.channels import Columns as Cells
 from trainbox.channels import Table, read_table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, read_images, session
+from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, load_former, read_images, session
 
 #: What a resumed job may change, because it does not shape the weights.
-FREE = {"workers", "checkpoint-seconds", "patience", "on-nan"}
+FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter"}
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Width = Annotated[int, Meta(ge=1)]
@@ -58,6 +59,12 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     hidden: Annotated[tuple[Width, ...], Meta(description="widths of the hidden layers, for tables")] = (128, 64)
     dropout: Annotated[Share, Meta(description="share of the activations left out")] = 0.1
     categorical: Annotated[tuple[str, ...], Meta(description="columns whose numbers are codes")] = ()
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
+        Cells().missing
+    )
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
+        None
+    )
     augment: Annotated[int, Meta(ge=0, description="pixels by which images are shifted at random")] = 0
     precision: Annotated[Literal["fp32", "bf16", "fp16"], Meta(description="of the computation")] = "fp32"
     patience: Annotated[int, Meta(ge=1, description="epochs without gain before it ends")] | None = None
@@ -82,9 +89,11 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
+        former = load_former(net)
+        run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
-        best = train(run, net, data, params)
+        best = train(run, net, data, params, former)
         complete = not run.stopped
     if run.rank == 0 and best["epoch"] >= 0:
         save(net.cpu(), best, data["train"], params, complete=complete)
@@ -127,7 +136,8 @@ def read_channels(params: Params) -> dict[str, Samples]:
     """`train`, and `validation` where there is a channel of that name or `test`."""
     job = trainbox.current_job()
     first = trainbox.channel("train")
-    read: Any = read_images if holds_images(first) else read_table
+    columns = Cells(missing=params.missing, delimiter=params.delimiter)
+    read: Any = read_images if holds_images(first) else functools.partial(read_table, columns=columns)
     sources = {"train": read(first)}
     for name in [name for name in ("validation", "test") if name in job.channels][:1]:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])
@@ -198,7 +208,7 @@ def convolutions(channels: int, outputs: int, params: Params) -> nn.Module:
 
 
 # ---- training ----
-def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params) -> dict[str, Any]:
+def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params, former: str = "") -> dict[str, Any]:
     """Train epoch by epoch until all are done, early stopping ends it, or the job is asked to stop.
 
     Returns:
@@ -222,7 +232,7 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
         batches=batches,
         best=best,
         every_seconds=params.checkpoint_seconds,
-        identity=identify(params, data),
+        identity=identify(params, data) | ({"channel model": f"SHA-256 {former}"} if former else {}),
     )
     loader = load(batches, data["train"], params)
 

@@ -62,6 +62,8 @@ with without("pandas", "rich"), put_off("scipy.stats", "rankdata", "gmean", "chi
         meet,
         open_store,
         read_data,
+        read_former,
+        refuse_former,
         resume,
         save_booster,
         save_curves,
@@ -98,17 +100,18 @@ def train_forest(params: Params, circle: Circle, painter: Painter | None) -> Non
     """Read, resume, grow this host's trees group by group; the first host gathers all of them, and saves."""
     data = read_data(params, circle)
     check_rows(params, data)
-    own = slices(data.shares, params.n_estimators)[circle.rank]
-    store, identity = open_store(circle), identify(params, data)
+    former = read_former(params, data, circle)
+    own = slices(data.shares, params.n_estimators, former.trees)[circle.rank]
+    store, identity = open_store(circle), identify(params, data, former)
     parts, history = resume(store, identity, own, params, data)
     data = lay_out(data)
     judge = Judge(params, data) if painter else None
     if judge:
-        judge.recall(parts)
+        judge.recall([*former.parts, *parts])
 
     with grow(params, data, groups_left(own, parts, params.checkpoint_every)) as growing:
         stock = take_stock(circle, own, parts, stop=trainbox.stop_requested())
-        pace = Pace(params.n_estimators, stock.grown, "trees")
+        pace = Pace(params.n_estimators - former.trees, stock.grown, "trees")
         while stock.left and not stock.stop:
             for part in itertools.islice(growing, 1):  # none where other hosts still grow, and this one is done
                 parts.append(part)
@@ -122,7 +125,7 @@ def train_forest(params: Params, circle: Circle, painter: Painter | None) -> Non
         if judge and painter and gathered:
             for part in gathered[len(parts) :]:
                 history += hear(judge, part, params)
-            forest = assemble(gathered, params)
+            forest = assemble(gathered, params, former.parts)
             # First, to be drawn while the model is packed.
             painter.draw(*save_importance(*find_importance(forest, data.features)), save_curves(history))
             save_forest(forest, judge.scores(), params, data)
@@ -153,6 +156,7 @@ def train_estimator(params: Params, circle: Circle, painter: Painter | None) -> 
     """Fit another estimator on the same rows, judge it by the same metrics, save it in the same way."""
     if circle.size > 1:
         raise RunError(f"estimator={params.estimator} is fitted on one host", hint="ask for one instance")
+    refuse_former(f"estimator={params.estimator}")
     estimator = make_estimator(params, find_source(trainbox.current_job()))
     data = read_data(params, circle)
     fit_estimator(estimator, params, data)
@@ -165,6 +169,7 @@ def train_estimator(params: Params, circle: Circle, painter: Painter | None) -> 
 
 def train_boosted(params: Params, circle: Circle, painter: Painter | None) -> None:
     """Grow XGBoost's kind of forest, all hosts together, each from its own rows; the first judges and saves it."""
+    refuse_former("engine=xgboost")
     say(explain_boost())
     data = read_data(params, circle)
     booster = boost(params, data, circle)

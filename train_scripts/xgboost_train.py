@@ -20,9 +20,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import trainbox
+from trainbox.contract.job import default_in_environment
 
 if __name__ == "__main__":
     trainbox.stop_requested()  # from here on a stop is heard: the imports below take seconds
+    # Threads of OpenMP spin for milliseconds after each of a round's hundred parallel loops. Where something else wants
+    # the processor that takes ten times as long as the loops do.
+    default_in_environment("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +73,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         plain_matrix,
         predictions_file,
         read_data,
+        read_former,
         resume,
         save_curves,
         save_folds,
@@ -100,12 +105,13 @@ def main() -> None:
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
+        former = read_former(params, data.agreement.columns, circle)
         if params.kfold:
             cross_validate(params, store, data)
             return
         bins = data.bins(params, found)
-        identity = identify(params, data.agreement, bins)
-        progress = resume(found, data.agreement, circle, identity, params)
+        identity = identify(params, data.agreement, bins, former)
+        progress = resume(found, data.agreement, circle, identity, params, former=former)
         with collective(circle) as group:
             for latest in train(params, group, data, progress, bins):
                 progress = latest
@@ -172,7 +178,7 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
 def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> None:
     """Save the model, of the best round where early stopping chooses, with what one must know of it."""
     history, objective = progress.history, objective_of(params)
-    if progress.model is None:
+    if progress.model is None or not history:
         say("asked to stop before the first round: there is no model to save")
         return
     complete = is_finished(history, objective, params)
@@ -180,13 +186,15 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> 
         lost = len(history) % params.checkpoint_every
         say(f"asked to stop: {len(history)} rounds are saved; a resumed job repeats the last {lost} of them")
     chosen = chosen_round(history, objective, params)
-    model, features = cut(progress.model, chosen + 1), data.agreement.columns
-    about = {"complete": complete, "rounds": chosen + 1, "best_iteration": best_round(history, objective)}
+    rounds = progress.former + chosen + 1
+    model, features = cut(progress.model, rounds), data.agreement.columns
+    best = progress.former + best_round(history, objective)
+    about = {"complete": complete, "rounds": rounds, "best_iteration": best}
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
     trainbox.save("model.json", describe(params, features, about | {"metrics": scores}))
     trainbox.save("xgboost-model", bytes(model.save_raw("ubj")))
     painter.draw(save_importance(model, features), save_curves(history))
-    say(f"saved {chosen + 1} rounds to {trainbox.model_dir() / 'xgboost-model'}")
+    say(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
     conclude(params, chosen, scores)
 
 

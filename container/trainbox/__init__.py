@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from trainbox.checkpointing import Checkpoint, Checkpoints
     from trainbox.contract.job import Channel, Job
     from trainbox.errors import TrainboxError
+    from trainbox.former import former_model
     from trainbox.metrics import Metric
     from trainbox.toolkit import (
         channel,
@@ -34,6 +35,7 @@ __all__ = [
     "checkpoints",
     "current_job",
     "final",
+    "former_model",
     "hyperparameters",
     "log",
     "model_dir",
@@ -50,6 +52,7 @@ _HOMES = {
     "Job": "trainbox.contract.job",
     "Metric": "trainbox.metrics",
     "TrainboxError": "trainbox.errors",
+    "former_model": "trainbox.former",
 }
 
 

@@ -3,10 +3,12 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Collection, Sequence
 from typing import Protocol, cast
 
 from trainbox import __version__
-from trainbox.contract.text import visible
+from trainbox.contract.secrets import without_secrets
+from trainbox.contract.text import did_you_mean, visible
 from trainbox.errors import ResourceError, TrainboxError
 
 #: The verbs, with the module of each and the line that help shows.
@@ -17,6 +19,8 @@ VERBS = {
     "health": ("trainbox.health.command", "check this machine, or all hosts of a job, before or beside training"),
     "train": ("trainbox.launch.train", "what SageMaker starts in the container: run the job below /opt/ml"),
 }
+#: What argparse ends with, too.
+_USAGE_ERROR = 2
 
 
 class Verb(Protocol):
@@ -41,22 +45,28 @@ def main() -> int:
 
         del sys.argv[1]
         return train.main()
-    parser, verb = _parser_for(arguments[0] if arguments else "")
-    if arguments[:1] == ["run"] and "--" in arguments:
-        # Argparse would take what stands there for the script of trainbox run.
-        place = arguments.index("--")
-        args = parser.parse_args(arguments[:place])
+    chosen = arguments[0] if arguments else ""
+    parser, verb, flags = _parser_for(chosen)
+    # Argparse would take what stands behind it for the script of trainbox run.
+    place = arguments.index("--") if chosen == "run" and "--" in arguments else len(arguments)
+    unknown = find_unknown(arguments[:place], flags)
+    if unknown:
+        sys.stderr.write(visible(f"trainbox: {without_secrets(unknown, ())}\n"))
+        return _USAGE_ERROR
+    args = parser.parse_args(arguments[:place])
+    if place < len(arguments):
         args.raw_arguments = arguments[place + 1 :]
-    else:
-        args = parser.parse_args(arguments)
     if verb is None:
         parser.print_help()
-        return 2
+        return _USAGE_ERROR
+    return _run(verb, args)
+
+
+def _run(verb: Verb, args: argparse.Namespace) -> int:
+    """Run it; what stops it is told in a line or two."""
     try:
         return verb.run(args)
     except TrainboxError as error:
-        from trainbox.contract.secrets import without_secrets  # noqa: PLC0415 - only an error needs it
-
         sys.stderr.write(visible(f"trainbox: {without_secrets(str(error), ())}\n"))
         return error.exit_code
     except MemoryError:
@@ -67,20 +77,49 @@ def main() -> int:
         return 0
 
 
-def _parser_for(chosen: str) -> tuple[argparse.ArgumentParser, Verb | None]:
-    """The parser of all verbs, of which only the chosen one is loaded."""
+def find_unknown(arguments: Sequence[str], flags: Collection[str]) -> str:
+    """Pure: what to say of a verb or a flag that there is not; empty where all are known.
+
+    Argparse would take what stands behind an unknown flag for the name of a script.
+
+    Args:
+        arguments: Of the command line.
+        flags: Those of the verb, or of `trainbox` itself.
+    """
+    verb = arguments[0] if arguments else "-"
+    if not verb.startswith("-") and verb not in VERBS:
+        like = did_you_mean(verb, VERBS)
+        hint = f"the verbs: {', '.join(VERBS)}; a script: trainbox run {verb}"
+        return f"there is no verb {verb!r}{like}\n  hint: {hint}"
+    called = f"trainbox {verb}" if verb in VERBS else "trainbox"
+    lines = []
+    for flag in dict.fromkeys(word.partition("=")[0] for word in arguments if word.startswith("--") and word != "--"):
+        if not any(known.startswith(flag) for known in flags):
+            like = did_you_mean(flag, [known for known in flags if known.startswith("--")], prefix="--")
+            lines.append(f"{called} has no flag {flag}{like}")
+    return "\n".join([*lines, f"  hint: {called} --help lists them"]) if lines else ""
+
+
+def _parser_for(chosen: str) -> tuple[argparse.ArgumentParser, Verb | None, Collection[str]]:
+    """The parser of all verbs, of which only the chosen one is loaded, and the flags that it knows."""
     parser = argparse.ArgumentParser(
         prog="trainbox", description="Train your own algorithms on Amazon SageMaker, and the same job here."
     )
     parser.add_argument("--version", action="version", version=f"trainbox {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
     found: Verb | None = None
+    flags = _flags_of(parser)
     for name, (module, summary) in VERBS.items():
         verb_parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == chosen:
             found = cast("Verb", importlib.import_module(module))
             found.add_arguments(verb_parser)
-    return parser, found
+            flags = _flags_of(verb_parser)
+    return parser, found, flags
+
+
+def _flags_of(parser: argparse.ArgumentParser) -> tuple[str, ...]:
+    return tuple(flag for action in parser._actions for flag in action.option_strings)  # noqa: SLF001 - no other way
 
 
 if __name__ == "__main__":

@@ -23,13 +23,25 @@ What a *script* does keeps its own exit code (7 stays 7, a signal is 128+n); the
 Anything else that escapes is a defect of trainbox and leaves with 70 (`EX_SOFTWARE`).
 """
 
-from typing import ClassVar, Literal
+import contextlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+if TYPE_CHECKING:
+    from traceback import FrameSummary
+
+#: Of each line that trainbox writes into a log.
+PREFIX = "trainbox: "
 INTERNAL_EXIT_CODE = 70
 
 
 class TrainboxError(Exception):
     """The root of the tree.
+
+    A script that lets one pass leaves with its exit code, whichever part of trainbox raised it, and however early.
 
     Args:
         message: What happened, and to which file, key or value.
@@ -44,9 +56,63 @@ class TrainboxError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if sys.excepthook is sys.__excepthook__:  # that of the script, or of a library, stays
+            sys.excepthook = end_as_declared
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+def end_as_declared(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Let an error of ours that nobody catches end the script with its own exit code.
+
+    One with a hint says what to do, and in place of a traceback where it happened; `train` does not say it again.
+    """
+    if isinstance(error, TrainboxError) and error.hint:
+        from traceback import extract_tb  # noqa: PLC0415 - four milliseconds that only who fails has
+
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.write(last_words(error, extract_tb(trace)))
+            sys.stderr.flush()
+    else:
+        sys.__excepthook__(kind, error, trace)
+    if isinstance(error, TrainboxError):
+        raise SystemExit(error.exit_code)
+
+
+def last_words(error: TrainboxError, frames: "Iterable[FrameSummary]") -> str:
+    """The lines that stand for a traceback: what happened, what to do, and where; `contract.cause` reads them back.
+
+    Args:
+        error: Why the script ends.
+        frames: Those that a traceback would have, the innermost last.
+    """
+    # The class of this module: where others derive from it is of no use to who reads a log.
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+    place = _place(frames)
+    text = f"FAILED: {error.fault}: {name}: {error.message}\nhint: {error.hint}" + (f"\nat {place}" if place else "")
+    shown = "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
+    return PREFIX + shown.replace("\n", f"\n{PREFIX}") + "\n"
+
+
+def _place(frames: "Iterable[FrameSummary]") -> str:
+    """The innermost line of the script, else of any other code that is no library's: `train.py:14 in main`."""
+    script, libraries = Path(sys.argv[0]).absolute().parent, (Path(__file__).parent, Path(contextlib.__file__).parent)
+    outside = [
+        frame
+        for frame in frames
+        if not frame.filename.startswith("<")
+        and "site-packages" not in frame.filename
+        and not any(Path(frame.filename).is_relative_to(library) for library in libraries)
+    ]
+    own = [frame for frame in outside if Path(frame.filename).is_relative_to(script)]
+    if not outside:
+        return ""
+    frame = (own or outside)[-1]
+    path = Path(frame.filename)
+    shown = path.relative_to(script) if path.is_relative_to(script) else path
+    return f"{shown}:{frame.lineno}" + (f" in {frame.name}" if frame.name != "<module>" else "")
 
 
 class ContractError(TrainboxError):

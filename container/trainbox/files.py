@@ -166,3 +166,11 @@ def _remove_files(directory: int) -> list[str]:
         if not is_directory:
             os.unlink(name, dir_fd=directory)
     return [name for name, is_directory in found if is_directory]
+
+
+def keep_out_of_git(directory: Path) -> None:
+    """Make a directory whose content git ignores, as the caches of pytest and mypy; what is there already stays."""
+    with contextlib.suppress(OSError):  # whoever writes below it says why it cannot be written
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / ".gitignore").open("x") as file:
+            file.write("*\n")

@@ -1,6 +1,7 @@
 """What the kernel says of processes in /proc/PID, and which of them are stopped: proc(5)."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def read_stat(pid: int) -> Stat:
     parent, group, session, user, system, born = (int(fields[place]) for place in (1, 2, 3, 11, 12, 19))
     name = before.partition(b"(")[2].decode(errors="replace")
     return Stat(fields[0].decode(), parent, group, session, user + system, name, born)
+
+
+def read_start(pid: int) -> float | None:
+    """When a process started, in seconds since the epoch, the same whoever asks; None where that cannot be told."""
+    born = read_stat(pid).born
+    try:
+        booted = Path("/proc/stat").read_bytes().partition(b"\nbtime ")[2].split(maxsplit=1)
+    except OSError:
+        return None
+    return int(booted[0]) + born / os.sysconf("SC_CLK_TCK") if born and booted else None
 
 
 def read_stats() -> Iterator[tuple[int, Stat]]:

@@ -7,8 +7,7 @@ from typing import BinaryIO
 
 from trainbox.contract.secrets import without_secrets
 from trainbox.contract.text import visible
-
-PREFIX = "trainbox: "
+from trainbox.errors import PREFIX
 
 
 def say(text: str, *, hidden: Sequence[str] = ()) -> None:
@@ -18,12 +17,16 @@ def say(text: str, *, hidden: Sequence[str] = ()) -> None:
         text: What happened; each of its lines gets the prefix, and no control character reaches a terminal.
         hidden: Values to leave out (`Job.secrets`).
     """
-    line = PREFIX + visible(without_secrets(text, hidden)).replace("\n", "\n" + PREFIX) + "\n"
     try:
-        sys.stderr.write(line)
+        sys.stderr.write(as_lines(text, hidden))
         sys.stderr.flush()
     except OSError:
         return
+
+
+def as_lines(text: str, hidden: Sequence[str] = ()) -> str:
+    """What `say` writes."""
+    return PREFIX + visible(without_secrets(text, hidden)).replace("\n", "\n" + PREFIX) + "\n"
 
 
 def kept_words() -> BinaryIO:

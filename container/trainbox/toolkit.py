@@ -6,11 +6,12 @@ set, and from flags (`--max_depth 5 --channel train=DIR`) where a script is star
 
 import functools
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import SupportsFloat, TypeVar
 
 import msgspec
@@ -22,8 +23,11 @@ from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
 from trainbox.contract.ranks import Ranks, read_ranks
+from trainbox.contract.text import did_you_mean
 from trainbox.contract.world import world_hosts
-from trainbox.errors import DataError, HyperparameterError, TrainboxError
+from trainbox.errors import DataError, HyperparameterError, end_as_declared
+from trainbox.files import keep_out_of_git
+from trainbox.procfs import read_start
 from trainbox.say import say
 
 P = TypeVar("P")
@@ -122,22 +126,32 @@ def _install_exit_codes() -> None:
     sys.excepthook = end_as_declared
 
 
-def end_as_declared(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Let an error of ours that nobody catches end the script with its own exit code, below the usual traceback."""
-    sys.__excepthook__(kind, error, trace)
-    if isinstance(error, TrainboxError):
-        raise SystemExit(error.exit_code)
-
-
 def _root(env: Mapping[str, str]) -> Path:
+    """The tree: the one that the supervisor names, the container's, or one of its own for a script by itself."""
     chosen = env.get(ROOT_VARIABLE)
     if chosen:
-        return Path(chosen)
+        return Path(chosen).absolute()
     if (DEFAULT_ROOT / "input").is_dir():
         return DEFAULT_ROOT
-    root = ALONE_ROOT / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if (DEFAULT_ROOT / "model").is_dir():  # a volume of a container whose command is the script itself
+        say(f"results go to {DEFAULT_ROOT}, as it has a directory 'model' ({ROOT_VARIABLE}=DIR puts them elsewhere)")
+        return DEFAULT_ROOT
+    began = time.localtime(_begin(env))
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.stem == "__main__" else program.stem
+    root = ALONE_ROOT / f"{name}-{time.strftime('%Y%m%d-%H%M%S', began)}"
+    keep_out_of_git(ALONE_ROOT)
     say(f"no {DEFAULT_ROOT}/input here and no {ROOT_VARIABLE}: this script runs alone, its results go to {root}")
     return root.absolute()
+
+
+def _begin(env: Mapping[str, str]) -> float | None:
+    """When this run began: its processes, each of which asks, must agree. None is now."""
+    if "TORCHELASTIC_RUN_ID" in env:  # torchrun, started by hand, is the parent of all ranks
+        return read_start(os.getppid())
+    spawned = sys.modules.get("multiprocessing.process")
+    parent = spawned.parent_process() if spawned else None
+    return read_start(os.getpid() if parent is None else parent.pid)
 
 
 def hyperparameters(params_type: type[P]) -> P:
@@ -157,6 +171,7 @@ def hyperparameters(params_type: type[P]) -> P:
     if flags.help:
         print(_usage(params.fields(params_type), program))
         raise SystemExit(0)
+    _refuse_misspelt_channel(flags, params.names(params_type), program)
     job = current_job()
     if job.settings.raw_arguments and not flags.hyperparameters:
         flags = parse_flags(job.settings.raw_arguments)
@@ -168,12 +183,30 @@ def hyperparameters(params_type: type[P]) -> P:
     return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program, also=job.secret_names)
 
 
+def _refuse_misspelt_channel(flags: Flags, known: Sequence[str], program: str) -> None:
+    """`--chanel train=DIR` is no hyperparameter that the script lacks."""
+    for name, value in flags.hyperparameters.items():
+        if name.replace("-", "_") not in {one.replace("-", "_") for one in known} and "=" in value:
+            like = did_you_mean(name, ["channel"])
+            if like:
+                raise HyperparameterError(
+                    f"{program} has no flag --{name}{like.replace('channel', '--channel')}",
+                    hint="write --channel NAME=DIRECTORY",
+                )
+
+
 def _usage(fields: Sequence[params.Field], program: str) -> str:
     lines = [f"usage: {program} [--channel NAME=DIRECTORY …] [--HYPERPARAMETER VALUE …]", ""]
     for field in fields:
         default = "required" if field.required else f"default {field.default}"
         about = ", ".join(filter(None, [field.type, field.range, default]))
         lines.append(f"  --{field.name}  ({about})  {field.description}".rstrip())
+    given = [(field.name, "VALUE" if field.required else field.default) for field in fields if field.required]
+    given = given or [(field.name, field.default) for field in fields[:1]]
+    flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given)
+    settings = "".join(f" --hp {shlex.quote(f'{name}={value}')}" for name, value in given)
+    lines += ["", "examples:", f"  python {program} --channel train=DIRECTORY{flags}"]
+    lines.append(f"  trainbox run {program} --channel train=DIRECTORY{settings}")
     return "\n".join(lines)
 
 
@@ -188,8 +221,9 @@ def channel(name: str) -> Path:
     """
     channels = current_job().channels
     if name not in channels:
+        like = did_you_mean(name, channels)
         raise DataError(
-            f"the job has no channel {name!r}; its channels: {', '.join(channels) or 'none'}",
+            f"the job has no channel {name!r}{like}; its channels: {', '.join(channels) or 'none'}",
             hint=f"add it to the request (InputDataConfig), or run with --channel {name}=DIRECTORY",
         )
     return channels[name].path

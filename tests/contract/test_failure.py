@@ -11,6 +11,7 @@ from trainbox.contract.failure import (
     LONGEST_FAILURE,
     compose,
     hide_in_failure,
+    mark_failure,
     read_failure,
     release_failure,
     reserve_failure,
@@ -62,6 +63,17 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     assert not write_failure(path, "ours")
     assert path.read_text() == "the script's"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_was_there_before_is_not_the_scripts(tmp_path: Path) -> None:
+    path = tmp_path / "output/failure"
+    path.parent.mkdir()
+    path.write_text("of an earlier job")
+    earlier = mark_failure(path)
+    assert write_failure(path, "ours", earlier=earlier)
+    assert path.read_text() == "ours"
+    assert not write_failure(path, "ours again", earlier=earlier), "by now another has written there"
+    assert mark_failure(tmp_path / "none") is None
 
 
 def test_the_words_of_a_script_stay_but_for_secrets(tmp_path: Path) -> None:

@@ -312,15 +312,16 @@ def test_all_that_is_wrong_is_said_in_one_error() -> None:
         )
     assert caught.value.exit_code == 6
     assert caught.value.message == (
-        "5 hyperparameters are wrong:\n"
-        "  - 'max-dept' is not known to train.py - did you mean 'max_depth'?\n"
-        "  - 'nonsense\\n$(x)' is not known to train.py, which knows: api_token, booster, eta, eval_metric, lambda, "
-        "layers, max_depth, name, note, num_round, tree_method, verbose, weights\n"
+        "5 hyperparameters of train.py are wrong:\n"
+        "  - 'max-dept' is not known - did you mean 'max_depth'?\n"
+        "  - 'nonsense\\n$(x)' is not known\n"
         "  - 'num_round' is missing, expected int >= 1\n"
         "  - 'eta' is '2.0', expected float > 0 and <= 1\n"
-        "  - 'layers' is '0', expected list of int >= 1 (JSON, or separated by commas)"
+        "  - 'layers' is '0', expected list of int >= 1 (JSON, or separated by commas)\n"
+        "  known: api_token, booster, eta, eval_metric, lambda, layers, max_depth, name, note, num_round, tree_method, "
+        "verbose, weights"
     )
-    assert "trainbox describe" in caught.value.hint
+    assert caught.value.hint == "`trainbox describe train.py` lists every hyperparameter"
 
 
 def test_one_thing_wrong_is_one_line() -> None:

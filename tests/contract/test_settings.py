@@ -73,6 +73,26 @@ def test_names_of_others_are_nobodys_mistake(tmp_path: Path) -> None:
     assert set(job.hyperparameters) == {"trainboxes", "my_trainbox_x"}
 
 
+@pytest.mark.parametrize("service", ["TRAINBOX", "TRAINBOX_ROOT", "TRAINBOX_HELPER_2"])
+def test_what_kubernetes_says_of_a_service_is_no_setting(tmp_path: Path, service: str) -> None:
+    """In each pod of its namespace, where a service is named trainbox or trainbox-…."""
+    links = {
+        f"{service}_SERVICE_HOST": "10.0.0.9",
+        f"{service}_SERVICE_PORT": "8080",
+        f"{service}_SERVICE_PORT_HTTP": "8080",
+        f"{service}_PORT": "tcp://10.0.0.9:8080",
+        f"{service}_PORT_8080_TCP": "tcp://10.0.0.9:8080",
+        f"{service}_PORT_8080_TCP_PROTO": "tcp",
+        f"{service}_PORT_8080_TCP_PORT": "8080",
+        f"{service}_PORT_8080_TCP_ADDR": "10.0.0.9",
+    }
+    assert read(tmp_path, {}, **links).settings.given == frozenset()
+    with pytest.raises(ContractError, match=f"{service}_PORT: there is no such setting"):
+        read(tmp_path, {}, **{f"{service}_PORT": "8080"})
+    with pytest.raises(ContractError, match=f"{service}_HANG: there is no such setting"):
+        read(tmp_path, {}, **links, **{f"{service}_HANG": "8080"})
+
+
 def test_every_variable_that_trainbox_knows_is_in_the_list(tmp_path: Path) -> None:
     known = {*(name.upper() for name in SETTINGS), *VARIABLES}
     named = {

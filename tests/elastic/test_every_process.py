@@ -91,9 +91,7 @@ def cases() -> Iterator[Case]:
 #: One of each kind; the others are the same mechanisms at other moments.
 DEFAULT = {
     Case("agent", STOP, "training"),
-    Case("supervisor", TERM, "start", 2, 1),
     Case("agent", TERM, "join"),
-    Case("server", STOP, "start"),
     Case("server", KILL, "training", 2, 1),
     Case("writer", STOP, "saving"),
 }

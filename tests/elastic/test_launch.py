@@ -275,6 +275,7 @@ def test_data_loaders_have_workers_and_a_killed_rank_takes_its_own_along(tree: T
     assert "left behind" not in run.log
 
 
+@pytest.mark.long
 def test_a_module_of_a_package_runs_as_a_module(tree: Tree) -> None:
     tree.write("code/setup.py", "from setuptools import setup; setup(name='mine', packages=['mine'])")
     tree.write("code/mine/__init__.py", "").write(
@@ -319,6 +320,7 @@ def test_sigterm_reaches_every_rank_once_and_a_good_end_is_a_success(tree: Tree)
     assert not any(map(is_alive, pids))
 
 
+@pytest.mark.long
 def test_nothing_starts_again_after_sigterm(tree: Tree) -> None:
     process = tree.program(WAITING.replace("time.sleep(0.3)", "raise ValueError('while stopping')")).start()
     started(tree, process)
@@ -400,7 +402,7 @@ def test_the_host_whose_rank_failed_says_why_and_the_other_says_peer(pair: tuple
     assert str(one.failure).startswith("PEER 127.0.0.2: rank 2: ModuleNotFoundError: No module named")
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_every_host_soon_ends_when_one_is_lost_and_names_it(pair: tuple[Tree, Tree], lost: int) -> None:
     here = "Path(os.environ['TRAINBOX_ROOT'], f'pid-{rank}')"
     program = script(f"if step == 2: {here}.write_text(str(os.getpid()))\ntime.sleep(0.5)")
@@ -498,7 +500,7 @@ while True: time.sleep(0.01)
 @pytest.mark.parametrize(
     ("saver", "per_host", "first"),
     [
-        (0, 1, 1),
+        pytest.param(0, 1, 1, marks=pytest.mark.long),
         pytest.param(0, 2, 0, marks=pytest.mark.long),
         pytest.param(2, 2, 0, marks=pytest.mark.long),
         (2, 2, 1),
@@ -605,6 +607,7 @@ def catches(pid: int, number: int) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_a_stop_while_the_agent_of_a_completed_job_leaves_is_no_failure(tree: Tree) -> None:
     """Python takes its handlers away before it lets go of its modules, which with torch takes a moment."""
     go = tree.root / "go"

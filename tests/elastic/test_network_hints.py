@@ -51,6 +51,7 @@ def test_an_interface_that_gloo_does_not_find_is_said_to_be_none_of_the_host(tre
     assert loopback() in hint[1].split(", ")
 
 
+@pytest.mark.long
 def test_an_error_of_nccl_carries_what_the_facts_of_the_host_say(tree: Tree) -> None:
     run = tree.program(NCCL).run(NCCL_SOCKET_IFNAME="nosuch0", FI_PROVIDER="efa")
     assert run.code == 1, run.log

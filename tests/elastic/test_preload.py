@@ -45,6 +45,7 @@ def test_a_variable_that_comes_too_late_is_named_once_unless_nothing_is_imported
     assert run.log.count("trainbox_preload=off") == 2 * late
 
 
+@pytest.mark.long
 def test_a_rank_of_its_own_interpreter_fails_as_any_other(tmp_path: Path) -> None:
     with Tree(tmp_path / "ml").hosts("localhost").program(SCRIPT) as tree:
         tree.hyperparameters(

@@ -18,7 +18,13 @@ from tests.frozen.trainings import TRAININGS, train
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+#: What these do the others do, too: the table on two hosts, sharded, and in the fixtures.
+LONG = ("pytorch-table", "pytorch-images")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in TRAININGS]
+)
 def test_a_seeded_training_leaves_the_recorded_bytes(name: str, tmp_path: Path) -> None:
     job = TRAININGS[name]
     record = require_recorded_versions(name, job)

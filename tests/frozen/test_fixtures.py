@@ -19,7 +19,13 @@ from tests.support.ubjson import without_base_score
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
-@pytest.mark.parametrize("name", with_a("checkpoint"))
+#: The sharded one finds, reads and continues as this one does.
+LONG = "pytorch-table"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == LONG else name for name in with_a("checkpoint")]
+)
 def test_a_checkpoint_of_an_earlier_version_resumes_to_the_recorded_bytes(name: str, tmp_path: Path) -> None:
     job = TRAININGS[name]
     if not has_same_versions(name) and "torch" not in job.libraries:

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 KEY = bytes(range(32, 64))
 SEALED = {**STEADY, CHECKPOINT_KEY: KEY.hex()}
 #: One of those that look for a checkpoint alike.
-_FIRST = ("xgboost", "pytorch-sharded")
+_FIRST = ("xgboost", "pytorch-table")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_a_rank_that_died_of_its_gpu_ends_the_job_as_hardware(host: GpuHost) -> 
     assert ("gpu1", "fail") in {finding[:2] for finding in found(ended)}
 
 
+@pytest.mark.long
 def test_a_rank_that_hangs_on_a_bad_gpu_is_no_restart_either(host: GpuHost) -> None:
     host.tree.hyperparameters(processes_per_host=2, trainbox_launcher="torchrun", trainbox_hang_seconds=1)
     ended = run(host, f"{XID_79}; os.kill(os.getpid(), signal.SIGSTOP)")
@@ -116,17 +117,24 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        (
+        pytest.param(
             'report(nvmlEventSetWait={"hang": True}); await_silence(scratch)',
             "the watch over the GPUs could not be asked: no answer within 2 s",
+            id="events hang",
+            marks=pytest.mark.long,
         ),
-        ('report(0, nvmlDeviceGetRemappedRows={"hang": True})', "could not be asked: no answer within 2 s"),
-        (
+        pytest.param(
+            'report(0, nvmlDeviceGetRemappedRows={"hang": True})',
+            "could not be asked: no answer within 2 s",
+            id="a reading hangs",
+        ),
+        pytest.param(
             'report(nvmlEventSetWait={"crash": "planted"}); await_end(scratch)',
             "the watch over the GPUs has ended with exit code 1: the job goes on without it",
+            id="crash",
+            marks=pytest.mark.long,
         ),
     ],
-    ids=["events hang", "a reading hangs", "crash"],
 )
 def test_a_watch_that_fails_does_the_job_no_harm(host: GpuHost, report: str, said: str) -> None:
     ended = run(host, f"{report}; {DIE}")

@@ -41,21 +41,31 @@ def run(hosts: Hosts, env: Mapping[str, Mapping[str, str]] | None = None) -> dic
     return {host: hosts.trees[host].finish(process) for host, process in started.items()}
 
 
-def checks(ended: Run) -> list[str]:
-    """What was checked before the script ran, in order."""
+def checks(tree: Tree) -> dict[str, str]:
+    """What was checked before the script ran, and with which result."""
+    reports = (tree.root / "output/data/health").glob("*.json")
+    found = [finding for report in reports for finding in json.loads(report.read_text())["findings"]]
+    return {finding["check"]: finding["status"] for finding in found}
+
+
+def printed(ended: Run) -> list[str]:
+    """The status of each finding whose line the log has."""
     lines = ended.stdout.decode().partition(RAN)[0].splitlines()
-    return [json.loads(line)["check"] for line in lines if line.startswith('{"check"')]
+    return [json.loads(line)["status"] for line in lines if line.startswith('{"check"')]
 
 
 def test_several_hosts_are_checked_before_the_script_by_default(two: Hosts) -> None:
     ended = run(two)
     assert {host: (each.code, each.failure) for host, each in ended.items()} == dict.fromkeys(two.hosts, (0, None))
     for host, each in ended.items():
-        assert {"host.disk", "host.channel", "versions.torch", "host.arrival"} <= {*checks(each)}
+        found = checks(two.trees[host])
+        assert {"host.disk", "host.channel", "versions.torch", "host.arrival"} <= {*found}
+        assert "pass" not in printed(each)
+        assert f" checks passed: {two.trees[host].root}/output/data/health\n" in each.log
         assert each.stdout.decode().splitlines()[-1] == RAN
         assert "health: sound" in each.log
         assert (two.trees[host].root / f"output/data/health/{host}.json").exists()
-    assert "collective.pair" in checks(ended[two.hosts[0]])
+    assert "collective.pair" in checks(two.trees[two.hosts[0]])
 
 
 def test_one_process_is_not_checked_unless_that_is_asked_for(one: Tree) -> None:
@@ -64,7 +74,15 @@ def test_one_process_is_not_checked_unless_that_is_asked_for(one: Tree) -> None:
     assert "health" not in ended.log
     asked = one.hyperparameters(trainbox_preflight="fast").run(TRAINBOX_PREFLIGHT="off")
     assert asked.code == 0
-    assert "host.write" in checks(asked)
+    assert "host.write" in checks(one)
+
+
+def test_what_passes_is_printed_where_no_report_can_be_written(one: Tree) -> None:
+    one.write("output/data/health", "a file where a directory belongs")
+    ended = one.hyperparameters(trainbox_preflight="fast").run()
+    assert ended.code == 0, ended.log
+    assert "the health report cannot be written" in ended.log
+    assert "pass" in printed(ended)
 
 
 def test_off_leaves_several_processes_unchecked(one: Tree) -> None:
@@ -82,6 +100,8 @@ def test_a_fault_of_the_configuration_ends_all_hosts_before_the_script(two: Host
         assert "\nhint: " in str(ended[host].failure)
         assert RAN not in ended[host].stdout.decode()
         assert f"FAILED: CONFIGURATION {second} train host.channel" in ended[host].log
+        assert {*printed(ended[host])} <= {"fail", "warn"}
+    assert "fail" in printed(ended[first])
     assert (two.trees[first].root / "output/data/health/health.html").exists()
 
 

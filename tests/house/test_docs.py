@@ -64,7 +64,7 @@ def test_the_first_page_takes_a_reader_from_nothing_to_a_job(data: Path) -> None
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("page", ["xgboost.md", "random-forest.md"])
+@pytest.mark.parametrize("page", ["xgboost.md", pytest.param("random-forest.md", marks=pytest.mark.long)])
 def test_the_pages_of_the_bundled_scripts_run(page: str, data: Path) -> None:
     for command in commands(page):
         answer = run(command, data)

@@ -19,6 +19,7 @@ import pytest
 
 from tests.image import ecr
 from tools.ci import sbom
+from tools.ci.image import head_commit, image_tag
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -73,6 +74,35 @@ def test_the_name_is_the_registry_the_repository_the_commit_and_the_variant(
 ) -> None:
     done = tool({**env, "CODEBUILD_RESOLVED_SOURCE_VERSION": COMMIT, **given}, "name")
     assert (done.returncode, done.stdout) == (0, f"{name}\n"), done.stderr
+
+
+@pytest.mark.process
+def test_the_name_of_a_checkout_with_changes_says_so(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        known = ("-c", "user.name=me", "-c", "user.email=me@localhost", "-c", "commit.gpgsign=false")
+        return subprocess.run(
+            ["git", *known, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "--quiet")
+    (tmp_path / "code.py").write_text("1\n")
+    (tmp_path / ".gitignore").write_text("built/\n")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    commit = git("rev-parse", "HEAD")
+
+    def tag(variant: str) -> str:
+        return image_tag({"VARIANT": variant}, lambda: head_commit(tmp_path))
+
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / "ignored").touch()
+    assert tag("cpu") == f"{commit[:12]}-cpu"
+    (tmp_path / "code.py").write_text("2\n")
+    assert tag("gpu") == f"{commit[:12]}-dirty-gpu"
+    git("checkout", "--quiet", "code.py")
+    assert tag("cpu") == f"{commit[:12]}-cpu"
+    (tmp_path / "new.py").touch()  # it gets into the image, too
+    assert tag("cpu") == f"{commit[:12]}-dirty-cpu"
 
 
 @pytest.mark.process

@@ -66,6 +66,12 @@ if dist.get_rank() == 0:
 print("rank", dist.get_rank(), "of", dist.get_world_size(), flush=True)
 dist.destroy_process_group()
 """
+#: There is no /opt/ml before: the code is what the image itself has.
+OWN_SCRIPT = """
+mkdir -p /opt/ml/code
+printf '#!/bin/sh\npython -c "import trainbox; trainbox.save(\'m\', b\'x\')"\n' >/opt/ml/code/own.sh
+exec train
+"""
 ROOT = Path(__file__).parents[2]
 
 START_SCRIPT = """
@@ -193,6 +199,73 @@ def test_other_commands_do_what_a_person_expects(image: str) -> None:
     names = ["train", "python", "pip", *(["torchrun"] if "torch" in extras(image) else [])]
     tools = docker("run", "--rm", image, "bash", "-c", f"command -v {' '.join(names)} bash")
     assert tools.stdout.split()[:-1] == [f"/opt/venv/bin/{name}" for name in names], tools.stderr
+
+
+@pytest.mark.representative
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        (["--version"], 0, r"trainbox \d+\.\d+\.\d+\n"),
+        (["--help"], 0, "usage: trainbox .*VERB"),
+        (["describe", "xgboost"], 0, "num_round"),
+        (["frobnicate"], 127, "trainbox: this image has no program 'frobnicate'\n  hint: .*'bash' is a shell"),
+        (["serve"], 127, "this image has no program 'serve'\n  hint: this image trains"),
+        (["my.py"], 127, "--env SAGEMAKER_PROGRAM=my.py"),
+        (["--verison"], 2, "--verison"),
+        (["train", "fast"], 2, "train takes no arguments, and was given 'fast'"),
+        (["sh", "-c", "exit 9"], 9, "^$"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, list) else None,
+)
+def test_a_flag_a_verb_and_a_word_that_is_nothing_get_a_sentence(
+    image: str, command: list[str], code: int, said: str
+) -> None:
+    answer = docker("run", "--rm", image, *command)
+    assert answer.returncode == code, answer.stdout + answer.stderr
+    assert re.search(said, answer.stdout + answer.stderr), answer.stdout + answer.stderr
+
+
+SAVES = "import trainbox\ntrainbox.save('m', b'here')\nprint(trainbox.current_job().layout.root)\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        (["--env", "SAGEMAKER_PROGRAM=train.py"], ["train"]),
+        (["--env", "SAGEMAKER_PROGRAM=train.py", "--user", "1234"], []),
+        (["--env", "SAGEMAKER_PROGRAM=train.py", "--read-only", "--tmpfs", "/tmp"], ["train"]),
+        (["--env", "TRAINBOX_MODULE=train"], ["train"]),
+        (["--user", "1234"], ["python", "/opt/ml/code/train.py"]),
+        (["--workdir", "/opt/ml/code"], ["python", "-m", "train"]),
+    ],
+    ids=lambda given: " ".join(given) or "nothing",
+)
+def test_a_container_that_is_started_by_hand_leaves_its_model_where_that_is_mounted(
+    image: str, tmp_path: Path, options: list[str], command: list[str]
+) -> None:
+    """As `docker run` and the pods of Kubernetes do: with a directory of code, read-only, and one for the model."""
+    for name in ("code", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    (tmp_path / "code" / "train.py").write_text(SAVES)
+    mounts = ["--volume", f"{tmp_path}/code:/opt/ml/code:ro", "--volume", f"{tmp_path}/model:/opt/ml/model"]
+    answer = docker("run", "--rm", "--network", "none", *mounts, *options, image, *command)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "/opt/ml\n"
+    assert (tmp_path / "model" / "m").read_bytes() == b"here"
+
+
+def test_a_container_without_any_mount_keeps_its_model_in_its_tree(image: str) -> None:
+    started = docker("run", "--detach", "--env", "SAGEMAKER_PROGRAM=own.sh", image, "sh", "-c", OWN_SCRIPT)
+    container = started.stdout.strip()
+    try:
+        assert docker("wait", container).stdout == "0\n", docker("logs", container).stderr
+        assert "opt/ml/model/m" in subprocess.run(
+            ["sh", "-c", f"docker cp {container}:/opt/ml/model - | tar -t | sed s,^,opt/ml/,"],
+            capture_output=True, text=True, check=True, timeout=60,
+        ).stdout  # fmt: skip
+    finally:
+        docker("rm", "--force", "--volumes", container)
 
 
 def test_without_a_job_it_says_what_is_missing(image: str) -> None:
@@ -367,7 +440,7 @@ def test_it_says_what_it_is(image: str) -> None:
     assert about["Created"] == "1980-01-01T00:00:00Z", "the time of the build is not in its id"
     assert about["Os"] == "linux"
     assert about["Architecture"] in {"amd64", "arm64"}
-    assert about["Config"]["Entrypoint"] == ["/usr/bin/env", "--"], "a shell form would keep the signals"
+    assert about["Config"]["Entrypoint"] == ["/opt/venv/bin/trainbox-entry"], "a shell form would keep the signals"
 
 
 def test_there_is_no_compiler_no_cache_no_test_and_nothing_below_opt_ml(image: str) -> None:

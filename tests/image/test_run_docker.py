@@ -53,6 +53,7 @@ while start == 0 and not trainbox.stop_requested():
 saved.write_text(str(start + 7))
 (trainbox.model_dir() / "model").write_text(str(start + 7))
 """
+OWN = "import trainbox\n\nif __name__ == '__main__':\n    trainbox.save('m', 'of the image')\n"
 CONFINED = Confinement(network="bridge", user=f"{os.geteuid()}:{os.getegid()}")
 STUBBORN = """
 import signal, time
@@ -188,6 +189,29 @@ def test_the_bundled_xgboost_trains(here: Path) -> None:
     assert process.returncode == 0, process.stdout + process.stderr
     assert record(here / "out")["metrics"]["validation:auc"]["values"][-1] == 1.0
     assert (here / "out" / "model.tar.gz").exists()
+
+
+def test_a_script_that_only_the_image_has_is_found_and_runs(here: Path, engine: Any) -> None:
+    """As the page about algorithms of one's own makes such an image: COPY nearest_mean.py /opt/train_scripts/."""
+    name = "trainbox-test:own-script"
+    container = engine.create_container(IMAGE, ["true"])
+    try:
+        engine.put_archive(container, "/opt/train_scripts", _packed({"own_algorithm.py": OWN.encode()}))
+        engine.commit(container, repository="trainbox-test", tag="own-script")
+    finally:
+        engine.remove_container(container)
+    try:
+        command = [*COMMAND, "own-algorithm", "--docker", name, "--out", "out"]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (here / "out" / "model" / "m").read_text() == "of the image"
+        command = [*COMMAND, "own_algoritm", "--docker", name, "--out", "refused"]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT)
+        assert done.returncode == 10
+        assert "did you mean 'own_algorithm'" in done.stderr
+        assert f"those of {name} are own_algorithm, pytorch_train" in done.stderr
+    finally:
+        engine.remove_image(name, force=True)
 
 
 @pytest.mark.representative
@@ -351,20 +375,21 @@ def test_an_image_for_another_architecture_is_said(engine: Any, here: Path) -> N
     assert "--platform linux/" in said
 
 
+def _packed(files: Mapping[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for path, data in files.items():
+            info = tarfile.TarInfo(path)
+            info.size, info.mode = len(data), 0o755
+            tar.addfile(info, io.BytesIO(data))
+    return content.getvalue()
+
+
 def _foreign_image(name: str, architecture: str) -> bytes:
     """An image whose only program no processor here can run, as `docker save` writes it."""
 
-    def packed(files: Mapping[str, bytes]) -> bytes:
-        content = io.BytesIO()
-        with tarfile.open(fileobj=content, mode="w") as tar:
-            for path, data in files.items():
-                info = tarfile.TarInfo(path)
-                info.size, info.mode = len(data), 0o755
-                tar.addfile(info, io.BytesIO(data))
-        return content.getvalue()
-
     # The head of an ELF file for a machine that does not exist.
-    layer = packed({"bin/true": b"\x7fELF\x02\x01\x01" + b"\xff" * 57})
+    layer = _packed({"bin/true": b"\x7fELF\x02\x01\x01" + b"\xff" * 57})
     config = {
         "architecture": architecture,
         "os": "linux",
@@ -372,7 +397,7 @@ def _foreign_image(name: str, architecture: str) -> bytes:
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
-    return packed(
+    return _packed(
         {
             "layer.tar": layer,
             "config.json": json.dumps(config).encode(),

@@ -17,6 +17,7 @@ import pytest
 from tests.support.containers import base_of
 from tools import lock as locks
 from tools.image import requirements
+from trainbox.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
 #: What `.dockerignore` lets through, and what builds.
@@ -95,6 +96,33 @@ def test_what_the_variants_install_comes_from_pyproject_alone() -> None:
     # The build with CUDA, on the machines that the other one is for.
     assert any(re.fullmatch(r"xgboost>=[\d.]+,<[\d.]+", line) for line in gpu)
     assert [line for line in gpu if "xgboost" not in line] == [line for line in cpu if "xgboost" not in line]
+
+
+@pytest.mark.process
+def test_make_builds_the_variant_that_is_asked_for() -> None:
+    for asked, variant in (([], "cpu"), (["VARIANT=gpu"], "gpu")):
+        said = run("make", "--dry-run", "--always-make", "--directory", ROOT, "image", "EXTRAS=torch", *asked)
+        assert f'tools/image/wheelhouse "torch" "{variant}" wheelhouse\n' in said
+        assert f'tools/image/build "torch" "{variant}"\n' in said
+
+
+def test_the_entry_of_the_image_knows_every_verb() -> None:
+    (verbs,) = re.findall(r"^  -\* \| (.*)\) exec", (ROOT / "tools/image/entry").read_text(), re.MULTILINE)
+    assert set(verbs.split(" | ")) == set(VERBS)
+
+
+@pytest.mark.process
+def test_a_variant_that_is_none_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", ROOT / "tools/image/choose", "torch", "gpus", tmp_path / "chosen"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "choose: VARIANT: found 'gpus', expected cpu or gpu\n"
 
 
 @pytest.mark.docker

@@ -86,8 +86,8 @@ COLLECTIVE = {
     XGBOOSTS_OWN: Socket("script", "every"),
 }
 CHECKS = {
-    "knocks of other hosts": Socket("health ranks", "own"),
-    "store of a group of hosts": Socket("health ranks", "own"),
+    "knocks of other hosts": Socket("health ranks", "own", brief=True),
+    "store of a group of hosts": Socket("health ranks", "own", brief=True),
     "gloo": Socket("health ranks", "loopback", brief=True),
 }
 
@@ -149,6 +149,7 @@ KINDS = {
 }
 #: Those that show nothing that another kind does not show, too.
 LONG = {
+    "torchrun on one host",
     "own script under plain",
     "forest on two hosts",
     "session under plain on one host",

@@ -49,6 +49,12 @@ def test_the_environment_of_the_container_is_passed_on_and_its_choices_are_kept(
     assert child.environment["TRAINBOX_GRACE_SECONDS"] == "9.0"
 
 
+def test_every_process_is_told_the_tree(tmp_path: Path) -> None:
+    for asked in ({}, {"processes_per_host": "2"}):
+        root = tmp_path / str(len(asked))
+        assert {child.environment["TRAINBOX_ROOT"] for child in planned(root, asked).children} == {str(root)}
+
+
 def test_the_grace_of_the_job_is_that_of_the_plan(tmp_path: Path) -> None:
     assert planned(tmp_path, TRAINBOX_GRACE_SECONDS="9").grace_seconds == 9
 

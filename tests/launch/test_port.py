@@ -79,6 +79,13 @@ def test_an_empty_variable_is_none(tmp_path: Path) -> None:
     assert read_job(tmp_path, {"MASTER_PORT": ""}).port == 29400
 
 
+def test_the_address_of_a_service_that_kubernetes_calls_master_is_no_port(tmp_path: Path) -> None:
+    service = {"MASTER_PORT": "tcp://10.0.0.9:29500", "MASTER_SERVICE_HOST": "10.0.0.9"}
+    made, checks = planned(tmp_path, {"processes_per_host": "2"}, {"TRAINBOX_ROOT": str(tmp_path), **service})
+    assert {child.environment["MASTER_PORT"] for child in made.children} == {"29400"}
+    assert subject_of(checks).port == 29400
+
+
 @pytest.mark.parametrize(("port", "exchange"), [("29400", 29401), ("1", 2), ("65535", 65534)])
 def test_the_hosts_exchange_what_they_found_beside_the_port_of_the_ranks(
     tmp_path: Path, port: str, exchange: int

@@ -8,7 +8,9 @@ import pytest
 
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
+from trainbox.launch import executable
 from trainbox.launch.program import Choice, Source, choose, find_bundled, resolve
+from trainbox.launch.requirements import builds_in_code
 
 PACKAGE_TOML = "[build-system]\nrequires = []\n"
 
@@ -69,6 +71,23 @@ def test_the_hyperparameters_win_over_the_environment(tmp_path: Path) -> None:
     assert choice == Choice("mine.py", Source("s3", "s3://b/k.tar.gz"))
 
 
+@pytest.mark.parametrize("left_over", [{"SAGEMAKER_PROGRAM": "train.py"}, {"TRAINBOX_MODULE": "pkg.train"}, {}])
+def test_a_bundled_script_that_the_job_names_runs_whatever_the_image_has_left_over(
+    tmp_path: Path, left_over: dict[str, str]
+) -> None:
+    write(tmp_path, "input/config/hyperparameters.json", content='{"trainbox_script": "xgboost"}')
+    job = read_job(tmp_path, left_over)
+    assert choose(job).name == "xgboost_train.py"
+    said = [note for note in job.notes if "has no effect" in note]
+    assert len(said) == (1 if "SAGEMAKER_PROGRAM" in left_over else 0)
+    write(
+        tmp_path,
+        "input/config/hyperparameters.json",
+        content='{"trainbox_script": "xgboost", "sagemaker_program": "train.py"}',
+    )
+    assert choose(read_job(tmp_path, left_over and {"SAGEMAKER_PROGRAM": "other.py"})).name == "train.py"
+
+
 @pytest.mark.parametrize("name", ["xgboost_train", "xgboost_train.py", "xgboost"])
 def test_a_bundled_script_has_three_names(name: str) -> None:
     assert find_bundled(name).name == "xgboost_train.py"
@@ -116,6 +135,27 @@ def test_a_program_with_a_first_line_for_the_kernel_is_executed_and_made_executa
     write(tmp_path, name, content="#!/bin/sh\n", mode=mode)
     assert command(tmp_path, name) == (f"./{name}",)
     assert os.access(tmp_path / name, os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("first", "started"),
+    [
+        ("#!/bin/sh", ("/bin/sh", "./program")),
+        ("#! /bin/sh -e -u ", ("/bin/sh", "-e -u", "./program")),
+        ("#!/usr/bin/env python3", ("/usr/bin/env", "python3", "./program")),
+        ("#!/usr/bin/env -S python3 -u", ("/usr/bin/env", "-S python3 -u", "./program")),
+    ],
+)
+def test_what_cannot_be_made_executable_is_started_as_the_kernel_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, started: tuple[str, ...]
+) -> None:
+    write(tmp_path, "program", content=f"{first}\n")
+    monkeypatch.setattr(executable, "_make_executable", lambda _path: "Read-only file system")
+    assert command(tmp_path, "program") == started
+    (tmp_path / "program").write_bytes(b"\x7fELF")
+    with pytest.raises(ProgramError, match=r"cannot be made so: Read-only file system") as raised:
+        command(tmp_path, "program")
+    assert raised.value.hint == "chmod +x program"
 
 
 def test_a_binary_is_executed(tmp_path: Path) -> None:
@@ -251,3 +291,29 @@ def test_a_program_says_which_of_its_files_imports_the_session(tmp_path: Path) -
         assert resolve(choice, tmp_path).session == "pkg/loop.py"
     write(tmp_path, "run.sh", content="#!/bin/sh\npython train.py\n")
     assert resolve(Choice("run.sh", place), tmp_path).session == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "is_local"),
+    [
+        ("./lib", True),
+        ("-e .", True),
+        ("--editable=./lib[extra]", True),
+        ("parts/lib", True),
+        ("msgspec>=0.18", False),
+        ("pip @ https://example.com/pip.whl", False),
+        ("--find-links ../wheels", False),
+        ("-r other/requirements.txt", False),
+        ("# ./lib", False),
+        ("", False),
+    ],
+)
+def test_pip_builds_in_the_code_where_a_requirement_is_a_part_of_it(tmp_path: Path, line: str, is_local: bool) -> None:
+    write(tmp_path, "train.py")
+    write(tmp_path, "requirements.txt", content=f"msgspec\n{line}\n")
+    program = resolve(Choice("train.py", Source("place", str(tmp_path))), tmp_path)
+    assert builds_in_code(program, read_job(tmp_path / "ml", {})) == is_local
+    assert not builds_in_code(program, read_job(tmp_path / "ml", {"TRAINBOX_REQUIREMENTS": "off"}))
+    write(tmp_path, "setup.py")
+    package = resolve(Choice("train.py", Source("place", str(tmp_path))), tmp_path)
+    assert builds_in_code(package, read_job(tmp_path / "ml", {}))

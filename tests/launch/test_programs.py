@@ -403,6 +403,27 @@ def test_a_package_is_installed_and_its_nested_program_run_as_a_module(tree: Tre
     assert run.stdout.endswith(b"\nsrc.train built installed\n")
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or bool(namespace.probe("root")), reason="needs root and private mounts")
+def test_a_package_whose_directory_is_read_only_is_built_in_a_copy(tree: Tree) -> None:
+    """pip builds where the code lies, and most backends write there."""
+    env = with_requirements(tree)
+    (tree.code / "requirements.txt").unlink()
+    made = "pathlib.Path(directory, 'mine-1.0-py3-none-any.whl').write_bytes(pathlib.Path('mine.whl').read_bytes());"
+    with_package(tree, f"pathlib.Path('built').touch(); {made} return 'mine-1.0-py3-none-any.whl'")
+    tree.write("code/mine.whl", wheel("mine", "words = 'built'\n")).write("tmp/.keep", "")
+    tree.program("import mine\nprint(mine.words)\n")
+    read_only = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    run = tree.run(
+        prefix=["unshare", "-m", "sh", "-c", read_only, str(tree.code)],
+        TMPDIR=str(tree.root / "tmp"),
+        PIP_NO_INDEX="1",
+        **env,
+    )
+    assert (run.code, run.stdout.splitlines()[-1]) == (0, b"built"), run.log
+    assert f"{tree.code} cannot be written: pip builds in a copy, {tree.root}/tmp/trainbox-" in run.log
+    assert not (tree.code / "built").exists()
+
+
 def test_an_error_of_a_build_is_in_the_failure_file(tree: Tree) -> None:
     env = with_requirements(tree)
     with_package(tree, "import torch_is_not_here")

@@ -688,6 +688,29 @@ def test_the_failure_file_of_an_earlier_attempt_goes(tree: Tree) -> None:
     assert run.failure == "now\nat the script (exit code 4)"
 
 
+def test_a_failure_file_of_an_earlier_job_is_not_called_the_scripts(tree: Tree) -> None:
+    """A stop that has come by the time the supervisor starts: it has had no moment to remove anything."""
+    tree.write("output/failure", "an older job").program("print('ran')")
+    block = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); os.kill(os.getpid(), 15)"
+    run = tree.run(prefix=[sys.executable, "-c", f"{block}; os.execv(sys.argv[1], sys.argv[1:])"])
+    assert run.code == 143, run.log
+    assert run.failure is not None
+    assert "stopped by SIGTERM before the script was started" in run.failure
+    assert "was written by the script" not in run.log
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to mount a file takes root")
+def test_a_failure_file_that_is_a_mount_loses_what_an_earlier_job_said(tree: Tree, tmp_path: Path) -> None:
+    tree.write("output/failure", "").program("raise ValueError('now')")
+    mounted = tmp_path / "failure"
+    mounted.write_text("an older job")
+    mount = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    run = tree.run(prefix=["unshare", "-m", "sh", "-c", mount, "sh", str(mounted), str(tree.root / "output/failure")])
+    assert run.code == 1, run.log
+    assert mounted.read_text().startswith("ValueError: now\n")
+    assert "was written by the script" not in run.log
+
+
 def test_an_output_directory_that_cannot_be_written_is_said_and_changes_nothing(tree: Tree) -> None:
     tree.write("output", "a file where a directory belongs")
     run = run_shell(tree, "echo why >&2; exit 4")
@@ -731,7 +754,7 @@ def test_the_argument_that_sagemaker_gives_an_entry_point_is_understood(tree: Tr
         [*command, "serve"], env=tree.environment({}), capture_output=True, timeout=SECONDS, check=False
     )
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith(b"usage: train")
+    assert wrong.stderr.startswith(b"trainbox: train takes no arguments, and was given 'serve'\nusage: train")
 
 
 def test_a_closed_stderr_costs_neither_the_exit_code_nor_the_failure_file(tree: Tree) -> None:

@@ -90,7 +90,7 @@ def all_refuse(ended: list[Ended], code: int, reason: str) -> Ended:
     assert [one.returncode for one in ended] == [code] * len(ended)
     for one in ended:
         assert reason in one.stderr
-    return next(one for one in ended if "errors.PeerError: " not in one.stderr)
+    return next(one for one in ended if "PeerError: " not in one.stderr)
 
 
 def test_two_hosts_grow_the_trees_of_one_and_log_its_lines(

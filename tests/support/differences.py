@@ -5,6 +5,7 @@ together make the two equal; without any one of them they differ on its example,
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 
@@ -247,7 +248,10 @@ def _name_the_network(given: Contract, answer: Answer) -> Answer:
 
 def _add_ours(given: Contract, answer: Answer) -> Answer:
     defaults = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "TRAINBOX_GRACE_SECONDS": "100.0"}
-    return _with_variables(answer, {name: value for name, value in defaults.items() if name not in given.env})
+    added = {name: value for name, value in defaults.items() if name not in given.env}
+    if model := answer.variables.get("SM_MODEL_DIR"):
+        added["TRAINBOX_ROOT"] = os.path.dirname(model)  # noqa: PTH120 - the text as it is
+    return _with_variables(answer, added)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import msgspec
 from tests.support.addresses import addresses
 from tests.support.forks import Fork, content, fork, own_environment
 from tests.support.waiting import eventually
+from trainbox.contract.cause import HINT, find_cause
 
 PORT = 29471
 _READY = "ready"
@@ -23,7 +24,7 @@ from trainbox.peers import Members, join
 """
 #: `circle` is what it has joined; `ready` says that the fault may come. An error ends it as the toolkit has it.
 _BODY = """
-sys.excepthook = trainbox.toolkit.end_as_declared
+sys.excepthook = trainbox.errors.end_as_declared
 members = Members(tuple(told["names"]), told["name"], told["address"], told["job"], PeerKey(bytes(32)))
 def ready(): print("ready", flush=True)
 def body(circle):
@@ -39,6 +40,12 @@ class Ended(msgspec.Struct, frozen=True):
     code: int
     stdout: str
     stderr: str
+
+    @property
+    def error(self) -> str:
+        """The last error in its log, with its class and without its hint, however it was written."""
+        cause = find_cause(self.stderr, Path.cwd())
+        return cause.text.partition(HINT)[0] if cause else ""
 
 
 class Party:

@@ -75,6 +75,7 @@ def test_a_rank_without_a_batch_is_named_while_another_continues(
         )
 
 
+@pytest.mark.long
 def test_the_launcher_says_so_too_and_does_not_start_again(tmp_path: Path) -> None:
     with Tree(tmp_path / "ml").hosts("localhost").program(SCRIPT) as tree:
         tree.hyperparameters(processes_per_host=2, trainbox_launcher="torchrun")

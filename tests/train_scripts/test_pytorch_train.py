@@ -149,7 +149,12 @@ def test_a_model_of_the_users_own_takes_part_of_the_work(table: list[str], tmp_p
     ("flags", "size", "code", "message"),
     [
         (["--batch-size", "1"], 2, 6, "batch-size 1 is below the 2 ranks that share each batch"),
-        (["--categorical", "knid"], 1, 6, "there is no column 'knid'\n  hint: the columns are kind, amount, noise"),
+        (
+            ["--categorical", "knid"],
+            1,
+            6,
+            "there is no column 'knid'\ntrainbox: hint: the columns are kind",
+        ),
         (["--model", "mine:make"], 1, 6, "model 'mine:make': No module named 'mine'"),
         (["--task", "classification"], 1, 7, "a label is no class"),
     ],

@@ -54,6 +54,7 @@ CASES = {
         "eval_metric": "auc,logloss",
     },
 }
+MARKS = {"softprob": pytest.mark.long}
 
 
 def write_rows(path: Path, *, rows: int, classes: int = 2, seed: int = 0) -> None:
@@ -134,7 +135,9 @@ def test_a_model_with_its_description_is_saved_and_the_objective_comes_last(tmp_
     assert curves["train:auc"]["rounds"][:4] == [0, 9, 19, 29]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name, marks=MARKS.get(name, ())) for name, case in CASES.items()]
+)
 def test_killed_at_several_rounds_the_model_is_that_of_an_uninterrupted_job(
     tmp_path: Path, case: dict[str, str]
 ) -> None:
@@ -199,6 +202,7 @@ def test_a_resume_with_something_else_is_refused_with_every_difference(tmp_path:
     assert not (root / "model" / "xgboost-model").exists()
 
 
+@pytest.mark.long
 def test_more_rounds_may_be_added_to_a_job_that_is_done(tmp_path: Path) -> None:
     regression = {**BINARY, "objective": "reg:squarederror", "eval_metric": "rmse", "tree_method": "approx"}
     longer = make_tree(tmp_path / "longer", {**regression, "num_round": "15"})

@@ -106,6 +106,7 @@ def test_a_drill_that_cannot_happen_is_refused_before_the_script_runs(
     assert "running" not in (tmp_path / "result" / "logs" / "algo-1.log").read_text()
 
 
+@pytest.mark.long
 def test_a_session_under_the_plain_launcher_says_in_one_line_what_it_lacks(tmp_path: Path) -> None:
     answer = rehearse(tmp_path, SCRIPT, "--hp", "trainbox_launcher=plain")
     log = (tmp_path / "result" / "logs" / "algo-1.log").read_text()

@@ -15,9 +15,10 @@ from trainbox.errors import RunError
 from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.containers import _reason, _relay
 from trainbox.workbench.engine import Image, find_image
+from trainbox.workbench.inputs.source import ChannelSource
 from trainbox.workbench.isolation import in_containers
 from trainbox.workbench.plan import Mount, RunPlan, plan_run
-from trainbox.workbench.request import ChannelSource, RunRequest
+from trainbox.workbench.request import RunRequest
 from trainbox.workbench.resources import mounts_of
 from trainbox.workbench.summary import process_command, resume_command
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.workbench.inputs.source import ChannelSource
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.plan import HostPlan, Mount, plan_run
 from trainbox.workbench.record import JobRecord
-from trainbox.workbench.request import ChannelSource, RunRequest
+from trainbox.workbench.request import RunRequest
 from trainbox.workbench.source import Source
 
 OUT = Path("/results/job")

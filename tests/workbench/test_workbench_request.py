@@ -2,6 +2,7 @@
 
 import argparse
 import datetime as dt
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +10,18 @@ from pathlib import Path
 import pytest
 
 from trainbox.errors import RunError, TrainboxError
+from trainbox.workbench import find_program as find_program_module
 from trainbox.workbench import isolation as isolation_module
 from trainbox.workbench import request as request_module
+from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import Image
 from trainbox.workbench.isolation import Isolation
+from trainbox.workbench.plan import plan_run
+from trainbox.workbench.preview import preview
 from trainbox.workbench.record import JobRecord, write_record
 from trainbox.workbench.request import RunRequest, read_request
 from trainbox.workbench.run import add_arguments
+from trainbox.workbench.summary import resume_command
 
 NOW = dt.datetime(2026, 11, 5, 10, 15, 0, tzinfo=dt.UTC)
 
@@ -142,6 +148,11 @@ def test_a_single_file_is_a_channel_too(here: Path) -> None:
         (["src/train.py", "--hp", "trainbox_raw_arguments=[]", "--", "x"], "sets this one itself"),
         (["src/train.py", "--", "x" * 2500], "the arguments behind -- have 2504 characters as JSON"),
         ([], "no script is named"),
+        (["--docker", "src/train.py"], "'src/train.py' was taken for the name of an image, and no script is named"),
+        (["--docker", "src/train.py"], "write the script before --docker: trainbox run src/train.py --docker"),
+        (["--docker", "xgboost"], "trainbox run xgboost --docker"),
+        (["--docker", "nowhere.py", "--channel", "train=data"], "trainbox run nowhere.py --docker"),
+        (["--docker", "my-image:1"], "trainbox run SCRIPT_OR_NAME --docker my-image:1"),
         (["-m", "src.train", "src/train.py"], "trainbox run -m src.train -- src/train.py"),
         (["-m", "src/train.py"], "expected the name of a module"),
         (["-m", "scr.train"], "there is no module 'scr.train' in "),
@@ -180,6 +191,77 @@ def test_an_unknown_bundled_script_is_answered_with_the_choices(here: Path) -> N
     with pytest.raises(TrainboxError) as caught:
         ask(here, "xgbost_train")
     assert "xgboost_train" in str(caught.value)
+
+
+@pytest.fixture
+def of_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine with one image, whose scripts are not ours."""
+    images = {"my-image": ("nearest_mean", "my_own_train", "xgboost_train"), "not-ours": None}
+    monkeypatch.setattr(find_program_module, "list_scripts", lambda name, _env: images[name])
+    monkeypatch.setattr(isolation_module, "find_image", lambda name, _env: Image(name, memory=1))
+
+
+@pytest.mark.usefixtures("of_image")
+@pytest.mark.parametrize(
+    ("given", "script"),
+    [
+        ("nearest_mean", "nearest_mean"),
+        ("nearest-mean", "nearest_mean"),
+        ("nearest_mean.py", "nearest_mean"),
+        ("my-own", "my_own_train"),
+    ],
+)
+def test_a_script_that_only_the_image_has_is_found_there(here: Path, given: str, script: str) -> None:
+    found = ask(here, given, "--docker", "my-image", "--hosts", "2")
+    assert (found.script, found.source, found.in_image) == (script, None, True)
+    plan = plan_run(found)
+    assert f'"trainbox_script": "{script}"' in plan.hosts[0].files["input/config/hyperparameters.json"]
+    shown = describe(plan, {host.name: preview(host, None, found.script, in_image=True) for host in plan.hosts})
+    assert f"which starts: python3 {script}.py" in shown
+    # What is here comes first: the source is what a person is editing.
+    (here / "nearest_mean.py").write_text("print(1)\n")
+    assert ask(here, "nearest_mean.py", "--docker", "my-image").source is not None
+    assert not ask(here, "xgboost", "--docker", "my-image").in_image
+
+
+@pytest.mark.usefixtures("of_image")
+def test_a_script_of_the_image_may_be_named_by_its_path_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_program_module, "has_file", lambda _name, path, _env: path.name == "fit.py")
+    found = ask(here, "/opt/program/fit.py", "--docker", "my-image")
+    assert (found.source, found.in_image, found.job_name) == (None, True, "fit-20261105-101500")
+    plan = plan_run(found)
+    written = json.loads(plan.hosts[0].files["input/config/hyperparameters.json"])
+    assert written == {"sagemaker_program": "fit.py", "sagemaker_submit_directory": "/opt/program"}
+    shown = describe(plan, {"algo-1": preview(plan.hosts[0], None, found.script, in_image=True)})
+    assert "which starts: python3 fit.py\n    in /opt/ml/code" in shown
+    assert "/opt/program/fit.py" in resume_command(found)
+    for given, said in (("/opt/program/no.py", "or in my-image"), ("/opt/ml/code/fit.py", "hidden by the job's own")):
+        with pytest.raises(RunError, match=said):
+            ask(here, given, "--docker", "my-image")
+
+
+@pytest.mark.usefixtures("of_image")
+def test_a_script_that_neither_this_machine_nor_the_image_has_is_answered_with_what_there_is(here: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        ask(here, "nearst_mean", "--docker", "my-image")
+    assert f"there is no script 'nearst_mean' in {here} or in my-image - did you mean 'nearest_mean'?" in str(
+        caught.value
+    )
+    assert "those of my-image are my_own_train, nearest_mean, xgboost_train" in caught.value.hint
+    with pytest.raises(RunError, match="the image not-ours says of none that it has"):
+        ask(here, "nearest_mean", "--docker", "not-ours")
+
+
+def test_a_script_in_the_place_of_an_image_is_said_though_another_is_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_image(name: str, _env: Mapping[str, str]) -> Image:
+        raise RunError(f"there is no image {name!r} here", hint="docker pull")
+
+    monkeypatch.setattr(isolation_module, "find_image", find_image)
+    with pytest.raises(RunError, match=r"no image 'other\.py'") as caught:
+        ask(here, "src/train.py", "--docker", "other.py")
+    assert caught.value.hint == "--docker takes the name of an image: did you mean other.py --docker?"
 
 
 def test_a_bundled_script_needs_no_source(here: Path) -> None:

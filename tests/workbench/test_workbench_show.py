@@ -23,12 +23,13 @@ from rich.console import Console
 
 from trainbox.workbench.curves import Curves
 from trainbox.workbench.drawing import console_on, drawn, table
+from trainbox.workbench.inputs.source import ChannelSource
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.live import Live, Screen
 from trainbox.workbench.record import Clash, Curve, HostRecord, JobRecord, ModelRecord
-from trainbox.workbench.request import ChannelSource, RunRequest
+from trainbox.workbench.request import RunRequest
 from trainbox.workbench.source import Source
-from trainbox.workbench.summary import container_command, resume_command, sparkline, summarise
+from trainbox.workbench.summary import docker_command, resume_command, sparkline, summarise
 
 REQUEST = RunRequest(
     script="train.py",
@@ -290,7 +291,11 @@ def test_the_summary_of_a_failure_shows_the_reason() -> None:
     assert "Failed, exit code 7, attempt 2\n  AlgorithmError: [red]no[/red] :smile:\n  at once, exit code: 7\n" in text
     assert "hosts wrote different m: algo-1's kept, also m.algo-2" in text
     assert "the script left nothing" in text
-    assert "--resume" in text
+    assert "--resume" not in text
+    assert "--resume" in summarise(REQUEST, failed, checkpoints=1, console=place())
+    told = summarise(REQUEST, failed, checkpoints=0, console=place(), is_told=True)
+    assert "Failed, exit code 7, attempt 2 (FAILED, above, says why)\n" in told
+    assert "AlgorithmError" not in told
     coloured = summarise(REQUEST, failed, checkpoints=0, console=place(200))
     assert "\x1b[1;31mFailed\x1b[0m, exit code 7" in coloured
     assert "\x1b[31mat once, exit code: 7\x1b[0m\n" in coloured
@@ -318,7 +323,7 @@ def test_on_a_narrow_terminal_the_table_fits_and_commands_stay_whole(width: int)
     assert max(map(len, head.splitlines()[3:])) <= width
     assert ("█" in head) == (width == 80)
     assert shlex.join(resume_command(request)) + "\n" in facts
-    assert shlex.join(container_command(request)) + "\n" in facts
+    assert shlex.join(docker_command(request)) + "\n" in facts
 
 
 #: Anything a script can name or say, but for control characters; all of one column's width.
@@ -353,15 +358,11 @@ def test_a_sparkline_has_a_bar_for_each_stretch(values: tuple[float, ...], bars:
 
 
 def test_commands_to_go_on_are_whole_and_hold_no_secret() -> None:
-    resume, container = resume_command(REQUEST), container_command(REQUEST)
-    assert resume[:3] == ["trainbox", "run", "/my src/train.py"]
+    resume, docker = resume_command(REQUEST), docker_command(REQUEST)
+    assert resume[:3] == docker[:3] == ["trainbox", "run", "/my src/train.py"]
     assert resume[-3:] == ["--out", "/results/job", "--resume"]
-    assert container[:12] == [
-        *("docker", "run", "--rm", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
-        *(f"--user={os.geteuid()}:{os.getegid()}", "-v", "/results:/mnt/out"),
-        *("-v", "/data/a.csv:/mnt/input/train/a.csv:ro", "-v", "/my src:/mnt/source:ro"),
-    ]
-    for command in (resume, container):
+    assert docker[-3:] == ["--docker", "--out", "/results/job-docker"]
+    for command in (resume, docker):
         assert command[command.index("--hp") + 1] == "note=it's; $(x)"
         assert "--hosts" in command
         assert shlex.split(shlex.join(command)) == command
@@ -383,7 +384,7 @@ def test_the_commands_name_the_module_and_end_with_the_arguments_as_they_were_gi
     request = msgspec.structs.replace(
         REQUEST, script="pkg/train.py", module="pkg.train", raw_arguments=raw, source=source
     )
-    for command, place in ((resume_command(request), "/my src"), (container_command(request), "/mnt/source")):
+    for command in (resume_command(request), docker_command(request)):
         assert command[-5:] == ["--", "--x", "a b", "--api-token", "***"]
         start = command.index("-m")
-        assert command[start : start + 4] == ["-m", "pkg.train", "--source-dir", place]
+        assert command[start : start + 4] == ["-m", "pkg.train", "--source-dir", "/my src"]

@@ -37,6 +37,7 @@ def test_a_host_whose_validation_is_a_header_alone_takes_part(tmp_path: Path) ->
     assert "validation: there is no row on 127.0.0.2, which takes part all the same" in other_errors
 
 
+@pytest.mark.long
 def test_a_host_without_validation_takes_part_where_rows_lie_on_the_disk(tmp_path: Path) -> None:
     models = []
     for kept in ("off", "on"):
@@ -66,7 +67,7 @@ def test_the_other_host_leaves_with_the_exit_code_of_the_one_that_fails(tmp_path
     assert "(exit code 7, " in reason
 
 
-@pytest.mark.parametrize("on_disk", ["off", "on"])
+@pytest.mark.parametrize("on_disk", [pytest.param("off", marks=pytest.mark.long), "on"])
 def test_when_a_host_dies_the_other_names_it_and_started_again_they_come_to_the_same_model(
     tmp_path: Path, on_disk: str
 ) -> None:

@@ -170,7 +170,7 @@ def test_one_that_is_killed_while_all_train_is_named_by_the_others(victim: str) 
         ended = party.finish(*{*party.names} - {victim})
     for one in ended.values():
         assert one.code == 5, one.stderr
-        assert last_error(one) == f"trainbox.errors.PeerError: {victim} is lost: the connection was closed"
+        assert one.error == f"trainbox.errors.PeerError: {victim} is lost: the connection was closed"
 
 
 @pytest.mark.process
@@ -184,7 +184,7 @@ def test_one_that_freezes_while_all_train_is_named_by_the_others_and_ends_when_i
         woken = party.finish(victim)[victim]
     for one in ended.values():
         assert one.code == 5, one.stderr
-        assert last_error(one) == f"trainbox.errors.PeerError: {victim} is lost: nothing has been heard of it for 2 s"
+        assert one.error == f"trainbox.errors.PeerError: {victim} is lost: nothing has been heard of it for 2 s"
     assert woken.code == 5, woken.stderr
     assert f"PeerError: {victim} is this one: " in woken.stderr
 
@@ -200,12 +200,7 @@ def test_one_that_fails_is_named_by_the_others_with_what_it_says(victim: str) ->
     for one in ended.values():
         assert one.code == failed.code, one.stderr
         words = "has given up: ValueError: the rows are wrong and so on"
-        assert last_error(one) == f"trainbox.errors.PeerError: {victim} {words}"
-
-
-def last_error(one: Ended) -> str:
-    """Of the last traceback."""
-    return one.stderr.rpartition("\n  hint: ")[0].splitlines()[-1]
+        assert one.error == f"trainbox.errors.PeerError: {victim} {words}"
 
 
 def test_what_xgboost_raises_is_let_through_where_nobody_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,10 @@ NEWEST = ROOT / ".venv-py312" / "bin" / "python"
 #: Of every form that models have; the long test has all kinds.
 OF_EACH_FORM = ("softprob", "dart", "linear", "a tree for two targets", "categories", "exact, pruned")
 PYTHONS = {"here": Path(sys.executable), "newest": NEWEST}
+PYTHONS_OF_XGBOOST = [
+    pytest.param(PYTHONS["here"], id="here"),
+    pytest.param(PYTHONS["newest"], id="newest", marks=pytest.mark.long),
+]
 
 
 @cache
@@ -91,7 +95,7 @@ def run(program: Path, python: Path, *arguments: str) -> Any:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+@pytest.mark.parametrize("python", PYTHONS_OF_XGBOOST)
 def test_every_model_that_xgboost_writes_is_taken(python: Path) -> None:
     said = run(Path(boosters.__file__), python)
     assert {kind: wrong for kind, wrong in said["wrong"].items() if wrong} == {}
@@ -99,7 +103,7 @@ def test_every_model_that_xgboost_writes_is_taken(python: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
+@pytest.mark.parametrize("python", PYTHONS_OF_XGBOOST)
 def test_what_is_taken_though_one_thing_was_changed_does_not_crash_xgboost(python: Path) -> None:
     said = run(Path(forgeries.__file__), python, "1", "12", *OF_EACH_FORM)
     assert said["found"] == []

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.parties import Party
 from tests.support.trees import is_alive
-from tests.xgboost.test_cluster import HEAD, ON_AND_ON, last_error
+from tests.xgboost.test_cluster import HEAD, ON_AND_ON
 from trainbox.errors import TrainingError
 from trainbox.peers import Members, join
 from trainbox.xgboost.tracker_process import Tracker, Watch
@@ -56,10 +56,10 @@ def test_a_tracker_that_fails_ends_the_job_on_all_members_and_is_named(
     reason = f"the XGBoost tracker on algo-1 {words}"
     leader = ended.pop("algo-1")
     assert leader.code == TrainingError.exit_code, leader.stderr
-    assert last_error(leader) == f"trainbox.errors.TrainingError: {reason}"
+    assert leader.error == f"trainbox.errors.TrainingError: {reason}"
     for one in ended.values():
         assert one.code == leader.code, one.stderr
-        assert last_error(one) == f"trainbox.errors.PeerError: algo-1 has given up: {reason}"
+        assert one.error == f"trainbox.errors.PeerError: algo-1 has given up: {reason}"
     assert not is_alive(tracker)
 
 

@@ -169,8 +169,15 @@ def test_a_stop_while_a_script_saves_changes_nothing(tmp_path: Path, script: str
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("first", [0, 1], ids=["the leader first", "another first"])
-@pytest.mark.parametrize("late", [True, False], ids=["both", "one alone"])
+@pytest.mark.parametrize(
+    ("first", "late"),
+    [
+        pytest.param(0, True, id="the leader first, both"),
+        pytest.param(1, False, id="another first, one alone"),
+        pytest.param(1, True, id="another first, both", marks=pytest.mark.long),
+        pytest.param(0, False, id="the leader first, one alone", marks=pytest.mark.long),
+    ],
+)
 def test_of_hosts_stopped_one_after_the_other_the_second_says_that_it_was_stopped(
     tmp_path: Path, script: str, first: int, late: bool
 ) -> None:

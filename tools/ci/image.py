@@ -3,7 +3,7 @@
 In this order:
 
     name            print REGISTRY/CANDIDATE_REPOSITORY:IMAGE_TAG. REGISTRY is by default the account's ECR, IMAGE_TAG
-                    the commit's first 12 digits and VARIANT
+                    the commit's first 12 digits and VARIANT; `-dirty` between them says that files were changed since
     login           look that both repositories are there, and that this build may release, and log docker in
     content         print a digest of IMAGE's layers and configuration, which another build of the commit has too
     tested          fail unless IMAGE's content is one of those in TESTED_CONTENT
@@ -41,7 +41,7 @@ from tools.ci.scan import scan
 
 REPOSITORY = Path(__file__).parents[2]
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_COMMIT = re.compile(r"[0-9a-f]{12,64}")
+_COMMIT = re.compile(r"([0-9a-f]{12})[0-9a-f]{0,52}(-dirty)?")
 _VARIANTS = ("cpu", "gpu")
 #: What a release may be made of; who may start one, IAM decides: docs/build-and-push.md.
 _RELEASED = frozenset({"main", "refs/heads/main"})
@@ -107,19 +107,23 @@ def image_tag(env: Mapping[str, str], head: Callable[[], str]) -> str:
         fail(f"VARIANT: found {variant!r}", f"one of {', '.join(_VARIANTS)}")
     tag = env.get("IMAGE_TAG") or ""
     if not tag:
-        commit = env.get("CODEBUILD_RESOLVED_SOURCE_VERSION") or head()
-        if not _COMMIT.fullmatch(commit):
-            fail(f"the source {commit!r} is no commit to name the image by", "set IMAGE_TAG")
-        tag = f"{commit[:12]}-{variant}"
+        source = env.get("CODEBUILD_RESOLVED_SOURCE_VERSION") or head()
+        commit = _COMMIT.fullmatch(source)
+        if not commit:
+            fail(f"the source {source!r} is no commit to name the image by", "set IMAGE_TAG")
+        tag = f"{commit[1]}{commit[2] or ''}-{variant}"
     if tag == "latest" or not _TAG.fullmatch(tag):
         fail(f"IMAGE_TAG: found {tag!r}", "letters, digits, '_', '.', '-', and not 'latest', which says nothing")
     return tag
 
 
-def head_commit() -> str:
-    """The commit that is checked out."""
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    return answer.stdout.strip()
+def head_commit(repository: Path = REPOSITORY) -> str:
+    """The commit that is checked out; `-dirty` behind it where files were changed or added since."""
+    commit, changes = (
+        subprocess.run(["git", *asked], cwd=repository, capture_output=True, text=True, check=False).stdout.strip()
+        for asked in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+    )
+    return f"{commit}-dirty" if commit and changes else commit
 
 
 def make_name(env: Mapping[str, str]) -> Name:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from trainbox.channels.bounds import HINT, are_sound, find_faults
 from trainbox.channels.compressed import Sparse, make_matrix
 from trainbox.channels.table import Floats, Groups
 from trainbox.errors import DataError
@@ -64,19 +65,24 @@ class Seen:
             self._others.add(group)
 
 
-def check(block: Block) -> None:
+def check(block: Block, *, bounds: bool = False) -> None:
     """Refuse rows with which nothing can be trained.
+
+    Args:
+        block: The rows.
+        bounds: Whether the two labels are bounds, which may be infinite.
 
     Raises:
         DataError: A label is missing or infinite, a value infinite, or a weight missing, infinite or negative.
     """
-    if is_sound(block):
+    if is_sound(block, bounds=bounds):
         return
-    faults = {
+    of_bounds = find_faults(block.labels) if bounds else {}
+    faults = of_bounds or {
         "the label is missing": _any_of_row(np.isnan(block.labels)),
         "the label is infinite": _any_of_row(np.isinf(block.labels)),
-        "a value is infinite as a 32-bit float": _infinite_rows(block.features),
     }
+    faults["a value is infinite as a 32-bit float"] = _infinite_rows(block.features)
     if block.weights is not None:
         faults["the weight is missing"] = np.isnan(block.weights)
         faults["the weight is infinite"] = np.isinf(block.weights)
@@ -84,14 +90,16 @@ def check(block: Block) -> None:
     found = [(int(np.argmax(rows)), what) for what, rows in faults.items() if rows.any()]
     if found:
         row, what = min(found)
-        raise DataError(f"{block.where(row)}: {what}", hint="correct the row or remove it")
+        raise DataError(
+            f"{block.where(row)}: {what}", hint=HINT if what in of_bounds else "correct the row or remove it"
+        )
 
 
-def is_sound(block: Block) -> bool:
+def is_sound(block: Block, *, bounds: bool = False) -> bool:
     """Whether `check` has nothing to say, found out quickly."""
     features, weights = block.features, block.weights
     return bool(
-        np.isfinite(block.labels).all()
+        (are_sound(block.labels) if bounds else np.isfinite(block.labels).all())
         and not np.isinf(features.values if isinstance(features, Sparse) else features).any()
         and (weights is None or (np.isfinite(weights).all() and (weights >= 0).all()))
     )

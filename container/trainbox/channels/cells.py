@@ -8,24 +8,25 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import numpy as np
 
+from trainbox.channels.bounds import HINT, fill_bounds, find_faults
 from trainbox.channels.layout import Layout
+from trainbox.channels.odd import hint_for_cell
 from trainbox.channels.sources import Source
+from trainbox.channels.spelling import BLANKS, FLAGS, INFINITE, NOT_A_NUMBER, NUMBER, kind_of
 from trainbox.channels.streams import Lines
 from trainbox.channels.table import Columns
+from trainbox.channels.words import Words, number_among_texts
 from trainbox.contract.text import short
 from trainbox.errors import DataError
 
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _INTEGER = re.compile(r"-?\d{1,4000}", re.ASCII)  # Python converts no more than 4,300
 _LARGEST = float(np.finfo(np.float32).max)
 _LARGEST_GROUP = np.iinfo(np.int64).max
-_NOT_A_NUMBER = re.compile(r"[+-]?nan", re.IGNORECASE)
-_INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 
 
 def is_cell(text: str, missing: Sequence[str]) -> bool:
-    """Whether a cell is a number, or stands for a missing value."""
-    return text in missing or any(kind.fullmatch(text) for kind in (_NUMBER, _NOT_A_NUMBER, _INFINITE))
+    """Whether a cell is a number, or a truth value, or stands for a missing value."""
+    return text in missing or kind_of(text) != "text"
 
 
 def line_of(lines: Lines, skip: int, delimiter: str, row: int) -> int:
@@ -42,14 +43,17 @@ class Form(msgspec.Struct, frozen=True):
     source: Source
     layout: Layout
     columns: Columns
+    #: What the rows before have told of columns with words.
+    words: Words
 
 
 def first_bad_row(lines: Lines, skip: int, form: Form) -> DataError:
     """The first row that breaks a rule, with its line and what to do."""
     source = form.source
+    told: dict[int, str] = {}
     try:
         for number, cells in _rows(lines, skip, source.delimiter):
-            fault = _fault_of_row(cells, form.layout, form.columns)
+            fault = _fault_of_row(cells, form, told)
             if fault is not None:
                 return DataError(f"{source.shown}:{number}: {fault[0]}", hint=fault[1])
     except csv.Error as error:
@@ -70,31 +74,78 @@ def _rows(lines: Lines, skip: int, delimiter: str) -> Iterator[tuple[int, list[s
             yield lines.number + number - 1, cells
 
 
-def _fault_of_row(cells: Sequence[str], layout: Layout, columns: Columns) -> tuple[str, str] | None:
-    """What is wrong with a row, and what to do."""
+def _fault_of_row(cells: Sequence[str], form: Form, told: dict[int, str]) -> tuple[str, str] | None:
+    """What is wrong with a row, and what to do.
+
+    Args:
+        cells: The row.
+        form: How rows are written.
+        told: By column the first cell of these lines that has told whether the column is one of texts.
+    """
+    layout = form.layout
     if len(cells) != layout.width:
-        return (
-            f"{len(cells)} columns, the first row has {layout.width}: {short(','.join(cells))}",
-            "every row must have the same number of columns",
-        )
+        found = f"{len(cells)} columns, the first row has {layout.width}: {short(','.join(cells))}"
+        return found, _hint_for_width(cells, layout.width)
     for column, cell in enumerate(cells):
-        fault = _fault_of_cell(cell, column, layout, columns.missing)
+        fault = _fault_of_word(cell, column, form, told) or _fault_of_cell(cell, column, form, told)
         if fault is not None:
             return f"{layout.describe(column)}: {fault[0]}", fault[1]
+    return _fault_of_bounds([cells[column] for column in layout.labels], form) if form.columns.bounds else None
+
+
+def _fault_of_bounds(cells: Sequence[str], form: Form) -> tuple[str, str] | None:
+    numbers = [kind_of(cell) == "number" and not form.words.is_missing(cell.strip(BLANKS)) for cell in cells]
+    labels = [float(cell) if is_number else np.nan for cell, is_number in zip(cells, numbers, strict=True)]
+    wrong = [fault for fault, rows in find_faults(fill_bounds(np.array([labels], np.float32))).items() if rows.any()]
+    return (f"{wrong[0]}: {short(','.join(cells))}", HINT) if wrong else None
+
+
+def _fault_of_word(cell: str, column: int, form: Form, told: dict[int, str]) -> tuple[str, str] | None:
+    """What is wrong with a cell where texts are expected."""
+    word, words = cell.strip(BLANKS), form.words
+    if words.is_missing(word):
+        return None
+    if words.is_text(column):
+        return words.fault(column, cell)
+    if words.is_open(column):
+        first = told.setdefault(column, word)
+        if kind_of(first) == "text" != kind_of(word):
+            return number_among_texts(word, first, form.columns.missing)
     return None
 
 
-def _fault_of_cell(cell: str, column: int, layout: Layout, missing: Sequence[str]) -> tuple[str, str] | None:
-    number = cell.strip(" \t")  # Arrow takes blanks around a number, and around nothing else
-    role = layout.role(column)
-    if cell in missing or _NOT_A_NUMBER.fullmatch(number):
-        return (f"the {role} is missing", f"remove the row, or give it a {role}") if role else None
+def _hint_for_width(cells: Sequence[str], width: int) -> str:
+    every = "every row must have the same number of columns"
+    if len(cells) == width + 1 and not cells[-1].strip():
+        return f"{every}: remove the delimiter at the end of the line"
+    if len(cells) == width + 1:
+        return f"{every}; names of rows are none: write with index=False (pandas), row.names=FALSE (R)"
+    return every
+
+
+def _is_text(column: int, form: Form, told: dict[int, str]) -> bool:
+    """Whether a column is one of texts, by the rows before or by these."""
+    return form.words.is_text(column) or (form.words.is_open(column) and kind_of(told.get(column, "0")) == "text")
+
+
+def _fault_of_cell(cell: str, column: int, form: Form, told: dict[int, str]) -> tuple[str, str] | None:
+    number = cell.strip(BLANKS)  # Arrow takes blanks around a number
+    role, missing = form.layout.role(column), form.columns.missing
+    is_bound, is_text = role == "label" and form.columns.bounds, _is_text(column, form, told)
+    if cell in missing or NOT_A_NUMBER.fullmatch(number) or (is_text and number in missing):
+        return (f"the {role} is missing", f"remove the row, or give it a {role}") if role and not is_bound else None
     if role == "group":
         return None if _is_group(number) else (f"{short(cell)} is not an integer", "number the groups: 0, 1, 2, …")
-    if _INFINITE.fullmatch(number) or (_NUMBER.fullmatch(number) and abs(float(number)) > _LARGEST):
+    if is_text or number.lower() in FLAGS or (is_bound and INFINITE.fullmatch(number)):
+        return None
+    return _fault_of_number(cell, number, role, form.columns)
+
+
+def _fault_of_number(cell: str, number: str, role: str, columns: Columns) -> tuple[str, str] | None:
+    if INFINITE.fullmatch(number) or (NUMBER.fullmatch(number) and abs(float(number)) > _LARGEST):
         return f"{short(cell)} is infinite as a 32-bit float", "leave the cell empty if the value is missing"
-    if not _NUMBER.fullmatch(number):
-        return _not_a_number(cell, role, missing)
+    if not NUMBER.fullmatch(number):
+        return _not_a_number(cell, role, columns)
     if role == "weight" and float(number) < 0:
         return f"the weight {short(cell)} is negative", "a weight is 0 or more"
     return None
@@ -104,11 +155,18 @@ def _is_group(number: str) -> bool:
     return _INTEGER.fullmatch(number) is not None and abs(int(number)) <= _LARGEST_GROUP
 
 
-def _not_a_number(cell: str, role: str, missing: Sequence[str]) -> tuple[str, str]:
+def _not_a_number(cell: str, role: str, columns: Columns) -> tuple[str, str]:
+    hint = hint_for_cell(cell, columns.missing)
+    if hint:
+        return f"{short(cell)} is not a number", hint
     if role == "label":
         return (
             f"{short(cell)} is not a number, and the label must be one",
             "encode the labels as numbers: 0 and 1, or 0, 1, 2, … for several classes",
         )
-    words = ", ".join(text or "an empty cell" for text in missing)
-    return f"{short(cell)} is not a number", f"encode text as numbers; a missing value is {words or 'nothing here'}"
+    words = ", ".join(text or "an empty cell" for text in columns.missing)
+    texts = ", or name the column in the hyperparameter categorical" if columns.texts and not role else ""
+    return (
+        f"{short(cell)} is not a number",
+        f"encode text as numbers{texts}; a missing value is {words or 'nothing here'}",
+    )

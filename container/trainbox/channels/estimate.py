@@ -10,13 +10,12 @@ import pyarrow as pa
 from trainbox.channels import parquet
 from trainbox.channels.blocks import Block
 from trainbox.channels.compressed import Sparse
-from trainbox.channels.layout import Layout
 from trainbox.channels.records import end_of_frames
 from trainbox.channels.request import LABEL_FIRST, Request, ask
-from trainbox.channels.rows import plan_files, read_stream
+from trainbox.channels.rows import Plan, make_words, plan_files, read_stream
 from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.sources import Source
-from trainbox.channels.streams import COMPRESSED, LONGEST_LINE, Stream, open_file, reading, stream_of
+from trainbox.channels.streams import LONGEST_LINE, Stream, open_file, packing_of, reading, stream_of
 from trainbox.channels.table import Columns
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
@@ -50,7 +49,7 @@ def _estimate(request: Request) -> int:
     plan = plan_files(request)
     layout = plan.layout
     texts = [source for source in plan.sources if source.kind != "Parquet"]
-    rate = _rate(texts[:: -(-len(texts) // _SAMPLES) or 1], layout, request)
+    rate = _rate(texts[:: -(-len(texts) // _SAMPLES) or 1], plan, request)
     total = sum(_plain_size(source) for source in texts) * rate
     for source in plan.sources:
         if source.kind == "Parquet" and layout is not None:
@@ -58,14 +57,18 @@ def _estimate(request: Request) -> int:
     return int(total)
 
 
-def _rate(sources: list[Source], layout: Layout | None, request: Request) -> float:
+def _rate(sources: list[Source], plan: Plan, request: Request) -> float:
     """How many bytes of memory a byte of a file becomes."""
     decoded = read = 0
     for source in sources:
         with open_file(source.path, source.shown) as stream:
             sample = _whole_rows(stream, source)
         blocks = read_stream(
-            stream_of(sample, source.shown), source, layout, msgspec.structs.replace(request, size=len(sample))
+            stream_of(sample, source.shown),
+            source,
+            plan.layout,
+            msgspec.structs.replace(request, size=len(sample)),
+            make_words(plan, request, source.shown),
         )
         decoded += sum(_size(block) for block in blocks)
         read += len(sample)
@@ -94,10 +97,11 @@ def _size(block: Block) -> int:
 def _plain_size(source: Source) -> float:
     """The size of a file, unpacked: that of a packed one from how far its first bytes stretch."""
     size = source.path.stat().st_size
-    if source.path.suffix not in COMPRESSED:
-        return size
     with reading(source.shown):
+        packing = packing_of(source.path)
+        if packing is None:
+            return size
         raw: Any = pa.OSFile(str(source.path))
-        with raw, pa.CompressedInputStream(raw, COMPRESSED[source.path.suffix]) as stream:
+        with raw, pa.CompressedInputStream(raw, packing) as stream:
             plain = len(stream.read(8 * _SAMPLE_BYTES))
             return size * plain / max(1, int(raw.tell()))

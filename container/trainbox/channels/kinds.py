@@ -1,12 +1,13 @@
 """What format the files of a channel have: what the channel's content type says, or their names and first bytes."""
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from trainbox.channels.streams import COMPRESSED, Stream, first_lines
+from trainbox.channels.streams import COMPRESSED, Stream, first_lines, lines_in_head
 from trainbox.contract.text import short
 from trainbox.errors import DataError
 
@@ -41,6 +42,8 @@ _FLOAT = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _LOOKED_AT = 4096
 #: A label and at least one pair; text after the pair is looked at by the reader.
 _LIBSVM = re.compile(rf"\s*{_FLOAT}(?::{_FLOAT})?[ \t]+(?:qid:\d+|\d+:[^\s:]+)(?:\s|$)", re.ASCII)
+#: A row of libsvm without a feature; CSV of one column looks the same.
+_BARE = re.compile(rf"\s*{_FLOAT}(?::{_FLOAT})?\s*(?:#.*)?", re.ASCII)
 
 
 class ContentType(msgspec.Struct, frozen=True):
@@ -81,7 +84,7 @@ def read_content_type(text: str) -> ContentType:
 
 def kind_by_name(path: Path) -> Kind | None:
     """What the name of a file says about its format."""
-    suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    suffix = Path(path.stem).suffix if path.suffix.lower() in COMPRESSED else path.suffix
     return _BY_NAME.get(suffix.lower())
 
 
@@ -91,8 +94,13 @@ def kind_by_content(stream: Stream) -> Kind:
         return "Parquet"
     if stream.peek(4) == RECORDIO_MAGIC:
         return "recordio-protobuf"
-    lines = [line for _, line in first_lines(stream) if not line.lstrip().startswith("#")]
-    return "libsvm" if lines and _is_libsvm(lines[0]) else "CSV"
+    return "libsvm" if any(_is_libsvm(line) for _, line in _telling_line(stream)) else "CSV"
+
+
+def _telling_line(stream: Stream) -> list[tuple[int, str]]:
+    """The first line that is no comment and more than a label: it says whether a text is CSV or libsvm."""
+    rows = ((number, line) for number, line in lines_in_head(stream) if not line.lstrip().startswith("#"))
+    return list(islice(((number, row) for number, row in rows if not _BARE.fullmatch(row, 0, _LOOKED_AT)), 1))
 
 
 def refuse_another_kind(stream: Stream, said: ContentType) -> None:
@@ -113,7 +121,7 @@ def refuse_another_kind(stream: Stream, said: ContentType) -> None:
             text = f": it begins with {short(lines[0][1])}" if lines else ""
             raise _contradiction(stream.shown, text, kind_by_content(stream), said)
         return
-    for number, line in first_lines(stream, most=1):
+    for number, line in _telling_line(stream):
         if said.kind == "CSV" and _is_libsvm(line):
             raise _contradiction(f"{stream.shown}:{number}", f": {short(line)}", "libsvm", said)
         if said.kind == "libsvm" and _is_csv(line):

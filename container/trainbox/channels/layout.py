@@ -1,8 +1,11 @@
 """Which columns of CSV or Parquet are labels, weight, group and features: names and positions become indices, once."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from trainbox.channels.table import Columns, default_names
+from trainbox.channels.wording import some
 from trainbox.contract.text import short
 from trainbox.errors import DataError
 
@@ -29,6 +32,33 @@ class Layout(msgspec.Struct, frozen=True):
         if column in self.labels:
             return "label"
         return {self.weight: "weight", self.group: "group"}.get(column, "")
+
+    def find_named(self, wanted: Sequence[str], shown: str) -> tuple[int, ...]:
+        """The columns of these names; a feature may be given by its position among the features, from 0.
+
+        Args:
+            wanted: Names of features or labels, or positions.
+            shown: The file that shows the columns, for messages.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        names = self.names or ()
+        known = {names[column]: column for column in (*self.features, *self.labels) if names}
+        found = []
+        for name in wanted:
+            if name in known:
+                found.append(known[name])
+            elif name.isdecimal() and len(name) <= len(str(self.width)) and int(name) < len(self.features):
+                found.append(self.features[int(name)])
+            else:
+                raise DataError(
+                    f"{shown} has no column {name!r} for categorical"
+                    + (f": its columns are {some(names)}" if names else ": no header names its columns"),
+                    hint=f"give a name that the header has, or a position from 0 to {len(self.features) - 1} among the"
+                    " features",
+                )
+        return tuple(found)
 
     def describe(self, column: int) -> str:
         """A column as messages name it: its number from 1, and its name if it has one."""
@@ -82,5 +112,6 @@ def _too_narrow(columns: Columns, width: int, shown: str) -> DataError:
     count = "one column only" if width == 1 else f"{width} columns only"
     return DataError(
         f"{shown} has {count}; {needed} and at least one feature are needed",
-        hint="columns are separated by a comma, semicolon, tab or vertical bar",
+        hint="columns are separated by a comma, semicolon, tab, vertical bar or blanks; the hyperparameter delimiter"
+        " names another. Is it libsvm, whose first rows have no feature? Then set the content type to text/libsvm",
     )

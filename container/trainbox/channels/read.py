@@ -7,12 +7,13 @@ import numpy as np
 import scipy.sparse
 
 from trainbox.channels.blocks import Growing, regroup
+from trainbox.channels.coding import Coding, sort_coding
 from trainbox.channels.compressed import Sparse
 from trainbox.channels.request import LABEL_FIRST, PATIENCE, Request, ask
 from trainbox.channels.rows import Rows, open_rows
 from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.sources import compare_features
-from trainbox.channels.table import Columns, Table, default_names
+from trainbox.channels.table import Columns, Table, default_names, recode_table
 from trainbox.contract.job import Channel
 from trainbox.contract.text import printable
 from trainbox.errors import DataError
@@ -29,6 +30,7 @@ def read_table(
     like: Table | None = None,
     columns: Columns = LABEL_FIRST,
     content_type: str | None = None,
+    coding: Coding | None = None,
     allow_empty: bool = False,
     patience: float = PATIENCE,
 ) -> Table:
@@ -36,9 +38,11 @@ def read_table(
 
     Args:
         channel: The job's channel, or a directory, or one file. In Pipe mode, its first pipe is read to its end.
-        like: The table of another channel, whose columns this one must have; libsvm is made at least as wide.
+        like: The table of another channel, whose columns and codes of texts this one must have; libsvm is made at
+            least as wide.
         columns: What stands where in a row of CSV or Parquet.
         content_type: In place of the channel's own; None for both: each file's name or content says what it is.
+        coding: The codes of texts, in place of those of `like`.
         allow_empty: Whether a channel without a row (on this host) is a table without rows instead of an error. It has
             the columns that a header, or `like`, says.
         patience: How long to wait for a pipe, in seconds.
@@ -47,7 +51,8 @@ def read_table(
         DataError: With file, line and cell, and what to do.
         ResourceError: There is not enough memory, or no thread, to read it.
     """
-    request = ask(channel, columns, content_type, patience)
+    coding = coding if coding is not None or like is None else like.coding
+    request = ask(channel, columns, content_type, patience, coding)
     if allow_empty and not request.is_pipe and not request.path.exists():
         _refuse_nothing(request, f"there is no {request.path}", allow_empty=allow_empty)
         return _without_rows(request, None, like)
@@ -57,12 +62,14 @@ def read_table(
             return _without_rows(request, None, like)
         if like is not None and found.names is not None:
             compare_features(found.shown, found.names, _name_of(like), like.feature_names)
-        growing = Growing()
-        for block in found.read():
+        growing, words = Growing(), found.words()
+        for block in found.read(words):
             growing.add(block)
             del block  # so that there is one block in memory, not two
         if growing.rows:
-            table = _make(growing, found, like)
+            table = _make(growing, found, like, words.coding())
+            if coding is None:
+                table = recode_table(table, sort_coding(table.coding))
             say(f"{request.name}: {growing.rows:,} rows, {len(table.feature_names)} features, {len(found.files)} files")
             return table
     _refuse_nothing(request, _HEADERS_ALONE.format(request.path), allow_empty=allow_empty)
@@ -75,6 +82,7 @@ def read_blocks(
     columns: Columns = LABEL_FIRST,
     content_type: str | None = None,
     like: tuple[str, ...] | None = None,
+    coding: Coding | None = None,
     rows: int = ROWS,
     allow_empty: bool = False,
     patience: float = PATIENCE,
@@ -83,12 +91,15 @@ def read_blocks(
 
     Each table has `rows` rows, the last one fewer. All have the same width; to know it, libsvm files are read twice.
     From a pipe that is not possible: there a table of libsvm is as wide as the widest row so far, and at least `like`.
+    The codes of texts are those of their first rows: each table has the texts of those before, in the same order, and
+    perhaps more.
 
     Args:
         channel: As for `read_table`.
         columns: As for `read_table`.
         content_type: As for `read_table`.
         like: The names of another channel's features, which this one must have.
+        coding: Its codes of texts, which these must follow.
         rows: Of a table.
         allow_empty: Whether a channel without a row (on this host) gives no table instead of an error.
         patience: How long to wait for a pipe, in seconds.
@@ -96,7 +107,7 @@ def read_blocks(
     Raises:
         DataError: With file, line and cell, and what to do. When it comes, tables before it have been given out.
     """
-    request = ask(channel, columns, content_type, patience)
+    request = ask(channel, columns, content_type, patience, coding)
     if allow_empty and not request.is_pipe and not request.path.exists():
         _refuse_nothing(request, f"there is no {request.path}", allow_empty=allow_empty)
         return
@@ -109,19 +120,21 @@ def read_blocks(
             compare_features(found.shown, found.names, "the other channel", like)
         width = len(like or ())
         if found.names is None and not request.is_pipe:
-            widths = (block.features.width for block in found.read() if isinstance(block.features, Sparse))
+            blocks = found.read(found.words())
+            widths = (block.features.width for block in blocks if isinstance(block.features, Sparse))
             width = max(width, max(widths, default=0))
-        for growing in regroup(found.read(), rows):
+        words = found.words()
+        for growing in regroup(found.read(words), rows):
             width = max(width, growing.width)
             count += growing.rows
-            yield _make(growing, found, None, width=width)
+            yield _make(growing, found, None, words.coding(), width=width)
     if not count:
         _refuse_nothing(request, _HEADERS_ALONE.format(request.path), allow_empty=allow_empty)
         return
     say(f"{request.name}: {count:,} rows read in blocks of {rows:,}, {len(found.files)} files")
 
 
-def _make(growing: Growing, found: Rows, like: Table | None, *, width: int = 0) -> Table:
+def _make(growing: Growing, found: Rows, like: Table | None, coding: Coding, *, width: int = 0) -> Table:
     if found.names is None:
         width = max(width, growing.width, 0 if like is None else len(like.feature_names))
         if not width:
@@ -134,6 +147,7 @@ def _make(growing: Growing, found: Rows, like: Table | None, *, width: int = 0) 
         found.files,
         growing.take("weights"),
         growing.take("groups"),
+        coding,
     )
 
 
@@ -157,6 +171,7 @@ def _without_rows(request: Request, found: Rows | None, like: Table | None) -> T
         found.files if found else (),
         np.empty(0, np.float32) if columns.weight or (like is not None and like.weights is not None) else None,
         np.empty(0, np.int64) if columns.group or (like is not None and like.groups is not None) else None,
+        request.coding or Coding(),
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from trainbox.channels.blocks import Block, check
+from trainbox.channels.bounds import HINT, fill_bounds
 from trainbox.channels.compressed import MOST_COLUMNS, Sparse, ascends, first_repeat, sort_rows
 from trainbox.channels.records import FRAME_HEAD, Frames, Joiner, first_record, place_of, read_frames
 from trainbox.channels.sources import Source
@@ -55,7 +56,7 @@ def look(stream: Stream, path: Path) -> Source | None:
     return Source(path, stream.shown, "recordio-protobuf", _decode(*first).features.width or None)
 
 
-def read(stream: Stream, source: Source, *, size: int) -> Iterator[Block]:
+def read(stream: Stream, source: Source, *, size: int, bounds: bool = False) -> Iterator[Block]:
     """The rows, block by block.
 
     Raises:
@@ -66,10 +67,19 @@ def read(stream: Stream, source: Source, *, size: int) -> Iterator[Block]:
         block = None if joiner.is_waiting else _read_alike(frames, source)
         if block is None:
             block = _read_each([_decode(*record) for record in joiner.add(frames)], source)
-        check(block)
+        if bounds and len(block.labels):
+            block = msgspec.structs.replace(block, labels=fill_bounds(_both(block)))
+        check(block, bounds=bounds)
         if len(block.labels):
             yield block
     joiner.finish()
+
+
+def _both(block: Block) -> Any:  # noqa: ANN401 - an array
+    if block.labels.ndim == 1 or block.labels.shape[1] != 2:  # noqa: PLR2004 - a lower and an upper one
+        count = 1 if block.labels.ndim == 1 else block.labels.shape[1]
+        raise DataError(f"{block.where(0)} has {count} labels, where two bounds are expected", hint=HINT)
+    return block.labels
 
 
 # ---- all at once ----

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.channels.coding import Coding
 from trainbox.channels.kinds import ContentType, read_content_type
 from trainbox.channels.streams import block_bytes
 from trainbox.channels.table import Columns
@@ -32,6 +33,8 @@ class Request(msgspec.Struct, frozen=True):
     size: int
     #: What was decided for the user.
     notes: tuple[str, ...] = ()
+    #: The codes of texts that these rows must follow.
+    coding: Coding | None = None
 
 
 def ask(
@@ -39,6 +42,7 @@ def ask(
     columns: Columns = LABEL_FIRST,
     content_type: str | None = None,
     patience: float = PATIENCE,
+    coding: Coding | None = None,
 ) -> Request:
     """Bring together what the job, the content type and the caller say; the caller has the last word.
 
@@ -60,5 +64,5 @@ def ask(
     is_text = said is not None and said.kind in {"CSV", "libsvm"}
     is_wrapped = is_pipe and is_text and channel.record_wrapper == "RecordIO"
     return Request(
-        channel.name, channel.path, columns, said, is_pipe, is_wrapped, patience, block_bytes(), tuple(notes)
+        channel.name, channel.path, columns, said, is_pipe, is_wrapped, patience, block_bytes(), tuple(notes), coding
     )

@@ -9,17 +9,24 @@ import pyarrow as pa
 
 from trainbox.channels import delimited, libsvm, parquet, pipes, recordio
 from trainbox.channels.blocks import Block, Seen, describe_shape, shape_of
+from trainbox.channels.cells import Form
 from trainbox.channels.files import list_files, show
-from trainbox.channels.kinds import Kind, kind_by_content, kind_by_name, refuse_another_kind
+from trainbox.channels.foreign import refuse_foreign
+from trainbox.channels.kinds import PARQUET_MAGIC, Kind, kind_by_content, kind_by_name, refuse_another_kind
 from trainbox.channels.layout import Layout, lay_out
 from trainbox.channels.records import read_contents
 from trainbox.channels.request import Request
 from trainbox.channels.sources import Source, agree, compare_names, compare_sources
-from trainbox.channels.streams import Stream, open_file, stream_of
+from trainbox.channels.streams import Stream, open_file, packing_by_mark, packing_of, stream_of
 from trainbox.channels.table import default_names
 from trainbox.channels.wording import some
+from trainbox.channels.words import Words
+from trainbox.contract.text import short
 from trainbox.errors import DataError
 from trainbox.say import say
+
+#: So much shows how the stream of a pipe is packed.
+_MARK_BYTES = 16
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -43,8 +50,10 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
     shown: str
     files: tuple[Path, ...]
     names: tuple[str, ...] | None
-    #: The rows, block by block; those of files again with each call, those of a pipe once.
-    read: Callable[[], Iterator[Block]]
+    #: The rows, block by block; those of files again with each call, those of a pipe once. Texts are told to the words.
+    read: Callable[[Words], Iterator[Block]]
+    #: Makes what hears of the texts of one reading.
+    words: Callable[[], Words]
 
 
 @contextmanager
@@ -96,6 +105,7 @@ def _plan(sources: tuple[Source, ...], request: Request, notes: tuple[str, ...] 
     first = sources[0]
     names, more = agree(sources, request.name)
     notes += more
+    _check_format(first, request)
     if first.kind in {"CSV", "Parquet"}:
         layout = lay_out(request.columns, first.width or 0, names, first.shown)
         return Plan(sources, layout, layout.feature_names, notes)
@@ -104,18 +114,47 @@ def _plan(sources: tuple[Source, ...], request: Request, notes: tuple[str, ...] 
     return Plan(sources, None, None if first.width is None else default_names(first.width), notes)
 
 
+def _check_format(first: Source, request: Request) -> None:
+    """Refuse what the format of a channel has no room for.
+
+    Raises:
+        DataError: Bounds or texts are asked for, and rows have one label, or numbers alone.
+    """
+    if request.columns.bounds and first.kind == "libsvm":
+        raise DataError(
+            f"{first.shown} is libsvm, whose rows have one label, and two are needed: the lower and the upper bound",
+            hint="use CSV or Parquet",
+        )
+    if request.columns.categorical and first.kind in {"libsvm", "recordio-protobuf"}:
+        raise DataError(
+            f"{first.shown} is {first.kind}, which has numbers alone, and categorical names columns of texts",
+            hint="use CSV or Parquet; or leave categorical out",
+        )
+
+
 def _is_told(source: Source, request: Request) -> bool:
     return request.said is not None or kind_by_name(source.path) == source.kind
 
 
 def _look_at_file(path: Path, request: Request) -> Source | None:
-    with open_file(path, show(path, request.path)) as stream:
+    shown = show(path, request.path)
+    with open_file(path, shown) as stream:
+        refuse_foreign(stream, path)
         kind = kind_by_name(path) if request.said is None else request.said.kind
         if request.said is not None:
             refuse_another_kind(stream, request.said)
-        if (kind or kind_by_content(stream)) != "Parquet":
-            return _look(stream, path, kind or kind_by_content(stream), request)
-    return parquet.look(path, show(path, request.path))
+        kind = kind or kind_by_content(stream)
+        if kind != "Parquet":
+            return _look(stream, path, kind, request)
+        head = stream.peek(len(PARQUET_MAGIC))
+    if head not in {PARQUET_MAGIC, b""}:
+        raise DataError(
+            f"{shown} cannot be read as Parquet: it begins with {short(head.decode(errors='replace'))}, not with PAR1",
+            hint="name it by what it holds, for example .csv, or give the channel's content type",
+        )
+    if packing_of(path) is not None:
+        raise DataError(f"{shown} is Parquet within another packing", hint="unpack it: Parquet is compressed in itself")
+    return parquet.look(path, shown, request.columns)
 
 
 def _look(stream: Stream, path: Path, kind: Kind, request: Request) -> Source | None:
@@ -123,7 +162,7 @@ def _look(stream: Stream, path: Path, kind: Kind, request: Request) -> Source | 
         return libsvm.look(stream, path)
     if kind == "recordio-protobuf":
         return recordio.look(stream, path)
-    return delimited.look(stream, path, request.columns, is_joined=request.is_pipe)
+    return delimited.look(stream, path, request.columns)
 
 
 def _open_files(plan: Plan, request: Request) -> Rows | str:
@@ -132,32 +171,45 @@ def _open_files(plan: Plan, request: Request) -> Rows | str:
     if not plan.sources:
         return plan.nothing
 
-    def read_all() -> Iterator[Block]:
+    def read_all(words: Words) -> Iterator[Block]:
         for source in plan.sources:
-            yield from _read_source(source, plan.layout, request)
+            yield from _read_source(source, plan.layout, request, words)
 
-    files = tuple(source.path for source in plan.sources)
-    return Rows(plan.sources[0].shown, files, plan.names, lambda: _checked(read_all()))
+    shown, files = plan.sources[0].shown, tuple(source.path for source in plan.sources)
+    return Rows(
+        shown, files, plan.names, lambda words: _checked(read_all(words)), lambda: make_words(plan, request, shown)
+    )
 
 
-def _read_source(source: Source, layout: Layout | None, request: Request) -> Iterator[Block]:
+def make_words(plan: Plan, request: Request, shown: str) -> Words:
+    """What is known of texts before the first row is read.
+
+    Raises:
+        DataError: A column that is said to be one of texts is not there.
+    """
+    return Words(plan.layout, request.columns, shown, coding=request.coding, is_pipe=request.is_pipe)
+
+
+def _read_source(source: Source, layout: Layout | None, request: Request, words: Words) -> Iterator[Block]:
     """The rows of one file."""
     if source.kind == "Parquet" and layout is not None:
-        yield from parquet.read(source, layout)
+        yield from parquet.read(Form(source, layout, request.columns, words))
         return
     with open_file(source.path, source.shown) as stream:
-        yield from read_stream(stream, source, layout, request)
+        yield from read_stream(stream, source, layout, request, words)
 
 
-def read_stream(stream: Stream, source: Source, layout: Layout | None, request: Request) -> Iterator[Block]:
+def read_stream(
+    stream: Stream, source: Source, layout: Layout | None, request: Request, words: Words
+) -> Iterator[Block]:
     """The rows of a file or pipe that has been looked at."""
     if source.kind == "libsvm":
         return libsvm.read(stream, size=request.size)
     if source.kind == "recordio-protobuf":
-        return recordio.read(stream, source, size=request.size)
+        return recordio.read(stream, source, size=request.size, bounds=request.columns.bounds)
     if layout is None:
         raise TypeError(f"{source.shown}: {source.kind} has columns, and no layout")
-    return delimited.read(stream, source, layout, request.columns, size=request.size)
+    return delimited.read(stream, Form(source, layout, request.columns, words), size=request.size)
 
 
 # ---- a pipe ----
@@ -177,16 +229,26 @@ def _open_pipe(request: Request, pipe: Path, stream: Stream) -> Rows | str:
     for note in plan.notes:
         say(note)
 
-    def read_all() -> Iterator[Block]:
-        yield from read_stream(*first, plan.layout, request)
+    def read_all(words: Words) -> Iterator[Block]:
+        yield from read_stream(*first, plan.layout, request, words)
         for each, source in known:
             _compare(source, first[1])
-            yield from read_stream(each, source, plan.layout, request)
+            yield from read_stream(each, source, plan.layout, request, words)
 
-    return Rows(first[1].shown, (pipe,), plan.names, lambda: _checked(read_all()))
+    shown = first[1].shown
+    return Rows(
+        shown, (pipe,), plan.names, lambda words: _checked(read_all(words)), lambda: make_words(plan, request, shown)
+    )
 
 
 def _look_at_stream(stream: Stream, pipe: Path, request: Request) -> Source | None:
+    packing = packing_by_mark(stream.peek(_MARK_BYTES))
+    if packing is not None:
+        raise DataError(
+            f"{request.name}: what comes through the pipe is packed with {packing}",
+            hint="set CompressionType=Gzip for this channel, or use input mode File or FastFile",
+        )
+    refuse_foreign(stream, pipe)
     if request.said is not None:
         refuse_another_kind(stream, request.said)
     kind = kind_by_content(stream) if request.said is None else request.said.kind

@@ -29,10 +29,10 @@ class Source(msgspec.Struct, frozen=True):
     header: str = ""
     #: How long its first row is.
     row_bytes: int = 0
-    #: Whether several files were joined to one stream, so that the header may come again.
-    is_joined: bool = False
     #: What the user should know about it.
     note: str = ""
+    #: The columns whose type is text (Parquet alone).
+    texts: tuple[str, ...] = ()
 
 
 def agree(sources: Sequence[Source], channel: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:

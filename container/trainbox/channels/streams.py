@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,13 @@ PIECE_BYTES = 1024 * 1024
 _FEWEST_PIECES, _MOST_PIECES = 4, 32
 #: What Arrow calls what the end of a name says.
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
+#: The same by the first bytes; brotli has no mark.
+_PACKED = {b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
+#: Behind the mark of bzip2 and a digit: a block, or the end.
+_BZIP2 = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
+#: So much of a file shows whether it is packed, or plain text with the name of a packed one.
+_MARK_BYTES = 256
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 Item = TypeVar("Item")
 BOM = b"\xef\xbb\xbf"
 
@@ -82,19 +90,43 @@ class Lines(msgspec.Struct, frozen=True, eq=False):
 
 @contextmanager
 def open_file(path: Path, shown: str) -> Iterator[Stream]:
-    """A file's bytes, unpacked where its name ends in `.gz` or the like.
+    """A file's bytes, unpacked where its first bytes or its name say that it is packed.
 
     Raises:
         DataError: It cannot be read, or not unpacked to its end.
     """
     with reading(shown):
+        packing = packing_of(path)
         raw: Any = (
-            pa.input_stream(os.fspath(path), compression=COMPRESSED[path.suffix])
-            if path.suffix in COMPRESSED
-            else path.open("rb", buffering=0)
+            path.open("rb", buffering=0) if packing is None else pa.input_stream(os.fspath(path), compression=packing)
         )
         with raw:
             yield Stream(raw, shown, is_file=True)
+
+
+def packing_of(path: Path) -> str | None:
+    """How a file is packed, in Arrow's words; None where it is not.
+
+    The first bytes count before the name: uploads lose names, and downloads unpack what keeps its name.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_MARK_BYTES)
+    found = packing_by_mark(head)
+    named = COMPRESSED.get(path.suffix.lower())
+    return found or (None if named != "brotli" and _is_text(head) else named)
+
+
+def packing_by_mark(head: bytes) -> str | None:
+    """How bytes are packed that begin so; None where no mark says it."""
+    found = next((packing for mark, packing in _PACKED.items() if head.startswith(mark)), None)
+    return None if found == "bz2" and not head[4:].startswith(_BZIP2) else found
+
+
+def _is_text(head: bytes) -> bool:
+    return bool(head.strip()) and head.isascii() and not _CONTROLS.search(head)
 
 
 @contextmanager
@@ -136,6 +168,19 @@ def first_lines(stream: Stream, most: int = 2) -> list[tuple[int, str]]:
         size = min(8 * size, LONGEST_LINE)
 
 
+def lines_in_head(stream: Stream) -> list[tuple[int, str]]:
+    """The lines with something in them that lie whole in the first bytes, the first two at least; none is consumed.
+
+    Raises:
+        DataError: As for `first_lines`, of which these are the first two.
+    """
+    first = first_lines(stream)
+    head = stream.peek(HEAD_BYTES)
+    lines = _whole_lines(head, is_all=len(head) < HEAD_BYTES)
+    found = [(number, line.decode(errors="replace")) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [*first, *found[len(first) :]]
+
+
 def _whole_lines(head: bytes, *, is_all: bool) -> list[bytes]:
     lines = head.removeprefix(BOM).splitlines()
     return lines if is_all or head.endswith((b"\n", b"\r")) else lines[:-1]
@@ -147,7 +192,8 @@ def _decode(line: bytes, number: int, shown: str) -> str:
     except UnicodeDecodeError as error:
         raise DataError(
             f"{shown} is not UTF-8 text: line {number}: {error}",
-            hint="a channel holds CSV, libsvm, Parquet or recordio-protobuf; write text as UTF-8",
+            hint="a channel holds CSV, libsvm, Parquet or recordio-protobuf; write text as UTF-8 (what Excel and"
+            " Windows write is often Windows-1252)",
         ) from error
 
 

@@ -6,16 +6,20 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from trainbox.channels.coding import Coding, recode
+
 Floats = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
 
+#: What pandas, R, databases and spreadsheets write into CSV for a missing value.
+MISSING = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaN", "nan")
 #: Of a digest: small enough that all processors have their part, large enough that to hand them over costs nothing.
 _PIECE_BYTES = 4 * 2**20
 
@@ -33,19 +37,29 @@ class Columns(msgspec.Struct, frozen=True):
     #: The column with the query id of ranking: its name in the header or in Parquet, or its position from 0, as "7".
     group: str | None = None
     #: What stands for a missing value in CSV.
-    missing: tuple[str, ...] = ("", "NA", "NaN", "nan")
+    missing: tuple[str, ...] = MISSING
     #: What separates the columns of CSV; found out where it is not given.
     delimiter: str | None = None
+    #: Whether the two labels are the bounds of one number, of which one may be missing or infinite.
+    bounds: bool = False
+    #: Whether a column may hold texts, which become codes (`Table.coding`); else they are an error.
+    texts: bool = False
+    #: The columns all of whose cells are texts, numbers too: their names, or positions among the features.
+    categorical: tuple[str, ...] = ()
+    #: What becomes of a text that the channel to be followed does not have.
+    unseen: Literal["error", "missing"] = "error"
 
     def __post_init__(self) -> None:
         if self.labels < 1:
             raise ValueError(f"{self.labels} columns are labels; training needs one at least")
+        if self.bounds and self.labels != 2:  # noqa: PLR2004 - a lower and an upper one
+            raise ValueError(f"{self.labels} columns are labels; bounds are two, the lower and the upper one")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"0123456789.+-'):
             raise ValueError(f"the delimiter {self.delimiter!r} is not one character, or one of a number or a line end")
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
-    """The rows of a channel: n rows, m features; nothing in it is infinite, and a missing value is NaN."""
+    """The rows of a channel: n rows, m features; nothing in it but a bound is infinite, and a missing value is NaN."""
 
     #: (n,), or (n, k) where a row has k > 1 labels.
     labels: Floats
@@ -58,6 +72,8 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     weights: Floats | None = None
     #: (n,): the query id of each row; the rows of a group are neighbours.
     groups: Groups | None = None
+    #: Of the columns of texts, whose numbers are codes.
+    coding: Coding = Coding()
 
 
 def take_part(table: Table, index: int, count: int) -> Table:
@@ -81,7 +97,17 @@ def take_part(table: Table, index: int, count: int) -> Table:
         table.files,
         None if table.weights is None else table.weights[part],
         None if table.groups is None else table.groups[part],
+        table.coding,
     )
+
+
+def recode_table(table: Table, coding: Coding) -> Table:
+    """The same rows with the codes of another coding, which has all their texts; the arrays are changed in place."""
+    for place, texts in table.coding.features.items():
+        recode(table.features[:, place], texts, coding.features[place])
+    if table.coding.labels:
+        recode(table.labels, table.coding.labels, coding.labels)
+    return msgspec.structs.replace(table, coding=coding)
 
 
 def _border(groups: Groups | None, row: int) -> int:

@@ -7,8 +7,8 @@ from trainbox.channels.streams import Lines
 from trainbox.contract.text import short
 from trainbox.errors import DataError
 
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_VALUE = re.compile(rf"{_NUMBER.pattern}|[+-]?nan|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_VALUE = re.compile(rf"{NUMBER.pattern}|[+-]?nan|[+-]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 #: Python converts no more than 4,300 to a number.
 _MOST_DIGITS = 4000
@@ -60,11 +60,11 @@ def _difference(kind: tuple[bool, bool], first: tuple[bool, bool]) -> Fault | No
 
 def _fault_of_row(tokens: list[str]) -> Fault | None:
     label, _, weight = tokens[0].partition(":")
-    if not _NUMBER.fullmatch(label):
+    if not NUMBER.fullmatch(label):
         if "," in tokens[0] or ";" in tokens[0]:
             return f"{short(tokens[0])} is no label: this looks like CSV", "set the channel's content type to text/csv"
         return f"the label {short(label)} is not a number", f"encode the labels as numbers; {_FORM}"
-    if ":" in tokens[0] and not _NUMBER.fullmatch(weight):
+    if ":" in tokens[0] and not NUMBER.fullmatch(weight):
         return f"the weight {short(weight)} is not a number", _FORM
     rest = tokens[1:]
     if rest and rest[0].startswith("qid"):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+#: What stands between the message of an error of ours and its hint.
+HINT = "\n  hint: "
 _LONGEST_MESSAGE_LINES = 12
 _LINES_BEFORE = 3
 _MOST_LINES_BELOW = 4
@@ -37,6 +39,10 @@ _GROUP_LINE = re.compile(r"^\s*[|+]")
 _GROUP_BORDER = re.compile(r"^\s*\+[-+]*(?: (?:\d+|\.\.\.) -+)?$")
 _GROUP_MARGIN = re.compile(r"^\s*\| ?")
 _NOT_THE_USERS = re.compile(r"(?:site|dist)-packages[/\\]|[/\\]lib[/\\]python3\.\d+[/\\]|^<|[/\\]trainbox[/\\]\w+\.py$")
+#: How what `errors.last_words` makes begins in a log.
+_TOLD = re.compile(r"trainbox: FAILED: (?:ClientError|AlgorithmError|CONFIGURATION|HARDWARE): (?P<name>\w+): ")
+_SAID = "trainbox: "
+_HINT, _AT = f"{_SAID}hint: ", f"{_SAID}at "
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -65,6 +71,8 @@ class Cause(msgspec.Struct, frozen=True):
 def find_cause(log: str, code_dir: Path) -> Cause | None:
     """The last traceback in the tail of a log; without one its last line; `None` when the log is empty.
 
+    The last words of a script that an error of ours has ended count as its traceback, which they stand for.
+
     Args:
         log: The end of what the process wrote to stderr (or stdout).
         code_dir: Where the user's code lies: its frames are preferred, and shown relative to it.
@@ -82,14 +90,38 @@ def find_cause(log: str, code_dir: Path) -> Cause | None:
         elif is_header and not prefix.rstrip().endswith("|"):  # else it is a part of a group: look for its head
             found = _unprefixed(lines[index + 1 : end], prefix)
             return _from_traceback(found, code_dir, above=_above(lines, index, prefix))
-        elif _SYNTAX_ERROR.match(lines[index]) and _frames(lines[max(0, index - 4) : index]):
-            return _cause(lines[index:end], _frames(lines[max(0, index - 4) : index]), code_dir)
-        elif fatal := _FATAL.search(lines[index]):
-            return _cause([fatal[0]], _crash_frames(lines[index + 1 : end]), code_dir)
+        elif found_here := _without_header(lines, index, end, code_dir):
+            return found_here
     if _frames(lines[:end]):  # a traceback so long that its head is not in the tail
         return _from_traceback(lines[:end], code_dir)
     words = _last_lines(lines[:end]) or _last_lines(lines)
     return Cause(text=words) if words else None
+
+
+def _without_header(lines: Sequence[str], index: int, end: int, code_dir: Path) -> Cause | None:
+    """What a line says that no traceback's header stands above; None where it says nothing of an end."""
+    if told := _TOLD.search(lines[index]):
+        return _from_last_words(told, lines[index + 1 : end])
+    if _SYNTAX_ERROR.match(lines[index]) and _frames(lines[max(0, index - 4) : index]):
+        return _cause(lines[index:end], _frames(lines[max(0, index - 4) : index]), code_dir)
+    if fatal := _FATAL.search(lines[index]):
+        return _cause([fatal[0]], _crash_frames(lines[index + 1 : end]), code_dir)
+    return None
+
+
+def _from_last_words(told: re.Match[str], below: Sequence[str]) -> Cause:
+    """An error of ours as Python would have written it, with its place."""
+    exception = f"trainbox.errors.{told['name']}"
+    said = list(itertools.takewhile(lambda line: line.startswith(_SAID), below))
+    place = next((number for number, line in enumerate(said) if line.startswith(_AT)), len(said))
+    hint = next((number for number in range(place - 1, -1, -1) if said[number].startswith(_HINT)), place)
+    message = [told.string[told.end() :], *(line.removeprefix(_SAID) for line in said[:hint])]
+    text = "\n".join([f"{exception}: {message[0]}", *message[1:]])
+    if hint < place:
+        advice = [said[hint].removeprefix(_HINT), *(line.removeprefix(_SAID) for line in said[hint + 1 : place])]
+        text += f"{HINT}{' '.join(advice)}"
+    where = said[place].removeprefix(_AT) if place < len(said) else ""
+    return Cause(text=text, where=where, exception=exception)
 
 
 def _unprefixed(lines: Sequence[str], prefix: str) -> list[str]:
@@ -161,7 +193,8 @@ def _crash_frames(lines: Sequence[str]) -> list[re.Match[str]]:
 def _cause(message: Sequence[str], frames: Sequence[re.Match[str]], code_dir: Path) -> Cause:
     text = [message[0].rstrip()] if message else ["an exception whose message is lost"]
     further = list(itertools.takewhile(str.strip, message[1:]))
-    if len(further) < _LONGEST_MESSAGE_LINES:  # else these are no message, but a log that goes on
+    is_ours = text[0].startswith("trainbox.errors.")  # which has a line for each of many problems
+    if is_ours or len(further) < _LONGEST_MESSAGE_LINES:  # else these are no message, but a log that goes on
         text += [line.rstrip() for line in further]
     kind = _EXCEPTION.match(text[0])
     # A script that goes on after a traceback may have handled it, and say in the end what it really died of.

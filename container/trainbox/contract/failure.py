@@ -1,6 +1,7 @@
 """`output/failure`, SageMaker's `FailureReason`: cause, place, hint; written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -13,11 +14,14 @@ from trainbox.files import read_regular
 
 #: FailureReason holds 1,024 characters; SageMaker puts "AlgorithmError: " before ours and ", exit code: N" behind.
 LONGEST_FAILURE = 980
+#: Where place and hint are long, too; else it has what they leave.
 _LONGEST_CAUSE = 600
 #: Of a failure file that the script has written; SageMaker shows 1,024 characters.
 LARGEST_FAILURE_BYTES = 64 * 1024
 #: Set aside for the failure file: 980 characters of at most 4 bytes.
 _RESERVED_BYTES = 4096
+#: What the system says of a directory that takes no new file, and of a file that is a mount.
+_NOT_TO_BE_REPLACED = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS})
 
 
 def compose(diagnosis: Diagnosis, hidden: Iterable[str] = ()) -> str:
@@ -28,28 +32,46 @@ def compose(diagnosis: Diagnosis, hidden: Iterable[str] = ()) -> str:
         hidden: Values to leave out; before the cut, which could leave half of one.
     """
     hidden = tuple(hidden)
-    parts = [_cut(printable(without_secrets(diagnosis.cause, hidden)), _LONGEST_CAUSE)]
+    cause = printable(without_secrets(diagnosis.cause, hidden))
+    below = ""
     if diagnosis.where:
-        parts.append(printable(f"at {without_secrets(diagnosis.where, hidden)}"))
+        below += printable(f"\nat {without_secrets(diagnosis.where, hidden)}")
     if diagnosis.hint:
-        parts.append(printable(f"hint: {without_secrets(diagnosis.hint, hidden)}"))
-    return _cut("\n".join(parts), LONGEST_FAILURE)
+        below += printable(f"\nhint: {without_secrets(diagnosis.hint, hidden)}")
+    return _cut(_cut(cause, max(_LONGEST_CAUSE, LONGEST_FAILURE - len(below))) + below, LONGEST_FAILURE)
 
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+#: Device, inode, time of the last change and size of a file: another content has another one.
+Mark = tuple[int, int, int, int]
+
+
+def mark_failure(path: Path) -> Mark | None:
+    """What tells the failure file that is there now from one that is written later; None where there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def reserve_failure(path: Path) -> None:
     """Set space aside for the failure file: a full disk is a reason to fail that could not be written otherwise.
 
-    The failure file of an earlier attempt in the same tree goes: it says nothing about this one.
+    The failure file of an earlier attempt in the same tree goes: it says nothing about this one. One that cannot be
+    removed, as it is a mount of its own, is emptied.
 
     Raises:
         OSError: The directory cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        _write_in_place(path, b"")
     with os.fdopen(_open_part(path), "wb") as file:
         file.write(b" " * _RESERVED_BYTES)
 
@@ -59,13 +81,14 @@ def release_failure(path: Path) -> None:
     _part(path).unlink(missing_ok=True)
 
 
-def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
+def write_failure(path: Path, text: str, *, before: bool = False, earlier: Mark | None = None) -> bool:
     """Write the failure file, whole or not at all, unless the script has written one.
 
     Args:
         path: Where.
         text: What `compose` made.
         before: Whether it goes before what the script has written, rather than give way to it.
+        earlier: What `mark_failure` gave before the script was started: that file is not the script's.
 
     Returns:
         Whether it was written.
@@ -73,7 +96,7 @@ def write_failure(path: Path, text: str, *, before: bool = False) -> bool:
     Raises:
         OSError: The directory cannot be written.
     """
-    if _has_words(path):
+    if _has_words(path) and mark_failure(path) != earlier:
         if not before:
             release_failure(path)
             return False
@@ -98,17 +121,38 @@ def hide_in_failure(path: Path, hidden: Iterable[str]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    content = text.encode(errors="replace")
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _replace(path, content)
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_REPLACED:
+            raise
+        try:
+            _write_in_place(path, content)
+        except OSError:
+            raise error from None
+
+
+def _replace(path: Path, content: bytes) -> None:
     part = _part(path)
     try:
         with os.fdopen(_open_part(path), "wb") as file:
-            file.write(text.encode(errors="replace"))
+            file.write(content)
             file.truncate()
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a directory that cannot be written holds none of ours
+            part.unlink()
+
+
+def _write_in_place(path: Path, content: bytes) -> None:
+    """Give a regular file another content, where nothing can take its place: it is a mount of its own, for example."""
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "wb") as file:
+        file.write(content)
 
 
 def read_failure(path: Path) -> str:

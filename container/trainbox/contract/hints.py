@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from trainbox.contract.cause import Cause
+from trainbox.contract.text import did_you_mean
 
 # Every expression is linear in the length of the text (see `cause`).
 
@@ -148,7 +149,9 @@ _MODULE = re.compile(r"No module named '([\w.]++)'")
 def find_hint(cause: Cause, channels: Sequence[str]) -> str:
     """What to do about an exception that many people meet; empty where nothing is known."""
     if cause.exception == "KeyError" and "SM_CHANNEL_" in cause.text:
-        return "the job has no such channel; its channels: " + (", ".join(channels) or "none")
+        name = cause.text.partition("SM_CHANNEL_")[2].partition("'")[0]
+        like = did_you_mean(name.lower(), channels)
+        return f"the job has no such channel{like}; its channels: {', '.join(channels) or 'none'}"
     if cause.exception.startswith("trainbox.errors."):
         return _NO_SPACE if os.strerror(errno.ENOSPC) in cause.text else ""  # it has its own
     if cause.exception == "ModuleNotFoundError":

@@ -166,6 +166,11 @@ def add_to_environment(values: Mapping[str, str]) -> None:
     _environment().update(values)
 
 
+def default_in_environment(name: str, value: str) -> None:
+    """Give this process a variable unless it has it: for a library that looks for it when it is loaded."""
+    _environment().setdefault(name, value)
+
+
 def read_references(root: Path, env: Mapping[str, str]) -> Wanted:
     """Find the references to secrets in hyperparameters and variables, each once.
 
@@ -222,8 +227,8 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     hidden = {*settings.hide, *referring, *resolved.hide}
     peer_key = read_peer_key(env)
     read_checkpoint_keys(env)  # not kept: a job is shown and compared; now, since a script comes to it late
-    if settings.program and reserved.get("trainbox_script"):
-        notes.append(f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}")
+    if reserved.get("trainbox_script"):
+        notes += _notes_on_programs(settings, env)
     return Job(
         layout=layout,
         name=env.get("TRAINING_JOB_NAME") or as_text(reserved.get("sagemaker_job_name")),
@@ -253,6 +258,15 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
         peer_key=peer_key,
         notes=tuple(notes),
     )
+
+
+def _notes_on_programs(settings: Settings, env: Mapping[str, str]) -> Iterable[str]:
+    """Which of a bundled script, by its hyperparameter, and other programs does not run."""
+    if settings.program:
+        yield f"trainbox_script={settings.script} has no effect: the job names the program {settings.program}"
+    elif env.get("SAGEMAKER_PROGRAM"):
+        left_over = env["SAGEMAKER_PROGRAM"]
+        yield f"SAGEMAKER_PROGRAM={left_over} has no effect: the job names trainbox_script={settings.script}"
 
 
 def _require_given(names: Iterable[str], hyperparameters: Mapping[str, object], env: Mapping[str, str]) -> None:

@@ -3,7 +3,6 @@
 The type of a field decides how its text is read, not the text: `0123`, `1e5` and `true` stay text in a field of text.
 """
 
-import difflib
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from trainbox.contract.param_problems import Problem, alike, find_meant, hint_for, wrong
 from trainbox.contract.param_values import LIST_TYPES, options, read, unquote, unwrap
 from trainbox.contract.secrets import REDACTED, is_secret, secrets, without_secrets
 from trainbox.errors import HyperparameterError
@@ -18,8 +18,6 @@ from trainbox.errors import HyperparameterError
 P = TypeVar("P")
 
 _SHOWN_LENGTH = 100
-_LISTED_NAMES = 30
-_HINT = "`trainbox describe SCRIPT` lists every hyperparameter of a script"
 _SIMPLE_NAMES = {
     inspect.BoolType: "bool",
     inspect.IntType: "int",
@@ -76,7 +74,7 @@ def parse(
 
     Args:
         params_type: A `msgspec.Struct` (or dataclass); ranges by `Annotated[float, msgspec.Meta(gt=0, le=1)]`. Where it
-            has `former_names`, those are names that it does not take, each with what to do instead.
+            has `instead`, those are names that it does not take, each with what to do instead.
         values: By name, `-` and `_` alike: text as SageMaker gives it, or values decoded already.
         program: Who asks, for the message about a name nobody knows.
         partial: Leave required ones that are not given `msgspec.UNSET`: for a question about a script, not for a job.
@@ -86,15 +84,16 @@ def parse(
         HyperparameterError: Lists every unknown, missing, doubled and unreadable hyperparameter.
     """
     slots = _slots(params_type)
-    former = getattr(params_type, "former_names", {})
-    given, problems = _match(slots, values, program or params_type.__name__, former)
+    program = program or params_type.__name__
+    given, problems = _match(slots, values, getattr(params_type, "instead", {}))
     arguments: dict[str, object] = {}
     for slot in slots:
         if slot.attribute not in given:
             if slot.required and partial:
                 arguments[slot.attribute] = msgspec.UNSET
             elif slot.required:
-                problems.append(f"'{slot.name}' is missing, expected {_expected(slot.kind)}")
+                text = f"'{slot.name}' is missing, expected {_expected(slot.kind)}"
+                problems.append(Problem(slot.name, "missing", text))
             continue
         name = given[slot.attribute]
         try:
@@ -104,15 +103,15 @@ def parse(
         except (ValueError, OverflowError, RecursionError):
             secret = is_secret(name) or is_secret(slot.name) or name in also
             found = REDACTED if secret else _shown(values[name])
-            problems.append(f"'{name}' is {found}, expected {_expected(slot.kind)}")
+            problems.append(Problem(name, "wrong value", f"'{name}' is {found}, expected {_expected(slot.kind)}"))
     if problems:
-        raise _error(problems)
+        raise wrong(problems, [slot.name for slot in slots], program)
     try:
         return params_type(**arguments)
     except ValueError as error:  # what the declaration's own __post_init__ found
         hidden = secrets({name: unquote(value) for name, value in values.items()}, also)
         raise HyperparameterError(
-            f"the hyperparameters do not fit together: {without_secrets(str(error), hidden)}", hint=_HINT
+            f"the hyperparameters do not fit together: {without_secrets(str(error), hidden)}", hint=hint_for(program)
         ) from None
 
 
@@ -191,46 +190,28 @@ def _construct(wanted: type, text: str) -> object:
 
 
 def _match(
-    slots: Sequence[_Slot], values: Mapping[str, object], program: str, former: Mapping[str, str]
-) -> tuple[dict[str, str], list[str]]:
+    slots: Sequence[_Slot], values: Mapping[str, object], instead: Mapping[str, str]
+) -> tuple[dict[str, str], list[Problem]]:
     """Which given name fills which attribute, and what is wrong with the names."""
-    known = {_alike(slot.attribute): slot for slot in slots} | {_alike(slot.name): slot for slot in slots}
+    known = {alike(slot.attribute): slot for slot in slots} | {alike(slot.name): slot for slot in slots}
     given: dict[str, str] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     for name in values:
-        slot = known.get(_alike(name))
-        if slot is None and _alike(name) in former:
-            problems.append(f"'{name}' is not taken by {program}: {former[_alike(name)]}")
+        slot = known.get(alike(name))
+        if slot is None and alike(name) in instead:
+            problems.append(Problem(name, "not taken", f"'{name}' is not taken: {instead[alike(name)]}"))
         elif slot is None:
-            problems.append(_unknown(name, slots, program))
+            meant = find_meant(name, [slot.name for slot in slots])
+            problems.append(Problem(name, "unknown", f"{_shown(name)} is not known", meant))
         elif slot.attribute in given:
-            problems.append(f"'{given[slot.attribute]}' and '{name}' are both given, but they are the same one")
+            text = f"'{given[slot.attribute]}' and '{name}' are both given, but they are the same one"
+            problems.append(Problem(name, "given twice", text))
         else:
             given[slot.attribute] = name
     return given, problems
 
 
-def _alike(name: str) -> str:
-    return name.replace("-", "_")
-
-
-def _unknown(name: str, slots: Sequence[_Slot], program: str) -> str:
-    names = {_alike(slot.name).lower(): slot.name for slot in slots}
-    close = difflib.get_close_matches(_alike(name).lower(), names, n=1)
-    if close:
-        return f"{_shown(name)} is not known to {program} - did you mean '{names[close[0]]}'?"
-    listed = ", ".join(sorted(names.values())[:_LISTED_NAMES]) or "none"
-    return f"{_shown(name)} is not known to {program}, which knows: {listed}{', …' * (len(names) > _LISTED_NAMES)}"
-
-
 # --- words ---
-
-
-def _error(problems: Sequence[str]) -> HyperparameterError:
-    if len(problems) == 1:
-        return HyperparameterError(f"hyperparameter {problems[0]}", hint=_HINT)
-    listed = "".join(f"\n  - {problem}" for problem in problems)
-    return HyperparameterError(f"{len(problems)} hyperparameters are wrong:{listed}", hint=_HINT)
 
 
 def _shown(value: object) -> str:

@@ -85,7 +85,8 @@ def read_port(env: Mapping[str, str]) -> int:
         ContractError: The value is not a port.
     """
     text = env.get("MASTER_PORT", "")
-    if not text:
+    # In a pod this is the address of a service that is named "master", if there is one.
+    if not text or (text.startswith("tcp://") and env.get("MASTER_SERVICE_HOST")):
         return DEFAULT_PORT
     port = _whole_number(text)
     if port is None or not 0 < port <= LAST_PORT:

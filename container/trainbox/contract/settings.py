@@ -1,6 +1,7 @@
 """What the request says to the container itself, by a reserved hyperparameter or else by a variable."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -106,7 +107,7 @@ SETTINGS: Mapping[str, str] = {
 
 #: Every other variable of trainbox's own, and what it says; docs/settings.md is generated from here.
 VARIABLES: Mapping[str, str] = {
-    "TRAINBOX_ROOT": "the tree, `/opt/ml` by default",
+    "TRAINBOX_ROOT": "the tree, `/opt/ml` by default; the supervisor passes it on to all that it starts",
     "TRAINBOX_PEER_KEY": "the key by which the processes of a job prove to each other that they belong to it, the same"
     " on all hosts: 32 random bytes as 64 hexadecimal digits (`openssl rand -hex 32`) or in base64",
     "TRAINBOX_CHECKPOINT_KEY": "a secret: 32 bytes in hexadecimal digits or base64, which seal checkpoints; what they"
@@ -123,6 +124,11 @@ VARIABLES: Mapping[str, str] = {
     "TRAINBOX_CI_TESTS": "for trainbox's own builds",
     "TRAINBOX_CI_IMAGE_TESTS": "for trainbox's own builds",
 }
+
+
+#: What Kubernetes sets for each service of a namespace, behind the service's name.
+_SERVICE = "_SERVICE_HOST"
+_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -183,10 +189,17 @@ def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path
             like = did_you_mean(name.lower().replace("-", "_"), SETTINGS, prefix="trainbox_")
             raise ContractError(f"{path}: key {name!r}: there is no such setting{like}", hint=hint)
     known = [*(name.upper() for name in SETTINGS), *VARIABLES]
-    for name in variables:
-        if is_ours(name) and name not in known:
+    given = [name for name in variables if is_ours(name)]
+    services = [name.removesuffix(_SERVICE) for name in given if name.endswith(_SERVICE)]
+    for name in given:
+        if name not in known and not any(_is_link(name, service) for service in services):
             like = did_you_mean(name.upper(), known, prefix="TRAINBOX_")
             raise ContractError(f"the variable {name}: there is no such setting{like}", hint=hint)
+
+
+def _is_link(name: str, service: str) -> bool:
+    """Whether Kubernetes has set a variable for a service whose name begins as ours do (`enableServiceLinks`)."""
+    return name.startswith(f"{service}_") and _LINK.fullmatch(name.removeprefix(f"{service}_")) is not None
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -229,7 +242,7 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
     Raises:
         ContractError: A setting is none of its choices or out of range; the message says which, and where it stands.
     """
-    asked = _Asked(reserved, env, path)
+    asked = _Asked(reserved, _without_programs(env) if as_text(reserved.get("trainbox_script")) else env, path)
     given, read, choose = asked.given, asked.read, asked.choose
     cache = env.get("SAGEMAKER_MANAGED_WARMPOOL_CACHE_DIRECTORY")
     seconds = "a number of seconds, 0 or more"
@@ -269,6 +282,11 @@ def read_settings(reserved: Mapping[str, object], env: Mapping[str, str], path: 
     )
     _require_effect(settings)
     return settings
+
+
+def _without_programs(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a job whose hyperparameters name a bundled script: a program is left over in the image."""
+    return {name: value for name, value in env.items() if name not in {"SAGEMAKER_PROGRAM", "TRAINBOX_MODULE"}}
 
 
 def _program(named: str, module: str | None) -> str:

@@ -48,6 +48,15 @@ def short(text: str, most: int = 60) -> str:
     return repr(text if len(text) <= most else text[:most] + "…")
 
 
+def six_digits(value: float) -> str:
+    """A number for people: six significant digits are what one compares; metric lines have all of them.
+
+    >>> six_digits(0.8659712345678), six_digits(12345.678), six_digits(20)
+    ('0.865971', '12345.7', '20')
+    """
+    return f"{value:.6g}"
+
+
 def did_you_mean(name: str, names: Iterable[str], *, prefix: str = "") -> str:
     """Return the end of a message about a name that is not known: the one of `names` that is like it, if one is.
 

@@ -21,6 +21,13 @@ from trainbox.health.run import HealthReport, examine
 from trainbox.launch.machine import read_machine
 from trainbox.say import say
 
+#: What its help shows.
+EXAMPLES = (
+    "trainbox health",
+    "trainbox health --full --json > health.jsonl",
+    "trainbox health --explain",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of the verb."""
@@ -67,7 +74,12 @@ def run(args: argparse.Namespace) -> int:
     if args.watch:
         return accompany(subject.host, args.into)
     found = examine(subject, env, strict=args.strict, backend=args.backend)
-    _tell(found, subject, as_json=args.json or args.preflight or not sys.stdout.isatty())
+    if args.preflight:
+        _tell_before_the_script(found, subject)
+    else:
+        (report.print_lines if args.json or not sys.stdout.isatty() else report.print_table)(found.findings)
+        say(found.line)
+        _keep(found, subject)
     if args.failure and found.diagnosis:
         args.failure.write_bytes(msgspec.json.encode(found.diagnosis))
     return found.exit_code
@@ -97,15 +109,27 @@ def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
     )
 
 
-def _tell(found: HealthReport, subject: Subject, *, as_json: bool) -> None:
-    (report.print_lines if as_json else report.print_table)(found.findings)
+def _tell_before_the_script(found: HealthReport, subject: Subject) -> None:
+    """Print what does not pass; the rest is in the report, and only where that cannot be written in the log."""
+    directory = _keep(found, subject)
+    shown = [finding for finding in found.findings if finding.status != "pass" or directory is None]
+    report.print_lines(shown)
     say(found.line)
-    if subject.job is not None:
-        directory = subject.job.layout.output_data_dir / report.DIRECTORY
-        try:
-            report.write_reports(directory, subject.host, found, is_first=subject.job.is_first_host)
-        except OSError as error:
-            say(f"the health report cannot be written: {error.strerror}: {error.filename}")
+    if passed := len(found.findings) - len(shown):
+        say(f"{passed} checks passed: {directory}")
+
+
+def _keep(found: HealthReport, subject: Subject) -> Path | None:
+    """Write the report of a job; returns the directory where it is."""
+    if subject.job is None:
+        return None
+    directory = subject.job.layout.output_data_dir / report.DIRECTORY
+    try:
+        report.write_reports(directory, subject.host, found, is_first=subject.job.is_first_host)
+    except OSError as error:
+        say(f"the health report cannot be written: {error.strerror}: {error.filename}")
+        return None
+    return directory
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

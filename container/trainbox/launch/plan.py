@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.environment import DISTRIBUTION_SWITCHES, Machine, variables
 from trainbox.contract.job import Job
+from trainbox.contract.layout import ROOT_VARIABLE
 from trainbox.contract.peer_key import as_handed_on, without_peer_key
 from trainbox.contract.ranks import find_members_beyond
 from trainbox.contract.settings import as_text
@@ -122,8 +123,12 @@ def _defaults(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _passed_on(job: Job) -> dict[str, str]:
-    """Variables sagemaker-training sets beside `SM_*`, and ours that the toolkit in the script reads."""
+    """Variables sagemaker-training sets beside `SM_*`, and ours that the toolkit in the script reads.
+
+    The root above all: a script that had to guess it would write its model where nobody looks.
+    """
     return {
+        ROOT_VARIABLE: str(job.layout.root),
         "SAGEMAKER_JOB_NAME": as_text(job.reserved.get("sagemaker_job_name")),
         "SAGEMAKER_REGION": as_text(job.reserved.get("sagemaker_region")) or job.region,
         "CURRENT_HOST": job.current_host,

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +31,6 @@ TREES = (XGBOOST, "random_forest_train.py")
 _SESSION = "trainbox.torch"
 #: What a script imports that connects to the other processes of its job, as the bundled `TREES` do.
 _PEERS = ("trainbox.peers", "trainbox.xgboost", "trainbox.sklearn")
-#: Linux reads no more of a script's first line (BINPRM_BUF_SIZE).
-_LONGEST_FIRST_LINE = 256
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -92,14 +91,20 @@ def find_bundled(name: str) -> Path:
         ProgramError: There is no such script; the message lists those there are.
     """
     scripts = bundled_scripts()
-    stem = name.removesuffix(".py")
-    for candidate in (stem, f"{stem}_train", f"{stem}_train".replace("-", "_")):
-        if candidate in scripts:
-            return scripts[candidate]
+    found = same_script(name, scripts)
+    if found is not None:
+        return scripts[found]
     raise ProgramError(
-        f"there is no bundled script {short(name)}{did_you_mean(stem, scripts)}",
+        f"there is no bundled script {short(name)}{did_you_mean(name.removesuffix('.py'), scripts)}",
         hint="the bundled scripts: " + (", ".join(scripts) or "none"),
     )
+
+
+def same_script(name: str, scripts: Collection[str]) -> str | None:
+    """Pure: which of some scripts a name means, as `find_bundled` takes it; None where it is none of them."""
+    stem = name.removesuffix(".py")
+    candidates = (stem, stem.replace("-", "_"), f"{stem}_train", f"{stem}_train".replace("-", "_"))
+    return next((candidate for candidate in candidates if candidate in scripts), None)
 
 
 def choose(job: Job) -> Choice:
@@ -155,9 +160,11 @@ def resolve(choice: Choice, directory: Path) -> Program:
     name = str(path.relative_to(directory))
     if name.endswith(".py"):
         return _python_program(name, directory, bundled=choice.bundled)
+    from trainbox.launch.executable import command_of  # noqa: PLC0415 - most programs are Python
+
     return Program(
         name=choice.name,
-        command=_executable(path, name),
+        command=command_of(path, name),
         directory=directory,
         install=() if choice.bundled else find_requirements(name, directory),
     )
@@ -176,7 +183,8 @@ def _inside(name: str, directory: Path) -> Path:
         ) from error
     if not path.is_relative_to(root) or path == root:
         raise ProgramError(
-            f"the program {short(name)} lies outside its code in {directory}", hint="name it as 'train.py'"
+            f"the program {short(name)} lies outside its code in {directory}",
+            hint="name it as 'train.py', and its directory as sagemaker_submit_directory",
         )
     if not is_there:
         names = _names(directory)
@@ -295,49 +303,3 @@ def find_module_requirements(directory: Path) -> tuple[str, ...]:
 
 def _listed(directory: Path) -> tuple[str, ...]:
     return ("-r", "requirements.txt") if (directory / "requirements.txt").is_file() else ()
-
-
-def _executable(path: Path, name: str) -> tuple[str, ...]:
-    """Any other file: executed itself if it can be, by a shell if it is a script that does not say by whom."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith((b"#!", b"\x7fELF")):
-        _require_interpreter(path, name)
-        if not os.access(path, os.X_OK):
-            _make_executable(path)
-        return (f"./{name}",)
-    if name.endswith(".sh"):
-        return ("/bin/sh", f"./{name}")
-    raise ProgramError(
-        f"the program {name!r} cannot be executed: it is no Python or shell script, no ELF file, and has no '#!' line",
-        hint="begin it with the interpreter, as in '#!/usr/bin/env Rscript'",
-    )
-
-
-def _require_interpreter(path: Path, name: str) -> None:
-    """Say what the kernel does not: of a script whose interpreter is missing it says that the script is."""
-    with path.open("rb") as file:
-        first = file.readline(_LONGEST_FIRST_LINE)
-    words = first.removeprefix(b"#!").rstrip(b"\n").split(maxsplit=1) if first.startswith(b"#!") else []
-    if first.startswith(b"#!") and first.endswith(b"\r\n"):
-        raise ProgramError(
-            f"the program {name!r} cannot be executed: its first line ends as Windows ends lines",
-            hint=f"sed -i 's/\\r$//' {name}, or `git config core.autocrlf input`",
-        )
-    if words and not Path(os.fsdecode(words[0])).exists():
-        raise ProgramError(
-            f"the program {name!r} cannot be executed: its first line asks for {os.fsdecode(words[0])!r},"
-            " which is not there",
-            hint="install it in the image, or name another interpreter, as in '#!/usr/bin/env bash'",
-        )
-
-
-def _make_executable(path: Path) -> None:
-    """Archives made on other systems lose the permission; sagemaker-training sets it too."""
-    try:
-        path.chmod(path.stat().st_mode | 0o555)
-    except OSError as error:
-        raise ProgramError(
-            f"the program {path} is not executable and cannot be made so: {error.strerror}",
-            hint=f"chmod +x {path.name}",
-        ) from error

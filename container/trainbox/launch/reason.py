@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from trainbox import errors
-from trainbox.contract.cause import Cause, find_cause
+from trainbox.contract.cause import HINT, Cause, find_cause
 from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind, kind_of
 from trainbox.contract.finding import as_hint, blame
 from trainbox.contract.hints import SHARED_MEMORY_HINT, find_hint
@@ -129,7 +129,9 @@ def _as_sagemaker_words_it(found: Diagnosis, said: Cause | None) -> Diagnosis:
     if error is None:
         return found
     kind = kind_of(error) if found.kind == "script" else found.kind
-    return replace(found, kind=kind, cause=f"{error.fault}: {found.cause.removeprefix(f'{errors.__name__}.')}")
+    cause, _, hint = found.cause.removeprefix(f"{errors.__name__}.").partition(HINT)
+    hints = "; ".join(filter(None, [hint, found.hint]))
+    return replace(found, kind=kind, cause=f"{error.fault}: {cause}", hint=hints)
 
 
 def _error_of_ours(said: Cause | None) -> type[errors.TrainboxError] | None:

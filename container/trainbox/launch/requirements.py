@@ -1,9 +1,11 @@
 """Install what a program asks for, once per host and before any of its processes starts."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ _RULES: Mapping[Installs, tuple[str, ...]] = {
 }
 _PIP_ERROR = re.compile(r"^[ \t]*(?:ERROR|error): (.+)$", re.MULTILINE)
 _MOST_ERRORS = 4
+_EDITABLE = re.compile(r"^(?:-e|--editable)[ =]*")
 _HINT = "pip's own lines are in the log; with network isolation there is no index: use the image"
 #: Pip's names for what has failed, which stand before or behind what says why.
 _SAY_NOTHING = ("subprocess-exited", "metadata-generation", "failed-wheel", "Failed b", "Could not build", "legacy-")
@@ -67,15 +70,29 @@ def install(program: Program, job: Job, env: Mapping[str, str]) -> Mapping[str, 
     python = sys.executable
     where = ""
     if site and not env.get("PIP_TARGET") and not os.access(site, os.W_OK):
-        place = job.layout.root / _PACKAGES
+        place, added = _make_place(job.layout.root / _PACKAGES, env)
         where = f" into {place}: {site} cannot be written"
-        added = _make_place(place, env)
         python = str(place / "bin" / "python")
     say(f"installing {' '.join(wanted)}{where}")
     argv = arguments(wanted, job.settings.pip_cache_dir)
     hang_seconds = job.settings.hang_seconds
     run_pip(argv, wanted, program.directory, env={**env, **added}, hang_seconds=hang_seconds, python=python)
     return added
+
+
+def builds_in_code(program: Program, job: Job) -> bool:
+    """Whether pip will build in the program's own directory: it is a package, or a requirement is a part of it."""
+    if job.settings.installs == "off" or Path(sys.prefix, OVERLAY_MARKER).is_file():
+        return False
+    listed = program.directory / "requirements.txt"
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines() if listed.is_file() else []
+    return "." in program.install or any(map(_is_local, lines))
+
+
+def _is_local(line: str) -> bool:
+    """Whether a line of requirements.txt is the path of a directory, as `./lib` or `-e .`."""
+    named = _EDITABLE.sub("", line.strip())
+    return named.startswith(".") or ("/" in named and ":" not in named and not named.startswith(("#", "-")))
 
 
 def find_install(script: str, directory: Path, *, is_module: bool, installs: Installs) -> tuple[str, ...]:
@@ -89,14 +106,22 @@ def allowed(install: tuple[str, ...], installs: Installs) -> tuple[str, ...]:
     return () if installs == "off" or not install else (*_RULES[installs], *install)
 
 
-def _make_place(place: Path, env: Mapping[str, str]) -> dict[str, str]:
+def _make_place(tree: Path, env: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
     try:
-        return make_environment(place, _sites(), env)
+        place = _choose_place(tree)
+        return place, make_environment(place, _sites(), env)
     except OSError as error:
         raise RequirementsError(
-            f"an environment in {place} cannot be made: {error.strerror or error}",
+            f"an environment in {tree} cannot be made: {error.strerror or error}",
             hint="pip needs a place to install to: mount the job's tree writable, or install it in the image",
         ) from error
+
+
+def _choose_place(tree: Path) -> Path:
+    """Below the tree of the job, or among the temporary files where this user cannot write there."""
+    with contextlib.suppress(OSError):
+        tree.mkdir(parents=True, exist_ok=True)
+    return tree if os.access(tree, os.W_OK) else Path(tempfile.mkdtemp(prefix="trainbox-")) / tree.name
 
 
 def _sites() -> tuple[str, ...]:

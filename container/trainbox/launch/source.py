@@ -15,7 +15,7 @@ from trainbox.contract.job import Job
 from trainbox.contract.settings import DEFAULT_SOURCE_BYTES
 from trainbox.contract.text import short
 from trainbox.errors import ProgramError
-from trainbox.files import remove_tree
+from trainbox.files import disarm, remove_tree
 from trainbox.launch.program import Source
 from trainbox.limits import (
     ARCHIVE_DEPTH,
@@ -56,6 +56,8 @@ _HEADERS = frozenset(
     }
 )
 _BLOCK_BYTES = 1024 * 1024
+#: A directory that cannot be changed: a read-only mount, or another user's.
+_NOT_OURS = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 #: Without a network (isolation) botocore would try for five minutes.
 _CONNECT_SECONDS = 10
 
@@ -77,13 +79,45 @@ def fetch(source: Source, job: Job, say: Say) -> Path:
     code_dir, staging = _staging(job.layout.code_dir, say)
     try:
         _fill(staging, source, job, say)
-        _replace(code_dir, staging)
+        return _put(staging, code_dir, say)
     except (OSError, RecursionError) as error:  # shutil.Error, which copytree raises, is an OSError too
         raise ProgramError(f"the code of {short(source.location)} cannot be put in {code_dir}: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             remove_tree(staging)
-    return code_dir
+
+
+def copy_to_change(directory: Path, job: Job, say: Say) -> Path:
+    """Copy code that cannot be written to where it can be: pip builds a package in its own directory.
+
+    Returns:
+        The copy, of which every directory can be written.
+
+    Raises:
+        ProgramError: There is no place for it, or it cannot be read.
+    """
+    scratch = _scratch(directory, OSError(errno.EROFS, os.strerror(errno.EROFS)))
+    say(f"{directory} cannot be written: pip builds in a copy, {scratch / 'code'}")
+    try:
+        _copy(directory, scratch / "code", most_bytes=job.settings.source_bytes)
+        (scratch / "code").chmod(0o755)
+        disarm(scratch / "code")
+    except (OSError, RecursionError) as error:
+        raise ProgramError(f"the code in {directory} cannot be copied to {scratch}: {error}") from error
+    return scratch / "code"
+
+
+def make_directory(directory: Path) -> Path:
+    """Return where a module runs that is installed: a job started by hand may have no code directory.
+
+    Raises:
+        ProgramError: No directory can be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _scratch(directory, error)
+    return directory
 
 
 def _staging(code_dir: Path, say: Say) -> tuple[Path, Path]:
@@ -262,9 +296,23 @@ def _read_to_end(tar: tarfile.TarFile, shown: str, most_bytes: int) -> None:
             raise _too_large(shown, most_bytes)
 
 
+def _put(staging: Path, code_dir: Path, say: Say) -> Path:
+    """Put the new code in the place of the old, or beside it where that belongs to somebody else or is read-only."""
+    staging.chmod(0o755)
+    try:
+        _replace(code_dir, staging)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        scratch = _scratch(code_dir, error)
+        say(f"{code_dir} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
+        shutil.move(staging, scratch / "code")
+        return scratch / "code"
+    return code_dir
+
+
 def _replace(code_dir: Path, staging: Path) -> None:
     """Put the new code in the place of the old; where that cannot be moved away, exchange the content instead."""
-    staging.chmod(0o755)
     old = staging.with_name(f"{staging.name}-old")
     try:
         code_dir.rename(old)
@@ -280,7 +328,8 @@ def _replace(code_dir: Path, staging: Path) -> None:
             shutil.move(entry, code_dir / entry.name)
     else:
         staging.rename(code_dir)
-        _remove(old)
+        with contextlib.suppress(OSError):  # another user's: it stays under its other name
+            _remove(old)
 
 
 def _remove(path: Path) -> None:
@@ -290,7 +339,7 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _refuse_unprotected(endpoint: str) -> None:
+def refuse_unprotected(endpoint: str) -> None:
     """A signed request shows the session's token to all on its way: only this machine may get one without TLS.
 
     Raises:
@@ -325,7 +374,7 @@ def download(uri: str, target: Path, job: Job, say: Say) -> None:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     if not bucket or not key:
         raise ProgramError(f"sagemaker_submit_directory: found {uri!r}, expected s3://BUCKET/KEY.tar.gz")
-    _refuse_unprotected(job.settings.s3_endpoint_url or "")
+    refuse_unprotected(job.settings.s3_endpoint_url or "")
     try:
         import boto3  # noqa: PLC0415 - a quarter of a second and 20 MB that most jobs never need
         from boto3.exceptions import Boto3Error  # noqa: PLC0415

@@ -14,22 +14,31 @@ from msgspec.structs import replace
 
 from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
 from trainbox.contract.ending import ending
-from trainbox.contract.failure import compose, hide_in_failure, release_failure, reserve_failure, write_failure
+from trainbox.contract.failure import (
+    Mark,
+    compose,
+    hide_in_failure,
+    mark_failure,
+    release_failure,
+    reserve_failure,
+    write_failure,
+)
 from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.contract.peer_key import without_peer_key
 from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import hidden_values
+from trainbox.contract.text import short
 from trainbox.contract.world import world_hosts
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
 from trainbox.launch.plan import Plan, plan
-from trainbox.launch.program import Program, choose, needs_key, resolve
+from trainbox.launch.program import Choice, Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.supervise import supervise
-from trainbox.say import say
+from trainbox.say import PREFIX, say
 from trainbox.scratch import scratch_directory
 
 if TYPE_CHECKING:
@@ -42,6 +51,10 @@ usage: train
 Runs the training job that the tree at /opt/ml (or at TRAINBOX_ROOT) describes. It takes no arguments: SageMaker passes
 everything in /opt/ml/input/config and the environment. To build such a tree and run a job on this machine, see
 `trainbox run --help`.
+
+examples:
+  docker run --rm -v $PWD/ml:/opt/ml IMAGE train
+  TRAINBOX_ROOT=$PWD/ml TRAINBOX_SCRIPT=xgboost train
 """
 
 
@@ -57,7 +70,8 @@ def main() -> int:
         return 0
     # SageMaker's own argument arrives here where the image has `train` as its ENTRYPOINT (toolkit issue #65).
     if arguments not in ([], ["train"]):
-        sys.stderr.write(_USAGE)
+        found = " ".join(map(short, arguments))
+        sys.stderr.write(f"{PREFIX}train takes no arguments, and was given {found}\n{_USAGE}")
         return 2
     _open_standard_streams()
     code = _run_job(_with_absolute_root(read_environment()))
@@ -68,6 +82,8 @@ def main() -> int:
 def _run_job(env: Mapping[str, str]) -> int:
     layout = Layout.from_environment(env)
     hidden = hidden_values(env)
+    outcome: Outcome | None = None
+    earlier = mark_failure(layout.failure_file)
     try:
         with _stop_raises() as check_stop:
             _make_output_directories(layout)
@@ -95,7 +111,7 @@ def _run_job(env: Mapping[str, str]) -> int:
 
         say(traceback.format_exc(), hidden=hidden)
         diagnosis = diagnose_defect(error)
-    return _fail(diagnosis, layout, hidden)
+    return _fail(diagnosis, layout, hidden, earlier, outcome)
 
 
 def _open_standard_streams() -> None:
@@ -212,7 +228,7 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
         from trainbox.launch.source import fetch  # noqa: PLC0415 - most of its imports are for archives
 
         directory = fetch(choice.source, job, lambda text: say(text, hidden=job.secrets))
-    program = resolve(choice, directory)
+    program = _in_usable_directory(resolve(choice, directory), choice, job)
     if job.peer_key is not None:
         program = replace(program, needs_key=needs_key(program, program.directory))
     if not program.install:
@@ -222,6 +238,22 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
     return program, install(program, job, env)
 
 
+def _in_usable_directory(program: Program, choice: Choice, job: Job) -> Program:
+    """An installed module needs no code directory, but one to run in; pip writes where it builds."""
+    if not program.directory.is_dir():
+        from trainbox.launch.source import make_directory  # noqa: PLC0415 - as above
+
+        return replace(program, directory=make_directory(program.directory))
+    if program.install and not os.access(program.directory, os.W_OK):
+        from trainbox.launch.requirements import builds_in_code  # noqa: PLC0415
+        from trainbox.launch.source import copy_to_change  # noqa: PLC0415
+
+        if builds_in_code(program, job):
+            copy = copy_to_change(program.directory, job, lambda text: say(text, hidden=job.secrets))
+            return resolve(choice, copy)
+    return program
+
+
 def _make_output_directories(layout: Layout) -> None:
     """SageMaker mounts these; `docker run` with the inputs alone does not. A read-only tree is the script's affair."""
     for directory in (layout.model_dir, layout.output_data_dir):
@@ -229,6 +261,11 @@ def _make_output_directories(layout: Layout) -> None:
             directory.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         reserve_failure(layout.failure_file)
+    if not os.access(layout.model_dir, os.W_OK | os.X_OK):
+        say(
+            f"WARNING: {layout.model_dir} cannot be written by user {os.geteuid()}: a model has no place there. Mount a"
+            f" directory of this user's, or name another tree ({ROOT_VARIABLE})"
+        )
 
 
 def _introduction(job: Job, program: Program, planned: Plan) -> str:
@@ -291,18 +328,41 @@ def _count(directory: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _fail(diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...]) -> int:
-    """Write the failure file unless the script has, and end the log with the same text; the exit code."""
+def _fail(
+    diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], earlier: Mark | None, outcome: Outcome | None
+) -> int:
+    """Write the failure file unless the script has, and end the log with the same text; the exit code.
+
+    Where the script has said it in the same words (`errors.end_as_declared`) it is not said again.
+
+    Args:
+        diagnosis: Why the job has failed.
+        layout: Where its files are.
+        hidden: Values to leave out.
+        earlier: The failure file that was there when this job began.
+        outcome: How the script ended, where it was started.
+    """
     text = compose(diagnosis, hidden)
     try:
         # Rules match how it begins, whatever the script has written.
-        is_ours = write_failure(layout.failure_file, text, before=diagnosis.kind == "hardware")
+        is_hardware = diagnosis.kind == "hardware"
+        is_ours = write_failure(layout.failure_file, text, before=is_hardware, earlier=earlier)
         # What the script has written there, or what ours was put before.
         found = hide_in_failure(layout.failure_file, hidden)
         if not is_ours:
             say(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
             text = found
     except OSError as error:
-        say(f"{layout.failure_file} cannot be written: {error.strerror}")
-    say(f"FAILED: {text}")
+        is_stale = earlier is not None and earlier == mark_failure(layout.failure_file)
+        stale = " and still holds the reason of an earlier job" if is_stale else ""
+        say(f"{layout.failure_file} cannot be written{stale}: {error.strerror}")
+    words = f"FAILED: {text}"
+    if outcome is None or not _has_said(outcome, words.partition("\n")[0]):
+        say(words)
     return diagnosis.exit_code
+
+
+def _has_said(outcome: Outcome, words: str) -> bool:
+    """Whether the process that failed first ended its log so."""
+    failure = outcome.first_failure
+    return failure is not None and f"{PREFIX}{words}\n" in failure.stderr

@@ -26,9 +26,9 @@ def shared_variables(job: Job, launch: Launch, machine: Machine, env: Mapping[st
     """
     per_rank = {"OMP_NUM_THREADS": str(max(1, machine.cpus // launch.processes))} if launch.processes > 1 else {}
     backend = {"TRAINBOX_BACKEND": launch.backend} if launch.backend else {}
-    meeting = {"MASTER_ADDR": master_address(job), "MASTER_PORT": str(job.port)}
-    defaults = {**meeting, **per_rank}
+    defaults = {"MASTER_ADDR": master_address(job), **per_rank}
     return {
+        "MASTER_PORT": str(job.port),  # of the request, if it names one
         **{name: value for name, value in defaults.items() if not env.get(name)},
         **backend,
         **network_variables(job, machine, env),

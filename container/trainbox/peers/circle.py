@@ -247,7 +247,7 @@ class Circle:
 
 
 def exit_code_of(error: BaseException) -> int:
-    """With which Python ends for an error that nobody catches; see `toolkit.end_as_declared` for those of ours."""
+    """With which Python ends for an error that nobody catches; see `errors.end_as_declared` for those of ours."""
     if isinstance(error, TrainboxError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):

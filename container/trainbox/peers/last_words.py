@@ -7,7 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from trainbox.errors import TrainboxError
+from trainbox.errors import TrainboxError, last_words
 
 #: What a process that is being ended may take for its last words: whoever reads them may be slow.
 LAST_WORDS_SECONDS = 0.5
@@ -16,7 +16,7 @@ LAST_WORDS_SECONDS = 0.5
 def end_process(error: TrainboxError, thread: int, before: Callable[[], None] | None = None) -> None:
     """End this process at once, with an error that its main thread had no chance to raise.
 
-    It is written as the traceback would have been that Python prints, for that is where the supervisor looks.
+    It is written as `errors.end_as_declared` would have done it, for that is where the supervisor looks.
 
     Args:
         error: Why.
@@ -33,9 +33,13 @@ def end_process(error: TrainboxError, thread: int, before: Callable[[], None] | 
 
 def _speak(error: TrainboxError, thread: int) -> None:
     frame = sys._current_frames().get(thread)  # noqa: SLF001 - there is no other way to see where a thread is
-    stack = traceback.format_stack(frame) if frame is not None else []
-    lines = ["Traceback (most recent call last):\n", *stack, *traceback.format_exception_only(error)]
+    stack = traceback.extract_stack(frame) if frame is not None else []
+    if error.hint:
+        text = last_words(error, stack)
+    else:
+        lines = [*traceback.format_list(stack), *traceback.format_exception_only(error)]
+        text = "".join(["Traceback (most recent call last):\n", *lines])
     with contextlib.suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, "".join(lines).encode())
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from trainbox.sklearn.forests import (
     slices,
     take_stock,
 )
+from trainbox.sklearn.former import Former, read_former, refuse_former
 from trainbox.sklearn.judging import Judge
 from trainbox.sklearn.model import find_importance, save_curves, save_importance, save_model
 from trainbox.sklearn.packing import Forest, pack, unpack
@@ -25,6 +26,7 @@ from trainbox.tabular.painter import Painter
 __all__ = [
     "Data",
     "Forest",
+    "Former",
     "History",
     "Judge",
     "Painter",
@@ -48,6 +50,8 @@ __all__ = [
     "open_store",
     "pack",
     "read_data",
+    "read_former",
+    "refuse_former",
     "resume",
     "save_booster",
     "save_curves",

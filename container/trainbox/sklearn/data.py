@@ -19,6 +19,7 @@ from trainbox.channels import Columns, Table, digest, read_table
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
+from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
@@ -117,7 +118,7 @@ def read_data(params: Params, circle: Circle) -> Data:
     tables: dict[str, Table] = {}
     for name, channel in channels.items():
         if name == "train" or name in sharded or circle.rank == 0:
-            columns = Columns(weight=params.csv_weights)
+            columns = Columns(weight=params.csv_weights, missing=params.missing, delimiter=params.delimiter)
             like = tables.get("train")
             is_like = like is not None and len(like.feature_names) > 0
             tables[name] = read_table(
@@ -159,7 +160,7 @@ def find_channels(job: Job) -> dict[str, Channel]:
         channels["validation"] = job.channels[held_out[0]]
     else:
         say("no channel 'validation' or 'test': the metrics are those of the rows trained on, which flatter a forest")
-    for name in sorted({*job.channels} - {"train", "code", *held_out}):
+    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
         say(f"the channel {name!r} is not read")
     return channels
 

@@ -66,8 +66,13 @@ def count_threads(params: Params) -> int:
     return int(joblib.effective_n_jobs(params.n_jobs))
 
 
-def slices(shares: Sequence[int], trees: int) -> list[range]:
+def slices(shares: Sequence[int], trees: int, first: int = 0) -> list[range]:
     """The numbers of the trees that each member grows: neighbours, all exactly once, proportional to its share.
+
+    Args:
+        shares: Of the members.
+        trees: The number behind the last tree.
+        first: That of the first; those before are a former model's.
 
     >>> slices([1, 1, 1], 10)
     [range(0, 3), range(3, 6), range(6, 10)]
@@ -75,8 +80,8 @@ def slices(shares: Sequence[int], trees: int) -> list[range]:
     borders = [0]
     for share in shares:
         borders.append(borders[-1] + share)
-    numbers = [trees * border // borders[-1] for border in borders]
-    return [range(first, last) for first, last in itertools.pairwise(numbers)]
+    numbers = [first + (trees - first) * border // borders[-1] for border in borders]
+    return [range(*pair) for pair in itertools.pairwise(numbers)]
 
 
 class Stock(msgspec.Struct, frozen=True):
@@ -293,9 +298,11 @@ def put_together(forests: Sequence[Forest]) -> Forest:
     return forest.set_params(n_estimators=len(forest.estimators_))
 
 
-def assemble(parts: Sequence[Part], params: Params) -> Forest:
-    """The forest of all trees of these parts, as scikit-learn would have left it."""
-    return put_together([part.forest for part in parts]).set_params(n_jobs=params.n_jobs)
+def assemble(parts: Sequence[Part], params: Params, former: Sequence[Part] = ()) -> Forest:
+    """The forest of all trees of these parts, behind those of a former one, as scikit-learn would have left it."""
+    forest = put_together([part.forest for part in parts])
+    forest.estimators_ = [tree for part in (*former, *parts) for tree in part.trees]
+    return forest.set_params(n_estimators=len(forest.estimators_), n_jobs=params.n_jobs)
 
 
 def read_part(content: bytes, first: int, last: int, params: Params, *, features: int, source: str) -> Part:

@@ -6,8 +6,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from trainbox.channels.table import MISSING
+
 #: What a resumed job may change, because it does not shape the trees.
-FREE = frozenset({"n-estimators", "n-jobs", "verbose", "checkpoint-every"})
+#: How CSV is read shows in the digest of what was read.
+FREE = frozenset({"n-estimators", "n-jobs", "verbose", "checkpoint-every", "missing", "delimiter"})
 #: What scikit-learn's constructors have and these hyperparameters have not: the trees of a forest grow in groups here,
 #: each a fit of its own, and `seed` is the random state.
 OURS = frozenset({"warm_start", "random_state"})
@@ -29,7 +32,7 @@ _NOT_FOR_XGBOOST = (
     "allow_shard_forests",
 )
 #: What goes with an estimator of one's own choice.
-_FOR_ESTIMATORS = frozenset({"task", "csv_weights", "seed", "estimator", "estimator_params"})
+_FOR_ESTIMATORS = frozenset({"task", "csv_weights", "missing", "delimiter", "seed", "estimator", "estimator_params"})
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -98,6 +101,10 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         | None
     ) = None
     csv_weights: Annotated[bool, Meta(description="whether the column after the label is the row's weight")] = False
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = MISSING
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
+        None
+    )
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of every random choice (random_state)")] = 42
     n_jobs: Annotated[int, Meta(description="threads; -1 is one for each processor")] = -1
     verbose: Annotated[int, Meta(ge=0, description="what scikit-learn itself says")] = 0

@@ -13,10 +13,12 @@ import trainbox
 from trainbox.channels import digest
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
+from trainbox.former import MODEL_CHANNEL
 from trainbox.peers import Circle
 from trainbox.say import say
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import Part, read_part
+from trainbox.sklearn.former import Former
 from trainbox.sklearn.params import FREE, Params
 
 #: The scores so far: after how many trees, and which.
@@ -31,13 +33,14 @@ def open_store(circle: Circle) -> Checkpoints:
     return store if circle.size == 1 else store.below(circle.members.name)
 
 
-def identify(params: Params, data: Data) -> dict[str, str]:
+def identify(params: Params, data: Data, former: Former | None = None) -> dict[str, str]:
     """Everything that shapes the trees: a checkpoint of something else must not be continued."""
     values = msgspec.to_builtins(params)
     identity = {name: json.dumps(value) for name, value in values.items() if name not in FREE}
     shape = " x ".join(map(str, data.train.features.shape))
     identity["channel train"] = f"{shape}, digest {digest(data.train)[:16]}"
-    return identity | {"scikit-learn": sklearn.__version__}
+    start = {} if former is None or not former.trees else {f"channel {MODEL_CHANNEL}": former.sentence}
+    return identity | start | {"scikit-learn": sklearn.__version__}
 
 
 def save_parts(store: Checkpoints, parts: Sequence[Part], identity: Mapping[str, str], history: History) -> None:
@@ -80,7 +83,7 @@ def resume(
         if first != (parts[-1].last if parts else own.start):
             say(f"{found.path} has trees from {first} on, grown among other hosts: this one grows its own anew")
             return [], []
-        if last > own.stop and len(own) < params.n_estimators:
+        if last > own.stop and own.stop < params.n_estimators:
             say(f"{found.path} has trees that other hosts grow now; this one grows those from {first} on")
             break
         if last > own.stop:

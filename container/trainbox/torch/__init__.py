@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
     from trainbox.torch.encoders import Columns, Pixels
+    from trainbox.torch.former import load_former
     from trainbox.torch.images import Images, holds_images, read_images
     from trainbox.torch.training import Session, session
 
-__all__ = ["Batches", "Columns", "Images", "Pixels", "Session", "holds_images", "read_images", "session"]
+__all__ = [
+    "Batches",
+    "Columns",
+    "Images",
+    "Pixels",
+    "Session",
+    "holds_images",
+    "load_former",
+    "read_images",
+    "session",
+]
 
 _HOMES = {
     "Batches": "batches",
@@ -18,6 +29,7 @@ _HOMES = {
     "Pixels": "encoders",
     "Session": "training",
     "holds_images": "images",
+    "load_former": "former",
     "read_images": "images",
     "session": "training",
 }

@@ -22,7 +22,7 @@ from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.contract.world import in_world
 from trainbox.elastic.progress import Section, open_progress
-from trainbox.errors import CheckpointError, ContractError
+from trainbox.errors import CheckpointError, ContractError, end_as_declared
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
 from trainbox.torch.checkpoints.directories import Hosts, NewestOfAll, Scratch, find_hosts, publish
@@ -51,7 +51,7 @@ class Integration:
         self.stopped = False
         self.begun = False
         self._job = toolkit.current_job()
-        self._hook = toolkit.end_as_declared if _is_of_torch(sys.excepthook) else sys.excepthook
+        self._hook = end_as_declared if _is_of_torch(sys.excepthook) else sys.excepthook
         env, given = read_place()
         ranks = given or Ranks()
         self._least = given.world_size if given else len(in_world(self._job).hosts)  # processes that train together

@@ -25,7 +25,7 @@ from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.ownership import give_to_caller
 from trainbox.workbench.plan import HostPlan, RunPlan
-from trainbox.workbench.resources import Resources
+from trainbox.workbench.resources import Resources, written_by
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -242,7 +242,7 @@ def run_containers(
             resources.remove(listener)
             for host in hosts:
                 host.close()
-            give_to_caller(client, [plan.work, plan.checkpoints], image, listener)
+            give_to_caller(client, written_by(plan), image, listener)
     check_logs(hosts)
     _check_train(plan, image, ended)
     return ended

@@ -22,6 +22,7 @@ def describe(plan: RunPlan, previews: Mapping[str, Preview]) -> str:
         f"job {request.job_name}, attempt {plan.attempt}, {count} host{'s' if count > 1 else ''}",
         f"result in {request.out}",
         request.isolation.sentence,
+        *plan.notes,
         *_limits(plan),
         *_overlay(plan),
         *(f"environment: {name}={value}" for name, value in redact(plan.added, request.hide).items()),
@@ -52,16 +53,27 @@ def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
     entries = dict.fromkeys(host.directories, "")
     files = {**host.files, HYPERPARAMETERS: redacted_hyperparameters(host, plan.request.hide)}
     entries |= {name: f"= {content}" for name, content in files.items()}
-    entries |= {name: f"-> {target}" for name, target in host.links.items()}
+    shown = {f"input/data/{name}": share for name, share in host.shares.items() if not share.is_whole}
+    entries |= {name: f"-> {target}" for name, target in host.links.items() if not _is_below(name, shown)}
     for mount in host.mounts:
         mode = " (read-only)" if mount.read_only else ""
         if mount.target.is_relative_to(host.tree):
-            entries[str(mount.target.relative_to(host.tree))] = f"<- {mount.source}{mode}"
+            place = str(mount.target.relative_to(host.tree))
+            entries[place] = f"<- {shown[place].sentence if place in shown else mount.source}{mode}"
+    for place, share in shown.items():
+        if share.stream is not None:
+            entries[f"{place}_0"] = f"<- {share.sentence}"
+        elif not host.mounts:
+            entries[place] = f"-> {share.sentence}"
     source = plan.request.source
     if source is not None:
         entries["code"] = f"<- a copy of {source.directory} ({len(source.files)} files, {source.bytes / 1e3:.1f} kB)"
     for name, what in sorted(entries.items()):
         yield f"  {host.root}/{name}  {what}".rstrip()
+
+
+def _is_below(place: str, shown: Mapping[str, object]) -> bool:
+    return any(place.startswith(f"{each}/") for each in shown)
 
 
 def _processes(plan: RunPlan, host: HostPlan, preview: Preview) -> Iterable[str]:

@@ -6,6 +6,7 @@ The package `docker` is imported here alone, and only when somebody asks for con
 import contextlib
 import errno
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,6 +24,9 @@ LABEL = "trainbox.job"
 _HOW_IS_IT = "'docker info' and 'docker system df' say how the engine and its disk are"
 #: For giving many files away; a command that takes longer hangs.
 _ONCE_SECONDS = 600
+#: Of what it says.
+_ONCE_LINES = 1000
+_LIST_SCRIPTS = "from trainbox.launch.program import bundled_scripts; print(*bundled_scripts(), sep='\\n')"
 #: HTTP: not found; and a conflict, which is how the engine calls a container that does not run or is being removed.
 _GONE = frozenset({404, 409})
 
@@ -176,6 +180,35 @@ def _runs(client: "APIClient", name: str) -> bool:
         return False
 
 
+def list_scripts(name: str, env: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Ask an image which scripts it has by a name.
+
+    Returns:
+        Their names; None where its Python has no trainbox.
+
+    Raises:
+        RunError: No engine answers, or it does not have the image.
+    """
+    with contextlib.closing(connect(env)) as client:
+        _inspect(client, name)
+        try:
+            code, said = _once(client, name, ["python3", "-I", "-c", _LIST_SCRIPTS])
+        except RunError:
+            return None
+    return None if code else tuple(said.decode(errors="replace").split())
+
+
+def has_file(name: str, path: Path, env: Mapping[str, str]) -> bool:
+    """Ask an image whether it has a file.
+
+    Raises:
+        RunError: No engine answers, it does not have the image, or that has no program `test`.
+    """
+    with contextlib.closing(connect(env)) as client:
+        _inspect(client, name)
+        return run_once(client, name, ["test", "-f", str(path)]) == 0
+
+
 def run_once(
     client: "APIClient",
     image: str,
@@ -192,6 +225,20 @@ def run_once(
     Raises:
         RunError: The engine cannot start it.
     """
+    return _once(client, image, command, mounts=mounts, capabilities=capabilities)[0]
+
+
+def _once(
+    client: "APIClient",
+    image: str,
+    command: Sequence[str],
+    *,
+    mounts: Sequence["Mount"] = (),
+    capabilities: Sequence[str] = (),
+) -> tuple[int, bytes]:
+    """The exit code, and what it wrote on stdout, up to a limit."""
+    from docker.types import LogConfig  # noqa: PLC0415
+
     config = client.create_host_config(
         network_mode="none",
         mounts=list(mounts),
@@ -199,6 +246,7 @@ def run_once(
         cap_add=list(capabilities),
         security_opt=["no-new-privileges"],
         read_only=True,
+        log_config=LogConfig(type="json-file", config={"max-size": "1m"}),
     )
     # Only the image's programs are wanted, not what its ENTRYPOINT makes of arguments.
     options = {"entrypoint": list(command), "user": "0:0", "host_config": config, "labels": {LABEL: "(none)"}}
@@ -206,7 +254,8 @@ def run_once(
         made = client.create_container(image, [], **options)
         try:
             client.start(made)
-            return int(client.wait(made, timeout=_ONCE_SECONDS)["StatusCode"])
+            code = int(client.wait(made, timeout=_ONCE_SECONDS)["StatusCode"])
+            return code, bytes(client.logs(made, stdout=True, stderr=False, tail=_ONCE_LINES))
         finally:
             client.remove_container(made, force=True, v=True)
 

@@ -25,7 +25,7 @@ def first_record(plan: RunPlan) -> JobRecord:
         script=request.script if request.source is None else str(request.source.directory / request.script),
         hyperparameters=_shown(request.hyperparameters, request),
         environment=_shown(request.env, request),
-        channels={name: str(channel.path) for name, channel in request.channels.items()},
+        channels={name: channel.as_flag() for name, channel in request.channels.items()},
         # If this attempt is killed, what was known before it stays known.
         metrics=_known_metrics(request.out, earlier) if earlier else {},
         result=earlier.result if earlier else None,

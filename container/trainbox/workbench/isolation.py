@@ -72,9 +72,9 @@ def check_containers(args: argparse.Namespace) -> None:
     for flag, is_given in (("--as-sagemaker", args.as_sagemaker), ("--network", args.network is not None)):
         if is_given and args.docker is None:
             raise RunError(f"{flag} says what containers may do, and there are none", hint="add --docker")
-    if args.network == "none" and args.hosts > 1:
+    if args.network == "none" and args.hosts.count > 1:
         raise RunError(
-            f"--network none: {args.hosts} hosts must reach each other",
+            f"--network none: {args.hosts.count} hosts must reach each other",
             hint="--network internal (the default) gives them a network that leads nowhere else",
         )
 
@@ -90,9 +90,15 @@ def find_containers(args: argparse.Namespace, env: Mapping[str, str], outside: S
     Raises:
         RunError: No engine answers, it does not have the image, or cannot run it.
     """
-    image = find_image(args.docker, env)
+    try:
+        image = find_image(args.docker, env)
+    except RunError as error:
+        if not args.docker.endswith((".py", ".sh")):
+            raise
+        hint = f"--docker takes the name of an image: did you mean {args.docker} --docker?"
+        raise RunError(error.message, hint=hint) from error
     confinement = confine(
-        hosts=args.hosts,
+        hosts=args.hosts.count,
         outside=outside,
         network=args.network,
         as_sagemaker=args.as_sagemaker,

@@ -46,6 +46,12 @@ def _secondary(stop: StopReason) -> SecondaryStatus:
 
 
 def failure_reason(failure: str, exit_code: int) -> str:
-    """`FailureReason` as DescribeTrainingJob shows it: prefix, failure file, exit code; 1,024 characters in all."""
-    before, after = "AlgorithmError: ", f", exit code: {exit_code}"
-    return before + failure.strip()[: LONGEST_REASON - len(before) - len(after)] + after
+    """`FailureReason`: whose fault it is, the failure file, the exit code; 1,024 characters in all.
+
+    SageMaker writes `AlgorithmError: ` before every failure file; here it is left out where the file says itself whose
+    fault it is.
+    """
+    failure = failure.strip()
+    before = "" if failure.startswith(("ClientError: ", "AlgorithmError: ")) else "AlgorithmError: "
+    after = f", exit code: {exit_code}"
+    return before + failure[: LONGEST_REASON - len(before) - len(after)] + after

@@ -10,6 +10,9 @@ import msgspec
 from trainbox.contract.peer_key import as_handed_on
 from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.workbench import namespace
+from trainbox.workbench.inputs.hosts import Cluster, form_cluster
+from trainbox.workbench.inputs.manifest import Entry
+from trainbox.workbench.inputs.sharing import Share, Stream, input_data_config, notes, shares
 from trainbox.workbench.namespace import OPT_ML
 from trainbox.workbench.overlay import Overlay
 from trainbox.workbench.record import WORK
@@ -18,6 +21,8 @@ from trainbox.workbench.request import RunRequest
 #: `docker stop -t 120`: what SageMaker gives between SIGTERM and SIGKILL (API StopTrainingJob).
 SECONDS_TO_LEAVE = 120.0
 
+#: Below the work directory, beside the trees of the hosts.
+INPUTS = "inputs"
 #: The file of a host's tree that may hold secrets.
 HYPERPARAMETERS = "input/config/hyperparameters.json"
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
@@ -51,6 +56,12 @@ class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
     links: Mapping[str, Path]
     #: In order: those inside the tree come before the tree's own.
     mounts: tuple[Mount, ...]
+    #: What it gets of each channel.
+    shares: Mapping[str, Share] = {}
+    #: Directories to make of some files of a channel; they are mounted.
+    views: Mapping[Path, tuple[Entry, ...]] = {}
+    #: By the beginning of their names, relative to the tree, what comes through the pipes.
+    streams: Mapping[str, Stream] = {}
     argv: tuple[str, ...]
     environment: Mapping[str, str]
 
@@ -68,11 +79,18 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     seconds_to_leave: float = SECONDS_TO_LEAVE
     #: The environment whose Python runs the hosts, where the job has requirements.
     overlay: Overlay | None = None
+    #: What a person may not expect of the inputs.
+    notes: tuple[str, ...] = ()
 
     @property
     def checkpoints(self) -> Path:
         """Shared by all hosts and attempts, as one S3 prefix is in the cloud."""
         return self.request.out / "checkpoints"
+
+    @property
+    def inputs(self) -> Path:
+        """Directories made of some files of a channel, for each host; no host can write there."""
+        return self.work / INPUTS
 
     @property
     def hosts_file(self) -> Path:
@@ -90,15 +108,16 @@ def plan_run(request: RunRequest, overlay: Overlay | None = None) -> RunPlan:
             if (name.startswith(_JOB_PREFIXES) or name in _JOB_VARIABLES) and name not in added
         )
     )
-    names = _host_names(request)
+    cluster = form_cluster(request.groups, _host_names(request))
     return RunPlan(
         request=request,
         attempt=request.previous.attempt + 1 if request.previous else 1,
         work=request.out / WORK,
-        hosts=tuple(_plan_host(request, name, names, added, removed, overlay=overlay) for name in names),
+        hosts=tuple(_plan_host(request, name, cluster, added, removed, overlay=overlay) for name in cluster.hosts),
         added=added,
         removed=removed,
         overlay=overlay,
+        notes=tuple(notes(request.channels, cluster)),
     )
 
 
@@ -110,15 +129,15 @@ def _own_variables(request: RunRequest) -> dict[str, str]:
 
 
 def _host_names(request: RunRequest) -> tuple[str, ...]:
-    """SageMaker's names where they can be made to resolve, loopback addresses elsewhere; sorted as SageMaker sorts."""
+    """SageMaker's names where they can be made to resolve, loopback addresses elsewhere; in the order of numbers."""
     named = request.isolation.can_name_hosts or request.hosts == 1
-    return tuple(sorted(f"algo-{n}" if named else f"127.0.0.{n}" for n in range(1, request.hosts + 1)))
+    return tuple(f"algo-{n}" if named else f"127.0.0.{n}" for n in range(1, request.hosts + 1))
 
 
 def _plan_host(
     request: RunRequest,
     name: str,
-    names: tuple[str, ...],
+    cluster: Cluster,
     added: Mapping[str, str],
     removed: tuple[str, ...],
     *,
@@ -126,7 +145,9 @@ def _plan_host(
 ) -> HostPlan:
     tree = request.out / WORK / name
     root = OPT_ML if request.isolation.at_opt_ml else tree
-    inputs = _inputs(request)
+    given = shares(request.channels, cluster, name)
+    views = {} if request.isolation.kind == "none" else _views(request, name, given)
+    inputs = _inputs(given, views)
     mounts = _mounts(request, tree, inputs)
     inherited = {} if request.isolation.image else request.inherited
     environment = {key: value for key, value in inherited.items() if key not in removed}
@@ -140,9 +161,12 @@ def _plan_host(
         tree=tree,
         root=root,
         directories=("input/config", "input/data", "model", "output/data"),
-        files=_config_files(request, name, names, root),
+        files=_config_files(request, name, cluster, given, root),
         links={} if mounts else {**inputs, "checkpoints": request.out / "checkpoints"},
         mounts=mounts,
+        shares=given,
+        views={directory: given[channel].files or () for channel, directory in views.items()},
+        streams={f"input/data/{each}": share.stream for each, share in given.items() if share.stream is not None},
         argv=_argv(request, mounts, sys.executable if overlay is None else str(overlay.python)),
         environment=environment,
     )
@@ -161,12 +185,26 @@ def _activated(overlay: Overlay, environment: Mapping[str, str]) -> dict[str, st
     return {"PATH": ":".join(path), "VIRTUAL_ENV": str(overlay.path)}
 
 
-def _inputs(request: RunRequest) -> dict[str, Path]:
-    """What lies below `input/data`: a channel is always a directory, one file lies in it."""
-    return {
-        f"input/data/{name}/{channel.path.name}" if channel.is_file else f"input/data/{name}": channel.path
-        for name, channel in request.channels.items()
-    }
+def _views(request: RunRequest, host: str, given: Mapping[str, Share]) -> dict[str, Path]:
+    """Where a directory is made of some files of a channel, by channel; outside of the tree, which hosts may change."""
+    directory = request.out / WORK / INPUTS / host
+    return {name: directory / name for name, share in given.items() if share.files is not None and not share.stream}
+
+
+def _inputs(given: Mapping[str, Share], views: Mapping[str, Path]) -> dict[str, Path]:
+    """What lies below `input/data`: a channel is always a directory, one file lies in it; a pipe is made there."""
+    inputs: dict[str, Path] = {}
+    for name, share in given.items():
+        place = f"input/data/{name}"
+        if share.stream is not None:
+            continue
+        if name in views:
+            inputs[place] = views[name]
+        elif share.files is not None:
+            inputs |= {f"{place}/{entry.name}": entry.path for entry in share.files}
+        else:
+            inputs[f"{place}/{share.source.name}" if share.is_file else place] = share.source
+    return inputs
 
 
 def _mounts(request: RunRequest, tree: Path, inputs: Mapping[str, Path]) -> tuple[Mount, ...]:
@@ -182,24 +220,24 @@ def _mounts(request: RunRequest, tree: Path, inputs: Mapping[str, Path]) -> tupl
     return tuple(mounts)
 
 
-def _config_files(request: RunRequest, name: str, names: tuple[str, ...], root: Path) -> dict[str, str]:
+def _config_files(
+    request: RunRequest, name: str, cluster: Cluster, given: Mapping[str, Share], root: Path
+) -> dict[str, str]:
     contents: dict[str, object] = {
         "hyperparameters.json": _hyperparameters(request, root),
-        "inputdataconfig.json": {
-            channel: {
-                "TrainingInputMode": "File",
-                "S3DistributionType": "FullyReplicated",
-                "RecordWrapperType": "None",
-            }
-            for channel in request.channels
-        },
+        "inputdataconfig.json": input_data_config(request.channels, tuple(given)),
         "resourceconfig.json": {
             "current_host": name,
             "current_instance_type": "local",
-            "current_group_name": "homogeneousCluster",
-            "hosts": list(names),
+            "current_group_name": cluster.group_of(name),
+            "hosts": list(cluster.hosts),
             "instance_groups": [
-                {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": list(names)}
+                {
+                    "instance_group_name": group.name,
+                    "instance_type": group.instance_type,
+                    "hosts": list(group.hosts),
+                }
+                for group in cluster.groups
             ],
             "network_interface_name": request.isolation.interface,
         },
@@ -213,7 +251,7 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     if request.module is not None:
         own = {"trainbox_module": request.module, "sagemaker_submit_directory": str(root / "code")}
     elif request.source is None:
-        own = {"trainbox_script": request.script}
+        own = _named_in_image(request.script)
     else:
         own = {"sagemaker_program": request.script, "sagemaker_submit_directory": str(root / "code")}
     if request.processes is not None:
@@ -223,6 +261,13 @@ def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     if request.hide:
         own["trainbox_hide"] = json.dumps(request.hide)
     return {**request.hyperparameters, **own}
+
+
+def _named_in_image(script: str) -> dict[str, str]:
+    """A script by its name, or by the path that it has in the image."""
+    if not script.startswith("/"):
+        return {"trainbox_script": script}
+    return {"sagemaker_program": Path(script).name, "sagemaker_submit_directory": str(Path(script).parent)}
 
 
 def redacted_hyperparameters(host: HostPlan, hide: Collection[str]) -> str:

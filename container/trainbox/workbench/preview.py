@@ -15,7 +15,7 @@ from trainbox.contract.settings import is_ours
 from trainbox.errors import RunError
 from trainbox.launch import plan as launch
 from trainbox.launch.machine import read_machine
-from trainbox.launch.program import bundled_directory, choose, find_session, needs_key, resolve
+from trainbox.launch.program import Program, bundled_directory, choose, find_session, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, redacted_hyperparameters
 from trainbox.workbench.source import Source
@@ -33,7 +33,9 @@ class Preview(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...]
 
 
-def preview(host: HostPlan, source: Source | None, script: str, hide: Collection[str] = ()) -> Preview:
+def preview(
+    host: HostPlan, source: Source | None, script: str, hide: Collection[str] = (), *, in_image: bool = False
+) -> Preview:
     """Ask the supervisor's plan; the contract's files exist for that moment only, in a temporary directory.
 
     Args:
@@ -41,13 +43,14 @@ def preview(host: HostPlan, source: Source | None, script: str, hide: Collection
         source: The source of the job.
         script: The program.
         hide: Names whose values are secret whatever they say. No secret is in the plan, short ones neither.
+        in_image: Whether only the image has the program.
 
     Raises:
         RunError: No temporary directory can be written.
         TrainboxError: The job would fail with it.
     """
     try:
-        return _preview(_without_secrets(host, hide), source, script)
+        return _preview(_without_secrets(host, hide), source, script, in_image=in_image)
     except OSError as error:
         hint = "TMPDIR=DIR names a directory that can be written"
         raise RunError(f"the plan of {host.name} cannot be made: {error}", hint=hint) from error
@@ -63,7 +66,7 @@ def _without_secrets(host: HostPlan, hide: Collection[str]) -> HostPlan:
     return msgspec.structs.replace(host, files=files, environment=environment)
 
 
-def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
+def _preview(host: HostPlan, source: Source | None, script: str, *, in_image: bool) -> Preview:
     with tempfile.TemporaryDirectory(prefix="trainbox-") as name:
         root = Path(name)
         (root / "input" / "config").mkdir(parents=True)
@@ -72,13 +75,16 @@ def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
         if source is not None:
             _copy_deciding(source, script, root / "code")
         job = read_job(root, host.environment)
-        choice = choose(job)
-        program = resolve(choice, root / "code" if source is not None else Path(choice.source.location))
+        if in_image:
+            program = _program_of_image(script, root / "code")
+        else:
+            choice = choose(job)
+            program = resolve(choice, root / "code" if source is not None else Path(choice.source.location))
         if source is not None and program.is_python and program.name.endswith(".py"):
             # Of the source only what decides was copied.
             session = find_session(source.directory / program.name, source.directory)
             program = msgspec.structs.replace(program, session=session)
-        if job.peer_key is not None:
+        if job.peer_key is not None and not in_image:
             of_key = needs_key(program, program.directory if source is None else source.directory)
             program = msgspec.structs.replace(program, needs_key=of_key)
         machine = read_machine(modules=modules_needed(job, program))
@@ -93,6 +99,15 @@ def _preview(host: HostPlan, source: Source | None, script: str) -> Preview:
         companions = tuple(_seen_from_the_host(child, moves) for child in planned.companions)
         seen = msgspec.structs.replace(planned, children=children, companions=companions)
         return Preview(seen, program.install, job.secrets)
+
+
+def _program_of_image(script: str, code: Path) -> Program:
+    """What its supervisor will make of a script that is not here, as far as the name tells."""
+    path = Path(script)
+    if not path.is_absolute():
+        return Program(f"{script}.py", (sys.executable, f"{script}.py"), bundled_directory())
+    command = (sys.executable, path.name) if path.suffix == ".py" else (f"./{path.name}",)
+    return Program(path.name, command, code)
 
 
 def _copy_deciding(source: Source, script: str, code: Path) -> None:

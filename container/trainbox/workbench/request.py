@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import datetime as dt
-import difflib
-import importlib.util
 import json
 import math
 import os
@@ -18,19 +16,19 @@ import msgspec
 
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.job import CHANNEL_NAME
 from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST, Installs, read_names
 from trainbox.contract.settings import SETTINGS, is_ours, require_known
-from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError, RunError
-from trainbox.launch.program import bundled_scripts, find_bundled, find_module
 from trainbox.launch.requirements import find_install
+from trainbox.workbench.find_program import find_program
 from trainbox.workbench.folder import read_previous
-from trainbox.workbench.given import Origin, pairs, read_hyperparameters, read_variables
+from trainbox.workbench.given import Origin, read_hyperparameters, read_variables
+from trainbox.workbench.inputs.hosts import Group, check_hosts
+from trainbox.workbench.inputs.source import ChannelSource, read_channels
 from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
@@ -42,7 +40,6 @@ LONGEST_VALUE = 2500
 MOST_VARIABLES = 100
 LONGEST_VARIABLE_NAME = 512
 LONGEST_VARIABLE_VALUE = 512
-MOST_CHANNELS = 20
 #: Of this backend: each host is a process here, and 127.0.0.N must name it.
 MOST_HOSTS = 100
 
@@ -60,13 +57,6 @@ _WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
 
 
-class ChannelSource(msgspec.Struct, frozen=True):
-    """A directory or a single file that becomes a channel."""
-
-    path: Path
-    is_file: bool = False
-
-
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a plan is made from; nothing else is looked up afterwards."""
 
@@ -77,6 +67,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Arguments of the script behind those of the hyperparameters.
     raw_arguments: tuple[str, ...] = ()
     source: Source | None = None
+    #: Whether the script, a name or an absolute path, is one that only the image has: nothing of it is known here.
+    in_image: bool = False
     channels: Mapping[str, ChannelSource] = {}
     hyperparameters: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
@@ -88,6 +80,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: The environment of `trainbox run` itself.
     inherited: Mapping[str, str] = {}
     hosts: int = 1
+    #: Instance groups, where `--hosts` names some.
+    groups: tuple[Group, ...] = ()
     processes: int | None = None
     job_name: str
     out: Path
@@ -133,17 +127,14 @@ def read_request(
     given = read_hyperparameters(args.hp, args.hp_env, env, cwd)
     given_variables = read_variables(args.env, env, cwd)
     hyperparameters, variables = given.values, given_variables.values
-    _check_hyperparameters(hyperparameters, args)
-    _check_variables(variables)
-    _check_known(hyperparameters, variables)
-    _check_given_once(hyperparameters, variables, args)
-    _check_numbers(args)
+    _check(hyperparameters, variables, args)
     of_shell = _settings_of_shell(env)
     variables = {**{name: of_shell[name] for name in of_shell if name not in _OWN_VARIABLES}, **variables}
     if args.preflight is not None:
         variables.pop("TRAINBOX_PREFLIGHT", None)
     drills = _drills(args, of_shell.get("TRAINBOX_DRILL", ""))
-    script, directory = _find_program(args, cwd)
+    found = find_program(args, env, cwd)
+    script, directory = found.script, found.directory
     job_name = _job_name(args, script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
     previous = read_previous(out, resume=args.resume)
@@ -156,14 +147,16 @@ def read_request(
         module=args.module,
         raw_arguments=tuple(args.raw_arguments),
         source=None if directory is None else survey(directory, leave_out=out),
-        channels=_channels(args.channel, cwd),
+        in_image=found.in_image,
+        channels=read_channels(args.channel, args.hosts, env=env, cwd=cwd),
         hyperparameters=hyperparameters,
         env=variables,
         hyperparameter_origins=given.origins,
         env_origins=given_variables.origins,
         hide=_names_to_hide(hyperparameters, variables, (*given.origins, *given_variables.origins)),
         inherited=env,
-        hosts=args.hosts,
+        hosts=args.hosts.count,
+        groups=args.hosts.groups,
         processes=args.processes,
         # The name stays the job's over its attempts, as in the cloud.
         job_name=previous.job_name if previous and args.job_name is None else job_name,
@@ -174,7 +167,7 @@ def read_request(
         drills=drills,
         preflight=args.preflight or "off",
         master_port=_master_port(args, variables),
-        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts > 1 or (args.processes or 1) > 1 else None,
+        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts.count > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
@@ -183,6 +176,15 @@ def read_request(
         installs=installs,
         umask=umask,
     )
+
+
+def _check(hyperparameters: Mapping[str, str], variables: Mapping[str, str], args: argparse.Namespace) -> None:
+    """What is wrong whatever else this machine has."""
+    _check_hyperparameters(hyperparameters, args)
+    _check_variables(variables)
+    _check_known(hyperparameters, variables)
+    _check_given_once(hyperparameters, variables, args)
+    _check_numbers(args)
 
 
 def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Installs:
@@ -330,82 +332,13 @@ def _check_given_once(
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    if not 1 <= args.hosts <= MOST_HOSTS:
-        raise RunError(f"--hosts {args.hosts}: expected 1 to {MOST_HOSTS}")
+    check_hosts(args.hosts, most=MOST_HOSTS)
     if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
         raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
     check_containers(args)
     for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
         if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
             raise RunError(f"{flag} {seconds}: expected seconds above 0")
-
-
-def _find_program(args: argparse.Namespace, cwd: Path) -> tuple[str, Path | None]:
-    """The script or the module of the command line, and the directory of its source."""
-    if args.script is not None and args.module is not None:
-        raise RunError(
-            f"-m {args.module} and {args.script}: only one of them can run",
-            hint=f"arguments of the module stand behind --: trainbox run -m {args.module} -- {args.script}",
-        )
-    if args.module is not None:
-        return _find_module(args, cwd)
-    if args.script is None:
-        raise RunError("no script is named", hint="trainbox run SCRIPT_OR_NAME, or trainbox run -m MODULE")
-    return _find_script(args.script, args.source_dir, cwd)
-
-
-def _find_module(args: argparse.Namespace, cwd: Path) -> tuple[str, Path]:
-    """As Python does it the current directory is where names of modules begin: it is the source."""
-    directory = (cwd / (args.source_dir or ".")).resolve()
-    if not directory.is_dir():
-        raise RunError(f"--source-dir {args.source_dir}: there is no such directory")
-    name = str(args.module)
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise RunError(f"-m {name}: expected the name of a module, as in package.train", hint="a script needs no -m")
-    file = find_module(name, directory)
-    if file is not None:
-        return file.relative_to(directory).as_posix(), directory
-    if args.docker is None and importlib.util.find_spec(name.partition(".")[0]) is None:
-        there = [path.stem for path in directory.iterdir() if path.suffix == ".py" or path.is_dir()]
-        raise RunError(
-            f"there is no module {name!r} in {directory}{did_you_mean(name.partition('.')[0], there)}",
-            hint="--source-dir names the directory where packages lie; an installed module works, too",
-        )
-    return name, directory
-
-
-def _find_script(given: str, source_dir: str | None, cwd: Path) -> tuple[str, Path | None]:
-    """The program relative to its source directory; or a bundled script, which has none."""
-    if source_dir is not None:
-        directory = (cwd / source_dir).resolve()
-        if not directory.is_dir():
-            raise RunError(f"--source-dir {source_dir}: there is no such directory")
-        candidates = [directory / given, cwd / given]
-    else:
-        directory = (cwd / given).resolve().parent
-        candidates = [cwd / given]
-    for candidate in candidates:
-        if candidate.is_file() and candidate.resolve().is_relative_to(directory):
-            return candidate.resolve().relative_to(directory).as_posix(), directory
-    if source_dir is None and "/" not in given:
-        return _find_bundled(given, cwd)
-    raise _no_script(given, directory, [])
-
-
-def _find_bundled(given: str, cwd: Path) -> tuple[str, None]:
-    names = bundled_scripts()
-    known = {*names, *(name.removesuffix("_train") for name in names)}
-    if given.removesuffix(".py") in known or given.removesuffix(".py").replace("-", "_") in known:
-        return find_bundled(given).stem, None
-    raise _no_script(given, cwd, sorted(names))
-
-
-def _no_script(given: str, directory: Path, bundled: Sequence[str]) -> RunError:
-    there = [path.name for path in directory.iterdir() if path.is_file()] if directory.is_dir() else []
-    close = difflib.get_close_matches(Path(given).name, [*there, *bundled], n=3)
-    meant = f" - did you mean {' or '.join(map(repr, close))}?" if close else ""
-    choices = f"; the bundled scripts are {', '.join(bundled)}" if bundled else ""
-    return RunError(f"there is no script {given!r} in {directory}{meant}", hint=f"give the path of a file{choices}")
 
 
 def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
@@ -423,19 +356,3 @@ def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
     named = args.module or Path(script).stem
     stem = re.sub(r"[^a-zA-Z0-9]+", "-", named).strip("-")[:40] or "job"
     return f"{stem}-{now:%Y%m%d-%H%M%S}"
-
-
-def _channels(given: Sequence[str], cwd: Path) -> dict[str, ChannelSource]:
-    if len(given) > MOST_CHANNELS:
-        raise RunError(f"{len(given)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
-    channels: dict[str, ChannelSource] = {}
-    for name, value in pairs(given, "--channel").items():
-        path = (cwd / Path(value).expanduser()).resolve()
-        if not CHANNEL_NAME.fullmatch(name):
-            raise RunError(
-                f"--channel {name}: SageMaker takes names of A-Z a-z 0-9 . - _, at most 64", hint="rename it"
-            )
-        if not value or not path.exists():
-            raise RunError(f"--channel {name}={value}: there is no {path}", hint="give a directory or a file")
-        channels[name] = ChannelSource(path, is_file=not path.is_dir())
-    return dict(sorted(channels.items()))

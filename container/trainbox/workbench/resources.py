@@ -204,7 +204,13 @@ def remove_earlier(plan: RunPlan, image: Image, listener: Listener) -> None:
             )
             listener.say(f"left of an attempt that was killed, and removed: {found}")
             _remove(client, containers, networks)
-        give_to_caller(client, [plan.work, plan.checkpoints], image, listener)
+        give_to_caller(client, written_by(plan), image, listener)
+
+
+def written_by(plan: RunPlan) -> list[Path]:
+    """Where hosts write, of this attempt or the one before; not their inputs, which may be the user's own files."""
+    entries = [*plan.work.iterdir()] if plan.work.is_dir() else []
+    return [*(path for path in entries if path != plan.inputs), plan.checkpoints]
 
 
 def _unkept(found: Iterable[dict[str, Any]]) -> list[str]:

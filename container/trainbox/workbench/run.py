@@ -19,6 +19,7 @@ from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import without_secrets
 from trainbox.errors import RunError
 from trainbox.files import disarm, read_below
+from trainbox.say import as_lines
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
 from trainbox.workbench.confinement import NETWORKS
@@ -28,6 +29,9 @@ from trainbox.workbench.engine import DEFAULT_IMAGE
 from trainbox.workbench.first_record import first_record, host_records
 from trainbox.workbench.folder import claimed, keep_earlier_logs, last_bytes, remove
 from trainbox.workbench.hosts import Ended
+from trainbox.workbench.inputs.hosts import Hosts, read_hosts
+from trainbox.workbench.inputs.pipes import pipes_written
+from trainbox.workbench.inputs.place import fetch_inputs
 from trainbox.workbench.install import run_hosts_of
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.job_end import JobEnd, conclude
@@ -52,7 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
     add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
-    add("--channel", action="append", default=[], metavar="NAME=PATH", help="a directory or file as an input channel")
+    add(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=PLACE[,OPTION…]",
+        help="a directory, a file or s3://BUCKET/PREFIX as an input channel; options: sharded, pipe, fastfile,"
+        " manifest=FILE, attributes=NAME,…, content_type=TYPE, record_wrapper=RecordIO, groups=GROUP,…",
+    )
     add(
         "--hp",
         action="append",
@@ -74,7 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY[=VALUE]",
         help="a variable of the container; or KEY, as in this shell",
     )
-    add("--hosts", type=int, default=1, metavar="N", help="how many hosts, algo-1 to algo-N (default 1)")
+    add(
+        "--hosts",
+        type=read_hosts,
+        default=Hosts(1),
+        metavar="N",
+        help="how many hosts, algo-1 to algo-N (default 1); or instance groups: workers=2,evaluators=1",
+    )
     add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
     add("--job-name", metavar="J", help="default: the script's name and the time")
     add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
@@ -140,7 +157,10 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     request = read_request(args, env=env, cwd=Path.cwd(), now=dt.datetime.now(dt.UTC), umask=umask)
     plan = plan_run(request, find_overlay(request, fresh=args.fresh))
     if args.dry_run:
-        previews = {host.name: preview(host, request.source, request.script, request.hide) for host in plan.hosts}
+        previews = {
+            host.name: preview(host, request.source, request.script, request.hide, in_image=request.in_image)
+            for host in plan.hosts
+        }
         sys.stdout.buffer.write(describe(plan, previews).encode())
         sys.stdout.flush()
         return 0
@@ -174,6 +194,7 @@ class _Attempt:
         )
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
+        self.is_told = False
         self.record = first_record(plan)
 
     def run(self) -> int:
@@ -210,6 +231,8 @@ class _Attempt:
     def _say_choices(self) -> None:
         request = self.plan.request
         self.live.say(request.isolation.sentence)
+        for note in self.plan.notes:
+            self.live.say(note)
         if self.plan.removed:
             self.live.say(f"not passed on, being another job's: {', '.join(self.plan.removed)}")
         if request.previous is not None:
@@ -221,7 +244,8 @@ class _Attempt:
         started = time.monotonic()
         with Interrupts() as interrupts:
             self._take_over(interrupts)
-            prepare(self.plan)
+            fetch_inputs(self.plan, self.live, lambda: bool(interrupts.count))
+            prepare(self.plan, has_inputs=not interrupts.count)
             self.seconds["prepare"] = time.monotonic() - started
             started = time.monotonic()
             try:
@@ -234,10 +258,13 @@ class _Attempt:
         self.failed = ended.failed
         code = 128 + interrupts.first if interrupts.first is not None else None
         stopped = self._stopped_by_others(ended)
-        return conclude(ended, self._failure(ended), interrupt_exit_code=code, was_stopped=stopped)
+        failure = self._failure(ended)
+        self.is_told = self._has_told(failure)
+        return conclude(ended, failure, interrupt_exit_code=code, was_stopped=stopped)
 
     def _disarm(self) -> None:
-        for place in (self.plan.work, self.plan.checkpoints):
+        # Not what hosts cannot have written: a shard may be another name of the user's own file.
+        for place in (*(host.tree for host in self.plan.hosts), self.plan.checkpoints):
             try:
                 disarm(place)
             except OSError as error:
@@ -266,11 +293,19 @@ class _Attempt:
 
     def _run_hosts(self, interrupts: Interrupts) -> Ended:
         isolation = self.plan.request.isolation
-        if isolation.image is None or isolation.confinement is None:
-            return run_hosts_of(self.plan, self.live, interrupts)
-        from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
+        with pipes_written(self.plan, self.live) as listener:
+            if isolation.image is None or isolation.confinement is None:
+                return run_hosts_of(self.plan, listener, interrupts)
+            from trainbox.workbench.containers import run_containers  # noqa: PLC0415 - loads docker
 
-        return run_containers(self.plan, isolation.image, isolation.confinement, self.live, interrupts)
+            return run_containers(self.plan, isolation.image, isolation.confinement, listener, interrupts)
+
+    def _has_told(self, failure: str) -> bool:
+        """Whether the one host has ended its log, which was shown, with the reason of the failure."""
+        if not failure or len(self.plan.hosts) > 1:
+            return False
+        log = last_bytes(self.out / "logs" / f"{self.plan.hosts[0].name}.log").decode(errors="replace")
+        return as_lines("FAILED: " + failure.partition("\n")[0]) in log
 
     def _failure(self, ended: Ended) -> str:
         """What the host that failed wrote into its failure file; else what is known of its end."""
@@ -379,5 +414,6 @@ class _Attempt:
             self.record,
             checkpoints=sum(1 for _ in checkpoints.iterdir()) if checkpoints.is_dir() else 0,
             console=self.console,
+            is_told=self.is_told,
         )
         self.console.file.write(without_secrets(text, self.hidden))

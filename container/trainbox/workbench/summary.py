@@ -1,10 +1,8 @@
 """The last thing `trainbox run` shows: how the job ended, its metrics, where its results are, how to go on."""
 
-import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.segment import Segment, Segments
@@ -14,6 +12,7 @@ from trainbox.contract.secrets import redact, redact_arguments
 from trainbox.contract.text import coloured, visible
 from trainbox.workbench.drawing import drawn, table
 from trainbox.workbench.given import Origin, escaped
+from trainbox.workbench.inputs.hosts import Hosts
 from trainbox.workbench.record import Curve, JobRecord
 from trainbox.workbench.request import RunRequest
 
@@ -22,8 +21,6 @@ _PLAIN_BARS = "_.-=*#"
 _WIDEST_CURVE = 30
 _NARROWEST_CURVE = 8
 _COLOURS = {"Completed": "green", "Stopped": "yellow", "Failed": "red"}
-_IMAGE = "trainbox:cpu"
-_CONFINED = ("--cap-drop=ALL", "--security-opt=no-new-privileges")
 #: Metrics whose better direction their name tells; a log says nothing about it.
 _HIGHER = frozenset({"auc", "aucpr", "acc", "accuracy", "f1", "precision", "recall", "map", "ndcg", "pre", "r2"})
 _LOWER = frozenset(
@@ -34,7 +31,9 @@ _LOWER = frozenset(
 )
 
 
-def summarise(request: RunRequest, record: JobRecord, *, checkpoints: int, console: Console) -> str:
+def summarise(
+    request: RunRequest, record: JobRecord, *, checkpoints: int, console: Console, is_told: bool = False
+) -> str:
     """The summary as text.
 
     Args:
@@ -42,6 +41,7 @@ def summarise(request: RunRequest, record: JobRecord, *, checkpoints: int, conso
         record: What became of it.
         checkpoints: How many entries the checkpoints' directory has.
         console: Where it will be shown: its width, its colours and its characters count.
+        is_told: Whether the reason of a failure is what the job's own lines ended with, just above.
     """
     facts = [("model", _model(request, record)), *_clashes(record)]
     if checkpoints:
@@ -52,26 +52,27 @@ def summarise(request: RunRequest, record: JobRecord, *, checkpoints: int, conso
         facts.append(("steps", f"{min(steps)} to {max(steps)}"))
     phases = record.seconds
     facts.append(("seconds", f"prepare {phases.prepare:.2f}, train {phases.train:.2f}, collect {phases.collect:.2f}"))
-    if record.status != "Completed" or checkpoints:
+    if checkpoints:
         facts.append(("resume", shlex.join(resume_command(request))))
     if request.isolation.image is None:
-        facts.append(("container", shlex.join(container_command(request))))
+        facts.append(("docker", shlex.join(docker_command(request))))
     else:
         facts.append(("process", shlex.join(process_command(request))))
     width = max(len(name) for name, _ in facts)
     # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
     lines = Segments(Segment(f"{name:<{width}}  {visible(text)}\n") for name, text in facts)
-    return drawn(console, "", *_ending(record), *_metrics(record, console), "", lines)
+    return drawn(console, "", *_ending(record, is_told=is_told), *_metrics(record, console), "", lines)
 
 
-def _ending(record: JobRecord) -> Iterable[RenderableType]:
+def _ending(record: JobRecord, *, is_told: bool) -> Iterable[RenderableType]:
     status = (
         record.status if record.secondary_status == record.status else f"{record.status} ({record.secondary_status})"
     )
     attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
     style = f"bold {_COLOURS[record.status]}"
-    yield Text.assemble(f"{record.job_name}: ", (status, style), f", exit code {record.exit_code}{attempt}")
-    if record.failure_reason:
+    why = " (FAILED, above, says why)" if is_told else ""
+    yield Text.assemble(f"{record.job_name}: ", (status, style), f", exit code {record.exit_code}{attempt}{why}")
+    if record.failure_reason and not is_told:
         # It quotes the script, whose colours shall not run on into what follows.
         yield from (Text.from_ansi(f"  {coloured(line)}") for line in record.failure_reason.split("\n"))
     if len(record.hosts) > 1 or record.status == "Stopped":
@@ -148,65 +149,32 @@ def resume_command(request: RunRequest) -> list[str]:
     """The next attempt of this job."""
     docker = ["--docker", request.isolation.image.name] if request.isolation.image else []
     docker += request.isolation.confinement.flags if request.isolation.confinement else ()
-    return [*_command_here(request), *docker, "--out", str(request.out), "--resume", *_raw_arguments(request)]
+    return [*_command(request), *docker, "--out", str(request.out), "--resume", *_raw_arguments(request)]
 
 
 def process_command(request: RunRequest) -> list[str]:
     """The same job in processes, where a debugger reaches it; its result comes to lie beside this one."""
-    return [*_command_here(request), "--out", f"{request.out}-process", *_raw_arguments(request)]
+    return [*_command(request), "--out", f"{request.out}-process", *_raw_arguments(request)]
 
 
-def _command_here(request: RunRequest) -> list[str]:
-    source = None if request.source is None else request.source.directory
-    places = {name: str(channel.path) for name, channel in request.channels.items()}
-    return _command(request, source, places, {})
-
-
-def container_command(request: RunRequest) -> list[str]:
+def docker_command(request: RunRequest) -> list[str]:
     """The same job in a container; its result comes to lie beside this one."""
-    volumes = [f"{request.out.parent}:/mnt/out"]
-    places = {}
-    for name, channel in request.channels.items():
-        places[name] = f"/mnt/input/{name}" + (f"/{channel.path.name}" if channel.is_file else "")
-        volumes.append(f"{channel.path}:{places[name]}:ro")
-    source = None
-    if request.source is not None:
-        source = Path("/mnt/source")
-        volumes.append(f"{request.source.directory}:{source}:ro")
-    origins = (*request.hyperparameter_origins.values(), *request.env_origins.values())
-    named = dict.fromkeys(origin.file for origin in origins if origin.file is not None)
-    files = {file: Path(f"/mnt/secrets/{number}/{file.name}") for number, file in enumerate(named, 1)}
-    volumes += [f"{file}:{place}:ro" for file, place in files.items()]
-    variables = sorted({origin.variable for origin in origins if origin.variable})
-    options = [word for volume in volumes for word in ("-v", volume)]
-    # Without a value: docker takes that of its shell.
-    options += [word for variable in variables for word in ("-e", variable)]
-    out = f"/mnt/out/{request.out.name}-container"
-    command = [*_command(request, source, places, files), "--out", out, *_raw_arguments(request)]
-    return ["docker", "run", "--rm", *_CONFINED, f"--user={os.geteuid()}:{os.getegid()}", *options, _IMAGE, *command]
+    return [*_command(request), "--docker", "--out", f"{request.out}-docker", *_raw_arguments(request)]
 
 
-def _command(
-    request: RunRequest, source: Path | None, places: Mapping[str, str], files: Mapping[Path, Path]
-) -> list[str]:
-    """`trainbox run` with the same job: secrets by where they come from, and those that the command had redacted.
-
-    Args:
-        request: The job.
-        source: The source's directory, where there is one.
-        places: The channels' directories or files.
-        files: Where files of secrets are, by where they were, where that is another place.
-    """
+def _command(request: RunRequest) -> list[str]:
+    """`trainbox run` with the same job: secrets by where they come from, and those that the command had redacted."""
+    source = None if request.source is None else request.source.directory
     script = request.script if source is None else str(source / request.script)
     words = ["trainbox", "run", *([script] if request.module is None else ["-m", request.module])]
     if source is not None and ("/" in request.script or request.module is not None):
         words += ["--source-dir", str(source)]
-    words += _flags("--channel", places)
+    words += _flags("--channel", {name: channel.as_flag() for name, channel in request.channels.items()})
     hyperparameters, variables = redact(request.hyperparameters, request.hide), redact(request.env, request.hide)
-    words += _given("--hp", "--hp-env", hyperparameters, request.hyperparameter_origins, files)
-    words += _given("--env", "--env", variables, request.env_origins, files)
-    if request.hosts > 1:
-        words += ["--hosts", str(request.hosts)]
+    words += _given("--hp", "--hp-env", hyperparameters, request.hyperparameter_origins)
+    words += _given("--env", "--env", variables, request.env_origins)
+    if request.hosts > 1 or request.groups:
+        words += ["--hosts", Hosts(request.hosts, request.groups).text]
     if request.processes is not None:
         words += ["--processes", str(request.processes)]
     if request.preflight != "off":
@@ -214,15 +182,13 @@ def _command(
     return [*words, "--job-name", request.job_name]
 
 
-def _given(
-    flag: str, of_shell: str, values: Mapping[str, object], origins: Mapping[str, Origin], files: Mapping[Path, Path]
-) -> Iterable[str]:
+def _given(flag: str, of_shell: str, values: Mapping[str, object], origins: Mapping[str, Origin]) -> Iterable[str]:
     for name, value in values.items():
         origin = origins.get(name)
         if origin is None:
             yield from (flag, f"{name}={escaped(str(value))}")
         elif origin.file is not None:
-            yield from (flag, f"{name}=@{files.get(origin.file, origin.file)}")
+            yield from (flag, f"{name}=@{origin.file}")
         else:
             yield from (of_shell, name if origin.variable == name else f"{name}={origin.variable}")
 

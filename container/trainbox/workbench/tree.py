@@ -1,17 +1,23 @@
 """Writes what a plan says each host finds: its tree, and the files several hosts share."""
 
+import os
 from pathlib import Path
 
 from trainbox.errors import RunError
 from trainbox.workbench.folder import remove
+from trainbox.workbench.inputs.place import make_views
 from trainbox.workbench.plan import HYPERPARAMETERS, HostPlan, RunPlan
 from trainbox.workbench.source import copy_source
 
 _HOSTS_FILE = Path("/etc/hosts")
 
 
-def prepare(plan: RunPlan) -> None:
+def prepare(plan: RunPlan, *, has_inputs: bool = True) -> None:
     """Build the trees of all hosts; what an attempt that was killed left behind goes first.
+
+    Args:
+        plan: Of the job.
+        has_inputs: Whether all inputs are on this machine; a run that was interrupted meanwhile starts no host.
 
     Raises:
         RunError: Something cannot be written, for want of space or permission.
@@ -24,6 +30,8 @@ def prepare(plan: RunPlan) -> None:
         plan.hosts_file.write_text(_hosts_content(plan))
         plan.hosts_file.chmod(0o644)  # as /etc/hosts is, for whatever user a script becomes
         for host in plan.hosts:
+            if has_inputs:
+                make_views(host)
             _build(host)
             if plan.request.source is not None:
                 copy_source(plan.request.source, host.tree / "code")
@@ -47,6 +55,12 @@ def _build(host: HostPlan) -> None:
         place = host.tree / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(target)
+    for name, share in host.shares.items():
+        # An empty shard is a directory, too.
+        if share.stream is None:
+            (host.tree / "input" / "data" / name).mkdir(exist_ok=True)
+    for stem in host.streams:
+        os.mkfifo(host.tree / f"{stem}_0")
     for mount in host.mounts:
         if mount.target.is_relative_to(host.tree) and mount.target != host.tree:
             _make_mountpoint(mount.source, mount.target)

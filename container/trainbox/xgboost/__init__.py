@@ -15,6 +15,7 @@ from trainbox.xgboost.folds import (
     summarize,
     take_rows,
 )
+from trainbox.xgboost.former import Former, read_former
 from trainbox.xgboost.matrices import Bins, plain_matrix
 from trainbox.xgboost.metrics import Truths, declare, evaluate, line, metric_names, objective_of
 from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_output
@@ -37,6 +38,7 @@ __all__ = [
     "Data",
     "Fold",
     "FoldResult",
+    "Former",
     "Group",
     "Matrices",
     "Model",
@@ -69,6 +71,7 @@ __all__ = [
     "plain_matrix",
     "predictions_file",
     "read_data",
+    "read_former",
     "resume",
     "save_curves",
     "save_folds",

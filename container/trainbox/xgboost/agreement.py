@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trainbox.channels import default_names
+from trainbox.channels import Coding, default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.labels import MOST_CLASSES, check_counts
+
+NO_TEXTS = Coding()
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -49,6 +51,8 @@ class Agreement(msgspec.Struct, frozen=True):
     digests: Mapping[str, tuple[str, ...]]
     #: The newest checkpoint, and the rank of the member that has it; nothing where nobody has one.
     checkpoint: tuple[int, int] | None
+    #: Of columns of texts, the same for all.
+    coding: Coding = Coding()
 
     @property
     def members(self) -> int:
@@ -56,8 +60,12 @@ class Agreement(msgspec.Struct, frozen=True):
         return len(self.digests["train"])
 
 
-def agree(reports: Sequence[Report]) -> Agreement:
+def agree(reports: Sequence[Report], coding: Coding = NO_TEXTS) -> Agreement:
     """What follows from all reports, in the order of the ranks.
+
+    Args:
+        reports: By rank.
+        coding: Of columns of texts, which all have agreed on before.
 
     Raises:
         DataError: No member has a row of a channel, or columns differ; the members are named.
@@ -78,6 +86,7 @@ def agree(reports: Sequence[Report]) -> Agreement:
         columns=_columns(reports),
         digests={channel: tuple(report.digests[channel] for report in reports) for channel in channels},
         checkpoint=(max(steps)[0], -max(steps)[1]) if steps else None,
+        coding=coding,
     )
 
 

@@ -14,6 +14,7 @@ from trainbox.checkpointing import Checkpoint
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
+from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
@@ -32,6 +33,7 @@ from trainbox.xgboost.shards import (
     shard_of,
     spool_directory,
 )
+from trainbox.xgboost.texts import settle_codes
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):
@@ -117,7 +119,8 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
     for name, channel in channels.items():
-        shards[name] = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
+        shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
+        shards[name] = settle_codes(shard, circle, params) if name == "train" else shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -127,7 +130,7 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
         checkpoint=checkpoint,
         version=xgb.__version__,
     )
-    agreement = agree(circle.gather(report, Report))
+    agreement = agree(circle.gather(report, Report), shards["train"].coding)
     for name, labels in agreement.labels.items():
         check_labels(name, labels, classes=params.classes, learn=name == "train")
     if circle.size > 1:
@@ -145,7 +148,7 @@ def _channels(job: Job, params: Params) -> dict[str, Channel]:
         channels["validation"] = job.channels[held_out[0]]
     elif params.early_stopping_rounds and not params.kfold:
         raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    for name in sorted({*job.channels} - {"train", "code", *held_out}):
+    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
         say(f"the channel {name!r} is not read")
     return channels
 
@@ -166,7 +169,8 @@ def _read(
     part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
     several = circle.size > 1
     directory = spool and spool / name
-    shard = read_shard(channel, name, params, part, like=train, spool=directory, allow_empty=several)
+    coding = None if train is None else train.coding
+    shard = read_shard(channel, name, params, part, like=train, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
     return shard

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from trainbox.channels.table import MISSING
 from trainbox.xgboost.catalogue import OBJECTIVES
 
 #: What XGBoost called `reg:squarederror` before 0.90.
@@ -64,12 +65,17 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     categorical_features: Annotated[
         tuple[str, ...], Meta(description="names or positions of features whose values are codes 0, 1, …")
     ] = ()
-    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
-        "",
-        "NA",
-        "NaN",
-        "nan",
-    )
+    categorical: (
+        Annotated[
+            tuple[str, ...],
+            Meta(description="names or positions of features all of whose cells are texts, numbers too"),
+        ]
+        | None
+    ) = None
+    unseen: Annotated[
+        Literal["error", "missing"], Meta(description="what a text is that `train` has not, in rows to be judged")
+    ] = "error"
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = MISSING
     delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
         None
     )

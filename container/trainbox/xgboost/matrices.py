@@ -15,8 +15,9 @@ import numpy.typing as npt
 import scipy.sparse
 import xgboost as xgb
 
-from trainbox.channels import Table
+from trainbox.channels import Coding, Table
 from trainbox.errors import DataError, HyperparameterError
+from trainbox.xgboost.agreement import NO_TEXTS
 from trainbox.xgboost.constraints import weights
 from trainbox.xgboost.cuts import exact_cuts
 from trainbox.xgboost.params import Params
@@ -65,7 +66,7 @@ def _obstacle(train: Shard, params: Params, members: int) -> str | None:
         return "they lie on the disk, for they do not fit into the memory"
     if params.runs_on != "cpu":
         return f"they are binned on {params.runs_on}"
-    if params.categorical_features:
+    if params.categorical_features or train.coding.features:
         return "some features are categories"
     if train.table.weights is not None:
         return "they have weights"
@@ -100,26 +101,27 @@ def _make_train(train: Shard, params: Params, bins: Bins) -> xgb.DMatrix:
 def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.DMatrix:
     """One to learn from, or with its bins, `like`."""
     if shard.is_on_disk:
-        kinds, width = feature_types(shard.feature_names, params), len(shard.feature_names)
+        kinds, width = feature_types(shard.feature_names, params, shard.coding), len(shard.feature_names)
         paths = [path for path in shard.blocks if isinstance(path, Path)]
-        given = {"ref": like, "max_bin": params.max_bin} | _shared(params)
+        given = {"ref": like, "max_bin": params.max_bin} | _shared(params, shard.coding)
         if params.runs_on == "cpu":
             cache = os.fspath(paths[0].parent / "bins")
-            return xgb.ExtMemQuantileDMatrix(_Blocks(paths, width, kinds, cache), **given)
+            return xgb.ExtMemQuantileDMatrix(_Blocks(paths, width, kinds, params, cache), **given)
         # One for GPUs wants blocks that lie on the GPU already (XGBoost 3.4): for them the bins are kept in memory.
-        return xgb.QuantileDMatrix(_Blocks(paths, width, kinds, None), **given)
+        return xgb.QuantileDMatrix(_Blocks(paths, width, kinds, params, None), **given)
     if not params.is_binned:
         return _plain(shard.table, params)
-    given = fields(shard.table, params) | _shared(params)
+    given = fields(shard.table, params) | _shared(params, shard.coding)
     return xgb.QuantileDMatrix(**given, ref=like, max_bin=params.max_bin)
 
 
 def _plain(table: Table, params: Params) -> xgb.DMatrix:
-    return xgb.DMatrix(**fields(table, params), **_shared(params))
+    return xgb.DMatrix(**fields(table, params), **_shared(params, table.coding))
 
 
-def _shared(params: Params) -> dict[str, Any]:
-    return {"nthread": params.nthread, "enable_categorical": bool(params.categorical_features)}
+def _shared(params: Params, coding: Coding) -> dict[str, Any]:
+    is_categorical = bool(params.categorical_features or coding.features)
+    return {"nthread": params.nthread, "enable_categorical": is_categorical}
 
 
 def _at_quantiles(table: Table, params: Params) -> xgb.DMatrix:
@@ -129,7 +131,7 @@ def _at_quantiles(table: Table, params: Params) -> xgb.DMatrix:
 
 def plain_matrix(table: Table, params: Params) -> xgb.DMatrix:
     """A table as it is, to predict from."""
-    kinds = feature_types(table.feature_names, params)
+    kinds = feature_types(table.feature_names, params, table.coding)
     return xgb.DMatrix(
         table.features, feature_types=kinds, enable_categorical=kinds is not None, nthread=params.nthread
     )
@@ -140,15 +142,19 @@ def fields(table: Table, params: Params) -> dict[str, Any]:
 
     Feature names stay out: a model that has them refuses to predict from a matrix that has none.
     """
-    given: dict[str, Any] = {"data": table.features, "label": table.labels, "weight": table.weights}
-    given["feature_types"] = feature_types(table.feature_names, params)
+    given: dict[str, Any] = {"data": table.features, "weight": table.weights}
+    given["feature_types"] = feature_types(table.feature_names, params, table.coding)
     if table.groups is not None:
         given["qid"] = table.groups
         given["weight"] = _weights_of_groups(table)
+    return given | _labels(table.labels, params)
+
+
+def _labels(labels: Floats, params: Params) -> dict[str, Floats]:
+    """The labels by what XGBoost calls them: those of survival:aft are bounds."""
     if params.objective == "survival:aft":
-        del given["label"]
-        given["label_lower_bound"], given["label_upper_bound"] = table.labels.T
-    return given
+        return dict(zip(("label_lower_bound", "label_upper_bound"), labels.T, strict=True))
+    return {"label": labels}
 
 
 def _weights_of_groups(table: Table) -> Floats | None:
@@ -171,15 +177,20 @@ def _weights_of_groups(table: Table) -> Floats | None:
     return weights
 
 
-def feature_types(names: Sequence[str], params: Params) -> list[str] | None:
+def feature_types(names: Sequence[str], params: Params, coding: Coding = NO_TEXTS) -> list[str] | None:
     """`c` for a categorical feature, `q` for a number; nothing where all are numbers.
+
+    Args:
+        names: Of the features.
+        params: The hyperparameters, which name those of codes.
+        coding: Of those of texts.
 
     Raises:
         HyperparameterError: A categorical feature that there is not.
     """
-    if not params.categorical_features:
+    if not params.categorical_features and not coding.features:
         return None
-    kinds = ["q"] * len(names)
+    kinds = ["c" if place in coding.features else "q" for place in range(len(names))]
     for wanted in params.categorical_features:
         text = str(wanted)
         if text in names:
@@ -197,10 +208,13 @@ def feature_types(names: Sequence[str], params: Params) -> list[str] | None:
 class _Blocks(xgb.DataIter):
     """The blocks of a shard, one after the other, as often as XGBoost asks."""
 
-    def __init__(self, paths: Sequence[Path], width: int, kinds: list[str] | None, cache: str | None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], width: int, kinds: list[str] | None, params: Params, cache: str | None
+    ) -> None:
         self._paths = paths
         self._width = width
         self._kinds = kinds
+        self._params = params
         self._at = 0
         super().__init__(cache_prefix=cache)
 
@@ -208,7 +222,7 @@ class _Blocks(xgb.DataIter):
         """Give the next block, if there is one."""
         if self._at == len(self._paths):
             return False
-        input_data(**_read_block(self._paths[self._at], self._width), feature_types=self._kinds)
+        input_data(**_read_block(self._paths[self._at], self._width, self._params), feature_types=self._kinds)
         self._at += 1
         return True
 
@@ -217,12 +231,12 @@ class _Blocks(xgb.DataIter):
         self._at = 0
 
 
-def _read_block(directory: Path, width: int) -> dict[str, Any]:
+def _read_block(directory: Path, width: int, params: Params) -> dict[str, Any]:
     weights = directory / "weights.npy"
     return {
         "data": _read_features(directory, width),
-        "label": np.load(directory / "labels.npy"),
         "weight": np.load(weights) if weights.exists() else None,
+        **_labels(np.load(directory / "labels.npy"), params),
     }
 
 

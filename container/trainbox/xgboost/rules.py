@@ -81,9 +81,12 @@ _TREES = (
     *("gamma", "max_depth", "min_child_weight", "max_delta_step", "subsample", "sampling_method", "num_parallel_tree"),
     *("colsample_bytree", "colsample_bylevel", "colsample_bynode", "tree_method", "monotone_constraints"),
     *("interaction_constraints", "categorical_features", "max_cat_to_onehot", "max_cat_threshold", "refresh_leaf"),
-    "feature_weights",
+    *("feature_weights", "categorical"),
 )
-_HISTOGRAMS = ("max_bin", "max_leaves", "grow_policy", "categorical_features", "colsample_bynode", "sampling_method")
+_HISTOGRAMS = (
+    *("max_bin", "max_leaves", "grow_policy", "categorical_features", "colsample_bynode", "sampling_method"),
+    *("categorical", "max_cat_to_onehot", "max_cat_threshold"),
+)
 _RANKING = (
     *("lambdarank_pair_method", "lambdarank_num_pair_per_sample", "lambdarank_normalization", "ndcg_exp_gain"),
     *("lambdarank_score_normalization", "lambdarank_unbiased", "lambdarank_bias_norm"),
@@ -118,11 +121,6 @@ RULES = (
     Rule(_RANKING, _learns("rank:"), "objective rank:*"),
     Rule(("lambdarank_bias_norm",), lambda params: params.lambdarank_unbiased, "lambdarank_unbiased=true"),
     Rule(("scale_pos_weight",), _learns(*_WEIGHING), f"objective {', '.join(_WEIGHING)}"),
-    Rule(
-        ("max_cat_to_onehot", "max_cat_threshold"),
-        lambda params: bool(params.categorical_features),
-        "categorical_features",
-    ),
     Rule(("num_cv_round",), lambda params: params.kfold is not None, "_kfold"),
 )
 
@@ -131,7 +129,7 @@ RULES = (
 _PROMISES = frozenset(
     {
         *("num_class", "quantile_alpha", "expectile_alpha"),
-        *("monotone_constraints", "interaction_constraints", "categorical_features"),
+        *("monotone_constraints", "interaction_constraints", "categorical_features", "categorical"),
     }
 )
 

@@ -19,12 +19,15 @@ from typing import Any, TypeVar
 import msgspec
 import xgboost as xgb
 
+from trainbox.channels.coding import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
+from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
 from trainbox.peers import Circle
 from trainbox.xgboost import rules
 from trainbox.xgboost.agreement import Agreement
+from trainbox.xgboost.former import Former
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, shaping
 
@@ -53,6 +56,8 @@ class Progress(msgspec.Struct, frozen=True):
     history: tuple[dict[str, float], ...] = ()
     #: Of the last round, with what a stop has added; not part of a checkpoint.
     scores: Mapping[str, float] = {}
+    #: Rounds of a former model, in front of those of this job.
+    former: int = 0
 
 
 def seed_of(params: Params, start: int) -> int:
@@ -105,18 +110,23 @@ def go_on(booster: xgb.Booster, params: Params, start: int) -> None:
     booster.set_param({"seed": seed_of(params, start)})
 
 
-def identify(params: Params, agreement: Agreement, bins: str) -> dict[str, str]:
+def identify(params: Params, agreement: Agreement, bins: str, former: Former | None = None) -> dict[str, str]:
     """Everything that shapes the model: a checkpoint of something else must not be continued.
 
     Args:
         params: The hyperparameters.
         agreement: What is known of the rows.
         bins: How they are binned.
+        former: The model that training starts from.
     """
     identity = {name: json.dumps(value) for name, value in shaping(params).items()}
     for channel, digests in agreement.digests.items():
         rows = f"{agreement.rows[channel]:,} rows x {len(agreement.columns)} features"
         identity[f"channel {channel}"] = f"{rows}, digest {' '.join(digest[:16] for digest in digests)}"
+    if agreement.coding:
+        identity["texts"] = digest_coding(agreement.coding)
+    if former is not None:
+        identity[f"channel {MODEL_CHANNEL}"] = f"{former.rounds:,} rounds, digest {former.digest[:16]}"
     return identity | {"bins": bins, "members": str(agreement.members), "xgboost": xgb.__version__}
 
 
@@ -128,7 +138,13 @@ def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Pro
 
 
 def resume(
-    found: Checkpoint | None, agreement: Agreement, circle: Circle, identity: Mapping[str, str], params: Params
+    found: Checkpoint | None,
+    agreement: Agreement,
+    circle: Circle,
+    identity: Mapping[str, str],
+    params: Params,
+    *,
+    former: Former | None = None,
 ) -> Progress:
     """The newest checkpoint that any member has, the same on all.
 
@@ -138,14 +154,16 @@ def resume(
         circle: The members.
         identity: Of this job.
         params: The hyperparameters.
+        former: The model that training starts from where there is no checkpoint.
 
     Raises:
         CheckpointError: It is of another job: other rows, parameters, versions; the difference is shown. Or it holds
             no model.
         HyperparameterError: It has more rounds than this job is to have.
     """
+    rounds = 0 if former is None else former.rounds
     if agreement.checkpoint is None:
-        return Progress()
+        return Progress(None if former is None else former.model, former=rounds)
     step, owner = agreement.checkpoint
     content = b""
     if circle.rank == owner and found is not None:
@@ -161,11 +179,11 @@ def resume(
     known = check_part(model, source)
     scores = parse_part(history, tuple[dict[str, float], ...], f"{_HISTORY} of the checkpoint of step {step}")
     found_there = (known.objective, known.features, known.rounds, len(scores))
-    expected = (rules.objective(params), len(agreement.columns), step, step)
+    expected = (rules.objective(params), len(agreement.columns), rounds + step, step)
     if found_there != expected:
         words = "{} of {:,} features, {:,} rounds and scores of {:,}".format
         raise CheckpointError(f"{source} is {words(*found_there)}; expected {words(*expected)}", hint=_FORGED)
-    return Progress(model, scores)
+    return Progress(model, scores, former=rounds)
 
 
 def read_part(path: Path) -> bytes:

@@ -5,16 +5,18 @@ often as it likes: parsing text again each time would take most of the job.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from trainbox.channels import Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
+from trainbox.channels import Coding, Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
+from trainbox.channels.table import default_names
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError
@@ -52,6 +54,8 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
     labels: Labels
     digest: str
     files: tuple[Path, ...]
+    #: Of its columns of texts.
+    coding: Coding = Coding()
 
     @property
     def is_on_disk(self) -> bool:
@@ -83,6 +87,10 @@ def columns_of(params: Params) -> Columns:
         group=params.group_column,
         missing=params.missing,
         delimiter=params.delimiter,
+        bounds=params.objective == "survival:aft",
+        texts=True,
+        categorical=params.categorical or (),
+        unseen=params.unseen,
     )
 
 
@@ -119,6 +127,7 @@ def read_shard(
     *,
     like: Shard | None,
     spool: Path | None,
+    coding: Coding | None = None,
     allow_empty: bool = False,
 ) -> Shard:
     """Read this member's rows of a channel, once.
@@ -130,6 +139,7 @@ def read_shard(
         part: Which of the rows.
         like: A shard with the columns that these rows must have.
         spool: An empty directory for blocks; `None`: keep them in memory.
+        coding: The codes of texts that these rows must follow; of rows to learn from they are found out.
         allow_empty: Whether there may be no row: other members have some.
 
     Raises:
@@ -137,9 +147,11 @@ def read_shard(
     """
     columns = columns_of(params)
     if spool is not None:
-        return _spool(channel, name, params, part, like=like, directory=spool, allow_empty=allow_empty)
+        return _spool(channel, name, params, part, like=like, directory=spool, coding=coding, allow_empty=allow_empty)
     same = like.table if like is not None and like.rows else None
-    table = read_table(channel, like=same, columns=columns, content_type=channel.content_type, allow_empty=allow_empty)
+    table = read_table(
+        channel, like=same, columns=columns, content_type=channel.content_type, coding=coding, allow_empty=allow_empty
+    )
     if part.count > 1:
         table = take_part(table, part.index, part.count)
     return shard_of(table, name, params)
@@ -155,6 +167,7 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
         labels=_labels([table.labels], params),
         digest=digest(table),
         files=table.files,
+        coding=table.coding,
     )
 
 
@@ -186,19 +199,22 @@ def _spool(
     *,
     like: Shard | None,
     directory: Path,
+    coding: Coding | None,
     allow_empty: bool,
 ) -> Shard:
-    """Decode the rows once, block by block, onto the disk."""
+    """Decode the rows once, block by block, onto the disk; the codes of texts are those of their first rows."""
     directory.mkdir(parents=True)
     paths: list[Path] = []
     labels: list[Floats] = []
     digests: list[str] = []
     names: tuple[str, ...] = ()
+    found = coding or Coding()
     blocks = read_blocks(
         channel,
         columns=columns_of(params),
         content_type=channel.content_type,
         like=like.feature_names or None if like is not None else None,
+        coding=coding,
         rows=BLOCK_ROWS,
         allow_empty=allow_empty,
     )
@@ -212,7 +228,7 @@ def _spool(
         paths.append(_write_block(directory / _block_name(number), block))
         labels.append(block.labels)
         digests.append(digest(block))
-        names = block.feature_names
+        names, found = block.feature_names, block.coding
     say(f"{name}: {sum(map(len, labels)):,} rows lie in {len(paths)} blocks on the disk (external memory)")
     return Shard(
         channel=name,
@@ -222,6 +238,7 @@ def _spool(
         labels=_labels(labels, params),
         digest="+".join(digests),
         files=(),
+        coding=found,
     )
 
 
@@ -242,6 +259,27 @@ def _write_block(directory: Path, block: Table) -> Path:
     if block.weights is not None:
         np.save(directory / "weights.npy", block.weights)
     return directory
+
+
+def read_block(directory: Path) -> Table:
+    """A block of a shard, its features left on the disk as long as they are not looked at."""
+    weights, features = directory / "weights.npy", np.load(directory / "features.npy", mmap_mode="r")
+    return Table(
+        np.load(directory / "labels.npy"),
+        features,
+        default_names(features.shape[1]),
+        (),
+        np.load(weights) if weights.exists() else None,
+    )
+
+
+def summarize_blocks(blocks: Iterable[Table], params: Params) -> dict[str, Any]:
+    """What a shard says of its blocks: `labels` and `digest`."""
+    labels, digests = [], []
+    for block in blocks:
+        labels.append(block.labels)
+        digests.append(digest(block))
+    return {"labels": _labels(labels, params), "digest": "+".join(digests)}
 
 
 def _labels(parts: Sequence[Floats], params: Params) -> Labels:

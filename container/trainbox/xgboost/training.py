@@ -83,5 +83,5 @@ def boost(
             pace.tell(step + 1)
             if finished or stopped:
                 break
-        progress = Progress(bytes(booster.save_raw("ubj")), tuple(history), more | scores)
+        progress = Progress(bytes(booster.save_raw("ubj")), tuple(history), more | scores, progress.former)
         yield progress

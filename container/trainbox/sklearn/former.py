@@ -1,0 +1,114 @@
+"""A former forest from the channel `model`, behind whose trees more are grown, as scikit-learn's `warm_start` does."""
+
+import hashlib
+
+import msgspec
+import numpy as np
+
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.former import MODEL_CHANNEL, find_file, former_model
+from trainbox.peers import Circle
+from trainbox.say import say
+from trainbox.sklearn.data import Data
+from trainbox.sklearn.forests import Part, forest_class
+from trainbox.sklearn.packing import unpack
+from trainbox.sklearn.params import Params
+
+_FILE = "model.skops"
+_SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
+
+
+class Former(msgspec.Struct, frozen=True, eq=False):
+    """The forest that training starts from; where there is none it has no trees."""
+
+    trees: int = 0
+    digest: str = ""
+    #: On the first host alone: all of its trees.
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What it is, for a checkpoint."""
+        return f"{self.trees} trees, digest {self.digest}"
+
+
+class _Told(msgspec.Struct, frozen=True):
+    trees: int
+    digest: str
+
+
+def read_former(params: Params, data: Data, circle: Circle) -> Former:
+    """The former forest; the first host reads it, and tells the others how many trees it has.
+
+    Raises:
+        DataError: The channel holds no forest, or one of other rows or another kind.
+        HyperparameterError: It has as many trees as are asked for, or something has no meaning with it.
+    """
+    directory = former_model()
+    members = circle.gather(directory is not None, bool)
+    if True not in members:
+        return Former()
+    if not members[0]:
+        raise DataError(
+            f"channel {MODEL_CHANNEL}: the first host, {circle.members.names[0]}, does not get it",
+            hint="give it to all hosts",
+        )
+    parts: tuple[Part, ...] = ()
+    told = _Told(0, "")
+    if circle.rank == 0 and directory is not None:
+        content = find_file(directory, _FILE).read_bytes()
+        parts = (_read(content, params, data),)
+        told = _Told(parts[0].last, hashlib.sha256(content).hexdigest()[:16])
+    told = msgspec.json.decode(circle.share(msgspec.json.encode(told)), type=_Told)
+    _check_params(params, told.trees)
+    if circle.rank == 0:
+        say(f"channel {MODEL_CHANNEL}: {told.trees:,} trees; {params.n_estimators - told.trees:,} more are grown")
+    return Former(told.trees, told.digest, parts)
+
+
+def refuse_former(what: str) -> None:
+    """Refuse the channel where it has no effect.
+
+    Args:
+        what: The hyperparameter that says so.
+
+    Raises:
+        HyperparameterError: The job has the channel.
+    """
+    if former_model() is not None:
+        raise HyperparameterError(
+            f"{what} cannot start from the model of the channel {MODEL_CHANNEL}",
+            hint="leave the channel out; scikit-learn's own forests grow more trees",
+        )
+
+
+def _read(content: bytes, params: Params, data: Data) -> Part:
+    forest = unpack(content, forest_class(params), features=len(data.features), source=_SOURCE)
+    classes = tuple(np.asarray(getattr(forest, "classes_", ())).tolist())
+    if classes != data.classes:
+        raise DataError(
+            f"{_SOURCE} knows the classes {_some(classes)}; channel train has {_some(data.classes)}",
+            hint="a forest grows more trees for the same classes",
+        )
+    width = max(len(classes), 1)
+    if any(tree.tree_.value.shape[1:] != (1, width) for tree in forest.estimators_):
+        raise DataError(f"{_SOURCE} cannot be used: a tree has not {width} values in each node")
+    return Part(0, len(forest.estimators_), forest, content)
+
+
+def _some(classes: tuple[object, ...]) -> str:
+    most = 10
+    return ", ".join(map(str, classes[:most])) + ("…" if len(classes) > most else "")
+
+
+def _check_params(params: Params, trees: int) -> None:
+    if trees >= params.n_estimators:
+        raise HyperparameterError(
+            f"n-estimators is {params.n_estimators}, and the model of the channel {MODEL_CHANNEL} has {trees} trees",
+            hint="n-estimators counts all trees, as with scikit-learn's warm_start: ask for more",
+        )
+    if params.oob_score:
+        raise HyperparameterError(
+            f"oob_score has no meaning with the channel {MODEL_CHANNEL}: nobody knows which rows its trees have seen",
+            hint="leave it out, and give a channel 'validation'",
+        )

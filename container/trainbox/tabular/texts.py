@@ -1,0 +1,115 @@
+"""The texts of a job's rows as codes that are the same on all its members, and what to say of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+import scipy.sparse
+
+from trainbox.channels import Coding, Table
+from trainbox.channels.coding import MOST_CATEGORIES, unite
+from trainbox.channels.wording import some
+from trainbox.contract.text import short
+from trainbox.errors import DataError
+from trainbox.peers import Circle
+
+#: Stands for the label among the places of features.
+LABEL = -1
+
+
+class Column(msgspec.Struct, frozen=True):
+    """What one member has read of a column that is one of texts for it or for another."""
+
+    member: str
+    texts: tuple[str, ...]
+    has_numbers: bool
+
+
+def settle(circle: Circle, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]) -> Coding:
+    """The texts of all members together, sorted; all of them call this.
+
+    Args:
+        circle: The members.
+        coding: Of this one's rows.
+        names: Of its features.
+        has_numbers: Whether this one's column at a place, which is none of texts, has a number.
+
+    Raises:
+        DataError: A column has texts on one member and numbers on another, or too many texts on all together.
+    """
+    if circle.size == 1:
+        return unite([coding])
+    own = [*coding.features, *([LABEL] if coding.labels else [])]
+    places = sorted({place for told in circle.gather(own, list[int]) for place in told})
+    found: dict[int, tuple[str, ...]] = {}
+    for place in places:
+        texts = coding.labels if place == LABEL else coding.features.get(place, ())
+        column = Column(circle.members.name, texts, place not in own and has_numbers(place))
+        what = "the label" if place == LABEL else f"feature {names[place] if place < len(names) else place!r}"
+        found[place] = put_together(what, circle.gather(column, Column))
+    return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
+
+
+def put_together(what: str, columns: Sequence[Column]) -> tuple[str, ...]:
+    """Pure: the texts of a column of all members, sorted.
+
+    Raises:
+        DataError: It has texts on one member and numbers on another, or too many texts on all together.
+    """
+    texts = next((column for column in columns if column.texts), columns[0])
+    numbers = next((column for column in columns if column.has_numbers), None)
+    if numbers is not None:
+        raise DataError(
+            f"channel train: {what} has numbers on {numbers.member}, and texts such as"
+            f" {short(next(iter(texts.texts), ''))} on {texts.member}",
+            hint="write either numbers or texts; or name the column in the hyperparameter categorical, so that all are"
+            " texts",
+        )
+    together = unite([Coding(labels=column.texts) for column in columns]).labels
+    if len(together) > MOST_CATEGORIES:
+        raise DataError(
+            f"channel train: {what} has {len(together):,} different texts on the {len(columns)} members together,"
+            f" more than {MOST_CATEGORIES:,}",
+            hint="leave the column out, or put its texts into fewer groups",
+        )
+    return together
+
+
+def has_number(table: Table, place: int) -> bool:
+    """Whether a column of numbers has one that is not missing."""
+    if not len(table.labels):
+        return False
+    if place == LABEL or scipy.sparse.issparse(table.features):
+        return True
+    return not bool(np.isnan(table.features[:, place]).all())
+
+
+def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The texts of each feature by its name, as a model card has them.
+
+    Raises:
+        DataError: Two columns of texts have one name.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for place, texts in coding.features.items():
+        if names.count(names[place]) > 1:
+            raise DataError(
+                f"channel train: several columns are called {names[place]!r}, and one of them holds texts",
+                hint="give each column a name of its own",
+            )
+        found[names[place]] = texts
+    return found
+
+
+def explain(categories: Mapping[str, Sequence[str]], classes: Sequence[object], unseen: str) -> tuple[str, ...]:
+    """What to know of a model that has learnt from texts; nothing of one that has not."""
+    if not categories and not any(isinstance(label, str) for label in classes):
+        return ()
+    told = [f"{name} ({len(texts):,} texts)" for name, texts in categories.items()]
+    what = some([*told, *(["the label"] if any(isinstance(label, str) for label in classes) else [])])
+    then = "is an error" if unseen == "error" else "counts as missing"
+    text = (
+        f"the model has learnt from the codes of texts: {what}. It needs trainbox's `serve`, which codes rows as"
+        f" training did; a text that training has not seen {then} there"
+    )
+    return (text,)

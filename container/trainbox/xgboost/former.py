@@ -1,0 +1,107 @@
+"""A former model from the channel `model`, on which boosting goes on: `num_round` more rounds, as `xgb_model` does."""
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+import xgboost as xgb
+
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.former import MODEL_CHANNEL, find_file, former_model
+from trainbox.peers import Circle
+from trainbox.say import say
+from trainbox.xgboost import rules
+from trainbox.xgboost.model_check import Model, check_model
+from trainbox.xgboost.params import Params
+
+_FILE = "xgboost-model"
+_SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
+_HINT = "take the values of the former job, or train without the channel"
+
+
+class Former(msgspec.Struct, frozen=True):
+    """The model that training starts from."""
+
+    model: bytes
+    rounds: int
+    digest: str
+
+
+def read_former(params: Params, columns: Sequence[str], circle: Circle) -> Former | None:
+    """The former model, the same on all members; None where no member has the channel.
+
+    Args:
+        params: The hyperparameters.
+        columns: Those that the rows have.
+        circle: The members; all call this.
+
+    Raises:
+        DataError: The channel holds no model of XGBoost, or one of other rows or another kind.
+        HyperparameterError: Something is asked for that the former model has decided already.
+    """
+    directory = former_model()
+    owners = circle.gather(directory is not None, bool)
+    if True not in owners:
+        return None
+    owner = owners.index(True)
+    content = b""
+    if circle.rank == owner and directory is not None:
+        _check_params(params)
+        content = find_file(directory, _FILE).read_bytes()
+        _check(check_model(content, source=_SOURCE), content, params, columns)
+    content = circle.share(content, owner)
+    known = check_model(content, source=_SOURCE)
+    if circle.members.is_first:
+        say(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained behind them")
+    return Former(_without_names(content), known.rounds, hashlib.sha256(content).hexdigest())
+
+
+def _check_params(params: Params) -> None:
+    if params.kfold:
+        raise HyperparameterError(
+            f"_kfold={params.kfold} has no use for the model of the channel {MODEL_CHANNEL}",
+            hint="leave one of them out: each fold begins with a model of its own",
+        )
+    if params.base_score is not None:
+        raise HyperparameterError(
+            f"base_score={params.base_score:g} has no effect: the model of the channel {MODEL_CHANNEL} has its own",
+            hint="leave it out",
+        )
+
+
+def _check(known: Model, content: bytes, params: Params, columns: Sequence[str]) -> None:
+    outputs = params.num_class or max(params.label_columns, len(params.quantile_alpha), len(params.expectile_alpha))
+    if rules.objective(params) == "survival:aft":
+        outputs = 1
+    of_round = params.num_parallel_tree * (1 if params.multi_strategy == "multi_output_tree" else outputs)
+    kinds = {params.booster, "gbtree"} if params.booster == "dart" else {params.booster}
+    there = {
+        "objective": (known.objective, rules.objective(params)),
+        "features": (known.features, len(columns)),
+        "outputs": (known.outputs, outputs),
+    }
+    if known.booster not in kinds:
+        there["booster"] = (known.booster, params.booster)
+    if known.booster != "gblinear":
+        there["trees in each round"] = (known.trees // max(known.rounds, 1), of_round)
+    differing = [f"{name} was {was} and is {now}" for name, (was, now) in there.items() if was != now]
+    if differing:
+        raise DataError(f"{_SOURCE} cannot be continued: {'; '.join(differing)}", hint=_HINT)
+    names = xgb.Booster(model_file=bytearray(content)).feature_names or ()
+    named = any(name != f"f{place}" for place, name in enumerate(columns))
+    for place, (was, now) in enumerate(zip(names, columns, strict=False), start=1):
+        if named and was != now:
+            raise DataError(
+                f"{_SOURCE} calls feature {place} {was!r}, the channel train calls it {now!r}",
+                hint="give the columns in the order of the former job",
+            )
+
+
+def _without_names(content: bytes) -> bytes:
+    """Our matrices have no names; XGBoost refuses a model that has some."""
+    booster = xgb.Booster(model_file=bytearray(content))
+    if not booster.feature_names:
+        return content
+    booster.feature_names = None
+    booster.feature_types = None
+    return bytes(booster.save_raw("ubj"))

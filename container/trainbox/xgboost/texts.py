@@ -1,0 +1,86 @@
+"""Columns and labels of texts: their codes settled among the members, and what XGBoost can learn from them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from trainbox.channels import Coding
+from trainbox.channels.coding import recode
+from trainbox.channels.table import recode_table
+from trainbox.channels.wording import some
+from trainbox.errors import DataError, HyperparameterError
+from trainbox.peers import Circle
+from trainbox.tabular.texts import has_number, settle
+from trainbox.xgboost.params import Params
+from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks
+
+
+def settle_codes(train: Shard, circle: Circle, params: Params) -> Shard:
+    """The rows to learn from with the codes that all members have agreed on; all of them call this.
+
+    Raises:
+        DataError: A column has texts on one member and numbers on another, too many texts, or texts that the objective
+            cannot learn from.
+        HyperparameterError: Trees do not grow from categories this way.
+    """
+    coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
+    check_texts(coding, train.feature_names, params)
+    return train if coding == train.coding else recode_shard(train, coding, params)
+
+
+def _has_number(shard: Shard, place: int) -> bool:
+    for block in shard.blocks:
+        table = read_block(block) if isinstance(block, Path) else block
+        if place < len(table.feature_names) and has_number(table, place):
+            return True
+    return False
+
+
+def recode_shard(shard: Shard, coding: Coding, params: Params) -> Shard:
+    """The same rows with the codes of another coding, which has all texts of theirs."""
+    if not shard.is_on_disk:
+        return shard_of(recode_table(shard.table, coding), shard.channel, params)
+    paths = [block for block in shard.blocks if isinstance(block, Path)]
+    for path in paths:
+        features = np.load(path / "features.npy", mmap_mode="r+")
+        for place, texts in shard.coding.features.items():
+            column = np.array(features[:, place])
+            recode(column, texts, coding.features[place])
+            features[:, place] = column
+        if shard.coding.labels:
+            labels = np.load(path / "labels.npy")
+            recode(labels, shard.coding.labels, coding.labels)
+            np.save(path / "labels.npy", labels)
+    return msgspec.structs.replace(shard, coding=coding, **summarize_blocks(map(read_block, paths), params))
+
+
+def check_texts(coding: Coding, names: Sequence[str], params: Params) -> None:
+    """Refuse texts that cannot be learnt from so.
+
+    Raises:
+        DataError: Labels are texts, and the objective learns numbers, or another number of classes.
+        HyperparameterError: Features are texts, and trees do not grow from categories this way.
+    """
+    if coding.features and params.method not in {"hist", "approx"}:
+        listed = some([names[place] if place < len(names) else f"feature {place}" for place in coding.features])
+        way = "booster=gblinear" if params.method == "linear" else f"tree_method={params.method}"
+        raise HyperparameterError(
+            f"{way} learns from numbers alone, and the channel train has texts in {listed}",
+            hint="take tree_method=hist or approx, which split categories; or leave the columns out",
+        )
+    count = len(coding.labels)
+    if not count:
+        return
+    found = f"channel train: the labels are {count:,} different texts ({some([repr(text) for text in coding.labels])})"
+    if count == 1:
+        raise DataError(f"{found}: there is nothing to learn", hint="the first column must be the label; is it?")
+    ways = "objective=binary:logistic" if count == 2 else f"objective=multi:softprob and num_class={count}"  # noqa: PLR2004
+    if params.classes is None:
+        raise DataError(
+            f"{found}, and objective {params.objective} predicts a number",
+            hint=f"write the labels as numbers; or learn them as classes: {ways}",
+        )
+    if params.classes != count:
+        raise DataError(f"{found}, and objective {params.objective} has {params.classes} classes", hint=f"take {ways}")
