@@ -20,9 +20,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import trainbox
+from trainbox.contract.job import default_in_environment
 
 if __name__ == "__main__":
     trainbox.stop_requested()  # from here on a stop is heard: the imports below take seconds
+    # Threads of OpenMP spin for milliseconds after each of a round's hundred parallel loops. Where something else wants
+    # the processor that takes ten times as long as the loops do.
+    default_in_environment("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import numpy.typing as npt

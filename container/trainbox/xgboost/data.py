@@ -14,7 +14,6 @@ from trainbox.checkpointing import Checkpoint
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
-from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
