@@ -190,7 +190,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
     if not complete:
         lost = len(history) % params.checkpoint_every
         say(f"asked to stop: {len(history)} rounds are saved; a resumed job repeats the last {lost} of them")
-    chosen = chosen_round(history, objective, params)
+    chosen, best = chosen_round(history, objective, params), best_round(history, objective)
     rounds = progress.former + chosen + 1
     model, features = cut(progress.model, rounds), data.agreement.columns
     best = best_round(history, objective)
