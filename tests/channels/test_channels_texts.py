@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.writers import write
 from trainbox.channels import Coding, Columns, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
-from trainbox.errors import DataError
+from trainbox.errors import DataError, HyperparameterError
 
 TEXTS = Columns(texts=True)
 NAN = float("nan")
@@ -137,7 +137,7 @@ def test_a_column_that_is_named_has_texts_whatever_they_look_like(tmp_path: Path
     table = read_table(directory, columns=columns)
     assert table.coding.features == {0: ("01234", "94103", "?"), 2: ("1", "2", "3", "True")}
     np.testing.assert_array_equal(table.features[:, 0], [0, 1, 2, NAN])
-    with pytest.raises(DataError, match=r"train/a\.csv has no column 'zap' for categorical: its columns are y, zip"):
+    with pytest.raises(HyperparameterError, match=r"train/a\.csv there is no column 'zap'\n.*are zip, x, q, or pos"):
         read_table(directory, columns=Columns(texts=True, categorical=("zap",)))
     numbers = put(tmp_path / "numbers", "a.parquet", {"y": [1, 0], "zip": [94103, 1234]})
     assert read_table(numbers, columns=Columns(texts=True, categorical=("zip",))).coding.features == {
