@@ -21,13 +21,6 @@ def test_each_text_has_a_column_and_a_missing_one_has_none() -> None:
         *("color=blue", "color=red", "x"),
         *("kind=a", "kind=b", "kind=c"),
     )
-        "color=blue",
-        "color=red",
-        "x",
-        "kind=a",
-        "kind=b",
-        "kind=c",
-    )
 
 
 def test_more_columns_than_the_memory_has_room_for_are_refused() -> None:
