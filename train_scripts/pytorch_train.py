@@ -107,7 +107,8 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
-        former = load_former(net)
+        rows = data["train"]
+        former = load_former(net, rows.names, rows.texts, rows.coding.labels)
         run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
@@ -192,7 +193,9 @@ def shift(sample: tuple[Tensor, Tensor], generator: torch.Generator, reach: int)
 def build(train: Samples, params: Params) -> nn.Module:
     """What looks at the data, and behind it the network."""
     outputs = len(train.classes) if params.task == "classification" else 1
-    encoder: Any = Columns(train.inputs, train.names, tuple(train.codes)) if train.is_table else Pixels(train.inputs)
+    texts = {name: len(found) for name, found in train.texts.items()}
+    encoder: Any = Columns(train.inputs, train.names, tuple(train.codes), texts) if train.is_table else None
+    encoder = encoder or Pixels(train.inputs)
     shape = (encoder.width,) if train.is_table else tuple(train.inputs.shape[1:])
     if params.model:
         return nn.Sequential(encoder, load_factory(params.model)(shape, outputs))

@@ -105,7 +105,7 @@ def main() -> None:
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
-        former = read_former(params, data.agreement.columns, circle)
+        former = read_former(params, data.agreement, circle)
         if params.kfold:
             cross_validate(params, store, data)
             return
@@ -200,7 +200,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
         metrics=scores,
     )
     save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, thin)
-    painter.draw(save_importance(model, features), save_curves(history))
+    painter.draw(save_importance(model, features), save_curves(history, chosen))
     say(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
     for text in explain(data.agreement.coding, features, params.unseen):
         say(text)
@@ -228,7 +228,7 @@ def finish_folds(
     for text in explain(data.agreement.coding, data.agreement.columns, params.unseen):
         say(text)
     for name, score in scores.items():
-        say(f"{name}: {score['mean']:.5f} on average over the folds, standard deviation {score['std']:.5f}")
+        say(f"{name}: {score['mean']:.6g} on average over the folds, standard deviation {score['std']:.6g}")
     conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
 
 

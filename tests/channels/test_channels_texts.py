@@ -151,16 +151,16 @@ def test_another_channel_follows_the_codes_and_what_it_has_more_is_an_error_or_m
     assert same.coding == train.coding
     assert same.features.tolist() == [[1]]
     more = write(tmp_path, {"a.csv": "y,color\nyes,red\nno,violet\n"}, "validation")
-    message = r"validation/a\.csv:3: column 2 \('color'\): 'violet' does not occur in the channel train.*'blue', 'red'"
+    message = r"validation/a\.csv:3: column 2 \('color'\): 'violet' is not among the texts of training: 'blue', 'red'"
     with pytest.raises(DataError, match=message):
         read_table(more, like=train, columns=TEXTS)
     lenient = Columns(texts=True, unseen="missing")
     np.testing.assert_array_equal(read_table(more, like=train, columns=lenient).features, [[1], [NAN]])
     parquet = put(tmp_path / "held_out", "a.parquet", {"y": ["no", "yes"], "color": ["red", "violet"]})
-    with pytest.raises(DataError, match=r"a\.parquet, row 2: column 2 \('color'\): 'violet' does not occur"):
+    with pytest.raises(DataError, match=r"a\.parquet, row 2: column 2 \('color'\): 'violet' is not among"):
         read_table(parquet, like=train, columns=TEXTS)
     labels = write(tmp_path, {"a.csv": "y,color\nmaybe,red\n"}, "labels")
-    with pytest.raises(DataError, match=r"labels/a\.csv:2: column 1 \('y'\): 'maybe' does not occur"):
+    with pytest.raises(DataError, match=r"labels/a\.csv:2: column 1 \('y'\): 'maybe' is not among"):
         read_table(labels, like=train, columns=lenient)
 
 

@@ -86,7 +86,7 @@ def test_engine_xgboost_splits_categories(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "an unseen text": ({"validation/a.csv": "species,color,x\nsetosa,puce,1\n"}, {}, "'puce' does not occur"),
+    "an unseen text": ({"validation/a.csv": "species,color,x\nsetosa,puce,1\n"}, {}, "'puce' is not among the texts"),
     "numbers from texts": (
         {},
         {"task": "regression"},

@@ -123,7 +123,7 @@ REFUSED = {
     "a text that training has not seen": (
         {"validation/a.csv": b"species,color,x\nsetosa,puce,1\n"},
         {},
-        "validation/a.csv:2: column 2 ('color'): 'puce' does not occur in the channel train",
+        "validation/a.csv:2: column 2 ('color'): 'puce' is not among the texts",
     ),
     "labels of texts and a number to predict": (
         {},
@@ -174,7 +174,7 @@ def test_a_job_that_goes_on_from_a_former_model_follows_its_codes(tmp_path: Path
     assert card.iterations == 12
     more = make_tree(tmp_path / "more", files | {"train/a.csv": as_csv([*some, ("setosa", "puce", 1.0)])})
     refused = run(more)
-    assert "'puce' does not occur" in refused.stderr
+    assert "'puce' is not among the texts" in refused.stderr
 
 
 def test_numbers_that_are_named_are_categories(tmp_path: Path) -> None:

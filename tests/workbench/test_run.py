@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -469,11 +470,12 @@ def test_on_a_terminal_there_is_one_live_line_and_colour_only_if_wanted(here: Pa
         "    time.sleep(0.2)\n"
     )
     env = environment(here, TERM="xterm", NO_COLOR=no_color)
-    code, shown = run_on_terminal([*COMMAND, "src/train.py", "--out", "out"], directory=here, environment=env)
+    argv = [*COMMAND, "src/train.py", "--hp", "epochs=30", "--out", "out"]
+    code, shown = run_on_terminal(argv, directory=here, environment=env)
     assert code == 0
     assert b"hello" in shown
     assert b"[metrics]" not in shown
-    assert b"step 2  auc 0.21235" in shown
+    assert re.search(rb"step 2  ETA \d+:\d\d  auc 0\.212346", shown)
     assert (b"\x1b[1;32mCompleted" in shown) == (no_color == "")
     assert b"[metrics] step=2" in (here / "out" / "logs" / "algo-1.log").read_bytes()
 

@@ -219,7 +219,7 @@ class Words:
                 return None
             known = ", ".join(map(repr, sorted(codes)[:5])) + (", …" if len(codes) > 5 else "")  # noqa: PLR2004 - shown
             return (
-                f"{short(word)} does not occur in the channel train, which has {known}",
+                f"{short(word)} is not among the texts of training: {known}",
                 "check how the rows were split"
                 + ("" if is_label else "; unseen=missing takes such a text for a missing value"),
             )

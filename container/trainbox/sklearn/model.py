@@ -26,6 +26,7 @@ from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
 from trainbox.sklearn.texts import collapse, expand
+from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
 from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.texts import by_name, explain
@@ -172,14 +173,4 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Importan
 
 def save_curves(history: History) -> Curves:
     """The scores after each group as `learning-curves.json` in `output/data`; gives the picture to stand beside it."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for step, scores in history:
-        for name, score in scores.items():
-            steps, values = curves.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(score)
-    directory = trainbox.current_job().layout.output_data_dir
-    directory.mkdir(parents=True, exist_ok=True)
-    content = {name: {"trees": steps, "values": values} for name, (steps, values) in curves.items()}
-    whole.write(directory / "learning-curves.json", msgspec.json.encode(content))
-    return Curves(str(directory / "learning-curves"), curves, "trees")
+    return curves.save_curves(history, unit="trees", selected=history[-1][0] if history else None)

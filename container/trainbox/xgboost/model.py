@@ -17,6 +17,7 @@ from trainbox import whole
 from trainbox.channels import Coding
 from trainbox.contract.model_card import CARD_FILE, ModelCard, classes_of, encode_card, features_of
 from trainbox.say import say
+from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
 from trainbox.tabular.samples import MOST_FEATURES, Floats, Matrix, Row, as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.texts import by_name
@@ -188,18 +189,16 @@ def save_importance(booster: xgb.Booster, features: Sequence[str]) -> Importance
     """`feature-importance.json`; gives the picture that is to stand beside it."""
     found = importance(booster, features)
     path = save_output("feature-importance.json", json.dumps(found, indent=1).encode())
-    return Importance(str(path.with_suffix("")), found.get("gain") or found["weight"])
+    kind = "mean gain of the splits by the feature" if "gain" in found else "weight of the feature"
+    return Importance(str(path.with_suffix("")), found.get("gain") or found["weight"], kind)
 
 
-def save_curves(history: History | tuple[dict[str, float], ...]) -> Curves:
-    """The scores of each round as `learning-curves.json`; gives the picture that is to stand beside it."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
-    for step, scores in enumerate(history):
-        for name, value in scores.items():
-            steps, values = curves.setdefault(name, ([], []))
-            steps.append(step)
-            values.append(value)
-    content = {name: {"rounds": steps, "values": values} for name, (steps, values) in curves.items()}
-    path = save_output("learning-curves.json", msgspec.json.encode(content))
-    say(f"learning curves and feature importance are in {path.parent}")
-    return Curves(str(path.with_suffix("")), curves)
+def save_curves(history: History | tuple[dict[str, float], ...], selected: int) -> Curves:
+    """The scores of each round as `learning-curves.json`; gives the picture that is to stand beside it.
+
+    Args:
+        history: The scores.
+        selected: The round whose model is saved.
+    """
+    say(f"learning curves and feature importance are in {trainbox.current_job().layout.output_data_dir}")
+    return curves.save_curves([*enumerate(history)], unit="rounds", selected=selected)
