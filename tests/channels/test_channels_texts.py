@@ -139,10 +139,9 @@ def test_a_column_that_is_named_has_texts_whatever_they_look_like(tmp_path: Path
     np.testing.assert_array_equal(table.features[:, 0], [0, 1, 2, NAN])
     with pytest.raises(HyperparameterError, match=r"train/a\.csv there is no column 'zap'\n.*are zip, x, q, or pos"):
         read_table(directory, columns=Columns(texts=True, categorical=("zap",)))
-    numbers = put(tmp_path / "numbers", "a.parquet", {"y": [1, 0], "zip": [94103, 1234]})
-    assert read_table(numbers, columns=Columns(texts=True, categorical=("zip",))).coding.features == {
-        0: ("1234", "94103")
-    }
+    numbers = put(tmp_path / "numbers", "a.parquet", {"y": [1, 0], "zip": [94103, 1234], "q": [True, None]})
+    table = read_table(numbers, columns=Columns(texts=True, categorical=("zip", "q")))
+    assert table.coding.features == {0: ("1234", "94103"), 1: ("True",)}
 
 
 def test_another_channel_follows_the_codes_and_what_it_has_more_is_an_error_or_missing(tmp_path: Path) -> None:
