@@ -32,7 +32,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
-from trainbox.channels import Coding, Table
+from trainbox.channels import Coding, Table, say_unread
 from trainbox.channels import Columns as Cells
 from trainbox.channels.coding import digest_coding
 from trainbox.contract.model_card import ModelCard, features_of
@@ -172,7 +172,9 @@ def read_channels(params: Params) -> dict[str, Samples]:
         is_class = params.task == "classification"
         read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
     sources = {"train": read(first)}
-    for name in [name for name in ("validation", "test") if name in job.channels][:1]:
+    held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    say_unread(job.channels, ["train", *held_out])
+    for name in held_out:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])
     if params.patience and len(sources) == 1:
         raise DataError("patience needs a channel 'validation' or 'test'", hint="add one, or leave it out")
