@@ -35,7 +35,7 @@ import trainbox
 from trainbox.channels import Coding, Table, say_unread
 from trainbox.channels import Columns as Cells
 from trainbox.channels.coding import digest_coding
-from trainbox.contract.model_card import ModelCard, features_of
+from trainbox.contract.model_card import FeatureType, ModelCard, features_of
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.tabular.texts import by_name, explain
 from trainbox.torch import (
@@ -136,7 +136,10 @@ class Samples(Dataset[Any]):
         self.is_table = isinstance(source, Table)
         self.texts = by_name(self.coding, self.names)
         #: The columns that have embeddings.
-        self.codes = {**dict.fromkeys(params.categorical, "code"), **dict.fromkeys(self.texts, "text")}
+        self.codes: dict[str, FeatureType] = {
+            **dict.fromkeys(params.categorical, "code"),
+            **dict.fromkeys(self.texts, "text"),
+        }
         self.targets = torch.from_numpy(labels)
         if params.task == "classification":
             self.targets = self.targets.long()

@@ -56,7 +56,8 @@ def read_rows(
         )
     if like is None:
         table = _as_numbers(table)
-        block = Block(table.labels, table.features, None, None, lambda row: find_place(channel, row, columns))
+        source = channel if isinstance(channel, Channel) else Channel(channel.name, channel)
+        block = Block(table.labels, table.features, None, None, lambda row: find_place(source, row, columns))
         again = Scan(*of_codes)
         again(block, table.feature_names)
         again.check()
