@@ -160,10 +160,10 @@ def test_the_hosting_of_the_built_in_predicts_what_we_predict(
 ) -> None:
     rows = np.genfromtxt(io.StringIO(ROWS), delimiter=",", dtype=np.float32)
     expected: dict[Path, Any] = {**{model: predict(model, rows) for model in jobs.values()}, **newest}
-    for series in VERSIONS:
+    for series, version in VERSIONS.items():
         found = ask(series, [*expected])
         for model, said in expected.items():
-            answer, name = found[str(model)], f"{model.parent.name}, XGBoost {VERSIONS[series]}"
+            answer, name = found[str(model)], f"{model.parent.name}, XGBoost {version}"
             assert answer["models"] == (3 if model == jobs["folds"] else 1), f"{name}: {answer['said']}"
             np.testing.assert_allclose(answer["said"], said, rtol=2e-6, atol=1e-7, err_msg=name)
             assert len(np.unique(said)) > 1, name
