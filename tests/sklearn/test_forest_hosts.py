@@ -214,7 +214,8 @@ def test_what_is_wrong_on_one_host_is_told_on_all(tmp_path: Path, nursery: Nurse
         path.write_text(f"1,1,1,1,1\n{row}\n")
         for ended in cluster.run(nursery):
             assert ended.returncode == 7, ended.stderr
-            assert f"errors.DataError: {cluster.names[1]}: {channel}/b.csv:2: {reason}" in ended.stderr
+            told = f"FAILED: ClientError: DataError: {cluster.names[1]}: {channel}/b.csv:2: {reason}"
+            assert told in ended.stderr
         path.unlink()
 
 
