@@ -92,14 +92,14 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)
         packed = pool.submit(_pack, skops, model)
-    written, trusted = [trainbox.save("model.joblib", pickled.result())], ()
+    written, trusted = [trainbox.save("model.joblib", pickled.result())], list[str]()
     try:
         safe = packed.result()
     except skops.exceptions.UnsupportedTypeException as error:
         say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
         written.append(trainbox.save("model.skops", safe))
-        trusted = TRUSTED if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
+        trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
     trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(written[0], data, card))))
