@@ -106,6 +106,10 @@ MIXED = {
         "abc,5,7\n1,2,3\n",
         r"a\.csv:1: 'abc' is not a number, and the label must be one",
     ),
+    "a word for a missing value": (
+        "1,?\n0,5\n",
+        r"a\.csv:2: .*'5' is a number, and the rows before have '\?'\n.*missing=",
+    ),
     "a weight": ("1,w,2\n", r"a\.csv:1"),
 }
 

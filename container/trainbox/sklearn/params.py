@@ -176,7 +176,10 @@ def _find_contradictions(params: Params) -> list[str]:
     if isinstance(params.class_weight, dict):
         odd = [label for label in params.class_weight if not _is_whole(label)]
         if odd or not params.class_weight:
-            problems.append(f"class_weight: {odd[0] if odd else '{}'!r} is no class; classes are whole numbers")
+            problems.append(
+                f"class_weight: {odd[0] if odd else '{}'!r} is no class; classes are whole numbers, and texts have the"
+                " numbers 0, 1, … in the order of their letters"
+            )
     if params.allow_shard_forests and params.oob_score:
         problems.append("oob_score has no meaning with allow_shard_forests: no tree has seen the rows of other hosts")
     if params.n_jobs == 0:
