@@ -100,7 +100,7 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
-        former = load_former(net, data["train"].names)
+        former = load_former(net, data["train"].names, data["train"].classes if params.task == "classification" else ())
         run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
