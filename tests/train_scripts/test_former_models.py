@@ -169,9 +169,11 @@ def test_texts_keep_the_numbers_that_the_former_model_knows(tmp_path: Path) -> N
     former = pack(roots["first"], **{"trainbox/model__json": encode_card(card)})
     run("xgboost", with_former(roots["fewer"], former))
     rows = np.array([[2.0, 1.0], [1.0, 1.0]])
-    said = booster_of(roots["fewer"]).predict(xgb.DMatrix(rows, feature_types=["c", "q"], enable_categorical=True))
-    assert said[0] > 0.5 > said[1], "red is still 2, and green 1"
-    assert "new are 'violet'" in _refused(with_former(roots["new"], former))
+    margins = booster_of(roots["fewer"]).predict(xgb.DMatrix(rows, feature_types=["c", "q"], enable_categorical=True))
+    assert margins[0] > 0.5 > margins[1], "red is still 2, and green 1"
+    assert "'violet' is not among the texts of training: 'blue', 'green', 'red'" in _refused(
+        with_former(roots["new"], former)
+    )
 
 
 def _refused(root: Path) -> str:

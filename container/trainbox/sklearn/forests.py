@@ -306,7 +306,7 @@ def assemble(parts: Sequence[Part], params: Params, former: Sequence[Part] = ())
     forest = put_together([part.forest for part in parts]).set_params(**constructor_arguments(params))
     share_texts(forest)
     for tree in forest.estimators_:
-        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params})
+        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params if name != "random_state"})
         share_texts(tree)
     share_texts(forest.estimator_)
     for tree in (before := [tree for part in former for tree in part.trees]):
