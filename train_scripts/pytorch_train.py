@@ -108,7 +108,7 @@ def main() -> None:
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
         rows = data["train"]
-        former = load_former(net, rows.names, rows.texts, rows.coding.labels)
+        former = load_former(net, rows.names, rows.texts, rows.coding.labels if rows.is_table else rows.classes)
         run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end

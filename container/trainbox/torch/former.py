@@ -32,7 +32,7 @@ def load_former(
         net: The network, on the processor.
         columns: Those of a table, which must be the former model's.
         texts: By column, the texts that its numbers stand for.
-        classes: Of labels that are texts, likewise.
+        classes: Of labels that are texts, and of images, likewise.
 
     Returns:
         A digest of the file in hexadecimal digits; empty where the job has no channel `model`.
@@ -45,7 +45,7 @@ def load_former(
         return ""
     content = find_file(directory, _FILE).read_bytes()
     weights = read_weights(content)
-    if columns:
+    if columns or classes:
         check_columns(directory, columns, texts, classes)
     _compare(weights, net.state_dict())
     net.load_state_dict(weights)
