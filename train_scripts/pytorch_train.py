@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 
 import trainbox
 from trainbox.channels import Columns as Cells
-from trainbox.channels import Table
+from trainbox.channels import Table, say_unread
 from trainbox.contract.model_card import ModelCard, features_of
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.torch import (
@@ -154,7 +154,9 @@ def read_channels(params: Params) -> dict[str, Samples]:
         is_class = params.task == "classification"
         read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
     sources = {"train": read(first)}
-    for name in [name for name in ("validation", "test") if name in job.channels][:1]:
+    held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    say_unread(job.channels, ["train", *held_out])
+    for name in held_out:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])
     if params.patience and len(sources) == 1:
         raise DataError("patience needs a channel 'validation' or 'test'", hint="add one, or leave it out")

@@ -189,6 +189,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
     chosen = chosen_round(history, objective, params)
     rounds = progress.former + chosen + 1
     model, features = cut(progress.model, rounds), data.agreement.columns
+    best = best_round(history, objective)
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
     card = describe(
         params,
@@ -196,7 +197,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
         coding=data.agreement.coding,
         complete=complete,
         iterations=rounds,
-        best_iteration=progress.former + best_round(history, objective),
+        best_iteration=None if best is None else progress.former + best,
         metrics=scores,
     )
     save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, thin)

@@ -15,11 +15,10 @@ import sklearn
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Columns, Table, digest, read_table
+from trainbox.channels import Columns, Table, digest, read_table, say_unread
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
-from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
@@ -191,12 +190,11 @@ def find_channels(job: Job) -> dict[str, Channel]:
     trainbox.channel("train")  # says what is there if it is not
     channels = {"train": job.channels["train"]}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    say_unread(job.channels, ["train", *held_out])
     if held_out:
         channels["validation"] = job.channels[held_out[0]]
     else:
         say("no channel 'validation' or 'test': the metrics are those of the rows trained on, which flatter a forest")
-    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
-        say(f"the channel {name!r} is not read")
     return channels
 
 
