@@ -62,7 +62,7 @@ def summarise(
         facts.append(("resume", shlex.join(resume_command(request))))
     if request.isolation.image is None:
         facts.append(("docker", shlex.join(docker_command(request))))
-    else:
+    elif not request.in_image:  # what only the image has cannot run beside it
         facts.append(("process", shlex.join(process_command(request))))
     width = max(len(name) for name, _ in facts)
     # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
