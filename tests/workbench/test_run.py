@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import pytest
 
 from tests.support.runs import COMMAND, in_log, record
 from tests.support.secret_service import PASSWORD, serving
+from tests.support.terminals import run_on_terminal
 from tests.support.waiting import LIMIT, eventually
 from trainbox import cli
 from trainbox.workbench import namespace, summary
@@ -470,17 +469,10 @@ def test_on_a_terminal_there_is_one_live_line_and_colour_only_if_wanted(here: Pa
         "import time\nprint('hello')\nfor n in range(3):\n    print(f'[metrics] step={n} auc=0.{n}1234567')\n"
         "    time.sleep(0.2)\n"
     )
-    leader, follower = pty.openpty()
-    argv = [*COMMAND, "src/train.py", "--hp", "epochs=30", "--out", "out"]
     env = environment(here, TERM="xterm", NO_COLOR=no_color)
-    process = subprocess.Popen(argv, cwd=here, stdin=follower, stdout=follower, stderr=follower, env=env)
-    os.close(follower)
-    shown = b""
-    with contextlib.suppress(OSError):  # EIO: the terminal's other end is closed
-        while select.select([leader], [], [], 30)[0] and (chunk := os.read(leader, 65536)):
-            shown += chunk
-    os.close(leader)
-    assert process.wait(timeout=LIMIT) == 0
+    argv = [*COMMAND, "src/train.py", "--hp", "epochs=30", "--out", "out"]
+    code, shown = run_on_terminal(argv, directory=here, environment=env)
+    assert code == 0
     assert b"hello" in shown
     assert b"[metrics]" not in shown
     assert re.search(rb"step 2  ETA \d+:\d\d  auc 0\.212346", shown)

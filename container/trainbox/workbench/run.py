@@ -71,6 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
     add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
+    _add_given_arguments(parser)
+    add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
+    add("--job-name", metavar="J", help="default: the script's name and the time")
+    add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
+    add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
+    _add_course_arguments(parser)
+    _add_container_arguments(parser)
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
+    parser.set_defaults(raw_arguments=())
+
+
+def _add_given_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--channel",
         action="append",
@@ -107,15 +121,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many hosts, algo-1 to algo-N (default 1); or instance groups: workers=2,evaluators=1",
     )
-    add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
-    add("--job-name", metavar="J", help="default: the script's name and the time")
-    add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
-    add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
-    _add_course_arguments(parser)
-    _add_container_arguments(parser)
-    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
-    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
-    parser.set_defaults(raw_arguments=())
 
 
 def _add_course_arguments(parser: argparse.ArgumentParser) -> None:
