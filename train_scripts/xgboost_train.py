@@ -20,9 +20,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import trainbox
+from trainbox.contract.job import default_in_environment
 
 if __name__ == "__main__":
     trainbox.stop_requested()  # from here on a stop is heard: the imports below take seconds
+    # Threads of OpenMP spin for milliseconds after each of a round's hundred parallel loops. Where something else wants
+    # the processor that takes ten times as long as the loops do.
+    default_in_environment("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import numpy.typing as npt
@@ -190,9 +194,10 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
     if not complete:
         lost = len(history) % params.checkpoint_every
         say(f"asked to stop: {len(history)} rounds are saved; a resumed job repeats the last {lost} of them")
-    chosen = chosen_round(history, objective, params)
+    chosen, best = chosen_round(history, objective, params), best_round(history, objective)
     rounds = progress.former + chosen + 1
     model, features = cut(progress.model, rounds), data.agreement.columns
+    best = best_round(history, objective)
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
     card = describe(
         params,
@@ -200,7 +205,7 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
         coding=data.agreement.coding,
         complete=complete,
         iterations=rounds,
-        best_iteration=progress.former + best_round(history, objective),
+        best_iteration=None if best is None else progress.former + best,
         metrics=scores,
     )
     save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, thin)

@@ -104,16 +104,6 @@ class Texts(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
 
 
-def former_texts() -> Texts:
-    """The texts that the former model knows: the same numbers must stand for them. None without the channel.
-
-    Raises:
-        DataError: The channel holds no model, or one whose card is damaged.
-    """
-    directory = former_model()
-    return Texts() if directory is None else _texts_of(_read_card(directory))
-
-
 def _texts_of(card: ModelCard | None) -> Texts:
     if card is None:
         return Texts()

@@ -64,7 +64,7 @@ def final(tree: Tree) -> dict[str, float | None]:
 
 
 def test_interrupted_at_four_rounds_training_comes_to_the_same_bytes_on_a_gpu() -> None:
-    names = [name for name in segments.CASES if name != "exact"]  # which only a processor grows
+    names = [name for name in segments.CASES if name not in segments.ON_PROCESSORS]
     answer = subprocess.run(
         [sys.executable, segments.__file__, "--device", "cuda", *names],
         env={**os.environ, "PYTHONPATH": str(Path(segments.__file__).parents[2] / "container")},

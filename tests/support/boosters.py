@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import xgboost as xgb
 
@@ -21,7 +22,7 @@ from tests.support.ubjson import encode
 from trainbox.errors import DataError
 from trainbox.xgboost.model_check import check_model
 from trainbox.xgboost.model_check.ubjson import decode
-from trainbox.xgboost.readers import for_every_reader
+from trainbox.xgboost.readers import for_every_reader, spell_base_score
 
 ROWS, FEATURES = 80, 4
 _AFT = {"objective": "survival:aft", "aft_loss_distribution": "logistic"}
@@ -162,22 +163,26 @@ def _judge(booster: xgb.Booster) -> list[str]:
 
 def _judge_spelling(model: bytes) -> list[str]:
     """What is wrong with the model whose base score is spelt as one number, where it is one."""
-    wrong, spelt = [], for_every_reader(model)
-    plain, ours = decode(model), decode(spelt)
-    was, now = (each["learner"]["learner_model_param"].pop("base_score") for each in (plain, ours))  # type: ignore[index, call-overload, union-attr]
+    wrong, spelt = [], spell_base_score(model)
+    documents: list[Any] = [decode(model), decode(spelt)]
+    plain, ours = documents
+    was, now = (each["learner"]["learner_model_param"].pop("base_score") for each in documents)
     if {*was.strip("[]").split(",")} != {*now.strip("[]").split(",")} or ("," not in now and now[0] == "["):
         wrong.append(f"base_score was {was} and is {now}")
-    objective = ours["learner"]["objective"]  # type: ignore[index, call-overload]
-    empty = objective.pop("lambda_rank_param", None)  # type: ignore[union-attr, call-overload, arg-type]
-    if (empty == {}) is not objective["name"].startswith("rank:"):  # type: ignore[index, call-overload, union-attr]
-        wrong.append(f"for XGBoost before 2.0 it has {empty}")
     if encode(plain) != encode(ours):
         wrong.append("something else has changed")
-    if check_model(spelt, source="spelt") != check_model(model, source="as it was"):
-        wrong.append("the check takes it for another model")
+    moved, was_known = for_every_reader(model), check_model(model, source="as it was")
+    for content in (spelt, moved):
+        known = check_model(content, source="for readers")
+        if msgspec.structs.replace(known, booster="gbtree") != msgspec.structs.replace(was_known, booster="gbtree"):
+            wrong.append("the check takes it for another model")
+        if encode(decode(content)) != content:
+            wrong.append("it is decoded to something else")
     first, second = (bytes(xgb.Booster(model_file=bytearray(each)).save_raw("ubj")) for each in (model, spelt))
     if first != second:
         wrong.append("XGBoost writes it otherwise than the model as it was")
+    if for_every_reader(moved) != moved:
+        wrong.append("what is for every reader is not")
     return wrong
 
 

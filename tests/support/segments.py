@@ -31,12 +31,13 @@ from trainbox.xgboost import (
 from trainbox.xgboost.matrices import choose_bins, make_matrices
 from trainbox.xgboost.shards import Part, Shard, read_shard, shard_of
 
+AT_QUANTILES = "bins at exact quantiles"
 ON_DISK = "rows in blocks on the disk"
 SAMPLING = {"subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.8}
 CASES: dict[str, dict[str, object]] = {
     "sampling": {"objective": "binary:logistic", **SAMPLING},
     "no sampling": {"objective": "binary:logistic"},
-    "bins at exact quantiles": {"objective": "binary:logistic", "max_bin": 32, "bins": "quantiles", **SAMPLING},
+    AT_QUANTILES: {"objective": "binary:logistic", "max_bin": 32, "bins": "quantiles", **SAMPLING},
     ON_DISK: {"objective": "binary:logistic", "external_memory": "on", **SAMPLING},
     "two outputs": {"objective": "reg:squarederror", "label_columns": 2, **SAMPLING},
     "a tree for both outputs": {
@@ -67,6 +68,8 @@ CASES: dict[str, dict[str, object]] = {
     "pairs at random": {"objective": "rank:ndcg", "lambdarank_pair_method": "mean", "group_column": "0", **SAMPLING},
     "random bits of XGBoost itself": {"objective": "binary:logistic", "seed_per_iteration": True, **SAMPLING},
 }
+#: What is not done on a GPU.
+ON_PROCESSORS = ("exact", AT_QUANTILES)
 
 
 def table(params: Params, seed: int) -> Table:

@@ -40,13 +40,14 @@ def test_each_feature_lies_within_its_column_and_a_code_is_one_of_its_own() -> N
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("kind", ["one", "rising", "whole", "measured"])
+@pytest.mark.parametrize("kind", ["one", "rising", "whole", "measured", "many"])
 def test_no_row_is_one_of_the_data(kind: str, seed: int) -> None:
     random = np.random.default_rng(seed)
     table = {
         "one": random.integers(0, 50, (60, 1)),
         "rising": np.arange(90)[:, None] * np.ones(3),  # the quantiles of all columns at once are a row
         "whole": random.integers(0, 5, (400, 3)),
+        "many": np.arange(4000)[:, None] / 10,  # of which not all are looked at
         "measured": random.normal(5, 1, (150, 4)).round(1),
     }[kind].astype(np.float32)
     made = as_matrix(make_rows(thin_out(table), zeros=False), table.shape[1], absent=NAN, sparse=False)

@@ -100,7 +100,7 @@ def test_stopped_and_resumed_it_leaves_the_same_model(size: int, digits: list[st
     found = re.search(r"all ranks leave after step (\d+); it is saved", log)
     assert found, log
     unfinished = read_card(tmp_path / "cut/model")
-    assert not unfinished["complete"]
+    assert not unfinished.complete
     again = finish([SCRIPT, *flags], root=tmp_path / "cut", size=size)[0]
     assert f"resuming from step {found[1]}" in again
     models = [torch.load(tmp_path / root / "model/model.pt", weights_only=True) for root in ("whole", "cut")]

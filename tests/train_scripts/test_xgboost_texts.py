@@ -123,7 +123,7 @@ REFUSED = {
     "a text that training has not seen": (
         {"validation/a.csv": b"species,color,x\nsetosa,puce,1\n"},
         {},
-        "validation/a.csv:2: column 2 ('color'): 'puce' does not occur in the channel train",
+        "validation/a.csv:2: column 2 ('color'): 'puce' is not among the texts",
     ),
     "labels of texts and a number to predict": (
         {},
@@ -174,7 +174,7 @@ def test_a_job_that_goes_on_from_a_former_model_follows_its_codes(tmp_path: Path
     assert card.iterations == 12
     more = make_tree(tmp_path / "more", files | {"train/a.csv": as_csv([*some, ("setosa", "puce", 1.0)])})
     refused = run(more)
-    assert "'puce' does not occur" in refused.stderr
+    assert "'puce' is not among the texts" in refused.stderr
 
 
 def test_numbers_that_are_named_are_categories(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_two_hosts_code_texts_alike_and_give_the_model_of_one(tmp_path: Path) ->
     first = [row for row in rows if row[1] in {"red", "blue", "violet", ""}]
     second = [row for row in rows if row not in first]
     alike = HYPERPARAMETERS | {"checkpoint_every": "50", "subsample": "1", "colsample_bynode": "1"}
-    make_trees(tmp_path, **alike)
+    make_trees(tmp_path, **alike)  # type: ignore[arg-type]
     put_rows(tmp_path, "127.0.0.1", as_csv(first))
     put_rows(tmp_path, "127.0.0.2", as_csv(second))
     for host in ("127.0.0.1", "127.0.0.2"):
@@ -218,7 +218,7 @@ def test_two_hosts_code_texts_alike_and_give_the_model_of_one(tmp_path: Path) ->
 
 
 def test_hosts_that_disagree_on_what_a_column_is_are_named(tmp_path: Path) -> None:
-    make_trees(tmp_path, **HYPERPARAMETERS)
+    make_trees(tmp_path, **HYPERPARAMETERS)  # type: ignore[arg-type]
     put_rows(tmp_path, "127.0.0.1", as_csv(make_rows(50)))
     put_rows(tmp_path, "127.0.0.2", b"species,color,x\n" + b"setosa,7,1\nvirginica,8,2\n" * 20)
     ended = finish(start(tmp_path))

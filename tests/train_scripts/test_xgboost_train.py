@@ -323,8 +323,8 @@ def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job_and_else_it_is
     done = run(other)
     assert done.returncode == 0, done.stderr
     assert "metric 'validation:auc' is nan: logged as 'not-a-number'" in done.stderr
-    about = json.loads((other / "model" / "model.json").read_text())
-    assert (about["rounds"], about["best_iteration"]) == (8, None)
+    card = read_card(other / "model")
+    assert (card.iterations, card.best_iteration) == (8, None)
 
 
 def test_libsvm_that_names_a_feature_no_training_row_has_is_refused(tmp_path: Path) -> None:

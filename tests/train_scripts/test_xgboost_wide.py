@@ -49,7 +49,7 @@ def tree(root: Path, *, validation: int = COLUMNS, **more: str) -> Path:
 def written(root: Path) -> dict[str, int]:
     """The size of each file that a job has left, but for the pictures."""
     files = [path for name in ("model", "output", "checkpoints") for path in (root / name).rglob("*") if path.is_file()]
-    kept = [path for path in files if path.suffix not in {".png", ".svg"} and path != root / "model/model.json"]
+    kept = [path for path in files if path.suffix not in {".png", ".svg"}]
     return {str(path.relative_to(root)): path.stat().st_size for path in kept}
 
 

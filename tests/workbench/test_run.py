@@ -142,7 +142,7 @@ Path(os.environ["SM_OUTPUT_DATA_DIR"], "o").write_text("output")
     assert found["channels"] == {"one-file": str(here / "data" / "a.csv"), "train": str(here / "data")}
     assert all(found["seconds"][phase] >= 0 for phase in ("prepare", "train", "collect"))
     assert "my-job: Completed, exit code 0" in done.stdout
-    assert "docker run --rm" in done.stdout
+    assert " --docker --out " in done.stdout
     no_process_left()
 
 

@@ -202,7 +202,7 @@ def test_a_fold_of_an_earlier_versions_job_has_quantiles_where_it_had_them(rows:
     for bins in ("sketch", "quantiles", "exact"):
         shard = shard_of(table(labels=labels, features=features, feature_names=("f0",)), "train", chosen)
         made = make_matrices({"train": shard}, chosen, bins=bins)["train"]
-        kinds[bins] = made.get_quantile_cut()[1].tolist()  # type: ignore[attr-defined]
+        kinds[bins] = made.get_quantile_cut()[1].tolist()
     assert kinds["sketch"] != kinds["quantiles"]
     assert kinds["exact"] == kinds["quantiles" if rows == LEAST_ROWS else "sketch"]
 

@@ -183,7 +183,12 @@ def _read_index(content: bytes, directory: Path) -> None:
 def _read(name: str) -> Use:
     def read(content: bytes, directory: Path) -> None:
         (directory / name).write_bytes(content)
-        for columns in (Columns(), Columns(labels=1, weight=True), Columns(group="0")):
+        for columns in (
+            Columns(),
+            Columns(labels=1, weight=True),
+            Columns(group="0"),
+            Columns(texts=True, categorical=("0",)),
+        ):
             with contextlib.suppress(DataError):
                 read_table(directory, columns=columns)
         with contextlib.suppress(DataError):

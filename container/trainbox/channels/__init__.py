@@ -20,6 +20,7 @@ from trainbox.channels.estimate import estimate_bytes
 from trainbox.channels.files import find_files
 from trainbox.channels.read import read_blocks, read_table
 from trainbox.channels.table import Columns, Table, default_names, digest, take_part
+from trainbox.channels.unread import say_unread
 
 __all__ = [
     "Block",
@@ -34,5 +35,6 @@ __all__ = [
     "find_files",
     "read_blocks",
     "read_table",
+    "say_unread",
     "take_part",
 ]

@@ -20,6 +20,7 @@ from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
 from trainbox.tabular.painter import Importance
 from trainbox.tabular.samples import thin_out
+from trainbox.tabular.texts import explain
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -102,9 +103,20 @@ def boost(params: Params, data: Data, circle: Circle) -> "xgb.Booster":
     say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {len(own.labels):,} rows of its own")
     with collective(circle):
         matrix = xgb.QuantileDMatrix(
-            own.features, label=_encode(own, params, data), weight=own.weights, nthread=count_threads(params)
+            own.features,
+            label=_encode(own, params, data),
+            weight=own.weights,
+            feature_types=_kinds(data),
+            enable_categorical=bool(data.coding.features),
+            nthread=count_threads(params),
         )
         return xgb.train(xgboost_parameters(params, data), matrix, num_boost_round=1)
+
+
+def _kinds(data: Data) -> list[str] | None:
+    """Texts are split as categories."""
+    coded = data.coding.features
+    return ["c" if place in coded else "q" for place in range(len(data.features))] if coded else None
 
 
 def _encode(table: Table, params: Params, data: Data) -> Any:  # noqa: ANN401 - numbers of either kind
@@ -155,4 +167,6 @@ def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Map
     save_models({"xgboost-model": bytes(booster.save_raw("ubj"))}, card, thin_out(data.train.features))
     gains: dict[str, Any] = booster.get_score(importance_type="gain")  # of trees one number each
     say(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")
+    for text in explain(data.coding, data.columns, params.unseen):
+        say(text)
     return save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})

@@ -307,7 +307,7 @@ def assemble(parts: Sequence[Part], params: Params, former: Sequence[Part] = ())
     forest.estimators_ = [tree for part in (*former, *parts) for tree in part.trees]
     share_texts(forest)
     for tree in forest.estimators_:
-        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params})
+        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params if name != "random_state"})
         share_texts(tree)
     share_texts(forest.estimator_)
     return forest.set_params(n_estimators=len(forest.estimators_))

@@ -25,9 +25,11 @@ from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
+from trainbox.sklearn.texts import collapse, expand
 from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
 from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
+from trainbox.tabular.texts import by_name, explain
 
 _MEASURES = {
     "impurity": "mean decrease of the impurity (all features: 1)",
@@ -44,11 +46,14 @@ def describe(params: Params, data: Data, **about: Any) -> ModelCard:  # noqa: AN
         data: The rows.
         about: What is particular to this model, by the names of a card.
     """
+    texts = by_name(data.coding, data.columns)
     fields: dict[str, Any] = {
         "framework": "scikit-learn",
         "objective": params.task,
-        "features": features_of(data.features),
-        "classes": data.classes,
+        "features": features_of(data.columns or data.features, dict.fromkeys(texts, "text")),
+        "classes": data.coding.labels or data.classes,
+        "categories": texts,
+        "unseen": params.unseen,
         "absent": "zero",
         "hyperparameters": msgspec.to_builtins(params),
         "versions": versions(),
@@ -87,18 +92,20 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)
         packed = pool.submit(_pack, skops, model)
-    written, trusted = [trainbox.save("model.joblib", pickled.result())], ()
+    written, trusted = [trainbox.save("model.joblib", pickled.result())], list[str]()
     try:
         safe = packed.result()
     except skops.exceptions.UnsupportedTypeException as error:
         say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
         written.append(trainbox.save("model.skops", safe))
-        trusted = TRUSTED if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
+        trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
     trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(written[0], data, card))))
     say(f"saved {type(model).__name__} to {written[0]}")
+    for text in explain(data.coding, data.columns, card.unseen):
+        say(text)
 
 
 def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
@@ -106,8 +113,13 @@ def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
     model, rows = joblib.load(path), thin_out(data.train.features)
     _, importance = find_importance(model, data.features)
     used = [place for place, value in enumerate(importance.values()) if value]
+    is_wide = len(data.features) > card.features.count  # texts have a column each
+    if is_wide:
+        rows, used = collapse(rows, data.coding, card.features.count), []
     made = make_rows(rows, codes=card.features.coded(), used=used, zeros=True)
-    inputs = as_matrix(made, len(data.features), absent=0.0, sparse=scipy.sparse.issparse(rows))
+    inputs = as_matrix(made, card.features.count, absent=0.0, sparse=scipy.sparse.issparse(rows))
+    if is_wide:
+        inputs = expand(inputs, data.coding)
     if hasattr(model, "n_jobs"):
         model.n_jobs = 1  # with several threads a forest adds up its trees in any order
     said = model.predict_proba(inputs) if hasattr(model, "predict_proba") else model.predict(inputs)

@@ -9,12 +9,11 @@ import xgboost as xgb
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Coding, Table
+from trainbox.channels import Coding, Table, say_unread
 from trainbox.checkpointing import Checkpoint
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
-from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
@@ -161,12 +160,11 @@ def _channels(job: Job, params: Params) -> dict[str, Channel]:
     trainbox.channel("train")  # says what is there if it is not
     channels = {"train": job.channels["train"]}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    say_unread(job.channels, ["train", *held_out])
     if held_out:
         channels["validation"] = job.channels[held_out[0]]
     elif params.early_stopping_rounds and not params.kfold:
         raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
-        say(f"the channel {name!r} is not read")
     return channels
 
 

@@ -25,7 +25,7 @@ from trainbox.tabular.painter import Folds
 from trainbox.xgboost.matrices import number_groups
 from trainbox.xgboost.metrics import objective_of
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.readers import for_every_reader
+from trainbox.xgboost.readers import spell_base_score
 from trainbox.xgboost.segments import check_part, chosen_round, compare, parse_part, read_part
 
 Rows = npt.NDArray[np.int64]
@@ -168,7 +168,7 @@ def save_folds(store: Checkpoints, identity: Mapping[str, str], results: Sequenc
         (path / _SCORES).write_text(json.dumps([result.scores for result in results]))
         (path / _HISTORIES).write_text(json.dumps([result.history for result in results]))
         for number, result in enumerate(results):
-            (path / f"{number:04d}.ubj").write_bytes(for_every_reader(result.model))
+            (path / f"{number:04d}.ubj").write_bytes(spell_base_score(result.model))
             np.save(path / f"{number:04d}.npy", result.said, allow_pickle=False)
 
 

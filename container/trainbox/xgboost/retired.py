@@ -24,7 +24,7 @@ _OF_CHANNELS = "rows come from the channels 'train' and 'validation'; leave it o
 _OF_THE_MODEL = "the model is always saved as xgboost-model in the model's directory; leave it out"
 _NOT_ANY_MORE = "XGBoost has given it up, or it changes no model; leave it out"
 #: What is not taken, though a release of XGBoost, its command line or its estimators took it: what to give instead.
-FORMER: Mapping[str, str] = {
+INSTEAD: Mapping[str, str] = {
     "n_estimators": "give num_round",
     "n_jobs": "give nthread",
     "random_state": "give seed",

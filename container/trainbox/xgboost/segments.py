@@ -30,7 +30,7 @@ from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.former import Former
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, shaping
-from trainbox.xgboost.readers import for_every_reader
+from trainbox.xgboost.readers import spell_base_score
 
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ def identify(params: Params, agreement: Agreement, bins: str, former: Former | N
 def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:
     """Write a checkpoint, whole or not at all."""
     with store.writing(len(progress.history), info=identity) as path:
-        (path / _MODEL).write_bytes(for_every_reader(progress.model) if progress.model else b"")
+        (path / _MODEL).write_bytes(spell_base_score(progress.model) if progress.model else b"")
         (path / _HISTORY).write_text(json.dumps(progress.history))
 
 
