@@ -37,6 +37,8 @@ from trainbox.channels import Columns as Cells
 from trainbox.channels.coding import digest_coding
 from trainbox.contract.model_card import FeatureType, ModelCard, features_of
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
+from trainbox.tabular.curves import save_curves
+from trainbox.tabular.painter import Painter
 from trainbox.tabular.texts import by_name, explain
 from trainbox.torch import (
     Batches,
@@ -54,6 +56,8 @@ from trainbox.torch import (
 
 #: What a resumed job may change, because it does not shape the weights.
 FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter", "unseen"}
+#: Logged, but no part of the learning curves.
+SPEED = "train:samples_per_second"
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Width = Annotated[int, Meta(ge=1)]
@@ -98,7 +102,7 @@ def metrics(params: Params) -> tuple[trainbox.Metric, ...]:
     if params.task == "classification":
         quality = trainbox.Metric("validation:accuracy", "maximize")
     losses = [trainbox.Metric(f"{channel}:loss", "minimize") for channel in ("train", "validation")]
-    return (*losses, quality, trainbox.Metric("train:samples_per_second", "maximize"))
+    return (*losses, quality, trainbox.Metric(SPEED, "maximize"))
 
 
 def main() -> None:
@@ -286,6 +290,7 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
             scores |= found
         if scores:  # a checkpoint of the last step of an epoch leaves nothing of it to be done
             trainbox.log(batches.epoch, {declared[name]: value for name, value in scores.items()})
+            best["history"] = [*best.get("history", []), [batches.epoch, curve_points(scores)]]
         if is_better(scores, best["scores"]):
             best |= {"epoch": batches.epoch, "scores": scores or best["scores"], "weights": copy_weights(net)}
         batches.next_epoch()
@@ -333,7 +338,7 @@ def train_epoch(
     loss_sum, count, mean = run.total(torch.tensor([losses.item(), seen, seconds], dtype=torch.float64)).tolist()
     if not count:
         return {}
-    return {"train:loss": loss_sum / count, "train:samples_per_second": count / mean}
+    return {"train:loss": loss_sum / count, SPEED: count / mean}
 
 
 def load(batches: Batches, samples: Samples, params: Params) -> Any:  # noqa: ANN401 - a data loader of any samples
@@ -396,6 +401,11 @@ def has_waited(epoch: int, best: dict[str, Any], params: Params) -> bool:
     return params.patience is not None and epoch - 1 - best["epoch"] >= params.patience
 
 
+def curve_points(scores: dict[str, float]) -> dict[str, float]:
+    """What is drawn of the scores of an epoch."""
+    return {name: value for name, value in scores.items() if name != SPEED and math.isfinite(value)}
+
+
 def copy_weights(net: nn.Module) -> dict[str, Tensor]:
     """A copy that training does not change."""
     return {name: value.detach().clone() for name, value in net.state_dict().items()}
@@ -423,7 +433,7 @@ def export(net: nn.Module, train: Samples) -> bytes:
 
 
 def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *, complete: bool) -> None:
-    """`model.pt`, `model.pt2`, and what one must know to use them, the model card."""
+    """`model.pt`, `model.pt2`, and what one must know to use them, the model card; in `output/data` the curves."""
     weights = io.BytesIO()
     torch.save(net.state_dict(), weights)
     classes = train.classes if params.task == "classification" else ()
@@ -447,8 +457,10 @@ def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *
             "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
         },
     )
-    files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
-    save_files(files, card, train.inputs, program="model.pt2")
+    with Painter() as painter:
+        painter.draw(save_curves(best.get("history", []), unit="epochs", selected=best["epoch"]))
+        files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
+        save_files(files, card, train.inputs, program="model.pt2")
     for text in explain(train.coding, train.names, params.unseen):
         print(f"pytorch_train: {text}", file=sys.stderr, flush=True)
     declared = {metric.name: metric for metric in metrics(params)}

@@ -78,6 +78,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         read_former,
         resume,
         save_curves,
+        save_fold_curves,
         save_folds,
         save_importance,
         save_models,
@@ -104,14 +105,14 @@ def main() -> None:
     with meet() as circle, ExitStack() as files:
         check_members(params, circle.size)
         # The first of the members logs and saves.
-        painter = files.enter_context(Painter()) if circle.members.is_first and not params.kfold else None
+        painter = files.enter_context(Painter()) if circle.members.is_first else None
         found = store.latest() if not params.kfold else None
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
         former = read_former(params, data.agreement, circle)
-        if params.kfold:
-            cross_validate(params, store, data)
+        if params.kfold and painter:
+            cross_validate(params, store, data, painter)
             return
         bins = data.bins(params, found)
         identity = identify(params, data.agreement, bins, former)
@@ -126,8 +127,10 @@ def main() -> None:
             finish(params, data, progress, painter, thin)
 
 
-def train(params: Params, group: Group, data: Data, progress: Progress, bins: Bins) -> Iterator[Progress]:
-    """Segment after segment, each round scored and logged."""
+def train(
+    params: Params, group: Group, data: Data, progress: Progress, bins: Bins, *, before: int = 0
+) -> Iterator[Progress]:
+    """Segment after segment, each round scored and logged; `before` are the rounds of the folds before this one."""
     settings = booster_parameters(params, version=xgb.__version__, features=data.agreement.columns)
     names = metric_names(params)
     declared = {metric.name: metric for metric in declare(params)}
@@ -139,7 +142,7 @@ def train(params: Params, group: Group, data: Data, progress: Progress, bins: Bi
     def report(step: int, scores: Mapping[str, float]) -> None:
         if group.rank == 0:
             print(line(step, scores), flush=True)  # as XGBoost and the built-in write it
-        trainbox.log(step, {declared[name]: value for name, value in scores.items()})
+        trainbox.log(before + step, {declared[name]: value for name, value in scores.items()})
 
     return boost(
         params,
@@ -153,7 +156,7 @@ def train(params: Params, group: Group, data: Data, progress: Progress, bins: Bi
     )
 
 
-def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> None:
+def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data, painter: Painter) -> None:
     """A model for each fold, scored on the rows that it has not seen; a checkpoint after each."""
     rows = join_folds([shard.table for shard in data.shards.values()])
     folds = split_folds(rows.labels, params, rows.groups)
@@ -167,7 +170,7 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
         held_out = take_rows(rows, fold.held_out)
         part = data.of({"train": take_rows(rows, fold.train), "validation": held_out}, params)
         progress = Progress()
-        for latest in train(params, Alone(), part, progress, bins):
+        for latest in train(params, Alone(), part, progress, bins, before=params.num_round * len(results)):
             progress = latest
         if progress.model is None or not is_finished(progress.history, objective_of(params), params):
             say(f"asked to stop in {number}: a resumed job begins with this fold")
@@ -175,8 +178,9 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
         chosen = chosen_round(progress.history, objective_of(params), params)
         model = cut(progress.model, chosen + 1)
         said = model.predict(plain_matrix(held_out, params))
-        results.append(FoldResult(bytes(model.save_raw("ubj")), progress.history[chosen], said))
+        results.append(FoldResult(bytes(model.save_raw("ubj")), progress.history[chosen], said, progress.history))
         save_folds(store, identity, results)
+    painter.draw(save_fold_curves(results, params))
     finish_folds(params, data, rows.labels, folds, results)
 
 

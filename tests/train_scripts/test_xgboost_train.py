@@ -391,7 +391,12 @@ def test_folds_are_scored_on_rows_not_seen_and_a_killed_job_goes_on_with_the_fol
     again = run(killed)
     assert "fold 1 of 6" in again.stderr
     assert logged(again) == logged(done)
-    for name in [*(f"model/xgboost-model-{number}" for number in range(6)), "output/data/predictions.csv"]:
+    curves = json.loads((whole / "output/data/learning-curves.json").read_text())["validation:auc"]
+    assert (curves["rounds"], len(curves["folds"]), len(curves["mean"])) == (list(range(6)), 6, 6)
+    steps = [int(line.split("step=")[1].split()[0]) for line in logged(done)[:-1]]
+    assert steps == list(range(36)), "each round of each fold has a step of its own"
+    output = [f"output/data/{name}" for name in ("predictions.csv", "learning-curves.json", "learning-curves.png")]
+    for name in [*(f"model/xgboost-model-{number}" for number in range(6)), *output]:
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 

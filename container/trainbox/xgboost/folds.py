@@ -20,16 +20,20 @@ import scipy.sparse
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
+from trainbox.tabular.curves import save_folds as save_folds_of
+from trainbox.tabular.painter import Folds
 from trainbox.xgboost.matrices import number_groups
+from trainbox.xgboost.metrics import objective_of
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.readers import spell_base_score
-from trainbox.xgboost.segments import check_part, compare, parse_part, read_part
+from trainbox.xgboost.segments import check_part, chosen_round, compare, parse_part, read_part
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 _HALF = 0.5
 _SCORES = "scores.json"
+_HISTORIES = "histories.json"
 
 
 class Fold(msgspec.Struct, frozen=True, eq=False):
@@ -154,12 +158,15 @@ class FoldResult(msgspec.Struct, frozen=True, eq=False):
     scores: Mapping[str, float]
     #: For each row held out what the model says: (n,), or (n, classes).
     said: Floats
+    #: The scores after each round; none of a fold in a checkpoint that was written without them.
+    history: tuple[dict[str, float], ...] = ()
 
 
 def save_folds(store: Checkpoints, identity: Mapping[str, str], results: Sequence[FoldResult]) -> None:
     """Write the finished folds as a checkpoint, whole or not at all; its step is how many they are."""
     with store.writing(len(results), info=identity) as path:
         (path / _SCORES).write_text(json.dumps([result.scores for result in results]))
+        (path / _HISTORIES).write_text(json.dumps([result.history for result in results]))
         for number, result in enumerate(results):
             (path / f"{number:04d}.ubj").write_bytes(spell_base_score(result.model))
             np.save(path / f"{number:04d}.npy", result.said, allow_pickle=False)
@@ -175,7 +182,22 @@ def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[Fo
         return []
     compare(found, identity)
     scores = parse_part(read_part(found.path / _SCORES), tuple[dict[str, float], ...], f"{found.path}, {_SCORES}")
-    return [FoldResult(*_read_fold(found.path / f"{number:04d}", told)) for number, told in enumerate(scores)]
+    histories = _read_histories(found.path / _HISTORIES, len(scores))
+    return [
+        FoldResult(*_read_fold(found.path / f"{number:04d}", told), history)
+        for number, (told, history) in enumerate(zip(scores, histories, strict=True))
+    ]
+
+
+def _read_histories(path: Path, count: int) -> tuple[tuple[dict[str, float], ...], ...]:
+    if not path.exists():  # written by an earlier version
+        return ((),) * count
+    found = parse_part(read_part(path), tuple[tuple[dict[str, float], ...], ...], str(path))
+    if len(found) != count:
+        raise CheckpointError(
+            f"{path} has the scores of {len(found)} folds, not {count}", hint="start with an empty directory"
+        )
+    return found
 
 
 def _read_fold(path: Path, scores: Mapping[str, float]) -> tuple[bytes, Mapping[str, float], Floats]:
@@ -199,3 +221,10 @@ def out_of_fold(folds: Sequence[Fold], results: Sequence[FoldResult]) -> list[Fl
 def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
     rows, said = np.concatenate([rows for rows, _ in parts]), np.concatenate([said for _, said in parts])
     return said[np.argsort(rows)]
+
+
+def save_fold_curves(results: Sequence[FoldResult], params: Params) -> Folds:
+    """Write `learning-curves.json` of all folds; gives the picture that is to stand beside it."""
+    known = [result.history for result in results if result.history]
+    chosen = [chosen_round(history, objective_of(params), params) for history in known]
+    return save_folds_of([[*enumerate(history)] for history in known], unit="rounds", selected=chosen)
