@@ -403,3 +403,14 @@ def test_the_examples_in_the_docstrings_are_true() -> None:
 
 def test_a_sample_can_be_written_as_json() -> None:
     assert msgspec.json.encode(Sample(1, {"auc": 0.5})) == b'{"step":1,"values":{"auc":0.5}}'
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["validation:auc", "auc"])
+def test_an_objective_of_a_tuner_that_is_no_number_is_refused(name: str, value: float) -> None:
+    auc, loss = metrics.Metric("validation:auc", "maximize"), metrics.Metric("train:auc", "maximize")
+    with pytest.raises(MetricError, match=f"the objective of the tuning job, 'validation:auc', is {value!r}"):
+        metrics.check_objective(name, {loss: 0.5, auc: value})
+    metrics.check_objective(name, {loss: value, auc: 0.5})
+    metrics.check_objective(None, {loss: value, auc: value})
+    metrics.check_objective("validation:f1", {auc: value})

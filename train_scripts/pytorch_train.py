@@ -33,9 +33,22 @@ from torch.utils.data import Dataset
 
 import trainbox
 from trainbox.channels import Columns as Cells
-from trainbox.channels import Table, read_table
-from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.torch import Batches, Columns, Images, Pixels, Session, holds_images, load_former, read_images, session
+from trainbox.channels import Table, say_unread
+from trainbox.contract.model_card import ModelCard, features_of
+from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
+from trainbox.torch import (
+    Batches,
+    Columns,
+    Images,
+    Pixels,
+    Session,
+    holds_images,
+    load_former,
+    read_images,
+    read_rows,
+    save_files,
+    session,
+)
 
 #: What a resumed job may change, because it does not shape the weights.
 FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter"}
@@ -89,7 +102,7 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
-        former = load_former(net)
+        former = load_former(net, data["train"].names)
         run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
@@ -108,13 +121,12 @@ class Samples(Dataset[Any]):
     def __init__(self, source: Table | Images, params: Params) -> None:
         if isinstance(source, Table):
             self.inputs, labels = torch.from_numpy(source.features), source.labels
-            self.names, self.classes = source.feature_names, tuple(map(str, range(int(labels.max()) + 1)))
+            count = int(labels.max()) + 1 if params.task == "classification" else 0
+            self.names, self.classes = source.feature_names, tuple(map(str, range(count)))
         else:
             self.inputs, labels = torch.from_numpy(source.pixels), source.labels.astype(np.float32)
             self.names, self.classes = (), source.classes
         self.is_table = isinstance(source, Table)
-        if params.task == "classification" and ((labels % 1).any() or labels.min() < 0):
-            raise DataError("a label is no class", hint="classes are whole numbers from 0; or task=regression")
         self.targets = torch.from_numpy(labels)
         if params.task == "classification":
             self.targets = self.targets.long()
@@ -136,18 +148,19 @@ def read_channels(params: Params) -> dict[str, Samples]:
     """`train`, and `validation` where there is a channel of that name or `test`."""
     job = trainbox.current_job()
     first = trainbox.channel("train")
-    columns = Cells(missing=params.missing, delimiter=params.delimiter)
-    read: Any = read_images if holds_images(first) else functools.partial(read_table, columns=columns)
+    read: Any = read_images
+    if not holds_images(first):
+        columns = Cells(missing=params.missing, delimiter=params.delimiter)
+        is_class = params.task == "classification"
+        read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
     sources = {"train": read(first)}
-    for name in [name for name in ("validation", "test") if name in job.channels][:1]:
+    held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    say_unread(job.channels, ["train", *held_out])
+    for name in held_out:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])
     if params.patience and len(sources) == 1:
         raise DataError("patience needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    data = {name: Samples(source, params) for name, source in sources.items()}
-    outputs = len(data["train"].classes)
-    if params.task == "classification" and int(max(part.targets.max() for part in data.values())) >= outputs:
-        raise DataError("channel validation: a class does not occur in training", hint="check the split")
-    return data
+    return {name: Samples(source, params) for name, source in sources.items()}
 
 
 def shift(sample: tuple[Tensor, Tensor], generator: torch.Generator, reach: int) -> tuple[Tensor, Tensor]:
@@ -214,6 +227,9 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
     Returns:
         Of the best epoch by validation loss, or of the last one without validation: epoch, scores, and the weights,
         which `net` has now.
+
+    Raises:
+        TrainingError: No epoch has a finite validation loss, so none is the best.
     """
     declared = {metric.name: metric for metric in metrics(params)}
     for name, part in data.items():
@@ -250,6 +266,11 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
         if is_better(scores, best["scores"]):
             best |= {"epoch": batches.epoch, "scores": scores or best["scores"], "weights": copy_weights(net)}
         batches.next_epoch()
+    if "validation" in data and best["epoch"] < 0 and not run.stopped:
+        raise TrainingError(
+            f"there is no best epoch: validation:loss was not a finite number in any of {batches.epoch} epochs",
+            hint="check the rows of channel validation, or lower the learning rate",
+        )
     if not run.stopped:
         save_last(run)
     net.load_state_dict(best["weights"])
@@ -379,26 +400,30 @@ def export(net: nn.Module, train: Samples) -> bytes:
 
 
 def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *, complete: bool) -> None:
-    """`model.pt`, `model.pt2`, and what one must know to use them, `model.json`."""
-    versions = {"trainbox": trainbox.__version__, "torch": str(torch.__version__), "python": sys.version.split()[0]}
-    about = {
-        "algorithm": params.model or ("perceptron" if train.is_table else "convolutions"),
-        "complete": complete,
-        "epoch": best["epoch"],
-        "metrics": best["scores"],
-        "inputs": list(train.inputs.shape[1:]),
-        "features": train.names,
-        "classes": train.classes if params.task == "classification" else [],
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
-        "hyperparameters": msgspec.to_builtins(params),
-        "versions": versions,
-    }
-    trainbox.save("model.json", msgspec.json.format(msgspec.json.encode(about), indent=1))
+    """`model.pt`, `model.pt2`, and what one must know to use them, the model card."""
     weights = io.BytesIO()
     torch.save(net.state_dict(), weights)
-    trainbox.save("model.pt", weights.getvalue())
-    trainbox.save("model.pt2", export(net, train))
+    classes = train.classes if params.task == "classification" else ()
+    card = ModelCard(
+        framework="pytorch",
+        algorithm=params.model or ("perceptron" if train.is_table else "convolutions"),
+        objective=params.task,
+        features=features_of(train.names, dict.fromkeys(params.categorical, "code") if train.is_table else {}),
+        shape=tuple(train.inputs.shape[1:]),
+        classes=classes,
+        complete=complete,
+        iterations=best["epoch"] + 1,
+        best_iteration=best["epoch"],
+        metrics=best["scores"],
+        hyperparameters=msgspec.to_builtins(params),
+        versions={"trainbox": trainbox.__version__, "torch": str(torch.__version__), "python": sys.version.split()[0]},
+        details={
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
+        },
+    )
+    files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
+    save_files(files, card, train.inputs, program="model.pt2")
     declared = {metric.name: metric for metric in metrics(params)}
     if best["scores"]:
         trainbox.final({declared[name]: value for name, value in best["scores"].items()})

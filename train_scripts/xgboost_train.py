@@ -45,6 +45,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         Fold,
         FoldResult,
         Group,
+        Matrix,
         Painter,
         Params,
         Progress,
@@ -59,6 +60,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         declare,
         describe,
         evaluate,
+        explain,
         find_device,
         identify,
         is_finished,
@@ -78,11 +80,13 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         save_curves,
         save_folds,
         save_importance,
+        save_models,
         save_output,
         save_progress,
         split_folds,
         summarize,
         take_rows,
+        thin_rows,
     )
 
 
@@ -105,20 +109,21 @@ def main() -> None:
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
-        former = read_former(params, data.agreement.columns, circle)
+        former = read_former(params, data.agreement, circle)
         if params.kfold:
             cross_validate(params, store, data)
             return
         bins = data.bins(params, found)
         identity = identify(params, data.agreement, bins, former)
+        thin = thin_rows(data.shards["train"]) if painter else None
         progress = resume(found, data.agreement, circle, identity, params, former=former)
         with collective(circle) as group:
             for latest in train(params, group, data, progress, bins):
                 progress = latest
                 if painter and len(progress.history) % params.checkpoint_every == 0:
                     save_progress(store, identity, progress)
-        if painter:
-            finish(params, data, progress, painter)
+        if painter and thin is not None:
+            finish(params, data, progress, painter, thin)
 
 
 def train(params: Params, group: Group, data: Data, progress: Progress, bins: Bins) -> Iterator[Progress]:
@@ -151,7 +156,7 @@ def train(params: Params, group: Group, data: Data, progress: Progress, bins: Bi
 def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> None:
     """A model for each fold, scored on the rows that it has not seen; a checkpoint after each."""
     rows = join_folds([shard.table for shard in data.shards.values()])
-    folds = split_folds(rows.labels, params)
+    folds = split_folds(rows.labels, params, rows.groups)
     found = store.latest()
     bins = data.bins(params, found)
     identity = identify(params, data.agreement, bins)
@@ -175,7 +180,7 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> N
     finish_folds(params, data, rows.labels, folds, results)
 
 
-def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> None:
+def finish(params: Params, data: Data, progress: Progress, painter: Painter, thin: Matrix) -> None:
     """Save the model, of the best round where early stopping chooses, with what one must know of it."""
     history, objective = progress.history, objective_of(params)
     if progress.model is None or not history:
@@ -188,13 +193,22 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter) -> 
     chosen = chosen_round(history, objective, params)
     rounds = progress.former + chosen + 1
     model, features = cut(progress.model, rounds), data.agreement.columns
-    best = progress.former + best_round(history, objective)
-    about = {"complete": complete, "rounds": rounds, "best_iteration": best}
+    best = best_round(history, objective)
     scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
-    trainbox.save("model.json", describe(params, features, about | {"metrics": scores}))
-    trainbox.save("xgboost-model", bytes(model.save_raw("ubj")))
-    painter.draw(save_importance(model, features), save_curves(history))
+    card = describe(
+        params,
+        features,
+        coding=data.agreement.coding,
+        complete=complete,
+        iterations=rounds,
+        best_iteration=None if best is None else progress.former + best,
+        metrics=scores,
+    )
+    save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, thin)
+    painter.draw(save_importance(model, features), save_curves(history, chosen))
     say(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
+    for text in explain(data.agreement.coding, features, params.unseen):
+        say(text)
     conclude(params, chosen, scores)
 
 
@@ -202,16 +216,24 @@ def finish_folds(
     params: Params, data: Data, labels: npt.NDArray[np.float32], folds: Sequence[Fold], results: Sequence[FoldResult]
 ) -> None:
     """Save the models of all folds, what each said of the rows that it had not seen, and the means of the scores."""
-    for number, result in enumerate(results):
-        trainbox.save(f"xgboost-model-{number}", result.model)
-    about = {"complete": True, "folds": [dict(result.scores) for result in results]}
     scores = summarize([result.scores for result in results])
-    trainbox.save("model.json", describe(params, data.agreement.columns, about | {"metrics": scores}))
+    card = describe(
+        params,
+        data.agreement.columns,
+        coding=data.agreement.coding,
+        metrics={name: score["mean"] for name, score in scores.items()},
+        deviations={name: score["std"] for name, score in scores.items()},
+        folds=tuple(result.scores for result in results),
+    )
+    models = {f"xgboost-model-{number}": result.model for number, result in enumerate(results)}
+    save_models(models, card, thin_rows(data.shards["train"]))
     said = out_of_fold(folds, results)
     save_output("predictions.csv", predictions_file(labels, said, classes=params.classes))
     say(f"saved {len(results)} models to {trainbox.model_dir()}: xgboost-model-0, …")
+    for text in explain(data.agreement.coding, data.agreement.columns, params.unseen):
+        say(text)
     for name, score in scores.items():
-        say(f"{name}: {score['mean']:.5f} on average over the folds, standard deviation {score['std']:.5f}")
+        say(f"{name}: {score['mean']:.6g} on average over the folds, standard deviation {score['std']:.6g}")
     conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
 
 

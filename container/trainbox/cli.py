@@ -17,14 +17,24 @@ VERBS = {
     "describe": ("trainbox.workbench.describe", "show the hyperparameters a script takes"),
     "metrics": ("trainbox.workbench.show_metrics", "print the MetricDefinitions of a script, or check them on a log"),
     "health": ("trainbox.health.command", "check this machine, or all hosts of a job, before or beside training"),
+    "completion": ("trainbox.workbench.completion", "print what makes a shell complete these words"),
     "train": ("trainbox.launch.train", "what SageMaker starts in the container: run the job below /opt/ml"),
 }
+#: What the help of the command itself shows.
+EXAMPLES = (
+    "trainbox run xgboost --channel train=data/train --hp num_round=100",
+    "trainbox describe xgboost",
+    "trainbox run --help",
+)
 #: What argparse ends with, too.
 _USAGE_ERROR = 2
 
 
 class Verb(Protocol):
     """What the module of a verb offers."""
+
+    #: Commands that its help shows.
+    EXAMPLES: Sequence[str]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the verb's arguments."""
@@ -103,23 +113,53 @@ def find_unknown(arguments: Sequence[str], flags: Collection[str]) -> str:
 def _parser_for(chosen: str) -> tuple[argparse.ArgumentParser, Verb | None, Collection[str]]:
     """The parser of all verbs, of which only the chosen one is loaded, and the flags that it knows."""
     parser = argparse.ArgumentParser(
-        prog="trainbox", description="Train your own algorithms on Amazon SageMaker, and the same job here."
+        prog="trainbox",
+        description="Train your own algorithms on Amazon SageMaker, and the same job here.",
+        epilog=_shown(EXAMPLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"trainbox {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
     found: Verb | None = None
     flags = _flags_of(parser)
-    for name, (module, summary) in VERBS.items():
-        verb_parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+    for name, (_, summary) in VERBS.items():
+        about = summary[0].upper() + summary[1:] + "."
+        verb_parser = verbs.add_parser(
+            name, help=summary, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         if name == chosen:
-            found = cast("Verb", importlib.import_module(module))
-            found.add_arguments(verb_parser)
+            found = _fill(verb_parser, name)
             flags = _flags_of(verb_parser)
     return parser, found, flags
 
 
 def _flags_of(parser: argparse.ArgumentParser) -> tuple[str, ...]:
     return tuple(flag for action in parser._actions for flag in action.option_strings)  # noqa: SLF001 - no other way
+
+
+def _fill(parser: argparse.ArgumentParser, name: str) -> Verb:
+    """Load a verb, and let it declare its arguments."""
+    verb = cast("Verb", importlib.import_module(VERBS[name][0]))
+    verb.add_arguments(parser)
+    parser.epilog = "\n\n".join(filter(None, (parser.epilog, _shown(verb.EXAMPLES))))
+    if name == "completion":
+        parser.set_defaults(parsers=_parsers)
+    return verb
+
+
+def _parsers() -> dict[str, tuple[str, argparse.ArgumentParser]]:
+    """The summary and the parser of each verb, all of them loaded."""
+    found = {}
+    for name, (_, summary) in VERBS.items():
+        parser = argparse.ArgumentParser(prog=f"trainbox {name}")
+        if name != "train":  # it takes no arguments
+            _fill(parser, name)
+        found[name] = summary, parser
+    return found
+
+
+def _shown(examples: Sequence[str]) -> str:
+    return "\n".join(["examples:", *(f"  {example}" for example in examples)])
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@ It holds that job's `model.tar.gz`, or the files of its model as they were writt
 import atexit
 import contextlib
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from trainbox import toolkit
 from trainbox.contract.job import Channel
+from trainbox.contract.model_card import CARD_FILE, ModelCard, features_of, read_card
 from trainbox.contract.text import short
 from trainbox.errors import DataError, ProgramError
 from trainbox.launch.source import extract
@@ -63,6 +67,105 @@ def find_file(directory: Path, name: str) -> Path:
         f"channel {MODEL_CHANNEL}: there is no {name}; it holds {listed}",
         hint="training starts from a model of the same script",
     )
+
+
+def check_columns(
+    directory: Path,
+    columns: Sequence[str],
+    texts: Mapping[str, Sequence[str]] | None = None,
+    classes: Sequence[str] = (),
+) -> None:
+    """Refuse a former model of other columns, as far as its card tells; a foreign model has no card.
+
+    Args:
+        directory: That of the model.
+        columns: Those of the channel `train`.
+        texts: By column, the texts that numbers stand for, in the order of the numbers.
+        classes: Of labels that are texts, likewise.
+
+    Raises:
+        DataError: The columns or their texts differ, or the card is damaged.
+    """
+    card = _read_card(directory)
+    if card is not None:
+        check_names(card.features.names, columns)
+    known = _texts_of(card)
+    given = {name: tuple(each) for name, each in (texts or {}).items()}
+    for name in sorted({*known.columns, *given}):
+        _compare_texts(f"column {name!r}", known.columns.get(name, ()), given.get(name, ()))
+    _compare_texts("the labels", known.classes, tuple(classes))
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """The texts that a former model was given numbers for, in the order of the numbers."""
+
+    columns: Mapping[str, tuple[str, ...]] = {}
+    #: Where the labels were texts.
+    classes: tuple[str, ...] = ()
+
+
+def former_texts() -> Texts:
+    """The texts that the former model knows: the same numbers must stand for them. None without the channel.
+
+    Raises:
+        DataError: The channel holds no model, or one whose card is damaged.
+    """
+    directory = former_model()
+    return Texts() if directory is None else _texts_of(_read_card(directory))
+
+
+def _texts_of(card: ModelCard | None) -> Texts:
+    if card is None:
+        return Texts()
+    return Texts(dict(card.categories), tuple(label for label in card.classes if isinstance(label, str)))
+
+
+def _compare_texts(what: str, known: tuple[str, ...], given: tuple[str, ...]) -> None:
+    """The same number must stand for the same text."""
+    if known == given:
+        return
+    new = [text for text in given if text not in known]
+    gone = [text for text in known if text not in given]
+    told = [f"new are {_some(new)}"] if new else []
+    told += [f"{_some(gone)} are not there"] if gone else []
+    raise DataError(
+        f"channel {MODEL_CHANNEL}: {what} of channel train has other texts than the former model knows:"
+        f" {'; '.join(told) or 'their order'}",
+        hint="give rows with the same texts, numbers of your own in their place, or train without the channel",
+    )
+
+
+def _some(texts: Sequence[str]) -> str:
+    most = 5
+    return ", ".join(map(short, texts[:most])) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
+def check_names(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse columns that are not those that a former model knows by name; where one has no names, their place counts.
+
+    Raises:
+        DataError: Their number, or a name, differs.
+    """
+    if not names:
+        return
+    told = f"channel {MODEL_CHANNEL}: the former model"
+    hint = "give the columns of the former job, in the same order"
+    if len(names) != len(columns):
+        raise DataError(f"{told} has {len(names):,} features, channel train has {len(columns):,}", hint=hint)
+    if not features_of(columns).names:
+        return
+    for place, (was, now) in enumerate(zip(names, columns, strict=True), start=1):
+        if was != now:
+            raise DataError(f"{told} calls feature {place} {was!r}, channel train calls it {now!r}", hint=hint)
+
+
+def _read_card(directory: Path) -> ModelCard | None:
+    try:
+        return read_card(directory)
+    except DataError:
+        if (directory / CARD_FILE).exists():
+            raise
+        return None  # of somebody else, who may call any file model.json
 
 
 def _list(channel: Channel) -> list[Path]:

@@ -154,6 +154,26 @@ def warnings(values: Mapping[Metric, SupportsFloat]) -> tuple[str, ...]:
     )
 
 
+def check_objective(name: object, values: Mapping[Metric, SupportsFloat]) -> None:
+    """Refuse an objective of a tuning job that says nothing about the model that is saved.
+
+    A tuner takes the last number that it finds in the log: that of an earlier model, or none.
+
+    Args:
+        name: Of the objective, as the request says it: with its channel, or for `validation` without; or nothing.
+        values: The final ones.
+
+    Raises:
+        MetricError: It is among them, and is not a finite number.
+    """
+    for metric, value in values.items():
+        if metric.name in {name, f"validation:{name}"} and not math.isfinite(number := _number(metric, value)):
+            raise MetricError(
+                f"the objective of the tuning job, '{metric.name}', is {number!r} for the model that is saved",
+                hint="check the rows it is computed from (auc needs both classes, for example), or tune another metric",
+            )
+
+
 def emit(text: str) -> None:
     """Print one line to stdout in one write, so that no other writer's output can cut it.
 

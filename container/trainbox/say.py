@@ -5,9 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from trainbox import errors
 from trainbox.contract.secrets import without_secrets
 from trainbox.contract.text import visible
-from trainbox.errors import PREFIX
+
+PREFIX = errors.PREFIX
 
 
 def say(text: str, *, hidden: Sequence[str] = ()) -> None:

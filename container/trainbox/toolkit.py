@@ -36,6 +36,10 @@ P = TypeVar("P")
 ALONE_ROOT = Path("trainbox-out")
 
 
+#: The hyperparameter by which a tuning job names its objective.
+OBJECTIVE = "_tuning_objective_metric"
+
+
 class Flags(msgspec.Struct, frozen=True):
     """The command line of a script that was started by hand."""
 
@@ -250,9 +254,10 @@ def final(values: Mapping[metrics.Metric, SupportsFloat]) -> None:
     [metrics] final validation:auc=0.8512
 
     Raises:
-        MetricError: As for `log`.
+        MetricError: As for `log`; or this is a job of a tuner, and its objective is not a finite number.
     """
     _emit(metrics.final_line(values), values)
+    metrics.check_objective(current_job().reserved.get(OBJECTIVE), values)
 
 
 def _emit(line: str, values: Mapping[metrics.Metric, SupportsFloat]) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.channels.test_channels import channel
-from trainbox.channels import Columns, estimate_bytes, read_table
+from trainbox.channels import Columns, estimate_bytes, read_table, say_unread
 from trainbox.channels.foreign import identify
 from trainbox.channels.streams import packing_by_mark
 from trainbox.contract.job import Channel
@@ -283,3 +283,16 @@ def test_a_name_that_says_parquet_and_a_content_that_does_not(tmp_path: Path) ->
 def test_a_mark_is_more_than_some_letters() -> None:
     assert packing_by_mark(b"BZh,a\n1,2\n") is None
     assert packing_by_mark(bz2.compress(b"")) == "bz2"
+
+
+# ---- channels ----
+
+
+def test_a_channel_that_nobody_reads_is_said_with_the_one_that_may_be_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    say_unread(["train", "validaton", "code", "model", "extra"], ["train"])
+    assert capsys.readouterr().err == (
+        "trainbox: the channel 'extra' is not read\n"
+        "trainbox: the channel 'validaton' is not read - did you mean 'validation'?\n"
+    )
+    say_unread(["train", "validation", "test"], ["train", "validation"])
+    assert capsys.readouterr().err == "trainbox: the channel 'test' is not read\n"

@@ -24,11 +24,12 @@ import numpy.typing as npt
 from tests.frozen.digests import versions
 from tests.frozen.recorded import DIRECTORY, as_json
 from tests.frozen.trainings import TRAININGS, Trained, Training, draw_rows
+from trainbox.contract.model_card import CARD_FILE, read_card
 
 FIXTURES = DIRECTORY / "fixtures"
 _ROWS = 8
 _PLACE = re.compile(rb'(File \\")/[^"]*?/((?:site-packages|trainbox|train_scripts)/)')
-_MODEL_FILES = ("xgboost-model", "model.joblib", "model.skops", "model.pt", "model.pt2", "model.json")
+_MODEL_FILES = ("xgboost-model", "model.joblib", "model.skops", "model.pt", "model.pt2", CARD_FILE)
 
 
 AT_QUANTILES = "xgboost-at-quantiles"
@@ -61,7 +62,7 @@ def keep(name: str, job: Training, done: Trained) -> None:
         shutil.copytree(earliest, directory / "checkpoints" / earliest.name)
         noted["step"] = int(earliest.name.removeprefix("step-"))
     if "model" in job.fixtures:
-        (directory / "model").mkdir()
+        (directory / "model" / CARD_FILE).parent.mkdir(parents=True)
         for file in _MODEL_FILES:
             if (root / "model" / file).exists():
                 shutil.copy(root / "model" / file, directory / "model" / file)
@@ -112,7 +113,7 @@ def _joblib(path: Path, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _skops(path: Path, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     import skops.io  # noqa: PLC0415 - likewise
 
-    trusted = json.loads(path.with_name("model.json").read_bytes())["skops"]["trusted"]
+    trusted = read_card(path.parent).trusted
     found: npt.NDArray[Any] = skops.io.load(path, trusted=trusted).predict_proba(inputs)
     return found
 

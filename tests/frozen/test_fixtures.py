@@ -3,7 +3,6 @@
 See `fixtures.py` for what they are. These tests are to hold in every later version; the fixtures stay as they are.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from tests.frozen.recorded import compare
 from tests.frozen.trainings import AT_QUANTILES as AT_QUANTILES_JOB
 from tests.frozen.trainings import TRAININGS, train
 from tests.support.ubjson import without_base_score
+from trainbox.contract.model_card import read_card
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
@@ -56,4 +56,4 @@ def test_a_model_of_an_earlier_version_loads_and_predicts_the_same(name: str) ->
     assert sorted(found) == sorted(noted["predictions"])
     for file, said in found.items():
         np.testing.assert_allclose(said, noted["predictions"][file], rtol=1e-5, atol=1e-6, err_msg=file)
-    assert json.loads((model / "model.json").read_bytes())["complete"] is True
+    assert read_card(model).complete is True

@@ -59,7 +59,9 @@ READERS_OF_THE_ENVIRONMENT = (
     "torch/integration.py",  # what a script calls for the loop of a library
     "torch/training.py",  # `session`, which a script calls
     "workbench/build_overlay.py",  # what installs the requirements of a local job
+    "workbench/describe.py",  # the verb `describe`
     "workbench/run.py",  # the verb `run`
+    "workbench/show_metrics.py",  # the verb `metrics`
 )
 
 

@@ -41,6 +41,7 @@ def report(member: str, **changed: Any) -> Report:
         columns=("a", "b"),
         classes={"0": 60, "1": 40},
         extremes=(0.0, 1.0),
+        weight=None,
         memory=1_000_000,
         version="1.9.1",
     )
@@ -148,10 +149,13 @@ def test_numbers_that_are_all_the_same_are_nothing_to_learn() -> None:
     with pytest.raises(DataError, match=r"every label is 1\.5 \(200 rows\)"):
         check_training_labels(params, told, is_sharded=True)
     assert check_training_labels(params, [told[0], report("algo-2")], is_sharded=True) == ()
-    with pytest.raises(DataError, match="label -2 is negative"):
-        check_training_labels(
-            Params(task="regression", criterion="poisson"), [report("a", extremes=(-2.0, 1.0))], is_sharded=False
-        )
+
+
+def test_weights_of_all_members_count_where_their_rows_are_sharded() -> None:
+    told = [report("algo-1", weight=0.0), report("algo-2", weight=2.0)]
+    assert check_training_labels(Params(), told, is_sharded=True) == (0, 1)
+    with pytest.raises(DataError, match="channel train: every weight is 0"):
+        check_training_labels(Params(), told, is_sharded=False)
 
 
 def test_a_weight_for_a_class_that_does_not_occur_is_refused() -> None:

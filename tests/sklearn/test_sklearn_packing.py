@@ -171,7 +171,7 @@ def test_a_tree_that_claims_to_have_another_number_of_nodes_is_refused() -> None
     description = json.loads(files["schema.json"])
     tree = description["content"]["content"]["estimators_"]["content"][0]["content"]["content"]["tree_"]
     count = tree["content"]["content"]["node_count"]
-    count |= {"content": str(-int(count["content"])), "__id__": 1}
+    count |= {"content": str(-int(count["content"])), "__id__": 10**9}
     files["schema.json"] = json.dumps(description).encode()
     forged = io.BytesIO()
     with zipfile.ZipFile(forged, "w") as archive:

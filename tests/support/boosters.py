@@ -1,7 +1,8 @@
 """Models of every kind that XGBoost writes: boosters, objectives, categories, several outputs, pruned and cut trees.
 
 A program of its own, so that it runs on any Python that has XGBoost: `python boosters.py` says of each kind whether the
-check takes it, as UBJSON and as JSON, and whether its UBJSON decodes to what encodes to the same bytes.
+check takes it, as UBJSON and as JSON, whether its UBJSON decodes to what encodes to the same bytes, and whether it is
+the same model with its base score spelt as one number.
 """
 
 import json
@@ -20,6 +21,7 @@ from tests.support.ubjson import encode
 from trainbox.errors import DataError
 from trainbox.xgboost.model_check import check_model
 from trainbox.xgboost.model_check.ubjson import decode
+from trainbox.xgboost.readers import for_every_reader
 
 ROWS, FEATURES = 80, 4
 _AFT = {"objective": "survival:aft", "aft_loss_distribution": "logistic"}
@@ -155,6 +157,27 @@ def _judge(booster: xgb.Booster) -> list[str]:
     expected = (booster.num_boosted_rounds(), booster.num_features())
     if any((model.rounds, model.features) != expected for model in models) or len({*models}) > 1:
         wrong.append(f"{models} should have {expected}")
+    return [*wrong, *_judge_spelling(binary)]
+
+
+def _judge_spelling(model: bytes) -> list[str]:
+    """What is wrong with the model whose base score is spelt as one number, where it is one."""
+    wrong, spelt = [], for_every_reader(model)
+    plain, ours = decode(model), decode(spelt)
+    was, now = (each["learner"]["learner_model_param"].pop("base_score") for each in (plain, ours))  # type: ignore[index, call-overload, union-attr]
+    if {*was.strip("[]").split(",")} != {*now.strip("[]").split(",")} or ("," not in now and now[0] == "["):
+        wrong.append(f"base_score was {was} and is {now}")
+    objective = ours["learner"]["objective"]  # type: ignore[index, call-overload]
+    empty = objective.pop("lambda_rank_param", None)  # type: ignore[union-attr, call-overload, arg-type]
+    if (empty == {}) is not objective["name"].startswith("rank:"):  # type: ignore[index, call-overload, union-attr]
+        wrong.append(f"for XGBoost before 2.0 it has {empty}")
+    if encode(plain) != encode(ours):
+        wrong.append("something else has changed")
+    if check_model(spelt, source="spelt") != check_model(model, source="as it was"):
+        wrong.append("the check takes it for another model")
+    first, second = (bytes(xgb.Booster(model_file=bytearray(each)).save_raw("ubj")) for each in (model, spelt))
+    if first != second:
+        wrong.append("XGBoost writes it otherwise than the model as it was")
     return wrong
 
 

@@ -14,8 +14,9 @@ import pytest
 from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.procfs import process_state
-from trainbox.tabular.painter import Curves, Importance, Painter, Picture
-from trainbox.tabular.plots import draw_curves, draw_importance
+from trainbox.tabular.curves import fold_curve
+from trainbox.tabular.painter import Curves, Folds, Importance, Painter, Picture
+from trainbox.tabular.plots import draw_curves, draw_folds, draw_importance
 
 pytestmark = pytest.mark.process
 
@@ -27,15 +28,18 @@ def test_pictures_are_those_that_this_process_would_draw(tmp_path: Path) -> None
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    draw_curves(here / "curves", CURVES, step="trees")
+    draw_curves(here / "curves", CURVES, step="trees", selected=2)
+    folds = {"auc": fold_curve("auc", [[(0, {"auc": 0.5})], [(0, {"auc": math.nan}), (1, {"auc": 0.75})]], [0, 1])}
+    draw_folds(here / "folds", folds, step="trees")
     draw_importance(here / "importance", IMPORTANCE, kind="mean gain")
     with Painter() as painter:
         painter.draw(
-            Curves(str(there / "curves"), CURVES, "trees"),
+            Curves(str(there / "curves"), CURVES, "trees", 2),
+            Folds(str(there / "folds"), folds, "trees"),
             Importance(str(there / "importance"), IMPORTANCE, "mean gain"),
         )
     names = sorted(path.name for path in here.iterdir())
-    assert names == ["curves.png", "curves.svg", "importance.png", "importance.svg"]
+    assert names == ["curves.png", "curves.svg", "folds.png", "folds.svg", "importance.png", "importance.svg"]
     assert sorted(path.name for path in there.iterdir()) == names
     for name in names:
         assert (here / name).read_bytes() == (there / name).read_bytes()

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import subprocess
 import sys
 import warnings
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainbox.tabular import plots
-from trainbox.tabular.plots import Curve, draw_curves, draw_importance
+from trainbox.tabular import figures, plots
+from trainbox.tabular.curves import fold_curve
+from trainbox.tabular.plots import Curve, draw_curves, draw_folds, draw_importance
 
 CURVES: dict[str, dict[str, Curve]] = {
     "many": {"validation:auc": (range(100), [1 - 1 / (i + 2) for i in range(100)]), "train:auc": ([0, 50], [0.6, 0.9])},
@@ -70,24 +72,81 @@ def test_the_same_numbers_are_the_same_bytes(tmp_path: Path) -> None:
             assert b"date" not in content
 
 
+FOLDS = [
+    [(step, {"validation:auc": 0.5 + step * 0.1 + fold * 0.01, "train:auc": 0.9}) for step in range(3 + fold)]
+    for fold in range(3)
+]
+
+
+@pytest.mark.parametrize("folds", [FOLDS, FOLDS[:1], [[(0, {"validation:auc": math.nan})]] * 2, []])
+def test_folds_of_any_kind_are_drawn(tmp_path: Path, folds: list[list[tuple[int, dict[str, float]]]]) -> None:
+    names = dict.fromkeys(name for fold in folds for _, scores in fold for name in scores)
+    curves = {name: fold_curve(name, folds, [fold[-1][0] for fold in folds]) for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_folds(tmp_path / "learning-curves", curves)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["learning-curves.png", "learning-curves.svg"]
+
+
+def test_the_mean_of_folds_is_over_those_that_have_the_step() -> None:
+    curve = fold_curve("validation:auc", FOLDS, [2, 1, 4])
+    assert curve.steps == [0, 1, 2, 3, 4]
+    assert curve.mean == pytest.approx([0.51, 0.61, 0.71, 0.815, 0.92])
+    assert curve.deviation == pytest.approx([0.01, 0.01, 0.01, 0.0070711, 0.0], abs=1e-6)
+    assert curve.selected == [(2, 0.7), (1, 0.61), (4, 0.92)]
+    assert curve.summary == pytest.approx((0.7433333, 0.1594783))
+
+
+def test_where_a_fold_has_no_score_in_its_round_the_last_one_before_counts() -> None:
+    folds = [[(0, {"train:auc": 0.5}), (9, {"train:auc": 0.7})], [(0, {"train:auc": 0.6}), (1, {})]]
+    assert fold_curve("train:auc", folds, [9, 1]).summary == pytest.approx((0.65, 0.0707107))
+
+
+def texts(path: Path) -> list[str]:
+    """What stands in a picture: Matplotlib notes each text above its outlines."""
+    return re.findall(r"<!-- (.*?) -->", path.read_text())
+
+
+def test_axes_have_titles_and_the_selected_step_its_values(tmp_path: Path) -> None:
+    draw_curves(tmp_path / "c", CURVES["many"], step="rounds", selected=50)
+    shown = texts(tmp_path / "c.svg")
+    assert {"rounds", "auc", "0.980769", "validation  0.980769 at 50", "train  0.9 at 50"} <= {*shown}
+    draw_curves(tmp_path / "d", CURVES["many"], step="rounds", selected=51)
+    assert {"validation  0.981132 at 51", "train  0.9"} <= {*texts(tmp_path / "d.svg")}
+    draw_importance(tmp_path / "i", IMPORTANCE["negative"], kind="total gain")
+    assert {"feature", "total gain", "a", "b"} <= {*texts(tmp_path / "i.svg")}
+    draw_folds(tmp_path / "f", {"validation:auc": fold_curve("validation:auc", FOLDS, [2, 1, 4])}, step="rounds")
+    assert {"Learning curves of 3 folds", "validation  mean 0.743333, deviation 0.159"} <= {*texts(tmp_path / "f.svg")}
+
+
 def test_more_features_than_fit_are_counted_in_the_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
-    figure = plots._figure
+    figure = figures.new_figure
 
     def note(width: float, height: float, title: str) -> AbstractContextManager[Any]:
         titles.append(title)
         return figure(width, height, title)
 
-    monkeypatch.setattr(plots, "_figure", note)
+    monkeypatch.setattr(plots, "new_figure", note)
     draw_importance(tmp_path / "a", IMPORTANCE["many"], most=10)
     draw_importance(tmp_path / "b", {"a": 1.0})
     assert titles == ["Feature importance: 10 of 100 features", "Feature importance"]
 
 
+@pytest.mark.parametrize("kind", CURVES)
+def test_nothing_beside_the_curves_leaves_the_picture(kind: str, tmp_path: Path) -> None:
+    draw_curves(tmp_path / "a", CURVES[kind], selected=1)
+    require_white_edges(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("kind", IMPORTANCE)
 def test_nothing_that_is_written_beside_the_bars_leaves_the_picture(kind: str, tmp_path: Path) -> None:
     draw_importance(tmp_path / "a", IMPORTANCE[kind], kind="total gain")
-    with Image.open(tmp_path / "a.png") as image:
+    require_white_edges(tmp_path / "a.png")
+
+
+def require_white_edges(path: Path) -> None:
+    with Image.open(path) as image:
         pixels = np.asarray(image.convert("L"))
     edges = np.concatenate([pixels[:2].ravel(), pixels[-2:].ravel(), pixels[:, :2].ravel(), pixels[:, -2:].ravel()])
     assert (edges == 255).all()
@@ -95,8 +154,8 @@ def test_nothing_that_is_written_beside_the_bars_leaves_the_picture(kind: str, t
 
 
 def test_a_long_name_keeps_its_begin_and_its_end() -> None:
-    assert plots._shorten("short") == "short"
-    name = plots._shorten("customer_address_" + "x" * 50 + "_in_the_last_month")
+    assert figures.shorten("short") == "short"
+    name = figures.shorten("customer_address_" + "x" * 50 + "_in_the_last_month")
     assert len(name) == 36
     assert name.startswith("customer_address")
     assert name.endswith("in_the_last_month")

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -19,10 +18,12 @@ import xgboost as xgb
 from tests.support.growth import trees_of, write_rows
 from tests.support.runs import COMMAND
 from tests.support.waiting import LIMIT
+from trainbox.contract.model_card import ModelCard, encode_card, features_of
 
 pytestmark = pytest.mark.process
 
 SCRIPTS = Path(__file__).parents[2] / "train_scripts"
+LONG = pytest.mark.long
 BOOSTING = {
     "objective": "binary:logistic",
     "max_depth": "3",
@@ -49,7 +50,7 @@ runpy.run_path(script, run_name="__main__")
 
 def make_job(root: Path, hyperparameters: Mapping[str, str], former: Path | None = None) -> Path:
     """A tree with two channels, and `model` where there is a former one."""
-    channels = ("train", "validation", *(["model"] if former else []))
+    channels = ("train", "validation")
     config = root / "input" / "config"
     config.mkdir(parents=True)
     (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
@@ -58,9 +59,15 @@ def make_job(root: Path, hyperparameters: Mapping[str, str], former: Path | None
     (config / "checkpointconfig.json").write_text(json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
     for number, name in enumerate(("train", "validation")):
         write_rows(root / "input" / "data" / name / "a.csv", seed=number)
-    if former is not None:
-        (root / "input" / "data" / "model").mkdir()
-        (root / "input" / "data" / "model" / "model.tar.gz").write_bytes(former.read_bytes())
+    return root if former is None else with_former(root, former)
+
+
+def with_former(root: Path, archive: Path) -> Path:
+    """Give a job the channel `model`."""
+    config = root / "input" / "config" / "inputdataconfig.json"
+    config.write_text(json.dumps({name: {"TrainingInputMode": "File"} for name in ("train", "validation", "model")}))
+    (root / "input" / "data" / "model").mkdir()
+    (root / "input" / "data" / "model" / "model.tar.gz").write_bytes(archive.read_bytes())
     return root
 
 
@@ -129,6 +136,58 @@ def test_xgboost_boosts_as_xgboost_itself_does_from_a_model(tmp_path: Path, boos
     assert booster_of(root).get_dump() == expected.get_dump()
 
 
+def test_columns_in_another_order_are_refused_by_name(tmp_path: Path) -> None:
+    first, second = (make_job(tmp_path / name, {**BOOSTING, "num_round": "2"}) for name in ("first", "second"))
+    for root, header in ((first, "y,a,b,c,d\n"), (second, "y,b,a,c,d\n")):
+        for channel in ("train", "validation"):
+            write_rows(root / "input" / "data" / channel / "a.csv", header=header)
+    run("xgboost", first)
+    with_former(second, pack(first))
+    assert "the former model calls feature 1 'a', channel train calls it 'b'" in run("xgboost", second, code=7)
+
+
+def write_colours(root: Path, texts: str) -> None:
+    """Rows whose label depends on a column of texts."""
+    for channel in ("train", "validation"):
+        words = texts.split() * 20
+        lines = [f"{int(word == 'red')},{word},{number % 7}" for number, word in enumerate(words)]
+        (root / "input" / "data" / channel / "a.csv").write_text("y,colour,size\n" + "\n".join(lines) + "\n")
+
+
+def test_texts_keep_the_numbers_that_the_former_model_knows(tmp_path: Path) -> None:
+    roots = {name: make_job(tmp_path / name, {**BOOSTING, "num_round": "2"}) for name in ("first", "fewer", "new")}
+    for root, texts in zip(roots.values(), ("red green blue", "red green", "red violet"), strict=True):
+        write_colours(root, texts)
+    run("xgboost", roots["first"])
+    card = ModelCard(
+        framework="xgboost",
+        algorithm="xgboost",
+        objective="binary:logistic",
+        features=features_of(["colour", "size"], {"colour": "text"}),
+        categories={"colour": ("blue", "green", "red")},
+    )
+    former = pack(roots["first"], **{"trainbox/model__json": encode_card(card)})
+    run("xgboost", with_former(roots["fewer"], former))
+    rows = np.array([[2.0, 1.0], [1.0, 1.0]])
+    said = booster_of(roots["fewer"]).predict(xgb.DMatrix(rows, feature_types=["c", "q"], enable_categorical=True))
+    assert said[0] > 0.5 > said[1], "red is still 2, and green 1"
+    assert "new are 'violet'" in _refused(with_former(roots["new"], former))
+
+
+def _refused(root: Path) -> str:
+    return run("xgboost", root, code=7)
+
+
+def test_a_model_that_xgboost_itself_has_saved_with_names_is_continued(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    matrix = xgb.DMatrix(random.normal(size=(50, 4)), random.integers(0, 2, 50), feature_names=list("abcd"))
+    former = xgb.train({"objective": "binary:logistic", "nthread": 1}, matrix, 2)
+    archive = pack(_new(tmp_path / "former"), **{"xgboost-model": bytes(former.save_raw("ubj"))})
+    root = make_job(tmp_path / "job", {**BOOSTING, "num_round": "3"}, archive)
+    run("xgboost", root)
+    assert booster_of(root).num_boosted_rounds() == 5
+
+
 def test_a_stop_before_the_first_new_round_leaves_no_model(tmp_path: Path, boosted: Path) -> None:
     root = make_job(tmp_path, {**BOOSTING, "num_round": "7"}, boosted)
     script = str(SCRIPTS / "xgboost_train.py")
@@ -146,10 +205,7 @@ def test_a_stop_before_the_first_new_round_leaves_no_model(tmp_path: Path, boost
 def test_a_checkpoint_of_another_former_model_is_not_continued(tmp_path: Path, boosted: Path) -> None:
     root = make_job(tmp_path, {**BOOSTING, "num_round": "7"})
     run("xgboost", root, stop_at=5, name="SIGKILL", code=-signal.SIGKILL)
-    config = root / "input/config/inputdataconfig.json"
-    config.write_text(json.dumps({name: {} for name in ("train", "validation", "model")}))
-    (root / "input/data/model").mkdir()
-    (root / "input/data/model/model.tar.gz").write_bytes(boosted.read_bytes())
+    with_former(root, boosted)
     assert "channel model was None and is 6 rounds" in run("xgboost", root, code=8)
 
 
@@ -157,10 +213,14 @@ def test_a_checkpoint_of_another_former_model_is_not_continued(tmp_path: Path, b
     ("hyperparameters", "said"),
     [
         ({"objective": "reg:squarederror"}, "objective was binary:logistic and is reg:squarederror"),
-        ({"num_parallel_tree": "2"}, "trees in each round was 1 and is 2"),
-        ({"booster": "gblinear", "max_depth": None, "subsample": None}, "booster was gbtree and is gblinear"),
+        pytest.param({"num_parallel_tree": "2"}, "trees in each round was 1 and is 2", marks=LONG),
+        pytest.param(
+            {"booster": "gblinear", "max_depth": None, "subsample": None},
+            "booster was gbtree and is gblinear",
+            marks=pytest.mark.long,
+        ),
         ({"base_score": "0.3"}, "base_score=0.3 has no effect"),
-        ({"_kfold": "3"}, "_kfold=3 has no use for the model"),
+        pytest.param({"_kfold": "3"}, "_kfold=3 has no use for the model", marks=LONG),
     ],
 )
 def test_xgboost_refuses_what_does_not_fit_the_former_model(
@@ -251,8 +311,13 @@ def test_a_forest_on_two_hosts_grows_on_as_on_one(tmp_path: Path, forest: Path) 
     ("hyperparameters", "said", "code"),
     [
         ({"n-estimators": "6"}, "n-estimators is 6, and the model of the channel model has 6 trees", 6),
-        ({"n-estimators": "9", "oob-score": "true"}, "oob_score has no meaning", 6),
-        ({"n-estimators": "9", "algorithm": "extra_trees"}, "expected a ExtraTreesClassifier", 7),
+        pytest.param({"n-estimators": "9", "oob-score": "true"}, "oob_score has no meaning", 6, marks=LONG),
+        pytest.param(
+            {"n-estimators": "9", "algorithm": "extra_trees"},
+            "expected a ExtraTreesClassifier",
+            7,
+            marks=pytest.mark.long,
+        ),
         ({"n-estimators": "9", "engine": "xgboost"}, "engine=xgboost cannot start from the model", 6),
     ],
 )
@@ -266,11 +331,6 @@ def test_a_forest_refuses_what_does_not_fit_the_former_one(
 # ---- PyTorch ----
 
 
-class _Runs:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch /tmp/nothing-of-it-has-run",)
-
-
 def test_pytorch_starts_from_the_weights_of_the_former_job(tmp_path: Path) -> None:
     first = make_job(tmp_path / "first", NETWORK)
     run("pytorch", first)
@@ -280,18 +340,3 @@ def test_pytorch_starts_from_the_weights_of_the_former_job(tmp_path: Path) -> No
     weights = [torch.load(root / "model" / "model.pt", weights_only=True) for root in (first, second)]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value)
-    another = make_job(tmp_path / "another", {**NETWORK, "hidden": "[9]"}, pack(first))
-    assert "is of another network" in run("pytorch", another, code=7)
-
-
-def test_weights_that_ask_for_code_are_refused_by_name(tmp_path: Path) -> None:
-    content = io.BytesIO()
-    torch.save({"weight": _Runs()}, content)
-    archive = pack(_new(tmp_path / "forged"), model__pt=content.getvalue())
-    root = make_job(tmp_path / "job", NETWORK, archive)
-    said = run("pytorch", root, code=7)
-    assert "system" in said
-    assert "nothing of it has run" in said
-    assert not Path("/tmp/nothing-of-it-has-run").exists()
-    plain = pack(_new(tmp_path / "plain"), model__pt=pickle.dumps([1, 2]))
-    assert "DataError" in run("pytorch", make_job(tmp_path / "job2", NETWORK, plain), code=7)

@@ -1,7 +1,6 @@
 """The bundled PyTorch script, end to end: from channels to a model that loads without it."""
 
 import io
-import json
 import re
 import runpy
 import signal
@@ -14,9 +13,10 @@ import torch
 
 from tests.support.digits import write_digits
 from tests.support.worlds import Ranks, finish
+from trainbox.contract.model_card import read_card
 from trainbox.errors import DataError
 from trainbox.metrics import check, parse_line
-from trainbox.torch import Columns, read_images
+from trainbox.torch import Columns, read_images, read_rows
 
 pytestmark = pytest.mark.process
 
@@ -70,7 +70,7 @@ def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     ]
     log, other = finish([SCRIPT, *flags], root=tmp_path / "root")
     model = tmp_path / "root" / "model"
-    about = json.loads((model / "model.json").read_bytes())
+    card = read_card(model)
     weights = torch.load(model / "model.pt", weights_only=True)
     program: Any = torch.export.load(model / "model.pt2").module()
 
@@ -79,16 +79,12 @@ def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     assert parse_line(log.strip().splitlines()[-1]) is not None
     assert "[metrics]" not in other
     assert "2 ranks, 2 on this host, gloo on cpu (there is no GPU here), fp32" in log
-    assert (about["complete"], about["classes"], about["inputs"]) == (
-        True,
-        [str(digit) for digit in range(10)],
-        [1, 8, 8],
-    )
-    assert about["statistics"]["0.mean"] == weights["0.mean"].flatten().tolist()
+    assert (card.complete, card.classes, card.shape) == (True, tuple(str(digit) for digit in range(10)), (1, 8, 8))
+    assert card.details["statistics"]["0.mean"] == weights["0.mean"].flatten().tolist()
     images = read_images(tmp_path / "validation")
     outputs = program(torch.from_numpy(images.pixels).float())
     accuracy = (outputs.argmax(1).numpy() == images.labels).mean()
-    assert accuracy == pytest.approx(about["metrics"]["validation:accuracy"], abs=1e-9)
+    assert accuracy == pytest.approx(card.metrics["validation:accuracy"], abs=1e-9)
     assert program(torch.from_numpy(images.pixels[:1]).float()).shape == (1, 10)
 
 
@@ -103,7 +99,7 @@ def test_stopped_and_resumed_it_leaves_the_same_model(size: int, digits: list[st
         log = ranks.log(0)
     found = re.search(r"all ranks leave after step (\d+); it is saved", log)
     assert found, log
-    unfinished = json.loads((tmp_path / "cut/model/model.json").read_bytes())
+    unfinished = read_card(tmp_path / "cut/model")
     assert not unfinished["complete"]
     again = finish([SCRIPT, *flags], root=tmp_path / "cut", size=size)[0]
     assert f"resuming from step {found[1]}" in again
@@ -121,11 +117,11 @@ def test_a_table_with_codes_and_holes_stops_early_at_its_best(table: list[str], 
     logged = check(script["metrics"](script["Params"](task="regression")), log.splitlines())
     assert (logged.undeclared, logged.unread_count) == ((), 0)
     assert [finding.count for finding in logged.findings] == [len(values)] * 4
-    about = json.loads((tmp_path / "root/model/model.json").read_bytes())
+    card = read_card(tmp_path / "root/model")
     assert len(values) - 1 < 60
     assert values[-1] == pytest.approx(min(values[:-1]), rel=0.02)
     assert values[-1] < 40  # 100 is what the codes are worth, 224 is all of it
-    assert (about["epoch"], about["features"]) == (len(values) - 5, ["kind", "amount", "noise"])
+    assert (card.best_iteration, card.features.names) == (len(values) - 5, ("kind", "amount", "noise"))
     program: Any = torch.export.load(tmp_path / "root/model/model.pt2").module()
     guess = program(torch.tensor([[1.0, 50.0, float("nan")], [0.0, 50.0, 0.0], [9.0, 50.0, 0.0]]))
     assert guess[0].item() == pytest.approx(1300, abs=60)
@@ -156,7 +152,8 @@ def test_a_model_of_the_users_own_takes_part_of_the_work(table: list[str], tmp_p
             "there is no column 'knid'\ntrainbox: hint: the columns are kind",
         ),
         (["--model", "mine:make"], 1, 6, "model 'mine:make': No module named 'mine'"),
-        (["--task", "classification"], 1, 7, "a label is no class"),
+        (["--task", "classification"], 1, 7, "is invalid: task=classification needs whole labels from 0"),
+        (["--categorical", "amount"], 2, 7, "of categorical feature 'amount' is invalid: a code is"),
     ],
 )
 def test_what_cannot_be_is_said_at_the_start(  # noqa: PLR0917 - one column each
@@ -165,6 +162,44 @@ def test_what_cannot_be_is_said_at_the_start(  # noqa: PLR0917 - one column each
     with Ranks([SCRIPT, "--task", "regression", *table, *flags], root=tmp_path / "root", size=size) as ranks:
         assert ranks.wait() == [code] * size
         assert message in ranks.log(0)
+
+
+@pytest.mark.parametrize("patience", [[], ["--patience", "2"]], ids=["all epochs", "patience"])
+def test_without_any_finite_validation_loss_no_epoch_is_the_best(patience: list[str], tmp_path: Path) -> None:
+    flags = []
+    for name, label in (("train", 1.0), ("validation", 3e38)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.csv").write_text("".join(f"{label * n},{n}\n" for n in (0.5, 1, 0.25, 0.75)))
+        flags += ["--channel", f"{name}={tmp_path / name}"]
+    flags += ["--task", "regression", "--epochs", "4", "--batch-size", "4", *patience]
+    with Ranks([SCRIPT, *flags], root=tmp_path / "root", size=2) as ranks:
+        assert ranks.wait() == [11, 11], ranks.log(0)
+        count = 2 if patience else 4
+        said = f"there is no best epoch: validation:loss was not a finite number in any of {count} epochs"
+        assert said in ranks.log(0)
+        assert said in ranks.log(1)
+    assert not (tmp_path / "root/model/model.pt").exists()
+
+
+def test_rows_that_cannot_be_learnt_are_named_by_file_and_row(tmp_path: Path) -> None:
+    def refused(content: str, name: str = "a.csv", **given: Any) -> str:
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError) as caught:
+            read_rows(tmp_path, **given)
+        (tmp_path / name).unlink()
+        return str(caught.value)
+
+    place = f"{tmp_path.name}/a.csv"
+    assert f"{place}:2: label 0.5 is invalid" in refused("1,2\n0.5,2\n", has_classes=True)
+    assert f"{place}:2: label -1 is invalid" in refused("1,2\n-1,2\n", has_classes=True)
+    assert f"{place}:2: label 5000000 is invalid" in refused("1,2\n5000000,2\n", has_classes=True)
+    assert "every label is 1 (2 rows)" in refused("1,2\n1,3\n", has_classes=True)
+    assert f"{place}:3: code 1.5 of categorical feature 'x' is invalid" in refused("y,x\n1,2\n3,1.5\n", codes=("x",))
+    (tmp_path / "a.csv").write_text("1,2\n0,2\n")
+    train = read_rows(tmp_path, has_classes=True)
+    said = refused("1,2\n2,2\n", has_classes=True, like=train)
+    assert f"{place}:2: label 2 is invalid: task=classification needs labels 0 and 1" in said
+    assert "each class must occur in channel train" in said
 
 
 # ---- what it reads and looks at ----
@@ -183,7 +218,7 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert "images' and 'labels'" in refused(images=images)
     assert "images of the shape (3, 16)" in refused(images=images.reshape(3, 16), labels=labels)
     assert "3 images and labels of the shape (2,)" in refused(images=images, labels=labels[:2])
-    assert "a label is no class" in refused(images=images, labels=labels - 0.5)
+    assert "label 0.5 of image 1 (counted from 0) is no class" in refused(images=images, labels=labels / 2)
     assert "cannot be read" in refused(images=images, labels=np.array([{}, 1, 2], object))
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(DataError, match=r"a\.npz cannot be read"):

@@ -16,6 +16,7 @@ import skops.io
 
 from tests.support.growth import anatomy, trees_of, write_rows
 from tests.support.nursery import SIGNAL_AT_TREES, Ended, Nursery, make_job
+from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
 
@@ -79,6 +80,8 @@ def test_killed_after_a_group_the_trees_and_metrics_are_those_of_an_uninterrupte
     assert done.stdout.splitlines() == expected.stdout.splitlines()[saved:]
     assert len(trees_of(root)) == 12
     assert trees_of(root) == trees_of(whole)
+    for name in ("model.joblib", "model.skops"):
+        assert (root / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
     for name in ("learning-curves.json", "learning-curves.png", "learning-curves.svg", "feature-importance.svg"):
         assert (root / "output/data" / name).read_bytes() == (whole / "output/data" / name).read_bytes()
 
@@ -106,35 +109,40 @@ def test_sigterm_saves_the_trees_so_far_and_a_resumed_job_is_exact(
     assert stopped.returncode == 0, stopped.stderr
     assert "asked to stop after 4 of 12 trees" in stopped.stderr
     assert trees_of(root) == trees_of(whole)[:4]
-    assert json.loads((root / "model" / "model.json").read_text())["complete"] is False
+    assert read_card(root / "model").complete is False
     assert nursery.run(root).returncode == 0
     assert trees_of(root) == trees_of(whole)
 
 
 def test_the_model_is_described_and_its_metrics_are_right(uninterrupted: Uninterrupted) -> None:
     root, done = uninterrupted("three")
-    about = json.loads((root / "model" / "model.json").read_text())
-    assert about["classes"] == [0, 1, 2]
-    assert about["features"] == ["f0", "f1", "f2", "f3"]
-    assert about["trees"] == 12
-    assert about["complete"] is True
-    assert about["hyperparameters"]["min-samples-split"] == 5
-    assert {"scikit-learn", "skops", "joblib", "numpy", "python", "trainbox"} <= set(about["versions"])
+    card = read_card(root / "model")
+    assert (card.framework, card.algorithm, card.objective) == (
+        "scikit-learn",
+        "RandomForestClassifier",
+        "classification",
+    )
+    assert card.classes == (0, 1, 2)
+    assert card.features.listed() == ("f0", "f1", "f2", "f3")
+    assert card.iterations == 12
+    assert card.complete is True
+    assert card.hyperparameters["min-samples-split"] == 5
+    assert {"scikit-learn", "skops", "joblib", "numpy", "python", "trainbox"} <= set(card.versions)
     rows = np.loadtxt(root / "input" / "data" / "test" / "a.csv", delimiter=",", dtype=np.float32)
     forest = joblib.load(root / "model" / "model.joblib")
     assert forest.warm_start is False
     assert forest.random_state == 42
-    assert about["metrics"]["validation:accuracy"] == (forest.predict(rows[:, 1:]) == rows[:, 0]).mean()
-    assert about["metrics"]["validation:auc"] > 0.8
+    assert card.metrics["validation:accuracy"] == (forest.predict(rows[:, 1:]) == rows[:, 0]).mean()
+    assert (card.metrics["validation:auc"] or 0) > 0.8
     last = done.stdout.splitlines()[-1]
-    assert last == "[metrics] final " + " ".join(f"{name}={value!r}" for name, value in about["metrics"].items())
+    assert last == "[metrics] final " + " ".join(f"{name}={value!r}" for name, value in card.metrics.items())
 
 
 def test_the_model_that_runs_no_code_when_it_is_loaded_is_the_same(uninterrupted: Uninterrupted) -> None:
     root, _ = uninterrupted("three")
-    about = json.loads((root / "model" / "model.json").read_text())
-    assert about["skops"] == {"file": "model.skops", "trusted": ["sklearn.tree._tree.Tree"]}
-    safe = skops.io.load(root / "model" / "model.skops", trusted=about["skops"]["trusted"])
+    card = read_card(root / "model")
+    assert card.trusted == ("sklearn.tree._tree.Tree",)
+    safe = skops.io.load(root / "model" / "model.skops", trusted=card.trusted)
     assert anatomy(safe.estimators_) == trees_of(root)
     assert safe.classes_.tolist() == [0, 1, 2]
 
@@ -167,12 +175,12 @@ BAD = {
     "a class that is no whole number": (
         "0.5,1,2,3,4\n",
         None,
-        r"DataError: channel train: label 0\.5 is no class; found 0 \(1\d\d rows\), 0\.5 \(1 row\), 1 \(1\d\d rows\)",
+        r"DataError: train/z\.csv:1: label 0\.5 is invalid: task=classification needs whole numbers",
     ),
     "a class that training has not": (
         None,
         "7,1,2,3,4\n",
-        r"DataError: channel validation: label 7 \(1 row\) does not occur in training",
+        r"DataError: test/z\.csv:1: label 7 does not occur in training \(in 1 row\)",
     ),
     "a label of words": ("yes,1,2,3,4\n", None, r"DataError: train/z\.csv"),
     "a missing label": (",1,2,3,4\n", None, r"DataError: train/z\.csv:1: column 1: the label is missing"),
@@ -200,6 +208,29 @@ def test_one_class_only_is_nothing_to_learn(tmp_path: Path, nursery: Nursery) ->
     done = nursery.run(root)
     assert done.returncode == 7
     assert "channel train: every label is 1 (9 rows): there is nothing to learn" in done.stderr
+
+
+def test_counts_and_weights_are_checked_too(tmp_path: Path, nursery: Nursery) -> None:
+    counts = {"task": "regression", "criterion": "poisson", "n-estimators": "2"}
+    root = make_tree(tmp_path / "counts", counts, task="two")
+    (root / "input" / "data" / "train" / "z.csv").write_text("3,1,2,3,4\n-2,1,2,3,4\n")
+    done = nursery.run(root)
+    assert done.returncode == 7
+    assert "train/z.csv:2: label -2 is invalid: criterion=poisson needs labels of 0 or more" in done.stderr
+    root = make_tree(tmp_path / "weights", {"csv-weights": "true"})
+    for path in (root / "input" / "data").rglob("a.csv"):
+        path.write_text("1,0,2,3,4\n0,0,2,3,4\n")
+    done = nursery.run(root)
+    assert done.returncode == 7
+    assert "channel train: every weight is 0: no row counts" in done.stderr
+
+
+def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job(tmp_path: Path, nursery: Nursery) -> None:
+    root = make_tree(tmp_path, {"n-estimators": "2", "_tuning_objective_metric": "validation:auc"})
+    (root / "input" / "data" / "test" / "a.csv").write_text("1,1,2,3,4\n" * 9)
+    done = nursery.run(root)
+    assert done.returncode == 9
+    assert "MetricError: the objective of the tuning job, 'validation:auc', is nan for the model" in done.stderr
 
 
 def test_under_the_supervisor_without_a_second_channel_the_metrics_are_those_of_training(tmp_path: Path) -> None:

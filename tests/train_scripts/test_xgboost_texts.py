@@ -14,6 +14,7 @@ import pytest
 import xgboost as xgb
 
 from tests.support.boosting_hosts import finish, make_trees, start
+from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
 
@@ -100,6 +101,14 @@ def test_texts_of_csv_and_of_parquet_give_the_trees_of_xgboosts_own_categories(t
     assert done.returncode == 0, done.stderr
     booster = xgb.Booster(model_file=bytearray(model_of(csv)))
     assert booster.get_dump(with_stats=True) == plain_trees(rows)
+    card = read_card(csv / "model")
+    assert card.features.types == {"color": "text"}
+    assert card.categories == {"color": COLORS}
+    assert card.classes == SPECIES
+    for sample in card.samples:
+        codes = np.array([[COLORS.index(str(sample.values["color"])), float(sample.values["x"])]], np.float32)
+        said = booster.predict(xgb.DMatrix(codes, feature_types=["c", "q"], enable_categorical=True))
+        np.testing.assert_allclose(said[0], np.array(sample.prediction, np.float32), rtol=1e-5)
     files = {"train/a.parquet": as_parquet(rows[:250]), "train/b.csv": as_csv(rows[250:])}
     parquet = make_tree(tmp_path / "parquet", files | {"validation/a.parquet": as_parquet(held_out)})
     assert run(parquet).returncode == 0
@@ -149,6 +158,23 @@ def test_a_text_that_training_has_not_seen_may_count_as_missing(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "validation:mlogloss" in done.stdout
     assert "needs trainbox's `serve`" in done.stderr
+
+
+def test_a_job_that_goes_on_from_a_former_model_follows_its_codes(tmp_path: Path) -> None:
+    first = make_tree(tmp_path / "first", {"train/a.csv": as_csv(make_rows(200))})
+    assert run(first).returncode == 0
+    files = {f"model/{path.relative_to(first / 'model')}": path.read_bytes() for path in (first / "model").rglob("*.*")}
+    files["model/xgboost-model"] = model_of(first)
+    some = [row for row in make_rows(200, seed=3) if row[1] in {"red", "white", "violet"}]
+    again = make_tree(tmp_path / "again", files | {"train/a.csv": as_csv(some)})
+    done = run(again)
+    assert done.returncode == 0, done.stderr
+    card = read_card(again / "model")
+    assert card.categories == {"color": COLORS}
+    assert card.iterations == 12
+    more = make_tree(tmp_path / "more", files | {"train/a.csv": as_csv([*some, ("setosa", "puce", 1.0)])})
+    refused = run(more)
+    assert "'puce' does not occur" in refused.stderr
 
 
 def test_numbers_that_are_named_are_categories(tmp_path: Path) -> None:

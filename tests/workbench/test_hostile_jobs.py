@@ -1,9 +1,6 @@
 """What a script leaves to harm whoever looks at it, on this machine: links, FIFOs, set-user-ID files, deep trees."""
 
-import contextlib
 import os
-import pty
-import select
 import stat
 import subprocess
 from pathlib import Path
@@ -11,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.runs import COMMAND, record
+from tests.support.terminals import run_on_terminal
 from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.process
@@ -142,16 +140,9 @@ def test_a_terminal_obeys_neither_a_script_nor_its_reason(here: Path) -> None:
     piped = subprocess.run([*argv, "piped"], cwd=here, capture_output=True, check=False, timeout=LIMIT)
     assert b"said \x1b]0;pwned\x07 and" in piped.stdout
     assert b"pwned" in piped.stderr + piped.stdout
-    leader, follower = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
-    process = subprocess.Popen([*argv, "out"], cwd=here, stdin=follower, stdout=follower, stderr=follower, env=env)
-    os.close(follower)
-    shown = b""
-    with contextlib.suppress(OSError):  # EIO: the terminal's other end is closed
-        while select.select([leader], [], [], 30)[0] and (chunk := os.read(leader, 65536)):
-            shown += chunk
-    os.close(leader)
-    assert process.wait(timeout=LIMIT) == 1
+    code, shown = run_on_terminal([*argv, "out"], directory=here, environment=env)
+    assert code == 1
     assert b"said \\x1b]0;pwned\\x07 and \x1b[32mgreen" in shown
     assert b"AlgorithmError: why \\x1b]0;pwned\\x07" in shown
     assert b"\x1b]" not in shown

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -19,14 +19,16 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from trainbox.workbench.curves import Curves
-from trainbox.workbench.drawing import console_on, drawn, table
+from trainbox.workbench.drawing import RichPen
 from trainbox.workbench.inputs.source import ChannelSource
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.live import Live, Screen
+from trainbox.workbench.pens import ANY_WIDTH, Pen, find_pen
+from trainbox.workbench.plain import PlainPen
 from trainbox.workbench.record import Clash, Curve, HostRecord, JobRecord, ModelRecord
+from trainbox.workbench.remaining import Remaining
 from trainbox.workbench.request import RunRequest
 from trainbox.workbench.source import Source
 from trainbox.workbench.summary import docker_command, resume_command, sparkline, summarise
@@ -86,24 +88,35 @@ class Terminal(io.TextIOWrapper):
         return True
 
 
-def place(width: int = 0, *, encoding: str = "utf-8") -> Console:
+class Shown(Screen):
+    """A pipe that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def place(
+    width: int = 0, *, encoding: str = "utf-8", pen: Callable[[TextIO, int], Pen] = RichPen, terminal: bool = True
+) -> Pen:
     """Where a summary is shown: a pipe, or a terminal so many columns wide."""
-    file = (Terminal if width else io.TextIOWrapper)(io.BytesIO(), encoding=encoding, errors="replace")
-    console = console_on(file)
-    if width:
-        console.width = width
-    return console
+    kind = Terminal if width and terminal else io.TextIOWrapper
+    return pen(kind(io.BytesIO(), encoding=encoding, errors="replace"), width or ANY_WIDTH)
 
 
 def live(
-    out: Pipe | Screen, notes: Pipe, hosts: tuple[str, ...] = ("algo-1",), *, curves: Curves, terminal: int = 0
+    out: Pipe | Screen,
+    notes: Pipe,
+    hosts: tuple[str, ...] = ("algo-1",),
+    *,
+    curves: Curves,
+    terminal: int = 0,
+    pen: Callable[[TextIO, int], Pen] = RichPen,
+    remaining: Remaining | None = None,
 ) -> Live:
     """A live display on a pipe; `terminal` is the width of the terminal that it takes it for."""
-    screen = out if isinstance(out, Screen) else out.screen()
-    console = place(terminal)
-    console.file = cast("TextIO", screen)
-    console._force_terminal = bool(terminal)
-    return Live(hosts, curves, out=screen, notes=notes.screen(), console=console, terminal=bool(terminal))
+    screen = (Shown if terminal else Screen)(out.descriptor if isinstance(out, Screen) else out.writer)
+    drawing = pen(cast("TextIO", screen), terminal or ANY_WIDTH)
+    return Live(hosts, curves, out=screen, notes=notes.screen(), pen=drawing, remaining=remaining)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -179,11 +192,27 @@ def test_on_a_terminal_metrics_are_one_line_below_all_others(out: Pipe, notes: P
     shown.output("algo-1", b"loading\r 50%\r100%\n[metrics] step=7 auc=0.123456789\n")
     assert out.read() == b"100%\n"
     shown.tick()
-    assert out.read() == HIDE + b"0:00  step 7  auc 0.12346"
+    assert out.read() == HIDE + b"0:00  step 7  auc 0.123457"
     shown.output("algo-1", b"\x1b[32m[b]saved[/b]\x1b[0m\t:smile: \xff\n")
-    assert out.read() == LINE + "\x1b[32m[b]saved[/b]\x1b[0m\t:smile: \ufffd\n".encode() + b"0:00  step 7  auc 0.12346"
+    assert out.read() == LINE + "\x1b[32m[b]saved[/b]\x1b[0m\t:smile: \ufffd\n".encode() + b"0:00  step 7  auc 0.123457"
     shown.close()
     assert out.read().endswith(SHOW + b"\r\x1b[1A\x1b[2K")
+
+
+def test_the_line_says_how_long_the_rest_takes(out: Pipe, notes: Pipe) -> None:
+    moments = iter([0.0, 30.0, 40.0])
+    shown = live(out, notes, curves=Curves(), terminal=80, remaining=Remaining(10, clock=lambda: next(moments)))
+    shown.output("algo-1", b"[metrics] step=0 auc=0.5\n[metrics] step=2 auc=0.75\n")
+    shown.tick()
+    assert out.read() == HIDE + b"0:00  step 2  ETA 1:35  auc 0.75"  # 7 of 15 s each, 10 s after the last
+
+
+def test_a_terminal_without_rich_gets_whole_lines_that_it_does_not_obey(out: Pipe, notes: Pipe) -> None:
+    shown = live(out, notes, curves=Curves(), terminal=80, pen=PlainPen)
+    shown.output("algo-1", b"loading\r 50%\r100%\n[metrics] step=7 auc=0.5\n\x1b]0;title\x07\n")
+    shown.tick()
+    shown.close()
+    assert out.read() == b"100%\n[metrics] step=7 auc=0.5\n\\x1b]0;title\\x07\n"
 
 
 def test_what_trainbox_run_says_takes_the_line_away_first(out: Pipe, notes: Pipe) -> None:
@@ -259,12 +288,12 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(tmp_path: Path, term: st
 @pytest.mark.parametrize("colour", ["NO_COLOR", "FORCE_COLOR"])
 def test_a_pipe_gets_colours_only_if_they_are_forced(colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(colour, "1")
-    text = summarise(REQUEST, RECORD, checkpoints=0, console=place())
+    text = summarise(REQUEST, RECORD, checkpoints=0, pen=place())
     assert ("\x1b[1;32mCompleted\x1b[0m" in text) == (colour == "FORCE_COLOR")
 
 
 def test_the_summary_says_how_it_ended_and_where_everything_is() -> None:
-    text = summarise(REQUEST, RECORD, checkpoints=3, console=place())
+    text = summarise(REQUEST, RECORD, checkpoints=3, pen=place())
     assert text.startswith("\njob: Completed, exit code 0\n\n")
     assert "validation:auc  0.5    0.8   0.9 (highest)  1     ▁█▆\n" in text
     assert "train:logloss   3      2     1 (lowest)     1     █▁▅\n" in text.replace("▄", "▅")
@@ -274,6 +303,28 @@ def test_the_summary_says_how_it_ended_and_where_everything_is() -> None:
     assert "/results/job/checkpoints (3 entries)" in text
     assert "steps        0 to 2\n" in text
     assert "\x1b" not in text
+
+
+def test_without_rich_the_summary_has_the_same_words() -> None:
+    for record in (RECORD, msgspec.structs.replace(RECORD, status="Failed", failure_reason="why\n\x1b[31mred")):
+        plain, rich = (summarise(REQUEST, record, checkpoints=3, pen=place(pen=pen)) for pen in (PlainPen, RichPen))
+        assert plain == rich
+
+
+@pytest.mark.parametrize("pen", [PlainPen, RichPen])
+def test_in_a_pipe_a_table_is_as_wide_as_columns_says(pen: Callable[[TextIO, int], Pen]) -> None:
+    heads, rows = ("NAME", "TYPE", "DESCRIPTION"), [("eta", "float", "one of many words " * 20), ("n", "int", "")]
+    wide, narrow = (place(width, pen=pen, terminal=False).table(heads, rows) for width in (0, 60))
+    assert len(wide) == 3
+    assert max(map(len, narrow)) <= 60
+    assert "".join(narrow).replace(" ", "") == "".join(wide).replace(" ", "")
+
+
+def test_a_pen_for_a_pipe_heeds_columns_and_one_for_a_terminal_its_size() -> None:
+    pipe = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    widths = {"": ANY_WIDTH, "72": 72, "0": ANY_WIDTH, "wide": ANY_WIDTH, "-5": ANY_WIDTH, "\u0664\u0662": ANY_WIDTH}
+    assert {columns: find_pen(pipe, {"COLUMNS": columns}).width for columns in widths} == widths
+    assert find_pen(pipe, {}).width == ANY_WIDTH
 
 
 def test_the_summary_of_a_failure_shows_the_reason() -> None:
@@ -287,29 +338,29 @@ def test_the_summary_of_a_failure_shows_the_reason() -> None:
         clashes=(Clash("m", "algo-1", ("m.algo-2",)),),
         attempt=2,
     )
-    text = summarise(REQUEST, failed, checkpoints=0, console=place())
+    text = summarise(REQUEST, failed, checkpoints=0, pen=place())
     assert "Failed, exit code 7, attempt 2\n  AlgorithmError: [red]no[/red] :smile:\n  at once, exit code: 7\n" in text
     assert "hosts wrote different m: algo-1's kept, also m.algo-2" in text
     assert "the script left nothing" in text
     assert "--resume" not in text
-    assert "--resume" in summarise(REQUEST, failed, checkpoints=1, console=place())
-    told = summarise(REQUEST, failed, checkpoints=0, console=place(), is_told=True)
+    assert "--resume" in summarise(REQUEST, failed, checkpoints=1, pen=place())
+    told = summarise(REQUEST, failed, checkpoints=0, pen=place(), is_told=True)
     assert "Failed, exit code 7, attempt 2 (FAILED, above, says why)\n" in told
     assert "AlgorithmError" not in told
-    coloured = summarise(REQUEST, failed, checkpoints=0, console=place(200))
+    coloured = summarise(REQUEST, failed, checkpoints=0, pen=place(200))
     assert "\x1b[1;31mFailed\x1b[0m, exit code 7" in coloured
     assert "\x1b[31mat once, exit code: 7\x1b[0m\n" in coloured
 
 
 def test_a_job_without_metrics_or_checkpoints_says_less() -> None:
-    text = summarise(REQUEST, msgspec.structs.replace(RECORD, metrics={}, final={}), checkpoints=0, console=place())
+    text = summarise(REQUEST, msgspec.structs.replace(RECORD, metrics={}, final={}), checkpoints=0, pen=place())
     assert "first" not in text
     assert "steps" not in text
     assert "--resume" not in text
 
 
 def test_bars_are_drawn_with_what_the_place_can_show() -> None:
-    text = summarise(REQUEST, RECORD, checkpoints=0, console=place(encoding="ascii"))
+    text = summarise(REQUEST, RECORD, checkpoints=0, pen=place(encoding="ascii"))
     assert text.isascii()
     assert "_#*" in text
 
@@ -319,7 +370,7 @@ def test_on_a_narrow_terminal_the_table_fits_and_commands_stay_whole(width: int)
     curve = Curve(tuple(range(100)), tuple(float(number) for number in range(100)))
     record = msgspec.structs.replace(RECORD, metrics={"validation:auc": curve}, final={})
     request = msgspec.structs.replace(REQUEST, hyperparameters={"note": "[bold] :smile:\t" + "x" * 200})
-    head, _, facts = summarise(request, record, checkpoints=1, console=place(width)).partition("\nmodel ")
+    head, _, facts = summarise(request, record, checkpoints=1, pen=place(width)).partition("\nmodel ")
     assert max(map(len, head.splitlines()[3:])) <= width
     assert ("█" in head) == (width == 80)
     assert shlex.join(resume_command(request)) + "\n" in facts
@@ -332,8 +383,7 @@ WORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1).
 
 @given(rows=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5), width=st.sampled_from([0, 10, 80]))
 def test_a_table_shows_every_character_of_its_cells(rows: list[tuple[str, str]], width: int) -> None:
-    console = place(width)
-    text = drawn(console, table(console, ("A", "B"), rows))
+    text = "".join(f"{line}\n" for line in place(width).table(("A", "B"), rows))
     if width:
         assert sorted(re.sub(r"\s", "", text)) == sorted("AB" + "".join("".join(row) for row in rows))
     else:

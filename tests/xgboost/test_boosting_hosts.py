@@ -1,5 +1,6 @@
 """Two hosts train one model: killed, it goes on; one lost, the other says which."""
 
+import json
 import signal
 import subprocess
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.boosting_hosts import HOSTS, finish, make_trees, start
+from trainbox.checkpointing import Checkpoints
 
 pytestmark = pytest.mark.process
 
@@ -59,12 +61,43 @@ def test_a_host_without_a_row_to_learn_from_is_named_by_all(tmp_path: Path) -> N
 @pytest.mark.parametrize("host", [0, 1])
 def test_the_other_host_leaves_with_the_exit_code_of_the_one_that_fails(tmp_path: Path, host: int) -> None:
     make_trees(tmp_path)
-    (tmp_path / HOSTS[host] / "input/data/train/part.csv").write_text("0,1,2,three,4\n")
-    failed, other = [finish(start(tmp_path))[number] for number in (host, 1 - host)]
-    assert (failed[0], other[0]) == (7, 7), failed[2] + other[2]
+    with Checkpoints(tmp_path / HOSTS[host] / "checkpoints").writing(4, info={"of": "another job"}) as directory:
+        (directory / "model.ubj").write_bytes(b"")
+    ended = finish(start(tmp_path))
+    failed, other = ended[host], ended[1 - host]
+    assert (failed[0], other[0]) == (8, 8), failed[2] + other[2]
     reason = (tmp_path / HOSTS[1 - host] / "output" / "failure").read_text()
-    assert reason.startswith(f"AlgorithmError: PeerError: {HOSTS[host]} has given up: train/part.csv:1")
-    assert "(exit code 7, " in reason
+    assert reason.startswith(f"AlgorithmError: PeerError: {HOSTS[host]} has given up: the checkpoint ")
+    assert "(exit code 8, " in reason
+
+
+#: What is appended to the rows of one host, and the reason that all hosts give.
+BAD_ROWS = {
+    "text": ("0,1,2,three,4\n", "train/part.csv:91: column 4: 'three' is not a number"),
+    "a negative weight": ("0,-1,2,3,4\n", "train/part.csv:91: column 2: the weight '-1' is negative"),
+    "a label": ("2,1,2,3,4\n", "train/part.csv:91: label 2 is invalid: objective binary:logistic needs labels 0 and 1"),
+    "a code": ("1,1,2,-3,4\n", "train/part.csv:91: code -3 of categorical feature '1' is invalid"),
+}
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD_ROWS.values(), ids=BAD_ROWS.keys())
+def test_what_is_wrong_with_the_rows_of_one_host_is_the_reason_of_all(tmp_path: Path, row: str, reason: str) -> None:
+    make_trees(tmp_path, csv_weights="1", categorical_features="1", max_depth="2")
+    for host in HOSTS:
+        path = tmp_path / host / "input/data/train/part.csv"
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{label},1,{a},{number % 7},{c}\n" for number, (label, a, _, c, _) in enumerate(rows)))
+        (tmp_path / host / "input/data/validation/part.csv").unlink(missing_ok=True)
+        (tmp_path / host / "input/data/validation").rmdir()
+        config = tmp_path / host / "input/config/inputdataconfig.json"
+        config.write_text(json.dumps({"train": json.loads(config.read_text())["train"]}))
+    with (tmp_path / HOSTS[1] / "input/data/train/part.csv").open("a") as file:
+        file.write(row)
+    ended = finish(start(tmp_path))
+    told = [(tmp_path / host / "output" / "failure").read_text() for host in HOSTS]
+    assert [code for code, _, _ in ended] == [7, 7], ended
+    for text in told:
+        assert text.startswith(f"ClientError: DataError: {HOSTS[1]}: {reason}")
 
 
 @pytest.mark.parametrize("on_disk", [pytest.param("off", marks=pytest.mark.long), "on"])

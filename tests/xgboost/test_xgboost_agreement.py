@@ -1,9 +1,12 @@
 """What members of a job say of their rows must fit together before the first round."""
 
+from typing import Any
+
 import pytest
 
 from trainbox.channels import default_names
 from trainbox.errors import ConfigurationError, DataError
+from trainbox.tabular.faults import Fault
 from trainbox.xgboost.agreement import Labels, Report, agree, check_labels, report_columns
 
 NAMES = ("age", "fare")
@@ -96,19 +99,40 @@ def test_another_version_of_xgboost_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "message"),
+    ("labels", "message"),
     [
-        (Labels(0, 2, {0: 1, 1: 1, 2: 1}), 2, r"the labels are 0 \(1 row\), 1 \(1 row\), 2 .* 0 to 1"),
-        (Labels(-1, 1, {-1: 5, 1: 5}), 2, "which are not the classes 0 to 1"),
-        (Labels(0.5, 9.5), 3, "numbers from 0.5 to 9.5"),
-        (Labels(1, 1, {1: 7}), 2, r"every label is 1 \(7 rows\): there is nothing to learn"),
-        (Labels(3.5, 3.5), None, r"every label is 3\.5"),
+        (Labels(1, 1, {1: 7}), r"channel train: every label is 1 \(7 rows\): there is nothing to learn"),
+        (Labels(3.5, 3.5), r"channel train: every label is 3\.5 \(7 rows\)"),
+        (Labels(0, 1, weight=0.0), "channel train: every weight is 0: no row counts"),
+        (Labels(0, 1, fault=Fault("a.csv:3: wrong")), r"^a\.csv:3: wrong$"),
+        (Labels(0, 2, {0: 6, 2: 1}, fault=Fault("a.csv:3: wrong")), r"wrong; .*train has the labels 0 \(6 rows\), 2"),
     ],
 )
-def test_labels_from_which_nothing_can_be_learnt_are_refused(labels: Labels, classes: int | None, message: str) -> None:
+def test_labels_from_which_nothing_can_be_learnt_are_refused(labels: Labels, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        check_labels("train", labels, classes=classes, learn=True)
+        check_labels("train", labels, 7, learn=True)
 
 
 def test_one_class_alone_is_enough_to_be_scored_on() -> None:
-    check_labels("validation", Labels(1, 1, {1: 7}), classes=2, learn=False)
+    check_labels("validation", Labels(1, 1, {1: 7}), 7, learn=False)
+    with pytest.raises(DataError, match="channel validation: every weight is 0"):
+        check_labels("validation", Labels(0, 1, weight=0.0), 7, learn=False)
+
+
+def test_survival_without_an_event_is_nothing_to_learn() -> None:
+    check_labels("train", Labels(-5, 2), 7, learn=True, has_events=True)
+    check_labels("validation", Labels(-5, -2), 7, learn=False, has_events=True)
+    with pytest.raises(DataError, match="channel train: no label is above 0"):
+        check_labels("train", Labels(-5, 0), 7, learn=True, has_events=True)
+
+
+def test_weights_are_summed_and_the_first_members_fault_is_everybodys() -> None:
+    def told(member: str, **more: Any) -> Report:
+        return report(member, labels={"train": Labels(0, 1, **more), "validation": Labels(0, 1)})
+
+    agreed = agree([told("algo-1", weight=0.0), told("algo-2", weight=1.5), told("algo-3", weight=0.5)])
+    assert agreed.labels["train"].weight == 2
+    assert agree([told("algo-1"), told("algo-2")]).labels["train"].weight is None
+    faults = [told("algo-1"), told("algo-2", fault=Fault("a:1: wrong", "hint")), told("algo-3", fault=Fault("b:1"))]
+    assert agree(faults).labels["train"].fault == Fault("algo-2: a:1: wrong", "hint")
+    assert agree(faults[1:2]).labels["train"].fault == Fault("a:1: wrong", "hint")

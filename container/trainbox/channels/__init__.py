@@ -13,15 +13,21 @@ CSV, Parquet, libsvm and recordio-protobuf, in files or through a pipe, become l
 * a file of another kind (a workbook, an archive, JSON, a pickle) is an error that says what it is.
 """
 
+from trainbox.channels.blocks import Block, Inspect
 from trainbox.channels.coding import Coding
+from trainbox.channels.compressed import Sparse
 from trainbox.channels.estimate import estimate_bytes
 from trainbox.channels.files import find_files
 from trainbox.channels.read import read_blocks, read_table
 from trainbox.channels.table import Columns, Table, default_names, digest, take_part
+from trainbox.channels.unread import say_unread
 
 __all__ = [
+    "Block",
     "Coding",
     "Columns",
+    "Inspect",
+    "Sparse",
     "Table",
     "default_names",
     "digest",
@@ -29,5 +35,6 @@ __all__ = [
     "find_files",
     "read_blocks",
     "read_table",
+    "say_unread",
     "take_part",
 ]

@@ -1,7 +1,7 @@
 """Some rows of a channel, checked, and how many such blocks become one table."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -21,6 +21,10 @@ class Block(msgspec.Struct, frozen=True, eq=False):
     groups: Groups | None
     #: Names a row for a message: `train/a.csv:12`.
     where: Callable[[int], str]
+
+
+#: Looks at rows as they are read, and at the names of their features where those are known.
+Inspect: TypeAlias = Callable[[Block, Sequence[str] | None], None]
 
 
 class Seen:

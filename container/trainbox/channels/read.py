@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from trainbox.channels.blocks import Growing, regroup
+from trainbox.channels.blocks import Block, Growing, Inspect, regroup
 from trainbox.channels.coding import Coding, sort_coding
 from trainbox.channels.compressed import Sparse
 from trainbox.channels.request import LABEL_FIRST, PATIENCE, Request, ask
@@ -14,6 +14,7 @@ from trainbox.channels.rows import Rows, open_rows
 from trainbox.channels.shortage import naming_shortage
 from trainbox.channels.sources import compare_features
 from trainbox.channels.table import Columns, Table, default_names, recode_table
+from trainbox.channels.words import Words
 from trainbox.contract.job import Channel
 from trainbox.contract.text import printable
 from trainbox.errors import DataError
@@ -33,6 +34,7 @@ def read_table(
     coding: Coding | None = None,
     allow_empty: bool = False,
     patience: float = PATIENCE,
+    inspect: Inspect | None = None,
 ) -> Table:
     """Read every file of a channel.
 
@@ -46,6 +48,7 @@ def read_table(
         allow_empty: Whether a channel without a row (on this host) is a table without rows instead of an error. It has
             the columns that a header, or `like`, says.
         patience: How long to wait for a pipe, in seconds.
+        inspect: Called with each block of rows as it is read, and the names of its features.
 
     Raises:
         DataError: With file, line and cell, and what to do.
@@ -63,7 +66,7 @@ def read_table(
         if like is not None and found.names is not None:
             compare_features(found.shown, found.names, _name_of(like), like.feature_names)
         growing, words = Growing(), found.words()
-        for block in found.read(words):
+        for block in _inspected(found, words, inspect):
             growing.add(block)
             del block  # so that there is one block in memory, not two
         if growing.rows:
@@ -86,6 +89,7 @@ def read_blocks(
     rows: int = ROWS,
     allow_empty: bool = False,
     patience: float = PATIENCE,
+    inspect: Inspect | None = None,
 ) -> Iterator[Table]:
     """Read a channel in bounded memory: the same rows in the same order, checked the same way.
 
@@ -103,6 +107,7 @@ def read_blocks(
         rows: Of a table.
         allow_empty: Whether a channel without a row (on this host) gives no table instead of an error.
         patience: How long to wait for a pipe, in seconds.
+        inspect: As for `read_table`.
 
     Raises:
         DataError: With file, line and cell, and what to do. When it comes, tables before it have been given out.
@@ -124,7 +129,7 @@ def read_blocks(
             widths = (block.features.width for block in blocks if isinstance(block.features, Sparse))
             width = max(width, max(widths, default=0))
         words = found.words()
-        for growing in regroup(found.read(words), rows):
+        for growing in regroup(_inspected(found, words, inspect), rows):
             width = max(width, growing.width)
             count += growing.rows
             yield _make(growing, found, None, words.coding(), width=width)
@@ -132,6 +137,14 @@ def read_blocks(
         _refuse_nothing(request, _HEADERS_ALONE.format(request.path), allow_empty=allow_empty)
         return
     say(f"{request.name}: {count:,} rows read in blocks of {rows:,}, {len(found.files)} files")
+
+
+def _inspected(found: Rows, words: Words, inspect: Inspect | None) -> Iterator[Block]:
+    for block in found.read(words):
+        if inspect is not None:
+            inspect(block, found.names)
+        yield block
+        del block  # so that there is one block in memory, not two
 
 
 def _make(growing: Growing, found: Rows, like: Table | None, coding: Coding, *, width: int = 0) -> Table:

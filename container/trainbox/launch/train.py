@@ -30,7 +30,7 @@ from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.text import short
 from trainbox.contract.world import world_hosts
-from trainbox.errors import Stopped, TrainboxError
+from trainbox.errors import PREFIX, Stopped, TrainboxError
 from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
@@ -38,7 +38,7 @@ from trainbox.launch.plan import Plan, plan
 from trainbox.launch.program import Choice, Program, choose, needs_key, resolve
 from trainbox.launch.ranks import modules_needed
 from trainbox.launch.supervise import supervise
-from trainbox.say import PREFIX, say
+from trainbox.say import say
 from trainbox.scratch import scratch_directory
 
 if TYPE_CHECKING:

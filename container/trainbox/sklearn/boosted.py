@@ -15,10 +15,11 @@ from trainbox.peers import Circle
 from trainbox.say import say
 from trainbox.sklearn.data import Data, targets
 from trainbox.sklearn.forests import count_threads
-from trainbox.sklearn.model import save_description, save_importance
+from trainbox.sklearn.model import describe, save_importance, versions
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
 from trainbox.tabular.painter import Importance
+from trainbox.tabular.samples import thin_out
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -127,7 +128,7 @@ def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[st
 
 
 def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Importance]:
-    """`xgboost-model`, as SageMaker's XGBoost containers load it, `model.json`, and which features matter.
+    """`xgboost-model`, as SageMaker's XGBoost containers load it, its card, and which features matter.
 
     Returns:
         The pictures to draw.
@@ -137,9 +138,21 @@ def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Map
     """
     import xgboost as xgb  # noqa: PLC0415 - see the module's docstring
 
-    trainbox.save("xgboost-model", bytes(booster.save_raw("ubj")))
-    about = {"algorithm": "xgboost", "complete": True, "trees": params.n_estimators, "metrics": scores}
-    save_description(params, data, about | {"xgboost": xgb.__version__})
+    from trainbox.xgboost.model import save_models  # noqa: PLC0415 - loads XGBoost
+
+    card = describe(
+        params,
+        data,
+        framework="xgboost",
+        algorithm="xgboost",
+        objective=_objective(params, data),
+        absent="missing",
+        iterations=1,
+        metrics=scores,
+        versions={**versions(), "xgboost": xgb.__version__},
+        details={"trees": params.n_estimators},
+    )
+    save_models({"xgboost-model": bytes(booster.save_raw("ubj"))}, card, thin_out(data.train.features))
     gains: dict[str, Any] = booster.get_score(importance_type="gain")  # of trees one number each
     say(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")
     return save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})

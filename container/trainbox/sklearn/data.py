@@ -15,23 +15,25 @@ import sklearn
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Columns, Table, digest, read_table
+from trainbox.channels import Columns, Table, digest, read_table, say_unread
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
-from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
 from trainbox.stopping import leaving_at_once
-from trainbox.tabular.labels import check_counts, check_labels, count_labels, refuse_constant, some
+from trainbox.tabular.domains import WHOLE, Domain, check_known, labels_in
+from trainbox.tabular.faults import Scan, raising_everywhere, raising_together
+from trainbox.tabular.labels import check_classes, count_labels, refuse_constant, refuse_weights, some
 
 #: Of a host's memory the most for rows that come from others: on their way they are there twice, and trees grow
 #: beside them.
 SHARE_OF_MEMORY = 0.25
 _SHARDED = "ShardedByS3Key"
+_COUNTS = Domain("labels of 0 or more", lowest=0)
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -49,6 +51,8 @@ class Report(msgspec.Struct, frozen=True):
     classes: Mapping[str, int]
     #: Of training: the lowest and the highest label; nothing where it has no row.
     extremes: tuple[float, float] | None
+    #: Of training: the sum of the rows' weights, where they have any.
+    weight: float | None
     #: Bytes of memory that its host may use.
     memory: int
     version: str
@@ -116,39 +120,69 @@ def read_data(params: Params, circle: Circle) -> Data:
     channels = find_channels(trainbox.current_job())
     sharded = {name for name, channel in channels.items() if circle.size > 1 and channel.distribution == _SHARDED}
     tables: dict[str, Table] = {}
-    for name, channel in channels.items():
-        if name == "train" or name in sharded or circle.rank == 0:
-            columns = Columns(weight=params.csv_weights, missing=params.missing, delimiter=params.delimiter)
-            like = tables.get("train")
-            is_like = like is not None and len(like.feature_names) > 0
-            tables[name] = read_table(
-                channel, like=like if is_like else None, columns=columns, allow_empty=name in sharded
-            )
-    reports = circle.gather(_report(circle, params, tables, sharded), Report)
-    names = agree(reports, sharded)
+    with raising_everywhere(circle):
+        for name, channel in channels.items():
+            if name == "train" or name in sharded or circle.rank == 0:
+                tables[name] = _read(channel, params, tables.get("train"), allow_empty=name in sharded)
+        report = _report(circle, params, tables, sharded)
+    reports = circle.gather(report, Report)
+    with raising_together(circle):
+        names = agree(reports, sharded)
+        classes = check_training_labels(params, reports, is_sharded="train" in sharded)
     train = tables["train"]
     if scipy.sparse.issparse(train.features):
         say("train is sparse: a feature that a row does not name is 0 there")
-    stays = "train" in sharded and must_stay(params, reports)
+    with raising_together(circle):
+        stays = "train" in sharded and must_stay(params, reports)
     if stays:
         train = join_rows([train], names)
     elif "train" in sharded:
         train = share_rows(circle, train, _sizes(reports, "train"), names)
     held_out = tables.get("validation")
+    with raising_everywhere(circle):
+        if held_out is not None and params.task == "classification":
+            check_known(held_out, classes, channels["validation"], columns_of(params))
     if held_out is not None and "validation" in sharded:
         held_out = hand_rows_to_first(circle, held_out, _sizes(reports, "validation"), names)
-    data = Data(
+    with raising_everywhere(circle):
+        if held_out is not None and held_out.weights is not None and not held_out.weights.any():
+            refuse_weights("validation")
+    return Data(
         train=train,
         held_out=held_out,
         has_held_out="validation" in channels,
         features=names,
-        classes=check_training_labels(params, reports, is_sharded="train" in sharded),
+        classes=classes,
         shares=tuple(report.rows["train"] if stays else 1 for report in reports),
         is_sharded=stays,
     )
-    if data.held_out is not None and params.task == "classification":
-        check_labels("validation", data.held_out, classes=None, known=data.classes, learn=False)
-    return data
+
+
+def _read(channel: Channel, params: Params, like: Table | None, *, allow_empty: bool) -> Table:
+    """A channel's rows on this member, each with a label that the task can learn from.
+
+    Raises:
+        DataError: With file, row and value.
+    """
+    scan = Scan()
+    if params.task == "classification":
+        scan = Scan(labels_in(WHOLE, "task=classification"))
+    elif params.criterion == "poisson":
+        scan = Scan(labels_in(_COUNTS, "criterion=poisson"))
+    table = read_table(
+        channel,
+        like=like if like is not None and like.feature_names else None,
+        columns=columns_of(params),
+        allow_empty=allow_empty,
+        inspect=scan,
+    )
+    scan.check()
+    return table
+
+
+def columns_of(params: Params) -> Columns:
+    """What stands where in a row."""
+    return Columns(weight=params.csv_weights, missing=params.missing, delimiter=params.delimiter)
 
 
 def find_channels(job: Job) -> dict[str, Channel]:
@@ -156,12 +190,11 @@ def find_channels(job: Job) -> dict[str, Channel]:
     trainbox.channel("train")  # says what is there if it is not
     channels = {"train": job.channels["train"]}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    say_unread(job.channels, ["train", *held_out])
     if held_out:
         channels["validation"] = job.channels[held_out[0]]
     else:
         say("no channel 'validation' or 'test': the metrics are those of the rows trained on, which flatter a forest")
-    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
-        say(f"the channel {name!r} is not read")
     return channels
 
 
@@ -170,7 +203,7 @@ def _report(circle: Circle, params: Params, tables: Mapping[str, Table], sharded
     counts: dict[float, int] = {}
     if params.task == "classification":
         counts = count_labels(train.labels)
-        check_counts("train", counts, learn=False)  # before all numbers of a regression are sent around as classes
+        check_classes("train", counts, learn=False)  # before all numbers of a regression are sent around as classes
     return Report(
         member=circle.members.name,
         rows={name: len(table.labels) for name, table in tables.items()},
@@ -179,6 +212,7 @@ def _report(circle: Circle, params: Params, tables: Mapping[str, Table], sharded
         columns=train.feature_names if len(train.labels) else (),
         classes={f"{label:.0f}": count for label, count in counts.items()},
         extremes=(float(train.labels.min()), float(train.labels.max())) if len(train.labels) else None,
+        weight=None if train.weights is None else float(train.weights.sum(dtype=np.float64)),
         memory=read_memory().limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         version=sklearn.__version__,
     )
@@ -274,19 +308,20 @@ def check_training_labels(params: Params, reports: Sequence[Report], *, is_shard
         DataError: There is nothing to learn from them.
     """
     told = reports if is_sharded else reports[:1]
+    weights = [report.weight for report in told if report.weight is not None]
+    if weights and not sum(weights):
+        refuse_weights("train")
     if params.task == "classification":
         total: Counter[float] = Counter()
         for report in told:
             total.update({float(label): count for label, count in report.classes.items()})
         counts = dict(sorted(total.items()))
-        check_counts("train", counts)
+        check_classes("train", counts)
         _check_class_weights(params, counts)
         return tuple(map(int, counts))
     ends = {end for report in told for end in report.extremes or ()}
     if len(ends) == 1:
         refuse_constant("train", ends.pop(), sum(report.rows["train"] for report in told))
-    if params.criterion == "poisson" and min(ends) < 0:
-        raise DataError(f"channel train: label {min(ends):g} is negative", hint="criterion=poisson is for counts")
     return ()
 
 

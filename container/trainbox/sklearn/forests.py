@@ -27,6 +27,7 @@ from trainbox.peers import Circle
 from trainbox.sklearn.data import Data, count_missing, targets
 from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params, constructor_arguments
+from trainbox.sklearn.repeatable import clear_padding, share_texts
 from trainbox.sklearn.rows import by_columns
 
 _CLASSES: dict[tuple[str, str], type[Forest]] = {
@@ -243,7 +244,9 @@ def fit(params: Params, ground: Ground, numbers: range) -> Forest:
     Raises:
         HyperparameterError: scikit-learn refuses; with what it says.
     """
-    return forget_rows(_fit(params, ground, numbers))
+    forest = forget_rows(_fit(params, ground, numbers))
+    clear_padding(forest)
+    return forest
 
 
 def _fit(params: Params, ground: Ground, numbers: range, **changed: object) -> Forest:
@@ -299,10 +302,15 @@ def put_together(forests: Sequence[Forest]) -> Forest:
 
 
 def assemble(parts: Sequence[Part], params: Params, former: Sequence[Part] = ()) -> Forest:
-    """The forest of all trees of these parts, behind those of a former one, as scikit-learn would have left it."""
-    forest = put_together([part.forest for part in parts])
+    """The forest of all trees of these parts, behind those of a former one, as one fit would have left it."""
+    forest = put_together([part.forest for part in parts]).set_params(**constructor_arguments(params))
     forest.estimators_ = [tree for part in (*former, *parts) for tree in part.trees]
-    return forest.set_params(n_estimators=len(forest.estimators_), n_jobs=params.n_jobs)
+    share_texts(forest)
+    for tree in forest.estimators_:
+        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params if name != "random_state"})
+        share_texts(tree)
+    share_texts(forest.estimator_)
+    return forest.set_params(n_estimators=len(forest.estimators_))
 
 
 def read_part(content: bytes, first: int, last: int, params: Params, *, features: int, source: str) -> Part:

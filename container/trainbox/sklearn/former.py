@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.former import MODEL_CHANNEL, find_file, former_model
+from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
 from trainbox.peers import Circle
 from trainbox.say import say
 from trainbox.sklearn.data import Data
@@ -57,6 +57,7 @@ def read_former(params: Params, data: Data, circle: Circle) -> Former:
     told = _Told(0, "")
     if circle.rank == 0 and directory is not None:
         content = find_file(directory, _FILE).read_bytes()
+        check_columns(directory, data.features)
         parts = (_read(content, params, data),)
         told = _Told(parts[0].last, hashlib.sha256(content).hexdigest()[:16])
     told = msgspec.json.decode(circle.share(msgspec.json.encode(told)), type=_Told)

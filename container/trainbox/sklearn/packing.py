@@ -21,6 +21,7 @@ import sklearn.utils
 from sklearn import ensemble, tree
 
 from trainbox.errors import DataError
+from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.tabular.lean import put_off, replaced, unlisted
 
 Forest: TypeAlias = (
@@ -122,9 +123,8 @@ def _of_forests() -> Iterator[None]:
 
 
 def pack(forest: Forest) -> bytes:
-    """A fitted forest as bytes; the rows that it was fitted on are not among them."""
-    content: bytes = load_skops().dumps(forest, compression=zipfile.ZIP_DEFLATED, compresslevel=_QUICK)
-    return content
+    """A fitted forest as bytes, the same for equal ones; the rows that it was fitted on are not among them."""
+    return rewrite(load_skops().dumps(forest), level=_QUICK)
 
 
 def unpack(content: bytes, kind: type[Forest], *, features: int, source: str) -> Forest:
@@ -149,6 +149,7 @@ def unpack(content: bytes, kind: type[Forest], *, features: int, source: str) ->
         if type(forest) is not kind:
             raise _refuse(source, f"it holds a {type(forest).__name__}, expected a {kind.__name__}")
         check_trees(forest, features=features, source=source)
+        clear_padding(forest)  # of one that an older trainbox has packed
     except _DAMAGED as error:
         raise _refuse(source, f"{type(error).__name__}: {error}") from error
     return forest

@@ -40,6 +40,29 @@ class Curves(msgspec.Struct, frozen=True, tag=True):
     path: str
     curves: Mapping[str, tuple[Sequence[int], Sequence[float | None]]]
     step: str = "round"
+    selected: int | None = None
+
+
+class FoldCurve(msgspec.Struct, frozen=True):
+    """One metric of several folds."""
+
+    steps: Sequence[int]
+    #: For each fold as many values.
+    folds: Sequence[Sequence[float | None]]
+    mean: Sequence[float | None]
+    deviation: Sequence[float]
+    #: For each fold the step whose model is saved, and its value.
+    selected: Sequence[tuple[int, float | None]]
+    #: Mean and deviation of those values, or of the last ones before.
+    summary: tuple[float, float] | None
+
+
+class Folds(msgspec.Struct, frozen=True, tag=True):
+    """The arguments of `plots.draw_folds`; a value that is no finite number may be None."""
+
+    path: str
+    curves: Mapping[str, FoldCurve]
+    step: str = "round"
 
 
 class Importance(msgspec.Struct, frozen=True, tag=True):
@@ -50,7 +73,7 @@ class Importance(msgspec.Struct, frozen=True, tag=True):
     kind: str = ""
 
 
-Picture = Curves | Importance
+Picture = Curves | Folds | Importance
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -1,9 +1,7 @@
 """The process that a `Painter` starts: it imports Matplotlib, waits for orders on stdin, and draws them."""
 
-import math
 import os
 import sys
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from trainbox.tabular import plots
-from trainbox.tabular.painter import Curves, Failure, Importance, Picture
+from trainbox.tabular.painter import Curves, Failure, Folds, Importance, Picture
 
 #: The lowest priority (`nice`): XGBoost's threads wait for each other, so to delay one delays all.
 _IDLE = 19
@@ -38,15 +36,13 @@ def _draw(picture: Picture) -> None:
     path = Path(picture.path)
     match picture:
         case Curves():
-            curves = {name: (steps, _numbers(values)) for name, (steps, values) in picture.curves.items()}
-            plots.draw_curves(path, curves, step=picture.step)
+            curves = {name: (steps, plots.numbers(values)) for name, (steps, values) in picture.curves.items()}
+            plots.draw_curves(path, curves, step=picture.step, selected=picture.selected)
+        case Folds():
+            plots.draw_folds(path, picture.curves, step=picture.step)
         case Importance():
-            importance = dict(zip(picture.importance, _numbers(picture.importance.values()), strict=True))
+            importance = dict(zip(picture.importance, plots.numbers(picture.importance.values()), strict=True))
             plots.draw_importance(path, importance, kind=picture.kind)
-
-
-def _numbers(values: Iterable[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from trainbox.torch.encoders import Columns, Pixels
     from trainbox.torch.former import load_former
     from trainbox.torch.images import Images, holds_images, read_images
+    from trainbox.torch.model import save_files
+    from trainbox.torch.rows import read_rows
     from trainbox.torch.training import Session, session
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "holds_images",
     "load_former",
     "read_images",
+    "read_rows",
+    "save_files",
     "session",
 ]
 
@@ -31,6 +35,8 @@ _HOMES = {
     "holds_images": "images",
     "load_former": "former",
     "read_images": "images",
+    "save_files": "model",
+    "read_rows": "rows",
     "session": "training",
 }
 

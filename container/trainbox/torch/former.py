@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections.abc import Sequence
 from io import BytesIO
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from trainbox.contract.text import short
 from trainbox.errors import DataError
-from trainbox.former import MODEL_CHANNEL, find_file, former_model
+from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
 from trainbox.say import say
 from trainbox.torch.checkpoints.pickles import DAMAGED, names_in
 
@@ -19,11 +20,12 @@ _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
 _DIGITS = 15
 
 
-def load_former(net: nn.Module) -> str:
+def load_former(net: nn.Module, columns: Sequence[str] = ()) -> str:
     """Give a network the weights of a former model, before it is wrapped; statistics of its data are among them.
 
     Args:
         net: The network, on the processor.
+        columns: Those of a table, which must be the former model's.
 
     Returns:
         A digest of the file in hexadecimal digits; empty where the job has no channel `model`.
@@ -36,6 +38,8 @@ def load_former(net: nn.Module) -> str:
         return ""
     content = find_file(directory, _FILE).read_bytes()
     weights = read_weights(content)
+    if columns:
+        check_columns(directory, columns)
     _compare(weights, net.state_dict())
     net.load_state_dict(weights)
     say(f"channel {MODEL_CHANNEL}: training starts from {len(weights)} tensors of a former model")

@@ -201,8 +201,13 @@ def _checked(labels: Array, count: int, path: Path) -> npt.NDArray[np.int64]:
     if labels.shape != (count,):
         raise DataError(f"{path}: {count} images and labels of the shape {labels.shape}", hint="one label an image")
     whole = labels.astype(np.int64)
-    if (whole != labels).any() or whole.min() < 0:
-        raise DataError(f"{path}: a label is no class", hint="classes are whole numbers from 0")
+    wrong = (whole != labels) | (whole < 0)
+    if wrong.any():
+        place = int(wrong.argmax())
+        raise DataError(
+            f"{path}: label {labels[place]:g} of image {place} (counted from 0) is no class",
+            hint="classes are whole numbers from 0",
+        )
     if whole.max() >= _MOST_CLASSES:
         raise DataError(
             f"{path}: the label {whole.max()} exceeds the limit of {_MOST_CLASSES:,} classes",

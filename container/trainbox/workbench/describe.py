@@ -2,9 +2,18 @@
 
 import argparse
 import json
+import sys
 
 from trainbox.contract import params
+from trainbox.contract.job import read_environment
+from trainbox.workbench.pens import print_table
 from trainbox.workbench.script_module import find_params, find_script, load_script
+
+#: What its help shows.
+EXAMPLES = (
+    "trainbox describe xgboost | less",
+    "trainbox describe train.py --json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,15 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the hyperparameters of the script."""
-    params_type = find_params(load_script(find_script(args.script)))
+    params_type = find_params(load_script(find_script(args.script), metrics=False))
     if args.json:
         print(json.dumps(params.json_schema(params_type), indent=2))
         return 0
-    from trainbox.workbench.drawing import print_table  # noqa: PLC0415 - loads rich
-
     rows = [
         (field.name, field.type, "(required)" if field.required else field.default, field.range, field.description)
         for field in params.fields(params_type)
     ]
-    print_table(("NAME", "TYPE", "DEFAULT", "RANGE", "DESCRIPTION"), rows)
+    print_table(sys.stdout, read_environment(), ("NAME", "TYPE", "DEFAULT", "RANGE", "DESCRIPTION"), rows)
     return 0

@@ -30,7 +30,8 @@ def read_previous(out: Path, *, resume: bool) -> JobRecord | None:
     if record is not None and not resume:
         raise RunError(
             f"{out} holds the result of job {record.job_name!r} ({record.status})",
-            hint="--resume starts its next attempt on the same checkpoints; another --out or --job-name, a new job",
+            hint="--resume starts its next attempt on the same checkpoints, --overwrite a new job in its place;"
+            " another --out or --job-name keeps both",
         )
     return record
 

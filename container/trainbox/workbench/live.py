@@ -7,13 +7,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.live import Live as LiveLine
-from rich.segment import Segment, Segments
-
 from trainbox.contract.secrets import without_secrets
-from trainbox.contract.text import coloured, visible
+from trainbox.contract.text import coloured, six_digits, visible
 from trainbox.workbench.curves import MARK, Curves
+from trainbox.workbench.pens import Pen
+from trainbox.workbench.remaining import Remaining
 
 #: A longer line is shown in pieces.
 _LONGEST_LINE_BYTES = 1024 * 1024
@@ -22,7 +20,7 @@ PREFIX = "trainbox run: "
 
 
 class Screen:
-    """Where bytes go, and text that rich draws; once nobody reads it, the job goes on without."""
+    """Where bytes go, and text that a pen draws; once nobody reads it, the job goes on without."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -32,6 +30,10 @@ class Screen:
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return os.isatty(self.descriptor)
+
+    def fileno(self) -> int:
+        """Its number."""
+        return self.descriptor
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -57,24 +59,32 @@ class Live:
         curves: Where the metrics go.
         out: Where the hosts' lines go.
         notes: Where our own lines go.
-        console: The same place, for rich.
-        terminal: Whether lines can be redrawn there; metric lines then appear in the last line alone.
+        pen: What draws there; where it can redraw, metric lines appear in the last line alone.
+        remaining: How long the rest of the steps takes.
     """
 
     def __init__(
-        self, hosts: Sequence[str], curves: Curves, *, out: Screen, notes: Screen, console: Console, terminal: bool
+        self,
+        hosts: Sequence[str],
+        curves: Curves,
+        *,
+        out: Screen,
+        notes: Screen,
+        pen: Pen,
+        remaining: Remaining | None = None,
     ) -> None:
         self._pending = dict.fromkeys(hosts, b"")
         self._prefixed = len(hosts) > 1
         self._curves = curves
         self._out = out
         self._notes = notes
-        self._terminal = terminal
-        self._console = console
+        self._redraws = pen.can_redraw
+        self._is_terminal = out.isatty() or self._redraws
+        self._remaining = remaining or Remaining(None)
         self._started = time.monotonic()
         self._redrawn = 0.0
         self._said_lost = False
-        self._line = LiveLine(get_renderable=self._progress, console=console, auto_refresh=False, transient=True)
+        self._line = pen.live(self._progress)
 
     def output(self, host: str, data: bytes) -> None:
         """Show what a host wrote, as far as its lines are whole."""
@@ -87,7 +97,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """One line of our own, on stderr."""
-        self._line.stop()  # stderr may be the same terminal
+        self._line.hide()  # stderr may be the same terminal
         self._notes.write(f"{PREFIX}{visible(without_secrets(text, ()))}\n")
 
     def tick(self) -> None:
@@ -96,46 +106,54 @@ class Live:
             self._said_lost = True
             self.say("nobody reads the output any more: the job goes on, and its logs are in the result's directory")
         now = time.monotonic()
-        if self._terminal and now - self._redrawn >= _REDRAW_SECONDS:
+        if self._redraws and now - self._redrawn >= _REDRAW_SECONDS:
             self._redrawn = now
-            self._line.start()
-            self._line.refresh()
+            self._line.show()
 
     def close(self) -> None:
         """Show what had no newline, and take the line away."""
         for host, rest in self._pending.items():
             if rest:
-                self._show(host, rest + (b"" if self._terminal else b"\n"))
+                self._show(host, rest + (b"" if self._redraws else b"\n"))
         self._pending = dict.fromkeys(self._pending, b"")
-        self._line.stop()
+        self._line.hide()
 
     def _show(self, host: str, lines: bytes) -> None:
-        if MARK in lines or self._terminal or self._prefixed:
+        if MARK in lines or self._is_terminal or self._prefixed:
             # Iterating splits at newlines alone; `splitlines` would cut a progress bar at each carriage return.
             lines = b"".join(self._shown(host, line) for line in io.BytesIO(lines))
-        if not self._terminal:
+        if not self._is_terminal:
             self._out.write(lines)
         elif lines:
-            # Above the live line; a segment keeps tabs and colours, and costs nothing to measure. What else would move
-            # the cursor or be obeyed by the terminal is shown: a pipe and the log have the exact bytes.
+            # What would move the cursor or be obeyed by the terminal is shown: a pipe and the log have the exact bytes.
             text = coloured(lines.decode(self._out.encoding, errors="replace"))
-            self._console.print(Segments([Segment(text)]), end="")
+            (self._line.print_above if self._redraws else self._out.write)(text)
 
     def _shown(self, host: str, line: bytes) -> bytes:
-        is_metrics = MARK in line and self._curves.feed(host, line)
-        if self._terminal:
-            if is_metrics:
+        if MARK in line and self._curves.feed(host, line):
+            self._remaining.note(self._curves.last_step)
+            if self._redraws:
                 return b""
+        if self._is_terminal:
             # Of a progress bar only its last state.
             line = line.rstrip(b"\r\n").rpartition(b"\r")[2] + b"\n"
         return f"{host} | ".encode() + line if self._prefixed else line
 
     def _progress(self) -> str:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        parts = [f"{minutes}:{seconds:02d}"]
+        parts = [_clock(time.monotonic() - self._started)]
         if self._prefixed:
             parts.append(f"{len(self._pending)} hosts")
         if self._curves.last_step is not None:
             parts.append(f"step {self._curves.last_step}")
-        parts += [f"{name} {value:.5g}" for name, value in self._curves.last.items()]
+        seconds = self._remaining.seconds()
+        if seconds is not None:
+            parts.append(f"ETA {_clock(seconds)}")
+        parts += [f"{name} {six_digits(value)}" for name, value in self._curves.last.items()]
         return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    """A time as a clock shows it, such as 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

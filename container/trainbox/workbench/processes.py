@@ -155,14 +155,16 @@ def await_earlier(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> 
         RunError: They do not leave in the time that a stop gives, or this run is interrupted meanwhile.
     """
     logs, until, is_said = plan.request.out / "logs", time.monotonic() + plan.seconds_to_leave, False
+    earlier = plan.request.previous or plan.request.replaced
+    attempt = f"attempt {earlier.attempt if earlier else plan.attempt - 1}"
     while is_held(logs):
         if not is_said:
             is_said = True
-            listener.say(f"hosts of attempt {plan.attempt - 1}, which was killed, are still leaving: waiting for them")
+            listener.say(f"hosts of {attempt}, which was killed, are still leaving: waiting for them")
         if interrupts.count or time.monotonic() >= until:
             why = "interrupted" if interrupts.count else f"after {plan.seconds_to_leave:g} s"
             raise RunError(
-                f"hosts of attempt {plan.attempt - 1}, which was killed, still run ({why})",
+                f"hosts of {attempt}, which was killed, still run ({why})",
                 hint=f"'fuser -v {logs}' names them: end them, and resume again",
             )
         time.sleep(TICK_SECONDS)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import datetime as dt
-import json
 import math
 import os
 import re
@@ -17,41 +16,28 @@ import msgspec
 from trainbox.contract.drills import Drill, Fault, read_drills
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, as_handed_on
+from trainbox.contract.peer_key import PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST, Installs, read_names
 from trainbox.contract.settings import SETTINGS, is_ours, require_known
-from trainbox.errors import ContractError, RunError
+from trainbox.errors import RunError
 from trainbox.launch.requirements import find_install
+from trainbox.workbench.acceptance import OWN_VARIABLES, check_accepted
 from trainbox.workbench.find_program import find_program
 from trainbox.workbench.folder import read_previous
 from trainbox.workbench.given import Origin, read_hyperparameters, read_variables
 from trainbox.workbench.inputs.hosts import Group, check_hosts
 from trainbox.workbench.inputs.source import ChannelSource, read_channels
 from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
+from trainbox.workbench.overwriting import read_replaced, require_kept
 from trainbox.workbench.record import JobRecord
 from trainbox.workbench.source import Source, survey
 
-# Limits of API CreateTrainingJob: what the service refuses is refused here, too.
-MOST_HYPERPARAMETERS = 100
-LONGEST_KEY = 256
-LONGEST_VALUE = 2500
-MOST_VARIABLES = 100
-LONGEST_VARIABLE_NAME = 512
-LONGEST_VARIABLE_VALUE = 512
 #: Of this backend: each host is a process here, and 127.0.0.N must name it.
 MOST_HOSTS = 100
 
 _JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-_VARIABLE_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-#: Hyperparameters that `trainbox run` writes itself.
-_OWN_HYPERPARAMETERS = ("sagemaker_program", "sagemaker_submit_directory", "trainbox_script", "trainbox_module")
-#: Variables that `trainbox run` sets or clears itself.
-_OWN_VARIABLES = (
-    *("TRAINBOX_ROOT", "TRAINBOX_SCRIPT", "TRAINBOX_DRILL", "TRAINING_JOB_NAME", "SAGEMAKER_PROGRAM"),
-    PEER_KEY_VARIABLE,
-)
 #: A variable that every script of a job has, and what it starts.
 _WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
@@ -97,6 +83,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: By which the processes of this attempt prove themselves to each other; None where there is one alone.
     peer_key: PeerKey | None = None
     previous: JobRecord | None = None
+    #: The earlier job whose result is removed first.
+    replaced: JobRecord | None = None
     #: Containers and their network stay when the job has ended.
     keep: bool = False
     isolation: Isolation
@@ -124,31 +112,31 @@ def read_request(
         ContractError: A variable of the shell begins as trainbox's own do, and is none.
         ProgramError: There is no such script.
     """
-    given = read_hyperparameters(args.hp, args.hp_env, env, cwd)
-    given_variables = read_variables(args.env, env, cwd)
+    given, given_variables = read_hyperparameters(args.hp, args.hp_env, env, cwd), read_variables(args.env, env, cwd)
     hyperparameters, variables = given.values, given_variables.values
-    _check(hyperparameters, variables, args)
+    check_accepted(hyperparameters, variables, args)
+    _check_numbers(args)
     of_shell = _settings_of_shell(env)
-    variables = {**{name: of_shell[name] for name in of_shell if name not in _OWN_VARIABLES}, **variables}
+    variables = {**{name: of_shell[name] for name in of_shell if name not in OWN_VARIABLES}, **variables}
     if args.preflight is not None:
         variables.pop("TRAINBOX_PREFLIGHT", None)
     drills = _drills(args, of_shell.get("TRAINBOX_DRILL", ""))
     found = find_program(args, env, cwd)
-    script, directory = found.script, found.directory
-    job_name = _job_name(args, script, now)
+    script, directory, job_name = found.script, found.directory, _job_name(args, found.script, now)
     out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
-    previous = read_previous(out, resume=args.resume)
+    replaced = read_replaced(out, overwrite=args.overwrite, resume=args.resume)
+    previous = None if replaced else read_previous(out, resume=args.resume)
     installs = _installs(hyperparameters, variables)
-    is_module = args.module is not None
-    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
-    outside = (*([" ".join(install)] if install else []), *_referring(hyperparameters, variables))
+    outside = (*_asks_pip(args, script, directory, installs), *_referring(hyperparameters, variables))
+    channels = read_channels(args.channel, args.hosts, env=env, cwd=cwd)
+    require_kept(out, _read_paths(channels, directory, script) if replaced else {})
     return RunRequest(
         script=script,
         module=args.module,
         raw_arguments=tuple(args.raw_arguments),
         source=None if directory is None else survey(directory, leave_out=out),
         in_image=found.in_image,
-        channels=read_channels(args.channel, args.hosts, env=env, cwd=cwd),
+        channels=channels,
         hyperparameters=hyperparameters,
         env=variables,
         hyperparameter_origins=given.origins,
@@ -169,6 +157,7 @@ def read_request(
         master_port=_master_port(args, variables),
         peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts.count > 1 or (args.processes or 1) > 1 else None,
         previous=previous,
+        replaced=replaced,
         keep=args.keep,
         # Asked last: it takes longest, and what was wrong before needs no engine.
         isolation=find_isolation() if args.docker is None else find_containers(args, env, outside),
@@ -178,19 +167,23 @@ def read_request(
     )
 
 
-def _check(hyperparameters: Mapping[str, str], variables: Mapping[str, str], args: argparse.Namespace) -> None:
-    """What is wrong whatever else this machine has."""
-    _check_hyperparameters(hyperparameters, args)
-    _check_variables(variables)
-    _check_known(hyperparameters, variables)
-    _check_given_once(hyperparameters, variables, args)
-    _check_numbers(args)
+def _read_paths(channels: Mapping[str, ChannelSource], directory: Path | None, script: str) -> dict[str, Path]:
+    """What the job reads, by how the command names it."""
+    source = {} if directory is None else {"the source": directory / script}
+    return {**{f"--channel {name}": channel.path for name, channel in channels.items()}, **source}
 
 
 def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Installs:
     """What pip may install; nothing where that is misspelt, which the supervisor then says."""
     text = hyperparameters.get("trainbox_requirements") or variables.get("TRAINBOX_REQUIREMENTS") or "any"
     return next((installs for installs in get_args(Installs) if installs == text), "off")
+
+
+def _asks_pip(args: argparse.Namespace, script: str, directory: Path | None, installs: Installs) -> Iterator[str]:
+    """What pip has to install before the script, if that is anything."""
+    install = find_install(script, directory, is_module=args.module is not None, installs=installs) if directory else ()
+    if install:
+        yield " ".join(install)
 
 
 def _referring(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[str]:
@@ -252,83 +245,6 @@ def _names_to_hide(
     except ValueError:
         raise RunError(f"trainbox_hide: found {text!r}, expected names, separated by commas") from None
     return tuple(dict.fromkeys((*named, *origins)))
-
-
-def _check_hyperparameters(given: Mapping[str, str], args: argparse.Namespace) -> None:
-    raw = {"trainbox_raw_arguments": json.dumps(args.raw_arguments)} if args.raw_arguments else {}
-    processes = {"processes_per_host": str(args.processes)} if args.processes is not None else {}
-    own = {*_OWN_HYPERPARAMETERS, *raw, *processes}
-    for name, value in {**raw, **given}.items():
-        if name in raw and len(value) > LONGEST_VALUE:
-            raise RunError(
-                f"the arguments behind -- have {len(value)} characters as JSON",
-                hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a file in a channel",
-            )
-    for name, value in given.items():
-        if name in own:
-            raise RunError(f"--hp {name}: trainbox run sets this one itself", hint="leave it out")
-        if len(name) > LONGEST_KEY:
-            raise RunError(
-                f"--hp {name[:40]}…: the name has {len(name)} characters",
-                hint=f"SageMaker refuses more than {LONGEST_KEY}",
-            )
-        if len(value) > LONGEST_VALUE:
-            raise RunError(
-                f"--hp {name}: the value has {len(value)} characters",
-                hint=f"SageMaker refuses more than {LONGEST_VALUE}; pass a long list in a file of a channel",
-            )
-    hide = bool(args.hp_env or any(text.partition("=")[2].startswith("@") for text in (*args.hp, *args.env)))
-    written = len(given) + len(raw) + len(processes) + hide + 2
-    if written > MOST_HYPERPARAMETERS:
-        raise RunError(
-            f"{len(given)} hyperparameters, and {written - len(given)} that say what to run, are {written}",
-            hint=f"SageMaker refuses more than {MOST_HYPERPARAMETERS}; pass a file in a channel",
-        )
-
-
-def _check_variables(given: Mapping[str, str]) -> None:
-    if len(given) > MOST_VARIABLES:
-        raise RunError(f"{len(given)} variables", hint=f"SageMaker refuses more than {MOST_VARIABLES}")
-    for name, value in given.items():
-        if name in _OWN_VARIABLES:
-            raise RunError(f"--env {name}: trainbox run sets or clears this one itself", hint="leave it out")
-        if not _VARIABLE_NAME.fullmatch(name) or len(name) > LONGEST_VARIABLE_NAME:
-            raise RunError(
-                f"--env {name[:40]}: SageMaker takes names of letters, digits and '_' only", hint="rename it"
-            )
-        if len(value) > LONGEST_VARIABLE_VALUE:
-            raise RunError(
-                f"--env {name}: the value has {len(value)} characters",
-                hint=f"SageMaker refuses more than {LONGEST_VARIABLE_VALUE}",
-            )
-
-
-def _check_known(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> None:
-    """Here already, before anything is made: the supervisor would refuse it, too."""
-    try:
-        require_known(hyperparameters, (), Path("--hp"))
-        require_known((), variables, Path("--env"))
-    except ContractError as error:
-        raise RunError(error.message, hint=error.hint) from None
-
-
-def _check_given_once(
-    hyperparameters: Mapping[str, str], variables: Mapping[str, str], args: argparse.Namespace
-) -> None:
-    """Of two places that say the same setting one would have no effect."""
-    by_flag = {
-        "trainbox_drill": "--kill and --freeze" if args.kill or args.freeze else "",
-        "trainbox_preflight": "--preflight" if args.preflight is not None else "",
-        "processes_per_host": "--processes" if args.processes is not None else "",
-    }
-    for name in SETTINGS:
-        places = [
-            *([by_flag[name]] if by_flag.get(name) else []),
-            *([f"--hp {name}"] if name in hyperparameters else []),
-            *([f"--env {name.upper()}"] if name.upper() in variables else []),
-        ]
-        if len(places) > 1:
-            raise RunError(f"{' and '.join(places)} say the same setting", hint="give one of them")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

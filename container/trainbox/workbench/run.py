@@ -18,7 +18,7 @@ from trainbox.contract.failure import LARGEST_FAILURE_BYTES
 from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import without_secrets
 from trainbox.errors import RunError
-from trainbox.files import disarm, read_below
+from trainbox.files import disarm, keep_out_of_git, read_below
 from trainbox.say import as_lines
 from trainbox.workbench.archive import archive
 from trainbox.workbench.collect import merge
@@ -35,13 +35,19 @@ from trainbox.workbench.inputs.place import fetch_inputs
 from trainbox.workbench.install import run_hosts_of
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.job_end import JobEnd, conclude
+from trainbox.workbench.live import Live, Screen
+from trainbox.workbench.next_steps import find_pictures, next_lines
 from trainbox.workbench.overlay import find_overlay
+from trainbox.workbench.overwriting import remove_result
+from trainbox.workbench.pens import find_pen
 from trainbox.workbench.plan import RunPlan, plan_run
 from trainbox.workbench.preview import preview
 from trainbox.workbench.processes import await_earlier
 from trainbox.workbench.record import JobRecord, ModelRecord, Seconds, keep_record, write_record
+from trainbox.workbench.remaining import Remaining, find_total
 from trainbox.workbench.request import RESULTS, read_request
 from trainbox.workbench.result import ARCHIVE, BUILDING, MODEL, OUTPUT, commit, install, may_replace, put_aside
+from trainbox.workbench.summary import summarise
 from trainbox.workbench.tree import prepare
 
 _STDOUT = 1
@@ -49,6 +55,15 @@ _STDERR = 2
 _UMASK = 0o077
 #: 128 + SIGINT, what a shell says of a command that Ctrl-C ended.
 _INTERRUPTED = 130
+#: What its help shows.
+EXAMPLES = (
+    "trainbox run xgboost --channel train=data/train --channel validation=data/validation --hp num_round=100",
+    "trainbox run train.py --channel train=data --hp epochs=3 --out result",
+    "trainbox run train.py --channel train=data --out result --overwrite",
+    "trainbox run train.py --channel train=data --hosts 2 --processes 2",
+    "trainbox run train.py --channel train=data --docker",
+    "trainbox run -m package.train -- config.yaml --compile",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +71,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("script", nargs="?", metavar="SCRIPT_OR_NAME", help="a file of yours, or a bundled script by its name")
     add("-m", dest="module", metavar="MODULE", help="in place of a script: a module, as `python -m` runs it from here")
+    _add_given_arguments(parser)
+    add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
+    add("--job-name", metavar="J", help="default: the script's name and the time")
+    add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
+    add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
+    _add_course_arguments(parser)
+    _add_container_arguments(parser)
+    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
+    parser.set_defaults(raw_arguments=())
+
+
+def _add_given_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--channel",
         action="append",
@@ -92,10 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how many hosts, algo-1 to algo-N (default 1); or instance groups: workers=2,evaluators=1",
     )
-    add("--processes", type=int, metavar="N", help="processes per host, with RANK and WORLD_SIZE as torchrun sets them")
-    add("--job-name", metavar="J", help="default: the script's name and the time")
-    add("--out", metavar="DIR", help=f"where the result goes (default ./{RESULTS}/JOB)")
-    add("--source-dir", metavar="D", help="the source that goes with the script (default: the script's directory)")
+
+
+def _add_course_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--max-run", type=float, metavar="S", help="stop after so many seconds, as MaxRuntimeInSeconds does")
     add("--stop-after", type=float, metavar="S", help="stop after so many seconds, as StopTrainingJob does")
     rank = "at its step STEP (a rehearsal, for scripts with a session of trainbox.torch)"
@@ -108,10 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--fresh", action="store_true", help="install the requirements anew, not from an earlier run")
     add("--resume", action="store_true", help="the next attempt of the job in DIR, on the same checkpoints")
-    _add_container_arguments(parser)
-    add("--dry-run", action="store_true", help="print what would be done, and do nothing")
-    parser.epilog = "What stands behind `--` is handed to the script as it is, behind the hyperparameters."
-    parser.set_defaults(raw_arguments=())
+    add("--overwrite", action="store_true", help="a new job in DIR: the result of an earlier one is removed first")
 
 
 def _add_container_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,8 +191,12 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
         sys.stdout.flush()
         return 0
     attempt = _Attempt(plan)
-    with claimed(request.out, request.previous):
+    if request.out.parent.name == RESULTS.name:
+        keep_out_of_git(request.out.parent)
+    with claimed(request.out, request.previous or request.replaced):
         install(request.out)
+        if request.replaced is not None:
+            attempt.remove_replaced()
         return attempt.run()
 
 
@@ -174,28 +204,31 @@ class _Attempt:
     """One attempt of a job, from its first file to its summary."""
 
     def __init__(self, plan: RunPlan) -> None:
-        from trainbox.workbench.drawing import console_on  # noqa: PLC0415 - loads rich
-        from trainbox.workbench.live import Live, Screen  # noqa: PLC0415 - loads rich
-
         self.plan = plan
         self.out = plan.request.out
         self.hidden = plan.request.secrets
         self.curves = Curves()
         screen = Screen(_STDOUT)
-        self.console = console_on(cast("TextIO", screen))
+        self.pen = find_pen(cast("TextIO", screen), plan.request.inherited)
         self.live = Live(
             [host.name for host in plan.hosts],
             self.curves,
             out=screen,
             notes=Screen(_STDERR),
-            console=self.console,
-            # With FORCE_COLOR rich takes a pipe for a terminal.
-            terminal=screen.isatty() and self.console.is_interactive,
+            pen=self.pen,
+            remaining=Remaining(find_total(plan.request.script, plan.request.hyperparameters)),
         )
+        self.screen = screen
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
         self.is_told = False
         self.record = first_record(plan)
+
+    def remove_replaced(self) -> None:
+        """Remove the result that this job replaces, once nothing of it runs any more."""
+        with Interrupts() as interrupts:
+            self._take_over(interrupts)
+        remove_result(self.out)
 
     def run(self) -> int:
         """Every phase, each with its time; whatever happens, `job.json` says how it ended."""
@@ -237,6 +270,8 @@ class _Attempt:
             self.live.say(f"not passed on, being another job's: {', '.join(self.plan.removed)}")
         if request.previous is not None:
             self.live.say(f"attempt {self.plan.attempt} of {request.job_name}, on its checkpoints")
+        elif request.replaced is not None:
+            self.live.say(f"the result of job {request.replaced.job_name!r} ({request.replaced.status}) was removed")
         elif request.resume:
             self.live.say(f"there is nothing to resume in {self.out}: this is attempt 1")
 
@@ -282,7 +317,7 @@ class _Attempt:
 
     def _take_over(self, interrupts: Interrupts) -> None:
         image = self.plan.request.isolation.image
-        if self.plan.request.previous is None:
+        if self.plan.request.previous is None and self.plan.request.replaced is None:
             return
         if image is None:
             await_earlier(self.plan, self.live, interrupts)
@@ -406,14 +441,9 @@ class _Attempt:
         )
 
     def _summarise(self) -> None:
-        from trainbox.workbench.summary import summarise  # noqa: PLC0415 - loads rich
-
-        checkpoints = self.plan.checkpoints
-        text = summarise(
-            self.plan.request,
-            self.record,
-            checkpoints=sum(1 for _ in checkpoints.iterdir()) if checkpoints.is_dir() else 0,
-            console=self.console,
-            is_told=self.is_told,
-        )
-        self.console.file.write(without_secrets(text, self.hidden))
+        request, checkpoints = self.plan.request, self.plan.checkpoints
+        count = sum(1 for _ in checkpoints.iterdir()) if checkpoints.is_dir() else 0
+        pictures = find_pictures(self.out) if self.record.result == self.record.attempt else ()
+        text = summarise(request, self.record, checkpoints=count, pen=self.pen, pictures=pictures, is_told=self.is_told)
+        text += next_lines(request, self.record, pictures, checkpoints=count)
+        self.screen.write(without_secrets(text, self.hidden))

@@ -1,13 +1,15 @@
-"""What a training script declares, `Params` and its metrics, without running it."""
+"""What a training script declares, `Params` and its metrics, without training."""
 
+import ast
 import contextlib
 import dataclasses
+import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import cast
+from types import CodeType, ModuleType
+from typing import Any, cast
 
 import msgspec
 
@@ -15,6 +17,7 @@ from trainbox.contract import params
 from trainbox.errors import RunError, TrainboxError
 from trainbox.launch.program import find_bundled
 from trainbox.metrics import Metric
+from trainbox.workbench.declarations import Reading, find_training_module, parse, plan_reading
 
 _PARAMS_EXAMPLE = "write `class Params(msgspec.Struct, frozen=True, kw_only=True)` at the top level of the script"
 
@@ -34,26 +37,32 @@ def find_script(name: str) -> Path:
     return find_bundled(name)
 
 
-def load_script(path: Path) -> ModuleType:
-    """The module that a script is, its top level run under another name than `__main__`.
+def load_script(path: Path, *, metrics: bool = True) -> ModuleType:
+    """The module that a script is, under another name than `__main__`: all of it, or what it declares.
 
-    What it prints meanwhile goes to stderr, because stdout holds the result of the verb.
+    What it prints meanwhile goes to stderr, because stdout holds the result of the verb. See `declarations` for what
+    runs of a script that has no main guard.
+
+    Args:
+        path: The script.
+        metrics: Whether its metrics are wanted, or its `Params` alone.
 
     Raises:
-        RunError: It is not a Python script, or it cannot be imported.
+        RunError: It is not a Python script, it cannot be imported, or it would train meanwhile.
     """
     if path.suffix != ".py":
         raise RunError(f"'{path}' is not a Python script", hint="only a Python script (*.py) can declare anything")
     name = f"trainbox_script_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    loader = _Declarations(name, str(path), _plan(path, metrics=metrics))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
         raise RunError(f"'{path}' cannot be imported: Python knows no loader for it")
     module = importlib.util.module_from_spec(spec)
     # It stays there: dataclasses and msgspec look the names in annotations up in `sys.modules[cls.__module__]`.
     sys.modules[name] = module
     try:
         with _as_program(path), contextlib.redirect_stdout(sys.stderr):
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
     except TrainboxError:
         raise
     except SystemExit as error:
@@ -67,6 +76,52 @@ def load_script(path: Path) -> ModuleType:
             hint=_import_hint(error),
         ) from error
     return module
+
+
+def _plan(path: Path, *, metrics: bool) -> Reading:
+    try:
+        tree = parse(path)
+    except OSError as error:
+        raise RunError(f"'{path}' cannot be read: {error.strerror}") from error
+    reading = plan_reading(tree, str(path), metrics=metrics)
+    place = find_training_module(tree.body if reading.whole else reading.body, path.resolve().parent)
+    if place:
+        raise RunError(
+            f"'{path}' imports {place}, which would train while it is imported",
+            hint='put what runs the training there below `if __name__ == "__main__":`',
+        )
+    return reading
+
+
+class _Declarations(importlib.machinery.SourceFileLoader):
+    """Python's own loader of scripts; of one without a main guard it runs only some of the statements.
+
+    Args:
+        name: Of the module.
+        path: Of the script.
+        reading: Which statements run.
+    """
+
+    def __init__(self, name: str, path: str, reading: Reading) -> None:
+        super().__init__(name, path)
+        self._reading = reading
+
+    def path_stats(self, path: str) -> Mapping[str, object]:
+        """None: nothing compiled is read or left behind, as with any main program."""
+        raise OSError(path)
+
+    def source_to_code(  # type: ignore[override]  # of a class whose base has it as a static method
+        self,
+        data: Any,  # noqa: ANN401 - as Python's own
+        path: Any,  # noqa: ANN401
+        *,
+        _optimize: int = -1,
+    ) -> CodeType:
+        """What Python makes of the statements that run."""
+        if not self._reading.whole:
+            data = ast.Module(body=[*self._reading.body], type_ignores=[])
+        code: CodeType = super().source_to_code(data, path)
+        return code
 
 
 def find_params(module: ModuleType) -> type:
@@ -100,7 +155,13 @@ def find_metrics(module: ModuleType, values: Mapping[str, object]) -> tuple[Metr
     function: Callable[[object], object] | None = getattr(module, "metrics", None)
     if not callable(function):
         return tuple(dict.fromkeys(_metrics_within(vars(module).values())))
-    returned = function(filled)
+    try:
+        returned = function(filled)
+    except Exception as error:
+        raise RunError(
+            f"metrics(params) in '{module.__file__}' failed: {type(error).__name__}: {error}",
+            hint="it may use what the script declares, and nothing that training makes",
+        ) from error
     if not _is_metrics(returned):
         raise RunError(f"metrics(params) in '{module.__file__}' returned {returned!r}, expected a list of Metric")
     return tuple(dict.fromkeys(cast("Sequence[Metric]", returned)))

@@ -4,15 +4,24 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
 from trainbox import metrics
+from trainbox.contract.job import read_environment
+from trainbox.contract.text import six_digits
 from trainbox.errors import RunError
+from trainbox.workbench.pens import print_table
 from trainbox.workbench.script_module import find_metrics, find_script, load_script
 
 _SHOWN_LENGTH = 160
+#: What its help shows.
+EXAMPLES = (
+    "trainbox metrics train.py > metric-definitions.json",
+    "trainbox metrics xgboost --hp num_round=100 --hp eval_metric=auc",
+    "trainbox metrics train.py --check result/logs/algo-1.log",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with _opened(args.check) as lines:
         result = metrics.check(declared, lines)
-    _report(result)
+    _report(result, read_environment())
     return 0 if all(finding.count for finding in result.findings) else 1
 
 
@@ -69,19 +78,17 @@ def _opened(name: str) -> Iterator[TextIO]:
         raise RunError(f"the log '{name}' cannot be read: {error.strerror}") from error
 
 
-def _report(result: metrics.Check) -> None:
-    from trainbox.workbench.drawing import print_table  # noqa: PLC0415 - loads rich
-
+def _report(result: metrics.Check, env: Mapping[str, str]) -> None:
     rows = [
         (
             finding.metric.name,
             finding.metric.goal,
             str(finding.count) if finding.count else "none",
-            *("" if number is None else repr(number) for number in (finding.first, finding.last, finding.best)),
+            *("" if number is None else six_digits(number) for number in (finding.first, finding.last, finding.best)),
         )
         for finding in result.findings
     ]
-    print_table(("METRIC", "GOAL", "FOUND", "FIRST", "LAST", "BEST"), rows)
+    print_table(sys.stdout, env, ("METRIC", "GOAL", "FOUND", "FIRST", "LAST", "BEST"), rows)
     if result.undeclared:
         print(f"logged but not declared: {', '.join(result.undeclared)} (with the job's own --hp there may be more)")
     if result.unread_count:

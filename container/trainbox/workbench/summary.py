@@ -3,16 +3,13 @@
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-
-from rich.console import Console, RenderableType
-from rich.segment import Segment, Segments
-from rich.text import Text
+from pathlib import Path
 
 from trainbox.contract.secrets import redact, redact_arguments
-from trainbox.contract.text import coloured, visible
-from trainbox.workbench.drawing import drawn, table
+from trainbox.contract.text import six_digits, visible
 from trainbox.workbench.given import Origin, escaped
 from trainbox.workbench.inputs.hosts import Hosts
+from trainbox.workbench.pens import Pen
 from trainbox.workbench.record import Curve, JobRecord
 from trainbox.workbench.request import RunRequest
 
@@ -32,7 +29,13 @@ _LOWER = frozenset(
 
 
 def summarise(
-    request: RunRequest, record: JobRecord, *, checkpoints: int, console: Console, is_told: bool = False
+    request: RunRequest,
+    record: JobRecord,
+    *,
+    checkpoints: int,
+    pen: Pen,
+    pictures: Sequence[Path] = (),
+    is_told: bool = False,
 ) -> str:
     """The summary as text.
 
@@ -40,12 +43,15 @@ def summarise(
         request: What was asked for.
         record: What became of it.
         checkpoints: How many entries the checkpoints' directory has.
-        console: Where it will be shown: its width, its colours and its characters count.
+        pen: Draws where it will be shown: the width, the colours and the characters of that place count.
+        pictures: Those that it has left.
         is_told: Whether the reason of a failure is what the job's own lines ended with, just above.
     """
     facts = [("model", _model(request, record)), *_clashes(record)]
     if checkpoints:
         facts.append(("checkpoints", f"{request.out / 'checkpoints'} ({_count(checkpoints, 'entry', 'entries')})"))
+    if pictures:
+        facts.append(("pictures", ", ".join(map(str, pictures))))
     facts.append(("logs", ", ".join(str(request.out / host.log) for host in record.hosts) or "none"))
     if record.metrics:
         steps = [step for curve in record.metrics.values() for step in (curve.steps[0], curve.steps[-1])]
@@ -60,44 +66,45 @@ def summarise(
         facts.append(("process", shlex.join(process_command(request))))
     width = max(len(name) for name, _ in facts)
     # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
-    lines = Segments(Segment(f"{name:<{width}}  {visible(text)}\n") for name, text in facts)
-    return drawn(console, "", *_ending(record, is_told=is_told), *_metrics(record, console), "", lines)
+    lines = [f"{name:<{width}}  {visible(text)}" for name, text in facts]
+    above = (*_ending(record, pen, is_told=is_told), *_metrics(record, pen))
+    return "".join(f"{line}\n" for line in ("", *above, "", *lines))
 
 
-def _ending(record: JobRecord, *, is_told: bool) -> Iterable[RenderableType]:
+def _ending(record: JobRecord, pen: Pen, *, is_told: bool) -> Iterable[str]:
     status = (
         record.status if record.secondary_status == record.status else f"{record.status} ({record.secondary_status})"
     )
     attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
-    style = f"bold {_COLOURS[record.status]}"
+    shown = pen.styled(status, f"bold {_COLOURS[record.status]}")
     why = " (FAILED, above, says why)" if is_told else ""
-    yield Text.assemble(f"{record.job_name}: ", (status, style), f", exit code {record.exit_code}{attempt}{why}")
+    yield f"{record.job_name}: {shown}, exit code {record.exit_code}{attempt}{why}"
     if record.failure_reason and not is_told:
         # It quotes the script, whose colours shall not run on into what follows.
-        yield from (Text.from_ansi(f"  {coloured(line)}") for line in record.failure_reason.split("\n"))
+        yield from (pen.quoted(f"  {line}") for line in record.failure_reason.split("\n"))
     if len(record.hosts) > 1 or record.status == "Stopped":
         yield "  " + ", ".join(f"{host.name} left with {host.exit_code}" for host in record.hosts)
 
 
-def _metrics(record: JobRecord, console: Console) -> Iterable[RenderableType]:
+def _metrics(record: JobRecord, pen: Pen) -> Iterable[str]:
     if record.metrics or record.final:
         yield ""
     if record.metrics:
         heads = ("metric", "first", "last", "best", "step", "")
         rows = [
-            (name, _number(curve.values[0]), _number(curve.values[-1]), *_best(name, curve))
+            (name, six_digits(curve.values[0]), six_digits(curve.values[-1]), *_best(name, curve))
             for name, curve in record.metrics.items()
         ]
         # The curves are what gives way on a narrow terminal, before words are wrapped.
-        left = console.width - console.measure(table(console, heads[:-1], rows)).maximum - 2
-        bars = _BARS if console.encoding.startswith("utf") else _PLAIN_BARS
+        left = pen.width - pen.width_of(heads[:-1], rows) - 2
+        bars = _BARS if pen.encoding.startswith("utf") else _PLAIN_BARS
         curves = [
             sparkline(curve, min(left, _WIDEST_CURVE), bars) if left >= _NARROWEST_CURVE else ""
             for curve in record.metrics.values()
         ]
-        yield table(console, heads, [(*row, curve) for row, curve in zip(rows, curves, strict=True)])
+        yield from pen.table(heads, [(*row, curve) for row, curve in zip(rows, curves, strict=True)])
     for name, value in record.final.items():
-        yield f"selected: {name} = {_number(value)}"
+        yield f"selected: {name} = {six_digits(value)}"
 
 
 def _best(name: str, curve: Curve) -> tuple[str, str]:
@@ -107,8 +114,8 @@ def _best(name: str, curve: Curve) -> tuple[str, str]:
     elif words & _LOWER:
         best, goal = min(curve.values), "lowest"
     else:
-        return f"{_number(min(curve.values))} to {_number(max(curve.values))}", ""
-    return f"{_number(best)} ({goal})", str(curve.steps[curve.values.index(best)])
+        return f"{six_digits(min(curve.values))} to {six_digits(max(curve.values))}", ""
+    return f"{six_digits(best)} ({goal})", str(curve.steps[curve.values.index(best)])
 
 
 def sparkline(curve: Curve, columns: int = _WIDEST_CURVE, bars: str = _BARS) -> str:
@@ -119,10 +126,6 @@ def sparkline(curve: Curve, columns: int = _WIDEST_CURVE, bars: str = _BARS) -> 
     low, high = min(shown) / 2, max(shown) / 2  # halves: the span of the largest floats is beyond float
     span = high - low
     return "".join(bars[round((value / 2 - low) / span * (len(bars) - 1)) if span else 0] for value in shown)
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}"
 
 
 def _model(request: RunRequest, record: JobRecord) -> str:
@@ -147,9 +150,18 @@ def _count(number: int, one: str, many: str) -> str:
 
 def resume_command(request: RunRequest) -> list[str]:
     """The next attempt of this job."""
+    return _again(request, "--resume")
+
+
+def overwrite_command(request: RunRequest) -> list[str]:
+    """The same job anew, in the place of this one."""
+    return _again(request, "--overwrite")
+
+
+def _again(request: RunRequest, how: str) -> list[str]:
     docker = ["--docker", request.isolation.image.name] if request.isolation.image else []
     docker += request.isolation.confinement.flags if request.isolation.confinement else ()
-    return [*_command(request), *docker, "--out", str(request.out), "--resume", *_raw_arguments(request)]
+    return [*_command(request), *docker, "--out", str(request.out), how, *_raw_arguments(request)]
 
 
 def process_command(request: RunRequest) -> list[str]:

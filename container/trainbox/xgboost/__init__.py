@@ -1,6 +1,8 @@
 """What the script that trains with XGBoost is made of: rows, matrices, segments, scores, members, folds, the model."""
 
 from trainbox.tabular.painter import Painter
+from trainbox.tabular.samples import Matrix
+from trainbox.tabular.texts import explain
 from trainbox.xgboost.cluster import Alone, Group, collective
 from trainbox.xgboost.data import Data, find_device, meet, read_data
 from trainbox.xgboost.folds import (
@@ -18,7 +20,15 @@ from trainbox.xgboost.folds import (
 from trainbox.xgboost.former import Former, read_former
 from trainbox.xgboost.matrices import Bins, plain_matrix
 from trainbox.xgboost.metrics import Truths, declare, evaluate, line, metric_names, objective_of
-from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_output
+from trainbox.xgboost.model import (
+    cut,
+    describe,
+    save_curves,
+    save_importance,
+    save_models,
+    save_output,
+    thin_rows,
+)
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, booster_parameters, check_members, notes
 from trainbox.xgboost.segments import (
@@ -41,6 +51,7 @@ __all__ = [
     "Former",
     "Group",
     "Matrices",
+    "Matrix",
     "Model",
     "Painter",
     "Params",
@@ -57,6 +68,7 @@ __all__ = [
     "declare",
     "describe",
     "evaluate",
+    "explain",
     "find_device",
     "identify",
     "is_finished",
@@ -76,9 +88,11 @@ __all__ = [
     "save_curves",
     "save_folds",
     "save_importance",
+    "save_models",
     "save_output",
     "save_progress",
     "split_folds",
     "summarize",
     "take_rows",
+    "thin_rows",
 ]

@@ -11,7 +11,8 @@ import msgspec
 
 from trainbox.channels import Coding, default_names
 from trainbox.errors import ConfigurationError, DataError
-from trainbox.tabular.labels import MOST_CLASSES, check_counts
+from trainbox.tabular.faults import Fault
+from trainbox.tabular.labels import MOST_CLASSES, refuse_constant, refuse_weights, some
 
 NO_TEXTS = Coding()
 
@@ -23,6 +24,10 @@ class Labels(msgspec.Struct, frozen=True):
     highest: float | None = None
     #: How many rows each label has; empty where there are too many, or they are no classes.
     counts: Mapping[float, int] = {}
+    #: The sum of the rows' weights, where they have any.
+    weight: float | None = None
+    #: The first row whose label, code or weight breaks a rule.
+    fault: Fault | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -82,7 +87,7 @@ def agree(reports: Sequence[Report], coding: Coding = NO_TEXTS) -> Agreement:
     steps = [(report.checkpoint, -rank) for rank, report in enumerate(reports) if report.checkpoint is not None]
     return Agreement(
         rows=rows,
-        labels={channel: _together([report.labels[channel] for report in reports]) for channel in channels},
+        labels={channel: _together(reports, channel) for channel in channels},
         columns=_columns(reports),
         digests={channel: tuple(report.digests[channel] for report in reports) for channel in channels},
         checkpoint=(max(steps)[0], -max(steps)[1]) if steps else None,
@@ -141,10 +146,12 @@ def _names(report: Report) -> tuple[str, ...]:
     return default_names(report.columns) if isinstance(report.columns, int) else report.columns
 
 
-def _together(parts: Sequence[Labels]) -> Labels:
+def _together(reports: Sequence[Report], channel: str) -> Labels:
+    parts = [report.labels[channel] for report in reports]
     known = [part for part in parts if part.lowest is not None and part.highest is not None]
     if not known:
         return Labels()
+    weights = [part.weight for part in known if part.weight is not None]
     counts: Counter[float] = Counter()
     for part in known:
         counts.update(part.counts)
@@ -153,31 +160,43 @@ def _together(parts: Sequence[Labels]) -> Labels:
         lowest=min(part.lowest for part in known if part.lowest is not None),
         highest=max(part.highest for part in known if part.highest is not None),
         counts=dict(sorted(counts.items())) if complete else {},
+        weight=sum(weights) if weights else None,
+        fault=_first_fault(reports, channel),
     )
 
 
-def check_labels(channel: str, labels: Labels, *, classes: int | None, learn: bool) -> None:
-    """Refuse labels from which nothing can be learnt.
+def _first_fault(reports: Sequence[Report], channel: str) -> Fault | None:
+    """That of the first member that has one; of several members it is named."""
+    for report in reports:
+        fault = report.labels[channel].fault
+        if fault is not None:
+            prefix = f"{report.member}: " if len(reports) > 1 else ""
+            return Fault(prefix + fault.message, fault.hint)
+    return None
+
+
+def check_labels(channel: str, labels: Labels, rows: int, *, learn: bool, has_events: bool = False) -> None:
+    """Refuse rows that break a rule, and labels from which nothing can be learnt.
 
     Args:
         channel: Their channel, for the message.
         labels: Of all members.
-        classes: How many the objective has; `None` for a number.
+        rows: How many there are.
         learn: Whether these are the rows to learn from: then one label alone is an error, too.
+        has_events: Whether a label above 0 is an event, and another one of a row that had none.
 
     Raises:
-        DataError: A label is no class, or all are the same; with what was found.
+        DataError: A row breaks a rule, with file and value; or all labels are the same, or no row counts.
     """
-    if classes is not None and labels.counts:
-        check_counts(channel, labels.counts, classes=classes, learn=learn)
-    elif classes is not None:
+    if labels.fault is not None:
+        found = f"; channel {channel} has the labels {some(labels.counts)}" if labels.counts else ""
+        raise DataError(labels.fault.message + found, hint=labels.fault.hint)
+    if labels.weight == 0:
+        refuse_weights(channel)
+    if learn and has_events and labels.highest is not None and labels.highest <= 0:
         raise DataError(
-            f"channel {channel}: the labels are numbers from {labels.lowest:g} to {labels.highest:g},"
-            f" which are not the classes 0 to {classes - 1}",
-            hint=f"give labels from 0 to {classes - 1}, or take an objective for numbers such as reg:squarederror",
+            f"channel {channel}: no label is above 0: there is no event to learn from",
+            hint="of survival:cox a label is the time of an event, and negative where none was seen until then",
         )
-    elif learn and labels.lowest == labels.highest:
-        raise DataError(
-            f"channel {channel}: every label is {labels.lowest:g}: there is nothing to learn",
-            hint="the first column must be the label; check that it is, and how the rows were chosen",
-        )
+    if learn and labels.lowest is not None and labels.lowest == labels.highest:
+        refuse_constant(channel, labels.lowest, rows)

@@ -9,17 +9,18 @@ import xgboost as xgb
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Table
+from trainbox.channels import Coding, Table, say_unread
 from trainbox.checkpointing import Checkpoint
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
-from trainbox.former import MODEL_CHANNEL
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.stopping import leaving_at_once
+from trainbox.tabular.faults import raising_everywhere, raising_together
+from trainbox.tabular.texts import former_codes
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels, report_columns
 from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.matrices import Bins, choose_bins, make_matrices
@@ -115,12 +116,21 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     channels = _channels(job, params)
     _check_pipes(channels, processes)
     # What one must do all do: XGBoost's collective counts on the same calls everywhere.
-    on_disk = any(circle.gather(disk_needed(channels, processes, params, read_memory().limit_bytes), bool))
+    with raising_everywhere(circle):
+        is_needed = disk_needed(channels, processes, params, read_memory().limit_bytes)
+    on_disk = any(circle.gather(is_needed, bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
+    former = former_codes(circle, trainbox.former_model())
     for name, channel in channels.items():
-        shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
-        shards[name] = settle_codes(shard, circle, params) if name == "train" else shard
+        train = shards.get("train")
+        with raising_everywhere(circle):
+            coding = former if train is None else train.coding
+            shard = _read(channel, name, params, circle, like=train, coding=coding, spool=spool)
+        if train is None:
+            with raising_together(circle):
+                shard = settle_codes(shard, circle, params, former)
+        shards[name] = shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
@@ -130,13 +140,19 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
         checkpoint=checkpoint,
         version=xgb.__version__,
     )
-    agreement = agree(circle.gather(report, Report), shards["train"].coding)
-    for name, labels in agreement.labels.items():
-        check_labels(name, labels, classes=params.classes, learn=name == "train")
+    reports = circle.gather(report, Report)
+    with raising_together(circle):
+        agreement = agree(reports, shards["train"].coding)
+        has_events = params.objective == "survival:cox"
+        for name, labels in agreement.labels.items():
+            rows = agreement.rows[name]
+            check_labels(name, labels, rows, learn=name == "train", has_events=has_events)
     if circle.size > 1:
         held = ", ".join(f"{shard.rows:,} of {agreement.rows[name]:,} rows of {name}" for name, shard in shards.items())
         say(f"{circle.members.name} (rank {circle.rank} of {circle.size}) has {held}")
-    return Data({name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}, agreement)
+    with raising_everywhere(circle):
+        shards = {name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}
+    return Data(shards, agreement)
 
 
 def _channels(job: Job, params: Params) -> dict[str, Channel]:
@@ -144,12 +160,11 @@ def _channels(job: Job, params: Params) -> dict[str, Channel]:
     trainbox.channel("train")  # says what is there if it is not
     channels = {"train": job.channels["train"]}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]
+    say_unread(job.channels, ["train", *held_out])
     if held_out:
         channels["validation"] = job.channels[held_out[0]]
     elif params.early_stopping_rounds and not params.kfold:
         raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    for name in sorted({*job.channels} - {"train", "code", MODEL_CHANNEL, *held_out}):
-        say(f"the channel {name!r} is not read")
     return channels
 
 
@@ -163,14 +178,20 @@ def _check_pipes(channels: Mapping[str, Channel], processes: int) -> None:
 
 
 def _read(
-    channel: Channel, name: str, params: Params, circle: Circle, *, train: Shard | None, spool: Path | None
+    channel: Channel,
+    name: str,
+    params: Params,
+    circle: Circle,
+    *,
+    like: Shard | None,
+    coding: Coding | None,
+    spool: Path | None,
 ) -> Shard:
     """This member's rows of a channel; among several it may have none."""
     part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
     several = circle.size > 1
     directory = spool and spool / name
-    coding = None if train is None else train.coding
-    shard = read_shard(channel, name, params, part, like=train, spool=directory, coding=coding, allow_empty=several)
+    shard = read_shard(channel, name, params, part, like=like, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
     return shard
@@ -203,7 +224,7 @@ def _fit(shard: Shard, columns: tuple[str, ...], params: Params, spool: Path | N
     if not shard.rows:
         if shard.is_on_disk:
             return shard
-        return empty_shard(shard.channel, columns, params, spool=spool and spool / shard.channel)
+        return empty_shard(shard, columns, params, spool=spool and spool / shard.channel)
     if len(shard.feature_names) == len(columns):
         return shard
     if not shard.is_sparse:

@@ -7,10 +7,11 @@ import msgspec
 import xgboost as xgb
 
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.former import MODEL_CHANNEL, find_file, former_model
+from trainbox.former import MODEL_CHANNEL, check_columns, check_names, find_file, former_model
 from trainbox.peers import Circle
 from trainbox.say import say
 from trainbox.xgboost import rules
+from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params
 
@@ -27,12 +28,12 @@ class Former(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, columns: Sequence[str], circle: Circle) -> Former | None:
+def read_former(params: Params, agreement: Agreement, circle: Circle) -> Former | None:
     """The former model, the same on all members; None where no member has the channel.
 
     Args:
         params: The hyperparameters.
-        columns: Those that the rows have.
+        agreement: What is known of the rows.
         circle: The members; all call this.
 
     Raises:
@@ -43,17 +44,19 @@ def read_former(params: Params, columns: Sequence[str], circle: Circle) -> Forme
     owners = circle.gather(directory is not None, bool)
     if True not in owners:
         return None
+    _check_params(params)
     owner = owners.index(True)
-    content = b""
+    content, columns = b"", agreement.columns
     if circle.rank == owner and directory is not None:
-        _check_params(params)
         content = find_file(directory, _FILE).read_bytes()
-        _check(check_model(content, source=_SOURCE), content, params, columns)
+        texts = {columns[place]: texts for place, texts in agreement.coding.features.items()}
+        check_columns(directory, columns, texts, agreement.coding.labels)
     content = circle.share(content, owner)
     known = check_model(content, source=_SOURCE)
+    _check(known, params, columns)
     if circle.members.is_first:
         say(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained behind them")
-    return Former(_without_names(content), known.rounds, hashlib.sha256(content).hexdigest())
+    return Former(_without_names(content, columns), known.rounds, hashlib.sha256(content).hexdigest())
 
 
 def _check_params(params: Params) -> None:
@@ -69,7 +72,7 @@ def _check_params(params: Params) -> None:
         )
 
 
-def _check(known: Model, content: bytes, params: Params, columns: Sequence[str]) -> None:
+def _check(known: Model, params: Params, columns: Sequence[str]) -> None:
     outputs = params.num_class or max(params.label_columns, len(params.quantile_alpha), len(params.expectile_alpha))
     if rules.objective(params) == "survival:aft":
         outputs = 1
@@ -87,21 +90,14 @@ def _check(known: Model, content: bytes, params: Params, columns: Sequence[str])
     differing = [f"{name} was {was} and is {now}" for name, (was, now) in there.items() if was != now]
     if differing:
         raise DataError(f"{_SOURCE} cannot be continued: {'; '.join(differing)}", hint=_HINT)
-    names = xgb.Booster(model_file=bytearray(content)).feature_names or ()
-    named = any(name != f"f{place}" for place, name in enumerate(columns))
-    for place, (was, now) in enumerate(zip(names, columns, strict=False), start=1):
-        if named and was != now:
-            raise DataError(
-                f"{_SOURCE} calls feature {place} {was!r}, the channel train calls it {now!r}",
-                hint="give the columns in the order of the former job",
-            )
 
 
-def _without_names(content: bytes) -> bytes:
+def _without_names(content: bytes, columns: Sequence[str]) -> bytes:
     """Our matrices have no names; XGBoost refuses a model that has some."""
     booster = xgb.Booster(model_file=bytearray(content))
     if not booster.feature_names:
         return content
+    check_names(booster.feature_names, columns)
     booster.feature_names = None
     booster.feature_types = None
     return bytes(booster.save_raw("ubj"))

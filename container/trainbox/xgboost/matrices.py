@@ -16,6 +16,7 @@ import scipy.sparse
 import xgboost as xgb
 
 from trainbox.channels import Coding, Table
+from trainbox.channels.table import Groups
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.agreement import NO_TEXTS
 from trainbox.xgboost.constraints import weights
@@ -145,7 +146,7 @@ def fields(table: Table, params: Params) -> dict[str, Any]:
     given: dict[str, Any] = {"data": table.features, "weight": table.weights}
     given["feature_types"] = feature_types(table.feature_names, params, table.coding)
     if table.groups is not None:
-        given["qid"] = table.groups
+        given["qid"] = number_groups(table.groups)
         given["weight"] = _weights_of_groups(table)
     return given | _labels(table.labels, params)
 
@@ -155,6 +156,12 @@ def _labels(labels: Floats, params: Params) -> dict[str, Floats]:
     if params.objective == "survival:aft":
         return dict(zip(("label_lower_bound", "label_upper_bound"), labels.T, strict=True))
     return {"label": labels}
+
+
+def number_groups(groups: Groups) -> Groups:
+    """0, 1, 2, … for the groups of neighbouring rows: XGBoost takes no others than ascending ones of 32 bits."""
+    numbers: Groups = np.cumsum(np.diff(groups, prepend=groups[:1]) != 0)
+    return numbers
 
 
 def _weights_of_groups(table: Table) -> Floats | None:
@@ -234,13 +241,14 @@ class _Blocks(xgb.DataIter):
 def _read_block(directory: Path, width: int, params: Params) -> dict[str, Any]:
     weights = directory / "weights.npy"
     return {
-        "data": _read_features(directory, width),
+        "data": read_features(directory, width),
         "weight": np.load(weights) if weights.exists() else None,
         **_labels(np.load(directory / "labels.npy"), params),
     }
 
 
-def _read_features(directory: Path, width: int) -> Floats | scipy.sparse.csr_matrix:
+def read_features(directory: Path, width: int) -> Floats | scipy.sparse.csr_matrix:
+    """The features of a block on the disk, so many columns wide."""
     if (directory / FEATURES).exists():
         dense: Floats = np.load(directory / FEATURES, mmap_mode="r")
         return dense

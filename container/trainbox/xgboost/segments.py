@@ -21,7 +21,7 @@ import xgboost as xgb
 
 from trainbox.channels.coding import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
-from trainbox.errors import CheckpointError, DataError, HyperparameterError
+from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
 from trainbox.peers import Circle
@@ -30,6 +30,7 @@ from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.former import Former
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, shaping
+from trainbox.xgboost.readers import for_every_reader
 
 T = TypeVar("T")
 
@@ -133,7 +134,7 @@ def identify(params: Params, agreement: Agreement, bins: str, former: Former | N
 def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:
     """Write a checkpoint, whole or not at all."""
     with store.writing(len(progress.history), info=identity) as path:
-        (path / _MODEL).write_bytes(progress.model or b"")
+        (path / _MODEL).write_bytes(for_every_reader(progress.model) if progress.model else b"")
         (path / _HISTORY).write_text(json.dumps(progress.history))
 
 
@@ -238,17 +239,18 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
         )
 
 
-def best_round(history: History | tuple[dict[str, float], ...], objective: Metric) -> int:
-    """The first round with the best objective; a round without it, or where it is not a number, is never best."""
+def best_round(history: History | tuple[dict[str, float], ...], objective: Metric) -> int | None:
+    """The first round with the best objective; None where no round has a finite one, which says nothing."""
     sign = 1 if objective.goal == "maximize" else -1
-    values = [sign * scores.get(objective.name, math.nan) for scores in history]
-    scores = [-math.inf if math.isnan(value) else value for value in values]
-    return scores.index(max(scores))
+    scores = {step: sign * scores.get(objective.name, math.nan) for step, scores in enumerate(history)}
+    finite = {step: score for step, score in scores.items() if math.isfinite(score)}
+    return max(finite, key=lambda step: finite[step], default=None)
 
 
 def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> int:
     """The round whose model is saved: the best where early stopping is asked for, else the last."""
-    return best_round(history, objective) if params.early_stopping_rounds else len(history) - 1
+    best = best_round(history, objective) if params.early_stopping_rounds else None
+    return len(history) - 1 if best is None else best
 
 
 def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> bool:
@@ -256,4 +258,19 @@ def is_finished(history: History | tuple[dict[str, float], ...], objective: Metr
     if not history or len(history) >= params.num_round:
         return bool(history)
     patience = params.early_stopping_rounds
-    return patience is not None and len(history) - 1 - best_round(history, objective) >= patience
+    return patience is not None and len(history) - 1 - (best_round(history, objective) or 0) >= patience
+
+
+def check_decision(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> None:
+    """Refuse to choose a round where early stopping has nothing to choose by.
+
+    Raises:
+        TrainingError: The objective was not a finite number in any round.
+    """
+    if params.early_stopping_rounds and history and best_round(history, objective) is None:
+        raise TrainingError(
+            f"early stopping has no best round: {objective.name} was not a finite number in any of"
+            f" {len(history)} rounds",
+            hint="check the rows of channel validation (auc needs both classes, for example); or take another"
+            " eval_metric as the last, or leave early_stopping_rounds out",
+        )

@@ -22,8 +22,11 @@ from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.say import say
 from trainbox.scratch import temporary_directory
+from trainbox.tabular.faults import Fault, Scan
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
 from trainbox.xgboost.agreement import Labels
+from trainbox.xgboost.domains import rules_for
+from trainbox.xgboost.metrics import metric_names
 from trainbox.xgboost.params import Params
 
 #: In memory the decoded rows stand beside the binned ones and what the sketch of the bins needs.
@@ -145,16 +148,28 @@ def read_shard(
     Raises:
         DataError: With file, line and column.
     """
-    columns = columns_of(params)
+    scan = Scan(*rules_for(params, metric_names(params)))
     if spool is not None:
-        return _spool(channel, name, params, part, like=like, directory=spool, coding=coding, allow_empty=allow_empty)
-    same = like.table if like is not None and like.rows else None
-    table = read_table(
-        channel, like=same, columns=columns, content_type=channel.content_type, coding=coding, allow_empty=allow_empty
-    )
-    if part.count > 1:
-        table = take_part(table, part.index, part.count)
-    return shard_of(table, name, params)
+        shard = _spool(
+            channel, name, params, part, like=like, directory=spool, coding=coding, allow_empty=allow_empty, scan=scan
+        )
+    else:
+        table = read_table(
+            channel,
+            like=like.table if like is not None and like.rows else None,
+            columns=columns_of(params),
+            content_type=channel.content_type,
+            coding=coding,
+            allow_empty=allow_empty,
+            inspect=scan,
+        )
+        shard = shard_of(take_part(table, part.index, part.count) if part.count > 1 else table, name, params)
+    return with_fault(shard, scan.fault)
+
+
+def with_fault(shard: Shard, fault: Fault | None) -> Shard:
+    """The shard, with what is wrong with its rows."""
+    return msgspec.structs.replace(shard, labels=msgspec.structs.replace(shard.labels, fault=fault))
 
 
 def shard_of(table: Table, name: str, params: Params) -> Shard:
@@ -164,18 +179,18 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
         blocks=(table,),
         rows=len(table.labels),
         feature_names=table.feature_names,
-        labels=_labels([table.labels], params),
+        labels=_labels([table.labels], [table.weights], params),
         digest=digest(table),
         files=table.files,
         coding=table.coding,
     )
 
 
-def empty_shard(channel: str, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
+def empty_shard(like: Shard, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
     """That of a member without rows, which takes part all the same: where the others have blocks it has one, too.
 
     Args:
-        channel: What it is to this script.
+        like: Its shard, in which nothing is.
         columns: Those of the others.
         params: The hyperparameters.
         spool: A directory for the block; `None`: in memory.
@@ -183,8 +198,8 @@ def empty_shard(channel: str, columns: tuple[str, ...], params: Params, *, spool
     labels = np.empty(0 if params.label_columns == 1 else (0, params.label_columns), np.float32)
     weights = np.empty(0, np.float32) if params.csv_weights else None
     groups = np.empty(0, np.int64) if params.is_ranking else None
-    table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups)
-    shard = shard_of(table, channel, params)
+    table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups, like.coding)
+    shard = shard_of(table, like.channel, params)
     if spool is None:
         return shard
     spool.mkdir(parents=True, exist_ok=True)
@@ -201,11 +216,13 @@ def _spool(
     directory: Path,
     coding: Coding | None,
     allow_empty: bool,
+    scan: Scan,
 ) -> Shard:
     """Decode the rows once, block by block, onto the disk; the codes of texts are those of their first rows."""
     directory.mkdir(parents=True)
     paths: list[Path] = []
     labels: list[Floats] = []
+    weights: list[Floats | None] = []
     digests: list[str] = []
     names: tuple[str, ...] = ()
     found = coding or Coding()
@@ -217,6 +234,7 @@ def _spool(
         coding=coding,
         rows=BLOCK_ROWS,
         allow_empty=allow_empty,
+        inspect=scan,
     )
     for number, whole in enumerate(blocks):
         block = take_part(whole, part.index, part.count) if part.count > 1 else whole
@@ -227,6 +245,7 @@ def _spool(
             )
         paths.append(_write_block(directory / _block_name(number), block))
         labels.append(block.labels)
+        weights.append(block.weights)
         digests.append(digest(block))
         names, found = block.feature_names, block.coding
     say(f"{name}: {sum(map(len, labels)):,} rows lie in {len(paths)} blocks on the disk (external memory)")
@@ -235,7 +254,7 @@ def _spool(
         blocks=tuple(paths),
         rows=sum(map(len, labels)),
         feature_names=names,
-        labels=_labels(labels, params),
+        labels=_labels(labels, weights, params),
         digest="+".join(digests),
         files=(),
         coding=found,
@@ -262,8 +281,8 @@ def _write_block(directory: Path, block: Table) -> Path:
 
 
 def read_block(directory: Path) -> Table:
-    """A block of a shard, its features left on the disk as long as they are not looked at."""
-    weights, features = directory / "weights.npy", np.load(directory / "features.npy", mmap_mode="r")
+    """A dense block of a shard, its features left on the disk as long as they are not looked at."""
+    weights, features = directory / "weights.npy", np.load(directory / FEATURES, mmap_mode="r")
     return Table(
         np.load(directory / "labels.npy"),
         features,
@@ -275,25 +294,28 @@ def read_block(directory: Path) -> Table:
 
 def summarize_blocks(blocks: Iterable[Table], params: Params) -> dict[str, Any]:
     """What a shard says of its blocks: `labels` and `digest`."""
-    labels, digests = [], []
+    labels, weights, digests = [], [], []
     for block in blocks:
         labels.append(block.labels)
+        weights.append(block.weights)
         digests.append(digest(block))
-    return {"labels": _labels(labels, params), "digest": "+".join(digests)}
+    return {"labels": _labels(labels, weights, params), "digest": "+".join(digests)}
 
 
-def _labels(parts: Sequence[Floats], params: Params) -> Labels:
+def _labels(parts: Sequence[Floats], weights: Sequence[Floats | None], params: Params) -> Labels:
     """What the barrier needs to know; classes are counted, numbers are not."""
     filled = [part for part in parts if part.size]
     if not filled:
         return Labels()
     lowest, highest = min(float(part.min()) for part in filled), max(float(part.max()) for part in filled)
+    given = [float(part.sum(dtype=np.float64)) for part in weights if part is not None]
+    weight = sum(given) if given else None
     if params.classes is None:
-        return Labels(lowest, highest)
+        return Labels(lowest, highest, weight=weight)
     counts: Counter[float] = Counter()
     for part in filled:
         counts.update(count_labels(part))
-    return Labels(lowest, highest, dict(counts) if len(counts) <= MOST_CLASSES else {})
+    return Labels(lowest, highest, dict(counts) if len(counts) <= MOST_CLASSES else {}, weight)
 
 
 @contextmanager

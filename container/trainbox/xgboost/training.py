@@ -8,7 +8,16 @@ import xgboost as xgb
 from trainbox.metrics import Metric
 from trainbox.tabular.pace import Pace
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.segments import Progress, begin_segment, can_go_on, end_of, go_on, is_finished, prepare
+from trainbox.xgboost.segments import (
+    Progress,
+    begin_segment,
+    can_go_on,
+    check_decision,
+    end_of,
+    go_on,
+    is_finished,
+    prepare,
+)
 
 #: Scores the model after a round on some of the matrices: `{"validation:auc": 0.84}`.
 Score = Callable[[xgb.Booster, int, Mapping[str, xgb.DMatrix]], dict[str, float]]
@@ -53,6 +62,9 @@ def boost(
         score: Scores the model.
         report: Tells the log.
         stop: Whether to leave after this round; called once a round, on all members alike.
+
+    Raises:
+        TrainingError: Training is done, and early stopping has nothing to choose the round by.
     """
     pace = Pace(params.num_round, len(progress.history), "rounds", least=_SECONDS_BETWEEN_LINES)
     finished = is_finished(progress.history, objective, params)
@@ -85,3 +97,5 @@ def boost(
                 break
         progress = Progress(bytes(booster.save_raw("ubj")), tuple(history), more | scores, progress.former)
         yield progress
+    if finished:
+        check_decision(progress.history, objective, params)
