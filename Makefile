@@ -80,8 +80,7 @@ venv-py312: .venv-py312/.ready ## .venv-py312 with the newest XGBoost, where the
 
 demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 	$(BIN)/python tools/flights.py --out demo-out/data
-	rm -rf demo-out/job
-	$(BIN)/trainbox run xgboost --out demo-out/job --job-name flights \
+	$(BIN)/trainbox run xgboost --out demo-out/job --overwrite --job-name flights \
 	  --channel train=demo-out/data/train --channel validation=demo-out/data/validation \
 	  --hp objective=binary:logistic --hp num_round=150 --hp eta=0.1 --hp max_depth=8 --hp min_child_weight=20 \
 	  --hp subsample=0.8 --hp colsample_bytree=0.6 --hp eval_metric=logloss,auc --hp early_stopping_rounds=30

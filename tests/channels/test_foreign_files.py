@@ -32,6 +32,7 @@ CSV = "1,0.5,2\n0,0.25,3\n"
 READ: dict[str, tuple[str, str | bytes]] = {
     "names that are numbers": ("a.csv", "target,0,1\n" + CSV),
     "names that are numbers from 1": ("a.csv", "y,1,2\n" + CSV),
+    "names that are numbers with a point": ("a.csv", "y,0.0,1.0\n" + CSV),
     "names that are numbers, quoted": ("a.csv", '"target","0","1"\n' + CSV),
     "a comment first": ("a.csv", "# written by a program\n" + CSV),
     "a comment before the header": ("a.csv", "# a\n#b,c\ny,a,b\n" + CSV),
@@ -125,6 +126,7 @@ ODD_CELLS = {
     "3:0.5": "this looks like libsvm",
     "1.5D+03": "write exponents with e",
     "\u22125": "write a minus as '-'",
+    "\u00a05": "no blanks but ordinary ones",
 }
 
 
@@ -141,9 +143,24 @@ ODD_LINES = {
     "names of rows": ("y a\n1 1 2\n2 0 3\n", "row.names=FALSE"),
     "decimal commas and semicolons": ("1;0,5\n0;0,25\n", "decimal point"),
     "decimal commas and tabs": ("1\t0,5\n0\t0,25\n", "decimal point"),
-    "another delimiter": ("1~0.5~2\n0~0.25~3\n", "delimiter=~"),
-    "another delimiter below a header": ("y^a\n1^0.5\n", "delimiter=^"),
+    "another delimiter": ("1~0.5~2\n0~0.25~3\n", "delimiter to '~'"),
+    "another delimiter below a header": ("y^a\n1^0.5\n", "delimiter to '^'"),
     "one column": ("1\n0\n", "text/libsvm"),
+    "a doubled delimiter": ("1||2||3\n0||2||3\n", "one character"),
+    "quotes around lines": ('"1,2,3"\n"0,2,3"\n', "remove the quotes"),
+    "a title": ("My data\ny,a\n1,2\n", "begin with #"),
+    "comments of another kind": ("% made by hand\n1,2,3\n", "begin with #"),
+    "a header with another delimiter": ("y;a;b\n1,2,3\n", "remove the line"),
+    "a delimiter at the end of the header": ("y,a,\n1,2\n", "the end of the header"),
+    "an index and names that are numbers": (",y,0,1\n0,1,2,3\n", "index=False"),
+    "an index and numbers": (",0,1\n0,1,2\n", "index=False"),
+    "another word for a missing value at once": ("1,?\n0,2\n", 'nan","?"]'),
+    "single quotes": ("'1','2'\n'0','3'\n", "double quotes"),
+    "tuples": ("(1, 2, 3)\n(0, 2, 3)\n", "without them"),
+    "a comment behind the cells of the first line": ("1,2,3 # ok\n0,2,3\n", "a line of its own"),
+    "labels of text in libsvm": ("yes 1:0.5 2:1\nno 1:3\n", "a row is label"),
+    "names in libsvm": ("1 a:0.5 b:1\n0 a:3\n", "a row is label"),
+    "commas in libsvm": ("1,1:0.5,2:1\n0,1:3\n", "separate the pairs by blanks"),
 }
 
 
@@ -157,6 +174,37 @@ def test_lines_that_are_cut_in_another_way_get_a_hint(tmp_path: Path, text: str,
 def test_the_delimiter_that_the_hint_names_is_the_one(tmp_path: Path) -> None:
     directory = channel(tmp_path, {"a.csv": "1~0.5~2\n0~0.25~3\n"})
     assert read_table(directory, columns=Columns(delimiter="~")).features.tolist() == [[0.5, 2], [0.25, 3]]
+
+
+def test_a_delimiter_at_the_end_of_all_lines_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_table(channel(tmp_path, {"a.csv": "y,a,\n1,2,\n0,3,\n"})).features.shape == (2, 2)
+    assert (
+        "a.csv:1: lines end with a delimiter: column 3, behind it, is a feature without value"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("cell", ["1,234", "0,5", "50%", "$5", "1_000", "\u22125"])
+def test_a_column_of_numbers_in_another_spelling_is_no_column_of_texts(tmp_path: Path, cell: str) -> None:
+    directory = channel(tmp_path, {"a.csv": f'y,a\n1,"{cell}"\n0,"{cell}"\n'})
+    with pytest.raises(DataError, match=r"a\.csv:2: column 2 \('a'\): .* is not a number\n  hint: write "):
+        read_table(directory, columns=Columns(texts=True))
+    table = read_table(directory, columns=Columns(texts=True, categorical=("a",)))
+    assert table.coding.features == {0: (cell,)}
+
+
+@pytest.mark.parametrize("text", ["0,1,2,target\n1,2,3,0\n", "target,0,1\n1,2,3\n", "y,1,2,3\n0,2,3,red\n"])
+def test_names_that_are_numbers_are_names_where_texts_are_taken_too(tmp_path: Path, text: str) -> None:
+    table = read_table(channel(tmp_path, {"a.csv": text}), columns=Columns(texts=True))
+    assert len(table.labels) == 1
+    assert table.feature_names == tuple(text.partition("\n")[0].split(",")[1:])
+
+
+def test_colours_are_no_comments(tmp_path: Path) -> None:
+    table = read_table(channel(tmp_path, {"a.csv": "#ff0000,1\n#00ff00,2\n"}), columns=Columns(texts=True))
+    assert len(table.labels) == 2
+    with pytest.raises(DataError, match="empty files"):
+        read_table(channel(tmp_path / "b", {"a.csv": "# a\n# b\n"}), columns=Columns(texts=True))
 
 
 # ---- libsvm ----
@@ -228,6 +276,9 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "UTF-16 without a mark": (CSV.encode("utf-16-le"), "not UTF-8 text: it is UTF-16", "CSV UTF-8"),
     "UTF-16, the other way": (CSV.encode("utf-16-be"), "not UTF-8 text: it is UTF-16", "CSV UTF-8"),
     "a PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a PNG image", "reads tables"),
+    "gzip within gzip": (gzip.compress(gzip.compress(CSV.encode())), "packed twice", "unpack it once"),
+    "a table of HTML": (b"<table><tr><td>1</td></tr></table>", "HTML or XML", "fetch"),
+    "zeros": (b"\0" * 512, "nothing but bytes of zero", "upload it again"),
     "HDF5": (b"\x89HDF\r\n\x1a\n\0", "an HDF5 file", "write CSV"),
 }
 

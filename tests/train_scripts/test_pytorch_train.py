@@ -1,6 +1,7 @@
 """The bundled PyTorch script, end to end: from channels to a model that loads without it."""
 
 import io
+import json
 import re
 import runpy
 import signal
@@ -103,6 +104,8 @@ def test_stopped_and_resumed_it_leaves_the_same_model(size: int, digits: list[st
     assert not unfinished.complete
     again = finish([SCRIPT, *flags], root=tmp_path / "cut", size=size)[0]
     assert f"resuming from step {found[1]}" in again
+    curves = [(tmp_path / root / "output/data/learning-curves.json").read_text() for root in ("whole", "cut")]
+    assert [json.loads(text)["validation:loss"]["epochs"] for text in curves] == [[0, 1, 2, 3]] * 2
     models = [torch.load(tmp_path / root / "model/model.pt", weights_only=True) for root in ("whole", "cut")]
     assert models[0].keys() == models[1].keys()
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -118,6 +121,11 @@ def test_a_table_with_codes_and_holes_stops_early_at_its_best(table: list[str], 
     assert (logged.undeclared, logged.unread_count) == ((), 0)
     assert [finding.count for finding in logged.findings] == [len(values)] * 4
     card = read_card(tmp_path / "root/model")
+    output = tmp_path / "root/output/data"
+    curves = json.loads((output / "learning-curves.json").read_text())
+    assert curves["validation:rmse"] == {"epochs": list(range(len(values) - 1)), "values": values[:-1]}
+    assert sorted(curves) == ["train:loss", "validation:loss", "validation:rmse"]
+    assert f" at {card.best_iteration} -->" in (output / "learning-curves.svg").read_text(), "its best epoch is marked"
     assert len(values) - 1 < 60
     assert values[-1] == pytest.approx(min(values[:-1]), rel=0.02)
     assert values[-1] < 40  # 100 is what the codes are worth, 224 is all of it

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainbox.channels.bounds import HINT, fill_bounds, find_faults
 from trainbox.channels.layout import Layout
-from trainbox.channels.odd import hint_for_cell
+from trainbox.channels.odd import hint_for_cell, spells_number
 from trainbox.channels.sources import Source
 from trainbox.channels.spelling import BLANKS, FLAGS, INFINITE, NOT_A_NUMBER, NUMBER, kind_of
 from trainbox.channels.streams import Lines
@@ -85,7 +85,7 @@ def _fault_of_row(cells: Sequence[str], form: Form, told: dict[int, str]) -> tup
     layout = form.layout
     if len(cells) != layout.width:
         found = f"{len(cells)} columns, the first row has {layout.width}: {short(','.join(cells))}"
-        return found, _hint_for_width(cells, layout.width)
+        return found, _hint_for_width(cells, layout)
     for column, cell in enumerate(cells):
         fault = _fault_of_word(cell, column, form, told) or _fault_of_cell(cell, column, form, told)
         if fault is not None:
@@ -114,10 +114,13 @@ def _fault_of_word(cell: str, column: int, form: Form, told: dict[int, str]) -> 
     return None
 
 
-def _hint_for_width(cells: Sequence[str], width: int) -> str:
+def _hint_for_width(cells: Sequence[str], layout: Layout) -> str:
+    width = layout.width
     every = "every row must have the same number of columns"
     if len(cells) == width + 1 and not cells[-1].strip():
         return f"{every}: remove the delimiter at the end of the line"
+    if layout.names and not layout.names[-1] and len(cells) == width - 1:
+        return f"{every}: remove the delimiter at the end of the header"
     if len(cells) == width + 1:
         return f"{every}; names of rows are none: write with index=False (pandas), row.names=FALSE (R)"
     return every
@@ -125,7 +128,9 @@ def _hint_for_width(cells: Sequence[str], width: int) -> str:
 
 def _is_text(column: int, form: Form, told: dict[int, str]) -> bool:
     """Whether a column is one of texts, by the rows before or by these."""
-    return form.words.is_text(column) or (form.words.is_open(column) and kind_of(told.get(column, "0")) == "text")
+    first = told.get(column, "0")
+    begins = kind_of(first) == "text" and not spells_number(first)
+    return form.words.is_text(column) or (form.words.is_open(column) and begins)
 
 
 def _fault_of_cell(cell: str, column: int, form: Form, told: dict[int, str]) -> tuple[str, str] | None:

@@ -19,8 +19,9 @@ from trainbox.channels.arrays import column_of, fill
 from trainbox.channels.blocks import Block, is_sound
 from trainbox.channels.bounds import fill_bounds
 from trainbox.channels.cells import Form, first_bad_row, is_cell, line_of
+from trainbox.channels.first_lines import FirstLines
 from trainbox.channels.layout import Layout
-from trainbox.channels.odd import find_delimiter, numbers_are_names
+from trainbox.channels.odd import hint_for_cell, numbers_are_names
 from trainbox.channels.sources import Source
 from trainbox.channels.spelling import kind_of
 from trainbox.channels.streams import LONGEST_LINE, PIECE_BYTES, Lines, Stream, lines_in_head, max_pieces, read_lines
@@ -52,16 +53,21 @@ def look(stream: Stream, path: Path, columns: Columns) -> Source | None:
     (number, first), (_, second) = opening.lines[0], opening.lines[:2][-1]
     delimiter = columns.delimiter or opening.delimiter or _delimiter_of(second, columns, shown)
     cells = tuple(cell.strip() for cell in _split(first, delimiter, f"{shown}:{number}"))
-    _refuse_one_column(cells, second, columns, shown)
-    note, header = _about_comments(opening, shown), ""
+    following = _split(second, delimiter, shown)
+    lines = FirstLines(f"{shown}:{number}", first, second, cells, following, delimiter)
+    lines.refuse_odd(is_guessed=columns.delimiter is None)
+    notes, header = [*_about_comments(opening, shown), *lines.notes()], ""
     if not all(is_cell(cell, columns.missing) for cell in cells):
-        following = _split(second, delimiter, shown)
         is_row = columns.texts and _has_texts(cells, following, columns)
         if not is_row and not _names_numbers(cells, following, columns):
             _refuse_no_header(cells, columns, f"{shown}:{number}")
         header = "" if is_row else first
+    elif not cells[0] and list(cells[1:]) == [str(i) for i in range(len(cells) - 1)]:
+        raise _index(f"{shown}:{number}")
     elif len(cells) > _COUNTING and list(cells) == [str(i) for i in range(len(cells))]:
-        note = f"{shown}:{number}: 0,1,2,… is taken for a row; if it is a data frame's header, write with header=False"
+        notes += [
+            f"{shown}:{number}: 0,1,2,… is taken for a row; if it is a data frame's header, write with header=False"
+        ]
     return Source(
         path,
         shown,
@@ -72,26 +78,18 @@ def look(stream: Stream, path: Path, columns: Columns) -> Source | None:
         skip=number if header else opening.skipped,
         header=header,
         row_bytes=len(second),
-        note=note,
+        note="; ".join(notes),
     )
 
 
-def _about_comments(opening: Opening, shown: str) -> str:
-    return f"{shown}: lines that begin with # are comments, and left out" if opening.comments else ""
-
-
-def _refuse_one_column(cells: Sequence[str], line: str, columns: Columns, shown: str) -> None:
-    found = find_delimiter(line) if len(cells) == 1 and columns.delimiter is None else ""
-    if found:
-        raise DataError(
-            f"{shown}: columns seem to be separated by {found!r}: {short(line)}",
-            hint=f"set the hyperparameter delimiter={found}, or write CSV with commas",
-        )
+def _about_comments(opening: Opening, shown: str) -> list[str]:
+    return [f"{shown}: lines that begin with # are comments, and left out"] if opening.comments else []
 
 
 def _names_numbers(cells: Sequence[str], following: Sequence[str], columns: Columns) -> bool:
     """Whether a first line with words and numbers is a header, as the next line says."""
-    is_like = columns.texts or all(is_cell(cell.strip(), columns.missing) for cell in following)
+    is_alone = list(following) == list(cells)
+    is_like = is_alone or columns.texts or all(is_cell(cell.strip(), columns.missing) for cell in following)
     if len(following) != len(cells) or not is_like:
         return False
     words = [cell for cell in cells if not is_cell(cell, columns.missing)]
@@ -115,6 +113,8 @@ def _has_texts(cells: Sequence[str], following: Sequence[str], columns: Columns)
     if not any(_is_number(cell, columns) for cell in cells):
         return False
     words = [place for place, cell in enumerate(cells) if not is_cell(cell, columns.missing)]
+    if _names_numbers(cells, following, columns) and all(_is_number(following[place], columns) for place in words):
+        return False
     if words[0] >= columns.labels or len(following) != len(cells):
         return True
     is_label = not any(_is_number(following[place], columns) for place in words if place < columns.labels)
@@ -135,21 +135,25 @@ def _names_by_counting(cells: Sequence[str], columns: Columns) -> bool:
 def _refuse_no_header(cells: Sequence[str], columns: Columns, where: str) -> None:
     numbers = [cell for cell in cells if is_cell(cell, columns.missing) and cell not in columns.missing]
     word = next(place for place, cell in enumerate(cells) if not is_cell(cell, columns.missing))
+    names = [cell for cell in cells[1:] if not is_cell(cell, columns.missing)]
+    if cells[0] in {"", "Unnamed: 0"} and (not numbers or numbers_are_names(cells[1:], names, numbers)):
+        raise _index(where)
+    hint = hint_for_cell(cells[word], columns.missing) if numbers else ""
     if numbers and word < columns.labels:
         raise DataError(
             f"{where}: {cells[word]!r} is not a number, and the label must be one",
-            hint="encode the labels as numbers: 0 and 1, or 0, 1, 2, … for several classes",
+            hint=hint or "encode the labels as numbers: 0 and 1, or 0, 1, 2, … for several classes",
         )
     if numbers:
-        raise DataError(
-            f"{where}: {cells[word]!r} is not a number",
-            hint="if this line is a header, give every column a name that is not a number, or leave the header out",
-        )
-    if cells[0] in {"", "Unnamed: 0"}:
-        raise DataError(
-            f"{where}: the header does not name the first column, which looks like a data frame's index",
-            hint="the first column must be the label: write with index=False",
-        )
+        other = "if this line is a header, give every column a name that is not a number, or leave the header out"
+        raise DataError(f"{where}: {cells[word]!r} is not a number", hint=hint or other)
+
+
+def _index(where: str) -> DataError:
+    return DataError(
+        f"{where}: the header does not name the first column, which looks like a data frame's index",
+        hint="the first column must be the label: write with index=False",
+    )
 
 
 def _delimiter_of(line: str, columns: Columns, shown: str) -> str:

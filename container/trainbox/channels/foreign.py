@@ -28,7 +28,9 @@ class Foreign(msgspec.Struct, frozen=True):
 
 
 _R = Foreign("an R workspace (.RData)", "write CSV: write.csv(frame, 'train.csv', row.names=FALSE)")
-#: By the first bytes.
+_JSON = Foreign("JSON", "write CSV, for example pandas.read_json(path, lines=True).to_csv('train.csv', index=False)")
+_TWICE = Foreign("packed twice", "unpack it once")
+#: By the first bytes, after the file is unpacked.
 _MAGIC: tuple[tuple[bytes, Foreign], ...] = (
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Foreign("an Excel workbook (.xls)", _SAVE_AS)),
     (b"\x93NUMPY", Foreign("a NumPy array (.npy)", _ARRAYS)),
@@ -42,6 +44,8 @@ _MAGIC: tuple[tuple[bytes, Foreign], ...] = (
     (b"RDX3\n", _R),
     (b"<stata_dta>", Foreign("a Stata file (.dta)", _EXPORT)),
     (b"$FL2", Foreign("an SPSS file (.sav)", _EXPORT)),
+    (b"\x1f\x8b\x08", _TWICE),
+    (b"\x28\xb5\x2f\xfd", _TWICE),
     (b"\xfd7zXZ\0", Foreign("packed with xz", "pack it with gzip, bzip2, zstd, lz4 or brotli instead, or not at all")),
     (b"7z\xbc\xaf\x27\x1c", Foreign("a 7z archive", _UNPACK)),
     (b"Rar!\x1a\x07", Foreign("a RAR archive", _UNPACK)),
@@ -81,7 +85,10 @@ _FORMS: tuple[tuple[re.Pattern[bytes], Foreign], ...] = (
         re.compile(rb"\x78[\x01\x5e\x9c\xda]" + _BINARY, re.DOTALL),
         Foreign("packed with zlib, as joblib packs a pickle", _EXPORT),
     ),
-    (re.compile(rb"\s*<(?:!doctype|html|\?xml|error>)", re.IGNORECASE), Foreign("HTML or XML", _AGAIN)),
+    (
+        re.compile(rb"\s*<(?:!doctype|html|\?xml|error>|[a-z]\w{0,40}[^<>\n]{0,200}>\s*<)", re.IGNORECASE),
+        Foreign("HTML or XML", _AGAIN),
+    ),
     (
         re.compile(rb"(?:\s*%[^\n]*+\n|\s*\n)*+\s*@relation\s", re.IGNORECASE),
         Foreign("an ARFF file (Weka)", _EXPORT),
@@ -114,8 +121,12 @@ def identify(head: bytes, suffix: str = "") -> Foreign | None:
         head: Some kilobytes.
         suffix: How its name ends, for what has no mark of its own.
     """
-    if not head:
-        return None
+    if not any(head):
+        return (
+            Foreign("nothing but bytes of zero", "a copy that was cut off may have holes of them: upload it again")
+            if head
+            else None
+        )
     if head.startswith(_ZIP):
         return next((found for name, found in _IN_ZIP if name.search(head)), Foreign("a zip archive", _UNPACK))
     if head[_TAR_AT:].startswith(_TAR):
@@ -130,7 +141,7 @@ def _identify_text(head: bytes) -> Foreign | None:
     if len(pairs) > 2 and any(pairs) and not (any(pairs[::2]) and any(pairs[1::2])):  # noqa: PLR2004 - one character
         return Foreign("not UTF-8 text: it is UTF-16", _UTF8)
     if _is_json(head.lstrip(b"\xef\xbb\xbf \t\r\n")):
-        return Foreign("JSON", f"{_EXPORT}, after pandas.read_json(path, lines=True)")
+        return _JSON
     return None
 
 

@@ -17,7 +17,8 @@ _WORDS = frozenset(
     }
 )
 _N = NUMBER.pattern
-_FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
+#: Numbers, as they are not read.
+_SPELLINGS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"{_N}\s*[%‰]", re.ASCII), "write the number without a percent sign"),
     (re.compile(r"[$€£¥₹]\s*[\d.,]+|[\d.,]+\s*[$€£¥₹]"), "write the amount without a currency sign"),
     (
@@ -25,6 +26,13 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
         "write thousands without separators, and decimals with a point",
     ),
     (re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+|[+-]?\d*,\d+"), "write numbers with a decimal point"),
+    (re.compile(r"[+-]?0x[0-9a-f]+", re.IGNORECASE), "write plain decimal numbers"),
+    (re.compile(r"[+-]?\d+(?:_\d+)+"), "write thousands without separators"),
+    (re.compile(r"[+-]?\d*\.?\d*d[+-]?\d+", re.IGNORECASE), "write exponents with e: 1.5e3"),
+    (re.compile(r"[\u2212\u2013]\s*[\d.]+"), "write a minus as '-'"),
+)
+#: What is no number: other cells that hint at how a file was written.
+_OTHERS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"'.*'", re.DOTALL), "quote with double quotes, or not at all"),
     (
         re.compile(
@@ -36,13 +44,12 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(rf"\d+:{_N}", re.ASCII),
         "this looks like libsvm: separate the pairs by blanks, and set the content type to text/libsvm",
     ),
+    (re.compile(r"[(\[{].*|.*[)\]}]", re.DOTALL), "write rows without brackets"),
     (re.compile(rf"{_N}\s*#.*", re.ASCII | re.DOTALL), "a comment needs a line of its own, which begins with #"),
-    (re.compile(r"[+-]?0x[0-9a-f]+", re.IGNORECASE), "write plain decimal numbers"),
-    (re.compile(r"[+-]?\d+(?:_\d+)+"), "write thousands without separators"),
-    (re.compile(r"[+-]?\d*\.?\d*d[+-]?\d+", re.IGNORECASE), "write exponents with e: 1.5e3"),
-    (re.compile(r"[\u2212\u2013]\s*[\d.]+"), "write a minus as '-'"),
 )
-_NAME_OF_NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
+#: As data frames name columns, also where the numbers are floats.
+_NAME_OF_NUMBER = re.compile(r"(?:0|[1-9]\d{0,8})(?:\.0)?", re.ASCII)
+_NAME = re.compile(r"[^\W\d].*", re.DOTALL)
 #: A longer cell is no number that somebody has written in another way.
 _LONGEST = 100
 #: So many ascending numbers in a line of names are names; fewer only where they count from 0 or 1.
@@ -54,15 +61,22 @@ def is_word_for_missing(cell: str) -> bool:
     return cell.strip().lower() in _WORDS
 
 
+def spells_number(word: str) -> bool:
+    """Whether a word is a number to people, though not here: `1,234`, `50%`, `$5`."""
+    return len(word) <= _LONGEST and any(form.fullmatch(word) for form, _ in _SPELLINGS)
+
+
 def hint_for_cell(cell: str, missing: Sequence[str]) -> str:
     """What to do about a cell that is not a number; empty where nothing about it is known."""
     text = cell.strip()
+    if NUMBER.fullmatch(text):
+        return "write no blanks but ordinary ones around numbers"
     if len(text) > _LONGEST:
         return ""
     if is_word_for_missing(text):
         words = json.dumps([*missing, text], ensure_ascii=False, separators=(",", ":"))
         return f"if {short(text)} stands for a missing value, say so with the hyperparameter missing={words}"
-    return next((hint for form, hint in _FORMS if form.fullmatch(text)), "")
+    return next((hint for form, hint in (*_SPELLINGS, *_OTHERS) if form.fullmatch(text)), "")
 
 
 def numbers_are_names(cells: Sequence[str], words: Sequence[str], numbers: Sequence[str]) -> bool:
@@ -75,9 +89,9 @@ def numbers_are_names(cells: Sequence[str], words: Sequence[str], numbers: Seque
     """
     if len(words) + len(numbers) != len(cells) or not all(map(_NAME_OF_NUMBER.fullmatch, numbers)):
         return False
-    if not all(any(map(str.isalpha, word)) and not is_word_for_missing(word) for word in words):
+    if not all(_NAME.fullmatch(word) and not is_word_for_missing(word) for word in words):
         return False
-    values = [int(number) for number in numbers]
+    values = [int(float(number)) for number in numbers]
     counts = values[0] in {0, 1} and values == list(range(values[0], values[0] + len(values)))
     ascends = all(one < other for one, other in itertools.pairwise(values))
     return counts or (ascends and len(values) >= _FEWEST_NAMES)

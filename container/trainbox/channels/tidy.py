@@ -33,12 +33,14 @@ def open_lines(lines: Sequence[tuple[int, str]]) -> Opening:
     """Leave out comments (#) and a line `sep=;`, unless nothing else is there."""
     rows = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
     named = _NAMES_DELIMITER.fullmatch(rows[0][1]) if len(rows) > 1 else None
-    kept = (rows[1:] if named else rows) or list(lines)
+    # Cells may begin with #, as colours do: then all lines do, and have several.
+    others = lines if all(any(sign in line for sign in ",;\t|") for _, line in lines) else ()
+    kept = (rows[1:] if named else rows) or list(others)
     return Opening(
         lines=tuple(kept),
         skipped=kept[0][0] - 1 if kept else 0,
         delimiter=named[1] if named else "",
-        comments=len(lines) - len(rows) if rows else 0,
+        comments=len(lines) - len(rows) if rows or not kept else 0,
     )
 
 

@@ -13,7 +13,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 #: Python converts no more than 4,300 to a number.
 _MOST_DIGITS = 4000
 _GROUP = re.compile(rf"qid:(-?\d{{1,{_MOST_DIGITS}}})", re.ASCII)
-_FORM = "a row is label[:weight] [qid:N] index:value …, for example: 1 3:0.5 7:2"
+FORM = "a row is label[:weight] [qid:N] index:value …, for example: 1 3:0.5 7:2"
 
 Fault = tuple[str, str]
 
@@ -36,7 +36,7 @@ def first_bad_line(lines: Lines, shown: str) -> DataError:
             is_last = number == lines.number + len(rows) - 1  # what follows the last line end, if there is one
             hint = f"the file ends here, without a line end: is it whole? {fault[1]}" if is_last else fault[1]
             return DataError(f"{shown}:{number}: {fault[0]}", hint=hint)
-    return DataError(f"{shown}: a row after line {lines.number} cannot be read as libsvm", hint=_FORM)
+    return DataError(f"{shown}: a row after line {lines.number} cannot be read as libsvm", hint=FORM)
 
 
 def _fault_of_bytes(row: str) -> Fault | None:
@@ -63,13 +63,13 @@ def _fault_of_row(tokens: list[str]) -> Fault | None:
     if not NUMBER.fullmatch(label):
         if "," in tokens[0] or ";" in tokens[0]:
             return f"{short(tokens[0])} is no label: this looks like CSV", "set the channel's content type to text/csv"
-        return f"the label {short(label)} is not a number", f"encode the labels as numbers; {_FORM}"
+        return f"the label {short(label)} is not a number", f"encode the labels as numbers; {FORM}"
     if ":" in tokens[0] and not NUMBER.fullmatch(weight):
-        return f"the weight {short(weight)} is not a number", _FORM
+        return f"the weight {short(weight)} is not a number", FORM
     rest = tokens[1:]
     if rest and rest[0].startswith("qid"):
         if not _GROUP.fullmatch(rest[0]) or abs(int(rest[0][4:])) >= 2**63:
-            return f"{short(rest[0])} is no group: it is not an integer", _FORM
+            return f"{short(rest[0])} is no group: it is not an integer", FORM
         rest = rest[1:]
     return _fault_of_pairs(rest)
 
@@ -79,11 +79,11 @@ def _fault_of_pairs(tokens: list[str]) -> Fault | None:
     for token in tokens:
         index, colon, value = token.partition(":")
         if index == "qid":
-            return f"{short(token)} stands behind a pair", _FORM
+            return f"{short(token)} stands behind a pair", FORM
         if not colon or not index.isascii() or not index.isdecimal():
-            return f"{short(token)} is no index:value", _FORM
+            return f"{short(token)} is no index:value", FORM
         if not _VALUE.fullmatch(value):
-            return f"{short(token)}: the value is not a number", f"encode text as numbers; {_FORM}"
+            return f"{short(token)}: the value is not a number", f"encode text as numbers; {FORM}"
         if len(index) > _MOST_DIGITS or int(index) >= MOST_COLUMNS:
             return (
                 f"{short(token)}: the index is larger than {MOST_COLUMNS - 1:,}",

@@ -1,7 +1,8 @@
 """What is found out about columns with words in them while a channel is read, block by block.
 
 `True` and `False` are numbers, 1 and 0, as in Parquet. A column of other words is one of texts if no cell of it is a
-number, or if the caller names it; which it is shows with its first cell that is not missing, and holds from there on.
+number, however it is spelled, or if the caller names it; which it is shows with its first cell that is not missing,
+and holds from there on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ import pyarrow as pa
 from trainbox.channels.arrays import values_of
 from trainbox.channels.coding import LONGEST_TEXT, MOST_CATEGORIES, Coding
 from trainbox.channels.layout import Layout
-from trainbox.channels.odd import hint_for_cell, is_word_for_missing
+from trainbox.channels.odd import hint_for_cell, is_word_for_missing, spells_number
 from trainbox.channels.spelling import BLANKS, FLAGS, NOT_A_NUMBER, Kind, kind_of
 from trainbox.channels.table import Columns
 from trainbox.contract.text import short
@@ -111,7 +112,8 @@ class Words:
         words = {word for text in texts if not self.is_missing(word := text.strip(BLANKS))}
         kinds: set[Kind] = {kind_of(word) for word in words}
         if kinds == {"text"} and column in self._open:
-            self.begin_text(column, min(words))
+            if not all(map(spells_number, words)):  # which is refused with a hint
+                self.begin_text(column, min(words))
         elif "flag" in kinds and column not in self._codes:
             self._flags.add(column)
 
