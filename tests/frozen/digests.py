@@ -1,8 +1,8 @@
 """What a training has left, as text that can be compared: JSON as it is, the rest as digests of what is in it.
 
 Left out is what may differ from run to run or is nobody's promise: times, the compression of archives, the order of
-what lies between the fields of a tree, pictures (their names are recorded), and the versions in `model.json`, which
-the record has apart.
+what lies between the fields of a tree, pictures (their names are recorded), and of a model's card the digests of files
+and the versions, which the record has apart.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from tests.frozen.recorded import as_json, read
 from tests.frozen.trainings import Trained, Training
 
 #: By name, in any JSON.
-_CHANGING = ("samples_per_second", "versions", "save")
+_CHANGING = ("samples_per_second", "versions", "save", "files")
 #: All that a tree decides by.
 _FIELDS = (
     "children_left",

@@ -5,6 +5,9 @@ step, versions, and what the model predicts for the first rows of the validation
 on are those of `trainings.draw_rows`, which must stay as they are: a checkpoint of other rows is refused.
 
 They are recorded once. A later format gets fixtures beside these, under other names.
+
+`xgboost-at-quantiles` is of `trainings.AT_QUANTILES`, and has the model with which that commit ended, whole: of so many
+rows it cut the features into bins at exact quantiles, where nobody had to ask for it.
 """
 
 import json
@@ -21,11 +24,15 @@ import numpy.typing as npt
 from tests.frozen.digests import versions
 from tests.frozen.recorded import DIRECTORY, as_json
 from tests.frozen.trainings import TRAININGS, Trained, Training, draw_rows
+from trainbox.contract.model_card import CARD_FILE, read_card
 
 FIXTURES = DIRECTORY / "fixtures"
 _ROWS = 8
 _PLACE = re.compile(rb'(File \\")/[^"]*?/((?:site-packages|trainbox|train_scripts)/)')
-_MODEL_FILES = ("xgboost-model", "model.joblib", "model.skops", "model.pt", "model.pt2", "model.json")
+_MODEL_FILES = ("xgboost-model", "model.joblib", "model.skops", "model.pt", "model.pt2", CARD_FILE)
+
+
+AT_QUANTILES = "xgboost-at-quantiles"
 
 
 def about(name: str) -> dict[str, Any]:
@@ -39,9 +46,9 @@ def with_a(what: str) -> list[str]:
     return [name for name, job in TRAININGS.items() if what in job.fixtures]
 
 
-def has_same_versions(name: str) -> bool:
+def has_same_versions(name: str, job: Training | None = None) -> bool:
     """Whether the libraries are those that have made a fixture."""
-    return bool(about(name)["versions"] == versions(TRAININGS[name]))
+    return bool(about(name)["versions"] == versions(job or TRAININGS[name]))
 
 
 def keep(name: str, job: Training, done: Trained) -> None:
@@ -55,7 +62,7 @@ def keep(name: str, job: Training, done: Trained) -> None:
         shutil.copytree(earliest, directory / "checkpoints" / earliest.name)
         noted["step"] = int(earliest.name.removeprefix("step-"))
     if "model" in job.fixtures:
-        (directory / "model").mkdir()
+        (directory / "model" / CARD_FILE).parent.mkdir(parents=True)
         for file in _MODEL_FILES:
             if (root / "model" / file).exists():
                 shutil.copy(root / "model" / file, directory / "model" / file)
@@ -106,7 +113,7 @@ def _joblib(path: Path, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _skops(path: Path, inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     import skops.io  # noqa: PLC0415 - likewise
 
-    trusted = json.loads(path.with_name("model.json").read_bytes())["skops"]["trusted"]
+    trusted = read_card(path.parent).trusted
     found: npt.NDArray[Any] = skops.io.load(path, trusted=trusted).predict_proba(inputs)
     return found
 

@@ -47,6 +47,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     #: How the rows are spread over the hosts.
     distribution: str = "FullyReplicated"
     hosts: int = 1
+    #: Of each channel.
+    rows: int = 120
     #: Processes of PyTorch on one host.
     ranks: int = 1
     #: What makes the bytes.
@@ -77,6 +79,13 @@ _OF_XGBOOST = ("xgboost-cpu", "numpy")
 _OF_FORESTS = ("scikit-learn", "numpy", "scipy")
 _OF_TORCH = ("torch", "numpy")
 
+#: Of so many rows in memory an earlier version had the bins at exact quantiles.
+AT_QUANTILES = Training(
+    script="xgboost",
+    hyperparameters={**_XGBOOST, "max_depth": "2", "eval_train_every": "0"},
+    rows=100_000,
+    libraries=_OF_XGBOOST,
+)
 TRAININGS: dict[str, Training] = {
     "xgboost": Training(
         script="xgboost", hyperparameters=_XGBOOST, libraries=_OF_XGBOOST, fixtures=("checkpoint", "model")
@@ -195,7 +204,7 @@ def _build_tree(job: Training, root: Path, hosts: Sequence[str], number: int) ->
         if job.images:
             _write_images(folder / "images.npz", seed)
             continue
-        rows = draw_rows(seed)
+        rows = draw_rows(seed, job.rows)
         own = rows[number :: len(hosts)] if job.distribution == "ShardedByS3Key" else rows
         (folder / "rows.csv").write_text("".join(f"{row}\n" for row in own))
 

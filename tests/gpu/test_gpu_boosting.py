@@ -17,6 +17,7 @@ import xgboost as xgb
 from tests.support import segments
 from tests.support.trees import Tree
 from tests.support.waiting import eventually
+from trainbox.contract.model_card import read_card
 
 ROWS = 40_000
 GPUS = torch.cuda.device_count()
@@ -58,12 +59,12 @@ def trained(tree: Tree, **more: str) -> tuple[bytes, str]:
     return (tree.model / "xgboost-model").read_bytes(), run.stdout.decode()
 
 
-def final(tree: Tree) -> dict[str, float]:
-    return dict(json.loads((tree.model / "model.json").read_bytes())["metrics"])
+def final(tree: Tree) -> dict[str, float | None]:
+    return dict(read_card(tree.model).metrics)
 
 
 def test_interrupted_at_four_rounds_training_comes_to_the_same_bytes_on_a_gpu() -> None:
-    names = [name for name in segments.CASES if name != "exact"]  # which only a processor grows
+    names = [name for name in segments.CASES if name not in segments.ON_PROCESSORS]
     answer = subprocess.run(
         [sys.executable, segments.__file__, "--device", "cuda", *names],
         env={**os.environ, "PYTHONPATH": str(Path(segments.__file__).parents[2] / "container")},

@@ -61,6 +61,8 @@ def checkout(tmp_path: Path) -> Path:
         (".venv", ".dev"),
         (".venv", ".release"),
         (".venv-incumbent", ".ready"),
+        (".venv-hosting-3.0", ".ready"),
+        (".venv-hosting-1.7", ".ready"),
     ):
         (copy / name).mkdir(exist_ok=True)
         (copy / name / stamp).touch()

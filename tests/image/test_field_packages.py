@@ -11,7 +11,7 @@ import pytest
 
 from tests.image.test_image import docker, label
 
-pytestmark = [pytest.mark.docker, pytest.mark.long]
+pytestmark = pytest.mark.docker
 
 #: What pip is asked for, and code that uses what is compiled in it.
 PACKAGES = {
@@ -49,6 +49,7 @@ print(shap.TreeExplainer(forest).shap_values(rows[:3]).shape)
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", PACKAGES)
 def test_it_installs_and_works(image: str, package: str, tmp_path: Path) -> None:
     version = label(image, "trainbox.python")
@@ -72,6 +73,7 @@ def test_it_installs_and_works(image: str, package: str, tmp_path: Path) -> None
     print(answer.stdout)
 
 
+@pytest.mark.representative
 def test_the_libraries_of_the_system_are_there_and_dpkg_knows_them(image: str) -> None:
     lines = (Path(__file__).parents[2] / "tools/image/system").read_text().splitlines()
     libraries, packages = zip(*(line.split() for line in lines if not line.startswith("#")), strict=True)

@@ -69,7 +69,10 @@ dist.destroy_process_group()
 #: There is no /opt/ml before: the code is what the image itself has.
 OWN_SCRIPT = """
 mkdir -p /opt/ml/code
-printf '#!/bin/sh\npython -c "import trainbox; trainbox.save(\'m\', b\'x\')"\n' >/opt/ml/code/own.sh
+cat >/opt/ml/code/own.sh <<'END'
+#!/bin/sh
+python -c 'import trainbox; trainbox.save("m", b"x")'
+END
 exec train
 """
 ROOT = Path(__file__).parents[2]

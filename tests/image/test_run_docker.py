@@ -197,6 +197,7 @@ def test_a_script_that_only_the_image_has_is_found_and_runs(here: Path, engine: 
     container = engine.create_container(IMAGE, ["true"])
     try:
         engine.put_archive(container, "/opt/train_scripts", _packed({"own_algorithm.py": OWN.encode()}))
+        engine.put_archive(container, "/opt", _packed({"program/fit.py": OWN.encode()}))
         engine.commit(container, repository="trainbox-test", tag="own-script")
     finally:
         engine.remove_container(container)
@@ -205,6 +206,11 @@ def test_a_script_that_only_the_image_has_is_found_and_runs(here: Path, engine: 
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT)
         assert done.returncode == 0, done.stdout + done.stderr
         assert (here / "out" / "model" / "m").read_text() == "of the image"
+        assert "\nprocess " not in done.stdout
+        command = [*COMMAND, "/opt/program/fit.py", "--docker", name, "--out", "by-path"]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (here / "by-path" / "model" / "m").read_text() == "of the image"
         command = [*COMMAND, "own_algoritm", "--docker", name, "--out", "refused"]
         done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, timeout=LIMIT)
         assert done.returncode == 10

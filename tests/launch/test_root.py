@@ -135,6 +135,21 @@ def test_what_the_script_starts_without_its_environment_finds_the_tree_too(here:
 
 
 @pytest.mark.process
+def test_a_root_that_an_image_has_left_over_does_not_take_the_model_from_sagemaker(here: Path) -> None:
+    request = "mkdir -p /opt/ml/input/config /opt/ml/output; echo '{}' >/opt/ml/input/config/hyperparameters.json"
+    hosts = """echo '{"hosts": ["algo-1"], "current_host": "algo-1"}' >/opt/ml/input/config/resourceconfig.json"""
+    code = "mkdir -p /opt/other/code; cp src/train.py /opt/other/code"
+    command = ["sh", "-c", '"$@"; code=$?; cat /opt/ml/output/failure; exit $code', "sh", *TRAIN]
+    env = {"TRAINBOX_ROOT": "/opt/other", "SAGEMAKER_PROGRAM": "train.py"}
+    here_too = in_container(here, f"{request}; {hosts}; {code}", env, command)
+    assert "/opt/other/model/model.bin" in here_too.stdout, "elsewhere a person may do so"
+    done = in_container(here, f"{request}; {hosts}; {code}", {**env, "TRAINING_JOB_ARN": "arn:aws:x"}, command)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.startswith("ClientError: TRAINBOX_ROOT is /opt/other, and SageMaker's request is in /opt/ml/")
+    assert "model.bin" not in done.stdout
+
+
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_model_that_has_no_place_is_said_at_the_start_and_fails_the_job(here: Path) -> None:
     done = in_container(here, CODE, {"SAGEMAKER_PROGRAM": "train.py"}, (*OTHER_USER, *TRAIN))

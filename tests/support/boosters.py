@@ -1,7 +1,8 @@
 """Models of every kind that XGBoost writes: boosters, objectives, categories, several outputs, pruned and cut trees.
 
 A program of its own, so that it runs on any Python that has XGBoost: `python boosters.py` says of each kind whether the
-check takes it, as UBJSON and as JSON, and whether its UBJSON decodes to what encodes to the same bytes.
+check takes it, as UBJSON and as JSON, whether its UBJSON decodes to what encodes to the same bytes, and whether it is
+the same model with its base score spelt as one number.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import xgboost as xgb
 
@@ -20,6 +22,7 @@ from tests.support.ubjson import encode
 from trainbox.errors import DataError
 from trainbox.xgboost.model_check import check_model
 from trainbox.xgboost.model_check.ubjson import decode
+from trainbox.xgboost.readers import for_every_reader, spell_base_score
 
 ROWS, FEATURES = 80, 4
 _AFT = {"objective": "survival:aft", "aft_loss_distribution": "logistic"}
@@ -155,6 +158,31 @@ def _judge(booster: xgb.Booster) -> list[str]:
     expected = (booster.num_boosted_rounds(), booster.num_features())
     if any((model.rounds, model.features) != expected for model in models) or len({*models}) > 1:
         wrong.append(f"{models} should have {expected}")
+    return [*wrong, *_judge_spelling(binary)]
+
+
+def _judge_spelling(model: bytes) -> list[str]:
+    """What is wrong with the model whose base score is spelt as one number, where it is one."""
+    wrong, spelt = [], spell_base_score(model)
+    documents: list[Any] = [decode(model), decode(spelt)]
+    plain, ours = documents
+    was, now = (each["learner"]["learner_model_param"].pop("base_score") for each in documents)
+    if {*was.strip("[]").split(",")} != {*now.strip("[]").split(",")} or ("," not in now and now[0] == "["):
+        wrong.append(f"base_score was {was} and is {now}")
+    if encode(plain) != encode(ours):
+        wrong.append("something else has changed")
+    moved, was_known = for_every_reader(model), check_model(model, source="as it was")
+    for content in (spelt, moved):
+        known = check_model(content, source="for readers")
+        if msgspec.structs.replace(known, booster="gbtree") != msgspec.structs.replace(was_known, booster="gbtree"):
+            wrong.append("the check takes it for another model")
+        if encode(decode(content)) != content:
+            wrong.append("it is decoded to something else")
+    first, second = (bytes(xgb.Booster(model_file=bytearray(each)).save_raw("ubj")) for each in (model, spelt))
+    if first != second:
+        wrong.append("XGBoost writes it otherwise than the model as it was")
+    if for_every_reader(moved) != moved:
+        wrong.append("what is for every reader is not")
     return wrong
 
 

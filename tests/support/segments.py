@@ -24,22 +24,20 @@ from trainbox.xgboost import (
     booster_parameters,
     evaluate,
     is_finished,
-    matrices,
     metric_names,
     objective_of,
     shards,
 )
-from trainbox.xgboost.matrices import make_matrices
+from trainbox.xgboost.matrices import choose_bins, make_matrices
 from trainbox.xgboost.shards import Part, Shard, read_shard, shard_of
 
-#: As of many rows.
-EXACT = "bins at exact quantiles"
+AT_QUANTILES = "bins at exact quantiles"
 ON_DISK = "rows in blocks on the disk"
 SAMPLING = {"subsample": 0.7, "colsample_bytree": 0.6, "colsample_bynode": 0.8}
 CASES: dict[str, dict[str, object]] = {
     "sampling": {"objective": "binary:logistic", **SAMPLING},
     "no sampling": {"objective": "binary:logistic"},
-    EXACT: {"objective": "binary:logistic", "max_bin": 32, **SAMPLING},
+    AT_QUANTILES: {"objective": "binary:logistic", "max_bin": 32, "bins": "quantiles", **SAMPLING},
     ON_DISK: {"objective": "binary:logistic", "external_memory": "on", **SAMPLING},
     "two outputs": {"objective": "reg:squarederror", "label_columns": 2, **SAMPLING},
     "a tree for both outputs": {
@@ -70,6 +68,8 @@ CASES: dict[str, dict[str, object]] = {
     "pairs at random": {"objective": "rank:ndcg", "lambdarank_pair_method": "mean", "group_column": "0", **SAMPLING},
     "random bits of XGBoost itself": {"objective": "binary:logistic", "seed_per_iteration": True, **SAMPLING},
 }
+#: What is not done on a GPU.
+ON_PROCESSORS = ("exact", AT_QUANTILES)
 
 
 def table(params: Params, seed: int) -> Table:
@@ -108,7 +108,7 @@ def trained(params: Params, stops: tuple[int, ...], shards: Mapping[str, Shard])
     """Train, asked to stop after each of these rounds; each time it goes on from its newest checkpoint."""
     saved = progress = Progress()
     for stop_at in (*stops, None):
-        made = None if params.method == "approx" else make_matrices(dict(shards), params, members=1)
+        made = None if params.method == "approx" else _make(shards, params)
         rounds: list[int] = []
 
         for progress in boost(
@@ -129,7 +129,11 @@ def trained(params: Params, stops: tuple[int, ...], shards: Mapping[str, Shard])
 def _matrices(
     shards: Mapping[str, Shard], params: Params, made: Mapping[str, xgb.DMatrix] | None
 ) -> Mapping[str, xgb.DMatrix]:
-    return made or make_matrices(dict(shards), params, members=1)
+    return made or _make(shards, params)
+
+
+def _make(shards: Mapping[str, Shard], params: Params) -> Mapping[str, xgb.DMatrix]:
+    return make_matrices(dict(shards), params, bins=choose_bins(shards["train"], params, members=1))
 
 
 def _score(
@@ -148,8 +152,7 @@ def check(names: Sequence[str], device: str) -> dict[str, bool]:
     same = {}
     for name in names:
         params = Params(num_round=23, checkpoint_every=5, nthread=1, device=device, **CASES[name])  # type: ignore[arg-type]
-        least = 0 if name == EXACT else matrices.LEAST_ROWS
-        with TemporaryDirectory() as directory, patch.object(matrices, "LEAST_ROWS", least):
+        with TemporaryDirectory() as directory:
             rows = read(params, Path(directory))
             whole, interrupted = trained(params, (), rows), trained(params, (3, 11, 12, 19), rows)
         assert is_finished(interrupted.history, objective_of(params), params)

@@ -1,10 +1,13 @@
 """UBJSON written as XGBoost writes it: what is decoded and encoded again is the same bytes."""
 
+import json
+import re
 import struct
 from typing import Any
 
 import numpy as np
 
+_BASE_SCORE = re.compile(rb"base_scoreSL(.{8})", re.DOTALL)
 _MARKERS = {"i1": "i", "u1": "U", "i2": "I", "i4": "l", "i8": "L", "f4": "d", "f8": "D"}
 
 
@@ -45,3 +48,12 @@ def _text(text: str) -> bytes:
 
 def _length(number: int) -> bytes:
     return b"L" + struct.pack(">q", number)
+
+
+def without_base_score(model: bytes) -> tuple[bytes, list[float]]:
+    """All of a model but how the first predictions are spelled, and those."""
+    found = _BASE_SCORE.search(model)
+    assert found is not None
+    end = found.end() + int.from_bytes(found[1])
+    numbers = json.loads(model[found.end() : end])
+    return model[: found.start()] + model[end:], numbers if isinstance(numbers, list) else [numbers]

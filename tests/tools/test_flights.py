@@ -126,7 +126,7 @@ def test_validation_is_later_than_training(
     assert parts["train"].index.tolist() == [0, 1, 2, 4, 5, 3]
 
 
-def test_what_is_written_is_the_same_every_time_and_has_no_header(
+def test_what_is_written_is_the_same_every_time_and_has_a_header(
     tmp_path: Path, slice_of_flights: pd.DataFrame, planes: pd.DataFrame, weather: pd.DataFrame
 ) -> None:
     table, codes = flights_tool.prepare(slice_of_flights, planes, weather)
@@ -138,8 +138,10 @@ def test_what_is_written_is_the_same_every_time_and_has_no_header(
     assert len(names) == 6 + 2 + 1
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
     about = json.loads((tmp_path / "one" / "features.json").read_text())
-    row = (tmp_path / "one" / "train" / "flights-1.csv").read_text().split("\n")[0]
-    assert len(row.split(",")) == 1 + len(about["features"])
+    for file in ("train/flights-1.csv", "train/flights-6.csv", "validation/flights-2.csv"):
+        head = (tmp_path / "one" / file).read_text().split("\n")[0]
+        assert head.split(",") == ["late", *about["features"]]
+    row = (tmp_path / "one" / "train" / "flights-1.csv").read_text().split("\n")[1]
     assert row.startswith("1,2,360,540,2,0,0,4,1400,10,150,10.0,")
     assert about["channels"]["train"] == {"rows": 6, "late": 2}
 

@@ -14,6 +14,7 @@ import torch
 
 from tests.support.digits import write_digits
 from tests.support.worlds import Ranks, finish
+from trainbox.contract.model_card import read_card
 from trainbox.errors import DataError
 from trainbox.metrics import check, parse_line
 from trainbox.torch import Columns, read_images, read_rows
@@ -70,7 +71,7 @@ def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     ]
     log, other = finish([SCRIPT, *flags], root=tmp_path / "root")
     model = tmp_path / "root" / "model"
-    about = json.loads((model / "model.json").read_bytes())
+    card = read_card(model)
     weights = torch.load(model / "model.pt", weights_only=True)
     program: Any = torch.export.load(model / "model.pt2").module()
 
@@ -79,16 +80,12 @@ def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     assert parse_line(log.strip().splitlines()[-1]) is not None
     assert "[metrics]" not in other
     assert "2 ranks, 2 on this host, gloo on cpu (there is no GPU here), fp32" in log
-    assert (about["complete"], about["classes"], about["inputs"]) == (
-        True,
-        [str(digit) for digit in range(10)],
-        [1, 8, 8],
-    )
-    assert about["statistics"]["0.mean"] == weights["0.mean"].flatten().tolist()
+    assert (card.complete, card.classes, card.shape) == (True, tuple(str(digit) for digit in range(10)), (1, 8, 8))
+    assert card.details["statistics"]["0.mean"] == weights["0.mean"].flatten().tolist()
     images = read_images(tmp_path / "validation")
     outputs = program(torch.from_numpy(images.pixels).float())
     accuracy = (outputs.argmax(1).numpy() == images.labels).mean()
-    assert accuracy == pytest.approx(about["metrics"]["validation:accuracy"], abs=1e-9)
+    assert accuracy == pytest.approx(card.metrics["validation:accuracy"], abs=1e-9)
     assert program(torch.from_numpy(images.pixels[:1]).float()).shape == (1, 10)
 
 
@@ -103,10 +100,12 @@ def test_stopped_and_resumed_it_leaves_the_same_model(size: int, digits: list[st
         log = ranks.log(0)
     found = re.search(r"all ranks leave after step (\d+); it is saved", log)
     assert found, log
-    unfinished = json.loads((tmp_path / "cut/model/model.json").read_bytes())
-    assert not unfinished["complete"]
+    unfinished = read_card(tmp_path / "cut/model")
+    assert not unfinished.complete
     again = finish([SCRIPT, *flags], root=tmp_path / "cut", size=size)[0]
     assert f"resuming from step {found[1]}" in again
+    curves = [(tmp_path / root / "output/data/learning-curves.json").read_text() for root in ("whole", "cut")]
+    assert [json.loads(text)["validation:loss"]["epochs"] for text in curves] == [[0, 1, 2, 3]] * 2
     models = [torch.load(tmp_path / root / "model/model.pt", weights_only=True) for root in ("whole", "cut")]
     assert models[0].keys() == models[1].keys()
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -121,11 +120,16 @@ def test_a_table_with_codes_and_holes_stops_early_at_its_best(table: list[str], 
     logged = check(script["metrics"](script["Params"](task="regression")), log.splitlines())
     assert (logged.undeclared, logged.unread_count) == ((), 0)
     assert [finding.count for finding in logged.findings] == [len(values)] * 4
-    about = json.loads((tmp_path / "root/model/model.json").read_bytes())
+    card = read_card(tmp_path / "root/model")
+    output = tmp_path / "root/output/data"
+    curves = json.loads((output / "learning-curves.json").read_text())
+    assert curves["validation:rmse"] == {"epochs": list(range(len(values) - 1)), "values": values[:-1]}
+    assert sorted(curves) == ["train:loss", "validation:loss", "validation:rmse"]
+    assert f" at {card.best_iteration} -->" in (output / "learning-curves.svg").read_text(), "its best epoch is marked"
     assert len(values) - 1 < 60
     assert values[-1] == pytest.approx(min(values[:-1]), rel=0.02)
     assert values[-1] < 40  # 100 is what the codes are worth, 224 is all of it
-    assert (about["epoch"], about["features"]) == (len(values) - 5, ["kind", "amount", "noise"])
+    assert (card.best_iteration, card.features.names) == (len(values) - 5, ("kind", "amount", "noise"))
     program: Any = torch.export.load(tmp_path / "root/model/model.pt2").module()
     guess = program(torch.tensor([[1.0, 50.0, float("nan")], [0.0, 50.0, 0.0], [9.0, 50.0, 0.0]]))
     assert guess[0].item() == pytest.approx(1300, abs=60)

@@ -14,6 +14,7 @@ import pytest
 import xgboost as xgb
 
 from tests.support.boosting_hosts import finish, make_trees, start
+from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
 
@@ -100,6 +101,14 @@ def test_texts_of_csv_and_of_parquet_give_the_trees_of_xgboosts_own_categories(t
     assert done.returncode == 0, done.stderr
     booster = xgb.Booster(model_file=bytearray(model_of(csv)))
     assert booster.get_dump(with_stats=True) == plain_trees(rows)
+    card = read_card(csv / "model")
+    assert card.features.types == {"color": "text"}
+    assert card.categories == {"color": COLORS}
+    assert card.classes == SPECIES
+    for sample in card.samples:
+        codes = np.array([[COLORS.index(str(sample.values["color"])), float(sample.values["x"])]], np.float32)
+        said = booster.predict(xgb.DMatrix(codes, feature_types=["c", "q"], enable_categorical=True))
+        np.testing.assert_allclose(said[0], np.array(sample.prediction, np.float32), rtol=1e-5)
     files = {"train/a.parquet": as_parquet(rows[:250]), "train/b.csv": as_csv(rows[250:])}
     parquet = make_tree(tmp_path / "parquet", files | {"validation/a.parquet": as_parquet(held_out)})
     assert run(parquet).returncode == 0
@@ -114,7 +123,7 @@ REFUSED = {
     "a text that training has not seen": (
         {"validation/a.csv": b"species,color,x\nsetosa,puce,1\n"},
         {},
-        "validation/a.csv:2: column 2 ('color'): 'puce' does not occur in the channel train",
+        "validation/a.csv:2: column 2 ('color'): 'puce' is not among the texts",
     ),
     "labels of texts and a number to predict": (
         {},
@@ -151,6 +160,23 @@ def test_a_text_that_training_has_not_seen_may_count_as_missing(tmp_path: Path) 
     assert "needs trainbox's `serve`" in done.stderr
 
 
+def test_a_job_that_goes_on_from_a_former_model_follows_its_codes(tmp_path: Path) -> None:
+    first = make_tree(tmp_path / "first", {"train/a.csv": as_csv(make_rows(200))})
+    assert run(first).returncode == 0
+    files = {f"model/{path.relative_to(first / 'model')}": path.read_bytes() for path in (first / "model").rglob("*.*")}
+    files["model/xgboost-model"] = model_of(first)
+    some = [row for row in make_rows(200, seed=3) if row[1] in {"red", "white", "violet"}]
+    again = make_tree(tmp_path / "again", files | {"train/a.csv": as_csv(some)})
+    done = run(again)
+    assert done.returncode == 0, done.stderr
+    card = read_card(again / "model")
+    assert card.categories == {"color": COLORS}
+    assert card.iterations == 12
+    more = make_tree(tmp_path / "more", files | {"train/a.csv": as_csv([*some, ("setosa", "puce", 1.0)])})
+    refused = run(more)
+    assert "'puce' is not among the texts" in refused.stderr
+
+
 def test_numbers_that_are_named_are_categories(tmp_path: Path) -> None:
     rows = "".join(f"{i % 2},{(94103, 10001, 60601)[i % 3]},{i / 7:.3f}\n" for i in range(90))
     binary = {"objective": "binary:logistic", "num_class": "", "eval_metric": "logloss", "categorical": "0"}
@@ -174,7 +200,7 @@ def test_two_hosts_code_texts_alike_and_give_the_model_of_one(tmp_path: Path) ->
     first = [row for row in rows if row[1] in {"red", "blue", "violet", ""}]
     second = [row for row in rows if row not in first]
     alike = HYPERPARAMETERS | {"checkpoint_every": "50", "subsample": "1", "colsample_bynode": "1"}
-    make_trees(tmp_path, **alike)
+    make_trees(tmp_path, **alike)  # type: ignore[arg-type]
     put_rows(tmp_path, "127.0.0.1", as_csv(first))
     put_rows(tmp_path, "127.0.0.2", as_csv(second))
     for host in ("127.0.0.1", "127.0.0.2"):
@@ -192,7 +218,7 @@ def test_two_hosts_code_texts_alike_and_give_the_model_of_one(tmp_path: Path) ->
 
 
 def test_hosts_that_disagree_on_what_a_column_is_are_named(tmp_path: Path) -> None:
-    make_trees(tmp_path, **HYPERPARAMETERS)
+    make_trees(tmp_path, **HYPERPARAMETERS)  # type: ignore[arg-type]
     put_rows(tmp_path, "127.0.0.1", as_csv(make_rows(50)))
     put_rows(tmp_path, "127.0.0.2", b"species,color,x\n" + b"setosa,7,1\nvirginica,8,2\n" * 20)
     ended = finish(start(tmp_path))

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+from trainbox.contract.model_card import CARD_FILE, read_card
+
 pytestmark = pytest.mark.process
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
@@ -111,20 +113,21 @@ def test_a_model_with_its_description_is_saved_and_the_objective_comes_last(tmp_
     done = run(root)
     assert done.returncode == 0, done.stderr
     lines = logged(done)
-    about = json.loads((root / "model" / "model.json").read_text())
+    card = read_card(root / "model")
+    assert card.best_iteration is not None
     booster = xgb.Booster(model_file=bytearray(model_of(root)))
-    assert booster.num_boosted_rounds() == about["rounds"] == about["best_iteration"] + 1
+    assert booster.num_boosted_rounds() == card.iterations == card.best_iteration + 1
     assert 20 < len(lines) < 80
-    assert len(lines) == about["best_iteration"] + 1 + 10 + 1  # patience, and the final line
-    chosen = lines[about["best_iteration"]]
-    assert lines[-1] == "[metrics] final " + chosen.partition(f"step={about['best_iteration']} ")[2]
-    assert done.stdout.splitlines()[-2].startswith(f"[{about['best_iteration']}]\t")
-    assert lines[-1].endswith(f"validation:logloss={about['metrics']['validation:logloss']!r}")
-    assert about["features"] == ["f0", "f1", "f2", "f3"]
-    assert about["complete"] is True
-    assert about["hyperparameters"]["max_depth"] == 3
-    assert about["versions"]["xgboost"] == xgb.__version__
-    assert sorted(path.name for path in (root / "model").iterdir()) == ["model.json", "xgboost-model"]
+    assert len(lines) == card.best_iteration + 1 + 10 + 1  # patience, and the final line
+    chosen = lines[card.best_iteration]
+    assert lines[-1] == "[metrics] final " + chosen.partition(f"step={card.best_iteration} ")[2]
+    assert done.stdout.splitlines()[-2].startswith(f"[{card.best_iteration}]\t")
+    assert lines[-1].endswith(f"validation:logloss={card.metrics['validation:logloss']!r}")
+    assert card.features.listed() == ("f0", "f1", "f2", "f3")
+    assert (card.objective, card.classes, card.complete) == ("binary:logistic", (0, 1), True)
+    assert card.hyperparameters["max_depth"] == 3
+    assert card.versions["xgboost"] == xgb.__version__
+    assert sorted(path.name for path in (root / "model").iterdir()) == ["trainbox", "xgboost-model"]
     assert sorted(path.name for path in (root / "output" / "data").iterdir()) == [
         f"{name}.{kind}" for name in ("feature-importance", "learning-curves") for kind in ("json", "png", "svg")
     ]
@@ -155,7 +158,7 @@ def test_killed_at_several_rounds_the_model_is_that_of_an_uninterrupted_job(
     assert "resuming from step 10" in done.stderr
     assert model_of(root) == model_of(whole)
     assert logged(done) == logged(expected)[10:]
-    assert (root / "model" / "model.json").read_text() == (whole / "model" / "model.json").read_text()
+    assert (root / "model" / CARD_FILE).read_text() == (whole / "model" / CARD_FILE).read_text()
 
 
 def test_sigterm_saves_the_model_so_far_and_a_resumed_job_is_exact(tmp_path: Path) -> None:
@@ -166,7 +169,7 @@ def test_sigterm_saves_the_model_so_far_and_a_resumed_job_is_exact(tmp_path: Pat
     assert stopped.returncode == 0, stopped.stderr
     assert "asked to stop: 14 rounds are saved; a resumed job repeats the last 4 of them" in stopped.stderr
     assert xgb.Booster(model_file=bytearray(model_of(root))).num_boosted_rounds() == 14
-    assert json.loads((root / "model" / "model.json").read_text())["complete"] is False
+    assert read_card(root / "model").complete is False
     assert run(root).returncode == 0
     assert model_of(root) == model_of(whole)
 
@@ -222,7 +225,7 @@ def test_under_the_supervisor_with_headers_and_a_test_channel(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "train: 2 of 2 files have a header (late, a, b, c, d)" in done.stderr
     assert re.fullmatch(r"\[metrics\] final .* validation:auc=[0-9.]+", done.stdout.splitlines()[-1])
-    assert json.loads((root / "model" / "model.json").read_text())["features"] == ["a", "b", "c", "d"]
+    assert read_card(root / "model").features.names == ("a", "b", "c", "d")
 
 
 def test_sigterm_to_the_supervisor_ends_the_job_with_the_model_so_far(tmp_path: Path) -> None:
@@ -234,7 +237,7 @@ def test_sigterm_to_the_supervisor_ends_the_job_with_the_model_so_far(tmp_path: 
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors.decode()
     assert b"asked to stop" in errors
-    assert json.loads((root / "model" / "model.json").read_text())["complete"] is False
+    assert read_card(root / "model").complete is False
 
 
 BAD: dict[str, tuple[dict[str, str], str | None, str]] = {
@@ -320,8 +323,8 @@ def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job_and_else_it_is
     done = run(other)
     assert done.returncode == 0, done.stderr
     assert "metric 'validation:auc' is nan: logged as 'not-a-number'" in done.stderr
-    about = json.loads((other / "model" / "model.json").read_text())
-    assert (about["rounds"], about["best_iteration"]) == (8, None)
+    card = read_card(other / "model")
+    assert (card.iterations, card.best_iteration) == (8, None)
 
 
 def test_libsvm_that_names_a_feature_no_training_row_has_is_refused(tmp_path: Path) -> None:
@@ -388,7 +391,12 @@ def test_folds_are_scored_on_rows_not_seen_and_a_killed_job_goes_on_with_the_fol
     again = run(killed)
     assert "fold 1 of 6" in again.stderr
     assert logged(again) == logged(done)
-    for name in [*(f"model/xgboost-model-{number}" for number in range(6)), "output/data/predictions.csv"]:
+    curves = json.loads((whole / "output/data/learning-curves.json").read_text())["validation:auc"]
+    assert (curves["rounds"], len(curves["folds"]), len(curves["mean"])) == (list(range(6)), 6, 6)
+    steps = [int(line.split("step=")[1].split()[0]) for line in logged(done)[:-1]]
+    assert steps == list(range(36)), "each round of each fold has a step of its own"
+    output = [f"output/data/{name}" for name in ("predictions.csv", "learning-curves.json", "learning-curves.png")]
+    for name in [*(f"model/xgboost-model-{number}" for number in range(6)), *output]:
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 

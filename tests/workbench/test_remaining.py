@@ -20,8 +20,6 @@ from trainbox.workbench.remaining import DEFAULTS, Remaining, find_total
         ({"epochs": "3", "max_steps": "100"}, 100),
         ({"epochs": "many"}, None),
         ({"epochs": "-1"}, None),
-        ({"num_round": "10", "_kfold": "5"}, None),
-        ({"num_round": "10", "_kfold": "null"}, 10),
     ],
 )
 def test_the_number_of_steps_is_a_hyperparameter(hyperparameters: dict[str, str], total: int | None) -> None:
@@ -32,6 +30,8 @@ def test_bundled_scripts_have_their_defaults() -> None:
     assert find_total("pytorch_train", {}) == 10
     assert find_total("random_forest_train", {"max-depth": "5"}) == 100
     assert find_total("xgboost_train", {}) is None
+    assert find_total("xgboost_train", {"num_round": "10", "_kfold": "5", "_num_cv_round": "2"}) == 100
+    assert find_total("xgboost_train", {"num_round": "10", "_kfold": "null"}) == 10
     assert {field.name.replace("-", "_"): field.default for field in params.fields(Params)}["n_estimators"] == "100"
     tree = ast.parse(find_bundled("pytorch").read_text())
     declared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params")

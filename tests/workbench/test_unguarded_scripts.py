@@ -12,7 +12,8 @@ import pytest
 
 from trainbox.contract import params
 from trainbox.errors import RunError
-from trainbox.workbench.declarations import plan_reading
+from trainbox.launch.program import bundled_scripts
+from trainbox.workbench.declarations import find_training_module, plan_reading
 from trainbox.workbench.script_module import find_metrics, find_params, load_script
 
 HEAD = '''
@@ -157,6 +158,13 @@ def test_a_module_beside_the_script_does_not_train_either(write: Callable[[str],
 )
 def test_a_script_that_only_declares_or_has_a_guard_is_imported_as_it_is(text: str) -> None:
     assert plan_reading(ast.parse(text), "t.py", metrics=True).whole
+
+
+def test_bundled_scripts_have_a_guard_and_are_imported_as_they_are() -> None:
+    for path in bundled_scripts().values():
+        tree = ast.parse(path.read_text())
+        assert plan_reading(tree, path.name, metrics=True).whole, path
+        assert not find_training_module(tree.body, path.parent), path
 
 
 @pytest.mark.process

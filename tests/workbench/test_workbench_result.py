@@ -173,6 +173,14 @@ def test_a_tree_that_its_script_locked_is_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_step_that_a_restart_repeats_counts_once() -> None:
+    curves = Curves()
+    for step, value in [(0, 5), (1, 4), (2, 3), (3, 2), (2, 30), (3, 20), (4, 10)]:  # ranks restarted from step 1
+        curves.feed("algo-1", f"[metrics] step={step} loss={value}\n".encode())
+    curves.feed("algo-1", b"[metrics] step=2 other=1\n")
+    assert curves.all() == {"loss": Curve((0, 1, 2, 3, 4), (5, 4, 30, 20, 10)), "other": Curve((2,), (1,))}
+
+
 def test_curves_hold_what_was_logged() -> None:
     curves = Curves()
     for host, line in [

@@ -13,7 +13,7 @@ from trainbox.contract.job import Channel
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.xgboost import Alone, Params, booster_parameters, evaluate
 from trainbox.xgboost.agreement import Report, agree
-from trainbox.xgboost.matrices import LEAST_ROWS, bins_of, feature_types, fields, make_matrices
+from trainbox.xgboost.matrices import LEAST_ROWS, Bins, choose_bins, feature_types, fields, make_matrices
 from trainbox.xgboost.segments import compare, identify
 from trainbox.xgboost.shards import Part, Shard, is_too_large, read_shard, shard_of
 
@@ -70,7 +70,7 @@ def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
             0.0: 500 - shards["train"].labels.counts[1.0],
             1.0: pytest.approx(250, abs=60),
         }
-        matrices = make_matrices(shards, params(subsample=0.7, device=device), members=1)
+        matrices = make_matrices(shards, params(subsample=0.7, device=device), bins="sketch")
         assert isinstance(matrices["train"], xgb.ExtMemQuantileDMatrix) == (spool is not None and device == "cpu")
         booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), list(matrices.values()))
         for step in range(5):
@@ -91,7 +91,7 @@ def test_features_are_drawn_by_their_weights(tmp_path: Path, method: str, is_on_
     chosen = params(tree_method=method, colsample_bytree=0.5, feature_weights=weights, max_depth=3)
     spool = tmp_path / "blocks" if is_on_disk else None
     shard = read_shard(channel(tmp_path / "train"), "train", chosen, Part(), like=None, spool=spool)
-    matrix = make_matrices({"train": shard}, chosen, members=1)["train"]
+    matrix = make_matrices({"train": shard}, chosen, bins=choose_bins(shard, chosen, members=1))["train"]
     booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), [matrix])
     for step in range(5):
         booster.update(matrix, step)
@@ -119,71 +119,134 @@ def table(**more: object) -> Table:
     return Table(**{**given, **more})  # type: ignore[arg-type]
 
 
-MANY = np.zeros(LEAST_ROWS, np.float32)
+SPARSE = {"features": scipy.sparse.csr_matrix(np.eye(4, 2, dtype=np.float32))}
+WEIGHTED = {"weights": np.ones(4, np.float32)}
 
 
 @pytest.mark.parametrize(
-    ("more", "given", "members", "expected"),
+    ("given", "begun", "expected"),
     [
-        ({}, {}, 1, "exact"),
-        ({}, {"tree_method": "approx"}, 1, "none"),
-        ({}, {"tree_method": "exact"}, 1, "none"),
-        ({}, {}, 2, "sketch"),
-        ({}, {"device": "cuda"}, 1, "sketch"),
-        ({}, {"categorical_features": ("f0",)}, 1, "sketch"),
-        ({"weights": MANY}, {}, 1, "sketch"),
-        ({"features": scipy.sparse.csr_matrix(MANY.reshape(-1, 1))}, {}, 1, "sketch"),
-        ({"labels": MANY[1:], "features": MANY[1:].reshape(-1, 1)}, {}, 1, "sketch"),
+        ({}, None, "sketch"),
+        ({"bins": "sketch"}, None, "sketch"),
+        ({"bins": "quantiles"}, None, "quantiles"),
+        ({"tree_method": "approx", "bins": "quantiles"}, None, "none"),
+        ({"tree_method": "exact"}, "quantiles", "none"),
+        ({}, "quantiles", "quantiles"),
+        ({}, "exact", "exact"),
+        ({"bins": "quantiles"}, "exact", "exact"),
+        ({}, "sketch", "sketch"),
+        ({"bins": "sketch"}, "exact", "sketch"),
+        ({"bins": "quantiles"}, "sketch", "quantiles"),
+        ({}, "of a stranger", "sketch"),
     ],
 )
-def test_many_rows_in_one_process_are_binned_at_exact_quantiles_and_others_by_xgboost(
-    more: dict[str, object], given: dict[str, object], members: int, expected: str
+def test_bins_are_xgboosts_unless_others_are_asked_for_or_were_begun_with(
+    given: dict[str, object], begun: str | None, expected: str
 ) -> None:
-    rows = {"labels": MANY, "features": MANY.reshape(-1, 1), "feature_names": ("f0",), **more}
     chosen = params(**given)
-    assert bins_of(shard_of(table(**rows), "train", chosen), chosen, members=members) == expected
+    assert choose_bins(shard_of(table(), "train", chosen), chosen, members=1, begun=begun) == expected
 
 
-def test_rows_on_the_disk_are_binned_by_xgboost_and_a_checkpoint_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("more", "given", "members", "why"),
+    [
+        ({}, {}, 2, "2 processes have a part each"),
+        (WEIGHTED, {}, 1, "they have weights"),
+        (SPARSE, {}, 1, "they are sparse"),
+    ],
+)
+def test_quantiles_that_cannot_be_had_of_the_rows_are_an_error_where_they_are_asked_for(
+    more: dict[str, object], given: dict[str, object], members: int, why: str
 ) -> None:
-    monkeypatch.setattr("trainbox.xgboost.matrices.LEAST_ROWS", 100)
-    source, chosen = channel(tmp_path / "train"), params()
-    identities = []
-    for spool in (None, tmp_path / "blocks"):
-        shard = read_shard(source, "train", chosen, Part(), like=None, spool=spool)
-        report = Report("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
-        identities.append(identify(chosen, agree([report]), bins_of(shard, chosen, members=1)))
-    assert [identity["bins"] for identity in identities] == ["exact", "sketch"]
-    in_memory = Checkpoint(tmp_path / "step-00000050", 50, identities[0], size=0)
-    compare(in_memory, identities[0])
-    with pytest.raises(CheckpointError, match="bins was exact and is sketch") as refused:
-        compare(in_memory, identities[1])
-    assert "set external_memory to off or on" in str(refused.value.hint)
+    shard = shard_of(table(**more), "train", params())
+    assert choose_bins(shard, params(**given), members=members, begun="exact") == "sketch"
+    with pytest.raises(HyperparameterError, match=why) as refused:
+        choose_bins(shard, params(bins="quantiles", **given), members=members)
+    assert "bins=sketch" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"categorical_features": ("f0",)}, {"csv_weights": True}, {"external_memory": "on"}, {"device": "cuda"}],
+)
+def test_quantiles_that_no_rows_can_have_are_an_error_of_the_hyperparameters(given: dict[str, object]) -> None:
+    params(**given)
+    with pytest.raises(ValueError, match="bins=quantiles does not go with"):
+        params(bins="quantiles", **given)
+
+
+@pytest.mark.parametrize(("begun", "given"), [("exact", {}), ("quantiles", {}), ("quantiles", {"bins": "sketch"})])
+def test_a_checkpoint_begun_with_quantiles_is_not_continued_with_other_bins(
+    tmp_path: Path, begun: str, given: dict[str, object]
+) -> None:
+    source, chosen = channel(tmp_path / "train"), params(**given)
+    shard = read_shard(source, "train", chosen, Part(), like=None, spool=None if given else tmp_path / "blocks")
+    report = Report("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
+    bins = choose_bins(shard, chosen, members=1, begun=begun)
+    identity = identify(chosen, agree([report]), bins)
+    found = Checkpoint(tmp_path / "step-00000050", 50, {**identity, "bins": begun}, size=0)
+    with pytest.raises(CheckpointError, match=f"bins was {begun} and is sketch") as refused:
+        compare(found, identity)
+    assert "leave the hyperparameter bins out" in str(refused.value.hint)
     with pytest.raises(CheckpointError, match="seed was 0 and is 1") as refused:
-        compare(in_memory, identities[1] | {"seed": "1"})
+        compare(found, {**identity, "bins": begun, "seed": "1"})
     assert str(refused.value.hint).startswith("take the values back")
 
 
-def test_a_model_from_exact_quantiles_is_as_good_as_one_from_the_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [LEAST_ROWS, LEAST_ROWS - 1])
+def test_a_fold_of_an_earlier_versions_job_has_quantiles_where_it_had_them(rows: int) -> None:
+    """That version looked at each fold: one of fewer rows was left to the sketch."""
+    labels = np.arange(rows, dtype=np.float32) % 2
+    features = np.random.default_rng(3).normal(size=(rows, 1)).astype(np.float32)
+    chosen, kinds = params(), dict[Bins, object]()
+    for bins in ("sketch", "quantiles", "exact"):
+        shard = shard_of(table(labels=labels, features=features, feature_names=("f0",)), "train", chosen)
+        made = make_matrices({"train": shard}, chosen, bins=bins)["train"]
+        kinds[bins] = made.get_quantile_cut()[1].tolist()
+    assert kinds["sketch"] != kinds["quantiles"]
+    assert kinds["exact"] == kinds["quantiles" if rows == LEAST_ROWS else "sketch"]
+
+
+def test_a_model_from_exact_quantiles_is_as_good_as_one_from_the_sketch() -> None:
     random = np.random.default_rng(3)
     features = random.lognormal(size=(30_000, 4)).astype(np.float32)
     labels = (features[:, 0] * features[:, 1] > random.lognormal(size=30_000)).astype(np.float32)
     chosen = params(max_bin=32)
     scores = []
-    for least in (LEAST_ROWS, 0):
-        monkeypatch.setattr("trainbox.xgboost.matrices.LEAST_ROWS", least)
+    kinds: tuple[Bins, ...] = ("sketch", "quantiles")
+    for bins in kinds:
         shards = {
             name: shard_of(
                 table(labels=labels[part], features=features[part], feature_names=tuple("abcd")), name, chosen
             )
             for name, part in {"train": slice(0, 20_000), "validation": slice(20_000, None)}.items()
         }
-        matrices = make_matrices(shards, chosen, members=1)
+        matrices = make_matrices(shards, chosen, bins=bins)
         booster = xgb.train(booster_parameters(chosen, version=xgb.__version__), matrices["train"], 20)
         scores.append(evaluate(booster, matrices, ("auc",), params=chosen, group=Alone())["validation:auc"])
     assert scores[1] == pytest.approx(scores[0], abs=0.003)
     assert scores[0] != scores[1]
+
+
+def test_sparse_rows_stay_sparse_on_the_disk_and_give_the_model_of_rows_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their cells would be 80 MB, and of a table of text more than any disk has."""
+    monkeypatch.setattr("trainbox.xgboost.shards.BLOCK_ROWS", 64)
+    (tmp_path / "train").mkdir()
+    lines = [f"{row % 2} {row % 5}:1 {100 + row % 2}:{row} {500 * row + 7}:1" for row in range(200)]
+    (tmp_path / "train" / "a.libsvm").write_text("\n".join([*lines, "1 99999:1"]) + "\n")
+    chosen, models = params(), []
+    for spool in (None, tmp_path / "blocks"):
+        source = Channel(name="train", path=tmp_path / "train")
+        shard = read_shard(source, "train", chosen, Part(), like=None, spool=spool)
+        assert shard.is_sparse
+        assert len(shard.feature_names) == 100_000
+        matrix = make_matrices({"train": shard}, chosen, bins="sketch")["train"]
+        booster = xgb.train(booster_parameters(chosen, version=xgb.__version__), matrix, 3)
+        models.append(bytes(booster.save_raw("ubj")))
+    assert models[0] == models[1]
+    assert sum(path.stat().st_size for path in (tmp_path / "blocks").rglob("*.npy")) < 100_000
 
 
 def test_a_weight_of_ranking_is_that_of_its_group() -> None:
@@ -191,7 +254,7 @@ def test_a_weight_of_ranking_is_that_of_its_group() -> None:
     weights = np.array([2, 2, 1, 1], np.float32)
     given = fields(table(groups=groups, weights=weights), params(objective="rank:ndcg", group_column="qid"))
     assert given["weight"].tolist() == [2, 1]
-    assert given["qid"].tolist() == [7, 7, 3, 3]
+    assert given["qid"].tolist() == [0, 0, 1, 1]
     with pytest.raises(DataError, match="group 3: row 4 has another weight than the first of its group"):
         fields(table(groups=groups, weights=np.array([2, 2, 1, 5], np.float32)), params())
 

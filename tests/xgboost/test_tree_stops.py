@@ -14,6 +14,7 @@ import pytest
 from tests.support.addresses import free_port
 from tests.support.trees import Run, Tree, is_alive
 from tests.support.waiting import LIMIT, eventually
+from trainbox.contract.model_card import CARD_FILE
 
 SCRIPTS = {"xgboost": "xgboost_train.py", "random_forest": "random_forest_train.py"}
 HYPERPARAMETERS: dict[str, dict[str, object]] = {
@@ -148,7 +149,7 @@ def test_a_stop_while_a_script_trains_leaves_a_checkpoint_and_the_model(tmp_path
         at_work(lambda: any((tree.root / "checkpoints").glob("step-*/MANIFEST.json")), process)
         process.send_signal(signal.SIGTERM)
         ended = tree.finish(process)
-        assert (tree.model / "model.json").exists()
+        assert (tree.model / CARD_FILE).exists()
         assert any((tree.root / "checkpoints").glob("step-*/MANIFEST.json"))
     left_in_order(ended)
     assert "asked to stop" in ended.log
@@ -165,7 +166,7 @@ def test_a_stop_while_a_script_saves_changes_nothing(tmp_path: Path, script: str
         ended = tree.finish(process)
         names = {path.name for path in tree.model.iterdir()}
     left_in_order(ended)
-    assert names >= {"model.json", {"xgboost": "xgboost-model", "random_forest": "model.joblib"}[script]}
+    assert names >= {"trainbox", {"xgboost": "xgboost-model", "random_forest": "model.joblib"}[script]}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -228,7 +229,7 @@ def test_a_painter_that_is_frozen_costs_a_job_its_pictures_alone(tmp_path: Path,
         tree.hyperparameters(**short).program(FREEZES_ITS_PAINTER.format(script=str(path)))
         ended = tree.run()
         data = {found.suffix for found in (tree.output / "data").rglob("*") if found.is_file()}
-        assert (tree.model / "model.json").exists()
+        assert (tree.model / CARD_FILE).exists()
         assert any((tree.root / "checkpoints").glob("step-*/MANIFEST.json"))
     left_in_order(ended)
     assert ended.log.count("WARNING: no pictures: what draws them made no progress for 1 s and was killed") == 1

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from trainbox.channels import default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
-from trainbox.xgboost.agreement import Labels, Report, agree, check_labels
+from trainbox.xgboost.agreement import Labels, Report, agree, check_labels, report_columns
 
 NAMES = ("age", "fare")
 
@@ -75,11 +76,15 @@ def test_different_columns_on_two_hosts_are_named(columns: tuple[str, ...], mess
 
 
 def test_sparse_rows_are_as_wide_as_the_widest_member() -> None:
-    assert agree([report(columns=("f0", "f1")), report("algo-2", columns=("f0", "f1", "f2"))]).columns == (
-        "f0",
-        "f1",
-        "f2",
-    )
+    assert agree([report(columns=2), report("algo-2", columns=3)]).columns == ("f0", "f1", "f2")
+
+
+def test_columns_without_names_are_told_by_their_number() -> None:
+    assert report_columns(default_names(1_000_000)) == 1_000_000
+    assert report_columns(("f0", "f2")) == ("f0", "f2")
+    assert not report_columns(())
+    with pytest.raises(DataError, match="algo-2 calls feature 1 'age', algo-1 calls it 'f0'"):
+        agree([report(columns=2), report("algo-2")])
 
 
 def test_the_newest_checkpoint_of_any_member_counts_and_of_equals_the_first_ones() -> None:

@@ -59,6 +59,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "2,1,2",
         "label 2 is invalid: metric map@3 needs labels 0 and 1",
     ),
+    "the metric pre": (
+        {**RANKING, "eval_metric": ("pre@2",)},
+        "2,1,2",
+        "label 2 is invalid: metric pre@2 needs labels",
+    ),
     "the metric ndcg": ({**GROUPS, "eval_metric": ("ndcg",)}, "40,1,2", "label 40 is invalid: metric ndcg"),
     "a second label": (
         {"objective": "count:poisson", **BOUNDS},

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.fuzz_faults.plan import Algorithm, Event, Job
+from trainbox.contract.model_card import CARD_FILE
 
 TRAINBOX = Path(sys.executable).with_name("trainbox")
 SESSION_SCRIPT = Path(__file__).with_name("session_train.py")
@@ -97,7 +98,7 @@ def slowness(busy: float) -> float:
 
 def digest(job: Job, model: Path) -> str:
     """A digest of the model in a directory; empty where there is none, or it says that it is not complete."""
-    path, about = model / _MODELS[job.algorithm], model / "model.json"
+    path, about = model / _MODELS[job.algorithm], model / CARD_FILE
     if not path.is_file() or not about.is_file():
         return ""
     try:

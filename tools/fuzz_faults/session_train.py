@@ -32,7 +32,7 @@ def main() -> None:
         if run.rank == 0 and not run.stopped:
             weights = b"".join(part.detach().numpy().tobytes() for part in model.parameters())
             trainbox.save("weights.bin", weights)
-            trainbox.save("model.json", '{"complete": true}')
+            trainbox.save("trainbox/model.json", '{"complete": true}')
 
 
 if __name__ == "__main__":

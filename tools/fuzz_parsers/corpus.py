@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from tests.support.writers import dense, field, frame, record, sparse, tensor, varint
+from trainbox.contract.model_card import Features, ModelCard, SampleRow, encode_card, features_of
 
 _ROWS = np.arange(60, dtype=np.float32).reshape(-1, 3).tolist()
 CSV = "\n".join(",".join(map(str, row)) for row in _ROWS).encode() + b"\n"
@@ -39,6 +40,41 @@ HYPERPARAMETERS = (
     b'{"epochs": "3", "lr": "1e-3", "trainbox_launcher": "torchrun", "sagemaker_program": "train.py", "api_key": "x"}',
     b'{"a": "[1, 2]", "b": "{\\"c\\": null}", "flag": "True", "trainbox_drill": "kill 1@20, freeze 0@40"}',
     b'{"sagemaker_mpi_enabled": "true", "u": "https://u:p@h/", "trainbox_arguments": "hydra"}',
+)
+CARDS = (
+    encode_card(
+        ModelCard(
+            framework="xgboost",
+            algorithm="xgboost",
+            objective="multi:softprob",
+            features=features_of(("age", "colour"), {"colour": "text"}),
+            classes=("no", 1),
+            categories={"colour": ("blue", "red")},
+            metrics={"validation:mlogloss": 0.25},
+            hyperparameters={"max_depth": 3, "missing": ["", "NA"]},
+            files={"xgboost-model": "00" * 32},
+            samples=(SampleRow({"age": 31.5, "colour": "red"}, (0.25, 0.75)), SampleRow({}, 3.0)),
+        )
+    ),
+    encode_card(
+        ModelCard(
+            framework="pytorch", algorithm="p", objective="regression", features=Features(9, types={"f8": "code"})
+        )
+    ),
+)
+DESCRIPTIONS = (
+    (
+        b'{"algorithm":"xgboost","complete":true,"rounds":3,"best_iteration":2,"metrics":{"m":{"mean":1.5,"std":null}},'
+        b'"features":["f0"],"hyperparameters":{"objective":"multi:softmax","num_class":3,"missing":[""]},"versions":{}}'
+    ),
+    (
+        b'{"algorithm":"Forest","complete":false,"trees":8,"metrics":{"m":0.5},"skops":{"file":"s","trusted":["t"]},'
+        b'"features":["a","b"],"classes":[0,1],"hyperparameters":{"task":"classification"},"versions":{"skops":"1"}}'
+    ),
+    (
+        b'{"algorithm":"perceptron","complete":true,"epoch":3,"metrics":{},"inputs":[4],"features":[],"classes":["0"],'
+        b'"parameters":90,"statistics":{"0.mean":[1.5]},"hyperparameters":{},"versions":{"torch":"2"}}'
+    ),
 )
 RESOURCES = (
     b'{"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "eth0"}',

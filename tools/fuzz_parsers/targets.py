@@ -22,6 +22,7 @@ from trainbox.channels.kinds import read_content_type
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import read_job
 from trainbox.contract.keys import read_checkpoint_keys
+from trainbox.contract.model_card import read_card
 from trainbox.contract.peer_key import read_peer_key
 from trainbox.contract.ranks import find_members_beyond, read_port, read_ranks
 from trainbox.contract.references import fill_in_raw, find_references, read_resolved
@@ -182,12 +183,27 @@ def _read_index(content: bytes, directory: Path) -> None:
 def _read(name: str) -> Use:
     def read(content: bytes, directory: Path) -> None:
         (directory / name).write_bytes(content)
-        for columns in (Columns(), Columns(labels=1, weight=True), Columns(group="0")):
+        for columns in (
+            Columns(),
+            Columns(labels=1, weight=True),
+            Columns(group="0"),
+            Columns(texts=True, categorical=("0",)),
+        ):
             with contextlib.suppress(DataError):
                 read_table(directory, columns=columns)
         with contextlib.suppress(DataError):
             estimate_bytes(directory)
         list(read_blocks(directory, rows=7))
+
+    return read
+
+
+def _read_card(place: str) -> Use:
+    def read(content: bytes, directory: Path) -> None:
+        (directory / place).parent.mkdir(exist_ok=True)
+        (directory / place).write_bytes(content)
+        card = read_card(directory)
+        card.features.coded()
 
     return read
 
@@ -282,6 +298,8 @@ TARGETS: dict[str, Target] = {
         corpus.models, _check_model, (DataError,), (b"[$l#L", b"[#L", b"{L", b"}", b"L\0\0\0\0\0\0\0\1")
     ),
     "XGBoost model, JSON": Target(corpus.text_models, _check_model, (DataError,), _JSON),
+    "model card": Target(corpus.of(*corpus.CARDS), _read_card("trainbox/model.json"), (DataError,), _JSON),
+    "model card, earlier": Target(corpus.of(*corpus.DESCRIPTIONS), _read_card("model.json"), (DataError,), _JSON),
     "forest": Target(corpus.forests, _unpack_forest, (DataError,)),
     "forest, description": Target(corpus.schemas, _unpack_schema, (DataError,), (*_JSON, b"os.system", b"__loader__")),
     "PyTorch state": Target(corpus.states, _parse_state, (CheckpointError,), _JSON),

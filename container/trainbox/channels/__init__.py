@@ -19,7 +19,7 @@ from trainbox.channels.compressed import Sparse
 from trainbox.channels.estimate import estimate_bytes
 from trainbox.channels.files import find_files
 from trainbox.channels.read import read_blocks, read_table
-from trainbox.channels.table import Columns, Table, digest, take_part
+from trainbox.channels.table import Columns, Table, default_names, digest, take_part
 from trainbox.channels.unread import say_unread
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Inspect",
     "Sparse",
     "Table",
+    "default_names",
     "digest",
     "estimate_bytes",
     "find_files",

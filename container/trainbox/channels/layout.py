@@ -7,7 +7,7 @@ import msgspec
 from trainbox.channels.table import Columns, default_names
 from trainbox.channels.wording import some
 from trainbox.contract.text import short
-from trainbox.errors import DataError
+from trainbox.errors import DataError, HyperparameterError
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -41,7 +41,7 @@ class Layout(msgspec.Struct, frozen=True):
             shown: The file that shows the columns, for messages.
 
         Raises:
-            DataError: There is no such column.
+            HyperparameterError: There is no such column.
         """
         names = self.names or ()
         known = {names[column]: column for column in (*self.features, *self.labels) if names}
@@ -52,11 +52,10 @@ class Layout(msgspec.Struct, frozen=True):
             elif name.isdecimal() and len(name) <= len(str(self.width)) and int(name) < len(self.features):
                 found.append(self.features[int(name)])
             else:
-                raise DataError(
-                    f"{shown} has no column {name!r} for categorical"
-                    + (f": its columns are {some(names)}" if names else ": no header names its columns"),
-                    hint=f"give a name that the header has, or a position from 0 to {len(self.features) - 1} among the"
-                    " features",
+                places = f"positions among the features from 0 to {len(self.features) - 1}"
+                raise HyperparameterError(
+                    f"categorical: in {shown} there is no column {name!r}",
+                    hint=f"the columns are {some(self.feature_names)}, or {places}" if names else f"give {places}",
                 )
         return tuple(found)
 

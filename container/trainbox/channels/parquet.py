@@ -126,13 +126,21 @@ def _numbers(column: Any, index: int, form: Form, where: Callable[[int], str]) -
             kind = f"{layout.describe(index)} is of type {_plain(column).type}"
             raise DataError(f"{where(0)}: {kind}, where numbers are expected", hint=_what_to_do(column.type))
         words.begin_text(index, str(there[0]))
-    texts = _plain(column).cast(pa.string()).dictionary_encode()
+    texts = _as_text(_plain(column)).dictionary_encode()
     found = words.number_column(index, texts)
     if found is None:
         rows = enumerate(texts.to_pylist())
         row, fault = next((row, fault) for row, text in rows if text and (fault := words.fault(index, text)))
         raise DataError(f"{where(row)}: {layout.describe(index)}: {fault[0]}", hint=fault[1])
     return found
+
+
+def _as_text(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """The same values as CSV has them."""
+    if not pa.types.is_boolean(column.type):
+        return column.cast(pa.string())
+    words = pa.array(["False", "True"])
+    return pa.chunked_array([words.take(chunk.cast(pa.int8())) for chunk in column.chunks], pa.string())
 
 
 def _plain(column: Any) -> Any:  # noqa: ANN401 - pyarrow has no types

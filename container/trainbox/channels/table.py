@@ -1,5 +1,6 @@
 """What a channel becomes in memory: labels, features, weights and groups, row by row."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -145,6 +146,7 @@ def _digest(content: bytes | memoryview) -> bytes:
     return hashlib.blake2b(content, digest_size=32).digest()
 
 
+@functools.lru_cache(maxsize=2)
 def default_names(count: int) -> tuple[str, ...]:
-    """The names of features that no header names."""
+    """The names of features that no header names; all tables of a million share one million of them."""
     return tuple(f"f{i}" for i in range(count))

@@ -60,6 +60,8 @@ class Words:
         self._flags: set[int] = set()
         #: The columns that may turn out to be of texts: no cell of theirs has told yet.
         self._open: set[int] = set()
+        #: By column, of the features.
+        self._places = {column: place for place, column in enumerate(layout.features)} if layout is not None else {}
         if layout is not None:
             self._begin(layout, columns, coding)
 
@@ -92,10 +94,9 @@ class Words:
 
     def coding(self) -> Coding:
         """The texts so far, in the order in which they came."""
-        layout = self._layout
-        if layout is None or not self._codes:
+        if not self._codes:
             return Coding()
-        places = {column: place for place, column in enumerate(layout.features)}
+        places = self._places
         features = {places[column]: tuple(codes) for column, codes in self._codes.items() if column in places}
         labels = [tuple(codes) for column, codes in self._codes.items() if column not in places]
         return Coding(dict(sorted(features.items())), labels[0] if labels else ())
@@ -133,11 +134,11 @@ class Words:
 
     def close(self, features: Any, labels: Floats) -> None:  # noqa: ANN401 - dense or sparse
         """Hear of numbers: a column that has one is no column of texts any more."""
-        layout = self._layout
-        if layout is None or not self._open or not len(labels):
+        if not self._open or not len(labels):
             return
         for column in sorted(self._open):
-            values = labels if column in layout.labels else features[:, layout.features.index(column)]
+            place = self._places.get(column)
+            values = labels if place is None else features[:, place]
             if not np.isnan(values[0]) or not np.isnan(values).all():
                 self._open.discard(column)
 
@@ -221,7 +222,7 @@ class Words:
                 return None
             known = ", ".join(map(repr, sorted(codes)[:5])) + (", …" if len(codes) > 5 else "")  # noqa: PLR2004 - shown
             return (
-                f"{short(word)} does not occur in the channel train, which has {known}",
+                f"{short(word)} is not among the texts of training: {known}",
                 "check how the rows were split"
                 + ("" if is_label else "; unseen=missing takes such a text for a missing value"),
             )

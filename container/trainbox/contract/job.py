@@ -166,6 +166,11 @@ def add_to_environment(values: Mapping[str, str]) -> None:
     _environment().update(values)
 
 
+def default_in_environment(name: str, value: str) -> None:
+    """Give this process a variable unless it has it: for a library that looks for it when it is loaded."""
+    _environment().setdefault(name, value)
+
+
 def read_references(root: Path, env: Mapping[str, str]) -> Wanted:
     """Find the references to secrets in hyperparameters and variables, each once.
 

@@ -7,7 +7,7 @@ beside `xgboost-model` as a model, and skip directories (https://github.com/aws/
 import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -31,7 +31,7 @@ Prediction: TypeAlias = float | str | tuple[float | None, ...] | None
 class Features(msgspec.Struct, frozen=True):
     """The columns that a model reads, in their order."""
 
-    count: int
+    count: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
     #: Empty where no file has named them: they are `f0`, `f1`, … then, and a model may have a million.
     names: tuple[str, ...] = ()
     #: Of those that are not numbers.
@@ -44,6 +44,18 @@ class Features(msgspec.Struct, frozen=True):
     def listed(self) -> tuple[str, ...]:
         """Return the name of each feature."""
         return self.names or tuple(f"f{place}" for place in range(self.count))
+
+    def place(self, name: str) -> int | None:
+        """Return where a feature is; None where there is none of this name."""
+        if self.names:
+            return self.names.index(name) if name in self.names else None
+        digits = name.removeprefix("f")
+        known = name == f"f{digits}" and digits.isdecimal() and digits.isascii() and str(int(digits[:10])) == digits
+        return int(digits) if known and int(digits) < self.count else None
+
+    def coded(self) -> frozenset[int]:
+        """Return the places of the features that are no numbers; a model is given a code for each."""
+        return frozenset(place for name in self.types if (place := self.place(name)) is not None)
 
 
 class SampleRow(msgspec.Struct, frozen=True):
@@ -100,11 +112,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     details: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
-        if strangers := {*self.categories, *self.features.types} - {*self._named()}:
-            raise ValueError(f"there is no feature {min(strangers)!r}")
-
-    def _named(self) -> tuple[str, ...]:
-        return self.features.listed() if self.categories or self.features.types else ()
+        strangers = [name for name in {**self.categories, **self.features.types} if self.features.place(name) is None]
+        if strangers:
+            raise ValueError(f"there is no feature {strangers[0]!r}")
 
 
 def features_of(names: Sequence[str], types: Mapping[str, FeatureType] | None = None) -> Features:
@@ -138,7 +148,7 @@ def read_card(model_dir: Path) -> ModelCard:
             raise DataError(f"{model_dir / place} has more than {_MOST_BYTES:,} bytes", hint=_hint(place))
         try:
             return parse(content)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise DataError(f"{model_dir / place} is no model card: {error}", hint=_hint(place)) from error
     raise DataError(f"{model_dir} has no {CARD_FILE}", hint="give the directory of a model that trainbox has trained")
 
@@ -149,6 +159,20 @@ def _hint(place: str) -> str:
 
 def _parse(content: bytes) -> ModelCard:
     return msgspec.json.decode(content, type=ModelCard)
+
+
+class _Given(msgspec.Struct, frozen=True):
+    """What a description says of its hyperparameters, as far as a card has it elsewhere."""
+
+    objective: str | None = None
+    task: str | None = None
+    num_class: Annotated[int, msgspec.Meta(ge=0, le=2**20)] | None = None
+    missing: tuple[str, ...] = ()
+    delimiter: str | None = None
+
+
+class _Skops(msgspec.Struct, frozen=True):
+    trusted: tuple[str, ...] = ()
 
 
 class _Description(msgspec.Struct, frozen=True):
@@ -167,7 +191,7 @@ class _Description(msgspec.Struct, frozen=True):
     epoch: int | None = None
     best_iteration: int | None = None
     folds: tuple[Mapping[str, float | None], ...] = ()
-    skops: Mapping[str, Any] = {}
+    skops: _Skops = _Skops()
     inputs: tuple[int, ...] = ()
     parameters: int | None = None
     statistics: Mapping[str, Any] = {}
@@ -175,27 +199,27 @@ class _Description(msgspec.Struct, frozen=True):
 
 def _parse_old(content: bytes) -> ModelCard:
     old = msgspec.json.decode(content, type=_Description)
-    given = old.hyperparameters
+    given = msgspec.convert(old.hyperparameters, _Given)
     counted = next((count for count in (old.rounds, old.trees) if count is not None), None)
     means, deviations = _split_metrics(old.metrics)
     return ModelCard(
         framework=_framework(old),
         algorithm=old.algorithm,
-        objective=str(given.get("objective") or given.get("task") or ""),
+        objective=given.objective or given.task or "",
         features=features_of(old.features),
         shape=old.inputs,
-        classes=old.classes or classes_of(str(given.get("objective")), given.get("num_class")),
-        missing=tuple(given.get("missing") or ()),
-        delimiter=given.get("delimiter"),
+        classes=old.classes or classes_of(given.objective or "", given.num_class),
+        missing=given.missing,
+        delimiter=given.delimiter,
         complete=old.complete,
         iterations=counted if old.epoch is None else old.epoch + 1,
         best_iteration=old.best_iteration if old.epoch is None else old.epoch,
         metrics=means,
         deviations=deviations,
         folds=old.folds,
-        hyperparameters=given,
+        hyperparameters=old.hyperparameters,
         versions=old.versions,
-        trusted=tuple(old.skops.get("trusted", ())),
+        trusted=old.skops.trusted,
         details={"parameters": old.parameters, "statistics": old.statistics} if old.parameters is not None else {},
     )
 

@@ -9,7 +9,7 @@ import msgspec
 from trainbox.contract.secrets import without_secrets
 from trainbox.errors import HyperparameterError
 
-What: TypeAlias = Literal["unknown", "missing", "given twice", "wrong value"]
+What: TypeAlias = Literal["unknown", "not taken", "missing", "given twice", "wrong value"]
 
 #: Of the names that there are, together: longer lists are for `trainbox describe`.
 _LISTED_LENGTH = 150

@@ -73,7 +73,8 @@ def parse(
     """Fill a declaration with values, or say at once everything that is wrong with them.
 
     Args:
-        params_type: A `msgspec.Struct` (or dataclass); ranges by `Annotated[float, msgspec.Meta(gt=0, le=1)]`.
+        params_type: A `msgspec.Struct` (or dataclass); ranges by `Annotated[float, msgspec.Meta(gt=0, le=1)]`. Where it
+            has `instead`, those are names that it does not take, each with what to do instead.
         values: By name, `-` and `_` alike: text as SageMaker gives it, or values decoded already.
         program: Who asks, for the message about a name nobody knows.
         partial: Leave required ones that are not given `msgspec.UNSET`: for a question about a script, not for a job.
@@ -84,7 +85,7 @@ def parse(
     """
     slots = _slots(params_type)
     program = program or params_type.__name__
-    given, problems = _match(slots, values)
+    given, problems = _match(slots, values, getattr(params_type, "instead", {}))
     arguments: dict[str, object] = {}
     for slot in slots:
         if slot.attribute not in given:
@@ -188,14 +189,18 @@ def _construct(wanted: type, text: str) -> object:
 # --- names ---
 
 
-def _match(slots: Sequence[_Slot], values: Mapping[str, object]) -> tuple[dict[str, str], list[Problem]]:
+def _match(
+    slots: Sequence[_Slot], values: Mapping[str, object], instead: Mapping[str, str]
+) -> tuple[dict[str, str], list[Problem]]:
     """Which given name fills which attribute, and what is wrong with the names."""
     known = {alike(slot.attribute): slot for slot in slots} | {alike(slot.name): slot for slot in slots}
     given: dict[str, str] = {}
     problems: list[Problem] = []
     for name in values:
         slot = known.get(alike(name))
-        if slot is None:
+        if slot is None and alike(name) in instead:
+            problems.append(Problem(name, "not taken", f"{_shown(name)} is not taken: {instead[alike(name)]}"))
+        elif slot is None:
             meant = find_meant(name, [slot.name for slot in slots])
             problems.append(Problem(name, "unknown", f"{_shown(name)} is not known", meant))
         elif slot.attribute in given:

@@ -56,7 +56,8 @@ SETTINGS: Mapping[str, str] = {
     "trainbox_source_bytes": "bytes that an archive of source may hold once it is unpacked, 10 GiB by default",
     "trainbox_requirements": "what pip may install at the start: `any` (default), `wheels` (nothing whose build runs"
     " code), `hashes` (every requirement has its hash) or `off` (nothing: what the program needs is in the image)",
-    "trainbox_script": "a bundled script by name, where no program is given",
+    "trainbox_script": "a bundled script by name, where no program is given; as a hyperparameter it wins over the"
+    " variables `SAGEMAKER_PROGRAM` and `TRAINBOX_MODULE`, which may be left over in the image",
     "trainbox_module": "a module inside the source (`package.train`), or one that is installed: it runs as"
     " `python -m` runs it, in place of a program",
     "trainbox_arguments": "how hyperparameters become arguments: `toolkit` (default, as sagemaker-training), `json` (as"

@@ -30,7 +30,7 @@ from trainbox.contract.references import fill_in_variables
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.text import short
 from trainbox.contract.world import world_hosts
-from trainbox.errors import PREFIX, Stopped, TrainboxError
+from trainbox.errors import PREFIX, ContractError, Stopped, TrainboxError
 from trainbox.files import walk_below
 from trainbox.launch.machine import read_machine
 from trainbox.launch.outcome import Outcome
@@ -80,12 +80,13 @@ def main() -> int:
 
 
 def _run_job(env: Mapping[str, str]) -> int:
-    layout = Layout.from_environment(env)
+    layout = _layout_of_platform(env)
     hidden = hidden_values(env)
     outcome: Outcome | None = None
     earlier = mark_failure(layout.failure_file)
     try:
         with _stop_raises() as check_stop:
+            _require_layout(layout, env)
             _make_output_directories(layout)
             wanted = read_references(layout.root, env)
             if wanted.references:
@@ -112,6 +113,23 @@ def _run_job(env: Mapping[str, str]) -> int:
         say(traceback.format_exc(), hidden=hidden)
         diagnosis = diagnose_defect(error)
     return _fail(diagnosis, layout, hidden, earlier, outcome)
+
+
+def _layout_of_platform(env: Mapping[str, str]) -> Layout:
+    """The tree that the environment names; on SageMaker, which takes away nothing else, always `/opt/ml`."""
+    layout = Layout.from_environment(env)
+    is_on_sagemaker = "TRAINING_JOB_ARN" in env and (Layout().config_dir / "resourceconfig.json").is_file()
+    return Layout() if is_on_sagemaker else layout
+
+
+def _require_layout(layout: Layout, env: Mapping[str, str]) -> None:
+    named = Layout.from_environment(env)
+    if named != layout:
+        raise ContractError(
+            f"{ROOT_VARIABLE} is {named.root}, and SageMaker's request is in {layout.config_dir}: the model would be"
+            " lost",
+            hint=f"leave {ROOT_VARIABLE} out of the image and of the request",
+        )
 
 
 def _open_standard_streams() -> None:

@@ -16,7 +16,7 @@ from trainbox.sklearn.forests import (
 )
 from trainbox.sklearn.former import Former, read_former, refuse_former
 from trainbox.sklearn.judging import Judge
-from trainbox.sklearn.model import find_importance, save_curves, save_importance, save_model
+from trainbox.sklearn.model import describe, find_importance, save_curves, save_importance, save_model
 from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History, identify, open_store, resume, save_parts
@@ -36,6 +36,7 @@ __all__ = [
     "boost",
     "check_rows",
     "declare",
+    "describe",
     "explain_boost",
     "find_importance",
     "find_source",

@@ -15,10 +15,12 @@ from trainbox.peers import Circle
 from trainbox.say import say
 from trainbox.sklearn.data import Data, targets
 from trainbox.sklearn.forests import count_threads
-from trainbox.sklearn.model import save_description, save_importance
+from trainbox.sklearn.model import describe, save_importance, versions
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
 from trainbox.tabular.painter import Importance
+from trainbox.tabular.samples import thin_out
+from trainbox.tabular.texts import explain
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -101,9 +103,20 @@ def boost(params: Params, data: Data, circle: Circle) -> "xgb.Booster":
     say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {len(own.labels):,} rows of its own")
     with collective(circle):
         matrix = xgb.QuantileDMatrix(
-            own.features, label=_encode(own, params, data), weight=own.weights, nthread=count_threads(params)
+            own.features,
+            label=_encode(own, params, data),
+            weight=own.weights,
+            feature_types=_kinds(data),
+            enable_categorical=bool(data.coding.features),
+            nthread=count_threads(params),
         )
         return xgb.train(xgboost_parameters(params, data), matrix, num_boost_round=1)
+
+
+def _kinds(data: Data) -> list[str] | None:
+    """Texts are split as categories."""
+    coded = data.coding.features
+    return ["c" if place in coded else "q" for place in range(len(data.features))] if coded else None
 
 
 def _encode(table: Table, params: Params, data: Data) -> Any:  # noqa: ANN401 - numbers of either kind
@@ -127,7 +140,7 @@ def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[st
 
 
 def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Importance]:
-    """`xgboost-model`, as SageMaker's XGBoost containers load it, `model.json`, and which features matter.
+    """`xgboost-model`, as SageMaker's XGBoost containers load it, its card, and which features matter.
 
     Returns:
         The pictures to draw.
@@ -137,9 +150,23 @@ def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Map
     """
     import xgboost as xgb  # noqa: PLC0415 - see the module's docstring
 
-    trainbox.save("xgboost-model", bytes(booster.save_raw("ubj")))
-    about = {"algorithm": "xgboost", "complete": True, "trees": params.n_estimators, "metrics": scores}
-    save_description(params, data, about | {"xgboost": xgb.__version__})
+    from trainbox.xgboost.model import save_models  # noqa: PLC0415 - loads XGBoost
+
+    card = describe(
+        params,
+        data,
+        framework="xgboost",
+        algorithm="xgboost",
+        objective=_objective(params, data),
+        absent="missing",
+        iterations=1,
+        metrics=scores,
+        versions={**versions(), "xgboost": xgb.__version__},
+        details={"trees": params.n_estimators},
+    )
+    save_models({"xgboost-model": bytes(booster.save_raw("ubj"))}, card, thin_out(data.train.features))
     gains: dict[str, Any] = booster.get_score(importance_type="gain")  # of trees one number each
     say(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")
+    for text in explain(data.coding, data.columns, params.unseen):
+        say(text)
     return save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})

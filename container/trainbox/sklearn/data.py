@@ -15,7 +15,7 @@ import sklearn
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Columns, Table, digest, read_table, say_unread
+from trainbox.channels import Coding, Columns, Table, digest, read_table, say_unread
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
@@ -24,10 +24,12 @@ from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
+from trainbox.sklearn.texts import encode, settle_codes
 from trainbox.stopping import leaving_at_once
 from trainbox.tabular.domains import WHOLE, Domain, check_known, labels_in
 from trainbox.tabular.faults import Scan, raising_everywhere, raising_together
 from trainbox.tabular.labels import check_classes, count_labels, refuse_constant, refuse_weights, some
+from trainbox.tabular.texts import former_codes
 
 #: Of a host's memory the most for rows that come from others: on their way they are there twice, and trees grow
 #: beside them.
@@ -74,6 +76,10 @@ class Data(msgspec.Struct, frozen=True, eq=False):
     shares: tuple[int, ...]
     #: Whether each member has rows of its own alone.
     is_sharded: bool
+    #: The names of the columns of the channel, which are the features' but for texts with a column each.
+    columns: tuple[str, ...] = ()
+    #: Of columns of texts.
+    coding: Coding = Coding()
 
     @property
     def judged(self) -> str:
@@ -120,10 +126,17 @@ def read_data(params: Params, circle: Circle) -> Data:
     channels = find_channels(trainbox.current_job())
     sharded = {name for name, channel in channels.items() if circle.size > 1 and channel.distribution == _SHARDED}
     tables: dict[str, Table] = {}
+    former = former_codes(circle, trainbox.former_model())
     with raising_everywhere(circle):
+        coded = _read(channels["train"], params, None, former, allow_empty="train" in sharded)
+    with raising_together(circle):
+        coded = settle_codes(circle, coded, params, former)
+    with raising_everywhere(circle):
+        tables["train"] = encode(coded, params, _memory())
         for name, channel in channels.items():
-            if name == "train" or name in sharded or circle.rank == 0:
-                tables[name] = _read(channel, params, tables.get("train"), allow_empty=name in sharded)
+            if name != "train" and (name in sharded or circle.rank == 0):
+                table = _read(channel, params, coded, coded.coding, allow_empty=name in sharded)
+                tables[name] = encode(table, params, _memory())
         report = _report(circle, params, tables, sharded)
     reports = circle.gather(report, Report)
     with raising_together(circle):
@@ -155,10 +168,17 @@ def read_data(params: Params, circle: Circle) -> Data:
         classes=classes,
         shares=tuple(report.rows["train"] if stays else 1 for report in reports),
         is_sharded=stays,
+        columns=coded.feature_names if coded.coding.features else names,
+        coding=coded.coding,
     )
 
 
-def _read(channel: Channel, params: Params, like: Table | None, *, allow_empty: bool) -> Table:
+def _memory() -> int:
+    """Bytes that this host has."""
+    return read_memory().limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _read(channel: Channel, params: Params, like: Table | None, coding: Coding | None, *, allow_empty: bool) -> Table:
     """A channel's rows on this member, each with a label that the task can learn from.
 
     Raises:
@@ -173,6 +193,7 @@ def _read(channel: Channel, params: Params, like: Table | None, *, allow_empty: 
         channel,
         like=like if like is not None and like.feature_names else None,
         columns=columns_of(params),
+        coding=coding,
         allow_empty=allow_empty,
         inspect=scan,
     )
@@ -182,7 +203,14 @@ def _read(channel: Channel, params: Params, like: Table | None, *, allow_empty: 
 
 def columns_of(params: Params) -> Columns:
     """What stands where in a row."""
-    return Columns(weight=params.csv_weights, missing=params.missing, delimiter=params.delimiter)
+    return Columns(
+        weight=params.csv_weights,
+        missing=params.missing,
+        delimiter=params.delimiter,
+        texts=True,
+        categorical=params.categorical or (),
+        unseen=params.unseen,
+    )
 
 
 def find_channels(job: Job) -> dict[str, Channel]:
@@ -213,7 +241,7 @@ def _report(circle: Circle, params: Params, tables: Mapping[str, Table], sharded
         classes={f"{label:.0f}": count for label, count in counts.items()},
         extremes=(float(train.labels.min()), float(train.labels.max())) if len(train.labels) else None,
         weight=None if train.weights is None else float(train.weights.sum(dtype=np.float64)),
-        memory=read_memory().limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory=_memory(),
         version=sklearn.__version__,
     )
 

@@ -304,12 +304,14 @@ def put_together(forests: Sequence[Forest]) -> Forest:
 def assemble(parts: Sequence[Part], params: Params, former: Sequence[Part] = ()) -> Forest:
     """The forest of all trees of these parts, behind those of a former one, as one fit would have left it."""
     forest = put_together([part.forest for part in parts]).set_params(**constructor_arguments(params))
-    forest.estimators_ = [tree for part in (*former, *parts) for tree in part.trees]
     share_texts(forest)
     for tree in forest.estimators_:
-        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params})
+        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params if name != "random_state"})
         share_texts(tree)
     share_texts(forest.estimator_)
+    for tree in (before := [tree for part in former for tree in part.trees]):
+        share_texts(tree)
+    forest.estimators_ = [*before, *forest.estimators_]
     return forest.set_params(n_estimators=len(forest.estimators_))
 
 

@@ -13,6 +13,7 @@ from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import Part, forest_class
 from trainbox.sklearn.packing import unpack
 from trainbox.sklearn.params import Params
+from trainbox.tabular.texts import by_name
 
 _FILE = "model.skops"
 _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
@@ -57,7 +58,8 @@ def read_former(params: Params, data: Data, circle: Circle) -> Former:
     told = _Told(0, "")
     if circle.rank == 0 and directory is not None:
         content = find_file(directory, _FILE).read_bytes()
-        check_columns(directory, data.features)
+        columns = data.columns or data.features
+        check_columns(directory, columns, by_name(data.coding, columns), data.coding.labels)
         parts = (_read(content, params, data),)
         told = _Told(parts[0].last, hashlib.sha256(content).hexdigest()[:16])
     told = msgspec.json.decode(circle.share(msgspec.json.encode(told)), type=_Told)

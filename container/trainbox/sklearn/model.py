@@ -1,11 +1,13 @@
-"""What a finished model leaves: `model.joblib`, `model.skops`, `model.json`, and in `output/data` two pictures."""
+"""What a finished model leaves: `model.joblib`, `model.skops`, their card, and in `output/data` two pictures."""
 
+import hashlib
 import importlib.metadata
 import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -16,14 +18,18 @@ import sklearn
 
 import trainbox
 from trainbox import whole
+from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
 from trainbox.say import say
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
+from trainbox.sklearn.texts import collapse, expand
 from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
+from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
+from trainbox.tabular.texts import by_name, explain
 
 _MEASURES = {
     "impurity": "mean decrease of the impurity (all features: 1)",
@@ -32,18 +38,32 @@ _MEASURES = {
 }
 
 
-def save_description(params: Params, data: Data, about: Mapping[str, Any]) -> None:
-    """`model.json`: what one must know to use the model.
+def describe(params: Params, data: Data, **about: Any) -> ModelCard:  # noqa: ANN401 - fields of a card
+    """The card of a model: what one must know to use it, but for what its files show.
 
     Args:
         params: The hyperparameters.
         data: The rows.
-        about: What is particular to this model.
-
-    Raises:
-        OSError: It cannot be written.
+        about: What is particular to this model, by the names of a card.
     """
-    versions = {
+    texts = by_name(data.coding, data.columns)
+    fields: dict[str, Any] = {
+        "framework": "scikit-learn",
+        "objective": params.task,
+        "features": features_of(data.columns or data.features, dict.fromkeys(texts, "text")),
+        "classes": data.coding.labels or data.classes,
+        "categories": texts,
+        "unseen": params.unseen,
+        "absent": "zero",
+        "hyperparameters": msgspec.to_builtins(params),
+        "versions": versions(),
+    }
+    return ModelCard(**(fields | about))
+
+
+def versions() -> dict[str, str]:
+    """Of what has made the model."""
+    return {
         "trainbox": trainbox.__version__,
         "scikit-learn": sklearn.__version__,
         "numpy": np.__version__,
@@ -52,46 +72,58 @@ def save_description(params: Params, data: Data, about: Mapping[str, Any]) -> No
         "skops": importlib.metadata.version("skops"),
         "python": sys.version.split()[0],
     }
-    told = {
-        **about,
-        "features": data.features,
-        "classes": data.classes,
-        "hyperparameters": msgspec.to_builtins(params),
-        "versions": versions,
-    }
-    trainbox.save("model.json", msgspec.json.format(msgspec.json.encode(told), indent=1))
 
 
-def save_model(model: Any, params: Params, data: Data, about: Mapping[str, Any]) -> None:  # noqa: ANN401 - any estimator
+def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401 - any estimator
     """Write the model: as a pickle, which whoever loads it must trust, and as skops, which runs no code on loading.
 
     Args:
         model: The fitted estimator.
-        params: The hyperparameters.
         data: The rows.
-        about: What is particular to this model.
+        card: What else one must know; it is written last.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: A file cannot be written.
     """
-    told, skops = dict(about), load_skops(of_forests=isinstance(model, FORESTS))
+    skops = load_skops(of_forests=isinstance(model, FORESTS))
     if not isinstance(model, FORESTS):  # of which it is done as they grow
         clear_padding(model)
     # At the same time: most of both is zlib, which lets go of the interpreter's lock.
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)
         packed = pool.submit(_pack, skops, model)
-    trainbox.save("model.joblib", pickled.result())
+    written, trusted = [trainbox.save("model.joblib", pickled.result())], list[str]()
     try:
         safe = packed.result()
     except skops.exceptions.UnsupportedTypeException as error:
         say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
-        trainbox.save("model.skops", safe)
-        trusted = TRUSTED if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
-        told["skops"] = {"file": "model.skops", "trusted": trusted}
-    save_description(params, data, told)
-    say(f"saved {type(model).__name__} to {trainbox.model_dir() / 'model.joblib'}")
+        written.append(trainbox.save("model.skops", safe))
+        trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
+    card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
+    trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(written[0], data, card))))
+    say(f"saved {type(model).__name__} to {written[0]}")
+    for text in explain(data.coding, data.columns, card.unseen):
+        say(text)
+
+
+def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
+    """Made-up rows, and what the model in a file says of them: a share for each class, else a class or a number."""
+    model, rows = joblib.load(path), thin_out(data.train.features)
+    _, importance = find_importance(model, data.features)
+    used = [place for place, value in enumerate(importance.values()) if value]
+    is_wide = len(data.features) > card.features.count  # texts have a column each
+    if is_wide:
+        rows, used = collapse(rows, data.coding, card.features.count), []
+    made = make_rows(rows, codes=card.features.coded(), used=used, zeros=True)
+    inputs = as_matrix(made, card.features.count, absent=0.0, sparse=scipy.sparse.issparse(rows))
+    if is_wide:
+        inputs = expand(inputs, data.coding)
+    if hasattr(model, "n_jobs"):
+        model.n_jobs = 1  # with several threads a forest adds up its trees in any order
+    said = model.predict_proba(inputs) if hasattr(model, "predict_proba") else model.predict(inputs)
+    return sample_rows(made, said, card)
 
 
 def _pack(skops: Any, model: Any) -> bytes:  # noqa: ANN401 - any estimator

@@ -10,7 +10,12 @@ from trainbox.channels.table import MISSING
 
 #: What a resumed job may change, because it does not shape the trees.
 #: How CSV is read shows in the digest of what was read.
-FREE = frozenset({"n-estimators", "n-jobs", "verbose", "checkpoint-every", "missing", "delimiter"})
+FREE = frozenset(
+    {
+        *("n-estimators", "n-jobs", "verbose", "checkpoint-every"),
+        *("missing", "delimiter", "categorical", "encoding", "unseen"),
+    }
+)
 #: What scikit-learn's constructors have and these hyperparameters have not: the trees of a forest grow in groups here,
 #: each a fit of its own, and `seed` is the random state.
 OURS = frozenset({"warm_start", "random_state"})
@@ -30,9 +35,15 @@ _NOT_FOR_XGBOOST = (
     "ccp_alpha",
     "oob_score",
     "allow_shard_forests",
+    "encoding",
 )
 #: What goes with an estimator of one's own choice.
-_FOR_ESTIMATORS = frozenset({"task", "csv_weights", "missing", "delimiter", "seed", "estimator", "estimator_params"})
+_FOR_ESTIMATORS = frozenset(
+    {
+        *("task", "csv_weights", "missing", "delimiter", "categorical", "encoding", "unseen"),
+        *("seed", "estimator", "estimator_params"),
+    }
+)
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -105,6 +116,19 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
         None
     )
+    categorical: (
+        Annotated[
+            tuple[str, ...],
+            Meta(description="names or positions of features all of whose cells are texts, numbers too"),
+        ]
+        | None
+    ) = None
+    encoding: Annotated[
+        Literal["ordinal", "onehot"], Meta(description="of texts: their places as numbers, or a column for each")
+    ] = "ordinal"
+    unseen: Annotated[
+        Literal["error", "missing"], Meta(description="what a text is that `train` has not, in rows to be judged")
+    ] = "error"
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of every random choice (random_state)")] = 42
     n_jobs: Annotated[int, Meta(description="threads; -1 is one for each processor")] = -1
     verbose: Annotated[int, Meta(ge=0, description="what scikit-learn itself says")] = 0
@@ -152,7 +176,10 @@ def _find_contradictions(params: Params) -> list[str]:
     if isinstance(params.class_weight, dict):
         odd = [label for label in params.class_weight if not _is_whole(label)]
         if odd or not params.class_weight:
-            problems.append(f"class_weight: {odd[0] if odd else '{}'!r} is no class; classes are whole numbers")
+            problems.append(
+                f"class_weight: {odd[0] if odd else '{}'!r} is no class; classes are whole numbers, and texts have the"
+                " numbers 0, 1, … in the order of their letters"
+            )
     if params.allow_shard_forests and params.oob_score:
         problems.append("oob_score has no meaning with allow_shard_forests: no tree has seen the rows of other hosts")
     if params.n_jobs == 0:

@@ -11,6 +11,7 @@ import sklearn
 
 import trainbox
 from trainbox.channels import digest
+from trainbox.channels.coding import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL
@@ -39,6 +40,8 @@ def identify(params: Params, data: Data, former: Former | None = None) -> dict[s
     identity = {name: json.dumps(value) for name, value in values.items() if name not in FREE}
     shape = " x ".join(map(str, data.train.features.shape))
     identity["channel train"] = f"{shape}, digest {digest(data.train)[:16]}"
+    if data.coding:
+        identity["texts"] = f"{params.encoding}, digest {digest_coding(data.coding)}"
     start = {} if former is None or not former.trees else {f"channel {MODEL_CHANNEL}": former.sentence}
     return identity | start | {"scikit-learn": sklearn.__version__}
 

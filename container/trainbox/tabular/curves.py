@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-import trainbox
-from trainbox import whole
+from trainbox import toolkit, whole
 from trainbox.tabular.painter import Curves, FoldCurve, Folds
 
 #: The scores by the steps that they are of, in order.
@@ -86,7 +85,7 @@ def fold_curve(name: str, folds: Sequence[History], selected: Sequence[int]) -> 
 
 def _save(content: Mapping[str, Any]) -> Path:
     """Write the numbers; the path without its suffix."""
-    directory = trainbox.current_job().layout.output_data_dir
+    directory = toolkit.current_job().layout.output_data_dir
     directory.mkdir(parents=True, exist_ok=True)
     whole.write(directory / f"{_NAME}.json", msgspec.json.encode(content))
     return directory / _NAME

@@ -1,6 +1,7 @@
 """The texts of a job's rows as codes that are the same on all its members, and what to say of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -8,13 +9,19 @@ import scipy.sparse
 
 from trainbox.channels import Coding, Table
 from trainbox.channels.coding import MOST_CATEGORIES, unite
+from trainbox.channels.odd import hint_for_cell, is_word_for_missing
 from trainbox.channels.wording import some
+from trainbox.contract.model_card import CARD_FILE, read_card
 from trainbox.contract.text import short
 from trainbox.errors import DataError
 from trainbox.peers import Circle
 
 #: Stands for the label among the places of features.
 LABEL = -1
+
+
+class _Told(msgspec.Struct, frozen=True):
+    coding: Coding | None
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -48,6 +55,35 @@ def settle(circle: Circle, coding: Coding, names: Sequence[str], has_numbers: Ca
         what = "the label" if place == LABEL else f"feature {names[place] if place < len(names) else place!r}"
         found[place] = put_together(what, circle.gather(column, Column))
     return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
+
+
+def former_codes(circle: Circle, model_dir: Path | None) -> Coding | None:
+    """The codes of a former model, which these rows must follow; None where no member is given one.
+
+    Args:
+        circle: The members; all call this.
+        model_dir: Of the former model, where this member is given one.
+
+    Raises:
+        DataError: Its card cannot be read.
+    """
+    own = _Told(read_codes(model_dir) if model_dir is not None else None)
+    told = circle.gather(own, _Told) if circle.size > 1 else [own]
+    return next((one.coding for one in told if one.coding is not None), None)
+
+
+def read_codes(model_dir: Path) -> Coding:
+    """The codes that a model has learnt from; none where it has no card.
+
+    Raises:
+        DataError: Its card cannot be read.
+    """
+    if not any((model_dir / name).exists() for name in (CARD_FILE, Path(CARD_FILE).name)):
+        return Coding()
+    card = read_card(model_dir)
+    places = {name: place for place, name in enumerate(card.features.listed())} if card.categories else {}
+    features = {places[name]: texts for name, texts in card.categories.items()}
+    return Coding(features, tuple(label for label in card.classes if isinstance(label, str)))
 
 
 def put_together(what: str, columns: Sequence[Column]) -> tuple[str, ...]:
@@ -84,6 +120,15 @@ def has_number(table: Table, place: int) -> bool:
     return not bool(np.isnan(table.features[:, place]).all())
 
 
+def find_odd_texts(coding: Coding, names: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
+    """What to know of texts that other programs write for a missing value."""
+    columns = {**by_name(coding, names), **({"the label": coding.labels} if coding.labels else {})}
+    found = {name: text for name, texts in columns.items() for text in texts if is_word_for_missing(text)}
+    return tuple(
+        f"{name}: {text!r} is taken for a text; {hint_for_cell(text, missing)}" for name, text in found.items()
+    )
+
+
 def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The texts of each feature by its name, as a model card has them.
 
@@ -92,7 +137,7 @@ def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """
     found: dict[str, tuple[str, ...]] = {}
     for place, texts in coding.features.items():
-        if names.count(names[place]) > 1:
+        if list(names).count(names[place]) > 1:
             raise DataError(
                 f"channel train: several columns are called {names[place]!r}, and one of them holds texts",
                 hint="give each column a name of its own",
@@ -101,12 +146,12 @@ def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def explain(categories: Mapping[str, Sequence[str]], classes: Sequence[object], unseen: str) -> tuple[str, ...]:
+def explain(coding: Coding, names: Sequence[str], unseen: str) -> tuple[str, ...]:
     """What to know of a model that has learnt from texts; nothing of one that has not."""
-    if not categories and not any(isinstance(label, str) for label in classes):
+    if not coding:
         return ()
-    told = [f"{name} ({len(texts):,} texts)" for name, texts in categories.items()]
-    what = some([*told, *(["the label"] if any(isinstance(label, str) for label in classes) else [])])
+    told = [f"{name} ({len(texts):,} texts)" for name, texts in by_name(coding, names).items()]
+    what = some([*told, *([f"the label ({len(coding.labels):,} texts)"] if coding.labels else [])])
     then = "is an error" if unseen == "error" else "counts as missing"
     text = (
         f"the model has learnt from the codes of texts: {what}. It needs trainbox's `serve`, which codes rows as"

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from trainbox.torch.encoders import Columns, Pixels
     from trainbox.torch.former import load_former
     from trainbox.torch.images import Images, holds_images, read_images
+    from trainbox.torch.model import save_files
     from trainbox.torch.rows import read_rows
     from trainbox.torch.training import Session, session
 
@@ -21,6 +22,7 @@ __all__ = [
     "load_former",
     "read_images",
     "read_rows",
+    "save_files",
     "session",
 ]
 
@@ -33,6 +35,7 @@ _HOMES = {
     "holds_images": "images",
     "load_former": "former",
     "read_images": "images",
+    "save_files": "model",
     "read_rows": "rows",
     "session": "training",
 }

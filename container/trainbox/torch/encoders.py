@@ -3,7 +3,7 @@
 So an exported model takes rows and pixels as they are in the channel: nobody has to prepare them once more, alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ class Columns(nn.Module):
         rows: n x features of the training data; a missing value is NaN.
         names: Of the features.
         categorical: Those whose numbers are codes; all that training has not seen, or that are missing, are one code.
+        counts: Of some of these how many codes there are, from 0 on, whether or not the rows have all of them.
 
     Raises:
         HyperparameterError: There is no such column.
@@ -28,7 +29,13 @@ class Columns(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, rows: Tensor, names: Sequence[str], categorical: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        rows: Tensor,
+        names: Sequence[str],
+        categorical: Sequence[str] = (),
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         for name in categorical:
             if name not in names:
@@ -43,7 +50,9 @@ class Columns(nn.Module):
         self.embeddings = nn.ModuleList()
         width = 2 * len(self.numbers)
         for place, index in enumerate(self.codes):
-            values = torch.unique(rows[:, index][~rows[:, index].isnan()])
+            count = (counts or {}).get(names[index])
+            given = torch.unique(rows[:, index][~rows[:, index].isnan()])
+            values = given if count is None else torch.arange(count, dtype=rows.dtype)
             self.register_buffer(f"values_{place}", values)
             size = min(_WIDEST, len(values) // 2 + 1)
             self.embeddings.append(nn.Embedding(len(values) + 1, size))

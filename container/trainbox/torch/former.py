@@ -2,7 +2,7 @@
 
 import hashlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import torch
@@ -20,12 +20,19 @@ _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
 _DIGITS = 15
 
 
-def load_former(net: nn.Module, columns: Sequence[str] = ()) -> str:
+def load_former(
+    net: nn.Module,
+    columns: Sequence[str] = (),
+    texts: Mapping[str, Sequence[str]] | None = None,
+    classes: Sequence[str] = (),
+) -> str:
     """Give a network the weights of a former model, before it is wrapped; statistics of its data are among them.
 
     Args:
         net: The network, on the processor.
         columns: Those of a table, which must be the former model's.
+        texts: By column, the texts that its numbers stand for.
+        classes: Of labels that are texts, and of images, likewise.
 
     Returns:
         A digest of the file in hexadecimal digits; empty where the job has no channel `model`.
@@ -38,8 +45,8 @@ def load_former(net: nn.Module, columns: Sequence[str] = ()) -> str:
         return ""
     content = find_file(directory, _FILE).read_bytes()
     weights = read_weights(content)
-    if columns:
-        check_columns(directory, columns)
+    if columns or classes:
+        check_columns(directory, columns, texts, classes)
     _compare(weights, net.state_dict())
     net.load_state_dict(weights)
     say(f"channel {MODEL_CHANNEL}: training starts from {len(weights)} tensors of a former model")

@@ -2,6 +2,7 @@
 
 import math
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping
 
 from trainbox.metrics import PREFIX, parse_line
@@ -33,8 +34,13 @@ class Curves:
             if sample.step is None:
                 self.final[name] = value
                 continue
-            self._steps.setdefault(name, array("q")).append(sample.step)
-            self._values.setdefault(name, array("d")).append(value)
+            steps, values = self._steps.setdefault(name, array("q")), self._values.setdefault(name, array("d"))
+            if steps and sample.step <= steps[-1]:
+                # Ranks that were started again repeat the steps since their checkpoint: the last time counts.
+                kept = bisect_left(steps, sample.step)
+                del steps[kept:], values[kept:]
+            steps.append(sample.step)
+            values.append(value)
             self.last[name] = value
             self.last_step = sample.step
         return True

@@ -138,6 +138,8 @@ def _declares(called: str, names: Names, within: tuple[str, ...]) -> bool:
 
 def may_train(node: ast.stmt, names: Names, within: tuple[str, ...] = ()) -> bool:
     """Whether there is a sign that a statement trains: what it calls, itself or in a function of the file."""
+    if isinstance(node, _Scope):  # it runs when it is called
+        return False
     for call in calls(node):
         called = names.full(call.func)
         if trains(call, names) or (called in names.functions and called in _STARTING):

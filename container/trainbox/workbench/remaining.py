@@ -12,8 +12,8 @@ TOTALS = (
 )
 #: Of bundled scripts that have a default for it.
 DEFAULTS = {"pytorch_train": ("epochs", 10), "random_forest_train": ("n_estimators", 100)}
-#: With any of these a script counts its steps more than once.
-_REPEATED = ("_kfold", "kfold")
+#: Of the bundled XGBoost script: it counts the rounds of all folds.
+_FOLDS = ("_kfold", "_num_cv_round")
 #: From the first step to the one that shows a pace.
 _LEAST_STEPS = 2
 
@@ -26,12 +26,16 @@ def find_total(script: str, hyperparameters: Mapping[str, str]) -> int | None:
         hyperparameters: Of the job.
     """
     given = {name.replace("-", "_").lower(): value for name, value in hyperparameters.items()}
-    if any(given.get(name, "0") not in ("", "0", "null") for name in _REPEATED):
-        return None
     name = next((name for name in TOTALS if name in given), "")
-    if name:
-        return int(given[name]) if given[name].isascii() and given[name].isdecimal() else None
-    return DEFAULTS.get(script, ("", None))[1]
+    total = _number(given[name]) if name else DEFAULTS.get(script, ("", None))[1]
+    if total is not None and script == "xgboost_train":
+        for repeats in _FOLDS:
+            total *= _number(given.get(repeats, "")) or 1
+    return total
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 class Remaining:

@@ -62,13 +62,13 @@ def summarise(
         facts.append(("resume", shlex.join(resume_command(request))))
     if request.isolation.image is None:
         facts.append(("docker", shlex.join(docker_command(request))))
-    else:
+    elif not request.in_image:  # what only the image has cannot run beside it
         facts.append(("process", shlex.join(process_command(request))))
     width = max(len(name) for name, _ in facts)
     # No cells of a table: a path or a command is one line however narrow the terminal, to be copied from there.
     lines = [f"{name:<{width}}  {visible(text)}" for name, text in facts]
-    ending = _ending(record, pen, is_told=is_told)
-    return "".join(f"{line}\n" for line in ("", *ending, *_metrics(record, pen), "", *lines))
+    above = (*_ending(record, pen, is_told=is_told), *_metrics(record, pen))
+    return "".join(f"{line}\n" for line in ("", *above, "", *lines))
 
 
 def _ending(record: JobRecord, pen: Pen, *, is_told: bool) -> Iterable[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trainbox.channels import Coding
+from trainbox.channels import Coding, default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
 from trainbox.tabular.labels import MOST_CLASSES, refuse_constant, refuse_weights, some
@@ -37,8 +37,8 @@ class Report(msgspec.Struct, frozen=True):
     #: Rows and labels of each channel.
     rows: Mapping[str, int]
     labels: Mapping[str, Labels]
-    #: Nothing where it has no row.
-    columns: tuple[str, ...]
+    #: The names of the features, or how many there are where no file names them; nothing where it has no row.
+    columns: tuple[str, ...] | int
     #: Digests of its rows.
     digests: Mapping[str, str]
     #: The round of its newest checkpoint.
@@ -115,33 +115,35 @@ def _same_version(reports: Sequence[Report]) -> None:
             )
 
 
+def report_columns(names: tuple[str, ...]) -> tuple[str, ...] | int:
+    """The columns of a report: a sparse table may have a million, which nobody need be told one by one."""
+    return len(names) if names == default_names(len(names)) else names
+
+
 def _columns(reports: Sequence[Report]) -> tuple[str, ...]:
     """Of all members that have rows; a sparse file does not say how wide it is, so the widest of those counts."""
     holders = [report for report in reports if report.columns]
-    widest = max(holders, key=lambda report: len(report.columns))
+    widest = max(holders, key=lambda report: len(_names(report)))
+    expected = _names(widest)
     for report in holders:
-        if report.columns == widest.columns or (_unnamed(report) and _unnamed(widest) and _sparse(report, widest)):
+        if report.columns == widest.columns or (isinstance(report.columns, int) and isinstance(widest.columns, int)):
             continue
-        if len(report.columns) != len(widest.columns):
+        names = _names(report)
+        if len(names) != len(expected):
             raise DataError(
-                f"{report.member} has {len(report.columns)} features, {widest.member} has {len(widest.columns)}",
+                f"{report.member} has {len(names)} features, {widest.member} has {len(expected)}",
                 hint="every file on every host must have the same columns",
             )
-        place = next(i for i, pair in enumerate(zip(report.columns, widest.columns, strict=True)) if len({*pair}) > 1)
+        place = next(i for i, pair in enumerate(zip(names, expected, strict=True)) if len({*pair}) > 1)
         raise DataError(
-            f"{report.member} calls feature {place + 1} {report.columns[place]!r},"
-            f" {widest.member} calls it {widest.columns[place]!r}",
+            f"{report.member} calls feature {place + 1} {names[place]!r}, {widest.member} calls it {expected[place]!r}",
             hint="every file on every host must have the same columns in the same order",
         )
-    return widest.columns
+    return expected
 
 
-def _unnamed(report: Report) -> bool:
-    return report.columns == tuple(f"f{place}" for place in range(len(report.columns)))
-
-
-def _sparse(report: Report, other: Report) -> bool:
-    return report.columns == other.columns[: len(report.columns)]
+def _names(report: Report) -> tuple[str, ...]:
+    return default_names(report.columns) if isinstance(report.columns, int) else report.columns
 
 
 def _together(reports: Sequence[Report], channel: str) -> Labels:

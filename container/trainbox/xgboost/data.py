@@ -5,26 +5,25 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
-import scipy.sparse
 import xgboost as xgb
 
 import trainbox
 from trainbox import toolkit
 from trainbox.channels import Coding, Table, say_unread
-from trainbox.channels.coding import unite
+from trainbox.checkpointing import Checkpoint
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
-from trainbox.former import former_texts
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
 from trainbox.peers import Circle, find_members, join
 from trainbox.say import say
 from trainbox.stopping import leaving_at_once
 from trainbox.tabular.faults import raising_everywhere, raising_together
-from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels
+from trainbox.tabular.texts import former_codes
+from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels, report_columns
 from trainbox.xgboost.devices import choose_device
-from trainbox.xgboost.matrices import Bins, bins_of, make_matrices
+from trainbox.xgboost.matrices import Bins, choose_bins, make_matrices
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import (
     Shard,
@@ -35,7 +34,7 @@ from trainbox.xgboost.shards import (
     shard_of,
     spool_directory,
 )
-from trainbox.xgboost.texts import recode_shard, settle_codes
+from trainbox.xgboost.texts import settle_codes
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):
@@ -44,20 +43,24 @@ class Data(msgspec.Struct, frozen=True, eq=False):
     shards: dict[str, Shard]
     agreement: Agreement
 
-    def matrices(self, params: Params) -> Callable[[], Mapping[str, xgb.DMatrix]]:
+    def matrices(self, params: Params, bins: Bins) -> Callable[[], Mapping[str, xgb.DMatrix]]:
         """Gives the matrices of a segment; to be called once, for the rows themselves are let go where it can be.
 
         The matrices are the same for all segments, but for `approx`: there the bins depend on the rows drawn when a
         matrix is first used, so each segment has new ones.
         """
         if params.method == "approx":
-            return lambda: make_matrices(dict(self.shards), params, members=self.agreement.members)
-        made = make_matrices(self.shards, params, members=self.agreement.members)
+            return lambda: make_matrices(dict(self.shards), params, bins=bins)
+        made = make_matrices(self.shards, params, bins=bins)
         return lambda: made
 
-    def bins(self, params: Params) -> Bins:
-        """How `matrices` will bin the rows."""
-        return bins_of(self.shards["train"], params, members=self.agreement.members)
+    def bins(self, params: Params, found: Checkpoint | None) -> Bins:
+        """How the rows to learn from are binned; a checkpoint keeps the bins that it was begun with."""
+        begun = found.info.get("bins") if found is not None else None
+        bins = choose_bins(self.shards["train"], params, members=self.agreement.members, begun=begun)
+        if bins in {"quantiles", "exact"} and params.bins is None:
+            say("bins stay at exact quantiles, with which the checkpoint was begun")
+        return bins
 
     def of(self, tables: Mapping[str, Table], params: Params) -> "Data":
         """Some of the rows, as if they were all there are."""
@@ -118,20 +121,21 @@ def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: i
     on_disk = any(circle.gather(is_needed, bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
+    former = former_codes(circle, trainbox.former_model())
     for name, channel in channels.items():
+        train = shards.get("train")
         with raising_everywhere(circle):
-            shard = _read(channel, name, params, circle, train=shards.get("train"), spool=spool)
-            if name == "train":
-                shard = _with_former_texts(shard, params)
-        if name == "train":
+            coding = former if train is None else train.coding
+            shard = _read(channel, name, params, circle, like=train, coding=coding, spool=spool)
+        if train is None:
             with raising_together(circle):
-                shard = settle_codes(shard, circle, params)
+                shard = settle_codes(shard, circle, params, former)
         shards[name] = shard
     report = Report(
         member=circle.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
         labels={name: shard.labels for name, shard in shards.items()},
-        columns=shards["train"].feature_names,
+        columns=report_columns(_widest(shards)),
         digests={name: shard.digest for name, shard in shards.items()},
         checkpoint=checkpoint,
         version=xgb.__version__,
@@ -174,32 +178,42 @@ def _check_pipes(channels: Mapping[str, Channel], processes: int) -> None:
 
 
 def _read(
-    channel: Channel, name: str, params: Params, circle: Circle, *, train: Shard | None, spool: Path | None
+    channel: Channel,
+    name: str,
+    params: Params,
+    circle: Circle,
+    *,
+    like: Shard | None,
+    coding: Coding | None,
+    spool: Path | None,
 ) -> Shard:
     """This member's rows of a channel; among several it may have none."""
     part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
     several = circle.size > 1
     directory = spool and spool / name
-    coding = None if train is None else train.coding
-    shard = read_shard(channel, name, params, part, like=train, spool=directory, coding=coding, allow_empty=several)
+    shard = read_shard(channel, name, params, part, like=like, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
         say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
     return shard
 
 
-def _with_former_texts(train: Shard, params: Params) -> Shard:
-    """The rows to learn from with the codes that a former model knows for their texts, though not all occur in them."""
-    known, names = former_texts(), train.feature_names
-    columns = {place: known.columns.get(names[place], ()) for place in train.coding.features}
-    coding = unite([train.coding, Coding(columns, known.classes if train.coding.labels else ())])
-    return train if coding == train.coding else recode_shard(train, coding, params)
+def _widest(shards: Mapping[str, Shard]) -> tuple[str, ...]:
+    """The columns of the rows to learn from; of sparse ones as many as any channel has.
+
+    A row that is held out may well have a feature, a word perhaps, that no row to learn from has: the trees never ask
+    for it.
+    """
+    train = shards["train"]
+    if not train.rows or not train.is_sparse:
+        return train.feature_names
+    return max((shard.feature_names for shard in shards.values()), key=len)
 
 
 def _fit(shard: Shard, columns: tuple[str, ...], params: Params, spool: Path | None) -> Shard:
     """The shard in the columns that all have agreed on; one without a row becomes a table without rows.
 
     Raises:
-        DataError: It has more columns: a libsvm file names a feature that no row of `train` has.
+        DataError: Its rows, or those of `train`, are not sparse, and have other columns.
     """
     if len(shard.feature_names) > len(columns):
         raise DataError(
@@ -207,14 +221,21 @@ def _fit(shard: Shard, columns: tuple[str, ...], params: Params, spool: Path | N
             f" but the last feature of channel train is {len(columns) - 1} (counted from 0)",
             hint="features must be numbered alike in all channels",
         )
-    if shard.is_on_disk:
-        return shard
     if not shard.rows:
-        return empty_shard(shard.channel, columns, params, spool=spool and spool / shard.channel)
+        if shard.is_on_disk:
+            return shard
+        return empty_shard(shard, columns, params, spool=spool and spool / shard.channel)
+    if len(shard.feature_names) == len(columns):
+        return shard
+    if not shard.is_sparse:
+        raise DataError(
+            f"channel {shard.channel}: rows have {len(shard.feature_names)} features here, others {len(columns)}",
+            hint="every file of every channel, on every host, must have the same columns",
+        )
+    if shard.is_on_disk:
+        return msgspec.structs.replace(shard, feature_names=columns)
     table = shard.table
-    if len(table.feature_names) < len(columns) and scipy.sparse.issparse(table.features):
-        features = table.features.copy()
-        features.resize((table.features.shape[0], len(columns)))
-        table = msgspec.structs.replace(table, features=features, feature_names=columns)
-        return msgspec.structs.replace(shard, blocks=(table,), feature_names=columns)
-    return shard
+    features = table.features.copy()
+    features.resize((table.features.shape[0], len(columns)))
+    table = msgspec.structs.replace(table, features=features, feature_names=columns)
+    return msgspec.structs.replace(shard, blocks=(table,), feature_names=columns)

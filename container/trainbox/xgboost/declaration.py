@@ -139,6 +139,13 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
         Literal["auto", "hist", "approx", "exact", "gpu_hist"], Meta(description="how to find splits; auto is hist")
     ] = "auto"
     max_bin: Annotated[int, Meta(ge=2, description="bins of a feature's histogram")] = 256
+    bins: (
+        Annotated[
+            Literal["sketch", "quantiles"],
+            Meta(description="`sketch`, XGBoost's own, is the default; `quantiles` are exact, and found sooner"),
+        ]
+        | None
+    ) = None
     max_cached_hist_node: Annotated[Count, Meta(description="nodes whose histograms are kept in memory")] | None = None
     num_parallel_tree: Annotated[Count, Meta(description="trees in each round")] = 1
     max_cat_to_onehot: Annotated[Count, Meta(description="most categories that are split one from the rest")] = 4
@@ -188,4 +195,5 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     prob_buffer_row: Annotated[float, Meta(gt=1, description="retired")] | None = None
     deterministic_histogram: Annotated[bool, Meta(description="retired: always so")] | None = None
     single_precision_histogram: Annotated[bool, Meta(description="retired")] | None = None
+    silent: Annotated[bool, Meta(description="retired: see verbosity")] | None = None
     use_dask_gpu_training: Annotated[bool, Meta(description="retired: see device")] | None = None

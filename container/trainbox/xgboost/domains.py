@@ -59,7 +59,7 @@ DOMAINS: Mapping[str, Domain] = {
 }
 
 #: Of metrics that XGBoost refuses to compute for other labels; those of another kind are not-a-number there.
-METRIC_DOMAINS: Mapping[str, Domain] = {"map": _RELEVANT, "ndcg": _GRADES}
+METRIC_DOMAINS: Mapping[str, Domain] = {"map": _RELEVANT, "pre": _RELEVANT, "ndcg": _GRADES}
 
 
 def domain_of(params: Declaration) -> Domain:

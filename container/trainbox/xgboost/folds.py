@@ -20,14 +20,20 @@ import scipy.sparse
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
+from trainbox.tabular.curves import save_folds as save_folds_of
+from trainbox.tabular.painter import Folds
+from trainbox.xgboost.matrices import number_groups
+from trainbox.xgboost.metrics import objective_of
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.segments import check_part, compare, parse_part, read_part
+from trainbox.xgboost.readers import spell_base_score
+from trainbox.xgboost.segments import check_part, chosen_round, compare, parse_part, read_part
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 _HALF = 0.5
 _SCORES = "scores.json"
+_HISTORIES = "histories.json"
 
 
 class Fold(msgspec.Struct, frozen=True, eq=False):
@@ -39,20 +45,27 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
     held_out: Rows
 
 
-def split_folds(labels: Floats, params: Params) -> tuple[Fold, ...]:
-    """All folds of all repeats; with classes each fold has its share of every one.
+def split_folds(labels: Floats, params: Params, groups: Rows | None = None) -> tuple[Fold, ...]:
+    """All folds of all repeats; with classes each fold has its share of every one, and no group is cut.
+
+    Args:
+        labels: (n,) or (n, k).
+        params: The hyperparameters.
+        groups: (n,), the query id of each row, where rows come in groups.
 
     Raises:
-        HyperparameterError: There are more folds than rows.
+        HyperparameterError: There are more folds than rows, or than groups.
         DataError: A class has fewer rows than there are folds.
     """
     # Only now: it takes seconds, and most jobs have no folds.
     from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold  # noqa: PLC0415
 
     folds, repeats = params.kfold or 0, params.num_cv_round
-    if folds > len(labels):
-        raise HyperparameterError(f"_kfold is {folds}, but there are {len(labels)} rows")
-    if params.classes is None:
+    units = np.arange(len(labels)) if groups is None else number_groups(groups)
+    count = int(units[-1]) + 1 if len(units) else 0
+    if folds > count:
+        raise HyperparameterError(f"_kfold is {folds}, but there are {count} {'rows' if groups is None else 'groups'}")
+    if params.classes is None or groups is not None or labels.ndim > 1:
         splitter: Any = RepeatedKFold(n_splits=folds, n_repeats=repeats, random_state=params.seed)
     else:
         found, counts = np.unique(labels, return_counts=True)
@@ -62,7 +75,11 @@ def split_folds(labels: Floats, params: Params) -> tuple[Fold, ...]:
                 hint="take fewer folds, or leave the class out",
             )
         splitter = RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=params.seed)
-    splits = splitter.split(np.empty((len(labels), 1)), labels)
+    splits = splitter.split(np.empty((count, 1)), labels if groups is None else None)
+    if groups is not None:
+        splits = (
+            (np.flatnonzero(np.isin(units, train)), np.flatnonzero(np.isin(units, held))) for train, held in splits
+        )
     return tuple(Fold(at // folds, at % folds, train, held_out) for at, (train, held_out) in enumerate(splits))
 
 
@@ -73,6 +90,7 @@ def take_rows(table: Table, rows: Rows) -> Table:
         labels=table.labels[rows],
         features=table.features[rows],
         weights=None if table.weights is None else table.weights[rows],
+        groups=None if table.groups is None else table.groups[rows],
     )
 
 
@@ -83,6 +101,8 @@ def join_folds(tables: Sequence[Table]) -> Table:
         return first
     sparse = any(scipy.sparse.issparse(table.features) for table in tables)
     stack: Any = (lambda parts: scipy.sparse.vstack(parts, format="csr")) if sparse else np.concatenate
+    groups = [number_groups(table.groups) for table in tables if table.groups is not None]
+    starts = np.cumsum([0, *(len(part) and int(part[-1]) + 1 for part in groups)])
     weights = [table.weights for table in tables]
     if any(part is None for part in weights) != all(part is None for part in weights):
         raise DataError("one channel has weights and the other has none", hint="give both, or neither")
@@ -92,6 +112,7 @@ def join_folds(tables: Sequence[Table]) -> Table:
         features=stack([table.features for table in tables]),
         files=tuple(path for table in tables for path in table.files),
         weights=None if weights[0] is None else np.concatenate([part for part in weights if part is not None]),
+        groups=np.concatenate([part + start for part, start in zip(groups, starts, strict=False)]) if groups else None,
     )
 
 
@@ -137,14 +158,17 @@ class FoldResult(msgspec.Struct, frozen=True, eq=False):
     scores: Mapping[str, float]
     #: For each row held out what the model says: (n,), or (n, classes).
     said: Floats
+    #: The scores after each round; none of a fold in a checkpoint that was written without them.
+    history: tuple[dict[str, float], ...] = ()
 
 
 def save_folds(store: Checkpoints, identity: Mapping[str, str], results: Sequence[FoldResult]) -> None:
     """Write the finished folds as a checkpoint, whole or not at all; its step is how many they are."""
     with store.writing(len(results), info=identity) as path:
         (path / _SCORES).write_text(json.dumps([result.scores for result in results]))
+        (path / _HISTORIES).write_text(json.dumps([result.history for result in results]))
         for number, result in enumerate(results):
-            (path / f"{number:04d}.ubj").write_bytes(result.model)
+            (path / f"{number:04d}.ubj").write_bytes(spell_base_score(result.model))
             np.save(path / f"{number:04d}.npy", result.said, allow_pickle=False)
 
 
@@ -158,7 +182,22 @@ def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[Fo
         return []
     compare(found, identity)
     scores = parse_part(read_part(found.path / _SCORES), tuple[dict[str, float], ...], f"{found.path}, {_SCORES}")
-    return [FoldResult(*_read_fold(found.path / f"{number:04d}", told)) for number, told in enumerate(scores)]
+    histories = _read_histories(found.path / _HISTORIES, len(scores))
+    return [
+        FoldResult(*_read_fold(found.path / f"{number:04d}", told), history)
+        for number, (told, history) in enumerate(zip(scores, histories, strict=True))
+    ]
+
+
+def _read_histories(path: Path, count: int) -> tuple[tuple[dict[str, float], ...], ...]:
+    if not path.exists():  # written by an earlier version
+        return ((),) * count
+    found = parse_part(read_part(path), tuple[tuple[dict[str, float], ...], ...], str(path))
+    if len(found) != count:
+        raise CheckpointError(
+            f"{path} has the scores of {len(found)} folds, not {count}", hint="start with an empty directory"
+        )
+    return found
 
 
 def _read_fold(path: Path, scores: Mapping[str, float]) -> tuple[bytes, Mapping[str, float], Floats]:
@@ -182,3 +221,10 @@ def out_of_fold(folds: Sequence[Fold], results: Sequence[FoldResult]) -> list[Fl
 def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
     rows, said = np.concatenate([rows for rows, _ in parts]), np.concatenate([said for _, said in parts])
     return said[np.argsort(rows)]
+
+
+def save_fold_curves(results: Sequence[FoldResult], params: Params) -> Folds:
+    """Write `learning-curves.json` of all folds; gives the picture that is to stand beside it."""
+    known = [result.history for result in results if result.history]
+    chosen = [chosen_round(history, objective_of(params), params) for history in known]
+    return save_folds_of([[*enumerate(history)] for history in known], unit="rounds", selected=chosen)

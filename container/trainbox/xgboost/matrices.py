@@ -6,7 +6,7 @@ read block by block (`ExtMemQuantileDMatrix`); to train on a GPU their bins are 
 """
 
 import os
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,50 +16,73 @@ import scipy.sparse
 import xgboost as xgb
 
 from trainbox.channels import Coding, Table
+from trainbox.channels.table import Groups
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.agreement import NO_TEXTS
 from trainbox.xgboost.constraints import weights
 from trainbox.xgboost.cuts import exact_cuts
 from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import Shard
+from trainbox.xgboost.shards import COLUMNS, FEATURES, STARTS, VALUES, Shard
 
 Floats = npt.NDArray[np.float32]
-#: Of the rows to learn from: at exact quantiles, at those of XGBoost's sketch, or none, where trees read the values.
-Bins = Literal["exact", "sketch", "none"]
+#: Where the features of the rows to learn from are cut: by XGBoost's sketch, at exact quantiles, or nowhere where trees
+#: read the values. `exact` are the quantiles of a checkpoint from before there was a choice.
+Bins = Literal["sketch", "quantiles", "exact", "none"]
 
-#: Below, XGBoost's sketch takes no time to speak of.
+#: `exact` leaves fewer rows to the sketch.
 LEAST_ROWS = 100_000
+_QUANTILES: Mapping[str, Bins] = {"quantiles": "quantiles", "exact": "exact"}
 
 
-def bins_of(shard: Shard, params: Params, *, members: int) -> Bins:
-    """How the rows to learn from are binned.
-
-    At exact quantiles where one process has all rows in memory, and all count alike. Few rows are left to XGBoost, so
-    that its own model comes out.
+def choose_bins(train: Shard, params: Params, *, members: int, begun: str | None = None) -> Bins:
+    """How the rows to learn from are binned: as XGBoost does it, or as is asked for, or as a checkpoint has begun.
 
     Args:
-        shard: The rows, of one member.
+        train: The rows, of one member.
         params: The hyperparameters.
         members: Those that train together; their sketches are put together by XGBoost.
+        begun: How the job that goes on has binned them; nothing where it begins.
+
+    Raises:
+        HyperparameterError: Quantiles are asked for, and cannot be had of these rows.
     """
     if not params.is_binned:
         return "none"
-    is_apart = members > 1 or shard.is_on_disk or params.runs_on != "cpu"
-    if is_apart or params.categorical_features or shard.coding.features or shard.rows < LEAST_ROWS:
+    obstacle = _obstacle(train, params, members)
+    if obstacle is not None and params.bins == "quantiles":
+        raise HyperparameterError(
+            f"bins=quantiles needs all rows in the memory of one process, dense and of one weight: {obstacle}",
+            hint="bins=sketch takes any rows",
+        )
+    if obstacle is not None or params.bins == "sketch":
         return "sketch"
-    table = shard.table
-    return "sketch" if table.weights is not None or scipy.sparse.issparse(table.features) else "exact"
+    return _QUANTILES.get(begun or "") or params.bins or "sketch"
 
 
-def make_matrices(shards: MutableMapping[str, Shard], params: Params, *, members: int) -> dict[str, xgb.DMatrix]:
+def _obstacle(train: Shard, params: Params, members: int) -> str | None:
+    """What stands in the way of exact quantiles, which are found by sorting."""
+    if members > 1:
+        return f"{members} processes have a part each"
+    if train.is_on_disk:
+        return "they lie on the disk, for they do not fit into the memory"
+    if params.runs_on != "cpu":
+        return f"they are binned on {params.runs_on}"
+    if params.categorical_features or train.coding.features:
+        return "some features are categories"
+    if train.table.weights is not None:
+        return "they have weights"
+    return "they are sparse" if scipy.sparse.issparse(train.table.features) else None
+
+
+def make_matrices(shards: MutableMapping[str, Shard], params: Params, *, bins: Bins) -> dict[str, xgb.DMatrix]:
     """A matrix of each shard, which is let go: the rows to learn from and all matrices together are the most memory.
 
     Args:
         shards: `train`, and perhaps `validation`; none is left.
         params: The hyperparameters.
-        members: How many train together.
+        bins: How the rows to learn from are binned.
     """
-    matrices = {"train": _make_train(shards.pop("train"), params, members)}
+    matrices = {"train": _make_train(shards.pop("train"), params, bins)}
     while shards:
         name, shard = shards.popitem()
         on_disk = shard.is_on_disk
@@ -67,9 +90,9 @@ def make_matrices(shards: MutableMapping[str, Shard], params: Params, *, members
     return matrices
 
 
-def _make_train(train: Shard, params: Params, members: int) -> xgb.DMatrix:
-    bins = _bins_at(train.table, params) if bins_of(train, params, members=members) == "exact" else None
-    matrix = _make_matrix(train, params, bins)
+def _make_train(train: Shard, params: Params, bins: Bins) -> xgb.DMatrix:
+    at_quantiles = bins == "quantiles" or (bins == "exact" and train.rows >= LEAST_ROWS)
+    matrix = _make_matrix(train, params, _at_quantiles(train.table, params) if at_quantiles else None)
     if params.feature_weights is not None:
         drawn = weights(params.feature_weights, train.feature_names)
         matrix.set_info(feature_weights=np.array(drawn, np.float32))
@@ -79,14 +102,14 @@ def _make_train(train: Shard, params: Params, members: int) -> xgb.DMatrix:
 def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.DMatrix:
     """One to learn from, or with its bins, `like`."""
     if shard.is_on_disk:
-        kinds = feature_types(shard.feature_names, params, shard.coding)
+        kinds, width = feature_types(shard.feature_names, params, shard.coding), len(shard.feature_names)
         paths = [path for path in shard.blocks if isinstance(path, Path)]
         given = {"ref": like, "max_bin": params.max_bin} | _shared(params, shard.coding)
         if params.runs_on == "cpu":
             cache = os.fspath(paths[0].parent / "bins")
-            return xgb.ExtMemQuantileDMatrix(_Blocks(paths, kinds, params, cache), **given)
+            return xgb.ExtMemQuantileDMatrix(_Blocks(paths, width, kinds, params, cache), **given)
         # One for GPUs wants blocks that lie on the GPU already (XGBoost 3.4): for them the bins are kept in memory.
-        return xgb.QuantileDMatrix(_Blocks(paths, kinds, params, None), **given)
+        return xgb.QuantileDMatrix(_Blocks(paths, width, kinds, params, None), **given)
     if not params.is_binned:
         return _plain(shard.table, params)
     given = fields(shard.table, params) | _shared(params, shard.coding)
@@ -102,7 +125,7 @@ def _shared(params: Params, coding: Coding) -> dict[str, Any]:
     return {"nthread": params.nthread, "enable_categorical": is_categorical}
 
 
-def _bins_at(table: Table, params: Params) -> xgb.DMatrix:
+def _at_quantiles(table: Table, params: Params) -> xgb.DMatrix:
     threads = params.nthread or len(os.sched_getaffinity(0))
     return xgb.QuantileDMatrix(exact_cuts(table.features, params.max_bin, threads=threads), max_bin=params.max_bin)
 
@@ -123,7 +146,7 @@ def fields(table: Table, params: Params) -> dict[str, Any]:
     given: dict[str, Any] = {"data": table.features, "weight": table.weights}
     given["feature_types"] = feature_types(table.feature_names, params, table.coding)
     if table.groups is not None:
-        given["qid"] = table.groups
+        given["qid"] = number_groups(table.groups)
         given["weight"] = _weights_of_groups(table)
     return given | _labels(table.labels, params)
 
@@ -133,6 +156,12 @@ def _labels(labels: Floats, params: Params) -> dict[str, Floats]:
     if params.objective == "survival:aft":
         return dict(zip(("label_lower_bound", "label_upper_bound"), labels.T, strict=True))
     return {"label": labels}
+
+
+def number_groups(groups: Groups) -> Groups:
+    """0, 1, 2, … for the groups of neighbouring rows: XGBoost takes no others than ascending ones of 32 bits."""
+    numbers: Groups = np.cumsum(np.diff(groups, prepend=groups[:1]) != 0)
+    return numbers
 
 
 def _weights_of_groups(table: Table) -> Floats | None:
@@ -186,8 +215,11 @@ def feature_types(names: Sequence[str], params: Params, coding: Coding = NO_TEXT
 class _Blocks(xgb.DataIter):
     """The blocks of a shard, one after the other, as often as XGBoost asks."""
 
-    def __init__(self, paths: Sequence[Path], kinds: list[str] | None, params: Params, cache: str | None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], width: int, kinds: list[str] | None, params: Params, cache: str | None
+    ) -> None:
         self._paths = paths
+        self._width = width
         self._kinds = kinds
         self._params = params
         self._at = 0
@@ -197,7 +229,7 @@ class _Blocks(xgb.DataIter):
         """Give the next block, if there is one."""
         if self._at == len(self._paths):
             return False
-        input_data(**_read_block(self._paths[self._at], self._params), feature_types=self._kinds)
+        input_data(**_read_block(self._paths[self._at], self._width, self._params), feature_types=self._kinds)
         self._at += 1
         return True
 
@@ -206,10 +238,19 @@ class _Blocks(xgb.DataIter):
         self._at = 0
 
 
-def _read_block(directory: Path, params: Params) -> dict[str, Any]:
+def _read_block(directory: Path, width: int, params: Params) -> dict[str, Any]:
     weights = directory / "weights.npy"
     return {
-        "data": np.load(directory / "features.npy", mmap_mode="r"),
+        "data": read_features(directory, width),
         "weight": np.load(weights) if weights.exists() else None,
         **_labels(np.load(directory / "labels.npy"), params),
     }
+
+
+def read_features(directory: Path, width: int) -> Floats | scipy.sparse.csr_matrix:
+    """The features of a block on the disk, so many columns wide."""
+    if (directory / FEATURES).exists():
+        dense: Floats = np.load(directory / FEATURES, mmap_mode="r")
+        return dense
+    values, columns, starts = (np.load(directory / name) for name in (VALUES, COLUMNS, STARTS))
+    return scipy.sparse.csr_matrix((values, columns, starts), shape=(len(starts) - 1, width))

@@ -1,23 +1,37 @@
-"""What a finished model leaves: `xgboost-model`, `model.json`, and in `output/data` importance and learning curves."""
+"""What a finished model leaves: `xgboost-model`, its card, and in `output/data` importance and learning curves."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import xgboost as xgb
 
 import trainbox
 from trainbox import whole
+from trainbox.channels import Coding
+from trainbox.contract.model_card import CARD_FILE, ModelCard, classes_of, encode_card, features_of
 from trainbox.say import say
 from trainbox.tabular import curves
 from trainbox.tabular.painter import Curves, Importance
+from trainbox.tabular.samples import MOST_FEATURES, Floats, Matrix, Row, as_matrix, make_rows, sample_rows, thin_out
+from trainbox.tabular.texts import by_name
+from trainbox.xgboost.agreement import NO_TEXTS
+from trainbox.xgboost.matrices import feature_types, read_features
 from trainbox.xgboost.params import Params, as_dict
+from trainbox.xgboost.readers import base_scores, for_every_reader
+from trainbox.xgboost.rules import objective
 from trainbox.xgboost.segments import History
+from trainbox.xgboost.shards import Shard
 
 _KINDS = ("gain", "weight", "cover", "total_gain", "total_cover")
+#: What their models say is a class.
+_VOTED = ("multi:softmax", "binary:hinge")
 
 
 def cut(model: bytes, rounds: int) -> xgb.Booster:
@@ -26,11 +40,117 @@ def cut(model: bytes, rounds: int) -> xgb.Booster:
     return booster[:rounds] if rounds < booster.num_boosted_rounds() else booster
 
 
-def describe(params: Params, features: Sequence[str], about: Mapping[str, Any]) -> bytes:
-    """The text of `model.json`: what one must know to use the model."""
-    versions = {"trainbox": trainbox.__version__, "xgboost": xgb.__version__, "python": sys.version.split()[0]}
-    told = {"algorithm": "xgboost", **about, "features": features, "hyperparameters": as_dict(params)}
-    return msgspec.json.format(msgspec.json.encode(told | {"versions": versions}), indent=1)
+def describe(
+    params: Params,
+    features: Sequence[str],
+    *,
+    coding: Coding = NO_TEXTS,
+    **about: Any,  # noqa: ANN401 - fields of a card
+) -> ModelCard:
+    """The card of a model: what one must know to use it, but for what its files show.
+
+    Args:
+        params: The hyperparameters.
+        features: Their names.
+        coding: Of columns of texts.
+        about: What else is known, by the names of a card.
+    """
+    kinds = feature_types(features, params, coding) or ()
+    codes = [name for name, kind in zip(features, kinds, strict=True) if kind == "c"] if kinds else []
+    texts = by_name(coding, features)
+    return ModelCard(
+        framework="xgboost",
+        algorithm="xgboost",
+        objective=objective(params),
+        features=features_of(features, {name: "text" if name in texts else "code" for name in codes}),
+        classes=coding.labels or classes_of(params.objective, params.num_class),
+        categories=texts,
+        unseen=params.unseen,
+        missing=params.missing,
+        delimiter=params.delimiter,
+        hyperparameters=as_dict(params),
+        versions=versions(),
+        **about,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what has made the model."""
+    return {"trainbox": trainbox.__version__, "xgboost": xgb.__version__, "python": sys.version.split()[0]}
+
+
+def thin_rows(shard: Shard) -> Matrix:
+    """Some rows to learn from, to be kept until a card is made: the others are let go as training begins."""
+    first = shard.blocks[0]
+    if isinstance(first, Path):
+        return thin_out(read_features(first, len(shard.feature_names)))
+    return thin_out(first.features)
+
+
+def save_models(models: Mapping[str, bytes], card: ModelCard, rows: Matrix) -> None:
+    """Write the models as every XGBoost reads them, and their card, with what they say once they are read again.
+
+    Args:
+        models: UBJSON, by the name of the file; several are those of folds.
+        card: What else one must know.
+        rows: Some rows of the data, from which the rows of the card are made up.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    written = {name: trainbox.save(name, for_every_reader(model)).read_bytes() for name, model in models.items()}
+    boosters = [xgb.Booster(model_file=bytearray(content)) for content in written.values()]
+    codes = card.features.coded()
+    used = {place for booster in boosters for place in _used(booster)} if rows.shape[1] > MOST_FEATURES else ()
+    made = make_rows(rows, codes=codes, used=sorted(used), zeros=False)
+    said = [_predict(booster, made, card.features.count, codes) for booster in boosters]
+    card = msgspec.structs.replace(
+        card,
+        files={name: hashlib.sha256(content).hexdigest() for name, content in written.items()},
+        samples=sample_rows(made, together(said, card.objective), card),
+    )
+    trainbox.save(CARD_FILE, encode_card(card))
+    if line := warn_of_readers(written):
+        say(line)
+
+
+def warn_of_readers(models: Mapping[str, bytes]) -> str:
+    """Which readers get the models wrong, in a line; nothing where all get them right."""
+    counts = {name: len(base_scores(content)) for name, content in models.items()}
+    several = [name for name, count in counts.items() if count > 1]
+    if not several:
+        return ""
+    return (
+        f"{several[0]} has a base_score for each of its {counts[several[0]]} outputs: XGBoost before 3.1, and with it"
+        " SageMaker's built-in hosting, loads it without an error and predicts wrongly; base_score=0.5 makes a model"
+        " that all read alike"
+    )
+
+
+def _used(booster: xgb.Booster) -> list[int]:
+    """The features that the trees ask for; of a linear model all."""
+    return [int(name.removeprefix("f")) for name in booster.get_score(importance_type="weight")]
+
+
+def _predict(booster: xgb.Booster, made: Sequence[Row], features: int, codes: AbstractSet[int]) -> Floats:
+    kinds = ["c" if place in codes else "q" for place in range(features)] if codes else None
+    rows = as_matrix(made, features, absent=np.nan, sparse=features > MOST_FEATURES)
+    matrix = xgb.DMatrix(rows, feature_types=kinds, enable_categorical=kinds is not None, nthread=1)
+    said: Floats = booster.predict(matrix)
+    return said
+
+
+def together(said: Sequence[Floats], objective: str) -> Floats:
+    """What the models of all folds say of each row, as the built-in's hosting puts it together.
+
+    Classes are voted on, the lowest wins a draw; of all else it is the mean.
+    """
+    stacked = np.stack(said)
+    if len(said) == 1 or objective not in _VOTED:
+        mean: Floats = stacked.mean(axis=0)
+        return mean
+    votes = [np.unique(column, return_counts=True) for column in stacked.T]
+    return np.array([classes[counts.argmax()] for classes, counts in votes], np.float32)
 
 
 def save_output(name: str, content: bytes) -> Path:
@@ -42,13 +162,17 @@ def save_output(name: str, content: bytes) -> Path:
 
 
 def importance(booster: xgb.Booster, features: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How much each feature matters, by kind: gain, weight, cover and their sums; a feature never used has 0."""
+    """How much each feature that the model uses matters, by kind: gain, weight, cover and their sums.
+
+    A table of text has a million features, and a model uses a few hundred: those that it never uses are left out.
+    """
     kinds = _KINDS if _has_trees(booster) else ("weight",)
     found: dict[str, dict[str, float]] = {}
     for kind in kinds:
         scores = booster.get_score(importance_type=kind)
-        values = {name: _number(scores.get(f"f{place}", 0.0)) for place, name in enumerate(features)}
-        found[kind] = dict(sorted(values.items(), key=lambda item: -abs(item[1])))
+        by_place = {int(name.removeprefix("f")): _number(score) for name, score in scores.items()}
+        ordered = sorted(by_place.items(), key=lambda item: (-abs(item[1]), item[0]))
+        found[kind] = {features[place]: value for place, value in ordered if value}
     return found
 
 

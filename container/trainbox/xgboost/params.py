@@ -1,8 +1,8 @@
 """The hyperparameters of XGBoost, checked as a whole, and what of them XGBoost itself is given."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -14,7 +14,8 @@ from trainbox.xgboost.declaration import Declaration
 FREE = frozenset(
     {
         *("num_round", "early_stopping_rounds", "eval_train_every", "nthread", "verbosity", "max_cached_hist_node"),
-        *("missing", "delimiter", "unseen"),
+        # What bins there are in the end, which a checkpoint decides, too, is part of a job's identity by itself.
+        *("missing", "delimiter", "unseen", "bins"),
         *retired.UNREAD,
     }
 )
@@ -24,7 +25,7 @@ _NOT_XGBOOSTS = frozenset(
         *("num_round", "early_stopping_rounds", "checkpoint_every", "eval_train_every", "eval_metric"),
         *("tuning_objective_metric", "external_memory", "kfold", "num_cv_round", "csv_weights", "label_columns"),
         *("group_column", "categorical_features", "missing", "delimiter", "process_type", "feature_weights"),
-        *("categorical", "unseen"),
+        *("categorical", "unseen", "bins"),
         *rules.ALIASES,
         *retired.UNREAD,
     }
@@ -43,6 +44,8 @@ _DROPOUT_OF_TREES = (3, 4)
 
 class Params(Declaration, frozen=True, kw_only=True):
     """The hyperparameters of SageMaker's built-in XGBoost and of XGBoost 3; null is XGBoost's own default."""
+
+    instead: ClassVar[Mapping[str, str]] = retired.INSTEAD
 
     def __post_init__(self) -> None:
         """Check them as a whole.

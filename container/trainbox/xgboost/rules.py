@@ -98,6 +98,7 @@ _DROPOUT = ("rate_drop", "skip_drop", "one_drop", "sample_type", "normalize_type
 RULES = (
     Rule(_TREES, _grows("hist", "approx", "exact"), "booster=gbtree or dart"),
     Rule((*_HISTOGRAMS, "max_cached_hist_node"), _grows("hist", "approx"), "tree_method=hist or approx"),
+    Rule(("bins",), is_binned, "tree_method=hist"),
     Rule(
         ("feature_weights",),
         lambda params: min(params.colsample_bytree, params.colsample_bylevel, params.colsample_bynode) < 1,
@@ -147,6 +148,7 @@ def find_problems(params: Declaration) -> list[str]:
         _check_objective,
         _check_labels,
         _check_trees,
+        _check_bins,
         _check_several_outputs,
         _check_updaters,
         _check_metrics,
@@ -166,6 +168,7 @@ def find_problems_apart(params: Declaration) -> list[str]:
         "objective survival:cox compares each row with all others": objective(params) == "survival:cox",
         "lambdarank_unbiased=true estimates a bias for each member": params.lambdarank_unbiased,
         "the updater 'prune' does not work": "prune" in params.updater and method(params) != "exact",
+        "bins=quantiles needs all rows in one place": params.bins == "quantiles" and is_binned(params),
     }
     tuned = (params.tuning_objective_metric or "").rpartition(":")[2]
     metrics = [name for name in dict.fromkeys((*params.eval_metric, tuned)) if split(name)[0] in ALONE]
@@ -277,6 +280,20 @@ def _check_trees(params: Declaration) -> Iterator[str]:
         yield "feature_weights leaves no feature to draw: give one a weight above 0"
     if params.dsplit == "col":
         yield "dsplit=col is no more: XGBoost splits rows over hosts, never columns; leave it out"
+
+
+def _check_bins(params: Declaration) -> Iterator[str]:
+    if params.bins != "quantiles" or not is_binned(params):
+        return
+    cannot = (
+        ("categorical_features", bool(params.categorical_features)),
+        ("csv_weights=1", params.csv_weights),
+        ("external_memory=on", params.external_memory == "on"),
+        (f"device={device(params)}", device(params) != "cpu"),
+    )
+    for what, is_so in cannot:
+        if is_so:
+            yield f"bins=quantiles does not go with {what}"
 
 
 def _values(weights: Sequence[float] | Mapping[str, float]) -> Iterable[float]:

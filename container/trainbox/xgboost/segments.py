@@ -30,6 +30,7 @@ from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.former import Former
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import Params, shaping
+from trainbox.xgboost.readers import spell_base_score
 
 T = TypeVar("T")
 
@@ -38,10 +39,10 @@ History = list[dict[str, float]]
 
 _MODEL = "model.ubj"
 _HISTORY = "history.json"
-#: What to do where nothing but the bins differs: they follow from where the rows lie, which the memory decides.
+#: What to do where nothing but the bins differs.
 _BACK_IN_PLACE = (
-    "rows in memory have exact bins, rows on the disk XGBoost's: set external_memory to off or on as it was, or take "
-    "an instance with as much memory"
+    "leave the hyperparameter bins out: a checkpoint keeps its own; exact quantiles need all rows in memory, so set "
+    "external_memory=off, or take an instance with as much memory"
 )
 #: Its digests have been verified: what it holds is what was written.
 _FORGED = "it was not written by this job, or the library that wrote it is at fault: start with an empty directory"
@@ -116,7 +117,7 @@ def identify(params: Params, agreement: Agreement, bins: str, former: Former | N
     Args:
         params: The hyperparameters.
         agreement: What is known of the rows.
-        bins: How they are binned, which depends on the memory, too: rows on the disk have other bins.
+        bins: How they are binned.
         former: The model that training starts from.
     """
     identity = {name: json.dumps(value) for name, value in shaping(params).items()}
@@ -133,7 +134,7 @@ def identify(params: Params, agreement: Agreement, bins: str, former: Former | N
 def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:
     """Write a checkpoint, whole or not at all."""
     with store.writing(len(progress.history), info=identity) as path:
-        (path / _MODEL).write_bytes(progress.model or b"")
+        (path / _MODEL).write_bytes(spell_base_score(progress.model) if progress.model else b"")
         (path / _HISTORY).write_text(json.dumps(progress.history))
 
 

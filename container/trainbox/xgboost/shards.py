@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 from trainbox.channels import Coding, Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
 from trainbox.channels.table import default_names
@@ -33,6 +34,8 @@ IN_MEMORY_FACTOR = 2.0
 #: What of the memory limit the rows may take; the rest is the trees', the metrics', the kernel's.
 MEMORY_SHARE = 0.6
 BLOCK_ROWS = 262_144
+#: The features of a block: all cells, or those that a row names.
+FEATURES, VALUES, COLUMNS, STARTS = "features.npy", "values.npy", "columns.npy", "starts.npy"
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,6 +64,14 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
     def is_on_disk(self) -> bool:
         """Whether the rows lie in blocks on the disk."""
         return bool(self.blocks) and isinstance(self.blocks[0], Path)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether what a row does not name is missing, so that there may be more columns than the rows show."""
+        (*_, last) = self.blocks or (None,)
+        if isinstance(last, Path):
+            return (last / STARTS).exists()
+        return last is not None and scipy.sparse.issparse(last.features)
 
     @property
     def table(self) -> Table:
@@ -175,11 +186,11 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
     )
 
 
-def empty_shard(channel: str, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
+def empty_shard(like: Shard, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
     """That of a member without rows, which takes part all the same: where the others have blocks it has one, too.
 
     Args:
-        channel: What it is to this script.
+        like: Its shard, in which nothing is.
         columns: Those of the others.
         params: The hyperparameters.
         spool: A directory for the block; `None`: in memory.
@@ -187,8 +198,8 @@ def empty_shard(channel: str, columns: tuple[str, ...], params: Params, *, spool
     labels = np.empty(0 if params.label_columns == 1 else (0, params.label_columns), np.float32)
     weights = np.empty(0, np.float32) if params.csv_weights else None
     groups = np.empty(0, np.int64) if params.is_ranking else None
-    table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups)
-    shard = shard_of(table, channel, params)
+    table = Table(labels, np.empty((0, len(columns)), np.float32), columns, (), weights, groups, like.coding)
+    shard = shard_of(table, like.channel, params)
     if spool is None:
         return shard
     spool.mkdir(parents=True, exist_ok=True)
@@ -255,9 +266,14 @@ def _block_name(number: int) -> str:
 
 
 def _write_block(directory: Path, block: Table) -> Path:
+    """Write the arrays of some rows; sparse ones stay so, for the cells of a wide table are more than a disk has."""
     directory.mkdir()
-    features = block.features if isinstance(block.features, np.ndarray) else block.features.toarray()
-    np.save(directory / "features.npy", features)
+    features = block.features
+    if isinstance(features, np.ndarray):
+        np.save(directory / FEATURES, features)
+    else:
+        for name, part in ((VALUES, features.data), (COLUMNS, features.indices), (STARTS, features.indptr)):
+            np.save(directory / name, part)
     np.save(directory / "labels.npy", block.labels)
     if block.weights is not None:
         np.save(directory / "weights.npy", block.weights)
@@ -265,8 +281,8 @@ def _write_block(directory: Path, block: Table) -> Path:
 
 
 def read_block(directory: Path) -> Table:
-    """A block of a shard, its features left on the disk as long as they are not looked at."""
-    weights, features = directory / "weights.npy", np.load(directory / "features.npy", mmap_mode="r")
+    """A dense block of a shard, its features left on the disk as long as they are not looked at."""
+    weights, features = directory / "weights.npy", np.load(directory / FEATURES, mmap_mode="r")
     return Table(
         np.load(directory / "labels.npy"),
         features,

@@ -12,27 +12,41 @@ from trainbox.channels.table import recode_table
 from trainbox.channels.wording import some
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.peers import Circle
-from trainbox.tabular.texts import has_number, settle
+from trainbox.say import say
+from trainbox.tabular.texts import find_odd_texts, has_number, settle
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
-def settle_codes(train: Shard, circle: Circle, params: Params) -> Shard:
+def settle_codes(train: Shard, circle: Circle, params: Params, former: Coding | None) -> Shard:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
+
+    Args:
+        train: Those of this member.
+        circle: The members.
+        params: The hyperparameters.
+        former: The codes of a former model, which all rows have followed.
 
     Raises:
         DataError: A column has texts on one member and numbers on another, too many texts, or texts that the objective
             cannot learn from.
         HyperparameterError: Trees do not grow from categories this way.
     """
-    coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
+    coding = former
+    if coding is None:
+        coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
     check_texts(coding, train.feature_names, params)
+    if train.feature_names:
+        for text in find_odd_texts(coding, train.feature_names, params.missing):
+            say(text)
     if coding == train.coding:
         return train
     return with_fault(recode_shard(train, coding, params), train.labels.fault)
 
 
 def _has_number(shard: Shard, place: int) -> bool:
+    if shard.is_sparse:
+        return True
     for block in shard.blocks:
         table = read_block(block) if isinstance(block, Path) else block
         if place < len(table.feature_names) and has_number(table, place):

@@ -6,6 +6,7 @@ the content of an object (AWS, "Augmented Manifest File Format for Pipe Mode Tra
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +21,8 @@ _S3 = "s3://"
 _REFERENCE = "-ref"
 #: Linux allows 255 bytes.
 _LONGEST_NAME = 255
+#: Control characters, which no console shows as they are, and halves of surrogate pairs, which UTF-8 does not have.
+_UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _FORM = 'a manifest is [{"prefix": "s3://bucket/folder/"}, "a.csv", "b.csv"]'
 _AUGMENTED = 'a line of an augmented manifest is {"source-ref": "s3://bucket/a.jpg", "label": 1}'
 
@@ -103,7 +106,7 @@ def refuse_name(name: str, where: str) -> None:
     """
     parts = name.split("/")
     unusual = any(part in ("", ".", "..") or len(part.encode(errors="surrogatepass")) > _LONGEST_NAME for part in parts)
-    if unusual or not name.isprintable():
+    if unusual or _UNUSABLE.search(name):
         raise RunError(f"{where}: {short(ascii(name))} cannot be a file below the channel", hint="rename the object")
 
 

@@ -168,8 +168,8 @@ def _fetch(client: Any, bucket: Bucket, wanted: S3Object, stop: threading.Event)
     uri = f"{SCHEME}{bucket.name}/{wanted.key}"
     try:
         wanted.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(wanted.path.with_name(f"{wanted.path.name}.part")) as part:
-            if wanted.path.exists():
+        with wanted.path.with_name(f"{wanted.path.name}.part").open("ab") as part:
+            if not _lock(part, stop) or wanted.path.exists():
                 return
             with _asking(uri):
                 _complete(client, bucket, wanted, part, stop)
@@ -186,12 +186,17 @@ def _fetch(client: Any, bucket: Bucket, wanted: S3Object, stop: threading.Event)
         ) from error
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
-    """The file of a download, which nobody else writes to meanwhile; what an earlier one has left is in it."""
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+def _lock(part: BinaryIO, stop: threading.Event) -> bool:
+    """Wait until nobody else writes to a download; false where it is stopped before."""
+    while not stop.is_set():
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stop.wait(_TICK_SECONDS)
+        else:
+            part.seek(0, os.SEEK_END)
+            return True
+    return False
 
 
 def _complete(client: Any, bucket: Bucket, wanted: S3Object, part: BinaryIO, stop: threading.Event) -> None:  # noqa: ANN401
