@@ -144,7 +144,7 @@ def test_a_terminal_obeys_neither_a_script_nor_its_reason(here: Path) -> None:
     code, shown = run_on_terminal([*argv, "out"], directory=here, environment=env)
     assert code == 1
     assert b"said \\x1b]0;pwned\\x07 and \x1b[32mgreen" in shown
-    assert b"AlgorithmError: why \\x1b]0;pwned\\x07" in shown
+    assert b"FAILED: why \\x1b]0;pwned\\x07" in shown
     assert b"\x1b]" not in shown
     assert b"\x07" not in shown
     assert b"said \x1b]0;pwned\x07 and" in (here / "out" / "logs" / "algo-1.log").read_bytes()

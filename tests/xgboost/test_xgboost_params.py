@@ -653,7 +653,7 @@ UNREAD = [
         {"tree_method": "exact", "sampling_method": "gradient_based"},
         "sampling_method goes with tree_method=hist or",
     ),
-    ({"max_cat_to_onehot": "2"}, "max_cat_to_onehot goes with categorical_features alone"),
+    ({"max_cat_to_onehot": "2", "tree_method": "exact"}, "max_cat_to_onehot goes with tree_method=hist or approx"),
     ({"_num_cv_round": "2"}, "_num_cv_round goes with _kfold alone"),
 ]
 

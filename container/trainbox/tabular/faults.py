@@ -122,9 +122,10 @@ def raising_together(circle: Circle) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigurationError, DataError, HyperparameterError):
+    except (ConfigurationError, DataError, HyperparameterError) as error:
         with contextlib.suppress(PeerError, Stopped):
             circle.gather(_Word(), _Word)
+        circle.fail(error)  # before files are removed on the way out: from here on this one is leaving
         raise
 
 
