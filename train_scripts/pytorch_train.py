@@ -175,6 +175,8 @@ def read_channels(params: Params) -> dict[str, Samples]:
             texts=True,
             categorical=params.categorical,
             unseen=params.unseen,
+            missing=params.missing if train.is_table else (),
+            delimiter=params.delimiter,
         )
         is_class = params.task == "classification"
         read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)

@@ -54,6 +54,12 @@ def test_no_row_is_one_of_the_data(kind: str, seed: int) -> None:
     assert not (made[:, None] == table[None]).all(axis=2).any()
 
 
+def test_a_value_is_the_shortest_of_its_precision() -> None:
+    made = make_rows(np.array([[1, 0.1], [2, 0.7], [4, 0.7]], np.float32), zeros=False)
+    assert 0.7 in {row[1] for row in made}
+    assert all(repr(value) == str(np.float32(value)) for row in made for value in row.values())
+
+
 def test_the_same_data_gives_the_same_rows() -> None:
     table = draw()
     assert make_rows(thin_out(table), zeros=False) == make_rows(thin_out(table.copy()), zeros=False)

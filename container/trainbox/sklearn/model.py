@@ -54,6 +54,8 @@ def describe(params: Params, data: Data, **about: Any) -> ModelCard:  # noqa: AN
         "classes": data.coding.labels or data.classes,
         "categories": texts,
         "unseen": params.unseen,
+        "missing": params.missing,
+        "delimiter": params.delimiter,
         "absent": "zero",
         "hyperparameters": msgspec.to_builtins(params),
         "versions": versions(),

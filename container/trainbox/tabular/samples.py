@@ -65,7 +65,8 @@ def make_rows(
         if place == widest:
             picks = _between(distinct[place], picks)
         for row, cells in enumerate(made):
-            cells[place] = float(np.float32(picks[(row + number) % _COUNT]))
+            # The shortest number of those that single precision takes for the same.
+            cells[place] = float(str(np.float32(picks[(row + number) % _COUNT])))
     return made
 
 
