@@ -175,8 +175,6 @@ def read_channels(params: Params) -> dict[str, Samples]:
             texts=True,
             categorical=params.categorical,
             unseen=params.unseen,
-            missing=params.missing if train.is_table else (),
-            delimiter=params.delimiter,
         )
         is_class = params.task == "classification"
         read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
@@ -448,6 +446,8 @@ def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *
         classes=classes,
         categories=train.texts,
         unseen=params.unseen,
+        missing=params.missing if train.is_table else (),
+        delimiter=params.delimiter,
         complete=complete,
         iterations=best["epoch"] + 1,
         best_iteration=best["epoch"],
