@@ -111,6 +111,7 @@ def test_a_script_without_any_container_says_where_its_results_go(script: Path, 
     assert answer.returncode == 0, answer.stderr
     assert "this script runs alone" in answer.stderr
     assert len(list(tmp_path.glob("trainbox-out/script-*/model"))) == 1
+    assert (tmp_path / "trainbox-out/.gitignore").read_text() == "*\n"
 
 
 @pytest.mark.process

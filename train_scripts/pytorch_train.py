@@ -447,7 +447,7 @@ def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *
         categories=train.texts,
         unseen=params.unseen,
         missing=params.missing if train.is_table else (),
-        delimiter=params.delimiter,
+        delimiter=params.delimiter if train.is_table else None,
         complete=complete,
         iterations=best["epoch"] + 1,
         best_iteration=best["epoch"],

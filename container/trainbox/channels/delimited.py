@@ -113,8 +113,8 @@ def _has_texts(cells: Sequence[str], following: Sequence[str], columns: Columns)
     if not any(_is_number(cell, columns) for cell in cells):
         return False
     words = [place for place, cell in enumerate(cells) if not is_cell(cell, columns.missing)]
-    are_names = _names_by_counting(cells, columns) and _names_numbers(cells, following, columns)
-    if are_names and all(_is_number(following[place], columns) for place in words):
+    below = following if len(following) == len(cells) else cells
+    if _names_by_counting(cells, columns) and all(_is_number(below[place], columns) for place in words):
         return False
     if words[0] >= columns.labels or len(following) != len(cells):
         return True

@@ -144,12 +144,16 @@ def _bash_case(verb: Verb) -> str:
 def for_zsh(verbs: Sequence[Verb]) -> str:
     """To be sourced behind `compinit`, or to be a file `_trainbox` in `$fpath`."""
     names = "\n".join(f"        {_quoted(f'{verb.name}:{verb.help}')}" for verb in verbs)
-    return _ZSH.format(verbs=names, cases="\n".join(_zsh_case(verb) for verb in verbs))
+    scripts = " ".join(dict.fromkeys(word for verb in verbs if verb.takes_path for word in verb.words))
+    return _ZSH.format(verbs=names, scripts=scripts, cases="\n".join(_zsh_case(verb) for verb in verbs))
 
 
 _ZSH = """\
 #compdef trainbox
 # Completes the words of trainbox in zsh: source <(trainbox completion zsh)
+_trainbox_script() {{
+    _alternative 'names:bundled script:({scripts})' 'files:file:_files'
+}}
 _trainbox() {{
     local -a verbs
     verbs=(
@@ -173,7 +177,7 @@ compdef _trainbox trainbox
 def _zsh_case(verb: Verb) -> str:
     specs = [_quoted(spec) for flag in verb.flags for spec in _zsh_specs(flag)]
     if verb.takes_path:
-        specs.append(_quoted(f"1:script:_alternative 'names:bundled script:({' '.join(verb.words)})' 'f:file:_files'"))
+        specs.append(_quoted("1:script:_trainbox_script"))
     elif verb.words:
         specs.append(_quoted(f"1:word:({' '.join(verb.words)})"))
     specs.append(_quoted("*:file:_files"))
