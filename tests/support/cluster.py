@@ -178,8 +178,10 @@ class Host:
         assert self.process is not None
         code = self.process.wait(_SECONDS)
         seconds = time.monotonic() - self.started
+        report = self.root / f"output/data/health/{self.name}.json"
         lines = (self.root / "stdout").read_text().splitlines()
-        return Ended(self.name, code, tuple(json.loads(line) for line in lines), self.log(), seconds)
+        findings = json.loads(report.read_text())["findings"] if report.exists() else map(json.loads, lines)
+        return Ended(self.name, code, tuple(findings), self.log(), seconds)
 
     def remove(self) -> None:
         self.signal(signal.SIGKILL)

@@ -25,6 +25,8 @@ class Checked(msgspec.Struct, frozen=True):
     """What one host's checks came to."""
 
     code: int
+    #: In the log, and in the report: what passes is in the log only where no report could be written.
+    printed: tuple[dict[str, Any], ...]
     findings: tuple[dict[str, Any], ...]
     log: str
     failure: str | None
@@ -110,9 +112,12 @@ class Hosts:
         """Wait for one host."""
         stdout, stderr = self._started[host].communicate(timeout=LIMIT)
         failure = self.trees[host].root / _FAILURE
+        printed = tuple(json.loads(line) for line in stdout.splitlines())
+        report = self.trees[host].root / f"output/data/health/{host}.json"
         return Checked(
             code=self._started[host].returncode,
-            findings=tuple(json.loads(line) for line in stdout.splitlines()),
+            printed=printed,
+            findings=tuple(json.loads(report.read_text())["findings"]) if report.exists() else printed,
             log=stderr.decode(),
             failure=compose(msgspec.json.decode(failure.read_bytes(), type=Diagnosis)) if failure.exists() else None,
         )

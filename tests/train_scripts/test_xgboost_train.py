@@ -327,19 +327,6 @@ def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job_and_else_it_is
     assert (card.iterations, card.best_iteration) == (8, None)
 
 
-def test_libsvm_that_names_a_feature_no_training_row_has_is_refused(tmp_path: Path) -> None:
-    root = make_tree(tmp_path, BINARY)
-    for name, widest in (("train", 3), ("validation", 5)):
-        for path in (root / "input" / "data" / name).iterdir():
-            path.unlink()
-        (root / "input" / "data" / name / "a.libsvm").write_text(f"0 0:1 {widest}:2\n1 0:2\n")
-    done = run(root)
-    assert done.returncode == 7
-    assert (
-        "DataError: channel validation: a row has feature 5, but the last feature of channel train is 3" in done.stderr
-    )
-
-
 def test_the_processes_of_a_host_cannot_share_a_pipe(tmp_path: Path) -> None:
     root = make_tree(
         tmp_path, {**BINARY, "trainbox_script": "xgboost", "processes_per_host": "2", "trainbox_preflight": "off"}

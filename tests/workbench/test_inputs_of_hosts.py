@@ -42,9 +42,8 @@ for epoch, size in ((0, -1), (1, 4), (2, -1)):
         time.sleep(0.01)
     with open(path, "rb", buffering=0) as pipe:
         content = b""
-        while size < 0 and (piece := pipe.read(65536)):
+        while len(content) != size and (piece := pipe.read(65536 if size < 0 else size - len(content))):
             content += piece
-        content = content if size < 0 else pipe.read(size)
     Path(os.environ["SM_MODEL_DIR"], str(epoch)).write_bytes(content)
 """
 

@@ -88,8 +88,9 @@ def _about_comments(opening: Opening, shown: str) -> list[str]:
 
 def _names_numbers(cells: Sequence[str], following: Sequence[str], columns: Columns) -> bool:
     """Whether a first line with words and numbers is a header, as the next line says."""
-    is_alone = list(following) == list(cells)
-    is_like = is_alone or columns.texts or all(is_cell(cell.strip(), columns.missing) for cell in following)
+    if list(following) == list(cells):  # the only line: a row that is not read would be lost without a word
+        return False
+    is_like = columns.texts or all(is_cell(cell.strip(), columns.missing) for cell in following)
     if len(following) != len(cells) or not is_like:
         return False
     words = [cell for cell in cells if not is_cell(cell, columns.missing)]
