@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from trainbox.clock import AFTERWARDS_SECONDS
 from trainbox.contract.failure import compose
+from trainbox.errors import ProgramError
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.plan import Child, Plan
 from trainbox.launch.reason import explain_exit
@@ -159,6 +160,12 @@ def test_a_file_says_that_a_child_is_ready_and_does_not_speak_for_the_next_one(t
     assert not readiness.is_ready(7)
 
 
+def test_a_file_of_an_earlier_process_that_cannot_be_removed_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "ready").mkdir()
+    with pytest.raises(ProgramError, match=r"ready cannot be removed before a start: Is a directory"):
+        Readiness(tmp_path / "ready", 10).forget()
+
+
 def test_a_probe_that_cannot_connect_says_no() -> None:
     def probe(_pid: int) -> bool:
         raise ConnectionRefusedError
@@ -190,12 +197,14 @@ def test_each_child_has_restarts_of_its_own_and_the_first_due_is_first(capsys: p
     )
 
 
-def test_after_the_end_of_a_plan_nobody_is_due() -> None:
+def test_after_the_end_of_a_plan_nobody_is_due_or_started_again() -> None:
     restarts = Restarts(RestartPolicy(limit=2))
     restarts.delay(CHILD, "it ended", NOW)
-    restarts.clear()
+    restarts.end()
     assert restarts.next_at == NEVER
     assert list(restarts.take_due(NOW + 9)) == []
+    exit_ = ended(-signal.SIGKILL)
+    assert restarts.plan(exit_, CHILD, NOW + 9) is exit_
 
 
 # -- why it ended ------------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., S
         policy: RestartPolicy = ALWAYS,
         ready: float | None = None,
         hang: float = 0.0,
+        limit: float = float("inf"),
         on_change: Callable[[Change], None] = lambda _change: None,
         **time: Any,
     ) -> Server:
@@ -75,6 +76,8 @@ def serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., S
 
         def note(change: Change) -> None:
             changes.append(change)
+            with (tmp_path / "changes").open("a") as file:
+                file.write(f"{change.name} {change.state}\n")
             on_change(change)
 
         made = tuple(
@@ -82,7 +85,7 @@ def serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., S
             for name, script in workers
         )
         beside = (child("meanwhile", f"{meanwhile}\nexec sleep 1000"),) if meanwhile else ()
-        plan = Plan(made, LIMIT, companions=beside, restart=policy)
+        plan = Plan(made, LIMIT, companions=beside, limit_seconds=limit, restart=policy)
         with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
             outcome = supervise(plan, stdout=out.fileno(), stderr=err.fileno(), on_change=note, **time)
         return Server(outcome, tuple(changes), capsys.readouterr().err)
@@ -101,8 +104,8 @@ STOP = "kill -TERM $SUPERVISOR\n"
 def test_a_worker_that_is_killed_comes_back_and_all_are_drained_in_the_end(
     serve: Callable[..., Server], tmp_path: Path
 ) -> None:
-    came_back = until("test $(wc -l < b.pids) = 2 && test -e b.ready")
-    meanwhile = f"{BOTH_READY} kill -KILL $(head -n 1 b.pids)\n{came_back}{STOP}"
+    both, again = until("test $(grep -c ready changes) = 2"), until("test $(grep -c ready changes) = 3")
+    meanwhile = f"{both}kill -KILL $(cat b.pids)\n{again}{STOP}"
     server = serve([("a", SERVES), ("b", SERVES)], meanwhile, ready=LIMIT)
     assert (server.outcome.code, server.outcome.stopped_by, server.outcome.restarts) == (0, signal.SIGTERM, 1)
     assert sorted((exit_.name, exit_.code) for exit_ in server.outcome.exits) == [("a", 0), ("b", 0)]
@@ -170,6 +173,12 @@ def test_what_an_earlier_life_has_said_does_not_make_a_worker_ready(serve: Calla
     failure = serve([("a", lives)], policy=policy, ready=3600, **quickly).outcome.first_failure
     assert failure is not None
     assert failure.unready == "was not ready within 3600 s"
+
+
+def test_the_limit_of_a_plan_ends_a_server_for_good(serve: Callable[..., Server]) -> None:
+    quickly = {"clock": lambda: time.monotonic() * SPEED, "poller": QuickPoller}
+    server = serve([("a", "exec sleep 1000")], limit=3600, **quickly)
+    assert (server.outcome.code, server.outcome.killed_after_grace, server.outcome.restarts) == (137, True, 0)
 
 
 class StopsWhileAllWait(selectors.DefaultSelector):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.errors import ProgramError
+
 #: A pause doubles no more often than this: 2^n must stay a float.
 _MOST_DOUBLINGS = 30
 
@@ -66,10 +68,8 @@ class Readiness(msgspec.Struct, frozen=True):
 
     def is_ready(self, pid: int) -> bool:
         """Ask now."""
-        if isinstance(self.probe, Path):
-            return self.probe.exists()
         try:
-            return self.probe(pid)
+            return self.probe.exists() if isinstance(self.probe, Path) else self.probe(pid)
         except OSError:  # of a connection that is refused, a file that is not there yet
             return False
 
@@ -77,7 +77,10 @@ class Readiness(msgspec.Struct, frozen=True):
         """Remove what an earlier process has left, so that it does not speak for the next one.
 
         Raises:
-            OSError: It cannot be removed.
+            ProgramError: It cannot be removed.
         """
         if isinstance(self.probe, Path):
-            self.probe.unlink(missing_ok=True)
+            try:
+                self.probe.unlink(missing_ok=True)
+            except OSError as error:
+                raise ProgramError(f"{self.probe} cannot be removed before a start: {error.strerror}") from error

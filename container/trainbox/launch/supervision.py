@@ -130,7 +130,8 @@ class Supervision:
     def run(self) -> None:
         """Relay and reap until every child has left, then end what they left behind."""
         while self.alive or (self.restarts.next_at < NEVER and not self._is_ending):
-            looks = (self._end_stopped(), self._look_at_asked(), self._look_at_starts(), self._restart())
+            due = self._restart()  # first: who is started now is looked at, too
+            looks = (due, self._end_stopped(), self._look_at_asked(), self._look_at_starts())
             self._turn(min(self._deadline.kill_at, *looks))
             if self._deadline.is_over(self._clock()):
                 self._kill()
@@ -173,6 +174,7 @@ class Supervision:
     def _kill(self) -> None:
         self.killed = self.killed or bool(self.alive)
         self._deadline = Deadline()
+        self.restarts.end()
         for pid in tuple(self.alive):
             process = self.processes[pid]
             if process.status is None:
@@ -277,6 +279,8 @@ class Supervision:
 
     def _look_at_starts(self) -> float:
         """Note who is ready, and kill who is not in time; when to look again, by the clock."""
+        if self._is_ending:
+            return NEVER
         look = self._starts.look(self._clock())
         for process in look.ready:
             say(f"{process.child.name} is ready")
@@ -289,7 +293,7 @@ class Supervision:
     def _restart(self) -> float:
         """Start the children whose pause is over; when the next is due, by the clock."""
         if self._is_ending:
-            self.restarts.clear()
+            self.restarts.end()
         for child in self.restarts.take_due(self._clock()):
             try:
                 self._start(child, into=self.alive)

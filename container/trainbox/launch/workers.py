@@ -9,7 +9,7 @@ from trainbox.launch.deadlines import NEVER
 from trainbox.launch.memory import read_memory
 from trainbox.launch.outcome import Exit
 from trainbox.launch.plan import Child
-from trainbox.launch.restart_policy import RestartPolicy, plan_restart
+from trainbox.launch.restart_policy import NEVER_RESTART, RestartPolicy, plan_restart
 from trainbox.launch.streams import Process
 from trainbox.say import say
 
@@ -124,9 +124,10 @@ class Restarts:
                 del self._due[name]
                 yield child
 
-    def clear(self) -> None:
-        """The plan ends: nothing is started any more."""
+    def end(self) -> None:
+        """The plan ends: nothing is started again any more."""
         self._due.clear()
+        self._policy = NEVER_RESTART
 
     def _explain(self, exit_: Exit, child: Child) -> str:
         """`serve.py:14 in main (exit code 1, worker 2): ValueError: …`."""
