@@ -78,6 +78,9 @@ class JobEvents:
 
     def output(self, host: str, data: bytes) -> None:
         """Tell what a host wrote, as far as its lines are whole."""
+        if data.endswith(b"\n") and not self._pending[host]:
+            self._lines(host, data)  # as almost always, and without a copy
+            return
         whole, newline, rest = (self._pending[host] + data).rpartition(b"\n")
         if not newline and len(rest) > _LONGEST_LINE_BYTES:
             whole, rest = rest, b""
