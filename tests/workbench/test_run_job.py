@@ -259,6 +259,9 @@ def test_a_listener_that_raises_ends_the_job_and_leaves_no_process(tmp_path: Pat
     with pytest.raises(LookupError, match="the listener"):
         run_job(spec(tmp_path, "job", STOPPABLE), Raises(), options=options(tmp_path, "job"))
     assert children(zombies=True) == before
+    left = record(tmp_path / "job-result")
+    assert (left["status"], left["exit_code"]) == ("Failed", 70)
+    assert left["failure_reason"] == "InternalServerError: LookupError in the program that ran the job, which ended it"
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from trainbox.contract.job import read_environment
 from trainbox.contract.job_spec import JobSpec
 from trainbox.contract.secrets import without_secrets
-from trainbox.errors import RunError
+from trainbox.errors import INTERNAL_EXIT_CODE, RunError
 from trainbox.files import disarm, keep_out_of_git
 from trainbox.workbench.built_result import build_result, no_archive
 from trainbox.workbench.curves import Curves, joined
@@ -61,10 +61,8 @@ def run_job(
             its result not be kept. In the last two cases `job.json` and the last event say so, too.
         KeyboardInterrupt: Ctrl-C in the main thread, with no handler but Python's, while the result was collected.
     """
-    chosen = options or LocalOptions()
-    if chosen.env is None:
-        chosen = msgspec.structs.replace(chosen, env=read_environment())
-    return run_plan(plan_job(spec, chosen), listener or NobodyListens(), stop or StopRequest())[0]
+    plan = plan_job(spec, options or LocalOptions())
+    return run_plan(plan, listener or NobodyListens(), stop or StopRequest())[0]
 
 
 def plan_job(spec: JobSpec, options: LocalOptions) -> RunPlan:
@@ -73,6 +71,8 @@ def plan_job(spec: JobSpec, options: LocalOptions) -> RunPlan:
     Raises:
         TrainboxError: What was asked for cannot be done.
     """
+    if options.env is None:
+        options = msgspec.structs.replace(options, env=read_environment())
     request = read_request(spec, options, now=dt.datetime.now(dt.UTC))
     return plan_run(request, find_overlay(request, fresh=options.fresh))
 
@@ -134,6 +134,15 @@ class _JobRun:
             keep_record(request.previous, self.out)
             keep_earlier_logs(self.out, plan.attempt)
         write_record(self.record, self.out)
+        try:
+            self._run_phases()
+        except BaseException as error:
+            if self.record.status == "InProgress":  # a listener that raised, Ctrl-C in a program that does not count it
+                self._record_end(_broken_off(error))
+            raise
+
+    def _run_phases(self) -> None:
+        request = self.plan.request
         try:
             end = self._train()
         except RunError as error:
@@ -271,9 +280,12 @@ class _JobRun:
         )
 
     def _finish(self, end: JobEnd) -> None:
+        self._record_end(end)
+        self._tell_end()
+
+    def _record_end(self, end: JobEnd) -> None:
         self.record = self._ended(end)
         write_record(self.record, self.out)
-        self._tell_end()
 
     def _tell_end(self) -> None:
         outcome = self.outcome
@@ -291,3 +303,10 @@ class _JobRun:
             metrics=joined(self.record.metrics, self.curves.all()),
             final=self.curves.final,
         )
+
+
+def _broken_off(error: BaseException) -> JobEnd:
+    """The end of a job whose program broke off while it ran; what the error says may be a secret."""
+    reason = f"InternalServerError: {type(error).__name__} in the program that ran the job, which ended it"
+    code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL_EXIT_CODE
+    return JobEnd("Failed", "Failed", code, reason)
