@@ -132,7 +132,7 @@ def test_a_request_says_what_is_run_and_where_its_inputs_lie(here: Path) -> None
     assert (found.script, found.source and found.source.directory) == ("train.py", here / "src")
     assert (found.channels["train"].options.mode, found.hosts, found.max_run) == ("Pipe", 2, 60)
     assert [each.name for each in found.metric_definitions] == ["m"]
-    assert found.notes == ("without effect on this machine: RoleArn, ResourceConfig.VolumeSizeInGB",)
+    assert found.notes == ("no effect on this machine: RoleArn, ResourceConfig.VolumeSizeInGB",)
     host = plan_run(found).hosts[1]
     assert json.loads(host.files["input/config/resourceconfig.json"])["current_instance_type"] == "ml.m5.large"
 
@@ -158,7 +158,7 @@ def test_a_directory_of_a_file_system_is_that_of_this_machine(here: Path) -> Non
     source = {"FileSystemDataSource": {**place, "FileSystemAccessMode": "rw"}}
     found = ask(here, body(here, InputDataConfig=[{"ChannelName": "train", "DataSource": source}]))
     assert found.channels["train"].path == here / "data"
-    assert found.notes == ("without effect on this machine: FileSystemAccessMode rw",)
+    assert found.notes == ("no effect on this machine: FileSystemAccessMode rw",)
 
 
 def in_containers_of(monkeypatch: pytest.MonkeyPatch, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What the shell, or the program, in which a job is started says to trainbox by its variables."""
+"""Read the settings of trainbox in the environment from which a job is started."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ _WITHIN_A_JOB = "SM_HOSTS"
 
 
 def settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
-    """What the shell says to trainbox counts as `--env` does, unless this shell is within a job: then it is that job's.
+    """Return the settings in the environment, which count as `--env` does; none if the environment is that of a job.
 
     Raises:
         ContractError: It says what no trainbox understands.
@@ -27,10 +27,10 @@ def settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def drills_of(options: LocalOptions, of_shell: str) -> tuple[Drill, ...]:
-    """The faults that a job is to survive.
+    """Return the faults to rehearse.
 
     Args:
-        options: Have those that were asked for.
+        options: Those given as options.
         of_shell: The value of the variable TRAINBOX_DRILL.
 
     Raises:
