@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 
 from tests.support.runs import record
 from tests.support.waiting import LIMIT, eventually
-from trainbox.contract.job_spec import AlgorithmSpecification, JobSpec, LocalScript, MetricDefinition
+from trainbox.contract.job_spec import AlgorithmSpecification, JobSpec, LocalScript, MetricDefinition, from_request
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.procfs import read_stat
@@ -184,6 +185,25 @@ def test_a_job_that_fails_says_why_and_how(tmp_path: Path) -> None:
     assert outcome.metrics == {"loss": Curve((1,), (0.5,))}
     assert told.phases[-2:] == ["Uploading", "Failed"]
     assert HostEnded("algo-1", 1) in told.events
+
+
+@pytest.mark.parametrize("place", ["archive", "channel"])
+def test_the_source_is_an_archive_or_the_channel_code_as_the_sdks_send_it(tmp_path: Path, place: str) -> None:
+    (tmp_path / "train.py").write_text("import helper\nprint('helped', helper.HELP)\n")
+    (tmp_path / "helper.py").write_text("HELP = 7\n")
+    (tmp_path / "code").mkdir()
+    with tarfile.open(tmp_path / "code" / "sourcedir.tar.gz", "w:gz") as archive:
+        for name in ("train.py", "helper.py"):
+            archive.add(tmp_path / name, arcname=name)
+    own = {"sagemaker_program": '"train.py"'}
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"file://{tmp_path}/code"}}
+    if place == "archive":
+        own["sagemaker_submit_directory"] = f'"file://{tmp_path}/code/sourcedir.tar.gz"'
+    channels = [{"ChannelName": "code", "DataSource": source}] if place == "channel" else []
+    request = {"TrainingJobName": "job", "HyperParameters": own, "InputDataConfig": channels}
+    told = Heard()
+    outcome = run_job(from_request(request), told, options=options(tmp_path, "job"))
+    assert (outcome.status, "helped 7" in told.text) == ("Completed", True), told.text
 
 
 def test_a_command_of_the_request_is_started_in_place_of_train_and_hears_a_stop(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def find_program(script: LocalScript | None, image: str | None, env: Mapping[str
         return _find_elsewhere(script, image, env)
     directory = Path(script.source_dir.removeprefix(FILE_SCHEME)) if script.source_dir else None
     if directory is not None and directory.is_file():  # an archive, which the supervisor unpacks
+        if image is not None:
+            raise RunError(f"the containers cannot read the archive {directory}", hint="unpack it, give the directory")
         return Found(script.file or script.module, submit_directory=script.source_dir)
     if directory is not None and not directory.is_dir():
         raise RunError(

@@ -37,6 +37,7 @@ from trainbox.workbench.unused import unused
 
 _JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 RESULTS = Path("trainbox-out")
+_CODE_CHANNEL = "/opt/ml/input/data/code"
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +195,8 @@ def _find_work(spec: JobSpec, options: LocalOptions, now: dt.datetime) -> _Work:
     image = _image_of(spec, options)
     if command:
         found = Found(command[0])
+    elif spec.script is not None and not spec.script.name and _is_in_channel(spec):
+        found = Found(spec.script.file or spec.script.module, submit_directory=_CODE_CHANNEL)
     elif spec.script is None and image:
         found = Found("", in_image=True)  # its `train` knows what to run
     else:
@@ -219,6 +222,12 @@ def _find_work(spec: JobSpec, options: LocalOptions, now: dt.datetime) -> _Work:
         previous=previous,
         replaced=replaced,
     )
+
+
+def _is_in_channel(spec: JobSpec) -> bool:
+    """Return whether the source comes through the channel `code`, as SageMaker's SDKs send it."""
+    has_source = spec.script is not None and spec.script.source_dir
+    return not has_source and any(channel.channel_name == "code" for channel in spec.input_data_config)
 
 
 def _form_request(spec: JobSpec, options: LocalOptions, work: _Work, now: dt.datetime) -> RunRequest:
