@@ -160,6 +160,31 @@ def test_a_stop_before_the_start_ends_the_job_as_stopped_without_a_host(tmp_path
     assert record(outcome.out)["status"] == "Stopped"
 
 
+@pytest.mark.parametrize("isolation", ["found", "none"])
+def test_a_command_may_make_the_drivers_of_sdk_v3_executable_but_only_their_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    if isolation == "none":
+        monkeypatch.setattr(request_module, "find_isolation", lambda: Isolation(reason="no private mounts here"))
+    (tmp_path / "drivers").mkdir()
+    driver = tmp_path / "drivers" / "sm_train.sh"
+    driver.write_text("#!/bin/sh\necho driven\n")
+    driver.chmod(0o644)
+    path = "${TRAINBOX_ROOT:-/opt/ml}/input/data/sm_drivers/sm_train.sh"
+    algorithm = {
+        "TrainingInputMode": "File",
+        "ContainerEntrypoint": ["/bin/bash"],
+        "ContainerArguments": ["-c", f"chmod +x {path} && {path}"],
+    }
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"file://{tmp_path}/drivers"}}
+    channels = [{"ChannelName": "sm_drivers", "DataSource": source}]
+    request = {"TrainingJobName": "job", "AlgorithmSpecification": algorithm, "InputDataConfig": channels}
+    told = Heard()
+    outcome = run_job(from_request(request), told, options=options(tmp_path, "job"))
+    assert (outcome.status, told.text) == ("Completed", "driven\n")
+    assert driver.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_second_stop_kills_what_does_not_leave(tmp_path: Path) -> None:
     told, stop = Heard(), StopRequest()
     stubborn = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('at work', flush=True)\ntime.sleep(600)\n"

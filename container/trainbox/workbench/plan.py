@@ -25,6 +25,8 @@ SECONDS_TO_LEAVE = 120.0
 INPUTS = "inputs"
 #: The file of a host's tree that may hold secrets.
 HYPERPARAMETERS = "input/config/hyperparameters.json"
+#: Channels of programs that the command of SageMaker's SDK v3 makes executable, as inputs in the cloud can be changed.
+_DRIVERS = ("input/data/sm_drivers", "input/data/code")
 #: Looks for a command on the PATH, as an engine does.
 _ENV = "/usr/bin/env"
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
@@ -56,6 +58,8 @@ class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
     directories: tuple[str, ...]
     files: Mapping[str, str]
     links: Mapping[str, Path]
+    #: Directories that the host may change, by their place in the tree.
+    copies: Mapping[str, Path] = {}
     #: In order: those inside the tree come before the tree's own.
     mounts: tuple[Mount, ...]
     #: What it gets of each channel.
@@ -154,6 +158,7 @@ def _plan_host(
     given = shares(request.channels, cluster, name)
     views = {} if request.isolation.kind == "none" else _views(request, name, given)
     inputs = _inputs(given, views)
+    copies = {place: inputs.pop(place) for place in _DRIVERS if request.command and place in inputs}
     mounts = _mounts(request, tree, inputs)
     inherited = {} if request.isolation.image else request.inherited
     environment = {key: value for key, value in inherited.items() if key not in removed}
@@ -168,6 +173,7 @@ def _plan_host(
         root=root,
         directories=("input/config", "input/data", "model", "output/data"),
         files=_config_files(request, name, cluster, given, root),
+        copies=copies,
         links={} if mounts else {**inputs, "checkpoints": request.out / "checkpoints"},
         mounts=mounts,
         shares=given,
