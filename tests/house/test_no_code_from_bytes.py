@@ -58,13 +58,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "tools/bench_forest.py": {"joblib.load": "reads the model that it has just had written itself"},
     "tools/fuzz_faults/jobs.py": {"joblib.load": "reads the model that it has just had written itself"},
-    "tools/image/pack_start.py": {
-        "import marshal": "writes bytecode of the image's own modules while the image is built"
-    },
-    "tools/image/train.py": {
-        "import marshal": "reads that bytecode, which lies in the image beside the modules",
-        "exec": "runs it, as every import does",
-    },
 }
 
 

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
+
+# Not public, but what torch.func and torch.export work with, under these names since torch 2.2.
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from trainbox.errors import CheckpointError, HyperparameterError
@@ -218,6 +221,21 @@ class Augmented(Dataset[Any]):
         epoch, index = key
         generator = torch.Generator().manual_seed(derive(self._seed, "sample", epoch, index))
         return self._augment(self._dataset[index], generator)
+
+
+def map_tensors(batch: T, function: Callable[[torch.Tensor], torch.Tensor]) -> T:
+    """Return the batch with every tensor replaced by what a function makes of it; other values stay.
+
+    Looks into tuples, lists, dicts, named tuples and the other containers of torch's pytree, classes that were
+    registered there among them.
+    """
+    mapped: T = tree_map_only(torch.Tensor, function, batch)
+    return mapped
+
+
+def list_tensors(batch: object) -> list[torch.Tensor]:
+    """Return every tensor in a batch, or in what a model returns, in its order."""
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
 
 
 class _Shares(Sampler[Any]):

@@ -15,9 +15,8 @@ from trainbox.elastic.progress import Progress, Section
 from trainbox.errors import TrainingError
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, finite, gather
-from trainbox.torch.batches import Batches, Loader
+from trainbox.torch.batches import Batches, Loader, map_tensors
 from trainbox.torch.gradients import Gradients
-from trainbox.torch.nested import change
 from trainbox.torch.places import Places
 from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.uneven import Watch, require_joinable
@@ -273,7 +272,7 @@ class Loop:
     def _to_device(self, batch: T) -> T:
         if self._device.type == "cpu":
             return batch
-        return change(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+        return map_tensors(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
 
     def _say(self, text: str) -> None:
         if self._rank == 0:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from trainbox.torch.batches import list_tensors
 from trainbox.torch.checkpoints import generators
-from trainbox.torch.nested import tensors
 
 
 def pack_buckets_first(model: DistributedDataParallel) -> None:
@@ -30,7 +30,7 @@ def pack_buckets_first(model: DistributedDataParallel) -> None:
 
 def _pass_once(model: DistributedDataParallel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     with _unchanged(model):
-        outputs = [output for output in tensors(model(*args, **kwargs)) if output.requires_grad]
+        outputs = [output for output in list_tensors(model(*args, **kwargs)) if output.requires_grad]
         if outputs:
             torch.stack([output.float().sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
 
