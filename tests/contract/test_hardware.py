@@ -10,8 +10,8 @@ from trainbox.contract.failure import compose
 from trainbox.contract.finding import Finding, as_hint, blame, in_words
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict, read_verdict, write_verdict
-from trainbox.elastic.causes import diagnose as diagnose_rank
-from trainbox.elastic.causes import diagnose_lost, find_faults, find_victim
+from trainbox.elastic.attribution import diagnose as diagnose_rank
+from trainbox.elastic.attribution import diagnose_lost, find_faults, find_victim
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.reason import diagnose
 

@@ -16,9 +16,9 @@ from trainbox.contract.job import read_job
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import progress
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
-from trainbox.elastic.council import LOST_SECONDS, HostLost, Report
+from trainbox.elastic.coordination import LOST_SECONDS, HostLost, Report
 from trainbox.elastic.progress import Progress, Section
-from trainbox.elastic.ranks import Rank
+from trainbox.elastic.rank_processes import Rank
 
 GRACE = 100.0
 HOSTS = ("a", "b")

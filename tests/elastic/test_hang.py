@@ -13,8 +13,8 @@ from tests.support.trees import Run, Tree
 from tests.support.waiting import eventually
 from tests.support.worlds import Ranks
 from trainbox.contract.job import read_job
-from trainbox.elastic import hang, progress
-from trainbox.elastic.watch import Watch
+from trainbox.elastic import hang_rules, progress
+from trainbox.elastic.hang_detector import Watch
 from trainbox.procfs import process_state
 
 pytestmark = pytest.mark.process
@@ -184,7 +184,7 @@ def test_of_ranks_that_wait_for_each_other_the_slow_one_is_named_and_what_it_is_
 
         ranks.until(lambda: look() > 0 and bool(lines))
         said_after = len(windows)
-        ranks.until(lambda: look() > said_after + 3 * hang.SLOW_WINDOWS)  # nothing else is said of anybody
+        ranks.until(lambda: look() > said_after + 3 * hang_rules.SLOW_WINDOWS)  # nothing else is said of anybody
     assert len(lines) == 1, lines
     found = re.fullmatch(
         rf"WARNING: rank {slow} on here is slow: it {said} ([\d.]+) s in a step, the fastest ([\d.]+) s", lines[0]

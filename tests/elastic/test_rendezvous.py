@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from tests.support.addresses import addresses, free_port
 from tests.support.listening import listeners
-from trainbox.elastic.council import LOST_SECONDS, HostLost, MeetingPlace
+from trainbox.elastic.coordination import LOST_SECONDS, HostLost, MeetingPlace
 from trainbox.elastic.rendezvous import REJOIN_SECONDS, Rendezvous, open_store
 from trainbox.errors import PeerError
 

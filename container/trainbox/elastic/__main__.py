@@ -19,7 +19,7 @@ from trainbox.contract.world import in_world
 from trainbox.elastic.forkserver import STOP_SIGNALS, Start, die_with, flush, fork_server
 
 #: What ranks are going to need: DistributedDataParallel's constructor imports dynamo, which takes a second.
-_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.elastic.rank")
+_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.elastic.rank_program")
 
 
 def main() -> int:
@@ -44,10 +44,10 @@ def main() -> int:
         if not job.settings.preload:
             fresh = [sys.executable, "-P", "-m", "trainbox.elastic.fresh", *command]
             os.execve(fresh[0], fresh, {**env, **made.variables})  # noqa: S606 - it replaces this process
-        from trainbox.elastic.rank import run  # noqa: PLC0415
+        from trainbox.elastic.rank_program import run  # noqa: PLC0415
 
         return run(made.variables, command)
-    from trainbox.elastic.lead import lead  # noqa: PLC0415
+    from trainbox.elastic.launcher import lead  # noqa: PLC0415
 
     gc.enable()
     try:

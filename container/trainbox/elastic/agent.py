@@ -20,12 +20,12 @@ from trainbox.contract.finding import Finding, as_hint, blame
 from trainbox.contract.job import Job
 from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
-from trainbox.elastic import causes, progress
-from trainbox.elastic.council import LEAVE_SECONDS, LOST_SECONDS, Alarm, Council, HostLost, Report
+from trainbox.elastic import attribution, progress
+from trainbox.elastic.coordination import LEAVE_SECONDS, LOST_SECONDS, Alarm, Council, HostLost, Report
 from trainbox.elastic.failures import read_failure
-from trainbox.elastic.ranks import Ranks, stopped_early
+from trainbox.elastic.hang_detector import Watch
+from trainbox.elastic.rank_processes import Ranks, stopped_early
 from trainbox.elastic.variables import error_file, progress_file, rank_variables, read_versions, stacks_file
-from trainbox.elastic.watch import Watch
 from trainbox.errors import TrainboxError
 from trainbox.launch import network
 
@@ -94,7 +94,7 @@ class Agent(SimpleElasticAgent):
         self.watch = Watch(job, council, ranks, note, clock=clock)
         self._clock = clock
         self._sleep = sleep
-        self.history = causes.History()
+        self.history = attribution.History()
         self.attempt = 0
         self.verdict: Verdict | None = None
         #: The signal by which a host was stopped, where the ranks of all have ended well; else 0.
@@ -189,7 +189,7 @@ class Agent(SimpleElasticAgent):
             self.note(f"not rehearsed, because the job was stopped before: {'; '.join(missed)}")
             return False
         if missed:
-            self.verdict = Verdict(diagnose_error(causes.not_rehearsed(missed)))
+            self.verdict = Verdict(diagnose_error(attribution.not_rehearsed(missed)))
         return bool(missed)
 
     def _exit_barrier(self) -> None:
@@ -262,7 +262,7 @@ class Agent(SimpleElasticAgent):
         while True:
             found = self._failures()
             grace = self._end_of_saving()
-            if not grace and not (found and all(map(causes.is_consequence, found))):
+            if not grace and not (found and all(map(attribution.is_consequence, found))):
                 return found
             # After a stop whoever is still there may be saving, whatever the others did.
             if not self.ranks.alive or self._clock() >= (grace or until):
@@ -317,7 +317,7 @@ class Agent(SimpleElasticAgent):
         return failures
 
     def _report(self, failures: list[RankFailure]) -> Report:
-        backend = next((found for one in failures if (found := causes.backend_of(one))), None)
+        backend = next((found for one in failures if (found := attribution.backend_of(one))), None)
         ranks = self._worker_group.spec.local_world_size
         return Report(
             self.council.host,
@@ -353,26 +353,30 @@ class Agent(SimpleElasticAgent):
     def _decide(self, reports: list[Report], missing: tuple[str, ...]) -> Verdict:
         failures = [failure for report in reports for failure in report.failures]
         findings = [finding for report in reports for finding in report.findings]
-        root = causes.find_root(failures)
+        root = attribution.find_root(failures)
         stopping = next((report.stopping for report in reports if report.stopping), 0)
-        faults = causes.find_faults(findings, root, stopping=bool(stopping))
+        faults = attribution.find_faults(findings, root, stopping=bool(stopping))
         if faults and (root or missing):
             self.note("no restart: the node must be repaired")
-            victim = causes.find_victim(failures, faults)
-            followed = causes.diagnose(victim) if victim else causes.diagnose_lost(missing)
+            victim = attribution.find_victim(failures, faults)
+            followed = attribution.diagnose(victim) if victim else attribution.diagnose_lost(missing)
             return Verdict(blame(faults, followed=followed), victim, lost=missing)
-        if root is None or (stopping and causes.follows_stop(root)) or (missing and causes.is_consequence(root)):
+        if (
+            root is None
+            or (stopping and attribution.follows_stop(root))
+            or (missing and attribution.is_consequence(root))
+        ):
             return _of_no_rank(root, missing, stopping)
         hints = (*_hints_of_network(root, reports), *(as_hint(one) for one in findings if one.host == root.host))
-        diagnosis = causes.diagnose(root, hints)
+        diagnosis = attribution.diagnose(root, hints)
         if missing or stopping:
             return Verdict(diagnosis, root, lost=missing)
         now = self._clock()
-        decision = causes.decide(root, self.history, most=self.job.settings.max_restarts, now=now)
+        decision = attribution.decide(root, self.history, most=self.job.settings.max_restarts, now=now)
         if not decision.restart:
             self.note(f"no restart{': ' * bool(decision.because)}{decision.because}")
             return Verdict(diagnosis, root)
-        self.history = causes.restarted(self.history, root, now)
+        self.history = attribution.restarted(self.history, root, now)
         return Verdict(diagnosis, root, restart=True, restarts=len(self.history.restarts))
 
     def _hear(self) -> Verdict:
@@ -393,14 +397,14 @@ class Agent(SimpleElasticAgent):
 def _of_no_rank(root: RankFailure | None, missing: tuple[str, ...], stopping: int) -> Verdict:
     """No rank has failed by itself: the job was stopped, or a host is lost."""
     if stopping:
-        return Verdict(causes.diagnose_stop(stopping, root), root, lost=missing)
-    return Verdict(causes.diagnose_lost(missing) if missing else causes.ENDED, lost=missing)
+        return Verdict(attribution.diagnose_stop(stopping, root), root, lost=missing)
+    return Verdict(attribution.diagnose_lost(missing) if missing else attribution.ENDED, lost=missing)
 
 
 def _hints_of_network(root: RankFailure, reports: list[Report]) -> tuple[str, ...]:
     """Where the cause is an error of NCCL or gloo: what the facts of its host, and the versions of all, say to it."""
     facts = next((report.facts for report in reports if report.host == root.host), None)
-    backend = causes.backend_of(root)
+    backend = attribution.backend_of(root)
     if facts is None or backend is None:
         return ()
     versions = {report.host: report.versions for report in reports}

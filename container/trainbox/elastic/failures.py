@@ -7,7 +7,7 @@ import msgspec
 
 from trainbox.contract.cause import Cause, find_cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.elastic.ranks import Rank
+from trainbox.elastic.rank_processes import Rank
 
 
 class _ExtraInfo(msgspec.Struct, frozen=True):

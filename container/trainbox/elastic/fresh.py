@@ -2,7 +2,7 @@
 
 import sys
 
-from trainbox.elastic.rank import run
+from trainbox.elastic.rank_program import run
 
 if __name__ == "__main__":
     sys.exit(run({}, sys.argv[1:]))

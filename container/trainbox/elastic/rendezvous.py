@@ -20,7 +20,7 @@ from torch.distributed import DistNetworkError
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainbox.clock import Clock, Sleep, wait_from
-from trainbox.elastic.council import BEAT_SECONDS, Council, HostLost, MeetingPlace
+from trainbox.elastic.coordination import BEAT_SECONDS, Council, HostLost, MeetingPlace
 from trainbox.errors import PeerError
 from trainbox.peers.stores import serve_store
 

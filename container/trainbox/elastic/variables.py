@@ -9,7 +9,7 @@ from torch.distributed.elastic.agent.server.api import Worker, WorkerGroup
 
 from trainbox.contract.job import Job
 from trainbox.elastic.progress import PROGRESS_VARIABLE
-from trainbox.elastic.rank import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE
+from trainbox.elastic.rank_program import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE
 
 #: What the request does not say itself. Async error handling 3 lets the flight recorder dump (pytorch #121055), where
 #: torchrun's 1 does not; the names are those of torch 2.13's ProcessGroupNCCL.hpp and FlightRecorder.hpp.

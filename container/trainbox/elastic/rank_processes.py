@@ -12,7 +12,7 @@ import msgspec
 
 from trainbox.clock import AwakeClock
 from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, ForkServer, Request, Signal, Start, Started
-from trainbox.elastic.hang import Limits
+from trainbox.elastic.hang_rules import Limits
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.relay import Lines, Sink
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state

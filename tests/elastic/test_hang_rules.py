@@ -3,7 +3,15 @@
 import msgspec
 import pytest
 
-from trainbox.elastic.hang import SLOW_WINDOWS, Limits, Standing, describe, describe_slow, find_hanging, slow_ranks
+from trainbox.elastic.hang_rules import (
+    SLOW_WINDOWS,
+    Limits,
+    Standing,
+    describe,
+    describe_slow,
+    find_hanging,
+    slow_ranks,
+)
 from trainbox.elastic.progress import Section
 
 LIMITS = Limits(step=30.0, long=1200.0)

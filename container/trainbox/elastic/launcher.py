@@ -15,12 +15,12 @@ from torch.distributed.elastic.agent.server.api import WorkerSpec
 from trainbox.contract.diagnosis import Diagnosis, diagnose_error
 from trainbox.contract.job import Job
 from trainbox.contract.verdict import Verdict, write_verdict
-from trainbox.elastic import causes
+from trainbox.elastic import attribution
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
-from trainbox.elastic.council import LEAVE_SECONDS, Council, HostLost
+from trainbox.elastic.coordination import LEAVE_SECONDS, Council, HostLost
 from trainbox.elastic.forkserver import STOP_SIGNALS, ForkServer
-from trainbox.elastic.hang import Limits
-from trainbox.elastic.ranks import Ranks, stopped_early
+from trainbox.elastic.hang_rules import Limits
+from trainbox.elastic.rank_processes import Ranks, stopped_early
 from trainbox.elastic.rendezvous import Rendezvous, open_store
 from trainbox.elastic.variables import hang_directory
 from trainbox.errors import ProgramError, Stopped, TrainboxError
@@ -67,7 +67,7 @@ def lead(job: Job, processes: int, scratch: Path, server: ForkServer, env: Mappi
             signal.signal(number, signal.SIG_IGN)
     if verdict is None:
         if leading.stopped_by:  # another host was, and its ranks and these have saved and left together
-            write_verdict(scratch, Verdict(causes.diagnose_stop(leading.stopped_by, None)))
+            write_verdict(scratch, Verdict(attribution.diagnose_stop(leading.stopped_by, None)))
         return 0
     write_verdict(scratch, verdict)
     return verdict.diagnosis.seen_from(job.current_host).exit_code
@@ -155,7 +155,7 @@ class _Leading:
                 self._stop_meeting()
                 verdict = self._end_job(council, AgentError(f"the agent, which starts the ranks, failed: {error}"))
             if verdict is not None and verdict.lost and council.pause:
-                verdict = Verdict(causes.diagnose_pause(council.pause, job.current_host))
+                verdict = Verdict(attribution.diagnose_pause(council.pause, job.current_host))
         return verdict
 
     def _run_agent(self, store: TCPStore, council: Council, processes: int, scratch: Path) -> Verdict | None:
@@ -179,7 +179,7 @@ class _Leading:
             self.stopped_by = self.agent.stopped_by
             return None
         self.agent.leave()
-        return self.agent.verdict or Verdict(causes.ENDED)
+        return self.agent.verdict or Verdict(attribution.ENDED)
 
     def _stop_meeting(self) -> None:
         """From here on a signal interrupts nothing."""
@@ -207,7 +207,7 @@ class _Leading:
             names = ", ".join(lost.hosts)
             reason = f"stopped by {signal.Signals(stop).name}: {names} had left before"
             return Verdict(Diagnosis("stopped", reason, 128 + stop, host=self.job.current_host))
-        return Verdict(causes.diagnose_lost(lost.hosts), lost=lost.hosts)
+        return Verdict(attribution.diagnose_lost(lost.hosts), lost=lost.hosts)
 
     def _make_hang_directory(self) -> None:
         if any(Path("/dev").glob("nvidia[0-9]*")):  # NCCL's flight recorder makes no directory

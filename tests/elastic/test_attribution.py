@@ -6,7 +6,7 @@ import pytest
 
 from trainbox.contract.cause import Cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.elastic.causes import (
+from trainbox.elastic.attribution import (
     WINDOW_SECONDS,
     Decision,
     History,

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from tests.support.waiting import eventually
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.verdict import Verdict
-from trainbox.elastic.council import LOST_SECONDS, Council, HostLost
+from trainbox.elastic.coordination import LOST_SECONDS, Council, HostLost
 
 pytestmark = pytest.mark.process
 

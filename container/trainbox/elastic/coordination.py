@@ -21,7 +21,7 @@ from trainbox.clock import AwakeClock, Silence
 from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure, Verdict
-from trainbox.elastic.hang import Standing
+from trainbox.elastic.hang_rules import Standing
 from trainbox.errors import PeerError
 from trainbox.launch.network import Facts
 

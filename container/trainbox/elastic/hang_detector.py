@@ -8,10 +8,10 @@ from pathlib import Path
 from trainbox.clock import AwakeClock, Silence
 from trainbox.contract.drills import SIGNALS, Drill
 from trainbox.contract.job import Job
-from trainbox.elastic import hang, progress
-from trainbox.elastic.council import Alarm, Council
-from trainbox.elastic.rank import STACKS_SIGNAL
-from trainbox.elastic.ranks import Ranks
+from trainbox.elastic import hang_rules, progress
+from trainbox.elastic.coordination import Alarm, Council
+from trainbox.elastic.rank_processes import Ranks
+from trainbox.elastic.rank_program import STACKS_SIGNAL
 from trainbox.elastic.variables import hang_directory, stacks_file
 from trainbox.procfs import StoppedProcesses, process_state
 
@@ -37,7 +37,7 @@ class Watch:
         state: Callable[[int], str] = process_state,
     ) -> None:
         settings = job.settings
-        self.limits = hang.Limits(step=settings.hang_seconds, long=settings.start_seconds)
+        self.limits = hang_rules.Limits(step=settings.hang_seconds, long=settings.start_seconds)
         self._clock = AwakeClock(clock)
         self._state = state
         self.council = council
@@ -79,14 +79,14 @@ class Watch:
         slot = progress.read(self._file)[local_rank]
         return bool(slot.beat) and slot.section in {progress.Section.JOIN, progress.Section.START}
 
-    def standings(self) -> list[hang.Standing]:
+    def standings(self) -> list[hang_rules.Standing]:
         """Where the ranks of this host are that run and say so, or whose process is stopped."""
         slots = progress.read(self._file)
         states = {local: self._state(self.processes.all[local].pid) for local in self.processes.alive}
         ages = self._marks.seconds({local: slots[local].beat for local in states})
         stopped = self._stopped.seconds(states)
         return [
-            hang.standing(
+            hang_rules.standing(
                 slots[local],
                 rank=self.ranks[local],
                 host=self.council.host,
@@ -148,10 +148,10 @@ class Watch:
         else:
             found = self.standings()
         self._warn_of_slow(found, now)
-        hanging = hang.find_hanging(found, self.limits)
+        hanging = hang_rules.find_hanging(found, self.limits)
         if hanging is None:
             return None
-        return Alarm(hanging.host, hanging=hanging.rank, why=hang.describe(hanging))
+        return Alarm(hanging.host, hanging=hanging.rank, why=hang_rules.describe(hanging))
 
     def end_hanging(self, alarm: Alarm) -> None:
         """Keep the stacks of all ranks of this host, then kill the one that hangs if it is here."""
@@ -176,14 +176,14 @@ class Watch:
 
     # -- slow ranks ------------------------------------------------------------------------------------------------
 
-    def _warn_of_slow(self, standings: list[hang.Standing], now: float) -> None:
+    def _warn_of_slow(self, standings: list[hang_rules.Standing], now: float) -> None:
         if now < self._window_at:
             return
         self._window_at = now + self._window_seconds
-        self._slow = hang.slow_ranks(standings, self._slow)
+        self._slow = hang_rules.slow_ranks(standings, self._slow)
         for (rank, section), windows in self._slow.items():
-            if windows == hang.SLOW_WINDOWS:
-                self.note(f"WARNING: {hang.describe_slow(standings, rank, section)}")
+            if windows == hang_rules.SLOW_WINDOWS:
+                self.note(f"WARNING: {hang_rules.describe_slow(standings, rank, section)}")
 
 
 def _came_to(step: int | None) -> str:

@@ -14,8 +14,8 @@ from trainbox.contract.drills import read_drills
 from trainbox.contract.job import read_job
 from trainbox.contract.ranks import Ranks
 from trainbox.elastic import progress
+from trainbox.elastic.hang_detector import Watch
 from trainbox.elastic.progress import Progress, Section
-from trainbox.elastic.watch import Watch
 
 #: Of the settings by default.
 STEP, START = 30.0, 1200.0
