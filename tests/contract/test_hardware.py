@@ -93,7 +93,7 @@ def test_all_hosts_say_the_same_and_leave_with_the_same_code(job: Job, tmp_path:
 def test_a_host_that_was_lost_beside_a_fault_is_what_followed(job: Job, tmp_path: Path) -> None:
     verdict = Verdict(blame([XID], followed=diagnose_lost(("b",))), lost=("b",))
     assert compose(diagnose(outcome(78), job, tmp_path, verdict)).splitlines()[1:] == [
-        "what followed: lost host b: no sign of life of its agent any more",
+        "what followed: lost host b: no sign of life from its agent",
         "hint: replace it",
     ]
 

@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 from tests.support.worlds import Ranks
 from trainbox.contract.job import read_job
 from trainbox.elastic import hang_rules, progress
-from trainbox.elastic.hang_detector import Watch
+from trainbox.elastic.hang_detector import HangDetector
 from trainbox.procfs import process_state
 
 pytestmark = pytest.mark.process
@@ -171,7 +171,7 @@ def test_of_ranks_that_wait_for_each_other_the_slow_one_is_named_and_what_it_is_
     progress.create(shared, 2)
     job = read_job(tmp_path / "ml", {})
     with Ranks([program], root=tmp_path / "ml", environment={progress.PROGRESS_VARIABLE: str(shared)}) as ranks:
-        watch = Watch(job, alone(), processes(ranks.pids), lines.append, window_seconds=0.5)
+        watch = HangDetector(job, alone(), processes(ranks.pids), lines.append, window_seconds=0.5)
         watch.begin({0: 0, 1: 1}, shared)
         ranks.until(lambda: all(slot.step >= 10 for slot in progress.read(shared)))
 
@@ -194,7 +194,7 @@ def test_of_ranks_that_wait_for_each_other_the_slow_one_is_named_and_what_it_is_
 
 
 def alone() -> Any:
-    """The council of one host."""
+    """The coordination of one host."""
     return SimpleNamespace(host="here", hosts=("here",))
 
 

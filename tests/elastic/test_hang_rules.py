@@ -5,8 +5,8 @@ import pytest
 
 from trainbox.elastic.hang_rules import (
     SLOW_WINDOWS,
-    Limits,
-    Standing,
+    HangLimits,
+    RankStatus,
     describe,
     describe_slow,
     find_hanging,
@@ -14,16 +14,16 @@ from trainbox.elastic.hang_rules import (
 )
 from trainbox.elastic.progress import Section
 
-LIMITS = Limits(step=30.0, long=1200.0)
+LIMITS = HangLimits(step=30.0, long=1200.0)
 
 
-def at(rank: int, step: int, section: Section = Section.COMPUTE, *, age: float = 40.0, **more: object) -> Standing:
-    one = Standing(rank=rank, host="a", step=step, section=section, collectives=0, age=age, longest=1.0)
+def at(rank: int, step: int, section: Section = Section.COMPUTE, *, age: float = 40.0, **more: object) -> RankStatus:
+    one = RankStatus(rank=rank, host="a", step=step, section=section, collectives=0, age=age, longest=1.0)
     return msgspec.structs.replace(one, **more)
 
 
-def culprit(*standings: Standing, limits: Limits = LIMITS) -> int | None:
-    found = find_hanging(standings, limits)
+def culprit(*statuses: RankStatus, limits: HangLimits = LIMITS) -> int | None:
+    found = find_hanging(statuses, limits)
     return None if found is None else found.rank
 
 
@@ -39,7 +39,7 @@ def test_a_rank_that_has_ended_does_not_hang() -> None:
 
 
 @pytest.mark.parametrize(
-    "standings",
+    "statuses",
     [
         (at(1, 4), at(0, 5, age=50.0)),
         (at(1, 5, state="T"), at(0, 5, Section.DATA)),
@@ -50,9 +50,9 @@ def test_a_rank_that_has_ended_does_not_hang() -> None:
     ],
     ids=["fewer steps", "stopped", "stuck in a device", "an earlier section", "fewer collectives", "silent for longer"],
 )
-def test_the_one_that_is_furthest_behind_is_the_culprit(standings: tuple[Standing, ...]) -> None:
-    assert culprit(*standings) == 1
-    assert culprit(*reversed(standings)) == 1
+def test_the_one_that_is_furthest_behind_is_the_culprit(statuses: tuple[RankStatus, ...]) -> None:
+    assert culprit(*statuses) == 1
+    assert culprit(*reversed(statuses)) == 1
 
 
 def test_the_limit_grows_with_the_longest_step() -> None:
@@ -85,7 +85,7 @@ def test_who_waits_for_one_that_evaluates_for_all_is_no_culprit() -> None:
 
 
 def test_a_limit_of_zero_never_looks() -> None:
-    assert culprit(at(0, 5, age=1e6), limits=Limits(step=0.0, long=1200.0)) is None
+    assert culprit(at(0, 5, age=1e6), limits=HangLimits(step=0.0, long=1200.0)) is None
 
 
 def test_what_is_said_of_a_rank_that_hangs() -> None:
@@ -94,14 +94,14 @@ def test_what_is_said_of_a_rank_that_hangs() -> None:
 
 
 def test_a_slow_rank_is_one_that_is_slow_for_several_windows_and_its_section_is_named() -> None:
-    standings = [at(0, 100, compute=0.2, data=0.001), at(1, 100, compute=0.3, data=0.001), at(2, 100, compute=0.21)]
+    statuses = [at(0, 100, compute=0.2, data=0.001), at(1, 100, compute=0.3, data=0.001), at(2, 100, compute=0.21)]
     windows: dict[tuple[int, str], int] = {}
     for _ in range(SLOW_WINDOWS):
-        windows = slow_ranks(standings, windows)
+        windows = slow_ranks(statuses, windows)
     assert windows == {(1, "compute"): SLOW_WINDOWS}
-    assert describe_slow(standings, 1, "compute") == (
+    assert describe_slow(statuses, 1, "compute") == (
         "rank 1 on a is slow: it computes 0.300 s in a step, the fastest 0.200 s"
     )
-    assert slow_ranks(standings[:1], windows) == {}
+    assert slow_ranks(statuses[:1], windows) == {}
     assert slow_ranks([at(0, 1, data=0.1), at(1, 1, data=0.9)], {}) == {(1, "data"): 1}
     assert slow_ranks([at(0, 1, data=0.001, compute=0.1), at(1, 1, data=0.004, compute=0.1)], {}) == {}

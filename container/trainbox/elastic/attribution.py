@@ -1,8 +1,8 @@
-"""Pure: of all that failed, which failure was the cause, and whether starting again can help."""
+"""Pure: attribute the end of an attempt: which of all failures was the root, whose it is, and what to call it."""
 
 import re
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -10,20 +10,10 @@ from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind
 from trainbox.contract.finding import Finding
 from trainbox.contract.verdict import RankFailure
 from trainbox.errors import PeerError, RehearsalError
-from trainbox.launch.network import Backend
+from trainbox.launch.network import Backend, Facts, find_hints
 
-#: Restarts are counted within this many seconds: a job of days may lose a rank now and then.
-WINDOW_SECONDS = 600.0
-#: Exit codes that say the request or the code is wrong: trainbox's own, and sysexits' EX_USAGE and EX_CONFIG.
-FINAL_CODES = frozenset({*range(2, 15), 64, 78})
 #: How a rank ends that was asked to stop, or did not stop in time.
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGKILL})
-_FINAL_CLASSES = {
-    "builtins.ImportError": "an import fails every time",
-    "builtins.SyntaxError": "a syntax error stays",
-    "torch.OutOfMemoryError": "the batch stays too large for the GPU",
-    "trainbox.errors.TrainboxError": "the request or the data stay as they are",
-}
 #: What a rank raises because another has failed: torch.distributed's own errors (c10d/Utils.hpp), ours, and gloo's,
 #: which are RuntimeErrors that name its source file.
 _PEER_CLASSES = frozenset(
@@ -48,6 +38,26 @@ _PEER_WORDS = re.compile(
 _CONNECTION = re.compile(r"connect(?:ion|FullMesh)?\b", re.IGNORECASE)
 _IS_LOST = re.compile("closed by peer|reset by peer|refused|timed? ?out", re.IGNORECASE)
 
+#: No rank has failed by itself, and no host is lost.
+ENDED = Diagnosis("peer", "the ranks were ended", PeerError.exit_code)
+
+
+class HostReport(msgspec.Struct, frozen=True):
+    """How the ranks of a host have ended."""
+
+    host: str
+    failures: tuple[RankFailure, ...] = ()
+    #: The signal by which the host was asked to stop, or 0: after one nothing starts again.
+    stopping: int = 0
+    #: What its GPUs have reported.
+    findings: tuple[Finding, ...] = ()
+    #: Facts about its network where its ranks could not reach others, and the versions to compare with other hosts'.
+    facts: Facts | None = None
+    versions: Mapping[str, str] = {}
+
+
+# ---- which failure is the root ----
+
 
 def is_consequence(failure: RankFailure) -> bool:
     """Whether a failure only says that another rank, or the agent, has ended this one."""
@@ -61,11 +71,10 @@ def is_consequence(failure: RankFailure) -> bool:
     named = any(name.rpartition(".")[2].startswith("Dist") for name in failure.family if name.startswith("torch."))
     if named or _PEER_CLASSES & set(failure.family):
         return True
-    text = failure.cause.text if failure.cause else ""
-    return failure.exception == "builtins.RuntimeError" and _is_of_a_peer(text)
+    return failure.exception == "builtins.RuntimeError" and _names_a_lost_peer(cause_text(failure))
 
 
-def _is_of_a_peer(text: str) -> bool:
+def _names_a_lost_peer(text: str) -> bool:
     """Whether gloo or NCCL says that another process is gone."""
     if _PEER_WORDS.search(text):
         return True
@@ -79,7 +88,7 @@ def follows_stop(failure: RankFailure) -> bool:
 
 
 def find_root(failures: Iterable[RankFailure]) -> RankFailure | None:
-    """The failure that the others follow from: one killed from outside, else the first that is no consequence."""
+    """Find the failure that the others follow from: one killed from outside, else the first that is no consequence."""
     ordered = sorted(failures, key=lambda failure: (failure.time, failure.rank))
     hung = [failure for failure in ordered if failure.hung]
     killed = [failure for failure in ordered if failure.signal and not is_consequence(failure)]
@@ -87,19 +96,8 @@ def find_root(failures: Iterable[RankFailure]) -> RankFailure | None:
     return next(iter((*hung, *killed, *raised, *ordered)), None)
 
 
-def backend_of(failure: RankFailure) -> Backend | None:
-    """Whose failure it is, where it is one of NCCL or gloo: by its class, else by the name that such an error gives."""
-    if _NCCL_CLASS in failure.family:
-        return "nccl"
-    # NCCL's watchdog aborts the process; other errors of both are RuntimeErrors.
-    if failure.signal != signal.SIGABRT and "builtins.RuntimeError" not in failure.family:
-        return None
-    named = _BACKEND_NAMES.search(_text(failure))
-    return None if named is None else "nccl" if named[0].lower() == "nccl" else "gloo"
-
-
 def find_faults(findings: Iterable[Finding], root: RankFailure | None, *, stopping: bool) -> tuple[Finding, ...]:
-    """The faults of hardware that a failure follows from, whichever rank it was; none where it follows from a stop.
+    """Find the hardware faults that a failure follows from, of whichever rank; none where it follows from a stop.
 
     Args:
         findings: What the GPUs of all hosts have reported.
@@ -112,92 +110,45 @@ def find_faults(findings: Iterable[Finding], root: RankFailure | None, *, stoppi
 
 
 def find_victim(failures: Sequence[RankFailure], faults: Sequence[Finding]) -> RankFailure | None:
-    """Who died first on the first host with a fault; on any, where nobody did there."""
+    """Find the rank that died first on the first host with a fault; if none did there, on any host."""
     return find_root(one for one in failures if one.host == faults[0].host) or find_root(failures)
 
 
-class History(msgspec.Struct, frozen=True):
-    """The restarts of a job so far."""
-
-    #: When they were, in seconds of the monotonic clock of the host that decides.
-    restarts: tuple[float, ...] = ()
-    last: RankFailure | None = None
-    #: The furthest step that any failure came after; -1 where none has said its step.
-    farthest: int = -1
-    #: Failures in a row that came no further.
-    fruitless: int = 0
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """Whether to start again, and if not, why: empty where there is nothing to add."""
-
-    restart: bool
-    because: str = ""
-
-
-def decide(failure: RankFailure, history: History, *, most: int, now: float) -> Decision:
-    """Whether all ranks shall start again.
-
-    Args:
-        failure: The cause.
-        history: What was before.
-        most: Restarts allowed within `WINDOW_SECONDS`.
-        now: The monotonic clock.
-    """
-    for name in failure.family:
-        if name in _FINAL_CLASSES:
-            return Decision(False, _FINAL_CLASSES[name])
-    if not failure.signal and failure.code in FINAL_CODES:
-        return Decision(False, f"exit code {failure.code} asks for no other try")
-    # Without steps nobody knows how far the job came in between: then only what follows soon counts as a repetition.
-    comparable = failure.step is not None or recent(history, now)
-    if history.last is not None and comparable and _is_same(failure, history.last):
-        return Decision(False, "the same happened before the restart, too")
-    if failure.step is not None and failure.step <= history.farthest and history.fruitless >= most:
-        return Decision(False, f"restarts got no further than step {history.farthest}")
-    if len(recent(history, now)) >= most:
-        return Decision(False, f"{most} restart(s) within ten minutes did not help" if most else "")
-    return Decision(True)
-
-
-def restarted(history: History, failure: RankFailure, now: float) -> History:
-    """What is known at the next failure, once this one has been answered by a restart."""
-    step = -1 if failure.step is None else failure.step
-    return History(
-        (*recent(history, now), now),
-        failure,
-        farthest=max(step, history.farthest),
-        fruitless=0 if step > history.farthest else history.fruitless + 1,
-    )
-
-
-def recent(history: History, now: float) -> tuple[float, ...]:
-    """The restarts that still count."""
-    return tuple(moment for moment in history.restarts if now - moment < WINDOW_SECONDS)
-
-
-def _is_same(one: RankFailure, other: RankFailure) -> bool:
-    """Whether two failures are one that repeats: the same exception at the same step.
-
-    Where no steps are known, with the same words. What comes from outside may strike twice by chance.
-    """
-    if one.signal or other.signal or one.hung or other.hung:
-        return False
-    if one.exception != other.exception or one.code != other.code or one.step != other.step:
-        return False
-    return one.step is not None or _text(one) == _text(other)
-
-
-def _text(failure: RankFailure) -> str:
+def cause_text(failure: RankFailure) -> str:
+    """Return what a failed rank said; empty if nothing."""
     return failure.cause.text if failure.cause else ""
 
 
-#: Nobody has failed by itself, and nobody is lost.
-ENDED = Diagnosis("peer", "the ranks were ended", PeerError.exit_code)
+# ---- errors of the network ----
+
+
+def backend_of(failure: RankFailure) -> Backend | None:
+    """Tell whether a failure is one of NCCL or gloo: by its class, else by the name in the message."""
+    if _NCCL_CLASS in failure.family:
+        return "nccl"
+    # NCCL's watchdog aborts the process; other errors of both are RuntimeErrors.
+    if failure.signal != signal.SIGABRT and "builtins.RuntimeError" not in failure.family:
+        return None
+    named = _BACKEND_NAMES.search(cause_text(failure))
+    return None if named is None else "nccl" if named[0].lower() == "nccl" else "gloo"
+
+
+def find_network_hints(root: RankFailure, reports: Sequence[HostReport]) -> tuple[str, ...]:
+    """Where the root is an error of NCCL or gloo: hints from the facts of its host and the versions of all hosts."""
+    facts = next((report.facts for report in reports if report.host == root.host), None)
+    backend = backend_of(root)
+    if facts is None or backend is None:
+        return ()
+    versions = {report.host: report.versions for report in reports}
+    # Several ranks of a host may have failed, some of NCCL and some of gloo: the root decides.
+    return find_hints(msgspec.structs.replace(facts, backend=backend, versions=versions))
+
+
+# ---- diagnoses ----
 
 
 def diagnose(failure: RankFailure, hints: Iterable[str] = ()) -> Diagnosis:
-    """The failure of a rank in one line, `rank 1 was killed by SIGKILL after step 120`, and what else to think of."""
+    """Describe the failure of a rank in one line, `rank 1 was killed by SIGKILL after step 120`, with hints."""
     kind, what = _in_a_line(failure)
     cause, hint = f"rank {failure.rank} {what}", "; ".join(hints)
     return Diagnosis(kind, cause, failure.code, hint=hint, host=failure.host, rank=failure.rank)
@@ -209,17 +160,17 @@ def _in_a_line(failure: RankFailure) -> tuple[DiagnosisKind, str]:
         return "hang", failure.hung
     if failure.signal:
         return "signal", f"was killed by {signal.Signals(failure.signal).name}{after}"
-    said = _text(failure).partition("\n")[0] or f"exit code {failure.code}"
+    said = cause_text(failure).partition("\n")[0] or f"exit code {failure.code}"
     return "script", f"failed{after}: {said}"
 
 
 def diagnose_stop(number: int, failure: RankFailure | None) -> Diagnosis:
-    """Which signal has stopped the job, and what that did to the rank that ended first, if one failed."""
+    """Name the signal that stopped the job, and what it did to the rank that ended first, if one failed."""
     stopped = f"stopped by {signal.Signals(number).name}"
     if failure is None:
         return Diagnosis("stopped", stopped, 128 + number)
     if failure.ended:
-        did = "had no step to save, or did not leave in time, and was ended"
+        did = "had no step to save, or did not exit in time, and was killed"
     elif failure.signal == number or _INTERRUPT in failure.family:
         did = "ended at once: it had no handler for it, or not yet"
     else:
@@ -229,28 +180,28 @@ def diagnose_stop(number: int, failure: RankFailure | None) -> Diagnosis:
 
 
 def diagnose_lost(hosts: Sequence[str]) -> Diagnosis:
-    """Hosts that do not answer."""
+    """Name hosts that do not answer."""
     which, whose = ("host", "its agent") if len(hosts) == 1 else ("hosts", "their agents")
-    cause = f"lost {which} {', '.join(hosts)}: no sign of life of {whose} any more"
+    cause = f"lost {which} {', '.join(hosts)}: no sign of life from {whose}"
     return Diagnosis("peer", cause, PeerError.exit_code, host=hosts[0])
 
 
-def not_rehearsed(missed: Sequence[str]) -> RehearsalError:
-    """All ranks have ended well, and drills of the request have not happened.
-
-    Args:
-        missed: Which, each with how far its rank came.
-    """
-    return RehearsalError(
-        f"not rehearsed: {'; '.join(missed)}",
-        hint="name an earlier step; a script that has no session of trainbox.torch cannot be rehearsed at a step",
-    )
-
-
 def diagnose_pause(seconds: float, host: str) -> Diagnosis:
-    """A host that was stopped for so long that the others have gone on without it, in its own words."""
+    """Say that this host was paused for so long that the others have gone on without it."""
     cause = (
         f"this host did not run for {seconds:.0f} s (stopped or paused from outside), longer than the others wait for a"
         " sign of life"
     )
     return Diagnosis("hang", cause, PeerError.exit_code, host=host)
+
+
+def not_rehearsed(missed: Sequence[str]) -> RehearsalError:
+    """Make the error for a job whose ranks ended well though faults of the request were not injected.
+
+    Args:
+        missed: The faults, each with how far its rank came.
+    """
+    return RehearsalError(
+        f"not rehearsed: {'; '.join(missed)}",
+        hint="name an earlier step; a script that has no session of trainbox.torch cannot be rehearsed at a step",
+    )

@@ -1,10 +1,10 @@
-"""Pure: which rank keeps the others waiting, whether it has done so for too long, and which are slow."""
+"""Pure: the rules of hang detection: which rank keeps the others waiting for too long, and which ranks are slow."""
 
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trainbox.elastic.progress import Section, Slot
+from trainbox.elastic.progress import ProgressSlot, Section
 from trainbox.procfs import is_stopped
 
 #: How many of the longest steps a step may take before it counts as hanging.
@@ -19,8 +19,8 @@ _LEAST_SECONDS = 0.001
 _LEAST_SHARE = 0.05
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """Seconds without a mark."""
+class HangLimits(msgspec.Struct, frozen=True):
+    """Limits for the seconds in which a rank makes no mark."""
 
     #: In a step; 0 never looks.
     step: float
@@ -28,8 +28,8 @@ class Limits(msgspec.Struct, frozen=True):
     long: float
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """Where a rank is."""
+class RankStatus(msgspec.Struct, frozen=True):
+    """How far a rank is."""
 
     rank: int
     host: str
@@ -47,9 +47,9 @@ class Standing(msgspec.Struct, frozen=True):
     data: float = 0.0
 
 
-def standing(slot: Slot, *, rank: int, host: str, state: str, stopped: float, age: float) -> Standing:
-    """What a slot says, so many seconds after its last mark."""
-    return Standing(
+def rank_status(slot: ProgressSlot, *, rank: int, host: str, state: str, stopped: float, age: float) -> RankStatus:
+    """Return the status of a rank from its slot, `age` seconds after its last mark."""
+    return RankStatus(
         rank=rank,
         host=host,
         step=slot.step,
@@ -64,58 +64,58 @@ def standing(slot: Slot, *, rank: int, host: str, state: str, stopped: float, ag
     )
 
 
-def find_hanging(standings: Sequence[Standing], limits: Limits) -> Standing | None:
-    """The rank that keeps all others waiting longer than it may, if there is one.
+def find_hanging(statuses: Sequence[RankStatus], limits: HangLimits) -> RankStatus | None:
+    """Find the rank that keeps all others waiting for too long, if there is one.
 
-    Of ranks that have never made a mark only those are among the standings whose process is stopped: of the others
-    nothing is known. For one of them those wait that have yet to join; torch's own limit ends that.
+    Ranks that have never made a mark are among the statuses only if their process is stopped: nothing is known of the
+    others. Ranks that have yet to join may wait for one of those; torch's own timeout ends that.
 
     Args:
-        standings: All ranks of the job.
+        statuses: All ranks of the job.
         limits: How long each section may take.
     """
-    if not limits.step or not standings:
+    if not limits.step or not statuses:
         return None
-    limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in standings))
-    running = [one for one in standings if one.section not in {Section.JOIN, Section.DONE} or one.stopped > limit]
+    limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in statuses))
+    running = [one for one in statuses if one.section not in {Section.JOIN, Section.DONE} or one.stopped > limit]
     if not running:
         return None
     behind = min(running, key=_place)
-    # Seen for the limit, not at one look: a profiler or a debugger stops a process for moments.
+    # Stopped for the whole limit, not at one look: a profiler or a debugger stops a process for moments.
     if behind.age <= _limit(behind, limit, limits.long) and behind.stopped <= limit:
         return None
-    # One that saves or evaluates for all makes the others wait by right; a stopped process does not wait for anybody.
+    # The others may wait for a rank that saves or evaluates for all; a stopped process does not wait for another.
     excused = any(one.section in _LONG and one.age <= limits.long for one in running if one is not behind)
     return None if excused and not is_stopped(behind.state) else behind
 
 
-def _limit(one: Standing, step: float, long: float) -> float:
+def _limit(one: RankStatus, step: float, long: float) -> float:
     return max(step, long) if one.section in _LONG else step
 
 
-def _place(one: Standing) -> tuple[int, bool, Section, int, float]:
-    """The smallest is furthest behind."""
+def _place(one: RankStatus) -> tuple[int, bool, Section, int, float]:
+    """The sort key of progress: the smallest is furthest behind."""
     return one.step, not (is_stopped(one.state) or one.state == "D"), one.section, one.collectives, -one.age
 
 
-def describe(one: Standing) -> str:
-    """What is said of a rank that hangs, after its name."""
+def describe(one: RankStatus) -> str:
+    """Describe a rank that hangs: what follows its name."""
     stopped = " (its process is stopped)" if is_stopped(one.state) else ""
     return f"made no progress for {one.age:.1f} s in {one.section.name} after step {one.step}{stopped}"
 
 
-def slow_ranks(standings: Sequence[Standing], before: Mapping[tuple[int, str], int]) -> dict[tuple[int, str], int]:
-    """For how many windows in a row each rank has been slow in a section.
+def slow_ranks(statuses: Sequence[RankStatus], before: Mapping[tuple[int, str], int]) -> dict[tuple[int, str], int]:
+    """Count for how many windows in a row each rank has been slow in a section.
 
     Args:
-        standings: All ranks, at the end of a window.
-        before: The answer of the window before.
+        statuses: All ranks, at the end of a window.
+        before: The result of the window before.
     """
     slow: dict[tuple[int, str], int] = {}
-    step = max((one.compute + one.data for one in standings), default=0.0)  # the others wait for this one
+    step = max((one.compute + one.data for one in statuses), default=0.0)  # the others wait for this one
     for section in ("compute", "data"):
-        seconds = {one.rank: float(getattr(one, section)) for one in standings if one.step}
-        if len(seconds) < 2:  # noqa: PLR2004 - nobody to compare with
+        seconds = {one.rank: float(getattr(one, section)) for one in statuses if one.step}
+        if len(seconds) < 2:  # noqa: PLR2004 - nothing to compare with
             continue
         best = max(min(seconds.values()), _LEAST_SECONDS)
         for rank, mine in seconds.items():
@@ -124,10 +124,10 @@ def slow_ranks(standings: Sequence[Standing], before: Mapping[tuple[int, str], i
     return slow
 
 
-def describe_slow(standings: Sequence[Standing], rank: int, section: str) -> str:
-    """The warning about one slow rank."""
-    mine = next(one for one in standings if one.rank == rank)
-    best = min(float(getattr(one, section)) for one in standings if one.step)
+def describe_slow(statuses: Sequence[RankStatus], rank: int, section: str) -> str:
+    """Return the warning about a slow rank."""
+    mine = next(one for one in statuses if one.rank == rank)
+    best = min(float(getattr(one, section)) for one in statuses if one.step)
     doing = "computes" if section == "compute" else "waits for data"
     return (
         f"rank {rank} on {mine.host} is slow: it {doing} {getattr(mine, section):.3f} s in a step,"
