@@ -41,10 +41,10 @@ PEER_GONE = raised(
         raised("torch.distributed.DistBackendError", "NCCL error: remote process exited"),
         raised("torch.distributed.DistNetworkError"),
         raised(
-            "trainbox.torch.checkpoints.exchange.PeerCheckpointError",
+            "trainbox.torch.checkpoints.collectives.PeerCheckpointError",
             "rank 0: the checkpoint of step 40 cannot be written",
         ),
-        raised("trainbox.torch.checkpoints.exchange.PeerNotGenuineError", "rank 0: the checkpoint is not genuine"),
+        raised("trainbox.torch.checkpoints.collectives.PeerNotGenuineError", "rank 0: the checkpoint is not genuine"),
         killed(signal.SIGABRT),
         killed(signal.SIGTERM),
         RankFailure(0, "a", 137, signal.SIGKILL, None, ended=True),

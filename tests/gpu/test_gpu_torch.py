@@ -16,7 +16,7 @@ from tests.support.digits import write_digits
 from tests.support.trees import Tree
 from tests.support.waiting import eventually
 from trainbox.metrics import parse_line
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import decode, empty, encode, flat, restride
 from trainbox.torch.checkpoints.snapshot import Buffer
 from trainbox.torch.losses import LossWatch
@@ -156,11 +156,11 @@ def test_a_copy_waits_for_what_the_gpu_still_computes() -> None:
 
 def test_generators_of_the_gpu_go_on_where_they_were() -> None:
     torch.rand(3, device=GPU)
-    states = generators.capture()
+    states = rng_state.capture()
     expected = torch.rand(1000, device=GPU)
-    generators.reseed(1, 2)
+    rng_state.reseed(1, 2)
     assert not torch.equal(torch.rand(1000, device=GPU), expected)
-    generators.restore(states)
+    rng_state.restore(states)
     assert torch.equal(torch.rand(1000, device=GPU), expected)
 
 

@@ -27,7 +27,7 @@ from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.procfs import process_state
-from trainbox.torch.checkpoints.course import Course
+from trainbox.torch.checkpoints.run_info import Course
 from trainbox.torch.checkpoints.saver import STALLS, Pace, Saver
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
@@ -515,7 +515,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints import saver as saver_module, sharded as sharded_module
-from trainbox.torch.checkpoints.course import Course
+from trainbox.torch.checkpoints.run_info import Course
 from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.sharded import ShardedSaver
 

@@ -14,7 +14,7 @@ from tests.support.trees import is_alive
 from tests.support.worlds import Ranks, finish
 from trainbox.checkpointing import Checkpoint, examine, step_directories
 from trainbox.errors import CheckpointError
-from trainbox.torch.checkpoints.directories import check_names, prepare
+from trainbox.torch.checkpoints.library_checkpoints import check_names, prepare
 from trainbox.torch.integration import metric_values
 
 #: Each rank is a host with a directory of its own: what it writes itself, and what rank 0 writes for all.
@@ -23,12 +23,12 @@ import json, os, signal, sys
 rank = int(os.environ["RANK"])
 os.environ |= {"TRAINBOX_ROOT": os.environ["ROOTS"].split(":")[rank], "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 import torch.distributed as dist
-from trainbox.torch.checkpoints import directories
+from trainbox.torch.checkpoints import library_checkpoints
 from trainbox.torch.integration import Integration
 
-directories.MESSAGE_BYTES = 1000
+library_checkpoints.MESSAGE_BYTES = 1000
 if os.environ.get("LIES") == str(rank):
-    directories._list = lambda made: {"../../outside": 6}
+    library_checkpoints._list = lambda made: {"../../outside": 6}
 run = Integration(every_seconds=1000.0, keep=3)
 found = run.newest()
 if "ALONE" not in os.environ:

@@ -21,8 +21,8 @@ _PEER_CLASSES = frozenset(
         *(
             "torch.distributed.DistError",
             "torch._C._DistError",
-            "trainbox.torch.checkpoints.exchange.PeerCheckpointError",
-            "trainbox.torch.checkpoints.exchange.PeerNotGenuineError",
+            "trainbox.torch.checkpoints.collectives.PeerCheckpointError",
+            "trainbox.torch.checkpoints.collectives.PeerNotGenuineError",
         ),
         *("builtins.ConnectionError", "builtins.BrokenPipeError"),
     }

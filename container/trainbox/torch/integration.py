@@ -25,8 +25,8 @@ from trainbox.elastic.progress import Section, open_progress
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
-from trainbox.torch.checkpoints.directories import Hosts, NewestOfAll, Scratch, find_hosts, publish
-from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.collectives import Peers
+from trainbox.torch.checkpoints.library_checkpoints import Hosts, NewestOfAll, Scratch, find_hosts, publish
 from trainbox.torch.checkpoints.pickles import check_indexes
 from trainbox.torch.world import JOIN_TIMEOUT
 

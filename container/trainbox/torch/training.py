@@ -35,8 +35,8 @@ from trainbox.say import say
 from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
 from trainbox.torch.checkpoints.choice import choose_saver
-from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.parts import is_partly_frozen, plain
+from trainbox.torch.checkpoints.run_info import Course
 from trainbox.torch.checkpoints.trainable import FROZEN, digest_frozen
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.filling import Weights, is_needed

@@ -8,8 +8,8 @@ from torch.distributed.tensor import DTensor
 
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.torch.checkpoints.course import Course
 from trainbox.torch.checkpoints.parts import Trainable, is_partly_frozen, plain
+from trainbox.torch.checkpoints.run_info import Course
 from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.trainable import FROZEN
 

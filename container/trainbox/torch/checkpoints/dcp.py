@@ -42,11 +42,11 @@ from torch.distributed.checkpoint.utils import _create_file_view
 
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import dtypes
-from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.index import Index, read_index
+from trainbox.torch.checkpoints.collectives import Peers
+from trainbox.torch.checkpoints.dcp_index import Index, read_index
 from trainbox.torch.checkpoints.pickles import names_in, refuse
-from trainbox.torch.checkpoints.pool import Range
 from trainbox.torch.checkpoints.reading import Locate
+from trainbox.torch.checkpoints.shard_catalog import Range
 
 T = TypeVar("T")
 

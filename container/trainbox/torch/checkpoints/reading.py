@@ -8,8 +8,8 @@ import torch
 
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import Entry, decode, empty, flat, restride
-from trainbox.torch.checkpoints.document import Part
-from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.collectives import Peers
+from trainbox.torch.checkpoints.state_manifest import Part
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 #: Where a file of a checkpoint is, by its name.

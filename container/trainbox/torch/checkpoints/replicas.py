@@ -19,11 +19,11 @@ from torch.utils.data import DataLoader
 
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import Encoded, encode, flat
-from trainbox.torch.checkpoints.document import GENERATORS, LOADER, Document, pack, unpack
-from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.collectives import Peers
 from trainbox.torch.checkpoints.parts import Reshardable, Stateful, Trainable, load, state_of
+from trainbox.torch.checkpoints.state_manifest import GENERATORS, LOADER, Document, pack, unpack
 
 #: Of a large tensor of an optimizer so many blocks are compared: what makes it differ, differs nearly everywhere, since
 #: gradients change all of it at each step.
@@ -82,7 +82,7 @@ class Replicas:
         if self._peers.size == 1:
             names = []
         digests = b"".join(digest(self._parts[name], name) for name in names)
-        told = self._peers.gather(digests + pack(generators.capture(), GENERATORS))
+        told = self._peers.gather(digests + pack(rng_state.capture(), GENERATORS))
         found = {GENERATORS: [message[len(digests) :] for message in told]}
         for number, name in enumerate(names):
             part = slice(number * _DIGEST_BYTES, (number + 1) * _DIGEST_BYTES)

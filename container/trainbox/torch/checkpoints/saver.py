@@ -27,17 +27,17 @@ import trainbox
 from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import CODEC, encode
-from trainbox.torch.checkpoints.course import ALONE, Course
-from trainbox.torch.checkpoints.document import GENERATORS, Document, check, compose, parse
-from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.handover import Handover
+from trainbox.torch.checkpoints.collectives import Peers
 from trainbox.torch.checkpoints.parts import Stateful, Trainable, kind_of, plain, state_of
 from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
 from trainbox.torch.checkpoints.replicas import Replicas
+from trainbox.torch.checkpoints.run_info import ALONE, Course
 from trainbox.torch.checkpoints.snapshot import Buffer
+from trainbox.torch.checkpoints.state_manifest import GENERATORS, Document, check, compose, parse
 from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Order, is_idle
+from trainbox.torch.checkpoints.writer_client import Handover
 
 #: The part of the time of a training that its stalls may take: CheckFreq (FAST '21).
 STALLS = 0.035
@@ -214,7 +214,7 @@ class Saver:
 
         self._kinds |= self._replicas.load_all(document, read)
         states = read(GENERATORS)
-        generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
+        rng_state.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
         self.pace.saved(0.0)
         return found.step
 

@@ -31,18 +31,18 @@ from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.manifest import NotGenuineError
 from trainbox.say import say
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import CODEC, encode, flat
-from trainbox.torch.checkpoints.course import ALONE, Course
+from trainbox.torch.checkpoints.collectives import Peers
 from trainbox.torch.checkpoints.dcp import Load, Save
-from trainbox.torch.checkpoints.document import GENERATORS, check, compose, parse
-from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.index import METADATA, read_index
+from trainbox.torch.checkpoints.dcp_index import METADATA, read_index
 from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain, without_frozen
-from trainbox.torch.checkpoints.pool import Borrowed, Pool, Whole
 from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
 from trainbox.torch.checkpoints.replicas import Replicas
+from trainbox.torch.checkpoints.run_info import ALONE, Course
 from trainbox.torch.checkpoints.saver import Pace
+from trainbox.torch.checkpoints.shard_catalog import Borrowed, Pool, Whole
+from trainbox.torch.checkpoints.state_manifest import GENERATORS, check, compose, parse
 from trainbox.torch.checkpoints.trainable import FROZEN
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
@@ -129,7 +129,7 @@ class ShardedSaver:
 
         self._kinds |= self._replicas.load_all(document, read)
         states = read(GENERATORS)
-        generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
+        rng_state.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
         self.pace.saved(0.0)
         self._say(f"resuming from step {found.step} (the parts of {', '.join(found.places)})")
         if borrowed.bytes:

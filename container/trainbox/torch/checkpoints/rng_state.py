@@ -9,7 +9,7 @@ import torch
 
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch.checkpoints.document import unpack
+from trainbox.torch.checkpoints.state_manifest import unpack
 
 
 def capture() -> dict[str, Any]:

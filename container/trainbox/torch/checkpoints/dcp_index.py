@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import dtypes
 from trainbox.torch.checkpoints.pickles import DAMAGED, Record, refuse, require_small_memo
-from trainbox.torch.checkpoints.pool import Range
+from trainbox.torch.checkpoints.shard_catalog import Range
 
 T = TypeVar("T")
 

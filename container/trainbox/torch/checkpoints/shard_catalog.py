@@ -25,7 +25,7 @@ from trainbox.checkpointing import Rejected, examine, step_directories
 from trainbox.errors import CheckpointError
 from trainbox.manifest import FileRecord, Keys, decode_info, is_inside, open_sealed, read_sealed, require_genuine
 from trainbox.say import say
-from trainbox.torch.checkpoints.exchange import MESSAGE_BYTES, Peers
+from trainbox.torch.checkpoints.collectives import MESSAGE_BYTES, Peers
 
 #: Ranges that are closer to each other than this are fetched as one.
 _GAP_BYTES = 64 << 10

@@ -21,7 +21,7 @@ from trainbox.contract.ranks import Ranks
 from trainbox.errors import CheckpointError
 from trainbox.manifest import NOT_UPLOADED, Natural, is_inside
 from trainbox.say import say
-from trainbox.torch.checkpoints.exchange import MESSAGE_BYTES, Peers
+from trainbox.torch.checkpoints.collectives import MESSAGE_BYTES, Peers
 
 _Files = dict[str, Natural]
 
