@@ -27,8 +27,8 @@ from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.procfs import process_state
-from trainbox.torch.checkpoints.run_info import Course
-from trainbox.torch.checkpoints.saver import STALLS, Pace, Saver
+from trainbox.torch.checkpoints.run_info import STALLS, Course, Pace
+from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 pytestmark = pytest.mark.process

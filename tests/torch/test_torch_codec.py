@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints import snapshot
-from trainbox.torch.checkpoints.codec import ALIGNMENT, Entry, decode, empty, encode, flat, restride
+from trainbox.torch.checkpoints.codec import ALIGNMENT, Entry, decode, empty, encode, flat, pack, restride, unpack
 from trainbox.torch.checkpoints.snapshot import Buffer
-from trainbox.torch.checkpoints.state_manifest import pack, unpack
 
 DTYPES = sorted(
     {value for value in vars(torch).values() if isinstance(value, torch.dtype)}

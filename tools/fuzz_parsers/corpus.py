@@ -264,7 +264,7 @@ def indexes() -> tuple[bytes, ...]:
 @cache
 def packed_states() -> tuple[bytes, ...]:
     """The state of one rank's generators."""
-    from trainbox.torch.checkpoints.state_manifest import pack  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.codec import pack  # noqa: PLC0415 - imports torch
 
     return (pack(_state(), "generators"), pack({"a": 1, "b": b"xyz", "c": (1.5, None)}, "generators"))
 

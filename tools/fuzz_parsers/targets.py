@@ -165,7 +165,7 @@ def _parse_state(content: bytes, _directory: Path) -> None:
 
 
 def _unpack_state(content: bytes, _directory: Path) -> None:
-    from trainbox.torch.checkpoints.state_manifest import unpack  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.codec import unpack  # noqa: PLC0415 - imports torch
 
     unpack(content)
 

@@ -34,10 +34,9 @@ from trainbox.elastic.progress import Progress, Section, open_progress
 from trainbox.say import say
 from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
-from trainbox.torch.checkpoints.choice import choose_saver
-from trainbox.torch.checkpoints.parts import is_partly_frozen, plain
+from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain
 from trainbox.torch.checkpoints.run_info import Course
-from trainbox.torch.checkpoints.trainable import FROZEN, digest_frozen
+from trainbox.torch.checkpoints.saver import choose_saver
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.filling import Weights, is_needed
 from trainbox.torch.gradients import Gradients

@@ -11,6 +11,7 @@ number's type. What is read is equal to what was written, to the bit: NaN with i
 
 import base64
 import functools
+import json
 import math
 import struct
 import sys
@@ -206,6 +207,41 @@ def _value(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:  # noqa: ANN401, 
 
 def _items(pairs: Sequence[tuple[Any, Any]], tensors: Sequence[torch.Tensor]) -> Iterator[tuple[Any, Any]]:
     return ((key, _value(item, tensors)) for key, item in pairs)
+
+
+def pack(state: object, name: str) -> bytes:
+    """A small state as bytes: the generators of one rank."""
+    encoded = encode(state, name)
+    head = json.dumps(msgspec.to_builtins([encoded.tree, encoded.table])).encode()
+    return b"".join(
+        [
+            len(head).to_bytes(8, "little"),
+            head,
+            *(flat(tensor.cpu().contiguous()).numpy().tobytes() for tensor in encoded.tensors),
+        ]
+    )
+
+
+def unpack(content: bytes) -> Any:  # noqa: ANN401 - what was packed
+    """The state that `pack` took.
+
+    Raises:
+        CheckpointError: These are no such bytes.
+    """
+    offset = 8 + int.from_bytes(content[:8], "little")
+    tensors = []
+    try:
+        tree, table = json.loads(content[8:offset])
+        for entry in msgspec.convert(table, tuple[Entry, ...]):
+            tensor = empty(entry)
+            if entry.size:
+                there = bytearray(content[offset : offset + entry.size])
+                flat(tensor).copy_(torch.frombuffer(there, dtype=torch.uint8))
+            tensors.append(tensor)
+            offset += entry.size
+    except (RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"a state of the checkpoint cannot be read: {error}") from error
+    return decode(tree, tensors)
 
 
 def empty(entry: Entry) -> torch.Tensor:

@@ -45,8 +45,8 @@ from trainbox.torch.checkpoints.codec import dtypes
 from trainbox.torch.checkpoints.collectives import Peers
 from trainbox.torch.checkpoints.dcp_index import Index, read_index
 from trainbox.torch.checkpoints.pickles import names_in, refuse
-from trainbox.torch.checkpoints.reading import Locate
 from trainbox.torch.checkpoints.shard_catalog import Range
+from trainbox.torch.checkpoints.state_manifest import Locate
 
 T = TypeVar("T")
 

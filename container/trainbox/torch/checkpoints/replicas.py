@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 from trainbox.errors import CheckpointError
 from trainbox.say import say
 from trainbox.torch.checkpoints import rng_state
-from trainbox.torch.checkpoints.codec import Encoded, encode, flat
+from trainbox.torch.checkpoints.codec import Encoded, encode, flat, pack, unpack
 from trainbox.torch.checkpoints.collectives import Peers
 from trainbox.torch.checkpoints.parts import Reshardable, Stateful, Trainable, load, state_of
-from trainbox.torch.checkpoints.state_manifest import GENERATORS, LOADER, Document, pack, unpack
+from trainbox.torch.checkpoints.state_manifest import GENERATORS, LOADER, Document
 
 #: Of a large tensor of an optimizer so many blocks are compared: what makes it differ, differs nearly everywhere, since
 #: gradients change all of it at each step.

@@ -9,7 +9,7 @@ import torch
 
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch.checkpoints.state_manifest import unpack
+from trainbox.torch.checkpoints.codec import unpack
 
 
 def capture() -> dict[str, Any]:
@@ -43,7 +43,7 @@ def resume(packed: Sequence[torch.Tensor], rank: int, ranks: int, seeds: tuple[i
     """Go on with the generators of a checkpoint.
 
     Args:
-        packed: The states of each of its ranks (`document.pack`), type uint8.
+        packed: The states of each of its ranks (`codec.pack`), type uint8.
         rank: This rank.
         ranks: How many there are now. If there were more or fewer, all are seeded anew, from `seeds` and the rank.
         seeds: Whatever tells this moment of this training from others.

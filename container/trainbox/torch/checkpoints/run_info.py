@@ -1,5 +1,6 @@
 """What savers have to know of the training that they serve."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,10 @@ import msgspec
 import torch.distributed as dist
 
 from trainbox.contract.settings import DEFAULT_HANG_SECONDS
+from trainbox.say import say
+
+#: The part of the time of a training that its stalls may take: CheckFreq (FAST '21).
+STALLS = 0.035
 
 
 class Course(msgspec.Struct, frozen=True):
@@ -34,3 +39,39 @@ class Course(msgspec.Struct, frozen=True):
 
 
 ALONE = Course()
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """A checkpoint that is durable."""
+
+    step: int
+    #: Of the state, without its document.
+    size: int
+    #: Seconds for which the training stood still, the wait for other ranks included.
+    stall: float
+    #: Seconds from the call of `save` until it was on the disk.
+    durable: float
+
+
+class Pace:
+    """When the next checkpoint is due: after an interval, or later if stalls would take more than `STALLS`."""
+
+    def __init__(self, interval_seconds: float) -> None:
+        self.interval = interval_seconds
+        self._next = time.monotonic() + interval_seconds
+        self._stretched = False
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() >= self._next
+
+    def saved(self, stall: float) -> None:
+        """Begin another interval, after the training stood still for so many seconds."""
+        shortest = stall / STALLS
+        if shortest > max(self.interval, 1.0) and not self._stretched:
+            self._stretched = True
+            say(
+                f"a checkpoint stops the training for {stall:.2f} s: the next one not before {shortest:.0f} s instead "
+                f"of {self.interval:.0f} s, so that stalls stay below {STALLS:.1%} of the time"
+            )
+        self._next = time.monotonic() + max(self.interval, shortest)

@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
+from torch.distributed.tensor import DTensor
 
 import trainbox
 from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine
@@ -30,55 +31,61 @@ from trainbox.say import say
 from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import CODEC, encode
 from trainbox.torch.checkpoints.collectives import Peers
-from trainbox.torch.checkpoints.parts import Stateful, Trainable, kind_of, plain, state_of
-from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
+from trainbox.torch.checkpoints.parts import FROZEN, Stateful, Trainable, is_partly_frozen, kind_of, plain, state_of
 from trainbox.torch.checkpoints.replicas import Replicas
-from trainbox.torch.checkpoints.run_info import ALONE, Course
+from trainbox.torch.checkpoints.run_info import ALONE, Course, Pace, Saved
 from trainbox.torch.checkpoints.snapshot import Buffer
-from trainbox.torch.checkpoints.state_manifest import GENERATORS, Document, check, compose, parse
-from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Order, is_idle
-from trainbox.torch.checkpoints.writer_client import Handover
+from trainbox.torch.checkpoints.state_manifest import (
+    GENERATORS,
+    NO_EARLIER,
+    Document,
+    UnreadableError,
+    check,
+    compose,
+    parse,
+    read_part,
+)
+from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, Done, Handover, Order, is_idle
 
-#: The part of the time of a training that its stalls may take: CheckFreq (FAST '21).
-STALLS = 0.035
+if TYPE_CHECKING:
+    from trainbox.torch.checkpoints.sharded import ShardedSaver
+
 #: The document grows by some digits from save to save.
 _SLACK = 1 << 20
 
 
-class Saved(msgspec.Struct, frozen=True):
-    """A checkpoint that is durable."""
+def choose_saver(store: Checkpoints, parts: Mapping[str, object], course: Course) -> "Saver | ShardedSaver":
+    """The saver of some parts.
 
-    step: int
-    #: Of the state, without its document.
-    size: int
-    #: Seconds for which the training stood still, the wait for other ranks included.
-    stall: float
-    #: Seconds from the call of `save` until it was on the disk.
-    durable: float
+    Raises:
+        CheckpointError: A state is spread over the ranks, and it is not that of one model and its optimizer.
+    """
+    only = FROZEN in course.identity
+    spread = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module) and _is_spread(part)}
+    if not spread:
+        return Saver(store, {name: _trainable(part) if only else part for name, part in parts.items()}, course)
+    optimizers = {name: part for name, part in parts.items() if isinstance(part, torch.optim.Optimizer)}
+    if len(spread) != 1 or len(optimizers) != 1:
+        raise CheckpointError(
+            f"of what is spread over the ranks there are {len(spread)} models and {len(optimizers)} optimizers to save",
+            hint="with sharded=True give resume() one model and its one optimizer; other parts are whole on every rank",
+        )
+    from trainbox.torch.checkpoints.sharded import ShardedSaver  # noqa: PLC0415 - DCP takes half a second to import
+
+    (model,), (optimizer,) = spread.values(), optimizers.values()
+    whole = {name: part for name, part in parts.items() if name not in spread and name not in optimizers}
+    whole = {name: _trainable(part) if only else part for name, part in whole.items()}
+    return ShardedSaver(store, model, optimizer, whole, course)
 
 
-class Pace:
-    """When the next checkpoint is due: after an interval, or later if stalls would take more than `STALLS`."""
+def _trainable(part: object) -> object:
+    """A part without its frozen parameters; a model none of which is trained is a state of its own, as an average."""
+    inner = plain(part)
+    return Trainable(inner) if isinstance(inner, torch.nn.Module) and is_partly_frozen(inner) else part
 
-    def __init__(self, interval_seconds: float) -> None:
-        self.interval = interval_seconds
-        self._next = time.monotonic() + interval_seconds
-        self._stretched = False
 
-    def due(self) -> bool:
-        """Whether it is time."""
-        return time.monotonic() >= self._next
-
-    def saved(self, stall: float) -> None:
-        """Begin another interval, after the training stood still for so many seconds."""
-        shortest = stall / STALLS
-        if shortest > max(self.interval, 1.0) and not self._stretched:
-            self._stretched = True
-            say(
-                f"a checkpoint stops the training for {stall:.2f} s: the next one not before {shortest:.0f} s instead "
-                f"of {self.interval:.0f} s, so that stalls stay below {STALLS:.1%} of the time"
-            )
-        self._next = time.monotonic() + max(self.interval, shortest)
+def _is_spread(model: torch.nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 class _Found(msgspec.Struct, frozen=True):

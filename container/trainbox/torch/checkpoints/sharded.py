@@ -36,14 +36,19 @@ from trainbox.torch.checkpoints.codec import CODEC, encode, flat
 from trainbox.torch.checkpoints.collectives import Peers
 from trainbox.torch.checkpoints.dcp import Load, Save
 from trainbox.torch.checkpoints.dcp_index import METADATA, read_index
-from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain, without_frozen
-from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
+from trainbox.torch.checkpoints.parts import FROZEN, Stateful, kind_of, plain, without_frozen
 from trainbox.torch.checkpoints.replicas import Replicas
-from trainbox.torch.checkpoints.run_info import ALONE, Course
-from trainbox.torch.checkpoints.saver import Pace
+from trainbox.torch.checkpoints.run_info import ALONE, Course, Pace
 from trainbox.torch.checkpoints.shard_catalog import Borrowed, Pool, Whole
-from trainbox.torch.checkpoints.state_manifest import GENERATORS, check, compose, parse
-from trainbox.torch.checkpoints.trainable import FROZEN
+from trainbox.torch.checkpoints.state_manifest import (
+    GENERATORS,
+    NO_EARLIER,
+    UnreadableError,
+    check,
+    compose,
+    parse,
+    read_part,
+)
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 

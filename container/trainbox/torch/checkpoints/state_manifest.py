@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -10,9 +11,14 @@ import torch
 
 import trainbox
 from trainbox.errors import CheckpointError
-from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, difference, empty, encode, flat, named
-from trainbox.torch.checkpoints.trainable import check_frozen
+from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, difference, empty, flat, named, restride
+from trainbox.torch.checkpoints.collectives import Peers
+from trainbox.torch.checkpoints.parts import check_frozen
+from trainbox.torch.checkpoints.writer import STATE, shard_name
 
+#: Where a file of a checkpoint is, by its name.
+Locate = Callable[[str], Path]
+NO_EARLIER = "there is no earlier one that is valid; start fresh in another directory"
 #: The part in which the generators of all ranks are kept; no part of the user's may have this name.
 GENERATORS = "generators"
 #: Before the number of a loader that `Session.steps` goes through, as the name of a part.
@@ -167,36 +173,50 @@ def _series(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def pack(state: object, name: str) -> bytes:
-    """A small state as bytes: the generators of one rank."""
-    encoded = encode(state, name)
-    head = json.dumps(msgspec.to_builtins([encoded.tree, encoded.table])).encode()
-    return b"".join(
-        [
-            len(head).to_bytes(8, "little"),
-            head,
-            *(flat(tensor.cpu().contiguous()).numpy().tobytes() for tensor in encoded.tensors),
-        ]
-    )
+# ---- reading ----
 
 
-def unpack(content: bytes) -> Any:  # noqa: ANN401 - what was packed
-    """The state that `pack` took.
+class UnreadableError(CheckpointError):
+    """A checkpoint that was valid when it was chosen can no longer be read: an earlier one may do."""
+
+
+def read_part(part: Part, shard_bytes: int, locate: Locate, peers: Peers) -> Any:  # noqa: ANN401 - any state
+    """The state of a part of a checkpoint, on every rank; all ranks call it.
+
+    Args:
+        part: What the document of the checkpoint says of it.
+        shard_bytes: How many bytes of the state each file has.
+        locate: Finds the files of the checkpoint; only rank 0 asks.
+        peers: All ranks.
 
     Raises:
-        CheckpointError: These are no such bytes.
+        UnreadableError: Rank 0 cannot read it. On every rank, at once.
     """
-    offset = 8 + int.from_bytes(content[:8], "little")
-    tensors = []
+    tensors = [empty(entry) for entry in part.table]
     try:
-        tree, table = json.loads(content[8:offset])
-        for entry in msgspec.convert(table, tuple[Entry, ...]):
-            tensor = empty(entry)
-            if entry.size:
-                there = bytearray(content[offset : offset + entry.size])
-                flat(tensor).copy_(torch.frombuffer(there, dtype=torch.uint8))
-            tensors.append(tensor)
-            offset += entry.size
-    except (RecursionError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"a state of the checkpoint cannot be read: {error}") from error
-    return decode(tree, tensors)
+        peers.together(lambda: _fill(part.table, tensors, shard_bytes, locate) if peers.rank == 0 else None)
+    except CheckpointError as error:
+        raise UnreadableError(error.message, hint=error.hint) from error
+    peers.share_tensors(tensors)
+    return decode(part.tree, [restride(tensor, entry) for tensor, entry in zip(tensors, part.table, strict=True)])
+
+
+def _fill(table: Sequence[Entry], tensors: Sequence[torch.Tensor], shard_bytes: int, locate: Locate) -> None:
+    """Read the elements of tensors from the files of a checkpoint."""
+    for tensor, entry in zip(tensors, table, strict=True):
+        memory = memoryview(flat(tensor).numpy().data)
+        done = 0
+        while done < entry.size:
+            index, offset = divmod(entry.offset + done, shard_bytes)
+            path = locate(shard_name(index))
+            try:
+                with path.open("rb", buffering=0) as file:
+                    file.seek(offset)
+                    count = file.readinto(memory[done : done + shard_bytes - offset])
+            except OSError as error:
+                raise CheckpointError(f"the checkpoint {path.parent} can no longer be read: {error}") from error
+            if not count:
+                raise CheckpointError(
+                    f"the checkpoint {path.parent} can no longer be read: {path} is shorter than {STATE} says"
+                )
+            done += count
