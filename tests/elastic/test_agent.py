@@ -16,7 +16,7 @@ from trainbox.contract.job import read_job
 from trainbox.contract.verdict import Verdict
 from trainbox.elastic import progress
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
-from trainbox.elastic.attribution import HostReport
+from trainbox.elastic.attribution import AttemptReport
 from trainbox.elastic.coordination import LOST_SECONDS, HostLost, JobEnded
 from trainbox.elastic.progress import Progress, Section
 from trainbox.elastic.rank_processes import RankProcess
@@ -64,7 +64,7 @@ class Store:
         self.places: set[str] = set()
         self.ended: Verdict | None = None
         self.said: Verdict | None = None
-        self.came: list[HostReport] = []
+        self.came: list[AttemptReport] = []
         self.is_silent = False
 
     def any_at(self, place: str) -> bool:
@@ -76,7 +76,7 @@ class Store:
     def silent(self) -> tuple[str, ...]:
         return ("b",) if self.is_silent else ()
 
-    def reports(self) -> list[HostReport]:
+    def reports(self) -> list[AttemptReport]:
         return self.came
 
     def publish_verdict(self, verdict: Verdict) -> None:
@@ -177,7 +177,7 @@ def test_after_a_stop_ranks_with_nothing_to_save_do_not_wait_for_ranks_that_have
 def test_a_report_is_waited_for_until_its_host_is_silent(host: Host) -> None:
     host.ranks.end(0.0)
     host.began = host.now
-    host.store.came = [HostReport("a")]
+    host.store.came = [AttemptReport("a")]
     verdict = host.agent._decide()
     assert host.waited == pytest.approx(LOST_SECONDS + 5, abs=0.2)
     assert verdict.lost == ("b",)
@@ -190,7 +190,7 @@ def test_a_report_is_waited_for_until_its_host_is_silent(host: Host) -> None:
 def test_after_a_stop_the_report_of_another_host_may_take_its_grace(host: Host) -> None:
     host.ranks.stop(signal.SIGTERM)
     host.slots[1].mark(7, Section.CHECKPOINT)
-    host.store.came = [HostReport("a", stopping=signal.SIGTERM)]
+    host.store.came = [AttemptReport("a", stopping=signal.SIGTERM)]
     verdict = host.agent._decide()
     assert host.waited == pytest.approx(0.8 * GRACE + LOST_SECONDS + 5, abs=0.2)
     assert (verdict.stopped, verdict.diagnosis.exit_code) == (signal.SIGTERM, 143), (

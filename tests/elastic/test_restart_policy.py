@@ -6,7 +6,7 @@ import pytest
 
 from trainbox.contract.cause import Cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.elastic.attribution import HostReport
+from trainbox.elastic.attribution import AttemptReport
 from trainbox.elastic.restart_policy import (
     WINDOW_SECONDS,
     RestartDecision,
@@ -126,7 +126,7 @@ def failure(code: int, number: int = 0, *, family: tuple[str, ...] = ()) -> Rank
 def test_a_stop_of_one_host_is_a_stop_of_all_unless_a_rank_failed_by_itself(
     root: RankFailure, stopping: int, expected: tuple[int, int, bool]
 ) -> None:
-    reports = [HostReport("a", stopping=stopping), HostReport("b", failures=(root,))]
+    reports = [AttemptReport("a", stopping=stopping), AttemptReport("b", failures=(root,))]
     verdict = rule(reports, (), RestartHistory(), max_restarts=3, now=0.0).verdict
     assert (verdict.diagnosis.exit_code, verdict.stopped, verdict.restart) == expected
     assert verdict.failure is root

@@ -164,14 +164,14 @@ def test_a_rank_that_names_a_file_outside_the_checkpoint_writes_nothing_on_anoth
         [tmp_path / "script.py"], root=tmp_path, environment=command(tmp_path, first, second, LIES="1")
     ) as ranks:
         assert 0 not in ranks.wait()
-        assert "CheckpointError: rank 1 names '../../outside', which is no path inside a checkpoint" in ranks.log(0)
+        assert "CheckpointError: rank 1 names '../../outside', which is not a path inside a checkpoint" in ranks.log(0)
     assert not (first / "outside").exists()
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc/cron.d/a", "a/../../b", "a\0", "a" * 300, ""])
 def test_a_name_that_leads_out_of_a_checkpoint_is_refused(name: str) -> None:
     check_names(0, {"model/part.bin": 1})
-    with pytest.raises(CheckpointError, match="which is no path inside a checkpoint"):
+    with pytest.raises(CheckpointError, match="which is not a path inside a checkpoint"):
         check_names(3, {"model.bin": 1, name: 1})
 
 

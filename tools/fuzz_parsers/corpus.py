@@ -243,11 +243,13 @@ def _forest() -> Any:  # noqa: ANN401 - scikit-learn has no types
 def states() -> tuple[bytes, ...]:
     """`state.json` of a PyTorch checkpoint."""
     from trainbox.torch.checkpoints.codec import encode  # noqa: PLC0415 - imports torch
-    from trainbox.torch.checkpoints.state_manifest import compose  # noqa: PLC0415
+    from trainbox.torch.checkpoints.state_manifest import encode_manifest  # noqa: PLC0415
 
     parts = {"model": encode(_state(), "model"), "optimizer": encode({"lr": 0.1, "groups": [(1, 2)]}, "optimizer")}
     kinds = {"model": "Linear", "optimizer": "AdamW"}
-    return (compose(kinds, parts, world_size=2, shard_bytes=4096, identity={"seed": 1}, per_rank=("generators",)),)
+    return (
+        encode_manifest(kinds, parts, world_size=2, shard_bytes=4096, identity={"seed": 1}, per_rank=("generators",)),
+    )
 
 
 @cache

@@ -20,7 +20,7 @@ from trainbox.contract.job import Job
 from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import attribution, progress, restart_policy
-from trainbox.elastic.attribution import HostReport
+from trainbox.elastic.attribution import AttemptReport
 from trainbox.elastic.coordination import LEAVE_SECONDS, LOST_SECONDS, Alarm, CoordinationStore, HostLost, JobEnded
 from trainbox.elastic.failures import read_failures
 from trainbox.elastic.fault_injection import FaultInjector
@@ -293,10 +293,10 @@ class Agent(SimpleElasticAgent):
         numbers, host = self.detector.ranks, self.coordination.host
         return read_failures(self.ranks, self.scratch, numbers=numbers, host=host, step=self.detector.step)
 
-    def _report(self, failures: list[RankFailure]) -> HostReport:
+    def _report(self, failures: list[RankFailure]) -> AttemptReport:
         backend = next((found for one in failures if (found := attribution.backend_of(one))), None)
         ranks = self._worker_group.spec.local_world_size
-        return HostReport(
+        return AttemptReport(
             self.coordination.host,
             tuple(failures),
             stopping=self.ranks.stop_signal,

@@ -42,7 +42,7 @@ _IS_LOST = re.compile("closed by peer|reset by peer|refused|timed? ?out", re.IGN
 ENDED = Diagnosis("peer", "the ranks were ended", PeerError.exit_code)
 
 
-class HostReport(msgspec.Struct, frozen=True):
+class AttemptReport(msgspec.Struct, frozen=True):
     """How the ranks of a host have ended."""
 
     host: str
@@ -133,7 +133,7 @@ def backend_of(failure: RankFailure) -> Backend | None:
     return None if named is None else "nccl" if named[0].lower() == "nccl" else "gloo"
 
 
-def find_network_hints(root: RankFailure, reports: Sequence[HostReport]) -> tuple[str, ...]:
+def find_network_hints(root: RankFailure, reports: Sequence[AttemptReport]) -> tuple[str, ...]:
     """Where the root is an error of NCCL or gloo: hints from the facts of its host and the versions of all hosts."""
     facts = next((report.facts for report in reports if report.host == root.host), None)
     backend = backend_of(root)

@@ -20,7 +20,7 @@ from torch.distributed import DistError
 from trainbox.clock import AwakeClock, Silence
 from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.verdict import Verdict
-from trainbox.elastic.attribution import HostReport
+from trainbox.elastic.attribution import AttemptReport
 from trainbox.elastic.hang_rules import RankStatus
 from trainbox.errors import PeerError
 
@@ -253,13 +253,13 @@ class CoordinationStore:
         """Return the alarm that was raised, if any."""
         return self._take("alarm", Alarm)
 
-    def report(self, report: HostReport) -> None:
+    def report(self, report: AttemptReport) -> None:
         """Report how the ranks of this host have ended."""
         self._put(f"report/{self.host}", report)
 
-    def reports(self) -> list[HostReport]:
+    def reports(self) -> list[AttemptReport]:
         """Return the reports published so far."""
-        found = (self._take(f"report/{host}", HostReport) for host in self.hosts)
+        found = (self._take(f"report/{host}", AttemptReport) for host in self.hosts)
         return [report for report in found if report is not None]
 
     def publish_verdict(self, verdict: Verdict) -> None:

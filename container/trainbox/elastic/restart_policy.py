@@ -8,7 +8,7 @@ from trainbox.contract.finding import as_hint, blame
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic.attribution import (
     ENDED,
-    HostReport,
+    AttemptReport,
     cause_text,
     diagnose,
     diagnose_lost,
@@ -61,7 +61,12 @@ class Ruling(msgspec.Struct, frozen=True):
 
 
 def rule(
-    reports: Sequence[HostReport], missing: tuple[str, ...], history: RestartHistory, *, max_restarts: int, now: float
+    reports: Sequence[AttemptReport],
+    missing: tuple[str, ...],
+    history: RestartHistory,
+    *,
+    max_restarts: int,
+    now: float,
 ) -> Ruling:
     """Decide what follows from the end of an attempt.
 

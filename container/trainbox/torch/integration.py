@@ -25,8 +25,14 @@ from trainbox.elastic.progress import Section, open_progress
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
-from trainbox.torch.checkpoints.collectives import Peers
-from trainbox.torch.checkpoints.library_checkpoints import Hosts, NewestOfAll, Scratch, find_hosts, publish
+from trainbox.torch.checkpoints.collectives import RankGroup
+from trainbox.torch.checkpoints.library_checkpoints import (
+    CommonCheckpoints,
+    HostLeaders,
+    StagingDirectory,
+    find_hosts,
+    publish,
+)
 from trainbox.torch.checkpoints.pickles import check_indexes
 from trainbox.torch.world import JOIN_TIMEOUT
 
@@ -59,11 +65,11 @@ class Integration:
         self.mark(Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
         self._stop = stopping.install(self._job.settings.grace_seconds)
         self._store = toolkit.checkpoints(keep=keep)
-        self._search = NewestOfAll(self._store, ranks, seconds=self._job.settings.start_seconds)
+        self._search = CommonCheckpoints(self._store, ranks, seconds=self._job.settings.start_seconds)
         self._every_seconds = every_seconds
         self._agreement = Agreement(None)
-        self._peers = Peers(0, 1)
-        self._hosts = Hosts((0,), (0,))
+        self._peers = RankGroup(0, 1)
+        self._hosts = HostLeaders((0,), (0,))
         self._steps_here = 0
         self._began = self._computing = 0.0
         self._save_at = float("inf")
@@ -116,7 +122,7 @@ class Integration:
         if size > 1:
             patience = max(JOIN_TIMEOUT, timedelta(seconds=self._job.settings.start_seconds))
             group = dist.new_group(backend="gloo", timeout=patience)
-            self._peers = Peers(dist.get_rank(), size, group)
+            self._peers = RankGroup(dist.get_rank(), size, group)
         steps = gather(step, group)
         if len(set(steps)) > 1:
             raise CheckpointError(
@@ -184,10 +190,10 @@ class Integration:
             write: Writes into an empty directory, which has the same name on all ranks of a host.
         """
         self.mark(Section.CHECKPOINT)
-        scratch = Scratch(self._store, self.step)
+        scratch = StagingDirectory(self._store, self.step)
         if self._peers.rank in self._hosts.writers:  # the others see theirs
             scratch.make()
-        self._peers.gather(b"")
+        self._peers.all_gather(b"")
         write(scratch.path)
         self.publish(scratch.path, keep=False)
 
@@ -199,7 +205,7 @@ class Integration:
             keep: Whether the directory stays.
         """
         self.mark(Section.CHECKPOINT)
-        self._peers.gather(b"")
+        self._peers.all_gather(b"")
         began = time.monotonic()
         publish(self._store, self.step, made, self._peers, self._hosts, keep=keep)
         self._save_at = time.monotonic() + self._every_seconds
@@ -211,10 +217,10 @@ class Integration:
 
     def forget(self, made: Path) -> None:
         """Remove a directory whose files are published, before the library overwrites them; all ranks call this."""
-        self._peers.gather(b"")
+        self._peers.all_gather(b"")
         if self._peers.rank in self._hosts.leaders:
             shutil.rmtree(made, ignore_errors=True)
-        self._peers.gather(b"")
+        self._peers.all_gather(b"")
 
     # ---- metrics ----
 

@@ -35,7 +35,7 @@ from trainbox.say import say
 from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
 from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain
-from trainbox.torch.checkpoints.run_info import Course
+from trainbox.torch.checkpoints.run_info import RunInfo
 from trainbox.torch.checkpoints.saver import choose_saver
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.filling import Weights, is_needed
@@ -217,8 +217,8 @@ class Session:
             identity = {**identity, FROZEN: digest_frozen(models, self._control)}
         host, seconds = toolkit.current_job().current_host, EVERY_SECONDS if every_seconds is None else every_seconds
         hang = self._settings.hang_seconds
-        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity, seconds, hang)
-        saver = choose_saver(toolkit.checkpoints(), parts, course)
+        run = RunInfo(self.rank, self.world_size, self._control, host, self._seed, identity, seconds, hang)
+        saver = choose_saver(toolkit.checkpoints(), parts, run)
         self._loop.mark(Section.CHECKPOINT)
         self._loop.saver, self._loop.step = saver, saver.resume()
         self._loop.mark(Section.START)

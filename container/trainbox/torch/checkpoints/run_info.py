@@ -1,4 +1,4 @@
-"""What savers have to know of the training that they serve."""
+"""The training as savers see it: one rank's view of it, and the schedule of its checkpoints."""
 
 import time
 from collections.abc import Mapping
@@ -10,22 +10,22 @@ import torch.distributed as dist
 from trainbox.contract.settings import DEFAULT_HANG_SECONDS
 from trainbox.say import say
 
-#: The part of the time of a training that its stalls may take: CheckFreq (FAST '21).
+#: The share of a training's time that stalls may take: CheckFreq (FAST '21).
 STALLS = 0.035
 
 
-class Course(msgspec.Struct, frozen=True):
-    """One rank's view of a training; by default it is alone.
+class RunInfo(msgspec.Struct, frozen=True):
+    """One rank's view of a training; by default of a single rank.
 
     Attributes:
         rank: This rank.
-        world_size: How many ranks there are.
-        group: For what they tell each other: one whose backend works on the CPU. None is the default group.
+        world_size: The number of ranks.
+        group: A process group with a backend for the CPU. None is the default group.
         host: The name of this host.
-        seed: Of the generators, should a later run have another number of ranks.
-        identity: What has to be the same in a run that resumes, beyond the shapes: values that JSON can say.
-        interval_seconds: Between two checkpoints; longer if stalls would take too much of the time.
-        hang_seconds: A process that writes for this rank and is stopped for longer is replaced; 0 never looks.
+        seed: The seed of the generators if a later run has another number of ranks.
+        identity: JSON values that must be the same in a run that resumes, beside the shapes.
+        interval_seconds: The time between two checkpoints; longer if stalls would take too much of the time.
+        hang_seconds: A writer process of this rank that is stopped for longer is replaced; 0 never looks.
     """
 
     rank: int = 0
@@ -38,23 +38,23 @@ class Course(msgspec.Struct, frozen=True):
     hang_seconds: float = DEFAULT_HANG_SECONDS
 
 
-ALONE = Course()
+ALONE = RunInfo()
 
 
-class Saved(msgspec.Struct, frozen=True):
+class SavedCheckpoint(msgspec.Struct, frozen=True):
     """A checkpoint that is durable."""
 
     step: int
-    #: Of the state, without its document.
+    #: The bytes of the state, without its manifest.
     size: int
-    #: Seconds for which the training stood still, the wait for other ranks included.
+    #: Seconds for which the training was stalled, including the wait for other ranks.
     stall: float
-    #: Seconds from the call of `save` until it was on the disk.
+    #: Seconds from the call of `save` until it was on disk.
     durable: float
 
 
-class Pace:
-    """When the next checkpoint is due: after an interval, or later if stalls would take more than `STALLS`."""
+class SaveSchedule:
+    """Tells when the next checkpoint is due: after an interval, or later if stalls would take more than `STALLS`."""
 
     def __init__(self, interval_seconds: float) -> None:
         self.interval = interval_seconds
@@ -62,16 +62,16 @@ class Pace:
         self._stretched = False
 
     def due(self) -> bool:
-        """Whether it is time."""
+        """Whether a checkpoint is due."""
         return time.monotonic() >= self._next
 
     def saved(self, stall: float) -> None:
-        """Begin another interval, after the training stood still for so many seconds."""
+        """Begin the next interval after a checkpoint that stalled the training for so many seconds."""
         shortest = stall / STALLS
         if shortest > max(self.interval, 1.0) and not self._stretched:
             self._stretched = True
             say(
-                f"a checkpoint stops the training for {stall:.2f} s: the next one not before {shortest:.0f} s instead "
-                f"of {self.interval:.0f} s, so that stalls stay below {STALLS:.1%} of the time"
+                f"a checkpoint stalls the training for {stall:.2f} s: the next one follows after {shortest:.0f} s, not "
+                f"{self.interval:.0f} s, so that stalls stay below {STALLS:.1%} of the time"
             )
         self._next = time.monotonic() + max(self.interval, shortest)

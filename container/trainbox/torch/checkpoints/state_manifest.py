@@ -1,4 +1,4 @@
-"""`state.json`: what a checkpoint says about itself, and whether it belongs to the training that resumes."""
+"""The state manifest (`state.json`): what a checkpoint holds, whether it fits the training, and reading its parts."""
 
 import json
 import sys
@@ -11,66 +11,76 @@ import torch
 
 import trainbox
 from trainbox.errors import CheckpointError
-from trainbox.torch.checkpoints.codec import CODEC, Encoded, Entry, decode, difference, empty, flat, named, restride
-from trainbox.torch.checkpoints.collectives import Peers
+from trainbox.torch.checkpoints.codec import (
+    CODEC,
+    EncodedState,
+    TensorEntry,
+    decode,
+    difference,
+    empty,
+    flat,
+    named,
+    restride,
+)
+from trainbox.torch.checkpoints.collectives import RankGroup
 from trainbox.torch.checkpoints.parts import check_frozen
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
-#: Where a file of a checkpoint is, by its name.
+#: Returns the path of a file of a checkpoint, by its name.
 Locate = Callable[[str], Path]
-NO_EARLIER = "there is no earlier one that is valid; start fresh in another directory"
-#: The part in which the generators of all ranks are kept; no part of the user's may have this name.
+NO_EARLIER = "there is no earlier valid checkpoint; start fresh in another directory"
+#: The part with the generators of all ranks; no other part may have this name.
 GENERATORS = "generators"
-#: Before the number of a loader that `Session.steps` goes through, as the name of a part.
+#: The prefix of the names of loaders that `Session.steps` iterates over; a number follows.
 LOADER = "loader "
 
 
-class Part(msgspec.Struct, frozen=True):
-    """One thing with a state: what it is (`AdamW`), and its state taken apart."""
+class StatePart(msgspec.Struct, frozen=True):
+    """One part: its class (`AdamW`), and its encoded state."""
 
     kind: str
     tree: Any
-    table: tuple[Entry, ...]
+    table: tuple[TensorEntry, ...]
 
 
-class Document(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All parts, and what they were made with."""
+class StateManifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All parts, and the versions that wrote them."""
 
     codec: int
     trainbox: str
     torch: str
     byteorder: str
     world_size: int
-    #: The bytes of all tensors are cut into files of this size.
+    #: The bytes of all tensors are split into files of this size.
     shard_bytes: Annotated[int, msgspec.Meta(gt=0)]
     identity: dict[str, Any]
-    parts: dict[str, Part]
-    #: Parts that differ between the ranks: each is a list of the packed states of all of them.
+    parts: dict[str, StatePart]
+    #: Parts that differ between the ranks: each is a list of the packed states of all ranks.
     per_rank: tuple[str, ...] = ()
 
 
 class _Codec(msgspec.Struct, frozen=True):
-    """What is read first, of any version."""
+    """What every version of the format has; read first."""
 
     codec: int
     trainbox: str
 
 
-def compose(
+def encode_manifest(
     kinds: Mapping[str, str],
-    parts: Mapping[str, Encoded],
+    parts: Mapping[str, EncodedState],
     *,
     world_size: int,
     shard_bytes: int,
     identity: Mapping[str, Any],
     per_rank: tuple[str, ...] = (),
 ) -> bytes:
-    """The document of some parts.
+    """Encode the state manifest of some parts.
 
     Raises:
-        CheckpointError: JSON cannot say it.
+        CheckpointError: It cannot be written as JSON.
     """
-    document = Document(
+    manifest = StateManifest(
         CODEC,
         trainbox.__version__,
         str(torch.__version__),
@@ -78,25 +88,25 @@ def compose(
         world_size,
         shard_bytes,
         dict(identity),
-        {name: Part(kinds[name], part.tree, part.table) for name, part in parts.items()},
+        {name: StatePart(kinds[name], part.tree, part.table) for name, part in parts.items()},
         per_rank,
     )
     try:
-        return json.dumps(msgspec.to_builtins(document), allow_nan=False).encode()
+        return json.dumps(msgspec.to_builtins(manifest), allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"the state cannot be written as JSON: {error}", hint="use numbers and strings of ordinary size"
         ) from error
 
 
-def parse(text: bytes) -> Document:
-    """A document, of this version.
+def decode_manifest(text: bytes) -> StateManifest:
+    """Decode a state manifest of this version.
 
     Raises:
-        CheckpointError: It is of another version, or of a machine with another order of bytes.
+        CheckpointError: It is damaged, of another version, or from a machine with another byte order.
     """
     try:
-        # Not by msgspec: it makes floats of integers beyond 64 bits, which states of generators have.
+        # Not msgspec: it turns integers beyond 64 bits, which states of generators have, into floats.
         content = json.loads(text)
         made = msgspec.convert(content, _Codec)
         if made.codec != CODEC or _series(made.trainbox) != _series(trainbox.__version__):
@@ -105,32 +115,32 @@ def parse(text: bytes) -> Document:
                 f"{trainbox.__version__} (state format {CODEC})",
                 hint=f"resume with trainbox {made.trainbox}, or start fresh in another directory",
             )
-        document = msgspec.convert(content, Document)
+        manifest = msgspec.convert(content, StateManifest)
     except (ValueError, RecursionError) as error:  # msgspec's ValidationError is one
         raise CheckpointError(f"the state of the checkpoint cannot be read: {error}") from error
-    if document.byteorder != sys.byteorder:
+    if manifest.byteorder != sys.byteorder:
         raise CheckpointError(
-            f"the checkpoint is of a {document.byteorder}-endian machine, and this one is {sys.byteorder}-endian",
+            f"the checkpoint is from a {manifest.byteorder}-endian machine, and this one is {sys.byteorder}-endian",
             hint="resume on the architecture that wrote it",
         )
-    return document
+    return manifest
 
 
-def check(
-    document: Document, kinds: Mapping[str, str], models: Mapping[str, Encoded], identity: Mapping[str, Any]
+def check_manifest(
+    manifest: StateManifest, kinds: Mapping[str, str], models: Mapping[str, EncodedState], identity: Mapping[str, Any]
 ) -> None:
-    """Whether a checkpoint belongs to these parts.
+    """Check that a checkpoint belongs to these parts.
 
     Args:
-        document: That of the checkpoint.
-        kinds: What each part is now.
-        models: The states of those parts whose tensors do not change their shapes.
-        identity: What must be as it was.
+        manifest: The state manifest of the checkpoint.
+        kinds: The class of each part now.
+        models: The states of the parts whose tensors do not change their shapes.
+        identity: The identity of this training, which must be the same.
 
     Raises:
         CheckpointError: It belongs to another training; the message shows the first differences.
     """
-    then, now = _plain(document.identity), _plain(identity)
+    then, now = _plain(manifest.identity), _plain(identity)
     check_frozen(then, now)
     changed = [
         f"{key}: {then.get(key, 'absent')!r} in the checkpoint, {now.get(key, 'absent')!r} now"
@@ -140,8 +150,8 @@ def check(
     kinds = {name: kind for name, kind in kinds.items() if not name.startswith(LOADER)}
     saved = {
         name: part.kind
-        for name, part in document.parts.items()
-        if name != GENERATORS and not name.startswith(LOADER)  # whose turn comes later
+        for name, part in manifest.parts.items()
+        if name != GENERATORS and not name.startswith(LOADER)  # checked later
     }
     changed += [
         f"{name}: {saved.get(name, 'absent')} in the checkpoint, {kinds.get(name, 'absent')} now"
@@ -150,7 +160,7 @@ def check(
     ]
     for name, model in models.items():
         if name in saved:
-            part = document.parts[name]
+            part = manifest.parts[name]
             differs = difference(named(part.tree, part.table), named(model.tree, model.table))
             changed += [f"{name}: {differs}"] if differs else []
     if changed:
@@ -164,12 +174,12 @@ _ABSENT = object()
 
 
 def _plain(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: tuples are lists."""
+    """Return the identity as JSON decodes it: with lists for tuples."""
     return dict(msgspec.json.decode(msgspec.json.encode(dict(identity))))
 
 
 def _series(version: str) -> str:
-    """Versions that read each other's checkpoints: `0.1` of `0.1.7`."""
+    """Return the series of a version: `0.1` of `0.1.7`; its versions read each other's checkpoints."""
     return ".".join(version.split(".")[:2])
 
 
@@ -177,16 +187,16 @@ def _series(version: str) -> str:
 
 
 class UnreadableError(CheckpointError):
-    """A checkpoint that was valid when it was chosen can no longer be read: an earlier one may do."""
+    """A checkpoint that was valid when it was chosen can no longer be read; an earlier one may be used."""
 
 
-def read_part(part: Part, shard_bytes: int, locate: Locate, peers: Peers) -> Any:  # noqa: ANN401 - any state
-    """The state of a part of a checkpoint, on every rank; all ranks call it.
+def read_part(part: StatePart, shard_bytes: int, locate: Locate, peers: RankGroup) -> Any:  # noqa: ANN401 - any state
+    """Read the state of a part of a checkpoint, on every rank; all ranks call it.
 
     Args:
-        part: What the document of the checkpoint says of it.
-        shard_bytes: How many bytes of the state each file has.
-        locate: Finds the files of the checkpoint; only rank 0 asks.
+        part: The part in the state manifest.
+        shard_bytes: The size of the files of the state.
+        locate: Finds the files of the checkpoint; only rank 0 calls it.
         peers: All ranks.
 
     Raises:
@@ -194,14 +204,14 @@ def read_part(part: Part, shard_bytes: int, locate: Locate, peers: Peers) -> Any
     """
     tensors = [empty(entry) for entry in part.table]
     try:
-        peers.together(lambda: _fill(part.table, tensors, shard_bytes, locate) if peers.rank == 0 else None)
+        peers.run_together(lambda: _fill(part.table, tensors, shard_bytes, locate) if peers.rank == 0 else None)
     except CheckpointError as error:
         raise UnreadableError(error.message, hint=error.hint) from error
-    peers.share_tensors(tensors)
+    peers.broadcast_tensors(tensors)
     return decode(part.tree, [restride(tensor, entry) for tensor, entry in zip(tensors, part.table, strict=True)])
 
 
-def _fill(table: Sequence[Entry], tensors: Sequence[torch.Tensor], shard_bytes: int, locate: Locate) -> None:
+def _fill(table: Sequence[TensorEntry], tensors: Sequence[torch.Tensor], shard_bytes: int, locate: Locate) -> None:
     """Read the elements of tensors from the files of a checkpoint."""
     for tensor, entry in zip(tensors, table, strict=True):
         memory = memoryview(flat(tensor).numpy().data)

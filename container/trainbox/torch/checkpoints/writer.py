@@ -1,10 +1,10 @@
-"""The process that writes checkpoints: it gets the memory into which a rank has copied its state.
+"""The asynchronous writer: a process that writes the snapshots of a rank as checkpoints, and its client in the rank.
 
     python -P -m trainbox.torch.checkpoints.writer DIRECTORY KEEP      stdin: a socket (SOCK_SEQPACKET)
 
-Each message is one `Order` in JSON with the descriptor of the memory beside it; the answer is one `Done`. Apart from
-the rank because digests and the disk want a processor of their own, and because a rank that dies has handed over what
-is whole: it is written to the end. When nobody is left at the other end of the socket, this ends.
+Each message is a `WriteRequest` in JSON with the descriptor of the memory; the answer is a `WriteReply`. It is another
+process because digests and the disk need a processor of their own, and because it completes the checkpoint of a rank
+that has died. It ends when the other end of the socket is closed.
 """
 
 import errno
@@ -29,30 +29,30 @@ from trainbox.errors import CheckpointError
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
 from trainbox.say import kept_words, say
 
-#: The tree and the tables, and the bytes of all tensors, cut into files so that several processors can digest them.
+#: The state manifest; and the size of the files of all tensors' bytes, so that several processors can digest them.
 STATE = "state.json"
 SHARD_BYTES = 256 << 20
 _NICE = 5
 _MESSAGE_BYTES = 1 << 16
 _THREADS = 4
 _TAIL_BYTES = 2000
-#: A state is handed over once more if its writer dies; two writers do not die by accident.
+#: A request is sent again if its writer dies, once: two writers do not die by accident.
 _TRIES = 2
 
 
-class Order(msgspec.Struct, frozen=True):
-    """One checkpoint to write: bytes [0, size) of the memory are tensors, [size, size + text) is `state.json`."""
+class WriteRequest(msgspec.Struct, frozen=True):
+    """A request to write a checkpoint: bytes [0, size) of the memory are tensors, [size, size + text) `state.json`."""
 
     step: int
     size: int
     text: int
     info: dict[str, Any]
-    #: To seal it with; it comes this way because everybody on the host can see the arguments of a process.
+    #: To seal it with; in the message because every user of the host can see the arguments of a process.
     keys: tuple[bytes, ...] = ()
 
 
-class Done(msgspec.Struct, frozen=True):
-    """How it went: seconds until it was durable, or what went wrong."""
+class WriteReply(msgspec.Struct, frozen=True):
+    """The result of a request: seconds until the checkpoint was durable, or the error."""
 
     step: int
     seconds: float
@@ -61,7 +61,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 def shard_name(index: int) -> str:
-    """What the file with bytes [index * SHARD_BYTES, …) is called."""
+    """Return the name of the file with the bytes [index * SHARD_BYTES, …)."""
     return f"state-{index:05d}.bin"
 
 
@@ -69,55 +69,55 @@ def shard_name(index: int) -> str:
 
 
 def serve(store: Checkpoints, connection: socket.socket) -> None:
-    """Write what is ordered until nobody is there to order."""
+    """Serve requests until the other end of the connection is closed."""
     while True:
         message, descriptors, _flags, _address = socket.recv_fds(connection, _MESSAGE_BYTES, 1)
         if not message:
             return
-        order = msgspec.json.decode(message, type=Order)
+        request = msgspec.json.decode(message, type=WriteRequest)
         try:
-            done = _write(store, order, *descriptors)
+            done = _write(store, request, *descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        with suppress(BrokenPipeError, ConnectionResetError):  # the rank is gone; its checkpoint is written
+        with suppress(BrokenPipeError, ConnectionResetError):  # the rank has ended; its checkpoint is written
             connection.send(msgspec.json.encode(done))
 
 
-def _write(store: Checkpoints, order: Order, memory: int) -> Done:
+def _write(store: Checkpoints, request: WriteRequest, memory: int) -> WriteReply:
     began = time.monotonic()
     try:
-        sealing = Checkpoints(store.directory, keep=store.keep, keys=order.keys)
-        with _busy(store.directory), sealing.writing(order.step, info=order.info) as path:
-            pieces = [(path / STATE, order.size, order.text)]
-            for offset in range(0, order.size, SHARD_BYTES):
-                size = min(SHARD_BYTES, order.size - offset)
+        sealing = Checkpoints(store.directory, keep=store.keep, keys=request.keys)
+        with _busy(store.directory), sealing.writing(request.step, info=request.info) as path:
+            pieces = [(path / STATE, request.size, request.text)]
+            for offset in range(0, request.size, SHARD_BYTES):
+                size = min(SHARD_BYTES, request.size - offset)
                 pieces.append((path / shard_name(offset // SHARD_BYTES), offset, size))
             with ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0)))) as pool:
                 for _ in pool.map(lambda piece: _copy(memory, *piece), pieces):
                     pass
     except CheckpointError as error:
-        return Done(order.step, time.monotonic() - began, error.message, error.hint)
+        return WriteReply(request.step, time.monotonic() - began, error.message, error.hint)
     except OSError as error:
-        return Done(order.step, time.monotonic() - began, f"the checkpoint of step {order.step}: {error}")
-    return Done(order.step, time.monotonic() - began)
+        return WriteReply(request.step, time.monotonic() - began, f"the checkpoint of step {request.step}: {error}")
+    return WriteReply(request.step, time.monotonic() - began)
 
 
 def _copy(memory: int, path: Path, offset: int, size: int) -> None:
-    """Write a range of the memory to a file, within the kernel; to the disk it goes while it is digested."""
+    """Write a range of the memory to a file, within the kernel; it reaches the disk while it is digested."""
     with path.open("wb") as file:
         end = offset + size
         while offset < end:
             sent = os.sendfile(file.fileno(), memory, offset, end - offset)
             if not sent:
-                raise OSError(errno.EIO, "the memory of the rank is shorter than it said", str(path))
+                raise OSError(errno.EIO, "the memory of the rank is shorter than the request says", str(path))
             offset += sent
 
 
 @contextmanager
 def _busy(directory: Path) -> Iterator[None]:
-    """Show whoever starts meanwhile that a checkpoint is about to be there: the directory is locked, shared."""
-    with suppress(OSError):  # `writing` says what is wrong with it
+    """Hold a shared lock on the directory, which tells ranks that start meanwhile that a checkpoint is coming."""
+    with suppress(OSError):  # `writing` reports the error
         directory.mkdir(parents=True, exist_ok=True)
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -135,7 +135,7 @@ def _busy(directory: Path) -> Iterator[None]:
 def main() -> None:
     """Serve the socket that is stdin."""
     directory, keep = sys.argv[1:]
-    # The supervisor stops jobs with SIGTERM, and ^C reaches every process of a terminal: both are the rank's business.
+    # The supervisor stops jobs with SIGTERM, and ^C reaches every process of a terminal: the rank handles both.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICE)
@@ -143,11 +143,11 @@ def main() -> None:
         serve(Checkpoints(Path(directory), keep=int(keep)), connection)
 
 
-# ---- the rank ----
+# ---- the client ----
 
 
 def is_idle(directory: Path) -> bool:
-    """Whether no writer, such as that of a rank that has died, is at a checkpoint of this directory."""
+    """Whether no writer, such as that of a rank that has died, is writing to this directory."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -163,12 +163,12 @@ def is_idle(directory: Path) -> bool:
     return True
 
 
-class Handover:
-    """At most one checkpoint at a time is being written; the writer is started with the first one.
+class WriterClient:
+    """The client of the writer: starts it, sends requests, one at a time, and starts another one if it dies.
 
     Args:
-        directory: Of the checkpoints.
-        keep: How many of them.
+        directory: The directory of the checkpoints.
+        keep: How many of them to keep.
         hang_seconds: A writer that is stopped (SIGSTOP) for longer is ended, and another one started; 0 never looks.
     """
 
@@ -176,35 +176,35 @@ class Handover:
         self._directory = directory
         self._keep = keep
         self._hang_seconds = hang_seconds
-        # All seconds count: a rank whose steps are long looks rarely.
+        # Not an `AwakeClock`: a rank with long steps looks rarely.
         self._stopped = StoppedProcesses(time.monotonic)
         self._look_at = 0.0
         self._why_ended = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._errors: IO[bytes] | None = None
-        self._order: tuple[Order, int] | None = None
+        self._request: tuple[WriteRequest, int] | None = None
         self._tries = 0
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is being written: the memory that was handed over must not change."""
-        return self._order is not None
+        """Whether a checkpoint is being written: the memory of the request must not change."""
+        return self._request is not None
 
     @property
     def process_id(self) -> int | None:
-        """The writer, if there is one."""
+        """The process id of the writer, if there is one."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the writer, unless it is there."""
+        """Start the writer, unless it runs."""
         if self._process is not None:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = kept_words()
         with theirs:
-            # A session of its own, and none of the rank's pipes: what kills the rank, or waits for the end of its
-            # output, must not meet the writer. -P: a `json.py` of the user's in this directory is not for us.
+            # A new session, and none of the rank's pipes: what kills the rank's session, or waits for the end of its
+            # output, must not reach the writer. -P: ignore a user's `json.py` in this directory.
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -221,15 +221,15 @@ class Handover:
             )
         self._socket = ours
 
-    def submit(self, order: Order, memory: int) -> None:
-        """Hand over a state: it may change again when it is no longer `busy`."""
-        self._order, self._tries = (order, memory), 0
+    def submit(self, request: WriteRequest, memory: int) -> None:
+        """Send a request; its memory may change when the client is no longer `busy`."""
+        self._request, self._tries = (request, memory), 0
         self._send()
 
-    def answer(self, seconds: float | None = 0.0) -> Done | None:
-        """How the write went, if it is over; waits so long for it, or with None as long as it takes."""
+    def poll(self, seconds: float | None = 0.0) -> WriteReply | None:
+        """Return the reply, or None if there is none within so many seconds; None waits without a limit."""
         until = float("inf") if seconds is None else time.monotonic() + seconds
-        while self._order is not None:
+        while self._request is not None:
             if self._socket is None:
                 return self._give_up("no writer could be reached")
             self._end_stopped()
@@ -245,45 +245,45 @@ class Handover:
             except ConnectionResetError:
                 message = b""
             if message:
-                self._order = None
-                return msgspec.json.decode(message, type=Done)
-            ended = self._bury()
+                self._request = None
+                return msgspec.json.decode(message, type=WriteReply)
+            ended = self._reap()
             if self._tries >= _TRIES:
                 return self._give_up(f"the writer ended twice: {ended}")
-            say(f"the writer of checkpoints has ended ({ended}): another one writes step {self._order[0].step}")
+            say(f"the writer of checkpoints has ended ({ended}): another one writes step {self._request[0].step}")
             self._send()
         return None
 
     def close(self, seconds: float) -> None:
-        """End the writer when it has written what it has; after so many seconds it is left to do so alone."""
+        """End the writer after its last request; after so many seconds it is left running until that is done."""
         if self._process is None:
             return
         if self._socket is not None:
             self._socket.close()
-        if self._order is None and is_stopped(process_state(self._process.pid)):
-            self._process.kill()  # it has nothing to write, and would never leave
+        if self._request is None and is_stopped(process_state(self._process.pid)):
+            self._process.kill()  # it has nothing to write, and would never exit
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            say(f"the writer of checkpoints (process {self._process.pid}) is still at it and is left alone")
+            say(f"the writer of checkpoints (process {self._process.pid}) is still writing and is left running")
         self._forget()
 
     def _send(self) -> None:
-        while self._order is not None and self._tries < _TRIES:
+        while self._request is not None and self._tries < _TRIES:
             self._tries += 1
             self.start()
             if self._socket is None:  # pragma: no cover - `start` has set it
                 return
-            order, memory = self._order
+            request, memory = self._request
             try:
-                socket.send_fds(self._socket, [msgspec.json.encode(order)], [memory])
+                socket.send_fds(self._socket, [msgspec.json.encode(request)], [memory])
             except (BrokenPipeError, ConnectionResetError):
-                say(f"the writer of checkpoints has ended ({self._bury()}): starting another one")
+                say(f"the writer of checkpoints has ended ({self._reap()}): starting another one")
             else:
                 return
 
     def _end_stopped(self) -> None:
-        """End a writer that has been stopped for too long; its socket tells the rest."""
+        """End a writer that has been stopped for too long; its socket reports that."""
         now = time.monotonic()
         if self._process is None or now < self._look_at:
             return
@@ -292,17 +292,17 @@ class Handover:
             self._why_ended = f"process {self._process.pid} was stopped for {seconds:.1f} s and was ended"
             self._process.kill()
 
-    def _give_up(self, reason: str) -> Done | None:
-        if self._order is None:
+    def _give_up(self, reason: str) -> WriteReply | None:
+        if self._request is None:
             return None
-        step = self._order[0].step
-        self._order = None
-        return Done(step, 0.0, f"the checkpoint of step {step} is not written: {reason}")
+        step = self._request[0].step
+        self._request = None
+        return WriteReply(step, 0.0, f"the checkpoint of step {step} is not written: {reason}")
 
-    def _bury(self) -> str:
-        """How the writer ended, which is no longer there."""
+    def _reap(self) -> str:
+        """Wait for a writer that has ended, and describe how."""
         if self._process is None or self._errors is None:
-            return "it was never started"
+            return "it was not started"
         code, why = self._process.wait(), self._why_ended
         self._why_ended = ""
         self._errors.seek(0)
