@@ -18,7 +18,7 @@ from trainbox.elastic import progress
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
 from trainbox.elastic.attribution import AttemptReport
 from trainbox.elastic.coordination import LOST_SECONDS, HostLost, JobEnded
-from trainbox.elastic.progress import Progress, Section
+from trainbox.elastic.progress import RankProgress, StepPhase
 from trainbox.elastic.rank_processes import RankProcess
 
 GRACE = 100.0
@@ -110,7 +110,7 @@ class Host:
         )
         file = directory / "progress"
         progress.create(file, 2)
-        self.slots = [Progress(file, local) for local in range(2)]
+        self.slots = [RankProgress(file, local) for local in range(2)]
         self.agent.detector.begin({0: 0, 1: 1}, file)
 
     def _sleep(self, seconds: float) -> None:
@@ -127,14 +127,14 @@ def host(tmp_path: Path) -> Host:
 
 
 def test_ranks_that_survive_a_failure_have_a_moment_to_leave(host: Host) -> None:
-    host.slots[1].mark(7, Section.COMPUTE)
+    host.slots[1].mark(7, StepPhase.COMPUTE)
     host.agent._end_ranks()
     assert host.ranks.ended_after == pytest.approx(RESTART_GRACE_SECONDS, abs=0.2)
 
 
 @pytest.mark.parametrize("stopped_by", ["this host", "the other host"])
 def test_after_a_stop_a_rank_that_may_be_saving_has_four_fifths_of_the_grace(host: Host, stopped_by: str) -> None:
-    host.slots[1].mark(7, Section.CHECKPOINT)
+    host.slots[1].mark(7, StepPhase.CHECKPOINT)
     if stopped_by == "this host":
         host.ranks.stop(signal.SIGTERM)
     else:
@@ -147,28 +147,28 @@ def test_after_a_stop_a_rank_that_may_be_saving_has_four_fifths_of_the_grace(hos
 
 def test_after_a_stop_ranks_that_have_yet_to_make_a_step_are_not_waited_for(host: Host) -> None:
     host.ranks.all[0].code = -signal.SIGTERM
-    host.slots[1].mark(0, Section.JOIN)
+    host.slots[1].mark(0, StepPhase.JOIN)
     host.ranks.stop(signal.SIGTERM)
     host.agent._end_ranks()
     assert host.ranks.ended_after == pytest.approx(RESTART_GRACE_SECONDS, abs=0.2)
 
 
 @pytest.mark.parametrize(
-    ("section", "code", "stopped", "in_vain"),
+    ("phase", "code", "stopped", "in_vain"),
     [
-        (Section.JOIN, 0, True, True),
-        (Section.START, 0, True, True),
-        (Section.CHECKPOINT, 0, True, False),
-        (Section.JOIN, None, True, False),
-        (Section.JOIN, 0, False, False),
+        (StepPhase.JOIN, 0, True, True),
+        (StepPhase.START, 0, True, True),
+        (StepPhase.CHECKPOINT, 0, True, False),
+        (StepPhase.JOIN, None, True, False),
+        (StepPhase.JOIN, 0, False, False),
     ],
 )
 def test_after_a_stop_ranks_with_nothing_to_save_do_not_wait_for_ranks_that_have_left(
-    host: Host, section: Section, code: int | None, *, stopped: bool, in_vain: bool
+    host: Host, phase: StepPhase, code: int | None, *, stopped: bool, in_vain: bool
 ) -> None:
     host.ranks.all[0].code = code
     for slot in host.slots:
-        slot.mark(0, section)
+        slot.mark(0, phase)
     if stopped:
         host.ranks.stop(signal.SIGTERM)
     assert (host.agent._stopped_in_vain() is not None) == in_vain
@@ -189,7 +189,7 @@ def test_a_report_is_waited_for_until_its_host_is_silent(host: Host) -> None:
 
 def test_after_a_stop_the_report_of_another_host_may_take_its_grace(host: Host) -> None:
     host.ranks.stop(signal.SIGTERM)
-    host.slots[1].mark(7, Section.CHECKPOINT)
+    host.slots[1].mark(7, StepPhase.CHECKPOINT)
     host.store.came = [AttemptReport("a", stopping=signal.SIGTERM)]
     verdict = host.agent._decide()
     assert host.waited == pytest.approx(0.8 * GRACE + LOST_SECONDS + 5, abs=0.2)

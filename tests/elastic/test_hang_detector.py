@@ -16,7 +16,7 @@ from trainbox.contract.ranks import Ranks
 from trainbox.elastic import progress
 from trainbox.elastic.fault_injection import FaultInjector
 from trainbox.elastic.hang_detector import HangDetector
-from trainbox.elastic.progress import Progress, Section
+from trainbox.elastic.progress import RankProgress, StepPhase
 
 #: Of the settings by default.
 STEP, START = 30.0, 1200.0
@@ -31,7 +31,7 @@ class Host:
         self.notes: list[str] = []
         file = directory / "progress"
         progress.create(file, 2)
-        self.slots = [Progress(file, local) for local in range(2)]
+        self.slots = [RankProgress(file, local) for local in range(2)]
         coordination: Any = SimpleNamespace(host="here", hosts=("here",))
         ranks: Any = SimpleNamespace(alive=[0, 1], all={local: SimpleNamespace(pid=local) for local in range(2)})
         self.detector = HangDetector(
@@ -58,15 +58,15 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def train(host: Host, *steps: int, section: Section = Section.COMPUTE) -> None:
+def train(host: Host, *steps: int, phase: StepPhase = StepPhase.COMPUTE) -> None:
     for slot, step in zip(host.slots, steps, strict=True):
-        slot.mark(step, section)
+        slot.mark(step, phase)
 
 
 def test_a_rank_that_makes_no_step_hangs_after_the_limit_and_is_named(host: Host) -> None:
     train(host, 7, 7)
     assert host.hanging_after(10) is None
-    host.slots[0].mark(8, Section.COMPUTE)
+    host.slots[0].mark(8, StepPhase.COMPUTE)
     found = host.hanging_after(100)
     assert found is not None
     assert found + 10 + 1 == pytest.approx(STEP, abs=2)
@@ -85,11 +85,11 @@ def test_a_host_that_was_paused_does_not_take_its_ranks_for_hanging(host: Host) 
     assert host.hanging_after(20) is not None, "from then on they have the same limit as ever"
 
 
-@pytest.mark.parametrize("section", [Section.JOIN, Section.START, Section.CHECKPOINT, Section.DONE])
+@pytest.mark.parametrize("phase", [StepPhase.JOIN, StepPhase.START, StepPhase.CHECKPOINT, StepPhase.DONE])
 def test_a_rank_whose_process_is_stopped_hangs_after_the_limit_of_a_step_whatever_it_is_at(
-    host: Host, section: Section
+    host: Host, phase: StepPhase
 ) -> None:
-    train(host, 0, 0, section=section)
+    train(host, 0, 0, phase=phase)
     host.states[1] = "T"
     found = host.hanging_after(2 * START)
     assert found == pytest.approx(STEP, abs=2)
@@ -157,10 +157,10 @@ def test_a_drill_comes_when_its_rank_has_finished_so_many_steps(tmp_path: Path) 
 
 def test_a_drill_after_no_step_comes_before_the_first(tmp_path: Path) -> None:
     host = Drilled(tmp_path, "kill 0@0")
-    train(host, 0, 0, section=Section.JOIN)
+    train(host, 0, 0, phase=StepPhase.JOIN)
     host.faults.inject()
     assert host.sent == [], "it does not know yet where it resumes"
-    train(host, 0, 0, section=Section.START)
+    train(host, 0, 0, phase=StepPhase.START)
     host.faults.inject()
     assert host.sent == [(0, signal.SIGKILL)]
 
@@ -182,7 +182,7 @@ def test_a_rank_meets_one_fault_in_an_attempt_and_the_next_in_the_next(tmp_path:
 
 def test_what_did_not_happen_is_told_with_how_far_its_rank_came(tmp_path: Path) -> None:
     host = Drilled(tmp_path, "kill 0@30, kill 1@3, freeze 7@1")
-    host.slots[0].mark(16, Section.DONE)
+    host.slots[0].mark(16, StepPhase.DONE)
     assert host.faults.missed() == (
         "'kill 0@30': rank 0 finished 16 steps in all",
         "'kill 1@3': rank 1 reported no step (a session of trainbox.torch does)",
@@ -197,10 +197,10 @@ def test_a_rank_waits_for_its_fault_after_the_step_of_it_and_once(tmp_path: Path
     assert slot is not None
     waits: list[int] = []
     slot._pause = lambda: waits.append(progress.read(file)[0].step)  # type: ignore[method-assign]
-    slot.mark(7, Section.JOIN)
+    slot.mark(7, StepPhase.JOIN)
     for step in range(6):
-        slot.mark(step, Section.DATA)
-        slot.mark(step, Section.COMPUTE)
+        slot.mark(step, StepPhase.DATA)
+        slot.mark(step, StepPhase.COMPUTE)
     assert waits == [3]
 
 

@@ -12,13 +12,13 @@ from trainbox.elastic.hang_rules import (
     find_hanging,
     slow_ranks,
 )
-from trainbox.elastic.progress import Section
+from trainbox.elastic.progress import StepPhase
 
 LIMITS = HangLimits(step=30.0, long=1200.0)
 
 
-def at(rank: int, step: int, section: Section = Section.COMPUTE, *, age: float = 40.0, **more: object) -> RankStatus:
-    one = RankStatus(rank=rank, host="a", step=step, section=section, collectives=0, age=age, longest=1.0)
+def at(rank: int, step: int, phase: StepPhase = StepPhase.COMPUTE, *, age: float = 40.0, **more: object) -> RankStatus:
+    one = RankStatus(rank=rank, host="a", step=step, phase=phase, collectives=0, age=age, longest=1.0)
     return msgspec.structs.replace(one, **more)
 
 
@@ -34,21 +34,21 @@ def test_nobody_hangs_who_has_made_a_step_in_time() -> None:
 
 
 def test_a_rank_that_has_ended_does_not_hang() -> None:
-    assert culprit(at(0, 5, Section.DONE, age=1e6), at(1, 5, age=1.0)) is None
-    assert culprit(at(0, 5, Section.DONE, age=1e6)) is None
+    assert culprit(at(0, 5, StepPhase.DONE, age=1e6), at(1, 5, age=1.0)) is None
+    assert culprit(at(0, 5, StepPhase.DONE, age=1e6)) is None
 
 
 @pytest.mark.parametrize(
     "statuses",
     [
         (at(1, 4), at(0, 5, age=50.0)),
-        (at(1, 5, state="T"), at(0, 5, Section.DATA)),
+        (at(1, 5, state="T"), at(0, 5, StepPhase.DATA)),
         (at(1, 5, state="D"), at(0, 5)),
-        (at(1, 5, Section.DATA), at(0, 5)),
+        (at(1, 5, StepPhase.DATA), at(0, 5)),
         (at(1, 5, collectives=2), at(0, 5, collectives=3)),
         (at(1, 5, age=41.0), at(0, 5)),
     ],
-    ids=["fewer steps", "stopped", "stuck in a device", "an earlier section", "fewer collectives", "silent for longer"],
+    ids=["fewer steps", "stopped", "stuck in a device", "an earlier phase", "fewer collectives", "silent for longer"],
 )
 def test_the_one_that_is_furthest_behind_is_the_culprit(statuses: tuple[RankStatus, ...]) -> None:
     assert culprit(*statuses) == 1
@@ -60,28 +60,28 @@ def test_the_limit_grows_with_the_longest_step() -> None:
     assert culprit(at(0, 5, age=101.0, longest=20.0), at(1, 5, age=100.5)) == 0
 
 
-@pytest.mark.parametrize("section", [Section.START, Section.CHECKPOINT, Section.EVALUATION])
-def test_starting_saving_and_evaluating_have_a_limit_of_their_own(section: Section) -> None:
-    assert culprit(at(0, 5, section, age=1199.0), at(1, 5, section, age=1199.0)) is None
-    assert culprit(at(0, 5, section, age=1201.0), at(1, 5, section, age=1200.5)) == 0
+@pytest.mark.parametrize("phase", [StepPhase.START, StepPhase.CHECKPOINT, StepPhase.EVALUATION])
+def test_starting_saving_and_evaluating_have_a_limit_of_their_own(phase: StepPhase) -> None:
+    assert culprit(at(0, 5, phase, age=1199.0), at(1, 5, phase, age=1199.0)) is None
+    assert culprit(at(0, 5, phase, age=1201.0), at(1, 5, phase, age=1200.5)) == 0
 
 
-@pytest.mark.parametrize("section", [Section.START, Section.CHECKPOINT, Section.EVALUATION])
-def test_a_stopped_process_neither_starts_nor_saves_nor_evaluates_and_has_the_limit_of_a_step(section: Section) -> None:
-    assert culprit(at(0, 5, section, state="T", stopped=31.0), at(1, 5)) == 0
-    assert culprit(at(0, 5, section, state="t", stopped=29.0, age=300.0), at(1, 5, age=300.0)) is None
-    assert culprit(at(0, 5, section, state="T", stopped=31.0, longest=20.0), at(1, 5)) is None
+@pytest.mark.parametrize("phase", [StepPhase.START, StepPhase.CHECKPOINT, StepPhase.EVALUATION])
+def test_a_stopped_process_neither_starts_nor_saves_nor_evaluates_and_has_the_limit_of_a_step(phase: StepPhase) -> None:
+    assert culprit(at(0, 5, phase, state="T", stopped=31.0), at(1, 5)) == 0
+    assert culprit(at(0, 5, phase, state="t", stopped=29.0, age=300.0), at(1, 5, age=300.0)) is None
+    assert culprit(at(0, 5, phase, state="T", stopped=31.0, longest=20.0), at(1, 5)) is None
 
 
 def test_who_waits_for_others_to_come_keeps_nobody_waiting() -> None:
-    assert culprit(at(0, 0, Section.JOIN, age=1e6), at(1, 0, Section.JOIN, age=1e6)) is None
-    assert culprit(at(0, 0, Section.JOIN, age=1e6), at(1, 0, Section.START, age=1201.0)) == 1
+    assert culprit(at(0, 0, StepPhase.JOIN, age=1e6), at(1, 0, StepPhase.JOIN, age=1e6)) is None
+    assert culprit(at(0, 0, StepPhase.JOIN, age=1e6), at(1, 0, StepPhase.START, age=1201.0)) == 1
 
 
 def test_who_waits_for_one_that_evaluates_for_all_is_no_culprit() -> None:
-    assert culprit(at(0, 5, Section.EVALUATION, age=300.0), at(1, 5, age=300.0)) is None
-    assert culprit(at(0, 5, Section.EVALUATION, age=300.0), at(1, 5, age=300.0, state="T")) == 1
-    assert culprit(at(0, 5, Section.EVALUATION, age=1201.0), at(1, 5, age=1201.0)) == 1
+    assert culprit(at(0, 5, StepPhase.EVALUATION, age=300.0), at(1, 5, age=300.0)) is None
+    assert culprit(at(0, 5, StepPhase.EVALUATION, age=300.0), at(1, 5, age=300.0, state="T")) == 1
+    assert culprit(at(0, 5, StepPhase.EVALUATION, age=1201.0), at(1, 5, age=1201.0)) == 1
 
 
 def test_a_limit_of_zero_never_looks() -> None:

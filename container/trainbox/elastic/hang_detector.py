@@ -82,12 +82,12 @@ class HangDetector:
     def step(self, local_rank: int) -> int | None:
         """Return the steps a rank has finished; None where it has reported none, or has yet to resume."""
         slot = progress.read(self._file)[local_rank]
-        return slot.step if slot.beat and slot.section is not progress.Section.JOIN else None
+        return slot.step if slot.beat and slot.phase is not progress.StepPhase.JOIN else None
 
     def has_nothing_to_save(self, local_rank: int) -> bool:
         """Whether a rank reports that it has yet to finish a step of this attempt."""
         slot = progress.read(self._file)[local_rank]
-        return bool(slot.beat) and slot.section in {progress.Section.JOIN, progress.Section.START}
+        return bool(slot.beat) and slot.phase in {progress.StepPhase.JOIN, progress.StepPhase.START}
 
     def statuses(self) -> list[hang_rules.RankStatus]:
         """Return where the running ranks of this host are that report it, or whose process is stopped."""
@@ -157,9 +157,9 @@ class HangDetector:
             return
         self._window_at = now + self._window_seconds
         self._slow = hang_rules.slow_ranks(statuses, self._slow)
-        for (rank, section), windows in self._slow.items():
+        for (rank, phase), windows in self._slow.items():
             if windows == hang_rules.SLOW_WINDOWS:
-                self.note(f"WARNING: {hang_rules.describe_slow(statuses, rank, section)}")
+                self.note(f"WARNING: {hang_rules.describe_slow(statuses, rank, phase)}")
 
 
 def _waits_in(pid: int) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trainbox.elastic.progress import ProgressSlot, Section
+from trainbox.elastic.progress import ProgressSlot, StepPhase
 from trainbox.procfs import is_stopped
 
 #: How many of the longest steps a step may take before it counts as hanging.
 STEPS_PER_LIMIT = 5
 #: Sections whose length has nothing to do with that of a step.
-_LONG = frozenset({Section.START, Section.CHECKPOINT, Section.EVALUATION})
+_LONG = frozenset({StepPhase.START, StepPhase.CHECKPOINT, StepPhase.EVALUATION})
 #: A rank that takes more than 1/0.8 of the time of the fastest is slow.
 SLOW_SCORE = 0.8
 SLOW_WINDOWS = 3
@@ -34,7 +34,7 @@ class RankStatus(msgspec.Struct, frozen=True):
     rank: int
     host: str
     step: int
-    section: Section
+    phase: StepPhase
     collectives: int
     #: Seconds since its last mark.
     age: float
@@ -53,7 +53,7 @@ def rank_status(slot: ProgressSlot, *, rank: int, host: str, state: str, stopped
         rank=rank,
         host=host,
         step=slot.step,
-        section=slot.section,
+        phase=slot.phase,
         collectives=slot.collectives,
         age=age,
         longest=slot.longest,
@@ -72,12 +72,12 @@ def find_hanging(statuses: Sequence[RankStatus], limits: HangLimits) -> RankStat
 
     Args:
         statuses: All ranks of the job.
-        limits: How long each section may take.
+        limits: How long each phase may take.
     """
     if not limits.step or not statuses:
         return None
     limit = max(limits.step, STEPS_PER_LIMIT * max(one.longest for one in statuses))
-    running = [one for one in statuses if one.section not in {Section.JOIN, Section.DONE} or one.stopped > limit]
+    running = [one for one in statuses if one.phase not in {StepPhase.JOIN, StepPhase.DONE} or one.stopped > limit]
     if not running:
         return None
     behind = min(running, key=_place)
@@ -85,27 +85,27 @@ def find_hanging(statuses: Sequence[RankStatus], limits: HangLimits) -> RankStat
     if behind.age <= _limit(behind, limit, limits.long) and behind.stopped <= limit:
         return None
     # The others may wait for a rank that saves or evaluates for all; a stopped process does not wait for another.
-    excused = any(one.section in _LONG and one.age <= limits.long for one in running if one is not behind)
+    excused = any(one.phase in _LONG and one.age <= limits.long for one in running if one is not behind)
     return None if excused and not is_stopped(behind.state) else behind
 
 
 def _limit(one: RankStatus, step: float, long: float) -> float:
-    return max(step, long) if one.section in _LONG else step
+    return max(step, long) if one.phase in _LONG else step
 
 
-def _place(one: RankStatus) -> tuple[int, bool, Section, int, float]:
+def _place(one: RankStatus) -> tuple[int, bool, StepPhase, int, float]:
     """The sort key of progress: the smallest is furthest behind."""
-    return one.step, not (is_stopped(one.state) or one.state == "D"), one.section, one.collectives, -one.age
+    return one.step, not (is_stopped(one.state) or one.state == "D"), one.phase, one.collectives, -one.age
 
 
 def describe(one: RankStatus) -> str:
     """Describe a rank that hangs: what follows its name."""
     stopped = " (its process is stopped)" if is_stopped(one.state) else ""
-    return f"made no progress for {one.age:.1f} s in {one.section.name} after step {one.step}{stopped}"
+    return f"made no progress for {one.age:.1f} s in {one.phase.name} after step {one.step}{stopped}"
 
 
 def slow_ranks(statuses: Sequence[RankStatus], before: Mapping[tuple[int, str], int]) -> dict[tuple[int, str], int]:
-    """Count for how many windows in a row each rank has been slow in a section.
+    """Count for how many windows in a row each rank has been slow in a phase.
 
     Args:
         statuses: All ranks, at the end of a window.
@@ -113,23 +113,23 @@ def slow_ranks(statuses: Sequence[RankStatus], before: Mapping[tuple[int, str], 
     """
     slow: dict[tuple[int, str], int] = {}
     step = max((one.compute + one.data for one in statuses), default=0.0)  # the others wait for this one
-    for section in ("compute", "data"):
-        seconds = {one.rank: float(getattr(one, section)) for one in statuses if one.step}
+    for phase in ("compute", "data"):
+        seconds = {one.rank: float(getattr(one, phase)) for one in statuses if one.step}
         if len(seconds) < 2:  # noqa: PLR2004 - nothing to compare with
             continue
         best = max(min(seconds.values()), _LEAST_SECONDS)
         for rank, mine in seconds.items():
             if best < SLOW_SCORE * mine and mine - best > _LEAST_SHARE * step:
-                slow[rank, section] = before.get((rank, section), 0) + 1
+                slow[rank, phase] = before.get((rank, phase), 0) + 1
     return slow
 
 
-def describe_slow(statuses: Sequence[RankStatus], rank: int, section: str) -> str:
+def describe_slow(statuses: Sequence[RankStatus], rank: int, phase: str) -> str:
     """Return the warning about a slow rank."""
     mine = next(one for one in statuses if one.rank == rank)
-    best = min(float(getattr(one, section)) for one in statuses if one.step)
-    doing = "computes" if section == "compute" else "waits for data"
+    best = min(float(getattr(one, phase)) for one in statuses if one.step)
+    doing = "computes" if phase == "compute" else "waits for data"
     return (
-        f"rank {rank} on {mine.host} is slow: it {doing} {getattr(mine, section):.3f} s in a step,"
+        f"rank {rank} on {mine.host} is slow: it {doing} {getattr(mine, phase):.3f} s in a step,"
         f" the fastest {best:.3f} s"
     )

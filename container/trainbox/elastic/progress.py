@@ -36,7 +36,7 @@ _SLOT_BYTES = 64
 _MEMORY = 0.05
 
 
-class Section(enum.IntEnum):
+class StepPhase(enum.IntEnum):
     """The phase of a step that a rank is in, in their order: of two ranks in one step the smaller is behind."""
 
     JOIN = -1  # waits for all others to join: it does not keep them waiting
@@ -55,7 +55,7 @@ class ProgressSlot(msgspec.Struct, frozen=True):
     beat: float
     #: Steps it has finished, counted from the start of the whole job (a resumed job goes on counting).
     step: int
-    section: Section
+    phase: StepPhase
     #: Collectives it has begun in this step, where it counts them.
     collectives: int
     #: Its longest step so far, in seconds.
@@ -65,7 +65,7 @@ class ProgressSlot(msgspec.Struct, frozen=True):
     data: float
 
 
-class Progress:
+class RankProgress:
     """The slot of this rank, to write its progress to.
 
     Args:
@@ -84,20 +84,20 @@ class Progress:
         self.compute = 0.0
         self.data = 0.0
 
-    def mark(self, step: int, section: Section, collectives: int = 0) -> None:
-        """Make a mark: this rank is alive, has finished `step` steps and begins a section."""
+    def mark(self, step: int, phase: StepPhase, collectives: int = 0) -> None:
+        """Make a mark: this rank is alive, has finished `step` steps and begins a phase."""
         _SLOT.pack_into(
             self._memory,
             self._offset,
             time.monotonic(),
             step,
-            section,
+            phase,
             collectives,
             self.longest,
             self.compute,
             self.data,
         )
-        if self._pause_step is not None and step >= self._pause_step and section is not Section.JOIN:
+        if self._pause_step is not None and step >= self._pause_step and phase is not StepPhase.JOIN:
             self._pause_step = None
             self._pause()
 
@@ -125,11 +125,11 @@ class Progress:
         self._memory.close()
 
 
-def open_progress(env: Mapping[str, str], ranks: Ranks) -> Progress | None:
+def open_progress(env: Mapping[str, str], ranks: Ranks) -> RankProgress | None:
     """Open the slot of a rank; None where no agent of trainbox has started it: rank 0 of a job logs what is missing."""
     path, pause = env.get(PROGRESS_VARIABLE), env.get(PAUSE_VARIABLE)
     if path:
-        return Progress(Path(path), ranks.local_rank, pause_step=int(pause) if pause else None)
+        return RankProgress(Path(path), ranks.local_rank, pause_step=int(pause) if pause else None)
     if ranks.rank == 0 and _OF_A_JOB in env:
         say(_WITHOUT_AGENT)
     return None
@@ -145,6 +145,6 @@ def read(path: Path) -> tuple[ProgressSlot, ...]:
     content = path.read_bytes()
     slots = (_SLOT.unpack_from(content, offset) for offset in range(0, len(content), _SLOT_BYTES))
     return tuple(
-        ProgressSlot(beat, step, Section(section), collectives, longest, compute, data)
-        for beat, step, section, collectives, longest, compute, data in slots
+        ProgressSlot(beat, step, StepPhase(phase), collectives, longest, compute, data)
+        for beat, step, phase, collectives, longest, compute, data in slots
     )

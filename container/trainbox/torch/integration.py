@@ -21,7 +21,7 @@ from trainbox import metrics, stopping, toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.contract.world import in_world
-from trainbox.elastic.progress import Section, open_progress
+from trainbox.elastic.progress import StepPhase, open_progress
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
@@ -62,7 +62,7 @@ class Integration:
         ranks = given or Ranks()
         self._least = given.world_size if given else len(in_world(self._job).hosts)  # processes that train together
         self._progress = open_progress(env, ranks)
-        self.mark(Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
+        self.mark(StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
         self._stop = stopping.install(self._job.settings.grace_seconds)
         self._store = toolkit.checkpoints(keep=keep)
         self._search = CommonCheckpoints(self._store, ranks, seconds=self._job.settings.start_seconds)
@@ -134,7 +134,7 @@ class Integration:
         self.step, self.stopped, self.begun, self._steps_here = step, False, True, 0
         self._began = self._computing = time.monotonic()
         self._save_at = self._began + self._every_seconds
-        self.mark(Section.START)
+        self.mark(StepPhase.START)
 
     def take_signal(self) -> None:
         """Let SIGTERM ask for a stop again, after the library has set a handler of its own."""
@@ -143,7 +143,7 @@ class Integration:
     def begin_step(self) -> None:
         """This rank has the batch of a step."""
         self._computing = time.monotonic()
-        self.mark(Section.COMPUTE)
+        self.mark(StepPhase.COMPUTE)
 
     def end_step(self, step: int) -> Flags:
         """So many steps are done: give what all ranks have agreed to do now, to save or to stop.
@@ -167,19 +167,19 @@ class Integration:
     def wait_for_data(self) -> None:
         """The next step begins, with the wait for its batch."""
         self._began = time.monotonic()
-        self.mark(Section.DATA)
+        self.mark(StepPhase.DATA)
 
-    def mark(self, section: Section) -> None:
+    def mark(self, phase: StepPhase) -> None:
         """Tell the launcher that this rank is alive, and what it is at."""
         if self._progress is not None:
             # The first step connects and compiles: it counts as start to its end.
-            start = self.begun and self._steps_here == 0 and section in {Section.DATA, Section.COMPUTE}
-            self._progress.mark(self.step, Section.START if start else section)
+            start = self.begun and self._steps_here == 0 and phase in {StepPhase.DATA, StepPhase.COMPUTE}
+            self._progress.mark(self.step, StepPhase.START if start else phase)
 
     def end(self) -> None:
         """The loop has ended on all ranks."""
         self._agreement.finish()
-        self.mark(Section.DONE)
+        self.mark(StepPhase.DONE)
 
     # ---- checkpoints ----
 
@@ -189,7 +189,7 @@ class Integration:
         Args:
             write: Writes into an empty directory, which has the same name on all ranks of a host.
         """
-        self.mark(Section.CHECKPOINT)
+        self.mark(StepPhase.CHECKPOINT)
         scratch = StagingDirectory(self._store, self.step)
         if self._peers.rank in self._hosts.writers:  # the others see theirs
             scratch.make()
@@ -204,7 +204,7 @@ class Integration:
             made: The directory that it has written.
             keep: Whether the directory stays.
         """
-        self.mark(Section.CHECKPOINT)
+        self.mark(StepPhase.CHECKPOINT)
         self._peers.all_gather(b"")
         began = time.monotonic()
         publish(self._store, self.step, made, self._peers, self._hosts, keep=keep)
