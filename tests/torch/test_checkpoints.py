@@ -184,7 +184,7 @@ def test_stalls_stretch_the_interval(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "", "what stretches by less than a second is not worth a line"
     schedule.saved(20 * STALLS)
     assert not schedule.due()
-    assert "the next one not before 20 s" in capsys.readouterr().err
+    assert "the next one follows after 20 s" in capsys.readouterr().err
 
 
 def test_none_is_due_while_one_is_written(training: Callable[..., Training]) -> None:

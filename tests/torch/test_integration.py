@@ -185,7 +185,7 @@ def test_what_another_host_sends_goes_through_no_link_and_over_no_file(tmp_path:
     prepare(made, "new/parts/a")
     assert (made / "new" / "parts").is_dir()
     for name in ("link/a", "link/deep/a", "dangling", "file", "inner"):
-        with pytest.raises(CheckpointError, match="no file of another host is written there"):
+        with pytest.raises(CheckpointError, match="no file from another host is written there"):
             prepare(made, name)
     assert not list(outside.iterdir())
 

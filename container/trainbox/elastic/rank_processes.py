@@ -35,7 +35,7 @@ _KILL_SECONDS = 30.0
 
 #: Without limits the agent waits for the fork server for as long as it takes.
 _NO_LIMITS = HangLimits(step=0.0, long=0.0)
-_KILLED = "trainbox did not send it: often the kernel, for lack of memory; try a larger instance or a smaller batch"
+_KILLED = "nothing here sent it: often the kernel, for memory; try a larger instance or a smaller batch"
 
 
 class ForkServerLost(TrainboxError):  # noqa: N818 - what has happened
