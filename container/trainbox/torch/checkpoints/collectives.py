@@ -100,11 +100,11 @@ class RankGroup:
         except CheckpointError as error:
             failure = error
         forged = isinstance(failure, NotGenuineError)
-        told = self.all_gather(msgspec.json.encode(failure and (failure.message, failure.hint, forged)))
+        gathered = self.all_gather(msgspec.json.encode(failure and (failure.message, failure.hint, forged)))
         if failure is not None and forged:
             raise failure
         failures = [
-            (rank, msgspec.json.decode(one, type=tuple[str, str, bool] | None)) for rank, one in enumerate(told)
+            (rank, msgspec.json.decode(one, type=tuple[str, str, bool] | None)) for rank, one in enumerate(gathered)
         ]
         failed = [(rank, *one) for rank, one in failures if one is not None]
         for rank, message, hint, is_forged in failed:

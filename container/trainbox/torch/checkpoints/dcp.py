@@ -238,8 +238,8 @@ class DcpWriter:
             CheckpointError: On every rank: a rank could not.
         """
         peers = self._peers
-        told = peers.gather(self._together(self._plan))
-        metadata, plans = self._together(lambda: self._combine(told) if told else (None, []))
+        gathered = peers.gather(self._together(self._plan))
+        metadata, plans = self._together(lambda: self._combine(gathered) if gathered else (None, []))
         plan = peers.scatter(plans)
         results = peers.gather(self._together(lambda: self._write(plan)))
         self._together(lambda: self._finish(metadata, results) if metadata else None)
@@ -254,9 +254,9 @@ class DcpWriter:
         self._writer.set_up_storage_writer(is_first, rank=self._peers.rank, use_collectives=True)
         return _encode_plan(self._writer.prepare_local_plan(self._planner.create_local_plan()))
 
-    def _combine(self, told: Sequence[bytes]) -> tuple[Metadata, list[bytes]]:
+    def _combine(self, gathered: Sequence[bytes]) -> tuple[Metadata, list[bytes]]:
         """Plan what each rank writes: only one of those that have the same part."""
-        plans, metadata = self._planner.create_global_plan([_decode_plan(plan) for plan in told])
+        plans, metadata = self._planner.create_global_plan([_decode_plan(plan) for plan in gathered])
         return metadata, [_encode_plan(plan) for plan in plans]
 
     def _write(self, plan: bytes) -> bytes:
@@ -266,9 +266,9 @@ class DcpWriter:
         results: list[WriteResult] = future.wait()
         return msgspec.msgpack.encode([_written(result) for result in results])
 
-    def _finish(self, metadata: Metadata, told: Sequence[bytes]) -> None:
+    def _finish(self, metadata: Metadata, gathered: Sequence[bytes]) -> None:
         """Write the index."""
-        written = [msgspec.msgpack.decode(results, type=list[_Written]) for results in told]
+        written = [msgspec.msgpack.decode(results, type=list[_Written]) for results in gathered]
         self._writer.finish(metadata, [[_result(one) for one in of_rank] for of_rank in written])
 
 

@@ -70,8 +70,8 @@ def publish(store: Checkpoints, step: int, made: Path, peers: RankGroup, hosts: 
     Raises:
         CheckpointError: On every rank: a host could not write it.
     """
-    told = peers.all_gather(msgspec.json.encode(_list(made) if peers.rank in hosts.leaders else {}))
-    listed = [msgspec.json.decode(one, type=_Files) for one in told]
+    gathered = peers.all_gather(msgspec.json.encode(_list(made) if peers.rank in hosts.leaders else {}))
+    listed = [msgspec.json.decode(one, type=_Files) for one in gathered]
     for rank, files in enumerate(listed):
         check_names(rank, files)
     _complete(made, listed, peers, hosts)
@@ -204,9 +204,11 @@ class CommonCheckpoints:
         if self._ranks.local_rank == 0:
             held = {one.step: one.path for one in self._valid()}
             store.set(f"{call}/held/{host}", msgspec.json.encode(list(held)).decode())
-            told = [msgspec.json.decode(store.get(f"{call}/held/{other}"), type=list[int]) for other in range(hosts)]
-            step = max(set(held).intersection(*told), default=None)
-            self._log(step, told)
+            gathered = [
+                msgspec.json.decode(store.get(f"{call}/held/{other}"), type=list[int]) for other in range(hosts)
+            ]
+            step = max(set(held).intersection(*gathered), default=None)
+            self._log(step, gathered)
             store.set(f"{call}/path/{host}", "" if step is None else str(held[step]))
         path = store.get(f"{call}/path/{host}").decode()
         return Path(path) if path else None
@@ -228,10 +230,10 @@ class CommonCheckpoints:
         )
         return [found for found in examined if isinstance(found, Checkpoint)]
 
-    def _log(self, step: int | None, told: Sequence[Sequence[int]]) -> None:
+    def _log(self, step: int | None, gathered: Sequence[Sequence[int]]) -> None:
         if self._ranks.rank != 0:
             return
-        newest = max((max(steps, default=0) for steps in told), default=0)
+        newest = max((max(steps, default=0) for steps in gathered), default=0)
         if step is not None:
             say(f"resuming from step {step}")
         elif newest:

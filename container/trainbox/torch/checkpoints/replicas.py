@@ -81,11 +81,11 @@ class Replicas:
         if self._peers.size == 1:
             names = []
         digests = b"".join(digest(self._parts[name], name) for name in names)
-        told = self._peers.all_gather(digests + pack(rng_state.capture(), GENERATORS))
-        found = {GENERATORS: [message[len(digests) :] for message in told]}
+        gathered = self._peers.all_gather(digests + pack(rng_state.capture(), GENERATORS))
+        found = {GENERATORS: [message[len(digests) :] for message in gathered]}
         for number, name in enumerate(names):
             part = slice(number * _DIGEST_BYTES, (number + 1) * _DIGEST_BYTES)
-            if len({message[part] for message in told}) > 1:
+            if len({message[part] for message in gathered}) > 1:
                 self._warn(name)
                 found[name] = self._peers.gather(pack(state_of(self._parts[name]), name))
         return found

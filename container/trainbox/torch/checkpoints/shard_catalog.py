@@ -184,9 +184,9 @@ class ShardCatalog:
 
     def _gather(self, mine: Sequence[HostShard]) -> dict[str, tuple[HostShard, ...]]:
         """Gather the shards that the first rank of each host has; from their manifests, not from what a rank claims."""
-        told = self.peers.all_gather(msgspec.msgpack.encode([(shard.path, shard.sealed) for shard in mine]))
+        gathered = self.peers.all_gather(msgspec.msgpack.encode([(shard.path, shard.sealed) for shard in mine]))
         texts = {
-            host: msgspec.msgpack.decode(told[self.hosts.index(host)], type=list[tuple[str, bytes]])
+            host: msgspec.msgpack.decode(gathered[self.hosts.index(host)], type=list[tuple[str, bytes]])
             for host in self.hosts
         }
         return {host: tuple(filter(None, (_read_shard(*one) for one in texts[host]))) for host in texts}
@@ -273,8 +273,8 @@ class ShardFetcher:
         """
         wanted = merge_ranges([one for one in ranges if self._checkpoint.place(one.name, self._catalog.host) is None])
         peers = self._catalog.peers
-        told = peers.all_gather(msgspec.msgpack.encode(wanted))
-        everything = [msgspec.msgpack.decode(of_rank, type=list[FileRange]) for of_rank in told]
+        gathered = peers.all_gather(msgspec.msgpack.encode(wanted))
+        everything = [msgspec.msgpack.decode(of_rank, type=list[FileRange]) for of_rank in gathered]
         failures: list[CheckpointError] = []
         for transfer in plan_transfers(everything, self._checkpoint, self._catalog.hosts):
             if transfer.source == peers.rank:
