@@ -158,20 +158,20 @@ def _unpack_schema(content: bytes, directory: Path) -> None:
 
 def _parse_state(content: bytes, _directory: Path) -> None:
     from trainbox.torch.checkpoints.codec import decode, empty  # noqa: PLC0415 - imports torch
-    from trainbox.torch.checkpoints.document import parse  # noqa: PLC0415
+    from trainbox.torch.checkpoints.state_manifest import decode_manifest  # noqa: PLC0415
 
-    for part in parse(content).parts.values():
+    for part in decode_manifest(content).parts.values():
         decode(part.tree, [empty(entry) for entry in part.table if entry.size < _LARGEST_FRAME])
 
 
 def _unpack_state(content: bytes, _directory: Path) -> None:
-    from trainbox.torch.checkpoints.document import unpack  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.codec import unpack  # noqa: PLC0415 - imports torch
 
     unpack(content)
 
 
 def _read_index(content: bytes, directory: Path) -> None:
-    from trainbox.torch.checkpoints.index import METADATA, read_index  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.dcp_index import METADATA, read_index  # noqa: PLC0415 - imports torch
 
     (directory / METADATA).write_bytes(content)
     read_index(directory / METADATA, {"__0_0.distcp": 10**6})

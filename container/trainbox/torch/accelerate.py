@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import load
 
-from trainbox.elastic.progress import Section
+from trainbox.elastic.progress import StepPhase
 from trainbox.torch.checkpoints.pickles import check_objects
 from trainbox.torch.integration import EVERY_SECONDS, Integration
 
@@ -102,7 +102,7 @@ class AccelerateLoop:
                 return
         self.epoch += 1
         self._batch = 0
-        run.mark(Section.EVALUATION)  # what the script does between two epochs may take as long
+        run.mark(StepPhase.EVALUATION)  # what the script does between two epochs may take as long
 
     def save(self) -> None:
         """Save now; all ranks call this after the same step."""

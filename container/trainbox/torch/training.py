@@ -30,14 +30,13 @@ from trainbox import toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import Ranks
 from trainbox.elastic import preload
-from trainbox.elastic.progress import Progress, Section, open_progress
+from trainbox.elastic.progress import RankProgress, StepPhase, open_progress
 from trainbox.say import say
 from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
-from trainbox.torch.checkpoints.choice import choose_saver
-from trainbox.torch.checkpoints.course import Course
-from trainbox.torch.checkpoints.parts import is_partly_frozen, plain
-from trainbox.torch.checkpoints.trainable import FROZEN, digest_frozen
+from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain
+from trainbox.torch.checkpoints.run_info import RunInfo
+from trainbox.torch.checkpoints.saver import choose_saver
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.filling import Weights, is_needed
 from trainbox.torch.gradients import Gradients
@@ -72,7 +71,7 @@ class Session:
         ranks: Ranks,
         backend: Backend,
         control: dist.ProcessGroup | None,
-        progress: Progress | None,
+        progress: RankProgress | None,
         *,
         precision: Precision,
         seed: int,
@@ -99,7 +98,7 @@ class Session:
             seed=seed,
             check_every=check_every,
         )
-        self._loop.mark(Section.START)
+        self._loop.mark(StepPhase.START)
 
     @property
     def step(self) -> int:
@@ -218,11 +217,11 @@ class Session:
             identity = {**identity, FROZEN: digest_frozen(models, self._control)}
         host, seconds = toolkit.current_job().current_host, EVERY_SECONDS if every_seconds is None else every_seconds
         hang = self._settings.hang_seconds
-        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity, seconds, hang)
-        saver = choose_saver(toolkit.checkpoints(), parts, course)
-        self._loop.mark(Section.CHECKPOINT)
+        run = RunInfo(self.rank, self.world_size, self._control, host, self._seed, identity, seconds, hang)
+        saver = choose_saver(toolkit.checkpoints(), parts, run)
+        self._loop.mark(StepPhase.CHECKPOINT)
         self._loop.saver, self._loop.step = saver, saver.resume()
-        self._loop.mark(Section.START)
+        self._loop.mark(StepPhase.START)
         return self.step
 
     def require_same(self, what: str, digest: int) -> None:
@@ -350,7 +349,7 @@ def session(
     ranks = find_ranks(toolkit.current_job(), env)
     progress = open_progress(env, ranks)
     if progress is not None:
-        progress.mark(0, Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
+        progress.mark(0, StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
     toolkit.stop_requested()  # from here on SIGTERM is a request
     gpus = torch.cuda.device_count()
     chosen = choose_backend(backend or settings.backend, ranks, gpus=gpus, nccl=dist.is_nccl_available())

@@ -6,17 +6,12 @@ import pytest
 
 from trainbox.contract.cause import Cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.elastic.causes import (
-    WINDOW_SECONDS,
-    Decision,
-    History,
-    decide,
+from trainbox.elastic.attribution import (
     diagnose,
     diagnose_stop,
     find_root,
     follows_stop,
     is_consequence,
-    restarted,
 )
 
 
@@ -46,10 +41,10 @@ PEER_GONE = raised(
         raised("torch.distributed.DistBackendError", "NCCL error: remote process exited"),
         raised("torch.distributed.DistNetworkError"),
         raised(
-            "trainbox.torch.checkpoints.exchange.PeerCheckpointError",
+            "trainbox.torch.checkpoints.collectives.PeerCheckpointError",
             "rank 0: the checkpoint of step 40 cannot be written",
         ),
-        raised("trainbox.torch.checkpoints.exchange.PeerNotGenuineError", "rank 0: the checkpoint is not genuine"),
+        raised("trainbox.torch.checkpoints.collectives.PeerNotGenuineError", "rank 0: the checkpoint is not genuine"),
         killed(signal.SIGABRT),
         killed(signal.SIGTERM),
         RankFailure(0, "a", 137, signal.SIGKILL, None, ended=True),
@@ -89,81 +84,6 @@ def test_the_cause_is_what_was_killed_then_what_was_raised_first_then_what_came_
     assert find_root([RankFailure(0, "a", 137, signal.SIGKILL, None, time=9.0, ended=True), stopped]) is stopped
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        RankFailure(0, "a", 1, 0, None, family=("builtins.ModuleNotFoundError", "builtins.ImportError")),
-        RankFailure(0, "a", 1, 0, None, family=("builtins.TabError", "builtins.SyntaxError")),
-        raised("torch.OutOfMemoryError"),
-        RankFailure(0, "a", 7, 0, None, family=("trainbox.errors.DataError", "trainbox.errors.TrainboxError")),
-        exited(2),
-        exited(64),
-        exited(78),
-    ],
-)
-def test_what_fails_every_time_is_not_started_again(failure: RankFailure) -> None:
-    decision = decide(failure, History(), most=3, now=0.0)
-    assert not decision.restart
-    assert decision.because
-
-
-def test_the_same_exception_at_the_same_step_is_started_again_once() -> None:
-    first = raised("builtins.ValueError", "x", step=7)
-    before = History((1.0,), first)
-    assert decide(first, History(), most=3, now=0.0).restart
-    assert not decide(first, before, most=3, now=2.0).restart
-    assert decide(raised("builtins.ValueError", "x", step=8), before, most=3, now=2.0).restart
-    assert decide(raised("builtins.KeyError", "x", step=7), before, most=3, now=2.0).restart
-    assert not decide(raised("builtins.ValueError", "other words", step=7), before, most=3, now=2.0).restart
-
-
-def test_where_no_steps_are_known_the_words_decide() -> None:
-    before = History((1.0,), raised("builtins.ValueError", "x"))
-    assert not decide(raised("builtins.ValueError", "x"), before, most=3, now=2.0).restart
-    assert decide(raised("builtins.ValueError", "y"), before, most=3, now=2.0).restart
-
-
-def test_a_kill_may_strike_again_and_again_until_the_window_is_full() -> None:
-    dead = killed(signal.SIGKILL)
-    assert decide(dead, History((1.0, 2.0), dead), most=3, now=3.0).restart
-    assert not decide(dead, History((1.0, 2.0, 3.0), dead), most=3, now=4.0).restart
-    assert decide(dead, History((1.0, 2.0, 3.0), dead), most=3, now=1.5 + WINDOW_SECONDS).restart
-    assert not decide(dead, History(), most=0, now=0.0).restart
-
-
-def test_the_same_words_days_later_are_no_repetition_where_no_steps_are_known() -> None:
-    before = History((1.0,), raised("builtins.OSError", "busy"))
-    assert decide(raised("builtins.OSError", "busy"), before, most=3, now=1.5 + WINDOW_SECONDS).restart
-    stepped = History((1.0,), raised("builtins.OSError", "busy", step=7))
-    assert not decide(raised("builtins.OSError", "busy", step=7), stepped, most=3, now=1.5 + WINDOW_SECONDS).restart
-
-
-def killed_at(step: int | None) -> RankFailure:
-    return RankFailure(0, "a", 137, signal.SIGKILL, None, step=step)
-
-
-def decisions(steps: list[int | None], *, most: int) -> list[Decision]:
-    """What is decided at each of several kills, so far apart that the window never fills."""
-    history, found = History(), []
-    for number, step in enumerate(steps):
-        now = number * 2 * WINDOW_SECONDS
-        found.append(decide(killed_at(step), history, most=most, now=now))
-        history = restarted(history, killed_at(step), now)
-    return found
-
-
-def test_restarts_that_get_no_further_end_however_far_apart_they_are() -> None:
-    *before, last = decisions([10, 10, 9, 10], most=2)
-    assert all(decision.restart for decision in before)
-    assert last == Decision(False, "restarts got no further than step 10")
-    assert not decisions([10, None, None, 10], most=2)[-1].restart  # it did not even come to its first step
-
-
-def test_restarts_that_get_further_or_say_no_step_go_on() -> None:
-    assert all(decision.restart for decision in decisions([10, 10, 9, 11, 11, 11, 12], most=2))
-    assert all(decision.restart for decision in decisions([None] * 9, most=2))
-
-
 def test_a_failure_in_one_line() -> None:
     step = RankFailure(1, "a", 137, 9, None, step=120)
     assert diagnose(step).cause == "rank 1 was killed by SIGKILL after step 120"
@@ -188,6 +108,6 @@ def test_of_a_stop_it_is_said_what_it_did_to_the_rank_that_ended_first() -> None
         "stopped by SIGTERM: rank 2 ended at once: it had no handler for it, or not yet"
     )
     assert diagnose_stop(number, RankFailure(0, "a", 137, signal.SIGKILL, None, step=7, ended=True)).cause == (
-        "stopped by SIGTERM after step 7: rank 0 had no step to save, or did not leave in time, and was ended"
+        "stopped by SIGTERM after step 7: rank 0 had no step to save, or did not exit in time, and was killed"
     )
     assert diagnose_stop(number, PEER_GONE).cause.endswith("rank 0 lost its connection to ranks that had ended")

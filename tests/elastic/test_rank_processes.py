@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from tests.support.waiting import eventually
-from trainbox.elastic.forkserver import MESSAGE_BYTES, ForkServer, Started
-from trainbox.elastic.hang import Limits
-from trainbox.elastic.ranks import Ranks, RankStuck, ServerLost
+from trainbox.elastic.forkserver import MESSAGE_BYTES, ForkServer, RankStarted
+from trainbox.elastic.hang_rules import HangLimits
+from trainbox.elastic.rank_processes import ForkServerLost, RankProcesses, RankStuck
 from trainbox.errors import Stopped
 from trainbox.launch.relay import Sink
 from trainbox.procfs import process_state
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.process
 class Server:
     """A process, and at the other end of its channel a thread of this one that answers for it."""
 
-    def __init__(self, answer: Callable[[socket.socket], None], limits: Limits) -> None:
+    def __init__(self, answer: Callable[[socket.socket], None], limits: HangLimits) -> None:
         ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = subprocess.Popen(["sleep", "1000"])
         self._nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - `close` closes it
         sink = Sink(self._nowhere.fileno())
-        self.ranks = Ranks(ForkServer(self.process.pid, ours), (sink, sink), limits=limits)
+        self.ranks = RankProcesses(ForkServer(self.process.pid, ours), (sink, sink), limits=limits)
         self._thread = threading.Thread(target=answer, args=(self.theirs,))
         self._thread.start()
         self._hanging_up = threading.Thread(target=self._hang_up)
@@ -58,7 +58,7 @@ def serve() -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def make(answer: Callable[[socket.socket], None], *, step: float = 0.0, long: float = 0.0) -> Server:
-        servers.append(Server(answer, Limits(step=step, long=long)))
+        servers.append(Server(answer, HangLimits(step=step, long=long)))
         return servers[-1]
 
     yield make
@@ -70,7 +70,7 @@ def test_a_rank_that_sigkill_does_not_end_is_named_and_waited_for_once(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other end of the channel starts it, and never says that it has ended, as with a process in state D."""
-    monkeypatch.setattr("trainbox.elastic.ranks._KILL_SECONDS", 0.3)
+    monkeypatch.setattr("trainbox.elastic.rank_processes._KILL_SECONDS", 0.3)
     ranks = serve(_start_one).ranks
     ranks.start(0, {})
     with pytest.raises(RankStuck, match="does not end after SIGKILL: process 4711"):
@@ -86,17 +86,19 @@ def test_a_fork_server_that_dies_before_it_reads_its_orders_is_named_with_the_si
     """As where the kernel kills it meanwhile."""
     server = serve(_read_nothing)
     server.process.kill()
-    with pytest.raises(ServerLost, match=rf"the fork server \(process {server.process.pid}\).* was killed by SIGKILL"):
+    with pytest.raises(
+        ForkServerLost, match=rf"the fork server \(process {server.process.pid}\).* was killed by SIGKILL"
+    ):
         server.ranks.start(0, {})
     assert server.ranks.lost is not None
     assert "often the kernel" in server.ranks.lost.hint
-    with pytest.raises(ServerLost, match="SIGKILL"):  # and for the next one there is none, either
+    with pytest.raises(ForkServerLost, match="SIGKILL"):  # and for the next one there is none, either
         server.ranks.start(1, {})
 
 
 def test_a_fork_server_that_starts_no_rank_is_ended(serve: Callable[..., Server]) -> None:
     server = serve(_read_nothing, step=0.1, long=0.3)
-    with pytest.raises(ServerLost, match="which starts the ranks, did not start a rank within 0 s"):
+    with pytest.raises(ForkServerLost, match="which starts the ranks, did not start a rank within 0 s"):
         server.ranks.start(0, {})
     assert server.ranks.server.wait() == -signal.SIGKILL
 
@@ -104,7 +106,7 @@ def test_a_fork_server_that_starts_no_rank_is_ended(serve: Callable[..., Server]
 def test_a_fork_server_that_is_stopped_while_it_imports_has_the_limit_of_a_step(serve: Callable[..., Server]) -> None:
     server = serve(_read_nothing, step=0.3, long=1000.0)
     server.process.send_signal(signal.SIGSTOP)
-    with pytest.raises(ServerLost, match=r"was stopped for [\d.]+ s and was ended; its ranks ended with it"):
+    with pytest.raises(ForkServerLost, match=r"was stopped for [\d.]+ s and was ended; its ranks ended with it"):
         server.ranks.start(0, {})
 
 
@@ -133,7 +135,7 @@ def test_a_fork_server_may_be_stopped_for_as_long_as_it_takes_where_the_limit_is
 def test_a_stopped_fork_server_is_not_taken_for_ranks_that_do_not_end(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainbox.elastic.ranks._KILL_SECONDS", 0.3)
+    monkeypatch.setattr("trainbox.elastic.rank_processes._KILL_SECONDS", 0.3)
     server = serve(_start_one, step=1000.0)
     server.ranks.start(0, {})
     server.process.send_signal(signal.SIGSTOP)
@@ -167,4 +169,4 @@ def _start_one(channel: socket.socket) -> None:
     _, descriptors, _, _ = socket.recv_fds(channel, MESSAGE_BYTES, 2)
     for descriptor in descriptors:
         os.close(descriptor)
-    channel.send(msgspec.json.encode(Started(0, 4711)))
+    channel.send(msgspec.json.encode(RankStarted(0, 4711)))

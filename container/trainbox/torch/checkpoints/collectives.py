@@ -1,6 +1,8 @@
-"""What ranks tell each other about checkpoints: bytes and tensors, over a group of the CPU. Nothing is pickled."""
+"""Collectives of bytes and CPU tensors, for checkpoints. Nothing is pickled."""
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -18,23 +20,29 @@ MESSAGE_BYTES = 32 << 20
 
 
 class PeerCheckpointError(CheckpointError):
-    """Another rank could not read or write a checkpoint, so no rank goes on: it follows from that rank's error."""
+    """Another rank could not read or write a checkpoint, so no rank continues."""
 
 
 class PeerNotGenuineError(PeerCheckpointError, NotGenuineError):
-    """Likewise, and what that rank has read is forged."""
+    """Another rank has read a checkpoint that is not genuine."""
 
 
-class Peers:
-    """The ranks of a job, of which rank 0 is the one that reads and writes; alone, everything is at hand."""
+class RankGroup:
+    """The ranks of a job, of which rank 0 reads and writes checkpoints; a single rank communicates with no other.
+
+    Args:
+        rank: This rank.
+        size: The number of ranks.
+        group: A process group with a backend for the CPU; None is the default group.
+    """
 
     def __init__(self, rank: int, size: int, group: dist.ProcessGroup | None = None) -> None:
         self.rank = rank
         self.size = size
         self._group = group
 
-    def share(self, content: bytes) -> bytes:
-        """What rank 0 gives, for everybody."""
+    def broadcast(self, content: bytes) -> bytes:
+        """Return the content of rank 0, on every rank."""
         if self.size == 1:
             return content
         size = torch.tensor([len(content)])
@@ -43,8 +51,8 @@ class Peers:
         dist.broadcast(message, 0, self._group)
         return message.numpy().tobytes()
 
-    def gather(self, content: bytes) -> list[bytes]:
-        """What everybody gives, by rank."""
+    def all_gather(self, content: bytes) -> list[bytes]:
+        """Return the contents of all ranks, by rank, on every rank."""
         if self.size == 1:
             return [content]
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
@@ -54,8 +62,8 @@ class Peers:
         dist.all_gather(contents, _tensor(content, longest), self._group)
         return [message[: int(size)].numpy().tobytes() for message, size in zip(contents, sizes, strict=True)]
 
-    def collect(self, content: bytes) -> list[bytes]:
-        """What everybody gives, by rank, for rank 0 alone; the others get nothing."""
+    def gather(self, content: bytes) -> list[bytes]:
+        """Return the contents of all ranks, by rank, on rank 0; an empty list on the others."""
         if self.size == 1:
             return [content]
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
@@ -66,25 +74,25 @@ class Peers:
         dist.gather(_tensor(content, longest), contents, 0, self._group)
         return [message[: int(size)].numpy().tobytes() for message, size in zip(contents or (), sizes, strict=first)]
 
-    def deal(self, contents: Sequence[bytes]) -> bytes:
-        """What rank 0 gives for this rank; it gives something for each, by rank, and the others give nothing."""
+    def scatter(self, contents: Sequence[bytes]) -> bytes:
+        """Return the content for this rank; rank 0 gives one for each rank, the others an empty list."""
         if self.size == 1:
             return contents[0]
         sizes = torch.tensor([len(content) for content in contents] or [0] * self.size)
         dist.broadcast(sizes, 0, self._group)
         longest = max(1, int(sizes.max()))
         message = torch.empty(longest, dtype=torch.uint8)
-        dealt = [_tensor(content, longest) for content in contents] if self.rank == 0 else None
-        dist.scatter(message, dealt, 0, self._group)
+        scattered = [_tensor(content, longest) for content in contents] if self.rank == 0 else None
+        dist.scatter(message, scattered, 0, self._group)
         return message[: int(sizes[self.rank])].numpy().tobytes()
 
-    def together(self, act: Callable[[], T]) -> T:
-        """Do what may fail on one rank alone; all ranks call it, and none goes on where one has failed.
+    def run_together(self, act: Callable[[], T]) -> T:
+        """Run a function that may fail on one rank alone; all ranks call this, and fail where one has failed.
 
         Raises:
-            CheckpointError: It failed here.
-            PeerCheckpointError: It failed on another rank, the first of which is named.
-            NotGenuineError: What one of them has read is forged: on all ranks, whatever else has failed.
+            CheckpointError: It failed on this rank.
+            PeerCheckpointError: It failed on another rank; the message names the first one.
+            NotGenuineError: A rank has read what is forged: on all ranks, whatever else has failed.
         """
         failure: CheckpointError | None = None
         try:
@@ -92,11 +100,11 @@ class Peers:
         except CheckpointError as error:
             failure = error
         forged = isinstance(failure, NotGenuineError)
-        told = self.gather(msgspec.json.encode(failure and (failure.message, failure.hint, forged)))
+        gathered = self.all_gather(msgspec.json.encode(failure and (failure.message, failure.hint, forged)))
         if failure is not None and forged:
             raise failure
         failures = [
-            (rank, msgspec.json.decode(one, type=tuple[str, str, bool] | None)) for rank, one in enumerate(told)
+            (rank, msgspec.json.decode(one, type=tuple[str, str, bool] | None)) for rank, one in enumerate(gathered)
         ]
         failed = [(rank, *one) for rank, one in failures if one is not None]
         for rank, message, hint, is_forged in failed:
@@ -109,15 +117,15 @@ class Peers:
         return done
 
     def send(self, message: torch.Tensor, rank: int) -> None:
-        """Give one rank a tensor, and wait until it is on its way."""
+        """Send a tensor to a rank."""
         dist.send(message, rank, self._group)
 
-    def receive(self, message: torch.Tensor, rank: int) -> None:
-        """Fill a tensor with what one rank sends."""
+    def recv(self, message: torch.Tensor, rank: int) -> None:
+        """Fill a tensor with what a rank sends."""
         dist.recv(message, rank, self._group)
 
-    def share_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Give everybody the elements that rank 0 has, in place.
+    def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Copy the elements of rank 0 into the tensors of every rank.
 
         Args:
             tensors: Contiguous CPU tensors, of the same shapes and types on every rank.
@@ -135,8 +143,26 @@ class Peers:
                 tensor.copy_(content)
 
 
+def read_messages(path: Path, offset: int, size: int) -> Iterator[memoryview]:
+    """Read a range of a file in messages of at most `MESSAGE_BYTES`.
+
+    Raises:
+        OSError: The file cannot be read, or is too short.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        left = size
+        while left:
+            content = memoryview(bytearray(min(left, MESSAGE_BYTES)))
+            count = file.readinto(content)
+            if not count:
+                raise OSError(errno.EIO, "it is too short", str(path))
+            left -= count
+            yield content[:count]
+
+
 def _batches(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Neighbours that make up one message."""
+    """Group successive tensors into messages."""
     batch: list[torch.Tensor] = []
     size = 0
     for tensor in tensors:
@@ -150,5 +176,5 @@ def _batches(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 
 
 def _tensor(content: bytes, size: int) -> torch.Tensor:
-    """Bytes as a tensor of `size` elements, the rest zero."""
+    """Return bytes as a tensor of `size` elements, padded with zeros."""
     return torch.frombuffer(bytearray(content.ljust(max(1, size), b"\0")), dtype=torch.uint8)[:size]

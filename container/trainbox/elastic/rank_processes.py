@@ -1,4 +1,4 @@
-"""The ranks of this host as the agent sees them: started through the fork server, relayed, signalled, heard to end."""
+"""The ranks of this host as the agent sees them: start through the fork server, relay output, signal, note ends."""
 
 import contextlib
 import os
@@ -11,8 +11,17 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from trainbox.clock import AwakeClock
-from trainbox.elastic.forkserver import MESSAGE_BYTES, Ended, Event, ForkServer, Request, Signal, Start, Started
-from trainbox.elastic.hang import Limits
+from trainbox.elastic.forkserver import (
+    MESSAGE_BYTES,
+    Event,
+    ForkServer,
+    RankEnded,
+    RankStarted,
+    Request,
+    SignalRank,
+    StartRank,
+)
+from trainbox.elastic.hang_rules import HangLimits
 from trainbox.errors import Stopped, TrainboxError
 from trainbox.launch.relay import Lines, Sink
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
@@ -24,12 +33,12 @@ _TURN_SECONDS = 0.1
 _KILL_SECONDS = 30.0
 
 
-#: Without limits a fork server is waited for as long as it takes.
-_NO_LIMITS = Limits(step=0.0, long=0.0)
+#: Without limits the agent waits for the fork server for as long as it takes.
+_NO_LIMITS = HangLimits(step=0.0, long=0.0)
 _KILLED = "nothing here sent it: often the kernel, for memory; try a larger instance or a smaller batch"
 
 
-class ServerLost(TrainboxError):  # noqa: N818 - what has happened
+class ForkServerLost(TrainboxError):  # noqa: N818 - what has happened
     """The fork server has ended, and all ranks with it."""
 
     fault = "AlgorithmError"
@@ -37,18 +46,18 @@ class ServerLost(TrainboxError):  # noqa: N818 - what has happened
 
 
 class RankStuck(TrainboxError):  # noqa: N818 - what has happened
-    """Not even SIGKILL ends a rank: it waits inside the kernel."""
+    """A rank does not end after SIGKILL: it waits inside the kernel."""
 
     fault = "AlgorithmError"
 
 
 def stopped_early(number: int) -> Stopped:
-    """What is said where a stop comes before the ranks run: there is nothing to save."""
+    """Make the error for a stop before the ranks run: there is nothing to save."""
     return Stopped(f"stopped by {signal.Signals(number).name} before the ranks were started")
 
 
-class Rank:
-    """One process and its two streams."""
+class RankProcess:
+    """The process of one rank, and its two output streams."""
 
     def __init__(self) -> None:
         self.streams = (Lines(), Lines())
@@ -56,17 +65,17 @@ class Rank:
         #: The exit code once it has ended, below 0 for a signal; and when, in seconds since the epoch.
         self.code: int | None = None
         self.ended_at = 0.0
-        #: Signals that asked it to end: if it dies of one, it has not failed.
+        #: Signals sent to end it: a rank that dies of one has not failed.
         self.asked: set[int] = set()
         self.why_killed = ""
 
     def last_words(self) -> tuple[str, str]:
-        """The ends of stderr and stdout."""
+        """Return the last output: of stderr, and of stdout."""
         out, err = (stream.end().decode(errors="replace") for stream in self.streams)
         return err, out
 
 
-class Ranks:
+class RankProcesses:
     """All ranks of this host, by local rank, and the server that forks them.
 
     Args:
@@ -81,15 +90,15 @@ class Ranks:
         server: ForkServer,
         sinks: tuple[Sink, Sink],
         *,
-        limits: Limits = _NO_LIMITS,
+        limits: HangLimits = _NO_LIMITS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.server = server
         self.channel = server.channel
         self.sinks = sinks
-        self.all: dict[int, Rank] = {}
-        #: Why no rank can be started or signalled any more, once the server has ended.
-        self.lost: ServerLost | None = None
+        self.all: dict[int, RankProcess] = {}
+        #: Why no rank can be started or signalled, once the server has ended.
+        self.lost: ForkServerLost | None = None
         self._limits = limits
         self._all_time = clock
         self._clock = AwakeClock(clock)
@@ -102,26 +111,26 @@ class Ranks:
         self.stop_signal = 0
         self.stop_at = float("inf")
 
-    # -- what is asked of the server -------------------------------------------------------------------------------
+    # -- requests to the server ------------------------------------------------------------------------------------
 
     def start(self, local_rank: int, variables: Mapping[str, str]) -> int:
-        """Fork one rank and wait until it runs.
+        """Start a rank and wait until it runs.
 
         Returns:
             Its process id.
 
         Raises:
-            ServerLost: The fork server has ended, or has not answered in time and was ended.
+            ForkServerLost: The fork server has ended, or has not answered in time and was ended.
             Stopped: This host was asked to stop before this rank ran.
         """
         if self.lost:
             raise self.lost
         if self.is_stopping():
             raise stopped_early(self.stop_signal)
-        rank = self.all[local_rank] = Rank()
+        rank = self.all[local_rank] = RankProcess()
         read_ends, write_ends = zip(os.pipe(), os.pipe(), strict=True)
-        request = msgspec.json.encode(Start(local_rank, dict(variables)))
-        with contextlib.suppress(OSError):  # the server has ended: the next turn says how
+        request = msgspec.json.encode(StartRank(local_rank, dict(variables)))
+        with contextlib.suppress(OSError):  # the server has ended: the next turn reports it
             socket.send_fds(self.channel, [request], write_ends)
         for end in write_ends:
             os.close(end)
@@ -133,27 +142,27 @@ class Ranks:
             self.turn(_TURN_SECONDS)
             if self._limits.step and self._clock() - began > max(self._limits.step, self._limits.long):
                 self._end_server(f"did not start a rank within {self._clock() - began:.0f} s")
-            if self.is_stopping() and not rank.pid:  # the imports are not waited for: it ends with the server
+            if self.is_stopping() and not rank.pid:  # it does not wait for the imports: it ends with the server
                 rank.code = -self.stop_signal
                 raise stopped_early(self.stop_signal)
         if self.lost:
             raise self.lost
-        if self.is_stopping():  # it came in the moment of the start
+        if self.is_stopping():  # it came during the start
             self._stop(local_rank)
         return rank.pid
 
     def send(self, local_rank: int, number: int, *, session: bool = False) -> None:
-        """Signal a rank, or all that it has started as well."""
+        """Signal a rank, or with `session` also all processes it has started."""
         if self.all[local_rank].code is None:
-            self._ask(Signal(local_rank, number, session))
+            self._ask(SignalRank(local_rank, number, session))
 
     def kill(self, local_rank: int, why: str) -> None:
-        """End a rank that hangs, and remember the reason."""
+        """Kill a rank that hangs, and keep the reason."""
         self.all[local_rank].why_killed = why
         self.send(local_rank, signal.SIGKILL, session=True)
 
     def stop(self, number: int) -> None:
-        """Pass a request to stop on to the main process of each rank, once. A signal handler calls this."""
+        """Forward a stop signal to the main process of each rank, once. A signal handler calls this."""
         if not self.stop_signal:
             self.stop_signal = number
             self.stop_at = self._all_time()
@@ -169,7 +178,7 @@ class Ranks:
             self._ask_once(local_rank, self.stop_signal)
 
     def ask(self, number: int) -> None:
-        """Signal the main process of each rank that runs, unless it has had this signal."""
+        """Signal the main process of each running rank, unless it has had this signal."""
         for local_rank in self.alive:
             self._ask_once(local_rank, number)
 
@@ -178,23 +187,23 @@ class Ranks:
         if number not in rank.asked:
             rank.asked.add(number)
             self.send(local_rank, number)
-            self.send(local_rank, signal.SIGCONT)  # one that is stopped hears nothing, and could not save
+            self.send(local_rank, signal.SIGCONT)  # a stopped process handles no signal, and could not save
 
     def _ask(self, request: Request) -> None:
-        with contextlib.suppress(OSError):  # the next turn finds out that the server is gone
+        with contextlib.suppress(OSError):  # the next turn finds that the server has ended
             self.channel.send(msgspec.json.encode(request))
 
-    # -- what is heard ---------------------------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------------------------
 
     @property
     def alive(self) -> list[int]:
-        """The local ranks that run."""
+        """The local ranks that are running."""
         return [local_rank for local_rank, rank in self.all.items() if rank.code is None]
 
     def turn(self, timeout: float) -> None:
-        """Pass on output and note ends, until something has ended or the time is over.
+        """Relay output and note ends, until an event came or the time is over.
 
-        Once the fork server has ended, all ranks have, and `lost` says why.
+        After the end of the fork server, which ends all ranks, `lost` has the reason.
         """
         self._watch_server()
         until = self._all_time() + timeout
@@ -203,13 +212,13 @@ class Ranks:
                 if key.fileobj is not self.channel:
                     self._relay(key)
                 else:
-                    self._hear()
+                    self._read_event()
                     return
             if self._all_time() >= until or self.lost:
                 return
 
     def _watch_server(self) -> None:
-        """End a fork server that has been stopped for longer than a step may take: nobody hears of ranks that end."""
+        """End a fork server that was stopped for longer than a step may take: it reports no ends of ranks."""
         now = self._clock()
         if self.lost or now < self._look_at:
             return
@@ -222,13 +231,13 @@ class Ranks:
         self.server.kill()
 
     def _lose(self) -> None:
-        """The fork server has ended: the kernel kills all ranks."""
+        """Note that the fork server has ended: the kernel kills all ranks."""
         code = self.server.wait()
         what = self._why_ended or (
             f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         )
-        hint = "" if self._why_ended else _KILLED if code == -signal.SIGKILL else "the log has its last words"
-        self.lost = ServerLost(
+        hint = "" if self._why_ended else _KILLED if code == -signal.SIGKILL else "see its last lines in the log"
+        self.lost = ForkServerLost(
             f"the fork server (process {self.server.pid}), which starts the ranks, {what}; its ranks ended with it",
             hint=hint,
         )
@@ -240,27 +249,27 @@ class Ranks:
                 rank.code = -signal.SIGKILL
                 rank.ended_at = time.time()
 
-    def _hear(self) -> None:
+    def _read_event(self) -> None:
         """Read one event."""
         try:
             message = self.channel.recv(MESSAGE_BYTES)
-        except ConnectionResetError:  # it has died before it read what it was told last
+        except ConnectionResetError:  # it has died before it read the last request
             message = b""
         if not message:
             self._lose()
             return
         event: Event = msgspec.json.decode(message, type=Event)
         rank = self.all[event.local_rank]
-        if isinstance(event, Started):
+        if isinstance(event, RankStarted):
             rank.pid = event.pid
-        elif isinstance(event, Ended):
+        elif isinstance(event, RankEnded):
             rank.pid = rank.pid or event.pid
             rank.ended_at = time.time()
             self._relay_rest(rank)
             rank.code = event.code
 
     def _relay(self, key: selectors.SelectorKey) -> bool:
-        """Pass on what one stream has; whether there may be more."""
+        """Relay what a stream has; return whether there may be more."""
         lines, sink = key.data
         try:
             chunk = os.read(key.fd, _READ_BYTES)
@@ -272,11 +281,11 @@ class Ranks:
         self._selector.unregister(key.fd)
         os.close(key.fd)
         sink.write(lines.close())
-        sink.end_line()  # the next line of another rank must not be glued to this last one
+        sink.end_line()  # the next line of another rank must not continue this one
         return False
 
-    def _relay_rest(self, rank: Rank) -> None:
-        """What a rank wrote before it ended, so that its last words are known; bounded, for what it left may go on."""
+    def _relay_rest(self, rank: RankProcess) -> None:
+        """Relay what a rank wrote before it ended; bounded, since processes it has left behind may go on writing."""
         keys = [key for key in self._selector.get_map().values() if key.data and key.data[0] in rank.streams]
         for key in keys:
             for _ in range(_MOST_READS):
@@ -284,10 +293,10 @@ class Ranks:
                     break
 
     def end(self, grace: float, number: int = signal.SIGTERM) -> None:
-        """End every rank that runs: ask, then kill it with all it has started.
+        """End every running rank: signal it, then kill it with all it has started.
 
         Raises:
-            RankStuck: One does not end. It is given up: it is not waited for again.
+            RankStuck: A rank does not end. The agent does not wait for it again.
         """
         self.ask(number)
         self._wait(grace)
@@ -295,7 +304,7 @@ class Ranks:
             self.all[local_rank].asked.add(signal.SIGKILL)
             self.send(local_rank, signal.SIGKILL, session=True)
         self._wait(_KILL_SECONDS)
-        if self.alive and is_stopped(process_state(self.server.pid)):  # it has heard none of this
+        if self.alive and is_stopped(process_state(self.server.pid)):  # it has read no request
             self._end_server("is stopped, ended no rank and was ended itself")
             self._wait(_KILL_SECONDS)
         stuck = [self.all[local_rank] for local_rank in self.alive]
@@ -313,7 +322,7 @@ class Ranks:
             self.turn(min(_TURN_SECONDS, until - self._all_time()))
 
     def forget(self) -> None:
-        """Close the streams of ranks that have ended; what they left behind may hold the other ends."""
+        """Close the streams of ranks that have ended; processes they left behind may hold the other ends."""
         for key in tuple(self._selector.get_map().values()):
             if key.data:
                 self._selector.unregister(key.fd)

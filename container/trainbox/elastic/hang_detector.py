@@ -1,4 +1,4 @@
-"""The agent's eyes on how far the ranks are: hangs, slow ranks and rehearsed faults."""
+"""Hang detection: read the progress of the ranks, end the one that hangs, keep all stacks, name slow ranks."""
 
 import contextlib
 import time
@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainbox.clock import AwakeClock, Silence
-from trainbox.contract.drills import SIGNALS, Drill
 from trainbox.contract.job import Job
-from trainbox.elastic import hang, progress
-from trainbox.elastic.council import Alarm, Council
-from trainbox.elastic.rank import STACKS_SIGNAL
-from trainbox.elastic.ranks import Ranks
+from trainbox.elastic import hang_rules, progress
+from trainbox.elastic.coordination import Alarm, CoordinationStore
+from trainbox.elastic.rank_processes import RankProcesses
+from trainbox.elastic.rank_program import STACKS_SIGNAL
 from trainbox.elastic.variables import hang_directory, stacks_file
 from trainbox.procfs import StoppedProcesses, process_state
 
@@ -22,14 +21,24 @@ WINDOW_SECONDS = 30.0
 _STACKS_SECONDS = 0.2
 
 
-class Watch:
-    """What this host knows of the progress of its ranks, and through the council of all."""
+class HangDetector:
+    """Watches the progress of the ranks of this host, and on the first host that of all.
+
+    Args:
+        job: The contract.
+        coordination: All hosts.
+        processes: The ranks of this host.
+        note: Logs a line.
+        window_seconds: From one look at slow ranks to the next.
+        clock: The time in seconds.
+        state: Returns the state of a process, the letter of /proc/PID/stat.
+    """
 
     def __init__(
         self,
         job: Job,
-        council: Council,
-        ranks: Ranks,
+        coordination: CoordinationStore,
+        processes: RankProcesses,
         note: Callable[[str], None],
         *,
         window_seconds: float = WINDOW_SECONDS,
@@ -37,19 +46,16 @@ class Watch:
         state: Callable[[int], str] = process_state,
     ) -> None:
         settings = job.settings
-        self.limits = hang.Limits(step=settings.hang_seconds, long=settings.start_seconds)
+        self.limits = hang_rules.HangLimits(step=settings.hang_seconds, long=settings.start_seconds)
         self._clock = AwakeClock(clock)
         self._state = state
-        self.council = council
-        self.processes = ranks
+        self.coordination = coordination
+        self.processes = processes
         self.note = note
         self.directory = hang_directory(job)
         #: Global rank by local rank.
         self.ranks: Mapping[int, int] = {}
         self._file = Path()
-        #: Those that have yet to happen; and the ranks to which one has happened in this attempt.
-        self._drills = list(settings.drills)
-        self._struck: set[int] = set()
         self._exchange_at = 0.0
         self._window_seconds = window_seconds
         self._window_at = 0.0
@@ -59,10 +65,14 @@ class Watch:
         self._marks = Silence[int](self._clock)
 
     def begin(self, ranks: Mapping[int, int], file: Path) -> None:
-        """A new attempt, with new slots."""
+        """Begin an attempt.
+
+        Args:
+            ranks: The global rank of each local rank.
+            file: Where the ranks report their progress.
+        """
         self.ranks = ranks
         self._file = file
-        self._struck = set()
         self._slow = {}
         self._stopped = StoppedProcesses(self._clock)
         self._marks = Silence[int](self._clock)
@@ -70,26 +80,26 @@ class Watch:
         self._window_at = self._clock() + self._window_seconds
 
     def step(self, local_rank: int) -> int | None:
-        """Steps that a rank says it has finished; None where it says nothing, and before it knows where it resumes."""
+        """Return the steps a rank has finished; None where it has reported none, or has yet to resume."""
         slot = progress.read(self._file)[local_rank]
-        return slot.step if slot.beat and slot.section is not progress.Section.JOIN else None
+        return slot.step if slot.beat and slot.phase is not progress.StepPhase.JOIN else None
 
     def has_nothing_to_save(self, local_rank: int) -> bool:
-        """Whether a rank says that in this attempt it has yet to finish a step."""
+        """Whether a rank reports that it has yet to finish a step of this attempt."""
         slot = progress.read(self._file)[local_rank]
-        return bool(slot.beat) and slot.section in {progress.Section.JOIN, progress.Section.START}
+        return bool(slot.beat) and slot.phase in {progress.StepPhase.JOIN, progress.StepPhase.START}
 
-    def standings(self) -> list[hang.Standing]:
-        """Where the ranks of this host are that run and say so, or whose process is stopped."""
+    def statuses(self) -> list[hang_rules.RankStatus]:
+        """Return where the running ranks of this host are that report it, or whose process is stopped."""
         slots = progress.read(self._file)
         states = {local: self._state(self.processes.all[local].pid) for local in self.processes.alive}
         ages = self._marks.seconds({local: slots[local].beat for local in states})
         stopped = self._stopped.seconds(states)
         return [
-            hang.standing(
+            hang_rules.rank_status(
                 slots[local],
                 rank=self.ranks[local],
-                host=self.council.host,
+                host=self.coordination.host,
                 state=state,
                 stopped=stopped[local],
                 age=ages[local] if slots[local].beat else stopped[local],  # of silence alone nothing follows
@@ -98,63 +108,29 @@ class Watch:
             if slots[local].beat or stopped[local]
         ]
 
-    # -- rehearsed faults ------------------------------------------------------------------------------------------
-
-    def due(self, rank: int) -> int | None:
-        """The step after which a rank of this host is to meet its next fault; None where it is to meet none."""
-        return min((drill.step for drill in self._drills if drill.rank == rank), default=None)
-
-    def rehearse(self) -> None:
-        """Do to a rank of this host what the request asks for at the step it has reached, once."""
-        if not self._drills:
-            return
-        for local_rank in self.processes.alive:
-            step = self.step(local_rank)
-            mine = [drill for drill in self._drills if drill.rank == self.ranks[local_rank]]
-            reached = [drill for drill in mine if step is not None and step >= drill.step]
-            # What is dead or stopped meets the next one in the next attempt.
-            if reached and local_rank not in self._struck:
-                drill = min(reached, key=lambda one: one.step)
-                self._drills.remove(drill)
-                self._struck.add(local_rank)
-                self._do(drill, local_rank)
-
-    def missed(self) -> tuple[str, ...]:
-        """The faults that have not happened to ranks of this host, each with how far its rank came."""
-        return tuple(
-            f"'{drill}': rank {rank} {_came_to(self.step(local_rank))}"
-            for local_rank, rank in self.ranks.items()
-            for drill in self._drills
-            if drill.rank == rank
-        )
-
-    def _do(self, drill: Drill, local_rank: int) -> None:
-        self.note(f"rehearsing: {drill}")
-        self.processes.send(local_rank, SIGNALS[drill.fault])
-
     # -- hangs -----------------------------------------------------------------------------------------------------
 
     def find_hanging(self) -> Alarm | None:
-        """The rank that keeps the job waiting, seen by the first host; the others only tell where their ranks are."""
+        """Find the rank that keeps the job waiting: on the first host, to which the others report."""
         now = self._clock()
-        if len(self.council.hosts) > 1:
+        if len(self.coordination.hosts) > 1:
             if now < self._exchange_at:
                 return None
             self._exchange_at = now + _EXCHANGE_SECONDS
-            self.council.publish(self.standings())
-            if not self.council.is_first or not self.council.hears_all():
+            self.coordination.publish_statuses(self.statuses())
+            if not self.coordination.is_first or not self.coordination.has_recent_heartbeats():
                 return None
-            found = self.council.standings()
+            found = self.coordination.statuses()
         else:
-            found = self.standings()
+            found = self.statuses()
         self._warn_of_slow(found, now)
-        hanging = hang.find_hanging(found, self.limits)
+        hanging = hang_rules.find_hanging(found, self.limits)
         if hanging is None:
             return None
-        return Alarm(hanging.host, hanging=hanging.rank, why=hang.describe(hanging))
+        return Alarm(hanging.host, hanging=hanging.rank, why=hang_rules.describe(hanging))
 
     def end_hanging(self, alarm: Alarm) -> None:
-        """Keep the stacks of all ranks of this host, then kill the one that hangs if it is here."""
+        """Keep the stacks of all ranks of this host, then kill the hanging one if it is on this host."""
         self._dump()
         for local_rank, rank in self.ranks.items():
             if rank == alarm.hanging:
@@ -176,24 +152,18 @@ class Watch:
 
     # -- slow ranks ------------------------------------------------------------------------------------------------
 
-    def _warn_of_slow(self, standings: list[hang.Standing], now: float) -> None:
+    def _warn_of_slow(self, statuses: list[hang_rules.RankStatus], now: float) -> None:
         if now < self._window_at:
             return
         self._window_at = now + self._window_seconds
-        self._slow = hang.slow_ranks(standings, self._slow)
-        for (rank, section), windows in self._slow.items():
-            if windows == hang.SLOW_WINDOWS:
-                self.note(f"WARNING: {hang.describe_slow(standings, rank, section)}")
-
-
-def _came_to(step: int | None) -> str:
-    if step is None:
-        return "reported no step (a session of trainbox.torch does)"
-    return f"finished {step} step{'' if step == 1 else 's'} in all"
+        self._slow = hang_rules.slow_ranks(statuses, self._slow)
+        for (rank, phase), windows in self._slow.items():
+            if windows == hang_rules.SLOW_WINDOWS:
+                self.note(f"WARNING: {hang_rules.describe_slow(statuses, rank, phase)}")
 
 
 def _waits_in(pid: int) -> str:
-    """The kernel function that a process waits in, where the kernel tells it."""
+    """Return the kernel function that a process waits in, where the kernel tells it."""
     try:
         return Path(f"/proc/{pid}/wchan").read_text().strip("0") or "not known where it waits"
     except OSError:

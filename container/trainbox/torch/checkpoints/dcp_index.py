@@ -1,7 +1,7 @@
-"""DCP's index of a sharded state (`.metadata`), read as data: it is a pickle, and a pickle calls whatever it names.
+"""Read DCP's index of a sharded state (`.metadata`) as data: it is a pickle, which may call any function it names.
 
-Here a name gives neither class nor function, but a record of what was to be made of it. Only the names of honest files
-give one; what DCP's planner has to know is then made anew from the records, and looks into no other file.
+Here a name gives neither class nor function, but a record of its arguments, and only for the names of genuine indexes.
+What DCP's planner needs is then built from the records, and refers to no other file.
 """
 
 import pickle
@@ -23,19 +23,19 @@ from torch.distributed.checkpoint.metadata import (
 
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import dtypes
-from trainbox.torch.checkpoints.pickles import DAMAGED, Record, refuse, require_small_memo
-from trainbox.torch.checkpoints.pool import Range
+from trainbox.torch.checkpoints.pickles import DAMAGED, PickleRecord, refuse, require_small_memo
+from trainbox.torch.checkpoints.shard_catalog import FileRange
 
 T = TypeVar("T")
 
-#: What the index is called.
+#: The name of the index.
 METADATA = ".metadata"
 _CLASSES = "torch.distributed.checkpoint.metadata"
 _WHOLE, _INDEX = f"{_CLASSES}.Metadata", f"{_CLASSES}.MetadataIndex"
 _TENSOR, _BYTES = f"{_CLASSES}.TensorStorageMetadata", f"{_CLASSES}.BytesStorageMetadata"
 _PROPERTIES, _CHUNK = f"{_CLASSES}.TensorProperties", f"{_CLASSES}.ChunkStorageMetadata"
 _PLACE, _SIZE = "torch.distributed.checkpoint.filesystem._StorageInfo", "torch.Size"
-#: Beside the types of numbers. The last four only occur in what is not looked at.
+#: The names in genuine indexes, beside dtypes. The last four occur only in parts that are not read.
 _NAMES = frozenset(
     {
         *(_WHOLE, _TENSOR, _BYTES, _INDEX, _PROPERTIES, _CHUNK, _PLACE, _SIZE),
@@ -45,15 +45,15 @@ _NAMES = frozenset(
 )
 
 
-class Index(msgspec.Struct, frozen=True, eq=False):
-    """What a sharded state consists of, for DCP's planner, and where each part of it lies."""
+class DcpIndex(msgspec.Struct, frozen=True, eq=False):
+    """The contents of a sharded state, for DCP's planner, and the position of each."""
 
     metadata: Metadata
-    places: Mapping[MetadataIndex, Range]
+    places: Mapping[MetadataIndex, FileRange]
 
 
 class _Records(pickle.Unpickler):
-    """Makes records."""
+    """An unpickler that makes records."""
 
     def __init__(self, content: bytes, path: Path) -> None:
         file = BytesIO(content)
@@ -61,30 +61,30 @@ class _Records(pickle.Unpickler):
         super().__init__(file)
         self._path = path
 
-    def find_class(self, module: str, name: str, /) -> Any:  # noqa: ANN401 - as the base class has it
-        """A class of records, new each time, or a type of numbers.
+    def find_class(self, module: str, name: str, /) -> Any:  # noqa: ANN401 - like the base class
+        """Return a new class of records, or a dtype.
 
         Raises:
-            ForeignNameError: An honest index does not have the name.
+            ForeignNameError: A genuine index does not have the name.
         """
         kind = f"{module}.{name}"
         if module == "torch" and name in dtypes():
             return dtypes()[name]
         if kind not in _NAMES:
             raise refuse(self._path, [kind])
-        return type(name, (Record,), {"kind": kind})
+        return type(name, (PickleRecord,), {"kind": kind})
 
 
-def read_index(path: Path, files: Mapping[str, int]) -> Index:
-    """The index of a sharded state.
+def read_index(path: Path, files: Mapping[str, int]) -> DcpIndex:
+    """Read the index of a sharded state.
 
     Args:
         path: The file.
-        files: The sizes of all files of the checkpoint: nothing else may be read.
+        files: The sizes of all files of the checkpoint: no other file may be read.
 
     Raises:
         ForeignNameError: It asks for code, or for a file that is not one of them.
-        CheckpointError: It cannot be read, or is none.
+        CheckpointError: It cannot be read, or is not an index.
     """
     try:
         whole = _state(_Records(path.read_bytes(), path).load(), _WHOLE)
@@ -93,13 +93,13 @@ def read_index(path: Path, files: Mapping[str, int]) -> Index:
     except OSError as error:
         raise CheckpointError(f"the checkpoint {path.parent} can no longer be read: {error}") from error
     except DAMAGED as error:
-        raise CheckpointError(f"{path} is no index of a sharded state: {error!r}") from error
+        raise CheckpointError(f"{path} is not an index of a sharded state: {error!r}") from error
     for index, place in places.items():
         if place.name not in files:
             raise refuse(path, [place.name])
         if not 0 <= place.offset <= place.offset + place.size <= files[place.name]:
             raise CheckpointError(f"{path} places {index.fqn!r} beyond the end of {place.name}")
-    return Index(Metadata(described), places)
+    return DcpIndex(Metadata(described), places)
 
 
 def _described(record: object) -> TensorStorageMetadata | BytesStorageMetadata:
@@ -125,11 +125,13 @@ def _index(record: object) -> MetadataIndex:
     )
 
 
-def _place(record: object) -> Range:
+def _place(record: object) -> FileRange:
     state = _state(record, _PLACE)
     if state.get("transform_descriptors"):
         raise ValueError("its contents are transformed")
-    return Range(_checked(state["relative_path"], str), _checked(state["offset"], int), _checked(state["length"], int))
+    return FileRange(
+        _checked(state["relative_path"], str), _checked(state["offset"], int), _checked(state["length"], int)
+    )
 
 
 def _size(record: object) -> torch.Size:
@@ -137,8 +139,8 @@ def _size(record: object) -> torch.Size:
     return torch.Size(msgspec.convert(numbers, tuple[int, ...]))
 
 
-def _record(value: object, kind: str) -> Record:
-    if not isinstance(value, Record) or value.kind != kind:
+def _record(value: object, kind: str) -> PickleRecord:
+    if not isinstance(value, PickleRecord) or value.kind != kind:
         raise TypeError(f"a {kind} is missing")
     return value
 

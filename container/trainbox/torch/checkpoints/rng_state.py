@@ -1,4 +1,4 @@
-"""The states of all random generators of a rank, to the bit: torch's on the CPU and the GPU, numpy's, Python's."""
+"""RNG state: the exact states of all random generators of a rank, of torch (CPU and GPU), numpy and Python."""
 
 import random
 import sys
@@ -9,11 +9,11 @@ import torch
 
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch.checkpoints.document import unpack
+from trainbox.torch.checkpoints.codec import unpack
 
 
 def capture() -> dict[str, Any]:
-    """The states of the generators that this process has: numpy's only if it is loaded, CUDA's only if in use."""
+    """Return the states of the generators of this process: numpy's only if it is loaded, CUDA's only if in use."""
     states: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
     if (numpy := sys.modules.get("numpy")) is not None:
         states["numpy"] = numpy.random.get_state()
@@ -23,10 +23,10 @@ def capture() -> dict[str, Any]:
 
 
 def restore(states: Mapping[str, Any]) -> None:
-    """Put the generators into the states that `capture` gave.
+    """Restore the states that `capture` returned.
 
     Raises:
-        CheckpointError: They are no such states.
+        CheckpointError: `capture` does not return such states.
     """
     try:
         random.setstate(states["python"])
@@ -40,13 +40,13 @@ def restore(states: Mapping[str, Any]) -> None:
 
 
 def resume(packed: Sequence[torch.Tensor], rank: int, ranks: int, seeds: tuple[int, ...]) -> None:
-    """Go on with the generators of a checkpoint.
+    """Restore the generators of this rank from a checkpoint, or seed them anew on another number of ranks.
 
     Args:
-        packed: The states of each of its ranks (`document.pack`), type uint8.
+        packed: The states of each rank of the checkpoint (`codec.pack`), dtype uint8.
         rank: This rank.
-        ranks: How many there are now. If there were more or fewer, all are seeded anew, from `seeds` and the rank.
-        seeds: Whatever tells this moment of this training from others.
+        ranks: The number of ranks now.
+        seeds: Numbers that tell this step of this training from others, to seed from with the rank.
 
     Raises:
         CheckpointError: A state cannot be restored.
@@ -55,13 +55,13 @@ def resume(packed: Sequence[torch.Tensor], rank: int, ranks: int, seeds: tuple[i
         restore(unpack(packed[rank].numpy().tobytes()))
         return
     if rank == 0:
-        say(f"the checkpoint is that of {len(packed)} ranks, now {ranks}: random generators are seeded anew")
+        say(f"the checkpoint is from {len(packed)} ranks, now there are {ranks}: random generators are seeded anew")
     reseed(*seeds, rank)
 
 
 def reseed(*parts: int) -> None:
-    """Seed all generators from some numbers, differently for any other numbers."""
-    # A linear mix of them would give two ranks one seed at different steps.
+    """Seed all generators from some numbers; other numbers give other seeds."""
+    # A linear combination would give two ranks the same seed at different steps.
     seed = random.Random(repr(parts)).getrandbits(64)  # noqa: S311 - not for secrets; a string is hashed with SHA-512
     random.seed(seed)
     torch.manual_seed(seed)  # CUDA's, too
@@ -69,5 +69,5 @@ def reseed(*parts: int) -> None:
         _numpy_random().seed(seed & 0xFFFFFFFF)
 
 
-def _numpy_random() -> Any:  # noqa: ANN401 - numpy is not there in every environment
+def _numpy_random() -> Any:  # noqa: ANN401 - not every environment has numpy
     return __import__("numpy").random

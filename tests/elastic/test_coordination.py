@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from tests.support.waiting import eventually
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.verdict import Verdict
-from trainbox.elastic.council import LOST_SECONDS, Council, HostLost
+from trainbox.elastic.coordination import LOST_SECONDS, CoordinationStore, HostLost
 
 pytestmark = pytest.mark.process
 
@@ -20,12 +20,12 @@ HOSTS = ("a", "b")
 
 
 class Hosts:
-    """The council of the first host, whose clock the test moves, and what the second one has written in the store."""
+    """The store as the first host, whose clock the test moves, sees it, and what the second one has written in it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=dt.timedelta(seconds=20))
-        self.first = Council(self.store, HOSTS, 0, clock=lambda: self.now)
+        self.first = CoordinationStore(self.store, HOSTS, 0, clock=lambda: self.now)
         self.beats = 0
         self.beat()
 
@@ -54,9 +54,9 @@ def hosts() -> Iterator[Hosts]:
 
 def test_a_host_is_lost_that_shows_no_sign_of_life_for_the_limit(hosts: Hosts) -> None:
     assert hosts.pass_time(3 * int(LOST_SECONDS), beats=True) == ()
-    assert hosts.first.hears_all()
+    assert hosts.first.has_recent_heartbeats()
     assert hosts.pass_time(int(LOST_SECONDS), beats=False) == ()
-    assert not hosts.first.hears_all(), "its ranks cannot be compared with those of others any more"
+    assert not hosts.first.has_recent_heartbeats(), "its ranks cannot be compared with those of others any more"
     assert hosts.pass_time(1, beats=False) == ("b",)
     assert hosts.pass_time(1, beats=True) == ()
 
@@ -80,7 +80,7 @@ def test_how_the_job_ends_is_what_a_host_has_said_first(hosts: Hosts) -> None:
     assert hosts.first.find_end() is None
     client = TCPStore("127.0.0.1", hosts.store.port, is_master=False, timeout=dt.timedelta(seconds=20))
     woken: list[int] = []
-    second = Council(client, HOSTS, 1, on_end=lambda: woken.append(1))
+    second = CoordinationStore(client, HOSTS, 1, on_end=lambda: woken.append(1))
     said = hosts.first.end(Verdict(Diagnosis("algorithm", "the fork server was killed", 137, host="a")))
     eventually(lambda: bool(woken), "the other host to hear of it")
     assert second.ended == said == second.end(Verdict(Diagnosis("algorithm", "something later", 1, host="b")))
@@ -92,7 +92,7 @@ def test_how_the_job_ends_is_what_a_host_has_said_first(hosts: Hosts) -> None:
 
 def test_a_store_that_is_gone_means_that_its_host_is_lost(hosts: Hosts) -> None:
     client = TCPStore("127.0.0.1", hosts.store.port, is_master=False, timeout=dt.timedelta(seconds=20))
-    second = Council(client, HOSTS, 1)
+    second = CoordinationStore(client, HOSTS, 1)
     second.close()
     hosts.first.close()
     del hosts.store, hosts.first._store, hosts.first._round

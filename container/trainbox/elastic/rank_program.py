@@ -1,4 +1,7 @@
-"""What a forked rank does: become what a Python started for the script would be, run the script, say why it failed."""
+"""The program of a rank: run the script as its main program, and write its error to a file.
+
+It runs in a fork of the fork server, or as `python -m trainbox.elastic.rank_program SCRIPT …` in a new interpreter.
+"""
 
 import contextlib
 import faulthandler
@@ -22,7 +25,7 @@ from trainbox.contract.text import printable
 from trainbox.elastic import preload
 from trainbox.errors import TrainboxError
 
-#: Where torch elastic wants an error to be written; its decorator `record` does it, too.
+#: Names the file for the error of a rank: torch elastic's variable, which its decorator `record` reads, too.
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 #: Asks a rank for the stacks of all its threads; a real-time signal that nothing else uses (Lightning takes SIGUSR1).
 STACKS_SIGNAL = signal.SIGRTMAX - 1
@@ -34,14 +37,14 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
     """Run a script as the main program of this process.
 
     Args:
-        variables: Those of this rank that the environment does not have yet.
-        command: What would stand behind `python`: a script or `-m` and a module, then its arguments.
+        variables: Variables of this rank that the environment does not have yet.
+        command: The arguments of `python`: a script or `-m` and a module, then its arguments.
 
     Returns:
         0; an exception ends the process as Python would, with its traceback and 1, or with its own exit code.
 
     Raises:
-        SystemExit: The script has failed, or has asked for it.
+        SystemExit: The script has failed, or has raised it.
     """
     env = {**read_environment(), **variables}
     _settle(env)
@@ -64,7 +67,7 @@ def _warn(read: Callable[[], Mapping[str, str]]) -> None:
 
 
 def _settle(env: Mapping[str, str]) -> None:
-    """What a process of its own would have of its own."""
+    """Set up what a new interpreter would have: variables, random seeds, fault handlers."""
     directory = str(Path.cwd())
     path = env.get("PYTHONPATH", "")
     add_to_environment({**env, "PYTHONPATH": ":".join(filter(None, [directory, path]))})
@@ -72,7 +75,7 @@ def _settle(env: Mapping[str, str]) -> None:
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     faulthandler.enable()
-    # Open for as long as the process lives: the dump is written by a signal handler in C.
+    # Never closed: a signal handler in C writes the stacks.
     stacks = os.open(env[STACKS_FILE_VARIABLE], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True)
 
@@ -87,7 +90,7 @@ def _run_main(command: Sequence[str]) -> None:
         return
     script = Path(command[0]).absolute()
     sys.argv = list(command)
-    sys.path[:0] = dict.fromkeys([str(script.parent), str(Path.cwd())])  # the second stands in PYTHONPATH
+    sys.path[:0] = dict.fromkeys([str(script.parent), str(Path.cwd())])  # the second is in PYTHONPATH
     # As `python script.py` does it: the module stays in sys.modules until the end, so that exit handlers, threads and
     # pickle find it; without a __spec__, so that spawned children of multiprocessing know it by its path.
     loader = _Script("__main__", str(script))
@@ -101,14 +104,14 @@ def _run_main(command: Sequence[str]) -> None:
 
 
 class _Script(importlib.machinery.SourceFileLoader):
-    """Compiles the script anew each time and leaves no compiled file behind, as Python does with a main program."""
+    """Loads the script without a compiled file, as Python does with a main program."""
 
     def path_stats(self, path: str) -> Mapping[str, object]:
         raise OSError(path)
 
 
 def _record(error: BaseException, file: Path) -> None:
-    """Write the error as torch elastic's own handler does, and beside it what tells causes from consequences."""
+    """Write the error as torch elastic's own handler does, with its time and base classes for the attribution."""
     data = {
         "message": {
             "message": printable(f"{type(error).__name__}: {error}"),
@@ -119,12 +122,12 @@ def _record(error: BaseException, file: Path) -> None:
         },
         "trainbox": {"time": time.time(), "family": [f"{c.__module__}.{c.__qualname__}" for c in type(error).__mro__]},
     }
-    with contextlib.suppress(OSError):  # the traceback on stderr says it as well
+    with contextlib.suppress(OSError):  # the traceback is on stderr as well
         file.write_bytes(msgspec.json.encode(data))
 
 
 def _own_part(error: BaseException) -> TracebackType | None:
-    """The traceback without the frames of this module and of Python's import system that stand before the script's."""
+    """Return the traceback without the frames of this module and of Python's import system before the script's."""
     trace = error.__traceback__
     while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
@@ -136,7 +139,11 @@ def _is_ours(file: str) -> bool:
 
 
 def _show(error: BaseException) -> None:
-    """Through the hook: a script, or trainbox in it, may have set its own; it may end the process with another code."""
+    """Print the error through `sys.excepthook`: the script may have set its own, which may exit with another code."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     sys.excepthook(type(error), error, _own_part(error))
+
+
+if __name__ == "__main__":
+    sys.exit(run({}, sys.argv[1:]))
