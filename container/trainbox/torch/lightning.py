@@ -27,7 +27,7 @@ FILE = "lightning.ckpt"
 
 
 def processes() -> dict[str, Any]:
-    """Return the arguments of `Trainer` that tell it of the processes of this job.
+    """Return the arguments of `Trainer` for the processes of this job.
 
     Where trainbox has started one for each device, Lightning joins them. Else it starts one for each device itself.
     """
@@ -38,7 +38,7 @@ def processes() -> dict[str, Any]:
 
 
 class LightningCallback(_Callback):  # type: ignore[misc]  # its library is not read by mypy
-    """Tells trainbox of the Trainer's steps, saves and stops when the ranks have agreed to, logs metric lines.
+    """Report the Trainer's steps to trainbox, save and stop when the ranks have agreed to, log metric lines.
 
     Args:
         every_seconds: From one checkpoint to the next.

@@ -18,7 +18,7 @@ from trainbox.torch.integration import EVERY_SECONDS, Integration
 
 
 class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # its library is not read by mypy
-    """Tells trainbox of the Trainer's steps, saves and stops when the ranks have agreed to, logs metric lines.
+    """Report the Trainer's steps to trainbox, save and stop when the ranks have agreed to, log metric lines.
 
     Args:
         every_seconds: From one checkpoint to the next, besides those of the Trainer's own `save_strategy`.
