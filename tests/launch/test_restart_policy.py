@@ -112,7 +112,7 @@ def test_a_child_is_ready_once_its_probe_says_so_and_is_asked_no_more() -> None:
         asked.append(pid)
         return len(asked) == 3
 
-    process = Running(Readiness(probe, 10, period_seconds=0.5))
+    process: Any = Running(Readiness(probe, 10, period_seconds=0.5))
     waiting = starts(process)
     looks = [waiting.look(NOW + step / 2) for step in range(4)]
     assert [(look.ready, look.again) for look in looks] == [
@@ -125,14 +125,14 @@ def test_a_child_is_ready_once_its_probe_says_so_and_is_asked_no_more() -> None:
 
 
 def test_one_that_is_not_ready_in_time_is_late_once() -> None:
-    process = Running(Readiness(lambda _pid: False, 2, period_seconds=0.5))
+    process: Any = Running(Readiness(lambda _pid: False, 2, period_seconds=0.5))
     waiting = starts(process)
     looks = [waiting.look(NOW + step / 2) for step in range(6)]
     assert [look.late for look in looks] == [(), (), (), (), ((process, 2),), ()]
 
 
 def test_time_in_which_the_supervisor_did_not_run_is_held_against_nobody() -> None:
-    process = Running(Readiness(lambda _pid: False, 2, period_seconds=0.5))
+    process: Any = Running(Readiness(lambda _pid: False, 2, period_seconds=0.5))
     waiting = starts(process)
     waiting.look(NOW)
     assert not waiting.look(NOW + 3600).late  # its container was paused

@@ -20,6 +20,7 @@ from trainbox.launch.plan import Child, Plan
 from trainbox.launch.reason import explain_exit
 from trainbox.launch.restart_policy import NEVER_RESTART, Readiness, RestartPolicy
 from trainbox.launch.supervise import supervise
+from trainbox.procfs import LOOK_SECONDS
 
 pytestmark = pytest.mark.process
 
@@ -162,6 +163,15 @@ def test_a_worker_that_is_never_ready_is_named_and_has_ended_like_any_other(
     assert ("a (exit code 137): was not ready within 3600 s" in server.log) == (ends > 1)
 
 
+def test_what_an_earlier_life_has_said_does_not_make_a_worker_ready(serve: Callable[..., Server]) -> None:
+    lives = "test -e lives && exec sleep 1000; touch lives a.ready; exit 1"
+    policy = RestartPolicy(limit=1, window_seconds=1e9)
+    quickly = {"clock": lambda: time.monotonic() * SPEED, "poller": QuickPoller}
+    failure = serve([("a", lives)], policy=policy, ready=3600, **quickly).outcome.first_failure
+    assert failure is not None
+    assert failure.unready == "was not ready within 3600 s"
+
+
 class StopsWhileAllWait(selectors.DefaultSelector):
     """Asks the supervisor to stop once it waits for longer than any child takes; it must not spin until then."""
 
@@ -231,6 +241,8 @@ def test_a_worker_that_is_stopped_in_a_later_life_is_replaced_too(serve: Callabl
       1) echo 2 > lives; kill -STOP $$;;
     esac
     {SERVES}"""
-    server = serve([("a", lives)], f"{until('test -e a.ready')}{STOP}", hang=0.5)
+    # Longer than from one look at who is stopped to the next: between its lives there is nobody to look at.
+    policy = RestartPolicy(limit=2, first_pause_seconds=1.5 * LOOK_SECONDS, longest_pause_seconds=1.5 * LOOK_SECONDS)
+    server = serve([("a", lives)], f"{until('test -e a.ready')}{STOP}", hang=0.5, policy=policy)
     assert (server.outcome.code, server.outcome.restarts) == (0, 2)
     assert "a (exit code 137): was stopped (SIGSTOP) for " in server.log
