@@ -61,6 +61,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "workbench/build_overlay.py",  # what installs the requirements of a local job
     "workbench/describe.py",  # the verb `describe`
     "workbench/run.py",  # the verb `run`
+    "workbench/run_job.py",  # what a program calls
     "workbench/show_metrics.py",  # the verb `metrics`
 )
 

@@ -100,6 +100,10 @@ class Live:
         self._line.hide()  # stderr may be the same terminal
         self._notes.write(f"{PREFIX}{visible(without_secrets(text, ()))}\n")
 
+    def show(self, name: str, value: float) -> None:
+        """Have the line of progress show a metric."""
+        self._curves.last[name] = value
+
     def tick(self) -> None:
         """Redraw the line, if there is one and its time has come."""
         if self._out.lost and not self._said_lost:
