@@ -111,6 +111,16 @@ def test_the_page_of_tuning_checks_the_regexes_on_a_real_log_and_a_notebook_read
 
 
 @pytest.mark.process
+def test_the_ddp_script_trains_alone(data: Path) -> None:
+    (data / "ddp.py").write_text(example("ddp-script.md", "with session"))
+    line = "TRAINBOX_ROOT=alone python ddp.py --channel train=data/train --batch_size 4 --epochs 1"
+    answer = run_line(line, data)
+    assert answer.returncode == 0, answer.stderr
+    assert "[metrics] step=2 train:loss=" in answer.stdout
+    assert (data / "alone" / "model" / "model.pt").stat().st_size > 0
+
+
+@pytest.mark.process
 @pytest.mark.long
 def test_the_ddp_script_trains_restarts_and_its_checkpoint_is_read(data: Path) -> None:
     script = example("ddp-script.md", "with session")
