@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.snippets import DOCS, PAGES, ROOT, example, find_blocks, find_commands, run_line
+from trainbox import Checkpoints
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -110,6 +111,16 @@ def test_the_page_of_tuning_checks_the_regexes_on_a_real_log_and_a_notebook_read
 
 
 @pytest.mark.process
+def test_the_ddp_script_trains_alone(data: Path) -> None:
+    (data / "ddp.py").write_text(example("ddp-script.md", "with session"))
+    line = "TRAINBOX_ROOT=alone python ddp.py --channel train=data/train --batch_size 4 --epochs 1"
+    answer = run_line(line, data)
+    assert answer.returncode == 0, answer.stderr
+    assert "[metrics] step=2 train:loss=" in answer.stdout
+    assert (data / "alone" / "model" / "model.pt").stat().st_size > 0
+
+
+@pytest.mark.process
 @pytest.mark.long
 def test_the_ddp_script_trains_restarts_and_its_checkpoint_is_read(data: Path) -> None:
     script = example("ddp-script.md", "with session")
@@ -145,6 +156,21 @@ def test_the_pages_of_spot_training_and_of_data_sources_run(data: Path) -> None:
     answer = subprocess.run([sys.executable, "-c", block], cwd=data, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     run_lines(DOCS / "data-sources.md", data, expected=2)
+
+
+@pytest.mark.process
+def test_the_loop_of_the_page_about_checkpoints_resumes_where_it_was(tmp_path: Path) -> None:
+    loop = example("checkpoints-and-stopping.md", "store.latest()")
+    around = "import trainbox\n\ndef save(path):\n    path.write_bytes(b'weights')\n\nbest, steps = 0.5, {steps}\n"
+    for steps, resumed in ((250, "starting fresh"), (300, "resuming from step 200")):
+        script = f"{around.format(steps=steps)}{loop}\nprint('began behind', start)\n"
+        done = run_line(f"TRAINBOX_ROOT=ml python -c {shlex.quote(script)}", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert resumed in done.stderr
+    assert "began behind 200" in done.stdout
+    found = Checkpoints(tmp_path / "ml" / "checkpoints").latest()
+    assert found is not None
+    assert (found.step, found.info) == (300, {"best": 0.5})
 
 
 #: As scripts for torchrun are written.

@@ -1,9 +1,11 @@
 """What the pages ask of AWS is what AWS's API models have: calls of boto3, commands of the CLI, policies."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 
 from tests.support.aws_calls import check_call, check_command, find_calls
@@ -84,6 +86,16 @@ def test_the_policy_reaches_every_place_that_the_calls_name() -> None:
     for place in places:
         path = place.partition("s3://")[2]
         assert any(path.startswith(prefix) and "/" in prefix for prefix in prefixes), place
+
+
+def test_every_option_of_the_table_is_a_field_of_the_request() -> None:
+    rows = re.findall(r"^\|[^|]+\| `([A-Z][A-Za-z0-9.]+)`", (DOCS / "submit-a-job.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 15
+    model = botocore.session.get_session().get_service_model("sagemaker")
+    for row in rows:
+        shape = model.operation_model("CreateTrainingJob").input_shape
+        for name in row.split("."):
+            shape = getattr(shape, "member", shape).members[name]
 
 
 def test_the_regex_of_the_tuning_job_is_that_of_the_metric() -> None:

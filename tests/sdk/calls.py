@@ -16,6 +16,8 @@ from botocore.httpsession import URLLib3Session
 IDENTITY = b"""<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
 <Arn>arn:aws:iam::111122223333:user/me</Arn><UserId>me</UserId><Account>111122223333</Account>
 </GetCallerIdentityResult></GetCallerIdentityResponse>"""
+#: A person may rarely ask IAM what a role may do; the SDK goes on without.
+DENIED = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
 #: What SageMaker answers. The SDKs read back the job that they have created.
 NAME = "job"
 ANSWERS = {
@@ -38,15 +40,17 @@ def answer(recorded: list[tuple[str, dict[str, Any]]], request: AWSPreparedReque
     """Write a request down and answer it."""
     target = request.headers.get("X-Amz-Target", b"")
     operation = (target.decode() if isinstance(target, bytes) else target).rpartition(".")[2]
-    content, headers = b"", {"ETag": '"0"', "x-amz-bucket-region": "eu-central-1"}
+    content, status, headers = b"", 200, {"ETag": '"0"', "x-amz-bucket-region": "eu-central-1"}
     if operation:
         given = json.loads(request.body or b"{}")
         recorded.append((operation, given))
         content = json.dumps({**given, "CreationTime": 0, **ANSWERS.get(operation, {})}).encode()
         headers["Content-Type"] = "application/x-amz-json-1.1"
-    elif ".sts." in request.url or "sts." in request.url:
-        content, headers["Content-Type"] = IDENTITY, "text/xml"
-    return AWSResponse(request.url, 200, headers, Body(content))
+    elif "//sts." in request.url:
+        content = IDENTITY
+    elif "//iam." in request.url:
+        content, status = DENIED, 403
+    return AWSResponse(request.url, status, headers, Body(content))
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def read_table(
     patience: float = PATIENCE,
     inspect: Inspect | None = None,
 ) -> Table:
-    """Read all files of a channel into one table.
+    """Read every file of a channel.
 
     Args:
         channel: The job's channel, or a directory, or one file. In Pipe mode, its first pipe is read to its end.

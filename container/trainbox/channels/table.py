@@ -59,7 +59,7 @@ class Columns(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
-    """The rows of a channel: n rows, m features. A missing value is NaN; only bounds may be infinite."""
+    """The rows of a channel: n rows, m features; nothing in it but a bound is infinite, and a missing value is NaN."""
 
     #: (n,), or (n, k) where a row has k > 1 labels.
     labels: Floats
