@@ -760,7 +760,7 @@ def test_hosts_that_start_again_in_place_go_on_from_what_each_has_written(tmp_pa
     assert [one["first"] for one in resumed] == [3] * 4
     assert [(one["ended"], one["next"]) for one in resumed] == [(one["ended"], one["next"]) for one in straight]
     assert "resuming from step 3 (the shards of algo-1, algo-2)" in resumed[0]["said"]
-    assert "rank 2 has got " in resumed[0]["said"]  # at least what DCP says about the files
+    assert "rank 2 has fetched " in resumed[0]["said"]  # at least what DCP says about the files
 
 
 @pytest.mark.parametrize(("size", "hosts"), [(4, 2), (2, 2), (3, 3), (6, 3), (1, 1)])
@@ -777,7 +777,7 @@ def test_what_a_host_lacks_comes_from_one_that_has_it(
     told = run(tmp_path / "HOST", "sharded", size, 3, hosts)
     assert {(one["first"], one["began"]) for one in told} == {(2, ended)}
     assert all(one["progress"] == {"steps": 2} for one in told)
-    assert ("has got" in told[0]["said"]) == (hosts > 1)
+    assert ("has fetched" in told[0]["said"]) == (hosts > 1)
     assert not list(tmp_path.rglob("algo-1/algo-2/step-00000003"))
 
 
