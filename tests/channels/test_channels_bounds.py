@@ -9,10 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from tests.support.writers import frame, record, tensor, write
-from trainbox.channels import Columns, read_blocks, read_table
+from trainbox.channels import ColumnSpec, read_blocks, read_table
 from trainbox.errors import DataError
 
-BOUNDS = Columns(labels=2, bounds=True)
+BOUNDS = ColumnSpec(labels=2, bounds=True)
 CENSORED = [[1, 2], [3, np.inf], [3, np.inf], [0, 5], [0, 5], [4, 4]]
 
 
@@ -83,6 +83,6 @@ def test_records_have_bounds_and_libsvm_has_no_room_for_them(tmp_path: Path) -> 
 
 def test_without_bounds_two_labels_are_finite(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/a\.csv:1: column 2: 'inf' is infinite"):
-        read_table(write(tmp_path, {"a.csv": "1,inf,0.5\n"}), columns=Columns(labels=2))
+        read_table(write(tmp_path, {"a.csv": "1,inf,0.5\n"}), columns=ColumnSpec(labels=2))
     with pytest.raises(ValueError, match="bounds are two"):
-        Columns(bounds=True)
+        ColumnSpec(bounds=True)

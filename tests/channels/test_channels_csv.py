@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.writers import write
-from trainbox.channels import Columns, read_table
+from trainbox.channels import ColumnSpec, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
-WEIGHTED = Columns(weight=True)
+WEIGHTED = ColumnSpec(weight=True)
 
 
 def test_the_weight_is_the_column_behind_the_label(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_the_weight_is_the_column_behind_the_label(tmp_path: Path) -> None:
 
 
 def test_several_labels_make_a_matrix(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path, {"a.csv": "y,z,a\n1,2,3\n4,5,6\n"}), columns=Columns(labels=2))
+    table = read_table(write(tmp_path, {"a.csv": "y,z,a\n1,2,3\n4,5,6\n"}), columns=ColumnSpec(labels=2))
     assert table.labels.tolist() == [[1, 2], [4, 5]]
     assert table.labels.shape == (2, 2)
     assert table.feature_names == ("a",)
@@ -35,7 +35,7 @@ def test_several_labels_make_a_matrix(tmp_path: Path) -> None:
 @pytest.mark.parametrize("group", ["query", "2"])
 def test_the_group_is_found_by_name_and_by_position(tmp_path: Path, group: str) -> None:
     text = "y,a,query,b\n1,2,77,3\n0,4,77,5\n1,6,9007199254740993,7\n"
-    table = read_table(write(tmp_path, {"a.csv": text}), columns=Columns(group=group))
+    table = read_table(write(tmp_path, {"a.csv": text}), columns=ColumnSpec(group=group))
     assert table.groups is not None
     assert table.groups.tolist() == [77, 77, 9007199254740993]
     assert table.groups.dtype == np.int64
@@ -44,7 +44,7 @@ def test_the_group_is_found_by_name_and_by_position(tmp_path: Path, group: str) 
 
 
 def test_a_group_before_the_weight_leaves_the_weight_behind_the_label(tmp_path: Path) -> None:
-    columns = Columns(weight=True, group="1")
+    columns = ColumnSpec(weight=True, group="1")
     table = read_table(write(tmp_path, {"a.csv": "1,5,0.5,7\n0,5,2,8\n"}), columns=columns)
     assert table.weights is not None
     assert table.groups is not None
@@ -61,22 +61,22 @@ def test_quoted_numbers_are_numbers_and_quoted_names_names(tmp_path: Path) -> No
 
 def test_missing_values_are_those_declared_and_no_others(tmp_path: Path) -> None:
     directory = write(tmp_path, {"a.csv": "1,?,-999,3\n0,1,2,3\n"})
-    table = read_table(directory, columns=Columns(missing=("?", "-999")))
+    table = read_table(directory, columns=ColumnSpec(missing=("?", "-999")))
     assert np.isnan(table.features[0, :2]).all()
     (directory / "b.csv").write_text("1,2,3,4\n1,,2,3\n")
     with pytest.raises(DataError, match=r"b\.csv:2: column 2: '' is not a number\n.*a missing value is \?, -999"):
-        read_table(directory, columns=Columns(missing=("?", "-999")))
+        read_table(directory, columns=ColumnSpec(missing=("?", "-999")))
 
 
 def test_a_delimiter_that_is_given_is_not_guessed(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path, {"a.csv": "1 2 3\n4 5 6\n"}), columns=Columns(delimiter=" "))
+    table = read_table(write(tmp_path, {"a.csv": "1 2 3\n4 5 6\n"}), columns=ColumnSpec(delimiter=" "))
     assert table.features.tolist() == [[2, 3], [5, 6]]
 
 
-@pytest.mark.parametrize("given", [{"labels": 0}, {"delimiter": ""}, {"delimiter": "::"}, {"delimiter": "\n"}])
+@pytest.mark.parametrize("given", [{"labels": -1}, {"delimiter": ""}, {"delimiter": "::"}, {"delimiter": "\n"}])
 def test_columns_that_cannot_be_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"labels|delimiter"):
-        Columns(**given)  # type: ignore[arg-type]
+        ColumnSpec(**given)  # type: ignore[arg-type]
 
 
 def test_a_header_in_one_of_many_files_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,50 +125,54 @@ def test_packed_files_larger_than_a_block_are_read(tmp_path: Path, suffix: str, 
     assert (table.features[:, 0] == table.labels + 0.5).all()
 
 
-BAD: dict[str, tuple[Columns, dict[str, str | bytes], str]] = {
-    "a quoted text": (Columns(), {"a.csv": '1,2\n0,"x"\n'}, r"train/a\.csv:2: column 2: 'x' is not a number"),
+BAD: dict[str, tuple[ColumnSpec, dict[str, str | bytes], str]] = {
+    "a quoted text": (ColumnSpec(), {"a.csv": '1,2\n0,"x"\n'}, r"train/a\.csv:2: column 2: 'x' is not a number"),
     "labels of strings under a header": (
-        Columns(),
+        ColumnSpec(),
         {"a.csv": "y,a\nyes,2\n"},
         r"train/a\.csv:2: column 1 \('y'\): 'yes' is not a number, and the label must be one\n.*encode the labels",
     ),
     "labels of strings without a header": (
-        Columns(),
+        ColumnSpec(),
         {"a.csv": "yes,2\nno,3\n"},
-        r"train/a\.csv:1: 'yes' is not a number, and the label must be one\n.*encode the labels",
+        r"train/a\.csv:1: column 1: 'yes' is not a number, and the label must be one\n.*encode the labels",
     ),
-    "a label that is NaN": (Columns(), {"a.csv": "1,2\nnan,3\n"}, r"a\.csv:2: column 1: the label is missing"),
-    "an infinite label": (Columns(), {"a.csv": "1,2\ninf,3\n"}, r"a\.csv:2: column 1: 'inf' is infinite"),
-    "the second label missing": (Columns(labels=2), {"a.csv": "1,2,3\n1,,3\n"}, r"a\.csv:2: column 2: the label is"),
+    "a label that is NaN": (ColumnSpec(), {"a.csv": "1,2\nnan,3\n"}, r"a\.csv:2: column 1: the label is missing"),
+    "an infinite label": (ColumnSpec(), {"a.csv": "1,2\ninf,3\n"}, r"a\.csv:2: column 1: 'inf' is infinite"),
+    "the second label missing": (ColumnSpec(labels=2), {"a.csv": "1,2,3\n1,,3\n"}, r"a\.csv:2: column 2: the label is"),
     "a negative weight": (WEIGHTED, {"a.csv": "1,1,3\n1,-0.5,3\n"}, r"a\.csv:2: column 2: the weight '-0.5' is neg"),
     "a missing weight": (WEIGHTED, {"a.csv": "y,w,a\n1,,3\n"}, r"a\.csv:2: column 2 \('w'\): the weight is missing"),
     "a weight of text": (WEIGHTED, {"a.csv": "1,1,3\n1,w,3\n"}, r"a\.csv:2: column 2: 'w' is not a number"),
     "no room for a weight": (WEIGHTED, {"a.csv": "1,1\n"}, r"2 columns only; a label, a weight and at least one feat"),
-    "no room for labels": (Columns(labels=3), {"a.csv": "1,1,2\n"}, "3 labels and at least one feature"),
+    "no room for labels": (ColumnSpec(labels=3), {"a.csv": "1,1,2\n"}, "3 labels and at least one feature"),
     "an unknown group": (
-        Columns(group="q"),
+        ColumnSpec(group="q"),
         {"a.csv": "y,a\n1,2\n"},
         r"train/a\.csv has no column 'q' for the groups of rows: its columns are y, a",
     ),
-    "a group beyond the last column": (Columns(group="3"), {"a.csv": "1,2,3\n"}, "no column '3'.*no header"),
-    "a group's name that comes twice": (Columns(group="q"), {"a.csv": "y,q,q\n1,2,3\n"}, "has 2 columns called 'q'"),
-    "a group of text": (Columns(group="1"), {"a.csv": "1,2,3\n1,q7,3\n"}, r"a\.csv:2: column 2: 'q7' is not an int"),
-    "a missing group": (Columns(group="1"), {"a.csv": "1,2,3\n1,,3\n"}, r"a\.csv:2: column 2: the group is missing"),
+    "a group beyond the last column": (ColumnSpec(group="3"), {"a.csv": "1,2,3\n"}, "no column '3'.*no header"),
+    "a group's name that comes twice": (ColumnSpec(group="q"), {"a.csv": "y,q,q\n1,2,3\n"}, "has 2 columns called 'q'"),
+    "a group of text": (ColumnSpec(group="1"), {"a.csv": "1,2,3\n1,q7,3\n"}, r"a\.csv:2: column 2: 'q7' is not an int"),
+    "a missing group": (ColumnSpec(group="1"), {"a.csv": "1,2,3\n1,,3\n"}, r"a\.csv:2: column 2: the group is missing"),
     "a group that comes back": (
-        Columns(group="q"),
+        ColumnSpec(group="q"),
         {"a.csv": "y,q,a\n1,7,1\n1,8,1\n", "b.csv": "\ny,q,a\n\n1,8,1\n1,7,1\n"},
         r"train/b\.csv:5: rows of group 7 came before",
     ),
-    "an open quote": (Columns(), {"a.csv": '1,2\n1,"2\n1,2\n'}, r"train/a\.csv:2: column 2: '2\\n1,2\\n' is not"),
-    "a cell without end": (Columns(), {"a.csv": "1,2\n1," + "9" * 200_000 + "\n"}, r"train/a\.csv"),
-    "no line end at all": (Columns(), {"a.csv": b"1" * (65 * 1024**2)}, r"train/a\.csv:1: no end of the line within"),
-    "bytes of zero": (Columns(), {"a.csv": b"1,2\n1,\0\n"}, r"train/a\.csv:2: column 2: '\\x00' is not a number"),
+    "an open quote": (ColumnSpec(), {"a.csv": '1,2\n1,"2\n1,2\n'}, r"train/a\.csv:2: column 2: '2\\n1,2\\n' is not"),
+    "a cell without end": (ColumnSpec(), {"a.csv": "1,2\n1," + "9" * 200_000 + "\n"}, r"train/a\.csv"),
+    "no line end at all": (
+        ColumnSpec(),
+        {"a.csv": b"1" * (65 * 1024**2)},
+        r"train/a\.csv:1: no end of the line within",
+    ),
+    "bytes of zero": (ColumnSpec(), {"a.csv": b"1,2\n1,\0\n"}, r"train/a\.csv:2: column 2: '\\x00' is not a number"),
 }
 
 
 @pytest.mark.parametrize(("columns", "files", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_files_are_errors_that_say_where(
-    tmp_path: Path, columns: Columns, files: dict[str, str | bytes], message: str
+    tmp_path: Path, columns: ColumnSpec, files: dict[str, str | bytes], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path, files), columns=columns)
@@ -181,8 +185,8 @@ def test_label_size_in_the_content_type_is_honoured_unless_the_caller_knows_bett
     channel = Channel("train", directory, content_type="text/csv; label_size=2; charset=UTF-8")
     assert read_table(channel).labels.tolist() == [[1, 2], [5, 6]]
     assert "the first 2 columns are labels" in capsys.readouterr().err
-    assert read_table(channel, columns=Columns(labels=3)).labels.shape == (2, 3)
-    assert "is not heeded" in capsys.readouterr().err
+    assert read_table(channel, columns=ColumnSpec(labels=3)).labels.shape == (2, 3)
+    assert "is ignored" in capsys.readouterr().err
     assert read_table(channel, content_type="csv").labels.tolist() == [1, 5]
 
 
@@ -214,7 +218,7 @@ def test_any_cut_into_blocks_gives_the_same_table(
 ) -> None:
     path = write(tmp_path_factory.mktemp("data"), {"a.csv": "\n".join(f"1,{','.join(row)}" for row in rows)}) / "a.csv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainbox.channels.request.block_bytes", lambda: size)
+        patch.setattr("trainbox.channels.read.block_bytes", lambda: size)
         table = read_table(path)
     expected = [[np.float32(cell.strip('"') if cell not in {"", "NA"} else "nan") for cell in row] for row in rows]
     assert table.features.tobytes() == np.array(expected, np.float32).tobytes()

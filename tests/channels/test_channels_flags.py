@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.support.writers import write
-from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
+from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
 from trainbox.errors import DataError
 
 
@@ -64,11 +64,11 @@ def test_numbers_beside_truth_values_are_the_same_bits(tmp_path: Path) -> None:
 
 def test_a_weight_may_be_a_truth_value_and_a_group_may_not(tmp_path: Path) -> None:
     directory = write(tmp_path, {"a.csv": "1,True,7\n0,False,8\n"})
-    weights = read_table(directory, columns=Columns(weight=True)).weights
+    weights = read_table(directory, columns=ColumnSpec(weight=True)).weights
     assert weights is not None
     assert weights.tolist() == [1, 0]
     with pytest.raises(DataError, match=r"a\.csv:1: column 2: 'True' is not an integer"):
-        read_table(directory, columns=Columns(group="1"))
+        read_table(directory, columns=ColumnSpec(group="1"))
 
 
 def test_what_is_no_truth_value_is_found_with_its_line(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.writers import sparse_features, write
-from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
+from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -103,20 +103,20 @@ def test_a_file_that_looks_like_libsvm_is_read_as_such_and_that_is_said(
 
 
 BAD = {
-    "a token without a value": ("1 1:2 3\n", r"a\.svm:1: '3' is no index:value"),
+    "a token without a value": ("1 1:2 3\n", r"a\.svm:1: '3' is not index:value"),
     "two colons": ("0 1:1\n1 1:2:3\n", r"a\.svm:2: '1:2:3': the value is not a number"),
-    "no index": ("0 1:1\n1 :3\n", r"a\.svm:2: ':3' is no index:value"),
+    "no index": ("0 1:1\n1 :3\n", r"a\.svm:2: ':3' is not index:value"),
     "no value": ("0 1:1\n1 3:\n", r"a\.svm:2: '3:': the value is not a number"),
-    "an index of text": ("0 1:1\n1 a:3\n", r"a\.svm:2: 'a:3' is no index:value"),
-    "a fractional index": ("0 1:1\n1 1.5:3\n", r"a\.svm:2: '1.5:3' is no index:value"),
-    "a negative index": ("0 1:1\n1 -1:3\n", r"a\.svm:2: '-1:3' is no index:value"),
+    "an index of text": ("0 1:1\n1 a:3\n", r"a\.svm:2: 'a:3' is not index:value"),
+    "a fractional index": ("0 1:1\n1 1.5:3\n", r"a\.svm:2: '1.5:3' is not index:value"),
+    "a negative index": ("0 1:1\n1 -1:3\n", r"a\.svm:2: '-1:3' is not index:value"),
     "an index beyond all": ("0 1:1\n1 4294967296:3\n", r"a\.svm:2: '4294967296:3': the index is larger than"),
     "a value of text": ("0 1:1\n1 1:x\n", r"a\.svm:2: '1:x': the value is not a number"),
     "a quoted value": ('0 1:1\n1 1:"2"\n', r"a\.svm:2: '1:\"2\"': the value is not a number"),
     "an infinite value": ("0 1:1\n\n1 1:2 2:inf\n", r"a\.svm:3: a value is infinite"),
     "a value too large": ("0 1:1\n1 1:1e300\n", r"a\.svm:2: a value is infinite"),
-    "an index twice": ("0 1:1\n1 1:2 1:2\n", r"a\.svm:2: index 1 comes twice in one row"),
-    "an index twice, not in order": ("0 1:1\n1 1:2 5:1 1:2\n", r"a\.svm:2: index 1 comes twice in one row"),
+    "an index twice": ("0 1:1\n1 1:2 1:2\n", r"a\.svm:2: index 1 is repeated in one row"),
+    "an index twice, not in order": ("0 1:1\n1 1:2 5:1 1:2\n", r"a\.svm:2: index 1 is repeated in one row"),
     "a label of text": ("0 1:1\nyes 1:2\n", r"a\.svm:2: the label 'yes' is not a number"),
     "a missing label": ("0 1:1\n1:2 2:2\n", r"a\.svm:2: the row has a weight, the rows before have none"),
     "a label that is NaN": ("0 1:1\nnan 1:2\n", r"a\.svm:2: the label is missing"),
@@ -125,10 +125,10 @@ BAD = {
     "a weight of text": ("0:1 1:1\n1:w 1:2\n", r"a\.svm:2: the weight 'w' is not a number"),
     "a group in some rows": ("0 qid:1 1:1\n1 1:2\n", r"a\.svm:2: the row has no qid, the rows before have one"),
     "a group in later rows": ("0 1:1\n1 qid:1 1:2\n", r"a\.svm:2: the row has a qid, the rows before have none"),
-    "a group of text": ("0 qid:1 1:1\n1 qid:x 1:2\n", r"a\.svm:2: 'qid:x' is no group"),
-    "a group behind a pair": ("0 qid:1 1:1\n1 1:2 qid:1\n", r"a\.svm:2: 'qid:1' stands behind a pair"),
+    "a group of text": ("0 qid:1 1:1\n1 qid:x 1:2\n", r"a\.svm:2: 'qid:x' is not a group"),
+    "a group behind a pair": ("0 qid:1 1:1\n1 1:2 qid:1\n", r"a\.svm:2: 'qid:1' follows a pair"),
     "a group that comes back": ("0 qid:1 1:1\n\n0 qid:2 1:1\n1 qid:1 1:2\n", r"a\.svm:4: rows of group 1 came before"),
-    "CSV further down": ("0 1:1\n1,2,3\n", r"a\.svm:2: '1,2,3' is no label: this looks like CSV"),
+    "CSV further down": ("0 1:1\n1,2,3\n", r"a\.svm:2: '1,2,3' is not a label: this looks like CSV"),
     "labels alone": ("0\n1\n", r"a\.svm: no row has a feature"),
     "a byte of zero": ("0 1:1\n1 1:\0\n", r"a\.svm:2: column 5 holds the control byte 0x00"),
     "a byte of zero between two pairs": ("0 1:1\n1 1:2\x002:3\n", r"a\.svm:2: column 6 holds the control byte 0x00"),
@@ -138,10 +138,13 @@ BAD = {
     "a byte of zero for a line end": ("0 1:1\x001 1:2\n", r"a\.svm:1: column 6 holds the control byte 0x00"),
     "lines of zeros": ("0 1:1\n\0\0\n1 1:2\n", r"a\.svm:2: column 1 holds the control byte 0x00"),
     "a blank that is no ASCII": ("0 1:1\n1 1:2\u00a02:3\n", r"a\.svm:2: '1:2\\xa02:3': the value is not a number"),
-    "a file that ends within an index": ("0 1:1\n1 1:2 3", r"a\.svm:2: '3' is no index:value\n.*the file ends here"),
+    "a file that ends within an index": ("0 1:1\n1 1:2 3", r"a\.svm:2: '3' is not index:value\n.*the file ends here"),
     "a file that ends behind a colon": ("0 1:1\n1 1:2 3:", r"a\.svm:2: '3:': the value .*\n.*the file ends here"),
     "a file that ends within a number": ("0 1:1\n1 1:2 3:1e", r"a\.svm:2: '3:1e': the value .*\n.*the file ends here"),
-    "a file that ends within a qid": ("0 qid:1 1:1\n1 qid:", r"a\.svm:2: 'qid:' is no group.*\n.*the file ends here"),
+    "a file that ends within a qid": (
+        "0 qid:1 1:1\n1 qid:",
+        r"a\.svm:2: 'qid:' is not a group.*\n.*the file ends here",
+    ),
     "a fault far down": ("0 1:1 2:3.25\n" * 350_000 + "1 1:x\n", r"a\.svm:350001: '1:x'"),
 }
 
@@ -176,7 +179,7 @@ def test_a_content_type_that_the_rows_contradict_is_refused(tmp_path: Path) -> N
 def test_columns_that_libsvm_does_not_have_are_said_not_to_be_heeded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert read_table(write(tmp_path, {"a.svm": "1 1:2\n"}), columns=Columns(weight=True)).weights is None
+    assert read_table(write(tmp_path, {"a.svm": "1 1:2\n"}), columns=ColumnSpec(weight=True)).weights is None
     assert "libsvm has no columns of weights or groups" in capsys.readouterr().err
 
 
@@ -219,7 +222,7 @@ def test_what_is_written_is_read_back_to_the_bit_however_it_is_cut(
     if not any(pairs for _, pairs in rows):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainbox.channels.request.block_bytes", lambda: size)
+        patch.setattr("trainbox.channels.read.block_bytes", lambda: size)
         table = read_table(path)
     found = sparse_features(table)
     assert table.labels.tobytes() == np.array([label for label, _ in rows], np.float32).tobytes()

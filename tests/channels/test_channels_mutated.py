@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from tests.support.writers import MAGIC, dense, frame, record, sparse, tensor, varint, write
-from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
+from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
 from trainbox.errors import DataError
 
 _ROWS = np.arange(60, dtype=np.float32).reshape(-1, 3)
@@ -95,7 +95,7 @@ def test_text_of_what_text_consists_of_is_read_or_refused(tmp_path_factory: pyte
     directory.mkdir()
     for name in ("a.csv", "a.svm", "part"):
         (directory / name).write_text(text, newline="")
-        for columns in (Columns(), Columns(labels=1, weight=True), Columns(group="0")):
+        for columns in (ColumnSpec(), ColumnSpec(labels=1, weight=True), ColumnSpec(group="0")):
             with contextlib.suppress(DataError):
                 read_table(directory / name, columns=columns)
         (directory / name).unlink()

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.support.writers import write
-from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
+from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -47,7 +47,7 @@ def test_weight_group_and_labels_stand_where_they_are_said_to(tmp_path: Path) ->
     }
     directory = put(tmp_path / "train", "a.parquet", columns)
     for group in ("query", "4"):
-        table = read_table(directory, columns=Columns(labels=2, weight=True, group=group))
+        table = read_table(directory, columns=ColumnSpec(labels=2, weight=True, group=group))
         assert table.labels.tolist() == [[1, 4], [2, 5], [3, 6]]
         assert table.weights is not None
         assert table.groups is not None
@@ -92,18 +92,18 @@ def test_what_is_no_number_is_refused_with_its_name_and_type(
 @pytest.mark.parametrize(
     ("place", "value", "columns", "what"),
     [
-        ("a", np.inf, Columns(), "a value is infinite"),
-        ("a", 1e300, Columns(), "a value is infinite"),
-        ("y", np.nan, Columns(), "the label is missing"),
-        ("y", -np.inf, Columns(), "the label is infinite"),
-        ("w", -1.0, Columns(weight=True), "the weight is negative"),
-        ("w", None, Columns(weight=True), "the weight is missing"),
-        ("w", np.inf, Columns(weight=True), "the weight is infinite"),
-        ("q", None, Columns(group="q"), "the group is missing"),
+        ("a", np.inf, ColumnSpec(), "a value is infinite"),
+        ("a", 1e300, ColumnSpec(), "a value is infinite"),
+        ("y", np.nan, ColumnSpec(), "the label is missing"),
+        ("y", -np.inf, ColumnSpec(), "the label is infinite"),
+        ("w", -1.0, ColumnSpec(weight=True), "the weight is negative"),
+        ("w", None, ColumnSpec(weight=True), "the weight is missing"),
+        ("w", np.inf, ColumnSpec(weight=True), "the weight is infinite"),
+        ("q", None, ColumnSpec(group="q"), "the group is missing"),
     ],
 )
 def test_a_bad_value_is_found_by_its_row(
-    tmp_path: Path, place: str, value: float | None, columns: Columns, what: str
+    tmp_path: Path, place: str, value: float | None, columns: ColumnSpec, what: str
 ) -> None:
     rows = 50_000
     cells: dict[str, list[float | None]] = {name: [1] * rows for name in ("y", "w", "a", "q")}
@@ -116,7 +116,7 @@ def test_a_bad_value_is_found_by_its_row(
 def test_a_group_that_is_no_integer_is_refused(tmp_path: Path) -> None:
     directory = put(tmp_path / "train", "a.parquet", {"y": pa.array([1]), "a": pa.array([1]), "q": pa.array([1.5])})
     with pytest.raises(DataError, match=r"column 3 \('q'\) has the groups of rows and is of type double"):
-        read_table(directory, columns=Columns(group="q"))
+        read_table(directory, columns=ColumnSpec(group="q"))
 
 
 def test_files_with_other_columns_are_refused(tmp_path: Path) -> None:

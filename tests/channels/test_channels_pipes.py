@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse
 
 from tests.support.writers import dense, frame
-from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
+from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -58,7 +58,7 @@ def test_the_headers_of_files_that_were_joined_are_no_rows(tmp_path: Path, capsy
         table = read_table(piped(tmp_path), patience=SECONDS)
     assert table.labels.tolist() == [1, 3, 5]
     assert table.feature_names == ("a",)
-    assert capsys.readouterr().err.count("the header comes again further down") == 1
+    assert capsys.readouterr().err.count("the header is repeated further down") == 1
 
 
 def test_a_fault_in_a_pipe_has_the_line_of_the_stream(tmp_path: Path) -> None:
@@ -138,4 +138,4 @@ def test_how_much_comes_through_a_pipe_is_not_guessed(tmp_path: Path) -> None:
 def test_groups_are_followed_from_block_to_block_of_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "train_0").write_text("".join(f"1,{row // 3},5\n" for row in range(30)) + "1,2,5\n")
     with pytest.raises(DataError, match=r"train_0:31: rows of group 2 came before"):
-        list(read_blocks(piped(tmp_path), columns=Columns(group="1"), rows=4))
+        list(read_blocks(piped(tmp_path), columns=ColumnSpec(group="1"), rows=4))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support import writers
 from tests.support.writers import dense, entry, field, frame, record, sparse, sparse_features, tensor, write
-from trainbox.channels import estimate_bytes, read_blocks, read_table, recordio
+from trainbox.channels import estimate_bytes, read_blocks, read_table
+from trainbox.channels.formats import recordio
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -61,8 +62,10 @@ def test_sparse_records_are_a_csr_matrix(tmp_path: Path, width: int | None) -> N
     assert features.has_sorted_indices
 
 
-def test_a_record_in_parts_is_put_together(tmp_path: Path) -> None:
-    """A writer cuts where the magic number comes up in the content, and leaves it out."""
+@pytest.mark.parametrize("size", [1, 40, 1000])
+def test_a_record_in_parts_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A writer cuts where the magic number comes up in the content, and leaves it out; a block may be one part."""
+    monkeypatch.setattr("trainbox.channels.read.block_bytes", lambda: size)
     magic = struct.unpack("<f", struct.pack("<I", writers.MAGIC))[0]
     content = record(tensor([1, magic, 2]), tensor([1]))
     head, tail = content.split(struct.pack("<I", writers.MAGIC))
@@ -91,14 +94,14 @@ ONE = record(tensor([1, 2]), tensor([1]))
 GOOD = frame(ONE)
 BAD: dict[str, tuple[bytes, str]] = {
     "a frame that is cut off": (GOOD * 2 + GOOD[:-6], r"a\.pbr, record 3 at byte \d+ is cut off"),
-    "a head that is cut off": (GOOD + GOOD[:5], r"a\.pbr, record 2 at byte \d+ is cut off: 5 bytes"),
+    "a head that is cut off": (GOOD + GOOD[:5], r"a\.pbr, record 2 at byte \d+ is cut off after 5 bytes"),
     "the first record cut off": (GOOD[:20], r"a\.pbr, record 1 at byte 0 is cut off"),
     "another magic number": (
         GOOD + b"\1\2\3\4" + GOOD[4:],
         rf"a\.pbr, record 2 at byte {len(GOOD)} does not begin .* but with 01 02 03 04",
     ),
     "text": (b"1,2,3\n", r"a\.pbr, record 1 at byte 0 does not begin with RecordIO's magic"),
-    "no message": (GOOD + frame(b"\xff" * 12), r"a\.pbr, record 2 at byte \d+ is no aialgs\.data\.Record"),
+    "no message": (GOOD + frame(b"\xff" * 12), r"a\.pbr, record 2 at byte \d+ is not an aialgs\.data\.Record"),
     "bytes for features": (
         GOOD + frame(record(field(9, field(1, b"jpeg")), tensor([1]))),
         r"a\.pbr, record 2 at byte \d+: features: found bytes, expected numbers",
@@ -129,7 +132,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "fewer keys than values": (frame(record(tensor([1, 2], keys=[0]), tensor([1]))), "features: 1 keys for 2 values"),
     "a key twice": (
         sparse([(1, {0: 1})], 3) + frame(record(tensor([1, 2], keys=[1, 1], shape=[3]), tensor([1]))),
-        r"record 2 at byte \d+: a key comes twice",
+        r"record 2 at byte \d+: a key is repeated",
     ),
     "another shape": (sparse([(1, {0: 1})], 3) + sparse([(1, {0: 1})], 4), "record 2.* has 4 features, .* has 3"),
     "a shape that is not that of the values": (frame(record(tensor([1, 2], shape=[3]), tensor([1]))), "2 values, of a"),
@@ -189,9 +192,9 @@ def test_dense_records_are_read_back_to_the_bit_all_at_once_and_one_by_one(
     content = dense([[label, *values] for label, values in rows])
     path = write(tmp_path_factory.mktemp("data"), {"a.pbr": content}) / "a.pbr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainbox.channels.request.block_bytes", lambda: size)
+        patch.setattr("trainbox.channels.read.block_bytes", lambda: size)
         if not alike:
-            patch.setattr(recordio, "_read_alike", lambda *_: None)
+            patch.setattr(recordio, "_read_uniform", lambda *_args, **_options: None)
         table = read_table(path)
     assert table.labels.tobytes() == np.array([label for label, _ in rows], np.float32).tobytes()
     np.testing.assert_array_equal(table.features, np.array([values for _, values in rows], np.float32))
@@ -207,7 +210,7 @@ def test_sparse_records_are_read_back_however_they_are_cut(
 ) -> None:
     path = write(tmp_path_factory.mktemp("data"), {"a.pbr": sparse(rows, 100)}) / "a.pbr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainbox.channels.request.block_bytes", lambda: size)
+        patch.setattr("trainbox.channels.read.block_bytes", lambda: size)
         table = read_table(path)
     stored = [sorted(row.items()) for _, row in rows]
     features = sparse_features(table)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import trainbox.channels
 from tests.support.writers import dense, sparse_features, write
-from trainbox.channels import Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
-from trainbox.channels.blocks import Seen
+from trainbox.channels import ColumnSpec, Table, digest, estimate_bytes, read_blocks, read_table, take_part
+from trainbox.channels.table import GroupOrder
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -117,7 +117,7 @@ def test_blocks_are_the_same_rows_in_the_same_order(tmp_path: Path, rows: int) -
     rng = np.random.default_rng(1)
     lines = [f"{rng.normal():.4f},{rng.uniform():.2f},{row // 5},{row}\n" for row in range(120)]
     directory = write(tmp_path, {f"{name}.csv": "".join(lines[40 * i : 40 * i + 40]) for i, name in enumerate("abc")})
-    columns = Columns(weight=True, group="2")
+    columns = ColumnSpec(weight=True, group="2")
     table = read_table(directory, columns=columns)
     blocks = list(read_blocks(directory, columns=columns, rows=rows))
     assert {len(block.labels) for block in blocks[:-1]} <= {rows}
@@ -151,7 +151,7 @@ def test_blocks_are_checked_as_tables_are(tmp_path: Path) -> None:
 def test_a_group_in_two_runs_is_found_wherever_the_blocks_end(groups: list[int], ascending: bool, rows: int) -> None:
     ids = np.array(sorted(groups) if ascending else groups, np.int64)
     runs = [group for row, group in enumerate(ids.tolist()) if row == 0 or ids[row - 1] != group]
-    seen = Seen()
+    seen = GroupOrder()
     try:
         for start in range(0, len(ids), rows):
             seen.check(ids[start : start + rows], lambda row, start=start: f"row {start + row}")  # type: ignore[misc]
@@ -169,7 +169,7 @@ def test_a_group_in_two_runs_is_found_wherever_the_blocks_end(groups: list[int],
 def test_a_channel_without_rows_has_the_columns_of_the_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    columns = Columns(weight=True)
+    columns = ColumnSpec(weight=True)
     train = read_table(write(tmp_path, {"a.csv": "y,w,a,b\n1,2,3,4\n"}), columns=columns)
     (tmp_path / "nothing").mkdir()
     cases = {
@@ -223,7 +223,7 @@ def test_the_estimate_is_near_the_truth_without_reading_all(tmp_path: Path) -> N
     packed = write(tmp_path, {"a.csv.gz": gzip.compress("\n".join(lines).encode())}, "packed")
     assert estimate_bytes(plain) == pytest.approx(60_000 * 8 * 4, rel=0.1)
     assert estimate_bytes(packed) == pytest.approx(60_000 * 8 * 4, rel=0.2)
-    assert estimate_bytes(plain, columns=Columns(weight=True)) == pytest.approx(60_000 * 7 * 4, rel=0.1)
+    assert estimate_bytes(plain, columns=ColumnSpec(weight=True)) == pytest.approx(60_000 * 7 * 4, rel=0.1)
     assert estimate_bytes(write(tmp_path, {"_SUCCESS": ""}, "nothing")) == 0
 
 

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.writers import write
-from trainbox.channels import Coding, Columns, estimate_bytes, read_blocks, read_table
+from trainbox.channels import Coding, ColumnSpec, estimate_bytes, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError, HyperparameterError
 
-TEXTS = Columns(texts=True)
+TEXTS = ColumnSpec(texts=True)
 NAN = float("nan")
 
 
@@ -104,7 +104,7 @@ MIXED = {
     "a label": ("yes,1\nno,2\n1,3\n", r"a\.csv:3: column 1: '1' is a number, and the rows before"),
     "a label of text above numbers": (
         "abc,5,7\n1,2,3\n",
-        r"a\.csv:1: 'abc' is not a number, and the label must be one",
+        r"a\.csv:1: column \d: 'abc' is not a number, and the label must be one",
     ),
     "a word for a missing value": (
         "1,?\n0,5\n",
@@ -116,7 +116,7 @@ MIXED = {
 
 @pytest.mark.parametrize(("text", "message"), MIXED.values(), ids=MIXED.keys())
 def test_a_mixed_column_is_an_error_with_file_line_and_value(tmp_path: Path, text: str, message: str) -> None:
-    columns = Columns(texts=True, weight=",w," in text)
+    columns = ColumnSpec(texts=True, weight=",w," in text)
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path, {"a.csv": text}), columns=columns)
 
@@ -137,14 +137,14 @@ def test_files_that_differ_in_the_kind_of_a_column_are_an_error(tmp_path: Path) 
 
 def test_a_column_that_is_named_has_texts_whatever_they_look_like(tmp_path: Path) -> None:
     directory = write(tmp_path, {"a.csv": "y,zip,x,q\n1,01234,1,1\n0,94103,2,2\n1,?,3,3\n0,,4,True\n"})
-    columns = Columns(texts=True, categorical=("zip", "2"))
+    columns = ColumnSpec(texts=True, categorical=("zip", "2"))
     table = read_table(directory, columns=columns)
     assert table.coding.features == {0: ("01234", "94103", "?"), 2: ("1", "2", "3", "True")}
     np.testing.assert_array_equal(table.features[:, 0], [0, 1, 2, NAN])
     with pytest.raises(HyperparameterError, match=r"train/a\.csv there is no column 'zap'\n.*are zip, x, q, or pos"):
-        read_table(directory, columns=Columns(texts=True, categorical=("zap",)))
+        read_table(directory, columns=ColumnSpec(texts=True, categorical=("zap",)))
     numbers = put(tmp_path / "numbers", "a.parquet", {"y": [1, 0], "zip": [94103, 1234], "q": [True, None]})
-    table = read_table(numbers, columns=Columns(texts=True, categorical=("zip", "q")))
+    table = read_table(numbers, columns=ColumnSpec(texts=True, categorical=("zip", "q")))
     assert table.coding.features == {0: ("1234", "94103"), 1: ("True",)}
 
 
@@ -157,7 +157,7 @@ def test_another_channel_follows_the_codes_and_what_it_has_more_is_an_error_or_m
     message = r"validation/a\.csv:3: column 2 \('color'\): 'violet' is not among the texts of training: 'blue', 'red'"
     with pytest.raises(DataError, match=message):
         read_table(more, like=train, columns=TEXTS)
-    lenient = Columns(texts=True, unseen="missing")
+    lenient = ColumnSpec(texts=True, unseen="missing")
     np.testing.assert_array_equal(read_table(more, like=train, columns=lenient).features, [[1], [NAN]])
     parquet = put(tmp_path / "held_out", "a.parquet", {"y": ["no", "yes"], "color": ["red", "violet"]})
     with pytest.raises(DataError, match=r"a\.parquet, row 2: column 2 \('color'\): 'violet' is not among"):
@@ -194,7 +194,7 @@ def test_a_pipe_has_texts_only_where_they_are_named(tmp_path: Path) -> None:
         DataError, match=r"column 2 holds texts such as 'blue', and what comes through a pipe.*\n.*categorical"
     ):
         read_table(feed("1,red\n0,blue\n"), columns=TEXTS)
-    named = Columns(texts=True, categorical=("0",))
+    named = ColumnSpec(texts=True, categorical=("0",))
     assert read_table(feed("1,red\n0,blue\n"), columns=named).coding.features == {0: ("blue", "red")}
 
 
@@ -216,7 +216,7 @@ def test_the_estimate_counts_a_text_as_its_code(tmp_path: Path) -> None:
 
 
 def test_without_leave_texts_are_an_error_as_before(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train/a\.csv:1: 'red' is not a number"):
+    with pytest.raises(DataError, match=r"train/a\.csv:1: column 2: 'red' is not a number"):
         read_table(write(tmp_path, {"a.csv": "1,red\n0,blue\n"}))
 
 
@@ -248,7 +248,7 @@ def test_any_cut_into_blocks_gives_the_same_codes(
     text = "y,a,b\n" + "".join(f"1,t{cell.strip()},{number}\n" for number, cell in enumerate(cells))
     path = write(tmp_path_factory.mktemp("data"), {"a.csv": text}) / "a.csv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainbox.channels.request.block_bytes", lambda: size)
+        patch.setattr("trainbox.channels.read.block_bytes", lambda: size)
         table = read_table(path, columns=TEXTS)
     texts = [f"t{cell.strip()}".strip() for cell in cells]
     assert table.coding.features[0] == tuple(sorted(set(texts)))

@@ -20,9 +20,9 @@ import pyarrow.parquet
 import pytest
 
 from tests.channels.test_channels import channel
-from trainbox.channels import Columns, estimate_bytes, read_table, say_unread
-from trainbox.channels.foreign import identify
-from trainbox.channels.streams import packing_by_mark
+from trainbox.channels import ColumnSpec, estimate_bytes, read_table, say_unread
+from trainbox.channels.formats.byte_stream import compression_from_magic
+from trainbox.channels.formats.format_detection import identify_unsupported
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 
@@ -93,7 +93,7 @@ def test_a_first_line_that_may_be_a_row_is_not_taken_for_a_header(tmp_path: Path
 def test_comments_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read_table(channel(tmp_path, {"a.csv": "1,2\n# x\n0,2\n# y\n", "b.csv": "# z\n1,2\n"}))
     said = capsys.readouterr().err
-    assert said.count("lines that begin with # are comments, and left out") == 2
+    assert said.count("lines that begin with # are comments and are skipped") == 2
 
 
 @pytest.mark.parametrize("word", ["NA", "N/A", "n/a", "NULL", "null", "None", "NaN", "nan", "<NA>", "#N/A", ""])
@@ -109,7 +109,7 @@ def test_another_word_for_a_missing_value_is_named_with_the_hyperparameter(tmp_p
         read_table(channel(tmp_path, {"a.csv": f"1,2,3\n0,{word},3\n"}))
     message, _, given = str(caught.value).partition("missing=")
     assert message.startswith("train/a.csv:2: column 2: ")
-    columns = Columns(missing=tuple(json.loads(given)))
+    columns = ColumnSpec(missing=tuple(json.loads(given)))
     assert math.isnan(read_table(tmp_path / "train", columns=columns).features[1, 0])
 
 
@@ -148,8 +148,8 @@ ODD_LINES = {
     "one column": ("1\n0\n", "text/libsvm"),
     "a doubled delimiter": ("1||2||3\n0||2||3\n", "one character"),
     "quotes around lines": ('"1,2,3"\n"0,2,3"\n', "remove the quotes"),
-    "a title": ("My data\ny,a\n1,2\n", "begin with #"),
-    "comments of another kind": ("% made by hand\n1,2,3\n", "begin with #"),
+    "a title": ("My data\ny,a\n1,2\n", "start it with #"),
+    "comments of another kind": ("% made by hand\n1,2,3\n", "start it with #"),
     "a header with another delimiter": ("y;a;b\n1,2,3\n", "remove the line"),
     "a delimiter at the end of the header": ("y,a,\n1,2\n", "the end of the header"),
     "an index and names that are numbers": (",y,0,1\n0,1,2,3\n", "index=False"),
@@ -173,13 +173,13 @@ def test_lines_that_are_cut_in_another_way_get_a_hint(tmp_path: Path, text: str,
 
 def test_the_delimiter_that_the_hint_names_is_the_one(tmp_path: Path) -> None:
     directory = channel(tmp_path, {"a.csv": "1~0.5~2\n0~0.25~3\n"})
-    assert read_table(directory, columns=Columns(delimiter="~")).features.tolist() == [[0.5, 2], [0.25, 3]]
+    assert read_table(directory, columns=ColumnSpec(delimiter="~")).features.tolist() == [[0.5, 2], [0.25, 3]]
 
 
 def test_a_delimiter_at_the_end_of_all_lines_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_table(channel(tmp_path, {"a.csv": "y,a,\n1,2,\n0,3,\n"})).features.shape == (2, 2)
     assert (
-        "a.csv:1: lines end with a delimiter: column 3, behind it, is a feature without value"
+        "a.csv:1: lines end with a delimiter: column 3, after it, is a feature without values"
         in capsys.readouterr().err
     )
 
@@ -188,23 +188,23 @@ def test_a_delimiter_at_the_end_of_all_lines_is_said(tmp_path: Path, capsys: pyt
 def test_a_column_of_numbers_in_another_spelling_is_no_column_of_texts(tmp_path: Path, cell: str) -> None:
     directory = channel(tmp_path, {"a.csv": f'y,a\n1,"{cell}"\n0,"{cell}"\n'})
     with pytest.raises(DataError, match=r"a\.csv:2: column 2 \('a'\): .* is not a number\n  hint: write "):
-        read_table(directory, columns=Columns(texts=True))
-    table = read_table(directory, columns=Columns(texts=True, categorical=("a",)))
+        read_table(directory, columns=ColumnSpec(texts=True))
+    table = read_table(directory, columns=ColumnSpec(texts=True, categorical=("a",)))
     assert table.coding.features == {0: (cell,)}
 
 
 @pytest.mark.parametrize("text", ["0,1,2,target\n1,2,3,0\n", "target,0,1\n1,2,3\n", "y,1,2,3\n0,2,3,red\n"])
 def test_names_that_are_numbers_are_names_where_texts_are_taken_too(tmp_path: Path, text: str) -> None:
-    table = read_table(channel(tmp_path, {"a.csv": text}), columns=Columns(texts=True))
+    table = read_table(channel(tmp_path, {"a.csv": text}), columns=ColumnSpec(texts=True))
     assert len(table.labels) == 1
     assert table.feature_names == tuple(text.partition("\n")[0].split(",")[1:])
 
 
 def test_colours_are_no_comments(tmp_path: Path) -> None:
-    table = read_table(channel(tmp_path, {"a.csv": "#ff0000,1\n#00ff00,2\n"}), columns=Columns(texts=True))
+    table = read_table(channel(tmp_path, {"a.csv": "#ff0000,1\n#00ff00,2\n"}), columns=ColumnSpec(texts=True))
     assert len(table.labels) == 2
     with pytest.raises(DataError, match="empty files"):
-        read_table(channel(tmp_path / "b", {"a.csv": "# a\n# b\n"}), columns=Columns(texts=True))
+        read_table(channel(tmp_path / "b", {"a.csv": "# a\n# b\n"}), columns=ColumnSpec(texts=True))
 
 
 # ---- libsvm ----
@@ -315,13 +315,13 @@ def test_what_is_no_table_is_refused_whatever_the_content_type_says(tmp_path: Pa
     ],
 )
 def test_names_of_columns_that_begin_oddly_are_names(text: str) -> None:
-    assert identify(text.encode()) is None
+    assert identify_unsupported(text.encode()) is None
 
 
 def test_parquet_is_known_without_an_ending_and_not_within_gzip(tmp_path: Path) -> None:
     content = _saved(lambda sink: pa.parquet.write_table(TABLE, sink))
     assert read_table(channel(tmp_path, {"part-0": content})).features.tolist() == [[0.5], [0.25]]
-    with pytest.raises(DataError, match=r"train/a\.parquet\.gz is Parquet within another packing"):
+    with pytest.raises(DataError, match=r"train/a\.parquet\.gz is Parquet within another compression"):
         read_table(channel(tmp_path / "packed", {"a.parquet.gz": gzip.compress(content)}))
 
 
@@ -332,8 +332,8 @@ def test_a_name_that_says_parquet_and_a_content_that_does_not(tmp_path: Path) ->
 
 
 def test_a_mark_is_more_than_some_letters() -> None:
-    assert packing_by_mark(b"BZh,a\n1,2\n") is None
-    assert packing_by_mark(bz2.compress(b"")) == "bz2"
+    assert compression_from_magic(b"BZh,a\n1,2\n") is None
+    assert compression_from_magic(bz2.compress(b"")) == "bz2"
 
 
 # ---- channels ----

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.channels.streams import Stream, ahead, open_file, read_lines
+from trainbox.channels.formats.byte_stream import ByteStream, open_file, prefetch, read_lines
 
 
 @given(
@@ -20,7 +20,7 @@ from trainbox.channels.streams import Stream, ahead, open_file, read_lines
 )
 def test_blocks_are_whole_lines_and_together_the_text(rows: list[str], end: str, is_ended: bool, size: int) -> None:
     text = end.join(rows) + (end if is_ended else "")
-    blocks = list(read_lines(Stream(io.BytesIO(text.encode()), "a.csv"), size=size))
+    blocks = list(read_lines(ByteStream(io.BytesIO(text.encode()), "a.csv"), size=size))
     assert b"".join(block.content for block in blocks).decode() == text
     for block in blocks[:-1]:
         assert block.content.endswith((b"\n", b"\r"))
@@ -42,7 +42,7 @@ def test_the_next_item_is_made_while_one_is_used_and_no_more_than_that() -> None
                 second.set()
             yield number
 
-    items = ahead(make())
+    items = prefetch(make())
     assert next(items) == 0
     assert second.wait(300)
     assert made == [0, 1]
@@ -54,14 +54,14 @@ def test_an_error_comes_where_it_would_have_come_and_whoever_stops_leaves_no_thr
         yield 1
         raise ValueError("the second is broken")
 
-    items = ahead(make())
+    items = prefetch(make())
     assert next(items) == 1
     with pytest.raises(ValueError, match="the second is broken"):
         next(items)
-    stopped = ahead(iter(range(1, 9)))
+    stopped = prefetch(iter(range(1, 9)))
     assert next(stopped) == 1
     stopped.close()  # type: ignore[attr-defined]  # it is a generator
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("trainbox-ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("trainbox-prefetch")]
 
 
 def test_a_file_is_read_ahead_and_a_pipe_is_not(tmp_path: Path) -> None:
@@ -78,8 +78,8 @@ def test_a_file_is_read_ahead_and_a_pipe_is_not(tmp_path: Path) -> None:
             return super().read(size)
 
     for kind in names:
-        list(read_lines(Stream(Noting(kind), "a.csv", is_file=kind == "file"), size=64))
-    assert all(name.startswith("trainbox-ahead") for name in names["file"])
+        list(read_lines(ByteStream(Noting(kind), "a.csv", is_file=kind == "file"), size=64))
+    assert all(name.startswith("trainbox-prefetch") for name in names["file"])
     assert names["pipe"] == {threading.current_thread().name}
     with open_file(tmp_path / "a.csv", "a.csv") as stream:
         assert stream.is_file

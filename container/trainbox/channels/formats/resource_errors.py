@@ -1,4 +1,4 @@
-"""Too little memory, threads or files while a channel is read: told apart from what is wrong with its data."""
+"""Exhausted memory, threads or open files while data is read, told apart from faults of the data."""
 
 import errno
 import threading
@@ -11,14 +11,14 @@ import pyarrow as pa
 from trainbox.errors import ResourceError
 from trainbox.limits import Resource, describe_limits
 
-_BY_NUMBER: dict[int, Resource] = {
+_BY_ERRNO: dict[int, Resource] = {
     errno.ENOMEM: "memory",
     errno.EAGAIN: "threads",
     errno.EMFILE: "open files",
     errno.ENFILE: "open files",
 }
-# Libraries in C++ have no class for it (`std::system_error`, `std::bad_alloc`), and Python none for threads.
-_BY_WORDS: dict[str, Resource] = {
+# Arrow and Python raise general errors for these (`std::system_error`, `std::bad_alloc`, threads).
+_BY_MESSAGE: dict[str, Resource] = {
     "can't start new thread": "threads",
     "Failed to launch worker thread": "threads",
     "Resource temporarily unavailable": "threads",
@@ -27,7 +27,7 @@ _BY_WORDS: dict[str, Resource] = {
     "malloc of size": "memory",
     "realloc of size": "memory",
 }
-_WORDING: dict[Resource, tuple[str, str]] = {
+_MESSAGES: dict[Resource, tuple[str, str]] = {
     "memory": (
         "not enough memory to read it",
         "use an instance with more memory, or fewer processes per host; or raise the limit",
@@ -41,11 +41,11 @@ _WORDING: dict[Resource, tuple[str, str]] = {
 
 
 @contextmanager
-def naming_shortage(what: str) -> Iterator[None]:
-    """Turn a lack of memory, threads or files within the block into an error that says so.
+def translate_resource_errors(shown: str) -> Iterator[None]:
+    """Translate errors of exhausted memory, threads or open files into a `ResourceError`.
 
     Args:
-        what: What is read: a file as messages name it, or a channel.
+        shown: What is read, for messages: a file or a channel.
 
     Raises:
         ResourceError: With the limits that hold here.
@@ -53,19 +53,19 @@ def naming_shortage(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError, pa.ArrowException) as error:
-        lacking = find_shortage(error)
+        lacking = find_exhausted(error)
         if lacking is None:
             raise
-        raise describe_shortage(what, lacking, error) from error
+        raise describe_exhausted(shown, lacking, error) from error
 
 
 @cache
-def prove_threads() -> None:
-    """Start as many threads as reading takes, all at once, and end them; once in a process.
+def check_threads() -> None:
+    """Check that the threads which reading needs can be started, once in a process.
 
-    They are Arrow's own, one of it that reads, and one that reads ahead. Where Arrow cannot start one, its CSV reader
-    raises, but waits for itself when the process ends (seen with 26.0: `BackgroundGenerator::Cleanup` in a thread of
-    the pool that it waits for), and Parquet's has been seen to crash: better not let them begin.
+    These are Arrow's pool, its reader thread, and one that prefetches. If Arrow cannot start one, its CSV reader raises
+    and then blocks the end of the process (seen with 26.0: `BackgroundGenerator::Cleanup` in a thread of the pool that
+    it waits for), and its Parquet reader has been seen to crash: so neither is started then.
 
     Raises:
         RuntimeError: They cannot be started.
@@ -83,24 +83,25 @@ def prove_threads() -> None:
             thread.join()
 
 
-def find_shortage(error: BaseException) -> Resource | None:
-    """What was lacking; None for an error of any other kind."""
-    if isinstance(error, MemoryError):  # NumPy's and Arrow's are such, too
+def find_exhausted(error: BaseException) -> Resource | None:
+    """Return which resource is exhausted; None for any other error."""
+    if isinstance(error, MemoryError):  # NumPy's and Arrow's are subclasses
         return "memory"
     if isinstance(error, OSError) and error.errno is not None:
-        return _BY_NUMBER.get(error.errno)
+        return _BY_ERRNO.get(error.errno)
     if isinstance(error, pa.ArrowInvalid) or not isinstance(error, (RuntimeError, OSError, pa.ArrowException)):
-        return None  # which quotes the content
+        return None  # ArrowInvalid quotes the content
     text = str(error)
-    return next((lacking for words, lacking in _BY_WORDS.items() if words in text), None)
+    return next((lacking for words, lacking in _BY_MESSAGE.items() if words in text), None)
 
 
-def describe_shortage(what: str, lacking: Resource, error: BaseException) -> ResourceError:
-    """The error, with the library's own words and the limits that hold here."""
-    message, hint = _WORDING[lacking]
-    said = str(error).strip().partition("\n")[0]
+def describe_exhausted(shown: str, lacking: Resource, error: BaseException) -> ResourceError:
+    """Return the error, with the library's message and the limits of this process."""
+    message, hint = _MESSAGES[lacking]
+    detail = str(error).strip().partition("\n")[0]
     # A thread that cannot start may lack the memory for its stack.
     limits = describe_limits({lacking, "memory"} if lacking == "threads" else {lacking})
     return ResourceError(
-        f"{what}: {message}{f': {said}' if said else ''}" + (f"; limits here: {limits}" if limits else ""), hint=hint
+        f"{shown}: {message}{f': {detail}' if detail else ''}" + (f"; limits here: {limits}" if limits else ""),
+        hint=hint,
     )

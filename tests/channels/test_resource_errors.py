@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.writers import write
 from trainbox.channels import estimate_bytes, read_blocks, read_table
-from trainbox.channels.shortage import find_shortage
+from trainbox.channels.formats.resource_errors import find_exhausted
 from trainbox.errors import DataError, ResourceError
 from trainbox.limits import describe_limits
 
@@ -43,12 +43,12 @@ OTHERS = {
 
 @pytest.mark.parametrize(("error", "lacking"), SHORTAGES.values(), ids=SHORTAGES.keys())
 def test_what_is_lacking_is_told(error: Exception, lacking: str) -> None:
-    assert find_shortage(error) == lacking
+    assert find_exhausted(error) == lacking
 
 
 @pytest.mark.parametrize("error", OTHERS.values(), ids=OTHERS.keys())
 def test_any_other_error_is_no_shortage(error: Exception) -> None:
-    assert find_shortage(error) is None
+    assert find_exhausted(error) is None
 
 
 @pytest.mark.parametrize("files", [CSV, SVM], ids=["CSV", "libsvm"])
@@ -94,7 +94,7 @@ import os, resource, sys
 from pathlib import Path
 import pyarrow.csv, pyarrow.parquet
 from trainbox.channels import read_table
-from trainbox.channels.protobuf import record_class
+from trainbox.channels.formats.recordio_wire import record_class
 record_class()
 kind, number = sys.argv[1], int(sys.argv[2])
 if kind == "threads":
