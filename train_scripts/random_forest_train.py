@@ -29,7 +29,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from trainbox.errors import RunError, Stopped
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.tabular.lean import put_off, unlisted, without
 from trainbox.tabular.pace import Pace
 
@@ -94,7 +94,7 @@ def main() -> None:
             train_forest(params, circle)
 
 
-def train_forest(params: Params, circle: Circle) -> None:
+def train_forest(params: Params, circle: Communicator) -> None:
     """Read, resume, grow this host's trees group by group; the first host gathers all of them, and saves."""
     data = read_data(params, circle)
     check_rows(params, data)
@@ -152,7 +152,7 @@ def save_forest(forest: Forest, scores: dict[str, float], params: Params, data: 
     return complete
 
 
-def train_estimator(params: Params, circle: Circle) -> None:
+def train_estimator(params: Params, circle: Communicator) -> None:
     """Fit another estimator on the same rows, judge it by the same metrics, save it in the same way."""
     if circle.size > 1:
         raise RunError(f"estimator={params.estimator} is fitted on one host", hint="ask for one instance")
@@ -167,7 +167,7 @@ def train_estimator(params: Params, circle: Circle) -> None:
     draw_pictures(*pictures)
 
 
-def train_boosted(params: Params, circle: Circle) -> None:
+def train_boosted(params: Params, circle: Communicator) -> None:
     """Grow XGBoost's kind of forest, all hosts together, each from its own rows; the first judges and saves it."""
     refuse_former("engine=xgboost")
     say(explain_boost())

@@ -22,7 +22,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from trainbox.clock import Clock, Sleep, wait_from
 from trainbox.elastic.coordination import HEARTBEAT_SECONDS, CoordinationStore, HostLost, StoreAddress
 from trainbox.errors import PeerError
-from trainbox.peers.stores import serve_store
+from trainbox.peers.sockets import serve_store
 
 #: Longer than any answer of a live host takes.
 STORE_TIMEOUT = dt.timedelta(seconds=20)

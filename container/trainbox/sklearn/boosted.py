@@ -11,7 +11,7 @@ import numpy as np
 
 import trainbox
 from trainbox.channels import Table, take_part
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.say import say
 from trainbox.sklearn.data import Data, targets
 from trainbox.sklearn.forests import count_threads
@@ -89,7 +89,7 @@ def _share_of_features(params: Params, features: int) -> float:
     return min(1.0, max(1, int(count)) / features)
 
 
-def boost(params: Params, data: Data, circle: Circle) -> "xgb.Booster":
+def boost(params: Params, data: Data, circle: Communicator) -> "xgb.Booster":
     """Grow the forest, all members together; each has the whole of it afterwards.
 
     Raises:

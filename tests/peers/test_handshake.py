@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from trainbox.contract.peer_key import PeerKey
 from trainbox.peers.handshake import (
-    LARGEST_FRAME_BYTES,
+    LARGEST_MESSAGE_BYTES,
     PROTOCOL,
+    Accepted,
     Challenge,
-    FrameReader,
+    HandshakeReader,
     Hello,
-    Introduction,
+    MemberHandshake,
     Message,
     OtherVersion,
     Proof,
     Refusal,
     Refused,
-    Welcome,
     encode,
     is_proved,
     make_nonce,
@@ -34,7 +34,7 @@ from trainbox.peers.handshake import (
 KEY = PeerKey(bytes(range(32)))
 OTHER = PeerKey(bytes(range(1, 33)))
 NONCE = bytes(32)
-HELLO = Hello("job", "algo-2", "life", NONCE)
+HELLO = Hello("job", "algo-2", "heartbeat", NONCE)
 
 
 class Connection:
@@ -63,7 +63,7 @@ def as_socket(connection: Connection) -> socket.socket:
 def read_all(content: bytes, *, piece: int = 10_000) -> list[Message]:
     """The messages that a reader finds up to the end of the connection."""
     connection, messages = Connection(content, piece=piece), []
-    reader = FrameReader(as_socket(connection))
+    reader = HandshakeReader(as_socket(connection))
     while connection.left:
         if message := reader.receive():
             messages.append(message)
@@ -94,13 +94,13 @@ def test_a_proof_is_of_one_key_one_side_one_member_one_role_one_job_and_both_non
 
 def test_nonces_never_repeat() -> None:
     assert len({make_nonce() for _ in range(100)}) == 100
-    assert say_hello("job", "a", "life").nonce != say_hello("job", "a", "life").nonce
+    assert say_hello("job", "a", "heartbeat").nonce != say_hello("job", "a", "heartbeat").nonce
 
 
 def test_the_key_is_in_no_message() -> None:
-    leader = Connection(encode(Challenge(NONCE, prove("leader", HELLO, NONCE, KEY))) + encode(Welcome()))
-    introduction = Introduction(as_socket(leader), HELLO, KEY)
-    while not introduction.advance():
+    leader = Connection(encode(Challenge(NONCE, prove("leader", HELLO, NONCE, KEY))) + encode(Accepted()))
+    handshake = MemberHandshake(as_socket(leader), HELLO, KEY)
+    while not handshake.advance():
         pass
     assert KEY.secret not in leader.sent
     assert KEY.text.encode() not in leader.sent
@@ -108,7 +108,7 @@ def test_the_key_is_in_no_message() -> None:
 
 # -- frames ----------------------------------------------------------------------------------------------------------
 
-MESSAGES: list[Message] = [HELLO, Challenge(NONCE, NONCE), Proof(NONCE), Welcome(), Refusal("taken")]
+MESSAGES: list[Message] = [HELLO, Challenge(NONCE, NONCE), Proof(NONCE), Accepted(), Refusal("taken")]
 
 
 @pytest.mark.parametrize("piece", [1, 3, 10_000])
@@ -117,27 +117,27 @@ def test_messages_come_whole_however_they_were_cut(piece: int) -> None:
 
 
 def test_a_reader_takes_no_byte_of_what_follows() -> None:
-    connection = Connection(encode(Welcome()) + b'{"goodbye":true}\n')
-    reader = FrameReader(as_socket(connection))
+    connection = Connection(encode(Accepted()) + b"what follows")
+    reader = HandshakeReader(as_socket(connection))
     while reader.receive() is None:
         pass
-    assert connection.left == b'{"goodbye":true}\n'
+    assert connection.left == b"what follows"
 
 
 @pytest.mark.parametrize("content", [b"GET / HTTP/1.0\r\n\r\n", b'{"job":"job","member":"algo-2"}\n', b"\xff" * 100])
 def test_a_stranger_is_told_by_its_first_bytes(content: bytes) -> None:
     connection = Connection(content)
-    with pytest.raises(ConnectionAbortedError, match="no trainbox process"):
-        FrameReader(as_socket(connection)).receive()
+    with pytest.raises(ConnectionAbortedError, match="not a trainbox message"):
+        HandshakeReader(as_socket(connection)).receive()
     assert len(content) - len(connection.left) <= 8
 
 
 def test_another_version_is_named_with_both_numbers() -> None:
-    with pytest.raises(OtherVersion, match=f"speaks version 7 of the protocol, and this process version {PROTOCOL}"):
+    with pytest.raises(OtherVersion, match=f"uses version 7 of the protocol, this process version {PROTOCOL}"):
         read_all(struct.pack("!4sHH", b"tbxp", 7, 3) + b"abc")
 
 
-@pytest.mark.parametrize("length", [0, LARGEST_FRAME_BYTES - 8 + 1, 65535])
+@pytest.mark.parametrize("length", [0, LARGEST_MESSAGE_BYTES - 8 + 1, 65535])
 def test_a_frame_has_an_end_within_the_limit(length: int) -> None:
     with pytest.raises(ConnectionAbortedError, match="exceeds the limit of 4096"):
         read_all(struct.pack("!4sHH", b"tbxp", PROTOCOL, length) + b"x")
@@ -145,9 +145,9 @@ def test_a_frame_has_an_end_within_the_limit(length: int) -> None:
 
 def test_the_longest_greeting_is_taken_and_a_longer_one_is_never_sent() -> None:
     longest = next(
-        hello for size in range(4096, 0, -1) if len(framed(hello := Hello("j" * size, "a", "life", NONCE))) <= 4096
+        hello for size in range(4096, 0, -1) if len(framed(hello := Hello("j" * size, "a", "heartbeat", NONCE))) <= 4096
     )
-    assert len(encode(longest)) == LARGEST_FRAME_BYTES
+    assert len(encode(longest)) == LARGEST_MESSAGE_BYTES
     assert read_all(encode(longest)) == [longest]
     with pytest.raises(ConnectionAbortedError, match="exceeds the limit of 4096"):
         encode(msgspec.structs.replace(longest, job=longest.job + "j"))
@@ -163,19 +163,19 @@ def framed(hello: Hello) -> bytes:
         b"\xc1",
         msgspec.msgpack.encode({"type": "hello"}),
         msgspec.msgpack.encode({"type": "hello", "job": "job", "member": "a", "role": "loudly", "nonce": NONCE}),
-        msgspec.msgpack.encode({"type": "hello", "job": "job", "member": "a", "role": "life", "nonce": b"short"}),
+        msgspec.msgpack.encode({"type": "hello", "job": "job", "member": "a", "role": "heartbeat", "nonce": b"short"}),
         msgspec.msgpack.encode({"type": "proof", "proof": bytes(31)}),
         msgspec.msgpack.encode({"type": "please"}),
     ],
 )
 def test_what_is_no_message_ends_the_handshake(body: bytes) -> None:
-    with pytest.raises(ConnectionAbortedError, match="no message of the handshake"):
+    with pytest.raises(ConnectionAbortedError, match="not a message of the handshake"):
         read_all(struct.pack("!4sHH", b"tbxp", PROTOCOL, len(body)) + body)
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_of_a_stranger_raise_anything_but_an_error_of_the_connection(content: bytes) -> None:
-    for start in (b"", b"tbxp\x00\x01\x00", encode(HELLO)[:20]):
+    for start in (b"", b"tbxp\x00\x02\x00", encode(HELLO)[:20]):
         with contextlib.suppress(OSError):
             read_all(start + content)
 
@@ -186,18 +186,18 @@ def test_no_bytes_of_a_stranger_raise_anything_but_an_error_of_the_connection(co
 def introduce(*answers: Message, key: PeerKey | None = KEY) -> Connection:
     """Let a member go through a handshake with a leader that says these."""
     connection = Connection(b"".join(map(encode, answers)))
-    advance_to_end(Introduction(as_socket(connection), HELLO, key))
+    advance_to_end(MemberHandshake(as_socket(connection), HELLO, key))
     return connection
 
 
-def advance_to_end(introduction: Introduction) -> None:
-    while not introduction.advance():
+def advance_to_end(handshake: MemberHandshake) -> None:
+    while not handshake.advance():
         pass
 
 
 def test_a_member_sends_two_messages_and_waits_for_two() -> None:
     """One round trip more than a greeting and an answer take."""
-    connection = introduce(Challenge(NONCE, prove("leader", HELLO, NONCE, KEY)), Welcome())
+    connection = introduce(Challenge(NONCE, prove("leader", HELLO, NONCE, KEY)), Accepted())
     assert read_all(connection.sent) == [HELLO, Proof(prove("member", HELLO, NONCE, KEY))]
 
 
@@ -207,9 +207,9 @@ def test_a_member_sends_two_messages_and_waits_for_two() -> None:
 )
 def test_a_leader_that_cannot_prove_itself_is_refused_and_gets_no_proof(proof: bytes) -> None:
     connection = Connection(encode(Challenge(NONCE, proof)))
-    introduction = Introduction(as_socket(connection), HELLO, KEY)
-    with pytest.raises(Refused, match="its proof was refused: the two have different keys") as refused:
-        advance_to_end(introduction)
+    handshake = MemberHandshake(as_socket(connection), HELLO, KEY)
+    with pytest.raises(Refused, match="its proof is invalid: the two have different keys") as refused:
+        advance_to_end(handshake)
     assert refused.value.reason == "proof"
     assert read_all(connection.sent) == [HELLO, Refusal("proof")]
 
@@ -217,7 +217,7 @@ def test_a_leader_that_cannot_prove_itself_is_refused_and_gets_no_proof(proof: b
 @pytest.mark.parametrize(
     "answers",
     [
-        (Welcome(),),
+        (Accepted(),),
         (HELLO,),
         (Proof(NONCE),),
         (Challenge(NONCE, prove("leader", HELLO, NONCE, KEY)),) * 2,
@@ -229,6 +229,6 @@ def test_a_leader_that_leaves_a_step_out_is_not_believed(answers: tuple[Message,
 
 
 def test_a_refusal_is_told_by_its_reason() -> None:
-    with pytest.raises(Refused, match="its name is taken: another process has joined under it") as refused:
+    with pytest.raises(Refused, match="another process has joined under its name") as refused:
         introduce(Refusal("taken"))
     assert refused.value.reason == "taken"

@@ -1,9 +1,9 @@
-"""Who is silent for too long, and when to send a heartbeat: pure, over moments that are handed in.
+"""Failure detector by timeout: which members are silent for too long, and when the next heartbeat is due.
 
-A failure detector by timeout, with one addition: this process may itself have been stopped (SIGSTOP, a paused
-container). It notices that it looks at its clock much later than it was to. The others, who may have been stopped as
-well, are then given that time once more; and if it was away for as long as the others wait, a connection that breaks
-afterwards says something about this process, not about them.
+Pure: every moment is a parameter. It has one addition to the textbook: this process may itself have been stopped
+(SIGSTOP, a paused container). It notices because it looks at its clock much later than planned. The other members, who
+may have been stopped as well, then get that time once more. If it was away for as long as the others wait, a connection
+that breaks afterwards says something about this process, not about them.
 """
 
 from collections.abc import Iterable
@@ -20,15 +20,15 @@ class Turn(msgspec.Struct, frozen=True):
     beats: bool
     #: When to look again at the latest.
     until: float
-    #: How long this process did not run, where that was long enough for others to wonder.
+    #: How long this process did not run, if that was at least half of the limit.
     absent: float = 0.0
 
 
 class FailureDetector:
-    """The times of one member.
+    """The silences of the other members, as one member measures them.
 
     Args:
-        limit: Seconds of silence after which another member is lost.
+        limit: Seconds without a heartbeat after which another member is lost.
         interval: Seconds between two heartbeats.
     """
 
@@ -42,19 +42,19 @@ class FailureDetector:
         self._absent_until = float("-inf")
 
     def hear(self, member: str, now: float) -> None:
-        """Something has come from a member; the first time it is watched from now on."""
+        """Record that a member was heard; from the first time on it is watched."""
         self._heard[member] = now
 
     def forget(self, member: str) -> None:
-        """A member has left."""
+        """Stop watching a member that has left."""
         self._heard.pop(member, None)
 
     def turn(self, now: float, *, watching: bool, ends: Iterable[float] = ()) -> Turn:
-        """Look at the clock.
+        """Return what is due now.
 
         Args:
             now: The time.
-            watching: Whether the silence of others matters.
+            watching: Whether the silence of the others matters.
             ends: Other moments at which something is due.
         """
         gap = missed(self._due, now, tolerated=self.interval)
@@ -71,11 +71,11 @@ class FailureDetector:
         return Turn(beats, self._due, absent)
 
     def silent(self, moment: float) -> tuple[str, ...]:
-        """The members that had been silent for too long at a moment, given all that has been heard by now."""
+        """Return the members that had been silent for too long at a moment, given all that was heard by now."""
         return tuple(member for member, heard in self._heard.items() if moment >= heard + self.limit)
 
     def absence(self, now: float) -> float:
-        """How long this process was away, where the others may have given it up for that; else 0."""
+        """Return how long this process did not run, if the others may have declared it lost for that; else 0."""
         return self._absent if now < self._absent_until else 0.0
 
     def _silences(self) -> list[float]:
