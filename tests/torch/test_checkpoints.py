@@ -2,13 +2,13 @@
 
 import base64
 import functools
+import itertools
 import json
 import os
 import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -534,11 +534,12 @@ def spoil(module, damages):
             DAMAGES[how](path)
     module.check = check_and_spoil
 
-def train(directory, kind, damages, rank, size, port, last, host):
+def train(directory, kind, damages, rank, size, met, last, host):
     directory = directory.replace("HOST", host)
     if rank == 0 and damages:
         spoil({"ddp": saver_module, "sharded": sharded_module}[kind], damages)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    # A file outlives rank 0, and no other process takes it, as either may happen to a port.
+    dist.init_process_group("gloo", init_method=f"file://{met}", rank=rank, world_size=size)
     torch.manual_seed(rank)  # dropout differs by rank
     model = torch.nn.Sequential(torch.nn.Linear(6, 33), torch.nn.Dropout(0.2), torch.nn.Linear(33, 5))
     progress = {"steps": 0}
@@ -586,12 +587,12 @@ def train(directory, kind, damages, rank, size, port, last, host):
 
 kept = []
 for line in sys.stdin:
-    *job, size, port, last, hosts = json.loads(line)
+    *job, size, met, last, hosts = json.loads(line)
     pipes = [os.pipe() for _ in range(size)]
     for rank, (_, out) in enumerate(pipes):
         if os.fork() == 0:
             try:
-                told = train(*job, rank, size, port, last, f"algo-{rank * hosts // size + 1}")
+                told = train(*job, rank, size, met, last, f"algo-{rank * hosts // size + 1}")
             except BaseException:
                 told = {"failed": traceback.format_exc()}
             os.write(out, json.dumps(told).encode())
@@ -616,7 +617,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
     HOST in the directory stands for the name of each host: then the hosts have disks of their own.
     """
-    errors = tmp_path_factory.mktemp("ranks") / "stderr"
+    own = tmp_path_factory.mktemp("ranks")
+    errors = own / "stderr"
+    attempts = itertools.count()
     with (
         errors.open("wb") as stderr,
         subprocess.Popen(
@@ -629,10 +632,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         ) -> list[dict[str, Any]]:
             assert server.stdin is not None
             assert server.stdout is not None
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
             before = errors.stat().st_size
-            job = [directory, kind, damages, size, port, last, hosts]
+            job = [directory, kind, damages, size, own / f"met-{next(attempts)}", last, hosts]
             server.stdin.write(json.dumps(job, default=str).encode() + b"\n")
             server.stdin.flush()
             told = json.loads(server.stdout.readline())
