@@ -211,6 +211,21 @@ def test_of_hosts_stopped_one_after_the_other_the_second_says_that_it_was_stoppe
         assert "stopped" in other.failure
 
 
+@pytest.mark.parametrize("script", ["xgboost", pytest.param("random_forest", marks=pytest.mark.long)])
+def test_a_host_that_saves_because_another_is_stopped_draws_no_pictures(tmp_path: Path, script: str) -> None:
+    hosts, port = ("127.0.0.1", "127.0.0.2"), {"MASTER_PORT": str(free_port())}
+    with ExitStack() as stack:
+        trees = [stack.enter_context(build(tmp_path / host, script, hosts=hosts, current=host)) for host in hosts]
+        processes = [start(tree, **port) for tree in trees]
+        saved = trees[0].root / "checkpoints"
+        at_work(lambda: any(saved.rglob("step-*/MANIFEST.json")), processes[0])
+        processes[1].send_signal(signal.SIGTERM)
+        ended = trees[0].finish(processes[0])
+        assert (trees[0].model / CARD_FILE).exists(), ended.log
+        assert kinds_of_output(trees[0]) == {".json"}
+    left_in_order(ended)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_broken_matplotlib_costs_a_job_its_pictures_alone(tmp_path: Path, script: str) -> None:
     short = HYPERPARAMETERS[script] | {"xgboost": {"num_round": 10}, "random_forest": {"n_estimators": 10}}[script]
