@@ -104,6 +104,11 @@ def channel(name: str, uri: str, **more: Any) -> dict[str, Any]:
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, **more}
 
 
+def manifest(uri: str, kind: str = "ManifestFile", **more: Any) -> dict[str, Any]:
+    source = {"S3DataType": kind, "S3Uri": uri}
+    return {"ChannelName": "train", "DataSource": {"S3DataSource": source}, **more}
+
+
 def body(here: Path, **more: Any) -> dict[str, Any]:
     own = {"sagemaker_program": '"train.py"', "sagemaker_submit_directory": f'"file://{here}/src"'}
     return {"TrainingJobName": "job", "HyperParameters": own, **more}
@@ -127,7 +132,7 @@ def test_a_request_says_what_is_run_and_where_its_inputs_lie(here: Path) -> None
     assert (found.script, found.source and found.source.directory) == ("train.py", here / "src")
     assert (found.channels["train"].options.mode, found.hosts, found.max_run) == ("Pipe", 2, 60)
     assert [each.name for each in found.metric_definitions] == ["m"]
-    assert found.notes == ("without effect on this machine: RoleArn, ResourceConfig.VolumeSizeInGB",)
+    assert found.notes == ("no effect on this machine: RoleArn, ResourceConfig.VolumeSizeInGB",)
     host = plan_run(found).hosts[1]
     assert json.loads(host.files["input/config/resourceconfig.json"])["current_instance_type"] == "ml.m5.large"
 
@@ -139,12 +144,21 @@ def test_the_input_mode_of_the_algorithm_is_that_of_channels_that_say_none(here:
     assert {name: each.options.mode for name, each in found.channels.items()} == {"train": "Pipe", "other": "File"}
 
 
+def test_where_the_objects_of_a_manifest_lie_is_an_option_of_this_machine(here: Path) -> None:
+    channels = [manifest(f"file://{here}/lists/two.json")]
+    found = ask(here, body(here, InputDataConfig=channels), places={"train": f"file://{here}/data"})
+    assert [entry.name for entry in found.channels["train"].files or ()] == ["b.csv", "a.csv"]
+    augmented = [manifest(f"file://{here}/lists/lines.json", "AugmentedManifestFile", InputMode="Pipe")]
+    with pytest.raises(RunError, match="where the objects of an augmented manifest lie here is not said"):
+        ask(here, body(here, InputDataConfig=augmented))
+
+
 def test_a_directory_of_a_file_system_is_that_of_this_machine(here: Path) -> None:
     place = {"FileSystemId": "fs-12345678", "FileSystemType": "EFS", "DirectoryPath": str(here / "data")}
     source = {"FileSystemDataSource": {**place, "FileSystemAccessMode": "rw"}}
     found = ask(here, body(here, InputDataConfig=[{"ChannelName": "train", "DataSource": source}]))
     assert found.channels["train"].path == here / "data"
-    assert found.notes == ("without effect on this machine: FileSystemAccessMode rw",)
+    assert found.notes == ("no effect on this machine: FileSystemAccessMode rw",)
 
 
 def in_containers_of(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -191,6 +205,9 @@ def test_an_archive_of_source_is_left_to_the_supervisor(here: Path) -> None:
         ({"InputDataConfig": [channel("a", "file:///opt"), channel("a", "file:///opt")]}, "channel a: given twice"),
         ({"InputDataConfig": [channel("a", "file:///opt", CompressionType="Gzip")]}, "nothing is decompressed"),
         ({"InputDataConfig": [channel("a", "file:///opt", RecordWrapperType="RecordIO")]}, "has no effect on files"),
+        ({"InputDataConfig": [manifest("s3://b/list.json")]}, "the manifest s3://b/list.json is not on this machine"),
+        ({"InputDataConfig": [manifest("file:///nowhere.json")]}, "the manifest /nowhere.json cannot be read"),
+        ({"InputDataConfig": [manifest("file:///", InputMode="FastFile")]}, "FastFile mode takes no manifest"),
         ({"ResourceConfig": {"InstanceType": "x", "InstanceCount": 0}}, "ResourceConfig, hosts 0: expected 1 to 100"),
         ({"TrainingJobName": "my_job"}, "TrainingJobName 'my_job'"),
         ({"Environment": {"A-B": "1"}}, "Environment A-B: SageMaker takes names"),

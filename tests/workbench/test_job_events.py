@@ -129,7 +129,7 @@ def test_an_expression_whose_time_can_double_with_each_character_is_not_searched
     assert can_explode(regex)
     events, curves = hear(b"a" * 60 + b"\n", definitions=[MetricDefinition(name="m", regex=regex)])
     (note,) = [event.text for event in events if isinstance(event, NoteGiven)]
-    assert note.startswith(f"metric 'm' is not searched for: its regular expression {regex!r} repeats a group")
+    assert note.startswith(f"metric 'm' is not recorded: its regular expression {regex!r} repeats a group")
     assert curves.all() == {}
 
 
@@ -160,7 +160,7 @@ def test_an_expression_that_is_slow_all_the_same_is_given_up() -> None:
     said: list[str] = []
     defined = DefinedMetrics([MetricDefinition(name="m", regex="(a)")], said.append, clock=lambda: next(moments))
     list(defined.find("a"))
-    assert said == ["metric 'm' is not searched for any more: its regular expression took more than 1 s for one line"]
+    assert said == ["metric 'm' is not recorded any more: its regular expression took more than 1 s for one line"]
     assert not defined
 
 

@@ -8,8 +8,10 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support.runs import record
@@ -18,6 +20,7 @@ from trainbox.contract.job_spec import AlgorithmSpecification, JobSpec, LocalScr
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.procfs import read_stat
+from trainbox.workbench import request as request_module
 from trainbox.workbench.events import (
     Event,
     HostEnded,
@@ -29,6 +32,7 @@ from trainbox.workbench.events import (
     StatusChanged,
     TimePassed,
 )
+from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.local_options import LocalOptions
 from trainbox.workbench.record import Curve
 from trainbox.workbench.run_job import run_job
@@ -200,7 +204,30 @@ def test_a_command_of_the_request_is_started_in_place_of_train_and_hears_a_stop(
     assert told.text == "at work\nstopped named\n"
 
 
-def test_what_a_killed_host_leaves_is_ended_and_nothing_else_of_the_program(tmp_path: Path) -> None:
+def test_a_signal_while_an_earlier_result_is_taken_over_ends_the_job(tmp_path: Path) -> None:
+    class Interrupted(StopRequest):
+        """Ctrl-C comes as soon as signals are counted."""
+
+        def listening(self) -> AbstractContextManager[object]:
+            if not self.count:
+                self.ask(signal.SIGINT)
+            return nullcontext()
+
+    job_spec = spec(tmp_path, "job", "print('ran')")
+    first = run_job(job_spec, options=options(tmp_path, "job"))
+    assert first.status == "Completed"
+    told = Heard()
+    again = msgspec.structs.replace(options(tmp_path, "job"), overwrite=True)
+    outcome = run_job(job_spec, told, Interrupted(), again)
+    assert (outcome.status, outcome.exit_code, started(told)) == ("Stopped", 130, [])
+
+
+@pytest.mark.parametrize("isolation", ["found", "none"])
+def test_what_a_killed_host_leaves_is_ended_and_nothing_else_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    if isolation == "none":
+        monkeypatch.setattr(request_module, "find_isolation", lambda: Isolation(reason="no private mounts here"))
     go, told, whole = tmp_path / "go", Heard(), Heard()
     killed = spec(tmp_path, "killed", WAITING.format(go="/nowhere"))
     waiting = spec(tmp_path, "whole", WAITING.format(go=str(go)))
@@ -232,6 +259,9 @@ def test_a_listener_that_raises_ends_the_job_and_leaves_no_process(tmp_path: Pat
     with pytest.raises(LookupError, match="the listener"):
         run_job(spec(tmp_path, "job", STOPPABLE), Raises(), options=options(tmp_path, "job"))
     assert children(zombies=True) == before
+    left = record(tmp_path / "job-result")
+    assert (left["status"], left["exit_code"]) == ("Failed", 70)
+    assert left["failure_reason"] == "InternalServerError: LookupError in the program that ran the job, which ended it"
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path: Path) -> None:

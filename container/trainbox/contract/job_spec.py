@@ -2,7 +2,7 @@
 
 A command line, a file and a request of the API all become a `JobSpec`. A request body, or a file for
 `aws sagemaker create-training-job --cli-input-json`, is JSON with the API's own names; `from_request` reads it and
-`to_request` writes it. What the API has no member for (the directory of a result, a rehearsed fault) is no part of it.
+`to_request` writes it. What the API has no member for (the directory of a result, a rehearsed fault) is not part of it.
 
 https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTrainingJob.html
 """
@@ -21,7 +21,7 @@ InputMode = Literal["File", "Pipe", "FastFile"]
 #: Where the files of this machine are, in place of `s3://`; what follows is the path as it is, not percent-encoded.
 FILE_SCHEME = "file://"
 
-#: What SageMaker takes and a job on this machine does without, by its place in the request, and why.
+#: Members that SageMaker accepts and that have no effect on this machine, by their place in the request; and why.
 IGNORED: Mapping[str, str] = {
     "VpcConfig": "the hosts have the network of this machine",
     "Tags": "nothing here is tagged",
@@ -47,7 +47,7 @@ IGNORED: Mapping[str, str] = {
     "ResourceConfig.TrainingPlanArn": "no capacity is reserved",
     "ResourceConfig.InstancePlacementConfig": "all hosts are on this machine",
 }
-#: What SageMaker takes and no job here can have, and what to do.
+#: Members that SageMaker accepts and that cannot be honoured here; with what to do instead.
 UNSUPPORTED: Mapping[str, str] = {
     "ServerlessJobConfig": "give an image or a script",
     "AlgorithmSpecification.AlgorithmName": "give TrainingImage in place of an algorithm of the marketplace",
@@ -156,7 +156,7 @@ class CheckpointConfig(_Members, frozen=True):
 
 
 class StoppingCondition(_Members, frozen=True):
-    """After how many seconds the job is stopped; with spot instances, the longest time with the waiting."""
+    """After how many seconds the job is stopped; for spot instances, including the time spent waiting."""
 
     max_runtime_in_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     max_wait_time_in_seconds: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -164,7 +164,7 @@ class StoppingCondition(_Members, frozen=True):
 
 
 class RetryStrategy(_Members, frozen=True):
-    """How often SageMaker starts the job again after an error of its own."""
+    """How often SageMaker restarts the job after an internal error."""
 
     maximum_retry_attempts: Annotated[int, msgspec.Meta(ge=1, le=30)]
 
@@ -196,7 +196,7 @@ class IgnoredMember(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """What it is told as."""
+        """The member and why it has no effect, in one line."""
         return f"{self.name} has no effect here: {IGNORED[self.name]}"
 
 
@@ -219,7 +219,7 @@ class JobSpec(_Members, frozen=True):
     ignored: tuple[IgnoredMember, ...] = ()
 
 
-#: The fields of a JobSpec that are no members of the request.
+#: The fields of a JobSpec that the request does not have.
 _OWN_FIELDS = ("Script", "Ignored")
 _FILE, _SOURCE, _NAME, _MODULE, _ARGUMENTS = (
     *("sagemaker_program", "sagemaker_submit_directory", "trainbox_script", "trainbox_module"),
@@ -286,7 +286,7 @@ def read_spec(path: Path) -> JobSpec:
     """Read the file of a request: the JSON that `aws sagemaker create-training-job --cli-input-json` takes.
 
     Raises:
-        ContractError: It cannot be read, is not a JSON object, or is no request of CreateTrainingJob.
+        ContractError: It cannot be read, is not a JSON object, or is not a request of CreateTrainingJob.
     """
     try:
         body = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -310,7 +310,7 @@ def _convert(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401 - the
 
 
 def _unknown(value: object, kind: type[msgspec.Struct], path: str) -> Iterator[str]:
-    """What is wrong with the names of members, at any depth."""
+    """Yield what is wrong with the names of members, at any depth."""
     if not isinstance(value, Mapping):
         return
     known = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}

@@ -1,4 +1,4 @@
-"""What the hosts of a job left becomes one result, below the work directory: merged, and the model packed."""
+"""Build one result from the files of all hosts, in the work directory: merge them and pack the model."""
 
 import shlex
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from trainbox.workbench.result import ARCHIVE, BUILDING, MODEL, OUTPUT
 
 
 class BuiltResult(msgspec.Struct, frozen=True):
-    """A result before it is in its place."""
+    """A result that has not been moved to its place."""
 
     model: ModelRecord | None
     clashes: tuple[Clash, ...]
@@ -24,12 +24,12 @@ class BuiltResult(msgspec.Struct, frozen=True):
 
 
 def build_result(plan: RunPlan, failed: str | None, say: Callable[[str], None]) -> BuiltResult:
-    """Merge what the hosts left below the work directory, and pack the model.
+    """Merge the files of all hosts in the work directory, and pack the model.
 
     Args:
         plan: Of the job.
         failed: The host that failed first, if one did.
-        say: Tells a person.
+        say: Reports a note.
 
     Raises:
         RunError: It cannot be written.
@@ -40,7 +40,7 @@ def build_result(plan: RunPlan, failed: str | None, say: Callable[[str], None]) 
     except OSError as error:
         raise RunError(f"{building} cannot be written: {error.strerror}") from error
     trees = [(host.name, host.tree) for host in plan.hosts]
-    # The failure file of the host that failed first is the job's; the others' lie beside it.
+    # The failure file of the host that failed first is the job's; the others get the names of their hosts.
     outputs = sorted(((name, tree / OUTPUT) for name, tree in trees), key=lambda each: each[0] != failed)
     clashes = tuple(clash for clash in merge(outputs, building / OUTPUT) if clash.path != "failure")
     clashes += tuple(merge([(name, tree / MODEL) for name, tree in trees], building / MODEL))
@@ -59,7 +59,7 @@ def build_result(plan: RunPlan, failed: str | None, say: Callable[[str], None]) 
 
 
 def no_archive(problem: RunError, out: Path, model: Path) -> RunError:
-    """What is said of a model that could not be packed.
+    """Return the error for a model that could not be packed.
 
     Args:
         problem: Why.

@@ -1,4 +1,4 @@
-"""The command line of `trainbox run` becomes a job, as a request would say it, and how it runs here."""
+"""Turn the command line of `trainbox run` into a JobSpec and the options of this machine."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from trainbox.workbench.inputs.channel_flags import read_channel_flags
 from trainbox.workbench.inputs.hosts import Hosts
 from trainbox.workbench.local_options import LocalOptions, MemberNames
 
-#: The flags by which messages name what a person gave.
+#: How messages name the arguments.
 _FLAGS = MemberNames(
     hyperparameter="--hp",
     variable="--env",
@@ -116,7 +116,7 @@ def _faults(fault: Fault, given: Sequence[str]) -> tuple[Drill, ...]:
 
 
 def _script(args: argparse.Namespace, cwd: Path) -> LocalScript:
-    """What is to run: a file of this machine by its place, anything else by its name, which may be one of an image."""
+    """Return the script: a file of this machine with its directory, anything else by its name, also one of an image."""
     if args.script is not None and args.module is not None:
         raise RunError(
             f"-m {args.module} and {args.script}: only one of them can run",

@@ -1,8 +1,8 @@
 """MetricDefinitions: the value that a regular expression of the request finds in a line of the log.
 
-SageMaker searches each line. So does this, one line at a time and no more of it than `LONGEST_SEARCHED`, so that the
-time grows with the length of the log. A regular expression whose own time can double with every character is not
-searched, and one that is slow all the same is given up; both are told.
+SageMaker searches each line, and so does this. The time is linear in the length of the log: only the first
+`LONGEST_SEARCHED` characters of a line are searched, an expression that can take exponential time is not used, and one
+that turns out to be slow is dropped. Each of these is reported once.
 """
 
 import re
@@ -15,7 +15,7 @@ from trainbox.clock import Clock
 from trainbox.contract.job_spec import MetricDefinition
 from trainbox.workbench.curves import MARK, Curves
 
-#: Characters of a line; a metric further behind is not found.
+#: Characters of a line that are searched.
 LONGEST_SEARCHED = 2_000
 #: For one line.
 SLOW_SECONDS = 1.0
@@ -46,7 +46,7 @@ class DefinedMetrics:
 
     Args:
         definitions: Those of the request.
-        say: Tells a person.
+        say: Reports a note.
         clock: The time in seconds.
     """
 
@@ -64,10 +64,10 @@ class DefinedMetrics:
         for definition in definitions:
             problem = refuse(definition.regex)
             if problem:
-                say(f"metric {definition.name!r} is not searched for: {problem}")
+                say(f"metric {definition.name!r} is not recorded: {problem}")
             else:
                 pattern = re.compile(definition.regex)
-                # Where it is not found from the start, `.*` finds it nowhere: one look in place of one for each place.
+                # With a leading `.*`, no match from the start means no match anywhere: one attempt is enough.
                 self._searches[definition.name] = pattern.match if is_found_at_start(pattern) else pattern.search
 
     def __bool__(self) -> bool:
@@ -75,7 +75,7 @@ class DefinedMetrics:
         return bool(self._searches)
 
     def find(self, line: str) -> Iterator[DefinedValue]:
-        """The values in a line: what the first group of each regular expression finds, if it is a number."""
+        """Yield the values in a line: the first group of each regular expression, if it is a number."""
         if len(line) > LONGEST_SEARCHED and not self._is_cut_told:
             self._is_cut_told = True
             self._say(f"metrics are searched for in the first {LONGEST_SEARCHED:,} characters of a line")
@@ -85,7 +85,7 @@ class DefinedMetrics:
             if self._clock() - started > SLOW_SECONDS:
                 del self._searches[name]
                 self._say(
-                    f"metric {name!r} is not searched for any more: its regular expression took more than"
+                    f"metric {name!r} is not recorded any more: its regular expression took more than"
                     f" {SLOW_SECONDS:g} s for one line"
                 )
             value = None if found is None else _number(found)
@@ -94,9 +94,9 @@ class DefinedMetrics:
 
 
 def read_line(host: str, line: bytes, curves: Curves, defined: DefinedMetrics) -> list[LineValue]:
-    """Take one line of a host's log: our own metric lines, and what the request defines.
+    """Record the metrics in one line of a log: those of trainbox's own metric lines, and those of the request.
 
-    Where both say a metric of one name, our own line counts, which has the step.
+    If both have a metric of the same name, trainbox's own line counts, because it has the step.
 
     Args:
         host: Whose.
@@ -118,7 +118,7 @@ def read_line(host: str, line: bytes, curves: Curves, defined: DefinedMetrics) -
 
 
 def _number(found: "re.Match[str]") -> float | None:
-    """The first group as a number; one of `re`'s own groups that took no part has none."""
+    """Return the first group as a number; None if it is not one, or took no part in the match."""
     try:
         return float(found[1] or "")
     except ValueError:
@@ -126,7 +126,7 @@ def _number(found: "re.Match[str]") -> float | None:
 
 
 def refuse(regex: str) -> str:
-    """Pure: why a regular expression is not searched for; empty where it is."""
+    """Pure: return why a regular expression is not used; empty if it is."""
     try:
         groups = re.compile(regex).groups
     except (re.error, OverflowError, RecursionError) as error:
@@ -135,14 +135,14 @@ def refuse(regex: str) -> str:
         return f"its regular expression {regex!r} has no group (…) around the value"
     if can_explode(regex):
         return (
-            f"its regular expression {regex!r} repeats a group that repeats something itself or has alternatives,"
-            " which can take for ever"
+            f"its regular expression {regex!r} repeats a group that has a repetition or alternatives in it, which can"
+            " take exponential time"
         )
     return ""
 
 
 def is_found_at_start(pattern: "re.Pattern[str]") -> bool:
-    """Pure: whether what a regular expression finds in a line, it finds from the start: it begins with `.*`.
+    """Pure: return whether any match of a regular expression in a line begins at its start: it begins with `.*`.
 
     >>> is_found_at_start(re.compile(".*loss=(.)")), is_found_at_start(re.compile(".*a(b)|(c)"))
     (True, False)
@@ -157,7 +157,7 @@ def is_found_at_start(pattern: "re.Pattern[str]") -> bool:
 
 
 def can_explode(regex: str) -> bool:
-    """Pure: whether the time may double with each character: a repeated group has a repeat or an alternative in it.
+    """Pure: return whether matching may take exponential time: a repeated group has a repetition or alternatives in it.
 
     >>> can_explode("loss=([0-9.]+)"), can_explode("(a+)+b"), can_explode("(?:a|ab)*c")
     (False, True, True)

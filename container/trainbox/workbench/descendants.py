@@ -22,7 +22,7 @@ _SECONDS = 10.0
 
 
 class _Adoption:
-    """How many jobs want the orphans: to adopt them is an attribute of the process, whichever of its threads asks."""
+    """Counts the jobs that adopt orphans: the kernel has one attribute for all threads of the process."""
 
     lock = threading.Lock()
     count = 0
@@ -53,15 +53,15 @@ def orphans_come_here() -> Iterator[None]:
 
 
 class Marks(msgspec.Struct, frozen=True):
-    """By what the processes of a job are known among all children of this process."""
+    """How the processes of a job are recognised among all children of this process."""
 
     #: The mount namespaces of its hosts, as `/proc/PID/ns/mnt` names them.
     namespaces: frozenset[str] = frozenset()
-    #: The trees of its hosts, which are in the environment of all that runs without a namespace.
+    #: The trees of its hosts, which hosts without a namespace have in their environment.
     trees: tuple[Path, ...] = ()
 
     def are_of(self, pid: int) -> bool:
-        """Whether a process has one of them; that of one that has ended cannot be seen."""
+        """Return whether a process has one of them; False for one that has ended."""
         if mount_namespace(pid) in self.namespaces:
             return True
         with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ class Marks(msgspec.Struct, frozen=True):
 
 
 def mount_namespace(pid: int) -> str:
-    """The mount namespace of a process; empty where it is that of this process, or cannot be told."""
+    """Return the mount namespace of a process; empty if it is that of this process or cannot be read."""
     try:
         found, own = (str(Path(f"/proc/{each}/ns/mnt").readlink()) for each in (pid, "self"))
     except OSError:
@@ -83,8 +83,8 @@ def end_orphans(*, but: Collection[int], is_ours: Callable[[int], bool] = lambda
     """Kill all children except those given, and theirs in turn; return how many there were.
 
     Args:
-        but: Children that were there before.
-        is_ours: Whether another one is to be killed.
+        but: Children to leave alone.
+        is_ours: Whether to kill another one.
     """
     deadline = time.monotonic() + _SECONDS
     ended = 0

@@ -1,4 +1,4 @@
-"""What a job tells while it runs: typed events, in order, to the listener that `run_job` was given."""
+"""The events of a job: typed values, sent in order to the listener of `run_job`."""
 
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,7 +24,7 @@ SecondaryJobStatus = Literal[
 
 
 class JobStarted(msgspec.Struct, frozen=True):
-    """A job begins: the first event."""
+    """The job starts; the first event."""
 
     job_name: str
     attempt: int
@@ -35,20 +35,20 @@ class JobStarted(msgspec.Struct, frozen=True):
 
 
 class StatusChanged(msgspec.Struct, frozen=True):
-    """The job has come to another phase, in SageMaker's words."""
+    """The job enters another phase, named as DescribeTrainingJob names it."""
 
     status: JobStatus
     secondary_status: SecondaryJobStatus
 
 
 class HostStarted(msgspec.Struct, frozen=True):
-    """A host runs."""
+    """A host was started."""
 
     host: str
 
 
 class LinesWritten(msgspec.Struct, frozen=True):
-    """A host has written lines; `data` has them whole, but for a line of more than 1 MiB and the last one."""
+    """A host wrote lines; `data` holds whole lines, except for lines above 1 MiB and the last one."""
 
     host: str
     data: bytes
@@ -60,7 +60,7 @@ class LinesWritten(msgspec.Struct, frozen=True):
 
 
 class MetricLogged(msgspec.Struct, frozen=True):
-    """A metric was found in a line; `step` is None for a selected value (`[metrics] final …`)."""
+    """A line has the value of a metric; `step` is None for a final value (`[metrics] final …`)."""
 
     host: str
     name: str
@@ -69,24 +69,24 @@ class MetricLogged(msgspec.Struct, frozen=True):
 
 
 class FindingReported(msgspec.Struct, frozen=True):
-    """A health check of the job has found something."""
+    """A health check of the job reported a finding."""
 
     host: str
     finding: Finding
 
 
 class NoteGiven(msgspec.Struct, frozen=True):
-    """A choice that was made, or something a person should know, in one sentence."""
+    """A choice made for the user, or a warning, in one sentence."""
 
     text: str
 
 
 class TimePassed(msgspec.Struct, frozen=True):
-    """A moment has passed in which the hosts run: a display can be drawn anew."""
+    """About 0.1 s passed while the hosts run; a display can be redrawn."""
 
 
 class HostEnded(msgspec.Struct, frozen=True):
-    """A host has ended, and nothing more comes from it; `reason` says why, as far as it could not say so itself."""
+    """A host ended, and all its output was sent; `reason` is set if it could not report the reason itself."""
 
     host: str
     exit_code: int
@@ -94,7 +94,7 @@ class HostEnded(msgspec.Struct, frozen=True):
 
 
 class JobEnded(msgspec.Struct, frozen=True):
-    """The job has ended, and its record and result are written: the last event."""
+    """The job ended, and its record and result are written; the last event."""
 
     outcome: JobOutcome
 
@@ -114,14 +114,14 @@ Event = (
 
 
 class Listener(Protocol):
-    """Hears the events of a job, in the thread that runs it."""
+    """Receives the events of a job, in the thread that runs it."""
 
     def on_event(self, event: Event) -> None:
-        """Something has happened; what this raises ends the job."""
+        """Handle one event; an exception ends the job."""
 
 
-class NobodyListens:
-    """A listener that hears nothing."""
+class SilentListener:
+    """A listener that ignores all events."""
 
     def on_event(self, event: Event) -> None:
-        """Nothing is done."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""What the hosts of a job said at their end: the failure file of one that failed, the last lines of a log."""
+"""Read how the hosts of a job ended: from the failure file, and from the last lines of the logs."""
 
 import contextlib
 from pathlib import Path
@@ -14,7 +14,7 @@ from trainbox.workbench.plan import RunPlan
 
 
 def stopped_by_others(ended: Ended, out: Path) -> dict[str, str]:
-    """The hosts of a job that nothing here has stopped which were stopped all the same, and by which signal."""
+    """Return the hosts that a signal from elsewhere stopped, and its name, if this program stopped none."""
     if ended.stop is not None or ended.failed is not None:
         return {}
     logs = {host.name: out / "logs" / f"{host.name}.log" for host in ended.hosts}
@@ -22,7 +22,7 @@ def stopped_by_others(ended: Ended, out: Path) -> dict[str, str]:
 
 
 def find_failure(plan: RunPlan, ended: Ended) -> str:
-    """What the host that failed wrote into its failure file; else what is known of its end."""
+    """Return the failure file of the host that failed; without one, what is known about its end."""
     host = next((host for host in ended.hosts if host.name == ended.failed), None)
     if host is None:
         return ""
@@ -39,7 +39,7 @@ def _failure_file(plan: RunPlan, host: str) -> str:
 
 
 def is_told(plan: RunPlan, failure: str) -> bool:
-    """Whether the one host has ended its log, which was shown, with the reason of the failure."""
+    """Return whether the log of a single host ends with the reason of the failure, so that it was shown already."""
     if not failure or len(plan.hosts) > 1:
         return False
     log = last_bytes(plan.request.out / "logs" / f"{plan.hosts[0].name}.log").decode(errors="replace")

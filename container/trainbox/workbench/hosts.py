@@ -51,10 +51,10 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class HostListener(Protocol):
-    """Hears what happens while the hosts run, in bytes and sentences; `run_job` makes events of it."""
+    """Receives the output of running hosts and notes; `JobEvents` turns them into events."""
 
     def started(self, host: str) -> None:
-        """A host runs."""
+        """A host was started."""
 
     def stopping(self, reason: StopReason) -> None:
         """The hosts are asked to leave."""

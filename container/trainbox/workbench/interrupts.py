@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts(StopRequest):
-    """While entered, in the main thread, the signals that would end this process ask for a stop instead."""
+    """A stop request by signals: while entered, in the main thread, those that would end it ask for a stop."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Interrupts(StopRequest):
             signal.signal(*self._former.pop())
 
     def listening(self) -> AbstractContextManager[object]:
-        """While entered, the signals ask."""
+        """Return a context in which signals ask for a stop."""
         return self
 
     def _count(self, number: int, _frame: FrameType | None) -> None:

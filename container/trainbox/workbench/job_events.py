@@ -1,4 +1,4 @@
-"""Makes events of what hosts write and do: whole lines, the metrics and findings in them, phases."""
+"""Turn the output and the state of hosts into events: whole lines, the metrics and findings in them, phases."""
 
 import io
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ from trainbox.workbench.events import (
 )
 from trainbox.workbench.hosts import StopReason
 
-#: What is longer is told in pieces.
+#: A longer line is sent in pieces.
 _LONGEST_LINE_BYTES = 1024 * 1024
-#: How a finding of a health check begins, which is one line of JSON.
+#: The beginning of a finding of a health check, which is one line of JSON.
 _FINDING = b'{"check":'
 
 
 class JobEvents:
-    """What the hosts of a job are heard by: it tells the job's listener.
+    """A host listener that sends events to the listener of the job.
 
     Args:
-        listener: Of the job.
-        hosts: Their names.
+        listener: That of the job.
+        hosts: The names of all hosts.
         curves: Where the metrics go.
         definitions: Metrics that the request defines.
     """
@@ -50,34 +50,37 @@ class JobEvents:
         self._defined = DefinedMetrics(definitions, self.say)
 
     def tell(self, event: Event) -> None:
-        """Tell something."""
+        """Send an event."""
         self._listener.on_event(event)
 
     def status(self, status: JobStatus, secondary_status: SecondaryJobStatus) -> None:
-        """The job has come to another phase."""
+        """Send a change of the status."""
         self.tell(StatusChanged(status, secondary_status))
 
     def started(self, host: str) -> None:
-        """A host runs; what installs its requirements before has its name, too."""
+        """Send that a host was started; its requirements may have been installed under the same name before."""
         if host not in self._started:
             self._started.add(host)
             self.tell(HostStarted(host))
 
     def stopping(self, reason: StopReason) -> None:
-        """The hosts are asked to leave; those beside one that has failed are no job that is stopped."""
+        """Send that the job is stopping, unless only the other hosts of a failed one are stopped."""
         if reason in ("interrupt", "max-run", "stop-after"):
             self.status("Stopping", "Stopping")
 
     def say(self, text: str) -> None:
-        """Tell a sentence."""
+        """Send a note."""
         self.tell(NoteGiven(text))
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Send that time passed."""
         self.tell(TimePassed())
 
     def output(self, host: str, data: bytes) -> None:
-        """Tell what a host wrote, as far as its lines are whole."""
+        """Send the whole lines that a host wrote; keep the rest."""
+        if data.endswith(b"\n") and not self._pending[host]:
+            self._lines(host, data)  # as almost always, and without a copy
+            return
         whole, newline, rest = (self._pending[host] + data).rpartition(b"\n")
         if not newline and len(rest) > _LONGEST_LINE_BYTES:
             whole, rest = rest, b""
@@ -86,7 +89,7 @@ class JobEvents:
             self._lines(host, whole + newline)
 
     def close(self) -> None:
-        """Tell what had no newline."""
+        """Send the rest, which has no newline."""
         for host, rest in self._pending.items():
             if rest:
                 self._lines(host, rest)

@@ -12,7 +12,7 @@ from trainbox.workbench.given import Origin
 
 
 class MemberNames(msgspec.Struct, frozen=True):
-    """How messages name what was given: by the members of a request, or by flags."""
+    """How messages name arguments: by the members of a request, or by flags."""
 
     hyperparameter: str = "HyperParameters"
     variable: str = "Environment"
@@ -51,14 +51,14 @@ class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
     keep: bool = False
     #: By channel: where the objects of its manifest lie, a directory or `s3://bucket/prefix`.
     places: Mapping[str, str] = {}
-    #: Where values came from that are no part of the command: these are secret whatever their names say.
+    #: Sources of values that are not part of the command; these values are secret, also under harmless names.
     hyperparameter_origins: Mapping[str, Origin] = {}
     env_origins: Mapping[str, Origin] = {}
-    #: Settings that flags of their own say, by the flags, for messages.
+    #: By setting, the flags that set it; for messages.
     flags: Mapping[str, str] = {}
-    #: Whether this program starts no process meanwhile but those of the job: whatever is left of it can be ended then,
-    #: also what hides its origin.
+    #: Whether this program starts no other child processes while the job runs: all that remain are then ended,
+    #: also those that hide their origin.
     owns_children: bool = False
-    #: Of the files that hosts make; -1 is that of this process.
+    #: For the files that hosts create; -1 is the umask of this process.
     host_umask: int = -1
     names: MemberNames = MemberNames()

@@ -1,4 +1,4 @@
-"""How a job ended, for programs: in SageMaker's words, with the places of what it left."""
+"""The outcome of a job: its status as SageMaker names it, and the paths of its results."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from trainbox.workbench.result import MODEL, OUTPUT
 
 
 class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job ended."""
+    """The outcome of a job."""
 
     job_name: str
     attempt: int
@@ -27,7 +27,7 @@ class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
     #: `model.tar.gz`, as SageMaker uploads it, and what is in it; None where the job left no model.
     model_archive: Path | None = None
     model: Path | None = None
-    #: What the hosts left in `/opt/ml/output`, with the failure file.
+    #: The content of `/opt/ml/output` of all hosts, with the failure file.
     output: Path | None = None
     checkpoints: Path
     #: By name, in the order logged.
@@ -37,7 +37,7 @@ class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def outcome_of(record: JobRecord, out: Path) -> JobOutcome:
-    """Pure but for a look at what lies there: the outcome of a job whose record is written.
+    """Return the outcome of a job whose record is written.
 
     Args:
         record: Of the attempt.

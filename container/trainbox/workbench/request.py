@@ -11,15 +11,14 @@ from typing import get_args
 
 import msgspec
 
-from trainbox.contract.drills import Drill, read_drills
+from trainbox.contract.drills import Drill
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job_spec import JobSpec, MetricDefinition, script_hyperparameters
-from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
+from trainbox.contract.keys import KEY_BYTES
 from trainbox.contract.peer_key import PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.setting_values import Installs, read_names
-from trainbox.contract.settings import SETTINGS, is_ours, require_known
 from trainbox.errors import RunError
 from trainbox.launch.requirements import find_install
 from trainbox.workbench.acceptance import OWN_VARIABLES, PROCESSES, check_accepted, check_numbers
@@ -32,12 +31,11 @@ from trainbox.workbench.isolation import Isolation, find_containers, find_isolat
 from trainbox.workbench.local_options import LocalOptions, MemberNames
 from trainbox.workbench.overwriting import read_replaced, require_kept
 from trainbox.workbench.record import JobRecord
+from trainbox.workbench.shell_settings import drills_of, settings_of_shell
 from trainbox.workbench.source import Source, survey
 from trainbox.workbench.unused import unused
 
 _JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-#: A variable that every script of a job has, and what it starts.
-_WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
 
 
@@ -186,12 +184,12 @@ def _find_work(spec: JobSpec, options: LocalOptions, now: dt.datetime) -> _Work:
     check_accepted(spec, options)
     hosts, processes = hosts_of(spec.resource_config), _processes(spec)
     check_numbers(spec, options, hosts, processes)
-    of_shell = _settings_of_shell(env)
+    of_shell = settings_of_shell(env)
     given = {name: of_shell[name] for name in of_shell if name not in OWN_VARIABLES}
     variables = {**given, **spec.environment}
     if options.preflight is not None:
         variables.pop("TRAINBOX_PREFLIGHT", None)
-    drills = _drills(options, of_shell.get("TRAINBOX_DRILL", ""))
+    drills = drills_of(options, of_shell.get("TRAINBOX_DRILL", ""))
     command = (*algorithm.container_entrypoint, *algorithm.container_arguments)
     image = _image_of(spec, options)
     if command:
@@ -286,30 +284,6 @@ def _referring(hyperparameters: Mapping[str, str], variables: Mapping[str, str],
     """What refers to secrets that are elsewhere; what refers wrongly, the supervisor refuses."""
     for flag, values in ((names.hyperparameter, hyperparameters), (names.variable, variables)):
         yield from (f"the reference in {flag} {name}" for name, value in values.items() if has_reference(value))
-
-
-def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
-    """What the shell says to trainbox counts as `--env` does, unless this shell is within a job: then it is that job's.
-
-    Raises:
-        ContractError: It says what no trainbox understands.
-    """
-    if _WITHIN_A_JOB in env:
-        return {}
-    require_known((), env, Path())
-    names = {CHECKPOINT_KEY, *(name.upper() for name in SETTINGS if is_ours(name))}
-    return {name: value for name, value in env.items() if name in names and value}
-
-
-def _drills(options: LocalOptions, of_shell: str) -> tuple[Drill, ...]:
-    try:
-        drills = (*options.drills, *(read_drills(of_shell) if of_shell else ()))
-    except ValueError:
-        raise RunError(f"the variable TRAINBOX_DRILL: found {of_shell!r}, expected 'kill RANK@STEP'") from None
-    twice = next((drill for drill in drills if drills.count(drill) > 1), None)
-    if twice:
-        raise RunError(f"the drill '{twice}' is given twice", hint="give it once: each happens once")
-    return drills
 
 
 def _processes(spec: JobSpec) -> int | None:

@@ -1,6 +1,6 @@
 """Run a training job on this machine: `run_job`, for any program; `trainbox run` is one.
 
-It knows no command line, no terminal and no signals, and works in any thread: several jobs can run in one process.
+It uses no command line, no terminal and no signal handlers, and works in any thread; several jobs can run at once.
 """
 
 import datetime as dt
@@ -12,11 +12,11 @@ import msgspec
 from trainbox.contract.job import read_environment
 from trainbox.contract.job_spec import JobSpec
 from trainbox.contract.secrets import without_secrets
-from trainbox.errors import RunError
+from trainbox.errors import INTERNAL_EXIT_CODE, RunError
 from trainbox.files import disarm, keep_out_of_git
 from trainbox.workbench.built_result import build_result, no_archive
 from trainbox.workbench.curves import Curves, joined
-from trainbox.workbench.events import HostEnded, JobEnded, JobStarted, Listener, NobodyListens
+from trainbox.workbench.events import HostEnded, JobEnded, JobStarted, Listener, SilentListener
 from trainbox.workbench.first_record import first_record, host_records, next_steps_of
 from trainbox.workbench.folder import claimed, keep_earlier_logs, remove
 from trainbox.workbench.host_logs import find_failure, is_told, stopped_by_others
@@ -48,37 +48,37 @@ def run_job(
     stop: StopRequest | None = None,
     options: LocalOptions | None = None,
 ) -> JobOutcome:
-    """Run a job, and come back when it has ended and its result is in place.
+    """Run a job; return when it has ended and its result is in place.
 
     Args:
         spec: What runs.
-        listener: Hears what happens, in this thread.
-        stop: Any thread may ask it for the end of the job, before its start too.
-        options: How it runs here; by default in processes, with this process's environment and directory.
+        listener: Receives the events, in this thread.
+        stop: Ends the job; any thread may ask, also before the start.
+        options: How it runs on this machine; by default in processes, with the environment of this process.
 
     Raises:
         TrainboxError: What was asked for cannot be done, and nothing was started; or the job could not be started, or
             its result not be kept. In the last two cases `job.json` and the last event say so, too.
         KeyboardInterrupt: Ctrl-C in the main thread, with no handler but Python's, while the result was collected.
     """
-    chosen = options or LocalOptions()
-    if chosen.env is None:
-        chosen = msgspec.structs.replace(chosen, env=read_environment())
-    return run_plan(plan_job(spec, chosen), listener or NobodyListens(), stop or StopRequest())[0]
+    plan = plan_job(spec, options or LocalOptions())
+    return run_plan(plan, listener or SilentListener(), stop or StopRequest())[0]
 
 
 def plan_job(spec: JobSpec, options: LocalOptions) -> RunPlan:
-    """Decide everything that `run_job` does; nothing is written or started.
+    """Plan a job; nothing is written or started.
 
     Raises:
         TrainboxError: What was asked for cannot be done.
     """
+    if options.env is None:
+        options = msgspec.structs.replace(options, env=read_environment())
     request = read_request(spec, options, now=dt.datetime.now(dt.UTC))
     return plan_run(request, find_overlay(request, fresh=options.fresh))
 
 
 def run_plan(plan: RunPlan, listener: Listener, stop: StopRequest) -> tuple[JobOutcome, JobRecord]:
-    """Do what a plan says; returns how the job ended, and all that is known of it.
+    """Execute a plan; return the outcome and the record of the job.
 
     Raises:
         TrainboxError: As `run_job`.
@@ -115,11 +115,11 @@ class _JobRun:
 
     @property
     def outcome(self) -> JobOutcome:
-        """How the job ended, once it has."""
+        """The outcome, after the end of the job."""
         return msgspec.structs.replace(outcome_of(self.record, self.out), is_reason_in_log=self.is_told)
 
     def run(self) -> None:
-        """Every phase, each with its time; whatever happens, `job.json` says how it ended."""
+        """Run all phases; `job.json` says how the job ended, also after an error."""
         plan, request = self.plan, self.plan.request
         hosts = tuple(host.name for host in plan.hosts)
         self.listener.on_event(JobStarted(request.job_name, plan.attempt, self.out, hosts))
@@ -134,6 +134,15 @@ class _JobRun:
             keep_record(request.previous, self.out)
             keep_earlier_logs(self.out, plan.attempt)
         write_record(self.record, self.out)
+        try:
+            self._run_phases()
+        except BaseException as error:
+            if self.record.status == "InProgress":  # a listener raised, or Ctrl-C without a handler
+                self._record_end(_broken_off(error))
+            raise
+
+    def _run_phases(self) -> None:
+        request = self.plan.request
         try:
             end = self._train()
         except RunError as error:
@@ -209,7 +218,7 @@ class _JobRun:
                 self.events.say(f"error: files in {place} may run as their owner: {error.filename}: {error.strerror}")
 
     def _take_over(self) -> None:
-        """Wait for, or remove, what an attempt before this one may have left running."""
+        """Wait for, or remove, hosts that an earlier attempt may have left running."""
         image = self.plan.request.isolation.image
         if image is None:
             await_earlier(self.plan, self.events, self.stop)
@@ -271,9 +280,12 @@ class _JobRun:
         )
 
     def _finish(self, end: JobEnd) -> None:
+        self._record_end(end)
+        self._tell_end()
+
+    def _record_end(self, end: JobEnd) -> None:
         self.record = self._ended(end)
         write_record(self.record, self.out)
-        self._tell_end()
 
     def _tell_end(self) -> None:
         outcome = self.outcome
@@ -291,3 +303,10 @@ class _JobRun:
             metrics=joined(self.record.metrics, self.curves.all()),
             final=self.curves.final,
         )
+
+
+def _broken_off(error: BaseException) -> JobEnd:
+    """Return the end of a job whose listener or program raised; the text of the error may be secret."""
+    reason = f"InternalServerError: {type(error).__name__} in the program that ran the job, which ended it"
+    code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else INTERNAL_EXIT_CODE
+    return JobEnd("Failed", "Failed", code, reason)

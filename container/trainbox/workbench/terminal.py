@@ -1,4 +1,4 @@
-"""The terminal of `trainbox run` as the listener of a job: its lines, our sentences, and the line of progress."""
+"""The listener of `trainbox run`: shows the lines of the hosts, notes, and the line of progress."""
 
 from typing import TextIO, cast
 
@@ -14,7 +14,7 @@ _STDERR = 2
 
 
 class Terminal:
-    """Shows a job: what its hosts write on stdout, what is told on stderr.
+    """Shows the output of hosts on stdout and notes on stderr.
 
     Args:
         plan: Of the job.
@@ -36,11 +36,11 @@ class Terminal:
         )
 
     def say(self, text: str) -> None:
-        """Show a sentence of our own."""
+        """Show a note."""
         self._live.say(text)
 
     def on_event(self, event: Event) -> None:
-        """Show what is to be seen of it."""
+        """Show an event."""
         match event:
             case LinesWritten(host, data):
                 self._live.output(host, data)

@@ -1,4 +1,4 @@
-"""Pure: what of a job has no effect on this machine, so that a person is told."""
+"""Pure: find the members of a job that have no effect on this machine, so that they are reported."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from trainbox.workbench.local_options import LocalOptions
 
 
 def unused(spec: JobSpec, options: LocalOptions) -> Iterator[str]:
-    """What has no effect here, in one line, and what differs from what SageMaker would do."""
+    """Yield a note with all members that have no effect here."""
     condition, algorithm = spec.stopping_condition, spec.algorithm_specification
     given = {
         "RoleArn": bool(spec.role_arn),
@@ -27,4 +27,4 @@ def unused(spec: JobSpec, options: LocalOptions) -> Iterator[str]:
     }
     names = [*(name for name, is_given in given.items() if is_given), *(member.name for member in spec.ignored)]
     if names:
-        yield f"without effect on this machine: {', '.join(names)}"
+        yield f"no effect on this machine: {', '.join(names)}"

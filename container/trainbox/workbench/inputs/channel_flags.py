@@ -1,4 +1,4 @@
-"""`--channel NAME=PLACE[,OPTION…]` becomes a channel of the job: a place that exists, and what the options say."""
+"""Parse `--channel NAME=PLACE[,OPTION…]` into channels of a JobSpec; the place must exist."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
