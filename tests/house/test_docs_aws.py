@@ -50,6 +50,27 @@ def test_a_call_that_aws_would_reject_is_found(before: str, after: str, message:
     assert any(message in text for text in wrong), wrong
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "boto3.client('sagemaker')",
+        "boto3.Session(profile_name='me').client('sagemaker', region_name='eu-central-1')",
+        "session.client('sagemaker')",
+    ],
+)
+def test_a_call_is_found_however_its_client_and_its_parameters_are_made(made: str) -> None:
+    variable = f"client = {made}\nclient.describe_training_job(TrainingJobName='a', Nme='b')"
+    at_once = f"{made}.describe_training_job(**{{'TrainingJobName': 'a', **{{'Nme': 'b'}}}})"
+    base = f"request = {{'Nme': 'b'}}\nclient = {made}\nclient.describe_training_job(TrainingJobName='a', **request)"
+    for source in (variable, at_once, base):
+        (call,) = find_calls(source)
+        assert "Nme" in str(check_call(call)), source
+    for source in ("client.describe_training_job('a')", "client.describe_training_job(**load())"):
+        (call,) = find_calls(f"client = {made}\n{source}")
+        assert check_call(call), source
+    assert find_calls(f"{made}.get_waiter('training_job_completed_or_stopped').wait(TrainingJobName='a')") == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_the_cli_is_one(page: Path) -> None:
     commands = [line for line in find_commands(page) if line.startswith("aws ")]

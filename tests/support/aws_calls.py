@@ -4,7 +4,7 @@ import ast
 import functools
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import botocore.session
@@ -15,6 +15,8 @@ from botocore.validate import ParamValidator
 
 #: In place of a value that only a run would make.
 UNKNOWN = "a value of the run"
+#: Methods of boto3's clients that are no operation of a service.
+_HELPERS = {"get_waiter", "get_paginator", "generate_presigned_url", "upload_file", "download_file"}
 #: Commands of the CLI that are no operation of a service.
 _CUSTOM = {("s3", "*"), ("configure", "*"), ("sso", "*"), ("ecr", "get-login-password"), ("logs", "tail")}
 _GLOBAL_OPTIONS = {"region", "profile", "query", "output", "no-cli-pager", "cli-input-json"}
@@ -29,7 +31,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 def find_calls(source: str) -> list[Call]:
-    """The calls that a Python example makes: methods of `boto3.client("x")`, or of a variable that holds one."""
+    """The calls that a Python example makes: methods of `….client("x")`, or of a variable that holds one."""
     tree = ast.parse(source)
     clients: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -48,14 +50,20 @@ def _calls(tree: ast.AST, clients: Mapping[str, str], values: Mapping[str, Any])
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             owner = node.func.value
             service = clients.get(owner.id) if isinstance(owner, ast.Name) else _service(owner)
-            if service:
-                given = {str(each.arg): _evaluate(each.value, values) for each in node.keywords}
+            if service and node.func.attr not in _HELPERS:
+                pairs = [(None if each.arg is None else ast.Constant(each.arg), each.value) for each in node.keywords]
+                given = _join(pairs, values)
+                given.update(
+                    {f"argument {place + 1}": UNKNOWN for place in range(len(node.args))}
+                )  # clients take names
                 yield Call(service, node.func.attr, given)
 
 
 def _service(node: ast.expr) -> str | None:
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "boto3.client":
-        return str(ast.literal_eval(node.args[0]))
+    """The service of a client that an expression makes, by boto3 itself or by a session."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "client":
+        first = node.args[0] if node.args else None
+        return first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else None
     return None
 
 
@@ -66,12 +74,25 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
         case ast.Name():
             return values.get(node.id, UNKNOWN)
         case ast.Dict():
-            keys = [None if key is None else _evaluate(key, values) for key in node.keys]
-            return dict(zip(keys, [_evaluate(each, values) for each in node.values], strict=True))
+            return _join(zip(node.keys, node.values, strict=True), values)
         case ast.List() | ast.Tuple():
             return [_evaluate(each, values) for each in node.elts]
         case _:
             return UNKNOWN
+
+
+def _join(pairs: Iterable[tuple[ast.expr | None, ast.expr]], values: Mapping[str, Any]) -> dict[Any, Any]:
+    """A dict of keys and values; what has no key (`**x`) is joined with it, or is unknown by its text."""
+    joined: dict[Any, Any] = {}
+    for key, each in pairs:
+        value = _evaluate(each, values)
+        if key is not None:
+            joined[_evaluate(key, values)] = value
+        elif isinstance(value, dict):
+            joined.update(value)
+        else:
+            joined[f"**{ast.unparse(each)}"] = UNKNOWN
+    return joined
 
 
 def check_call(call: Call) -> list[str]:
