@@ -88,10 +88,9 @@ def cases() -> Iterator[Case]:
                         yield Case(victim, number, stage, hosts, where)
 
 
-#: One of each kind; the others are the same mechanisms at other moments.
+#: One of each signal but SIGTERM, which every test of a stop sends; the rest: the same mechanisms at other moments.
 DEFAULT = {
     Case("agent", STOP, "training"),
-    Case("agent", TERM, "join"),
     Case("server", KILL, "training", 2, 1),
     Case("writer", STOP, "saving"),
 }

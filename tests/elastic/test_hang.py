@@ -86,6 +86,7 @@ def test_a_frozen_rank_is_named_killed_and_replaced_and_rehearsed_faults_strike_
     assert "all_reduce" in (stacks / "rank-1.txt").read_text()
 
 
+@pytest.mark.long
 def test_saving_and_evaluating_may_take_longer_than_a_step_and_who_never_returns_shows_where_it_is(tree: Tree) -> None:
     mark = "progress.mark(3, StepPhase({}))"
     longer = f"if step == 3: {mark.format('3 + rank')}; time.sleep({LIMIT} + 1); {mark.format(2)}"

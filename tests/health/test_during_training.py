@@ -114,6 +114,7 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
     assert restarts(ended) == [f"{died}; localhost gpu1 reported Xid 31: {why}", died]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("report", "said"),
     [
@@ -121,7 +122,6 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
             'report(nvmlEventSetWait={"hang": True}); await_silence(scratch)',
             "the watch over the GPUs could not be asked: no answer within 2 s",
             id="events hang",
-            marks=pytest.mark.long,
         ),
         pytest.param(
             'report(0, nvmlDeviceGetRemappedRows={"hang": True})',
@@ -132,7 +132,6 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
             'report(nvmlEventSetWait={"crash": "planted"}); await_end(scratch)',
             "the watch over the GPUs has ended with exit code 1: the job goes on without it",
             id="crash",
-            marks=pytest.mark.long,
         ),
     ],
 )
