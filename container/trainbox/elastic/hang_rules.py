@@ -9,7 +9,7 @@ from trainbox.procfs import is_stopped
 
 #: How many of the longest steps a step may take before it counts as hanging.
 STEPS_PER_LIMIT = 5
-#: Sections whose length has nothing to do with that of a step.
+#: Phases whose length is independent of that of a step.
 _LONG = frozenset({StepPhase.START, StepPhase.CHECKPOINT, StepPhase.EVALUATION})
 #: A rank that takes more than 1/0.8 of the time of the fastest is slow.
 SLOW_SCORE = 0.8

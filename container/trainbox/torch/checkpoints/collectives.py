@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from trainbox.errors import CheckpointError
 from trainbox.manifest import NotGenuineError
+from trainbox.say import say
 from trainbox.torch.checkpoints.codec import flat
 
 T = TypeVar("T")
@@ -40,6 +41,11 @@ class RankGroup:
         self.rank = rank
         self.size = size
         self._group = group
+
+    def log(self, text: str) -> None:
+        """Log a line, on rank 0."""
+        if self.rank == 0:
+            say(text)
 
     def broadcast(self, content: bytes) -> bytes:
         """Return the content of rank 0, on every rank."""

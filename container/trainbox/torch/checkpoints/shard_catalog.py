@@ -177,9 +177,11 @@ class ShardCatalog:
                 for shard in (shard for shards in valid.values() for shard in shards):
                     require_genuine(Path(shard.path), shard.sealed, self._keys)  # also those of other hosts
                 return found
-            self._log(f"rejected the checkpoint of step {save[0]}: no host has a valid shard of {', '.join(found)}")
+            self.peers.log(
+                f"rejected the checkpoint of step {save[0]}: no host has a valid shard of {', '.join(found)}"
+            )
         rejected = f" ({len(newest_first)} rejected)" if newest_first else ""
-        self._log(f"no {'valid ' if rejected else ''}checkpoint in {self._root}{rejected}: {otherwise}")
+        self.peers.log(f"no {'valid ' if rejected else ''}checkpoint in {self._root}{rejected}: {otherwise}")
         return None
 
     def _gather(self, mine: Sequence[HostShard]) -> dict[str, tuple[HostShard, ...]]:
@@ -190,10 +192,6 @@ class ShardCatalog:
             for host in self.hosts
         }
         return {host: tuple(filter(None, (_read_shard(*one) for one in texts[host]))) for host in texts}
-
-    def _log(self, text: str) -> None:
-        if self.peers.rank == 0:
-            say(text)
 
 
 def _find_shards(root: Path) -> list[HostShard]:

@@ -103,7 +103,7 @@ class ShardedSaver:
             try:
                 return self._resume_from(found, fetcher)
             except UnreadableError as error:
-                self._log(f"{error.message}: looking for another checkpoint")
+                self._peers.log(f"{error.message}: looking for another checkpoint")
                 found = self._catalog.newest("giving up")
                 if found is None:
                     raise CheckpointError(error.message, hint=NO_EARLIER) from error
@@ -136,7 +136,7 @@ class ShardedSaver:
         states = read(GENERATORS)
         rng_state.resume(states, self._peers.rank, self._peers.size, (self._run.seed, found.step))
         self.schedule.saved(0.0)
-        self._log(f"resuming from step {found.step} (the shards of {', '.join(found.places)})")
+        self._peers.log(f"resuming from step {found.step} (the shards of {', '.join(found.places)})")
         if fetcher.bytes:
             say(f"rank {self._peers.rank} has fetched {fetcher.bytes:,} bytes of it from other hosts")
         return found.step
@@ -206,7 +206,7 @@ class ShardedSaver:
             return
         if wait:
             raise failure
-        self._log(f"{failure}; the training goes on, earlier checkpoints stay")
+        self._peers.log(f"{failure}; the training goes on, earlier checkpoints stay")
 
     def close(self, _seconds: float = 0.0) -> None:
         """Do nothing: no checkpoint is being written."""
@@ -225,10 +225,6 @@ class ShardedSaver:
         except CheckpointError as error:
             return error
         return None
-
-    def _log(self, text: str) -> None:
-        if self._peers.rank == 0:
-            say(text)
 
     def _from_leader(self, content: bytes) -> bytes:
         """Return the content of the first rank of this host."""
