@@ -59,7 +59,7 @@ def open_channel(request: ReadRequest) -> Iterator[OpenChannel | str]:
         yield _open_files(plan_files(request), request)
         return
     pipe = first_pipe(request.path)
-    with open_pipe(pipe, pipe.name, request.patience) as stream:
+    with open_pipe(pipe, pipe.name, request.pipe_timeout) as stream:
         yield _open_pipe(request, pipe, stream)
 
 
