@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import pyarrow as pa
 
 from trainbox.channels.file_inspection import (
     ChannelFile,
@@ -50,9 +49,6 @@ def open_channel(request: ReadRequest) -> Iterator[OpenChannel | str]:
     Raises:
         DataError: A file is not of its declared format, or differs from the others.
     """
-    # Signals belong to the script. Arrow would wait for Ctrl-C in a thread, for each block of CSV anew, and a process
-    # that ends soon after has been seen to abort with it (SIGABRT in place of its exit code).
-    pa.enable_signal_handlers(False)
     for note in request.notes:
         say(f"{request.name}: {note}")
     if not request.is_pipe:
