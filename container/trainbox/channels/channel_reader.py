@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import pyarrow as pa
 
 from trainbox.channels.file_inspection import (
     ChannelFile,
@@ -50,16 +49,13 @@ def open_channel(request: ReadRequest) -> Iterator[OpenChannel | str]:
     Raises:
         DataError: A file is not of its declared format, or differs from the others.
     """
-    # Signals belong to the script. Arrow would wait for Ctrl-C in a thread, for each block of CSV anew, and a process
-    # that ends soon after has been seen to abort with it (SIGABRT in place of its exit code).
-    pa.enable_signal_handlers(False)
     for note in request.notes:
         say(f"{request.name}: {note}")
     if not request.is_pipe:
         yield _open_files(plan_files(request), request)
         return
     pipe = first_pipe(request.path)
-    with open_pipe(pipe, pipe.name, request.patience) as stream:
+    with open_pipe(pipe, pipe.name, request.pipe_timeout) as stream:
         yield _open_pipe(request, pipe, stream)
 
 

@@ -36,7 +36,7 @@ class ReadRequest(msgspec.Struct, frozen=True):
     #: Whether each file is wrapped in a record of its own (Pipe mode with the record wrapper RecordIO).
     is_wrapped: bool
     #: How long to wait for a pipe to appear and for its writer, in seconds.
-    patience: float
+    pipe_timeout: float
     #: The number of bytes of text or records to parse at a time.
     size: int
     #: Decisions that the user should know.

@@ -103,23 +103,23 @@ def first_pipe(path: Path) -> Path:
 
 
 @contextmanager
-def open_pipe(path: Path, shown: str, patience: float) -> Iterator[ByteStream]:
+def open_pipe(path: Path, shown: str, timeout: float) -> Iterator[ByteStream]:
     """Open a FIFO, or a regular file of the same name.
 
     Args:
         path: The FIFO.
         shown: Its name in messages.
-        patience: Seconds to wait for the FIFO to appear, and then for a writer. There is no limit between two bytes:
+        timeout: Seconds to wait for the FIFO to appear, and then for a writer. There is no limit between two bytes:
             a writer may be slow, and the end of one ends the stream.
 
     Raises:
         DataError: It does not appear, or nobody writes to it.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > deadline:
             raise DataError(
-                f"{path}: the pipe of the channel did not appear within {patience:g} s",
+                f"{path}: the pipe of the channel did not appear within {timeout:g} s",
                 hint="is the channel in Pipe mode? A pipe can be read once: has another process taken it away?",
             )
         time.sleep(_POLL_SECONDS)
@@ -127,12 +127,12 @@ def open_pipe(path: Path, shown: str, patience: float) -> Iterator[ByteStream]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with io.FileIO(descriptor, "rb") as raw:
             if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-                _await_writer(descriptor, path, patience)
+                _await_writer(descriptor, path, timeout)
                 os.set_blocking(descriptor, True)
             yield ByteStream(raw, shown)
 
 
-def _await_writer(descriptor: int, path: Path, patience: float) -> None:
+def _await_writer(descriptor: int, path: Path, timeout: float) -> None:
     """Wait until a writer has opened the FIFO, even if it has closed it again without writing.
 
     Opened for reading without waiting, a FIFO is at its end before the first writer opens it; `poll` tells the two
@@ -140,7 +140,7 @@ def _await_writer(descriptor: int, path: Path, patience: float) -> None:
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    if not poll.poll(patience * 1000):
+    if not poll.poll(timeout * 1000):
         raise DataError(
-            f"{path}: nobody wrote to the pipe within {patience:g} s", hint="is the channel's data still there?"
+            f"{path}: nobody wrote to the pipe within {timeout:g} s", hint="is the channel's data still there?"
         )

@@ -24,7 +24,7 @@ from trainbox.say import say
 #: The label first, then the features.
 LABEL_FIRST = ColumnSpec()
 #: Seconds; SageMaker makes a channel's pipes before it starts the container, or soon after.
-PATIENCE = 300.0
+PIPE_TIMEOUT = 300.0
 #: Of a block: 7 MB for 28 features.
 ROWS = 65_536
 _HEADERS_ONLY = "no rows in {}: its files hold headers alone, or comments"
@@ -36,7 +36,7 @@ def make_request(
     channel: Path | Channel,
     columns: ColumnSpec = LABEL_FIRST,
     content_type: str | None = None,
-    patience: float = PATIENCE,
+    pipe_timeout: float = PIPE_TIMEOUT,
     coding: Coding | None = None,
 ) -> ReadRequest:
     """Combine the settings of the job, the content type and the caller; the caller takes precedence.
@@ -73,7 +73,7 @@ def make_request(
         declared,
         is_pipe,
         is_wrapped,
-        patience,
+        pipe_timeout,
         block_bytes(),
         tuple(notes),
         coding,
@@ -88,7 +88,7 @@ def read_table(
     content_type: str | None = None,
     coding: Coding | None = None,
     allow_empty: bool = False,
-    patience: float = PATIENCE,
+    pipe_timeout: float = PIPE_TIMEOUT,
     inspect: Inspect | None = None,
 ) -> Table:
     """Read all files of a channel as one table.
@@ -102,7 +102,7 @@ def read_table(
         coding: The codes of texts; overrides those of `like`.
         allow_empty: Whether a channel without rows (on this host) gives a table without rows instead of an error. Its
             columns are those of a header, or of `like`.
-        patience: How long to wait for a pipe, in seconds.
+        pipe_timeout: How long to wait for a pipe, in seconds.
         inspect: Called with each block of rows as it is read, and the names of its features.
 
     Raises:
@@ -110,7 +110,7 @@ def read_table(
         ResourceError: There is not enough memory, or no thread, to read it.
     """
     coding = coding if coding is not None or like is None else like.coding
-    request = make_request(channel, columns, content_type, patience, coding)
+    request = make_request(channel, columns, content_type, pipe_timeout, coding)
     if allow_empty and not request.is_pipe and not request.path.exists():
         _reject_empty(request, f"there is no {request.path}", allow_empty=allow_empty)
         return _without_rows(request, None, like)
@@ -145,7 +145,7 @@ def read_blocks(
     coding: Coding | None = None,
     rows: int = ROWS,
     allow_empty: bool = False,
-    patience: float = PATIENCE,
+    pipe_timeout: float = PIPE_TIMEOUT,
     inspect: Inspect | None = None,
 ) -> Iterator[Table]:
     """Read a channel in bounded memory: the same rows in the same order, with the same checks.
@@ -163,13 +163,13 @@ def read_blocks(
         coding: The codes of texts.
         rows: The rows of a table.
         allow_empty: Whether a channel without rows (on this host) gives no table instead of an error.
-        patience: How long to wait for a pipe, in seconds.
+        pipe_timeout: How long to wait for a pipe, in seconds.
         inspect: As for `read_table`.
 
     Raises:
         DataError: With file, line and cell, and what to do; earlier tables may have been yielded.
     """
-    request = make_request(channel, columns, content_type, patience, coding)
+    request = make_request(channel, columns, content_type, pipe_timeout, coding)
     if allow_empty and not request.is_pipe and not request.path.exists():
         _reject_empty(request, f"there is no {request.path}", allow_empty=allow_empty)
         return

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import scipy.sparse
 
 from trainbox.channels.formats import csv, csv_header, libsvm, parquet, recordio
@@ -49,6 +50,9 @@ def read_rows(stream: ByteStream, source: SourceInfo, encoder: CategoryEncoder, 
         DataError: A row cannot be used; if its place is known, a `RowError`.
         ResourceError: There is not enough memory, or no thread, to read it.
     """
+    # Signals belong to the program. Arrow would wait for Ctrl-C in a thread, for each block of CSV anew, and a process
+    # that ends soon after has been seen to abort with it (SIGABRT in place of its exit code).
+    pa.enable_signal_handlers(False)
     columns = encoder.columns
     labelled = columns.labels > 0
     if source.format == "libsvm":
