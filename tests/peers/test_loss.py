@@ -87,7 +87,8 @@ for number in range(COUNT):
     assert circle.gather(number, int) == [number] * 3
     given = circle.send_to_first(b"x" * number)
     assert given is None or list(map(len, given)) == [number] * 3
-    assert circle.share(str(number).encode() if circle.rank == number % 3 else None, number % 3) == str(number).encode()
+    content, root = str(number).encode(), number % 3
+    assert circle.share(content if circle.rank == root else None, root) == content
 print("all rounds", flush=True)
 """
 

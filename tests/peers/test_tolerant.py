@@ -374,6 +374,29 @@ def test_after_a_stop_at_the_end_of_a_round_the_others_have_a_moment_to_be_heard
     assert star.round(20).silent.keys() == {"algo-3", "algo-4"}
 
 
+@pytest.mark.parametrize(("answers", "waits"), [(0, 300 + 2 * 20 + 5), (1, 30 + 2 * 20 + 5), (3, 30 + 2 * 20 + 5)])
+def test_a_first_host_that_freezes_is_named_and_sooner_once_its_rendezvous_is_over(answers: int, waits: int) -> None:
+    line = Timeline()
+
+    def poll(_events: object, seconds: float) -> list[int]:
+        line.sleep(seconds)
+        return []
+
+    here, there = socket.socketpair()
+    leader = Channel("algo-2", there, timeout=5)
+    mine = Channel("algo-1", here, timeout=5, clock=line.clock, poll=poll)
+    members = Members(("algo-1", "algo-2"), "algo-2", "127.0.0.1")
+    joined = TolerantCommunicator(members, {"algo-1": mine}, {}, timeout=300, clock=line.clock, monotonic=line.clock)
+    with contextlib.closing(leader), joined:
+        for call in range(answers):
+            leader.send(call + 1, "scatter", msgspec.msgpack.encode(Decided(call, {})))
+            assert agree(joined, "algo-2", 1).total == call
+        began = line.now
+        with pytest.raises(HostLost, match="algo-1: stopped answering"):
+            agree(joined, "algo-2", 1)
+    assert line.now - began == waits
+
+
 def test_half_a_message_is_none_and_holds_up_nobody(star: Star) -> None:
     star.ends["algo-3"]._connection.sendall(encode_header(1, "gather", 1000) + b"half")
     for name in ("algo-2", "algo-4"):

@@ -64,15 +64,12 @@ class Communicator:
         self.members = members
         self.rank = members.rank
         self.size = members.size
+        #: Seconds without a heartbeat after which a member is lost; infinite where never.
+        self.limit = monitor.limit
         self._leader = members.names[0]
         self._monitor = monitor
         self._channels = channels
         self._call = 0
-
-    @property
-    def limit(self) -> float:
-        """Seconds without a heartbeat after which a member is lost; infinite where never."""
-        return self._monitor.limit
 
     def __enter__(self) -> Self:
         return self

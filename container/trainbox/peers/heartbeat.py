@@ -15,8 +15,7 @@ Once a member is lost, the main thread should leave. If it does not, since it ma
 dead, the thread ends the process with the loss as its error:
 
 - `LEAVE_SECONDS` (1 s) after a death or a silence: the main thread has nothing to add.
-- `REPORT_LEAVE_SECONDS` (3 s) after a report: the main thread may be about to raise the same error itself, with the
-  better text, and on a busy machine it may take a while to get there.
+- `REPORT_LEAVE_SECONDS` (3 s) after a report: the main thread may be about to raise the same error, with more detail.
 - `CLEANUP_SECONDS` (10 s) after the main thread has said that it leaves by an error of its own: it removes files.
 """
 
@@ -53,14 +52,14 @@ class HeartbeatMonitor:
 
     Args:
         me: Its name.
-        limit: Seconds without a heartbeat after which another member is lost.
+        limit: Seconds without a heartbeat after which another member is lost; infinite where never.
         clock: The time in seconds.
         poll: Waits for connections, in seconds of that clock.
     """
 
     def __init__(self, me: str, *, limit: float, clock: Clock = time.monotonic, poll: Poll | None = None) -> None:
         self._me = me
-        self._limit = limit
+        self.limit = limit
         self._clock = clock
         self._poll = poll or poll_events
         self._detector = FailureDetector(limit=limit, interval=min(BEAT_SECONDS, limit / 4))
@@ -86,11 +85,6 @@ class HeartbeatMonitor:
     def start(self) -> None:
         """Send and receive heartbeats in a thread, until `close`."""
         self._thread.start()
-
-    @property
-    def limit(self) -> float:
-        """Seconds without a heartbeat after which a member is lost; infinite where never."""
-        return self._limit
 
     def add(self, member: str, connection: socket.socket) -> None:
         """Exchange heartbeats with another member from now on.
@@ -218,8 +212,7 @@ class HeartbeatMonitor:
 
     def turn(self) -> bool:
         """Beat, listen and judge once; return False when there is nothing left to do."""
-        # A member that was silent at this moment, and has sent nothing that is found below, was silent in truth: this
-        # process itself may be stopped between any two of these lines.
+        # Silence is judged as of this moment: this process itself may be stopped between any two of the lines below.
         now = self._clock()
         with self._changed:
             turn = self._detector.turn(now, watching=self._is_watching, ends=self._ends())
@@ -282,12 +275,12 @@ class HeartbeatMonitor:
             self._lose(Loss(member, f"was {message.gave_up}", stopped=True, reported=True))
         elif message.gave_up:
             why = f"has given up: {message.gave_up}"
-            self._lose(Loss(member, why, _see_log(member), exit_code=message.exit_code, reported=True))
+            self._lose(Loss(member, why, f"the log of {member} says why", exit_code=message.exit_code, reported=True))
         elif message.lost is not None:
             self._lose(message.lost, tell=False)
 
     def _lose_silent(self, member: str) -> None:
-        why = f"is lost: no heartbeat for {self._limit:g} s"
+        why = f"is lost: no heartbeat for {self.limit:g} s"
         hint = f"the process is stopped, or the host of {member} or its network is gone"
         self._lose(Loss(member, why, hint))
 
@@ -296,7 +289,7 @@ class HeartbeatMonitor:
         absent = self._detector.absence(self._clock())
         if absent:
             return Loss(self._me, f"is lost: it did not run for {absent:.0f} s, and {member} has left meanwhile")
-        return Loss(member, f"is lost: {describe(error)}", _see_log(member))
+        return Loss(member, f"is lost: {describe(error)}", f"the log of {member} says why")
 
     def _lose(self, loss: Loss, *, tell: bool = True) -> None:
         """The first loss counts: those that follow are of members that leave for it."""
@@ -323,10 +316,6 @@ class HeartbeatMonitor:
         hang_up(self._links.pop(member).connection)
         self._detector.forget(member)
         self._changed.notify_all()
-
-
-def _see_log(member: str) -> str:
-    return f"the log of {member} says why"
 
 
 def end_process(error: TrainboxError, thread: int, before: Callable[[], None] | None = None) -> None:

@@ -11,8 +11,8 @@ Deadlines, and what follows when one is over:
 - `timeout` of a round: seconds that the leader waits for the values of the hosts, from its own call on. A host without
   one has `stopped answering`. It stays connected, gets the answer, and may send its value in the next round.
 - A connection that closes: its host is lost from then on, and named with the reason it gave, if it gave one.
-- A member waits for the answer as long as the leader may take: its rendezvous, its own part of the round, the wait for
-  the others, and 5 s.
+- A member waits for the answer as long as the leader may take: its own part of the round, the wait for the others, and
+  5 s; besides that the whole rendezvous in the first round, and at most 30 s in the following ones.
 - 5 s for a host to take what the leader sends to it.
 
 Time in which this process itself did not run is left out. A host that was away for as long as the leader waits names
@@ -48,8 +48,10 @@ Share = Callable[[R, str], R]
 
 #: A host that does not take what is sent to it for so long is frozen; it must not hold up the others.
 _SEND_SECONDS = 5.0
-#: For what the leader does between the last value of a round and its answer.
+#: For what the leader does between the last value of a round and its answer; and for one that is busy besides, once it
+#: has answered a first time.
 _MARGIN_SECONDS = 5.0
+_BUSY_SECONDS = 30.0
 #: Reads after the time is over: a host that never stops sending must not hold up the others.
 _MAX_LATE_READS = 1000
 _CLOCK_TRIES = 5
@@ -112,7 +114,8 @@ class TolerantCommunicator:
         self._channels = channels
         #: By host that is lost: why.
         self._lost = dict(missing)
-        self._timeout = timeout
+        #: What the leader may take besides the round.
+        self._slack = timeout
         self._clock = clock
         self._monotonic = monotonic
         self._poll = poll or poll_events
@@ -176,6 +179,7 @@ class TolerantCommunicator:
         self._call += 1
         if not self.members.is_first:
             told = self._ask("gather", msgspec.msgpack.encode(value), "scatter", timeout)
+            self._slack = min(self._slack, _BUSY_SECONDS)  # its rendezvous is over
             return self._decode(told, answer)
         self._values = {}
         self._gather(timeout)
@@ -251,7 +255,7 @@ class TolerantCommunicator:
             raise HostLost(leader, self._lost[leader])
         channel = self._channels[leader]
         try:
-            channel.allow(self._timeout + 2 * timeout + _MARGIN_SECONDS)
+            channel.allow(self._slack + 2 * timeout + _MARGIN_SECONDS)
             with contextlib.suppress(ConnectionError):  # if the leader has left, its reason may be there to be read
                 channel.send(self._call, kind, content)
             while True:

@@ -100,7 +100,8 @@ def boost(params: Params, data: Data, circle: Communicator) -> "xgb.Booster":
     from trainbox.xgboost.cluster import collective  # noqa: PLC0415 - loads XGBoost
 
     own = data.train if data.is_sharded else take_part(data.train, circle.rank, circle.size)
-    say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {len(own.labels):,} rows of its own")
+    rows = f"{len(own.labels):,} rows of its own"
+    say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {rows}")
     with collective(circle):
         matrix = xgb.QuantileDMatrix(
             own.features,
