@@ -93,7 +93,7 @@ from trainbox.peers import find_members, join
 
 job = trainbox.current_job()
 members = find_members(job, trainbox.toolkit.current_ranks())
-with join(members, patience=60, limit=20, port=job.port) as circle:
+with join(members, timeout=60, limit=20, port=job.port) as circle:
     digests = circle.gather(hashlib.sha256(os.environ["TRAINBOX_PEER_KEY"].encode()).hexdigest(), str)
 print(len(digests), "hosts,", len(set(digests)), "key")
 print("the hosts prove themselves:", job.peer_key is not None)
