@@ -113,9 +113,8 @@ class Agent(SimpleElasticAgent):
         self.is_meeting = False
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
-        spec = worker_group.spec
         self.ranks.forget()
-        progress.create(progress_file(self.scratch), spec.local_world_size)
+        progress.create(progress_file(self.scratch), worker_group.spec.local_world_size)
         numbers = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
         self.detector.begin(numbers, progress_file(self.scratch))
         self.faults.begin(numbers)
@@ -158,9 +157,8 @@ class Agent(SimpleElasticAgent):
         if self._has_missed_drills():
             self._remaining_restarts = 0
             return RunResult(state=WorkerState.FAILED)
-        return RunResult(
-            state=WorkerState.SUCCEEDED, return_values={one.global_rank: None for one in worker_group.workers}
-        )
+        values = {one.global_rank: None for one in worker_group.workers}
+        return RunResult(state=WorkerState.SUCCEEDED, return_values=values)
 
     def _all_done(self) -> bool:
         if self.ranks.stop_signal:
@@ -227,11 +225,10 @@ class Agent(SimpleElasticAgent):
 
     def _own_alarm(self) -> Alarm | None:
         """Raise an alarm for a rank of this host that has failed, or, on the first host, for a lost host."""
-        if any(self.ranks.all[local_rank].code for local_rank in self.ranks.all):
-            return Alarm(self.coordination.host)
-        if len(self.job.hosts) > 1 and self.coordination.is_first and self.coordination.silent():
-            return Alarm(self.coordination.host)
-        return None
+        is_wrong = any(rank.code for rank in self.ranks.all.values())
+        if not is_wrong and len(self.job.hosts) > 1 and self.coordination.is_first:
+            is_wrong = bool(self.coordination.silent())
+        return Alarm(self.coordination.host) if is_wrong else None
 
     def _end_attempt(self, alarm: Alarm) -> RunResult:
         """End the ranks of this host, report how they ended, get the verdict, and have elastic act on it."""
