@@ -36,7 +36,7 @@ from trainbox.channels import Coding, ColumnSpec, Table, digest_coding, say_unre
 from trainbox.contract.model_card import FeatureType, ModelCard, features_of
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.tabular.curves import save_curves
-from trainbox.tabular.painter import Painter
+from trainbox.tabular.plots import draw_pictures
 from trainbox.tabular.texts import by_name, explain
 from trainbox.torch import (
     Batches,
@@ -457,15 +457,16 @@ def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *
             "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
         },
     )
-    with Painter() as painter:
-        painter.draw(save_curves(best.get("history", []), unit="epochs", selected=best["epoch"]))
-        files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
-        save_files(files, card, train.inputs, program="model.pt2")
+    files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
+    save_files(files, card, train.inputs, program="model.pt2")
+    curves = save_curves(best.get("history", []), unit="epochs", selected=best["epoch"])
     for text in explain(train.coding, train.names, params.unseen):
         print(f"pytorch_train: {text}", file=sys.stderr, flush=True)
     declared = {metric.name: metric for metric in metrics(params)}
     if best["scores"]:
         trainbox.final({declared[name]: value for name, value in best["scores"].items()})
+    if complete:
+        draw_pictures(curves)
 
 
 if __name__ == "__main__":

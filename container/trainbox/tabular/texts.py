@@ -13,7 +13,7 @@ from trainbox.channels.formats.cell_types import hint_for_cell, is_missing_marke
 from trainbox.contract.model_card import CARD_FILE, read_card
 from trainbox.contract.text import short, some
 from trainbox.errors import DataError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 
 #: Stands for the label among the places of features.
 LABEL = -1
@@ -31,7 +31,7 @@ class Column(msgspec.Struct, frozen=True):
     has_numbers: bool
 
 
-def settle(circle: Circle, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]) -> Coding:
+def settle(circle: Communicator, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]) -> Coding:
     """The texts of all members together, sorted; all of them call this.
 
     Args:
@@ -56,7 +56,7 @@ def settle(circle: Circle, coding: Coding, names: Sequence[str], has_numbers: Ca
     return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
 
 
-def former_codes(circle: Circle, model_dir: Path | None) -> Coding | None:
+def former_codes(circle: Communicator, model_dir: Path | None) -> Coding | None:
     """The codes of a former model, which these rows must follow; None where no member is given one.
 
     Args:
