@@ -14,7 +14,7 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ("trainbox", (), "What every training script can import. `import trainbox` loads a name when it is first used."),
     (
         "trainbox.channels",
-        ("read_table", "Table"),
+        ("read_table", "Table", "ColumnSpec"),
         "Reads a channel: CSV, Parquet, libsvm, recordio-protobuf.",
     ),
     ("trainbox.contract.model_card", ("read_card", "ModelCard"), "Describes a model that a bundled script saved."),
