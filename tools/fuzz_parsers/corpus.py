@@ -253,11 +253,13 @@ def _forest() -> Any:  # noqa: ANN401 - scikit-learn has no types
 def states() -> tuple[bytes, ...]:
     """`state.json` of a PyTorch checkpoint."""
     from trainbox.torch.checkpoints.codec import encode  # noqa: PLC0415 - imports torch
-    from trainbox.torch.checkpoints.document import compose  # noqa: PLC0415
+    from trainbox.torch.checkpoints.state_manifest import encode_manifest  # noqa: PLC0415
 
     parts = {"model": encode(_state(), "model"), "optimizer": encode({"lr": 0.1, "groups": [(1, 2)]}, "optimizer")}
     kinds = {"model": "Linear", "optimizer": "AdamW"}
-    return (compose(kinds, parts, world_size=2, shard_bytes=4096, identity={"seed": 1}, per_rank=("generators",)),)
+    return (
+        encode_manifest(kinds, parts, world_size=2, shard_bytes=4096, identity={"seed": 1}, per_rank=("generators",)),
+    )
 
 
 @cache
@@ -274,7 +276,7 @@ def indexes() -> tuple[bytes, ...]:
 @cache
 def packed_states() -> tuple[bytes, ...]:
     """The state of one rank's generators."""
-    from trainbox.torch.checkpoints.document import pack  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.codec import pack  # noqa: PLC0415 - imports torch
 
     return (pack(_state(), "generators"), pack({"a": 1, "b": b"xyz", "c": (1.5, None)}, "generators"))
 

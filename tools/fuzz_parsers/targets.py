@@ -14,12 +14,13 @@ import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from tools.fuzz_parsers import corpus
-from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
-from trainbox.channels.kinds import read_content_type
+from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
+from trainbox.channels.formats import Format, parse_body, read_content_type
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import read_job
 from trainbox.contract.keys import read_checkpoint_keys
@@ -163,20 +164,20 @@ def _unpack_schema(content: bytes, directory: Path) -> None:
 
 def _parse_state(content: bytes, _directory: Path) -> None:
     from trainbox.torch.checkpoints.codec import decode, empty  # noqa: PLC0415 - imports torch
-    from trainbox.torch.checkpoints.document import parse  # noqa: PLC0415
+    from trainbox.torch.checkpoints.state_manifest import decode_manifest  # noqa: PLC0415
 
-    for part in parse(content).parts.values():
+    for part in decode_manifest(content).parts.values():
         decode(part.tree, [empty(entry) for entry in part.table if entry.size < _LARGEST_FRAME])
 
 
 def _unpack_state(content: bytes, _directory: Path) -> None:
-    from trainbox.torch.checkpoints.document import unpack  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.codec import unpack  # noqa: PLC0415 - imports torch
 
     unpack(content)
 
 
 def _read_index(content: bytes, directory: Path) -> None:
-    from trainbox.torch.checkpoints.index import METADATA, read_index  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.dcp_index import METADATA, read_index  # noqa: PLC0415 - imports torch
 
     (directory / METADATA).write_bytes(content)
     read_index(directory / METADATA, {"__0_0.distcp": 10**6})
@@ -189,10 +190,10 @@ def _read(name: str) -> Use:
     def read(content: bytes, directory: Path) -> None:
         (directory / name).write_bytes(content)
         for columns in (
-            Columns(),
-            Columns(labels=1, weight=True),
-            Columns(group="0"),
-            Columns(texts=True, categorical=("0",)),
+            ColumnSpec(),
+            ColumnSpec(labels=1, weight=True),
+            ColumnSpec(group="0"),
+            ColumnSpec(texts=True, categorical=("0",)),
         ):
             with contextlib.suppress(DataError):
                 read_table(directory, columns=columns)
@@ -201,6 +202,13 @@ def _read(name: str) -> Use:
         list(read_blocks(directory, rows=7))
 
     return read
+
+
+def _parse_bodies(content: bytes, _directory: Path) -> None:
+    """A request may say any content type."""
+    for format_ in get_args(Format):
+        with contextlib.suppress(DataError):
+            parse_body(content, format_)
 
 
 def _read_card(place: str) -> Use:
@@ -317,6 +325,9 @@ TARGETS: dict[str, Target] = {
     "libsvm": Target(corpus.of(*corpus.SVMS), _read("a.svm"), (DataError,), (b":", b" ", b"\n", b"qid:", b"1:", b"#")),
     "file of no known name": Target(
         corpus.of(*corpus.CSVS, *corpus.SVMS[:2], *corpus.RECORDS), _read("part-0"), (DataError,)
+    ),
+    "request body": Target(
+        corpus.of(*corpus.CSVS, *corpus.SVMS, *corpus.RECORDS), _parse_bodies, (DataError,), (b":", b"qid:", b"\n")
     ),
     "compressed file": Target(corpus.compressed, _read("a.csv.gz"), (DataError,)),
     "Parquet": Target(corpus.parquets, _read("a.parquet"), (DataError,)),

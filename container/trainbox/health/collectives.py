@@ -94,7 +94,7 @@ class RankProgram:
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a user's `queue.py` in the working directory is none of the standard library's.
-                [sys.executable, "-P", "-m", "trainbox.health.start_ranks", str(most_led()), address],
+                [sys.executable, "-P", "-m", "trainbox.health.ranks", str(most_led()), address],
                 env={**without_peer_key(env), **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),

@@ -18,7 +18,7 @@ from trainbox.sklearn.forests import count_threads
 from trainbox.sklearn.model import describe, save_importance, versions
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
-from trainbox.tabular.painter import Importance
+from trainbox.tabular.plots import Picture
 from trainbox.tabular.samples import thin_out
 from trainbox.tabular.texts import explain
 
@@ -140,7 +140,7 @@ def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[st
     return {f"{data.judged}:{name}": score for name, score in found.items()}
 
 
-def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Importance]:
+def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Picture]:
     """`xgboost-model`, as SageMaker's XGBoost containers load it, its card, and which features matter.
 
     Returns:

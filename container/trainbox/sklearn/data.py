@@ -15,7 +15,7 @@ import sklearn
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Coding, Columns, Table, digest, read_table, say_unread
+from trainbox.channels import Coding, ColumnSpec, Table, digest, read_table, say_unread
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
@@ -201,9 +201,9 @@ def _read(channel: Channel, params: Params, like: Table | None, coding: Coding |
     return table
 
 
-def columns_of(params: Params) -> Columns:
+def columns_of(params: Params) -> ColumnSpec:
     """What stands where in a row."""
-    return Columns(
+    return ColumnSpec(
         weight=params.csv_weights,
         missing=params.missing,
         delimiter=params.delimiter,

@@ -10,8 +10,7 @@ import msgspec
 import sklearn
 
 import trainbox
-from trainbox.channels import digest
-from trainbox.channels.coding import digest_coding
+from trainbox.channels import digest, digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from trainbox.channels import Coding, Table
 from trainbox.channels.table import recode_table
-from trainbox.channels.wording import some
+from trainbox.contract.text import some
 from trainbox.errors import DataError
 from trainbox.peers import Communicator
 from trainbox.say import say

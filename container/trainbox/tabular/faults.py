@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from trainbox.channels import Block, Columns, read_blocks
+from trainbox.channels import Block, ColumnSpec, read_blocks
 from trainbox.contract.job import Channel
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError, Stopped
 from trainbox.peers import Communicator
@@ -62,7 +62,7 @@ class Scan:
             raise DataError(self.fault.message, hint=self.fault.hint)
 
 
-def find_place(channel: Channel, row: int, columns: Columns) -> str:
+def find_place(channel: Channel, row: int, columns: ColumnSpec) -> str:
     """Name a row of a channel by its file and line; for a message, as it reads the channel once more up to there.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 import xgboost as xgb
 
-from trainbox.channels.coding import digest_coding
+from trainbox.channels import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.former import MODEL_CHANNEL

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 
 from trainbox.channels import Coding
-from trainbox.channels.coding import recode
+from trainbox.channels.formats.categories import recode
 from trainbox.channels.table import recode_table
-from trainbox.channels.wording import some
+from trainbox.contract.text import some
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.peers import Communicator
 from trainbox.say import say
