@@ -32,13 +32,11 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
-from trainbox.channels import Coding, Table, say_unread
-from trainbox.channels import Columns as Cells
-from trainbox.channels.coding import digest_coding
+from trainbox.channels import Coding, ColumnSpec, Table, digest_coding, say_unread
 from trainbox.contract.model_card import FeatureType, ModelCard, features_of
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.tabular.curves import save_curves
-from trainbox.tabular.painter import Painter
+from trainbox.tabular.plots import draw_pictures
 from trainbox.tabular.texts import by_name, explain
 from trainbox.torch import (
     Batches,
@@ -82,7 +80,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         Literal["error", "missing"], Meta(description="what a text is that `train` has not, in rows to be judged")
     ] = "error"
     missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = (
-        Cells().missing
+        ColumnSpec().missing
     )
     delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
         None
@@ -169,7 +167,7 @@ def read_channels(params: Params) -> dict[str, Samples]:
     first = trainbox.channel("train")
     read: Any = read_images
     if not holds_images(first):
-        columns = Cells(
+        columns = ColumnSpec(
             missing=params.missing,
             delimiter=params.delimiter,
             texts=True,
@@ -459,15 +457,16 @@ def save(net: nn.Module, best: dict[str, Any], train: Samples, params: Params, *
             "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
         },
     )
-    with Painter() as painter:
-        painter.draw(save_curves(best.get("history", []), unit="epochs", selected=best["epoch"]))
-        files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
-        save_files(files, card, train.inputs, program="model.pt2")
+    files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train)}
+    save_files(files, card, train.inputs, program="model.pt2")
+    curves = save_curves(best.get("history", []), unit="epochs", selected=best["epoch"])
     for text in explain(train.coding, train.names, params.unseen):
         print(f"pytorch_train: {text}", file=sys.stderr, flush=True)
     declared = {metric.name: metric for metric in metrics(params)}
     if best["scores"]:
         trainbox.final({declared[name]: value for name, value in best["scores"].items()})
+    if complete:
+        draw_pictures(curves)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ sharded are gathered first. A stop waits for the end of its group.
 import gc
 import itertools
 import sys
-from contextlib import ExitStack
 
 import trainbox
 
@@ -30,7 +29,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from trainbox.errors import RunError, Stopped
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.tabular.lean import put_off, unlisted, without
 from trainbox.tabular.pace import Pace
 
@@ -42,7 +41,6 @@ with without("pandas", "rich"), put_off("scipy.stats", "rankdata", "gmean", "chi
         Forest,
         History,
         Judge,
-        Painter,
         Params,
         Part,
         assemble,
@@ -50,6 +48,7 @@ with without("pandas", "rich"), put_off("scipy.stats", "rankdata", "gmean", "chi
         check_rows,
         declare,
         describe,
+        draw_pictures,
         explain_boost,
         find_importance,
         find_source,
@@ -86,18 +85,16 @@ def metrics(params: Params) -> tuple[trainbox.Metric, ...]:
 def main() -> None:
     """Meet the other hosts, if there are any, and train what is asked for."""
     params = trainbox.hyperparameters(Params)
-    with meet() as circle, ExitStack() as stack:
-        # The first of the hosts judges and saves.
-        painter = stack.enter_context(Painter()) if circle.members.is_first else None
+    with meet() as circle:
         if params.estimator is not None:
-            train_estimator(params, circle, painter)
+            train_estimator(params, circle)
         elif params.engine == "xgboost":
-            train_boosted(params, circle, painter)
+            train_boosted(params, circle)
         else:
-            train_forest(params, circle, painter)
+            train_forest(params, circle)
 
 
-def train_forest(params: Params, circle: Circle, painter: Painter | None) -> None:
+def train_forest(params: Params, circle: Communicator) -> None:
     """Read, resume, grow this host's trees group by group; the first host gathers all of them, and saves."""
     data = read_data(params, circle)
     check_rows(params, data)
@@ -106,7 +103,7 @@ def train_forest(params: Params, circle: Circle, painter: Painter | None) -> Non
     store, identity = open_store(circle), identify(params, data, former)
     parts, history = resume(store, identity, own, params, data)
     data = lay_out(data)
-    judge = Judge(params, data) if painter else None
+    judge = Judge(params, data) if circle.members.is_first else None  # the first host judges and saves
     if judge:
         judge.recall([*former.parts, *parts])
 
@@ -123,14 +120,15 @@ def train_forest(params: Params, circle: Circle, painter: Painter | None) -> Non
             pace.tell(stock.grown)
 
         gathered = gather_parts(circle, parts, params, data)
-        if judge and painter and gathered:
+        if judge and gathered:
             for part in gathered[len(parts) :]:
                 history += hear(judge, part, params)
             forest = assemble(gathered, params, former.parts)
-            # First, to be drawn while the model is packed.
-            painter.draw(*save_importance(*find_importance(forest, data.features)), save_curves(history))
-            save_forest(forest, judge.scores(), params, data)
+            complete = save_forest(forest, judge.scores(), params, data)
+            pictures = [*save_importance(*find_importance(forest, data.features)), save_curves(history)]
             trainbox.final(declared(params, judge.scores()))
+            if complete:
+                draw_pictures(*pictures)
         elif judge:
             say("asked to stop before the first tree: there is no model to save")
 
@@ -143,17 +141,18 @@ def hear(judge: Judge, part: Part, params: Params) -> History:
     return told
 
 
-def save_forest(forest: Forest, scores: dict[str, float], params: Params, data: Data) -> None:
-    """The model, and how complete it is."""
+def save_forest(forest: Forest, scores: dict[str, float], params: Params, data: Data) -> bool:
+    """Save the model; returns whether it has all its trees."""
     trees, wanted = len(forest.estimators_), params.n_estimators
     complete = trees == wanted
     if not complete:
         say(f"asked to stop after {trees} of {wanted} trees: saved so far; a resumed job goes on from there")
     card = describe(params, data, algorithm=type(forest).__name__, complete=complete, iterations=trees, metrics=scores)
     save_model(forest, data, card)
+    return complete
 
 
-def train_estimator(params: Params, circle: Circle, painter: Painter | None) -> None:
+def train_estimator(params: Params, circle: Communicator) -> None:
     """Fit another estimator on the same rows, judge it by the same metrics, save it in the same way."""
     if circle.size > 1:
         raise RunError(f"estimator={params.estimator} is fitted on one host", hint="ask for one instance")
@@ -163,21 +162,22 @@ def train_estimator(params: Params, circle: Circle, painter: Painter | None) -> 
     fit_estimator(estimator, params, data)
     scores = score_estimator(estimator, params, data)
     save_model(estimator, data, describe(params, data, algorithm=params.estimator, metrics=scores))
-    if painter:
-        painter.draw(*save_importance(*find_importance(estimator, data.features)))
+    pictures = save_importance(*find_importance(estimator, data.features))
     trainbox.final(declared(params, scores))
+    draw_pictures(*pictures)
 
 
-def train_boosted(params: Params, circle: Circle, painter: Painter | None) -> None:
+def train_boosted(params: Params, circle: Communicator) -> None:
     """Grow XGBoost's kind of forest, all hosts together, each from its own rows; the first judges and saves it."""
     refuse_former("engine=xgboost")
     say(explain_boost())
     data = read_data(params, circle)
     booster = boost(params, data, circle)
-    if painter:
+    if circle.members.is_first:
         scores = score_booster(booster, params, data)
-        painter.draw(*save_booster(booster, params, data, scores))
+        pictures = save_booster(booster, params, data, scores)
         trainbox.final(declared(params, scores))
+        draw_pictures(*pictures)
 
 
 def declared(params: Params, scores: dict[str, float]) -> dict[trainbox.Metric, float]:

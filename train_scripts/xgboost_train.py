@@ -46,7 +46,6 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         FoldResult,
         Group,
         Matrix,
-        Painter,
         Params,
         Progress,
         Truths,
@@ -59,6 +58,7 @@ with without("sklearn", "pandas", "xgboost.sklearn"), unlisted(np, "f2py", "test
         cut,
         declare,
         describe,
+        draw_pictures,
         evaluate,
         explain,
         find_device,
@@ -104,27 +104,26 @@ def main() -> None:
     store = trainbox.checkpoints()
     with meet() as circle, ExitStack() as files:
         check_members(params, circle.size)
-        # The first of the members logs and saves.
-        painter = files.enter_context(Painter()) if circle.members.is_first else None
+        is_first = circle.members.is_first  # it logs and saves
         found = store.latest() if not params.kfold else None
         data = read_data(params, circle, files, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
         former = read_former(params, data.agreement, circle)
-        if params.kfold and painter:
-            cross_validate(params, store, data, painter)
+        if params.kfold:
+            cross_validate(params, store, data)
             return
         bins = data.bins(params, found)
         identity = identify(params, data.agreement, bins, former)
-        thin = thin_rows(data.shards["train"]) if painter else None
+        thin = thin_rows(data.shards["train"]) if is_first else None
         progress = resume(found, data.agreement, circle, identity, params, former=former)
         with collective(circle) as group:
             for latest in train(params, group, data, progress, bins):
                 progress = latest
-                if painter and len(progress.history) % params.checkpoint_every == 0:
+                if is_first and len(progress.history) % params.checkpoint_every == 0:
                     save_progress(store, identity, progress)
-        if painter and thin is not None:
-            finish(params, data, progress, painter, thin)
+        if thin is not None:
+            finish(params, data, progress, thin)
 
 
 def train(
@@ -156,7 +155,7 @@ def train(
     )
 
 
-def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data, painter: Painter) -> None:
+def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data) -> None:
     """A model for each fold, scored on the rows that it has not seen; a checkpoint after each."""
     rows = join_folds([shard.table for shard in data.shards.values()])
     folds = split_folds(rows.labels, params, rows.groups)
@@ -180,11 +179,10 @@ def cross_validate(params: Params, store: trainbox.Checkpoints, data: Data, pain
         said = model.predict(plain_matrix(held_out, params))
         results.append(FoldResult(bytes(model.save_raw("ubj")), progress.history[chosen], said, progress.history))
         save_folds(store, identity, results)
-    painter.draw(save_fold_curves(results, params))
     finish_folds(params, data, rows.labels, folds, results)
 
 
-def finish(params: Params, data: Data, progress: Progress, painter: Painter, thin: Matrix) -> None:
+def finish(params: Params, data: Data, progress: Progress, thin: Matrix) -> None:
     """Save the model, of the best round where early stopping chooses, with what one must know of it."""
     history, objective = progress.history, objective_of(params)
     if progress.model is None or not history:
@@ -209,11 +207,13 @@ def finish(params: Params, data: Data, progress: Progress, painter: Painter, thi
         metrics=scores,
     )
     save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, thin)
-    painter.draw(save_importance(model, features), save_curves(history, chosen))
+    pictures = save_importance(model, features), save_curves(history, chosen)
     say(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
     for text in explain(data.agreement.coding, features, params.unseen):
         say(text)
     conclude(params, chosen, scores)
+    if complete:
+        draw_pictures(*pictures)
 
 
 def finish_folds(
@@ -233,12 +233,14 @@ def finish_folds(
     save_models(models, card, thin_rows(data.shards["train"]))
     said = out_of_fold(folds, results)
     save_output("predictions.csv", predictions_file(labels, said, classes=params.classes))
+    picture = save_fold_curves(results, params)
     say(f"saved {len(results)} models to {trainbox.model_dir()}: xgboost-model-0, …")
     for text in explain(data.agreement.coding, data.agreement.columns, params.unseen):
         say(text)
     for name, score in scores.items():
         say(f"{name}: {score['mean']:.6g} on average over the folds, standard deviation {score['std']:.6g}")
     conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
+    draw_pictures(picture)
 
 
 def conclude(params: Params, step: int, scores: Mapping[str, float]) -> None:

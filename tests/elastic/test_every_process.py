@@ -182,7 +182,9 @@ def expect_of_peer(case: Case, run: Run, hit_one: Run) -> None:
     if case.victim == "server":
         assert str(run.failure).startswith(f"PEER {name}: {str(hit_one.failure).splitlines()[0]}"), run.failure
     else:  # it could say nothing any more
-        assert str(run.failure).startswith(f"PEER {name}: lost host {name}: no sign of life of its agent"), run.failure
+        assert str(run.failure).startswith(f"PEER {name}: lost host {name}: no sign of life from its agent"), (
+            run.failure
+        )
 
 
 def find(victim: str, supervisor: int) -> int:

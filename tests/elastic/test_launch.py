@@ -50,10 +50,10 @@ import os, signal, sys, time
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-progress = Progress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
+progress = RankProgress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
 dist.init_process_group("gloo")
 
 def happens(step):
@@ -63,7 +63,7 @@ for step in range(1, 21):
     happens(step)
     total = torch.ones(1)
     dist.all_reduce(total)
-    progress.mark(step, Section.COMPUTE)
+    progress.mark(step, StepPhase.COMPUTE)
 print("ended", rank, attempt, int(total), flush=True)
 dist.barrier()
 dist.destroy_process_group()

@@ -130,7 +130,8 @@ def test_what_no_host_has_written_is_named_and_runs_nothing(pair: Job, tmp_path:
     for run in runs:
         assert "Traceback" not in run.log
         assert re.search(
-            rf"the store of {pair.hosts[0]} holds for '{key.rpartition('/')[2]}' what no host of this job has written",
+            rf"the store of {pair.hosts[0]} holds a value for '{key.rpartition('/')[2]}' that no host of this job has"
+            " written",
             str(run.failure),
         ), run.failure
 

@@ -24,22 +24,22 @@ import signal, sys
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 scratch = Path(os.environ[PROGRESS_VARIABLE]).parent
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-progress = Progress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
-progress.mark(0, Section.START)
+progress = RankProgress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
+progress.mark(0, StepPhase.START)
 dist.init_process_group("gloo")
 for step in range(1, 11):
-    progress.mark(step - 1, Section.COMPUTE)
+    progress.mark(step - 1, StepPhase.COMPUTE)
     if (rank, attempt, step) == (1, 0, 6):
         READY(scratch)
         WHAT
     dist.all_reduce(torch.ones(1))
-    progress.mark(step, Section.DATA)
+    progress.mark(step, StepPhase.DATA)
 print("ended", rank, attempt, flush=True)
-progress.mark(10, Section.DONE)
+progress.mark(10, StepPhase.DONE)
 dist.barrier()
 dist.destroy_process_group()
 """

@@ -47,7 +47,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "container/trainbox/torch/checkpoints/dcp.py": {
         "import pickle": "names the errors of torch.load with weights_only=True",
     },
-    "container/trainbox/torch/checkpoints/index.py": {
+    "container/trainbox/torch/checkpoints/dcp_index.py": {
         "import pickle": "an Unpickler that makes records of a few names and refuses all others",
     },
     "container/trainbox/torch/checkpoints/pickles.py": {

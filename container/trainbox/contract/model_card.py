@@ -68,7 +68,7 @@ class SampleRow(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is, what it reads, what it answers, and which files it consists of."""
+    """Describe a model: its input, its output, how it was trained, and its files."""
 
     framework: Framework
     #: `xgboost`, or the class, network or factory that was trained.
@@ -129,7 +129,7 @@ def encode_card(card: ModelCard) -> bytes:
 
 
 def read_card(model_dir: Path) -> ModelCard:
-    """Read the card of a model, or the description that versions before it left beside the model.
+    """Read the model card of a model, or the description that earlier versions wrote.
 
     Args:
         model_dir: What `model.tar.gz` was unpacked to; it may be somebody else's.

@@ -33,8 +33,7 @@ from trainbox.clock import Clock, Sleep
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
 from trainbox.health.orders import Call, Done, Order, Ran, Rank
-from trainbox.peers.stores import serve_store
-from trainbox.peers.wire import listen
+from trainbox.peers.sockets import listen, serve_store
 from trainbox.say import say
 
 DRILL = "TRAINBOX_HEALTH_DRILL"

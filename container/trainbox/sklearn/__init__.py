@@ -21,7 +21,7 @@ from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import History, identify, open_store, resume, save_parts
 from trainbox.sklearn.scores import declare
-from trainbox.tabular.painter import Painter
+from trainbox.tabular.plots import draw_pictures
 
 __all__ = [
     "Data",
@@ -29,7 +29,6 @@ __all__ = [
     "Former",
     "History",
     "Judge",
-    "Painter",
     "Params",
     "Part",
     "assemble",
@@ -37,6 +36,7 @@ __all__ = [
     "check_rows",
     "declare",
     "describe",
+    "draw_pictures",
     "explain_boost",
     "find_importance",
     "find_source",

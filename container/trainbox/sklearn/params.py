@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trainbox.channels.table import MISSING
+from trainbox.channels.formats.schema import MISSING
 
 #: What a resumed job may change, because it does not shape the trees.
 #: How CSV is read shows in the digest of what was read.

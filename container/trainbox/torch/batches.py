@@ -69,12 +69,12 @@ class Batches:
 
     @property
     def left(self) -> int:
-        """Batches that this epoch still has."""
+        """Number of batches that remain in this epoch."""
         rest = max(0, self.length - self.consumed)
         return rest // self.batch_size if self.tail == "drop" else -(-rest // self.batch_size)
 
     def steps(self, epochs: int) -> int:
-        """Batches of so many whole epochs."""
+        """Return the number of batches in complete epochs."""
         match self.tail:
             case "drop":
                 return epochs * (self.length // self.batch_size)
@@ -88,7 +88,7 @@ class Batches:
         return (indices for indices, _ in self._shares(self.epoch, self.consumed, self.left))
 
     def keys(self) -> Iterator[list[Key]]:
-        """The same, each sample with the epoch it is drawn in."""
+        """Yield the same batches, each sample with its epoch."""
         shares = self._shares(self.epoch, self.consumed, self.left)
         return (list(zip(epochs, indices, strict=True)) for indices, epochs in shares)
 
@@ -106,23 +106,23 @@ class Batches:
                 yield indices[share], epochs[share]
 
     def advance(self) -> None:
-        """The optimizer has seen one more batch."""
+        """Record that the optimizer has seen one more batch."""
         if not self.left:
             raise IndexError(f"epoch {self.epoch} has no batch left")
         reach = self.consumed + self.batch_size
         self.consumed = reach if self.tail == "wrap" else min(reach, self.length)
 
     def next_epoch(self) -> None:
-        """Begin the next epoch, behind what the last batch has taken of it already."""
+        """Begin the next epoch, after the samples that the last batch has already taken from it."""
         self.epoch += 1
         self.consumed = max(0, self.consumed - self.length)
 
     def state_dict(self) -> dict[str, int]:
-        """Where this stands: enough to go on with any number of ranks."""
+        """Return the position; it can be loaded with any number of ranks."""
         return {"length": self.length, "seed": self.seed, "epoch": self.epoch, "consumed": self.consumed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another stood.
+        """Continue at a saved position.
 
         Raises:
             CheckpointError: It stood in another order of samples, so that some would come twice.
@@ -145,7 +145,7 @@ class Batches:
         pin_memory: bool = False,
         context: Literal["fork", "forkserver", "spawn"] | None = None,
     ) -> "Loader":
-        """A data loader of this rank's samples; iterated once for what is left of each epoch.
+        """Return a data loader of this rank's samples; iterate over it once for each epoch.
 
         Args:
             dataset: Indexed from 0; with `__getitems__` it is asked for a batch at a time.

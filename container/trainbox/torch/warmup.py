@@ -14,7 +14,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from trainbox.torch.batches import list_tensors
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 
 
 def pack_buckets_first(model: DistributedDataParallel) -> None:
@@ -40,13 +40,13 @@ def _unchanged(model: DistributedDataParallel) -> Iterator[None]:
     """Put buffers, gradients, random generators and the switch of `no_sync` back to what they were."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    drawn, synced = generators.capture(), model.require_backward_grad_sync
+    drawn, synced = rng_state.capture(), model.require_backward_grad_sync
     model.require_backward_grad_sync = True
     for parameter, _ in gradients:
         parameter.grad = None
     yield
     model.require_backward_grad_sync = synced
-    generators.restore(drawn)
+    rng_state.restore(drawn)
     with torch.no_grad():
         for parameter, gradient in gradients:
             parameter.grad = gradient

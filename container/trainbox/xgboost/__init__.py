@@ -1,6 +1,6 @@
 """What the script that trains with XGBoost is made of: rows, matrices, segments, scores, members, folds, the model."""
 
-from trainbox.tabular.painter import Painter
+from trainbox.tabular.plots import draw_pictures
 from trainbox.tabular.samples import Matrix
 from trainbox.tabular.texts import explain
 from trainbox.xgboost.cluster import Alone, Group, collective
@@ -54,7 +54,6 @@ __all__ = [
     "Matrices",
     "Matrix",
     "Model",
-    "Painter",
     "Params",
     "Progress",
     "Truths",
@@ -68,6 +67,7 @@ __all__ = [
     "cut",
     "declare",
     "describe",
+    "draw_pictures",
     "evaluate",
     "explain",
     "find_device",
