@@ -30,6 +30,7 @@ from trainbox.workbench.events import (
     JobStarted,
     LinesWritten,
     MetricLogged,
+    NoteGiven,
     StatusChanged,
     TimePassed,
 )
@@ -307,6 +308,31 @@ def test_a_listener_that_raises_ends_the_job_and_leaves_no_process(tmp_path: Pat
     left = record(tmp_path / "job-result")
     assert (left["status"], left["exit_code"]) == ("Failed", 70)
     assert left["failure_reason"] == "InternalServerError: LookupError in the program that ran the job, which ended it"
+
+
+def test_ctrl_c_while_the_result_is_collected_keeps_what_the_hosts_left(tmp_path: Path) -> None:
+    class Interrupts(Heard):
+        """Ctrl-C comes while the model is packed, which leaves a FIFO out and says so."""
+
+        def on_event(self, event: Event) -> None:
+            super().on_event(event)
+            if isinstance(event, NoteGiven) and "not in model.tar.gz" in event.text:
+                raise KeyboardInterrupt
+
+    told = Interrupts()
+    script = (
+        "import os\nos.mkfifo(os.environ['SM_MODEL_DIR'] + '/pipe')\nopen(os.environ['SM_MODEL_DIR'] + '/m', 'w')\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_job(spec(tmp_path, "job", script), told, options=options(tmp_path, "job"))
+    out = tmp_path / "job-result"
+    assert (record(out)["status"], record(out)["exit_code"]) == ("Completed", 130)
+    left = out / ".trainbox"
+    assert f"interrupted while collecting: what the hosts left is in {left}" in [
+        event.text for event in told.events if isinstance(event, NoteGiven)
+    ]
+    assert list(left.rglob("m"))
+    assert isinstance(told.events[-1], JobEnded)
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path: Path) -> None:
