@@ -14,7 +14,7 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ("trainbox", (), "What every training script can import. `import trainbox` loads a name when it is first used."),
     (
         "trainbox.channels",
-        ("read_table", "Table"),
+        ("read_table", "Table", "ColumnSpec"),
         "Reads a channel: CSV, Parquet, libsvm, recordio-protobuf.",
     ),
     ("trainbox.contract.model_card", ("read_card", "ModelCard"), "Describes a model that a bundled script saved."),
@@ -23,10 +23,35 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ("trainbox.torch.transformers", ("TransformersCallback",), "For the Trainer of Hugging Face Transformers."),
     ("trainbox.torch.lightning", ("LightningCallback", "processes"), "For the Trainer of PyTorch Lightning."),
     ("trainbox.torch.accelerate", ("AccelerateLoop",), "For loops with Hugging Face Accelerate."),
+    (
+        "trainbox.contract.job_spec",
+        ("JobSpec", "LocalScript", "read_spec", "from_request", "to_request"),
+        "A job as a value: a typed subset of CreateTrainingJob.",
+    ),
+    (
+        "trainbox.workbench.run_job",
+        ("run_job", "LocalOptions", "JobOutcome"),
+        "Runs a job on this machine.",
+    ),
+    (
+        "trainbox.workbench.events",
+        (
+            "Listener",
+            "JobStarted",
+            "StatusChanged",
+            "HostStarted",
+            "LinesWritten",
+            "MetricLogged",
+            "HostEnded",
+            "JobEnded",
+        ),
+        "What `run_job` reports while a job runs.",
+    ),
+    ("trainbox.workbench.stop_request", ("StopRequest",), "Stops a job that `run_job` runs."),
     ("trainbox.sagemaker", ("Trainbox",), "For the `ModelTrainer` of SageMaker's SDK v3."),
 )
 #: Methods that a library calls, which no script does.
-_HOOK = re.compile(r"_|on_|setup$|teardown$|model_post|model_dump|driver_|keys$|require_same$")
+_HOOK = re.compile(r"_|on_(?!event$)|setup$|teardown$|model_post|model_dump|driver_|keys$|require_same$")
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields):$")
 _ITEM = re.compile(r"^    (\*{0,2}\w+): (.*)$")
 _TITLES = {"Args": "argument", "Attributes": "attribute", "Raises": "raises"}

@@ -191,7 +191,7 @@ def test_a_pipe_has_texts_only_where_they_are_named(tmp_path: Path) -> None:
         return Channel("train", path, content_type="text/csv", input_mode="Pipe")
 
     with pytest.raises(
-        DataError, match=r"column 2 holds texts such as 'blue', and what comes through a pipe.*\n.*categorical"
+        DataError, match=r"column 2 holds texts such as 'blue', and a pipe cannot be searched.*\n.*categorical"
     ):
         read_table(feed("1,red\n0,blue\n"), columns=TEXTS)
     named = ColumnSpec(texts=True, categorical=("0",))

@@ -138,7 +138,7 @@ BAD: dict[str, tuple[dict[str, str | bytes], str]] = {
     ),
     "a data frame's index": ({"a.csv": ",y,a\n0,1,2\n"}, r"train/a\.csv:1: .*looks like a data frame's index"),
     "names and numbers in one line": ({"a.csv": "y,7,3\n1,2,3\n"}, r"train/a\.csv:1: column 1: 'y' is not a number"),
-    "headers alone": ({"a.csv": "y,a\n"}, "no rows in .*headers alone"),
+    "headers alone": ({"a.csv": "y,a\n"}, "no rows in .*only headers"),
     "empty files alone": ({"a.csv": "", "b.csv": "\n\n"}, r"nothing but empty files \(train/a\.csv, train/b\.csv\)"),
     "markers alone": ({"_SUCCESS": "", ".x": "1,2"}, "holds no file"),
     "not UTF-8": ({"a.csv": b"\xff\xfe1\x00,\x002\x00"}, r"train/a\.csv is not UTF-8 text"),

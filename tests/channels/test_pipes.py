@@ -105,7 +105,7 @@ def test_blocks_of_a_pipe_come_before_its_end(tmp_path: Path) -> None:
 def test_a_pipe_without_a_row_is_an_error_or_an_empty_table(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    with writing(tmp_path / "a", []), pytest.raises(DataError, match="nothing came through the pipe"):
+    with writing(tmp_path / "a", []), pytest.raises(DataError, match="ended without a row"):
         read_table(piped(tmp_path / "a", "text/csv"), pipe_timeout=SECONDS)
     with writing(tmp_path / "b", []):
         table = read_table(piped(tmp_path / "b", "text/csv"), allow_empty=True, pipe_timeout=SECONDS)
@@ -131,7 +131,7 @@ def test_a_pipe_to_which_nobody_writes_is_an_error_after_a_while(tmp_path: Path)
 
 
 def test_how_much_comes_through_a_pipe_is_not_guessed(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="known only when it has been read"):
+    with pytest.raises(DataError, match="known only after reading it"):
         estimate_bytes(piped(tmp_path))
 
 

@@ -141,7 +141,7 @@ def test_blocks_are_checked_as_tables_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/a\.csv calls a column 'a' where the other channel calls it 'b'"):
         next(read_blocks(directory, like=("b",)))
     empty = write(tmp_path, {"a.csv": "y,a\n"}, "empty")
-    with pytest.raises(DataError, match="headers alone"):
+    with pytest.raises(DataError, match="only headers"):
         list(read_blocks(empty))
     assert list(read_blocks(empty, allow_empty=True)) == []
     assert list(read_blocks(tmp_path / "gone", allow_empty=True)) == []
@@ -175,7 +175,7 @@ def test_a_channel_without_rows_has_the_columns_of_the_other(
     cases = {
         "nothing": "holds no file",
         "blank": "holds nothing but empty files",
-        "headers": "headers alone",
+        "headers": "only headers",
         "gone": "there is no",
     }
     write(tmp_path, {"a.csv": "\n"}, "blank")
@@ -190,7 +190,7 @@ def test_a_channel_without_rows_has_the_columns_of_the_other(
         assert table.weights.shape == (0,)
         assert digest(table) == digest(take_part(train, 0, 2))
         said = capsys.readouterr().err
-        assert f"{name}: no rows on this host, going on without" in said
+        assert f"{name}: no rows on this host, continuing without" in said
         assert why in said
 
 

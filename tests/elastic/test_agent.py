@@ -17,7 +17,7 @@ from trainbox.contract.verdict import Verdict
 from trainbox.elastic import progress
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
 from trainbox.elastic.attribution import AttemptReport
-from trainbox.elastic.coordination import LOST_SECONDS, HostLost, JobEnded
+from trainbox.elastic.coordination import LOST_SECONDS, HostsLost, JobEndedElsewhere
 from trainbox.elastic.progress import RankProgress, StepPhase
 from trainbox.elastic.rank_processes import RankProcess
 
@@ -200,7 +200,7 @@ def test_after_a_stop_the_report_of_another_host_may_take_its_grace(host: Host) 
 
 def test_a_host_without_a_verdict_waits_longer_than_the_first_one_for_the_reports(tmp_path: Path) -> None:
     host = Host(tmp_path, is_first=False)
-    with pytest.raises(HostLost, match="a"):
+    with pytest.raises(HostsLost, match="a"):
         host.agent._await_verdict()
     assert host.waited > LOST_SECONDS + 5
 
@@ -210,7 +210,7 @@ def test_a_job_that_another_host_has_ended_is_not_waited_for(tmp_path: Path, *, 
     host = Host(tmp_path, is_first=is_first)
     host.ranks.end(0.0)
     host.store.ended = Verdict(Diagnosis("algorithm", "the fork server was killed", 137, host="b"))
-    with pytest.raises(JobEnded) as ended:
+    with pytest.raises(JobEndedElsewhere) as ended:
         host.agent._decide() if is_first else host.agent._await_verdict()
     assert ended.value.verdict == host.store.ended
     assert host.waited == 0.0

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from tests.support.waiting import eventually
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.verdict import Verdict
-from trainbox.elastic.coordination import LOST_SECONDS, CoordinationStore, HostLost
+from trainbox.elastic.coordination import LOST_SECONDS, CoordinationStore, HostsLost
 
 pytestmark = pytest.mark.process
 
@@ -96,5 +96,5 @@ def test_a_store_that_is_gone_means_that_its_host_is_lost(hosts: Hosts) -> None:
     second.close()
     hosts.first.close()
     del hosts.store, hosts.first._store, hosts.first._round
-    with pytest.raises(HostLost, match="a"):
+    with pytest.raises(HostsLost, match="a"):
         second.find_end()

@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from tests.support.addresses import addresses, free_port
 from tests.support.listening import listeners
-from trainbox.elastic.coordination import LOST_SECONDS, HostLost, StoreAddress
+from trainbox.elastic.coordination import LOST_SECONDS, HostsLost, StoreAddress
 from trainbox.elastic.rendezvous import REJOIN_SECONDS, Rendezvous, open_store
 from trainbox.errors import PeerError
 
@@ -150,7 +150,7 @@ def test_another_host_goes_where_the_first_one_says(store: TCPStore) -> None:
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_host_that_never_comes_is_lost_when_the_time_to_start_is_over(store: TCPStore, *, is_first: bool) -> None:
     others = Others(is_first=is_first, comes=float("inf"), silent=0.0)
-    with pytest.raises(HostLost, match=HOSTS[is_first]):
+    with pytest.raises(HostsLost, match=HOSTS[is_first]):
         others.rendezvous(store).next_rendezvous()
     assert others.waited == pytest.approx(FIRST_JOIN + 3, abs=0.2)
 
@@ -166,7 +166,7 @@ def test_a_host_that_lives_and_does_not_come_back_is_named(store: TCPStore) -> N
 
 def test_a_host_that_falls_silent_before_the_others_have_come_is_lost_at_once(store: TCPStore) -> None:
     others = Others(is_first=True, comes=float("inf"), silent=100.0)
-    with pytest.raises(HostLost, match=HOSTS[1]):
+    with pytest.raises(HostsLost, match=HOSTS[1]):
         others.rendezvous(store).next_rendezvous()
     assert others.waited == pytest.approx(100.0 + LOST_SECONDS, abs=1.1)
 

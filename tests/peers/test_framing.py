@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.peers.framing import LARGEST_HEARTBEAT_BYTES, Frame, FrameReader, Header, Heartbeat, Link, encode_header
+from trainbox.peers.framing import (
+    LARGEST_HEARTBEAT_BYTES,
+    Frame,
+    FrameReader,
+    Header,
+    Heartbeat,
+    HeartbeatConnection,
+    encode_header,
+)
 from trainbox.peers.sockets import CLOSED, connect, describe, hang_up, listen
 
 MESSAGE = encode_header(3, "gather", 5) + b"hello"
@@ -117,7 +125,7 @@ def test_no_bytes_raise_anything_but_an_error_of_the_connection(content: bytes) 
 
 def test_heartbeats_that_came_together_are_read_together_and_the_end_after_them() -> None:
     with pair() as (here, there):
-        sender, receiver = Link(here), Link(there)
+        sender, receiver = HeartbeatConnection(here), HeartbeatConnection(there)
         sender.beat()
         sender.send(Heartbeat(gave_up="no rows", exit_code=7))
         here.shutdown(socket.SHUT_WR)
@@ -128,7 +136,7 @@ def test_heartbeats_that_came_together_are_read_together_and_the_end_after_them(
 
 def test_sending_to_one_that_does_not_read_never_waits_and_loses_no_message() -> None:
     with pair() as (here, there):
-        sender, receiver = Link(here), Link(there)
+        sender, receiver = HeartbeatConnection(here), HeartbeatConnection(there)
         number = 0
         while not sender._unsent:
             sender.send(Heartbeat(gave_up=str(number)))
@@ -151,14 +159,14 @@ def test_what_is_no_heartbeat_is_a_protocol_error(content: bytes) -> None:
     with pair() as (here, there):
         here.sendall(encode_header(0, "heartbeat", len(content)) + content)
         with pytest.raises(ConnectionAbortedError, match="not a trainbox message"):
-            Link(there).receive()
+            HeartbeatConnection(there).receive()
 
 
 def test_a_heartbeat_has_a_limit() -> None:
     with pair() as (here, there):
         here.sendall(encode_header(0, "heartbeat", LARGEST_HEARTBEAT_BYTES + 1))
         with pytest.raises(ConnectionAbortedError, match="exceeds the limit of 65,536 bytes"):
-            Link(there).receive()
+            HeartbeatConnection(there).receive()
 
 
 # -- connections -------------------------------------------------------------------------------------------------------
@@ -192,10 +200,10 @@ def test_sending_to_one_that_has_hung_up_reads_the_same_too() -> None:
     here.close()
     errors: list[OSError] = []
     with there:
-        link = Link(there)
+        connection = HeartbeatConnection(there)
         for _ in range(2):  # the first finds the reset, the second a connection without another end
             with pytest.raises((ConnectionResetError, BrokenPipeError)) as caught:
-                link.send(Heartbeat())
+                connection.send(Heartbeat())
             errors.append(caught.value)
     assert [describe(error) for error in errors] == [CLOSED, CLOSED]
     assert isinstance(errors[1], BrokenPipeError)

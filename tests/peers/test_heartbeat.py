@@ -13,7 +13,7 @@ from tests.support.timeline import STEP, Star
 from trainbox.errors import DataError, PeerError
 from trainbox.peers import heartbeat
 from trainbox.peers.communicator import exit_code_of
-from trainbox.peers.failure_detector import FailureDetector, Turn
+from trainbox.peers.failure_detector import Due, FailureDetector
 from trainbox.peers.framing import Heartbeat
 
 NOW = 1000.0
@@ -36,7 +36,7 @@ def test_a_heartbeat_is_due_at_once_and_after_each_interval() -> None:
 
 
 def test_it_looks_again_at_whatever_comes_first() -> None:
-    assert detector(limit=10).turn(NOW, watching=True) == Turn(beats=True, until=NOW + 0.5)
+    assert detector(limit=10).turn(NOW, watching=True) == Due(beats=True, until=NOW + 0.5)
     assert detector(limit=0.25).turn(NOW, watching=True).until == NOW + 0.25
     assert detector(limit=0.25).turn(NOW, watching=False).until == NOW + 0.5
     assert detector().turn(NOW, watching=True, ends=[NOW + 0.125]).until == NOW + 0.125

@@ -26,7 +26,7 @@ from trainbox.errors import PeerError
 from trainbox.peers import Communicator, Members, acceptor, join
 from trainbox.peers.acceptor import Acceptor, Arrival
 from trainbox.peers.handshake import PROTOCOL, Challenge, Hello, Proof, Refusal, Role, encode, make_nonce
-from trainbox.peers.tolerant import TAKEN, UNPROVED, HostLost, join_tolerant
+from trainbox.peers.tolerant import TAKEN, UNPROVED, MemberLost, join_tolerant
 
 pytestmark = pytest.mark.process
 
@@ -250,7 +250,7 @@ def one_round(hosts: tuple[str, ...], host: str, *, key: PeerKey | None = KEY, t
     try:
         with join_tolerant(Members(hosts, host, hosts[0], "job", key), timeout=timeout, port=PORT) as joined:
             return joined.decide(Said(host), Said, decide, Decided, timeout=60, share=lambda decided, _: decided)  # type: ignore[arg-type]
-    except HostLost as lost:
+    except MemberLost as lost:
         return (lost.host, lost.reason)
 
 

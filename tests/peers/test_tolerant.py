@@ -16,9 +16,9 @@ from tests.support.addresses import addresses
 from tests.support.timeline import Timeline, poll_at_once
 from trainbox.contract.peer_key import PeerKey
 from trainbox.peers import Members
-from trainbox.peers.channel import Channel
+from trainbox.peers.data_connection import DataConnection
 from trainbox.peers.framing import encode_header
-from trainbox.peers.tolerant import OTHER_JOB, OTHER_VERSION, HostLost, TolerantCommunicator, join_tolerant
+from trainbox.peers.tolerant import OTHER_JOB, OTHER_VERSION, MemberLost, TolerantCommunicator, join_tolerant
 
 PORT = 29433
 KEY = PeerKey(bytes(range(32)))
@@ -67,7 +67,7 @@ def together(
         try:
             with join(hosts, host, timeout=timeout) as joined:
                 return act(joined, host)
-        except (HostLost, KeyError, SystemExit) as error:
+        except (MemberLost, KeyError, SystemExit) as error:
             return error
 
     there = [host for host in hosts if host not in without]
@@ -165,7 +165,7 @@ def test_a_first_host_that_leaves_by_an_error_tells_the_others_why(hosts: tuple[
         return agree(joined, host, 10)
 
     answers = together(hosts, act)
-    lost = [(one.host, one.reason) for one in answers.values() if isinstance(one, HostLost)]
+    lost = [(one.host, one.reason) for one in answers.values() if isinstance(one, MemberLost)]
     assert lost == [(hosts[0], "left: KeyError: 'x'")] * 3
 
 
@@ -200,7 +200,7 @@ def test_a_first_host_that_dies_is_named_by_all_others(hosts: tuple[str, ...]) -
         return None if host == hosts[0] else agree(joined, host, 10)
 
     answers = together(hosts, act)
-    lost = [(lost.host, bool(lost.reason)) for lost in answers.values() if isinstance(lost, HostLost)]
+    lost = [(lost.host, bool(lost.reason)) for lost in answers.values() if isinstance(lost, MemberLost)]
     assert lost == [(hosts[0], True)] * 3
 
 
@@ -213,7 +213,7 @@ def test_hosts_of_another_version_are_named_as_such(hosts: tuple[str, ...]) -> N
 
     answers = together(hosts, act)
     newer = answers.pop(hosts[3])
-    assert isinstance(newer, HostLost)
+    assert isinstance(newer, MemberLost)
     assert newer.reason == OTHER_VERSION
     assert silent_in(answers) == {((hosts[3], OTHER_VERSION),)}
 
@@ -226,7 +226,7 @@ def test_a_host_of_another_job_is_rejected(hosts: tuple[str, ...]) -> None:
 
     with ThreadPoolExecutor(1) as threads:
         led = threads.submit(lead)
-        with pytest.raises(HostLost, match=OTHER_JOB):
+        with pytest.raises(MemberLost, match=OTHER_JOB):
             join(hosts[:2], hosts[1], job="another job", timeout=20)
         assert led.result().silent == {hosts[1]: "never arrived"}
 
@@ -255,7 +255,7 @@ def test_without_the_first_host_the_others_give_up_when_their_time_is_over(
 ) -> None:
     line = Timeline()
     started = line.now
-    with pytest.raises(HostLost, match=r"never arrived \(port 29433: Connection refused\)") as lost:
+    with pytest.raises(MemberLost, match=r"never arrived \(port 29433: Connection refused\)") as lost:
         join_in_vain(hosts, timeout, line, itertools.repeat(0.05))
     assert lost.value.host == hosts[0]
     assert timeout <= line.now - started < timeout + 0.1
@@ -265,7 +265,7 @@ def test_without_the_first_host_the_others_give_up_when_their_time_is_over(
 def test_a_host_that_was_itself_stopped_for_as_long_as_all_wait_does_not_blame_the_first(
     hosts: tuple[str, ...],
 ) -> None:
-    with pytest.raises(HostLost) as lost:  # the second pause ends as it is thawed
+    with pytest.raises(MemberLost) as lost:  # the second pause ends as it is thawed
         join_in_vain(hosts, 60, Timeline(), itertools.chain([0.05, 700.0], itertools.repeat(0.05)))
     assert lost.value.host == hosts[1]
     assert lost.value.reason.startswith(f"did not run for 690 s; {hosts[0]}: never arrived (port 29433")
@@ -287,17 +287,17 @@ class Star:
         self.names = tuple(f"algo-{number}" for number in range(1, count + 1))
         #: By host, what happens at its moments: it sends something, or this process stands still.
         self.events: list[tuple[float, Callable[[], object]]] = []
-        self.ends: dict[str, Channel] = {}
-        channels = {}
+        self.ends: dict[str, DataConnection] = {}
+        connections = {}
         for name in self.names[1:]:
             here, there = socket.socketpair()
-            channels[name] = Channel(name, here, timeout=5, clock=self.line.clock)
-            self.ends[name] = Channel("algo-1", there, timeout=5, clock=self.line.clock)
+            connections[name] = DataConnection(name, here, timeout=5, clock=self.line.clock)
+            self.ends[name] = DataConnection("algo-1", there, timeout=5, clock=self.line.clock)
             stack.callback(self.ends[name].close)
         members = Members(self.names, "algo-1", "127.0.0.1")
         self.leader = stack.enter_context(
             TolerantCommunicator(
-                members, channels, {}, timeout=0, clock=self.line.clock, monotonic=self.line.clock, poll=self.poll
+                members, connections, {}, timeout=0, clock=self.line.clock, monotonic=self.line.clock, poll=self.poll
             )
         )
         self.call = 0
@@ -383,8 +383,8 @@ def test_a_first_host_that_freezes_is_named_and_sooner_once_its_rendezvous_is_ov
         return []
 
     here, there = socket.socketpair()
-    leader = Channel("algo-2", there, timeout=5)
-    mine = Channel("algo-1", here, timeout=5, clock=line.clock, poll=poll)
+    leader = DataConnection("algo-2", there, timeout=5)
+    mine = DataConnection("algo-1", here, timeout=5, clock=line.clock, poll=poll)
     members = Members(("algo-1", "algo-2"), "algo-2", "127.0.0.1")
     joined = TolerantCommunicator(members, {"algo-1": mine}, {}, timeout=300, clock=line.clock, monotonic=line.clock)
     with contextlib.closing(leader), joined:
@@ -392,7 +392,7 @@ def test_a_first_host_that_freezes_is_named_and_sooner_once_its_rendezvous_is_ov
             leader.send(call + 1, "scatter", msgspec.msgpack.encode(Decided(call, {})))
             assert agree(joined, "algo-2", 1).total == call
         began = line.now
-        with pytest.raises(HostLost, match="algo-1: stopped answering"):
+        with pytest.raises(MemberLost, match="algo-1: stopped answering"):
             agree(joined, "algo-2", 1)
     assert line.now - began == waits
 

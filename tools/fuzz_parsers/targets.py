@@ -40,8 +40,8 @@ from trainbox.launch.source import extract
 from trainbox.manifest import MANIFEST, check_files, decode_info, read_manifest
 from trainbox.metrics import Metric, check, definitions, parse_line
 from trainbox.peers import Communicator, Members
-from trainbox.peers.channel import Channel
-from trainbox.peers.framing import Link
+from trainbox.peers.data_connection import DataConnection
+from trainbox.peers.framing import HeartbeatConnection
 from trainbox.peers.handshake import HandshakeReader
 from trainbox.peers.heartbeat import HeartbeatMonitor
 from trainbox.peers.tolerant import TolerantCommunicator
@@ -88,15 +88,15 @@ def _greet(content: bytes, _directory: Path) -> None:
 
 def _hear(content: bytes, _directory: Path) -> None:
     with _pair(content) as connection:
-        link = Link(connection)
+        heartbeats = HeartbeatConnection(connection)
         with contextlib.suppress(ConnectionResetError):  # the end
             while True:
-                link.receive()
+                heartbeats.receive()
 
 
 def _take_frame(content: bytes, _directory: Path) -> None:
     with _pair(content) as connection:
-        Channel("algo-2", connection, timeout=1.0).receive("gather", largest=_LARGEST_FRAME)
+        DataConnection("algo-2", connection, timeout=1.0).receive("gather", largest=_LARGEST_FRAME)
 
 
 def _gather(content: bytes, _directory: Path) -> None:
@@ -105,8 +105,8 @@ def _gather(content: bytes, _directory: Path) -> None:
     monitor = HeartbeatMonitor("algo-2", limit=math.inf)
     here, there = socket.socketpair()
     with here, there, contextlib.closing(monitor):
-        Channel("algo-2", there, timeout=1.0).send(1, "gather", content)
-        mine = Channel("algo-1", here, timeout=1.0)
+        DataConnection("algo-2", there, timeout=1.0).send(1, "gather", content)
+        mine = DataConnection("algo-1", here, timeout=1.0)
         Communicator(members, monitor, {"algo-1": mine}).gather("me", str)
 
 
@@ -114,9 +114,9 @@ def _decide(content: bytes, _directory: Path) -> None:
     """What a host sends in a round of the health checks, whose frames may be anything."""
     names = ("algo-1", "algo-2")
     with _pair(content) as connection:
-        channels = {"algo-2": Channel("algo-2", connection, timeout=1.0)}
+        connections = {"algo-2": DataConnection("algo-2", connection, timeout=1.0)}
         members = Members(names, "algo-1", "127.0.0.1", "job")
-        leader = TolerantCommunicator(members, channels, {}, timeout=1.0, clock=time.time, monotonic=time.monotonic)
+        leader = TolerantCommunicator(members, connections, {}, timeout=1.0, clock=time.time, monotonic=time.monotonic)
         leader.decide("me", str, lambda *_: "", str, timeout=1.0, share=lambda told, _: told)
 
 

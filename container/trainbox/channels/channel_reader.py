@@ -83,7 +83,7 @@ def _open_pipe(request: ReadRequest, pipe: Path, stream: ByteStream) -> OpenChan
     known = ((each, source) for each, source in found if source is not None)
     first = next(known, None)
     if first is None:
-        return f"nothing came through the pipe {pipe}"
+        return f"the pipe {pipe} ended without a row"
     plan = make_plan((ChannelFile(pipe, first[1]),), request)
     for note in plan.notes:
         say(note)
@@ -101,7 +101,7 @@ def _inspect_stream(stream: ByteStream, pipe: Path, request: ReadRequest) -> Sou
     compression = compression_from_magic(stream.peek(_MAGIC_BYTES))
     if compression is not None:
         raise DataError(
-            f"{request.name}: what comes through the pipe is packed with {compression}",
+            f"{request.name}: the pipe's data is compressed with {compression}",
             hint="set CompressionType=Gzip for this channel, or use input mode File or FastFile",
         )
     format_ = detect_format(stream, request, pipe)

@@ -42,7 +42,7 @@ def estimate_bytes(
     request = make_request(channel, columns, content_type)
     if request.is_pipe:
         raise DataError(
-            f"{request.name}: how much comes through a pipe is known only when it has been read",
+            f"{request.name}: the size of a pipe's data is known only after reading it",
             hint="read it with read_blocks",
         )
     with translate_resource_errors(request.name):

@@ -92,7 +92,9 @@ def plan_files(request: ReadRequest) -> ChannelPlan:
     guessed = [file.info for file in files if file.info.format != "CSV" and not _is_declared(file, request)]
     for format_ in sorted({info.format for info in guessed}):
         shown = [info.shown for info in guessed if info.format == format_]
-        notes += (f"{request.name}: no content type is given; {some(shown)} read as {format_}, as the content looks",)
+        notes += (
+            f"{request.name}: no content type is given; {some(shown)} read as {format_}, detected from the content",
+        )
     return make_plan(files, request, notes)
 
 

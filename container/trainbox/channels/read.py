@@ -27,7 +27,7 @@ LABEL_FIRST = ColumnSpec()
 PIPE_TIMEOUT = 300.0
 #: Of a block: 7 MB for 28 features.
 ROWS = 65_536
-_HEADERS_ONLY = "no rows in {}: its files hold headers alone, or comments"
+_HEADERS_ONLY = "no rows in {}: its files hold only headers or comments"
 #: The channels that the bundled scripts read as rows, and those that they read in another way.
 _ROWS, _OTHERS = ("train", "validation", "test"), ("code", "model")
 
@@ -224,7 +224,7 @@ def _make(builder: TableBuilder, opened: OpenChannel, like: Table | None, coding
 def _reject_empty(request: ReadRequest, why: str, *, allow_empty: bool) -> None:
     if not allow_empty:
         raise DataError(why, hint="check the S3 prefix or the path that the channel was given")
-    say(f"{request.name}: no rows on this host, going on without: {why}")
+    say(f"{request.name}: no rows on this host, continuing without: {why}")
 
 
 def _without_rows(request: ReadRequest, opened: OpenChannel | None, like: Table | None) -> Table:

@@ -21,7 +21,14 @@ from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
 from trainbox.elastic import attribution, progress, restart_policy
 from trainbox.elastic.attribution import AttemptReport
-from trainbox.elastic.coordination import LEAVE_SECONDS, LOST_SECONDS, Alarm, CoordinationStore, HostLost, JobEnded
+from trainbox.elastic.coordination import (
+    LEAVE_SECONDS,
+    LOST_SECONDS,
+    Alarm,
+    CoordinationStore,
+    HostsLost,
+    JobEndedElsewhere,
+)
 from trainbox.elastic.failures import read_failures
 from trainbox.elastic.fault_injection import FaultInjector
 from trainbox.elastic.hang_detector import HangDetector
@@ -106,9 +113,8 @@ class Agent(SimpleElasticAgent):
         self.is_meeting = False
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
-        spec = worker_group.spec
         self.ranks.forget()
-        progress.create(progress_file(self.scratch), spec.local_world_size)
+        progress.create(progress_file(self.scratch), worker_group.spec.local_world_size)
         numbers = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
         self.detector.begin(numbers, progress_file(self.scratch))
         self.faults.begin(numbers)
@@ -140,7 +146,7 @@ class Agent(SimpleElasticAgent):
             alarm = self.coordination.alarm() or self._own_alarm() or self.detector.find_hanging()
             done = alarm is None and not self.ranks.alive and self._all_done()
             alarm = alarm or self._stopped_in_vain()
-        except HostLost:
+        except HostsLost:
             if any(rank.code != 0 for rank in self.ranks.all.values()):
                 raise
             alarm, done = None, True  # what this host had to do is done, and the first host answers for its own end
@@ -151,9 +157,8 @@ class Agent(SimpleElasticAgent):
         if self._has_missed_drills():
             self._remaining_restarts = 0
             return RunResult(state=WorkerState.FAILED)
-        return RunResult(
-            state=WorkerState.SUCCEEDED, return_values={one.global_rank: None for one in worker_group.workers}
-        )
+        values = {one.global_rank: None for one in worker_group.workers}
+        return RunResult(state=WorkerState.SUCCEEDED, return_values=values)
 
     def _all_done(self) -> bool:
         if self.ranks.stop_signal:
@@ -173,7 +178,7 @@ class Agent(SimpleElasticAgent):
             return False
         try:
             missed = self.coordination.missed()
-        except HostLost:  # the first host has left, and reports the end of the job
+        except HostsLost:  # the first host has left, and reports the end of the job
             return False
         if missed and self.stopped_by:
             self.note(f"not rehearsed, because the job was stopped before: {'; '.join(missed)}")
@@ -188,7 +193,7 @@ class Agent(SimpleElasticAgent):
 
     def leave(self) -> None:
         """Report that this host no longer needs the store; the first host waits for the others, for a bounded time."""
-        with contextlib.suppress(HostLost):  # the first host has left already, and does not wait for this one
+        with contextlib.suppress(HostsLost):  # the first host has left already, and does not wait for this one
             self.coordination.leave(self.verdict.lost if self.verdict else ())
 
     # -- after a failure -------------------------------------------------------------------------------------------
@@ -197,14 +202,14 @@ class Agent(SimpleElasticAgent):
         """End the ranks of this host if another one has ended the job.
 
         Raises:
-            JobEnded: It has.
+            JobEndedElsewhere: It has.
         """
         ended = self.coordination.ended
         if ended is not None:
             if ended.stopped:
                 self.ranks.stop(ended.stopped)
             self._end_ranks()
-            raise JobEnded(ended)
+            raise JobEndedElsewhere(ended)
 
     def _require_server(self) -> None:
         if self.ranks.lost:
@@ -220,11 +225,10 @@ class Agent(SimpleElasticAgent):
 
     def _own_alarm(self) -> Alarm | None:
         """Raise an alarm for a rank of this host that has failed, or, on the first host, for a lost host."""
-        if any(self.ranks.all[local_rank].code for local_rank in self.ranks.all):
-            return Alarm(self.coordination.host)
-        if len(self.job.hosts) > 1 and self.coordination.is_first and self.coordination.silent():
-            return Alarm(self.coordination.host)
-        return None
+        is_wrong = any(rank.code for rank in self.ranks.all.values())
+        if not is_wrong and len(self.job.hosts) > 1 and self.coordination.is_first:
+            is_wrong = bool(self.coordination.silent())
+        return Alarm(self.coordination.host) if is_wrong else None
 
     def _end_attempt(self, alarm: Alarm) -> RunResult:
         """End the ranks of this host, report how they ended, get the verdict, and have elastic act on it."""
@@ -281,7 +285,7 @@ class Agent(SimpleElasticAgent):
         The signals of its hosts come within moments of each other. A host that has not had its own yet, and sees that
         the ranks of another are gone, must not take that for a failure.
         """
-        with contextlib.suppress(HostLost):  # ranks that are saving have the grace period all the same
+        with contextlib.suppress(HostsLost):  # ranks that are saving have the grace period all the same
             if not self.ranks.stop_signal and self.coordination.any_at("stopping"):
                 self.ranks.stop(signal.SIGTERM)
             if self.ranks.stop_signal:
@@ -339,7 +343,7 @@ class Agent(SimpleElasticAgent):
                 return verdict
             self.end_with_job()
             self._sleep(_WAIT_SECONDS)
-        raise HostLost(self.job.hosts[0])
+        raise HostsLost(self.job.hosts[0])
 
     def _may_wait(self, began: float, seconds: float) -> bool:
         """Whether another host may take longer: after a stop its ranks have their grace period first."""

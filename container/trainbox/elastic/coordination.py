@@ -39,7 +39,7 @@ LEAVE_SECONDS = 30.0
 _WAIT_SECONDS = 0.05
 
 
-class HostLost(Exception):  # noqa: N818 - what has happened, not a defect
+class HostsLost(Exception):  # noqa: N818 - what has happened, not a defect
     """A host does not answer.
 
     Args:
@@ -51,7 +51,7 @@ class HostLost(Exception):  # noqa: N818 - what has happened, not a defect
         self.hosts = hosts
 
 
-class JobEnded(Exception):  # noqa: N818 - what has happened, not a defect
+class JobEndedElsewhere(Exception):  # noqa: N818 - what has happened, not a defect
     """Another host has ended the job.
 
     Args:
@@ -138,7 +138,7 @@ class CoordinationStore:
         self._call(lambda: self._store.set(f"alive/{self.host}", str(self._beats)))
 
     def _beat_on(self) -> None:
-        with contextlib.suppress(HostLost):  # the main thread finds out as well, and reports it
+        with contextlib.suppress(HostsLost):  # the main thread finds out as well, and reports it
             while not self._closing.wait(HEARTBEAT_SECONDS):
                 self._is_asking = True
                 self.beat()
@@ -322,7 +322,7 @@ class CoordinationStore:
         try:
             return operation()
         except (DistError, RuntimeError) as error:  # the connection to the store is lost, or the store does not answer
-            raise HostLost(self.hosts[0]) from error
+            raise HostsLost(self.hosts[0]) from error
 
 
 def _cut(port: int) -> None:

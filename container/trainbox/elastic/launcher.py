@@ -17,7 +17,7 @@ from trainbox.contract.job import Job
 from trainbox.contract.verdict import Verdict, write_verdict
 from trainbox.elastic import attribution
 from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
-from trainbox.elastic.coordination import LEAVE_SECONDS, CoordinationStore, HostLost, JobEnded
+from trainbox.elastic.coordination import LEAVE_SECONDS, CoordinationStore, HostsLost, JobEndedElsewhere
 from trainbox.elastic.forkserver import STOP_SIGNALS, ForkServer
 from trainbox.elastic.hang_rules import HangLimits
 from trainbox.elastic.rank_processes import RankProcesses, stopped_early
@@ -55,7 +55,7 @@ def launch(job: Job, processes: int, scratch: Path, server: ForkServer, env: Map
     launched = _Launch(job, ranks, env)
     try:
         verdict = launched.run(processes, scratch)
-    except JobEnded as ended:  # it came while this host was about to end anyway
+    except JobEndedElsewhere as ended:  # it came while this host was about to end anyway
         verdict = ended.verdict
     except TrainboxError as error:
         verdict = launched.explain(error)
@@ -145,12 +145,12 @@ class _Launch:
                 self.coordination = coordination
                 self.check()
                 verdict = self._run_agent(store, coordination, processes, scratch)
-            except JobEnded as ended:
+            except JobEndedElsewhere as ended:
                 self._stop_meeting()
                 verdict = ended.verdict
-                with contextlib.suppress(HostLost):
+                with contextlib.suppress(HostsLost):
                     coordination.leave(verdict.lost)
-            except (HostLost, TrainboxError) as error:
+            except (HostsLost, TrainboxError) as error:
                 self._stop_meeting()
                 verdict = self._end_job(coordination, error)
             except OSError as error:  # no memory, space or threads on this host, and the others wait for it
@@ -190,10 +190,10 @@ class _Launch:
         if self.agent is not None:
             self.agent.is_meeting = False
 
-    def _end_job(self, coordination: CoordinationStore, error: HostLost | TrainboxError) -> Verdict:
+    def _end_job(self, coordination: CoordinationStore, error: HostsLost | TrainboxError) -> Verdict:
         """Tell the other hosts why this one ends, and serve the store until they have read it."""
-        verdict = self._without_host(error) if isinstance(error, HostLost) else self.explain(error)
-        with contextlib.suppress(HostLost):  # no host is left to be told
+        verdict = self._without_host(error) if isinstance(error, HostsLost) else self.explain(error)
+        with contextlib.suppress(HostsLost):  # no host is left to be told
             if not (verdict.lost and coordination.pause):
                 verdict = coordination.end(verdict)
             with contextlib.suppress(TrainboxError):
@@ -201,7 +201,7 @@ class _Launch:
             coordination.leave(verdict.lost, come_seconds=self._tell_seconds if verdict.stopped else LEAVE_SECONDS)
         return verdict
 
-    def _without_host(self, lost: HostLost) -> Verdict:
+    def _without_host(self, lost: HostsLost) -> Verdict:
         """Return the verdict for a lost host: not lost if the job is being stopped."""
         until = time.monotonic() + _STOP_SECONDS
         while not self.ranks.stop_signal and time.monotonic() < until:

@@ -20,7 +20,7 @@ from torch.distributed import DistNetworkError
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from trainbox.clock import Clock, Sleep, wait_from
-from trainbox.elastic.coordination import HEARTBEAT_SECONDS, CoordinationStore, HostLost, StoreAddress
+from trainbox.elastic.coordination import HEARTBEAT_SECONDS, CoordinationStore, HostsLost, StoreAddress
 from trainbox.errors import PeerError
 from trainbox.peers.sockets import serve_store
 
@@ -133,7 +133,7 @@ class Rendezvous(RendezvousHandler):
         """Wait for all hosts, and return where the ranks find their store.
 
         Raises:
-            HostLost: A host has not joined, and sends no heartbeats.
+            HostsLost: A host has not joined, and sends no heartbeats.
             PeerError: A host is alive and has not joined.
         """
         self._council.begin(self._attempt)
@@ -162,7 +162,7 @@ class Rendezvous(RendezvousHandler):
             if coordination.is_first and now >= look_at:
                 look_at = now + HEARTBEAT_SECONDS
                 if lost := coordination.lost_after_joining():
-                    raise HostLost(*lost)
+                    raise HostsLost(*lost)
             self._sleep(_WAIT_SECONDS)
 
     def _open_ranks_store(self) -> StoreAddress:
@@ -171,7 +171,7 @@ class Rendezvous(RendezvousHandler):
         self._server = serve_store(address, 0, timeout=STORE_TIMEOUT)
         return StoreAddress(address, self._server.port)
 
-    def _missing_hosts(self) -> HostLost | PeerError:
+    def _missing_hosts(self) -> HostsLost | PeerError:
         """Return the error for hosts that have not joined: lost if they send no heartbeats."""
         coordination = self._council
         missing = (
@@ -181,7 +181,7 @@ class Rendezvous(RendezvousHandler):
         self._sleep(3 * HEARTBEAT_SECONDS)
         silent = set(coordination.silent(2 * HEARTBEAT_SECONDS))
         if lost := tuple(host for host in missing if host in silent):
-            return HostLost(*lost)
+            return HostsLost(*lost)
         names = ", ".join(missing)
         return PeerError(
             f"the hosts of the job did not meet: {names} did not join within {self._join_seconds:.0f} s",

@@ -148,7 +148,7 @@ def check_collectives(
         On the first host what was found on all; on the others nothing.
 
     Raises:
-        HostLost: The first host does not answer.
+        MemberLost: The first host does not answer.
     """
     rounds: list[Round] = []
     planned: list[tuple[Part, tuple[Group, ...]]] = [("ready", ())]

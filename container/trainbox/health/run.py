@@ -19,7 +19,7 @@ from trainbox.health.host import Subject
 from trainbox.health.judgement import judge, sum_up
 from trainbox.health.local import HostReport, check_host, longest
 from trainbox.peers.members import Members
-from trainbox.peers.tolerant import OF_CONFIGURATION, UNPROVED, HostLost, TolerantCommunicator, join_tolerant
+from trainbox.peers.tolerant import OF_CONFIGURATION, UNPROVED, MemberLost, TolerantCommunicator, join_tolerant
 
 #: From the deadline of a check to its end, and to the answer of a host with few processors.
 _OVERHEAD_SECONDS = 5.0
@@ -71,7 +71,7 @@ def examine(
             hosts = stack.enter_context(
                 join_tolerant(members, timeout=timeout, port=subject.exchange_port, clock=clock)
             )
-        except HostLost as lost:
+        except MemberLost as lost:
             return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
         except OSError as error:
             taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.exchange_port}")
@@ -94,7 +94,7 @@ def _together(
         more = check_collectives(subject, hosts, ranks, backend=backend)
         last = partial(_add, report.findings, more, strict=strict)
         return hosts.decide(own, HostReport, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.of)
-    except HostLost as lost:
+    except MemberLost as lost:
         report = conclude(own.findings, {lost.host: lost.reason}, strict=strict)
         hosts.leave(report.diagnosis.cause if report.diagnosis else str(lost))
         return report

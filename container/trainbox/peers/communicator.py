@@ -1,8 +1,8 @@
 """Communicator: collectives of small values and bytes among the members of a job, and who of them is lost.
 
 The members form a star: everything goes through the leader, over one connection for data with each of the others
-(`channel`), next to one for heartbeats (`heartbeat`). The bulk of the work, the sums of gradients, is done by the
-library that trains, over connections of its own.
+(`data_connection`), next to one for heartbeats (`heartbeat`). The bulk of the work, the sums of gradients, is done by
+the library that trains, over connections of its own.
 
 Here all members are needed: a loss ends the work of all. The health checks go on without the lost ones (`tolerant`).
 
@@ -27,8 +27,8 @@ from typing import Self, TypeVar
 import msgspec
 
 from trainbox.errors import PeerError, Stopped, TrainboxError
-from trainbox.peers.channel import LARGEST_BYTES, Channel
-from trainbox.peers.framing import Kind
+from trainbox.peers.data_connection import LARGEST_BYTES, DataConnection
+from trainbox.peers.framing import MessageKind
 from trainbox.peers.heartbeat import HeartbeatMonitor
 from trainbox.peers.members import Members
 from trainbox.peers.rendezvous import accept_members, connect_to_leader
@@ -57,10 +57,10 @@ class Communicator:
     Args:
         members: All.
         monitor: The heartbeats.
-        channels: By member: on the leader to all others, on the others to the leader; none where one is alone.
+        connections: By member: on the leader to all others, on the others to the leader; none where one is alone.
     """
 
-    def __init__(self, members: Members, monitor: HeartbeatMonitor, channels: dict[str, Channel]) -> None:
+    def __init__(self, members: Members, monitor: HeartbeatMonitor, connections: dict[str, DataConnection]) -> None:
         self.members = members
         self.rank = members.rank
         self.size = members.size
@@ -68,7 +68,7 @@ class Communicator:
         self.limit = monitor.limit
         self._leader = members.names[0]
         self._monitor = monitor
-        self._channels = channels
+        self._connections = connections
         self._call = 0
 
     def __enter__(self) -> Self:
@@ -84,8 +84,8 @@ class Communicator:
                 self._say_goodbye()
         finally:
             self._monitor.close()
-            for channel in self._channels.values():
-                channel.close()
+            for connection in self._connections.values():
+                connection.close()
 
     # -- collectives -----------------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Communicator:
         if self.members.is_first:
             others = [self._receive(name, "gather", LARGEST_VALUE_BYTES) for name in self.members.names[1:]]
             together = msgspec.msgpack.encode([mine, *others])
-            for name in self._channels:
+            for name in self._connections:
                 self._send(name, "gather", together)
         else:
             self._send(self._leader, "gather", mine)
@@ -136,7 +136,7 @@ class Communicator:
             self._receive(self._leader, "taken", 0)
             return None
         given = [content]
-        for name in self._channels:
+        for name in self._connections:
             given.append(self._receive(name, "send", largest))
             self._send(name, "taken")
         return given
@@ -163,7 +163,7 @@ class Communicator:
             if self.rank != root:
                 shared = self._receive(giver, "share", largest)
                 self._send(giver, "taken")
-            for name in self._channels:
+            for name in self._connections:
                 if name != giver:
                     self._send(name, "share", shared)
         elif self.rank == root:
@@ -218,15 +218,15 @@ class Communicator:
         self._monitor.check()
         self._call += 1
 
-    def _send(self, member: str, kind: Kind, content: bytes = b"") -> None:
+    def _send(self, member: str, kind: MessageKind, content: bytes = b"") -> None:
         try:
-            self._channels[member].send(self._call, kind, content)
+            self._connections[member].send(self._call, kind, content)
         except OSError as error:
             raise self._broken(member, error) from None
 
-    def _receive(self, member: str, kind: Kind, largest: int) -> bytes:
+    def _receive(self, member: str, kind: MessageKind, largest: int) -> bytes:
         try:
-            frame = self._channels[member].receive(kind, largest=largest)
+            frame = self._connections[member].receive(kind, largest=largest)
         except OSError as error:
             raise self._broken(member, error) from None
         call, found = frame.header.call, frame.header.kind
@@ -316,23 +316,23 @@ def join(
         Stopped: A member has left because the job is stopped.
     """
     monitor = HeartbeatMonitor(members.name, limit=limit or math.inf)
-    channels: dict[str, Channel] = {}
+    connections: dict[str, DataConnection] = {}
     with ExitStack() as stack:
-        communicator = stack.enter_context(Communicator(members, monitor, channels))
-        connections = {}
+        communicator = stack.enter_context(Communicator(members, monitor, connections))
+        sockets = {}
         if members.size > 1:
             monitor.start()
-            connections = (
+            sockets = (
                 accept_members(members, port, monitor, timeout=timeout)
                 if members.is_first
                 else {members.names[0]: connect_to_leader(members, port, monitor, timeout=timeout)}
             )
-        for name, connection in connections.items():
-            channels[name] = Channel(
-                name, connection, timeout=timeout + _MARGIN_SECONDS, alarm=monitor.alarm, check=monitor.check
+        for name, opened in sockets.items():
+            connections[name] = DataConnection(
+                name, opened, timeout=timeout + _MARGIN_SECONDS, alarm=monitor.alarm, check=monitor.check
             )
         communicator.gather(members.name, str)
-        for channel in channels.values():
-            channel.timeout = call_timeout if members.is_first else call_timeout + _MARGIN_SECONDS
+        for connection in connections.values():
+            connection.timeout = call_timeout if members.is_first else call_timeout + _MARGIN_SECONDS
         stack.pop_all()
     return communicator

@@ -13,7 +13,7 @@ import msgspec
 from trainbox.clock import missed
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Due(msgspec.Struct, frozen=True):
     """What to do now."""
 
     #: Whether to send a heartbeat.
@@ -49,7 +49,7 @@ class FailureDetector:
         """Stop watching a member that has left."""
         self._heard.pop(member, None)
 
-    def turn(self, now: float, *, watching: bool, ends: Iterable[float] = ()) -> Turn:
+    def turn(self, now: float, *, watching: bool, ends: Iterable[float] = ()) -> Due:
         """Return what is due now.
 
         Args:
@@ -68,7 +68,7 @@ class FailureDetector:
             self._beat_at = now + self.interval
         self._due = min([self._beat_at, *ends, *(self._silences() if watching else ())])
         self._due = max(now, self._due)
-        return Turn(beats, self._due, absent)
+        return Due(beats, self._due, absent)
 
     def silent(self, moment: float) -> tuple[str, ...]:
         """Return the members that had been silent for too long at a moment, given all that was heard by now."""

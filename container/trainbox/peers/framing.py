@@ -4,9 +4,9 @@
     header      msgpack: the number of the call, what the message is for (its kind), and the length of the content
     content     bytes: msgpack of a declared type, or rows and models as they are
 
-Heartbeats (`Link`) and data (`channel.Channel`) use the same frames on connections of their own. What arrives is
-decoded as the type that the receiver expects; nothing that comes over the network is code. A reader checks each length
-before it takes memory, and never reads beyond the end of a frame.
+Heartbeats (`HeartbeatConnection`) and data (`data_connection`) use the same frames on connections of their own. What
+arrives is decoded as the type that the receiver expects; nothing that comes over the network is code. A reader checks
+each length before it takes memory, and never reads beyond the end of a frame.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import msgspec
 from trainbox.peers.sockets import CLOSED, send_at_once
 
 #: What a message is for: collectives of members; heartbeats; the time of day and the early end of a health check.
-Kind = Literal["gather", "send", "taken", "share", "heartbeat", "scatter", "clock", "leave"]
+MessageKind = Literal["gather", "send", "taken", "share", "heartbeat", "scatter", "clock", "leave"]
 
 CHUNK_BYTES = 4 * 1024 * 1024
 LARGEST_HEARTBEAT_BYTES = 64 * 1024
@@ -38,7 +38,7 @@ class Header(msgspec.Struct, frozen=True):
 
     #: Counts the calls: all members make the same ones in the same order.
     call: int
-    kind: Kind
+    kind: MessageKind
     length: Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -52,7 +52,7 @@ class Frame(msgspec.Struct, frozen=True):
 _HEADERS = msgspec.msgpack.Decoder(Header)
 
 
-def encode_header(call: int, kind: Kind, length: int) -> bytes:
+def encode_header(call: int, kind: MessageKind, length: int) -> bytes:
     """Return the bytes that precede a content of this length."""
     header = msgspec.msgpack.encode(Header(call, kind, length))
     return _SIZE.pack(len(header)) + header
@@ -149,13 +149,13 @@ class Heartbeat(msgspec.Struct, frozen=True, omit_defaults=True):
 _HEARTBEATS = msgspec.msgpack.Decoder(Heartbeat)
 
 
-class Link:
+class HeartbeatConnection:
     """The connection for heartbeats with one other member; it never blocks."""
 
     def __init__(self, connection: socket.socket) -> None:
         send_at_once(connection)
         connection.setblocking(False)
-        self.connection = connection
+        self.socket = connection
         self._reader = FrameReader(connection)
         self._unsent = bytearray()
 
@@ -201,7 +201,7 @@ class Link:
 
     def _flush(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            del self._unsent[: self.connection.send(self._unsent)]
+            del self._unsent[: self.socket.send(self._unsent)]
 
 
 def _decode_heartbeat(content: bytes) -> Heartbeat:

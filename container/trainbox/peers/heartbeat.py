@@ -31,9 +31,9 @@ from collections.abc import Callable
 
 from trainbox.clock import Clock, describe_missed
 from trainbox.errors import PeerError, Stopped, TrainboxError, last_words
-from trainbox.peers.channel import Poll, poll_events
+from trainbox.peers.data_connection import Poll, poll_events
 from trainbox.peers.failure_detector import FailureDetector
-from trainbox.peers.framing import Heartbeat, Link, Loss
+from trainbox.peers.framing import Heartbeat, HeartbeatConnection, Loss
 from trainbox.peers.sockets import describe, hang_up
 from trainbox.say import say
 
@@ -64,7 +64,7 @@ class HeartbeatMonitor:
         self._poll = poll or poll_events
         self._detector = FailureDetector(limit=limit, interval=min(BEAT_SECONDS, limit / 4))
         self._main_thread = threading.get_ident()
-        self._links: dict[str, Link] = {}
+        self._connections: dict[str, HeartbeatConnection] = {}
         #: Members that have said goodbye.
         self.left: set[str] = set()
         self._loss: Loss | None = None
@@ -93,9 +93,9 @@ class HeartbeatMonitor:
             member: Its name.
             connection: It belongs to the monitor from now on.
         """
-        link = Link(connection)
+        heartbeats = HeartbeatConnection(connection)
         with self._changed:
-            self._links[member] = link
+            self._connections[member] = heartbeats
             self._detector.hear(member, self._clock())
             if self._loss is not None:
                 self._tell(Heartbeat(lost=self._loss), member)
@@ -157,14 +157,14 @@ class HeartbeatMonitor:
             PeerError, Stopped: As for `check`.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._loss is not None or not self._links, seconds)
+            self._changed.wait_for(lambda: self._loss is not None or not self._connections, seconds)
         self.check()
-        return tuple(self._links)
+        return tuple(self._connections)
 
     def await_end(self, seconds: float) -> None:
         """Wait until all others are gone, however they left."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._links, seconds)
+            self._changed.wait_for(lambda: not self._connections, seconds)
 
     def say_goodbye(self, seconds: float) -> None:
         """Leave, and wait until the others have heard it: a connection is lost with its container.
@@ -176,10 +176,10 @@ class HeartbeatMonitor:
             self.check()
             self._leaving = True
             self._tell(Heartbeat(goodbye=True))
-            for link in self._links.values():
+            for connection in self._connections.values():
                 with contextlib.suppress(OSError):
-                    link.connection.shutdown(socket.SHUT_WR)
-            self._changed.wait_for(lambda: not self._links, seconds)
+                    connection.socket.shutdown(socket.SHUT_WR)
+            self._changed.wait_for(lambda: not self._connections, seconds)
 
     def close(self) -> None:
         """End the thread and close all connections."""
@@ -188,8 +188,8 @@ class HeartbeatMonitor:
         self._stir()
         if self._thread.is_alive():
             self._thread.join(WRITE_SECONDS)
-        for link in self._links.values():
-            hang_up(link.connection)
+        for connection in self._connections.values():
+            hang_up(connection.socket)
         for end_of_pair in (self.alarm, self._ring, self._sleep, self._wake):
             end_of_pair.close()
 
@@ -218,7 +218,7 @@ class HeartbeatMonitor:
             turn = self._detector.turn(now, watching=self._is_watching, ends=self._ends())
             if turn.beats:
                 self._beat()
-            sources = {link.connection.fileno(): member for member, link in self._links.items()}
+            sources = {connection.socket.fileno(): member for member, connection in self._connections.items()}
         if turn.absent:
             say(describe_missed(turn.absent))
         events = [(source, select.POLLIN) for source in (*sources, self._sleep.fileno())]
@@ -255,10 +255,10 @@ class HeartbeatMonitor:
             with contextlib.suppress(OSError):
                 self._sleep.recv(64)
             return
-        if member not in self._links:
+        if member not in self._connections:
             return
         try:
-            messages = self._links[member].receive()
+            messages = self._connections[member].receive()
         except OSError as error:
             self._drop(member)
             self._lose(self._broken(member, error))
@@ -303,17 +303,17 @@ class HeartbeatMonitor:
         self._ring.send(b"!")
 
     def _tell(self, message: Heartbeat, *members: str) -> None:
-        for member in members or tuple(self._links):
+        for member in members or tuple(self._connections):
             with contextlib.suppress(OSError):  # it shows when it is read from
-                self._links[member].send(message)
+                self._connections[member].send(message)
 
     def _beat(self) -> None:
-        for link in self._links.values():
+        for connection in self._connections.values():
             with contextlib.suppress(OSError):
-                link.beat()
+                connection.beat()
 
     def _drop(self, member: str) -> None:
-        hang_up(self._links.pop(member).connection)
+        hang_up(self._connections.pop(member).socket)
         self._detector.forget(member)
         self._changed.notify_all()
 

@@ -25,7 +25,7 @@ from trainbox.clock import Clock, Patience, Sleep
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE, SAME_KEY_HINT
 from trainbox.errors import PeerError, Stopped
 from trainbox.peers.acceptor import HANDSHAKE_SECONDS, LONGEST_PAUSE_SECONDS, Acceptor, Arrival
-from trainbox.peers.channel import LoggedWait
+from trainbox.peers.data_connection import LoggedWait
 from trainbox.peers.framing import Loss
 from trainbox.peers.handshake import MemberHandshake, Reason, Refused, Role, say_hello
 from trainbox.peers.heartbeat import HeartbeatMonitor

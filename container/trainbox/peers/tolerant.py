@@ -31,9 +31,9 @@ import msgspec
 
 from trainbox.clock import FROZEN_SECONDS, Clock, Sleep
 from trainbox.peers.acceptor import LONGEST_PAUSE_SECONDS, Acceptor
-from trainbox.peers.channel import LOOK_SECONDS, Channel, LoggedWait, Overdue, Poll, poll_events
 from trainbox.peers.communicator import LARGEST_VALUE_BYTES, describe_error
-from trainbox.peers.framing import Frame, Kind
+from trainbox.peers.data_connection import LOOK_SECONDS, DataConnection, LoggedWait, Overdue, Poll, poll_events
+from trainbox.peers.framing import Frame, MessageKind
 from trainbox.peers.handshake import Reason, Refused
 from trainbox.peers.members import Members
 from trainbox.peers.rendezvous import accept_next, begin_wait, connect_as
@@ -75,7 +75,7 @@ _REFUSALS: Mapping[Reason, str] = {
 }
 
 
-class HostLost(Exception):  # noqa: N818 - it says what happened to the host
+class MemberLost(Exception):  # noqa: N818 - it says what happened to the host
     """The leader cannot be reached any more, or this host was away for so long that the leader has gone on."""
 
     def __init__(self, host: str, reason: str) -> None:
@@ -91,7 +91,7 @@ class TolerantCommunicator:
 
     Args:
         members: All hosts; the first is the leader.
-        channels: By host: on the leader to all that have joined, on the others to the leader.
+        connections: By host: on the leader to all that have joined, on the others to the leader.
         missing: On the leader: why the others have not joined.
         timeout: Seconds that the leader has waited for all to join.
         clock: The time of day in seconds.
@@ -102,7 +102,7 @@ class TolerantCommunicator:
     def __init__(
         self,
         members: Members,
-        channels: dict[str, Channel],
+        connections: dict[str, DataConnection],
         missing: Mapping[str, str],
         *,
         timeout: float,
@@ -111,7 +111,7 @@ class TolerantCommunicator:
         poll: Poll | None = None,
     ) -> None:
         self.members = members
-        self._channels = channels
+        self._connections = connections
         #: By host that is lost: why.
         self._lost = dict(missing)
         #: What the leader may take besides the round.
@@ -130,13 +130,13 @@ class TolerantCommunicator:
     ) -> None:
         if error is not None:
             self.leave(describe_error(error))
-        for channel in self._channels.values():
-            channel.close()
+        for connection in self._connections.values():
+            connection.close()
 
     def leave(self, reason: str) -> None:
         """Tell the others why this host takes no part any more."""
-        for host in list(self._channels):
-            self._channels[host].allow(0.0)  # a host that does not take it at once finds the connection closed
+        for host in list(self._connections):
+            self._connections[host].allow(0.0)  # a host that does not take it at once finds the connection closed
             self._send(host, "leave", reason[:_LONGEST_REASON].encode())
 
     def measure_skew(self, *, timeout: float) -> float:
@@ -148,7 +148,7 @@ class TolerantCommunicator:
             timeout: Of the round that follows: until then the leader may be busy.
 
         Raises:
-            HostLost: The leader does not answer.
+            MemberLost: The leader does not answer.
         """
         if self.members.is_first:
             return 0.0
@@ -174,7 +174,7 @@ class TolerantCommunicator:
             share: What of the decision a host is told; the leader has all of it.
 
         Raises:
-            HostLost: The leader does not answer.
+            MemberLost: The leader does not answer.
         """
         self._call += 1
         if not self.members.is_first:
@@ -184,7 +184,7 @@ class TolerantCommunicator:
         self._values = {}
         self._gather(timeout)
         decided = decide(*self._sort(value, kind))
-        for host in list(self._channels):
+        for host in list(self._connections):
             self._send(host, "scatter", msgspec.msgpack.encode(share(decided, host)))
         return decided
 
@@ -194,9 +194,9 @@ class TolerantCommunicator:
         """Read from all hosts until none of them is waited for any more."""
         waiting = LoggedWait(timeout, self._monotonic, math.inf)
         late_reads = _MAX_LATE_READS
-        while self._channels.keys() - self._values.keys():
+        while self._connections.keys() - self._values.keys():
             patience = waiting.look(LOOK_SECONDS)
-            sources = {channel.fileno(): host for host, channel in self._channels.items()}
+            sources = {connection.fileno(): host for host, connection in self._connections.items()}
             ready = self._poll([(source, select.POLLIN) for source in sources], patience.pause)
             for source in ready:
                 self._read(sources[source])
@@ -207,7 +207,7 @@ class TolerantCommunicator:
 
     def _read(self, host: str) -> None:
         try:
-            frame = self._channels[host].read(largest=LARGEST_VALUE_BYTES)
+            frame = self._connections[host].read(largest=LARGEST_VALUE_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
@@ -235,45 +235,45 @@ class TolerantCommunicator:
                 silent[host] = OTHER_VERSION
         return said, silent
 
-    def _send(self, host: str, kind: Kind, content: bytes, *, call: int | None = None) -> None:
+    def _send(self, host: str, kind: MessageKind, content: bytes, *, call: int | None = None) -> None:
         try:
-            self._channels[host].send(self._call if call is None else call, kind, content)
+            self._connections[host].send(self._call if call is None else call, kind, content)
         except (OSError, Overdue) as error:
             why = describe(error) if isinstance(error, OSError) else f"for {_SEND_SECONDS:g} s"
             self._lose(host, f"does not take what it is sent: {why}")
 
     def _lose(self, host: str, reason: str) -> None:
-        self._channels.pop(host).close()
+        self._connections.pop(host).close()
         self._lost[host] = reason
 
     # -- the other hosts -------------------------------------------------------------------------------------------
 
-    def _ask(self, kind: Kind, content: bytes, expected: Kind, timeout: float) -> Frame:
+    def _ask(self, kind: MessageKind, content: bytes, expected: MessageKind, timeout: float) -> Frame:
         """Send something to the leader, and wait for its answer."""
         leader = self.members.names[0]
-        if leader not in self._channels:
-            raise HostLost(leader, self._lost[leader])
-        channel = self._channels[leader]
+        if leader not in self._connections:
+            raise MemberLost(leader, self._lost[leader])
+        connection = self._connections[leader]
         try:
-            channel.allow(self._slack + 2 * timeout + _MARGIN_SECONDS)
+            connection.allow(self._slack + 2 * timeout + _MARGIN_SECONDS)
             with contextlib.suppress(ConnectionError):  # if the leader has left, its reason may be there to be read
-                channel.send(self._call, kind, content)
+                connection.send(self._call, kind, content)
             while True:
-                frame = channel.receive(expected, largest=LARGEST_VALUE_BYTES)
+                frame = connection.receive(expected, largest=LARGEST_VALUE_BYTES)
                 if frame.header.kind == "leave":
-                    raise HostLost(leader, _left(frame))
+                    raise MemberLost(leader, _left(frame))
                 if (frame.header.call, frame.header.kind) == (self._call, expected):
                     return frame
         except Overdue:
-            raise _blame(self.members, channel.wait, timeout, STOPPED_ANSWERING) from None
+            raise _blame(self.members, connection.wait, timeout, STOPPED_ANSWERING) from None
         except OSError as error:
-            raise _blame(self.members, channel.wait, timeout, describe(error)) from None
+            raise _blame(self.members, connection.wait, timeout, describe(error)) from None
 
     def _decode(self, frame: Frame, kind: type[T]) -> T:
         try:
             return msgspec.msgpack.decode(frame.content, type=kind)
         except (ValueError, RecursionError):
-            raise HostLost(self.members.names[0], OTHER_VERSION) from None
+            raise MemberLost(self.members.names[0], OTHER_VERSION) from None
 
 
 def _left(frame: Frame) -> str:
@@ -301,45 +301,47 @@ def join_tolerant(
 
     Raises:
         OSError: This is the leader, and it cannot listen.
-        HostLost: The leader does not arrive, or rejects this host.
+        MemberLost: The leader does not arrive, or rejects this host.
     """
-    channels: dict[str, Channel] = {}
+    connections: dict[str, DataConnection] = {}
     missing: Mapping[str, str] = {}
     if members.size > 1 and members.is_first:
-        channels, missing = _accept(members, port, timeout, monotonic)
+        connections, missing = _accept(members, port, timeout, monotonic)
     elif members.size > 1:
-        channels[members.names[0]] = _connect(members, port, timeout, monotonic, sleep)
-    return TolerantCommunicator(members, channels, missing, timeout=timeout, clock=clock, monotonic=monotonic)
+        connections[members.names[0]] = _connect(members, port, timeout, monotonic, sleep)
+    return TolerantCommunicator(members, connections, missing, timeout=timeout, clock=clock, monotonic=monotonic)
 
 
-def _accept(members: Members, port: int, timeout: float, monotonic: Clock) -> tuple[dict[str, Channel], dict[str, str]]:
+def _accept(
+    members: Members, port: int, timeout: float, monotonic: Clock
+) -> tuple[dict[str, DataConnection], dict[str, str]]:
     waiting = begin_wait(timeout, monotonic)
-    channels = {}
+    connections = {}
     with contextlib.closing(Acceptor(members, port, frozenset({"health"}), clock=monotonic)) as acceptor:
         while acceptor.missing and not waiting.look(LONGEST_PAUSE_SECONDS).is_over:
             for arrival in accept_next(acceptor, waiting):
-                channel = Channel(arrival.member, arrival.connection, timeout=_SEND_SECONDS, clock=monotonic)
-                channels[arrival.member] = channel
+                connection = DataConnection(arrival.member, arrival.connection, timeout=_SEND_SECONDS, clock=monotonic)
+                connections[arrival.member] = connection
         missing = {host: UNPROVED if host in acceptor.unproved else NEVER_ARRIVED for host in acceptor.missing}
-    return channels, missing
+    return connections, missing
 
 
-def _connect(members: Members, port: int, timeout: float, monotonic: Clock, sleep: Sleep) -> Channel:
+def _connect(members: Members, port: int, timeout: float, monotonic: Clock, sleep: Sleep) -> DataConnection:
     waiting = begin_wait(timeout, monotonic)
     leader = members.names[0]
     try:
         connection = connect_as(members, port, "health", waiting, final=frozenset(_REFUSALS), sleep=sleep)
     except Refused as refused:
-        raise HostLost(leader, _REFUSALS[refused.reason]) from None
+        raise MemberLost(leader, _REFUSALS[refused.reason]) from None
     except OSError as error:
         reason = f"{NEVER_ARRIVED} (port {port}: {describe(error)})"
         raise _blame(members, waiting, timeout, reason) from None
-    return Channel(leader, connection, timeout=_SEND_SECONDS, clock=monotonic)
+    return DataConnection(leader, connection, timeout=_SEND_SECONDS, clock=monotonic)
 
 
-def _blame(members: Members, waiting: LoggedWait, timeout: float, reason: str) -> HostLost:
+def _blame(members: Members, waiting: LoggedWait, timeout: float, reason: str) -> MemberLost:
     """Name the leader, or this host if it was away for as long as the leader waits."""
     absent, leader = waiting.patience.missed_in_all, members.names[0]
     if absent >= max(timeout, FROZEN_SECONDS):
-        return HostLost(members.name, f"did not run for {absent:.0f} s; {leader}: {reason}")
-    return HostLost(leader, reason)
+        return MemberLost(members.name, f"did not run for {absent:.0f} s; {leader}: {reason}")
+    return MemberLost(leader, reason)

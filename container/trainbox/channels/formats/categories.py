@@ -186,7 +186,7 @@ class CategoryEncoder:
         if self._is_pipe:
             raise DataError(
                 f"{self._shown}: {self._describe(column)} holds texts such as {short(example)},"
-                " and what comes through a pipe cannot be searched first",
+                " and a pipe cannot be searched for them first",
                 hint=_TO_CODE,
             )
         self._undecided.discard(column)

@@ -250,10 +250,12 @@ class LeadingLines(msgspec.Struct, frozen=True):
             if all(
                 line.strip()[:1] == signs[0] and line.strip()[-1:] == signs[1] for line in (self.first, self.second)
             ):
-                raise DataError(f"{self.where}: brackets are around {short(self.first)}", hint="write CSV without them")
+                raise DataError(
+                    f"{self.where}: the row {short(self.first)} is in brackets", hint="write CSV without them"
+                )
         if all(_QUOTED.fullmatch(cell.strip()) for cell in self.following):
             raise DataError(
-                f"{self.where}: single quotes are around numbers: {short(self.second)}",
+                f"{self.where}: numbers are in single quotes: {short(self.second)}",
                 hint="quote with double quotes, or not at all",
             )
 
@@ -282,7 +284,7 @@ class LeadingLines(msgspec.Struct, frozen=True):
         inner = self.second.strip()[1:-1]
         if self.second.strip() == f'"{inner}"' and '"' not in inner and any(sign in inner for sign in ",;\t|"):
             raise DataError(
-                f"{self.where}: each line is one cell, as quotes are around it: {short(self.second)}",
+                f"{self.where}: the whole line is quoted, which makes it one cell: {short(self.second)}",
                 hint="remove the quotes around the lines",
             )
         found = guess_delimiter(self.second) if is_guessed else ""

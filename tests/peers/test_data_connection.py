@@ -9,12 +9,12 @@ import pytest
 
 from tests.support.timeline import Timeline
 from trainbox.errors import PeerError
-from trainbox.peers.channel import Channel, Overdue
-from trainbox.peers.framing import Frame, Header, Kind
+from trainbox.peers.data_connection import DataConnection, Overdue
+from trainbox.peers.framing import Frame, Header, MessageKind
 
 
 class Waiting(Timeline):
-    """Two ends of a channel, and an alarm; what nobody sends is waited for in no time."""
+    """Two ends of a connection, and an alarm; what nobody sends is waited for in no time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,17 +40,17 @@ class Waiting(Timeline):
             poll.register(descriptor, kind)
         return [descriptor for descriptor, _ in poll.poll(0)]
 
-    def channel(self, *, timeout: float, check: Callable[[], None] = lambda: None) -> Channel:
-        return Channel(
+    def connection(self, *, timeout: float, check: Callable[[], None] = lambda: None) -> DataConnection:
+        return DataConnection(
             "algo-2", self.here, timeout=timeout, alarm=self.alarm, check=check, clock=self.clock, poll=self.poll
         )
 
-    def send(self, kind: Kind, content: bytes) -> None:
+    def send(self, kind: MessageKind, content: bytes) -> None:
         """The other end sends something."""
-        Channel("algo-1", self.there, timeout=0).send(1, kind, content)
+        DataConnection("algo-1", self.there, timeout=0).send(1, kind, content)
 
 
-def sent(kind: Kind, content: bytes) -> Frame:
+def sent(kind: MessageKind, content: bytes) -> Frame:
     return Frame(Header(1, kind, len(content)), content)
 
 
@@ -70,7 +70,7 @@ def test_one_that_lives_and_does_not_come_is_waited_for_so_long(
     started = waiting.now
     words = f"algo-2 is alive but has not reached gather for {timeout:.0f} s; the other processes are waiting"
     with pytest.raises(Overdue) as error:
-        waiting.channel(timeout=timeout).receive("gather", largest=100)
+        waiting.connection(timeout=timeout).receive("gather", largest=100)
     assert error.value.message == words
     assert waiting.now - started == timeout
     minutes = [minute for minute in range(60, 3600, 60) if minute < timeout]
@@ -81,7 +81,7 @@ def test_one_that_lives_and_does_not_come_is_waited_for_so_long(
 
 def test_what_comes_in_the_last_moment_is_taken(waiting: Waiting) -> None:
     waiting.events = [(waiting.now + 3599, lambda: waiting.send("gather", b"late"))]
-    assert waiting.channel(timeout=3600).receive("gather", largest=100) == sent("gather", b"late")
+    assert waiting.connection(timeout=3600).receive("gather", largest=100) == sent("gather", b"late")
 
 
 @pytest.mark.parametrize("stop", [1.0, 3600.0, 86400.0])
@@ -91,7 +91,7 @@ def test_a_stop_of_this_process_is_not_the_others_time(
     started = waiting.now
     waiting.stops = [0.0, stop]
     with pytest.raises(Overdue, match=r"for 3600 s"):
-        waiting.channel(timeout=3600).receive("gather", largest=100)
+        waiting.connection(timeout=3600).receive("gather", largest=100)
     assert waiting.now - started == 3600 + stop
     assert f"this process did not run for {stop:.1f} s" in capsys.readouterr().err
 
@@ -99,7 +99,7 @@ def test_a_stop_of_this_process_is_not_the_others_time(
 def test_what_has_come_while_this_process_was_stopped_is_taken(waiting: Waiting) -> None:
     waiting.stops = [86400.0]
     waiting.events = [(waiting.now + 1, lambda: waiting.send("gather", b"meanwhile"))]
-    assert waiting.channel(timeout=60).receive("gather", largest=100) == sent("gather", b"meanwhile")
+    assert waiting.connection(timeout=60).receive("gather", largest=100) == sent("gather", b"meanwhile")
 
 
 def test_an_alarm_ends_the_wait_at_once(waiting: Waiting) -> None:
@@ -109,13 +109,13 @@ def test_an_alarm_ends_the_wait_at_once(waiting: Waiting) -> None:
     started = waiting.now
     waiting.events = [(waiting.now + 7, lambda: waiting.ring.send(b"!"))]
     with pytest.raises(PeerError, match="algo-3 is lost"):
-        waiting.channel(timeout=3600, check=check).receive("gather", largest=100)
+        waiting.connection(timeout=3600, check=check).receive("gather", largest=100)
     assert waiting.now - started == 7
 
 
 def test_one_that_takes_nothing_is_waited_for_no_longer_than_one_that_gives_nothing(waiting: Waiting) -> None:
     with pytest.raises(Overdue, match=r"has not reached share for 60 s"):
-        waiting.channel(timeout=60).send(1, "share", b"x" * 64 * 1024 * 1024)
+        waiting.connection(timeout=60).send(1, "share", b"x" * 64 * 1024 * 1024)
 
 
 def test_what_has_arrived_is_read_before_the_reason_to_leave(waiting: Waiting) -> None:
@@ -129,17 +129,17 @@ def test_what_has_arrived_is_read_before_the_reason_to_leave(waiting: Waiting) -
         waiting.ring.send(b"!")
 
     waiting.events = [(waiting.now + 7, fail)]
-    channel = waiting.channel(timeout=3600, check=check)
-    assert channel.receive("gather", largest=100) == sent("gather", b"the last values")
+    connection = waiting.connection(timeout=3600, check=check)
+    assert connection.receive("gather", largest=100) == sent("gather", b"the last values")
     with pytest.raises(PeerError, match="algo-2 has given up: no rows"):
-        channel.receive("gather", largest=100)
+        connection.receive("gather", largest=100)
 
 
 def test_a_wait_tells_how_long_this_process_itself_did_not_run(waiting: Waiting) -> None:
-    channel = waiting.channel(timeout=60)
+    connection = waiting.connection(timeout=60)
     waiting.stops = [0.0, 600.0]
     with pytest.raises(Overdue):
-        channel.receive("gather", largest=100)
-    assert channel.wait.patience.missed_in_all == 600.0
-    channel.allow(60)
-    assert channel.wait.patience.missed_in_all == 0.0
+        connection.receive("gather", largest=100)
+    assert connection.wait.patience.missed_in_all == 600.0
+    connection.allow(60)
+    assert connection.wait.patience.missed_in_all == 0.0

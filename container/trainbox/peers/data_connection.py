@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from trainbox.clock import Clock, Patience, describe_missed, wait_from
 from trainbox.errors import PeerError
-from trainbox.peers.framing import CHUNK_BYTES, Frame, FrameReader, Kind, encode_header
+from trainbox.peers.framing import CHUNK_BYTES, Frame, FrameReader, MessageKind, encode_header
 from trainbox.peers.sockets import hang_up, send_at_once
 from trainbox.say import say
 
@@ -64,12 +64,12 @@ class Overdue(PeerError):  # noqa: N818 - it says what the other member is
     """A member is connected, and neither sends what is expected nor takes what is sent."""
 
 
-class Channel:
+class DataConnection:
     """The connection for data with one other member.
 
     Args:
         member: Its name.
-        connection: It belongs to the channel from now on.
+        connection: Its socket, which belongs to this from now on.
         timeout: Seconds to wait for a member that lives and makes no progress.
         alarm: A socket that can be read from as soon as waiting has become useless.
         check: Raises then.
@@ -107,14 +107,14 @@ class Channel:
         self.wait = LoggedWait(timeout, self._clock, _SECONDS_BETWEEN_LINES)
 
     def fileno(self) -> int:
-        """Return the descriptor, to wait for several channels at once."""
+        """Return the descriptor, to wait for several connections at once."""
         return self._connection.fileno()
 
     def read(self, *, largest: int) -> Frame | None:
         """Read once, without waiting; see `FrameReader.read`."""
         return self._reader.read(largest=largest)
 
-    def send(self, call: int, kind: Kind, content: bytes = b"") -> None:
+    def send(self, call: int, kind: MessageKind, content: bytes = b"") -> None:
         """Send a message, and wait until the connection has taken all of it.
 
         Raises:
@@ -132,7 +132,7 @@ class Channel:
                 if not sent:
                     self._wait(select.POLLOUT, kind)
 
-    def receive(self, kind: Kind, *, largest: int) -> Frame:
+    def receive(self, kind: MessageKind, *, largest: int) -> Frame:
         """Wait for the next message.
 
         Args:
@@ -157,7 +157,7 @@ class Channel:
         """Close the connection; what was sent still arrives."""
         hang_up(self._connection)
 
-    def _wait(self, event: int, kind: Kind) -> None:
+    def _wait(self, event: int, kind: MessageKind) -> None:
         """Wait until the connection is ready. What has arrived already is worth more than the news of a loss."""
         events = [(self.fileno(), event)]
         if self._alarm is not None:
