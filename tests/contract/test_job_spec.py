@@ -162,6 +162,22 @@ def test_botocores_own_model_takes_the_requests(spec: JobSpec) -> None:
     validate.validate_parameters(to_request(spec), shape)
 
 
+@pytest.mark.process
+def test_each_training_job_in_the_documentation_becomes_a_job_and_comes_back() -> None:
+    pytest.importorskip("botocore.session")
+    from tests.support.aws_calls import find_calls  # noqa: PLC0415 - imports botocore
+    from tests.support.snippets import PAGES, find_blocks  # noqa: PLC0415
+
+    blocks = [block for page in PAGES for block in find_blocks(page, "python") if "create_training_job" in block]
+    calls = [call for block in blocks for call in find_calls(block) if call.method == "create_training_job"]
+    assert len(calls) > 2
+    for call in calls:
+        spec = from_request(call.parameters)
+        written = to_request(spec)
+        assert from_request(written) == spec
+        assert set(written) == set(call.parameters), "what the API does by default may be left out, below"
+
+
 _shapes: list[Any] = []
 
 

@@ -13,6 +13,7 @@ from botocore import xform_name
 from tests.support.aws_calls import Call, check_call
 from tests.support.snippets import DOCS, find_blocks
 from trainbox import Metric
+from trainbox.contract.job_spec import from_request, to_request
 
 pytestmark = pytest.mark.sdk
 
@@ -70,6 +71,16 @@ def test_the_calls_of_an_sdk_are_requests_that_aws_takes(requests: Requests) -> 
     ]
     for operation, given in requests:
         assert check_call(Call("sagemaker", xform_name(operation), given)) == []
+
+
+def test_a_training_job_of_an_sdk_becomes_a_job_spec_that_says_the_same(requests: Requests) -> None:
+    for _, given in requests[:2]:
+        spec = from_request(given)
+        written = to_request(spec)
+        assert from_request(written) == spec
+        assert set(written) == set(given)
+        assert spec.script is not None
+        assert spec.script.name == given["HyperParameters"]["trainbox_script"].strip('"')
 
 
 def test_a_spot_job_has_its_limits_and_its_checkpoints(requests: Requests) -> None:

@@ -24,12 +24,13 @@ from trainbox.procfs import read_stat
 from trainbox.workbench import request as request_module
 from trainbox.workbench.events import (
     Event,
-    HostEnded,
+    HostFinished,
     HostStarted,
-    JobEnded,
+    JobFinished,
     JobStarted,
     LinesWritten,
     MetricLogged,
+    NoteGiven,
     StatusChanged,
     TimePassed,
 )
@@ -140,10 +141,10 @@ def test_two_jobs_run_at_once_in_threads_and_one_of_them_is_stopped(tmp_path: Pa
     for heard, outcome in ((told, stopped), (whole, completed)):
         hosts = ("algo-1",)
         assert heard.events[0] == JobStarted(outcome.job_name, 1, outcome.out, hosts)
-        assert heard.events[-1] == JobEnded(outcome)
+        assert heard.events[-1] == JobFinished(outcome)
         kinds = [type(event) for event in heard.events]
-        assert kinds.index(HostStarted) < kinds.index(LinesWritten) < kinds.index(HostEnded)
-        assert LinesWritten not in kinds[kinds.index(HostEnded) :]
+        assert kinds.index(HostStarted) < kinds.index(LinesWritten) < kinds.index(HostFinished)
+        assert LinesWritten not in kinds[kinds.index(HostFinished) :]
         assert (len(started(heard)), len(heard.threads)) == (1, 1)
     assert MetricLogged("algo-1", "accuracy", 0.75, 0) in whole.events
     assert stopped.out.stat().st_mode & 0o077 == 0, "a result is its user's alone"
@@ -209,7 +210,7 @@ def test_a_job_that_fails_says_why_and_how(tmp_path: Path) -> None:
     assert "ValueError" in (outcome.output / "failure").read_text()
     assert outcome.metrics == {"loss": Curve((1,), (0.5,))}
     assert told.phases[-2:] == ["Uploading", "Failed"]
-    assert HostEnded("algo-1", 1) in told.events
+    assert HostFinished("algo-1", 1) in told.events
 
 
 @pytest.mark.parametrize("place", ["archive", "channel"])
@@ -307,6 +308,31 @@ def test_a_listener_that_raises_ends_the_job_and_leaves_no_process(tmp_path: Pat
     left = record(tmp_path / "job-result")
     assert (left["status"], left["exit_code"]) == ("Failed", 70)
     assert left["failure_reason"] == "InternalServerError: LookupError in the program that ran the job, which ended it"
+
+
+def test_ctrl_c_while_the_result_is_collected_keeps_what_the_hosts_left(tmp_path: Path) -> None:
+    class Interrupts(Heard):
+        """Ctrl-C comes while the model is packed, which leaves a FIFO out and says so."""
+
+        def on_event(self, event: Event) -> None:
+            super().on_event(event)
+            if isinstance(event, NoteGiven) and "not in model.tar.gz" in event.text:
+                raise KeyboardInterrupt
+
+    told = Interrupts()
+    script = (
+        "import os\nos.mkfifo(os.environ['SM_MODEL_DIR'] + '/pipe')\nopen(os.environ['SM_MODEL_DIR'] + '/m', 'w')\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run_job(spec(tmp_path, "job", script), told, options=options(tmp_path, "job"))
+    out = tmp_path / "job-result"
+    assert (record(out)["status"], record(out)["exit_code"]) == ("Completed", 130)
+    left = out / ".trainbox"
+    assert f"interrupted while collecting: what the hosts left is in {left}" in [
+        event.text for event in told.events if isinstance(event, NoteGiven)
+    ]
+    assert list(left.rglob("m"))
+    assert isinstance(told.events[-1], JobFinished)
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class TimePassed(msgspec.Struct, frozen=True):
     """About 0.1 s passed while the hosts run; a display can be redrawn."""
 
 
-class HostEnded(msgspec.Struct, frozen=True):
+class HostFinished(msgspec.Struct, frozen=True):
     """A host ended, and all its output was sent; `reason` is set if it could not report the reason itself."""
 
     host: str
@@ -93,7 +93,7 @@ class HostEnded(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class JobEnded(msgspec.Struct, frozen=True):
+class JobFinished(msgspec.Struct, frozen=True):
     """The job ended, and its record and result are written; the last event."""
 
     outcome: JobOutcome
@@ -108,8 +108,8 @@ Event = (
     | FindingReported
     | NoteGiven
     | TimePassed
-    | HostEnded
-    | JobEnded
+    | HostFinished
+    | JobFinished
 )
 
 

@@ -16,7 +16,7 @@ from trainbox.errors import INTERNAL_EXIT_CODE, RunError
 from trainbox.files import disarm, keep_out_of_git
 from trainbox.workbench.built_result import build_result, no_archive
 from trainbox.workbench.curves import Curves, joined
-from trainbox.workbench.events import HostEnded, JobEnded, JobStarted, Listener, SilentListener
+from trainbox.workbench.events import HostFinished, JobFinished, JobStarted, Listener, SilentListener
 from trainbox.workbench.first_record import first_record, host_records, next_steps_of
 from trainbox.workbench.folder import claimed, keep_earlier_logs, remove
 from trainbox.workbench.host_logs import find_failure, is_told, stopped_by_others
@@ -198,7 +198,7 @@ class _JobRun:
                 self.seconds["train"] = time.monotonic() - started
                 self._disarm()
         for host in ended.hosts:
-            self.events.tell(HostEnded(host.name, host.exit_code, host.reason))
+            self.events.tell(HostFinished(host.name, host.exit_code, host.reason))
         self.record = msgspec.structs.replace(self.record, hosts=host_records(ended))
         self.failed = ended.failed
         code = 128 + self.stop.first if self.stop.first is not None else None
@@ -290,7 +290,7 @@ class _JobRun:
     def _tell_end(self) -> None:
         outcome = self.outcome
         self.events.status(outcome.status, outcome.secondary_status)
-        self.events.tell(JobEnded(outcome))
+        self.events.tell(JobFinished(outcome))
 
     def _ended(self, end: JobEnd) -> JobRecord:
         return msgspec.structs.replace(

@@ -3,7 +3,15 @@
 from typing import TextIO, cast
 
 from trainbox.workbench.curves import Curves
-from trainbox.workbench.events import Event, HostEnded, JobEnded, LinesWritten, MetricLogged, NoteGiven, TimePassed
+from trainbox.workbench.events import (
+    Event,
+    HostFinished,
+    JobFinished,
+    LinesWritten,
+    MetricLogged,
+    NoteGiven,
+    TimePassed,
+)
 from trainbox.workbench.live import Live, Screen
 from trainbox.workbench.pens import find_pen
 from trainbox.workbench.plan import RunPlan
@@ -51,7 +59,7 @@ class Terminal:
                 self._live.say(text)
             case TimePassed():
                 self._live.tick()
-            case HostEnded() | JobEnded():
+            case HostFinished() | JobFinished():
                 self._live.close()
             case _:
                 pass
