@@ -30,11 +30,11 @@ NEWEST = ROOT / ".venv-py312" / "bin" / "python"
 VERSIONS = {"3.0": "3.0.5", "1.7": "1.7.6"}
 #: To run first: nobody looks at pictures here.
 NO_PICTURES = """
-import contextlib, trainbox.xgboost
+import contextlib, trainbox.xgboost.boosting
 class NoPainter(contextlib.nullcontext):
     def __init__(self): self.enter_result = self
     def draw(self, *pictures): pass
-trainbox.xgboost.Painter = NoPainter
+trainbox.xgboost.boosting.Painter = NoPainter
 """
 
 #: To be predicted from.

@@ -14,12 +14,11 @@ import numpy.typing as npt
 import scipy.sparse
 
 from trainbox.channels.coding import Coding, recode
+from trainbox.contract.model_card import MISSING
 
 Floats = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
 
-#: What pandas, R, databases and spreadsheets write into CSV for a missing value.
-MISSING = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaN", "nan")
 #: Of a digest: small enough that all processors have their part, large enough that to hand them over costs nothing.
 _PIECE_BYTES = 4 * 2**20
 

@@ -12,8 +12,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from importlib.abc import MetaPathFinder
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +21,7 @@ from sklearn import ensemble, tree
 
 from trainbox.errors import DataError
 from trainbox.sklearn.repeatable import clear_padding, rewrite
-from trainbox.tabular.lean import put_off, replaced, unlisted
+from trainbox.tabular.script import without
 
 Forest: TypeAlias = (
     ensemble.RandomForestClassifier
@@ -78,29 +77,6 @@ _DAMAGED = (
 )
 
 
-class _NoTorch(MetaPathFinder):
-    """Finds that there is no PyTorch."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - as it is called
-        if fullname == "torch":
-            raise ModuleNotFoundError("of no use here", name=fullname)
-
-
-@contextmanager
-def without_torch() -> Iterator[None]:
-    """In this block nobody can import PyTorch, unless it is here already.
-
-    Whatever imports all of scikit-learn imports PyTorch by a back door where there is one: that takes longer than
-    everything else together, and is of no use here.
-    """
-    finder = _NoTorch()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-
-
 def load_skops(*, of_forests: bool = True) -> Any:  # noqa: ANN401 - it has no types
     """The module `skops.io`: not before it is needed, for that takes its time.
 
@@ -110,16 +86,28 @@ def load_skops(*, of_forests: bool = True) -> Any:  # noqa: ANN401 - it has no t
     """
     if "skops.io" in sys.modules:
         return importlib.import_module("skops.io")  # waits where another thread is just importing it
-    with without_torch(), unlisted(np, "f2py", "testing"), _of_forests() if of_forests else nullcontext():
+    with without_torch(), _of_forests() if of_forests else nullcontext():
         return importlib.import_module("skops.io")
+
+
+def without_torch() -> AbstractContextManager[None]:
+    """In this block nobody can import PyTorch, unless it is here already.
+
+    Whatever imports all of scikit-learn imports PyTorch by a back door where there is one: that takes longer than
+    everything else together, and is of no use here.
+    """
+    return nullcontext() if "torch" in sys.modules else without("torch")
 
 
 @contextmanager
 def _of_forests() -> Iterator[None]:
-    """In this block scikit-learn has no estimators but forests and trees."""
+    """In this block scikit-learn has no estimators but forests and trees: to list all it imports all of itself."""
     found = [(kind.__name__, kind) for kind in (*FORESTS, *_TREES)]
-    with put_off("scipy.stats", "spearmanr"), replaced(sklearn.utils, "all_estimators", lambda: found):
+    listed, sklearn.utils.all_estimators = sklearn.utils.all_estimators, lambda: found
+    try:
         yield
+    finally:
+        sklearn.utils.all_estimators = listed
 
 
 def pack(forest: Forest) -> bytes:

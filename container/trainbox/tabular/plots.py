@@ -32,7 +32,6 @@ from trainbox.tabular.figures import (
     style,
     tick_texts,
 )
-from trainbox.tabular.lean import staying
 from trainbox.tabular.painter import FoldCurve
 
 if TYPE_CHECKING:
@@ -44,17 +43,16 @@ T = TypeVar("T")
 
 def load() -> None:
     """Import Matplotlib and draw what nobody sees: the first picture of a process takes half as long again."""
-    with staying():
-        for name in ("figure", "ticker", "backends.backend_agg", "backends.backend_svg"):
-            importlib.import_module(f"matplotlib.{name}")
-        with new_figure(*PANEL_INCHES, "Ready") as figure:
-            axes = figure.subplots()
-            style(axes, "drawn", "both")
-            _draw_curve(axes, ([0, 1], [0.25, 0.75]), COLOURS[0], label="train")
-            _finish_panel(axes, "round", "drawn")
-            _name_bars(axes, [("f0", 0.5)])
-            place(figure, beside=tick_texts(axes))
-            render(figure)
+    for name in ("figure", "ticker", "backends.backend_agg", "backends.backend_svg"):
+        importlib.import_module(f"matplotlib.{name}")
+    with new_figure(*PANEL_INCHES, "Ready") as figure:
+        axes = figure.subplots()
+        style(axes, "drawn", "both")
+        _draw_curve(axes, ([0, 1], [0.25, 0.75]), COLOURS[0], label="train")
+        _finish_panel(axes, "round", "drawn")
+        _name_bars(axes, [("f0", 0.5)])
+        place(figure, beside=tick_texts(axes))
+        render(figure)
 
 
 def draw_curves(
