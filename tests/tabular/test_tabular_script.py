@@ -72,6 +72,20 @@ def test_a_library_that_the_script_has_imported_stays_whole(room: str) -> None:
 
 
 @pytest.mark.process
+def test_a_forest_is_packed_without_torch_also_where_the_script_imports_scikit_learn() -> None:
+    program = """
+import sklearn.ensemble
+from trainbox.sklearn.entry import load
+load()
+from trainbox.sklearn.packing import FORESTS, pack, unpack
+for kind in FORESTS:
+    forest = kind(n_estimators=1).fit([[0.0], [1.0]], [0, 1])
+    assert type(unpack(pack(forest), kind, features=1, source="here")) is kind
+"""
+    assert _loaded(program, "sklearn", "torch") == ["sklearn"]
+
+
+@pytest.mark.process
 def test_xgboost_trains_without_what_is_kept_out_and_finds_it_later() -> None:
     program = """
 from trainbox.xgboost.entry import load

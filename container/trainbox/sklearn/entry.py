@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Optional parts of scikit-learn that training does not use; `make bench-xgboost` prints what leaving them out saves.
 _UNUSED = ("pandas", "rich")
+#: To list all of scikit-learn, as skops does, imports all its packages; this one imports PyTorch if it is installed.
+TORCH_BACKEND = "sklearn.externals.array_api_compat.torch"
 
 
 @contextmanager
@@ -44,7 +46,6 @@ def session(params: Params) -> Iterator["ForestSession"]:
 
 
 def load() -> None:
-    """Import scikit-learn without the optional parts; does nothing if the script has imported it already."""
-    if "sklearn" not in sys.modules:
-        with without(*_UNUSED):
-            importlib.import_module("trainbox.sklearn.training")
+    """Import scikit-learn without the optional parts; if the script has imported it already, all of it stays."""
+    with without(TORCH_BACKEND, *([] if "sklearn" in sys.modules else _UNUSED)):
+        importlib.import_module("trainbox.sklearn.training")
