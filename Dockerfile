@@ -33,7 +33,7 @@ RUN --mount=type=secret,id=ca sh wheelhouse/install dependencies /layer/dependen
 # --- the package: small, changes with the code -------------------------------------------------------------------------
 FROM dependencies AS package
 RUN --mount=type=secret,id=ca sh wheelhouse/install backend
-COPY tools/image/entry tools/image/train.py tools/image/pack_start.py wheelhouse/
+COPY tools/image/entry wheelhouse/
 COPY pyproject.toml README.md LICENSE ./
 COPY container container
 # The scripts are a layer of their own below: the wheel is built without them, and finds them through a link.

@@ -122,8 +122,8 @@ format: $(VENV)/.dev ## let ruff write what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.dev ## write the generated tables of docs/ anew
-	$(BIN)/python tools/docs.py
+docs: $(VENV)/.dev ## write the generated tables and the API reference of docs/ anew
+	$(BIN)/python -m tools.docs
 
 bench: $(VENV)/.dev .venv-incumbent/.ready ## start-up, memory and throughput beside sagemaker-training
 	$(BIN)/python tools/bench.py

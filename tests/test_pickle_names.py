@@ -27,17 +27,9 @@ def hear(event, arguments, os=os, place=os.environ["PICKLE_NAMES"], argv=" ".joi
         os.close(file)
 sys.addaudithook(hear)
 """
-_PICTURES = "to and from forks of the process that draws pictures, through pipes that nobody else has"
 _LOADER = "from a worker of the data loader, a child of the rank, through pipes and sockets that multiprocessing guards"
 #: Names that pickles of honest jobs ask for, and why that is no way in. Nothing here comes from a disk or a network.
 ALLOWED: dict[str, str] = {
-    "__main__._draw": _PICTURES,
-    "concurrent.futures.process._CallItem": _PICTURES,
-    "concurrent.futures.process._ResultItem": _PICTURES,
-    "concurrent.futures.process._process_chunk": _PICTURES,
-    "multiprocessing.reduction._rebuild_partial": _PICTURES,
-    "trainbox.tabular.painter.Curves": _PICTURES,
-    "trainbox.tabular.painter.Importance": _PICTURES,
     "multiprocessing.resource_sharer.DupFd": _LOADER,
     "torch.Size": _LOADER,
     "torch.Tensor": _LOADER,

@@ -81,11 +81,10 @@ def test_a_process_that_has_ended_is_not_stopped() -> None:
 
 
 @pytest.mark.process
-def test_a_process_tells_its_parent_its_group_and_its_session_and_how_much_it_has_computed() -> None:
+def test_a_process_tells_its_parent_and_its_session() -> None:
     ours = read_stat(os.getpid())
-    assert (ours.parent, ours.group, ours.session) == (os.getppid(), os.getpgrp(), os.getsid(0))
-    eventually(lambda: sum(range(100_000)) and read_stat(os.getpid()).ticks > ours.ticks, "a tick of the processor")
-    assert dict(read_stats())[os.getpid()].group == os.getpgrp()
+    assert (ours.parent, ours.session) == (os.getppid(), os.getsid(0))
+    assert dict(read_stats())[os.getpid()].parent == os.getppid()
 
 
 @pytest.mark.process

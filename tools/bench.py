@@ -29,7 +29,9 @@ INCUMBENT = REPOSITORY / ".venv-incumbent" / "bin"
 OURS = Path(sys.executable).parent
 BLOCK_BYTES = 64 * 1024
 
-TARGET_START_MS = 60.0
+#: Processor time of a job beyond that of its script, and as a share of sagemaker-training's in the same run.
+TARGET_START_MS = 80.0
+TARGET_START_SHARE = 0.25
 TARGET_MEMORY_MB = 20.0
 TARGET_RATIO = 5.0
 TARGET_PACKAGES = 1
@@ -96,6 +98,17 @@ class Case(NamedTuple):
     #: What its output goes to: `file` or `pipe`.
     sink: str
     env: Mapping[str, str] = {}
+
+
+class Start(NamedTuple):
+    """One run of a script that does nothing."""
+
+    #: From the command to the script's first line.
+    ms: float
+    #: The most that the supervisor had resident by then.
+    memory_mb: float
+    #: Processor time of the whole job, the script's included.
+    cpu_ms: float
 
 
 class Relayed(NamedTuple):
@@ -192,24 +205,23 @@ def bench_start(scratch: Path, runs: int) -> None:
     sides = (PLAIN, TRAINBOX, PLAIN_INCUMBENT, INCUMBENT_TRAIN)
     for side in sides:
         _start_once(side, scratch / "start")  # compiles what is not compiled yet, fills the caches
-    seen: dict[Side, list[tuple[float, float]]] = {side: [] for side in sides}
+    seen: dict[Side, list[Start]] = {side: [] for side in sides}
     for _ in range(runs):
         for side in sides:
             seen[side].append(_start_once(side, scratch / "start"))
-    start = {side: median(ms for ms, _ in seen[side]) for side in sides}
-    memory = {side: median(mb for _, mb in seen[side]) for side in sides}
-    excess = {
-        TRAINBOX: start[TRAINBOX] - start[PLAIN],
-        INCUMBENT_TRAIN: start[INCUMBENT_TRAIN] - start[PLAIN_INCUMBENT],
-    }
-    say(f"Command start to the script's first line, and peak memory of the supervisor (median of {runs})")
+    start = {side: Start(*map(median, zip(*seen[side], strict=True))) for side in sides}
+    memory = {side: start[side].memory_mb for side in sides}
+    plain = {TRAINBOX: PLAIN, INCUMBENT_TRAIN: PLAIN_INCUMBENT}
+    excess = {side: start[side].cpu_ms - start[bare].cpu_ms for side, bare in plain.items()}
+    say(f"Command start to the script's first line; processor time of the job; peak memory (median of {runs})")
     for side in sides:
-        beyond = f"{excess[side]:8.0f} ms beyond plain {memory[side]:8.1f} MB" if side in excess else ""
-        say(f"  {side.name:32}{start[side]:8.0f} ms {beyond}")
-    reached = verdict(reached=excess[TRAINBOX] <= TARGET_START_MS)
+        beyond = f" ({excess[side]:.0f} ms beyond plain) {memory[side]:8.1f} MB" if side in excess else ""
+        say(f"  {side.name:32}{start[side].ms:8.0f} ms {start[side].cpu_ms:8.0f} ms{beyond}")
+    share = excess[TRAINBOX] / excess[INCUMBENT_TRAIN]
+    reached = verdict(reached=excess[TRAINBOX] <= TARGET_START_MS and share <= TARGET_START_SHARE)
     say(
-        f"  target: at most {TARGET_START_MS:.0f} ms beyond plain: {reached}"
-        f" ({excess[INCUMBENT_TRAIN] / excess[TRAINBOX]:.1f} times faster)"
+        f"  target: processor time of at most {TARGET_START_MS:.0f} ms beyond plain, and {TARGET_START_SHARE:.0%} of"
+        f" sagemaker-training's: {reached} ({share:.0%})"
     )
     say(
         f"  target: at most {TARGET_MEMORY_MB:.0f} MB: {verdict(reached=memory[TRAINBOX] <= TARGET_MEMORY_MB)}"
@@ -217,8 +229,7 @@ def bench_start(scratch: Path, runs: int) -> None:
     )
 
 
-def _start_once(side: Side, root: Path) -> tuple[float, float]:
-    """Milliseconds to the first line, and megabytes."""
+def _start_once(side: Side, root: Path) -> Start:
     code = _write_tree(root, START_SCRIPT)
     before = time.monotonic_ns()
     process = _start(side, root, subprocess.PIPE, {})
@@ -228,9 +239,11 @@ def _start_once(side: Side, root: Path) -> tuple[float, float]:
         memory = _peak_mb(process.pid)
         (code / "go").touch()
         stdout.read()
-    if process.wait() or not line.strip().isdigit():
+    _, status, used = os.wait4(process.pid, 0)  # with what it has waited for
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode or not line.strip().isdigit():
         raise BrokenError(f"{side.name}: exit code {process.returncode}, first line {line!r}")
-    return (int(line) - before) / 1e6, memory
+    return Start((int(line) - before) / 1e6, memory, (used.ru_utime + used.ru_stime) * 1e3)
 
 
 # -- throughput -------------------------------------------------------------------------------------------------------

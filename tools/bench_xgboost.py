@@ -7,7 +7,7 @@ The incumbent is what SageMaker's built-in does with CSV (aws/sagemaker-xgboost-
 hyperparameters, and their scores of the first, tenth and last round are held against each other. Rows are synthetic,
 from a fixed seed. Of each figure the median counts; time is that of all processors together, which other work on the
 machine changes least; memory is the most that the kernel has recorded for the process,
-with ours that of the one that waits to draw pictures, too, less what a process has that has only imported XGBoost.
+less what a process has that has only imported XGBoost.
 """
 
 import argparse
@@ -177,18 +177,11 @@ class Bench:
 
 
 def base_mb() -> float:
-    """What a process takes that has only imported XGBoost."""
-    return _measure_small("-c", NOTHING)
+    """What a process takes that has only imported XGBoost.
 
-
-def painter_mb() -> float:
-    """What the process takes that waits to draw our pictures."""
-    return _measure_small("-m", "trainbox.tabular.painting")
-
-
-def _measure_small(*words: str) -> float:
-    """The peak of a Python process, started by a small one: Linux counts what its parent has had as its own."""
-    command = [sys.executable, "-c", MEASURE, sys.executable, *words]
+    A small process starts it: Linux counts what its parent has had as its own.
+    """
+    command = [sys.executable, "-c", MEASURE, sys.executable, "-c", NOTHING]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) / 1024
 
 
@@ -245,7 +238,6 @@ def bench_job(bench: Bench, runs: int) -> None:
     compare_scores(sides["incumbent"][0], sides["trainbox, bins=quantiles"][0])
     cpu = {name: median(one.cpu for one in done) for name, done in sides.items()}
     peaks = {name: median(one.peak_mb for one in done) - base for name, done in sides.items()}
-    peaks |= {name: peaks[name] + painter_mb() for name in jobs}
     for name, done in sides.items():
         spread = f"{min(one.cpu for one in done):.1f} to {max(one.cpu for one in done):.1f}"
         seconds = median(one.seconds for one in done)
@@ -276,7 +268,7 @@ def bench_memory(directory: Path, rows: int, runs: int) -> None:
     ours: list[float] = []
     for _ in range(runs):
         theirs.append(bench.incumbent().peak_mb - base)
-        ours.append(bench.ours(bench.root()).peak_mb - base + painter_mb())
+        ours.append(bench.ours(bench.root()).peak_mb - base)
     say(f"\nPeak memory with {rows:,} rows (medians of {runs}): {median(theirs):.0f} MB, ours {median(ours):.0f} MB")
     held("peak memory", median(ours) / median(theirs), TARGET_MEMORY)
 

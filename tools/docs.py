@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tools import api_reference
 from trainbox import errors, metrics
 from trainbox.contract import params
 from trainbox.contract.settings import SETTINGS, VARIABLES
@@ -94,6 +95,7 @@ def health_sagemaker() -> str:
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
+    "api": api_reference.render,
     "exit codes": exit_codes,
     "health checks": health_checks,
     "health follows": health_follows,

@@ -55,9 +55,8 @@ def main() -> None:
         net = build(data["train"], params)
         best = train(run, net, data, params)
     if run.rank == 0 and best.epoch >= 0:  # the weights, a program of them, the model card, learning curves
-        save_network(net.cpu(), best, data["train"], params, complete=not run.stopped)
-        if best.scores:
-            trainbox.final(declared(best.scores, params))
+        final = declared(best.scores, params)
+        save_network(net.cpu(), best, data["train"], params, complete=not run.stopped, final=final)
 
 
 def build(train: Samples, params: Params) -> nn.Module:

@@ -57,7 +57,7 @@ _NAME_TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY})
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """A complete checkpoint: its directory, its step, what the script noted beside it, and the bytes of its files."""
+    """A complete checkpoint: its directory, its step, the `info` that the script saved, and its size in bytes."""
 
     path: Path
     step: int
@@ -80,7 +80,7 @@ class Search(msgspec.Struct, frozen=True):
 
 
 class Checkpoints:
-    """The checkpoints of one directory, of which the newest `keep` stay.
+    """A directory of checkpoints, of which the newest `keep` are kept.
 
         store = Checkpoints(directory)
         if (found := store.latest()) is not None:
@@ -103,11 +103,11 @@ class Checkpoints:
         self._rejected: frozenset[Path] = frozenset()
 
     def below(self, name: str) -> "Checkpoints":
-        """The store in a directory of this one, kept and sealed alike."""
+        """Return the store in a subdirectory, with the same `keep` and keys."""
         return Checkpoints(self.directory / name, keep=self.keep, keys=self.keys)
 
     def find(self) -> Search:
-        """Verify checkpoints from the newest on until one is valid; changes nothing and says nothing.
+        """Verify checkpoints, newest first, until one is valid; change nothing and log nothing.
 
         Raises:
             NotGenuineError: The newest that is whole is sealed with none of the keys. No older one takes its place: who
@@ -123,7 +123,7 @@ class Checkpoints:
         return Search(None, tuple(rejected))
 
     def latest(self) -> Checkpoint | None:
-        """The newest valid checkpoint, or None; says on stderr which one, and what was rejected and why.
+        """Return the newest valid checkpoint, or None; log which one, and which were rejected and why.
 
         Raises:
             NotGenuineError: As `find`.
@@ -142,7 +142,7 @@ class Checkpoints:
 
     @contextmanager
     def writing(self, step: int, *, info: Mapping[str, object] | None = None) -> Iterator[Path]:
-        """Give an empty directory to write into; it becomes the checkpoint of `step` when the block ends well.
+        """Yield an empty directory to write into; it becomes the checkpoint of `step` when the block succeeds.
 
         When the block raises, nothing remains and its exception goes on; a full disk becomes a `CheckpointError`.
         Earlier checkpoints stay as they are until the new one is durable.

@@ -39,9 +39,9 @@ INTERNAL_EXIT_CODE = 70
 
 
 class TrainboxError(Exception):
-    """The root of the tree.
+    """Base class of all errors of trainbox.
 
-    A script that lets one pass leaves with its exit code, whichever part of trainbox raised it, and however early.
+    A script that does not catch one ends with its exit code, whichever part of trainbox raised it, and however early.
 
     Args:
         message: What happened, and to which file, key or value.

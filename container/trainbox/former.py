@@ -28,7 +28,7 @@ _HINT = "give the model.tar.gz of a former job as it is, or a directory with wha
 
 @functools.cache
 def former_model() -> Path | None:
-    """The directory with the model of a former job, unpacked; None where the job has no channel `model`.
+    """Return the directory of the former model, unpacked; None if the job has no channel `model`.
 
     >>> trainbox.former_model()  # where `--channel model=former/model.tar.gz` was given
     PosixPath('/tmp/trainbox-model-…')

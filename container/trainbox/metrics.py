@@ -46,7 +46,7 @@ _VALUE = re.compile(rf" ({_NAME})=({_FLOAT})(?=\s|$)")
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """A number that a script logs, and which way is better.
+    """Declare a metric: its name, and whether higher or lower is better.
 
     >>> Metric("validation:auc", "maximize").goal
     'maximize'
@@ -77,7 +77,7 @@ class Metric(msgspec.Struct, frozen=True):
 
     @property
     def regex(self) -> str:
-        """Finds the logged number, and only that of this metric, in a metric line."""
+        """The regex that finds the value of this metric, and of no other, in a metric line."""
         name = re.sub(r"([.+])", r"\\\1", self.name)
         return rf"{_HEAD}(?:{_TOKENS})? {name}=({_FLOAT})(?:\s|$)"
 

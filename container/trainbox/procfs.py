@@ -19,10 +19,7 @@ class Stat(msgspec.Struct, frozen=True):
     #: A letter; `X` for a process that is gone.
     state: str = "X"
     parent: int = 0
-    group: int = 0
     session: int = 0
-    #: How long it has used a processor, in ticks of the system.
-    ticks: int = 0
     #: The name of its main thread, of at most 15 characters.
     name: str = ""
     #: When it started, in ticks since the system did: tells it from another that gets its number later.
@@ -37,14 +34,14 @@ class Stat(msgspec.Struct, frozen=True):
 def read_stat(pid: int) -> Stat:
     """What a process is and does now."""
     try:
-        # pid (name) state ppid pgrp session … utime stime … starttime, and the name may hold anything
+        # pid (name) state ppid pgrp session … starttime, and the name may hold anything
         before, _, after = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")
     except OSError:
         return Stat()
     fields = after.split()
-    parent, group, session, user, system, born = (int(fields[place]) for place in (1, 2, 3, 11, 12, 19))
+    parent, session, born = (int(fields[place]) for place in (1, 3, 19))
     name = before.partition(b"(")[2].decode(errors="replace")
-    return Stat(fields[0].decode(), parent, group, session, user + system, name, born)
+    return Stat(fields[0].decode(), parent, session, name, born)
 
 
 def read_start(pid: int) -> float | None:

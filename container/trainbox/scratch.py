@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,6 +48,8 @@ def temporary_directory(prefix: str) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made.
     """
+    import tempfile  # noqa: PLC0415 - five milliseconds of a supervisor's start, which needs none of it
+
     parent = Path(tempfile.gettempdir())
     remove_abandoned([parent], prefix)
     path = parent / f"{prefix}{os.getpid()}-{time.time_ns():x}"

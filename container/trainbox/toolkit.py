@@ -107,7 +107,7 @@ def _are_of_supervisor(arguments: Sequence[str], env: Mapping[str, str]) -> bool
 
 @functools.cache
 def current_job() -> Job:
-    """The job this process belongs to; what SageMaker gave does not change, so it is read once.
+    """Return the job that this process belongs to; it is read once.
 
     >>> job = trainbox.current_job()
     >>> job.host_rank, job.hosts, sorted(job.channels)
@@ -159,7 +159,7 @@ def _begin(env: Mapping[str, str]) -> float | None:
 
 
 def hyperparameters(params_type: type[P]) -> P:
-    """The hyperparameters of the job as a typed, frozen value: flags over `hyperparameters.json` over defaults.
+    """Return the checked hyperparameters of the job: flags override `hyperparameters.json`, which overrides defaults.
 
     >>> class Params(msgspec.Struct, frozen=True, kw_only=True):
     ...     epochs: Annotated[int, msgspec.Meta(ge=1)] = 10
@@ -167,7 +167,7 @@ def hyperparameters(params_type: type[P]) -> P:
     Params(epochs=3)
 
     Raises:
-        HyperparameterError: Names everything that is wrong at once: unknown names, types, ranges, missing ones.
+        HyperparameterError: Names all mistakes at once: unknown or missing names, wrong types, values out of range.
     """
     _install_exit_codes()
     flags = _read_flags(sys.argv[1:], read_environment())
@@ -215,7 +215,7 @@ def _usage(fields: Sequence[params.Field], program: str) -> str:
 
 
 def channel(name: str) -> Path:
-    """The directory with the data of a channel (in Pipe mode the stem of its FIFOs).
+    """Return the directory with the data of a channel (in Pipe mode the stem of its FIFOs).
 
     >>> trainbox.channel("train")
     PosixPath('.../input/data/train')
@@ -234,20 +234,20 @@ def channel(name: str) -> Path:
 
 
 def log(step: int, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
-    """Log one line of metrics, which the regexes of `trainbox metrics SCRIPT` read back; only rank 0 does.
+    """Log one line of metrics, from rank 0 only; the regexes of `trainbox metrics SCRIPT` find the values.
 
     >>> AUC = trainbox.Metric("validation:auc", "maximize")
     >>> trainbox.log(5, {AUC: 0.84081})
     [metrics] step=5 validation:auc=0.84081
 
     Raises:
-        MetricError: Nothing to log, a metric named twice, or a value that is no number.
+        MetricError: Nothing to log, a metric named twice, or a value that is not a number.
     """
     _emit(metrics.line(step, values), values)
 
 
 def final(values: Mapping[metrics.Metric, SupportsFloat]) -> None:
-    """Log the selected values after everything else: SageMaker's tuner takes the last value it finds.
+    """Log the selected values, last of all: SageMaker's tuner takes the last value that it finds.
 
     >>> AUC = trainbox.Metric("validation:auc", "maximize")
     >>> trainbox.final({AUC: 0.8512})
@@ -282,7 +282,7 @@ def current_ranks() -> Ranks:
 
 
 def checkpoints(*, keep: int = 3) -> Checkpoints:
-    """The store of this job's checkpoints, which SageMaker uploads while the job runs and brings back when it restarts.
+    """Return the store of this job's checkpoints, which SageMaker uploads while the job runs and restores at a restart.
 
     >>> store = trainbox.checkpoints()
     >>> store.latest()  # None at the first start
@@ -305,7 +305,7 @@ def checkpoints(*, keep: int = 3) -> Checkpoints:
 
 
 def stop_requested() -> bool:
-    """Whether SageMaker has asked the job to stop (SIGTERM); ask at the end of every step, from the main thread.
+    """Return whether a stop was requested (SIGTERM); call it at the end of every step, from the main thread.
 
     >>> for step in range(3):
     ...     if trainbox.stop_requested():
@@ -315,7 +315,7 @@ def stop_requested() -> bool:
 
 
 def seconds_left() -> float | None:
-    """Seconds until the process will be killed, `None` as long as nobody has asked it to stop.
+    """Return the seconds until this process is killed; None if no stop was requested.
 
     >>> trainbox.seconds_left()
     >>> os.kill(os.getpid(), signal.SIGTERM)
@@ -330,13 +330,13 @@ def _stop_flag() -> stopping.StopFlag:
 
 
 def save(name: str, content: bytes | str) -> Path:
-    """Write one file of the model, whole or not at all: a stop at the wrong moment leaves no half of it.
+    """Write one file of the model atomically: a stop at any moment leaves the old file or the new one.
 
     >>> trainbox.save("model.json", json.dumps({"rounds": 20}))
     PosixPath('.../model/model.json')
 
     Raises:
-        OSError: It cannot be written, for want of space or permission; what had the name before is still there.
+        OSError: It cannot be written (no space, no permission); a former file of that name is unchanged.
     """
     path = model_dir() / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -345,7 +345,7 @@ def save(name: str, content: bytes | str) -> Path:
 
 
 def model_dir() -> Path:
-    """The directory that becomes `model.tar.gz`; `save` writes one file of it whole.
+    """Return the directory that becomes `model.tar.gz`; `save` writes a file into it atomically.
 
     >>> trainbox.model_dir()
     PosixPath('.../model')

@@ -10,8 +10,8 @@ from trainbox.contract.failure import compose
 from trainbox.contract.finding import Finding, as_hint, blame, in_words
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.verdict import RankFailure, Verdict, read_verdict, write_verdict
-from trainbox.elastic.causes import diagnose as diagnose_rank
-from trainbox.elastic.causes import diagnose_lost, find_faults, find_victim
+from trainbox.elastic.attribution import diagnose as diagnose_rank
+from trainbox.elastic.attribution import diagnose_lost, find_faults, find_victim
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.reason import diagnose
 
@@ -93,7 +93,7 @@ def test_all_hosts_say_the_same_and_leave_with_the_same_code(job: Job, tmp_path:
 def test_a_host_that_was_lost_beside_a_fault_is_what_followed(job: Job, tmp_path: Path) -> None:
     verdict = Verdict(blame([XID], followed=diagnose_lost(("b",))), lost=("b",))
     assert compose(diagnose(outcome(78), job, tmp_path, verdict)).splitlines()[1:] == [
-        "what followed: lost host b: no sign of life of its agent any more",
+        "what followed: lost host b: no sign of life from its agent",
         "hint: replace it",
     ]
 

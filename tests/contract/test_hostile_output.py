@@ -12,7 +12,7 @@ from trainbox.contract.hints import find_hint
 from trainbox.contract.param_values import _NUMBER as PARAM_NUMBER  # the expression is what is tested
 from trainbox.contract.secrets import is_secret, secrets_of_urls, without_secrets
 from trainbox.contract.verdict import RankFailure
-from trainbox.elastic.causes import is_consequence
+from trainbox.elastic.attribution import is_consequence
 from trainbox.health.versions import _TORCH_CUDA as TORCH_CUDA  # as above
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.program import _BUILD_TABLE as BUILD_TABLE  # as above

@@ -13,12 +13,13 @@ from torch.distributed.elastic.agent.server.api import WorkerSpec
 
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.job import read_job
-from trainbox.contract.verdict import RankFailure, Verdict
+from trainbox.contract.verdict import Verdict
 from trainbox.elastic import progress
-from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent, JobEnded
-from trainbox.elastic.council import LOST_SECONDS, HostLost, Report
-from trainbox.elastic.progress import Progress, Section
-from trainbox.elastic.ranks import Rank
+from trainbox.elastic.agent import RESTART_GRACE_SECONDS, Agent
+from trainbox.elastic.attribution import AttemptReport
+from trainbox.elastic.coordination import LOST_SECONDS, HostsLost, JobEndedElsewhere
+from trainbox.elastic.progress import RankProgress, StepPhase
+from trainbox.elastic.rank_processes import RankProcess
 
 GRACE = 100.0
 HOSTS = ("a", "b")
@@ -29,7 +30,7 @@ class Ranks:
 
     def __init__(self, host: "Host") -> None:
         self.host = host
-        self.all = {0: Rank(), 1: Rank()}
+        self.all = {0: RankProcess(), 1: RankProcess()}
         self.lost = None
         self.stop_signal = 0
         self.stop_at = float("inf")
@@ -63,7 +64,7 @@ class Store:
         self.places: set[str] = set()
         self.ended: Verdict | None = None
         self.said: Verdict | None = None
-        self.came: list[Report] = []
+        self.came: list[AttemptReport] = []
         self.is_silent = False
 
     def any_at(self, place: str) -> bool:
@@ -75,10 +76,10 @@ class Store:
     def silent(self) -> tuple[str, ...]:
         return ("b",) if self.is_silent else ()
 
-    def reports(self) -> list[Report]:
+    def reports(self) -> list[AttemptReport]:
         return self.came
 
-    def judge(self, verdict: Verdict) -> None:
+    def publish_verdict(self, verdict: Verdict) -> None:
         self.said = verdict
 
     def verdict(self) -> Verdict | None:
@@ -109,8 +110,8 @@ class Host:
         )
         file = directory / "progress"
         progress.create(file, 2)
-        self.slots = [Progress(file, local) for local in range(2)]
-        self.agent.watch.begin({0: 0, 1: 1}, file)
+        self.slots = [RankProgress(file, local) for local in range(2)]
+        self.agent.detector.begin({0: 0, 1: 1}, file)
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -126,14 +127,14 @@ def host(tmp_path: Path) -> Host:
 
 
 def test_ranks_that_survive_a_failure_have_a_moment_to_leave(host: Host) -> None:
-    host.slots[1].mark(7, Section.COMPUTE)
+    host.slots[1].mark(7, StepPhase.COMPUTE)
     host.agent._end_ranks()
     assert host.ranks.ended_after == pytest.approx(RESTART_GRACE_SECONDS, abs=0.2)
 
 
 @pytest.mark.parametrize("stopped_by", ["this host", "the other host"])
 def test_after_a_stop_a_rank_that_may_be_saving_has_four_fifths_of_the_grace(host: Host, stopped_by: str) -> None:
-    host.slots[1].mark(7, Section.CHECKPOINT)
+    host.slots[1].mark(7, StepPhase.CHECKPOINT)
     if stopped_by == "this host":
         host.ranks.stop(signal.SIGTERM)
     else:
@@ -146,28 +147,28 @@ def test_after_a_stop_a_rank_that_may_be_saving_has_four_fifths_of_the_grace(hos
 
 def test_after_a_stop_ranks_that_have_yet_to_make_a_step_are_not_waited_for(host: Host) -> None:
     host.ranks.all[0].code = -signal.SIGTERM
-    host.slots[1].mark(0, Section.JOIN)
+    host.slots[1].mark(0, StepPhase.JOIN)
     host.ranks.stop(signal.SIGTERM)
     host.agent._end_ranks()
     assert host.ranks.ended_after == pytest.approx(RESTART_GRACE_SECONDS, abs=0.2)
 
 
 @pytest.mark.parametrize(
-    ("section", "code", "stopped", "in_vain"),
+    ("phase", "code", "stopped", "in_vain"),
     [
-        (Section.JOIN, 0, True, True),
-        (Section.START, 0, True, True),
-        (Section.CHECKPOINT, 0, True, False),
-        (Section.JOIN, None, True, False),
-        (Section.JOIN, 0, False, False),
+        (StepPhase.JOIN, 0, True, True),
+        (StepPhase.START, 0, True, True),
+        (StepPhase.CHECKPOINT, 0, True, False),
+        (StepPhase.JOIN, None, True, False),
+        (StepPhase.JOIN, 0, False, False),
     ],
 )
 def test_after_a_stop_ranks_with_nothing_to_save_do_not_wait_for_ranks_that_have_left(
-    host: Host, section: Section, code: int | None, *, stopped: bool, in_vain: bool
+    host: Host, phase: StepPhase, code: int | None, *, stopped: bool, in_vain: bool
 ) -> None:
     host.ranks.all[0].code = code
     for slot in host.slots:
-        slot.mark(0, section)
+        slot.mark(0, phase)
     if stopped:
         host.ranks.stop(signal.SIGTERM)
     assert (host.agent._stopped_in_vain() is not None) == in_vain
@@ -176,21 +177,21 @@ def test_after_a_stop_ranks_with_nothing_to_save_do_not_wait_for_ranks_that_have
 def test_a_report_is_waited_for_until_its_host_is_silent(host: Host) -> None:
     host.ranks.end(0.0)
     host.began = host.now
-    host.store.came = [Report("a")]
-    verdict = host.agent._judge()
+    host.store.came = [AttemptReport("a")]
+    verdict = host.agent._decide()
     assert host.waited == pytest.approx(LOST_SECONDS + 5, abs=0.2)
     assert verdict.lost == ("b",)
-    assert verdict.diagnosis.cause.startswith("lost host b: no sign of life of its agent")
+    assert verdict.diagnosis.cause.startswith("lost host b: no sign of life from its agent")
     host.store.is_silent, host.began = True, host.now
-    host.agent._judge()
+    host.agent._decide()
     assert host.waited == 0.0
 
 
 def test_after_a_stop_the_report_of_another_host_may_take_its_grace(host: Host) -> None:
     host.ranks.stop(signal.SIGTERM)
-    host.slots[1].mark(7, Section.CHECKPOINT)
-    host.store.came = [Report("a", stopping=signal.SIGTERM)]
-    verdict = host.agent._judge()
+    host.slots[1].mark(7, StepPhase.CHECKPOINT)
+    host.store.came = [AttemptReport("a", stopping=signal.SIGTERM)]
+    verdict = host.agent._decide()
     assert host.waited == pytest.approx(0.8 * GRACE + LOST_SECONDS + 5, abs=0.2)
     assert (verdict.stopped, verdict.diagnosis.exit_code) == (signal.SIGTERM, 143), (
         "a host that is gone after a stop is not lost"
@@ -199,8 +200,8 @@ def test_after_a_stop_the_report_of_another_host_may_take_its_grace(host: Host) 
 
 def test_a_host_without_a_verdict_waits_longer_than_the_first_one_for_the_reports(tmp_path: Path) -> None:
     host = Host(tmp_path, is_first=False)
-    with pytest.raises(HostLost, match="a"):
-        host.agent._hear()
+    with pytest.raises(HostsLost, match="a"):
+        host.agent._await_verdict()
     assert host.waited > LOST_SECONDS + 5
 
 
@@ -209,31 +210,7 @@ def test_a_job_that_another_host_has_ended_is_not_waited_for(tmp_path: Path, *, 
     host = Host(tmp_path, is_first=is_first)
     host.ranks.end(0.0)
     host.store.ended = Verdict(Diagnosis("algorithm", "the fork server was killed", 137, host="b"))
-    with pytest.raises(JobEnded) as ended:
-        host.agent._judge() if is_first else host.agent._hear()
+    with pytest.raises(JobEndedElsewhere) as ended:
+        host.agent._decide() if is_first else host.agent._await_verdict()
     assert ended.value.verdict == host.store.ended
     assert host.waited == 0.0
-
-
-def failure(code: int, number: int = 0, *, family: tuple[str, ...] = ()) -> RankFailure:
-    return RankFailure(2, "b", code, number, None, family=family)
-
-
-@pytest.mark.parametrize(
-    ("root", "stopping", "expected"),
-    [
-        (failure(143, signal.SIGTERM), signal.SIGTERM, (143, signal.SIGTERM, False)),
-        (failure(1, family=("builtins.ConnectionError",)), signal.SIGTERM, (143, signal.SIGTERM, False)),
-        (failure(1, family=("builtins.KeyboardInterrupt",)), signal.SIGINT, (130, signal.SIGINT, False)),
-        (failure(1, family=("builtins.ValueError",)), signal.SIGTERM, (1, 0, False)),
-        (failure(137, signal.SIGKILL), signal.SIGTERM, (137, 0, False)),
-        (failure(143, signal.SIGTERM), 0, (143, 0, True)),
-        (failure(137, signal.SIGKILL), 0, (137, 0, True)),
-    ],
-)
-def test_a_stop_of_one_host_is_a_stop_of_all_unless_a_rank_failed_by_itself(
-    host: Host, root: RankFailure, stopping: int, expected: tuple[int, int, bool]
-) -> None:
-    verdict = host.agent._decide([Report("a", stopping=stopping), Report("b", failures=(root,))], ())
-    assert (verdict.diagnosis.exit_code, verdict.stopped, verdict.restart) == expected
-    assert verdict.failure is root

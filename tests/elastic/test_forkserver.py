@@ -12,19 +12,19 @@ pytestmark = pytest.mark.process
 SCRIPT = """
 import os, signal, socket, sys, time
 import msgspec
-from trainbox.elastic.forkserver import Ended, Event, Start, fork_server
+from trainbox.elastic.forkserver import RankEnded, Event, StartRank, fork_server
 
 RANKS = 200
 made = fork_server(lambda: None)
-if isinstance(made, Start):
+if isinstance(made, StartRank):
     time.sleep(1000)
 codes = []
 while len(codes) < RANKS:
-    socket.send_fds(made.channel, [msgspec.json.encode(Start(len(codes), {}))], (1, 2))
+    socket.send_fds(made.channel, [msgspec.json.encode(StartRank(len(codes), {}))], (1, 2))
     event = None
-    while not isinstance(event, Ended):
+    while not isinstance(event, RankEnded):
         event = msgspec.json.decode(made.channel.recv(65536), type=Event)
-        if not isinstance(event, Ended):
+        if not isinstance(event, RankEnded):
             os.kill(event.pid, signal.SIGTERM)
     codes.append(event.code)
 print("codes", sorted(set(codes)), len(codes))

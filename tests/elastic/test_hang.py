@@ -13,8 +13,8 @@ from tests.support.trees import Run, Tree
 from tests.support.waiting import eventually
 from tests.support.worlds import Ranks
 from trainbox.contract.job import read_job
-from trainbox.elastic import hang, progress
-from trainbox.elastic.watch import Watch
+from trainbox.elastic import hang_rules, progress
+from trainbox.elastic.hang_detector import HangDetector
 from trainbox.procfs import process_state
 
 pytestmark = pytest.mark.process
@@ -27,25 +27,25 @@ import os, signal, sys, time
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-progress = Progress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
-progress.mark(0, Section.START)
+progress = RankProgress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
+progress.mark(0, StepPhase.START)
 dist.init_process_group("gloo")
 
 def stand_still():
     time.sleep(1000)
 
 for step in range(1, 31):
-    progress.mark(step - 1, Section.DATA)
+    progress.mark(step - 1, StepPhase.DATA)
     {what}
-    progress.mark(step - 1, Section.COMPUTE)
+    progress.mark(step - 1, StepPhase.COMPUTE)
     total = torch.ones(1)
     dist.all_reduce(total)
-    progress.mark(step, Section.DATA)
+    progress.mark(step, StepPhase.DATA)
 print("ended", rank, attempt, flush=True)
-progress.mark(30, Section.DONE)
+progress.mark(30, StepPhase.DONE)
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -86,8 +86,9 @@ def test_a_frozen_rank_is_named_killed_and_replaced_and_rehearsed_faults_strike_
     assert "all_reduce" in (stacks / "rank-1.txt").read_text()
 
 
+@pytest.mark.long
 def test_saving_and_evaluating_may_take_longer_than_a_step_and_who_never_returns_shows_where_it_is(tree: Tree) -> None:
-    mark = "progress.mark(3, Section({}))"
+    mark = "progress.mark(3, StepPhase({}))"
     longer = f"if step == 3: {mark.format('3 + rank')}; time.sleep({LIMIT} + 1); {mark.format(2)}"
     never = "if rank == 1 and step == 5: stand_still()"
     run = tree.program(script(f"{longer}\n    {never}")).run(TRAINBOX_MAX_RESTARTS="0")
@@ -160,18 +161,18 @@ with session() as run:
 
 
 @pytest.mark.parametrize("slow", [0, 1])
-@pytest.mark.parametrize(("section", "said"), [("data", "waits for data"), ("compute", "computes")])
+@pytest.mark.parametrize(("phase", "said"), [("data", "waits for data"), ("compute", "computes")])
 def test_of_ranks_that_wait_for_each_other_the_slow_one_is_named_and_what_it_is_slow_in(
-    section: str, said: str, slow: int, tmp_path: Path
+    phase: str, said: str, slow: int, tmp_path: Path
 ) -> None:
     program = tmp_path / "slow.py"
-    place = {"SLOW_IN_DATA": "-1", "SLOW_IN_COMPUTE": "-1", f"SLOW_IN_{section.upper()}": str(slow)}
+    place = {"SLOW_IN_DATA": "-1", "SLOW_IN_COMPUTE": "-1", f"SLOW_IN_{phase.upper()}": str(slow)}
     program.write_text("".join(f"{name} = {value}\n" for name, value in place.items()) + SLOW)
     shared, lines = tmp_path / "progress", list[str]()
     progress.create(shared, 2)
     job = read_job(tmp_path / "ml", {})
     with Ranks([program], root=tmp_path / "ml", environment={progress.PROGRESS_VARIABLE: str(shared)}) as ranks:
-        watch = Watch(job, alone(), processes(ranks.pids), lines.append, window_seconds=0.5)
+        watch = HangDetector(job, alone(), processes(ranks.pids), lines.append, window_seconds=0.5)
         watch.begin({0: 0, 1: 1}, shared)
         ranks.until(lambda: all(slot.step >= 10 for slot in progress.read(shared)))
 
@@ -184,7 +185,7 @@ def test_of_ranks_that_wait_for_each_other_the_slow_one_is_named_and_what_it_is_
 
         ranks.until(lambda: look() > 0 and bool(lines))
         said_after = len(windows)
-        ranks.until(lambda: look() > said_after + 3 * hang.SLOW_WINDOWS)  # nothing else is said of anybody
+        ranks.until(lambda: look() > said_after + 3 * hang_rules.SLOW_WINDOWS)  # nothing else is said of anybody
     assert len(lines) == 1, lines
     found = re.fullmatch(
         rf"WARNING: rank {slow} on here is slow: it {said} ([\d.]+) s in a step, the fastest ([\d.]+) s", lines[0]
@@ -194,7 +195,7 @@ def test_of_ranks_that_wait_for_each_other_the_slow_one_is_named_and_what_it_is_
 
 
 def alone() -> Any:
-    """The council of one host."""
+    """The coordination of one host."""
     return SimpleNamespace(host="here", hosts=("here",))
 
 

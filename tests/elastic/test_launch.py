@@ -50,10 +50,10 @@ import os, signal, sys, time
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-progress = Progress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
+progress = RankProgress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
 dist.init_process_group("gloo")
 
 def happens(step):
@@ -63,7 +63,7 @@ for step in range(1, 21):
     happens(step)
     total = torch.ones(1)
     dist.all_reduce(total)
-    progress.mark(step, Section.COMPUTE)
+    progress.mark(step, StepPhase.COMPUTE)
 print("ended", rank, attempt, int(total), flush=True)
 dist.barrier()
 dist.destroy_process_group()
@@ -239,6 +239,7 @@ def test_a_rank_is_the_process_that_python_would_have_made(tree: Tree) -> None:
     assert len(drawn) == len({number for line in drawn for number in line.split()[1:]}) / 2 == 2
 
 
+@pytest.mark.long
 def test_data_loaders_have_workers_and_a_killed_rank_takes_its_own_along(tree: Tree) -> None:
     tree.program(
         textwrap.dedent(
@@ -417,7 +418,8 @@ def test_every_host_soon_ends_when_one_is_lost_and_names_it(pair: tuple[Tree, Tr
     assert not any(map(is_alive, pids))
 
 
-@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_host_that_falls_silent_is_lost_too(pair: tuple[Tree, Tree], lost: int) -> None:
     processes = start_both(pair, script("print('at', step, flush=True)\ntime.sleep(0.5)").replace("21)", "2000)"))
     eventually(lambda: len(descendants(processes[lost].pid)) >= 4, "the ranks to run")
@@ -497,15 +499,8 @@ while True: time.sleep(0.01)
 
 
 #: The first host's rank or the second's, alone or beside one that ends at once, asked before the other host or after.
-@pytest.mark.parametrize(
-    ("saver", "per_host", "first"),
-    [
-        pytest.param(0, 1, 1, marks=pytest.mark.long),
-        pytest.param(0, 2, 0, marks=pytest.mark.long),
-        pytest.param(2, 2, 0, marks=pytest.mark.long),
-        (2, 2, 1),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("saver", "per_host", "first"), [(0, 1, 1), (0, 2, 0), (2, 2, 0), (2, 2, 1)])
 def test_a_rank_that_saves_when_it_is_asked_to_stop_has_the_grace_wherever_the_others_end(
     pair: tuple[Tree, Tree], saver: int, per_host: int, first: int
 ) -> None:
@@ -645,7 +640,8 @@ sys.meta_path.insert(0, Slow())
 """
 
 
-@pytest.mark.parametrize("host", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("host", [0, 1])
 def test_a_stop_of_one_host_while_its_agent_imports_torch_is_heard_by_the_others(
     pair: tuple[Tree, Tree], host: int
 ) -> None:

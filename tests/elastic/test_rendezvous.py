@@ -12,7 +12,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from tests.support.addresses import addresses, free_port
 from tests.support.listening import listeners
-from trainbox.elastic.council import LOST_SECONDS, HostLost, MeetingPlace
+from trainbox.elastic.coordination import LOST_SECONDS, HostsLost, StoreAddress
 from trainbox.elastic.rendezvous import REJOIN_SECONDS, Rendezvous, open_store
 from trainbox.errors import PeerError
 
@@ -60,18 +60,18 @@ def test_a_port_that_is_taken_and_a_name_that_is_not_this_hosts_are_told_apart()
     assert store.port == port
     with pytest.raises(PeerError, match=f"port {port} of {hosts[0]} cannot be opened .*: Address already in") as taken:
         open_store(hosts, 0, port, timeout=0, check=lambda: None)
-    assert taken.value.hint == "the variable MASTER_PORT names another"
+    assert taken.value.hint == "set the variable MASTER_PORT to a free port"
     elsewhere = ("192.0.2.1", hosts[1])  # RFC 5737: nobody has it
     with pytest.raises(PeerError, match=r"port .* of 192.0.2.1 cannot be opened .*: Cannot assign") as not_here:
         open_store(elsewhere, 0, port, timeout=0, check=lambda: None)
-    assert "must have an address of this host" in not_here.value.hint
+    assert "must resolve to an address of this host" in not_here.value.hint
 
 
 # -- a meeting, on a clock that the test moves -------------------------------------------------------------------------
 
 
 class Others:
-    """The council of a host, and when the other one comes and stops to show signs of life."""
+    """The coordination of a host, and when the other one comes and stops to show signs of life."""
 
     def __init__(self, *, is_first: bool, comes: float = 0.0, silent: float = float("inf")) -> None:
         self.now = 1000.0
@@ -79,11 +79,11 @@ class Others:
         self.hosts, self.host, self.is_first = HOSTS, HOSTS[not is_first], is_first
         self.comes, self.silent_from = comes, silent
         self.attempts: list[int] = []
-        self.place: MeetingPlace | None = None
+        self.place: StoreAddress | None = None
 
     def rendezvous(self, store: TCPStore) -> Rendezvous:
-        council = cast("Any", self)
-        return Rendezvous(council, store, "job", first_join=FIRST_JOIN, clock=lambda: self.now, sleep=self._sleep)
+        coordination = cast("Any", self)
+        return Rendezvous(coordination, store, "job", first_join=FIRST_JOIN, clock=lambda: self.now, sleep=self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -105,20 +105,20 @@ class Others:
     def all_at(self, place: str) -> bool:
         return not self.absent(place)
 
-    def appoint(self, place: MeetingPlace) -> None:
+    def publish_store_address(self, place: StoreAddress) -> None:
         assert self.is_first
         self.place = place
 
-    def meeting_place(self) -> MeetingPlace | None:
+    def store_address(self) -> StoreAddress | None:
         if not self.is_first and self.all_at("ready"):
-            return MeetingPlace("127.0.0.1", 4711)
+            return StoreAddress("127.0.0.1", 4711)
         return self.place
 
     def silent(self, seconds: float = LOST_SECONDS) -> tuple[str, ...]:
         is_silent = self.now - 1000.0 >= self.silent_from + seconds
         return tuple(host for host in HOSTS if host != self.host) if is_silent else ()
 
-    def fallen_silent(self) -> tuple[str, ...]:
+    def lost_after_joining(self) -> tuple[str, ...]:
         return self.silent() if self.silent_from else ()
 
 
@@ -150,7 +150,7 @@ def test_another_host_goes_where_the_first_one_says(store: TCPStore) -> None:
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_host_that_never_comes_is_lost_when_the_time_to_start_is_over(store: TCPStore, *, is_first: bool) -> None:
     others = Others(is_first=is_first, comes=float("inf"), silent=0.0)
-    with pytest.raises(HostLost, match=HOSTS[is_first]):
+    with pytest.raises(HostsLost, match=HOSTS[is_first]):
         others.rendezvous(store).next_rendezvous()
     assert others.waited == pytest.approx(FIRST_JOIN + 3, abs=0.2)
 
@@ -160,13 +160,13 @@ def test_a_host_that_lives_and_does_not_come_back_is_named(store: TCPStore) -> N
     rendezvous = others.rendezvous(store)
     rendezvous.next_rendezvous()
     others.comes = float("inf")
-    with pytest.raises(PeerError, match=f"did not meet: {HOSTS[1]} did not come within {REJOIN_SECONDS:.0f} s"):
+    with pytest.raises(PeerError, match=f"did not meet: {HOSTS[1]} did not join within {REJOIN_SECONDS:.0f} s"):
         rendezvous.next_rendezvous()
 
 
 def test_a_host_that_falls_silent_before_the_others_have_come_is_lost_at_once(store: TCPStore) -> None:
     others = Others(is_first=True, comes=float("inf"), silent=100.0)
-    with pytest.raises(HostLost, match=HOSTS[1]):
+    with pytest.raises(HostsLost, match=HOSTS[1]):
         others.rendezvous(store).next_rendezvous()
     assert others.waited == pytest.approx(100.0 + LOST_SECONDS, abs=1.1)
 

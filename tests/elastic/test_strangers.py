@@ -118,7 +118,8 @@ def test_a_pickle_in_the_store_is_never_loaded_and_the_job_completes(pair: Job, 
         json.loads(value)  # that is all there was
 
 
-@pytest.mark.parametrize("key", [pytest.param("trainbox/ended", marks=pytest.mark.long), "trainbox/attempt 0/alarm"])
+@pytest.mark.long
+@pytest.mark.parametrize("key", ["trainbox/ended", "trainbox/attempt 0/alarm"])
 def test_what_no_host_has_written_is_named_and_runs_nothing(pair: Job, tmp_path: Path, key: str) -> None:
     stranger = TCPStore(pair.hosts[0], pair.port, is_master=False, timeout=_TIMEOUT)
     payload = pickle.dumps(Payload(tmp_path / "ran"), protocol=0).decode()
@@ -129,7 +130,8 @@ def test_what_no_host_has_written_is_named_and_runs_nothing(pair: Job, tmp_path:
     for run in runs:
         assert "Traceback" not in run.log
         assert re.search(
-            rf"the store of {pair.hosts[0]} holds for '{key.rpartition('/')[2]}' what no host of this job has written",
+            rf"the store of {pair.hosts[0]} holds a value for '{key.rpartition('/')[2]}' that no host of this job has"
+            " written",
             str(run.failure),
         ), run.failure
 

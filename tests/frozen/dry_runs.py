@@ -13,6 +13,7 @@ from tests.frozen.plans import normalised
 from trainbox.contract.environment import Machine
 from trainbox.workbench import preview as previews
 from trainbox.workbench import run
+from trainbox.workbench.command import read_command
 from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import Image
@@ -77,7 +78,8 @@ def dry_run(case: DryRun, here: Path) -> str:
         (here / name).write_text(text)
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
-    request = read_request(parser.parse_args([*case.command, "--dry-run"]), env=case.env, cwd=here, now=_STARTED)
+    spec, options = read_command(parser.parse_args([*case.command, "--dry-run"]), env=case.env, cwd=here)
+    request = read_request(spec, options, now=_STARTED)
     port = None if request.master_port is None or case.isolation is CONTAINERS else 23456
     request = msgspec.structs.replace(request, isolation=case.isolation, master_port=port)
     plan = plan_run(request)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.forks import content, fork, own_environment
 from tools.fuzz_parsers.targets import TARGETS, use
+from trainbox.peers.framing import encode_header
 
 ROOT = Path(__file__).parents[2]
 #: Fewer where one takes long.
@@ -40,16 +41,20 @@ def test_bytes_of_strangers_are_taken_or_refused_as_declared(tmp_path: Path, nam
     assert code == 0, said
 
 
+def _framed(heartbeat: bytes) -> bytes:
+    return encode_header(0, "heartbeat", len(heartbeat)) + heartbeat
+
+
 _CUT_OFF = b'[{"tensor":0},[{"dtype":"float32","shape":[2],"offset":0,"size":8}]]'
 #: What was found once: the target, and the input.
 FOUND = {
     "text that is not UTF-8 in a greeting": (
         "greeting, framed anew",
-        b"\x85\xa4type\xa5hello\xa3job\xa1\xff\xa6member\xa1a\xa4role\xa4life\xa5nonce\xc4\x20" + bytes(32),
+        b"\x85\xa4type\xa5hello\xa3job\xa1\xff\xa6member\xa1a\xa4role\xa4data\xa5nonce\xc4\x20" + bytes(32),
     ),
-    "text that is not UTF-8 among signs of life": ("signs of life", b'{"gave_up":"\xff"}\n'),
-    "a sign of life nested deeply": ("signs of life", b'{"x":' + b"[" * 20_000 + b"\n"),
-    "text that is not UTF-8 in a label": ("frame", b'\0\0\0\x17{"call":1,"verb":"\xff"}'),
+    "text that is not UTF-8 among heartbeats": ("heartbeats", _framed(b"\x81\xa7gave_up\xa1\xff")),
+    "a heartbeat nested deeply": ("heartbeats", _framed(b"\x81\xa1x" + b"\x91" * 20_000)),
+    "text that is not UTF-8 in a header": ("frame", b"\0\0\0\x0e\x82\xa4call\x01\xa4kind\xa1\xff"),
     "other than bytes in what is gathered": ("gathered values", b"\x92\xc4\0\x01"),
     "text that is not UTF-8 in what is gathered": ("gathered values", b"\x92\xc4\2\xa1\xff\xc4\2\xa1a"),
     "fewer values than members": ("gathered values", b"\x90"),

@@ -16,9 +16,9 @@ from tests.support.digits import write_digits
 from tests.support.trees import Tree
 from tests.support.waiting import eventually
 from trainbox.metrics import parse_line
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import decode, empty, encode, flat, restride
-from trainbox.torch.checkpoints.snapshot import Buffer
+from trainbox.torch.checkpoints.snapshot import SnapshotBuffer
 from trainbox.torch.losses import LossWatch
 from trainbox.torch.stopwatch import Stopwatch
 
@@ -121,7 +121,7 @@ def test_a_state_on_the_gpu_comes_back_to_the_bit_through_pinned_memory() -> Non
         "in memory": torch.arange(100),
     }
     encoded = encode(state, "state")
-    buffer = Buffer(encoded.end, pinned=True)
+    buffer = SnapshotBuffer(encoded.end, pinned=True)
     try:
         for _ in range(2):  # what is copied into memory that is used again
             assert buffer._pinned
@@ -142,7 +142,7 @@ def test_a_state_on_the_gpu_comes_back_to_the_bit_through_pinned_memory() -> Non
 def test_a_copy_waits_for_what_the_gpu_still_computes() -> None:
     value = torch.zeros(8 * MIB, device=GPU)
     encoded = encode({"value": value}, "state")
-    buffer = Buffer(encoded.end, pinned=True)
+    buffer = SnapshotBuffer(encoded.end, pinned=True)
     try:
         torch.cuda._sleep(200_000_000)  # type: ignore[no-untyped-call]  # some 0.1 s
         value.fill_(3)
@@ -156,11 +156,11 @@ def test_a_copy_waits_for_what_the_gpu_still_computes() -> None:
 
 def test_generators_of_the_gpu_go_on_where_they_were() -> None:
     torch.rand(3, device=GPU)
-    states = generators.capture()
+    states = rng_state.capture()
     expected = torch.rand(1000, device=GPU)
-    generators.reseed(1, 2)
+    rng_state.reseed(1, 2)
     assert not torch.equal(torch.rand(1000, device=GPU), expected)
-    generators.restore(states)
+    rng_state.restore(states)
     assert torch.equal(torch.rand(1000, device=GPU), expected)
 
 

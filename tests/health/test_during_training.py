@@ -24,22 +24,22 @@ import signal, sys
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.elastic.progress import PROGRESS_VARIABLE, Progress, Section
+from trainbox.elastic.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 scratch = Path(os.environ[PROGRESS_VARIABLE]).parent
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-progress = Progress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
-progress.mark(0, Section.START)
+progress = RankProgress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
+progress.mark(0, StepPhase.START)
 dist.init_process_group("gloo")
 for step in range(1, 11):
-    progress.mark(step - 1, Section.COMPUTE)
+    progress.mark(step - 1, StepPhase.COMPUTE)
     if (rank, attempt, step) == (1, 0, 6):
         READY(scratch)
         WHAT
     dist.all_reduce(torch.ones(1))
-    progress.mark(step, Section.DATA)
+    progress.mark(step, StepPhase.DATA)
 print("ended", rank, attempt, flush=True)
-progress.mark(10, Section.DONE)
+progress.mark(10, StepPhase.DONE)
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -114,6 +114,7 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
     assert restarts(ended) == [f"{died}; localhost gpu1 reported Xid 31: {why}", died]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("report", "said"),
     [
@@ -121,7 +122,6 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
             'report(nvmlEventSetWait={"hang": True}); await_silence(scratch)',
             "the watch over the GPUs could not be asked: no answer within 2 s",
             id="events hang",
-            marks=pytest.mark.long,
         ),
         pytest.param(
             'report(0, nvmlDeviceGetRemappedRows={"hang": True})',
@@ -132,7 +132,6 @@ def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_
             'report(nvmlEventSetWait={"crash": "planted"}); await_end(scratch)',
             "the watch over the GPUs has ended with exit code 1: the job goes on without it",
             id="crash",
-            marks=pytest.mark.long,
         ),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_fault_of_the_configuration_ends_all_hosts_before_the_script(two: Host
         assert f"FAILED: CONFIGURATION {second} train host.channel" in ended[host].log
         assert {*printed(ended[host])} <= {"fail", "warn"}
     assert "fail" in printed(ended[first])
-    assert (two.trees[first].root / "output/data/health/health.html").exists()
+    assert (two.trees[first].root / f"output/data/health/{first}.json").exists()
 
 
 def test_a_rank_that_sends_wrong_numbers_ends_all_hosts_as_hardware(two: Hosts) -> None:

@@ -28,14 +28,6 @@ PEER = Path(__file__).with_name("peer.py")
 NEWEST = ROOT / ".venv-py312" / "bin" / "python"
 #: By the series that the images of the built-in have.
 VERSIONS = {"3.0": "3.0.5", "1.7": "1.7.6"}
-#: To run first: nobody looks at pictures here.
-NO_PICTURES = """
-import contextlib, trainbox.xgboost.boosting
-class NoPainter(contextlib.nullcontext):
-    def __init__(self): self.enter_result = self
-    def draw(self, *pictures): pass
-trainbox.xgboost.boosting.Painter = NoPainter
-"""
 
 #: To be predicted from.
 ROWS = "".join(
@@ -102,7 +94,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
             )
             for seed, channel in enumerate(("train", "validation")):
                 write_rows(root / "input/data" / channel / "rows.csv", case, seed=seed)
-            done = nursery.run(root, script=script, first=NO_PICTURES if script == XGBOOST else "")
+            done = nursery.run(root, script=script)
             assert done.returncode == 0, f"{case}: {done.stderr}"
             assert "loads it without an error" not in done.stderr
             (root / "rows.csv").write_text(ROWS)

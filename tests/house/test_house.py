@@ -51,7 +51,7 @@ def test_imports_point_down_only() -> None:
 #: The entries of programs, which alone ask for the environment, and hand on what those below need.
 READERS_OF_THE_ENVIRONMENT = (
     "elastic/__main__.py",  # the agent of a host
-    "elastic/rank.py",  # a forked rank: from here on it is the script's process
+    "elastic/rank_program.py",  # a forked rank: from here on it is the script's process
     "health/command.py",  # the verb `health`, which the supervisor starts, too
     "health/ranks.py",  # the program of the ranks of a check
     "launch/train.py",  # the supervisor
@@ -61,6 +61,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "workbench/build_overlay.py",  # what installs the requirements of a local job
     "workbench/describe.py",  # the verb `describe`
     "workbench/run.py",  # the verb `run`
+    "workbench/run_job.py",  # what a program calls
     "workbench/show_metrics.py",  # the verb `metrics`
 )
 

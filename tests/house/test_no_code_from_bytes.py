@@ -47,7 +47,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "container/trainbox/torch/checkpoints/dcp.py": {
         "import pickle": "names the errors of torch.load with weights_only=True",
     },
-    "container/trainbox/torch/checkpoints/index.py": {
+    "container/trainbox/torch/checkpoints/dcp_index.py": {
         "import pickle": "an Unpickler that makes records of a few names and refuses all others",
     },
     "container/trainbox/torch/checkpoints/pickles.py": {
@@ -58,13 +58,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "tools/bench_forest.py": {"joblib.load": "reads the model that it has just had written itself"},
     "tools/fuzz_faults/jobs.py": {"joblib.load": "reads the model that it has just had written itself"},
-    "tools/image/pack_start.py": {
-        "import marshal": "writes bytecode of the image's own modules while the image is built"
-    },
-    "tools/image/train.py": {
-        "import marshal": "reads that bytecode, which lies in the image beside the modules",
-        "exec": "runs it, as every import does",
-    },
 }
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from tools import api_reference
 from trainbox.launch.program import bundled_scripts
 
 #: What a script may import of ours: the toolkit, and what there is for its algorithm.
@@ -69,3 +70,10 @@ def test_the_names_of_a_facade_are_sorted_and_each_says_what_it_is_for(name: str
 def test_a_facade_has_no_other_names(name: str) -> None:
     with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'no_such_name'"):
         importlib.import_module(name).no_such_name  # noqa: B018 - to ask is what raises
+
+
+@pytest.mark.parametrize("name", FACADES)
+def test_the_api_reference_has_every_name_of_a_facade_but_its_hyperparameters(name: str) -> None:
+    listed = {module: {*names} for module, names, _ in api_reference.MODULES}[name]
+    hyperparameters = {"Params", "NetworkParams"}  # the settings page has their tables
+    assert listed == {*importlib.import_module(name).__all__} - hyperparameters

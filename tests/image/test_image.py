@@ -77,20 +77,6 @@ exec train
 """
 ROOT = Path(__file__).parents[2]
 
-START_SCRIPT = """
-import runpy, sys
-train = runpy.run_path("/opt/venv/bin/train")
-sys.path.append(train["SITE"])
-sys.meta_path.insert(0, train["Packed"]())
-from trainbox.launch.__main__ import load
-load()
-found = {name: type(module.__loader__).__name__ for name, module in sys.modules.items() if name.startswith("trainbox")}
-print(*sorted(name for name in found if found[name] == "Packed"))
-print(*sorted(name for name in found if found[name] != "Packed"))
-print(sys.modules["trainbox.launch.plan"].__file__, sys.modules["trainbox.launch"].__path__)
-"""
-
-
 TRUST_SCRIPT = """
 import hashlib, json, pathlib, re, subprocess
 pem = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -278,16 +264,13 @@ def test_without_a_job_it_says_what_is_missing(image: str) -> None:
     assert "xgboost_train" in answer.stderr
 
 
-def test_the_supervisor_starts_from_one_file_but_for_what_has_been_edited_since(image: str) -> None:
-    site = docker(
-        "run", "--rm", image, "python", "-c", "import msgspec; print(msgspec.__path__[0][:-8])"
-    ).stdout.strip()
-    plan = f"{site}/trainbox/launch/plan.py"
-    untouched = docker("run", "--rm", image, "python", "-IS", "-c", START_SCRIPT).stdout.splitlines()
-    assert "trainbox.launch.plan" in untouched[0].split()
-    assert untouched[1:] == ["", f"{plan} ['{site}/trainbox/launch']"]
-    edited = docker("run", "--rm", image, "sh", "-c", 'touch "$1"; python -IS -c "$0"', START_SCRIPT, plan)
-    assert edited.stdout.splitlines()[1:] == ["trainbox.launch.plan", untouched[2]]
+def test_modules_on_a_users_path_do_not_take_the_place_of_the_supervisors(image: str) -> None:
+    shadow = (
+        'mkdir -p /tmp/mine; echo "raise SystemExit(99)" | tee /tmp/mine/signal.py >/tmp/mine/msgspec.py; exec train'
+    )
+    answer = docker("run", "--rm", "--env", "PYTHONPATH=/tmp/mine", image, "sh", "-c", shadow)
+    assert answer.returncode == 3
+    assert "the job names no program to run" in answer.stderr
 
 
 # -- how a job ends --------------------------------------------------------------------------------------------------

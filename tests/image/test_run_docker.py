@@ -29,7 +29,7 @@ from trainbox.errors import RunError
 from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.containers import run_containers
 from trainbox.workbench.engine import find_image
-from trainbox.workbench.hosts import Ended, HostEnd
+from trainbox.workbench.hosts import Ended, HostEnd, StopReason
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.isolation import in_containers
 from trainbox.workbench.plan import RunPlan, plan_run
@@ -568,6 +568,12 @@ class Notes:
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def started(self, host: str) -> None:
+        pass
+
+    def stopping(self, reason: StopReason) -> None:
+        pass
 
     def tick(self) -> None:
         pass

@@ -8,7 +8,7 @@ import pytest
 
 from trainbox.contract.cause import Cause
 from trainbox.contract.verdict import RankFailure
-from trainbox.elastic.causes import backend_of
+from trainbox.elastic.attribution import backend_of
 from trainbox.launch.network import RULES, SMALL_SHM_BYTES, Facts, chosen, find_hints, gather
 
 SOUND = Facts(

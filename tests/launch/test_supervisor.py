@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import signal
@@ -821,3 +822,14 @@ def test_forked_workers_live_on_after_sigterm_so_that_the_script_can_finish_its_
     process.send_signal(signal.SIGTERM)
     done = tree.finish(process)
     assert (done.code, done.stdout) == (0, b"sum 55\n"), done.log
+
+
+@pytest.mark.parametrize("ends", ["", "raise SystemExit(7)"])
+def test_checkpoints_that_nobody_uploads_are_named(tree: Tree, ends: str) -> None:
+    tree.program(f"import os; open(os.environ['SM_MODEL_DIR'] + '/../checkpoints/a', 'w'); {ends}")
+    tree.write("checkpoints/.keep", "")
+    warning = f"2 checkpoint file(s) in {tree.root}/checkpoints are not uploaded: the request has no CheckpointConfig"
+    assert warning in tree.run(TRAINING_JOB_NAME="churn-001").log
+    assert warning not in tree.run().log, "Kubernetes, or docker by hand, with a volume"
+    tree.write("input/config/checkpointconfig.json", json.dumps({"LocalPath": f"{tree.root}/checkpoints"}))
+    assert "not uploaded" not in tree.run(TRAINING_JOB_NAME="churn-001").log

@@ -8,7 +8,7 @@ import struct
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,11 +23,10 @@ from tests.support.trees import Tree
 from tests.support.waiting import eventually
 from trainbox.contract.peer_key import SAME_KEY_HINT, PeerKey
 from trainbox.errors import PeerError
-from trainbox.peers import Circle, Members, acceptor, hub, join
-from trainbox.peers.acceptor import Acceptor, Arrival, Service
-from trainbox.peers.exchange import meet
-from trainbox.peers.handshake import Challenge, Hello, Proof, Refusal, Role, encode, make_nonce
-from trainbox.peers.rounds import TAKEN, UNPROVED, Lost
+from trainbox.peers import Communicator, Members, acceptor, join
+from trainbox.peers.acceptor import Acceptor, Arrival
+from trainbox.peers.handshake import PROTOCOL, Challenge, Hello, Proof, Refusal, Role, encode, make_nonce
+from trainbox.peers.tolerant import TAKEN, UNPROVED, MemberLost, join_tolerant
 
 pytestmark = pytest.mark.process
 
@@ -51,7 +50,12 @@ def members(leader: str, *, key: PeerKey | None = KEY, job: str = "job") -> tupl
     return tuple(Members(names, name, leader, job, key) for name in names)
 
 
-def exchange_all(joined: Circle) -> list[object]:
+def rejected(member: str) -> str:
+    """What the leader writes about a stranger that has no key."""
+    return f"trainbox: rejected a connection that claims to be {member}, from 127.0.0.1: no valid proof"
+
+
+def exchange_all(joined: Communicator) -> list[object]:
     """Everything that members do: they tell all others, hand to the leader, and get what it shares."""
     told = joined.gather(joined.members.name, str)
     handed = joined.send_to_first(joined.members.name.encode())
@@ -62,10 +66,10 @@ EXCHANGED = [["algo-1", "algo-2", "algo-3"], None, SHARED]
 EXCHANGED_OF_FIRST = [["algo-1", "algo-2", "algo-3"], [b"algo-1", b"algo-2", b"algo-3"], SHARED]
 
 
-def take_part(member: Members, *, patience: float = 60) -> object:
+def take_part(member: Members, *, timeout: float = 60) -> object:
     """What a member comes to, or the error that it meets."""
     try:
-        with join(member, patience=patience, limit=20, port=PORT) as joined:
+        with join(member, timeout=timeout, limit=20, port=PORT) as joined:
             return exchange_all(joined)
     except PeerError as error:
         return error
@@ -82,7 +86,7 @@ def test_a_stranger_with_the_jobs_name_never_joins_reads_or_feeds(
     with ThreadPoolExecutor(3) as threads:
         led = threads.submit(take_part, first)
         said_to_strangers = [
-            greet(leader, PORT, "algo-2", "life", key=key),
+            greet(leader, PORT, "algo-2", "heartbeat", key=key),
             greet(leader, PORT, "algo-2", "data", key=key),
             greet(leader, PORT, "algo-3", "data", key=key),
         ]
@@ -91,14 +95,14 @@ def test_a_stranger_with_the_jobs_name_never_joins_reads_or_feeds(
         assert [one.result() for one in came] == [EXCHANGED, EXCHANGED]
     assert said_to_strangers == [b"proof"] * 3
     said = capsys.readouterr().err
-    assert said.count("trainbox: somebody greets as algo-2: 127.0.0.1; refused without a proof") == 1
-    assert said.count("trainbox: somebody greets as algo-3: 127.0.0.1; refused without a proof") == 1
+    assert said.count(rejected("algo-2")) == 1
+    assert said.count(rejected("algo-3")) == 1
 
 
 def test_a_stranger_that_lies_about_its_proof_is_refused_like_one_without(leader: str) -> None:
     """It answers the challenge with what it has just read: the leader's own proof."""
     with served(members(leader)[0]) as serve:
-        hello = Hello("job", "algo-2", "life", make_nonce())
+        hello = Hello("job", "algo-2", "heartbeat", make_nonce())
         connection = reach(leader, PORT)
         with connection:
             connection.sendall(encode(hello))
@@ -133,7 +137,7 @@ def test_a_recorded_greeting_is_refused_when_it_is_said_again(leader: str, capsy
         came = [threads.submit(take_part, member) for member in (second, third)]
         assert led.result() == EXCHANGED_OF_FIRST
         assert [one.result() for one in came] == [EXCHANGED, EXCHANGED]
-    assert "trainbox: somebody greets as algo-2: 127.0.0.1; refused without a proof" in capsys.readouterr().err
+    assert rejected("algo-2") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [OTHER, None])
@@ -141,15 +145,15 @@ def test_another_key_on_one_host_is_said_on_both_sides(leader: str, wrong: PeerK
     first, second, third = members(leader)
     third = msgspec.structs.replace(third, key=wrong)
     with ThreadPoolExecutor(3) as threads:
-        led, followed = (threads.submit(take_part, member, patience=4) for member in (first, second))
-        refused = take_part(third, patience=1000)  # longer than a test may take: it does not wait for that
+        led, followed = (threads.submit(take_part, member, timeout=4) for member in (first, second))
+        refused = take_part(third, timeout=1000)  # longer than a test may take: it does not wait for that
         errors = [led.result(), followed.result(), refused]
     assert all(isinstance(error, PeerError) for error in errors)
     of_first, of_second, of_third = (error for error in errors if isinstance(error, PeerError))
-    assert of_first.message == "algo-3 never came (within 4 s; refused without a proof: 127.0.0.1 as algo-3)"
+    assert of_first.message == "algo-3 did not join (within 4 s; rejected without a valid proof: 127.0.0.1 as algo-3)"
     assert of_second.message == of_first.message
     assert of_third.message == (
-        f"algo-1 rejects algo-3: its proof was refused: the two have different keys (port {PORT} of {leader})"
+        f"algo-1 rejects algo-3: its proof is invalid: the two have different keys (port {PORT} of {leader})"
     )
     assert {error.hint for error in (of_first, of_second, of_third)} == {SAME_KEY_HINT}
     assert {error.exit_code for error in (of_first, of_second, of_third)} == {5}
@@ -162,8 +166,8 @@ from trainbox.peers import find_members, join
 def main():
     job = trainbox.current_job()
     members = find_members(job, trainbox.toolkit.current_ranks())
-    with join(members, patience=job.settings.peer_timeout_seconds, limit=20, port=job.port) as circle:
-        circle.gather(members.name, str)
+    with join(members, timeout=job.settings.peer_timeout_seconds, limit=20, port=job.port) as communicator:
+        communicator.gather(members.name, str)
 
 main()
 """
@@ -186,9 +190,9 @@ def test_another_key_on_one_host_is_in_the_failure_file_of_both(tmp_path: Path) 
         runs = [trees[0].finish(first), trees[1].finish(second)]
     assert [run.code for run in runs] == [5, 5]
     failures = [run.failure or "" for run in runs]
-    failed, refused = "AlgorithmError: PeerError: ", "its proof was refused: the two have different keys"
+    failed, refused = "AlgorithmError: PeerError: ", "its proof is invalid: the two have different keys"
     assert [failure.splitlines()[0] for failure in failures] == [
-        f"{failed}{hosts[1]} never came (within 8 s; refused without a proof: 127.0.0.1 as {hosts[1]})",
+        f"{failed}{hosts[1]} did not join (within 8 s; rejected without a valid proof: 127.0.0.1 as {hosts[1]})",
         f"{failed}{hosts[0]} rejects {hosts[1]}: {refused} (port {PORT} of {hosts[0]})",
     ]
     assert all(SAME_KEY_HINT in failure for failure in failures)
@@ -198,13 +202,13 @@ def test_another_key_on_one_host_is_in_the_failure_file_of_both(tmp_path: Path) 
 def test_without_a_key_jobs_are_kept_apart_by_their_names_and_nothing_more(leader: str) -> None:
     """What `trainbox run` and the log line of the supervisor are there for."""
     assert greet_leader_without_key(leader, job="another") == b"job"
-    assert greet_leader_without_key(leader, job="job").startswith(b"let in")
+    assert greet_leader_without_key(leader, job="job").startswith(b"accepted")
 
 
 def greet_leader_without_key(leader: str, *, job: str) -> bytes:
     with ThreadPoolExecutor(2) as threads:
-        led = threads.submit(take_part, members(leader, key=None)[0], patience=1)
-        answer = threads.submit(greet, leader, PORT, "algo-2", "life", job=job)
+        led = threads.submit(take_part, members(leader, key=None)[0], timeout=1)
+        answer = threads.submit(greet, leader, PORT, "algo-2", "heartbeat", job=job)
         assert isinstance(led.result(), PeerError)
         return answer.result()
 
@@ -214,10 +218,10 @@ def test_a_member_of_another_version_is_told_so_on_both_sides(leader: str, capsy
         connection.sendall(struct.pack("!4sHH", b"tbxp", 7, 3) + b"abc")
         serve(until=lambda: answers(connection))
         assert rest(connection) == encode(Refusal("version"))
-    words = "it speaks version 7 of the protocol, and this process version 1"
-    assert f"trainbox: a caller from 127.0.0.1 is refused: {words}" in capsys.readouterr().err
+    words = f"it uses version 7 of the protocol, this process version {PROTOCOL}"
+    assert f"trainbox: rejected a connection from 127.0.0.1: {words}" in capsys.readouterr().err
     with socket.create_server((leader, PORT)) as other, ThreadPoolExecutor(1) as threads:
-        refused = threads.submit(take_part, members(leader)[1], patience=1000)  # longer than a test may take
+        refused = threads.submit(take_part, members(leader)[1], timeout=1000)  # longer than a test may take
         newer, _ = other.accept()
         newer.sendall(struct.pack("!4sHH", b"tbxp", 7, 3) + b"abc")
         error = refused.result()
@@ -241,13 +245,12 @@ def decide(said: dict[str, Said], silent: dict[str, str]) -> Decided:
     return {host: one.who for host, one in said.items()}, dict(silent)
 
 
-def one_round(hosts: tuple[str, ...], host: str, *, key: PeerKey | None = KEY, patience: float = 60) -> object:
+def one_round(hosts: tuple[str, ...], host: str, *, key: PeerKey | None = KEY, timeout: float = 60) -> object:
     """What a host comes to in one round, or what it says of the first."""
     try:
-        with contextlib.closing(meet(hosts, host, PORT, "job", key=key, patience=patience)) as met:
-            met.settle(seconds=60)
-            return met.agree(Said(host), Said, decide, Decided, seconds=60, share=lambda decided, _: decided)  # type: ignore[arg-type]
-    except Lost as lost:
+        with join_tolerant(Members(hosts, host, hosts[0], "job", key), timeout=timeout, port=PORT) as joined:
+            return joined.decide(Said(host), Said, decide, Decided, timeout=60, share=lambda decided, _: decided)  # type: ignore[arg-type]
+    except MemberLost as lost:
         return (lost.host, lost.reason)
 
 
@@ -261,12 +264,12 @@ def test_a_stranger_takes_no_part_in_the_health_checks(key: PeerKey | None, caps
         expected: Decided = ({host: host for host in hosts}, {})
         assert first.result() == expected
         assert second.result() == expected
-    assert f"trainbox: somebody greets as {hosts[1]}: 127.0.0.1; refused without a proof" in capsys.readouterr().err
+    assert rejected(hosts[1]) in capsys.readouterr().err
 
 
-def test_a_proof_for_the_circle_is_none_for_the_health_checks(leader: str) -> None:
+def test_a_proof_for_a_script_is_none_for_the_health_checks(leader: str) -> None:
     """Somebody passes on a challenge of one port to a member that greets at the other."""
-    hello = Hello("job", "algo-2", "life", make_nonce())
+    hello = Hello("job", "algo-2", "heartbeat", make_nonce())
     with served(members(leader)[0], roles=frozenset({"health"})) as serve, reach(leader, PORT) as connection:
         connection.sendall(encode(hello))
         assert serve(until=lambda: answers(connection)) == []
@@ -276,7 +279,7 @@ def test_a_proof_for_the_circle_is_none_for_the_health_checks(leader: str) -> No
 def test_a_host_with_another_key_is_told_from_one_that_never_came() -> None:
     hosts = tuple(addresses(3))
     with ThreadPoolExecutor(3) as threads:
-        first = threads.submit(one_round, hosts, hosts[0], patience=2)
+        first = threads.submit(one_round, hosts, hosts[0], timeout=2)
         second = threads.submit(one_round, hosts, hosts[1], key=OTHER)
         silent = {hosts[1]: UNPROVED, hosts[2]: "never arrived"}
         assert first.result() == ({hosts[0]: hosts[0]}, silent)
@@ -285,7 +288,7 @@ def test_a_host_with_another_key_is_told_from_one_that_never_came() -> None:
 
 def test_who_greets_again_and_again_does_not_hold_up_a_round_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """It calls itself a host that never comes, and leaves every challenge without an answer."""
-    monkeypatch.setattr(hub, "GREETING_SECONDS", 0.5)
+    monkeypatch.setattr(acceptor, "HANDSHAKE_SECONDS", 0.5)
     hosts = tuple(addresses(2))
     over = threading.Event()
 
@@ -301,7 +304,7 @@ def test_who_greets_again_and_again_does_not_hold_up_a_round_for_ever(monkeypatc
         return count
 
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(one_round, hosts, hosts[0], patience=0.5)
+        first = threads.submit(one_round, hosts, hosts[0], timeout=0.5)
         greeted = threads.submit(greet_for_ever)
         decided = first.result()
         over.set()
@@ -311,36 +314,28 @@ def test_who_greets_again_and_again_does_not_hold_up_a_round_for_ever(monkeypatc
 
 def test_a_host_whose_name_is_taken_is_told_so() -> None:
     hosts = tuple(addresses(3))
-    with ThreadPoolExecutor(3) as threads:
+    with ThreadPoolExecutor(4) as threads:
         first = threads.submit(one_round, hosts, hosts[0])
-        second = threads.submit(one_round, hosts, hosts[1])
-        with contextlib.closing(meet(hosts, hosts[1], PORT, "job", key=KEY, patience=60)) as twin:
-            found: list[object] = []
-            try:
-                twin.settle(seconds=60)
-            except Lost as lost:
-                found.append((lost.host, lost.reason))
-        if not found:  # the twin was the first of the two
-            found.append(second.result())
-        third = threads.submit(one_round, hosts, hosts[2])  # nothing ends before
-        second.result()
+        twins = [threads.submit(one_round, hosts, hosts[1]) for _ in range(2)]
+        done, others = wait(twins, return_when=FIRST_COMPLETED)  # nothing else ends before the third has come
+        assert [one.result() for one in done] == [(hosts[0], TAKEN)]
+        third = threads.submit(one_round, hosts, hosts[2])
+        assert [one.result() for one in others] == [third.result()]
         assert first.result() == third.result()
-    assert (hosts[0], TAKEN) in found
 
 
-# -- limits before a greeting ------------------------------------------------------------------------------------------
+# -- limits before a proof ---------------------------------------------------------------------------------------------
 
 Serve = Callable[..., list[Arrival]]
 
 
 @contextlib.contextmanager
 def served(
-    first: Members, *, roles: frozenset[Role] = frozenset({"life", "data"}), line: Timeline | None = None
+    first: Members, *, roles: frozenset[Role] = frozenset({"heartbeat", "data"}), line: Timeline | None = None
 ) -> Iterator[Serve]:
     """A leader that takes its turns only when it is told to, until something is so; each takes so many seconds."""
-    service = Service(first.job, frozenset(first.names[1:]), roles, first.key)
     moved = line or Timeline()
-    opened = Acceptor(first.address, PORT, service, clock=moved.clock)
+    opened = Acceptor(first, PORT, roles, clock=moved.clock)
 
     def serve(*, until: Callable[[], bool] = lambda: True, takes: float = 0.0) -> list[Arrival]:
         arrivals: list[Arrival] = []
@@ -377,7 +372,7 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("begun", [b"", b"tbxp", encode(Hello("job", "algo-2", "life", bytes(32)))[:-1]])
+@pytest.mark.parametrize("begun", [b"", b"tbxp", encode(Hello("job", "algo-2", "heartbeat", bytes(32)))[:-1]])
 def test_who_does_not_prove_itself_within_five_seconds_is_closed(leader: str, begun: bytes) -> None:
     with served(members(leader)[0]) as serve, reach(leader, PORT) as idle:
         idle.sendall(begun)
@@ -394,7 +389,7 @@ def test_a_challenge_that_is_never_answered_ends_at_the_same_time(leader: str) -
         serve()
         for _ in range(4):
             serve(takes=1.0)
-        idle.sendall(encode(Hello("job", "algo-2", "life", bytes(32))))
+        idle.sendall(encode(Hello("job", "algo-2", "heartbeat", bytes(32))))
         serve(until=lambda: answers(idle))
         serve(takes=1.0)
         serve(takes=0.1)
@@ -439,20 +434,20 @@ def flood(connection: socket.socket, start: bytes) -> str:
 def test_of_too_many_callers_the_oldest_make_room_and_a_member_gets_in(
     leader: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptor, "MOST_CALLERS", 16)
+    monkeypatch.setattr(acceptor, "MAX_CALLERS", 16)
     with contextlib.ExitStack() as stack:
         serve = stack.enter_context(served(members(leader)[0]))
         idle = [stack.enter_context(reach(leader, PORT)) for _ in range(40)]
         serve(until=lambda: sum(map(is_closed, idle)) == 24)
         assert [is_closed(one) for one in idle] == [True] * 24 + [False] * 16
         with ThreadPoolExecutor(1) as threads:
-            met = threads.submit(greet, leader, PORT, "algo-2", "life", key=KEY)
+            met = threads.submit(greet, leader, PORT, "algo-2", "heartbeat", key=KEY)
             came: list[Arrival] = []
             while not came:
                 came += serve()
-            assert (came[0].member, came[0].role) == ("algo-2", "life")
+            assert (came[0].member, came[0].role) == ("algo-2", "heartbeat")
             came[0].connection.close()
-            assert met.result().startswith(b"let in")
+            assert met.result().startswith(b"accepted")
 
 
 class Exhausted:
@@ -475,8 +470,7 @@ def test_without_files_the_oldest_caller_goes_and_the_leader_does_not_spin(
     leader: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = members(leader)[0]
-    service = Service(first.job, frozenset(first.names[1:]), frozenset({"life"}), KEY)
-    with contextlib.closing(Acceptor(leader, PORT, service)) as opened, contextlib.ExitStack() as stack:
+    with contextlib.closing(Acceptor(first, PORT, frozenset({"heartbeat"}))) as opened, contextlib.ExitStack() as stack:
         listening = opened.sources()[0]
         idle = [stack.enter_context(reach(leader, PORT)) for _ in range(2)]
         eventually(lambda: not opened.turn([listening]) and len(opened.sources()) == 3, "two callers")
@@ -488,7 +482,7 @@ def test_without_files_the_oldest_caller_goes_and_the_leader_does_not_spin(
         assert opened.sources() == []  # nobody is left to make room: it looks away for a turn
         opened.turn([])
         assert opened.sources() == [listening]
-    assert capsys.readouterr().err.count("a connection cannot be accepted: Too many open files") == 1
+    assert capsys.readouterr().err.count("cannot accept a connection (Too many open files)") == 1
 
 
 #: The leader alone may have so many files; without room for its callers it would never hear of its members.

@@ -15,7 +15,7 @@ from tests.support.growth import anatomy, make_data, make_table
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
-from trainbox.peers import Circle, Members, join, lifeline
+from trainbox.peers import Communicator, Members, heartbeat, join
 from trainbox.sklearn import rows
 from trainbox.sklearn.data import Report, agree, check_training_labels, must_stay
 from trainbox.sklearn.forests import assemble, gather_parts, groups_left, grow, slices, take_stock
@@ -29,7 +29,7 @@ NAMES = ("f0", "f1", "f2", "f3")
 @pytest.fixture(autouse=True)
 def _nobody_ends_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a host would be ended that does not leave by itself: here all hosts are one process."""
-    monkeypatch.setattr(lifeline, "end_process", lambda _error, _thread: None)
+    monkeypatch.setattr(heartbeat, "end_process", lambda _error, _thread: None)
 
 
 def report(member: str, **changed: Any) -> Report:
@@ -48,14 +48,14 @@ def report(member: str, **changed: Any) -> Report:
     return msgspec.structs.replace(told, **changed)
 
 
-def together(count: int, act: Callable[[Circle], Any]) -> list[Any]:
+def together(count: int, act: Callable[[Communicator], Any]) -> list[Any]:
     """Let members do something at once, by rank."""
     (leader,) = addresses(1)
     names = tuple(f"algo-{number}" for number in range(1, count + 1))
 
     def one(name: str) -> Any:
         members = Members(names, name, leader, "job")
-        with join(members, patience=30, limit=30, port=29473) as circle:
+        with join(members, timeout=30, limit=30, port=29473) as circle:
             return act(circle)
 
     with ThreadPoolExecutor(count) as threads:
@@ -234,7 +234,7 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
 def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> None:
     params, data = Params(n_estimators=11, checkpoint_every=2, n_jobs=1), make_data("three")
 
-    def host(circle: Circle) -> list[Any]:
+    def host(circle: Communicator) -> list[Any]:
         own = slices([1, 1, 1], 11)[circle.rank]
         store, identity = Checkpoints(tmp_path / circle.members.name), identify(params, data)
         parts, _ = resume(store, identity, own, params, data)

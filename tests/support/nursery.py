@@ -15,10 +15,7 @@ from tests.support.waiting import eventually
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "random_forest_train.py"
 #: To run first where nobody looks at pictures: to draw them takes longer than all the rest of a test's job.
-_NO_PICTURES = """
-import trainbox.sklearn.model
-trainbox.sklearn.model.draw_curves = trainbox.sklearn.model.draw_importance = lambda *_, **__: None
-"""
+NO_MATPLOTLIB = "import sys; sys.modules['matplotlib'] = None"
 
 #: To run first: sends its own process a signal right after it has logged so many trees.
 SIGNAL_AT_TREES = """
@@ -82,7 +79,7 @@ class Nursery:
     """
 
     def __init__(self, *, pictures: bool = True) -> None:
-        self._always_first = "" if pictures else _NO_PICTURES
+        self._always_first = "" if pictures else NO_MATPLOTLIB
         self._children: list[Child] = []
 
     def __enter__(self) -> Self:

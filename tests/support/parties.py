@@ -29,7 +29,7 @@ members = Members(tuple(told["names"]), told["name"], told["address"], told["job
 def ready(): print("ready", flush=True)
 def body(circle):
 BODY
-with join(members, patience=told["patience"], limit=told["limit"], port=told["port"]) as circle:
+with join(members, timeout=told["patience"], limit=told["limit"], port=told["port"]) as circle:
     body(circle)
 """
 

@@ -9,7 +9,7 @@ from tests.support.waiting import eventually
 from trainbox.contract.peer_key import PeerKey
 from trainbox.peers.handshake import (
     Challenge,
-    FrameReader,
+    HandshakeReader,
     Message,
     Proof,
     Refusal,
@@ -18,7 +18,7 @@ from trainbox.peers.handshake import (
     prove,
     say_hello,
 )
-from trainbox.peers.wire import listen
+from trainbox.peers.sockets import listen
 
 
 def reach(address: str, port: int) -> socket.socket:
@@ -45,13 +45,13 @@ def greet(address: str, port: int, member: str, role: Role, *, job: str = "job",
                 answer = receive(connection)
         except ConnectionError as error:
             return str(error).encode()
-        said = answer.reason.encode() if isinstance(answer, Refusal) else b"let in "
+        said = answer.reason.encode() if isinstance(answer, Refusal) else b"accepted "
         return said + rest(connection)
 
 
 def receive(connection: socket.socket) -> Message:
     """The next message of a handshake."""
-    reader = FrameReader(connection)
+    reader = HandshakeReader(connection)
     while (message := reader.receive()) is None:
         pass
     return message

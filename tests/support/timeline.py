@@ -1,4 +1,4 @@
-"""Time that a test moves: members with a lifeline each, connected by pairs of sockets, in one thread."""
+"""Time that a test moves: members with heartbeats, connected by pairs of sockets, in one thread."""
 
 import contextlib
 import select
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trainbox.errors import PeerError
-from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Word
-from trainbox.peers.wire import Wire
+from trainbox.peers.heartbeat import HeartbeatMonitor
 
 #: Shorter than any interval of heartbeats here; a power of two, so that sums of it are exact.
 STEP = 0.125
@@ -28,11 +27,11 @@ class Timeline:
         self.now += seconds
 
 
-def poll_at_once(descriptors: Sequence[int], _seconds: float) -> list[int]:
-    """What can be read from; nothing is waited for."""
+def poll_at_once(events: Sequence[tuple[int, int]], _seconds: float) -> list[int]:
+    """Those that have their events; nothing is waited for."""
     poll = select.poll()
-    for descriptor in descriptors:
-        poll.register(descriptor, select.POLLIN)
+    for descriptor, event in events:
+        poll.register(descriptor, event)
     return [descriptor for descriptor, _ in poll.poll(0)]
 
 
@@ -45,7 +44,7 @@ class Loss(msgspec.Struct, frozen=True):
 
 
 class Star(Timeline):
-    """The lifelines of a leader and its members.
+    """The heartbeats of a leader and its members.
 
     Args:
         names: The leader first.
@@ -55,47 +54,52 @@ class Star(Timeline):
     def __init__(self, *names: str, limit: float) -> None:
         super().__init__()
         self.leader = names[0]
-        self.lives = {name: Lifeline(name, limit=limit, clock=self.clock, poll=poll_at_once) for name in names}
-        self.wires: dict[str, tuple[Wire[Word], Wire[Word]]] = {}
+        self.monitors = {
+            name: HeartbeatMonitor(name, limit=limit, clock=self.clock, poll=poll_at_once) for name in names
+        }
+        self.ends: dict[str, socket.socket] = {}
         #: Those that do not run.
         self.frozen: set[str] = set()
         self.ended: set[str] = set()
         self.found: dict[str, Loss] = {}
         self._started = self.now
         for name in names[1:]:
-            ours, theirs = (Wire(end, Word, longest=LONGEST_WORD_BYTES) for end in socket.socketpair())
-            self.wires[name] = (ours, theirs)
-            self.lives[self.leader].add(name, ours)
-            self.lives[name].add(self.leader, theirs)
+            ours, self.ends[name] = socket.socketpair()
+            self.monitors[self.leader].add(name, ours)
+            self.monitors[name].add(self.leader, self.ends[name])
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return self.now - self._started
 
     def run(self, seconds: float) -> None:
         """Let all that are not frozen have their turns for so long."""
         until = self.now + seconds
         while self.now < until:
             self.now += STEP
-            for name, life in list(self.lives.items()):
+            for name, monitor in list(self.monitors.items()):
                 if name not in self.frozen | self.ended:
-                    self._turn(name, life)
+                    self._turn(name, monitor)
 
     def die(self, name: str) -> None:
         """A process is gone, and its connections with it: no word was said."""
-        self.lives.pop(name).close()
+        self.monitors.pop(name).close()
 
     def deafen(self, name: str) -> None:
-        """What has been said to a member never comes: its network was gone as well."""
-        connection = self.wires[name][1].connection
+        """What was sent to a member never arrives: its network was gone as well."""
         with contextlib.suppress(BlockingIOError):
-            while connection.recv(65536):
+            while self.ends[name].recv(65536):
                 pass
 
-    def _turn(self, name: str, life: Lifeline) -> None:
-        if not life.turn():
+    def _turn(self, name: str, monitor: HeartbeatMonitor) -> None:
+        if not monitor.turn():
             self.ended.add(name)
         try:
-            life.check()
+            monitor.check()
         except PeerError as error:
-            self.found.setdefault(name, Loss(self.now - self._started, error.message, error.exit_code))
+            self.found.setdefault(name, Loss(self.elapsed, error.message, error.exit_code))
 
     def close(self) -> None:
-        for life in self.lives.values():
-            life.close()
+        for monitor in self.monitors.values():
+            monitor.close()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainbox.channels import Block, Columns, Sparse, read_blocks, read_table
+from trainbox.channels import Block, ColumnSpec, Sparse, read_blocks, read_table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 from trainbox.tabular.domains import (
@@ -158,8 +158,8 @@ def test_a_row_of_a_table_is_found_in_its_file_again(tmp_path: Path) -> None:
     write(directory, "b.csv", "0,1\n7,1\n")
     table = read_table(directory)
     channel = Channel(name="test", path=directory)
-    assert find_place(channel, 3, Columns()) == "test/b.csv:2"
-    assert find_place(Channel(name="test", path=directory, input_mode="Pipe"), 3, Columns()) == "channel test, row 4"
-    check_known(table, (0, 1, 7), channel, Columns())
+    assert find_place(channel, 3, ColumnSpec()) == "test/b.csv:2"
+    assert find_place(Channel(name="test", path=directory, input_mode="Pipe"), 3, ColumnSpec()) == "channel test, row 4"
+    check_known(table, (0, 1, 7), channel, ColumnSpec())
     with pytest.raises(DataError, match=r"^test/b\.csv:2: label 7 does not occur in training \(in 1 row\)"):
-        check_known(table, (0, 1), channel, Columns())
+        check_known(table, (0, 1), channel, ColumnSpec())

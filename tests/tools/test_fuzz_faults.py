@@ -122,8 +122,6 @@ def test_the_processes_of_a_tree_job_are_those_of_their_host() -> None:
         (4, 2, "python -P -m trainbox.launch"),
         (5, 3, "python xgboost_train.py --num_round 5"),
         (6, 4, "python xgboost_train.py --num_round 5"),
-        (7, 5, "env OPENBLAS_NUM_THREADS=1 python -P -m trainbox.tabular.painting"),
-        (8, 7, "python -P -m trainbox.tabular.painting"),
         (9, 5, "python -P /x/trainbox/xgboost/tracker.py 127.0.0.1 2 300"),
         (10, 5, "python xgboost_train.py --num_round 5"),
     )
@@ -134,7 +132,6 @@ def test_the_processes_of_a_tree_job_are_those_of_their_host() -> None:
         (4, "supervisor", 2),
         (5, "script", 1),
         (6, "script", 2),
-        (7, "painter", 1),
         (9, "tracker", 1),
     ]
 
@@ -238,8 +235,8 @@ def test_ranks_that_start_again_for_one_that_was_not_hit_are_found() -> None:
         ("PeerError: algo-1 is lost", Fault("stop", "supervisor"), "does not say that it was stopped"),
         (
             "AlgorithmError: the tracker does not start",
-            Fault("kill", "painter"),
-            "names the tracker, and painter was hit",
+            Fault("kill", "writer"),
+            "names the tracker, and writer was hit",
         ),
         ("AlgorithmError: XGBoostError: x\nStack trace: 0x1", Fault("kill", "tracker"), "is a backtrace"),
         ("AlgorithmError: rank 3 of algo-2: disk full", Fault("full disk", "disk"), ""),

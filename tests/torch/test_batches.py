@@ -1,8 +1,8 @@
 """Batches: every sample exactly once in an epoch, whatever the world, and wherever a job was cut."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainbox.errors import CheckpointError, HyperparameterError
 from trainbox.torch import Batches
-from trainbox.torch.batches import Tail
+from trainbox.torch.batches import Tail, list_tensors, map_tensors
 from trainbox.torch.permutation import LARGEST_LISTED, Permutation, derive
 
 WORLDS = (1, 2, 4)
@@ -234,3 +234,19 @@ def test_a_data_set_is_asked_for_a_batch_at_a_time_where_it_can_be() -> None:
     collate: Callable[[list[Any]], Any] = list
     assert list(Batches(48, batch_size=16).loader(Table(), collate=collate)) == asked
     assert [len(indices) for indices in asked] == [16, 16, 16]
+
+
+class Pair(NamedTuple):
+    inputs: torch.Tensor
+    weights: list[torch.Tensor]
+
+
+def test_every_tensor_of_a_nested_batch_is_changed_and_nothing_else() -> None:
+    one, two, three = torch.tensor([1]), torch.tensor([2]), torch.tensor([3])
+    batch = {"pair": Pair(one, [two]), "name": "a", "rest": (OrderedDict(last=three), None, 7)}
+    assert list_tensors(batch) == [one, two, three]
+    changed = map_tensors(batch, lambda tensor: tensor * 10)
+    ten, twenty, thirty = torch.tensor([10]), torch.tensor([20]), torch.tensor([30])
+    assert changed == {"pair": Pair(ten, [twenty]), "name": "a", "rest": (OrderedDict(last=thirty), None, 7)}
+    assert [type(value) for value in changed.values()] == [Pair, str, tuple]
+    assert list_tensors("no tensor") == []

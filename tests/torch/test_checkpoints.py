@@ -2,13 +2,13 @@
 
 import base64
 import functools
+import itertools
 import json
 import os
 import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,8 +27,8 @@ from tests.support.waiting import eventually
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.procfs import process_state
-from trainbox.torch.checkpoints.course import Course
-from trainbox.torch.checkpoints.saver import STALLS, Pace, Saver
+from trainbox.torch.checkpoints.run_info import STALLS, RunInfo, SaveSchedule
+from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 pytestmark = pytest.mark.process
@@ -53,7 +53,7 @@ class Training:
         self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
         self.progress: dict[str, Any] = {"best": float("inf"), "history": []}
         parts = {name: part for name, part in vars(self).items() if name != "parts"}
-        self.saver = Saver(Checkpoints(directory), parts, Course(**options))
+        self.saver = Saver(Checkpoints(directory), parts, RunInfo(**options))
 
     def step(self) -> None:
         noise = torch.from_numpy(np.random.randn(4, 8)).float() * random.random()  # noqa: NPY002
@@ -99,7 +99,7 @@ def training(tmp_path: Path) -> Iterator[Callable[..., Training]]:
 
 
 def writer_of(saver: Saver) -> int:
-    process_id = saver._handover.process_id
+    process_id = saver._writer.process_id
     assert process_id is not None
     return process_id
 
@@ -168,23 +168,23 @@ def test_the_state_may_grow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert torch.equal(back["seen"], progress["seen"])
 
 
-# --- the pace -----------------------------------------------------------------------------------------------------
+# --- the schedule -------------------------------------------------------------------------------------------------
 
 
 def test_stalls_stretch_the_interval(capsys: pytest.CaptureFixture[str]) -> None:
-    pace = Pace(0.05)
-    assert not pace.due()
+    schedule = SaveSchedule(0.05)
+    assert not schedule.due()
     time.sleep(0.06)
-    assert pace.due()
-    pace.saved(0.2 * STALLS)
+    assert schedule.due()
+    schedule.saved(0.2 * STALLS)
     time.sleep(0.06)
-    assert not pace.due()
+    assert not schedule.due()
     time.sleep(0.15)
-    assert pace.due()
+    assert schedule.due()
     assert capsys.readouterr().err == "", "what stretches by less than a second is not worth a line"
-    pace.saved(20 * STALLS)
-    assert not pace.due()
-    assert "the next one not before 20 s" in capsys.readouterr().err
+    schedule.saved(20 * STALLS)
+    assert not schedule.due()
+    assert "the next one follows after 20 s" in capsys.readouterr().err
 
 
 def test_none_is_due_while_one_is_written(training: Callable[..., Training]) -> None:
@@ -257,7 +257,7 @@ def test_other_hyperparameters_are_refused_and_shown(training: Callable[..., Tra
 def test_a_checkpoint_of_something_else_is_refused(training: Callable[..., Training], tmp_path: Path) -> None:
     with Checkpoints(tmp_path).writing(1) as path:
         (path / "model.ubj").write_bytes(b"trees")
-    with pytest.raises(CheckpointError, match=r"is no checkpoint of trainbox.torch"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint of trainbox.torch"):
         training(1).saver.resume()
 
 
@@ -354,7 +354,7 @@ def test_a_frozen_writer_with_nothing_to_write_is_not_waited_for_at_the_end(
     os.kill(frozen, signal.SIGSTOP)
     eventually(lambda: process_state(frozen) == "T", "a writer that is stopped")
     one.saver.close()
-    assert "left alone" not in capsys.readouterr().err
+    assert "left running" not in capsys.readouterr().err
     assert not Path(f"/proc/{frozen}").exists()
 
 
@@ -421,7 +421,7 @@ from trainbox.torch.checkpoints.saver import Saver
 
 saver = Saver(Checkpoints(Path(sys.argv[1])), {"state": {"tensor": torch.arange(1_000_000)}})
 saver.due()
-writer = saver._handover.process_id
+writer = saver._writer.process_id
 os.kill(writer, signal.SIGSTOP)
 saver.save(7)
 print(writer, flush=True)
@@ -515,7 +515,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints import saver as saver_module, sharded as sharded_module
-from trainbox.torch.checkpoints.course import Course
+from trainbox.torch.checkpoints.run_info import RunInfo
 from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.sharded import ShardedSaver
 
@@ -526,19 +526,20 @@ DAMAGES = {"vanish": os.unlink, "shrink": lambda path: os.truncate(path, 10)}
 
 def spoil(module, damages):
     # Rank 0 damages files of a checkpoint that has been verified and whose document has been read: once.
-    check = module.check
+    check = module.check_manifest
     def check_and_spoil(*arguments):
         check(*arguments)
         while damages:
             how, path = damages.pop()
             DAMAGES[how](path)
-    module.check = check_and_spoil
+    module.check_manifest = check_and_spoil
 
-def train(directory, kind, damages, rank, size, port, last, host):
+def train(directory, kind, damages, rank, size, met, last, host):
     directory = directory.replace("HOST", host)
     if rank == 0 and damages:
         spoil({"ddp": saver_module, "sharded": sharded_module}[kind], damages)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    # A file outlives rank 0, and no other process takes it, as either may happen to a port.
+    dist.init_process_group("gloo", init_method=f"file://{met}", rank=rank, world_size=size)
     torch.manual_seed(rank)  # dropout differs by rank
     model = torch.nn.Sequential(torch.nn.Linear(6, 33), torch.nn.Dropout(0.2), torch.nn.Linear(33, 5))
     progress = {"steps": 0}
@@ -550,12 +551,12 @@ def train(directory, kind, damages, rank, size, port, last, host):
         fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (size,)))
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         parts = {"progress": progress}
-        saver = ShardedSaver(store, model, optimizer, parts, Course(rank, size, host=host))
+        saver = ShardedSaver(store, model, optimizer, parts, RunInfo(rank, size, host=host))
     else:
         model = DistributedDataParallel(model)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         parts = {"model": model, "optimizer": optimizer, "progress": progress}
-        saver = Saver(store, parts, Course(rank, size))
+        saver = Saver(store, parts, RunInfo(rank, size))
 
     def digest():
         state = [*model.state_dict().values(), *(value for s in optimizer.state.values() for value in s.values())]
@@ -586,12 +587,12 @@ def train(directory, kind, damages, rank, size, port, last, host):
 
 kept = []
 for line in sys.stdin:
-    *job, size, port, last, hosts = json.loads(line)
+    *job, size, met, last, hosts = json.loads(line)
     pipes = [os.pipe() for _ in range(size)]
     for rank, (_, out) in enumerate(pipes):
         if os.fork() == 0:
             try:
-                told = train(*job, rank, size, port, last, f"algo-{rank * hosts // size + 1}")
+                told = train(*job, rank, size, met, last, f"algo-{rank * hosts // size + 1}")
             except BaseException:
                 told = {"failed": traceback.format_exc()}
             os.write(out, json.dumps(told).encode())
@@ -616,7 +617,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
     HOST in the directory stands for the name of each host: then the hosts have disks of their own.
     """
-    errors = tmp_path_factory.mktemp("ranks") / "stderr"
+    own = tmp_path_factory.mktemp("ranks")
+    errors = own / "stderr"
+    attempts = itertools.count()
     with (
         errors.open("wb") as stderr,
         subprocess.Popen(
@@ -629,10 +632,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         ) -> list[dict[str, Any]]:
             assert server.stdin is not None
             assert server.stdout is not None
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
             before = errors.stat().st_size
-            job = [directory, kind, damages, size, port, last, hosts]
+            job = [directory, kind, damages, size, own / f"met-{next(attempts)}", last, hosts]
             server.stdin.write(json.dumps(job, default=str).encode() + b"\n")
             server.stdin.flush()
             told = json.loads(server.stdout.readline())
@@ -684,14 +685,14 @@ def test_two_ranks_resume_from_one_checkpoint_with_generators_of_their_own(tmp_p
     assert [one["first"] for one in again] == [3, 3]
     (alone,) = run(tmp_path / "broken", "ddp", 1, 8)
     assert (alone["first"], alone["began"]) == (7, again[0]["ended"])
-    assert "the checkpoint is that of 2 ranks, now 1: random generators are seeded anew" in alone["said"]
+    assert "the checkpoint is from 2 ranks, now there are 1: random generators are seeded anew" in alone["said"]
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_by_every_rank(tmp_path: Path, run: Run) -> None:
     with Checkpoints(tmp_path).writing(1) as path:
         (path / "model.ubj").write_bytes(b"trees")
     refused = run(tmp_path, "ddp", 2, 1)
-    assert all("is no checkpoint of trainbox.torch" in one["refused"] for one in refused)
+    assert all("is not a checkpoint of trainbox.torch" in one["refused"] for one in refused)
 
 
 def test_a_sharded_state_is_cut_anew_for_any_number_of_ranks_and_hosts(tmp_path: Path, run: Run) -> None:
@@ -758,8 +759,8 @@ def test_hosts_that_start_again_in_place_go_on_from_what_each_has_written(tmp_pa
     resumed = run(disks, "sharded", 4, 6, 2)
     assert [one["first"] for one in resumed] == [3] * 4
     assert [(one["ended"], one["next"]) for one in resumed] == [(one["ended"], one["next"]) for one in straight]
-    assert "resuming from step 3 (the parts of algo-1, algo-2)" in resumed[0]["said"]
-    assert "rank 2 has got " in resumed[0]["said"]  # at least what DCP says about the files
+    assert "resuming from step 3 (the shards of algo-1, algo-2)" in resumed[0]["said"]
+    assert "rank 2 has fetched " in resumed[0]["said"]  # at least what DCP says about the files
 
 
 @pytest.mark.parametrize(("size", "hosts"), [(4, 2), (2, 2), (3, 3), (6, 3), (1, 1)])
@@ -776,7 +777,7 @@ def test_what_a_host_lacks_comes_from_one_that_has_it(
     told = run(tmp_path / "HOST", "sharded", size, 3, hosts)
     assert {(one["first"], one["began"]) for one in told} == {(2, ended)}
     assert all(one["progress"] == {"steps": 2} for one in told)
-    assert ("has got" in told[0]["said"]) == (hosts > 1)
+    assert ("has fetched" in told[0]["said"]) == (hosts > 1)
     assert not list(tmp_path.rglob("algo-1/algo-2/step-00000003"))
 
 
@@ -788,7 +789,7 @@ def test_a_part_that_no_host_has_is_named_and_the_checkpoint_before_is_used(
     shutil.rmtree(tmp_path / "algo-1/algo-2/step-00000002")
     (told,) = run(tmp_path / "HOST", "sharded", 1, 3)
     assert (told["first"], told["began"]) == (1, first)
-    assert "rejected the checkpoint of step 2: no host has a valid part of algo-2" in told["said"]
+    assert "rejected the checkpoint of step 2: no host has a valid shard of algo-2" in told["said"]
     shutil.rmtree(tmp_path / "algo-1/algo-2")
     shutil.rmtree(tmp_path / "algo-1/step-00000003")
     (told,) = run(tmp_path / "HOST", "sharded", 1, 3)
@@ -805,7 +806,7 @@ def test_what_its_holder_can_no_longer_send_gives_way_to_the_checkpoint_before(
     told = run(tmp_path / "HOST", "sharded", 3, 3, 3, (how, lost))
     assert {(one["first"], one["began"]) for one in told} == {(1, first)}
     assert re.search(r"host algo-2 can no longer read __1_0.distcp, which host algo-[13] lacks", told[0]["said"])
-    assert "resuming from step 1 (the parts of algo-1, algo-2)" in told[0]["said"]
+    assert "resuming from step 1 (the shards of algo-1, algo-2)" in told[0]["said"]
 
 
 # --- what is forged -----------------------------------------------------------------------------------------------
@@ -858,7 +859,7 @@ def test_every_host_refuses_a_part_that_another_host_has_not_sealed(tmp_path: Pa
 def test_the_process_that_writes_seals_and_shows_the_key_to_nobody(tmp_path: Path) -> None:
     saver = Saver(Checkpoints(tmp_path, keys=(KEY,)), {"progress": {"step": 1}})
     saver.save(1)
-    writer = saver._handover.process_id
+    writer = saver._writer.process_id
     shown = [Path(f"/proc/{writer}/{name}").read_bytes() for name in ("cmdline", "environ")]
     saver.save(2, wait=True)
     saver.close()

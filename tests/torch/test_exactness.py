@@ -411,5 +411,5 @@ def test_a_sharded_job_on_hosts_with_disks_of_their_own_comes_to_the_same_weight
     assert len(steps) == 2
     assert int(steps[1]) > int(steps[0]) >= 1
     # What a rank has written itself it does not get from another: here that is all but how the files are laid out.
-    got = re.findall(r"rank \d has got ([\d,]+) bytes", pair.log(0) + pair.log(1))
+    got = re.findall(r"rank \d has fetched ([\d,]+) bytes", pair.log(0) + pair.log(1))
     assert 0 < sum(int(size.replace(",", "")) for size in got) < STATE_BYTES // 10

@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Tenso
 from tests.frozen.fixtures import FIXTURES
 from tests.support.forged_checkpoints import NAME, Payload, change_index, forge_item, saved
 from trainbox.errors import CheckpointError
+from trainbox.torch.checkpoints.codec import pack, unpack
 from trainbox.torch.checkpoints.dcp import read_bytes_of
-from trainbox.torch.checkpoints.document import pack, unpack
-from trainbox.torch.checkpoints.index import read_index
+from trainbox.torch.checkpoints.dcp_index import read_index
 from trainbox.torch.checkpoints.pickles import ForeignNameError, check_indexes, check_objects, names_in
 
 HONEST = FIXTURES / "pytorch-sharded" / "checkpoints" / "step-00000002"

@@ -14,7 +14,7 @@ from tests.support.trees import is_alive
 from tests.support.worlds import Ranks, finish
 from trainbox.checkpointing import Checkpoint, examine, step_directories
 from trainbox.errors import CheckpointError
-from trainbox.torch.checkpoints.directories import check_names, prepare
+from trainbox.torch.checkpoints.library_checkpoints import check_names, prepare
 from trainbox.torch.integration import metric_values
 
 #: Each rank is a host with a directory of its own: what it writes itself, and what rank 0 writes for all.
@@ -23,12 +23,12 @@ import json, os, signal, sys
 rank = int(os.environ["RANK"])
 os.environ |= {"TRAINBOX_ROOT": os.environ["ROOTS"].split(":")[rank], "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
 import torch.distributed as dist
-from trainbox.torch.checkpoints import directories
+from trainbox.torch.checkpoints import library_checkpoints
 from trainbox.torch.integration import Integration
 
-directories.MESSAGE_BYTES = 1000
+library_checkpoints.MESSAGE_BYTES = 1000
 if os.environ.get("LIES") == str(rank):
-    directories._list = lambda made: {"../../outside": 6}
+    library_checkpoints._list = lambda made: {"../../outside": 6}
 run = Integration(every_seconds=1000.0, keep=3)
 found = run.newest()
 if "ALONE" not in os.environ:
@@ -164,14 +164,14 @@ def test_a_rank_that_names_a_file_outside_the_checkpoint_writes_nothing_on_anoth
         [tmp_path / "script.py"], root=tmp_path, environment=command(tmp_path, first, second, LIES="1")
     ) as ranks:
         assert 0 not in ranks.wait()
-        assert "CheckpointError: rank 1 names '../../outside', which is no path inside a checkpoint" in ranks.log(0)
+        assert "CheckpointError: rank 1 names '../../outside', which is not a path inside a checkpoint" in ranks.log(0)
     assert not (first / "outside").exists()
 
 
 @pytest.mark.parametrize("name", ["../a", "/etc/cron.d/a", "a/../../b", "a\0", "a" * 300, ""])
 def test_a_name_that_leads_out_of_a_checkpoint_is_refused(name: str) -> None:
     check_names(0, {"model/part.bin": 1})
-    with pytest.raises(CheckpointError, match="which is no path inside a checkpoint"):
+    with pytest.raises(CheckpointError, match="which is not a path inside a checkpoint"):
         check_names(3, {"model.bin": 1, name: 1})
 
 
@@ -185,7 +185,7 @@ def test_what_another_host_sends_goes_through_no_link_and_over_no_file(tmp_path:
     prepare(made, "new/parts/a")
     assert (made / "new" / "parts").is_dir()
     for name in ("link/a", "link/deep/a", "dangling", "file", "inner"):
-        with pytest.raises(CheckpointError, match="no file of another host is written there"):
+        with pytest.raises(CheckpointError, match="no file from another host is written there"):
             prepare(made, name)
     assert not list(outside.iterdir())
 

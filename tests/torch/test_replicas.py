@@ -82,7 +82,7 @@ def test_a_part_that_differs_comes_back_to_its_rank(environment: dict[str, str],
     stopped = finish([script], root=tmp_path / "cut", size=2, STOP="5", **environment)
     assert all(told(log)["step"] == 5 for log in stopped)
     for name in ("stream", "seen"):
-        line = f"trainbox: the part '{name}' differs between the ranks: each keeps its own in the checkpoint"
+        line = f"trainbox: the part '{name}' differs between the ranks: the checkpoint has the state of each rank"
         assert stopped[0].count(line) == 1
         assert line not in stopped[1]
     assert "the part 'same'" not in stopped[0]

@@ -298,22 +298,22 @@ def test_how_far_each_rank_is_can_be_read_beside_it(script: Path, tmp_path: Path
     progress.create(shared, 2)
     environment = {progress.PROGRESS_VARIABLE: str(shared), "WAIT": "0.03"}
     with Ranks([script], root=tmp_path / "root", environment=environment) as ranks:
-        seen = set[progress.Section]()
+        seen = set[progress.StepPhase]()
 
         def met() -> bool:
             slot = progress.read(shared)[1]
-            seen.update({slot.section} if slot.beat else ())
-            return progress.Section.START in seen
+            seen.update({slot.phase} if slot.beat else ())
+            return progress.StepPhase.START in seen
 
         ranks.until(met)
         # `resume` looks for a checkpoint before the first step.
-        assert seen <= {progress.Section.JOIN, progress.Section.CHECKPOINT, progress.Section.START}
+        assert seen <= {progress.StepPhase.JOIN, progress.StepPhase.CHECKPOINT, progress.StepPhase.START}
         ranks.until(lambda: progress.read(shared)[1].step >= 5)
         middle = progress.read(shared)
-        assert all(slot.section in {progress.Section.DATA, progress.Section.COMPUTE} for slot in middle)
+        assert all(slot.phase in {progress.StepPhase.DATA, progress.StepPhase.COMPUTE} for slot in middle)
         assert ranks.wait() == [0, 0]
     for slot in progress.read(shared):
-        assert (slot.section, slot.step) == (progress.Section.DONE, 32)
+        assert (slot.phase, slot.step) == (progress.StepPhase.DONE, 32)
         assert 0.03 < slot.longest < 10
         assert slot.compute > slot.data >= 0
 

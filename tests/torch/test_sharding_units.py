@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
-from trainbox.torch.checkpoints.parts import Trainable
-from trainbox.torch.checkpoints.trainable import FROZEN, check_frozen, digest_frozen
+from trainbox.torch.checkpoints.parts import FROZEN, Trainable, check_frozen, digest_frozen
 from trainbox.torch.filling import Filling, is_needed
 from trainbox.torch.sharding import Asked, check_units, describe, peak, place, plan_units
 from trainbox.torch.weighing import Weights

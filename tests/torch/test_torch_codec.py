@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints import snapshot
-from trainbox.torch.checkpoints.codec import ALIGNMENT, Entry, decode, empty, encode, flat, restride
-from trainbox.torch.checkpoints.document import pack, unpack
-from trainbox.torch.checkpoints.snapshot import Buffer
+from trainbox.torch.checkpoints.codec import ALIGNMENT, TensorEntry, decode, empty, encode, flat, pack, restride, unpack
+from trainbox.torch.checkpoints.snapshot import SnapshotBuffer
 
 DTYPES = sorted(
     {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
@@ -29,12 +28,12 @@ DTYPES = sorted(
 def through_memory(state: object) -> Any:
     """As a checkpoint does it: copied into the buffer, the tree through JSON, read back from the bytes."""
     encoded = encode(state, "state")
-    buffer = Buffer(max(1, encoded.end), pinned=False)
+    buffer = SnapshotBuffer(max(1, encoded.end), pinned=False)
     try:
         buffer.copy(encoded.tensors, encoded.table)
         tree, table = json.loads(json.dumps(msgspec.to_builtins([encoded.tree, encoded.table]), allow_nan=False))
         tensors = []
-        for entry in msgspec.convert(table, tuple[Entry, ...]):
+        for entry in msgspec.convert(table, tuple[TensorEntry, ...]):
             assert entry.offset % ALIGNMENT == 0
             tensor = empty(entry)
             flat(tensor).copy_(buffer.bytes[entry.offset : entry.offset + entry.size])
@@ -192,9 +191,11 @@ def test_no_tree_whatever_gives_anything_but_a_state_or_an_error(tree: object) -
 
 
 @pytest.mark.parametrize(
-    "entry", [Entry("float32", (2,), 0, 7), Entry("float32", (-1, -2), 0, 8), Entry("nn", (1,), 0, 1)], ids=repr
+    "entry",
+    [TensorEntry("float32", (2,), 0, 7), TensorEntry("float32", (-1, -2), 0, 8), TensorEntry("nn", (1,), 0, 1)],
+    ids=repr,
 )
-def test_a_table_that_contradicts_itself_is_refused(entry: Entry) -> None:
+def test_a_table_that_contradicts_itself_is_refused(entry: TensorEntry) -> None:
     with pytest.raises(CheckpointError):
         empty(entry)
 

@@ -154,6 +154,7 @@ def write_colours(root: Path, texts: str) -> None:
         (root / "input" / "data" / channel / "a.csv").write_text("y,colour,size\n" + "\n".join(lines) + "\n")
 
 
+@pytest.mark.long
 def test_texts_keep_the_numbers_that_the_former_model_knows(tmp_path: Path) -> None:
     roots = {name: make_job(tmp_path / name, {**BOOSTING, "num_round": "2"}) for name in ("first", "fewer", "new")}
     for root, texts in zip(roots.values(), ("red green blue", "red green", "red violet"), strict=True):
@@ -282,6 +283,7 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pack(root)
 
 
+@pytest.mark.long
 def test_a_forest_that_grows_on_is_the_one_that_grew_at_once(tmp_path: Path, forest: Path) -> None:
     at_once = make_job(tmp_path / "once", {**FOREST, "n-estimators": "11"})
     run("random_forest", at_once)

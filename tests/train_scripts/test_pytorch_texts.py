@@ -63,6 +63,7 @@ def test_texts_have_embeddings_and_named_numbers_stay_numbers(tmp_path: Path) ->
         assert said == pytest.approx(sample.prediction, rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.long
 def test_a_mixed_column_is_an_error_unless_it_is_named(tmp_path: Path) -> None:
     mixed = make_rows(60) + "setosa,red,unknown zip,1\n"
     done = run(tmp_path / "bare", {"train/a.csv": mixed})

@@ -160,6 +160,7 @@ def test_a_text_that_training_has_not_seen_may_count_as_missing(tmp_path: Path) 
     assert "needs trainbox's `serve`" in done.stderr
 
 
+@pytest.mark.long
 def test_a_job_that_goes_on_from_a_former_model_follows_its_codes(tmp_path: Path) -> None:
     first = make_tree(tmp_path / "first", {"train/a.csv": as_csv(make_rows(200))})
     assert run(first).returncode == 0

@@ -56,7 +56,7 @@ CASES = {
         "eval_metric": "auc,logloss",
     },
 }
-MARKS = {"softprob": pytest.mark.long}
+MARKS = {"softprob": pytest.mark.long, "early stopping": pytest.mark.long}
 
 
 def write_rows(path: Path, *, rows: int, classes: int = 2, seed: int = 0) -> None:
@@ -174,6 +174,7 @@ def test_sigterm_saves_the_model_so_far_and_a_resumed_job_is_exact(tmp_path: Pat
     assert model_of(root) == model_of(whole)
 
 
+@pytest.mark.long
 def test_a_job_killed_after_its_last_round_only_saves_the_model(tmp_path: Path) -> None:
     hyperparameters = {**BINARY, "num_round": "10"}
     whole, root = make_tree(tmp_path / "whole", hyperparameters), make_tree(tmp_path / "killed", hyperparameters)

@@ -73,6 +73,7 @@ def test_nothing_that_a_job_writes_grows_with_the_table_and_it_resumes(tmp_path:
     assert model_of(root) == model_of(whole)
 
 
+@pytest.mark.long
 def test_a_row_held_out_may_have_a_feature_that_no_row_to_learn_from_has(tmp_path: Path) -> None:
     """The trees are the same: they never ask for it."""
     narrow, wide = tree(tmp_path / "narrow", validation=1_000), tree(tmp_path / "wide", validation=COLUMNS + 5)

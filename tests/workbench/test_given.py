@@ -10,6 +10,7 @@ import pytest
 
 from trainbox.errors import RunError
 from trainbox.workbench import request as request_module
+from trainbox.workbench.command import read_command
 from trainbox.workbench.given import Origin, read_hyperparameters, read_variables
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.plan import plan_run
@@ -35,7 +36,7 @@ def ask(here: Path, *arguments: str, env: Mapping[str, str] = SHELL) -> RunReque
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     now = dt.datetime(2026, 11, 5, tzinfo=dt.UTC)
-    return read_request(parser.parse_args(["train.py", *arguments]), env=env, cwd=here, now=now)
+    return read_request(*read_command(parser.parse_args(["train.py", *arguments]), env=env, cwd=here), now=now)
 
 
 def test_a_file_and_a_variable_give_hyperparameters(here: Path) -> None:

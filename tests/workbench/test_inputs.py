@@ -12,6 +12,7 @@ from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import read_job
 from trainbox.errors import RunError
 from trainbox.workbench.inputs import pipe_writer
+from trainbox.workbench.inputs.channel_flags import read_channel_flags
 from trainbox.workbench.inputs.hosts import Group, Hosts, read_hosts
 from trainbox.workbench.inputs.options import Options
 from trainbox.workbench.inputs.source import ChannelSource, read_channels
@@ -34,14 +35,19 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def channels_of(here: Path, hosts: Hosts, *flags: str) -> dict[str, ChannelSource]:
+    given = read_channel_flags(flags, env={"HOME": str(here)}, cwd=here)
+    return read_channels(given.channels, hosts, env={"HOME": str(here)}, places=given.places)
+
+
 def read(here: Path, value: str, hosts: Hosts = ONE) -> ChannelSource:
-    return read_channels([f"train={value}"], hosts, env={"HOME": str(here)}, cwd=here)["train"]
+    return channels_of(here, hosts, f"train={value}")["train"]
 
 
 def plan(here: Path, *channels: str, hosts: Hosts = ONE, isolation: Isolation = _MOUNTS) -> RunPlan:
     request = RunRequest(
         script="xgboost_train",
-        channels=read_channels(channels, hosts, env={"HOME": str(here)}, cwd=here),
+        channels=channels_of(here, hosts, *channels),
         hosts=hosts.count,
         groups=hosts.groups,
         job_name="job",
@@ -132,7 +138,7 @@ def test_an_unknown_group_is_answered_with_those_that_there_are(here: Path) -> N
 
 def test_no_channel_lies_where_the_pipe_of_another_does(here: Path) -> None:
     with pytest.raises(RunError, match="the pipe of epoch 0 of channel train has this name"):
-        read_channels(["train=data,pipe", "train_0=data"], ONE, env={}, cwd=here)
+        channels_of(here, ONE, "train=data,pipe", "train_0=data")
 
 
 # ---- manifests ----

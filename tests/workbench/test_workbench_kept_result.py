@@ -273,8 +273,8 @@ def test_a_result_that_was_committed_when_the_run_was_killed_is_found_by_the_nex
     run(here, "one")
     code = """
 import os, signal, sys
-from trainbox.workbench import run
-run.install = lambda out: os.kill(os.getpid(), signal.SIGKILL) if (out / ".trainbox/committed").exists() else None
+from trainbox.workbench import run_job
+run_job.install = lambda out: os.kill(os.getpid(), signal.SIGKILL) if (out / ".trainbox/committed").exists() else None
 from trainbox.cli import main
 sys.exit(main())
 """

@@ -1,5 +1,6 @@
 """What `trainbox run` needs of the machine: private mounts, the user's source, and no process left."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.workbench import isolation as isolation_module
 from trainbox.workbench import namespace
-from trainbox.workbench.descendants import end_orphans, orphans_come_here
+from trainbox.workbench.descendants import Marks, end_orphans, mount_namespace, orphans_come_here
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.isolation import Isolation, find_isolation
 from trainbox.workbench.source import copy_source, survey
@@ -139,6 +140,44 @@ def test_orphans_come_here_and_are_ended() -> None:
         eventually(lambda: len(children() - before) == 3, "the orphans")
         assert end_orphans(but=before) == 3
     assert children(zombies=True) <= before
+
+
+@pytest.mark.process
+def test_the_processes_of_a_job_are_told_from_the_others_by_their_tree(tmp_path: Path) -> None:
+    mark = Marks(trees=(tmp_path / "tree",))
+    command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    hosts = [tmp_path / "tree", tmp_path / "tree-2"]
+    processes = [
+        subprocess.Popen(
+            command, env={"TRAINBOX_ROOT": str(host)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for host in hosts
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.readline()  # until then it is a fork of this process, with its environment
+    assert [mark.are_of(process.pid) for process in processes] == [True, False]
+    assert mount_namespace(processes[0].pid) == "", "that of this process tells nothing"
+    for process in processes:
+        process.communicate("")
+    assert not mark.are_of(processes[0].pid)
+
+
+@pytest.mark.process
+def test_orphans_are_adopted_until_the_last_job_of_a_program_has_ended() -> None:
+    libc = ctypes.CDLL(None)
+
+    def adopts() -> int:
+        found = ctypes.c_int()
+        libc.prctl(37, ctypes.byref(found))  # PR_GET_CHILD_SUBREAPER
+        return found.value
+
+    former = adopts()
+    with orphans_come_here():
+        with orphans_come_here():
+            assert adopts()
+        assert adopts(), "one of two jobs has ended"
+    assert adopts() == former
 
 
 def test_signals_are_counted_and_given_back() -> None:

@@ -17,6 +17,7 @@ from trainbox.contract.keys import KEY_BYTES
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE
 from trainbox.errors import RunError
 from trainbox.workbench import request as request_module
+from trainbox.workbench.command import read_command
 from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.engine import Image
 from trainbox.workbench.isolation import Isolation, in_containers
@@ -39,7 +40,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ask(here: Path, *arguments: str, env: Mapping[str, str] | None = None) -> RunRequest:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    return read_request(parser.parse_args(["train.py", *arguments]), env=env or {}, cwd=here, now=NOW)
+    args = parser.parse_args(["train.py", *arguments])
+    return read_request(*read_command(args, env=env or {}, cwd=here), now=NOW)
 
 
 def keys(plan: RunPlan) -> list[str | None]:
@@ -91,7 +93,7 @@ from trainbox.peers import find_members, join
 
 job = trainbox.current_job()
 members = find_members(job, trainbox.toolkit.current_ranks())
-with join(members, patience=60, limit=20, port=job.port) as circle:
+with join(members, timeout=60, limit=20, port=job.port) as circle:
     digests = circle.gather(hashlib.sha256(os.environ["TRAINBOX_PEER_KEY"].encode()).hexdigest(), str)
 print(len(digests), "hosts,", len(set(digests)), "key")
 print("the hosts prove themselves:", job.peer_key is not None)

@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.procfs import process_state
-from trainbox.workbench.hosts import Ended, HostEnd
+from trainbox.workbench.hosts import Ended, HostEnd, StopReason
 from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.isolation import Isolation
 from trainbox.workbench.plan import RunPlan, plan_run
@@ -39,6 +39,12 @@ class Notes:
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def started(self, host: str) -> None:
+        pass
+
+    def stopping(self, reason: StopReason) -> None:
+        pass
 
     def tick(self) -> None:
         pass

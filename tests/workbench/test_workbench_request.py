@@ -13,6 +13,7 @@ from trainbox.errors import RunError, TrainboxError
 from trainbox.workbench import find_program as find_program_module
 from trainbox.workbench import isolation as isolation_module
 from trainbox.workbench import request as request_module
+from trainbox.workbench.command import read_command
 from trainbox.workbench.dry_run import describe
 from trainbox.workbench.engine import Image
 from trainbox.workbench.isolation import Isolation
@@ -45,7 +46,7 @@ def ask(here: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Ru
     add_arguments(parser)
     args = parser.parse_args(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     args.raw_arguments = arguments[arguments.index("--") + 1 :] if "--" in arguments else ()
-    return read_request(args, env=env or {}, cwd=here, now=NOW)
+    return read_request(*read_command(args, env=env or {}, cwd=here), now=NOW)
 
 
 def test_a_script_brings_its_directory_as_source(here: Path) -> None:

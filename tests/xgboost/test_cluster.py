@@ -19,7 +19,7 @@ from tests.support.parties import PORT, Ended, Party
 from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.errors import PeerError, TrainingError
-from trainbox.peers import Circle, Members, join
+from trainbox.peers import Communicator, Members, join
 from trainbox.xgboost import cluster
 from trainbox.xgboost.cluster import collective, naming_the_lost
 from trainbox.xgboost.tracker_process import Tracker
@@ -182,9 +182,9 @@ def test_one_that_freezes_while_all_train_is_named_by_the_others_and_ends_when_i
         woken = party.finish(victim)[victim]
     for one in ended.values():
         assert one.code == 5, one.stderr
-        assert one.error == f"trainbox.errors.PeerError: {victim} is lost: nothing has been heard of it for 2 s"
+        assert one.error == f"trainbox.errors.PeerError: {victim} is lost: no heartbeat for 2 s"
     assert woken.code == 5, woken.stderr
-    assert f"PeerError: {victim} is this one: " in woken.stderr
+    assert f"PeerError: this process ({victim}) was declared lost by the others: " in woken.stderr
 
 
 @pytest.mark.process
@@ -222,9 +222,9 @@ def test_what_xgboost_raises_is_the_loss_where_somebody_is_lost(monkeypatch: pyt
 
 
 @contextmanager
-def alone() -> Iterator[Circle]:
+def alone() -> Iterator[Communicator]:
     """The circle of one member."""
-    with join(Members(("algo-1",), "algo-1", "127.0.0.1"), patience=0, limit=0, port=0) as circle:
+    with join(Members(("algo-1",), "algo-1", "127.0.0.1"), timeout=0, limit=0, port=0) as circle:
         yield circle
 
 

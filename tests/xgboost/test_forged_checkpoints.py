@@ -92,7 +92,7 @@ def resumed(tmp_path: Path, change: Callable[[Path], object], *, columns: int = 
     found = forge(store, change)
     agreement = Agreement({}, {}, tuple("abcdefgh"[:columns]), {}, (STEP, 0))
     members = Members(("algo-1",), "algo-1", "127.0.0.1")
-    with join(members, patience=1.0, limit=0.0, port=0) as circle:
+    with join(members, timeout=1.0, limit=0.0, port=0) as circle:
         return resume(found, agreement, circle, {"a": "b"}, Params(num_round=9, objective="binary:logistic"))
 
 

@@ -72,7 +72,7 @@ def watched(fault: signal.Signals | None, clock: Callable[[], float], limit: flo
         ends.append(error.message)
 
     with (
-        join(Members(("algo-1",), "algo-1", "127.0.0.1"), patience=0, limit=limit, port=0) as circle,
+        join(Members(("algo-1",), "algo-1", "127.0.0.1"), timeout=0, limit=limit, port=0) as circle,
         Tracker("localhost", 2, 10) as tracker,
     ):
         if fault is not None:

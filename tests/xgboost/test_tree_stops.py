@@ -79,6 +79,10 @@ def reading(tree: Tree, process: Process) -> Iterator[None]:
     os.close(pipes[0])
 
 
+def kinds_of_output(tree: Tree) -> set[str]:
+    return {found.suffix for found in (tree.output / "data").rglob("*") if found.is_file()}
+
+
 def left_in_order(ended: Run) -> None:
     assert ended.code == 0, ended.log
     assert ended.failure is None
@@ -151,6 +155,7 @@ def test_a_stop_while_a_script_trains_leaves_a_checkpoint_and_the_model(tmp_path
         ended = tree.finish(process)
         assert (tree.model / CARD_FILE).exists()
         assert any((tree.root / "checkpoints").glob("step-*/MANIFEST.json"))
+        assert kinds_of_output(tree) == {".json"}, "no time for pictures"
     left_in_order(ended)
     assert "asked to stop" in ended.log
 
@@ -206,31 +211,31 @@ def test_of_hosts_stopped_one_after_the_other_the_second_says_that_it_was_stoppe
         assert "stopped" in other.failure
 
 
-#: Runs the script with a limit that a test can wait for.
-FREEZES_ITS_PAINTER = """
-import os, runpy, signal, sys
-from trainbox.tabular.painter import Painter
-Painter.__init__.__kwdefaults__["limit"] = 1.0
-enter = Painter.__enter__
-def frozen(painter):
-    os.kill(painter.process_id, signal.SIGSTOP)
-    return enter(painter)
-Painter.__enter__ = frozen
-sys.argv[0] = {script!r}
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+@pytest.mark.parametrize("script", ["xgboost", pytest.param("random_forest", marks=pytest.mark.long)])
+def test_a_host_that_saves_because_another_is_stopped_draws_no_pictures(tmp_path: Path, script: str) -> None:
+    hosts, port = ("127.0.0.1", "127.0.0.2"), {"MASTER_PORT": str(free_port())}
+    with ExitStack() as stack:
+        trees = [stack.enter_context(build(tmp_path / host, script, hosts=hosts, current=host)) for host in hosts]
+        processes = [start(tree, **port) for tree in trees]
+        saved = trees[0].root / "checkpoints"
+        at_work(lambda: any(saved.rglob("step-*/MANIFEST.json")), processes[0])
+        processes[1].send_signal(signal.SIGTERM)
+        ended = trees[0].finish(processes[0])
+        assert (trees[0].model / CARD_FILE).exists(), ended.log
+        assert kinds_of_output(trees[0]) == {".json"}
+    left_in_order(ended)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_painter_that_is_frozen_costs_a_job_its_pictures_alone(tmp_path: Path, script: str) -> None:
-    path = Path(__file__).parents[2] / "train_scripts" / SCRIPTS[script]
+def test_a_broken_matplotlib_costs_a_job_its_pictures_alone(tmp_path: Path, script: str) -> None:
     short = HYPERPARAMETERS[script] | {"xgboost": {"num_round": 10}, "random_forest": {"n_estimators": 10}}[script]
+    broken = tmp_path / "site" / "matplotlib" / "__init__.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("raise RuntimeError('built for another NumPy')\n")
     with build(tmp_path / "root", script) as tree:
-        tree.hyperparameters(**short).program(FREEZES_ITS_PAINTER.format(script=str(path)))
-        ended = tree.run()
-        data = {found.suffix for found in (tree.output / "data").rglob("*") if found.is_file()}
+        tree.hyperparameters(trainbox_script=script, **short)
+        ended = tree.finish(start(tree, PYTHONPATH=str(tmp_path / "site")))
         assert (tree.model / CARD_FILE).exists()
-        assert any((tree.root / "checkpoints").glob("step-*/MANIFEST.json"))
+        assert kinds_of_output(tree) == {".json"}
     left_in_order(ended)
-    assert ended.log.count("WARNING: no pictures: what draws them made no progress for 1 s and was killed") == 1
-    assert data == {".json"}
+    assert ended.log.count("WARNING: no pictures: RuntimeError: built for another NumPy\n") == 1

@@ -10,7 +10,7 @@ from tests.support.writers import write
 from trainbox.channels import Coding
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Part, Shard, read_block, read_shard
 from trainbox.xgboost.texts import check_texts, settle_codes
@@ -27,7 +27,7 @@ class Alone:
 
 def settled(channel: Channel, spool: Path | None) -> Shard:
     shard = read_shard(channel, "train", BINARY, Part(), like=None, spool=spool)
-    return settle_codes(shard, cast("Circle", Alone()), BINARY, None)
+    return settle_codes(shard, cast("Communicator", Alone()), BINARY, None)
 
 
 def test_blocks_on_the_disk_have_the_codes_of_a_table_in_memory(

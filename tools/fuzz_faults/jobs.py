@@ -15,7 +15,7 @@ TRAINBOX = Path(sys.executable).with_name("trainbox")
 SESSION_SCRIPT = Path(__file__).with_name("session_train.py")
 #: Seconds; small, so that what hangs is found soon, and large enough for two busy cores.
 HANG, START, PEERS, GRACE = 5, 20, 15, 8
-#: Of trainbox itself: a host that is silent counts as lost (council), and what the other processes have to save.
+#: Of trainbox itself: a host that is silent counts as lost (coordination), and what the other processes have to save.
 _LOST, _OTHERS = 20, 30
 #: Of `trainbox run`, from SIGTERM to SIGKILL: only a supervisor that is frozen needs it.
 _SUPERVISOR = 120

@@ -27,8 +27,6 @@ _TRACEBACK, _CLI = "Traceback (most recent call last)", "/trainbox/cli.py"
 #: How a reason calls processes: to be named only where one of them was hit.
 _NAMES: Mapping[str, frozenset[str]] = {
     "tracker": frozenset({"tracker", "supervisor", "script", "run"}),
-    "painter": frozenset({"painter"}),
-    "what draws": frozenset({"painter"}),
     "forks the ranks": frozenset({"fork server", "agent", "supervisor", "run"}),
 }
 

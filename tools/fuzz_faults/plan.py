@@ -13,7 +13,7 @@ import msgspec
 T = TypeVar("T")
 
 Algorithm = Literal["pytorch", "session", "xgboost", "forest"]
-Kind = Literal["rank", "agent", "fork server", "writer", "script", "tracker", "painter", "supervisor", "run", "disk"]
+Kind = Literal["rank", "agent", "fork server", "writer", "script", "tracker", "supervisor", "run", "disk"]
 Blow = Literal["kill", "freeze", "stop", "memory", "file size", "full disk", "read-only disk"]
 Sign = Literal["start", "process", "step", "checkpoint", "saving"]
 
@@ -110,7 +110,7 @@ JOBS: tuple[Job, ...] = (
 _LAST_STEP: Mapping[Algorithm, int] = {"pytorch": 5, "session": 25, "xgboost": 120, "forest": 7}
 _LAST_CHECKPOINT: Mapping[Algorithm, int] = {"pytorch": 3, "session": 2, "xgboost": 12, "forest": 6}
 _TORCH: tuple[Kind, ...] = ("rank", "agent", "fork server", "writer", "supervisor", "run", "disk")
-_TREES: tuple[Kind, ...] = ("script", "painter", "supervisor", "run", "disk")
+_TREES: tuple[Kind, ...] = ("script", "supervisor", "run", "disk")
 _BLOWS: Mapping[Kind, tuple[Blow, ...]] = {
     "rank": ("kill", "freeze", "memory", "file size"),
     "agent": ("kill", "freeze", "memory"),
@@ -118,7 +118,6 @@ _BLOWS: Mapping[Kind, tuple[Blow, ...]] = {
     "writer": ("kill", "freeze", "memory", "file size"),
     "script": ("kill", "freeze", "memory", "file size"),
     "tracker": ("kill", "freeze", "memory"),
-    "painter": ("kill", "freeze", "memory", "file size"),
     "supervisor": ("kill", "freeze", "stop", "stop", "memory", "file size"),
     "run": ("kill", "kill", "freeze", "stop", "stop", "memory", "file size"),
     "disk": ("full disk", "read-only disk"),
@@ -159,7 +158,7 @@ def draw(seed: int, number: int) -> Event:
 def _fault(dice: random.Random, job: Job, kind: Kind) -> Fault:
     blow = dice.choice(_BLOWS[kind])
     #: These are beside the first host's processes alone.
-    host = 1 if kind in {"tracker", "painter", "run", "writer"} else dice.randint(1, job.hosts)
+    host = 1 if kind in {"tracker", "run", "writer"} else dice.randint(1, job.hosts)
     rank = dice.randrange(job.ranks) if kind == "rank" else 0
     return Fault(blow, kind, host, rank, _pick(dice, _LEFT.get(blow, (0,))))
 
@@ -186,8 +185,6 @@ def _mark(dice: random.Random, job: Job, fault: Fault, *, again: bool) -> Mark:
 
 def _before(job: Job, kind: Kind) -> tuple[Kind, ...]:
     """The processes at whose appearance one of a kind may be hit: it is there by then, or soon."""
-    if kind == "script":  # the painter comes before the rows are read
-        return ("script", "painter")
     if kind in {"run", "supervisor"}:
-        return ("supervisor", "agent", "rank") if "agent" in kinds_of(job) else ("supervisor", "script", "painter")
+        return ("supervisor", "agent", "rank") if "agent" in kinds_of(job) else ("supervisor", "script")
     return (kind,)

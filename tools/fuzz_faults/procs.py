@@ -16,7 +16,6 @@ _CONFIG = "opt/ml/input/config/resourceconfig.json"
 #: What only one kind of process has among its arguments.
 _OWN: Mapping[str, Kind] = {
     "trainbox.torch.checkpoints.writer": "writer",
-    "trainbox.tabular.painting": "painter",
     "/xgboost/tracker.py": "tracker",
 }
 #: The same program thrice: the agent forks the fork server, and that the ranks.
@@ -65,7 +64,7 @@ def _kind(process: Process, parent: Kind | None, *, is_run: bool, is_host: bool)
         return "run"
     for words, kind in _OWN.items():
         if words in " ".join(process.argv):
-            return kind if kind != parent else None  # the painter forks others like itself
+            return kind
     if "trainbox.elastic" in process.argv:
         return _BELOW.get(parent)
     if "trainbox.launch" in process.argv:

@@ -114,10 +114,6 @@ METRIC_LINES = (
     b"[metrics] step=1 a=1",
 )
 _NAMES = (("algo-1", "algo-2"), ("", "é" * 100))
-SIGNS_OF_LIFE = (
-    b'{}\n{}\n{"goodbye":true}\n',
-    b'{"gave_up":"why","exit_code":3,"stopped":true}\n{"lost":{"member":"a","why":"w","hint":"h","exit_code":1}}\n',
-)
 
 
 @cache
@@ -151,21 +147,35 @@ def greetings() -> tuple[bytes, ...]:
 
 def messages_of_greeting() -> tuple[bytes, ...]:
     """The same without what stands in front of each."""
-    from trainbox.peers.handshake import Challenge, Hello, Proof, Refusal, Welcome  # noqa: PLC0415 - as below
+    from trainbox.peers.handshake import Accepted, Challenge, Hello, Proof, Refusal  # noqa: PLC0415 - as below
 
-    messages = (Hello("job", "algo-2", "life", bytes(32)), Challenge(bytes(32), bytes(32)), Proof(bytes(32)))
-    return tuple(map(msgspec.msgpack.encode, (*messages, Welcome(), Refusal("job"))))
+    messages = (Hello("job", "algo-2", "heartbeat", bytes(32)), Challenge(bytes(32), bytes(32)), Proof(bytes(32)))
+    return tuple(map(msgspec.msgpack.encode, (*messages, Accepted(), Refusal("job"))))
 
 
 def greeting(message: bytes) -> bytes:
     """A message of a handshake with magic number, version and length in front."""
-    return struct.pack("!4sHH", b"tbxp", 1, len(message) % 2**16) + message
+    return struct.pack("!4sHH", b"tbxp", 2, len(message) % 2**16) + message
 
 
 def frames() -> tuple[bytes, ...]:
-    """What a member hands over: a label, its length in front, and the bytes."""
-    labels = ((b'{"call":1,"verb":"gather","length":5}', b"hello"), (b'{"call":1,"verb":"gather","length":0}', b""))
-    return tuple(struct.pack("!I", len(label)) + label + content for label, content in labels)
+    """Messages of a member after the handshake."""
+    from trainbox.peers.framing import encode_header  # noqa: PLC0415 - as below
+
+    contents = (b"hello", b"", msgspec.msgpack.encode("algo-2"))
+    return tuple(encode_header(1, "gather", len(content)) + content for content in contents)
+
+
+def heartbeats() -> tuple[bytes, ...]:
+    """Messages between the failure detectors of two members."""
+    from trainbox.peers.framing import Heartbeat, Loss, encode_header  # noqa: PLC0415 - as below
+
+    messages = (
+        (Heartbeat(), Heartbeat(), Heartbeat(goodbye=True)),
+        (Heartbeat(gave_up="why", exit_code=3, stopped=True), Heartbeat(lost=Loss("a", "w", "h", exit_code=1))),
+    )
+    contents = [[msgspec.msgpack.encode(message) for message in several] for several in messages]
+    return tuple(b"".join(encode_header(0, "heartbeat", len(one)) + one for one in several) for several in contents)
 
 
 def gathered() -> tuple[bytes, ...]:
@@ -243,11 +253,13 @@ def _forest() -> Any:  # noqa: ANN401 - scikit-learn has no types
 def states() -> tuple[bytes, ...]:
     """`state.json` of a PyTorch checkpoint."""
     from trainbox.torch.checkpoints.codec import encode  # noqa: PLC0415 - imports torch
-    from trainbox.torch.checkpoints.document import compose  # noqa: PLC0415
+    from trainbox.torch.checkpoints.state_manifest import encode_manifest  # noqa: PLC0415
 
     parts = {"model": encode(_state(), "model"), "optimizer": encode({"lr": 0.1, "groups": [(1, 2)]}, "optimizer")}
     kinds = {"model": "Linear", "optimizer": "AdamW"}
-    return (compose(kinds, parts, world_size=2, shard_bytes=4096, identity={"seed": 1}, per_rank=("generators",)),)
+    return (
+        encode_manifest(kinds, parts, world_size=2, shard_bytes=4096, identity={"seed": 1}, per_rank=("generators",)),
+    )
 
 
 @cache
@@ -264,7 +276,7 @@ def indexes() -> tuple[bytes, ...]:
 @cache
 def packed_states() -> tuple[bytes, ...]:
     """The state of one rank's generators."""
-    from trainbox.torch.checkpoints.document import pack  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.codec import pack  # noqa: PLC0415 - imports torch
 
     return (pack(_state(), "generators"), pack({"a": 1, "b": b"xyz", "c": (1.5, None)}, "generators"))
 

@@ -10,15 +10,17 @@ import json
 import math
 import shutil
 import socket
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from tools.fuzz_parsers import corpus
-from trainbox.channels import Columns, estimate_bytes, read_blocks, read_table
-from trainbox.channels.kinds import read_content_type
+from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
+from trainbox.channels.formats import Format, parse_body, read_content_type
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import read_job
 from trainbox.contract.keys import read_checkpoint_keys
@@ -37,11 +39,12 @@ from trainbox.errors import (
 from trainbox.launch.source import extract
 from trainbox.manifest import MANIFEST, check_files, decode_info, read_manifest
 from trainbox.metrics import Metric, check, definitions, parse_line
-from trainbox.peers import Circle, Members
-from trainbox.peers.handshake import FrameReader
-from trainbox.peers.lifeline import LONGEST_WORD_BYTES, Lifeline, Word
-from trainbox.peers.parcels import Line
-from trainbox.peers.wire import Wire
+from trainbox.peers import Communicator, Members
+from trainbox.peers.data_connection import DataConnection
+from trainbox.peers.framing import HeartbeatConnection
+from trainbox.peers.handshake import HandshakeReader
+from trainbox.peers.heartbeat import HeartbeatMonitor
+from trainbox.peers.tolerant import TolerantCommunicator
 
 #: Given the input and an empty directory; what it returns does not matter.
 Use = Callable[[bytes, Path], object]
@@ -50,6 +53,7 @@ _JSON = (
     *b'{ } [ ] , : " null true -1 0 1.5 1e400 "" {} [] \\ud800 \\u0000'.split(),
     *(b"[" * 5000, b'{"a":' * 5000, b'{"x":' + b"[" * 3000, b"\xff", b"9" * 5000),
 )
+_FRAME = (b"\xa4call", b"\xa4kind", b"\xa6length", b"\xa5clock", b"\xa5leave", b"\xce\xff\xff\xff\xff", b"\0\0\0\x1a")
 _LARGEST_FRAME = 1024 * 1024
 
 
@@ -77,41 +81,43 @@ def _pair(content: bytes) -> socket.socket:
 
 def _greet(content: bytes, _directory: Path) -> None:
     with _pair(content) as connection, contextlib.suppress(ConnectionResetError):  # the end
-        reader = FrameReader(connection)
+        reader = HandshakeReader(connection)
         while True:
             reader.receive()
 
 
 def _hear(content: bytes, _directory: Path) -> None:
     with _pair(content) as connection:
-        wire = Wire(connection, Word, longest=LONGEST_WORD_BYTES)
+        heartbeats = HeartbeatConnection(connection)
         with contextlib.suppress(ConnectionResetError):  # the end
             while True:
-                wire.receive()
+                heartbeats.receive()
 
 
 def _take_frame(content: bytes, _directory: Path) -> None:
-    alarm, ring = socket.socketpair()
-    with alarm, ring, _pair(content) as connection:
-        line = Line("algo-2", connection, alarm, _nobody_is_lost, longest=1.0, poll=lambda _events, _seconds: True)
-        line.receive(1, "gather", largest=_LARGEST_FRAME)
-
-
-def _nobody_is_lost() -> None:
-    """As long as this returns."""
+    with _pair(content) as connection:
+        DataConnection("algo-2", connection, timeout=1.0).receive("gather", largest=_LARGEST_FRAME)
 
 
 def _gather(content: bytes, _directory: Path) -> None:
     """What the leader tells; the frames around it are sound."""
     members = Members(("algo-1", "algo-2"), "algo-2", "127.0.0.1", "job")
-    lifeline = Lifeline("algo-2", limit=math.inf)
+    monitor = HeartbeatMonitor("algo-2", limit=math.inf)
     here, there = socket.socketpair()
-    with here, there, contextlib.ExitStack() as stack:
-        stack.callback(lifeline.close)
-        leader = Line("algo-2", there, lifeline.alarm, _nobody_is_lost, longest=1.0)
-        leader.send(1, "gather", content)
-        mine = Line("algo-1", here, lifeline.alarm, _nobody_is_lost, longest=1.0)
-        Circle(members, lifeline, {"algo-1": mine}).gather("me", str)
+    with here, there, contextlib.closing(monitor):
+        DataConnection("algo-2", there, timeout=1.0).send(1, "gather", content)
+        mine = DataConnection("algo-1", here, timeout=1.0)
+        Communicator(members, monitor, {"algo-1": mine}).gather("me", str)
+
+
+def _decide(content: bytes, _directory: Path) -> None:
+    """What a host sends in a round of the health checks, whose frames may be anything."""
+    names = ("algo-1", "algo-2")
+    with _pair(content) as connection:
+        connections = {"algo-2": DataConnection("algo-2", connection, timeout=1.0)}
+        members = Members(names, "algo-1", "127.0.0.1", "job")
+        leader = TolerantCommunicator(members, connections, {}, timeout=1.0, clock=time.time, monotonic=time.monotonic)
+        leader.decide("me", str, lambda *_: "", str, timeout=1.0, share=lambda told, _: told)
 
 
 # ---- checkpoints and models ----
@@ -158,20 +164,20 @@ def _unpack_schema(content: bytes, directory: Path) -> None:
 
 def _parse_state(content: bytes, _directory: Path) -> None:
     from trainbox.torch.checkpoints.codec import decode, empty  # noqa: PLC0415 - imports torch
-    from trainbox.torch.checkpoints.document import parse  # noqa: PLC0415
+    from trainbox.torch.checkpoints.state_manifest import decode_manifest  # noqa: PLC0415
 
-    for part in parse(content).parts.values():
+    for part in decode_manifest(content).parts.values():
         decode(part.tree, [empty(entry) for entry in part.table if entry.size < _LARGEST_FRAME])
 
 
 def _unpack_state(content: bytes, _directory: Path) -> None:
-    from trainbox.torch.checkpoints.document import unpack  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.codec import unpack  # noqa: PLC0415 - imports torch
 
     unpack(content)
 
 
 def _read_index(content: bytes, directory: Path) -> None:
-    from trainbox.torch.checkpoints.index import METADATA, read_index  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.dcp_index import METADATA, read_index  # noqa: PLC0415 - imports torch
 
     (directory / METADATA).write_bytes(content)
     read_index(directory / METADATA, {"__0_0.distcp": 10**6})
@@ -184,10 +190,10 @@ def _read(name: str) -> Use:
     def read(content: bytes, directory: Path) -> None:
         (directory / name).write_bytes(content)
         for columns in (
-            Columns(),
-            Columns(labels=1, weight=True),
-            Columns(group="0"),
-            Columns(texts=True, categorical=("0",)),
+            ColumnSpec(),
+            ColumnSpec(labels=1, weight=True),
+            ColumnSpec(group="0"),
+            ColumnSpec(texts=True, categorical=("0",)),
         ):
             with contextlib.suppress(DataError):
                 read_table(directory, columns=columns)
@@ -196,6 +202,13 @@ def _read(name: str) -> Use:
         list(read_blocks(directory, rows=7))
 
     return read
+
+
+def _parse_bodies(content: bytes, _directory: Path) -> None:
+    """A request may say any content type."""
+    for format_ in get_args(Format):
+        with contextlib.suppress(DataError):
+            parse_body(content, format_)
 
 
 def _read_card(place: str) -> Use:
@@ -289,8 +302,9 @@ TARGETS: dict[str, Target] = {
     "greeting, framed anew": Target(
         corpus.messages_of_greeting, lambda content, path: _greet(corpus.greeting(content), path), (OSError,)
     ),
-    "signs of life": Target(corpus.of(*corpus.SIGNS_OF_LIFE), _hear, (OSError,), (*_JSON, b"\n")),
-    "frame": Target(corpus.frames, _take_frame, (OSError, PeerError), _JSON),
+    "heartbeats": Target(corpus.heartbeats, _hear, (OSError,), _FRAME),
+    "frame": Target(corpus.frames, _take_frame, (OSError, PeerError), _FRAME),
+    "round of the health checks": Target(corpus.frames, _decide, (), _FRAME),
     "gathered values": Target(corpus.gathered, _gather, (PeerError,)),
     "manifest": Target(corpus.sealed_manifests, _read_manifest, (CheckpointError,), _JSON),
     "manifest, sealed anew": Target(corpus.manifests, _read_resealed, (CheckpointError,), (*_JSON, b'"../x"', b'"/x"')),
@@ -311,6 +325,9 @@ TARGETS: dict[str, Target] = {
     "libsvm": Target(corpus.of(*corpus.SVMS), _read("a.svm"), (DataError,), (b":", b" ", b"\n", b"qid:", b"1:", b"#")),
     "file of no known name": Target(
         corpus.of(*corpus.CSVS, *corpus.SVMS[:2], *corpus.RECORDS), _read("part-0"), (DataError,)
+    ),
+    "request body": Target(
+        corpus.of(*corpus.CSVS, *corpus.SVMS, *corpus.RECORDS), _parse_bodies, (DataError,), (b":", b"qid:", b"\n")
     ),
     "compressed file": Target(corpus.compressed, _read("a.csv.gz"), (DataError,)),
     "Parquet": Target(corpus.parquets, _read("a.parquet"), (DataError,)),

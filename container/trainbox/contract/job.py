@@ -62,7 +62,7 @@ class InstanceGroup(msgspec.Struct, frozen=True, rename={"name": "instance_group
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Everything a training container is told, parsed once."""
+    """Everything that SageMaker passes to a training container, parsed once."""
 
     layout: Layout
     name: str
@@ -100,17 +100,17 @@ class Job(msgspec.Struct, frozen=True):
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The arguments of the script: the user's hyperparameters, then those that are handed on as they are."""
+        """The arguments of the script: the user's hyperparameters, then the raw arguments."""
         return (*arguments(self.hyperparameters, self.settings.arguments), *self.settings.raw_arguments)
 
     @property
     def host_rank(self) -> int:
-        """The place of this host among all, from 0, in the order SageMaker gives them (lexicographic: 1, 10, 2)."""
+        """The index of this host, from 0, in SageMaker's order (lexicographic: 1, 10, 2)."""
         return self.hosts.index(self.current_host)
 
     @property
     def is_first_host(self) -> bool:
-        """Whether this host speaks for all: rendezvous, shared files, log lines said once."""
+        """Whether this host acts for all: rendezvous, shared files, log lines that appear once."""
         return self.host_rank == 0
 
 

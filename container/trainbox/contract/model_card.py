@@ -18,7 +18,7 @@ from trainbox.errors import DataError
 CARD_FILE = "trainbox/model.json"
 #: Where versions before the card left their description, in three shapes.
 _OLD_FILE = "model.json"
-#: What pandas, R, databases and spreadsheets write into CSV for a missing value.
+#: Markers of missing values that pandas, R, databases and spreadsheets write into CSV.
 MISSING = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaN", "nan")
 _MOST_BYTES = 256 * 2**20
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
@@ -70,7 +70,7 @@ class SampleRow(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is, what it reads, what it answers, and which files it consists of."""
+    """Describe a model: its input, its output, how it was trained, and its files."""
 
     framework: Framework
     #: `xgboost`, or the class, network or factory that was trained.
@@ -131,7 +131,7 @@ def encode_card(card: ModelCard) -> bytes:
 
 
 def read_card(model_dir: Path) -> ModelCard:
-    """Read the card of a model, or the description that versions before it left beside the model.
+    """Read the model card of a model, or the description that earlier versions wrote.
 
     Args:
         model_dir: What `model.tar.gz` was unpacked to; it may be somebody else's.

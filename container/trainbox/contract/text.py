@@ -1,7 +1,7 @@
 """Text for people and for JSON, from text that may hold anything."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 #: ECMA-48: a control sequence begins with CSI (ESC and a bracket, or one character of C1). Those that end with `m` set
 #: colours, the others move the cursor, erase, or ask the terminal for an answer.
@@ -46,6 +46,11 @@ def _escaped(text: str) -> str:
 def short(text: str, most: int = 60) -> str:
     """A piece of outside text as it would be written in Python, cut where it is long."""
     return repr(text if len(text) <= most else text[:most] + "…")
+
+
+def some(items: Sequence[str], most: int = 5) -> str:
+    """Return the first of many items, and how many more there are."""
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
 def six_digits(value: float) -> str:

@@ -1,1 +1,1 @@
-"""The launcher of ranks: an agent of torch elastic for each host, ranks forked from a server, a watch over them."""
+"""The launcher of ranks: one agent per host on torch elastic, ranks forked from a server, restarts, hang detection."""

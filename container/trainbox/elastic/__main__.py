@@ -1,7 +1,7 @@
-"""`python -m trainbox.elastic PROCESSES SCRATCH SCRIPT`: starts the ranks of this host and answers for them.
+"""`python -m trainbox.elastic PROCESSES SCRATCH SCRIPT`: run the ranks of this host.
 
-The supervisor starts it. The order of imports is the point here: torch first, then the fork of the server, while this
-process still has one thread, then all the rest, while the server goes on importing what ranks need.
+The supervisor starts it. The order of imports matters: torch first, then the fork of the server, while this process
+still has one thread, then the rest, while the server goes on importing what ranks need.
 """
 
 import contextlib
@@ -16,42 +16,42 @@ from pathlib import Path
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.contract.world import in_world
-from trainbox.elastic.forkserver import STOP_SIGNALS, Start, die_with, flush, fork_server
+from trainbox.elastic.forkserver import STOP_SIGNALS, StartRank, die_with, flush, fork_server
 
-#: What ranks are going to need: DistributedDataParallel's constructor imports dynamo, which takes a second.
-_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.elastic.rank")
+#: What ranks will need: DistributedDataParallel's constructor imports dynamo, which takes a second.
+_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.elastic.rank_program")
 
 
 def main() -> int:
-    """Be the agent of this host; in each forked rank, be that rank.
+    """Run as the agent of this host, and in each forked rank as that rank.
 
     Returns:
-        The exit code: 0, that of the rank that failed first, or that of a host that is gone.
+        The exit code: 0, that of the rank that failed first, or that of a lost host.
     """
     die_with(os.getppid())
     processes, scratch = int(sys.argv[1]), Path(sys.argv[2])
     env = read_environment()
     job = in_world(read_job(Layout.from_environment(env).root, env))
     command = [*sys.argv[3:], *job.argv]
-    if len(job.hosts) > 1:  # until `lead` can tell the other hosts: to import torch takes seconds
+    if len(job.hosts) > 1:  # until `launch` can tell the other hosts: importing torch takes seconds
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    gc.disable()  # of what is imported nothing is garbage, and looking for it takes a tenth of the time
-    import torch.distributed  # noqa: PLC0415, F401 - the order is the point
+    gc.disable()  # imports make no garbage, and looking for it takes a tenth of the time
+    import torch.distributed  # noqa: PLC0415, F401 - the order matters
 
     flush()
     made = fork_server(_import_for_ranks if job.settings.preload else _import_nothing)
-    if isinstance(made, Start):
+    if isinstance(made, StartRank):
         if not job.settings.preload:
-            fresh = [sys.executable, "-P", "-m", "trainbox.elastic.fresh", *command]
+            fresh = [sys.executable, "-P", "-m", "trainbox.elastic.rank_program", *command]
             os.execve(fresh[0], fresh, {**env, **made.variables})  # noqa: S606 - it replaces this process
-        from trainbox.elastic.rank import run  # noqa: PLC0415
+        from trainbox.elastic.rank_program import run  # noqa: PLC0415
 
         return run(made.variables, command)
-    from trainbox.elastic.lead import lead  # noqa: PLC0415
+    from trainbox.elastic.launcher import launch  # noqa: PLC0415
 
     gc.enable()
     try:
-        return lead(job, processes, scratch, made, env)
+        return launch(job, processes, scratch, made, env)
     finally:  # all ranks have ended, and the server may still be importing
         made.kill()
         made.wait()
@@ -59,13 +59,13 @@ def main() -> int:
 
 def _import_for_ranks() -> None:
     with contextlib.suppress(OSError):
-        tempfile.gettempdir()  # dynamo cannot be imported without one; `lead` says so, in words
+        tempfile.gettempdir()  # dynamo cannot be imported without one; `launch` reports that
         for name in _FOR_RANKS:
             importlib.import_module(name)
 
 
 def _import_nothing() -> None:
-    """Each rank becomes an interpreter of its own."""
+    """Import nothing: each rank becomes a new interpreter."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Torch elastic's agent with ranks forked from a server: its loop, and our rendezvous, eyes and judgement."""
+"""The agent of a host: torch elastic's loop, with ranks forked from a server, hang detection and attribution."""
 
 import contextlib
 import signal
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import msgspec
 from torch.distributed.elastic.agent.server.api import (
     RunResult,
     SimpleElasticAgent,
@@ -16,44 +15,41 @@ from torch.distributed.elastic.agent.server.api import (
 )
 
 from trainbox.contract.diagnosis import diagnose_error
-from trainbox.contract.finding import Finding, as_hint, blame
+from trainbox.contract.finding import Finding
 from trainbox.contract.job import Job
 from trainbox.contract.lookout import look
 from trainbox.contract.verdict import RankFailure, Verdict
-from trainbox.elastic import causes, progress
-from trainbox.elastic.council import LEAVE_SECONDS, LOST_SECONDS, Alarm, Council, HostLost, Report
-from trainbox.elastic.failures import read_failure
-from trainbox.elastic.ranks import Ranks, stopped_early
+from trainbox.elastic import attribution, progress, restart_policy
+from trainbox.elastic.attribution import AttemptReport
+from trainbox.elastic.coordination import (
+    LEAVE_SECONDS,
+    LOST_SECONDS,
+    Alarm,
+    CoordinationStore,
+    HostsLost,
+    JobEndedElsewhere,
+)
+from trainbox.elastic.failures import read_failures
+from trainbox.elastic.fault_injection import FaultInjector
+from trainbox.elastic.hang_detector import HangDetector
+from trainbox.elastic.rank_processes import RankProcesses, stopped_early
 from trainbox.elastic.variables import error_file, progress_file, rank_variables, read_versions, stacks_file
-from trainbox.elastic.watch import Watch
 from trainbox.errors import TrainboxError
 from trainbox.launch import network
 
-#: How long ranks that survive a failure may take to leave: what they do can not be kept any more.
+#: How long ranks that survive a failure may take to exit: nothing that they do can be kept.
 RESTART_GRACE_SECONDS = 2.0
 #: How long to look for the cause where all that is known so far is a consequence of it.
 _SETTLE_SECONDS = 2.0
-#: The part of the grace that ranks have for themselves after SIGTERM; the rest is for ending and reporting.
+#: The part of the grace period that ranks have after SIGTERM; the rest is for ending them and reporting.
 _SHARE_OF_GRACE = 0.8
-#: How long the first host waits for the reports of the others, and they for its verdict.
+#: Timeouts: of the first host for the reports of the others, and of the others for its verdict.
 _REPORT_SECONDS = LOST_SECONDS + 5.0
 _VERDICT_SECONDS = _REPORT_SECONDS + 10.0
-#: How often one host looks at its ranks, and several at their store.
+#: Polling intervals: one host looks at its ranks, several hosts at their store as well.
 _LOOK_SECONDS = 0.1
 _LOOK_SECONDS_OF_SEVERAL = 0.25
 _WAIT_SECONDS = 0.05
-
-
-class JobEnded(Exception):  # noqa: N818 - what has happened, not a defect
-    """Another host has ended the job.
-
-    Args:
-        verdict: How.
-    """
-
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.diagnosis.cause)
-        self.verdict = verdict
 
 
 class Agent(SimpleElasticAgent):
@@ -63,9 +59,9 @@ class Agent(SimpleElasticAgent):
         spec: Torch elastic's description of the ranks.
         job: The contract.
         ranks: Those of this host.
-        council: All hosts.
-        scratch: The directory for what ranks and agent tell each other.
-        note: Says a line in the log.
+        coordination: All hosts.
+        scratch: The directory of the files that ranks and agent exchange.
+        note: Logs a line.
         env: The environment of this process, which the ranks have, too.
         clock: The time in seconds.
         sleep: Waits for a number of seconds.
@@ -75,8 +71,8 @@ class Agent(SimpleElasticAgent):
         self,
         spec: WorkerSpec,
         job: Job,
-        ranks: Ranks,
-        council: Council,
+        ranks: RankProcesses,
+        coordination: CoordinationStore,
         *,
         scratch: Path,
         note: Callable[[str], None],
@@ -87,25 +83,26 @@ class Agent(SimpleElasticAgent):
         super().__init__(spec, exit_barrier_timeout=LEAVE_SECONDS)
         self.job = job
         self.ranks = ranks
-        self.council = council
+        self.coordination = coordination
         self.scratch = scratch
         self.note = note
         self.env = env
-        self.watch = Watch(job, council, ranks, note, clock=clock)
+        self.detector = HangDetector(job, coordination, ranks, note, clock=clock)
+        self.faults = FaultInjector(job.settings.drills, ranks, self.detector.step, note)
         self._clock = clock
         self._sleep = sleep
-        self.history = causes.History()
+        self.history = restart_policy.RestartHistory()
         self.attempt = 0
         self.verdict: Verdict | None = None
-        #: The signal by which a host was stopped, where the ranks of all have ended well; else 0.
+        #: The signal by which a host was stopped, where the ranks of all hosts ended well; else 0.
         self.stopped_by = 0
-        #: How many findings there were when last asked for.
+        #: How many findings there were at the last look.
         self._seen = 0
-        #: Whether it waits for other hosts, with no rank to pass a signal on to.
+        #: Whether it waits for other hosts, with no rank to forward a signal to.
         self.is_meeting = True
         self._look_seconds = _LOOK_SECONDS if len(job.hosts) == 1 else _LOOK_SECONDS_OF_SEVERAL
 
-    # -- what elastic asks for -------------------------------------------------------------------------------------
+    # -- called by elastic -----------------------------------------------------------------------------------------
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         self.is_meeting = True
@@ -116,21 +113,20 @@ class Agent(SimpleElasticAgent):
         self.is_meeting = False
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
-        spec = worker_group.spec
         self.ranks.forget()
-        progress.create(progress_file(self.scratch), spec.local_world_size)
-        self.watch.begin(
-            {worker.local_rank: worker.global_rank for worker in worker_group.workers}, progress_file(self.scratch)
-        )
+        progress.create(progress_file(self.scratch), worker_group.spec.local_world_size)
+        numbers = {worker.local_rank: worker.global_rank for worker in worker_group.workers}
+        self.detector.begin(numbers, progress_file(self.scratch))
+        self.faults.begin(numbers)
         pids = {}
         for worker in worker_group.workers:
             local_rank = worker.local_rank
             error_file(self.scratch, local_rank).unlink(missing_ok=True)
             stacks_file(self.scratch, local_rank).unlink(missing_ok=True)
             variables = rank_variables(worker_group, worker, self.job, self.scratch, attempt=self.attempt, env=self.env)
-            due = self.watch.due(worker.global_rank)
-            drill = {} if due is None else {progress.PAUSE_VARIABLE: str(due)}
-            pids[local_rank] = self.ranks.start(local_rank, {**variables, **drill})
+            due = self.faults.due(worker.global_rank)
+            pause = {} if due is None else {progress.PAUSE_VARIABLE: str(due)}
+            pids[local_rank] = self.ranks.start(local_rank, {**variables, **pause})
         return pids
 
     # torch before 2.7 passes `is_restart` as well.
@@ -145,12 +141,12 @@ class Agent(SimpleElasticAgent):
         self.ranks.turn(self._look_seconds)
         self._require_server()
         self.end_with_job()
-        self.watch.rehearse()
+        self.faults.inject()
         try:
-            alarm = self.council.alarm() or self._own_alarm() or self.watch.find_hanging()
+            alarm = self.coordination.alarm() or self._own_alarm() or self.detector.find_hanging()
             done = alarm is None and not self.ranks.alive and self._all_done()
             alarm = alarm or self._stopped_in_vain()
-        except HostLost:
+        except HostsLost:
             if any(rank.code != 0 for rank in self.ranks.all.values()):
                 raise
             alarm, done = None, True  # what this host had to do is done, and the first host answers for its own end
@@ -161,93 +157,91 @@ class Agent(SimpleElasticAgent):
         if self._has_missed_drills():
             self._remaining_restarts = 0
             return RunResult(state=WorkerState.FAILED)
-        return RunResult(
-            state=WorkerState.SUCCEEDED, return_values={one.global_rank: None for one in worker_group.workers}
-        )
+        values = {one.global_rank: None for one in worker_group.workers}
+        return RunResult(state=WorkerState.SUCCEEDED, return_values=values)
 
     def _all_done(self) -> bool:
         if self.ranks.stop_signal:
-            self.council.arrive("stopping")
+            self.coordination.arrive("stopping")
         if self.job.settings.drills:
-            self.council.tell_missed(self.watch.missed())
-        self.council.arrive("done")
-        if not self.council.all_at("done"):
+            self.coordination.report_missed(self.faults.missed())
+        self.coordination.arrive("done")
+        if not self.coordination.all_at("done"):
             return False
-        was_told = self.council.any_at("stopping")
+        was_told = self.coordination.any_at("stopping")
         self.stopped_by = self.ranks.stop_signal or (signal.SIGTERM if was_told else 0)
         return True
 
     def _has_missed_drills(self) -> bool:
-        """Whether the job completes without a fault that was to be rehearsed: then nothing was, and it fails for it."""
+        """Whether the job completes without a fault that was to be injected: then it fails for that."""
         if not self.job.settings.drills:
             return False
         try:
-            missed = self.council.missed()
-        except HostLost:  # the first host has left, and answers for the end of the job
+            missed = self.coordination.missed()
+        except HostsLost:  # the first host has left, and reports the end of the job
             return False
         if missed and self.stopped_by:
             self.note(f"not rehearsed, because the job was stopped before: {'; '.join(missed)}")
             return False
         if missed:
-            self.verdict = Verdict(diagnose_error(causes.not_rehearsed(missed)))
+            self.verdict = Verdict(diagnose_error(attribution.not_rehearsed(missed)))
         return bool(missed)
 
     def _exit_barrier(self) -> None:
-        """The first host, which serves the store, leaves last."""
+        """Leave the store; the first host, which serves it, leaves last."""
         self.leave()
 
     def leave(self) -> None:
-        """Tell the others that this host needs the store no more; the first waits for them, for a bounded time."""
-        with contextlib.suppress(HostLost):  # the first host is gone already: nobody waits for this one
-            self.council.leave(self.verdict.lost if self.verdict else ())
+        """Report that this host no longer needs the store; the first host waits for the others, for a bounded time."""
+        with contextlib.suppress(HostsLost):  # the first host has left already, and does not wait for this one
+            self.coordination.leave(self.verdict.lost if self.verdict else ())
 
-    # -- when something has failed ---------------------------------------------------------------------------------
+    # -- after a failure -------------------------------------------------------------------------------------------
 
     def end_with_job(self) -> None:
         """End the ranks of this host if another one has ended the job.
 
         Raises:
-            JobEnded: It has.
+            JobEndedElsewhere: It has.
         """
-        ended = self.council.ended
+        ended = self.coordination.ended
         if ended is not None:
             if ended.stopped:
                 self.ranks.stop(ended.stopped)
             self._end_ranks()
-            raise JobEnded(ended)
+            raise JobEndedElsewhere(ended)
 
     def _require_server(self) -> None:
         if self.ranks.lost:
             raise self.ranks.lost
 
     def _stopped_in_vain(self) -> Alarm | None:
-        """After a stop: the ranks that are left wait for ranks that have ended, and have nothing to save."""
+        """Detect ranks that, after a stop, wait for ranks that have ended, and have nothing to save."""
         waiting = self.ranks.alive
-        if not self.ranks.stop_signal or not waiting or not all(map(self.watch.has_nothing_to_save, waiting)):
+        if not self.ranks.stop_signal or not waiting or not all(map(self.detector.has_nothing_to_save, waiting)):
             return None
-        some_left = any(rank.code == 0 for rank in self.ranks.all.values()) or self.council.any_at("done")
-        return Alarm(self.council.host) if some_left else None
+        some_left = any(rank.code == 0 for rank in self.ranks.all.values()) or self.coordination.any_at("done")
+        return Alarm(self.coordination.host) if some_left else None
 
     def _own_alarm(self) -> Alarm | None:
-        """What has happened on this host, or to a host."""
-        if any(self.ranks.all[local_rank].code for local_rank in self.ranks.all):
-            return Alarm(self.council.host)
-        if len(self.job.hosts) > 1 and self.council.is_first and self.council.silent():
-            return Alarm(self.council.host)
-        return None
+        """Raise an alarm for a rank of this host that has failed, or, on the first host, for a lost host."""
+        is_wrong = any(rank.code for rank in self.ranks.all.values())
+        if not is_wrong and len(self.job.hosts) > 1 and self.coordination.is_first:
+            is_wrong = bool(self.coordination.silent())
+        return Alarm(self.coordination.host) if is_wrong else None
 
     def _end_attempt(self, alarm: Alarm) -> RunResult:
-        """End the ranks of this host, say how they ended, hear what is to be done, and have elastic do it."""
-        self._end_of_grace()  # who sees the alarm must know whether it is that of a stop
-        self.council.raise_alarm(alarm)
+        """End the ranks of this host, report how they ended, get the verdict, and have elastic act on it."""
+        self._end_of_grace()  # other hosts that see the alarm must know whether it follows from a stop
+        self.coordination.raise_alarm(alarm)
         if alarm.hanging is not None:
-            self.watch.end_hanging(alarm)
+            self.detector.end_hanging(alarm)
         own = self._settled()
         self._end_ranks()
         self._require_server()
         own = own or self._failures()
-        self.council.report(self._report(own))
-        verdict = self.verdict = self._judge() if self.council.is_first else self._hear()
+        self.coordination.report(self._report(own))
+        verdict = self.verdict = self._decide() if self.coordination.is_first else self._await_verdict()
         if verdict.restart and not self.ranks.stop_signal:
             self.attempt += 1
             reason = "; ".join(filter(None, [verdict.diagnosis.cause, verdict.diagnosis.hint]))
@@ -257,20 +251,20 @@ class Agent(SimpleElasticAgent):
         return RunResult(state=WorkerState.FAILED)
 
     def _settled(self) -> list[RankFailure]:
-        """The failures of this host, once the cause is among them or had time to be."""
+        """Return the failures of this host once the cause is among them, or had time to appear."""
         until = self._clock() + _SETTLE_SECONDS
         while True:
             found = self._failures()
             grace = self._end_of_saving()
-            if not grace and not (found and all(map(causes.is_consequence, found))):
+            if not grace and not (found and all(map(attribution.is_consequence, found))):
                 return found
-            # After a stop whoever is still there may be saving, whatever the others did.
+            # After a stop a rank that still runs may be saving, whatever the others did.
             if not self.ranks.alive or self._clock() >= (grace or until):
                 return found
             self.ranks.turn(_WAIT_SECONDS)
 
     def _end_ranks(self) -> None:
-        """End those that still run: soon, or if the job is being stopped, when their grace is over."""
+        """End the ranks that still run: soon, or if the job is being stopped, after their grace period."""
         until = self._clock() + RESTART_GRACE_SECONDS
         self.ranks.ask(signal.SIGTERM)
         while self.ranks.alive and self._clock() < (self._end_of_saving() or until):
@@ -278,131 +272,79 @@ class Agent(SimpleElasticAgent):
         self.ranks.end(0.0)
 
     def _end_of_saving(self) -> float:
-        """Until when ranks of this host that still run may be saving, because the job is being stopped; else 0.0.
+        """Return until when running ranks of this host may be saving because the job is being stopped; else 0.0.
 
         Those that had yet to make a step when another died of the stop have nothing to save, and wait for that one.
         """
         grace = self._end_of_grace()
-        return 0.0 if all(map(self.watch.has_nothing_to_save, self.ranks.alive)) else grace
+        return 0.0 if all(map(self.detector.has_nothing_to_save, self.ranks.alive)) else grace
 
     def _end_of_grace(self) -> float:
-        """Until when the ranks of this host have time for themselves, because the job is being stopped; else 0.0.
+        """Return until when the ranks of this host have their grace period because the job is being stopped; else 0.0.
 
         The signals of its hosts come within moments of each other. A host that has not had its own yet, and sees that
         the ranks of another are gone, must not take that for a failure.
         """
-        with contextlib.suppress(HostLost):  # who still saves has the grace all the same
-            if not self.ranks.stop_signal and self.council.any_at("stopping"):
+        with contextlib.suppress(HostsLost):  # ranks that are saving have the grace period all the same
+            if not self.ranks.stop_signal and self.coordination.any_at("stopping"):
                 self.ranks.stop(signal.SIGTERM)
             if self.ranks.stop_signal:
-                self.council.arrive("stopping")
+                self.coordination.arrive("stopping")
         return self.ranks.stop_at + _SHARE_OF_GRACE * self.job.settings.grace_seconds if self.ranks.stop_signal else 0.0
 
     def _failures(self) -> list[RankFailure]:
-        """The ranks of this host that have failed, but for those that ended because they were told to."""
-        failures = []
-        for local_rank, rank in self.ranks.all.items():
-            code = rank.code
-            asked = code is not None and code < 0 and -code in rank.asked and not rank.why_killed
-            if code and not (asked and not self.ranks.stop_signal):
-                failures.append(
-                    read_failure(
-                        rank,
-                        error_file(self.scratch, local_rank),
-                        number=self.watch.ranks[local_rank],
-                        host=self.council.host,
-                        step=self.watch.step(local_rank),
-                    )
-                )
-        return failures
+        """Return the failures of this host, without ranks that ended because they were told to."""
+        numbers, host = self.detector.ranks, self.coordination.host
+        return read_failures(self.ranks, self.scratch, numbers=numbers, host=host, step=self.detector.step)
 
-    def _report(self, failures: list[RankFailure]) -> Report:
-        backend = next((found for one in failures if (found := causes.backend_of(one))), None)
+    def _report(self, failures: list[RankFailure]) -> AttemptReport:
+        backend = next((found for one in failures if (found := attribution.backend_of(one))), None)
         ranks = self._worker_group.spec.local_world_size
-        return Report(
-            self.council.host,
+        return AttemptReport(
+            self.coordination.host,
             tuple(failures),
             stopping=self.ranks.stop_signal,
-            findings=self._look(),
+            findings=self._find_findings(),
             facts=network.gather(backend, hosts=len(self.job.hosts), ranks=ranks, env=self.env) if backend else None,
             versions=read_versions(),
         )
 
-    def _look(self) -> tuple[Finding, ...]:
-        """What the GPUs of this host have reported: all that is hard, and what else came in this attempt."""
+    def _find_findings(self) -> tuple[Finding, ...]:
+        """Return what the GPUs of this host have reported: all hard faults, and the other findings of this attempt."""
         seen = look(self.scratch)
         if seen.silence:
             self.note(f"the watch over the GPUs could not be asked: {seen.silence}")
         earlier, self._seen = self._seen, len(seen.findings)
         return tuple(one for place, one in enumerate(seen.findings) if one.is_hard or place >= earlier)
 
-    def _judge(self) -> Verdict:
-        """The first host: gather the reports, find the cause, decide."""
-        began = self._clock()
-        while len(reports := self.council.reports()) < len(self.job.hosts) and self._may_wait(began, _REPORT_SECONDS):
+    def _decide(self) -> Verdict:
+        """On the first host: gather the reports, decide, and publish the verdict."""
+        began, hosts = self._clock(), self.job.hosts
+        while len(reports := self.coordination.reports()) < len(hosts) and self._may_wait(began, _REPORT_SECONDS):
             self.end_with_job()
-            lost = set(self.council.silent())
-            if lost >= set(self.job.hosts) - {report.host for report in reports}:
+            lost = set(self.coordination.silent())
+            if lost >= set(hosts) - {report.host for report in reports}:
                 break
             self._sleep(_WAIT_SECONDS)
-        missing = tuple(host for host in self.job.hosts if host not in {report.host for report in reports})
-        verdict = self._decide(reports, missing)
-        self.council.judge(verdict)
-        return verdict
+        missing = tuple(host for host in hosts if host not in {report.host for report in reports})
+        restarts = self.job.settings.max_restarts
+        ruling = restart_policy.rule(reports, missing, self.history, max_restarts=restarts, now=self._clock())
+        for note in ruling.notes:
+            self.note(note)
+        self.history = ruling.history
+        self.coordination.publish_verdict(ruling.verdict)
+        return ruling.verdict
 
-    def _decide(self, reports: list[Report], missing: tuple[str, ...]) -> Verdict:
-        failures = [failure for report in reports for failure in report.failures]
-        findings = [finding for report in reports for finding in report.findings]
-        root = causes.find_root(failures)
-        stopping = next((report.stopping for report in reports if report.stopping), 0)
-        faults = causes.find_faults(findings, root, stopping=bool(stopping))
-        if faults and (root or missing):
-            self.note("no restart: the node must be repaired")
-            victim = causes.find_victim(failures, faults)
-            followed = causes.diagnose(victim) if victim else causes.diagnose_lost(missing)
-            return Verdict(blame(faults, followed=followed), victim, lost=missing)
-        if root is None or (stopping and causes.follows_stop(root)) or (missing and causes.is_consequence(root)):
-            return _of_no_rank(root, missing, stopping)
-        hints = (*_hints_of_network(root, reports), *(as_hint(one) for one in findings if one.host == root.host))
-        diagnosis = causes.diagnose(root, hints)
-        if missing or stopping:
-            return Verdict(diagnosis, root, lost=missing)
-        now = self._clock()
-        decision = causes.decide(root, self.history, most=self.job.settings.max_restarts, now=now)
-        if not decision.restart:
-            self.note(f"no restart{': ' * bool(decision.because)}{decision.because}")
-            return Verdict(diagnosis, root)
-        self.history = causes.restarted(self.history, root, now)
-        return Verdict(diagnosis, root, restart=True, restarts=len(self.history.restarts))
-
-    def _hear(self) -> Verdict:
+    def _await_verdict(self) -> Verdict:
         began = self._clock()
         while self._may_wait(began, _VERDICT_SECONDS):
-            verdict = self.council.verdict()
+            verdict = self.coordination.verdict()
             if verdict is not None:
                 return verdict
             self.end_with_job()
             self._sleep(_WAIT_SECONDS)
-        raise HostLost(self.job.hosts[0])
+        raise HostsLost(self.job.hosts[0])
 
     def _may_wait(self, began: float, seconds: float) -> bool:
-        """Whether another host may take longer: after a stop its ranks have their grace first."""
+        """Whether another host may take longer: after a stop its ranks have their grace period first."""
         return self._clock() < max(began, self._end_of_grace()) + seconds
-
-
-def _of_no_rank(root: RankFailure | None, missing: tuple[str, ...], stopping: int) -> Verdict:
-    """No rank has failed by itself: the job was stopped, or a host is lost."""
-    if stopping:
-        return Verdict(causes.diagnose_stop(stopping, root), root, lost=missing)
-    return Verdict(causes.diagnose_lost(missing) if missing else causes.ENDED, lost=missing)
-
-
-def _hints_of_network(root: RankFailure, reports: list[Report]) -> tuple[str, ...]:
-    """Where the cause is an error of NCCL or gloo: what the facts of its host, and the versions of all, say to it."""
-    facts = next((report.facts for report in reports if report.host == root.host), None)
-    backend = causes.backend_of(root)
-    if facts is None or backend is None:
-        return ()
-    versions = {report.host: report.versions for report in reports}
-    # Several ranks of a host may have failed, some of NCCL and some of gloo: the cause decides.
-    return network.find_hints(msgspec.structs.replace(facts, backend=backend, versions=versions))

@@ -1,8 +1,9 @@
-"""A process that has torch imported and forks a rank of it in milliseconds, where a new Python takes seconds.
+"""The fork server: a process with torch imported forks a rank in milliseconds, where a new Python takes seconds.
 
-It is forked from the agent before that has a thread, has one thread itself, and never touches a GPU: a CUDA context
-does not survive a fork. The agent asks through a socket and hears of every end; the server alone signals and reaps
-ranks, so that no signal can meet a process that has taken over a rank's number. If either dies, all ranks die.
+It is forked from the agent before the agent has threads, has one thread itself, and never touches a GPU: a CUDA context
+does not survive a fork. The agent sends requests through a socket and receives every end as an event; only the server
+signals and reaps ranks, so that no signal can reach a process that has reused a rank's id. If agent or server dies, all
+ranks die.
 """
 
 import contextlib
@@ -26,52 +27,52 @@ from trainbox.procfs import read_stats
 _PR_SET_PDEATHSIG = 1
 #: Far more than one message: a rank's own variables are a few hundred bytes.
 MESSAGE_BYTES = 64 * 1024
-#: Processes of multiprocessing and torch that outlive their parent to clean up behind it.
+#: Processes of multiprocessing and torch that outlive their parent to clean up after it.
 _TIDY = (b"multiprocessing.resource_tracker", b"torch_shm_manager")
-#: For the agent: it passes them on to the ranks, and the server ignores them.
+#: The agent forwards them to the ranks; the server ignores them.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Start(msgspec.Struct, frozen=True, tag=True):
-    """Fork a rank; its stdout and stderr come with the message."""
+class StartRank(msgspec.Struct, frozen=True, tag=True):
+    """A request to fork a rank; its stdout and stderr come with the message."""
 
     local_rank: int
     variables: dict[str, str]
 
 
-class Signal(msgspec.Struct, frozen=True, tag=True):
-    """Send a signal to a rank, or to all processes of its session, which are those it has started."""
+class SignalRank(msgspec.Struct, frozen=True, tag=True):
+    """A request to signal a rank, or all processes of its session, which are those it has started."""
 
     local_rank: int
     number: int
     session: bool = False
 
 
-class Started(msgspec.Struct, frozen=True, tag=True):
-    """A rank runs."""
+class RankStarted(msgspec.Struct, frozen=True, tag=True):
+    """The event that a rank runs."""
 
     local_rank: int
     pid: int
 
 
-class Ended(msgspec.Struct, frozen=True, tag=True):
-    """A rank has ended, with this exit code, or killed by this signal where it is below 0."""
+class RankEnded(msgspec.Struct, frozen=True, tag=True):
+    """The event that a rank has ended: its exit code, or below 0 the signal that killed it."""
 
     local_rank: int
     pid: int
     code: int
 
 
-Request = Start | Signal
-Event = Started | Ended
+Request = StartRank | SignalRank
+Event = RankStarted | RankEnded
 
 
 class ForkServer:
-    """The server as the agent, its parent, sees it.
+    """The fork server as the agent, its parent, sees it.
 
     Args:
         pid: Its process id.
-        channel: The socket to ask through.
+        channel: The socket for requests and events.
     """
 
     def __init__(self, pid: int, channel: socket.socket) -> None:
@@ -80,19 +81,19 @@ class ForkServer:
         self._code: int | None = None
 
     def kill(self) -> None:
-        """End it, and with it all ranks."""
-        if self._code is None:  # not reaped: the number is still its own
+        """Kill the server, and with it all ranks."""
+        if self._code is None:  # not reaped: the id is still its own
             os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        """Its exit code once it has ended, below 0 for a signal."""
+        """Wait for its end; return its exit code, below 0 for a signal."""
         if self._code is None:
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self._code
 
 
 def die_with(parent: int, number: int = signal.SIGKILL) -> None:
-    """Have the kernel send a signal when the parent dies, and leave at once if it has died already.
+    """Have the kernel signal this process when its parent dies; exit at once if it has died already.
 
     Args:
         parent: Its process id, known before the fork.
@@ -103,15 +104,15 @@ def die_with(parent: int, number: int = signal.SIGKILL) -> None:
         os._exit(INTERNAL_EXIT_CODE)
 
 
-def fork_server(prepare: Callable[[], None]) -> ForkServer | Start:
+def fork_server(prepare: Callable[[], None]) -> ForkServer | StartRank:
     """Fork the server from a process without threads.
 
     Args:
         prepare: What the server imports while the agent goes on.
 
     Returns:
-        In the agent: the server. In each rank: what it was asked to be. It never returns in the server itself, which
-        leaves when the agent does.
+        In the agent: the server. In each rank: the request to start it. It never returns in the server, which exits
+        when the agent does.
     """
     agent = os.getpid()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -131,7 +132,7 @@ def fork_server(prepare: Callable[[], None]) -> ForkServer | Start:
 
 
 class _Server:
-    """The loop of the server."""
+    """The loop of the fork server."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
@@ -143,7 +144,7 @@ class _Server:
         signal.signal(signal.SIGCHLD, _note)
         signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
 
-    def serve(self) -> Start:
+    def serve(self) -> StartRank:
         while True:
             ready, _, _ = select.select([self.channel.fileno(), self.wakeup], [], [])
             if self.wakeup in ready:
@@ -154,18 +155,18 @@ class _Server:
                 if rank is not None:
                     return rank
 
-    def _answer(self) -> Start | None:
-        """Do what the agent asks for; in a rank that was forked for it, return what it is."""
+    def _answer(self) -> StartRank | None:
+        """Handle a request of the agent; in a rank that was forked for it, return the request."""
         message, descriptors, _, _ = socket.recv_fds(self.channel, MESSAGE_BYTES, 2)
-        if not message:  # the agent is gone: a rank that nobody watches must not go on
+        if not message:  # the agent has ended: a rank must not run without it
             for pid in tuple(self.ranks.values()):
                 end_session(pid)
             os._exit(0)
         request: Request = msgspec.json.decode(message, type=Request)
-        if isinstance(request, Signal):
+        if isinstance(request, SignalRank):
             self._signal(request)
             return None
-        # A stop that meets the rank before it is back at the default action must wait for that: it would be ignored.
+        # A stop signal must wait until the rank has the default action back: before that it would be ignored.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         pid = os.fork()
         if not pid:
@@ -175,7 +176,7 @@ class _Server:
         for descriptor in descriptors:
             os.close(descriptor)
         self.ranks[request.local_rank] = pid
-        self._tell(Started(request.local_rank, pid))
+        self._tell(RankStarted(request.local_rank, pid))
         return None
 
     def _become_rank(self, descriptors: list[int]) -> None:
@@ -193,14 +194,14 @@ class _Server:
             os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    def _signal(self, request: Signal) -> None:
+    def _signal(self, request: SignalRank) -> None:
         pid = self.ranks.get(request.local_rank)
         if pid is None:
             return
         if request.session:
             end_session(pid, request.number)
         else:
-            os.kill(pid, request.number)  # ours, and not reaped: the number is still its own
+            os.kill(pid, request.number)  # our child, and not reaped: the id is still its own
 
     def _reap(self) -> None:
         for local_rank, pid in tuple(self.ranks.items()):
@@ -209,24 +210,24 @@ class _Server:
                 continue
             code = state.si_status if state.si_code == os.CLD_EXITED else -state.si_status
             del self.ranks[local_rank]
-            self._tell(Ended(local_rank, pid, code))
-            if code:  # its data loaders would hold on to its connections; what it left on success is the supervisor's
+            self._tell(RankEnded(local_rank, pid, code))
+            if code:  # its data loaders would hold its connections; after a success the supervisor ends what is left
                 end_session(pid)
-            os.waitpid(pid, 0)  # only now: until here nobody else can have its number
+            os.waitpid(pid, 0)  # only now: until here no other process can have its id
 
     def _tell(self, event: Event) -> None:
-        with contextlib.suppress(OSError):  # the agent is gone: the next read says so
+        with contextlib.suppress(OSError):  # the agent has ended: the next read shows it
             self.channel.send(msgspec.json.encode(event))
 
 
 def _note(_number: int, _frame: FrameType | None) -> None:
-    """Without a handler SIGCHLD would not reach the wake-up pipe."""
+    """Do nothing; without a handler SIGCHLD would not reach the wake-up pipe."""
 
 
 def end_session(leader: int, number: int = signal.SIGKILL) -> None:
-    """Signal every process of a session: what a rank starts may have a process group of its own, but stays in it.
+    """Signal every process of a session: what a rank starts may change its process group, but not its session.
 
-    Those that unlink the shared memory of the dead are left to do so; they end when all others have.
+    Processes that unlink the shared memory of dead ones are spared; they end when all others have.
     """
     for pid, stat in read_stats():
         with contextlib.suppress(OSError):  # it has ended since
@@ -240,6 +241,6 @@ def _tidies(pid: int) -> bool:
 
 
 def flush() -> None:
-    """Before a fork: what waits in a buffer would be written twice."""
+    """Flush stdout and stderr before a fork: buffered output would be written twice."""
     sys.stdout.flush()
     sys.stderr.flush()

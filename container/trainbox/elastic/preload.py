@@ -1,8 +1,8 @@
-"""Ranks start with torch imported, so it has read its variables: a script that sets one later is told so.
+"""Warn a script that sets a variable too late: ranks start with torch imported, which has read its variables.
 
 A script may set `TORCH_LOGS` or `OMP_NUM_THREADS` before `import torch`, as documentation tells it to. In a rank that
-import does nothing any more. What such variables were is kept in a variable of ours, to be compared when the script
-imports torch and when its session begins.
+import does nothing. The values at the start are kept in a variable of ours, and compared when the script imports torch
+and when its session begins.
 """
 
 import importlib.abc
@@ -16,7 +16,7 @@ import msgspec
 from trainbox.contract.job import add_to_environment
 from trainbox.say import say
 
-#: What the variables below were when the script began, as JSON; not set where nothing was imported before it.
+#: The values of the variables below when the script began, as JSON; not set where nothing was imported before it.
 PRELOADED_VARIABLE = "TRAINBOX_PRELOADED"
 _PREFIXES = ("TORCH_", "PYTORCH_", "OMP_", "MKL_", "KMP_")
 #: Read when a process group is made.
@@ -24,12 +24,12 @@ _READ_LATER = ("TORCH_NCCL_", "TORCH_FR_", "TORCH_GLOO_")
 
 
 def remember(env: Mapping[str, str]) -> dict[str, str]:
-    """Pure: the variable that keeps what is to be compared."""
+    """Pure: return the variable that keeps the values to compare with."""
     return {PRELOADED_VARIABLE: msgspec.json.encode(_relevant(env)).decode()}
 
 
 def changed(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Pure: the variables that are no longer what they were when libraries were imported."""
+    """Pure: return the variables that have changed since libraries were imported."""
     if PRELOADED_VARIABLE not in env:
         return ()
     before, now = msgspec.json.decode(env[PRELOADED_VARIABLE], type=dict[str, str]), _relevant(env)
@@ -37,7 +37,7 @@ def changed(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def warn(env: Mapping[str, str]) -> None:
-    """Say on rank 0, once for each change, which variables have come too late."""
+    """Warn on rank 0, once for each change, of variables that were set too late."""
     names = changed(env)
     if not names:
         return
@@ -58,11 +58,11 @@ def _relevant(env: Mapping[str, str]) -> dict[str, str]:
 
 
 class FirstImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Hides a module that is imported already until somebody imports it, and then calls a function.
+    """Hides an imported module until the script imports it, and then calls a function.
 
     Args:
         module: The module.
-        then: Called before it is given out.
+        then: Called when the script imports it.
     """
 
     def __init__(self, module: ModuleType, then: Callable[[], None]) -> None:
@@ -73,9 +73,9 @@ class FirstImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """As Python asks each finder; this one knows one name.
+        """Find the hidden module: the method that Python calls on each finder.
 
-        Libraries ask only to know whether there is such a module: nothing is given out yet.
+        Libraries also call it to know whether there is such a module: it stays hidden.
         """
         if name != self._module.__name__:
             return None
@@ -85,11 +85,11 @@ class FirstImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return spec
 
     def create_module(self, _spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """The module that was hidden."""
+        """Return the hidden module."""
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is run again: the module is given out, once."""
+        """Give out the module without running it again, once."""
         module.__spec__ = self._spec
         sys.meta_path.remove(self)
         self._then()

@@ -1,4 +1,4 @@
-"""Pure: the environment of a rank: torchrun's variables, `NODE_RANK`, safe settings for NCCL and cuBLAS, and ours."""
+"""Pure: the variables of a rank: torchrun's, `NODE_RANK`, defaults for NCCL and cuBLAS, and trainbox's own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +9,9 @@ from torch.distributed.elastic.agent.server.api import Worker, WorkerGroup
 
 from trainbox.contract.job import Job
 from trainbox.elastic.progress import PROGRESS_VARIABLE
-from trainbox.elastic.rank import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE
+from trainbox.elastic.rank_program import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE
 
-#: What the request does not say itself. Async error handling 3 lets the flight recorder dump (pytorch #121055), where
+#: Set unless the request does. Async error handling 3 lets the flight recorder dump (pytorch #121055), where
 #: torchrun's 1 does not; the names are those of torch 2.13's ProcessGroupNCCL.hpp and FlightRecorder.hpp.
 _NCCL = {
     "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
@@ -30,15 +30,15 @@ _CUBLAS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 def rank_variables(
     group: WorkerGroup, worker: Worker, job: Job, scratch: Path, *, attempt: int, env: Mapping[str, str]
 ) -> dict[str, str]:
-    """The variables of one rank.
+    """Return the variables of a rank.
 
     Args:
-        group: The ranks of this host, and where all meet.
+        group: The ranks of this host, and their rendezvous.
         worker: This rank.
         job: The contract.
-        scratch: Where ranks and agent tell each other things.
-        attempt: How often the ranks were started before.
-        env: What is set already, and stays.
+        scratch: The directory of the files that ranks and agent exchange.
+        attempt: The number of restarts before.
+        env: The variables that are set already; they are kept.
     """
     defaults = {**_NCCL, **_CUBLAS, "TORCH_FR_DUMP_TEMP_FILE": str(hang_directory(job) / "flight_")}
     return {
@@ -73,7 +73,7 @@ def _as_torchrun(group: WorkerGroup, worker: Worker, job: Job, attempt: int) -> 
 
 
 def read_versions() -> dict[str, str]:
-    """What ranks of different hosts must have in common."""
+    """Return the versions that must be the same on all hosts."""
     versions = {"torch": str(torch.__version__)}
     if is_nccl_available():
         numbers: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
@@ -82,20 +82,20 @@ def read_versions() -> dict[str, str]:
 
 
 def hang_directory(job: Job) -> Path:
-    """Where stacks and NCCL's records of a rank that hangs are kept."""
+    """Return the directory for stacks and NCCL's flight recorder dumps after a hang."""
     return job.layout.output_data_dir / "hang"
 
 
 def error_file(scratch: Path, local_rank: int) -> Path:
-    """Where a rank writes its exception."""
+    """Return the file of the exception of a rank."""
     return scratch / f"error-{local_rank}.json"
 
 
 def stacks_file(scratch: Path, local_rank: int) -> Path:
-    """Where a rank dumps its stacks."""
+    """Return the file of the stacks of a rank."""
     return scratch / f"stacks-{local_rank}.txt"
 
 
 def progress_file(scratch: Path) -> Path:
-    """Where the ranks of this host say how far they are."""
+    """Return the file of the progress of the ranks of this host."""
     return scratch / "progress"

@@ -1,7 +1,7 @@
 """Collectives of the ranks of a host, of pairs of hosts and of all: brings the hosts of a job through `course`.
 
-The first host decides and all others do what they are told, over the exchange of the hosts; the collectives themselves
-are in processes of their own (`ranks`), so that nothing that hangs there hangs here.
+The first host decides and all others do what they are told, over the communicator of the hosts; the collectives run in
+processes of their own (`ranks`), so that nothing that hangs there hangs here.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from trainbox.health.orders import Call, Done, Order
 from trainbox.health.pairs import Group, most_led
 from trainbox.health.versions import ABSENT, read_cuda
 from trainbox.launch.variables import LOOPBACK, network_variables
-from trainbox.peers.exchange import Exchange
+from trainbox.peers.tolerant import TolerantCommunicator
 from trainbox.say import say
 
 MIB = 1024 * 1024
@@ -94,7 +94,7 @@ class RankProgram:
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a user's `queue.py` in the working directory is none of the standard library's.
-                [sys.executable, "-P", "-m", "trainbox.health.start_ranks", str(most_led()), address],
+                [sys.executable, "-P", "-m", "trainbox.health.ranks", str(most_led()), address],
                 env={**without_peer_key(env), **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
@@ -139,14 +139,16 @@ class RankProgram:
         return msgspec.structs.replace(host, done=msgspec.json.decode(line, type=Done))
 
 
-def check_collectives(subject: Subject, exchange: Exchange, ranks: RankProgram, *, backend: str) -> tuple[Finding, ...]:
+def check_collectives(
+    subject: Subject, hosts: TolerantCommunicator, ranks: RankProgram, *, backend: str
+) -> tuple[Finding, ...]:
     """Take this host through all stages; the same call on all hosts of the job.
 
     Returns:
         On the first host what was found on all; on the others nothing.
 
     Raises:
-        Lost: The first host does not answer.
+        MemberLost: The first host does not answer.
     """
     rounds: list[Round] = []
     planned: list[tuple[Part, tuple[Group, ...]]] = [("ready", ())]
@@ -155,7 +157,7 @@ def check_collectives(subject: Subject, exchange: Exchange, ranks: RankProgram, 
     host = Said(subject.processes, os.getloadavg()[0] / subject.machine.cpus)
     said = ranks.answer(host, seconds=seconds)
     while True:
-        turn = exchange.agree(said, Said, decide, Turn, seconds=seconds + _OVERHEAD_SECONDS, share=Turn.of)
+        turn = hosts.decide(said, Said, decide, Turn, timeout=seconds + _OVERHEAD_SECONDS, share=Turn.of)
         if not turn.calls and not turn.seconds:
             return tuple(conclude(rounds, backend=backend)) if rounds else ()
         seconds = turn.seconds

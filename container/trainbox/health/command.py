@@ -125,7 +125,7 @@ def _keep(found: HealthReport, subject: Subject) -> Path | None:
         return None
     directory = subject.job.layout.output_data_dir / report.DIRECTORY
     try:
-        report.write_reports(directory, subject.host, found, is_first=subject.job.is_first_host)
+        report.write_report(directory, subject.host, found)
     except OSError as error:
         say(f"the health report cannot be written: {error.strerror}: {error.filename}")
         return None

@@ -1,11 +1,10 @@
 """A program of its own: one host's part of the collectives that prove the cluster.
 
-    python -P -m trainbox.health.start_ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
+    python -P -m trainbox.health.ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
 
-It imports torch once (a second, see `start_ranks`) and forks a fresh process for every rank of every group, each with
-a hard deadline: what a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has
-moved, convicts sound hosts in the next one. So this process itself never makes a communicator, a thread or a CUDA
-context.
+It imports torch once (seconds) and forks a fresh process for every rank of every group, each with a hard deadline: what
+a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has moved, convicts sound
+hosts in the next one. So this process itself never makes a communicator, a thread or a CUDA context.
 
 The numbers are whole and their sums below 2^24: exact in fp32, in whatever order they are summed. The bus bandwidth is
 that of nccl-tests (doc/PERFORMANCE.md): 2 (n - 1) / n · bytes / seconds, for an all-reduce of n ranks.
@@ -34,8 +33,7 @@ from trainbox.clock import Clock, Sleep
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
 from trainbox.health.orders import Call, Done, Order, Ran, Rank
-from trainbox.peers.stores import serve_store
-from trainbox.peers.wire import listen
+from trainbox.peers.sockets import listen, serve_store
 from trainbox.say import say
 
 DRILL = "TRAINBOX_HEALTH_DRILL"
@@ -304,3 +302,7 @@ def read_drill(env: Mapping[str, str], local: int) -> str:
     """The fault that this local rank is to show; empty for none."""
     kind, _, rank = env.get(DRILL, "").partition(" ")
     return kind if rank == str(local) else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

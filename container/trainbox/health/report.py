@@ -9,12 +9,10 @@ import msgspec
 from trainbox.contract.finding import Finding
 from trainbox.contract.text import visible
 from trainbox.health.checks import CHECKS, amount
-from trainbox.health.page import draw_page
 from trainbox.health.run import HealthReport
 from trainbox.whole import write
 
 DIRECTORY = "health"
-PAGE = "health.html"
 _HEADS = ("STATUS", "CHECK", "WHERE", "FOUND", "LIMIT", "WHAT TO DO")
 
 
@@ -62,13 +60,11 @@ def _common(check: str, passed: Sequence[Finding]) -> str:
     return values.pop() if len(values) == 1 else ""
 
 
-def write_reports(directory: Path, host: str, report: HealthReport, *, is_first: bool) -> None:
-    """`HOST.json`; and from the first host, which knows all, `health.html`.
+def write_report(directory: Path, host: str, report: HealthReport) -> None:
+    """Write `HOST.json`; that of the first host has the findings of all hosts.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: It cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write(directory / f"{host}.json", msgspec.json.format(msgspec.json.encode(report)))
-    if is_first:
-        write(directory / PAGE, draw_page(report.findings, report.line).encode())

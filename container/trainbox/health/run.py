@@ -18,8 +18,8 @@ from trainbox.health.collectives import RankProgram, check_collectives, choose_b
 from trainbox.health.host import Subject
 from trainbox.health.judgement import judge, sum_up
 from trainbox.health.local import HostReport, check_host, longest
-from trainbox.peers.exchange import Exchange, meet
-from trainbox.peers.rounds import OF_CONFIGURATION, UNPROVED, Lost
+from trainbox.peers.members import Members
+from trainbox.peers.tolerant import OF_CONFIGURATION, UNPROVED, MemberLost, TolerantCommunicator, join_tolerant
 
 #: From the deadline of a check to its end, and to the answer of a host with few processors.
 _OVERHEAD_SECONDS = 5.0
@@ -59,46 +59,45 @@ def examine(
         backend: Of the collectives; by default the job's own.
         clock: The time in seconds; a parameter so that a test can plant a skew.
     """
-    patience = subject.job.settings.peer_timeout_seconds if subject.job else 0.0
-    name = subject.job.name if subject.job else ""
-    key = subject.job.peer_key if subject.job else None
-    try:
-        # First: so the others know that this host is there, however long its checks take.
-        exchange = meet(
-            subject.hosts, subject.host, subject.exchange_port, name, key=key, patience=patience, clock=clock
-        )
-    except Lost as lost:
-        return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
-    except OSError as error:
-        taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.exchange_port}")
-        return conclude((*check_host(subject).findings, taken), {}, strict=strict)
-    try:
-        with ExitStack() as stack:
-            # Now: it is ready when the host's own checks have ended.
-            ranks = stack.enter_context(RankProgram(subject, env)) if possible(subject) else None
-            return _together(subject, exchange, ranks, strict=strict, backend=choose_backend(subject, backend))
-    finally:
-        exchange.close()
+    job = subject.job
+    members = Members(
+        subject.hosts, subject.host, subject.hosts[0], job.name if job else "", job.peer_key if job else None
+    )
+    timeout = job.settings.peer_timeout_seconds if job else 0.0
+    with ExitStack() as stack:
+        # First: it is ready when the host's own checks have ended.
+        ranks = stack.enter_context(RankProgram(subject, env)) if possible(subject) else None
+        try:
+            hosts = stack.enter_context(
+                join_tolerant(members, timeout=timeout, port=subject.exchange_port, clock=clock)
+            )
+        except MemberLost as lost:
+            return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
+        except OSError as error:
+            taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.exchange_port}")
+            return conclude((*check_host(subject).findings, taken), {}, strict=strict)
+        return _together(subject, hosts, ranks, strict=strict, backend=choose_backend(subject, backend))
 
 
 def _together(
-    subject: Subject, exchange: Exchange, ranks: RankProgram | None, *, strict: bool, backend: str
+    subject: Subject, hosts: TolerantCommunicator, ranks: RankProgram | None, *, strict: bool, backend: str
 ) -> HealthReport:
-    """What each host finds about itself; then, with sound hosts to begin with, what they can do together."""
-    seconds = longest(subject) + _OVERHEAD_SECONDS
+    """Check each host by itself, then, if they are sound so far, what they can do together."""
+    timeout = longest(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)
     try:
-        exchange.settle(seconds=seconds)
-        own = msgspec.structs.replace(own, skew=exchange.skew)
+        own = msgspec.structs.replace(own, skew=hosts.measure_skew(timeout=timeout))
         decide = partial(compare, strict=strict)
-        report = exchange.agree(own, HostReport, decide, HealthReport, seconds=seconds, share=HealthReport.of)
+        report = hosts.decide(own, HostReport, decide, HealthReport, timeout=timeout, share=HealthReport.of)
         if ranks is None or report.diagnosis:
             return report
-        more = check_collectives(subject, exchange, ranks, backend=backend)
+        more = check_collectives(subject, hosts, ranks, backend=backend)
         last = partial(_add, report.findings, more, strict=strict)
-        return exchange.agree(own, HostReport, last, HealthReport, seconds=_LAST_SECONDS, share=HealthReport.of)
-    except Lost as lost:
-        return conclude(own.findings, {lost.host: lost.reason}, strict=strict)
+        return hosts.decide(own, HostReport, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.of)
+    except MemberLost as lost:
+        report = conclude(own.findings, {lost.host: lost.reason}, strict=strict)
+        hosts.leave(report.diagnosis.cause if report.diagnosis else str(lost))
+        return report
 
 
 def _add(

@@ -1,11 +1,15 @@
 """How a plan ended: facts, from which `reason` makes a diagnosis."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 if TYPE_CHECKING:
     from trainbox.contract.finding import Finding
+
+
+#: Of one child of a plan.
+ChildState = Literal["started", "ready", "ended"]
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -21,12 +25,29 @@ class Exit(msgspec.Struct, frozen=True):
     stdout: str
     #: Why it was killed, where it was because its process stood still.
     hung: str = ""
+    #: Likewise where it was not ready in time.
+    unready: str = ""
+    #: How often it has ended, where that was too often to start it again.
+    gave_up: str = ""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the plan has failed with it."""
+        return bool(self.code or self.gave_up)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What has become of a child, for who waits for that: a server whose workers are ready, or are not."""
+
+    name: str
+    pid: int
+    state: ChildState
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """How a plan ended."""
 
-    #: In the order in which they ended.
+    #: In the order in which they ended; of a child that was started again the last end alone.
     exits: tuple[Exit, ...]
     #: The signal that asked for the end, or 0.
     stopped_by: int
@@ -44,14 +65,16 @@ class Outcome(msgspec.Struct, frozen=True):
     lost_output: tuple[str, ...] = ()
     #: What the companions have found.
     findings: "tuple[Finding, ...]" = ()
+    #: How often a child was started again.
+    restarts: int = 0
 
     @property
     def first_failure(self) -> Exit | None:
         """The process that failed first: the others may only have been stopped for it."""
-        return next((exit_ for exit_ in self.exits if exit_.code), None)
+        return next((exit_ for exit_ in self.exits if exit_.has_failed), None)
 
     @property
     def code(self) -> int:
         """The exit code of the job."""
         failure = self.first_failure
-        return failure.code if failure else 0
+        return (failure.code or 1) if failure else 0

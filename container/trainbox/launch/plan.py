@@ -17,6 +17,7 @@ from trainbox.contract.world import GROUPS, world_hosts
 from trainbox.errors import ContractError
 from trainbox.launch.program import Program
 from trainbox.launch.ranks import Launch, agent_argv, decide
+from trainbox.launch.restart_policy import NEVER_RESTART, Readiness, RestartPolicy
 from trainbox.launch.variables import process_variables, shared_variables
 
 
@@ -29,6 +30,8 @@ class Child(msgspec.Struct, frozen=True):
     directory: Path
     #: After so many seconds in which its process is stopped (SIGSTOP) it is killed; 0 never looks.
     hang_seconds: float = 0.0
+    #: When it counts as ready; None from its start on.
+    readiness: Readiness | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -47,6 +50,8 @@ class Plan(msgspec.Struct, frozen=True):
     preflight: Literal["off", "fast", "full"] = "off"
     #: After so long the children are killed.
     limit_seconds: float = float("inf")
+    #: What becomes of a child that has ended: a job fails with it, a server starts it again.
+    restart: RestartPolicy = NEVER_RESTART
 
 
 #: The child that starts the ranks itself; it leaves its report in the scratch directory.

@@ -29,6 +29,7 @@ _SIGNAL_HINTS = {
     signal.SIGILL: "a library was compiled for another processor than this instance has",
 }
 _HUNG_HINT = "find what sent it SIGSTOP (kill -STOP); trainbox_hang_seconds=0 leaves a stopped script alone"
+_UNREADY_HINT = "its last lines in the log say what it was doing; a model that loads slowly needs a longer timeout"
 _STOP_HINT = "ask trainbox.stop_requested() in the loop, save a checkpoint and leave"
 _UNHEARD_HINT = f"{_STOP_HINT}; with trainbox.torch a stop is heard from session() on: open it before what takes long"
 _MEMORY_HINT = "use an instance with more memory, or a smaller batch, fewer workers or threads"
@@ -53,12 +54,37 @@ def diagnose(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None
     hardware = [finding for finding in outcome.findings if finding.is_hard and not stopped]
     if failure.name == AGENT and failure.signal and not hardware:
         return _of_agent(outcome, failure, job)
-    said = None if failure.hung else _said(failure, job, code_dir)
+    said = None if failure.hung else _said(failure, job.secrets, code_dir)
     found = _of_process(outcome, failure, said, job)
     if hardware:
         return blame(hardware, followed=found)
     soft = [as_hint(finding) for finding in outcome.findings if finding.status != "pass"]
     return _as_sagemaker_words_it(_with_hints(found, soft), said)
+
+
+def explain_exit(exit_: Exit, code_dir: Path, *, memory_kills: int = 0, memory_limit: int | None = None) -> Diagnosis:
+    """Why a child of a server ended: what `diagnose` says of the script of a job.
+
+    Args:
+        exit_: How it ended; with code 0, too: nobody asked it to leave.
+        code_dir: Where the user's code lies.
+        memory_kills: Processes that the kernel has killed for memory since a child ended before.
+        memory_limit: The limit in bytes, if there is one.
+    """
+    outcome = Outcome((exit_,), 0, False, memory_kills, memory_limit, 0, 0.0)
+    killed_here = exit_.hung or exit_.unready
+    said = None if killed_here or not exit_.code else _said(exit_, (), code_dir)
+    place = _where(said)
+    where = f"{place} (exit code {exit_.code}, {exit_.name})" if place else f"{exit_.name} (exit code {exit_.code})"
+    if killed_here:
+        hint = _HUNG_HINT if exit_.hung else _UNREADY_HINT
+        found = Diagnosis("hang", killed_here, exit_.code, where=where, hint=hint)
+    elif not exit_.code:
+        found = Diagnosis("script", "it left, and nobody had asked it to", 1, where=where)
+    else:
+        kind, cause, hint = _kind_cause_hint(outcome, exit_, said)
+        found = _as_sagemaker_words_it(Diagnosis(kind, cause, exit_.code, where=where, hint=hint), said)
+    return replace(found, cause=f"{exit_.gave_up}, the last time: {found.cause}") if exit_.gave_up else found
 
 
 def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> Diagnosis:
@@ -148,12 +174,12 @@ def _has_code_of_ours(failure: Exit, said: Cause | None) -> bool:
     return error is errors.PeerError or failure.code == error.exit_code
 
 
-def _said(failure: Exit, job: Job, code_dir: Path) -> Cause | None:
+def _said(failure: Exit, secrets: Sequence[str], code_dir: Path) -> Cause | None:
     """What the process said about its end: a traceback on either stream, else last words, on stderr if there are any.
 
     Secrets are left out first: what is found may be cut.
     """
-    logs = (without_secrets(stream, job.secrets) for stream in (failure.stderr, failure.stdout))
+    logs = (without_secrets(stream, secrets) for stream in (failure.stderr, failure.stdout))
     causes = [cause for log in logs if (cause := find_cause(log, code_dir))]
     return next((cause for cause in causes if cause.exception), causes[0] if causes else None)
 
@@ -167,20 +193,23 @@ def _of_process(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -
     return Diagnosis(kind, cause, failure.code, where=where, hint=hint, host=host)
 
 
-def _kind_cause_hint(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> tuple[DiagnosisKind, str, str]:
+def _kind_cause_hint(
+    outcome: Outcome, failure: Exit, said: Cause | None, job: Job | None = None
+) -> tuple[DiagnosisKind, str, str]:
+    channels = sorted(job.channels) if job else []
     number = failure.code - _SIGNAL_BASE
     if outcome.memory_kills and (number == signal.SIGKILL or not (said and said.exception)):
         return "memory", _out_of_memory(outcome), _MEMORY_HINT
     if _was_stopped(outcome, failure):
         return "stopped", *_stopped(outcome, failure, job)
     if number in _signal_numbers() and not _has_code_of_ours(failure, said):
-        hint = find_hint(said, sorted(job.channels)) if said and number == signal.SIGABRT else ""  # C++ gives up so
+        hint = find_hint(said, channels) if said and number == signal.SIGABRT else ""  # C++ gives up so
         return "signal", _killed(number, said), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
     if said is None:
         return "script", f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
     if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone
         return "script", said.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
-    hint = find_hint(said, sorted(job.channels))
+    hint = find_hint(said, channels)
     if not hint and failure.code in _SHELL_CODES:
         hint = f"exit code {failure.code}: {_SHELL_CODES[failure.code]}"
     return "script", said.text, hint
@@ -207,7 +236,7 @@ def _was_stopped(outcome: Outcome, failure: Exit) -> bool:
     return bool(outcome.stopped_by) and failure.code - _SIGNAL_BASE in {outcome.stopped_by, signal.SIGKILL}
 
 
-def _stopped(outcome: Outcome, failure: Exit, job: Job) -> tuple[str, str]:
+def _stopped(outcome: Outcome, failure: Exit, job: Job | None) -> tuple[str, str]:
     name = signal.Signals(outcome.stopped_by).name
     hint = _STOP_HINT
     if outcome.killed_after_grace:
@@ -216,7 +245,7 @@ def _stopped(outcome: Outcome, failure: Exit, job: Job) -> tuple[str, str]:
         return f"stopped: {name} had come when SIGKILL ended the script", _SIGNAL_HINTS[signal.SIGKILL]
     if failure.signal:
         ended = f"stopped: {name} ended the script {outcome.seconds:.1f} s after its start"
-        if job.settings.program is None:  # a bundled script handles it as long as there is something to save
+        if job and job.settings.program is None:  # a bundled script handles it as long as there is something to save
             return f"{ended}, while it was starting or leaving", ""
         return f"{ended}: it had no handler for it, or not yet", _UNHEARD_HINT
     return f"stopped by {name}", hint

@@ -36,6 +36,8 @@ class Process:
         self.started = spawn(child)
         self.streams = (Lines(), Lines())
         self.why_killed = ""
+        #: Why it was killed, where it was because it was not ready in time.
+        self.unready = ""
         #: Its wait status once it has ended.
         self.status: int | None = None
         #: Who of its processes has heard of a stop, once it was asked to leave.
@@ -52,6 +54,7 @@ class Process:
             stderr=err,
             stdout=out,
             hung=self.why_killed,
+            unready=self.unready,
         )
 
 
@@ -107,6 +110,17 @@ class Streams:
         for pipe in process.started.streams:
             if pipe in self._selector.get_map():
                 self._relay_all(self._selector.get_key(pipe))
+
+    def remove(self, process: Process) -> None:
+        """Pass on what a process has written and read it no longer: another one takes its place."""
+        self.relay_rest(process)
+        for pipe, lines, sink in zip(process.started.streams, process.streams, self._sinks, strict=True):
+            if pipe in self._selector.get_map():  # what it has started still has the other end
+                self._selector.unregister(pipe)
+                self._open -= not process.is_companion
+                _write(process, sink, lines.close())
+            sink.end_line()
+            os.close(pipe)
 
     def drain(self) -> None:
         """Pass on what is left in the pipes; one that escaped us may keep them open, so do not wait for their end."""

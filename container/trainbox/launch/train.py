@@ -304,6 +304,11 @@ def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: 
         say(f"output was lost: {reason}")
     if outcome.leftovers:
         say(f"ended {outcome.leftovers} process(es) that the script had left behind")
+    if not job.has_checkpoint_config and job.name and (lost := _count(job.checkpoints_dir)[0]):
+        say(
+            f"WARNING: {lost} checkpoint file(s) in {job.checkpoints_dir} are not uploaded: the request has no"
+            " CheckpointConfig (checkpoint_s3_uri of the SDK v2)"
+        )
     files, size = _count(job.layout.model_dir)
     diagnosis = _diagnose(outcome, verdict, program, job)
     code = diagnosis.exit_code if diagnosis else _code(outcome, job)

@@ -1,6 +1,6 @@
 """The processes of a job that train one model together: who they are, what they tell each other, and who is lost."""
 
-from trainbox.peers.circle import Circle, join
+from trainbox.peers.communicator import Communicator, join
 from trainbox.peers.members import Members, find_members
 
-__all__ = ["Circle", "Members", "find_members", "join"]
+__all__ = ["Communicator", "Members", "find_members", "join"]

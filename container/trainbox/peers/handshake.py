@@ -1,19 +1,19 @@
 """The handshake of every connection between the processes of a job: both sides prove that they know the job's key.
 
-A member connects to a leader. Challenge and response, HMAC-SHA256 over the job, the member, what the connection is for
-and a random number (nonce) of each side: a recording of it is of no use, and the key itself is never sent.
+A member connects to the leader. Challenge and response, HMAC-SHA256 over the job, the member, the role of the
+connection and a random number (nonce) of each side: a recording of it is useless, and the key itself is never sent.
 
     member                                  leader
     Hello(job, member, role, nonce)    ->
                                        <-   Challenge(nonce, proof of the leader)
     Proof(proof of the member)         ->
-                                       <-   Welcome
+                                       <-   Accepted
 
-A Refusal takes the place of any answer. Each message is a frame: magic number, version of the protocol, length, and the
-message in msgpack, 4 KiB at most. A reader takes no byte beyond its frame: what follows belongs to another protocol.
+A Refusal takes the place of any answer. Each message has a magic number, the version of the protocol and its length in
+front, and is msgpack, 4 KiB at most. A reader takes no byte beyond a message: what follows has another framing.
 
-Without a key the proofs prove nothing, and keep hosts apart by the names of their jobs alone. With one they prove who
-opened a connection; what is said on it afterwards is neither encrypted nor signed.
+Without a key the proofs prove nothing: only the name of the job keeps jobs apart. With one they prove who opened a
+connection; what is sent on it afterwards is neither encrypted nor signed.
 """
 
 import hmac
@@ -26,14 +26,16 @@ from typing import Annotated, Literal
 import msgspec
 
 from trainbox.contract.peer_key import PeerKey
-from trainbox.peers.wire import CLOSED, hang_up, send_at_once
+from trainbox.peers.framing import NOT_OURS
+from trainbox.peers.sockets import CLOSED, send_at_once
 
-PROTOCOL = 1
-#: Of a frame: the most that anybody may send before it has proved who it is.
-LARGEST_FRAME_BYTES = 4096
+#: Covers what follows the handshake, too.
+PROTOCOL = 2
+#: The most that a caller may send in one message before it has proved who it is.
+LARGEST_MESSAGE_BYTES = 4096
 
-#: What a connection is for: signs of life, the members' data, and the rounds of the health checks.
-Role = Literal["life", "data", "health"]
+#: What a connection is for: heartbeats and data of the processes of a script, and the health checks of the hosts.
+Role = Literal["heartbeat", "data", "health"]
 #: Why a side ends the handshake.
 Reason = Literal["job", "member", "taken", "proof", "version"]
 
@@ -47,9 +49,9 @@ _DOMAIN = "trainbox.peers"
 _REASONS: Mapping[Reason, str] = {
     "job": "another job listens there",
     "member": "no such member is expected there",
-    "taken": "its name is taken: another process has joined under it",
-    "proof": "its proof was refused: the two have different keys",
-    "version": "the two speak different versions of the protocol",
+    "taken": "another process has joined under its name",
+    "proof": "its proof is invalid: the two have different keys",
+    "version": "the two use different versions of the protocol",
 }
 
 _Nonce = Annotated[bytes, msgspec.Meta(min_length=_NONCE_BYTES, max_length=_NONCE_BYTES)]
@@ -78,8 +80,8 @@ class Proof(msgspec.Struct, frozen=True, tag="proof"):
     proof: _Mac
 
 
-class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The member is let in."""
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """The leader accepts the member."""
 
 
 class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
@@ -88,12 +90,12 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
     reason: Reason
 
 
-Message = Hello | Challenge | Proof | Welcome | Refusal
+Message = Hello | Challenge | Proof | Accepted | Refusal
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 class Refused(ConnectionAbortedError):  # noqa: N818 - it says what the other side did
-    """The handshake has failed for a reason that can be told."""
+    """One side has rejected the other, and the reason is known."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
         super().__init__(detail or _REASONS[reason])
@@ -101,10 +103,10 @@ class Refused(ConnectionAbortedError):  # noqa: N818 - it says what the other si
 
 
 class OtherVersion(Refused):
-    """The other side speaks another version of the protocol."""
+    """The other side uses another version of the protocol."""
 
     def __init__(self, version: int) -> None:
-        super().__init__("version", f"it speaks version {version} of the protocol, and this process version {PROTOCOL}")
+        super().__init__("version", f"it uses version {version} of the protocol, this process version {PROTOCOL}")
 
 
 def say_hello(job: str, member: str, role: Role) -> Hello:
@@ -118,10 +120,10 @@ def make_nonce() -> bytes:
 
 
 def prove(side: Literal["leader", "member"], hello: Hello, nonce: bytes, key: PeerKey | None) -> bytes:
-    """Return what proves that one side of a handshake knows the key.
+    """Return the proof that one side of a handshake knows the key.
 
     Args:
-        side: Whose proof; it is part of it, so that nobody can send a proof back to where it came from.
+        side: Whose proof. It is part of the proof, so that nobody can send one back to where it came from.
         hello: Of the member.
         nonce: Of the leader.
         key: Of the job; None where it has none.
@@ -131,23 +133,23 @@ def prove(side: Literal["leader", "member"], hello: Hello, nonce: bytes, key: Pe
 
 
 def is_proved(proof: bytes, side: Literal["leader", "member"], hello: Hello, nonce: bytes, key: PeerKey | None) -> bool:
-    """Return whether a proof is the one that `prove` gives, in a time that tells nothing about it."""
+    """Return whether a proof is the one that `prove` gives, in constant time."""
     return hmac.compare_digest(proof, prove(side, hello, nonce, key))
 
 
 def encode(message: Message) -> bytes:
-    """Return the frame of a message.
+    """Return the bytes of a message.
 
     Raises:
-        ConnectionAbortedError: It would be too long, for the name of a job or a host is.
+        ConnectionAbortedError: It would be too long, because the name of a job or host is.
     """
     body = msgspec.msgpack.encode(message)
-    if _HEADER.size + len(body) > LARGEST_FRAME_BYTES:
-        raise ConnectionAbortedError(f"a greeting of {len(body):,} bytes exceeds the limit of {LARGEST_FRAME_BYTES}")
+    if _HEADER.size + len(body) > LARGEST_MESSAGE_BYTES:
+        raise ConnectionAbortedError(f"handshake of {len(body):,} bytes exceeds the limit of {LARGEST_MESSAGE_BYTES}")
     return _HEADER.pack(_MAGIC, PROTOCOL, len(body)) + body
 
 
-class FrameReader:
+class HandshakeReader:
     """Reads the messages of a handshake from a connection, and nothing that follows them."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -155,10 +157,10 @@ class FrameReader:
         self._read = bytearray()
 
     def receive(self) -> Message | None:
-        """Read once; None where the message is not complete yet.
+        """Read once; None while the message is incomplete.
 
         Raises:
-            OSError: The connection is closed or broken, or this is no trainbox process.
+            OSError: The connection is closed or broken, or the other side is no trainbox process.
             OtherVersion: It is one of another version.
         """
         chunk = self._connection.recv(self._missing())
@@ -172,27 +174,27 @@ class FrameReader:
         try:
             return _DECODER.decode(body)
         except (ValueError, RecursionError):  # text that is not UTF-8 is no DecodeError
-            raise ConnectionAbortedError("it sent no message of the handshake") from None
+            raise ConnectionAbortedError("protocol error: not a message of the handshake") from None
 
     def _missing(self) -> int:
-        """How many bytes the header lacks, or else the message."""
+        """Return how many bytes the header lacks, or else the message."""
         if len(self._read) < _HEADER.size:
             return _HEADER.size - len(self._read)
         magic, version, length = _HEADER.unpack_from(self._read)
         if magic != _MAGIC:
-            raise ConnectionAbortedError("it is no trainbox process")
+            raise ConnectionAbortedError(NOT_OURS)
         if version != PROTOCOL:
             raise OtherVersion(version)
-        if not 0 < length <= LARGEST_FRAME_BYTES - _HEADER.size:
-            raise ConnectionAbortedError(f"a message of {length:,} bytes exceeds the limit of {LARGEST_FRAME_BYTES}")
+        if not 0 < length <= LARGEST_MESSAGE_BYTES - _HEADER.size:
+            raise ConnectionAbortedError(f"handshake of {length:,} bytes exceeds the limit of {LARGEST_MESSAGE_BYTES}")
         return _HEADER.size + int(length) - len(self._read)
 
 
-class Introduction:
-    """The member's side of one handshake, over a connection whose time-out its owner sets.
+class MemberHandshake:
+    """The member's side of one handshake, over a connection whose timeout its owner sets.
 
     Args:
-        connection: To the leader; who made it closes it.
+        connection: To the leader; the caller closes it.
         hello: Who connects, and what for.
         key: Of the job; None where it has none.
 
@@ -205,16 +207,16 @@ class Introduction:
         self.connection = connection
         self._hello = hello
         self._key = key
-        self._reader = FrameReader(connection)
+        self._reader = HandshakeReader(connection)
         self._is_proved = False
         connection.sendall(encode(hello))
 
     def advance(self) -> bool:
-        """Read once and answer; return whether the leader has proved itself and lets this member in.
+        """Read once and answer; return whether the leader has proved itself and accepts this member.
 
         Raises:
             Refused: The leader refuses this member, or this member the leader.
-            OSError: The connection is broken, or a time-out has passed.
+            OSError: The connection is broken, or its timeout has passed.
         """
         message = self._reader.receive()
         if isinstance(message, Refusal):
@@ -225,10 +227,6 @@ class Introduction:
                 raise Refused("proof")
             self._is_proved = True
             self.connection.sendall(encode(Proof(prove("member", self._hello, message.nonce, self._key))))
-        elif message is not None and not (isinstance(message, Welcome) and self._is_proved):
-            raise ConnectionAbortedError("it sent a message out of order")
-        return isinstance(message, Welcome)
-
-    def close(self) -> None:
-        """Hang up; what was said last still arrives."""
-        hang_up(self.connection)
+        elif message is not None and not (isinstance(message, Accepted) and self._is_proved):
+            raise ConnectionAbortedError("protocol error: a message out of order")
+        return isinstance(message, Accepted)

@@ -11,14 +11,14 @@ import numpy as np
 
 import trainbox
 from trainbox.channels import Table, take_part
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.say import say
 from trainbox.sklearn.data import Data, targets
 from trainbox.sklearn.forests import count_threads
 from trainbox.sklearn.model import describe, save_importance, versions
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
-from trainbox.tabular.painter import Importance
+from trainbox.tabular.plots import Picture
 from trainbox.tabular.samples import thin_out
 from trainbox.tabular.texts import explain
 
@@ -89,7 +89,7 @@ def _share_of_features(params: Params, features: int) -> float:
     return min(1.0, max(1, int(count)) / features)
 
 
-def boost(params: Params, data: Data, circle: Circle) -> "xgb.Booster":
+def boost(params: Params, data: Data, circle: Communicator) -> "xgb.Booster":
     """Grow the forest, all members together; each has the whole of it afterwards.
 
     Raises:
@@ -100,7 +100,8 @@ def boost(params: Params, data: Data, circle: Circle) -> "xgb.Booster":
     from trainbox.xgboost.cluster import collective  # noqa: PLC0415 - loads XGBoost
 
     own = data.train if data.is_sharded else take_part(data.train, circle.rank, circle.size)
-    say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {len(own.labels):,} rows of its own")
+    rows = f"{len(own.labels):,} rows of its own"
+    say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {rows}")
     with collective(circle):
         matrix = xgb.QuantileDMatrix(
             own.features,
@@ -139,7 +140,7 @@ def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[st
     return {f"{data.judged}:{name}": score for name, score in found.items()}
 
 
-def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Importance]:
+def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Picture]:
     """`xgboost-model`, as SageMaker's XGBoost containers load it, its card, and which features matter.
 
     Returns:

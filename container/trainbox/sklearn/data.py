@@ -15,12 +15,12 @@ import sklearn
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Coding, Columns, Table, digest, read_table, say_unread
+from trainbox.channels import Coding, ColumnSpec, Table, digest, read_table, say_unread
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
 from trainbox.launch.memory import read_memory
-from trainbox.peers import Circle, find_members, join
+from trainbox.peers import Communicator, find_members, join
 from trainbox.say import say
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
@@ -88,7 +88,7 @@ class Data(msgspec.Struct, frozen=True, eq=False):
 
 
 @contextmanager
-def meet() -> Iterator[Circle]:
+def meet() -> Iterator[Communicator]:
     """Come together with the other hosts of this job, if there are any; a context manager.
 
     Raises:
@@ -102,15 +102,15 @@ def meet() -> Iterator[Circle]:
         raise RunError(
             "random_forest_train.py runs in one process on each host", hint="leave processes_per_host out; see n_jobs"
         )
-    patience, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
+    timeout, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
     with ExitStack() as stack:
         with leaving_at_once("meeting the other hosts"):
-            circle = stack.enter_context(join(members, patience=patience, limit=limit, port=job.port))
+            circle = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
         yield circle
 
 
 @leaving_at_once("reading the rows")
-def read_data(params: Params, circle: Circle) -> Data:
+def read_data(params: Params, circle: Communicator) -> Data:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 
     Rows that all hosts have (FullyReplicated) stay as they are. Rows that are sharded are gathered, where they fit.
@@ -201,9 +201,9 @@ def _read(channel: Channel, params: Params, like: Table | None, coding: Coding |
     return table
 
 
-def columns_of(params: Params) -> Columns:
+def columns_of(params: Params) -> ColumnSpec:
     """What stands where in a row."""
-    return Columns(
+    return ColumnSpec(
         weight=params.csv_weights,
         missing=params.missing,
         delimiter=params.delimiter,
@@ -226,7 +226,7 @@ def find_channels(job: Job) -> dict[str, Channel]:
     return channels
 
 
-def _report(circle: Circle, params: Params, tables: Mapping[str, Table], sharded: AbstractSet[str]) -> Report:
+def _report(circle: Communicator, params: Params, tables: Mapping[str, Table], sharded: AbstractSet[str]) -> Report:
     train = tables["train"]
     counts: dict[float, int] = {}
     if params.task == "classification":

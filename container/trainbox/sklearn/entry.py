@@ -42,7 +42,9 @@ def session(params: Params) -> Iterator["ForestSession"]:
         from trainbox.sklearn.training import ForestSession  # noqa: PLC0415 - it needs scikit-learn
 
         with ExitStack() as stack:
-            yield ForestSession(params, stack)
+            run = ForestSession(params, stack)
+            yield run
+            run.draw()
 
 
 def load() -> None:

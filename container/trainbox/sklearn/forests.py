@@ -23,7 +23,7 @@ from sklearn.utils import get_tags
 
 from trainbox.channels import Table
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.sklearn.data import Data, count_missing, targets
 from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params, constructor_arguments
@@ -94,7 +94,7 @@ class Stock(msgspec.Struct, frozen=True):
     stop: bool
 
 
-def take_stock(circle: Circle, own: range, parts: Sequence[Part], *, stop: bool) -> Stock:
+def take_stock(circle: Communicator, own: range, parts: Sequence[Part], *, stop: bool) -> Stock:
     """Let all members tell each other how far they are; so that one that is asked to stop does not stop alone.
 
     Args:
@@ -329,7 +329,7 @@ def read_part(content: bytes, first: int, last: int, params: Params, *, features
     return Part(first, last, forest, content)
 
 
-def gather_parts(circle: Circle, parts: Sequence[Part], params: Params, data: Data) -> list[Part]:
+def gather_parts(circle: Communicator, parts: Sequence[Part], params: Params, data: Data) -> list[Part]:
     """Bring the trees of all members to the first, one part of each at a time; the others get nothing.
 
     Returns:

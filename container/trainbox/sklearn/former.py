@@ -7,7 +7,7 @@ import numpy as np
 
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.say import say
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import Part, forest_class
@@ -38,7 +38,7 @@ class _Told(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, data: Data, circle: Circle) -> Former:
+def read_former(params: Params, data: Data, circle: Communicator) -> Former:
     """The former forest; the first host reads it, and tells the others how many trees it has.
 
     Raises:

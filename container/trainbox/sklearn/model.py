@@ -1,4 +1,4 @@
-"""What a finished model leaves: `model.joblib`, `model.skops`, their card, and in `output/data` two pictures."""
+"""What a finished model leaves: `model.joblib`, `model.skops`, their card; in `output/data` importance and curves."""
 
 import hashlib
 import importlib.metadata
@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
 from trainbox.sklearn.texts import collapse, expand
 from trainbox.tabular import curves
-from trainbox.tabular.painter import Curves, Importance
+from trainbox.tabular.plots import Picture, draw_importance
 from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.texts import by_name, explain
 
@@ -156,8 +157,8 @@ def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str,
     return kind, dict(zip(features, values.tolist(), strict=True))
 
 
-def save_importance(kind: str, importance: Mapping[str, float]) -> list[Importance]:
-    """`feature-importance.json` in `output/data`, the most important first; gives the picture to stand beside it.
+def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]:
+    """Write `feature-importance.json`, the most important feature first; returns its picture, which is not drawn yet.
 
     Args:
         kind: What is measured: impurity, coefficient or gain.
@@ -170,9 +171,9 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Importan
     directory.mkdir(parents=True, exist_ok=True)
     ordered = dict(sorted(importance.items(), key=lambda item: -abs(item[1])))
     whole.write(directory / "feature-importance.json", json.dumps({kind: ordered}, indent=1).encode())
-    return [Importance(str(directory / "feature-importance"), ordered, _MEASURES[kind])]
+    return [partial(draw_importance, directory / "feature-importance", ordered, kind=_MEASURES[kind])]
 
 
-def save_curves(history: History) -> Curves:
-    """The scores after each group as `learning-curves.json` in `output/data`; gives the picture to stand beside it."""
+def save_curves(history: History) -> Picture:
+    """Write the scores after each group as `learning-curves.json`; returns their picture, which is not drawn yet."""
     return curves.save_curves(history, unit="trees", selected=history[-1][0] if history else None)

@@ -10,12 +10,11 @@ import msgspec
 import sklearn
 
 import trainbox
-from trainbox.channels import digest
-from trainbox.channels.coding import digest_coding
+from trainbox.channels import digest, digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.say import say
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import Part, read_part
@@ -28,7 +27,7 @@ History = list[tuple[int, dict[str, float]]]
 _NAME = re.compile(r"trees-([0-9]{8,})-([0-9]{8,})\.skops")
 
 
-def open_store(circle: Circle) -> Checkpoints:
+def open_store(circle: Communicator) -> Checkpoints:
     """Where this member's checkpoints are: all hosts share one S3 prefix, so each of several has a directory in it."""
     store = trainbox.checkpoints()
     return store if circle.size == 1 else store.below(circle.members.name)

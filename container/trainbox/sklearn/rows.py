@@ -11,7 +11,7 @@ import scipy.sparse
 
 from trainbox.channels import Table
 from trainbox.errors import PeerError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 
 #: At a time: they stay in the cache of a processor while they are taken apart.
 _MOVED_ROWS = 4096
@@ -113,7 +113,7 @@ def by_columns(table: Table) -> Table:
     return msgspec.structs.replace(table, features=columns)
 
 
-def share_rows(circle: Circle, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]) -> Table:
+def share_rows(circle: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]) -> Table:
     """Everybody gets everybody's rows, in the order of the ranks.
 
     Args:
@@ -134,7 +134,7 @@ def share_rows(circle: Circle, table: Table, sizes: Sequence[tuple[int, int]], n
 
 
 def hand_rows_to_first(
-    circle: Circle, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
+    circle: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
 ) -> Table | None:
     """The first gets everybody's rows, in the order of the ranks; the others get nothing.
 

@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from trainbox.channels import Coding, Table
 from trainbox.channels.table import recode_table
-from trainbox.channels.wording import some
+from trainbox.contract.text import some
 from trainbox.errors import DataError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.say import say
 from trainbox.sklearn.params import Params
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 _SHARE_OF_MEMORY = 0.5
 
 
-def settle_codes(circle: Circle, train: Table, params: Params, former: Coding | None) -> Table:
+def settle_codes(circle: Communicator, train: Table, params: Params, former: Coding | None) -> Table:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:

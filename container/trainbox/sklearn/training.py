@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trainbox
 from trainbox.contract.world import world_hosts
 from trainbox.errors import RunError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.sklearn.boosted import boost, explain_boost, save_booster, score_booster
 from trainbox.sklearn.data import Data, meet, read_data
 from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
@@ -30,7 +30,7 @@ from trainbox.sklearn.model import describe, find_importance, save_curves, save_
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import identify, open_store, resume, save_parts
 from trainbox.tabular.pace import Pace
-from trainbox.tabular.painter import Painter
+from trainbox.tabular.plots import Picture, draw_pictures
 from trainbox.tabular.script import log_line
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class ForestSession:
 
     def __init__(self, params: Params, stack: ExitStack) -> None:
         self._params, self._stack = params, stack
+        self._pictures: list[Picture] = []
         if params.estimator is not None:
             _require_one_host(f"estimator={params.estimator}")
             refuse_former(f"estimator={params.estimator}")
@@ -59,14 +60,9 @@ class ForestSession:
             log_line(explain_boost())
 
     @cached_property
-    def _circle(self) -> Circle:
+    def _circle(self) -> Communicator:
         """The connections to the other hosts, made on first use."""
         return self._stack.enter_context(meet())
-
-    @cached_property
-    def _painter(self) -> Painter | None:
-        """On the first host, which scores and saves."""
-        return self._stack.enter_context(Painter()) if self._circle.members.is_first else None
 
     def read(self) -> Data:
         """Connect to the other hosts of the job, read the channels, and check that the rows of all hosts match.
@@ -77,8 +73,7 @@ class ForestSession:
             DataError: A channel cannot be read, the rows of the hosts do not match, or one host cannot hold them.
             PeerError: Another host did not connect, or is lost; the message names it.
         """
-        circle, _ = self._circle, self._painter
-        return read_data(self._params, circle)
+        return read_data(self._params, self._circle)
 
     def grow(self, data: Data) -> "Growth":
         """Prepare a forest that continues from the newest checkpoint, or from the model of the channel `model`.
@@ -91,7 +86,7 @@ class ForestSession:
             CheckpointError: The checkpoint is of another forest; the message lists every difference.
             HyperparameterError: The checkpoint has more trees than `n-estimators`.
         """
-        return Growth(self._params, data, self._circle, self._painter, self._stack)
+        return Growth(self._params, data, self._circle, stack=self._stack, pictures=self._pictures)
 
     def make_estimator(self) -> Any:  # noqa: ANN401 - any estimator
         """Make the estimator that the hyperparameter `estimator` names.
@@ -125,8 +120,7 @@ class ForestSession:
         kind = type(model)
         algorithm = self._params.estimator or f"{kind.__module__.partition('._')[0]}.{kind.__qualname__}"
         save_model(model, data, describe(self._params, data, algorithm=algorithm, metrics=scores))
-        if self._painter:
-            self._painter.draw(*save_importance(*find_importance(model, data.features)))
+        self._pictures += save_importance(*find_importance(model, data.features))
 
     def boost(self, data: Data) -> "xgb.Booster":
         """Train a random forest with XGBoost, each host on its own rows; every host returns the same booster.
@@ -145,11 +139,15 @@ class ForestSession:
         Raises:
             OSError: A file cannot be written.
         """
-        if self._painter is None:
+        if not self._circle.members.is_first:
             return {}
         scores = score_booster(booster, self._params, data)
-        self._painter.draw(*save_booster(booster, self._params, data, scores))
+        self._pictures += save_booster(booster, self._params, data, scores)
         return scores
+
+    def draw(self) -> None:
+        """Draw the pictures of what was saved; the end of the session does, after the script has logged its metrics."""
+        draw_pictures(*self._pictures)
 
 
 class Growth:
@@ -165,15 +163,17 @@ class Growth:
     >>> scores = forest.save()
     """
 
-    def __init__(self, params: Params, data: Data, circle: Circle, painter: Painter | None, stack: ExitStack) -> None:
+    def __init__(
+        self, params: Params, data: Data, circle: Communicator, stack: ExitStack, pictures: list[Picture]
+    ) -> None:
         check_rows(params, data)
         self._former = read_former(params, data, circle)
-        self._params, self._circle, self._painter, self._stack = params, circle, painter, stack
+        self._params, self._circle, self._stack, self._pictures = params, circle, stack, pictures
         self._own = slices(data.shares, params.n_estimators, self._former.trees)[circle.rank]
         self._store, self._identity = open_store(circle), identify(params, data, self._former)
         self._parts, self._history = resume(self._store, self._identity, self._own, params, data)
         self._data = lay_out(data)
-        self._judge = Judge(params, self._data) if painter else None
+        self._judge = Judge(params, self._data) if circle.members.is_first else None
         if self._judge:
             self._judge.recall([*self._former.parts, *self._parts])
         self._gathered: Sequence[Part] = ()
@@ -210,7 +210,7 @@ class Growth:
         Raises:
             OSError: A file cannot be written.
         """
-        if self._judge is None or self._painter is None:
+        if self._judge is None:
             return {}
         if not self._gathered and self._circle.size == 1:  # the script has left its loop
             self._gathered = self._parts
@@ -219,13 +219,14 @@ class Growth:
             return {}
         params, data, scores = self._params, self._data, self._judge.scores()
         forest = assemble(self._gathered, params, self._former.parts)
-        # First, to be drawn while the model is packed.
-        self._painter.draw(*save_importance(*find_importance(forest, data.features)), save_curves(self._history))
         trees, wanted = len(forest.estimators_), params.n_estimators
         if trees < wanted:
             log_line(f"asked to stop after {trees} of {wanted} trees: saved so far; a resumed job goes on from there")
         about = {"algorithm": type(forest).__name__, "complete": trees == wanted, "iterations": trees}
         save_model(forest, data, describe(params, data, metrics=scores, **about))
+        pictures = [*save_importance(*find_importance(forest, data.features)), save_curves(self._history)]
+        if trees == wanted:
+            self._pictures += pictures
         return scores
 
 

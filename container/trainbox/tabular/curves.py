@@ -1,7 +1,8 @@
-"""The scores of a training: `learning-curves.json` in `output/data`, and the picture that is to stand beside it."""
+"""Learning curves: the scores of a training as `learning-curves.json` in `output/data`, and their picture."""
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -9,15 +10,15 @@ from typing import Any
 import msgspec
 
 from trainbox import toolkit, whole
-from trainbox.tabular.painter import Curves, FoldCurve, Folds
+from trainbox.tabular.plots import FoldCurve, Picture, draw_curves, draw_folds
 
 #: The scores by the steps that they are of, in order.
 History = Sequence[tuple[int, Mapping[str, float]]]
 _NAME = "learning-curves"
 
 
-def save_curves(history: History, *, unit: str, selected: int | None = None) -> Curves:
-    """Write `learning-curves.json`; gives the picture.
+def save_curves(history: History, *, unit: str, selected: int | None = None) -> Picture:
+    """Write `learning-curves.json`; returns its picture, which is not drawn yet.
 
     Args:
         history: The scores.
@@ -34,11 +35,11 @@ def save_curves(history: History, *, unit: str, selected: int | None = None) -> 
             steps.append(step)
             values.append(value)
     path = _save({name: {unit: steps, "values": values} for name, (steps, values) in curves.items()})
-    return Curves(str(path), curves, unit, selected)
+    return partial(draw_curves, path, curves, step=unit, selected=selected)
 
 
-def save_folds(folds: Sequence[History], *, unit: str, selected: Sequence[int]) -> Folds:
-    """Write `learning-curves.json` of a cross-validation; gives the picture: a line for each fold, and their mean.
+def save_folds(folds: Sequence[History], *, unit: str, selected: Sequence[int]) -> Picture:
+    """Write `learning-curves.json` of a cross-validation; returns its picture, with a line for each fold.
 
     Args:
         folds: The scores of each fold.
@@ -59,7 +60,7 @@ def save_folds(folds: Sequence[History], *, unit: str, selected: Sequence[int]) 
         }
         for name, curve in curves.items()
     }
-    return Folds(str(_save(content)), curves, unit)
+    return partial(draw_folds, _save(content), curves, step=unit)
 
 
 def fold_curve(name: str, folds: Sequence[History], selected: Sequence[int]) -> FoldCurve:

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.channels import Block, Columns, Sparse, Table
+from trainbox.channels import Block, ColumnSpec, Sparse, Table
 from trainbox.contract.job import Channel
 from trainbox.errors import DataError
 from trainbox.tabular.faults import BadRow, Rule, find_place
@@ -80,7 +80,7 @@ def labels_in(domain: Domain, who: str) -> Rule:
     return find
 
 
-def check_known(table: Table, classes: Sequence[int], channel: Channel, columns: Columns) -> None:
+def check_known(table: Table, classes: Sequence[int], channel: Channel, columns: ColumnSpec) -> None:
     """Refuse rows of a class that the rows trained on have not.
 
     Args:

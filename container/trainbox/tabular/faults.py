@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from trainbox.channels import Block, Columns, read_blocks
+from trainbox.channels import Block, ColumnSpec, read_blocks
 from trainbox.contract.job import Channel
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError, Stopped
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class Scan:
             raise DataError(self.fault.message, hint=self.fault.hint)
 
 
-def find_place(channel: Channel, row: int, columns: Columns) -> str:
+def find_place(channel: Channel, row: int, columns: ColumnSpec) -> str:
     """Name a row of a channel by its file and line; for a message, as it reads the channel once more up to there.
 
     Args:
@@ -93,7 +93,7 @@ class _Word(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def raising_everywhere(circle: Circle) -> Iterator[None]:
+def raising_everywhere(circle: Communicator) -> Iterator[None]:
     """In this block each member works alone; an error in the data of one is raised on all, with the same text.
 
     Nothing in the block may call the circle: a member that fails does not come to that call.
@@ -115,7 +115,7 @@ def raising_everywhere(circle: Circle) -> Iterator[None]:
 
 
 @contextmanager
-def raising_together(circle: Circle) -> Iterator[None]:
+def raising_together(circle: Communicator) -> Iterator[None]:
     """In this block all members come to the same error, as they judge the same reports.
 
     None leaves before all know it: the others would hear that it has given up, and raise that instead.

@@ -1,7 +1,7 @@
 """What all pictures have in common: colours, sizes, room for what stands around the axes, PNG and SVG.
 
-Matplotlib's objects are used without `pyplot`, whose figures and settings belong to whoever runs this process. It is
-imported where a picture is drawn, which takes half a second.
+Matplotlib's objects are used without `pyplot`, whose figures and settings belong to the user's script. It is imported
+where a picture is drawn, which takes half a second.
 """
 
 import io

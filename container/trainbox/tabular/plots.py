@@ -1,18 +1,21 @@
 """Learning curves and feature importance as pictures, PNG and SVG, the same bytes for the same numbers.
 
-Matplotlib is imported where a picture is drawn, which takes half a second: see `painter` for how a script does not wait
-for that.
+Matplotlib is imported when the first picture is drawn: it takes half a second, and a job that is stopped draws nothing.
 """
 
-import importlib
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import msgspec
 import numpy as np
 
+from trainbox import toolkit
 from trainbox.contract.text import six_digits
+from trainbox.say import say
 from trainbox.tabular.figures import (
     BAR_INCHES,
     COLOURS,
@@ -26,33 +29,84 @@ from trainbox.tabular.figures import (
     TICK_STEPS,
     new_figure,
     place,
-    render,
     save,
     shorten,
     style,
     tick_texts,
 )
-from trainbox.tabular.painter import FoldCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Curve = tuple[Sequence[float], Sequence[float]]
+#: Draws one picture and writes its files.
+Picture: TypeAlias = Callable[[], None]
 T = TypeVar("T")
 
+#: What Matplotlib raises where its installation is broken: no module of that name, a binary for another NumPy, files of
+#: two versions, an unknown MPLBACKEND, no directory for its caches, no font, a full disk, `-W error`.
+_FAILURES_TO_DRAW = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, NameError, OSError),
+    *(RuntimeError, SyntaxError, SystemError, TypeError, ValueError, Warning),
+)
 
-def load() -> None:
-    """Import Matplotlib and draw what nobody sees: the first picture of a process takes half as long again."""
-    for name in ("figure", "ticker", "backends.backend_agg", "backends.backend_svg"):
-        importlib.import_module(f"matplotlib.{name}")
-    with new_figure(*PANEL_INCHES, "Ready") as figure:
-        axes = figure.subplots()
-        style(axes, "drawn", "both")
-        _draw_curve(axes, ([0, 1], [0.25, 0.75]), COLOURS[0], label="train")
-        _finish_panel(axes, "round", "drawn")
-        _name_bars(axes, [("f0", 0.5)])
-        place(figure, beside=tick_texts(axes))
-        render(figure)
+
+class FoldCurve(msgspec.Struct, frozen=True):
+    """One metric of several folds."""
+
+    steps: Sequence[int]
+    #: For each fold one value per step; NaN where the fold has none.
+    folds: Sequence[Sequence[float]]
+    mean: Sequence[float]
+    deviation: Sequence[float]
+    #: For each fold the step whose model is saved, and its value.
+    selected: Sequence[tuple[int, float]]
+    #: Mean and deviation of those values, or of the last ones before.
+    summary: tuple[float, float] | None
+
+
+def draw_pictures(*pictures: Picture, stop: Callable[[], bool] = toolkit.stop_requested) -> None:
+    """Draw the pictures of a job; call it last, when model, metrics and checkpoint are written.
+
+    A job that is asked to stop draws no further picture. A picture that cannot be drawn is one line in the log, and the
+    job goes on.
+
+    Args:
+        pictures: In the order in which they are drawn.
+        stop: Whether the job is asked to stop.
+    """
+    failures: list[str] = []
+    for picture in pictures:
+        if stop():
+            break
+        if failure := _try_to_draw(picture):
+            failures.append(failure)
+    for failure in dict.fromkeys(failures):  # one reason, such as a missing library, is often that of all pictures
+        say(failure)
+
+
+def _try_to_draw(picture: Picture) -> str:
+    """Draw a picture; returns why there is none. The boundary to Matplotlib: its errors end here as a log line."""
+    try:
+        with _without_advice():
+            picture()
+    except _FAILURES_TO_DRAW as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
+            return "no pictures: Matplotlib is not installed; the numbers are in output/data as JSON"
+        return " ".join(f"WARNING: no pictures: {type(error).__name__}: {error}".split())
+    return ""
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep Matplotlib's warnings about its caches and settings out of the job's log."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def draw_curves(
@@ -104,11 +158,11 @@ def draw_folds(
 
     def draw(axes: "Axes", channel: str, curve: FoldCurve, colour: str) -> None:
         for fold in curve.folds:
-            axes.plot(curve.steps, numbers(fold), color=colour, linewidth=0.8, alpha=0.45, zorder=2)
-        mean, deviation = np.array(numbers(curve.mean)), np.array(curve.deviation)
+            axes.plot(curve.steps, fold, color=colour, linewidth=0.8, alpha=0.45, zorder=2)
+        mean, deviation = np.array(curve.mean), np.array(curve.deviation)
         axes.fill_between(curve.steps, mean - deviation, mean + deviation, color=colour, alpha=0.12, linewidth=0)
-        _draw_curve(axes, (curve.steps, mean.tolist()), colour, label=_fold_label(channel, curve))
-        for at, value in zip((at for at, _ in curve.selected), numbers(v for _, v in curve.selected), strict=True):
+        _draw_curve(axes, (curve.steps, curve.mean), colour, label=_fold_label(channel, curve))
+        for at, value in curve.selected:
             axes.plot([at], [value], color=colour, marker="o", markersize=5, markerfacecolor="white", zorder=4)
 
     _draw_panels(path, curves, draw, title=f"{title} of {count} folds" if count else title, step=step)
@@ -253,11 +307,6 @@ def _mark(axes: "Axes", step: float, value: float, colour: str) -> None:
         fontsize=8,
         zorder=5,
     )
-
-
-def numbers(values: Iterable[float | None]) -> list[float]:
-    """Values as Matplotlib takes them; None is no number."""
-    return [math.nan if value is None else value for value in values]
 
 
 def _stands_alone(values: Sequence[float], number: int) -> bool:

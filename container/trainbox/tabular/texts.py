@@ -8,13 +8,12 @@ import numpy as np
 import scipy.sparse
 
 from trainbox.channels import Coding, Table
-from trainbox.channels.coding import MOST_CATEGORIES, unite
-from trainbox.channels.odd import hint_for_cell, is_word_for_missing
-from trainbox.channels.wording import some
+from trainbox.channels.formats.categories import MOST_CATEGORIES, merge_codings
+from trainbox.channels.formats.cell_types import hint_for_cell, is_missing_marker
 from trainbox.contract.model_card import CARD_FILE, read_card
-from trainbox.contract.text import short
+from trainbox.contract.text import short, some
 from trainbox.errors import DataError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 
 #: Stands for the label among the places of features.
 LABEL = -1
@@ -32,7 +31,7 @@ class Column(msgspec.Struct, frozen=True):
     has_numbers: bool
 
 
-def settle(circle: Circle, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]) -> Coding:
+def settle(circle: Communicator, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]) -> Coding:
     """The texts of all members together, sorted; all of them call this.
 
     Args:
@@ -45,7 +44,7 @@ def settle(circle: Circle, coding: Coding, names: Sequence[str], has_numbers: Ca
         DataError: A column has texts on one member and numbers on another, or too many texts on all together.
     """
     if circle.size == 1:
-        return unite([coding])
+        return merge_codings([coding])
     own = [*coding.features, *([LABEL] if coding.labels else [])]
     places = sorted({place for told in circle.gather(own, list[int]) for place in told})
     found: dict[int, tuple[str, ...]] = {}
@@ -57,7 +56,7 @@ def settle(circle: Circle, coding: Coding, names: Sequence[str], has_numbers: Ca
     return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
 
 
-def former_codes(circle: Circle, model_dir: Path | None) -> Coding | None:
+def former_codes(circle: Communicator, model_dir: Path | None) -> Coding | None:
     """The codes of a former model, which these rows must follow; None where no member is given one.
 
     Args:
@@ -101,7 +100,7 @@ def put_together(what: str, columns: Sequence[Column]) -> tuple[str, ...]:
             hint="write either numbers or texts; or name the column in the hyperparameter categorical, so that all are"
             " texts",
         )
-    together = unite([Coding(labels=column.texts) for column in columns]).labels
+    together = merge_codings([Coding(labels=column.texts) for column in columns]).labels
     if len(together) > MOST_CATEGORIES:
         raise DataError(
             f"channel train: {what} has {len(together):,} different texts on the {len(columns)} members together,"
@@ -123,7 +122,7 @@ def has_number(table: Table, place: int) -> bool:
 def find_odd_texts(coding: Coding, names: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
     """What to know of texts that other programs write for a missing value."""
     columns = {**by_name(coding, names), **({"the label": coding.labels} if coding.labels else {})}
-    found = {name: text for name, texts in columns.items() for text in texts if is_word_for_missing(text)}
+    found = {name: text for name, texts in columns.items() for text in texts if is_missing_marker(text)}
     return tuple(
         f"{name}: {text!r} is taken for a text; {hint_for_cell(text, missing)}" for name, text in found.items()
     )

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import load
 
-from trainbox.elastic.progress import Section
+from trainbox.elastic.progress import StepPhase
 from trainbox.torch.checkpoints.pickles import check_objects
 from trainbox.torch.integration import EVERY_SECONDS, Integration
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class AccelerateLoop:
-    """Epochs and steps that go on where the newest checkpoint was saved, and end when the ranks have agreed to stop.
+    """Loop over epochs and steps from the newest checkpoint on, until the ranks have agreed to stop.
 
     Made after `prepare`, and after whatever else `register_for_checkpointing` is called for. Checkpoints are those of
     `save_state`; the place in the epoch is saved with them.
@@ -76,13 +76,13 @@ class AccelerateLoop:
         return self._run.stopped
 
     def epochs(self, count: int) -> Iterator[int]:
-        """The epochs that are left, up to so many in all."""
+        """Yield the remaining epochs, up to `count` in all."""
         while self.epoch < count and not self.stopped:
             yield self.epoch
         self._run.end()
 
     def steps(self, loader: Iterable[T]) -> Iterator[T]:
-        """The batches of a prepared loader that are left in this epoch.
+        """Yield the remaining batches of a prepared loader in this epoch.
 
         At the end of each optimizer step the ranks agree whether to save and whether to stop.
         """
@@ -102,7 +102,7 @@ class AccelerateLoop:
                 return
         self.epoch += 1
         self._batch = 0
-        run.mark(Section.EVALUATION)  # what the script does between two epochs may take as long
+        run.mark(StepPhase.EVALUATION)  # what the script does between two epochs may take as long
 
     def save(self) -> None:
         """Save now; all ranks call this after the same step."""
@@ -114,11 +114,11 @@ class AccelerateLoop:
             self._run.log(values, self._step)
 
     def state_dict(self) -> dict[str, int]:
-        """Return where the loop is; `save_state` calls this."""
+        """Return the position of the loop; `save_state` calls this."""
         return {"epoch": self.epoch, "step": self._step, "batch": self._batch}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on there; `load_state` calls this."""
+        """Continue at a saved position; `load_state` calls this."""
         self.epoch, self._step, self._batch = state["epoch"], state["step"], state["batch"]
 
     def _left(self, loader: Any) -> Iterable[Any]:  # noqa: ANN401 - of accelerate

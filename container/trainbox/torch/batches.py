@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
+
+# Not public, but what torch.func and torch.export work with, under these names since torch 2.2.
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from trainbox.errors import CheckpointError, HyperparameterError
@@ -66,12 +69,12 @@ class Batches:
 
     @property
     def left(self) -> int:
-        """Batches that this epoch still has."""
+        """Number of batches that remain in this epoch."""
         rest = max(0, self.length - self.consumed)
         return rest // self.batch_size if self.tail == "drop" else -(-rest // self.batch_size)
 
     def steps(self, epochs: int) -> int:
-        """Batches of so many whole epochs."""
+        """Return the number of batches in complete epochs."""
         match self.tail:
             case "drop":
                 return epochs * (self.length // self.batch_size)
@@ -85,7 +88,7 @@ class Batches:
         return (indices for indices, _ in self._shares(self.epoch, self.consumed, self.left))
 
     def keys(self) -> Iterator[list[Key]]:
-        """The same, each sample with the epoch it is drawn in."""
+        """Yield the same batches, each sample with its epoch."""
         shares = self._shares(self.epoch, self.consumed, self.left)
         return (list(zip(epochs, indices, strict=True)) for indices, epochs in shares)
 
@@ -103,23 +106,23 @@ class Batches:
                 yield indices[share], epochs[share]
 
     def advance(self) -> None:
-        """The optimizer has seen one more batch."""
+        """Record that the optimizer has seen one more batch."""
         if not self.left:
             raise IndexError(f"epoch {self.epoch} has no batch left")
         reach = self.consumed + self.batch_size
         self.consumed = reach if self.tail == "wrap" else min(reach, self.length)
 
     def next_epoch(self) -> None:
-        """Begin the next epoch, behind what the last batch has taken of it already."""
+        """Begin the next epoch, after the samples that the last batch has already taken from it."""
         self.epoch += 1
         self.consumed = max(0, self.consumed - self.length)
 
     def state_dict(self) -> dict[str, int]:
-        """Where this stands: enough to go on with any number of ranks."""
+        """Return the position; it can be loaded with any number of ranks."""
         return {"length": self.length, "seed": self.seed, "epoch": self.epoch, "consumed": self.consumed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another stood.
+        """Continue at a saved position.
 
         Raises:
             CheckpointError: It stood in another order of samples, so that some would come twice.
@@ -142,7 +145,7 @@ class Batches:
         pin_memory: bool = False,
         context: Literal["fork", "forkserver", "spawn"] | None = None,
     ) -> "Loader":
-        """A data loader of this rank's samples; iterated once for what is left of each epoch.
+        """Return a data loader of this rank's samples; iterate over it once for each epoch.
 
         Args:
             dataset: Indexed from 0; with `__getitems__` it is asked for a batch at a time.
@@ -218,6 +221,21 @@ class Augmented(Dataset[Any]):
         epoch, index = key
         generator = torch.Generator().manual_seed(derive(self._seed, "sample", epoch, index))
         return self._augment(self._dataset[index], generator)
+
+
+def map_tensors(batch: T, function: Callable[[torch.Tensor], torch.Tensor]) -> T:
+    """Return the batch with every tensor replaced by what a function makes of it; other values stay.
+
+    Looks into tuples, lists, dicts, named tuples and the other containers of torch's pytree, classes that were
+    registered there among them.
+    """
+    mapped: T = tree_map_only(torch.Tensor, function, batch)
+    return mapped
+
+
+def list_tensors(batch: object) -> list[torch.Tensor]:
+    """Return every tensor in a batch, or in what a model returns, in its order."""
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
 
 
 class _Shares(Sampler[Any]):

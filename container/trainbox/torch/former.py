@@ -26,7 +26,7 @@ def load_former(
     texts: Mapping[str, Sequence[str]] | None = None,
     classes: Sequence[str] = (),
 ) -> str:
-    """Give a network the weights of a former model, before it is wrapped; statistics of its data are among them.
+    """Load the weights of a former model into a network, before `wrap`; they include statistics of its data.
 
     Args:
         net: The network, on the processor.

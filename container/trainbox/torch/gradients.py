@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
+from trainbox.torch.batches import list_tensors, map_tensors
 from trainbox.torch.losses import FP16_PATIENCE, LossWatch
-from trainbox.torch.nested import change, samples
 from trainbox.torch.precision import Precision
 from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.weighing import Weights
@@ -79,12 +79,12 @@ class Gradients:
 
     def micro_batches(self, batch: T, parts: int) -> Iterator[T]:
         """A batch in pieces, the gradients of which are exchanged with the last."""
-        whole = samples(batch)
+        whole = _count_samples(batch)
         size = -(-whole // parts)
         for start in range(0, whole, size):
             exchange_gradients(self.models, now=self._completes and start + size >= whole)
-            piece = change(batch, itemgetter(slice(start, start + size)))
-            self._share = samples(piece) / whole * self._weight / self._batches
+            piece = map_tensors(batch, itemgetter(slice(start, start + size)))
+            self._share = _count_samples(piece) / whole * self._weight / self._batches
             yield piece
 
     def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None = None) -> None:
@@ -119,3 +119,11 @@ class Gradients:
         optimizer.zero_grad(set_to_none=True)
         self.updated = True
         return True
+
+
+def _count_samples(batch: object) -> int:
+    """The length of the first tensor in a batch."""
+    tensors = list_tensors(batch)
+    if not tensors:
+        raise TypeError(f"a batch without any tensor: {type(batch).__name__}")
+    return len(tensors[0])

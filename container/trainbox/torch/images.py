@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.channels.shortage import naming_shortage
+from trainbox.channels.formats.resource_errors import translate_resource_errors
 from trainbox.contract.text import printable
 from trainbox.errors import DataError
 from trainbox.say import say
@@ -130,7 +130,7 @@ def _read_picture(path: Path) -> Array:
     """Channels x height x width: 1 channel for shades of grey, else 3."""
     pillow = importlib.import_module("PIL.Image")  # only folders of pictures need it
     try:
-        with naming_shortage(str(path)), pillow.open(path) as image:
+        with translate_resource_errors(str(path)), pillow.open(path) as image:
             grey = image.mode in {"1", "L", "LA"}
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
     except (*_DAMAGED, pillow.DecompressionBombError) as error:
@@ -161,7 +161,7 @@ def _read_arrays(paths: Sequence[Path], like: Images | None) -> tuple[Array, npt
 
 def _read_array(path: Path) -> tuple[Array, npt.NDArray[np.int64]]:
     try:
-        with naming_shortage(str(path)), path.open("rb") as file:  # numpy leaves a torn archive open
+        with translate_resource_errors(str(path)), path.open("rb") as file:  # numpy leaves a torn archive open
             if path.suffix.lower() == ".npz":
                 archive = np.load(file, allow_pickle=False)
                 images, labels = archive["images"], archive["labels"]

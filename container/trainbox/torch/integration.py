@@ -21,12 +21,18 @@ from trainbox import metrics, stopping, toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.contract.world import in_world
-from trainbox.elastic.progress import Section, open_progress
+from trainbox.elastic.progress import StepPhase, open_progress
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, gather
-from trainbox.torch.checkpoints.directories import Hosts, NewestOfAll, Scratch, find_hosts, publish
-from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints.collectives import RankGroup
+from trainbox.torch.checkpoints.library_checkpoints import (
+    CommonCheckpoints,
+    HostLeaders,
+    StagingDirectory,
+    find_hosts,
+    publish,
+)
 from trainbox.torch.checkpoints.pickles import check_indexes
 from trainbox.torch.world import JOIN_TIMEOUT
 
@@ -56,14 +62,14 @@ class Integration:
         ranks = given or Ranks()
         self._least = given.world_size if given else len(in_world(self._job).hosts)  # processes that train together
         self._progress = open_progress(env, ranks)
-        self.mark(Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
+        self.mark(StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
         self._stop = stopping.install(self._job.settings.grace_seconds)
         self._store = toolkit.checkpoints(keep=keep)
-        self._search = NewestOfAll(self._store, ranks, seconds=self._job.settings.start_seconds)
+        self._search = CommonCheckpoints(self._store, ranks, seconds=self._job.settings.start_seconds)
         self._every_seconds = every_seconds
         self._agreement = Agreement(None)
-        self._peers = Peers(0, 1)
-        self._hosts = Hosts((0,), (0,))
+        self._peers = RankGroup(0, 1)
+        self._hosts = HostLeaders((0,), (0,))
         self._steps_here = 0
         self._began = self._computing = 0.0
         self._save_at = float("inf")
@@ -116,7 +122,7 @@ class Integration:
         if size > 1:
             patience = max(JOIN_TIMEOUT, timedelta(seconds=self._job.settings.start_seconds))
             group = dist.new_group(backend="gloo", timeout=patience)
-            self._peers = Peers(dist.get_rank(), size, group)
+            self._peers = RankGroup(dist.get_rank(), size, group)
         steps = gather(step, group)
         if len(set(steps)) > 1:
             raise CheckpointError(
@@ -128,7 +134,7 @@ class Integration:
         self.step, self.stopped, self.begun, self._steps_here = step, False, True, 0
         self._began = self._computing = time.monotonic()
         self._save_at = self._began + self._every_seconds
-        self.mark(Section.START)
+        self.mark(StepPhase.START)
 
     def take_signal(self) -> None:
         """Let SIGTERM ask for a stop again, after the library has set a handler of its own."""
@@ -137,7 +143,7 @@ class Integration:
     def begin_step(self) -> None:
         """This rank has the batch of a step."""
         self._computing = time.monotonic()
-        self.mark(Section.COMPUTE)
+        self.mark(StepPhase.COMPUTE)
 
     def end_step(self, step: int) -> Flags:
         """So many steps are done: give what all ranks have agreed to do now, to save or to stop.
@@ -161,19 +167,19 @@ class Integration:
     def wait_for_data(self) -> None:
         """The next step begins, with the wait for its batch."""
         self._began = time.monotonic()
-        self.mark(Section.DATA)
+        self.mark(StepPhase.DATA)
 
-    def mark(self, section: Section) -> None:
+    def mark(self, phase: StepPhase) -> None:
         """Tell the launcher that this rank is alive, and what it is at."""
         if self._progress is not None:
             # The first step connects and compiles: it counts as start to its end.
-            start = self.begun and self._steps_here == 0 and section in {Section.DATA, Section.COMPUTE}
-            self._progress.mark(self.step, Section.START if start else section)
+            start = self.begun and self._steps_here == 0 and phase in {StepPhase.DATA, StepPhase.COMPUTE}
+            self._progress.mark(self.step, StepPhase.START if start else phase)
 
     def end(self) -> None:
         """The loop has ended on all ranks."""
         self._agreement.finish()
-        self.mark(Section.DONE)
+        self.mark(StepPhase.DONE)
 
     # ---- checkpoints ----
 
@@ -183,11 +189,11 @@ class Integration:
         Args:
             write: Writes into an empty directory, which has the same name on all ranks of a host.
         """
-        self.mark(Section.CHECKPOINT)
-        scratch = Scratch(self._store, self.step)
+        self.mark(StepPhase.CHECKPOINT)
+        scratch = StagingDirectory(self._store, self.step)
         if self._peers.rank in self._hosts.writers:  # the others see theirs
             scratch.make()
-        self._peers.gather(b"")
+        self._peers.all_gather(b"")
         write(scratch.path)
         self.publish(scratch.path, keep=False)
 
@@ -198,8 +204,8 @@ class Integration:
             made: The directory that it has written.
             keep: Whether the directory stays.
         """
-        self.mark(Section.CHECKPOINT)
-        self._peers.gather(b"")
+        self.mark(StepPhase.CHECKPOINT)
+        self._peers.all_gather(b"")
         began = time.monotonic()
         publish(self._store, self.step, made, self._peers, self._hosts, keep=keep)
         self._save_at = time.monotonic() + self._every_seconds
@@ -211,10 +217,10 @@ class Integration:
 
     def forget(self, made: Path) -> None:
         """Remove a directory whose files are published, before the library overwrites them; all ranks call this."""
-        self._peers.gather(b"")
+        self._peers.all_gather(b"")
         if self._peers.rank in self._hosts.leaders:
             shutil.rmtree(made, ignore_errors=True)
-        self._peers.gather(b"")
+        self._peers.all_gather(b"")
 
     # ---- metrics ----
 

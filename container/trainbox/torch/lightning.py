@@ -12,7 +12,7 @@ from typing import Any
 
 from trainbox import toolkit
 from trainbox.contract.world import in_world
-from trainbox.elastic.progress import Section
+from trainbox.elastic.progress import StepPhase
 from trainbox.torch.integration import EVERY_SECONDS, Integration, read_place
 
 #: Both packages hold the same; a script should not have to import the other one as well.
@@ -27,7 +27,7 @@ FILE = "lightning.ckpt"
 
 
 def processes() -> dict[str, Any]:
-    """Return the arguments of `Trainer` that tell it of the processes of this job.
+    """Return the arguments of `Trainer` for the processes of this job.
 
     Where trainbox has started one for each device, Lightning joins them. Else it starts one for each device itself.
     """
@@ -38,7 +38,7 @@ def processes() -> dict[str, Any]:
 
 
 class LightningCallback(_Callback):  # type: ignore[misc]  # its library is not read by mypy
-    """Tells trainbox of the Trainer's steps, saves and stops when the ranks have agreed to, logs metric lines.
+    """Report the Trainer's steps to trainbox, save and stop when the ranks have agreed to, log metric lines.
 
     Args:
         every_seconds: From one checkpoint to the next.
@@ -100,12 +100,12 @@ class LightningCallback(_Callback):  # type: ignore[misc]  # its library is not 
     def on_validation_batch_end(self, _trainer: Any, _module: Any, *_: Any) -> None:  # noqa: ANN401
         """A batch is evaluated."""
         if self._run.begun:
-            self._run.mark(Section.EVALUATION)
+            self._run.mark(StepPhase.EVALUATION)
 
     def on_validation_start(self, _trainer: Any, _module: Any) -> None:  # noqa: ANN401
         """An evaluation begins."""
         if self._run.begun:
-            self._run.mark(Section.EVALUATION)
+            self._run.mark(StepPhase.EVALUATION)
 
     def on_validation_end(self, _trainer: Any, _module: Any) -> None:  # noqa: ANN401
         """An evaluation has ended."""

@@ -11,13 +11,12 @@ import torch.distributed as dist
 from trainbox import stopping
 from trainbox.contract.ranks import Ranks
 from trainbox.contract.settings import Settings
-from trainbox.elastic.progress import Progress, Section
+from trainbox.elastic.progress import RankProgress, StepPhase
 from trainbox.errors import TrainingError
 from trainbox.say import say
 from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, finite, gather
-from trainbox.torch.batches import Batches, Loader
+from trainbox.torch.batches import Batches, Loader, map_tensors
 from trainbox.torch.gradients import Gradients
-from trainbox.torch.nested import change
 from trainbox.torch.places import Places
 from trainbox.torch.stopwatch import Stopwatch
 from trainbox.torch.uneven import Watch, require_joinable
@@ -58,7 +57,7 @@ class Loop:
         ranks: Ranks,
         device: torch.device,
         control: dist.ProcessGroup | None,
-        progress: Progress | None,
+        progress: RankProgress | None,
         *,
         gradients: Gradients,
         stopwatch: Stopwatch,
@@ -86,12 +85,12 @@ class Loop:
         self._watch = Watch(ranks.rank, ranks.world_size) if control is not None else None
         self._steps_here = 0
 
-    def mark(self, section: Section) -> None:
+    def mark(self, phase: StepPhase) -> None:
         """Say what this rank is at."""
         if self._progress is not None:
             # The first step connects and compiles: it counts as start to its end.
-            start = self._steps_here == 0 and section in {Section.DATA, Section.COMPUTE}
-            self._progress.mark(self.step, Section.START if start else section)
+            start = self._steps_here == 0 and phase in {StepPhase.DATA, StepPhase.COMPUTE}
+            self._progress.mark(self.step, StepPhase.START if start else phase)
 
     def steps(self, loader: Iterable[T], *, accumulate: int, uneven: Uneven) -> Iterator[T]:
         """The batches of a loader, so many of them a step; all ranks stop at the same one.
@@ -101,13 +100,13 @@ class Loop:
         """
         batches = loader.batches if isinstance(loader, Loader) else None
         self._agreement.hurry()
-        began = computing = self._begin(Section.DATA)
+        began = computing = self._begin(StepPhase.DATA)
         number = 0  # of the batch in its step
         for batch in () if self.stopped else self._batches(loader, accumulate, uneven):
             moved = self._to_device(batch)
             self._gradients.begin(number, accumulate, self._weight)
             if number == 0:
-                computing = self._begin(Section.COMPUTE)
+                computing = self._begin(StepPhase.COMPUTE)
                 self._stopwatch.begin()
             number += 1
             if number == accumulate and self._watch is not None and uneven == "error":
@@ -119,16 +118,16 @@ class Loop:
                     self._count(batches, accumulate)
                 raise
             if number < accumulate:
-                self.mark(Section.COMPUTE)
+                self.mark(StepPhase.COMPUTE)
                 continue
             number = 0
             self._count(batches, accumulate)
             self._end_step(began, computing)
             if self.stopped:
                 return
-            began = self._begin(Section.DATA)
+            began = self._begin(StepPhase.DATA)
         # What the script does between two rounds of the loop may take as long as an evaluation.
-        self.mark(Section.EVALUATION)
+        self.mark(StepPhase.EVALUATION)
         if not self.stopped:
             self._end_loop(number, accumulate, uneven)
 
@@ -179,10 +178,10 @@ class Loop:
         # Of these batches every rank has one.
         common = loader.batches.length // loader.batches.batch_size if isinstance(loader, Loader) else 0
         self._agreement.hurry()
-        self.mark(Section.EVALUATION)
+        self.mark(StepPhase.EVALUATION)
         for number, batch in enumerate(() if self.stopped else loader, start=1):
             yield self._to_device(batch)
-            self.mark(Section.EVALUATION)
+            self.mark(StepPhase.EVALUATION)
             if number <= common:
                 self._exchange(saves=False)
                 if self.stopped:
@@ -192,28 +191,28 @@ class Loop:
         """All ranks call this at the same step: save now."""
         self._save_asked = self._save_owed = False
         if self.saver is not None:
-            self.mark(Section.CHECKPOINT)
+            self.mark(StepPhase.CHECKPOINT)
             self._require_finite()
             copy_buffers(self._gradients.models)  # of those no rank's count more: DCP would take any rank's
             self.saver.save(self.step, wait=wait)
 
     def close(self) -> None:
         """All ranks are through: what nobody has heard yet is heard, and what is being written is finished."""
-        self.mark(Section.CHECKPOINT)
+        self.mark(StepPhase.CHECKPOINT)
         bad = self._agreement.finish().bad
         if bad is not None:
             self._report_bad(bad)
         if self.saver is not None:
             self.saver.close()
-        self.mark(Section.DONE)
+        self.mark(StepPhase.DONE)
 
     def leave(self) -> None:
         """Nothing goes on beside the script any more, however it ended."""
         if self._watch is not None:
             self._watch.close()
 
-    def _begin(self, section: Section) -> float:
-        self.mark(section)
+    def _begin(self, phase: StepPhase) -> float:
+        self.mark(phase)
         return time.monotonic()
 
     def _count(self, batches: Batches | None, each: int) -> None:
@@ -273,7 +272,7 @@ class Loop:
     def _to_device(self, batch: T) -> T:
         if self._device.type == "cpu":
             return batch
-        return change(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+        return map_tensors(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
 
     def _say(self, text: str) -> None:
         if self._rank == 0:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import trainbox
 from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
 from trainbox.tabular.curves import save_curves
-from trainbox.tabular.painter import Painter
+from trainbox.tabular.plots import draw_pictures
 from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
@@ -29,9 +29,18 @@ _MOST_IMAGES = 32
 
 
 def save_network(
-    net: nn.Module, best: BestEpoch, train: Samples, params: NetworkParams, *, complete: bool, algorithm: str = ""
+    net: nn.Module,
+    best: BestEpoch,
+    train: Samples,
+    params: NetworkParams,
+    *,
+    complete: bool,
+    final: Mapping[trainbox.Metric, float],
+    algorithm: str = "",
 ) -> None:
     """Save the weights as `model.pt`, the exported network as `model.pt2`, the model card, and the learning curves.
+
+    Pictures are drawn last, and only if the job was not stopped.
 
     Args:
         net: The network with the weights of the best epoch, on the CPU.
@@ -39,6 +48,7 @@ def save_network(
         train: The training samples.
         params: The hyperparameters.
         complete: Whether the training was finished.
+        final: The scores of the best epoch, to be logged as the last ones; they may be empty.
         algorithm: The name of the network in the card; by default `model`, or the bundled network's name.
 
     Raises:
@@ -68,12 +78,15 @@ def save_network(
             "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
         },
     )
-    with Painter() as painter:
-        painter.draw(save_curves(best.history, unit="epochs", selected=best.epoch))
-        files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train.inputs)}
-        save_files(files, card, train.inputs, program="model.pt2")
+    files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train.inputs)}
+    save_files(files, card, train.inputs, program="model.pt2")
+    curves = save_curves(best.history, unit="epochs", selected=best.epoch)
     for text in explain(train.coding, train.names, params.unseen):
         log_line(text)
+    if final:
+        trainbox.final(final)
+    if complete:
+        draw_pictures(curves)
 
 
 def save_files(files: Mapping[str, bytes], card: ModelCard, inputs: Tensor, *, program: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, WeightedRandomSampler
 
 from trainbox.torch.batches import Loader
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.parts import Stateful
 from trainbox.torch.permutation import derive
 
@@ -60,11 +60,11 @@ class Places:
         """
         iterator: Iterator[T] | None = None
         for number in itertools.count(first):
-            drawn = generators.capture()
-            generators.reseed(derive(self._seed, "loader", self._rank, number))
+            drawn = rng_state.capture()
+            rng_state.reseed(derive(self._seed, "loader", self._rank, number))
             iterator = iter(loader) if iterator is None else iterator
             batch = list(itertools.islice(iterator, 1))
-            generators.restore(drawn)
+            rng_state.restore(drawn)
             if not batch:
                 return
             yield batch[0]

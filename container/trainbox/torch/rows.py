@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from trainbox.channels import Block, Coding, Columns, Table, read_table
-from trainbox.channels.spelling import kind_of
-from trainbox.channels.wording import some
+from trainbox.channels import Block, Coding, ColumnSpec, Table, read_table
+from trainbox.channels.formats.cell_types import classify_cell
 from trainbox.contract.job import Channel
+from trainbox.contract.text import some
 from trainbox.errors import DataError
 from trainbox.former import former_model
 from trainbox.say import say
@@ -18,7 +18,7 @@ from trainbox.tabular.faults import Scan, find_place
 from trainbox.tabular.labels import MOST_CLASSES, refuse_constant
 from trainbox.tabular.texts import find_odd_texts, read_codes
 
-_LABEL_FIRST = Columns()
+_LABEL_FIRST = ColumnSpec()
 #: From here on a 32-bit float does not tell two neighbouring whole numbers apart.
 _LARGEST_CODE = 2**24
 
@@ -26,7 +26,7 @@ _LARGEST_CODE = 2**24
 def read_rows(
     channel: Path | Channel,
     *,
-    columns: Columns = _LABEL_FIRST,
+    columns: ColumnSpec = _LABEL_FIRST,
     like: Table | None = None,
     has_classes: bool = False,
     codes: Sequence[str] = (),
@@ -81,7 +81,7 @@ def _as_numbers(table: Table) -> Table:
     numeric = {
         place: np.array(texts, np.float32)
         for place, texts in table.coding.features.items()
-        if all(kind_of(text) == "number" for text in texts)
+        if all(classify_cell(text) == "number" for text in texts)
     }
     for place, values in numeric.items():
         column = table.features[:, place]

@@ -12,8 +12,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
-from trainbox.channels import Coding, Columns, Table, say_unread
-from trainbox.channels.coding import digest_coding
+from trainbox.channels import Coding, ColumnSpec, Table, digest_coding, say_unread
 from trainbox.contract.model_card import FeatureType
 from trainbox.errors import DataError
 from trainbox.tabular.texts import by_name
@@ -106,7 +105,7 @@ def read_samples(params: NetworkParams) -> dict[str, Samples]:
     first = trainbox.channel("train")
     read: Any = read_images
     if not holds_images(first):
-        columns = Columns(
+        columns = ColumnSpec(
             missing=params.missing,
             delimiter=params.delimiter,
             texts=True,

@@ -30,14 +30,13 @@ from trainbox import toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import Ranks
 from trainbox.elastic import preload
-from trainbox.elastic.progress import Progress, Section, open_progress
+from trainbox.elastic.progress import RankProgress, StepPhase, open_progress
 from trainbox.say import say
 from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
-from trainbox.torch.checkpoints.choice import choose_saver
-from trainbox.torch.checkpoints.course import Course
-from trainbox.torch.checkpoints.parts import is_partly_frozen, plain
-from trainbox.torch.checkpoints.trainable import FROZEN, digest_frozen
+from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain
+from trainbox.torch.checkpoints.run_info import RunInfo
+from trainbox.torch.checkpoints.saver import choose_saver
 from trainbox.torch.exact import algorithms, seed_all
 from trainbox.torch.filling import Weights, is_needed
 from trainbox.torch.gradients import Gradients
@@ -72,7 +71,7 @@ class Session:
         ranks: Ranks,
         backend: Backend,
         control: dist.ProcessGroup | None,
-        progress: Progress | None,
+        progress: RankProgress | None,
         *,
         precision: Precision,
         seed: int,
@@ -99,11 +98,11 @@ class Session:
             seed=seed,
             check_every=check_every,
         )
-        self._loop.mark(Section.START)
+        self._loop.mark(StepPhase.START)
 
     @property
     def step(self) -> int:
-        """Optimizer steps done since the start of the whole job; a resumed job goes on counting."""
+        """Optimizer steps since the start of the job; a resumed job continues to count."""
         return self._loop.step
 
     @property
@@ -113,7 +112,7 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Whether this rank has no batch left and repeats its last one, which counts nothing (`uneven="join"`)."""
+        """Whether this rank has no batch left and repeats its last one with weight 0 (`uneven="join"`)."""
         return self._loop.idle
 
     # ---- before the loop ----
@@ -127,7 +126,7 @@ class Session:
         weights: Weights | None = None,
         **ddp_options: Any,  # noqa: ANN401 - those of DDP
     ) -> M:
-        """The model on its device, its gradients averaged over the ranks; alone it comes back as it is.
+        """Move a model to the device and average its gradients over the ranks; with one rank it is only moved.
 
         Args:
             model: The same on all ranks, which it is if it was made after `session` began.
@@ -171,7 +170,7 @@ class Session:
     def batches(
         self, length: int, *, batch_size: int, seed: int | None = None, tail: Tail = "drop", shuffle: bool = True
     ) -> Batches:
-        """The batches of a data set, shared by the ranks of this session; see `Batches`.
+        """Return the batches of a data set, divided among the ranks of this session; see `Batches`.
 
         Raises:
             HyperparameterError: The ranks cannot share the batches evenly, or there is not one whole batch.
@@ -218,15 +217,15 @@ class Session:
             identity = {**identity, FROZEN: digest_frozen(models, self._control)}
         host, seconds = toolkit.current_job().current_host, EVERY_SECONDS if every_seconds is None else every_seconds
         hang = self._settings.hang_seconds
-        course = Course(self.rank, self.world_size, self._control, host, self._seed, identity, seconds, hang)
-        saver = choose_saver(toolkit.checkpoints(), parts, course)
-        self._loop.mark(Section.CHECKPOINT)
+        run = RunInfo(self.rank, self.world_size, self._control, host, self._seed, identity, seconds, hang)
+        saver = choose_saver(toolkit.checkpoints(), parts, run)
+        self._loop.mark(StepPhase.CHECKPOINT)
         self._loop.saver, self._loop.step = saver, saver.resume()
-        self._loop.mark(Section.START)
+        self._loop.mark(StepPhase.START)
         return self.step
 
     def require_same(self, what: str, digest: int) -> None:
-        """All ranks call this: those that have read different data must not train together.
+        """End the job if ranks have read different data; all ranks call this.
 
         Args:
             what: In the plural, for the message.
@@ -240,7 +239,7 @@ class Session:
     # ---- the loop ----
 
     def steps(self, loader: Iterable[T], *, accumulate: int = 1, uneven: Uneven = "error") -> Iterator[T]:
-        """The batches of a loader on this rank's device, one optimizer step each; all ranks stop at the same one.
+        """Yield the batches of a loader on the device, one optimizer step each; all ranks stop after the same step.
 
         At the end of each step, that is when the loop asks for the next batch or breaks off after `update`, the
         position of the loader's batches moves on, and the ranks agree whether to save and whether to stop.
@@ -259,18 +258,18 @@ class Session:
         return self._loop.steps(loader, accumulate=accumulate, uneven=uneven)
 
     def micro_batches(self, batch: T, parts: int) -> Iterator[T]:
-        """A batch in pieces whose gradients add up to those of the whole; the ranks exchange them with the last.
+        """Yield a batch in pieces whose gradients add up to those of the batch; ranks exchange them with the last one.
 
         `backward` weighs each piece by its share, so give it the mean loss of the piece.
         """
         return self._gradients.micro_batches(batch, parts)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of forward pass and loss, for the session's precision."""
+        """Return the autocast context for forward pass and loss, in the session's precision."""
         return self._precision.autocast()
 
     def backward(self, loss: torch.Tensor, *, weight: float | torch.Tensor | None = None) -> None:
-        """The gradients of a mean loss, scaled where fp16 needs it; whether it is finite is looked at a step later.
+        """Compute the gradients of a mean loss, scaled for fp16; whether it is finite is checked one step later.
 
         Args:
             loss: A mean, of as many rows on each rank.
@@ -283,7 +282,7 @@ class Session:
         self._gradients.backward(loss, weight)
 
     def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None = None) -> bool:
-        """One step of the optimizer, after which the gradients are gone.
+        """Take one step of the optimizer, and reset the gradients.
 
         Args:
             optimizer: Of parameters whose gradients `backward` has made.
@@ -295,13 +294,13 @@ class Session:
         return self._gradients.update(optimizer, clip=clip)
 
     def save(self) -> None:
-        """All ranks call this at the same step: save now, and wait until it is on the disk."""
+        """Save now, and wait until the checkpoint is on the disk; all ranks call this after the same step."""
         self._loop.save(wait=True)
 
     # ---- beside the loop ----
 
     def evaluation(self, loader: Iterable[T]) -> Iterator[T]:
-        """The batches of a loader on this rank's device; ends early, with `stopped`, once all agree to stop.
+        """Yield the batches of a loader on this rank's device; end early, with `stopped`, if all ranks agree to stop.
 
         Ranks may have different numbers of batches: call the bare model here, for one that is wrapped may wait for
         the others. Buffers (the running means of batch norm) are those of rank 0 on all ranks.
@@ -309,14 +308,14 @@ class Session:
         return self._loop.evaluation(loader)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """The sums over all ranks, the same bits on each: float64, on the processor. All ranks call this."""
+        """Return the sums over all ranks, the same bits on each: float64, on the CPU; all ranks call this."""
         summed = values.detach().to("cpu", torch.float64, copy=True)
         if self._control is not None:
             self._stopwatch.wait(lambda: dist.all_reduce(summed, group=self._control))
         return summed
 
     def say(self, text: str) -> None:
-        """One line in the log, from rank 0."""
+        """Log one line, from rank 0 only."""
         if self.rank == 0:
             say(text)
 
@@ -331,7 +330,7 @@ def session(
     on_nan: Literal["stop", "continue"] = "stop",
     check_every: int = CHECK_EVERY,
 ) -> Iterator[Session]:
-    """Join the other ranks, on the right device, with everything seeded; leave together with them.
+    """Join the other ranks, choose the device, seed all random generators; leave together with the other ranks.
 
     Args:
         seed: Of every random choice. All ranks draw the same until `wrap`, so that their models are the same.
@@ -350,7 +349,7 @@ def session(
     ranks = find_ranks(toolkit.current_job(), env)
     progress = open_progress(env, ranks)
     if progress is not None:
-        progress.mark(0, Section.JOIN)  # first: who hears a stop and has yet to join is not waited for
+        progress.mark(0, StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
     toolkit.stop_requested()  # from here on SIGTERM is a request
     gpus = torch.cuda.device_count()
     chosen = choose_backend(backend or settings.backend, ranks, gpus=gpus, nccl=dist.is_nccl_available())

@@ -13,12 +13,12 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from trainbox.elastic.progress import Section
+from trainbox.elastic.progress import StepPhase
 from trainbox.torch.integration import EVERY_SECONDS, Integration
 
 
 class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # its library is not read by mypy
-    """Tells trainbox of the Trainer's steps, saves and stops when the ranks have agreed to, logs metric lines.
+    """Report the Trainer's steps to trainbox, save and stop when the ranks have agreed to, log metric lines.
 
     Args:
         every_seconds: From one checkpoint to the next, besides those of the Trainer's own `save_strategy`.
@@ -67,7 +67,7 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # its librar
     def on_prediction_step(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:  # noqa: ANN401
         """A batch is evaluated."""
         if self._run.begun:
-            self._run.mark(Section.EVALUATION)
+            self._run.mark(StepPhase.EVALUATION)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401
         """An evaluation has ended; the Trainer may save now."""
@@ -94,11 +94,11 @@ class TransformersCallback(TrainerCallback):  # type: ignore[misc]  # its librar
     def _prepare(self, args: Any, state: Any, control: Any) -> None:  # noqa: ANN401
         """Get ready for what the Trainer does next."""
         if control.should_save:
-            self._run.mark(Section.CHECKPOINT)
+            self._run.mark(StepPhase.CHECKPOINT)
             if self._published == _directory(args, state):  # once more after the same step: its files are published
                 self._run.forget(self._published)
         elif control.should_evaluate:
-            self._run.mark(Section.EVALUATION)
+            self._run.mark(StepPhase.EVALUATION)
 
 
 def _directory(args: Any, state: Any) -> Path:  # noqa: ANN401

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from trainbox.torch.checkpoints import generators
-from trainbox.torch.nested import tensors
+from trainbox.torch.batches import list_tensors
+from trainbox.torch.checkpoints import rng_state
 
 
 def pack_buckets_first(model: DistributedDataParallel) -> None:
@@ -30,7 +30,7 @@ def pack_buckets_first(model: DistributedDataParallel) -> None:
 
 def _pass_once(model: DistributedDataParallel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     with _unchanged(model):
-        outputs = [output for output in tensors(model(*args, **kwargs)) if output.requires_grad]
+        outputs = [output for output in list_tensors(model(*args, **kwargs)) if output.requires_grad]
         if outputs:
             torch.stack([output.float().sum() for output in outputs]).sum().backward()  # type: ignore[no-untyped-call]
 
@@ -40,13 +40,13 @@ def _unchanged(model: DistributedDataParallel) -> Iterator[None]:
     """Put buffers, gradients, random generators and the switch of `no_sync` back to what they were."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    drawn, synced = generators.capture(), model.require_backward_grad_sync
+    drawn, synced = rng_state.capture(), model.require_backward_grad_sync
     model.require_backward_grad_sync = True
     for parameter, _ in gradients:
         parameter.grad = None
     yield
     model.require_backward_grad_sync = synced
-    generators.restore(drawn)
+    rng_state.restore(drawn)
     with torch.no_grad():
         for parameter, gradient in gradients:
             parameter.grad = gradient

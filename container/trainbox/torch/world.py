@@ -22,7 +22,7 @@ from trainbox.contract.job import Job
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_port, read_ranks
 from trainbox.contract.world import in_world
 from trainbox.errors import ContractError, HyperparameterError
-from trainbox.peers.stores import serve_store
+from trainbox.peers.sockets import serve_store
 from trainbox.say import say
 
 #: Others may still be compiling or reading when this rank arrives.

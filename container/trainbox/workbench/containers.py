@@ -21,11 +21,11 @@ from trainbox.files import read_below
 from trainbox.procfs import is_stopped, process_state
 from trainbox.workbench.confinement import Confinement
 from trainbox.workbench.engine import Image, asking, connect, unless_gone
-from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, hang_seconds_of, watch
-from trainbox.workbench.interrupts import Interrupts
+from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, HostListener, check_logs, drain, hang_seconds_of, watch
 from trainbox.workbench.ownership import give_to_caller
 from trainbox.workbench.plan import HostPlan, RunPlan
 from trainbox.workbench.resources import Resources, written_by
+from trainbox.workbench.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -219,7 +219,7 @@ def _no_train(what: str, image: Image) -> RunError:
 
 
 def run_containers(
-    plan: RunPlan, image: Image, confinement: Confinement, listener: Listener, interrupts: Interrupts
+    plan: RunPlan, image: Image, confinement: Confinement, listener: HostListener, stop_request: StopRequest
 ) -> Ended:
     """Start all hosts and come back when all have ended; no container or network of theirs is left, unless asked for.
 
@@ -236,7 +236,7 @@ def run_containers(
                 selector.register(hosts[-1].pipe, selectors.EVENT_READ, hosts[-1])
             for host in hosts:
                 host.start(image)
-            ended = watch(plan, hosts, selector, listener, interrupts)
+            ended = watch(plan, hosts, selector, listener, stop_request)
             drain(selector, listener)
         finally:
             resources.remove(listener)
@@ -258,8 +258,10 @@ def _attached(container: str, plan: RunPlan, host: HostPlan, client: "APIClient"
 
 def _check_train(plan: RunPlan, image: Image, ended: Ended) -> None:
     """Where the ENTRYPOINT looks for `train`, its code is all that tells; a supervisor would have left a reason."""
-    trees = {host.name: host.tree for host in plan.hosts}
+    trees = {host.name: host.tree for host in plan.hosts if host.is_supervised}
     for host in ended.hosts:
+        if host.name not in trees:
+            continue  # it was started with a command of the request
         said = b""
         with contextlib.suppress(OSError):
             said = read_below(trees[host.name], "output/failure", LARGEST_FAILURE_BYTES).strip(b"\0 \n")

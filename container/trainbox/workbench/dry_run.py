@@ -54,6 +54,7 @@ def _tree(plan: RunPlan, host: HostPlan) -> Iterable[str]:
     files = {**host.files, HYPERPARAMETERS: redacted_hyperparameters(host, plan.request.hide)}
     entries |= {name: f"= {content}" for name, content in files.items()}
     shown = {f"input/data/{name}": share for name, share in host.shares.items() if not share.is_whole}
+    entries |= {name: f"<- a copy of {directory}" for name, directory in host.copies.items()}
     entries |= {name: f"-> {target}" for name, target in host.links.items() if not _is_below(name, shown)}
     for mount in host.mounts:
         mode = " (read-only)" if mount.read_only else ""

@@ -1,6 +1,5 @@
 """What `trainbox run` is to run: a file or a module of this machine, a bundled script, or one that an image has."""
 
-import argparse
 import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.job_spec import FILE_SCHEME, LocalScript
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import RunError
 from trainbox.launch.program import bundled_scripts, find_module, same_script
@@ -24,32 +24,63 @@ class Found(msgspec.Struct, frozen=True):
     directory: Path | None = None
     #: Whether it is a script of the image, which is none here.
     in_image: bool = False
+    #: Where the supervisor gets the source from, where it is not that directory.
+    submit_directory: str = ""
 
 
-def find_program(args: argparse.Namespace, env: Mapping[str, str], cwd: Path) -> Found:
-    """Look up the script or the module of a command line; an image is asked only for a name that is none here.
+def find_program(script: LocalScript | None, image: str | None, env: Mapping[str, str], cwd: Path) -> Found:
+    """Look up the script or the module of a job; an image is asked only for a name that is none here.
 
     Args:
-        args: The command line.
+        script: What is to run.
+        image: The image of the containers; None where there are none.
         env: The environment, which says where the engine is.
         cwd: Where paths begin.
 
     Raises:
         RunError: It is nowhere; the message names what is like it.
     """
-    if args.script is not None and args.module is not None:
+    if script is None or not (script.file or script.module or script.name):
+        raise nothing_named(image, cwd)
+    if script.source_dir and not script.source_dir.startswith(FILE_SCHEME):
+        return _find_elsewhere(script, image, env)
+    directory = Path(script.source_dir.removeprefix(FILE_SCHEME)) if script.source_dir else None
+    if directory is not None and directory.is_file():  # an archive, which the supervisor unpacks
+        if image is not None:
+            raise RunError(f"the containers cannot read the archive {directory}", hint="unpack it, give the directory")
+        return Found(script.file or script.module, submit_directory=script.source_dir)
+    if directory is not None and not directory.is_dir():
         raise RunError(
-            f"-m {args.module} and {args.script}: only one of them can run",
-            hint=f"arguments of the module stand behind --: trainbox run -m {args.module} -- {args.script}",
+            f"there is no directory {directory}, where the source is to be", hint="give the right source_dir"
         )
-    if args.module is not None:
-        return _find_module(args, cwd)
-    if args.script is None:
-        raise _nothing_named(args.docker, cwd)
-    return _find_script(args.script, args, env, cwd)
+    if script.module:
+        return _find_module(script.module, directory or cwd, image)
+    if script.file:
+        located = locate(script.file, directory, cwd)
+        if located is None:
+            raise no_script(script.file, directory or cwd, [])
+        return Found(*located)
+    return _find_by_name(script.name, image, env, cwd)
 
 
-def _nothing_named(image: str | None, cwd: Path) -> RunError:
+def locate(given: str, directory: Path | None, cwd: Path) -> tuple[str, Path] | None:
+    """A file of this machine, relative to the directory of its source, and that; None where there is none.
+
+    Args:
+        given: Its path.
+        directory: That of the source; None for the file's own.
+        cwd: Where paths begin.
+    """
+    candidates = [cwd / given] if directory is None else [directory / given, cwd / given]
+    source = (cwd / given).resolve().parent if directory is None else directory.resolve()
+    for candidate in candidates:
+        if candidate.is_file() and candidate.resolve().is_relative_to(source):
+            return candidate.resolve().relative_to(source).as_posix(), source
+    return None
+
+
+def nothing_named(image: str | None, cwd: Path) -> RunError:
+    """What is said where no script is named; that of a command may stand in the place of its image."""
     if image is None:
         return RunError("no script is named", hint="trainbox run SCRIPT_OR_NAME, or trainbox run -m MODULE")
     way = f"{image} --docker" if names_script(image, cwd) else f"SCRIPT_OR_NAME --docker {image}"
@@ -64,18 +95,22 @@ def names_script(text: str, cwd: Path) -> bool:
     return text.endswith((".py", ".sh")) or (cwd / text).is_file() or same_script(text, bundled_scripts()) is not None
 
 
-def _find_module(args: argparse.Namespace, cwd: Path) -> Found:
+def _find_elsewhere(script: LocalScript, image: str | None, env: Mapping[str, str]) -> Found:
+    """A program of a directory that only the image has, or of an archive that the supervisor fetches."""
+    if image is not None and script.file and script.source_dir.startswith("/"):
+        return _find_path_in_image(Path(script.source_dir, script.file), image, env)
+    return Found(script.file or script.module, submit_directory=script.source_dir)
+
+
+def _find_module(name: str, given: Path, image: str | None) -> Found:
     """As Python does it the current directory is where names of modules begin: it is the source."""
-    directory = (cwd / (args.source_dir or ".")).resolve()
-    if not directory.is_dir():
-        raise RunError(f"--source-dir {args.source_dir}: there is no such directory")
-    name = str(args.module)
+    directory = given.resolve()
     if not all(part.isidentifier() for part in name.split(".")):
         raise RunError(f"-m {name}: expected the name of a module, as in package.train", hint="a script needs no -m")
     file = find_module(name, directory)
     if file is not None:
         return Found(file.relative_to(directory).as_posix(), directory)
-    if args.docker is None and importlib.util.find_spec(name.partition(".")[0]) is None:
+    if image is None and importlib.util.find_spec(name.partition(".")[0]) is None:
         there = [path.stem for path in directory.iterdir() if path.suffix == ".py" or path.is_dir()]
         raise RunError(
             f"there is no module {name!r} in {directory}{did_you_mean(name.partition('.')[0], there)}",
@@ -84,29 +119,16 @@ def _find_module(args: argparse.Namespace, cwd: Path) -> Found:
     return Found(name, directory)
 
 
-def _find_script(given: str, args: argparse.Namespace, env: Mapping[str, str], cwd: Path) -> Found:
-    """The program relative to its source directory; or a bundled script, which has none."""
-    if args.source_dir is not None:
-        directory = (cwd / args.source_dir).resolve()
-        if not directory.is_dir():
-            raise RunError(f"--source-dir {args.source_dir}: there is no such directory")
-        candidates = [directory / given, cwd / given]
-    else:
-        directory = (cwd / given).resolve().parent
-        candidates = [cwd / given]
-    for candidate in candidates:
-        if candidate.is_file() and candidate.resolve().is_relative_to(directory):
-            return Found(candidate.resolve().relative_to(directory).as_posix(), directory)
-    if args.source_dir is None and args.docker is not None and Path(given).is_absolute():
-        return _find_path_in_image(Path(given), args.docker, env)
-    if args.source_dir is not None or "/" in given:
-        raise _no_script(given, directory, [])
+def _find_by_name(given: str, image: str | None, env: Mapping[str, str], cwd: Path) -> Found:
+    """A bundled script, or one that the image has; neither has a source here."""
+    if "/" in given:
+        raise no_script(given, (cwd / given).resolve().parent, [])
     here = bundled_scripts()
     if (bundled := same_script(given, here)) is not None:
         return Found(bundled)
-    if args.docker is None:
-        raise _no_script(given, cwd, here)
-    return _find_in_image(given, args.docker, env, cwd)
+    if image is None:
+        raise no_script(given, cwd, here)
+    return _find_in_image(given, image, env, cwd)
 
 
 def _find_path_in_image(path: Path, image: str, env: Mapping[str, str]) -> Found:
@@ -132,10 +154,11 @@ def _find_in_image(given: str, image: str, env: Mapping[str, str], cwd: Path) ->
         )
     if (name := same_script(given, scripts)) is not None:
         return Found(name, in_image=True)
-    raise _no_script(given, cwd, scripts, image=image)
+    raise no_script(given, cwd, scripts, image=image)
 
 
-def _no_script(given: str, directory: Path, bundled: Iterable[str], *, image: str = "") -> RunError:
+def no_script(given: str, directory: Path, bundled: Iterable[str], *, image: str = "") -> RunError:
+    """What is said of a script that is nowhere, with those that are like it."""
     names: Sequence[str] = sorted(bundled)
     there = [path.name for path in directory.iterdir() if path.is_file()] if directory.is_dir() else []
     close = difflib.get_close_matches(Path(given).name, [*there, *names], n=3)

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from trainbox.contract.secrets import redact, without_secrets
 from trainbox.files import open_regular
 from trainbox.workbench.curves import Curves, joined
+from trainbox.workbench.defined_metrics import DefinedMetrics, read_line
 from trainbox.workbench.folder import logs_of_last
 from trainbox.workbench.hosts import Ended
 from trainbox.workbench.plan import RunPlan
@@ -27,23 +27,29 @@ def first_record(plan: RunPlan) -> JobRecord:
         environment=_shown(request.env, request),
         channels={name: channel.as_flag() for name, channel in request.channels.items()},
         # If this attempt is killed, what was known before it stays known.
-        metrics=_known_metrics(request.out, earlier) if earlier else {},
+        metrics=_known_metrics(request, earlier) if earlier else {},
         result=earlier.result if earlier else None,
         model=earlier.model if earlier else None,
         earlier_attempts=(*earlier.earlier_attempts, earlier.as_attempt()) if earlier else (),
     )
 
 
-def _known_metrics(out: Path, earlier: JobRecord) -> dict[str, Curve]:
+def _known_metrics(request: RunRequest, earlier: JobRecord) -> dict[str, Curve]:
     """The metrics of all earlier attempts. If the last was killed, only its logs have what it logged."""
     if earlier.status != "InProgress":
         return dict(earlier.metrics)
-    curves = Curves()
-    for host, log in logs_of_last(out, earlier.attempt).items():
+    curves = Curves(next_steps_of(earlier))
+    defined = DefinedMetrics(request.metric_definitions, lambda _: None)  # this attempt tells what is to be told
+    for host, log in logs_of_last(request.out, earlier.attempt).items():
         with os.fdopen(open_regular(log), "rb") as lines:
             for line in lines:
-                curves.feed(host, line)
+                read_line(host, line, curves, defined)
     return joined(earlier.metrics, curves.all())
+
+
+def next_steps_of(record: JobRecord) -> dict[str, int]:
+    """Where the steps of metrics go on whose lines say none."""
+    return {name: curve.steps[-1] + 1 for name, curve in record.metrics.items() if curve.steps}
 
 
 def _shown(values: Mapping[str, str], request: RunRequest) -> dict[str, str]:

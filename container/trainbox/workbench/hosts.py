@@ -1,6 +1,6 @@
 """The hosts of a job while they run, whatever they run in: relayed, and stopped as SageMaker would.
 
-A backend is a function `(plan, …, listener, interrupts) -> Ended`: it starts a `Host` for each host of the plan, and
+A backend is a function `(plan, …, listener, stop_request) -> Ended`: it starts a `Host` for each host of the plan, and
 leaves the rest to `watch`.
 """
 
@@ -16,8 +16,8 @@ import msgspec
 
 from trainbox.contract.settings import read_settings
 from trainbox.errors import ContractError, RunError
-from trainbox.workbench.interrupts import Interrupts
 from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.workbench.stop_request import StopRequest
 
 StopReason = Literal["failure", "stop-after", "max-run", "interrupt", "log"]
 
@@ -50,8 +50,14 @@ class Ended(msgspec.Struct, frozen=True):
     killed: bool = False
 
 
-class Listener(Protocol):
-    """Hears what happens while the hosts run."""
+class HostListener(Protocol):
+    """Receives the output of running hosts and notes; `JobEvents` turns them into events."""
+
+    def started(self, host: str) -> None:
+        """A host was started."""
+
+    def stopping(self, reason: StopReason) -> None:
+        """The hosts are asked to leave."""
 
     def output(self, host: str, data: bytes) -> None:
         """A host wrote something, not necessarily whole lines."""
@@ -123,8 +129,8 @@ def watch(
     plan: RunPlan,
     hosts: Sequence[Host],
     selector: selectors.BaseSelector,
-    listener: Listener,
-    interrupts: Interrupts,
+    listener: HostListener,
+    stop_request: StopRequest,
 ) -> Ended:
     """Relay, stop and kill until all hosts have ended; `selector` has each host by its pipe."""
     started = time.monotonic()
@@ -132,6 +138,8 @@ def watch(
     failed: str | None = None
     kill_at = float("inf")
     killed = False
+    for host in hosts:
+        listener.started(host.name)
     while True:
         _relay(selector, listener, TICK_SECONDS)
         running = [host for host in hosts if not host.has_ended()]
@@ -141,13 +149,14 @@ def watch(
             ends = tuple(HostEnd(host.name, host.exit_code or 0, host.reason) for host in hosts)
             return Ended(ends, stop=stop, failed=failed, killed=killed)
         now = time.monotonic()
-        reason = _why_stop(plan, now - started, hosts, failed, interrupts)
+        reason = _why_stop(plan, now - started, hosts, failed, stop_request)
         if stop is None and reason is not None:
             stop, kill_at = reason, now + plan.seconds_to_leave
+            listener.stopping(reason)
             listener.say(_stop_sentence(plan, reason, [host.name for host in running], failed))
             for host in running:
                 host.stop(plan.seconds_to_leave)
-        if stop is not None and not killed and (now >= kill_at or interrupts.count >= _INTERRUPTS_THAT_KILL):
+        if stop is not None and not killed and (now >= kill_at or stop_request.count >= _INTERRUPTS_THAT_KILL):
             killed = True
             names = ", ".join(host.name for host in running)
             why = "Ctrl-C again" if now < kill_at else f"still there {plan.seconds_to_leave:g} s after SIGTERM"
@@ -158,10 +167,10 @@ def watch(
 
 
 def _why_stop(
-    plan: RunPlan, elapsed: float, hosts: Sequence[Host], failed: str | None, interrupts: Interrupts
+    plan: RunPlan, elapsed: float, hosts: Sequence[Host], failed: str | None, stop_request: StopRequest
 ) -> StopReason | None:
     request = plan.request
-    if interrupts.count:
+    if stop_request.count:
         return "interrupt"
     if failed is not None:
         return "failure"
@@ -185,7 +194,7 @@ def _stop_sentence(plan: RunPlan, reason: StopReason, running: Sequence[str], fa
     return f"{why}: SIGTERM to {', '.join(running)}, SIGKILL in {plan.seconds_to_leave:g} s"
 
 
-def _relay(selector: selectors.BaseSelector, listener: Listener, timeout: float) -> None:
+def _relay(selector: selectors.BaseSelector, listener: HostListener, timeout: float) -> None:
     if not selector.get_map():
         time.sleep(timeout)
         return
@@ -201,7 +210,7 @@ def _relay(selector: selectors.BaseSelector, listener: Listener, timeout: float)
         listener.output(host.name, data)
 
 
-def drain(selector: selectors.BaseSelector, listener: Listener) -> None:
+def drain(selector: selectors.BaseSelector, listener: HostListener) -> None:
     """Relay what is left in the pipes of hosts that have ended."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     while selector.get_map() and time.monotonic() < deadline:

@@ -6,17 +6,17 @@ import msgspec
 
 from trainbox.errors import RunError
 from trainbox.workbench import namespace
-from trainbox.workbench.hosts import Ended, Listener
-from trainbox.workbench.interrupts import Interrupts
+from trainbox.workbench.hosts import Ended, HostListener
 from trainbox.workbench.overlay import PLACES_OF_PIP, Order, Overlay, in_use
 from trainbox.workbench.plan import RunPlan
 from trainbox.workbench.processes import run_hosts
+from trainbox.workbench.stop_request import StopRequest
 
 #: It is removed between its build and its use only by hand, or by a clock that jumps.
 _MOST_BUILDS = 3
 
 
-def run_hosts_of(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ended:
+def run_hosts_of(plan: RunPlan, listener: HostListener, stop_request: StopRequest) -> Ended:
     """Run all hosts in processes; of a job with requirements, once these are installed.
 
     Raises:
@@ -24,14 +24,14 @@ def run_hosts_of(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> E
     """
     overlay = plan.overlay
     if overlay is None:
-        return run_hosts(plan, listener, interrupts)
+        return run_hosts(plan, listener, stop_request)
     try:
         overlay.lock.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_MOST_BUILDS):
             with in_use(overlay) as ready:
                 if ready:
-                    return run_hosts(plan, listener, interrupts)
-            ended = run_hosts(plan_build(plan, overlay), listener, interrupts)
+                    return run_hosts(plan, listener, stop_request)
+            ended = run_hosts(plan_build(plan, overlay), listener, stop_request)
             if ended.failed is not None or ended.stop is not None:
                 return ended
     except OSError as error:

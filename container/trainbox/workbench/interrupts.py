@@ -1,22 +1,21 @@
 """Ctrl-C and its relatives, counted instead of raised, so that a job is stopped in order."""
 
 import signal
+from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
 from typing import Self
+
+from trainbox.workbench.stop_request import StopRequest
 
 #: Ctrl-C, `kill`, and a terminal that was closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interrupts:
-    """While entered, the signals that would end this process are only counted.
-
-    The first asks for an orderly stop, the second for an end at once; `first` says how this process shall exit.
-    """
+class Interrupts(StopRequest):
+    """A stop request by signals: while entered, in the main thread, those that would end it ask for a stop."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.first: signal.Signals | None = None
+        super().__init__()
         self._former: list[tuple[signal.Signals, signal._HANDLER]] = []
 
     def __enter__(self) -> Self:
@@ -31,9 +30,12 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, former in self._former:
-            signal.signal(number, former)
+        while self._former:
+            signal.signal(*self._former.pop())
+
+    def listening(self) -> AbstractContextManager[object]:
+        """Return a context in which signals ask for a stop."""
+        return self
 
     def _count(self, number: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        self.first = self.first or signal.Signals(number)
+        self.ask(signal.Signals(number))

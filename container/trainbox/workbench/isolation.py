@@ -1,8 +1,7 @@
 """How far each host of a local job can have a file system of its own: tried out, and said with its reason."""
 
-import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ from trainbox.errors import RunError
 from trainbox.workbench import namespace
 from trainbox.workbench.confinement import Confinement, confine
 from trainbox.workbench.engine import Image, find_image
+from trainbox.workbench.local_options import LocalOptions
 from trainbox.workbench.namespace import OPT_ML, probe
 
 _HOSTS_FILE = Path("/etc/hosts")
@@ -61,47 +61,48 @@ def in_containers(image: Image, confinement: Confinement) -> Isolation:
     return Isolation(kind="container", at_opt_ml=True, can_name_hosts=True, image=image, confinement=confinement)
 
 
-def check_containers(args: argparse.Namespace) -> None:
-    """Refuse what the command line says of containers where it has no effect.
+def check_containers(options: LocalOptions, hosts: int) -> None:
+    """Refuse what is said of containers where it has no effect.
 
     Raises:
         RunError: There are none, or they could not work together.
     """
-    if args.keep and args.docker is None:
+    if options.keep and not options.docker:
         raise RunError("--keep: there is nothing to keep without --docker", hint="leave it out, or add --docker")
-    for flag, is_given in (("--as-sagemaker", args.as_sagemaker), ("--network", args.network is not None)):
-        if is_given and args.docker is None:
+    for flag, is_given in (("--as-sagemaker", options.as_sagemaker), ("--network", options.network is not None)):
+        if is_given and not options.docker:
             raise RunError(f"{flag} says what containers may do, and there are none", hint="add --docker")
-    if args.network == "none" and args.hosts.count > 1:
+    if options.network == "none" and hosts > 1:
         raise RunError(
-            f"--network none: {args.hosts.count} hosts must reach each other",
+            f"--network none: {hosts} hosts must reach each other",
             hint="--network internal (the default) gives them a network that leads nowhere else",
         )
 
 
-def find_containers(args: argparse.Namespace, env: Mapping[str, str], outside: Sequence[str]) -> Isolation:
-    """Containers of the image that the command line names, and what they may do: no more than the job needs.
+def find_containers(image_name: str, options: LocalOptions, hosts: int, outside: Sequence[str]) -> Isolation:
+    """Containers of an image, and what they may do: no more than the job needs.
 
     Args:
-        args: The command line.
-        env: The environment, which says where the engine is.
+        image_name: Of the image.
+        options: How the job runs here; its environment says where the engine is.
+        hosts: How many.
         outside: What the job fetches from elsewhere when it starts.
 
     Raises:
         RunError: No engine answers, it does not have the image, or cannot run it.
     """
     try:
-        image = find_image(args.docker, env)
+        image = find_image(image_name, options.env or {})
     except RunError as error:
-        if not args.docker.endswith((".py", ".sh")):
+        if not image_name.endswith((".py", ".sh")):
             raise
-        hint = f"--docker takes the name of an image: did you mean {args.docker} --docker?"
+        hint = f"--docker takes the name of an image: did you mean {image_name} --docker?"
         raise RunError(error.message, hint=hint) from error
     confinement = confine(
-        hosts=args.hosts.count,
+        hosts=hosts,
         outside=outside,
-        network=args.network,
-        as_sagemaker=args.as_sagemaker,
+        network=options.network,
+        as_sagemaker=options.as_sagemaker,
         user=(os.geteuid(), os.getegid()),
         groups=os.getgroups(),
         rootless=image.rootless,

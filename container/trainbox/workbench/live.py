@@ -52,11 +52,11 @@ class Screen:
 
 
 class Live:
-    """A listener: reads the metrics out of the hosts' lines and shows these.
+    """Shows the lines of the hosts, and where it can redraw, a last line with the progress.
 
     Args:
         hosts: Their names; with several, each line says whose it is.
-        curves: Where the metrics go.
+        curves: The metrics that the last line shows.
         out: Where the hosts' lines go.
         notes: Where our own lines go.
         pen: What draws there; where it can redraw, metric lines appear in the last line alone.
@@ -88,6 +88,9 @@ class Live:
 
     def output(self, host: str, data: bytes) -> None:
         """Show what a host wrote, as far as its lines are whole."""
+        if data.endswith(b"\n") and not self._pending[host]:
+            self._show(host, data)
+            return
         whole, newline, rest = (self._pending[host] + data).rpartition(b"\n")
         if not newline and len(rest) > _LONGEST_LINE_BYTES:
             whole, rest = rest, b""
@@ -99,6 +102,10 @@ class Live:
         """One line of our own, on stderr."""
         self._line.hide()  # stderr may be the same terminal
         self._notes.write(f"{PREFIX}{visible(without_secrets(text, ()))}\n")
+
+    def show(self, name: str, value: float) -> None:
+        """Have the line of progress show a metric."""
+        self._curves.last[name] = value
 
     def tick(self) -> None:
         """Redraw the line, if there is one and its time has come."""
@@ -119,7 +126,7 @@ class Live:
         self._line.hide()
 
     def _show(self, host: str, lines: bytes) -> None:
-        if MARK in lines or self._is_terminal or self._prefixed:
+        if self._is_terminal or self._prefixed:
             # Iterating splits at newlines alone; `splitlines` would cut a progress bar at each carriage return.
             lines = b"".join(self._shown(host, line) for line in io.BytesIO(lines))
         if not self._is_terminal:
@@ -130,10 +137,9 @@ class Live:
             (self._line.print_above if self._redraws else self._out.write)(text)
 
     def _shown(self, host: str, line: bytes) -> bytes:
-        if MARK in line and self._curves.feed(host, line):
+        if self._redraws and MARK in line and self._curves.feed(host, line):
             self._remaining.note(self._curves.last_step)
-            if self._redraws:
-                return b""
+            return b""
         if self._is_terminal:
             # Of a progress bar only its last state.
             line = line.rstrip(b"\r\n").rpartition(b"\r")[2] + b"\n"

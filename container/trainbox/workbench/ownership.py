@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from trainbox.errors import RunError
 from trainbox.files import walk_below
 from trainbox.workbench.engine import Image, run_once
-from trainbox.workbench.hosts import Listener
+from trainbox.workbench.hosts import HostListener
 
 if TYPE_CHECKING:
     from docker import APIClient
 
 
-def give_to_caller(client: "APIClient", places: Sequence[Path], image: Image, listener: Listener) -> None:
+def give_to_caller(client: "APIClient", places: Sequence[Path], image: Image, listener: HostListener) -> None:
     """Make whoever called the owner of all that lies below some directories; where that fails, say how to do it."""
     foreign = list(_foreign(places))
     if not foreign:

@@ -25,6 +25,10 @@ SECONDS_TO_LEAVE = 120.0
 INPUTS = "inputs"
 #: The file of a host's tree that may hold secrets.
 HYPERPARAMETERS = "input/config/hyperparameters.json"
+#: Channels of programs that the command of SageMaker's SDK v3 makes executable, as inputs in the cloud can be changed.
+_DRIVERS = ("input/data/sm_drivers", "input/data/code")
+#: Looks for a command on the PATH, as an engine does.
+_ENV = "/usr/bin/env"
 #: What must not leak from the job or shell that `trainbox run` was itself started from into the job it starts.
 _JOB_PREFIXES = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_")
 _JOB_VARIABLES = frozenset(
@@ -54,6 +58,8 @@ class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
     directories: tuple[str, ...]
     files: Mapping[str, str]
     links: Mapping[str, Path]
+    #: Directories that the host may change, by their place in the tree.
+    copies: Mapping[str, Path] = {}
     #: In order: those inside the tree come before the tree's own.
     mounts: tuple[Mount, ...]
     #: What it gets of each channel.
@@ -63,6 +69,10 @@ class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
     #: By the beginning of their names, relative to the tree, what comes through the pipes.
     streams: Mapping[str, Stream] = {}
     argv: tuple[str, ...]
+    #: In place of that of the image, in a container.
+    entrypoint: tuple[str, ...] = ()
+    #: Whether trainbox's supervisor is started, and not a command of the request.
+    is_supervised: bool = True
     environment: Mapping[str, str]
 
 
@@ -108,7 +118,7 @@ def plan_run(request: RunRequest, overlay: Overlay | None = None) -> RunPlan:
             if (name.startswith(_JOB_PREFIXES) or name in _JOB_VARIABLES) and name not in added
         )
     )
-    cluster = form_cluster(request.groups, _host_names(request))
+    cluster = form_cluster(request.groups, _host_names(request), request.instance_type)
     return RunPlan(
         request=request,
         attempt=request.previous.attempt + 1 if request.previous else 1,
@@ -148,6 +158,7 @@ def _plan_host(
     given = shares(request.channels, cluster, name)
     views = {} if request.isolation.kind == "none" else _views(request, name, given)
     inputs = _inputs(given, views)
+    copies = {place: inputs.pop(place) for place in _DRIVERS if request.command and place in inputs}
     mounts = _mounts(request, tree, inputs)
     inherited = {} if request.isolation.image else request.inherited
     environment = {key: value for key, value in inherited.items() if key not in removed}
@@ -162,12 +173,15 @@ def _plan_host(
         root=root,
         directories=("input/config", "input/data", "model", "output/data"),
         files=_config_files(request, name, cluster, given, root),
+        copies=copies,
         links={} if mounts else {**inputs, "checkpoints": request.out / "checkpoints"},
         mounts=mounts,
         shares=given,
         views={directory: given[channel].files or () for channel, directory in views.items()},
         streams={f"input/data/{each}": share.stream for each, share in given.items() if share.stream is not None},
         argv=_argv(request, mounts, sys.executable if overlay is None else str(overlay.python)),
+        entrypoint=request.entrypoint if request.isolation.kind == "container" else (),
+        is_supervised=not request.command,
         environment=environment,
     )
 
@@ -228,7 +242,7 @@ def _config_files(
         "inputdataconfig.json": input_data_config(request.channels, tuple(given)),
         "resourceconfig.json": {
             "current_host": name,
-            "current_instance_type": "local",
+            "current_instance_type": cluster.type_of(name),
             "current_group_name": cluster.group_of(name),
             "hosts": list(cluster.hosts),
             "instance_groups": [
@@ -248,12 +262,17 @@ def _config_files(
 
 def _hyperparameters(request: RunRequest, root: Path) -> dict[str, str]:
     """Plain strings, as the API sends them."""
-    if request.module is not None:
-        own = {"trainbox_module": request.module, "sagemaker_submit_directory": str(root / "code")}
+    source = request.submit_directory or str(root / "code")
+    if request.command or not request.script:
+        own = {}  # what it is told is in the hyperparameters already
+    elif request.module is not None:
+        own = {"trainbox_module": request.module, "sagemaker_submit_directory": source}
+    elif request.submit_directory:
+        own = {"sagemaker_program": request.script, "sagemaker_submit_directory": source}
     elif request.source is None:
         own = _named_in_image(request.script)
     else:
-        own = {"sagemaker_program": request.script, "sagemaker_submit_directory": str(root / "code")}
+        own = {"sagemaker_program": request.script, "sagemaker_submit_directory": source}
     if request.processes is not None:
         own["processes_per_host"] = str(request.processes)
     if request.raw_arguments:
@@ -287,6 +306,7 @@ def train_argv(python: str) -> tuple[str, ...]:
 def _argv(request: RunRequest, mounts: tuple[Mount, ...], python: str) -> tuple[str, ...]:
     if request.isolation.kind == "container":
         # What SageMaker gives to the image's own ENTRYPOINT.
-        return ("train",)
+        return request.arguments if request.command else ("train",)
     wanted = namespace.spec(request.isolation.kind, [(mount.source, mount.target, mount.read_only) for mount in mounts])
-    return (sys.executable, "-I", "-S", namespace.__file__, wanted, *train_argv(python))
+    started = (_ENV, "--", *request.command) if request.command else train_argv(python)
+    return (sys.executable, "-I", "-S", namespace.__file__, wanted, *started)

@@ -6,6 +6,7 @@ import selectors
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainbox.clock import AwakeClock
@@ -13,11 +14,11 @@ from trainbox.errors import RunError
 from trainbox.launch.orphans import children
 from trainbox.procfs import LOOK_SECONDS, StoppedProcesses
 from trainbox.scratch import remove_abandoned
-from trainbox.workbench.descendants import end_orphans, orphans_come_here
+from trainbox.workbench.descendants import Marks, end_orphans, mount_namespace, orphans_come_here
 from trainbox.workbench.folder import held, is_held
-from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, Listener, check_logs, drain, hang_seconds_of, watch
-from trainbox.workbench.interrupts import Interrupts
+from trainbox.workbench.hosts import TICK_SECONDS, Ended, Host, HostListener, check_logs, drain, hang_seconds_of, watch
 from trainbox.workbench.plan import HostPlan, RunPlan
+from trainbox.workbench.stop_request import StopRequest
 
 
 class _Process(Host):
@@ -38,10 +39,13 @@ class _Process(Host):
         self._stopped = StoppedProcesses(AwakeClock(time.monotonic))
         self._look_at = 0.0
         self._hung = ""
+        #: Its mount namespace, once it has one of its own.
+        self.namespace = ""
         # A pipe that ends with this process: `namespace` sees whether it is still there.
         stdin, self._alive = os.pipe()
         # What starts the host lets them through once it can say in words that it was stopped; it inherits the mask.
-        former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        held_back = (signal.SIGTERM, signal.SIGINT) if plan.is_supervised else ()
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
         try:
             self.process = subprocess.Popen(
                 plan.argv,
@@ -71,6 +75,7 @@ class _Process(Host):
         if self.exit_code is None:
             code = self.process.poll()
             if code is None:
+                self.namespace = self.namespace or mount_namespace(self.process.pid)
                 self._end_stopped()
             else:
                 self.exit_code = code if code >= 0 else 128 - code
@@ -120,7 +125,7 @@ def _name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
-def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ended:
+def run_hosts(plan: RunPlan, listener: HostListener, stop_request: StopRequest) -> Ended:
     """Start all hosts and come back when all have ended; no process of theirs is left.
 
     Raises:
@@ -136,19 +141,19 @@ def run_hosts(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> Ende
                 log = logs / f"{host_plan.name}.log"
                 hosts.append(_start(plan, host_plan, log, lock))
                 selector.register(hosts[-1].pipe, selectors.EVENT_READ, hosts[-1])
-            ended = watch(plan, hosts, selector, listener, interrupts)
-            _end_orphans(others, listener)
+            ended = watch(plan, hosts, selector, listener, stop_request)
+            _end_orphans(plan, hosts, others, listener)
             drain(selector, listener)
         finally:
             for host in hosts:
                 host.close()
-            _end_orphans(others, listener)
+            _end_orphans(plan, hosts, others, listener)
             remove_abandoned()
     check_logs(hosts)
     return ended
 
 
-def await_earlier(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> None:
+def await_earlier(plan: RunPlan, listener: HostListener, stop_request: StopRequest) -> None:
     """Wait until the hosts of an attempt whose `trainbox run` was killed have left: they save what this one resumes.
 
     Raises:
@@ -161,8 +166,8 @@ def await_earlier(plan: RunPlan, listener: Listener, interrupts: Interrupts) -> 
         if not is_said:
             is_said = True
             listener.say(f"hosts of {attempt}, which was killed, are still leaving: waiting for them")
-        if interrupts.count or time.monotonic() >= until:
-            why = "interrupted" if interrupts.count else f"after {plan.seconds_to_leave:g} s"
+        if stop_request.count or time.monotonic() >= until:
+            why = "interrupted" if stop_request.count else f"after {plan.seconds_to_leave:g} s"
             raise RunError(
                 f"hosts of {attempt}, which was killed, still run ({why})",
                 hint=f"'fuser -v {logs}' names them: end them, and resume again",
@@ -177,7 +182,9 @@ def _start(plan: RunPlan, host: HostPlan, log: Path, lock: int) -> _Process:
         raise RunError(f"host {host.name} cannot be started: {error.strerror}: {error.filename}") from error
 
 
-def _end_orphans(others: set[int], listener: Listener) -> None:
-    ended = end_orphans(but=others)
+def _end_orphans(plan: RunPlan, hosts: Sequence[_Process], others: set[int], listener: HostListener) -> None:
+    """End what the hosts left; in a program that starts other processes, too, by the marks of the job."""
+    marks = Marks(frozenset(host.namespace for host in hosts) - {""}, tuple(host.tree for host in plan.hosts))
+    ended = end_orphans(but=others) if plan.request.owns_children else end_orphans(but=others, is_ours=marks.are_of)
     if ended:
         listener.say(f"{ended} process{'es' if ended > 1 else ''} of the job outlived it: killed")

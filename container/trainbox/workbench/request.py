@@ -1,9 +1,7 @@
-"""What a person asked `trainbox run` for, parsed and checked against the machine, once and at the edge."""
+"""A job that a program or a person asked for, checked against this machine, once and at the edge."""
 
-import argparse
 import contextlib
 import datetime as dt
-import math
 import os
 import re
 import socket
@@ -13,34 +11,33 @@ from typing import get_args
 
 import msgspec
 
-from trainbox.contract.drills import Drill, Fault, read_drills
+from trainbox.contract.drills import Drill
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.keys import CHECKPOINT_KEY, KEY_BYTES
+from trainbox.contract.job_spec import JobSpec, MetricDefinition, script_hyperparameters
+from trainbox.contract.keys import KEY_BYTES
 from trainbox.contract.peer_key import PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
 from trainbox.contract.secrets import hidden_values
-from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST, Installs, read_names
-from trainbox.contract.settings import SETTINGS, is_ours, require_known
+from trainbox.contract.setting_values import Installs, read_names
 from trainbox.errors import RunError
 from trainbox.launch.requirements import find_install
-from trainbox.workbench.acceptance import OWN_VARIABLES, check_accepted
-from trainbox.workbench.find_program import find_program
+from trainbox.workbench.acceptance import OWN_VARIABLES, PROCESSES, check_accepted, check_numbers
+from trainbox.workbench.find_program import Found, find_program
 from trainbox.workbench.folder import read_previous
-from trainbox.workbench.given import Origin, read_hyperparameters, read_variables
-from trainbox.workbench.inputs.hosts import Group, check_hosts
+from trainbox.workbench.given import Origin
+from trainbox.workbench.inputs.hosts import LOCAL_TYPE, Group, Hosts, hosts_of
 from trainbox.workbench.inputs.source import ChannelSource, read_channels
-from trainbox.workbench.isolation import Isolation, check_containers, find_containers, find_isolation
+from trainbox.workbench.isolation import Isolation, find_containers, find_isolation
+from trainbox.workbench.local_options import LocalOptions, MemberNames
 from trainbox.workbench.overwriting import read_replaced, require_kept
 from trainbox.workbench.record import JobRecord
+from trainbox.workbench.shell_settings import drills_of, settings_of_shell
 from trainbox.workbench.source import Source, survey
-
-#: Of this backend: each host is a process here, and 127.0.0.N must name it.
-MOST_HOSTS = 100
+from trainbox.workbench.unused import unused
 
 _JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-#: A variable that every script of a job has, and what it starts.
-_WITHIN_A_JOB = "SM_HOSTS"
 RESULTS = Path("trainbox-out")
+_CODE_CHANNEL = "/opt/ml/input/data/code"
 
 
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +49,12 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     module: str | None = None
     #: Arguments of the script behind those of the hyperparameters.
     raw_arguments: tuple[str, ...] = ()
+    #: ContainerEntrypoint and ContainerArguments: started in place of trainbox's own `train`.
+    entrypoint: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     source: Source | None = None
+    #: Where the supervisor gets the source from, where there is none here: an archive, `s3://…`, a place in the image.
+    submit_directory: str = ""
     #: Whether the script, a name or an absolute path, is one that only the image has: nothing of it is known here.
     in_image: bool = False
     channels: Mapping[str, ChannelSource] = {}
@@ -66,8 +68,10 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: The environment of `trainbox run` itself.
     inherited: Mapping[str, str] = {}
     hosts: int = 1
-    #: Instance groups, where `--hosts` names some.
+    #: Instance groups, where the job names some.
     groups: tuple[Group, ...] = ()
+    #: What hosts without groups are told that they are.
+    instance_type: str = LOCAL_TYPE
     processes: int | None = None
     job_name: str
     out: Path
@@ -87,12 +91,23 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     replaced: JobRecord | None = None
     #: Containers and their network stay when the job has ended.
     keep: bool = False
+    #: What the log is searched for, besides our own metric lines.
+    metric_definitions: tuple[MetricDefinition, ...] = ()
+    #: What of the job has no effect here, in sentences.
+    notes: tuple[str, ...] = ()
     isolation: Isolation
     started: dt.datetime
     #: What pip may install.
     installs: Installs = "any"
+    #: Whether nothing but this job starts processes in this program: then whatever is left is the job's.
+    owns_children: bool = True
     #: Of files that a host makes; -1 is that of this process.
     umask: int = -1
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What is started in place of trainbox's own `train`; empty where that is."""
+        return (*self.entrypoint, *self.arguments)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -102,68 +117,156 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
         return hidden_values(*sources, also=self.hide)
 
 
-def read_request(
-    args: argparse.Namespace, *, env: Mapping[str, str], cwd: Path, now: dt.datetime, umask: int = -1
-) -> RunRequest:
-    """Turn the command line into a request.
+class _Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job is found to be on this machine."""
+
+    command: tuple[str, ...]
+    found: Found
+    hosts: Hosts
+    processes: int | None
+    hyperparameters: Mapping[str, str]
+    variables: Mapping[str, str]
+    drills: tuple[Drill, ...]
+    job_name: str
+    out: Path
+    previous: JobRecord | None
+    replaced: JobRecord | None
+
+
+def read_request(spec: JobSpec, options: LocalOptions, *, now: dt.datetime) -> RunRequest:
+    """Check a job against this machine.
+
+    Args:
+        spec: What is to run.
+        options: How it runs here, with the environment of the program.
+        now: When the job begins.
 
     Raises:
         RunError: Something asked for cannot be done; the message names the argument.
         ContractError: A variable of the shell begins as trainbox's own do, and is none.
         ProgramError: There is no such script.
     """
-    given, given_variables = read_hyperparameters(args.hp, args.hp_env, env, cwd), read_variables(args.env, env, cwd)
-    hyperparameters, variables = given.values, given_variables.values
-    check_accepted(hyperparameters, variables, args)
-    _check_numbers(args)
-    of_shell = _settings_of_shell(env)
-    variables = {**{name: of_shell[name] for name in of_shell if name not in OWN_VARIABLES}, **variables}
-    if args.preflight is not None:
-        variables.pop("TRAINBOX_PREFLIGHT", None)
-    drills = _drills(args, of_shell.get("TRAINBOX_DRILL", ""))
-    found = find_program(args, env, cwd)
-    script, directory, job_name = found.script, found.directory, _job_name(args, found.script, now)
-    out = (cwd / Path(args.out or RESULTS / job_name).expanduser()).resolve()
-    replaced = read_replaced(out, overwrite=args.overwrite, resume=args.resume)
-    previous = None if replaced else read_previous(out, resume=args.resume)
-    installs = _installs(hyperparameters, variables)
-    outside = (*_asks_pip(args, script, directory, installs), *_referring(hyperparameters, variables))
-    channels = read_channels(args.channel, args.hosts, env=env, cwd=cwd)
-    require_kept(out, _read_paths(channels, directory, script) if replaced else {})
-    return RunRequest(
-        script=script,
-        module=args.module,
-        raw_arguments=tuple(args.raw_arguments),
-        source=None if directory is None else survey(directory, leave_out=out),
-        in_image=found.in_image,
+    work = _find_work(spec, options, now)
+    found, names, image = work.found, options.names, _image_of(spec, options)
+    module = spec.script.module if spec.script and not work.command else ""
+    installs = _installs(work.hyperparameters, work.variables)
+    outside = (
+        *_asks_pip(found.script, found.directory, installs, is_module=bool(module)),
+        *_referring(work.hyperparameters, work.variables, names),
+    )
+    channels = read_channels(
+        spec.input_data_config,
+        work.hosts,
+        env=options.env or {},
+        mode=spec.algorithm_specification.training_input_mode,
+        places=options.places,
+        flag=names.channel,
+    )
+    require_kept(work.out, _read_paths(channels, found.directory, found.script) if work.replaced else {})
+    request = _form_request(spec, options, work, now)
+    return msgspec.structs.replace(
+        request,
+        module=module or None,
+        raw_arguments=spec.script.arguments if spec.script and not work.command else (),
         channels=channels,
-        hyperparameters=hyperparameters,
-        env=variables,
-        hyperparameter_origins=given.origins,
-        env_origins=given_variables.origins,
-        hide=_names_to_hide(hyperparameters, variables, (*given.origins, *given_variables.origins)),
-        inherited=env,
-        hosts=args.hosts.count,
-        groups=args.hosts.groups,
-        processes=args.processes,
-        # The name stays the job's over its attempts, as in the cloud.
-        job_name=previous.job_name if previous and args.job_name is None else job_name,
-        out=out,
-        max_run=args.max_run,
-        stop_after=args.stop_after,
-        resume=args.resume,
+        source=None if found.directory is None else survey(found.directory, leave_out=work.out),
+        installs=installs,
+        # Asked last: it takes longest, and what was wrong before needs no engine.
+        isolation=find_isolation() if image is None else find_containers(image, options, work.hosts.count, outside),
+    )
+
+
+def _image_of(spec: JobSpec, options: LocalOptions) -> str | None:
+    return spec.algorithm_specification.training_image if options.docker else None
+
+
+def _find_work(spec: JobSpec, options: LocalOptions, now: dt.datetime) -> _Work:
+    env, cwd, algorithm = options.env or {}, options.directory.absolute(), spec.algorithm_specification
+    check_accepted(spec, options)
+    hosts, processes = hosts_of(spec.resource_config), _processes(spec)
+    check_numbers(spec, options, hosts, processes)
+    of_shell = settings_of_shell(env)
+    given = {name: of_shell[name] for name in of_shell if name not in OWN_VARIABLES}
+    variables = {**given, **spec.environment}
+    if options.preflight is not None:
+        variables.pop("TRAINBOX_PREFLIGHT", None)
+    drills = drills_of(options, of_shell.get("TRAINBOX_DRILL", ""))
+    command = (*algorithm.container_entrypoint, *algorithm.container_arguments)
+    image = _image_of(spec, options)
+    if command:
+        found = Found(command[0])
+    elif spec.script is not None and not spec.script.name and _is_in_channel(spec):
+        found = Found(spec.script.file or spec.script.module, submit_directory=_CODE_CHANNEL)
+    elif spec.script is None and image:
+        found = Found("", in_image=True)  # its `train` knows what to run
+    else:
+        found = find_program(spec.script, image, env, cwd)
+    job_name = _job_name(spec, options, found.script, now)
+    out = (cwd / (options.out or RESULTS / job_name).expanduser()).resolve()
+    replaced = read_replaced(out, overwrite=options.overwrite, resume=options.resume)
+    previous = None if replaced else read_previous(out, resume=options.resume)
+    hyperparameters = {name: value for name, value in spec.hyper_parameters.items() if name != PROCESSES}
+    if processes is None and PROCESSES in spec.hyper_parameters:
+        hyperparameters[PROCESSES] = spec.hyper_parameters[PROCESSES]  # no number: the supervisor says so
+    return _Work(
+        command=command,
+        found=found,
+        hosts=hosts,
+        processes=processes,
+        hyperparameters=hyperparameters | (script_hyperparameters(spec.script) if command else {}),
+        variables=variables,
         drills=drills,
-        preflight=args.preflight or "off",
-        master_port=_master_port(args, variables),
-        peer_key=PeerKey(os.urandom(KEY_BYTES)) if args.hosts.count > 1 or (args.processes or 1) > 1 else None,
+        # The name stays the job's over its attempts, as in the cloud.
+        job_name=previous.job_name if previous and not spec.training_job_name else job_name,
+        out=out,
         previous=previous,
         replaced=replaced,
-        keep=args.keep,
-        # Asked last: it takes longest, and what was wrong before needs no engine.
-        isolation=find_isolation() if args.docker is None else find_containers(args, env, outside),
+    )
+
+
+def _is_in_channel(spec: JobSpec) -> bool:
+    """Return whether the source comes through the channel `code`, as SageMaker's SDKs send it."""
+    has_source = spec.script is not None and spec.script.source_dir
+    return not has_source and any(channel.channel_name == "code" for channel in spec.input_data_config)
+
+
+def _form_request(spec: JobSpec, options: LocalOptions, work: _Work, now: dt.datetime) -> RunRequest:
+    algorithm, origins = spec.algorithm_specification, (*options.hyperparameter_origins, *options.env_origins)
+    several = work.hosts.count > 1 or (work.processes or 1) > 1
+    return RunRequest(
+        script=work.found.script,
+        submit_directory=work.found.submit_directory,
+        in_image=work.found.in_image,
+        entrypoint=algorithm.container_entrypoint,
+        arguments=algorithm.container_arguments,
+        hyperparameters=work.hyperparameters,
+        env=work.variables,
+        hyperparameter_origins=options.hyperparameter_origins,
+        env_origins=options.env_origins,
+        hide=_names_to_hide(work.hyperparameters, work.variables, origins),
+        inherited=options.env or {},
+        hosts=work.hosts.count,
+        groups=work.hosts.groups,
+        instance_type=work.hosts.instance_type,
+        processes=work.processes,
+        job_name=work.job_name,
+        out=work.out,
+        max_run=spec.stopping_condition.max_runtime_in_seconds,
+        stop_after=options.stop_after,
+        resume=options.resume,
+        drills=work.drills,
+        preflight=options.preflight or "off",
+        master_port=None if options.docker or "MASTER_PORT" in work.variables else find_free_port(),
+        peer_key=PeerKey(os.urandom(KEY_BYTES)) if several else None,
+        previous=work.previous,
+        replaced=work.replaced,
+        keep=options.keep,
+        metric_definitions=algorithm.metric_definitions,
+        notes=tuple(unused(spec, options)),
+        isolation=Isolation(),
         started=now,
-        installs=installs,
-        umask=umask,
+        owns_children=options.owns_children,
+        umask=options.host_umask,
     )
 
 
@@ -179,54 +282,26 @@ def _installs(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) 
     return next((installs for installs in get_args(Installs) if installs == text), "off")
 
 
-def _asks_pip(args: argparse.Namespace, script: str, directory: Path | None, installs: Installs) -> Iterator[str]:
+def _asks_pip(script: str, directory: Path | None, installs: Installs, *, is_module: bool) -> Iterator[str]:
     """What pip has to install before the script, if that is anything."""
-    install = find_install(script, directory, is_module=args.module is not None, installs=installs) if directory else ()
+    install = find_install(script, directory, is_module=is_module, installs=installs) if directory else ()
     if install:
         yield " ".join(install)
 
 
-def _referring(hyperparameters: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[str]:
+def _referring(hyperparameters: Mapping[str, str], variables: Mapping[str, str], names: MemberNames) -> Iterator[str]:
     """What refers to secrets that are elsewhere; what refers wrongly, the supervisor refuses."""
-    for flag, values in (("--hp", hyperparameters), ("--env", variables)):
+    for flag, values in ((names.hyperparameter, hyperparameters), (names.variable, variables)):
         yield from (f"the reference in {flag} {name}" for name, value in values.items() if has_reference(value))
 
 
-def _settings_of_shell(env: Mapping[str, str]) -> dict[str, str]:
-    """What the shell says to trainbox counts as `--env` does, unless this shell is within a job: then it is that job's.
-
-    Raises:
-        ContractError: It says what no trainbox understands.
-    """
-    if _WITHIN_A_JOB in env:
-        return {}
-    require_known((), env, Path())
-    names = {CHECKPOINT_KEY, *(name.upper() for name in SETTINGS if is_ours(name))}
-    return {name: value for name, value in env.items() if name in names and value}
-
-
-def _drills(args: argparse.Namespace, of_shell: str) -> tuple[Drill, ...]:
-    given = (*_faults("kill", args.kill), *_faults("freeze", args.freeze))
+def _processes(spec: JobSpec) -> int | None:
+    """Processes on each host; what is no number, the supervisor refuses."""
+    text = spec.hyper_parameters.get(PROCESSES, "").strip('"')
     try:
-        drills = (*given, *(read_drills(of_shell) if of_shell else ()))
+        return int(text) if text else None
     except ValueError:
-        raise RunError(f"the variable TRAINBOX_DRILL: found {of_shell!r}, expected 'kill RANK@STEP'") from None
-    twice = next((drill for drill in drills if drills.count(drill) > 1), None)
-    if twice:
-        raise RunError(f"the drill '{twice}' is given twice", hint="give it once: each happens once")
-    return drills
-
-
-def _faults(fault: Fault, given: Sequence[str]) -> tuple[Drill, ...]:
-    try:
-        return tuple(drill for text in given for drill in read_drills(f"{fault} {text}"))
-    except ValueError as error:
-        raise RunError(f"--{fault}: found {str(error).partition(' ')[2]!r}, expected RANK@STEP") from None
-
-
-def _master_port(args: argparse.Namespace, variables: Mapping[str, str]) -> int | None:
-    """A port of this machine that nobody has: jobs that run here at once must not meet."""
-    return None if args.docker is not None or "MASTER_PORT" in variables else find_free_port()
+        return None
 
 
 def find_free_port() -> int:
@@ -247,28 +322,20 @@ def _names_to_hide(
     return tuple(dict.fromkeys((*named, *origins)))
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
-    check_hosts(args.hosts, most=MOST_HOSTS)
-    if args.processes is not None and not 1 <= args.processes <= MOST_PROCESSES_PER_HOST:
-        raise RunError(f"--processes {args.processes}: expected 1 to {MOST_PROCESSES_PER_HOST}")
-    check_containers(args)
-    for flag, seconds in (("--max-run", args.max_run), ("--stop-after", args.stop_after)):
-        if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
-            raise RunError(f"{flag} {seconds}: expected seconds above 0")
-
-
-def _job_name(args: argparse.Namespace, script: str, now: dt.datetime) -> str:
-    if args.job_name is not None:
-        if not _JOB_NAME.fullmatch(args.job_name):
+def _job_name(spec: JobSpec, options: LocalOptions, script: str, now: dt.datetime) -> str:
+    name, out = spec.training_job_name, options.out
+    if name:
+        if not _JOB_NAME.fullmatch(name):
             raise RunError(
-                f"--job-name {args.job_name!r}: SageMaker takes letters, digits and dashes between them, 63 at most",
+                f"{options.names.job_name} {name!r}: SageMaker takes letters, digits and dashes between them,"
+                " 63 at most",
                 hint="for example my-job-1",
             )
-        return str(args.job_name)
-    if args.out is not None and _JOB_NAME.fullmatch(Path(args.out).name):
-        return Path(args.out).name
-    if args.resume and args.out is None:
+        return name
+    if out is not None and _JOB_NAME.fullmatch(out.name):
+        return out.name
+    if options.resume and out is None:
         raise RunError("--resume: which job?", hint="give its --job-name, or its directory as --out")
-    named = args.module or Path(script).stem
+    named = (spec.script.module if spec.script else "") or Path(script).stem
     stem = re.sub(r"[^a-zA-Z0-9]+", "-", named).strip("-")[:40] or "job"
     return f"{stem}-{now:%Y%m%d-%H%M%S}"

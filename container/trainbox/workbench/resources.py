@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trainbox.errors import RunError
 from trainbox.workbench.confinement import Confinement, environment, host_options
 from trainbox.workbench.engine import LABEL, Image, asking, connect, unless_gone
-from trainbox.workbench.hosts import Listener
+from trainbox.workbench.hosts import HostListener
 from trainbox.workbench.ownership import give_to_caller
 from trainbox.workbench.plan import HostPlan, RunPlan
 
@@ -116,6 +116,7 @@ class Resources:
             client.create_container(
                 self._image.name,
                 list(host.argv),
+                entrypoint=list(host.entrypoint) or None,
                 name=name,
                 hostname=host.name,
                 user=self._confinement.user or None,
@@ -133,7 +134,7 @@ class Resources:
         endpoint = self._client.create_endpoint_config(aliases=[host], ipv4_address=address)
         return dict(self._client.create_networking_config({self._network: endpoint}))
 
-    def remove(self, listener: Listener) -> None:
+    def remove(self, listener: HostListener) -> None:
         """Remove all of it, or end and name it; what the engine does not do is said, too."""
         networks = [self._network] if self._network else []
         commands = [["docker", "rm", "-f", "-v", *self._containers]] if self._containers else []
@@ -188,7 +189,7 @@ def _remove(client: "APIClient", containers: Iterable[str], networks: Iterable[s
         raise problems[0]
 
 
-def remove_earlier(plan: RunPlan, image: Image, listener: Listener) -> None:
+def remove_earlier(plan: RunPlan, image: Image, listener: HostListener) -> None:
     """End what an attempt that was killed left in the engine: it would write where this one does.
 
     The lock on the result's directory is ours: nobody else's job is there.

@@ -1,6 +1,7 @@
 """Writes what a plan says each host finds: its tree, and the files several hosts share."""
 
 import os
+import shutil
 from pathlib import Path
 
 from trainbox.errors import RunError
@@ -55,6 +56,8 @@ def _build(host: HostPlan) -> None:
         place = host.tree / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(target)
+    for name, directory in host.copies.items():
+        shutil.copytree(directory, host.tree / name)
     for name, share in host.shares.items():
         # An empty shard is a directory, too.
         if share.stream is None:

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import trainbox
 from trainbox.checkpointing import Checkpoint
 from trainbox.errors import RunError
-from trainbox.peers import Circle
-from trainbox.tabular.painter import Painter
+from trainbox.peers import Communicator
+from trainbox.tabular.plots import draw_pictures
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
 from trainbox.xgboost.cluster import collective
@@ -56,8 +56,6 @@ class BoostingSession:
         params, store = self._params, trainbox.checkpoints()
         circle = self._stack.enter_context(meet())
         check_members(params, circle.size)
-        # The first of the members logs and saves.
-        painter = self._stack.enter_context(Painter()) if circle.members.is_first else None
         found = store.latest() if not params.kfold else None
         data = read_data(params, circle, self._stack, checkpoint=found.step if found else None)
         if params.kfold and circle.size > 1:
@@ -65,7 +63,7 @@ class BoostingSession:
         former = read_former(params, data.agreement, circle)
         if params.kfold:
             found = store.latest()
-        return Boosting(params, circle, data, painter=painter, store=store, found=found, former=former)
+        return Boosting(params, circle, data, store=store, found=found, former=former)
 
 
 class Boosting:
@@ -78,21 +76,20 @@ class Boosting:
     def __init__(
         self,
         params: Params,
-        circle: Circle,
+        circle: Communicator,
         data: Data,
         *,
-        painter: Painter | None,
         store: trainbox.Checkpoints,
         found: Checkpoint | None,
         former: Former | None,
     ) -> None:
         self.rank, self._data = circle.rank, data
-        self._params, self._circle, self._painter = params, circle, painter
+        self._params, self._circle = params, circle
         self._store, self._found, self._former = store, found, former
         self._bins = data.bins(params, found)
         self._identity = identify(params, data.agreement, self._bins, former)
         # Kept now: training frees the rows.
-        self._thin = thin_rows(data.shards["train"]) if painter else None
+        self._thin = thin_rows(data.shards["train"]) if circle.members.is_first else None
 
     def resume(self) -> Progress:
         """Load the newest checkpoint, or else the model of the channel `model`; without either, start at round 0.
@@ -141,7 +138,7 @@ class Boosting:
         Raises:
             OSError: A file cannot be written.
         """
-        if self._painter is None or self._thin is None:
+        if self._thin is None:
             return
         params, data = self._params, self._data
         history, metric = progress.history, objective_of(params)
@@ -166,11 +163,13 @@ class Boosting:
             metrics=scores,
         )
         save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, self._thin)
-        self._painter.draw(save_importance(model, features), save_curves(history, chosen))
+        pictures = save_importance(model, features), save_curves(history, chosen)
         log_line(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
         for text in explain(data.agreement.coding, features, params.unseen):
             log_line(text)
         conclude(params, chosen, scores)
+        if complete:
+            draw_pictures(*pictures)
 
     def cross_validate(self) -> None:
         """Train and save a model for each of the `_kfold` folds, scored on the rows of that fold.
@@ -180,7 +179,7 @@ class Boosting:
         Raises:
             CheckpointError: The checkpoint is of another job; the difference is shown.
         """
-        if self._painter is not None and self._thin is not None:
+        if self._thin is not None:
             cross_validate(
                 self._params,
                 self._data,
@@ -189,5 +188,4 @@ class Boosting:
                 identity=self._identity,
                 bins=self._bins,
                 thin=self._thin,
-                painter=self._painter,
             )

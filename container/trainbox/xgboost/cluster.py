@@ -19,7 +19,8 @@ import xgboost as xgb
 from xgboost import collective as xgb_collective
 
 from trainbox.errors import TrainingError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
+from trainbox.peers.heartbeat import REPORT_LEAVE_SECONDS
 from trainbox.xgboost.tracker_process import Tracker, Watch
 
 #: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
@@ -27,9 +28,10 @@ DEFAULT_SECONDS = 300.0
 #: How often a connection is tried: whoever is called here listens already. More would be tried in vain at the end, too,
 #: with pauses of seconds, where the leader is lost and its tracker with it.
 DEFAULT_TRIES = 1
-#: A leader that was killed, and its tracker; and how long a leader that gives up stays for the others.
+#: Until a leader that was killed is gone with its tracker; and how long a leader that fails stays for the others, which
+#: leave within `REPORT_LEAVE_SECONDS`.
 _GONE_SECONDS = 0.2
-_OTHERS_SECONDS = 1.0
+_OTHERS_SECONDS = REPORT_LEAVE_SECONDS + 1.0
 _MOST_TRIES = 3
 #: Word of a lost member is on its way when a collective has broken.
 _WORD_SECONDS = 3.0
@@ -76,7 +78,7 @@ class Alone:
 class Ring:
     """The members of a circle, connected by XGBoost's collective."""
 
-    def __init__(self, circle: Circle) -> None:
+    def __init__(self, circle: Communicator) -> None:
         self.rank = circle.rank
         self.size = circle.size
         self._circle = circle
@@ -111,7 +113,9 @@ class Ring:
 
 
 @contextmanager
-def collective(circle: Circle, *, seconds: float = DEFAULT_SECONDS, tries: int = DEFAULT_TRIES) -> Iterator[Group]:
+def collective(
+    circle: Communicator, *, seconds: float = DEFAULT_SECONDS, tries: int = DEFAULT_TRIES
+) -> Iterator[Group]:
     """What is trained in this block is trained by all members together.
 
     To be entered after the data has been loaded, and all members have met again.
@@ -150,7 +154,9 @@ def collective(circle: Circle, *, seconds: float = DEFAULT_SECONDS, tries: int =
         circle.gather(True, bool)
 
 
-def _find_tracker(circle: Circle, stack: ExitStack, seconds: float) -> tuple[Mapping[str, str | int], Watch | None]:
+def _find_tracker(
+    circle: Communicator, stack: ExitStack, seconds: float
+) -> tuple[Mapping[str, str | int], Watch | None]:
     """Start and watch it on the leader, and tell all members where it is."""
     watch = None
     if circle.rank == 0:
@@ -164,7 +170,7 @@ def _find_tracker(circle: Circle, stack: ExitStack, seconds: float) -> tuple[Map
 
 
 @contextmanager
-def _finalizing(circle: Circle, watch: Watch | None) -> Iterator[None]:
+def _finalizing(circle: Communicator, watch: Watch | None) -> Iterator[None]:
     """End XGBoost's collective in any case: a process that leaves without that ends with SIGSEGV (3.2, 3.4)."""
     try:
         yield
@@ -183,7 +189,7 @@ def _without_stack(error: BaseException) -> BaseException:
     return type(error)(str(error).partition("\nStack trace:\n")[0]) if type(error) is xgb.core.XGBoostError else error
 
 
-def _let_go(circle: Circle) -> None:
+def _let_go(circle: Communicator) -> None:
     """End a collective that is broken, or that others wait in.
 
     Each member tells the tracker. If that dies just then, XGBoost throws where nobody can catch it (SIGABRT), so a
@@ -201,7 +207,7 @@ def _let_go(circle: Circle) -> None:
 
 
 @contextmanager
-def naming_the_lost(circle: Circle) -> Iterator[None]:
+def naming_the_lost(circle: Communicator) -> Iterator[None]:
     """Where a collective breaks in this block because a member is lost, say which.
 
     What XGBoost raises is the same class for a wrong parameter: the circle knows whether somebody is lost.

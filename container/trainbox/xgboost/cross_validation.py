@@ -8,7 +8,7 @@ import numpy.typing as npt
 import trainbox
 from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoint
-from trainbox.tabular.painter import Painter
+from trainbox.tabular.plots import draw_pictures
 from trainbox.tabular.samples import Matrix
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
@@ -44,7 +44,6 @@ def cross_validate(
     identity: Mapping[str, str],
     bins: Bins,
     thin: Matrix,
-    painter: Painter,
 ) -> None:
     """Train a model for each fold, scored on the rows of that fold, with a checkpoint after each.
 
@@ -56,7 +55,6 @@ def cross_validate(
         identity: What shapes the models.
         bins: How rows are binned.
         thin: A sample of the rows, for the card.
-        painter: Draws the learning curves.
 
     Raises:
         CheckpointError: The checkpoint is of another job; the difference is shown.
@@ -73,7 +71,6 @@ def cross_validate(
             return
         results.append(result)
         save_folds(store, identity, results)
-    painter.draw(save_fold_curves(results, params))
     _save(params, data, thin=thin, labels=rows.labels, folds=folds, results=results)
 
 
@@ -115,9 +112,11 @@ def _save(
     save_models(models, card, thin)
     said = out_of_fold(folds, results)
     save_output("predictions.csv", predictions_file(labels, said, classes=params.classes))
+    picture = save_fold_curves(results, params)
     log_line(f"saved {len(results)} models to {trainbox.model_dir()}: xgboost-model-0, …")
     for text in explain(data.agreement.coding, data.agreement.columns, params.unseen):
         log_line(text)
     for name, score in scores.items():
         log_line(f"{name}: {score['mean']:.6g} on average over the folds, standard deviation {score['std']:.6g}")
     conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
+    draw_pictures(picture)

@@ -16,7 +16,7 @@ from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError
 from trainbox.launch.machine import read_machine
 from trainbox.launch.memory import read_memory
-from trainbox.peers import Circle, find_members, join
+from trainbox.peers import Communicator, find_members, join
 from trainbox.say import say
 from trainbox.stopping import leaving_at_once
 from trainbox.tabular.faults import raising_everywhere, raising_together
@@ -68,7 +68,7 @@ class Data(msgspec.Struct, frozen=True, eq=False):
 
 
 @contextmanager
-def meet() -> Iterator[Circle]:
+def meet() -> Iterator[Communicator]:
     """Come together with the other processes of this job, if there are any; a context manager.
 
     Raises:
@@ -77,10 +77,10 @@ def meet() -> Iterator[Circle]:
     """
     job = trainbox.current_job()
     members = find_members(job, toolkit.current_ranks())
-    patience, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
+    timeout, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
     with ExitStack() as stack:
         with leaving_at_once("meeting the other hosts"):
-            circle = stack.enter_context(join(members, patience=patience, limit=limit, port=job.port))
+            circle = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
         yield circle
 
 
@@ -99,7 +99,7 @@ def find_device(params: Params) -> str:
 
 
 @leaving_at_once("reading the rows")
-def read_data(params: Params, circle: Circle, files: ExitStack, *, checkpoint: int | None) -> Data:
+def read_data(params: Params, circle: Communicator, files: ExitStack, *, checkpoint: int | None) -> Data:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 
     Args:
@@ -181,7 +181,7 @@ def _read(
     channel: Channel,
     name: str,
     params: Params,
-    circle: Circle,
+    circle: Communicator,
     *,
     like: Shard | None,
     coding: Coding | None,

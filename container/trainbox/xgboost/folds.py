@@ -21,7 +21,7 @@ from trainbox.channels import Table
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.tabular.curves import save_folds as save_folds_of
-from trainbox.tabular.painter import Folds
+from trainbox.tabular.plots import Picture
 from trainbox.xgboost.declared import objective_of
 from trainbox.xgboost.matrices import number_groups
 from trainbox.xgboost.params import Params
@@ -223,8 +223,8 @@ def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
     return said[np.argsort(rows)]
 
 
-def save_fold_curves(results: Sequence[FoldResult], params: Params) -> Folds:
-    """Write `learning-curves.json` of all folds; gives the picture that is to stand beside it."""
+def save_fold_curves(results: Sequence[FoldResult], params: Params) -> Picture:
+    """Write `learning-curves.json` of all folds; returns its picture, which is not drawn yet."""
     known = [result.history for result in results if result.history]
     chosen = [chosen_round(history, objective_of(params), params) for history in known]
     return save_folds_of([[*enumerate(history)] for history in known], unit="rounds", selected=chosen)

@@ -8,7 +8,7 @@ import xgboost as xgb
 
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, check_names, find_file, former_model
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.say import say
 from trainbox.xgboost import rules
 from trainbox.xgboost.agreement import Agreement
@@ -28,7 +28,7 @@ class Former(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, agreement: Agreement, circle: Circle) -> Former | None:
+def read_former(params: Params, agreement: Agreement, circle: Communicator) -> Former | None:
     """The former model, the same on all members; None where no member has the channel.
 
     Args:

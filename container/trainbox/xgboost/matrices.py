@@ -16,7 +16,7 @@ import scipy.sparse
 import xgboost as xgb
 
 from trainbox.channels import Coding, Table
-from trainbox.channels.table import Groups
+from trainbox.channels.formats.row_block import Groups
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.agreement import NO_TEXTS
 from trainbox.xgboost.constraints import weights

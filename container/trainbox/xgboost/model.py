@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from trainbox.channels import Coding
 from trainbox.contract.model_card import CARD_FILE, ModelCard, classes_of, encode_card, features_of
 from trainbox.say import say
 from trainbox.tabular import curves
-from trainbox.tabular.painter import Curves, Importance
+from trainbox.tabular.plots import Picture, draw_importance
 from trainbox.tabular.samples import MOST_FEATURES, Floats, Matrix, Row, as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.texts import by_name
 from trainbox.xgboost.agreement import NO_TEXTS
@@ -185,16 +186,16 @@ def _number(value: float | list[float]) -> float:
     return max(map(abs, value)) if isinstance(value, list) else value
 
 
-def save_importance(booster: xgb.Booster, features: Sequence[str]) -> Importance:
-    """`feature-importance.json`; gives the picture that is to stand beside it."""
+def save_importance(booster: xgb.Booster, features: Sequence[str]) -> Picture:
+    """Write `feature-importance.json`; returns its picture, which is not drawn yet."""
     found = importance(booster, features)
     path = save_output("feature-importance.json", json.dumps(found, indent=1).encode())
     kind = "mean gain of the splits by the feature" if "gain" in found else "weight of the feature"
-    return Importance(str(path.with_suffix("")), found.get("gain") or found["weight"], kind)
+    return partial(draw_importance, path.with_suffix(""), found.get("gain") or found["weight"], kind=kind)
 
 
-def save_curves(history: History | tuple[dict[str, float], ...], selected: int) -> Curves:
-    """The scores of each round as `learning-curves.json`; gives the picture that is to stand beside it.
+def save_curves(history: History | tuple[dict[str, float], ...], selected: int) -> Picture:
+    """Write the scores of each round as `learning-curves.json`; returns their picture, which is not drawn yet.
 
     Args:
         history: The scores.

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import msgspec
 import xgboost as xgb
 
-from trainbox.channels.coding import digest_coding
+from trainbox.channels import digest_coding
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.xgboost import rules
 from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.former import Former
@@ -141,7 +141,7 @@ def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Pro
 def resume(
     found: Checkpoint | None,
     agreement: Agreement,
-    circle: Circle,
+    circle: Communicator,
     identity: Mapping[str, str],
     params: Params,
     *,

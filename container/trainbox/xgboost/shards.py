@@ -15,8 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from trainbox.channels import Coding, Columns, Table, digest, estimate_bytes, read_blocks, read_table, take_part
-from trainbox.channels.table import default_names
+from trainbox.channels import (
+    Coding,
+    ColumnSpec,
+    Table,
+    default_names,
+    digest,
+    estimate_bytes,
+    read_blocks,
+    read_table,
+    take_part,
+)
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError
@@ -82,9 +91,9 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
         return table
 
 
-def columns_of(params: Params) -> Columns:
+def columns_of(params: Params) -> ColumnSpec:
     """What stands where in a row."""
-    return Columns(
+    return ColumnSpec(
         labels=params.label_columns,
         weight=params.csv_weights,
         group=params.group_column,

@@ -7,18 +7,18 @@ import msgspec
 import numpy as np
 
 from trainbox.channels import Coding
-from trainbox.channels.coding import recode
+from trainbox.channels.formats.categories import recode
 from trainbox.channels.table import recode_table
-from trainbox.channels.wording import some
+from trainbox.contract.text import some
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.peers import Circle
+from trainbox.peers import Communicator
 from trainbox.say import say
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
-def settle_codes(train: Shard, circle: Circle, params: Params, former: Coding | None) -> Shard:
+def settle_codes(train: Shard, circle: Communicator, params: Params, former: Coding | None) -> Shard:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:

@@ -22,9 +22,9 @@ from typing import Self
 
 from trainbox.clock import Clock
 from trainbox.errors import TrainingError
-from trainbox.peers import Circle
-from trainbox.peers.detector import FailureDetector
-from trainbox.peers.last_words import end_process
+from trainbox.peers import Communicator
+from trainbox.peers.failure_detector import FailureDetector
+from trainbox.peers.heartbeat import REPORT_LEAVE_SECONDS, end_process
 from trainbox.say import kept_words
 
 #: For a disk that reads XGBoost for the first time.
@@ -33,7 +33,7 @@ _END_SECONDS = 5.0
 #: How often the tracker is asked for a sign of life.
 ASK_SECONDS = 0.5
 #: What the other members may take to hear why the job ends, and to leave.
-_OTHERS_SECONDS = 2.0
+_OTHERS_SECONDS = REPORT_LEAVE_SECONDS + 1.0
 _PROGRAM = Path(__file__).with_name("tracker.py")
 
 
@@ -130,7 +130,7 @@ class Watch:
     def __init__(
         self,
         tracker: Tracker,
-        circle: Circle,
+        circle: Communicator,
         *,
         end: Callable[[TrainingError, int, Callable[[], None]], None] = end_process,
         clock: Clock = time.monotonic,

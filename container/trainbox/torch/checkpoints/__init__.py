@@ -1,1 +1,1 @@
-"""Checkpoints of a training with PyTorch: everything that exact resume needs, written beside the training."""
+"""Checkpoints of PyTorch trainings: the whole state for an exact resume, written while the training continues."""

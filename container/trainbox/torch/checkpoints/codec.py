@@ -1,16 +1,17 @@
-"""The state of a training as plain data: a tree that JSON can say, and a table of its tensors. Nothing is pickled.
+"""Codec of training states: a tree of JSON values, and a table of the tensors. Nothing is pickled.
 
-    tree     None, booleans, integers, strings, finite floats and lists as JSON has them; all else is an object of one
-             key, which says what it is: {"dict": [[key, value], …]}, {"tensor": 7}, {"float": "7ff0000000000000"}, …
-    table    one entry a tensor: its type, shape and strides, and where its bytes lie
+    tree     None, booleans, integers, strings, finite floats and lists as JSON has them; other values are objects with
+             one key, which names the type: {"dict": [[key, value], …]}, {"tensor": 7}, {"float": "7ff0000000000000"}, …
+    table    one entry per tensor: its type, shape and strides, and the position of its bytes
 
-Reading it back can make nothing but these values, whatever the file says: no name in it is looked up but that of a
-number's type. What is read is equal to what was written, to the bit: NaN with its payload, integers beyond 64 bits,
-0-dimensional and empty tensors, the strides of channels-last ones, weights that are tied.
+Decoding makes these values only, whatever the file holds: the only names looked up are those of dtypes. What is read
+equals what was written, to the bit: NaN with its payload, integers beyond 64 bits, 0-dimensional and empty tensors, the
+strides of channels-last tensors, tied weights.
 """
 
 import base64
 import functools
+import json
 import math
 import struct
 import sys
@@ -23,15 +24,15 @@ import torch
 
 from trainbox.errors import CheckpointError
 
-#: Changes when what is written today could not be read by yesterday's reader.
+#: The version of the format: changes when the previous version could not read what this one writes.
 CODEC: Final = 1
-#: Where each tensor begins, in bytes: a cache line, so that copies run at full speed and any type is aligned.
+#: The alignment of tensors in bytes: a cache line, so that copies run at full speed and any type is aligned.
 ALIGNMENT: Final = 64
 _SCALARS = frozenset({type(None), bool, int, str})
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One tensor: what it is, and where its elements lie, in logical order, whatever its strides."""
+class TensorEntry(msgspec.Struct, frozen=True):
+    """One tensor: its type and shape, and the position of its elements, in logical order whatever its strides."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -41,27 +42,27 @@ class Entry(msgspec.Struct, frozen=True):
     stride: tuple[int, ...] | None = None
 
 
-class Encoded(msgspec.Struct, frozen=True):
-    """A state taken apart; the tensors are the live ones, not copies."""
+class EncodedState(msgspec.Struct, frozen=True):
+    """An encoded state; its tensors are the live ones, not copies."""
 
     tree: Any
-    table: tuple[Entry, ...]
+    table: tuple[TensorEntry, ...]
     tensors: tuple[torch.Tensor, ...]
-    #: Where the next part may begin: the aligned end of the last tensor.
+    #: The aligned end of the last tensor: where the next part may begin.
     end: int
 
 
-def encode(state: object, name: str, *, offset: int = 0) -> Encoded:
-    """Take a state apart; nothing is copied.
+def encode(state: object, name: str, *, offset: int = 0) -> EncodedState:
+    """Encode a state without copying it.
 
     Args:
         state: Dicts (keys: strings and integers), lists, tuples, None, booleans, numbers, strings, bytes, tensors, and
-            numpy's arrays and scalars, however deep.
-        name: What to call it in messages.
-        offset: Where its first tensor goes.
+            numpy's arrays and scalars, nested to any depth.
+        name: Its name in messages.
+        offset: The position of its first tensor.
 
     Raises:
-        CheckpointError: Something in it is of another type; the message says where in the tree.
+        CheckpointError: It holds a value of another type; the message has its path.
     """
     encoder = _Encoder(offset)
     try:
@@ -70,14 +71,14 @@ def encode(state: object, name: str, *, offset: int = 0) -> Encoded:
         raise CheckpointError(
             f"{name} is nested too deeply, or contains itself", hint="save a flat dict of tensors and numbers"
         ) from None
-    return Encoded(tree, tuple(encoder.table), tuple(encoder.tensors), encoder.end)
+    return EncodedState(tree, tuple(encoder.table), tuple(encoder.tensors), encoder.end)
 
 
 class _Encoder:
-    """The table as far as it goes, and which tensors are in it: tied weights are written once."""
+    """The table so far, and the tensors in it: tied weights are written once."""
 
     def __init__(self, offset: int) -> None:
-        self.table: list[Entry] = []
+        self.table: list[TensorEntry] = []
         self.tensors: list[torch.Tensor] = []
         self.end = offset
         self._known: dict[tuple[object, ...], int] = {}
@@ -96,7 +97,7 @@ class _Encoder:
         if type(value) is Counter:  # the milestones of MultiStepLR
             return {"counter": self._pairs(value, path)}
         if type(value) is OrderedDict:
-            # `Module.state_dict` hangs the versions of its modules on it; `load_state_dict` looks for them.
+            # `Module.state_dict` adds the versions of its modules as an attribute, which `load_state_dict` reads.
             metadata = getattr(value, "_metadata", None)
             return {"ordered": [self._pairs(value, path), self.node(metadata, f"{path}._metadata")]}
         if type(value) is bytes:
@@ -109,46 +110,46 @@ class _Encoder:
         for key in value:
             if type(key) not in {str, int}:
                 raise CheckpointError(
-                    f"{path} has the key {key!r} of type {type(key).__name__}, which a checkpoint cannot say",
+                    f"{path} has the key {key!r} of type {type(key).__name__}, which a checkpoint cannot store",
                     hint="use strings or integers as keys",
                 )
         return [[key, self.node(item, f"{path}[{key!r}]")] for key, item in value.items()]
 
     def _of_numpy(self, value: object, path: str) -> dict[str, int]:
-        # Whoever holds an array has imported numpy; this module needs not.
+        # If there is an array, numpy has been imported; this module does not import it.
         numpy = sys.modules.get("numpy")
         if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
             kind = "array" if isinstance(value, numpy.ndarray) else "scalar"
             try:
-                # A copy, since torch warns of arrays that it may not write to.
+                # A copy: torch warns of arrays that are not writable.
                 return {kind: self._tensor(torch.from_numpy(numpy.array(value, order="C")), path)}
             except TypeError:
                 pass
         raise CheckpointError(
-            f"{path} is of type {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot say",
+            f"{path} is of type {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot store",
             hint="save numbers, strings, bytes, None, tensors, and lists, tuples and dicts of them",
         )
 
     def _tensor(self, tensor: torch.Tensor, path: str) -> int:
         refused = _refusal(tensor)
         if refused is not None:
-            raise CheckpointError(f"{path} is {refused}, which a checkpoint cannot say", hint="save a plain tensor")
+            raise CheckpointError(f"{path} is {refused}, which a checkpoint cannot store", hint="save a plain tensor")
         tensor = tensor.detach()
         stride = None if tensor.is_contiguous() else torch.empty_like(tensor, device="meta").stride()
-        # Two empty tensors may have one address, and nothing to share.
+        # Empty tensors may have the same address without sharing memory.
         place = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj())
         if tensor.numel() and place in self._known:
             return self._known[place]
         size = tensor.numel() * tensor.element_size()
         index = self._known[place] = len(self.table)
-        self.table.append(Entry(_name(tensor.dtype), tuple(tensor.shape), self.end, size, stride))
+        self.table.append(TensorEntry(_name(tensor.dtype), tuple(tensor.shape), self.end, size, stride))
         self.tensors.append(tensor)
         self.end = -(-(self.end + size) // ALIGNMENT) * ALIGNMENT
         return index
 
 
 def _refusal(tensor: torch.Tensor) -> str | None:
-    """What is wrong with a tensor whose elements do not lie in memory one beside the other, if anything."""
+    """Return why a tensor cannot be stored: its elements are not laid out in memory by strides; None if it can."""
     if type(tensor) not in {torch.Tensor, torch.nn.Parameter, torch.nn.Buffer}:
         return f"a {type(tensor).__qualname__}"
     if tensor.is_quantized:
@@ -161,10 +162,10 @@ def _refusal(tensor: torch.Tensor) -> str | None:
 
 
 def decode(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:  # noqa: ANN401 - what was encoded
-    """The state that `encode` took apart, of the tensors of its table.
+    """Decode what `encode` made.
 
     Raises:
-        CheckpointError: The tree is none that `encode` makes.
+        CheckpointError: `encode` does not make such a tree.
     """
     try:
         return _value(tree, tensors)
@@ -201,18 +202,53 @@ def _value(tree: Any, tensors: Sequence[torch.Tensor]) -> Any:  # noqa: ANN401, 
             return tensors[content].numpy()
         case "scalar":
             return tensors[content].numpy()[()]
-    raise ValueError(f"{kind!r} is no type of value")
+    raise ValueError(f"unknown type of value {kind!r}")
 
 
 def _items(pairs: Sequence[tuple[Any, Any]], tensors: Sequence[torch.Tensor]) -> Iterator[tuple[Any, Any]]:
     return ((key, _value(item, tensors)) for key, item in pairs)
 
 
-def empty(entry: Entry) -> torch.Tensor:
-    """A new contiguous CPU tensor for the elements of an entry.
+def pack(state: object, name: str) -> bytes:
+    """Encode a small state as bytes: the random generators of one rank, for example."""
+    encoded = encode(state, name)
+    head = json.dumps(msgspec.to_builtins([encoded.tree, encoded.table])).encode()
+    return b"".join(
+        [
+            len(head).to_bytes(8, "little"),
+            head,
+            *(flat(tensor.cpu().contiguous()).numpy().tobytes() for tensor in encoded.tensors),
+        ]
+    )
+
+
+def unpack(content: bytes) -> Any:  # noqa: ANN401 - what was packed
+    """Decode what `pack` made.
 
     Raises:
-        CheckpointError: No such type, or the shape and the size contradict each other.
+        CheckpointError: `pack` does not make such bytes.
+    """
+    offset = 8 + int.from_bytes(content[:8], "little")
+    tensors = []
+    try:
+        tree, table = json.loads(content[8:offset])
+        for entry in msgspec.convert(table, tuple[TensorEntry, ...]):
+            tensor = empty(entry)
+            if entry.size:
+                there = bytearray(content[offset : offset + entry.size])
+                flat(tensor).copy_(torch.frombuffer(there, dtype=torch.uint8))
+            tensors.append(tensor)
+            offset += entry.size
+    except (RecursionError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"a state of the checkpoint cannot be read: {error}") from error
+    return decode(tree, tensors)
+
+
+def empty(entry: TensorEntry) -> torch.Tensor:
+    """Make a contiguous CPU tensor for the elements of an entry.
+
+    Raises:
+        CheckpointError: The dtype is unknown, or shape and size contradict each other.
     """
     dtype = dtypes().get(entry.dtype)
     if dtype is None:
@@ -221,24 +257,26 @@ def empty(entry: Entry) -> torch.Tensor:
             hint="resume with the version of torch that wrote it",
         )
     if min(entry.shape, default=0) < 0 or math.prod(entry.shape) * dtype.itemsize != entry.size:
-        raise CheckpointError(f"a tensor of type {entry.dtype} and shape {entry.shape} has not {entry.size} bytes")
+        raise CheckpointError(
+            f"a tensor of type {entry.dtype} and shape {entry.shape} does not have {entry.size} bytes"
+        )
     return torch.empty(entry.shape, dtype=dtype)
 
 
-def restride(tensor: torch.Tensor, entry: Entry) -> torch.Tensor:
-    """The same elements with the strides that the tensor had."""
+def restride(tensor: torch.Tensor, entry: TensorEntry) -> torch.Tensor:
+    """Return the elements with the strides that the tensor had."""
     if entry.stride is None:
         return tensor
     return torch.empty_strided(entry.shape, entry.stride, dtype=tensor.dtype).copy_(tensor)
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a contiguous tensor: one dimension, type uint8, the same memory."""
+    """View a contiguous tensor as bytes: one dimension, dtype uint8, the same memory."""
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def difference(saved: Mapping[str, Entry], present: Mapping[str, Entry], *, shown: int = 3) -> str | None:
-    """How the tensors of two states differ by name, shape and type: the first differences, or None."""
+def difference(saved: Mapping[str, TensorEntry], present: Mapping[str, TensorEntry], *, shown: int = 3) -> str | None:
+    """Describe how the tensors of two states differ by name, shape and dtype: the first differences, or None."""
     found = [
         f"{name}: {_specification(saved.get(name))} in the checkpoint, {_specification(present.get(name))} now"
         for name in [*present, *(name for name in saved if name not in present)]
@@ -248,14 +286,14 @@ def difference(saved: Mapping[str, Entry], present: Mapping[str, Entry], *, show
     return "; ".join(found[:shown]) + more if found else None
 
 
-def named(tree: Any, table: Sequence[Entry]) -> dict[str, Entry]:  # noqa: ANN401 - a tree of `encode`
-    """The entries of a state dict of tensors, by name; all that is no tensor is left out."""
+def named(tree: Any, table: Sequence[TensorEntry]) -> dict[str, TensorEntry]:  # noqa: ANN401 - a tree of `encode`
+    """Return the entries of the tensors of a state dict, by name; other values are left out."""
     ((_, content),) = tree.items()
     pairs = content[0] if "ordered" in tree else content
     return {str(name): table[value["tensor"]] for name, value in pairs if isinstance(value, dict) and "tensor" in value}
 
 
-def _specification(entry: Entry | None) -> str:
+def _specification(entry: TensorEntry | None) -> str:
     return "absent" if entry is None else f"{entry.dtype} {list(entry.shape)}"
 
 
@@ -265,5 +303,5 @@ def _name(dtype: torch.dtype) -> str:
 
 @functools.cache
 def dtypes() -> dict[str, torch.dtype]:
-    """The types of numbers that torch has, by name: `float32`."""
+    """Return the dtypes of torch by name: `float32`."""
     return {_name(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}

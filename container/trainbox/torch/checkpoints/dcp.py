@@ -1,8 +1,8 @@
-"""`torch.distributed.checkpoint` (DCP) without its pickles: it plans, and cuts the state anew; the rest is done here.
+"""Read and write `torch.distributed.checkpoint` (DCP) without its pickles: DCP plans and reshards only.
 
-DCP's own `load` reads its index and all that is no tensor as pickles that may call anything, and ranks send each other
-plans as such. Here the index is read as data (`index`), the rest by torch's reader of plain data (`weights_only`), and
-plans are sent as tables. Files are as DCP writes them, so its tools can read them.
+DCP's own `load` reads its index, and objects that are not tensors, as pickles that may call any function, and its ranks
+exchange plans as pickles. Here the index is read as data (`dcp_index`), objects by torch's reader of plain data
+(`weights_only`), and plans are exchanged as tables. The files are as DCP writes them, so its tools can read them.
 """
 
 import pickle
@@ -42,17 +42,17 @@ from torch.distributed.checkpoint.utils import _create_file_view
 
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import dtypes
-from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.index import Index, read_index
+from trainbox.torch.checkpoints.collectives import RankGroup
+from trainbox.torch.checkpoints.dcp_index import DcpIndex, read_index
 from trainbox.torch.checkpoints.pickles import names_in, refuse
-from trainbox.torch.checkpoints.pool import Range
-from trainbox.torch.checkpoints.reading import Locate
+from trainbox.torch.checkpoints.shard_catalog import FileRange
+from trainbox.torch.checkpoints.state_manifest import Locate
 
 T = TypeVar("T")
 
 #: With one thread DCP writes each file synchronously, at a third of the speed.
 _THREADS = 2
-#: What DCP and torch raise where a state does not fit, or a file or a disk is damaged.
+#: What DCP and torch raise if a state does not fit, or a file or a disk is damaged.
 _BROKEN = (
     ArithmeticError,
     AssertionError,
@@ -70,31 +70,31 @@ _Numbers = tuple[int, ...]
 # ---- reading ----
 
 
-class Load:
-    """What one rank reads of a sharded state.
+class DcpReader:
+    """Reads the part of a sharded state that one rank needs.
 
     Args:
         state: The state of this rank, which is filled in place.
-        index: That of the checkpoint.
+        index: The index of the checkpoint.
         is_first: Whether this is rank 0.
 
     Raises:
         CheckpointError: The state does not fit.
     """
 
-    def __init__(self, state: dict[str, Any], index: Index, *, is_first: bool) -> None:
+    def __init__(self, state: dict[str, Any], index: DcpIndex, *, is_first: bool) -> None:
         self._planner = DefaultLoadPlanner()
         self._places = index.places
         self._plan: LoadPlan = _doing(lambda: self._make_plan(state, index, is_first))
 
-    def _make_plan(self, state: dict[str, Any], index: Index, is_first: bool) -> LoadPlan:
-        # What DCP's ranks would agree on now is what each of them has planned.
+    def _make_plan(self, state: dict[str, Any], index: DcpIndex, is_first: bool) -> LoadPlan:
+        # DCP's ranks would now exchange their plans without changing them.
         self._planner.set_up_planner(state, index.metadata, is_first)
         return self._planner.create_local_plan()
 
     @property
-    def ranges(self) -> list[Range]:
-        """What it needs of which file."""
+    def ranges(self) -> list[FileRange]:
+        """The ranges of files that it needs."""
         return [self._places[item.storage_index] for item in self._plan.items]
 
     def read(self, locate: Locate) -> None:
@@ -102,7 +102,7 @@ class Load:
 
         Raises:
             ForeignNameError: A file asks for code.
-            CheckpointError: One cannot be read, or does not fit.
+            CheckpointError: A file cannot be read, or does not fit.
         """
         items = sorted(self._plan.items, key=lambda item: self._places[item.storage_index])
         for name, of_file in groupby(items, key=lambda item: self._places[item.storage_index].name):
@@ -128,16 +128,16 @@ class Load:
         target.copy_(part)
 
 
-def read_plain(file: BufferedReader, place: Range, path: Path) -> Any:  # noqa: ANN401 - whatever plain data there is
-    """Read what `torch.save` wrote, provided that it is numbers, text, tensors and containers of them.
+def read_plain(file: BufferedReader, place: FileRange, path: Path) -> Any:  # noqa: ANN401 - any plain data
+    """Read what `torch.save` wrote, if it is numbers, text, tensors and containers of them.
 
     Args:
-        file: The file that it is in.
-        place: Where in it.
-        path: The name of the file, for the message.
+        file: The file.
+        place: The range of the file to read.
+        path: The path of the file, for the message.
 
     Raises:
-        ForeignNameError: It asks for something else, which might run.
+        ForeignNameError: It asks for something else, which may run code.
     """
     view = cast("IO[bytes]", _create_file_view(file, place.offset, place.size))
     try:
@@ -148,15 +148,15 @@ def read_plain(file: BufferedReader, place: Range, path: Path) -> Any:  # noqa: 
 
 
 def read_bytes_of(path: Path, files: Mapping[str, int]) -> None:
-    """Read an index, and all that it places and that is no tensor, as plain data.
+    """Read an index, and its objects that are not tensors, as plain data.
 
     Args:
         path: The index.
-        files: The sizes of the files beside it.
+        files: The sizes of the files in its directory.
 
     Raises:
-        ForeignNameError: Something asks for code.
-        CheckpointError: Something cannot be read.
+        ForeignNameError: One of them asks for code.
+        CheckpointError: One of them cannot be read.
     """
     index = read_index(path, files)
     for part, place in index.places.items():
@@ -167,10 +167,10 @@ def read_bytes_of(path: Path, files: Mapping[str, int]) -> None:
 
 
 def _doing(act: Callable[[], T]) -> T:
-    """Do what DCP and torch may refuse.
+    """Call DCP or torch.
 
     Raises:
-        CheckpointError: They do.
+        CheckpointError: They fail because a state does not fit, or a file or a disk is damaged.
     """
     try:
         return act()
@@ -182,15 +182,15 @@ def _doing(act: Callable[[], T]) -> T:
 
 
 class _Item(msgspec.Struct, frozen=True, array_like=True):
-    """A part of a state, as ranks tell each other of it."""
+    """A part of a state, as ranks exchange it."""
 
     name: str
     offset: _Numbers | None
     hint: int | None
     kind: int
-    #: Of what is no tensor.
+    #: The size of an object that is not a tensor.
     size: int | None = None
-    #: Of a tensor: where its part begins, how large that is, how large the whole is.
+    #: Of a tensor: the offset of its part, the size of the part, and the size of the whole.
     begin: _Numbers = ()
     part: _Numbers = ()
     whole: _Numbers = ()
@@ -198,15 +198,15 @@ class _Item(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
-    """What a rank is to write."""
+    """What a rank writes."""
 
     items: list[_Item]
-    #: Where each part is in the state that was taken apart.
+    #: The path of each part in the state.
     paths: dict[str, tuple[str | int, ...]]
 
 
 class _Written(msgspec.Struct, frozen=True, array_like=True):
-    """Where a part is now."""
+    """The position of a part that has been written."""
 
     name: str
     offset: _Numbers | None
@@ -216,70 +216,70 @@ class _Written(msgspec.Struct, frozen=True, array_like=True):
     size: int
 
 
-class Save:
-    """What one rank writes of a sharded state: all ranks call the methods, one after the other.
+class DcpWriter:
+    """Writes the part of a sharded state that one rank holds; all ranks call its methods, in the same order.
 
     Args:
         state: The state of this rank.
-        directory: Where its files go.
+        directory: The directory for its files.
         peers: All ranks.
     """
 
-    def __init__(self, state: dict[str, Any], directory: Path, peers: Peers) -> None:
+    def __init__(self, state: dict[str, Any], directory: Path, peers: RankGroup) -> None:
         self._planner = DefaultSavePlanner()
         self._writer = FileSystemWriter(directory, thread_count=_THREADS, sync_files=False)
         self._state = state
         self._peers = peers
 
     def write(self) -> None:
-        """Agree with the others on who writes what, and write it; all ranks call it.
+        """Plan with the other ranks what each one writes, and write it; all ranks call it.
 
         Raises:
-            CheckpointError: A rank could not. On every rank.
+            CheckpointError: On every rank: a rank could not.
         """
         peers = self._peers
-        told = peers.collect(self._together(self._plan))
-        metadata, plans = self._together(lambda: self._combine(told) if told else (None, []))
-        plan = peers.deal(plans)
-        results = peers.collect(self._together(lambda: self._write(plan)))
+        gathered = peers.gather(self._together(self._plan))
+        metadata, plans = self._together(lambda: self._combine(gathered) if gathered else (None, []))
+        plan = peers.scatter(plans)
+        results = peers.gather(self._together(lambda: self._write(plan)))
         self._together(lambda: self._finish(metadata, results) if metadata else None)
 
     def _together(self, act: Callable[[], T]) -> T:
-        return self._peers.together(lambda: _doing(act))
+        return self._peers.run_together(lambda: _doing(act))
 
     def _plan(self) -> bytes:
-        """What this rank has."""
+        """Plan what this rank could write."""
         is_first = self._peers.rank == 0
         self._planner.set_up_planner(self._state, self._writer.storage_meta(), is_first)
         self._writer.set_up_storage_writer(is_first, rank=self._peers.rank, use_collectives=True)
-        return _tell(self._writer.prepare_local_plan(self._planner.create_local_plan()))
+        return _encode_plan(self._writer.prepare_local_plan(self._planner.create_local_plan()))
 
-    def _combine(self, told: Sequence[bytes]) -> tuple[Metadata, list[bytes]]:
-        """What each rank is to write: of what several have one writes it."""
-        plans, metadata = self._planner.create_global_plan([_hear(plan) for plan in told])
-        return metadata, [_tell(plan) for plan in plans]
+    def _combine(self, gathered: Sequence[bytes]) -> tuple[Metadata, list[bytes]]:
+        """Plan what each rank writes: only one of those that have the same part."""
+        plans, metadata = self._planner.create_global_plan([_decode_plan(plan) for plan in gathered])
+        return metadata, [_encode_plan(plan) for plan in plans]
 
     def _write(self, plan: bytes) -> bytes:
-        """Write what rank 0 has left to this rank; how its files are called is no other's choice."""
-        named = replace(_hear(plan), storage_data=_StoragePrefix(f"__{self._peers.rank}_"))
+        """Write what rank 0 has planned for this rank, to files that this rank names itself."""
+        named = replace(_decode_plan(plan), storage_data=_StoragePrefix(f"__{self._peers.rank}_"))
         future = self._writer.write_data(self._planner.finish_plan(named), self._planner)
         results: list[WriteResult] = future.wait()
         return msgspec.msgpack.encode([_written(result) for result in results])
 
-    def _finish(self, metadata: Metadata, told: Sequence[bytes]) -> None:
+    def _finish(self, metadata: Metadata, gathered: Sequence[bytes]) -> None:
         """Write the index."""
-        written = [msgspec.msgpack.decode(results, type=list[_Written]) for results in told]
+        written = [msgspec.msgpack.decode(results, type=list[_Written]) for results in gathered]
         self._writer.finish(metadata, [[_result(one) for one in of_rank] for of_rank in written])
 
 
-# ---- what ranks tell each other ----
+# ---- exchange of plans ----
 
 
-def _tell(plan: SavePlan) -> bytes:
+def _encode_plan(plan: SavePlan) -> bytes:
     return msgspec.msgpack.encode(_Plan([_item(item) for item in plan.items], plan.planner_data))
 
 
-def _hear(content: bytes) -> SavePlan:
+def _decode_plan(content: bytes) -> SavePlan:
     plan = msgspec.msgpack.decode(content, type=_Plan)
     return SavePlan([_write_item(item) for item in plan.items], planner_data=plan.paths)
 

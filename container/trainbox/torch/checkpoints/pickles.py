@@ -1,8 +1,8 @@
-"""Pickles in checkpoints: what asks for code is refused by name, before any of it runs.
+"""Pickles in checkpoints: reject what asks for code, before any of it runs.
 
-Libraries read most of their files as safetensors, JSON, or with `weights_only=True`. Two kinds they read as pickles
-that may call anything: DCP's index with all that is no tensor (FSDP), and what a script has registered with Accelerate.
-Where no key says that these are genuine they are looked at first.
+Libraries read most of their files as safetensors, JSON, or with `weights_only=True`. They read two kinds as pickles,
+which may call any function: DCP's index with its objects that are not tensors (FSDP), and objects that a script has
+registered with Accelerate. Without a key that proves them genuine, these are checked first.
 """
 
 import pickle
@@ -16,7 +16,7 @@ import torch
 
 from trainbox.manifest import NotGenuineError
 
-#: What a pickle that is damaged, or none of ours, makes the reader raise.
+#: What a reader raises for a pickle that is damaged or of an unexpected kind.
 DAMAGED = (
     ArithmeticError,
     AttributeError,
@@ -29,18 +29,18 @@ DAMAGED = (
 )
 
 
-#: Modules whose names in a file of `torch.save` are those of tensors and containers, or are refused as torch's.
+#: Modules whose names in a file of `torch.save` stand for tensors and containers, or are rejected by torch.
 _PLAIN = frozenset({"torch", "collections"})
 
 
-class Record:
-    """Stands for an object that a pickle makes: what it was to be made of."""
+class PickleRecord:
+    """A record of an object that a pickle would make: its arguments and state."""
 
     kind = ""
     content: tuple[Any, ...] = ()
     state: Any = None
 
-    def __init__(self, *content: Any) -> None:  # noqa: ANN401 - whatever is in the file
+    def __init__(self, *content: Any) -> None:  # noqa: ANN401 - any content of the file
         self.content = content
 
     def __setstate__(self, state: Any) -> None:  # noqa: ANN401 - likewise
@@ -48,11 +48,11 @@ class Record:
 
 
 class ForeignNameError(NotGenuineError):
-    """A file of a checkpoint asks for code that no checkpoint needs: it is forged, and no older one takes its place."""
+    """A file of a checkpoint asks for code that no checkpoint needs: it is forged, and no older one is used instead."""
 
 
 def refuse(path: Path, names: Sequence[str]) -> ForeignNameError:
-    """The error for a file that asks for code."""
+    """Make the error for a file that asks for code."""
     listed = ", ".join(repr(name[:100]) for name in names[:10]) or "more than plain data"
     return ForeignNameError(
         f"{path} asks for {listed}, which no checkpoint needs: it is not loaded, and nothing of it has run",
@@ -61,12 +61,12 @@ def refuse(path: Path, names: Sequence[str]) -> ForeignNameError:
 
 
 def require_small_memo(content: BytesIO) -> None:
-    """Look at a pickle before it is read: its memo is as long as the highest place that it names.
+    """Check the memo of a pickle before it is read: it gets as long as the highest index in it.
 
-    Five bytes can name a place for which pickle takes 64 GiB. The position in `content` stays.
+    Five bytes can hold an index for which pickle allocates 64 GiB. The position in `content` is not changed.
 
     Raises:
-        ValueError: It names a place that no pickle of its length has, or is none.
+        ValueError: It has an index that no pickle of its length needs, or is not a pickle.
     """
     began, most = content.tell(), len(content.getbuffer())
     for opcode, argument, _ in pickletools.genops(content):
@@ -76,31 +76,31 @@ def require_small_memo(content: BytesIO) -> None:
 
 
 class _Names(pickle.Unpickler):
-    """Notes the names that a pickle asks for, and makes records."""
+    """An unpickler that notes the names that a pickle asks for, and makes records."""
 
     def __init__(self, content: BytesIO) -> None:
         super().__init__(content)
         self.names: list[str] = []
 
-    def find_class(self, module: str, name: str, /) -> type[Record]:
-        """A class of records."""
+    def find_class(self, module: str, name: str, /) -> type[PickleRecord]:
+        """Return a class of records."""
         self.names.append(f"{module}.{name}")
-        return type(name, (Record,), {})
+        return type(name, (PickleRecord,), {})
 
     def persistent_load(self, _: object, /) -> None:
-        """A tensor, as torch writes them."""
+        """Ignore a tensor of a file of torch."""
 
 
 def names_in(content: bytes) -> list[str]:
-    """What a file that torch has refused to read asks for, as far as can be told without running it."""
+    """Return the names that a file asks for that torch has rejected, as far as known without running it."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(BytesIO(content)))
-    except (*DAMAGED, RuntimeError):  # no archive
+    except (*DAMAGED, RuntimeError):  # not an archive
         return _names_in_pickles(BytesIO(content))
 
 
 def _names_in_pickles(content: BytesIO) -> list[str]:
-    """As before 2020: some pickles, one after the other."""
+    """Return the names in a file in the format of before 2020: a series of pickles."""
     names: list[str] = []
     size = len(content.getbuffer())
     while content.tell() < size:
@@ -115,7 +115,7 @@ def _names_in_pickles(content: BytesIO) -> list[str]:
 
 
 def check_indexes(directory: Path) -> None:
-    """Read each index of DCP in a checkpoint, and what it places that is no tensor, as plain data.
+    """Read each DCP index in a checkpoint, and its objects that are not tensors, as plain data.
 
     Raises:
         NotGenuineError: One asks for code.
@@ -135,8 +135,8 @@ def check_objects(directory: Path, pattern: str, read: Callable[[Path], object])
 
     Args:
         directory: The checkpoint.
-        pattern: What they are called.
-        read: Of the library, which allows nothing else.
+        pattern: The pattern of their names.
+        read: The reader of the library for plain data.
 
     Raises:
         NotGenuineError: One asks for code.

@@ -1,10 +1,9 @@
-"""Parts whose state is not the same on all ranks: found by digests at each save, and kept for each rank.
+"""Parts whose state may differ between ranks: found by digests at each save, and saved for each rank.
 
-What every rank holds alike is saved once, by rank 0. Modules always are: their parameters are alike, and of their
-buffers (the running means of batch norm) DDP lets those of rank 0 count. Every other part is compared at each save. One
-that differs is saved as a list of the states of all ranks, packed as the generators are; `Document.per_rank` names it,
-and each rank gets its own back. On another number of ranks such a part has to say how its states are dealt out anew
-(`parts.Reshardable`).
+A part with the same state on every rank is saved once, by rank 0. Modules always are: their parameters are equal, and
+of their buffers (the running means of batch norm) DDP takes those of rank 0. Every other part is compared at each save.
+One that differs is saved as a list of the packed states of all ranks; `StateManifest.per_rank` names it, and each rank
+gets its own back. On another number of ranks such a part must be `parts.Reshardable`.
 """
 
 import hashlib
@@ -19,22 +18,22 @@ from torch.utils.data import DataLoader
 
 from trainbox.errors import CheckpointError
 from trainbox.say import say
-from trainbox.torch.checkpoints import generators
-from trainbox.torch.checkpoints.codec import Encoded, encode, flat
-from trainbox.torch.checkpoints.document import GENERATORS, LOADER, Document, pack, unpack
-from trainbox.torch.checkpoints.exchange import Peers
+from trainbox.torch.checkpoints import rng_state
+from trainbox.torch.checkpoints.codec import EncodedState, encode, flat, pack, unpack
+from trainbox.torch.checkpoints.collectives import RankGroup
 from trainbox.torch.checkpoints.parts import Reshardable, Stateful, Trainable, load, state_of
+from trainbox.torch.checkpoints.state_manifest import GENERATORS, LOADER, StateManifest
 
-#: Of a large tensor of an optimizer so many blocks are compared: what makes it differ, differs nearly everywhere, since
-#: gradients change all of it at each step.
+#: The number and size of blocks that are compared of a large tensor of an optimizer: one that differs does so nearly
+#: everywhere, since gradients change all of it at each step.
 _BLOCKS, _BLOCK_BYTES = 16, 64 << 10
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 Parts = dict[str, Stateful | dict[str, Any]]
 
 
-class _Place:
-    """Where a loader stands that the script goes through and has not named as a part; it may be gone."""
+class _LoaderPosition:
+    """The position of a loader that the script iterates over and has not named as a part; it may be deleted."""
 
     def __init__(self, loader: Stateful) -> None:
         self._loader = weakref.ref(loader)
@@ -44,37 +43,37 @@ class _Place:
         return {} if loader is None else loader.state_dict()
 
     def load_state_dict(self, _state: Any) -> None:  # noqa: ANN401 - any state
-        """Never: the loader itself gets it."""
+        """Not called: the loader itself loads it."""
 
 
-class _Waiting:
-    """What a checkpoint has of such a loader until the script comes to it; also what is saved of it until then."""
+class _PendingLoader:
+    """The state of such a loader in a checkpoint, until the script reaches it; it is also saved until then."""
 
-    def __init__(self, saved: Any, document: Document, own: Any) -> None:  # noqa: ANN401 - any state
-        self.saved, self.document, self._own = saved, document, own
+    def __init__(self, saved: Any, manifest: StateManifest, own: Any) -> None:  # noqa: ANN401 - any state
+        self.saved, self.manifest, self._own = saved, manifest, own
 
     def state_dict(self) -> Any:  # noqa: ANN401 - any state
         return self._own
 
     def load_state_dict(self, _state: Any) -> None:  # noqa: ANN401 - any state
-        """Never: it has it already."""
+        """Not called: it has its state already."""
 
 
 class Replicas:
-    """The parts of all ranks, of which rank 0 writes those that are alike.
+    """The parts of all ranks, of which rank 0 writes those that are equal.
 
     Args:
-        parts: By name, without what is wrapped around them.
+        parts: The unwrapped parts, by name.
         peers: All ranks.
     """
 
-    def __init__(self, parts: Parts, peers: Peers) -> None:
+    def __init__(self, parts: Parts, peers: RankGroup) -> None:
         self._parts = parts
         self._peers = peers
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def gather(self) -> dict[str, list[bytes]]:
-        """The packed states of all ranks, on rank 0: those of the generators, and of every part that differs.
+        """Return the packed states of all ranks, on rank 0: of the generators, and of every part that differs.
 
         All ranks call it at the same step.
         """
@@ -82,18 +81,18 @@ class Replicas:
         if self._peers.size == 1:
             names = []
         digests = b"".join(digest(self._parts[name], name) for name in names)
-        told = self._peers.gather(digests + pack(generators.capture(), GENERATORS))
-        found = {GENERATORS: [message[len(digests) :] for message in told]}
+        gathered = self._peers.all_gather(digests + pack(rng_state.capture(), GENERATORS))
+        found = {GENERATORS: [message[len(digests) :] for message in gathered]}
         for number, name in enumerate(names):
             part = slice(number * _DIGEST_BYTES, (number + 1) * _DIGEST_BYTES)
-            if len({message[part] for message in told}) > 1:
-                self._say(name)
-                found[name] = self._peers.collect(pack(state_of(self._parts[name]), name))
+            if len({message[part] for message in gathered}) > 1:
+                self._warn(name)
+                found[name] = self._peers.gather(pack(state_of(self._parts[name]), name))
         return found
 
-    def encode(self, gathered: Mapping[str, Sequence[bytes]] | None = None) -> dict[str, Encoded]:
-        """All parts, one behind the other: of those that were gathered the states of all ranks, else the live state."""
-        encoded: dict[str, Encoded] = {}
+    def encode(self, gathered: Mapping[str, Sequence[bytes]] | None = None) -> dict[str, EncodedState]:
+        """Encode all parts in a row: of gathered ones the states of all ranks, else the live state."""
+        encoded: dict[str, EncodedState] = {}
         offset = 0
         for name in [*self._parts, *([GENERATORS] if gathered else [])]:
             packed = (gathered or {}).get(name)
@@ -102,93 +101,93 @@ class Replicas:
             offset = encoded[name].end
         return encoded
 
-    def check(self, document: Document) -> None:
-        """Whether each rank can get its part of a checkpoint.
+    def check(self, manifest: StateManifest) -> None:
+        """Check that each rank can get its parts of a checkpoint.
 
         Raises:
-            CheckpointError: It is of another number of ranks, and a part cannot be dealt out anew.
+            CheckpointError: It is from another number of ranks, and a part cannot be resharded.
         """
-        if document.world_size == self._peers.size:
+        if manifest.world_size == self._peers.size:
             return
         for name, part in self._parts.items():
-            if name in document.per_rank or isinstance(part, DataLoader):
-                self._require_reshardable(name, part, document)
+            if name in manifest.per_rank or isinstance(part, DataLoader):
+                self._require_reshardable(name, part, manifest)
 
-    def load_all(self, document: Document, read: Callable[[str], Any]) -> dict[str, str]:
-        """Give all parts what this rank gets of a checkpoint; all ranks call it.
+    def load_all(self, manifest: StateManifest, read: Callable[[str], Any]) -> dict[str, str]:
+        """Load the parts of this rank from a checkpoint; all ranks call it.
 
         Args:
-            document: That of the checkpoint.
-            read: Gives what the checkpoint has of a part.
+            manifest: The state manifest of the checkpoint.
+            read: Returns the state of a part in the checkpoint.
 
         Returns:
-            The kinds of loaders that the script has not come to yet, by the names of their parts.
+            The kinds of loaders that the script has not reached yet, by the names of their parts.
 
         Raises:
-            CheckpointError: A part does not take it. On every rank.
+            CheckpointError: A part rejects it. On every rank.
         """
         for name in [name for name in self._parts if name.startswith(LOADER)]:
-            del self._parts[name]  # of a checkpoint that could not be read to its end
+            del self._parts[name]  # of a checkpoint that could not be read completely
         for name in self._parts:
-            self._load(name, read(name), document)
-        kinds = {name: part.kind for name, part in document.parts.items() if name.startswith(LOADER)}
+            self._load(name, read(name), manifest)
+        kinds = {name: part.kind for name, part in manifest.parts.items() if name.startswith(LOADER)}
         for name in kinds:
             saved, own = read(name), {}
-            if document.world_size == self._peers.size:
-                own = self._own(name, saved, document)
-            self._parts[name] = _Waiting(saved, document, own)
+            if manifest.world_size == self._peers.size:
+                own = self._own(name, saved, manifest)
+            self._parts[name] = _PendingLoader(saved, manifest, own)
         return kinds
 
     def adopt(self, number: int, loader: Stateful) -> str:
-        """Save the place of a loader from now on, and give it that of the checkpoint; all ranks call it.
+        """Save the position of a loader from now on, and load the one of the checkpoint; all ranks call it.
 
         Returns:
             The name of the new part.
 
         Raises:
-            CheckpointError: It is of another number of ranks, or the loader does not take it.
+            CheckpointError: It is from another number of ranks, or the loader rejects it.
         """
         name = f"{LOADER}{number}"
         before = self._parts.get(name)
-        if isinstance(before, _Waiting):
-            if before.document.world_size != self._peers.size:
-                self._require_reshardable(name, loader, before.document)
+        if isinstance(before, _PendingLoader):
+            if before.manifest.world_size != self._peers.size:
+                self._require_reshardable(name, loader, before.manifest)
             self._parts[name] = loader
-            self._load(name, before.saved, before.document)
-        self._parts[name] = _Place(loader)
+            self._load(name, before.saved, before.manifest)
+        self._parts[name] = _LoaderPosition(loader)
         return name
 
-    def _require_reshardable(self, name: str, part: object, document: Document) -> None:
+    def _require_reshardable(self, name: str, part: object, manifest: StateManifest) -> None:
         if not isinstance(part, Reshardable):
             raise CheckpointError(
-                f"the part {name!r} of the checkpoint has a state for each of {document.world_size} ranks, and now"
+                f"the part {name!r} of the checkpoint has a state for each of {manifest.world_size} ranks, and now"
                 f" there are {self._peers.size}",
-                hint=f"resume on {document.world_size} ranks, or give the part a method `reshard_state`",
+                hint=f"resume on {manifest.world_size} ranks, or give the part a method `reshard_state`",
             )
 
-    def _load(self, name: str, saved: Any, document: Document) -> None:  # noqa: ANN401 - any state
+    def _load(self, name: str, saved: Any, manifest: StateManifest) -> None:  # noqa: ANN401 - any state
         part = self._parts[name]
-        self._peers.together(lambda: load(name, part, self._own(name, saved, document)))
+        self._peers.run_together(lambda: load(name, part, self._own(name, saved, manifest)))
 
-    def _own(self, name: str, saved: Any, document: Document) -> Any:  # noqa: ANN401 - any state
+    def _own(self, name: str, saved: Any, manifest: StateManifest) -> Any:  # noqa: ANN401 - any state
         part: object = self._parts.get(name)
         rank, size = self._peers.rank, self._peers.size
-        differs = name in document.per_rank
-        if document.world_size == size:
+        differs = name in manifest.per_rank
+        if manifest.world_size == size:
             return unpack(saved[rank].numpy().tobytes()) if differs else saved
         if not isinstance(part, Reshardable):
             return saved
-        before = [unpack(each.numpy().tobytes()) for each in saved] if differs else [saved] * document.world_size
+        before = [unpack(each.numpy().tobytes()) for each in saved] if differs else [saved] * manifest.world_size
         return part.reshard_state(before, rank, size)
 
-    def _say(self, name: str) -> None:
-        if self._peers.rank == 0 and name not in self._said and not name.startswith(LOADER):
-            say(f"the part {name!r} differs between the ranks: each keeps its own in the checkpoint")
-        self._said.add(name)
+    def _warn(self, name: str) -> None:
+        if self._peers.rank == 0 and name not in self._warned and not name.startswith(LOADER):
+            say(f"the part {name!r} differs between the ranks: the checkpoint has the state of each rank")
+        self._warned.add(name)
 
 
 def digest(part: Stateful | dict[str, Any], name: str) -> bytes:
-    """What tells the state of a part on one rank from that on another."""
+    """Return a digest of the state of a part, to compare ranks."""
     encoded = encode(state_of(part), name)
     found = hashlib.sha256(json.dumps(msgspec.to_builtins([encoded.tree, encoded.table])).encode())
     sampled = isinstance(part, torch.optim.Optimizer)

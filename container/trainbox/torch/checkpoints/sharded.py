@@ -1,13 +1,13 @@
-"""Checkpoints of a training whose ranks hold a part of the state each (FSDP2): DCP writes them, under our manifest.
+"""The saver of a training with a sharded state (FSDP2): DCP writes the shards, under manifests of ours.
 
     step-00000020/           one host: all its ranks write here, the manifest comes last
-    algo-2/step-00000020/    of several hosts each has a directory of its own: no name is written by two of them
+    algo-2/step-00000020/    several hosts: each writes to a directory of its own
 
-`torch.distributed.checkpoint` cuts the state anew when the number of ranks has changed, and has no digests: an older
-file of the same name is loaded without a word. So each host seals what its ranks have written, and a checkpoint counts
-only if the parts of all hosts are there, on whosever disk, are valid, and come from one and the same save (`pool`).
-DCP's pickles are written, and read as data (`dcp`, `index`): one that asks for code ends the job on every rank, and no
-older checkpoint takes its place. A step waits until all is on the disk.
+`torch.distributed.checkpoint` (DCP) reshards the state when the number of ranks has changed, and has no digests: it
+loads an older file of the same name without an error. So each host seals what its ranks have written, and a checkpoint
+is used only if the shards of all hosts are present on any disk, valid, and from the same save (`shard_catalog`). DCP's
+pickles are read as data (`dcp`, `dcp_index`): one that asks for code ends the job on every rank, and no older
+checkpoint takes its place. A step waits until everything is on disk.
 """
 
 import os
@@ -31,31 +31,36 @@ from trainbox.checkpointing import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.manifest import NotGenuineError
 from trainbox.say import say
-from trainbox.torch.checkpoints import generators
+from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import CODEC, encode, flat
-from trainbox.torch.checkpoints.course import ALONE, Course
-from trainbox.torch.checkpoints.dcp import Load, Save
-from trainbox.torch.checkpoints.document import GENERATORS, check, compose, parse
-from trainbox.torch.checkpoints.exchange import Peers
-from trainbox.torch.checkpoints.index import METADATA, read_index
-from trainbox.torch.checkpoints.parts import Stateful, kind_of, plain, without_frozen
-from trainbox.torch.checkpoints.pool import Borrowed, Pool, Whole
-from trainbox.torch.checkpoints.reading import NO_EARLIER, UnreadableError, read_part
+from trainbox.torch.checkpoints.collectives import RankGroup
+from trainbox.torch.checkpoints.dcp import DcpReader, DcpWriter
+from trainbox.torch.checkpoints.dcp_index import METADATA, read_index
+from trainbox.torch.checkpoints.parts import FROZEN, Stateful, kind_of, plain, without_frozen
 from trainbox.torch.checkpoints.replicas import Replicas
-from trainbox.torch.checkpoints.saver import Pace
-from trainbox.torch.checkpoints.trainable import FROZEN
+from trainbox.torch.checkpoints.run_info import ALONE, RunInfo, SaveSchedule
+from trainbox.torch.checkpoints.shard_catalog import ShardCatalog, ShardedCheckpoint, ShardFetcher
+from trainbox.torch.checkpoints.state_manifest import (
+    GENERATORS,
+    NO_EARLIER,
+    UnreadableError,
+    check_manifest,
+    decode_manifest,
+    encode_manifest,
+    read_part,
+)
 from trainbox.torch.checkpoints.writer import STATE, shard_name
 
 
 class ShardedSaver:
-    """As `saver.Saver`, for one model whose parameters are DTensors, and its optimizer.
+    """Like `saver.Saver`, for one model whose parameters are DTensors, and its optimizer.
 
     Args:
-        store: The directory, the same path on every host; other checkpoints in it are left alone.
-        model: What `fully_shard` was applied to.
-        optimizer: Of its parameters.
-        parts: What every rank holds whole; rank 0 writes it.
-        course: The training.
+        store: The directory, the same path on every host; other checkpoints in it are not touched.
+        model: The model that `fully_shard` was applied to.
+        optimizer: The optimizer of its parameters.
+        parts: The parts that are whole on every rank; rank 0 writes them.
+        run: The training.
     """
 
     def __init__(
@@ -64,89 +69,89 @@ class ShardedSaver:
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         parts: Mapping[str, object],
-        course: Course = ALONE,
+        run: RunInfo = ALONE,
     ) -> None:
-        self.pace = Pace(course.interval_seconds)
+        self.schedule = SaveSchedule(run.interval_seconds)
         self._model = model
         self._optimizer = optimizer
         self._parts = {name: plain(part) for name, part in parts.items()}
         self._kinds = {name: kind_of(part) for name, part in self._parts.items()}
         self._kinds |= {"model": kind_of(model), "optimizer": kind_of(optimizer)}
-        self._course = course
-        self._trainable_only = FROZEN in course.identity
-        self._peers = Peers(course.rank, course.world_size, course.group)
+        self._run = run
+        self._trainable_only = FROZEN in run.identity
+        self._peers = RankGroup(run.rank, run.world_size, run.group)
         self._replicas = Replicas(self._parts, self._peers)
-        self._hosts = [name.decode() for name in self._peers.gather(course.host.encode())]
-        self._pool = Pool(store.directory, self._peers, self._hosts, store.keys)
-        self._store = store.below(course.host) if len(set(self._hosts)) > 1 else store
+        self._hosts = [name.decode() for name in self._peers.all_gather(run.host.encode())]
+        self._catalog = ShardCatalog(store.directory, self._peers, self._hosts, store.keys)
+        self._store = store.below(run.host) if len(set(self._hosts)) > 1 else store
 
     def resume(self) -> int:
-        """Load the newest checkpoint that is whole, wherever its parts are; all ranks call it.
+        """Load the newest complete checkpoint, from the disks of all hosts; all ranks call it.
 
         Returns:
             Its step; 0 if there is none.
 
         Raises:
-            CheckpointError: It belongs to another training, it is not genuine or asks for code, or neither it nor an
-                earlier one can be read. On every rank.
+            CheckpointError: On every rank: it belongs to another training, is not genuine or asks for code, or neither
+                it nor an earlier one can be read.
         """
-        found = self._pool.newest("starting fresh")
+        found = self._catalog.newest("starting fresh")
         tried: list[str] = []
         while found is not None:
             tried.append(found.save)
-            borrowed = Borrowed(self._pool, found)
+            fetcher = ShardFetcher(self._catalog, found)
             try:
-                return self._resume_from(found, borrowed)
+                return self._resume_from(found, fetcher)
             except UnreadableError as error:
-                self._say(f"{error.message}: looking for what can be read")
-                found = self._pool.newest("giving up")
+                self._peers.log(f"{error.message}: looking for another checkpoint")
+                found = self._catalog.newest("giving up")
                 if found is None:
                     raise CheckpointError(error.message, hint=NO_EARLIER) from error
-                if found.save in tried:  # nothing is wrong with it
+                if found.save in tried:  # it is valid
                     raise
             finally:
-                borrowed.close()
+                fetcher.close()
         return 0
 
-    def _resume_from(self, found: Whole, borrowed: Borrowed) -> int:
-        """Give all parts and generators their states; what a failure leaves half done, another one does anew."""
-        locate, is_first = borrowed.locate, self._peers.rank == 0
+    def _resume_from(self, found: ShardedCheckpoint, fetcher: ShardFetcher) -> int:
+        """Load the states of all parts and generators; after a failure midway, another checkpoint loads all of them."""
+        locate, is_first = fetcher.locate, self._peers.rank == 0
         try:
-            borrowed.fetch_files([METADATA, *((STATE, shard_name(0)) if is_first else ())])
-            text = self._peers.together(lambda: _read(locate(STATE)) if is_first else b"")
+            fetcher.fetch_files([METADATA, *((STATE, shard_name(0)) if is_first else ())])
+            text = self._peers.run_together(lambda: _read(locate(STATE)) if is_first else b"")
         except CheckpointError as error:
             raise UnreadableError(error.message, hint=error.hint) from error
-        document = parse(self._peers.share(text))
-        self._peers.together(lambda: check(document, self._kinds, {}, self._course.identity))
-        self._peers.together(lambda: self._replicas.check(document))
+        manifest = decode_manifest(self._peers.broadcast(text))
+        self._peers.run_together(lambda: check_manifest(manifest, self._kinds, {}, self._run.identity))
+        self._peers.run_together(lambda: self._replicas.check(manifest))
         state = self._sharded()
-        self._fill(state, found, borrowed)
+        self._fill(state, found, fetcher)
         set_model_state_dict(self._model, state["model"], options=StateDictOptions(strict=not self._trainable_only))
         set_optimizer_state_dict(self._model, self._optimizer, state["optimizer"])
 
         def read(name: str) -> Any:  # noqa: ANN401 - any state
-            return read_part(document.parts[name], document.shard_bytes, locate, self._peers)
+            return read_part(manifest.parts[name], manifest.shard_bytes, locate, self._peers)
 
-        self._kinds |= self._replicas.load_all(document, read)
+        self._kinds |= self._replicas.load_all(manifest, read)
         states = read(GENERATORS)
-        generators.resume(states, self._peers.rank, self._peers.size, (self._course.seed, found.step))
-        self.pace.saved(0.0)
-        self._say(f"resuming from step {found.step} (the parts of {', '.join(found.places)})")
-        if borrowed.bytes:
-            say(f"rank {self._peers.rank} has got {borrowed.bytes:,} bytes of it that its host lacks from other hosts")
+        rng_state.resume(states, self._peers.rank, self._peers.size, (self._run.seed, found.step))
+        self.schedule.saved(0.0)
+        self._peers.log(f"resuming from step {found.step} (the shards of {', '.join(found.places)})")
+        if fetcher.bytes:
+            say(f"rank {self._peers.rank} has fetched {fetcher.bytes:,} bytes of it from other hosts")
         return found.step
 
-    def _fill(self, state: dict[str, Any], found: Whole, borrowed: Borrowed) -> None:
-        """Read what this rank holds of the model and the optimizer."""
+    def _fill(self, state: dict[str, Any], found: ShardedCheckpoint, fetcher: ShardFetcher) -> None:
+        """Load the shard of this rank of the model and the optimizer."""
 
-        def plan() -> Load:
+        def plan() -> DcpReader:
             sizes = {name: record.size for name, (_, record) in found.files.items()}
-            return Load(state, read_index(borrowed.locate(METADATA), sizes), is_first=self._peers.rank == 0)
+            return DcpReader(state, read_index(fetcher.locate(METADATA), sizes), is_first=self._peers.rank == 0)
 
         try:
-            load = self._peers.together(plan)
-            borrowed.fetch(load.ranges)
-            self._peers.together(lambda: load.read(borrowed.locate))
+            load = self._peers.run_together(plan)
+            fetcher.fetch(load.ranges)
+            self._peers.run_together(lambda: load.read(fetcher.locate))
         except NotGenuineError:
             raise
         except CheckpointError as error:
@@ -157,57 +162,57 @@ class ShardedSaver:
 
     @property
     def parts(self) -> Mapping[str, object]:
-        """What is saved, by name."""
+        """The parts that are saved, by name."""
         return self._parts
 
     def adopt(self, number: int, loader: Stateful) -> None:
-        """Save the place of a loader, too, from now on; all ranks call it."""
+        """Save the position of a loader as well from now on; all ranks call it."""
         self._kinds[self._replicas.adopt(number, loader)] = kind_of(loader)
 
     def due(self) -> bool:
-        """Whether rank 0 wants a checkpoint now; False on the others."""
-        return self._peers.rank == 0 and self.pace.due()
+        """Whether a checkpoint is due, on rank 0; False on the others."""
+        return self._peers.rank == 0 and self.schedule.due()
 
     def save(self, step: int, *, wait: bool = False) -> None:
         """Save the state as that of `step`; all ranks call it at the same step, and it is durable when it returns.
 
         Raises:
-            CheckpointError: With `wait`, it could not be written. Otherwise that is said, and the training goes on.
+            CheckpointError: With `wait`, it could not be written. Otherwise that is logged, and the training continues.
         """
         began = time.monotonic()
         gathered = self._replicas.gather()
         # The later of two saves of one step has the greater name.
-        name = self._peers.share(f"{time.time_ns():020d}-{os.urandom(4).hex()}".encode()).decode()
+        name = self._peers.broadcast(f"{time.time_ns():020d}-{os.urandom(4).hex()}".encode()).decode()
         info = {
             "trainbox": trainbox.__version__,
             "codec": CODEC,
             "world_size": self._peers.size,
             "save": name,
-            "host": self._course.host,
+            "host": self._run.host,
             "hosts": sorted(set(self._hosts)),
         }
         stack = ExitStack()
         opened: list[Path] = []
-        failure = self._together(lambda: self._open(step, info, stack, opened))
+        failure = self._run_together(lambda: self._open(step, info, stack, opened))
         aside = Path(os.fsdecode(self._from_leader(os.fsencode(opened[0]) if opened else b"")))
-        failure = failure or self._together(lambda: self._write_whole(aside, gathered))
-        failure = failure or self._write_parts(aside)
+        failure = failure or self._run_together(lambda: self._write_whole(aside, gathered))
+        failure = failure or self._write_shards(aside)
         if failure:
-            stack.__exit__(type(failure), failure, None)  # nothing remains of what was opened
+            stack.__exit__(type(failure), failure, None)  # removes what was opened
         else:
-            failure = self._together(stack.close)
-        self.pace.saved(time.monotonic() - began)
+            failure = self._run_together(stack.close)
+        self.schedule.saved(time.monotonic() - began)
         if not failure:
             return
         if wait:
             raise failure
-        self._say(f"{failure}; the training goes on, earlier checkpoints stay")
+        self._peers.log(f"{failure}; the training goes on, earlier checkpoints stay")
 
     def close(self, _seconds: float = 0.0) -> None:
-        """Nothing is on its way."""
+        """Do nothing: no checkpoint is being written."""
 
-    def _together(self, act: Callable[[], object]) -> CheckpointError | None:
-        """Do something that may fail on one rank: the failure of the first that has one, known to all, or None."""
+    def _run_together(self, act: Callable[[], object]) -> CheckpointError | None:
+        """Run what may fail on one rank; return, on all ranks, the failure of the first such rank, or None."""
 
         def attempt() -> None:
             try:
@@ -216,21 +221,17 @@ class ShardedSaver:
                 raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
 
         try:
-            self._peers.together(attempt)
+            self._peers.run_together(attempt)
         except CheckpointError as error:
             return error
         return None
 
-    def _say(self, text: str) -> None:
-        if self._peers.rank == 0:
-            say(text)
-
     def _from_leader(self, content: bytes) -> bytes:
-        """What the first rank of this host gives."""
-        return self._peers.gather(content)[self._hosts.index(self._hosts[self._peers.rank])]
+        """Return the content of the first rank of this host."""
+        return self._peers.all_gather(content)[self._hosts.index(self._hosts[self._peers.rank])]
 
     def _open(self, step: int, info: Mapping[str, object], stack: ExitStack, opened: list[Path]) -> None:
-        if self._pool.leads:
+        if self._catalog.leads:
             opened.append(stack.enter_context(self._store.writing(step, info=info)))
 
     def _sharded(self) -> dict[str, Any]:
@@ -240,27 +241,27 @@ class ShardedSaver:
             "optimizer": get_optimizer_state_dict(self._model, self._optimizer),
         }
 
-    def _write_parts(self, aside: Path) -> CheckpointError | None:
-        """What each rank holds of the model and the optimizer; all ranks call it."""
+    def _write_shards(self, aside: Path) -> CheckpointError | None:
+        """Write the shards of the model and the optimizer; all ranks call it."""
         try:
-            Save(self._sharded(), aside, self._peers).write()
+            DcpWriter(self._sharded(), aside, self._peers).write()
         except CheckpointError as error:
             return CheckpointError(f"the checkpoint cannot be written: {error.message}", hint=error.hint)
         return None
 
     def _write_whole(self, aside: Path, gathered: Mapping[str, Sequence[bytes]]) -> None:
-        """What every rank holds, or each its own, and the generators of all: rank 0 writes it."""
+        """On rank 0, write the parts that are not sharded, and the generators of all ranks."""
         if self._peers.rank != 0:
             return
         encoded = self._replicas.encode(gathered)
         encoded |= {name: encode(None, name) for name in ("model", "optimizer")}
         kinds = {**self._kinds, GENERATORS: "list"}
-        text = compose(
+        text = encode_manifest(
             kinds,
             encoded,
             world_size=self._peers.size,
             shard_bytes=max(1, encoded[GENERATORS].end),  # all in one file
-            identity=self._course.identity,
+            identity=self._run.identity,
             per_rank=tuple(name for name in self._parts if name in gathered),
         )
         (aside / STATE).write_bytes(text)

@@ -1,9 +1,9 @@
-"""Where a state is copied to while the training waits: memory made once, which the writer sees as well."""
+"""Snapshots: copy a state into memory that is allocated once and shared with the writer, while the training waits."""
 
 import mmap
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -11,24 +11,24 @@ import numpy as np
 import torch
 
 from trainbox.errors import CheckpointError
-from trainbox.torch.checkpoints.codec import Entry, flat
+from trainbox.torch.checkpoints.codec import TensorEntry, flat
 
 _PAGE = mmap.PAGESIZE
 
-#: A tensor is cut at this many bytes. Not at less: glibc writes past the caches, which is 1.6 times as fast, but only
-#: from some size on, by default three quarters of the last cache (measured: 6.9 GB/s at 128 MiB, 10.6 at 256).
+#: The largest piece that a thread copies. Not smaller: glibc bypasses the caches, which is 1.6 times as fast, only for
+#: sizes above three quarters of the last-level cache (measured: 6.9 GB/s at 128 MiB, 10.6 at 256).
 _PIECE_BYTES = 256 << 20
-#: Less than this for each thread is copied sooner than a thread starts.
+#: Below this size per thread, starting a thread takes longer than the copy.
 _BYTES_OF_A_THREAD = 16 << 20
 
-#: Where to copy to, and what.
+#: A target and its source, as arrays of bytes.
 _Piece = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
-class Buffer:
+class SnapshotBuffer:
     """Anonymous memory with a descriptor (memfd): not in /dev/shm, of which a container has 64 MB.
 
-    All pages are there when it is made: the first copy is as fast as the tenth. For CUDA it is pinned.
+    All pages are allocated at once: the first copy is as fast as the tenth. With CUDA it is pinned.
     """
 
     def __init__(self, size: int, *, pinned: bool) -> None:
@@ -40,17 +40,17 @@ class Buffer:
         except OSError as error:
             os.close(self.descriptor)
             raise CheckpointError(
-                f"no {self.size:,} bytes of memory to copy the state into: {error.strerror}",
-                hint="take an instance with more memory: a checkpoint wants the size of the state once more",
+                f"cannot allocate {self.size:,} bytes of memory for a copy of the state: {error.strerror}",
+                hint="use an instance with more memory: a checkpoint needs the size of the state once more",
             ) from error
-        # A data loader's worker that is forked has no use for it.
+        # Forked workers of data loaders do not need it.
         self._memory.madvise(mmap.MADV_DONTFORK)
         self.bytes: torch.Tensor = torch.frombuffer(self._memory, dtype=torch.uint8)
         self.bytes[::_PAGE] = 0
         self._pinned = pinned and _pin(self.bytes)
 
-    def copy(self, tensors: Sequence[torch.Tensor], table: Sequence[Entry]) -> None:
-        """Copy tensors to the places that the table gives them; when this returns, they may change."""
+    def copy(self, tensors: Sequence[torch.Tensor], table: Sequence[TensorEntry]) -> None:
+        """Copy tensors to their positions in the table; when this returns, they may change."""
         waiting: dict[torch.device, None] = {}
         in_memory: list[_Piece] = []
         for tensor, entry in zip(tensors, table, strict=True):
@@ -58,8 +58,8 @@ class Buffer:
                 continue
             place = self.bytes[entry.offset : entry.offset + entry.size]
             if tensor.is_cuda:
-                # Made plain on the GPU: where a conjugate is copied, torch turns the signs in memory as soon as it has
-                # asked for the copy, which may come later (the end of copy_kernel_cuda, ATen/native/cuda/Copy.cu).
+                # Resolved on the GPU: for a conjugate, torch flips signs in host memory right after it has queued the
+                # copy, maybe before that is done (the end of copy_kernel_cuda, ATen/native/cuda/Copy.cu).
                 plain = tensor.resolve_conj().resolve_neg().contiguous()
                 place.copy_(flat(plain), non_blocking=self._pinned)
                 waiting[tensor.device] = None
@@ -72,21 +72,29 @@ class Buffer:
             torch.cuda.current_stream(device).synchronize()
 
     def put(self, offset: int, content: bytes) -> None:
-        """Write bytes at a place."""
+        """Write bytes at an offset."""
         self._memory[offset : offset + len(content)] = content
 
     def close(self) -> None:
-        """Give the memory back; what a writer has of it stays until it closes its own descriptor."""
+        """Free the memory; a writer keeps it until it closes its own descriptor."""
         if self._pinned:
             _cudart().cudaHostUnregister(self.bytes.data_ptr())
         self.bytes = torch.empty(0, dtype=torch.uint8)
-        with suppress(BufferError):  # somebody holds a view: the memory goes with it
+        with suppress(BufferError):  # there is a view of it: the memory is freed with the view
             self._memory.close()
         os.close(self.descriptor)
 
 
+def make_buffer(size: int) -> Future[SnapshotBuffer]:
+    """Make a buffer in a thread of its own, while the training continues."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-memory")
+    future = pool.submit(SnapshotBuffer, size, pinned=torch.cuda.is_available())
+    pool.shutdown(wait=False)  # the thread ends with its only task
+    return future
+
+
 def cut(pieces: Iterable[_Piece]) -> list[_Piece]:
-    """The same bytes in pieces of bounded size, the largest first: whoever copies the last one is done soon."""
+    """Split copies into pieces of bounded size, the largest first: so that all threads end at about the same time."""
     parts = [
         (target[at : at + _PIECE_BYTES], source[at : at + _PIECE_BYTES])
         for target, source in pieces
@@ -96,10 +104,10 @@ def cut(pieces: Iterable[_Piece]) -> list[_Piece]:
 
 
 def _copy(pieces: Iterable[_Piece], *, threads: int) -> None:
-    """Copy in some threads, each of which takes the next piece when it has copied one.
+    """Copy with some threads, each of which takes the next piece after it has copied one.
 
-    Not torch's copy: its threads meet at a barrier, and where the machine is busy with other ranks and their loaders,
-    they wait for each other 10 times as long as one thread takes (measured).
+    Not torch's copy: its threads wait for each other at a barrier, on a machine that is busy with other ranks and their
+    loaders for 10 times as long as one thread takes (measured).
     """
     parts = cut(pieces)
     following = iter(parts)
@@ -122,7 +130,7 @@ def _copy(pieces: Iterable[_Piece], *, threads: int) -> None:
 
 
 def _pin(memory: torch.Tensor) -> bool:
-    """Page-lock memory, so that a GPU copies into it at full speed; whether it worked."""
+    """Page-lock memory, so that a GPU copies into it at full speed; return whether it worked."""
     return int(_cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0)) == 0
 
 

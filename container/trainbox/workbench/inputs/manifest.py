@@ -67,6 +67,24 @@ def is_augmented(content: bytes) -> bool:
     return content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
+def prefix_of(content: bytes, where: str) -> str:
+    """The prefix of a manifest, below which its objects lie.
+
+    Raises:
+        RunError: It is no manifest, or an augmented one, which has none.
+    """
+    if is_augmented(content):
+        raise RunError(
+            f"{where}: where the objects of an augmented manifest lie here is not said", hint="name their directory"
+        )
+    entries = _parse(content, where)
+    first = entries[0] if isinstance(entries, list) and entries else None
+    prefix = first.get("prefix") if isinstance(first, dict) else None
+    if not isinstance(prefix, str) or not prefix:
+        raise RunError(f"{where}: found no prefix", hint=_FORM)
+    return prefix
+
+
 def names_of(content: bytes, where: str) -> tuple[str, ...]:
     """The names behind the prefix, in their order.
 

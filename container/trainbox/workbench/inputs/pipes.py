@@ -11,7 +11,7 @@ from typing import IO
 
 from trainbox.errors import RunError
 from trainbox.workbench import namespace
-from trainbox.workbench.hosts import Listener
+from trainbox.workbench.hosts import HostListener, StopReason
 from trainbox.workbench.inputs import pipe_writer
 from trainbox.workbench.plan import RunPlan
 
@@ -22,9 +22,15 @@ _ORDERS = "pipes.json"
 class _Watching:
     """A listener that hears of the writer, too."""
 
-    def __init__(self, listener: Listener, said: IO[bytes]) -> None:
+    def __init__(self, listener: HostListener, said: IO[bytes]) -> None:
         self._listener = listener
         self._said = said
+
+    def started(self, host: str) -> None:
+        self._listener.started(host)
+
+    def stopping(self, reason: StopReason) -> None:
+        self._listener.stopping(reason)
 
     def output(self, host: str, data: bytes) -> None:
         self._listener.output(host, data)
@@ -48,7 +54,7 @@ class _Watching:
 
 
 @contextlib.contextmanager
-def pipes_written(plan: RunPlan, listener: Listener) -> Iterator[Listener]:
+def pipes_written(plan: RunPlan, listener: HostListener) -> Iterator[HostListener]:
     """While entered, the pipes of all hosts are written; gives the listener for whoever runs the hosts.
 
     Raises:

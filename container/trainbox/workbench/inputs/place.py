@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from trainbox.workbench.hosts import Listener
+from trainbox.workbench.hosts import HostListener
 from trainbox.workbench.inputs.s3 import fetch, missing
 from trainbox.workbench.plan import HostPlan, RunPlan
 
@@ -13,7 +13,7 @@ from trainbox.workbench.plan import HostPlan, RunPlan
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
-def fetch_inputs(plan: RunPlan, listener: Listener, is_stopped: Callable[[], bool]) -> None:
+def fetch_inputs(plan: RunPlan, listener: HostListener, is_stopped: Callable[[], bool]) -> None:
     """Download what is in S3 and not in the cache; returns early once it is stopped.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`--channel` read against this machine: which files a channel has, listed where a host may not get them all."""
+"""The channels of a job read against this machine: which files each has, listed where a host may not get them all."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.job import CHANNEL_NAME
+from trainbox.contract.job_spec import FILE_SCHEME, InputChannel
 from trainbox.contract.text import did_you_mean, short
 from trainbox.errors import RunError
-from trainbox.workbench.given import pairs
 from trainbox.workbench.inputs import manifest
 from trainbox.workbench.inputs.hosts import Hosts
 from trainbox.workbench.inputs.manifest import Entry, Record
-from trainbox.workbench.inputs.options import Options, read_options, split, without_options
-from trainbox.workbench.inputs.s3 import SCHEME, Bucket, S3Object, list_objects, object_exists
+from trainbox.workbench.inputs.options import Mode, Options
+from trainbox.workbench.inputs.s3 import SCHEME, Bucket, S3Object, list_objects
 
 #: API CreateTrainingJob.InputDataConfig.
 MOST_CHANNELS = 20
@@ -46,45 +46,106 @@ class ChannelSource(msgspec.Struct, frozen=True):
         return ",".join([self.place, *self.options.words])
 
 
-def read_channels(given: Sequence[str], hosts: Hosts, *, env: Mapping[str, str], cwd: Path) -> dict[str, ChannelSource]:
-    """Parse `--channel NAME=PLACE[,OPTION…]`, sorted by name; objects in S3 are listed and not fetched yet.
+def read_channels(
+    channels: Sequence[InputChannel],
+    hosts: Hosts,
+    *,
+    env: Mapping[str, str],
+    mode: Mode = "File",
+    places: Mapping[str, str] | None = None,
+    flag: str = "--channel",
+) -> dict[str, ChannelSource]:
+    """Find what channels bring, sorted by name; objects in S3 are listed and not fetched yet.
 
     Args:
-        given: What the flag was given.
+        channels: As the job has them; what is not in S3 has an absolute path.
         hosts: Those of the job.
-        env: The environment of `trainbox run`.
-        cwd: Where relative paths begin.
+        env: The environment.
+        mode: Of channels that say none.
+        places: By channel, where the objects of its manifest lie.
+        flag: How messages name a channel, before its name.
 
     Raises:
-        RunError: A place does not exist, an option is wrong or has no effect, or S3 does not answer.
+        RunError: A place does not exist, an option has no effect, or S3 does not answer.
     """
-    if len(given) > MOST_CHANNELS:
-        raise RunError(f"{len(given)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
-    named = dict(sorted(pairs(given, "--channel").items()))
-    for name in named:
-        if not CHANNEL_NAME.fullmatch(name):
-            raise RunError(
-                f"--channel {name}: SageMaker takes names of A-Z a-z 0-9 . - _, at most 64", hint="rename it"
-            )
-    channels = {name: _read(name, value, hosts, env=env, cwd=cwd) for name, value in named.items()}
-    _check_names_of_pipes(channels)
-    return channels
+    if len(channels) > MOST_CHANNELS:
+        raise RunError(f"{len(channels)} channels", hint=f"SageMaker refuses more than {MOST_CHANNELS}")
+    found: dict[str, ChannelSource] = {}
+    for channel in sorted(channels, key=lambda each: each.channel_name):
+        name = channel.channel_name
+        check_name(name, flag)
+        if name in found:
+            raise RunError(f"{flag} {name}: given twice", hint="give it once")
+        source = _read(channel, f"{flag} {name}", (places or {}).get(name, ""), mode, env)
+        _check_groups(source.options, hosts, f"{flag} {name}")
+        found[name] = source
+    _check_names_of_pipes(found)
+    return found
 
 
-def _read(name: str, value: str, hosts: Hosts, *, env: Mapping[str, str], cwd: Path) -> ChannelSource:
-    flag = f"--channel {name}"
-    channel = _read_s3(value, flag, env, cwd) if value.startswith(SCHEME) else _read_local(value, flag, cwd)
-    _check_groups(channel.options, hosts, flag)
-    return channel
+def check_name(name: str, flag: str) -> None:
+    """Refuse a name that no channel can have.
+
+    Raises:
+        RunError: It is one.
+    """
+    if not CHANNEL_NAME.fullmatch(name):
+        raise RunError(f"{flag} {name}: SageMaker takes names of A-Z a-z 0-9 . - _, at most 64", hint="rename it")
 
 
-def _read_local(value: str, flag: str, cwd: Path) -> ChannelSource:
-    found = split(value, lambda place: _exists(_path(place, cwd)))
-    if found is None:
-        place = _path(without_options(value), cwd)
-        raise RunError(f"{flag}={value}: there is no {place}", hint="give a directory or a file")
-    path = _path(found[0], cwd).resolve()
-    options = _with_absolute_manifest(read_options(found[1], flag), cwd)
+def _read(channel: InputChannel, flag: str, place: str, mode: Mode, env: Mapping[str, str]) -> ChannelSource:
+    options = _options_of(channel, mode, flag)
+    source = channel.data_source.s3_data_source
+    if source is None:
+        file_system = channel.data_source.file_system_data_source
+        place = file_system.directory_path if file_system else ""
+    elif source.s3_data_type == "S3Prefix":
+        place = source.s3_uri
+    elif not place:
+        place = manifest.prefix_of(manifest.read_manifest(Path(options.manifest), flag), f"{flag}: {options.manifest}")
+    if place.startswith(SCHEME):
+        return _read_s3(place, options, flag, env)
+    path = Path(place.removeprefix(FILE_SCHEME))
+    if not path.is_absolute():
+        raise RunError(f"{flag}: {place!r} is no place", hint="give file:///DIRECTORY or s3://BUCKET/PREFIX")
+    return _read_local(path.resolve(), options, flag)
+
+
+def _options_of(channel: InputChannel, default: Mode, flag: str) -> Options:
+    """What a channel says beyond its place; refuses what has no effect here."""
+    mode = channel.input_mode or default
+    if channel.compression_type == "Gzip":
+        raise RunError(
+            f"{flag}: CompressionType Gzip: nothing is decompressed on this machine",
+            hint="decompress the files, and leave it out",
+        )
+    if channel.record_wrapper_type == "RecordIO" and mode != "Pipe":
+        raise RunError(
+            f"{flag}: RecordWrapperType RecordIO has no effect on files, which lie as they are",
+            hint="InputMode Pipe goes with it",
+        )
+    source = channel.data_source.s3_data_source
+    if source is None:
+        return Options(mode=mode, content_type=channel.content_type, record_wrapper=channel.record_wrapper_type)
+    is_manifest = source.s3_data_type != "S3Prefix"
+    if is_manifest and not source.s3_uri.startswith(FILE_SCHEME):
+        raise RunError(f"{flag}: the manifest {source.s3_uri} is not on this machine", hint="download it: file:///PATH")
+    if is_manifest and mode == "FastFile":
+        raise RunError(f"{flag}: FastFile mode takes no manifest", hint="InputMode File or Pipe does")
+    return Options(
+        mode=mode,
+        sharded=source.s3_data_distribution_type == "ShardedByS3Key",
+        manifest=source.s3_uri.removeprefix(FILE_SCHEME) if is_manifest else "",
+        attributes=source.attribute_names,
+        content_type=channel.content_type,
+        record_wrapper=channel.record_wrapper_type,
+        groups=source.instance_group_names,
+    )
+
+
+def _read_local(path: Path, options: Options, flag: str) -> ChannelSource:
+    if not exists(path):
+        raise RunError(f"{flag}: there is no {path}", hint="give a directory or a file")
     channel = ChannelSource(path, is_file=not path.is_dir(), options=options)
     if options.manifest:
         return _with_manifest(channel, flag)
@@ -93,13 +154,8 @@ def _read_local(value: str, flag: str, cwd: Path) -> ChannelSource:
     return channel
 
 
-def _read_s3(value: str, flag: str, env: Mapping[str, str], cwd: Path) -> ChannelSource:
-    bucket = Bucket.of(value, env)
-    found = split(value, lambda uri: object_exists(bucket, uri)) if "," in value else (value, ())
-    if found is None:
-        raise RunError(f"{flag}={value}: there is no object at {without_options(value)}", hint="aws s3 ls lists them")
-    uri, parts = found
-    options = _with_absolute_manifest(read_options(parts, flag), cwd)
+def _read_s3(uri: str, options: Options, flag: str, env: Mapping[str, str]) -> ChannelSource:
+    bucket = Bucket.of(uri, env)
     if options.manifest and manifest.is_augmented(manifest.read_manifest(Path(options.manifest), flag)):
         raise RunError(
             f"{flag}: an augmented manifest names objects of its own, not those at {uri}",
@@ -116,12 +172,6 @@ def _read_s3(value: str, flag: str, env: Mapping[str, str], cwd: Path) -> Channe
         objects = tuple(by_name[name] for name in wanted)
     files = tuple(Entry(each.name, each.path) for each in objects)
     return ChannelSource(bucket.cache, options=options, files=files, uri=uri, bucket=bucket, objects=objects)
-
-
-def _with_absolute_manifest(options: Options, cwd: Path) -> Options:
-    if not options.manifest:
-        return options
-    return msgspec.structs.replace(options, manifest=str(_path(options.manifest, cwd)))
 
 
 def _with_manifest(channel: ChannelSource, flag: str) -> ChannelSource:
@@ -147,14 +197,8 @@ def _with_manifest(channel: ChannelSource, flag: str) -> ChannelSource:
     return msgspec.structs.replace(channel, files=(), records=records)
 
 
-def _path(place: str, cwd: Path) -> Path:
-    try:
-        return cwd / Path(place).expanduser()
-    except RuntimeError:  # there is no such user, whose home `~name` would be
-        return cwd / place
-
-
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether there is something at a path, which may be none."""
     try:
         return path.exists()
     except (OSError, ValueError):  # longer than Linux takes, or with a NUL

@@ -30,7 +30,7 @@ _HINT = (
 
 
 class Model(msgspec.Struct, frozen=True):
-    """What a model is, as its bytes say."""
+    """Properties of a model, read from its bytes."""
 
     booster: Booster
     objective: str
@@ -44,7 +44,7 @@ class Model(msgspec.Struct, frozen=True):
 
 
 def check_model(content: bytes, *, source: str) -> Model:
-    """Check that bytes are a model that XGBoost can load, predict with and go on training.
+    """Check that XGBoost can load these bytes as a model, predict with it, and continue training it.
 
     Args:
         content: UBJSON or JSON, from whomever; it is not changed, and XGBoost should get the very same.

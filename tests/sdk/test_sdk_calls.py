@@ -1,0 +1,98 @@
+"""The calls of both SDKs in the pages: each becomes a request that AWS's model takes, with what the page promises."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore import xform_name
+
+from tests.support.aws_calls import Call, check_call
+from tests.support.snippets import DOCS, find_blocks
+from trainbox import Metric
+
+pytestmark = pytest.mark.sdk
+
+CALLS = Path(__file__).with_name("calls.py")
+PAGES = ("spot-training.md", "submit-a-job.md", "tuning-job.md")
+IMPORTS = {"v2": "from sagemaker.estimator", "v3": "from sagemaker.train"}
+IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/trainbox:0123456789ab-cpu"
+
+Requests = list[tuple[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module", params=["v2", "v3"])
+def requests(
+    request: pytest.FixtureRequest, sdk_python: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Requests:
+    """What an SDK asks of SageMaker when the examples of the pages run, in their order."""
+    directory = tmp_path_factory.mktemp("calls")
+    examples = [
+        block for page in PAGES for block in find_blocks(DOCS / page, "python") if IMPORTS[request.param] in block
+    ]
+    assert len(examples) == len(PAGES)
+    (directory / "examples.json").write_text(json.dumps(examples))
+    definition = {"Name": "validation:accuracy", "Regex": Metric("validation:accuracy", "maximize").regex}
+    (directory / "metric-definitions.json").write_text(json.dumps([definition]))
+    config = directory / "config.yaml"
+    config.write_text('SchemaVersion: "1.0"\nSageMaker:\n  PythonSDK: {Modules: {TelemetryOptOut: true}}\n')
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(directory),
+        "AWS_ACCESS_KEY_ID": "dummy",
+        "AWS_SECRET_ACCESS_KEY": "dummy",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
+        "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config),
+    }
+    done = subprocess.run(
+        [sdk_python[request.param], CALLS, "examples.json", "requests.json"],
+        cwd=directory,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    recorded = json.loads((directory / "requests.json").read_text())
+    return [(operation, given) for operation, given in recorded if operation.startswith("Create")]
+
+
+def test_the_calls_of_an_sdk_are_requests_that_aws_takes(requests: Requests) -> None:
+    assert [operation for operation, _ in requests] == [
+        "CreateTrainingJob",
+        "CreateTrainingJob",
+        "CreateHyperParameterTuningJob",
+    ]
+    for operation, given in requests:
+        assert check_call(Call("sagemaker", xform_name(operation), given)) == []
+
+
+def test_a_spot_job_has_its_limits_and_its_checkpoints(requests: Requests) -> None:
+    spot = requests[0][1]
+    assert spot["EnableManagedSpotTraining"] is True
+    assert spot["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200}
+    assert spot["CheckpointConfig"]["S3Uri"] == "s3://training/checkpoints/churn/"
+
+
+def test_a_job_runs_the_script_of_the_image_on_the_channels_of_the_page(requests: Requests) -> None:
+    job = requests[1][1]
+    assert job["AlgorithmSpecification"]["TrainingImage"] == IMAGE
+    assert job["HyperParameters"]["trainbox_script"].strip('"') == "xgboost"
+    assert {channel["ChannelName"] for channel in job["InputDataConfig"]} == {"train", "validation"}
+    assert job["OutputDataConfig"]["S3OutputPath"] == "s3://training/models/churn/"
+
+
+def test_a_tuning_job_has_the_metric_and_its_range(requests: Requests) -> None:
+    tuning = requests[2][1]
+    objective = tuning["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
+    assert (objective["Type"], objective["MetricName"]) == ("Maximize", "validation:accuracy")
+    ranges = tuning["HyperParameterTuningJobConfig"]["ParameterRanges"]["ContinuousParameterRanges"]
+    assert [(each["Name"], float(each["MinValue"]), float(each["MaxValue"])) for each in ranges] == [("shrink", 0, 0.9)]
+    definitions = tuning["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
+    assert [each["Name"] for each in definitions] == ["validation:accuracy"]
+    assert tuning["TrainingJobDefinition"]["StaticHyperParameters"]["trainbox_script"].strip('"') == "nearest_mean"
