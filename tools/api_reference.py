@@ -18,8 +18,24 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
         "Reads a channel: CSV, Parquet, libsvm, recordio-protobuf.",
     ),
     ("trainbox.contract.model_card", ("read_card", "ModelCard"), "Describes a model that a bundled script saved."),
-    ("trainbox.xgboost", ("check_model", "Model"), "Checks a model file before XGBoost loads it."),
-    ("trainbox.torch", ("session", "Session", "Batches", "load_former"), "PyTorch, alone or on many ranks."),
+    (
+        "trainbox.xgboost",
+        ("session", "BoostingSession", "Boosting", "Progress", "declare", "check_model", "Model"),
+        "For scripts that train with XGBoost: `train_scripts/xgboost_train.py` and its copies.",
+    ),
+    (
+        "trainbox.sklearn",
+        ("session", "ForestSession", "Growth", "Data", "declare"),
+        "For scripts that train with scikit-learn: `train_scripts/random_forest_train.py` and its copies.",
+    ),
+    (
+        "trainbox.torch",
+        (
+            *("session", "Session", "Batches", "load_former", "read_samples", "Samples", "prepare", "EpochScores"),
+            *("evaluate", "BestEpoch", "save_network", "perceptron", "convolutions", "load_factory", "learning_rate"),
+        ),
+        "For scripts that train with PyTorch, alone or on many ranks: `train_scripts/pytorch_train.py` and its copies.",
+    ),
     ("trainbox.torch.transformers", ("TransformersCallback",), "For the Trainer of Hugging Face Transformers."),
     ("trainbox.torch.lightning", ("LightningCallback", "processes"), "For the Trainer of PyTorch Lightning."),
     ("trainbox.torch.accelerate", ("AccelerateLoop",), "For loops with Hugging Face Accelerate."),

@@ -1,12 +1,10 @@
 """The status line says how long the rest of the steps takes, where the hyperparameters say how many there are."""
 
-import ast
-
 import pytest
 
 from trainbox.contract import params
-from trainbox.launch.program import find_bundled
 from trainbox.sklearn.params import Params
+from trainbox.torch.hyperparameters import NetworkParams
 from trainbox.workbench.remaining import DEFAULTS, Remaining, find_total
 
 
@@ -33,11 +31,7 @@ def test_bundled_scripts_have_their_defaults() -> None:
     assert find_total("xgboost_train", {"num_round": "10", "_kfold": "5", "_num_cv_round": "2"}) == 100
     assert find_total("xgboost_train", {"num_round": "10", "_kfold": "null"}) == 10
     assert {field.name.replace("-", "_"): field.default for field in params.fields(Params)}["n_estimators"] == "100"
-    tree = ast.parse(find_bundled("pytorch").read_text())
-    declared = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Params")
-    epochs = next(n for n in declared.body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == "epochs")
-    assert epochs.value is not None
-    assert DEFAULTS["pytorch_train"] == ("epochs", ast.literal_eval(epochs.value))
+    assert DEFAULTS["pytorch_train"] == ("epochs", NetworkParams().epochs)
 
 
 class Steps:

@@ -24,12 +24,10 @@ from trainbox.xgboost import cluster
 from trainbox.xgboost.cluster import collective, naming_the_lost
 from trainbox.xgboost.tracker_process import Tracker
 
-#: The room of XGBoost without the rest of its package, and XGBoost without what it does not need here: all that would
-#: take members five times as long to start.
+#: XGBoost without what it does not need here, which would take members five times as long to start.
 ALONE = """
-import sys, types, trainbox
-sys.modules.update({"sklearn": None, "pandas": None, "trainbox.xgboost": types.ModuleType("trainbox.xgboost")})
-sys.modules["trainbox.xgboost"].__path__ = [f"{path}/xgboost" for path in trainbox.__path__]
+import sys
+sys.modules.update({"sklearn": None, "pandas": None})
 """
 HEAD = f"""
 {ALONE}

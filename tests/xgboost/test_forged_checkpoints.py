@@ -16,10 +16,11 @@ from tests.support.ubjson import encode
 from trainbox.checkpointing import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.peers import Members, join
-from trainbox.xgboost import Params, Progress, load_folds
 from trainbox.xgboost.agreement import Agreement
+from trainbox.xgboost.folds import load_folds
 from trainbox.xgboost.model_check.ubjson import decode
-from trainbox.xgboost.segments import resume
+from trainbox.xgboost.params import Params
+from trainbox.xgboost.segments import Progress, resume
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
 STEP = 4

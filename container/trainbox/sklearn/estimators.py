@@ -25,9 +25,10 @@ from trainbox.contract.job import Job
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.say import say
 from trainbox.sklearn.data import Data, count_missing, targets
-from trainbox.sklearn.packing import without_torch
+from trainbox.sklearn.entry import TORCH_BACKEND
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
+from trainbox.tabular.script import without
 
 _OF_SKLEARN = re.compile(r"sklearn(?:\.[a-z][a-z0-9_]*)+\.[A-Z][A-Za-z0-9]*")
 _OF_SOURCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -79,7 +80,7 @@ def _find_of_sklearn(name: str) -> object:
 
 def _suggest(name: str) -> str:
     """What may have been meant; to know all estimators takes a second, which only an error is worth."""
-    with without_torch(), warnings.catch_warnings():
+    with without(TORCH_BACKEND), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of modules that say when they are imported that they are on their way out
         known = all_estimators(type_filter=["classifier", "regressor"])
     names = {kind: f"{cls.__module__.partition('._')[0]}.{kind}" for kind, cls in known}

@@ -16,13 +16,14 @@ import msgspec
 import numpy as np
 import scipy.sparse
 import sklearn
+import skops.io
 
 import trainbox
 from trainbox import whole
 from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
 from trainbox.say import say
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
+from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
@@ -88,21 +89,20 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
     Raises:
         OSError: A file cannot be written.
     """
-    skops = load_skops(of_forests=isinstance(model, FORESTS))
     if not isinstance(model, FORESTS):  # of which it is done as they grow
         clear_padding(model)
     # At the same time: most of both is zlib, which lets go of the interpreter's lock.
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)
-        packed = pool.submit(_pack, skops, model)
+        packed = pool.submit(_pack, model)
     written, trusted = [trainbox.save("model.joblib", pickled.result())], list[str]()
     try:
         safe = packed.result()
-    except skops.exceptions.UnsupportedTypeException as error:
+    except skops.io.exceptions.UnsupportedTypeException as error:
         say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
         written.append(trainbox.save("model.skops", safe))
-        trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
+        trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.io.get_untrusted_types(data=safe)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
     trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(written[0], data, card))))
@@ -129,8 +129,8 @@ def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
     return sample_rows(made, said, card)
 
 
-def _pack(skops: Any, model: Any) -> bytes:  # noqa: ANN401 - any estimator
-    return rewrite(skops.dumps(model), level=COMPRESSION)
+def _pack(model: Any) -> bytes:  # noqa: ANN401 - any estimator
+    return rewrite(skops.io.dumps(model), level=COMPRESSION)
 
 
 def _pickle(model: Any) -> bytes:  # noqa: ANN401 - any estimator

@@ -34,8 +34,8 @@ from trainbox.scratch import temporary_directory
 from trainbox.tabular.faults import Fault, Scan
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
 from trainbox.xgboost.agreement import Labels
+from trainbox.xgboost.declared import metric_names
 from trainbox.xgboost.domains import rules_for
-from trainbox.xgboost.metrics import metric_names
 from trainbox.xgboost.params import Params
 
 #: In memory the decoded rows stand beside the binned ones and what the sketch of the bins needs.

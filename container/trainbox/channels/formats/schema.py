@@ -9,11 +9,10 @@ from typing import Literal
 
 import msgspec
 
+from trainbox.contract.model_card import MISSING
 from trainbox.contract.text import short, some
 from trainbox.errors import DataError, HyperparameterError
 
-#: Markers of missing values that pandas, R, databases and spreadsheets write into CSV.
-MISSING = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaN", "nan")
 Format = Literal["CSV", "libsvm", "Parquet", "recordio-protobuf"]
 
 
