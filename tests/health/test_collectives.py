@@ -29,7 +29,7 @@ KINDS = (
 DOOR = "import socket; door = socket.create_server(('', 29777), backlog=1024); print('open', flush=True); input()"
 KNOCK = """
 import sys
-from trainbox.health.ranks import knock
+from trainbox.health.collective_ranks import knock
 print(knock([(sys.argv[1], 29777)] * 8))
 """
 

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainbox.health.course import Met, Round, Said, conclude, convict, lagging, met, plan_next, slow
-from trainbox.health.orders import Done, Ran, Rank
+from trainbox.health.collective_bisection import Met, Round, Said, conclude, convict, lagging, met, plan_next, slow
 from trainbox.health.pairs import Group, blame, first_round, most_led, second_round
+from trainbox.health.probe_protocol import Done, Ran, Rank
 
 counts = st.integers(min_value=1, max_value=70)
 

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.support.timeline import Timeline
-from trainbox.health import ranks
+from trainbox.health import collective_ranks as ranks
 
 pytestmark = pytest.mark.process
 

@@ -1,7 +1,7 @@
-"""Collectives of the ranks of a host, of pairs of hosts and of all: brings the hosts of a job through `course`.
+"""Runs the collectives of the ranks of a host, of pairs of hosts and of all, as `collective_bisection` plans them.
 
 The first host decides and all others do what they are told, over the communicator of the hosts; the collectives run in
-processes of their own (`ranks`), so that nothing that hangs there hangs here.
+processes of their own (`collective_ranks`), so that nothing that hangs there hangs here.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from trainbox.clock import wait_from
 from trainbox.contract.finding import Finding
 from trainbox.contract.peer_key import without_peer_key
 from trainbox.health.checks import CHECKS, Stage
-from trainbox.health.course import Round, Said, conclude, plan_next
-from trainbox.health.course import Stage as Part
+from trainbox.health.collective_bisection import Round, Said, conclude, plan_next
+from trainbox.health.collective_bisection import Stage as Part
 from trainbox.health.host import Subject
-from trainbox.health.orders import Call, Done, Order
 from trainbox.health.pairs import Group, most_led
+from trainbox.health.probe_protocol import Call, Done, Order
 from trainbox.health.versions import ABSENT, read_cuda
 from trainbox.launch.variables import LOOPBACK, network_variables
 from trainbox.peers.tolerant import TolerantCommunicator
@@ -94,7 +94,7 @@ class RankProgram:
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a user's `queue.py` in the working directory is none of the standard library's.
-                [sys.executable, "-P", "-m", "trainbox.health.ranks", str(most_led()), address],
+                [sys.executable, "-P", "-m", "trainbox.health.collective_ranks", str(most_led()), address],
                 env={**without_peer_key(env), **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),

@@ -14,10 +14,10 @@ import msgspec
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.health import report
-from trainbox.health.companion import accompany
 from trainbox.health.explain import explanation
 from trainbox.health.host import Subject
 from trainbox.health.run import HealthReport, examine
+from trainbox.health.sidecar import accompany
 from trainbox.launch.machine import read_machine
 from trainbox.say import say
 

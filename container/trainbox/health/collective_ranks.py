@@ -1,6 +1,6 @@
 """A program of its own: one host's part of the collectives that prove the cluster.
 
-    python -P -m trainbox.health.ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
+    python -P -m trainbox.health.collective_ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
 
 It imports torch once (seconds) and forks a fresh process for every rank of every group, each with a hard deadline: what
 a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has moved, convicts sound
@@ -32,7 +32,7 @@ from torch._C._distributed_c10d import TCPStore
 from trainbox.clock import Clock, Sleep
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
-from trainbox.health.orders import Call, Done, Order, Ran, Rank
+from trainbox.health.probe_protocol import Call, Done, Order, Ran, Rank
 from trainbox.peers.sockets import listen, serve_store
 from trainbox.say import say
 

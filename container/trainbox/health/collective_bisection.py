@@ -13,8 +13,8 @@ import msgspec
 
 from trainbox.contract.finding import Finding, Kind
 from trainbox.health.checks import found
-from trainbox.health.orders import Done, Ran
 from trainbox.health.pairs import Group, blame, first_round, second_round
+from trainbox.health.probe_protocol import Done, Ran
 
 Stage = Literal["ready", "local", "pairs", "again", "world", "reach"]
 STAGES: tuple[Stage, ...] = ("ready", "local", "pairs", "again", "world", "reach")
