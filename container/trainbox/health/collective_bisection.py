@@ -5,20 +5,21 @@ it with anybody is bad; who could with somebody is not. Where all pairs work and
 each other's doors: two that cannot reach each other are named as a pair.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Literal
 
 import msgspec
 
-from trainbox.contract.finding import Finding, Kind
-from trainbox.health.checks import found
-from trainbox.health.pairs import Group, blame, first_round, second_round
 from trainbox.health.probe_protocol import Done, Ran
 
-Stage = Literal["ready", "local", "pairs", "again", "world", "reach"]
-STAGES: tuple[Stage, ...] = ("ready", "local", "pairs", "again", "world", "reach")
-
+Group = tuple[str, ...]
+#: With no host that is proven, each meets so many others: up to 7 hosts, everyone meets everyone.
+_MEETINGS = 3
+#: A round of one group has nothing to be compared with.
+_TRIPLE = 3
+BisectionStage = Literal["ready", "local", "pairs", "again", "world", "reach"]
+STAGES: tuple[BisectionStage, ...] = ("ready", "local", "pairs", "again", "world", "reach")
 #: Of the best bandwidth over gloo, which shares processors with everything else; of the median over NCCL.
 _LEAST_OF_BEST = 0.2
 _LEAST_OF_MEDIAN = 0.7
@@ -28,6 +29,74 @@ _MOST_LATENCY_US = 2000.0
 #: With two ranks a bad sender and a bad receiver look the same.
 _CONCLUSIVE_RANKS = 3
 _LONGEST_REASON = 200
+
+
+def first_round(hosts: Sequence[str]) -> tuple[Group, ...]:
+    """Neighbours in pairs; of an odd number the last makes the first pair a triple. One host alone meets nobody."""
+    if len(hosts) < 2:  # noqa: PLR2004 - a pair
+        return ()
+    even = len(hosts) - len(hosts) % 2
+    groups = [tuple(hosts[place : place + 2]) for place in range(0, even, 2)]
+    groups[0] += tuple(hosts[even:])
+    return tuple(groups)
+
+
+def second_round(hosts: Sequence[str], suspects: Collection[str]) -> tuple[Group, ...]:
+    """Each suspect meets a host that is proven good, and does so as the first of its group.
+
+    The proven share the suspects evenly. Where nobody is proven, each host meets the next ones in a ring: whoever is
+    in a group that works is good. Three hosts have made one group, which nothing can be compared with: then each meets
+    each in any case.
+
+    Args:
+        hosts: All hosts.
+        suspects: Those whose group of the first round did not work, or was slow.
+    """
+    if len(hosts) == _TRIPLE:
+        return _ring(hosts)
+    if not suspects:
+        return ()
+    proven = [host for host in hosts if host not in suspects]
+    if not proven:
+        return _ring(hosts)
+    return tuple(
+        (suspect, proven[place % len(proven)])
+        for place, suspect in enumerate(host for host in hosts if host in suspects)
+    )
+
+
+def _ring(hosts: Sequence[str]) -> tuple[Group, ...]:
+    groups: dict[frozenset[str], Group] = {}
+    for place, host in enumerate(hosts):
+        for further in range(1, min(_MEETINGS, len(hosts) - 1) + 1):
+            other = hosts[(place + further) % len(hosts)]
+            groups.setdefault(frozenset((host, other)), (host, other))
+    return tuple(groups.values())
+
+
+def most_led() -> int:
+    """How many groups of a round one host may be the first of: so many ports it has to offer."""
+    return _MEETINGS
+
+
+def blame(broken: Collection[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Explain pairs that cannot reach each other by as few parts as possible.
+
+    Returns:
+        The hosts that more than one pair has in common, each the one that explains most of the pairs left; and the
+        pairs that remain: with them it is the way between the two.
+    """
+    left = {frozenset(pair): pair for pair in broken}
+    hosts: list[str] = []
+    while left:
+        counted = {host: sum(host in pair for pair in left) for pair in left for host in sorted(pair)}
+        most = max(counted.values())
+        if most == 1:
+            break
+        worst = min(host for host, count in counted.items() if count == most)
+        hosts.append(worst)
+        left = {key: pair for key, pair in left.items() if worst not in key}
+    return tuple(hosts), tuple(sorted((min(pair), max(pair)) for pair in left.values()))
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -44,7 +113,7 @@ class Said(msgspec.Struct, frozen=True):
 class Round(msgspec.Struct, frozen=True):
     """One stage, as it went."""
 
-    stage: Stage
+    stage: BisectionStage
     groups: tuple[Group, ...]
     said: Mapping[str, Said]
     #: Why hosts said nothing.
@@ -73,6 +142,10 @@ class Met(msgspec.Struct, frozen=True):
                 faults[host] = "wrong sum"
         return faults
 
+    def reason(self, host: str) -> str:
+        """What went wrong on a host, or else on the first one where something did."""
+        return self.faults.get(host) or next(iter(self.faults.values()))
+
     @property
     def bandwidth(self) -> float:
         """Gigabytes per second of the slowest rank; 0 where nothing was measured."""
@@ -97,7 +170,7 @@ class Met(msgspec.Struct, frozen=True):
         ]
 
 
-def plan_next(rounds: Sequence[Round], *, backend: str) -> tuple[Stage, tuple[Group, ...]] | None:
+def plan_next(rounds: Sequence[Round], *, backend: str) -> tuple[BisectionStage, tuple[Group, ...]] | None:
     """The next stage and its groups; None where there is nothing more to learn.
 
     Args:
@@ -114,7 +187,7 @@ def plan_next(rounds: Sequence[Round], *, backend: str) -> tuple[Stage, tuple[Gr
     return None
 
 
-def _groups(stage: Stage, hosts: Group, rounds: Sequence[Round], backend: str) -> tuple[Group, ...]:
+def _groups(stage: BisectionStage, hosts: Group, rounds: Sequence[Round], backend: str) -> tuple[Group, ...]:
     if stage == "local":
         return tuple((host,) for host in hosts if rounds[0].said[host].ranks > 1)
     if stage == "pairs":
@@ -130,7 +203,7 @@ def _groups(stage: Stage, hosts: Group, rounds: Sequence[Round], backend: str) -
     return (hosts,) if any(one.faults for one in met(rounds, "world")) else ()
 
 
-def met(rounds: Sequence[Round], *stages: Stage) -> list[Met]:
+def met(rounds: Sequence[Round], *stages: BisectionStage) -> list[Met]:
     """All groups of some stages."""
     return [
         Met(members, {host: ran for host in members if (ran := _ran(one, host, number)) is not None})
@@ -190,7 +263,7 @@ class Convicted(msgspec.Struct, frozen=True):
 def convict(rounds: Sequence[Round], backend: str) -> list[Convicted]:
     """Who is bad after these stages; empty where nobody is, or nobody can be told yet."""
     bad = [
-        Convicted("collective.local", one.members[0], _device(one, one.members[0]), _reason(one, one.members[0]))
+        Convicted("collective.local", one.members[0], _device(one, one.members[0]), one.reason(one.members[0]))
         for one in met(rounds, "local")
         if one.faults
     ]
@@ -212,7 +285,7 @@ def _convict_pairs(rounds: Sequence[Round]) -> Iterator[Convicted]:
             mine = [one for one in failed if host in one.members and proven & {*one.members}]
             if host not in proven and mine:
                 device = next((name for one in groups if (name := _device(one, host))), "")
-                yield Convicted("collective.pair", host, device, _reason(mine[0], host))
+                yield Convicted("collective.pair", host, device, mine[0].reason(host))
         return
     # Nobody could do it with anybody. Of two hosts either may be to blame; of more, hardly all.
     everywhere = len(rounds[0].said) > 2  # noqa: PLR2004
@@ -222,7 +295,7 @@ def _convict_pairs(rounds: Sequence[Round]) -> Iterator[Convicted]:
             yield from (Convicted("collective.pair", host, f"rank{rank}", "wrong sum") for host, rank in named)
         else:
             first, *others = one.members
-            yield Convicted("collective.pair", first, " ".join(others), _reason(one, first), everywhere)
+            yield Convicted("collective.pair", first, " ".join(others), one.reason(first), everywhere)
 
 
 def _convict_ways(rounds: Sequence[Round], backend: str) -> Iterator[Convicted]:
@@ -241,7 +314,7 @@ def _convict_ways(rounds: Sequence[Round], backend: str) -> Iterator[Convicted]:
         yield Convicted("collective.world", host, other, "these two cannot reach each other")
     for host in late:
         # A way that loses packets is open, and too slow for a sum that waits for all.
-        why = f"slow with every host it met, and then: {_reason(world, host)}"
+        why = f"slow with every host it met, and then: {world.reason(host)}"
         yield Convicted("collective.world", host, "", why)
     if hosts or pairs or late:
         return
@@ -249,7 +322,7 @@ def _convict_ways(rounds: Sequence[Round], backend: str) -> Iterator[Convicted]:
         yield Convicted("collective.world", host, f"rank{rank}", "wrong sum")
     if not named:
         first = next(iter(world.faults))
-        yield Convicted("collective.world", first, "", _reason(world, first), everywhere=True)
+        yield Convicted("collective.world", first, "", world.reason(first), everywhere=True)
 
 
 def _device(one: Met, host: str) -> str:
@@ -259,97 +332,3 @@ def _device(one: Met, host: str) -> str:
     if not any(rank.waited for ran in one.ran.values() for rank in ran.ranks):
         bad = [rank for name, rank in one.culprits() if name == host]
     return f"rank{bad[0]}" if len(bad) == 1 else ""
-
-
-def _reason(one: Met, host: str) -> str:
-    return one.faults.get(host) or next(iter(one.faults.values()))
-
-
-def conclude(rounds: Sequence[Round], *, backend: str) -> Iterator[Finding]:
-    """Everything that was found.
-
-    Args:
-        rounds: All stages.
-        backend: As in `plan_next`.
-    """
-    for one in rounds:
-        for host, reason in one.silent.items():
-            yield found("host.arrival", host, False, f"{reason} during collectives ({one.stage})")
-        for host, said in one.said.items():
-            if said.broken:
-                # Not ready yet is no fault of a device: a slow disk, a busy processor.
-                early: Kind | None = "transient" if one.stage == "ready" else None
-                yield found("collective.local", host, False, said.broken, kind=early)
-    bad = convict(rounds, backend)
-    for part in bad:
-        yield found(
-            part.check,
-            part.host,
-            False,
-            part.reason,
-            device=_named(part.device, backend),
-            kind="configuration" if part.everywhere else None,
-        )
-    lost = any(one.silent for one in rounds)
-    yield from _passed(rounds, lagging(rounds, backend), bad=bool(bad) or lost)
-    yield from _compare(rounds, backend)
-
-
-def _named(device: str, backend: str) -> str:
-    return device.replace("rank", "gpu", 1) if backend == "nccl" and device.startswith("rank") else device
-
-
-def _passed(rounds: Sequence[Round], late: Sequence[str], *, bad: bool) -> Iterator[Finding]:
-    """What works; and what did not once, although no part of it is bad: told under the host that lags, if one does."""
-    checks: Mapping[Stage, str] = {"local": "collective.local", "world": "collective.world"}
-    for stage in STAGES[1:-1]:
-        for one in met(rounds, stage):
-            first = next((host for host in late if one.faults and host in one.members), one.members[0])
-            others = [host for host in one.members if host != first]
-            device = "" if stage in checks else " ".join(others)
-            check = checks.get(stage, "collective.pair")
-            if not one.faults:
-                yield found(check, first, True, "exact", device=device)
-            elif not bad:
-                yield found(
-                    check,
-                    first,
-                    False,
-                    _reason(one, first),
-                    device=device,
-                    kind="transient",
-                    soft=True,
-                    hint="it failed once; each of these hosts then did it with another, and with all",
-                )
-
-
-def _compare(rounds: Sequence[Round], backend: str) -> Iterator[Finding]:
-    """Bandwidth and latency of all pairs. One that is slow is told under the host that was slow twice."""
-    groups = [one for one in met(rounds, "pairs", "again") if not one.faults]
-    if not groups:
-        return
-    least, most = least_bandwidth(groups, backend), most_latency(groups)
-    late, lag = slow(groups, backend), lagging(rounds, backend)
-    for one in groups:
-        culprit = next((host for host in one.members if one in late and host in lag), one.members[0])
-        device = " ".join(host for host in one.members if host != culprit)
-        twice = one in late and culprit in lag
-        yield found(
-            "collective.bandwidth",
-            culprit,
-            not twice or one.bandwidth >= least,
-            one.bandwidth,
-            device=device,
-            limit=round(least, 4),
-        )
-        yield found(
-            "collective.latency",
-            culprit,
-            not twice or one.latency <= most,
-            one.latency,
-            device=device,
-            limit=round(most, 1),
-        )
-    for one in met(rounds, "world"):
-        if not one.faults:
-            yield found("collective.bandwidth", one.members[0], True, one.bandwidth, device="all hosts")

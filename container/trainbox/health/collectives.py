@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -19,15 +19,26 @@ from typing import Self
 import msgspec
 
 from trainbox.clock import wait_from
-from trainbox.contract.finding import Finding
+from trainbox.contract.finding import Finding, Kind
 from trainbox.contract.peer_key import without_peer_key
-from trainbox.health.checks import CHECKS, Stage
-from trainbox.health.collective_bisection import Round, Said, conclude, plan_next
-from trainbox.health.collective_bisection import Stage as Part
-from trainbox.health.host import Subject
-from trainbox.health.pairs import Group, most_led
+from trainbox.health.checks import CHECKS, Stage, found
+from trainbox.health.collective_bisection import (
+    STAGES,
+    BisectionStage,
+    Group,
+    Round,
+    Said,
+    convict,
+    lagging,
+    least_bandwidth,
+    met,
+    most_latency,
+    most_led,
+    plan_next,
+    slow,
+)
+from trainbox.health.host import ABSENT, Subject, read_cuda
 from trainbox.health.probe_protocol import Call, Done, Order
-from trainbox.health.versions import ABSENT, read_cuda
 from trainbox.launch.variables import LOOPBACK, network_variables
 from trainbox.peers.tolerant import TolerantCommunicator
 from trainbox.say import say
@@ -151,7 +162,7 @@ def check_collectives(
         MemberLost: The first host does not answer.
     """
     rounds: list[Round] = []
-    planned: list[tuple[Part, tuple[Group, ...]]] = [("ready", ())]
+    planned: list[tuple[BisectionStage, tuple[Group, ...]]] = [("ready", ())]
     decide = partial(_decide, rounds, planned, stage=subject.stage, backend=backend)
     seconds = _READY_SECONDS
     host = Said(subject.processes, os.getloadavg()[0] / subject.machine.cpus)
@@ -167,7 +178,7 @@ def check_collectives(
 
 def _decide(
     rounds: list[Round],
-    planned: list[tuple[Part, tuple[Group, ...]]],
+    planned: list[tuple[BisectionStage, tuple[Group, ...]]],
     said: Mapping[str, Said],
     silent: Mapping[str, str],
     *,
@@ -220,3 +231,93 @@ def place_orders(
             orders[host].append(Order(number, world, first, count, address, port, backend, seconds, largest))
             first += count
     return {host: Call(orders=tuple(mine)) for host, mine in orders.items() if mine}
+
+
+def conclude(rounds: Sequence[Round], *, backend: str) -> Iterator[Finding]:
+    """Everything that was found.
+
+    Args:
+        rounds: All stages.
+        backend: As in `plan_next`.
+    """
+    for one in rounds:
+        for host, reason in one.silent.items():
+            yield found("host.arrival", host, False, f"{reason} during collectives ({one.stage})")
+        for host, said in one.said.items():
+            if said.broken:
+                # Not ready yet is no fault of a device: a slow disk, a busy processor.
+                early: Kind | None = "transient" if one.stage == "ready" else None
+                yield found("collective.local", host, False, said.broken, kind=early)
+    bad = convict(rounds, backend)
+    for part in bad:
+        yield found(
+            part.check,
+            part.host,
+            False,
+            part.reason,
+            device=_named(part.device, backend),
+            kind="configuration" if part.everywhere else None,
+        )
+    lost = any(one.silent for one in rounds)
+    yield from _passed(rounds, lagging(rounds, backend), bad=bool(bad) or lost)
+    yield from _compare(rounds, backend)
+
+
+def _named(device: str, backend: str) -> str:
+    return device.replace("rank", "gpu", 1) if backend == "nccl" and device.startswith("rank") else device
+
+
+def _passed(rounds: Sequence[Round], late: Sequence[str], *, bad: bool) -> Iterator[Finding]:
+    """What works; and what did not once, although no part of it is bad: told under the host that lags, if one does."""
+    checks: Mapping[BisectionStage, str] = {"local": "collective.local", "world": "collective.world"}
+    for stage in STAGES[1:-1]:
+        for one in met(rounds, stage):
+            first = next((host for host in late if one.faults and host in one.members), one.members[0])
+            others = [host for host in one.members if host != first]
+            device = "" if stage in checks else " ".join(others)
+            check = checks.get(stage, "collective.pair")
+            if not one.faults:
+                yield found(check, first, True, "exact", device=device)
+            elif not bad:
+                yield found(
+                    check,
+                    first,
+                    False,
+                    one.reason(first),
+                    device=device,
+                    kind="transient",
+                    soft=True,
+                    hint="it failed once; each of these hosts then did it with another, and with all",
+                )
+
+
+def _compare(rounds: Sequence[Round], backend: str) -> Iterator[Finding]:
+    """Bandwidth and latency of all pairs. One that is slow is told under the host that was slow twice."""
+    groups = [one for one in met(rounds, "pairs", "again") if not one.faults]
+    if not groups:
+        return
+    least, most = least_bandwidth(groups, backend), most_latency(groups)
+    late, lag = slow(groups, backend), lagging(rounds, backend)
+    for one in groups:
+        culprit = next((host for host in one.members if one in late and host in lag), one.members[0])
+        device = " ".join(host for host in one.members if host != culprit)
+        twice = one in late and culprit in lag
+        yield found(
+            "collective.bandwidth",
+            culprit,
+            not twice or one.bandwidth >= least,
+            one.bandwidth,
+            device=device,
+            limit=round(least, 4),
+        )
+        yield found(
+            "collective.latency",
+            culprit,
+            not twice or one.latency <= most,
+            one.latency,
+            device=device,
+            limit=round(most, 1),
+        )
+    for one in met(rounds, "world"):
+        if not one.faults:
+            yield found("collective.bandwidth", one.members[0], True, one.bandwidth, device="all hosts")

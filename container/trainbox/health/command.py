@@ -14,9 +14,10 @@ import msgspec
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.health import report
-from trainbox.health.explain import explanation
+from trainbox.health.checks import explanation
 from trainbox.health.host import Subject
-from trainbox.health.run import HealthReport, examine
+from trainbox.health.report import HealthReport
+from trainbox.health.run import examine
 from trainbox.health.sidecar import accompany
 from trainbox.launch.machine import read_machine
 from trainbox.say import say

@@ -3,13 +3,92 @@
 import contextlib
 import os
 import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
+from trainbox.clock import Clock
+from trainbox.contract.finding import Finding
 from trainbox.contract.lookout import Post
 from trainbox.health import report
-from trainbox.health.nvml import NvmlMissing, open_gpus
-from trainbox.health.watch import Watch
+from trainbox.health.gpus import Place, check_gpu, judge_event, newly_bad, values
+from trainbox.health.nvml import Deaf, Event, Gpus, NvmlMissing, open_gpus
 from trainbox.say import say
+
+#: What a GPU is read for again and again: the calls behind the hard checks.
+_READ = frozenset({"recovery_action", "ecc_uncorrected", "remapped", "pages_pending"})
+WAIT_MS = 100
+READ_SECONDS = 10.0
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What is new."""
+
+    findings: tuple[Finding, ...] = ()
+    #: Whether this is the answer: the GPUs have been read, and all that had come before is told.
+    answers: bool = False
+
+
+class Watch:
+    """The GPUs of a host over time.
+
+    Args:
+        host: Its name.
+        gpus: NVML.
+        clock: The time in seconds.
+    """
+
+    def __init__(self, host: str, gpus: Gpus, *, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self.host = host
+        self.gpus = gpus
+        self._count = gpus.count()
+        #: What was bad already; and what has been told.
+        self._before = values(self._bad())
+        self._told: set[Place] = set()
+
+    def turns(
+        self, *, is_asked: Callable[[], bool] = lambda: False, wait_ms: int = WAIT_MS, seconds: float = READ_SECONDS
+    ) -> Iterator[Turn]:
+        """Without an end: listen, and read now and then.
+
+        Args:
+            is_asked: Whether somebody waits for the GPUs to be read again at once.
+            wait_ms: After about this time the caller has its turn in any case.
+            seconds: How often they are read unasked.
+        """
+        read_at = self._clock() + seconds
+        asked = False
+        for event in self.gpus.events(wait_ms):
+            if isinstance(event, Event):
+                yield Turn((judge_event(self.host, event),))
+                read_at = 0.0  # a GPU that has just reported something may be bad by now
+                continue
+            if isinstance(event, Deaf):
+                say(f"health: the driver reports no more events here; the GPUs are still read: {event.why}")
+            if asked or self._clock() >= read_at:
+                read_at = self._clock() + seconds
+                yield Turn(self.read(), answers=asked)
+                asked = False
+            else:
+                asked = is_asked()  # answered a turn later: what had come before goes first
+                yield Turn()
+
+    def read(self) -> tuple[Finding, ...]:
+        """What has become bad, each once."""
+        new = newly_bad(self._bad(), self._before, self._told)
+        self._told |= values(new).keys()
+        return new
+
+    def _bad(self) -> list[Finding]:
+        return [
+            finding
+            for index in range(self._count)
+            for finding in check_gpu(self.host, self.gpus.read(index, _READ), None)
+            if finding.is_hard
+        ]
 
 
 def accompany(host: str, directory: Path | None) -> int:

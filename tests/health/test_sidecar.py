@@ -13,8 +13,9 @@ from tests.support.timeline import Timeline
 from trainbox.contract.finding import Finding
 from trainbox.contract.lookout import Post, look
 from trainbox.health.checks import found
+from trainbox.health.gpus import HARDWARE_XIDS, PROGRAM_XIDS, judge_event, newly_bad
 from trainbox.health.nvml import Event
-from trainbox.health.watch import HARDWARE_XIDS, PROGRAM_XIDS, Turn, Watch, judge_event, newly_bad
+from trainbox.health.sidecar import Turn, Watch
 
 ECC = found("nvml.ecc_uncorrected", "algo-1", False, 3, device="gpu1", limit=0)
 GPU_IS_LOST = 15  # nvml.h

@@ -5,8 +5,22 @@ from collections.abc import Collection, Mapping, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainbox.health.collective_bisection import Met, Round, Said, conclude, convict, lagging, met, plan_next, slow
-from trainbox.health.pairs import Group, blame, first_round, most_led, second_round
+from trainbox.health.collective_bisection import (
+    Group,
+    Met,
+    Round,
+    Said,
+    blame,
+    convict,
+    first_round,
+    lagging,
+    met,
+    most_led,
+    plan_next,
+    second_round,
+    slow,
+)
+from trainbox.health.collectives import conclude
 from trainbox.health.probe_protocol import Done, Ran, Rank
 
 counts = st.integers(min_value=1, max_value=70)

@@ -7,11 +7,8 @@ import pytest
 
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.finding import Finding, in_words
-from trainbox.health.checks import CHECKS, amount, found, unfinished
-from trainbox.health.explain import explanation
-from trainbox.health.judgement import judge
-from trainbox.health.local import HostReport
-from trainbox.health.run import compare, conclude
+from trainbox.health.checks import CHECKS, amount, explanation, found, unfinished
+from trainbox.health.report import HostReport, compare, conclude, judge
 from trainbox.peers.tolerant import OTHER_VERSION
 
 GOOD = found("host.disk", "algo-1", True, 2**40, device="model")
