@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from trainbox.health.probe_protocol import Done, Ran
+from trainbox.health.probe_protocol import HostGroupResult, ProbeReply
 
 Group = tuple[str, ...]
 #: With no host that is proven, each meets so many others: up to 7 hosts, everyone meets everyone.
@@ -31,7 +31,7 @@ _CONCLUSIVE_RANKS = 3
 _LONGEST_REASON = 200
 
 
-def first_round(hosts: Sequence[str]) -> tuple[Group, ...]:
+def plan_first_round(hosts: Sequence[str]) -> tuple[Group, ...]:
     """Neighbours in pairs; of an odd number the last makes the first pair a triple. One host alone meets nobody."""
     if len(hosts) < 2:  # noqa: PLR2004 - a pair
         return ()
@@ -41,7 +41,7 @@ def first_round(hosts: Sequence[str]) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def second_round(hosts: Sequence[str], suspects: Collection[str]) -> tuple[Group, ...]:
+def plan_second_round(hosts: Sequence[str], suspects: Collection[str]) -> tuple[Group, ...]:
     """Each suspect meets a host that is proven good, and does so as the first of its group.
 
     The proven share the suspects evenly. Where nobody is proven, each host meets the next ones in a ring: whoever is
@@ -74,12 +74,12 @@ def _ring(hosts: Sequence[str]) -> tuple[Group, ...]:
     return tuple(groups.values())
 
 
-def most_led() -> int:
+def max_led_groups() -> int:
     """How many groups of a round one host may be the first of: so many ports it has to offer."""
     return _MEETINGS
 
 
-def blame(broken: Collection[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+def explain_unreachable(broken: Collection[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Explain pairs that cannot reach each other by as few parts as possible.
 
     Returns:
@@ -99,40 +99,40 @@ def blame(broken: Collection[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[t
     return tuple(hosts), tuple(sorted((min(pair), max(pair)) for pair in left.values()))
 
 
-class Said(msgspec.Struct, frozen=True):
+class HostReply(msgspec.Struct, frozen=True):
     """What one host says after each stage."""
 
     ranks: int
     #: Processes that want a processor, for each that there is.
     load: float = 0.0
-    done: Done = Done()
+    reply: ProbeReply = ProbeReply()
     #: Why its ranks cannot do anything any more.
     broken: str = ""
 
 
-class Round(msgspec.Struct, frozen=True):
+class StageResult(msgspec.Struct, frozen=True):
     """One stage, as it went."""
 
     stage: BisectionStage
     groups: tuple[Group, ...]
-    said: Mapping[str, Said]
+    replies: Mapping[str, HostReply]
     #: Why hosts said nothing.
     silent: Mapping[str, str] = {}
 
 
-class Met(msgspec.Struct, frozen=True):
+class GroupResult(msgspec.Struct, frozen=True):
     """One group, as it went."""
 
     members: Group
     #: By host, in the order of the members.
-    ran: Mapping[str, Ran]
+    by_host: Mapping[str, HostGroupResult]
 
     @property
     def faults(self) -> Mapping[str, str]:
         """What went wrong, by host; empty where the sum is exact everywhere."""
         faults = {}
         for host in self.members:
-            ranks = self.ran[host].ranks if host in self.ran else ()
+            ranks = self.by_host[host].ranks if host in self.by_host else ()
             broken = [rank.broken for rank in ranks if rank.broken] + [rank.waited for rank in ranks if rank.waited]
             if not ranks:
                 faults[host] = "no report"
@@ -149,17 +149,18 @@ class Met(msgspec.Struct, frozen=True):
     @property
     def bandwidth(self) -> float:
         """Gigabytes per second of the slowest rank; 0 where nothing was measured."""
-        return min((rank.bandwidth for ran in self.ran.values() for rank in ran.ranks), default=0.0)
+        return min((rank.bandwidth for result in self.by_host.values() for rank in result.ranks), default=0.0)
 
     @property
     def latency(self) -> float:
         """Microseconds of the slowest rank."""
-        return max((rank.latency for ran in self.ran.values() for rank in ran.ranks), default=0.0)
+        return max((rank.latency for result in self.by_host.values() for rank in result.ranks), default=0.0)
 
-    def culprits(self) -> list[tuple[str, int]]:
+    def suspects(self) -> list[tuple[str, int]]:
         """Host and local rank of those who send wrong numbers to all others, or hear them from all others."""
-        places = [(host, rank.local) for host in self.members if host in self.ran for rank in self.ran[host].ranks]
-        heard = [set(rank.wrong_from) for host in self.members if host in self.ran for rank in self.ran[host].ranks]
+        ranks = [(host, rank) for host in self.members if host in self.by_host for rank in self.by_host[host].ranks]
+        places = [(host, rank.local) for host, rank in ranks]
+        heard = [set(rank.wrong_from) for _, rank in ranks]
         if len(places) < _CONCLUSIVE_RANKS:
             return []
         others = len(places) - 1
@@ -170,16 +171,18 @@ class Met(msgspec.Struct, frozen=True):
         ]
 
 
-def plan_next(rounds: Sequence[Round], *, backend: str) -> tuple[BisectionStage, tuple[Group, ...]] | None:
+def plan_next(rounds: Sequence[StageResult], *, backend: str) -> tuple[BisectionStage, tuple[Group, ...]] | None:
     """The next stage and its groups; None where there is nothing more to learn.
 
     Args:
         rounds: All stages so far; the first is `ready`, in which every host says how many ranks it has.
         backend: How strict the comparison of bandwidths can be.
     """
-    if any(one.silent or any(said.broken for said in one.said.values()) for one in rounds) or convict(rounds, backend):
+    if any(one.silent or any(reply.broken for reply in one.replies.values()) for one in rounds) or attribute(
+        rounds, backend
+    ):
         return None
-    hosts = tuple(rounds[0].said)
+    hosts = tuple(rounds[0].replies)
     for stage in STAGES[STAGES.index(rounds[-1].stage) + 1 :]:
         groups = _groups(stage, hosts, rounds, backend)
         if groups:
@@ -187,68 +190,68 @@ def plan_next(rounds: Sequence[Round], *, backend: str) -> tuple[BisectionStage,
     return None
 
 
-def _groups(stage: BisectionStage, hosts: Group, rounds: Sequence[Round], backend: str) -> tuple[Group, ...]:
+def _groups(stage: BisectionStage, hosts: Group, rounds: Sequence[StageResult], backend: str) -> tuple[Group, ...]:
     if stage == "local":
-        return tuple((host,) for host in hosts if rounds[0].said[host].ranks > 1)
+        return tuple((host,) for host in hosts if rounds[0].replies[host].ranks > 1)
     if stage == "pairs":
-        return first_round(hosts)
+        return plan_first_round(hosts)
     if stage == "again":
-        groups = met(rounds, "pairs")
+        groups = group_results(rounds, "pairs")
         suspects = {host for one in groups if one.faults for host in one.members}
-        suspects |= {host for one in slow(groups, backend) for host in one.members}
-        return second_round(hosts, suspects)
+        suspects |= {host for one in find_slow_groups(groups, backend) for host in one.members}
+        return plan_second_round(hosts, suspects)
     if stage == "world":
         # Two hosts have met already.
         return (hosts,) if len(hosts) > 2 else ()  # noqa: PLR2004
-    return (hosts,) if any(one.faults for one in met(rounds, "world")) else ()
+    return (hosts,) if any(one.faults for one in group_results(rounds, "world")) else ()
 
 
-def met(rounds: Sequence[Round], *stages: BisectionStage) -> list[Met]:
+def group_results(rounds: Sequence[StageResult], *stages: BisectionStage) -> list[GroupResult]:
     """All groups of some stages."""
     return [
-        Met(members, {host: ran for host in members if (ran := _ran(one, host, number)) is not None})
+        GroupResult(members, {host: part for host in members if (part := _find_result(one, host, number)) is not None})
         for one in rounds
         if one.stage in stages
         for number, members in enumerate(one.groups)
     ]
 
 
-def _ran(one: Round, host: str, number: int) -> Ran | None:
-    if host not in one.said:
+def _find_result(one: StageResult, host: str, number: int) -> HostGroupResult | None:
+    if host not in one.replies:
         return None
-    return next((ran for ran in one.said[host].done.ran if ran.group == number), None)
+    return next((result for result in one.replies[host].reply.groups if result.group == number), None)
 
 
-def slow(groups: Sequence[Met], backend: str) -> list[Met]:
+def find_slow_groups(groups: Sequence[GroupResult], backend: str) -> list[GroupResult]:
     """Groups that are exact, and slow beside the others."""
     exact = [one for one in groups if not one.faults]
     if not exact:
         return []
-    least = least_bandwidth(exact, backend)
-    most = most_latency(exact)
+    least = min_bandwidth(exact, backend)
+    most = max_latency(exact)
     return [one for one in exact if one.bandwidth < least or one.latency > most]
 
 
-def least_bandwidth(groups: Sequence[Met], backend: str) -> float:
+def min_bandwidth(groups: Sequence[GroupResult], backend: str) -> float:
     """What a group is to have, in gigabytes per second."""
     bandwidths = [one.bandwidth for one in groups if not one.faults]
     return _LEAST_OF_MEDIAN * median(bandwidths) if backend == "nccl" else _LEAST_OF_BEST * max(bandwidths)
 
 
-def most_latency(groups: Sequence[Met]) -> float:
+def max_latency(groups: Sequence[GroupResult]) -> float:
     """What a group may have, in microseconds."""
     return max(_MOST_LATENCY_US, _MOST_TIMES * min(one.latency for one in groups if not one.faults))
 
 
-def lagging(rounds: Sequence[Round], backend: str) -> list[str]:
+def find_slow_hosts(rounds: Sequence[StageResult], backend: str) -> list[str]:
     """Hosts that were slow with everybody they could do it with: never in a group that was as fast as the others."""
-    groups = [one for one in met(rounds, "pairs", "again") if not one.faults]
-    late = slow(groups, backend)
+    groups = [one for one in group_results(rounds, "pairs", "again") if not one.faults]
+    late = find_slow_groups(groups, backend)
     fast = {host for one in groups if one not in late for host in one.members}
-    return [host for host in rounds[0].said if host not in fast and any(host in one.members for one in late)]
+    return [host for host in rounds[0].replies if host not in fast and any(host in one.members for one in late)]
 
 
-class Convicted(msgspec.Struct, frozen=True):
+class Attributed(msgspec.Struct, frozen=True):
     """One part that is bad."""
 
     check: str
@@ -260,75 +263,77 @@ class Convicted(msgspec.Struct, frozen=True):
     everywhere: bool = False
 
 
-def convict(rounds: Sequence[Round], backend: str) -> list[Convicted]:
+def attribute(rounds: Sequence[StageResult], backend: str) -> list[Attributed]:
     """Who is bad after these stages; empty where nobody is, or nobody can be told yet."""
     bad = [
-        Convicted("collective.local", one.members[0], _device(one, one.members[0]), one.reason(one.members[0]))
-        for one in met(rounds, "local")
+        Attributed("collective.local", one.members[0], _device(one, one.members[0]), one.reason(one.members[0]))
+        for one in group_results(rounds, "local")
         if one.faults
     ]
     stages = {one.stage for one in rounds}
     if "again" in stages:
-        bad += _convict_pairs(rounds)
+        bad += _attribute_pairs(rounds)
     if "reach" in stages:
-        bad += _convict_ways(rounds, backend)
+        bad += _attribute_connections(rounds, backend)
     return bad
 
 
-def _convict_pairs(rounds: Sequence[Round]) -> Iterator[Convicted]:
-    groups = met(rounds, "pairs", "again")
+def _attribute_pairs(rounds: Sequence[StageResult]) -> Iterator[Attributed]:
+    groups = group_results(rounds, "pairs", "again")
     proven = {host for one in groups if not one.faults for host in one.members}
-    failed = [one for one in met(rounds, "again") if one.faults]
+    failed = [one for one in group_results(rounds, "again") if one.faults]
     if proven:
-        for host in rounds[0].said:
+        for host in rounds[0].replies:
             # Only a proven partner proves something; who had none is not named.
             mine = [one for one in failed if host in one.members and proven & {*one.members}]
             if host not in proven and mine:
                 device = next((name for one in groups if (name := _device(one, host))), "")
-                yield Convicted("collective.pair", host, device, mine[0].reason(host))
+                yield Attributed("collective.pair", host, device, mine[0].reason(host))
         return
     # Nobody could do it with anybody. Of two hosts either may be to blame; of more, hardly all.
-    everywhere = len(rounds[0].said) > 2  # noqa: PLR2004
-    for one in met(rounds, "pairs"):
-        named = one.culprits()
+    everywhere = len(rounds[0].replies) > 2  # noqa: PLR2004
+    for one in group_results(rounds, "pairs"):
+        named = one.suspects()
         if named:
-            yield from (Convicted("collective.pair", host, f"rank{rank}", "wrong sum") for host, rank in named)
+            yield from (Attributed("collective.pair", host, f"rank{rank}", "wrong sum") for host, rank in named)
         else:
             first, *others = one.members
-            yield Convicted("collective.pair", first, " ".join(others), one.reason(first), everywhere)
+            yield Attributed("collective.pair", first, " ".join(others), one.reason(first), everywhere)
 
 
-def _convict_ways(rounds: Sequence[Round], backend: str) -> Iterator[Convicted]:
-    world = met(rounds, "world")[0]
+def _attribute_connections(rounds: Sequence[StageResult], backend: str) -> Iterator[Attributed]:
+    world = group_results(rounds, "world")[0]
     reach = rounds[-1]
-    closed = {(host, other) for host, said in reach.said.items() for other in said.done.unreached}
-    hosts, pairs = blame(closed)
-    named = [] if closed else world.culprits()
-    late = [] if closed or named else lagging(rounds, backend)
+    closed = {(host, other) for host, reply in reach.replies.items() for other in reply.reply.unreached}
+    hosts, pairs = explain_unreachable(closed)
+    named = [] if closed else world.suspects()
+    late = [] if closed or named else find_slow_hosts(rounds, backend)
     if not closed and not late:
         # Hosts that could not do it with each other, but each with another one: then it is the way between them.
-        pairs = tuple((one.members[0], " ".join(one.members[1:])) for one in met(rounds, "pairs") if one.faults)
+        pairs = tuple(
+            (one.members[0], " ".join(one.members[1:])) for one in group_results(rounds, "pairs") if one.faults
+        )
     for host in hosts:
-        yield Convicted("collective.world", host, "", "cannot be reached by more than one host")
+        yield Attributed("collective.world", host, "", "cannot be reached by more than one host")
     for host, other in pairs:
-        yield Convicted("collective.world", host, other, "these two cannot reach each other")
+        yield Attributed("collective.world", host, other, "these two cannot reach each other")
     for host in late:
         # A way that loses packets is open, and too slow for a sum that waits for all.
         why = f"slow with every host it met, and then: {world.reason(host)}"
-        yield Convicted("collective.world", host, "", why)
+        yield Attributed("collective.world", host, "", why)
     if hosts or pairs or late:
         return
     for host, rank in named:
-        yield Convicted("collective.world", host, f"rank{rank}", "wrong sum")
+        yield Attributed("collective.world", host, f"rank{rank}", "wrong sum")
     if not named:
         first = next(iter(world.faults))
-        yield Convicted("collective.world", first, "", world.reason(first), everywhere=True)
+        yield Attributed("collective.world", first, "", world.reason(first), everywhere=True)
 
 
-def _device(one: Met, host: str) -> str:
+def _device(one: GroupResult, host: str) -> str:
     """The one rank of the host that is to blame, if that can be told: others waited for it, or heard it wrong."""
-    ranks = one.ran[host].ranks if host in one.ran else ()
+    ranks = one.by_host[host].ranks if host in one.by_host else ()
     bad = [rank.local for rank in ranks if rank.broken]
-    if not any(rank.waited for ran in one.ran.values() for rank in ran.ranks):
-        bad = [rank for name, rank in one.culprits() if name == host]
+    if not any(rank.waited for result in one.by_host.values() for rank in result.ranks):
+        bad = [rank for name, rank in one.suspects() if name == host]
     return f"rank{bad[0]}" if len(bad) == 1 else ""

@@ -18,7 +18,7 @@ from trainbox.health.checks import explanation
 from trainbox.health.host import Subject
 from trainbox.health.report import HealthReport
 from trainbox.health.run import examine
-from trainbox.health.sidecar import accompany
+from trainbox.health.sidecar import run_sidecar
 from trainbox.launch.machine import read_machine
 from trainbox.say import say
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     env = read_environment()
     subject = read_subject(args, env)
     if args.watch:
-        return accompany(subject.host, args.into)
+        return run_sidecar(subject.host, args.into)
     found = examine(subject, env, strict=args.strict, backend=args.backend)
     if args.preflight:
         _tell_before_the_script(found, subject)

@@ -65,7 +65,7 @@ _PROGRAMS_OWN = "most often the program's own: look for an illegal address in it
 Place = tuple[str, str]
 
 
-def expected(instance_type: str) -> int | None:
+def expected_gpus(instance_type: str) -> int | None:
     """How many GPUs an instance type has (`ml.p5.48xlarge`); None where that is not known."""
     family, _, size = instance_type.removeprefix("ml.").partition(".")
     if family not in _FAMILIES:
@@ -83,7 +83,7 @@ def check_count(host: str, seen: int, *, nodes: int, instance_type: str) -> Find
         nodes: How many `/dev/nvidia*` there are.
         instance_type: As the contract names it.
     """
-    of_type = expected(instance_type)
+    of_type = expected_gpus(instance_type)
     wanted = nodes if of_type is None else of_type
     return found("nvml.count", host, seen >= wanted, seen, limit=wanted)
 
@@ -144,12 +144,12 @@ def _is_wide(gpu: GpuReading) -> bool:
     return gpu.pcie_width is None or gpu.pcie_width_max is None or gpu.pcie_width >= gpu.pcie_width_max
 
 
-def values(findings: Sequence[Finding]) -> dict[Place, Value]:
+def values_by_place(findings: Sequence[Finding]) -> dict[Place, Value]:
     """What was found, by where."""
     return {(finding.check, finding.device): finding.value for finding in findings}
 
 
-def newly_bad(bad: Sequence[Finding], before: Mapping[Place, Value], told: set[Place]) -> tuple[Finding, ...]:
+def find_newly_bad(bad: Sequence[Finding], before: Mapping[Place, Value], told: set[Place]) -> tuple[Finding, ...]:
     """Pure: of what is bad now what was not, or was less.
 
     Args:
@@ -170,7 +170,7 @@ def _is_more(now: Value, before: Value) -> bool:
     return isinstance(now, int) and isinstance(before, int) and now > before
 
 
-def judge_event(host: str, event: Event) -> Finding:
+def classify_event(host: str, event: Event) -> Finding:
     """Pure: what an event says about the GPU."""
     device = "" if event.index is None else f"gpu{event.index}"
     if event.xid is None:

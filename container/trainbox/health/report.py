@@ -48,13 +48,13 @@ class HealthReport(msgspec.Struct, frozen=True):
         """0 (go on), 64 (configuration) or 78 (hardware)."""
         return self.diagnosis.exit_code if self.diagnosis else 0
 
-    def of(self, host: str) -> "HealthReport":
+    def for_host(self, host: str) -> "HealthReport":
         """What concerns one host."""
         own = tuple(finding for finding in self.findings if finding.host == host)
         return HealthReport(own, self.line, self.diagnosis)
 
 
-def compare(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
+def compare_hosts(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
     """Pure: what all hosts have found, and what shows only beside each other."""
     findings = [finding for report in said.values() for finding in report.findings]
     if len(said) + len(silent) > 1:
@@ -62,7 +62,7 @@ def compare(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict
         findings += [_compare_clock(host, report.skew) for host, report in said.items()]
     findings += compare_versions({host: report.versions for host, report in said.items() if report.versions})
     findings += _compare_bandwidths(said)
-    return conclude(findings, silent, strict=strict)
+    return evaluate(findings, silent, strict=strict)
 
 
 def _compare_clock(host: str, skew: float) -> Finding:
@@ -101,7 +101,7 @@ def compare_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Find
             yield found(check, host, same, version, limit=limit)
 
 
-def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
+def evaluate(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
     """Put all in the order of the table, the worst of its kind first, and judge it.
 
     Args:
@@ -123,11 +123,11 @@ def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: 
     order = {name: place for place, name in enumerate(CHECKS)}
     # A host with another version of trainbox may know other checks.
     ordered = tuple(sorted((*missing, *findings), key=lambda finding: order.get(finding.check, len(order))))
-    diagnosis = judge(ordered, strict=strict)
-    return HealthReport(ordered, sum_up(ordered, diagnosis), diagnosis)
+    diagnosis = diagnose(ordered, strict=strict)
+    return HealthReport(ordered, summarize(ordered, diagnosis), diagnosis)
 
 
-def judge(findings: Sequence[Finding], *, strict: bool = False) -> Diagnosis | None:
+def diagnose(findings: Sequence[Finding], *, strict: bool = False) -> Diagnosis | None:
     """Why the job cannot go on, the same on all its hosts; None where it can.
 
     Args:
@@ -141,7 +141,7 @@ def judge(findings: Sequence[Finding], *, strict: bool = False) -> Diagnosis | N
     return blame(bad, amount) if bad else None
 
 
-def sum_up(findings: Sequence[Finding], diagnosis: Diagnosis | None) -> str:
+def summarize(findings: Sequence[Finding], diagnosis: Diagnosis | None) -> str:
     """What was found, for the log."""
     if diagnosis is not None:
         return f"health: NOT sound: {compose(diagnosis)}"

@@ -13,11 +13,11 @@ from trainbox.contract.finding import Finding
 from trainbox.health import gpus, host, probe
 from trainbox.health.arithmetic import Measured
 from trainbox.health.checks import CHECKS, found, unfinished
-from trainbox.health.collectives import RankProgram, check_collectives, choose_backend, possible
+from trainbox.health.collectives import RankProgram, can_run_collectives, check_collectives, choose_backend
 from trainbox.health.host import Subject
 from trainbox.health.nvml import GpuReading, NvmlMissing, open_gpus
-from trainbox.health.probe import Answer, Probe
-from trainbox.health.report import HealthReport, HostReport, compare, conclude
+from trainbox.health.probe import Probe, ProbeResult
+from trainbox.health.report import HealthReport, HostReport, compare_hosts, evaluate
 from trainbox.peers.members import Members
 from trainbox.peers.tolerant import MemberLost, TolerantCommunicator, join_tolerant
 
@@ -28,7 +28,7 @@ _OVERHEAD_SECONDS = 5.0
 _LAST_SECONDS = 1.0
 
 
-class Word(msgspec.Struct, frozen=True, omit_defaults=True):
+class ProbeMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message of a probe."""
 
     findings: tuple[Finding, ...] = ()
@@ -48,7 +48,7 @@ def plan_probes(subject: Subject) -> list[Probe]:
     return [*_host_probes(subject), versions_probe, *_gpu_probes(subject)]
 
 
-def longest(subject: Subject) -> float:
+def longest_deadline(subject: Subject) -> float:
     """Seconds after which `check_host` has ended whatever hangs."""
     return max(planned.seconds for planned in plan_probes(subject))
 
@@ -60,24 +60,24 @@ def check_host(subject: Subject) -> HostReport:
     facts: dict[str, str] = {}
     bandwidths: dict[str, Mapping[str, float]] = {}
     for answer in answers:
-        words = [msgspec.json.decode(line, type=Word) for line in answer.lines]
+        messages = [msgspec.json.decode(line, type=ProbeMessage) for line in answer.lines]
         if answer.probe.work is _read_gpus:
-            findings += gpu_findings(subject, words, answer)
+            findings += gpu_findings(subject, messages, answer)
         elif answer.broken:
             findings.append(_unfinished(subject, answer, answer.probe.check, answer.probe.device))
-        for word in words:
-            findings += word.findings
-            facts |= word.versions
-            if word.measured:
-                findings.append(_exact(subject, answer.probe.device, word.measured))
-                bandwidths[answer.probe.device] = word.measured.bandwidths
+        for message in messages:
+            findings += message.findings
+            facts |= message.versions
+            if message.measured:
+                findings.append(_exact(subject, answer.probe.device, message.measured))
+                bandwidths[answer.probe.device] = message.measured.bandwidths
     return HostReport(tuple(findings), facts, bandwidths)
 
 
 def _probe(
     subject: Subject,
     check: str,
-    work: Callable[[], Iterator[Word]] | tuple[str, ...],
+    work: Callable[[], Iterator[ProbeMessage]] | tuple[str, ...],
     device: str = "",
     environment: tuple[tuple[str, str], ...] = (),
 ) -> Probe:
@@ -89,18 +89,18 @@ def _host_probes(subject: Subject) -> Iterator[Probe]:
         yield _probe(subject, check, partial(_said, work), device)
 
 
-def _said(work: host.Work) -> Iterator[Word]:
+def _said(work: host.Work) -> Iterator[ProbeMessage]:
     for finding in work():
-        yield Word(findings=(finding,))
+        yield ProbeMessage(findings=(finding,))
 
 
-def _say_versions() -> Iterator[Word]:
-    yield Word(versions=host.read_versions())
+def _say_versions() -> Iterator[ProbeMessage]:
+    yield ProbeMessage(versions=host.read_versions())
 
 
 def _gpu_probes(subject: Subject) -> Iterator[Probe]:
     """NVML where there are GPUs or should be; arithmetic on each, on the processor alone if there is time for it."""
-    if subject.machine.gpus or gpus.expected(subject.instance_type):
+    if subject.machine.gpus or gpus.expected_gpus(subject.instance_type):
         yield _probe(subject, "nvml.library", _read_gpus)
     if "torch" not in subject.machine.modules:
         return
@@ -115,36 +115,36 @@ def _gpu_probes(subject: Subject) -> Iterator[Probe]:
         yield _probe(subject, "gpu.exact", command, device, seen)
 
 
-def _read_gpus() -> Iterator[Word]:
-    """A word as soon as it is known: what comes before a call that hangs is not lost."""
+def _read_gpus() -> Iterator[ProbeMessage]:
+    """A message as soon as it is known: what comes before a call that hangs is not lost."""
     try:
         nvml = open_gpus()
     except NvmlMissing as missing:
-        yield Word(no_nvml=str(missing), installed=missing.installed)
+        yield ProbeMessage(no_nvml=str(missing), installed=missing.installed)
         return
     count = nvml.count()
-    yield Word(gpus=count)
+    yield ProbeMessage(gpus=count)
     for index in range(count):
-        yield Word(gpu=nvml.read(index))
+        yield ProbeMessage(gpu=nvml.read(index))
 
 
-def _unfinished(subject: Subject, answer: Answer, check: str, device: str) -> Finding:
+def _unfinished(subject: Subject, answer: ProbeResult, check: str, device: str) -> Finding:
     return unfinished(check, subject.host, answer.broken, device=device, seconds=answer.probe.seconds)
 
 
-def gpu_findings(subject: Subject, words: Sequence[Word], answer: Answer) -> Iterator[Finding]:
+def gpu_findings(subject: Subject, messages: Sequence[ProbeMessage], answer: ProbeResult) -> Iterator[Finding]:
     """Pure: what NVML said, as far as it came."""
-    missing = next((word for word in words if word.no_nvml), None)
+    missing = next((message for message in messages if message.no_nvml), None)
     if missing:
         # Without nvidia-ml-py nobody knows anything; without the driver no GPU works.
         hint = "" if missing.installed else "pip install 'trainbox[gpu]'"
         yield found("nvml.library", subject.host, False, missing.no_nvml, soft=not missing.installed, hint=hint)
         return
-    count = next((word.gpus for word in words if word.gpus is not None), None)
+    count = next((message.gpus for message in messages if message.gpus is not None), None)
     if count is not None:
         yield found("nvml.library", subject.host, True, "loaded")
         yield gpus.check_count(subject.host, count, nodes=subject.machine.gpus, instance_type=subject.instance_type)
-    readings = [word.gpu for word in words if word.gpu is not None]
+    readings = [message.gpu for message in messages if message.gpu is not None]
     yield from gpus.check_gpus(subject.host, readings)
     if answer.broken:
         check, device = ("nvml.library", "") if count is None else ("nvml.answers", f"gpu{len(readings)}")
@@ -188,36 +188,36 @@ def examine(
     timeout = job.settings.peer_timeout_seconds if job else 0.0
     with ExitStack() as stack:
         # First: it is ready when the host's own checks have ended.
-        ranks = stack.enter_context(RankProgram(subject, env)) if possible(subject) else None
+        ranks = stack.enter_context(RankProgram(subject, env)) if can_run_collectives(subject) else None
         try:
             hosts = stack.enter_context(
                 join_tolerant(members, timeout=timeout, port=subject.exchange_port, clock=clock)
             )
         except MemberLost as lost:
-            return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
+            return evaluate(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
         except OSError as error:
             taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.exchange_port}")
-            return conclude((*check_host(subject).findings, taken), {}, strict=strict)
-        return _together(subject, hosts, ranks, strict=strict, backend=choose_backend(subject, backend))
+            return evaluate((*check_host(subject).findings, taken), {}, strict=strict)
+        return _examine_together(subject, hosts, ranks, strict=strict, backend=choose_backend(subject, backend))
 
 
-def _together(
+def _examine_together(
     subject: Subject, hosts: TolerantCommunicator, ranks: RankProgram | None, *, strict: bool, backend: str
 ) -> HealthReport:
     """Check each host by itself, then, if they are sound so far, what they can do together."""
-    timeout = longest(subject) + _OVERHEAD_SECONDS
+    timeout = longest_deadline(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)
     try:
         own = msgspec.structs.replace(own, skew=hosts.measure_skew(timeout=timeout))
-        decide = partial(compare, strict=strict)
-        report = hosts.decide(own, HostReport, decide, HealthReport, timeout=timeout, share=HealthReport.of)
+        decide = partial(compare_hosts, strict=strict)
+        report = hosts.decide(own, HostReport, decide, HealthReport, timeout=timeout, share=HealthReport.for_host)
         if ranks is None or report.diagnosis:
             return report
         more = check_collectives(subject, hosts, ranks, backend=backend)
         last = partial(_add, report.findings, more, strict=strict)
-        return hosts.decide(own, HostReport, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.of)
+        return hosts.decide(own, HostReport, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.for_host)
     except MemberLost as lost:
-        report = conclude(own.findings, {lost.host: lost.reason}, strict=strict)
+        report = evaluate(own.findings, {lost.host: lost.reason}, strict=strict)
         hosts.leave(report.diagnosis.cause if report.diagnosis else str(lost))
         return report
 
@@ -231,4 +231,4 @@ def _add(
     strict: bool,
 ) -> HealthReport:
     """Who is silent by now has its finding among `more`."""
-    return conclude((*before, *more), {}, strict=strict)
+    return evaluate((*before, *more), {}, strict=strict)

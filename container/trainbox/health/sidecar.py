@@ -13,8 +13,8 @@ from trainbox.clock import Clock
 from trainbox.contract.finding import Finding
 from trainbox.contract.lookout import Post
 from trainbox.health import report
-from trainbox.health.gpus import Place, check_gpu, judge_event, newly_bad, values
-from trainbox.health.nvml import Deaf, Event, Gpus, NvmlMissing, open_gpus
+from trainbox.health.gpus import Place, check_gpu, classify_event, find_newly_bad, values_by_place
+from trainbox.health.nvml import Event, EventsLost, Gpus, NvmlMissing, open_gpus
 from trainbox.say import say
 
 #: What a GPU is read for again and again: the calls behind the hard checks.
@@ -23,7 +23,7 @@ WAIT_MS = 100
 READ_SECONDS = 10.0
 
 
-class Turn(msgspec.Struct, frozen=True):
+class GpuUpdate(msgspec.Struct, frozen=True):
     """What is new."""
 
     findings: tuple[Finding, ...] = ()
@@ -31,7 +31,7 @@ class Turn(msgspec.Struct, frozen=True):
     answers: bool = False
 
 
-class Watch:
+class GpuMonitor:
     """The GPUs of a host over time.
 
     Args:
@@ -46,12 +46,12 @@ class Watch:
         self.gpus = gpus
         self._count = gpus.count()
         #: What was bad already; and what has been told.
-        self._before = values(self._bad())
+        self._before = values_by_place(self._bad())
         self._told: set[Place] = set()
 
-    def turns(
+    def updates(
         self, *, is_asked: Callable[[], bool] = lambda: False, wait_ms: int = WAIT_MS, seconds: float = READ_SECONDS
-    ) -> Iterator[Turn]:
+    ) -> Iterator[GpuUpdate]:
         """Without an end: listen, and read now and then.
 
         Args:
@@ -63,23 +63,23 @@ class Watch:
         asked = False
         for event in self.gpus.events(wait_ms):
             if isinstance(event, Event):
-                yield Turn((judge_event(self.host, event),))
+                yield GpuUpdate((classify_event(self.host, event),))
                 read_at = 0.0  # a GPU that has just reported something may be bad by now
                 continue
-            if isinstance(event, Deaf):
+            if isinstance(event, EventsLost):
                 say(f"health: the driver reports no more events here; the GPUs are still read: {event.why}")
             if asked or self._clock() >= read_at:
                 read_at = self._clock() + seconds
-                yield Turn(self.read(), answers=asked)
+                yield GpuUpdate(self.read(), answers=asked)
                 asked = False
             else:
                 asked = is_asked()  # answered a turn later: what had come before goes first
-                yield Turn()
+                yield GpuUpdate()
 
     def read(self) -> tuple[Finding, ...]:
         """What has become bad, each once."""
-        new = newly_bad(self._bad(), self._before, self._told)
-        self._told |= values(new).keys()
+        new = find_newly_bad(self._bad(), self._before, self._told)
+        self._told |= values_by_place(new).keys()
         return new
 
     def _bad(self) -> list[Finding]:
@@ -91,7 +91,7 @@ class Watch:
         ]
 
 
-def accompany(host: str, directory: Path | None) -> int:
+def run_sidecar(host: str, directory: Path | None) -> int:
     """Watch until SIGTERM or SIGINT, then look once more and leave. Ends at once where there is nothing to watch.
 
     Args:
@@ -110,7 +110,7 @@ def accompany(host: str, directory: Path | None) -> int:
         # First: whoever asks from now on is answered, once NVML is there.
         post = stack.enter_context(Post(directory)) if directory else None
         try:
-            watch = Watch(host, open_gpus())
+            monitor = GpuMonitor(host, open_gpus())
         except NvmlMissing as missing:
             say(f"health: nothing to watch: {missing}")
             return 0
@@ -119,13 +119,13 @@ def accompany(host: str, directory: Path | None) -> int:
             last.extend(stops)
             return bool(last) or (post is not None and post.is_asked())
 
-        for turn in watch.turns(is_asked=is_asked):
-            report.print_lines(turn.findings)
+        for update in monitor.updates(is_asked=is_asked):
+            report.print_lines(update.findings)
             if post:
-                for finding in turn.findings:
+                for finding in update.findings:
                     post.tell(finding)
-                if turn.answers:
+                if update.answers:
                     post.answer()
-            if (last and turn.answers) or os.getppid() != parent:
+            if (last and update.answers) or os.getppid() != parent:
                 break
     return 0
