@@ -14,7 +14,7 @@ from tools import api_reference
 from trainbox import errors, metrics
 from trainbox.contract import params
 from trainbox.contract.settings import SETTINGS, VARIABLES
-from trainbox.health import explain
+from trainbox.health import checks
 from trainbox.launch import network
 from trainbox.launch.program import bundled_scripts
 from trainbox.workbench.script_module import find_params, load_script
@@ -74,13 +74,13 @@ def metric_line() -> str:
 
 def health_checks() -> str:
     """Every check of the table."""
-    rows = [(f"`{name}`", about, limit, kind, effect) for name, about, limit, kind, effect in explain.check_rows()]
+    rows = [(f"`{name}`", about, limit, kind, effect) for name, about, limit, kind, effect in checks.check_rows()]
     return table(("check", "looks at", "passes", "class", "else it"), rows)
 
 
 def health_follows() -> str:
     """What each class leads to."""
-    return table(("class", "exit code", "what follows"), explain.WHAT_FOLLOWS)
+    return table(("class", "exit code", "what follows"), checks.WHAT_FOLLOWS)
 
 
 def network_hints() -> str:
@@ -91,7 +91,7 @@ def network_hints() -> str:
 
 def health_sagemaker() -> str:
     """What SageMaker does by itself, as `trainbox health --explain` prints it."""
-    return f"```text\n{explain.SAGEMAKER}```\n"
+    return f"```text\n{checks.SAGEMAKER}```\n"
 
 
 GENERATORS: dict[str, Callable[[], str]] = {

@@ -13,7 +13,7 @@ from trainbox.contract.param_values import _NUMBER as PARAM_NUMBER  # the expres
 from trainbox.contract.secrets import is_secret, secrets_of_urls, without_secrets
 from trainbox.contract.verdict import RankFailure
 from trainbox.elastic.attribution import is_consequence
-from trainbox.health.versions import _TORCH_CUDA as TORCH_CUDA  # as above
+from trainbox.health.host import _TORCH_CUDA as TORCH_CUDA  # as above
 from trainbox.launch.outcome import Exit, Outcome
 from trainbox.launch.program import _BUILD_TABLE as BUILD_TABLE  # as above
 from trainbox.launch.requirements import _PIP_ERROR as PIP_ERROR  # as above

@@ -98,8 +98,8 @@ def test_a_gpu_whose_memory_is_full_is_not_called_broken() -> None:
 def test_the_ranks_of_a_host_sum_up_exactly_through_nccl() -> None:
     """In a program of its own, as in a job: this one has a context of CUDA, which does not survive a fork."""
     program = """
-from trainbox.health.orders import Order
-from trainbox.health.ranks import _reserve, run_groups
+from trainbox.health.probe_protocol import Order
+from trainbox.health.collective_ranks import _reserve, run_groups
 import msgspec, sys
 gpus = int(sys.argv[1])
 port = _reserve()

@@ -29,8 +29,8 @@ KINDS = (
 DOOR = "import socket; door = socket.create_server(('', 29777), backlog=1024); print('open', flush=True); input()"
 KNOCK = """
 import sys
-from trainbox.health.ranks import knock
-print(knock([(sys.argv[1], 29777)] * 8))
+from trainbox.health.collective_ranks import find_unreachable
+print(find_unreachable([(sys.argv[1], 29777)] * 8))
 """
 
 

@@ -14,7 +14,7 @@ from tests.support.process_hosts import Checked, Hosts
 from tests.support.recordings import A100, RECORDED, play, real_host, recording, write
 from trainbox.health.arithmetic import measure
 from trainbox.health.checks import CHECKS
-from trainbox.health.gpus import check_count, check_gpus, expected
+from trainbox.health.gpus import check_count, check_gpus, expected_gpus
 from trainbox.health.nvml import GpuReading
 
 #: Error numbers of nvml.h.
@@ -147,7 +147,7 @@ def test_gpus_without_nvlink_are_sound(read: Callable[..., list[GpuReading]]) ->
      ("ml.p3.8xlarge", 4), ("ml.m5.large", None), ("local", None)],
 )  # fmt: skip
 def test_the_gpus_of_an_instance_type_are_known(instance_type: str, count: int | None) -> None:
-    assert expected(instance_type) == count
+    assert expected_gpus(instance_type) == count
 
 
 def test_a_gpu_too_few_is_a_fault() -> None:

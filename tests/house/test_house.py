@@ -52,8 +52,8 @@ def test_imports_point_down_only() -> None:
 READERS_OF_THE_ENVIRONMENT = (
     "elastic/__main__.py",  # the agent of a host
     "elastic/rank_program.py",  # a forked rank: from here on it is the script's process
+    "health/collective_ranks.py",  # the program of the ranks of a check
     "health/command.py",  # the verb `health`, which the supervisor starts, too
-    "health/ranks.py",  # the program of the ranks of a check
     "launch/train.py",  # the supervisor
     "toolkit.py",  # what a script calls
     "torch/integration.py",  # what a script calls for the loop of a library

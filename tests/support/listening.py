@@ -16,7 +16,7 @@ _LISTENS = "0A"  # TCP_LISTEN of include/net/tcp_states.h
 _LOOK_SECONDS = 0.01
 #: What the command of a program has in it, the first that fits.
 _PROGRAMS = {
-    "trainbox.health.ranks": "health ranks",
+    "trainbox.health.collective_ranks": "health ranks",
     "trainbox.health": "health",
     "trainbox.launch": "supervisor",
     "tracker.py": "tracker",

@@ -1,6 +1,6 @@
 """The one table of all checks: when each runs, what it holds against what, and what follows if it fails."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -10,7 +10,6 @@ from trainbox.launch.network import SMALL_SHM_BYTES
 
 Stage = Literal["fast", "full"]
 Scope = Literal["host", "versions", "gpu", "collective"]
-
 MIB = 1024 * 1024
 LEAST_FREE_BYTES = 256 * MIB
 COMFORTABLE_FREE_BYTES = 2048 * MIB
@@ -26,7 +25,7 @@ _ONE_IMAGE = "give all hosts the same image, by its digest, and no unpinned pack
 _REPLACE = "the node is to be repaired or replaced; SageMaker does it after the job has failed"
 
 
-class Check(msgspec.Struct, frozen=True):
+class HealthCheck(msgspec.Struct, frozen=True):
     """One row."""
 
     scope: Scope
@@ -46,65 +45,65 @@ class Check(msgspec.Struct, frozen=True):
     seconds: float = 20.0
 
 
-CHECKS: Mapping[str, Check] = {
-    "host.disk": Check(
+CHECKS: Mapping[str, HealthCheck] = {
+    "host.disk": HealthCheck(
         "host", "configuration", "free space of every mount the job writes: model, output, checkpoints, `/tmp`",
         f"{LEAST_FREE_BYTES // MIB} MiB; below {COMFORTABLE_FREE_BYTES // MIB} MiB it warns",
         "ask for a larger VolumeSizeInGB, or keep fewer checkpoints", unit="bytes",
     ),
-    "host.inodes": Check(
+    "host.inodes": HealthCheck(
         "host", "configuration", "free inodes of the same mounts", "1 %", "remove small files, or take a larger volume",
     ),
-    "host.write": Check(
+    "host.write": HealthCheck(
         "host", "configuration",
         "1 MiB written, brought to the disk, read back and removed in model, output and checkpoints",
         "the same bytes", "the directory must be mounted for writing, with space left",
     ),
-    "host.channel": Check(
+    "host.channel": HealthCheck(
         "host", "configuration", "every channel of the request is there and not empty", "one file",
         "look at the S3 prefix of the channel: does it end where the files are?",
     ),
-    "host.shm": Check(
+    "host.shm": HealthCheck(
         "host", "configuration", "free space of `/dev/shm`, where data loaders and NCCL exchange",
         f"{COMFORTABLE_SHM_BYTES // MIB} MiB", "docker: --shm-size; fewer data loader workers",
         hard=False, unit="bytes",
     ),
-    "host.memory": Check(
+    "host.memory": HealthCheck(
         "host", "configuration",
         "memory that is free, within the cgroup's limit", f"{COMFORTABLE_MEMORY_BYTES // MIB} MiB",
         "a larger instance, or find what already uses it", hard=False, unit="bytes",
     ),
-    "host.cpus": Check(
+    "host.cpus": HealthCheck(
         "host", "configuration", "processors that the affinity and the cgroup's quota leave", "one for each process",
         "docker: --cpus, --cpuset-cpus; fewer processes_per_host", hard=False,
     ),
-    "host.files": Check(
+    "host.files": HealthCheck(
         "host", "configuration", "open files that a process may have", f"{COMFORTABLE_FILES}",
         "docker: --ulimit nofile=65536",
         hard=False,
     ),
-    "host.memlock": Check(
+    "host.memlock": HealthCheck(
         "host", "configuration", "memory that a process may lock, where there is an EFA", "unlimited",
         "docker: --ulimit memlock=-1", hard=False,
     ),
-    "host.dns": Check(
+    "host.dns": HealthCheck(
         "host", "configuration", "the name of every other host of the job resolves", "an address",
         "the job's security group must allow DNS; did that host start?",
     ),
-    "host.port": Check(
+    "host.port": HealthCheck(
         "host", "configuration", "the port where the ranks will meet is free on the first host", "free",
         "the variable MASTER_PORT names another",
     ),
-    "host.arrival": Check(
+    "host.arrival": HealthCheck(
         "host", "hardware", "every host of the job takes part in these checks", "within trainbox_peer_timeout_seconds",
         "see that host's log; the job's security group must allow all traffic within itself",
     ),
-    "host.clock": Check(
+    "host.clock": HealthCheck(
         "host", "hardware", "the host's clock against that of the first host", f"{MOST_SKEW_SECONDS:g} s",
         "logs of the hosts cannot be put in order; beyond 15 minutes S3 refuses requests", hard=False, unit="s",
     ),
     **{
-        f"versions.{component}": Check(
+        f"versions.{component}": HealthCheck(
             "versions", "configuration", f"the version of {name} is the same on all hosts", "that of most hosts", hint,
         )
         for component, name, hint in (
@@ -114,78 +113,80 @@ CHECKS: Mapping[str, Check] = {
             ("efa", "what drives the EFA", _ONE_IMAGE),
         )
     },
-    "nvml.library": Check(
+    "nvml.library": HealthCheck(
         "gpu", "hardware", "NVML can be loaded on a host with GPUs", "loaded",
         "the driver does not answer: the node is to be replaced",
     ),
-    "nvml.count": Check(
+    "nvml.count": HealthCheck(
         "gpu", "hardware", "GPUs that NVML shows against those of the instance type, else against `/dev/nvidia*`",
         "all", "a GPU has gone, or the container was started without it (docker: --gpus all)",
     ),
-    "nvml.answers": Check(
+    "nvml.answers": HealthCheck(
         "gpu", "hardware", "every call about this GPU is answered", "all calls", _REPLACE,
     ),
-    "nvml.recovery_action": Check(
+    "nvml.recovery_action": HealthCheck(
         "gpu", "hardware", "what the driver asks for (driver 570 and later)", "none", _REPLACE,
     ),
-    "nvml.ecc_uncorrected": Check(
+    "nvml.ecc_uncorrected": HealthCheck(
         "gpu", "hardware", "uncorrected memory errors since the driver was loaded", "0", _REPLACE,
     ),
-    "nvml.row_remap_failed": Check("gpu", "hardware", "a row of memory could not be remapped", "no", _REPLACE),
-    "nvml.row_remap_pending": Check(
+    "nvml.row_remap_failed": HealthCheck("gpu", "hardware", "a row of memory could not be remapped", "no", _REPLACE),
+    "nvml.row_remap_pending": HealthCheck(
         "gpu", "hardware", "a row of memory waits for a reset to be remapped", "no", _REPLACE,
     ),
-    "nvml.retired_pages": Check("gpu", "hardware", "a page of memory waits for a reset to be retired", "no", _REPLACE),
-    "nvml.xid": Check(
+    "nvml.retired_pages": HealthCheck(
+        "gpu", "hardware", "a page of memory waits for a reset to be retired", "no", _REPLACE,
+    ),
+    "nvml.xid": HealthCheck(
         "gpu", "hardware", "Xid and double-bit errors that the driver reports during the run", "none", _REPLACE,
     ),
-    "nvml.throttle": Check(
+    "nvml.throttle": HealthCheck(
         "gpu", "hardware", "slowed down by heat, power brake or hardware", "none", "the job will be slow", hard=False,
     ),
-    "nvml.pcie_width": Check(
+    "nvml.pcie_width": HealthCheck(
         "gpu", "hardware", "lanes of PCIe in use", "all that the GPU has",
         "copies to this GPU will be slow", hard=False,
     ),
-    "nvml.nvlink": Check(
+    "nvml.nvlink": HealthCheck(
         "gpu", "hardware", "NVLinks that are up", "those of the best GPU of the host",
         "collectives will be slow", hard=False,
     ),
-    "nvml.nvlink_errors": Check(
+    "nvml.nvlink_errors": HealthCheck(
         "gpu", "hardware", "replays, recoveries and CRC errors of all NVLinks since the driver was loaded",
         f"{MOST_LINK_ERRORS}", "collectives may be slow; a rising number is a bad link", hard=False,
     ),
-    "nvml.processes": Check(
+    "nvml.processes": HealthCheck(
         "gpu", "configuration", "compute processes that are there before the job's own", "0",
         "another job has this GPU, or an earlier one left a process behind", hard=False,
     ),
-    "gpu.exact": Check(
+    "gpu.exact": HealthCheck(
         "gpu", "hardware", "integer matrix products, bit for bit against the processor (without a GPU: --full)",
         "0 wrong",
         _REPLACE, seconds=60,
     ),
-    "gpu.bandwidth": Check(
+    "gpu.bandwidth": HealthCheck(
         "gpu", "hardware", "gigabytes per second copied within the device, to it and from it, against the job's median",
         f"{LEAST_SHARE_OF_MEDIAN:g} of the median", "the job waits for its slowest device", hard=False, unit="GB/s",
     ),
-    "collective.local": Check(
+    "collective.local": HealthCheck(
         "collective", "hardware", "the sum over all ranks of a host, exact", "exact", _REPLACE, seconds=60,
     ),
-    "collective.pair": Check(
+    "collective.pair": HealthCheck(
         "collective", "hardware",
         "the sum over two hosts, exact; who fails meets another host, and is bad if it fails twice", "exact",
         "the node or its network is bad; where no pair works, the job's security group must allow all traffic in it",
         seconds=60,
     ),
-    "collective.world": Check(
+    "collective.world": HealthCheck(
         "collective", "hardware", "the sum over all hosts, exact; where it fails although pairs work, who reaches whom",
         "exact", "the way between two hosts, or one host's network, is bad", seconds=60,
     ),
-    "collective.bandwidth": Check(
+    "collective.bandwidth": HealthCheck(
         "collective", "hardware", "bus bandwidth of each pair, as nccl-tests compute it, of hosts that were slow twice",
         "0.2 of the best pair (gloo), 0.7 of the median (nccl)", "all hosts wait for the slowest link",
         hard=False, unit="GB/s",
     ),
-    "collective.latency": Check(
+    "collective.latency": HealthCheck(
         "collective", "hardware", "the sum of one number over each pair, of hosts that were slow twice",
         "10 times the best pair, at least 2 ms", "all hosts wait for the slowest link", hard=False, unit="us",
     ),
@@ -244,3 +245,53 @@ def amount(check: str, value: Value) -> str:
     if value is None or isinstance(value, str) or not unit:
         return "" if value is None else f"{value}"
     return f"{value / MIB:,.0f} MiB" if unit == "bytes" else f"{value:g} {unit}"
+
+
+#: What SageMaker does by itself. Sources: API_InfraCheckConfig, API_RetryStrategy, API_StoppingCondition and
+#: "Automated cluster repair" (model-checkpoints-cluster-repair) of its documentation; the SDKs' own signatures.
+SAGEMAKER = """\
+Before the job: InfraCheckConfig.EnableInfraCheck
+  SageMaker tests the hardware of the instances and the network between them before your container starts; the only
+  check of its own that comes so early. Off by default; what it tests in detail is not documented.
+    boto3   create_training_job(…, InfraCheckConfig={"EnableInfraCheck": True})
+    SDK v3  ModelTrainer(…).with_infra_check_config(InfraCheckConfig(enable_infra_check=True))
+    SDK v2  Estimator(…, enable_infra_check=True)
+
+After a fault of SageMaker's own: RetryStrategy
+  Starts the job again when it has failed with InternalServerError, and then only: exit codes of the container (64 and
+  78 among them) are no such error. MaxRuntimeInSeconds then counts for all attempts together. 1 to 30 attempts.
+    boto3   create_training_job(…, RetryStrategy={"MaximumRetryAttempts": 3})
+    SDK v3  ModelTrainer(…).with_retry_strategy(RetryStrategy(maximum_retry_attempts=3))
+    SDK v2  Estimator(…, max_retry_attempts=3)
+
+After the job has failed on GPU instances: cluster repair
+  SageMaker then checks the GPUs, and only then; it resets, reboots or replaces what is broken, up to ten times and
+  without charge, and starts the job again from its checkpoints. There is nothing to set, but a job that hangs never
+  gets there: that is why a host with a hardware fault ends the job at once, and leaves the GPU as it is.
+
+Nothing of SageMaker's starts a job again for an exit code. Rules of EventBridge, retries of Pipelines and Step
+Functions can: the job's FailureReason begins with HARDWARE or CONFIGURATION, then host, device and check.
+"""
+WHAT_FOLLOWS = (
+    ("hardware", "78", "all hosts end; `output/failure` begins `HARDWARE <host> <device> <check>`; no GPU is reset"),
+    (
+        "configuration",
+        "64",
+        "all hosts end at once; the same job would fail again: the request or the image must change",
+    ),
+    ("transient", "0", "a warning, and the job goes on"),
+)
+
+
+def check_rows() -> Iterator[tuple[str, ...]]:
+    """Name, what it looks at, what passes, whose affair, and what a failure does, for each check."""
+    for name, check in CHECKS.items():
+        yield (name, check.about, check.limit, check.kind, "fails" if check.hard else "warns")
+
+
+def explanation() -> str:
+    """All of it as text."""
+    rows = [f"  {name:26}{effect:7}{kind:15}{about}; {limit}" for name, about, limit, kind, effect in check_rows()]
+    follows = [f"  {kind:15}exit code {code:4}{text}" for kind, code, text in WHAT_FOLLOWS]
+    checks = "\n".join(["What is checked, and what passes:", *rows])
+    return f"{checks}\n\nWhat follows:\n" + "\n".join(follows) + f"\n\n{SAGEMAKER}"

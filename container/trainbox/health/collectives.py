@@ -1,7 +1,7 @@
-"""Collectives of the ranks of a host, of pairs of hosts and of all: brings the hosts of a job through `course`.
+"""Runs the collectives of the ranks of a host, of pairs of hosts and of all, as `collective_bisection` plans them.
 
 The first host decides and all others do what they are told, over the communicator of the hosts; the collectives run in
-processes of their own (`ranks`), so that nothing that hangs there hangs here.
+processes of their own (`collective_ranks`), so that nothing that hangs there hangs here.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -19,15 +19,26 @@ from typing import Self
 import msgspec
 
 from trainbox.clock import wait_from
-from trainbox.contract.finding import Finding
+from trainbox.contract.finding import Finding, Kind
 from trainbox.contract.peer_key import without_peer_key
-from trainbox.health.checks import CHECKS, Stage
-from trainbox.health.course import Round, Said, conclude, plan_next
-from trainbox.health.course import Stage as Part
-from trainbox.health.host import Subject
-from trainbox.health.orders import Call, Done, Order
-from trainbox.health.pairs import Group, most_led
-from trainbox.health.versions import ABSENT, read_cuda
+from trainbox.health.checks import CHECKS, Stage, found
+from trainbox.health.collective_bisection import (
+    STAGES,
+    BisectionStage,
+    Group,
+    HostReply,
+    StageResult,
+    attribute,
+    find_slow_groups,
+    find_slow_hosts,
+    group_results,
+    max_latency,
+    max_led_groups,
+    min_bandwidth,
+    plan_next,
+)
+from trainbox.health.host import ABSENT, Subject, read_cuda
+from trainbox.health.probe_protocol import GroupTask, ProbeReply, ProbeRequest
 from trainbox.launch.variables import LOOPBACK, network_variables
 from trainbox.peers.tolerant import TolerantCommunicator
 from trainbox.say import say
@@ -54,21 +65,21 @@ _HERE = "127.0.0.1"
 _MOST_PATIENCE = 3.0
 
 
-class Turn(msgspec.Struct, frozen=True):
+class StageRequests(msgspec.Struct, frozen=True):
     """What the first host tells the others."""
 
     #: By host; empty when all is over.
-    calls: Mapping[str, Call] = {}
+    requests: Mapping[str, ProbeRequest] = {}
     #: For the answers.
     seconds: float = 0.0
 
-    def of(self, host: str) -> "Turn":
+    def for_host(self, host: str) -> "StageRequests":
         """What one host has to know."""
-        mine = {host: self.calls[host]} if host in self.calls else {}
-        return Turn(mine, self.seconds)
+        mine = {host: self.requests[host]} if host in self.requests else {}
+        return StageRequests(mine, self.seconds)
 
 
-def possible(subject: Subject) -> bool:
+def can_run_collectives(subject: Subject) -> bool:
     """Whether there is something to do together, and torch to do it with."""
     return "torch" in subject.machine.modules and (len(subject.hosts) > 1 or subject.processes > 1)
 
@@ -90,11 +101,11 @@ class RankProgram:
         network = network_variables(subject.job, subject.machine, env) if subject.job else alone
         address = _HERE if len(subject.hosts) == 1 else subject.host
         self._line, theirs = socket.socketpair()
-        self._said = b""
+        self._received = b""
         with theirs:
             self._process = subprocess.Popen(
                 # -P: a user's `queue.py` in the working directory is none of the standard library's.
-                [sys.executable, "-P", "-m", "trainbox.health.ranks", str(most_led()), address],
+                [sys.executable, "-P", "-m", "trainbox.health.collective_ranks", str(max_led_groups()), address],
                 env={**without_peer_key(env), **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
@@ -113,15 +124,15 @@ class RankProgram:
         self._process.wait()
         self._line.close()
 
-    def call(self, call: Call) -> None:
-        """Ask for something; `answer` brings it, or says that nobody is there."""
+    def send(self, request: ProbeRequest) -> None:
+        """Ask for something; `receive` brings it, or says that nobody is there."""
         with contextlib.suppress(OSError):
-            self._line.sendall(msgspec.json.encode(call) + b"\n")
+            self._line.sendall(msgspec.json.encode(request) + b"\n")
 
-    def answer(self, host: Said, *, seconds: float) -> Said:
+    def receive(self, host: HostReply, *, seconds: float) -> HostReply:
         """What came of it, or why nothing did, beside what is known of the host."""
         waiting = wait_from(time.monotonic(), seconds)
-        while b"\n" not in self._said:
+        while b"\n" not in self._received:
             waiting = waiting.look(time.monotonic(), pause=_LOOK_SECONDS)  # stopped, a host stops its ranks as well
             if waiting.is_over:
                 why = f"the program of its ranks did not answer within {seconds:g} s"
@@ -134,9 +145,9 @@ class RankProgram:
             if not chunk:
                 why = f"the program of its ranks ended (exit code {self._process.wait()})"
                 return msgspec.structs.replace(host, broken=why)
-            self._said += chunk
-        line, _, self._said = self._said.partition(b"\n")
-        return msgspec.structs.replace(host, done=msgspec.json.decode(line, type=Done))
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        return msgspec.structs.replace(host, reply=msgspec.json.decode(line, type=ProbeReply))
 
 
 def check_collectives(
@@ -150,73 +161,166 @@ def check_collectives(
     Raises:
         MemberLost: The first host does not answer.
     """
-    rounds: list[Round] = []
-    planned: list[tuple[Part, tuple[Group, ...]]] = [("ready", ())]
+    rounds: list[StageResult] = []
+    planned: list[tuple[BisectionStage, tuple[Group, ...]]] = [("ready", ())]
     decide = partial(_decide, rounds, planned, stage=subject.stage, backend=backend)
     seconds = _READY_SECONDS
-    host = Said(subject.processes, os.getloadavg()[0] / subject.machine.cpus)
-    said = ranks.answer(host, seconds=seconds)
+    host = HostReply(subject.processes, os.getloadavg()[0] / subject.machine.cpus)
+    reply = ranks.receive(host, seconds=seconds)
     while True:
-        turn = hosts.decide(said, Said, decide, Turn, timeout=seconds + _OVERHEAD_SECONDS, share=Turn.of)
-        if not turn.calls and not turn.seconds:
-            return tuple(conclude(rounds, backend=backend)) if rounds else ()
-        seconds = turn.seconds
-        ranks.call(turn.calls.get(subject.host, Call()))
-        said = ranks.answer(host, seconds=seconds + _OVERHEAD_SECONDS / 2)
+        following = hosts.decide(
+            reply, HostReply, decide, StageRequests, timeout=seconds + _OVERHEAD_SECONDS, share=StageRequests.for_host
+        )
+        if not following.requests and not following.seconds:
+            return tuple(report_collectives(rounds, backend=backend)) if rounds else ()
+        seconds = following.seconds
+        ranks.send(following.requests.get(subject.host, ProbeRequest()))
+        reply = ranks.receive(host, seconds=seconds + _OVERHEAD_SECONDS / 2)
 
 
 def _decide(
-    rounds: list[Round],
-    planned: list[tuple[Part, tuple[Group, ...]]],
-    said: Mapping[str, Said],
+    rounds: list[StageResult],
+    planned: list[tuple[BisectionStage, tuple[Group, ...]]],
+    replies: Mapping[str, HostReply],
     silent: Mapping[str, str],
     *,
     stage: Stage,
     backend: str,
-) -> Turn:
-    """On the first host: remember what was said, and give out what comes next."""
-    rounds.append(Round(*planned[-1], said, silent))
+) -> StageRequests:
+    """On the first host: record the replies and plan the next stage."""
+    rounds.append(StageResult(*planned[-1], replies, silent))
     following = plan_next(rounds, backend=backend)
     if following is None:
-        return Turn()
+        return StageRequests()
     planned.append(following)
     part, groups = following
     say(f"health: collectives: {part}: {len(groups)} group(s) of hosts over {backend}")
     if part == "reach":
-        doors = {host: one.done.ports[-1] for host, one in said.items()}
-        calls = {
-            host: Call(knocks=tuple((other, door) for other, door in doors.items() if other != host)) for host in said
+        listeners = {host: one.reply.ports[-1] for host, one in replies.items()}
+        requests = {
+            host: ProbeRequest(targets=tuple((other, port) for other, port in listeners.items() if other != host))
+            for host in replies
         }
-        return Turn(calls, CHECKS["collective.world"].seconds)
-    seconds = _SECONDS[backend] + (_SECONDS_FOR_EACH * len(said) if part == "world" else 0.0)
-    seconds = round(seconds * min(_MOST_PATIENCE, max(1.0, *(one.load for one in said.values()))))
-    return Turn(
-        place_orders(groups, said, backend=backend, seconds=seconds, largest=_LARGEST_BYTES[backend, stage]), seconds
+        return StageRequests(requests, CHECKS["collective.world"].seconds)
+    seconds = _SECONDS[backend] + (_SECONDS_FOR_EACH * len(replies) if part == "world" else 0.0)
+    seconds = round(seconds * min(_MOST_PATIENCE, max(1.0, *(one.load for one in replies.values()))))
+    return StageRequests(
+        plan_tasks(groups, replies, backend=backend, seconds=seconds, largest=_LARGEST_BYTES[backend, stage]), seconds
     )
 
 
-def place_orders(
-    groups: Sequence[Group], said: Mapping[str, Said], *, backend: str, seconds: float, largest: int
-) -> dict[str, Call]:
+def plan_tasks(
+    groups: Sequence[Group], replies: Mapping[str, HostReply], *, backend: str, seconds: float, largest: int
+) -> dict[str, ProbeRequest]:
     """Pure: what each host has to do for these groups.
 
     Args:
         groups: The hosts of each; the first of them listens.
-        said: What the hosts said last: their free ports, and how many ranks they have.
+        replies: The last reply of each host: free ports, and the number of its ranks.
         backend: Of `torch.distributed`.
         seconds: The deadline of each rank.
         largest: Bytes of the largest message.
     """
-    orders: dict[str, list[Order]] = {host: [] for host in said}
-    free = {host: list(one.done.ports[:-1]) for host, one in said.items()}
+    tasks: dict[str, list[GroupTask]] = {host: [] for host in replies}
+    free = {host: list(one.reply.ports[:-1]) for host, one in replies.items()}
     for number, members in enumerate(groups):
         port = free[members[0]].pop()
-        world = sum(said[host].ranks for host in members)
+        world = sum(replies[host].ranks for host in members)
         first = 0
         # Within a host there need be no network, nor a name of its own.
         address = _HERE if len(members) == 1 else members[0]
         for host in members:
-            count = said[host].ranks
-            orders[host].append(Order(number, world, first, count, address, port, backend, seconds, largest))
+            count = replies[host].ranks
+            tasks[host].append(GroupTask(number, world, first, count, address, port, backend, seconds, largest))
             first += count
-    return {host: Call(orders=tuple(mine)) for host, mine in orders.items() if mine}
+    return {host: ProbeRequest(tasks=tuple(mine)) for host, mine in tasks.items() if mine}
+
+
+def report_collectives(rounds: Sequence[StageResult], *, backend: str) -> Iterator[Finding]:
+    """Everything that was found.
+
+    Args:
+        rounds: All stages.
+        backend: As in `plan_next`.
+    """
+    for one in rounds:
+        for host, reason in one.silent.items():
+            yield found("host.arrival", host, False, f"{reason} during collectives ({one.stage})")
+        for host, reply in one.replies.items():
+            if reply.broken:
+                # Not ready yet is no fault of a device: a slow disk, a busy processor.
+                early: Kind | None = "transient" if one.stage == "ready" else None
+                yield found("collective.local", host, False, reply.broken, kind=early)
+    bad = attribute(rounds, backend)
+    for part in bad:
+        yield found(
+            part.check,
+            part.host,
+            False,
+            part.reason,
+            device=_named(part.device, backend),
+            kind="configuration" if part.everywhere else None,
+        )
+    lost = any(one.silent for one in rounds)
+    yield from _passed(rounds, find_slow_hosts(rounds, backend), bad=bool(bad) or lost)
+    yield from _compare(rounds, backend)
+
+
+def _named(device: str, backend: str) -> str:
+    return device.replace("rank", "gpu", 1) if backend == "nccl" and device.startswith("rank") else device
+
+
+def _passed(rounds: Sequence[StageResult], late: Sequence[str], *, bad: bool) -> Iterator[Finding]:
+    """What works; and what did not once, although no part of it is bad: told under the host that lags, if one does."""
+    checks: Mapping[BisectionStage, str] = {"local": "collective.local", "world": "collective.world"}
+    for stage in STAGES[1:-1]:
+        for one in group_results(rounds, stage):
+            first = next((host for host in late if one.faults and host in one.members), one.members[0])
+            others = [host for host in one.members if host != first]
+            device = "" if stage in checks else " ".join(others)
+            check = checks.get(stage, "collective.pair")
+            if not one.faults:
+                yield found(check, first, True, "exact", device=device)
+            elif not bad:
+                yield found(
+                    check,
+                    first,
+                    False,
+                    one.reason(first),
+                    device=device,
+                    kind="transient",
+                    soft=True,
+                    hint="it failed once; each of these hosts then did it with another, and with all",
+                )
+
+
+def _compare(rounds: Sequence[StageResult], backend: str) -> Iterator[Finding]:
+    """Bandwidth and latency of all pairs. One that is slow is told under the host that was slow twice."""
+    groups = [one for one in group_results(rounds, "pairs", "again") if not one.faults]
+    if not groups:
+        return
+    least, most = min_bandwidth(groups, backend), max_latency(groups)
+    late, lag = find_slow_groups(groups, backend), find_slow_hosts(rounds, backend)
+    for one in groups:
+        suspect = next((host for host in one.members if one in late and host in lag), one.members[0])
+        device = " ".join(host for host in one.members if host != suspect)
+        twice = one in late and suspect in lag
+        yield found(
+            "collective.bandwidth",
+            suspect,
+            not twice or one.bandwidth >= least,
+            one.bandwidth,
+            device=device,
+            limit=round(least, 4),
+        )
+        yield found(
+            "collective.latency",
+            suspect,
+            not twice or one.latency <= most,
+            one.latency,
+            device=device,
+            limit=round(most, 1),
+        )
+    for one in group_results(rounds, "world"):
+        if not one.faults:
+            yield found("collective.bandwidth", one.members[0], True, one.bandwidth, device="all hosts")

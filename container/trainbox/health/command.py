@@ -14,10 +14,11 @@ import msgspec
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.health import report
-from trainbox.health.companion import accompany
-from trainbox.health.explain import explanation
+from trainbox.health.checks import explanation
 from trainbox.health.host import Subject
-from trainbox.health.run import HealthReport, examine
+from trainbox.health.report import HealthReport
+from trainbox.health.run import examine
+from trainbox.health.sidecar import run_sidecar
 from trainbox.launch.machine import read_machine
 from trainbox.say import say
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     env = read_environment()
     subject = read_subject(args, env)
     if args.watch:
-        return accompany(subject.host, args.into)
+        return run_sidecar(subject.host, args.into)
     found = examine(subject, env, strict=args.strict, backend=args.backend)
     if args.preflight:
         _tell_before_the_script(found, subject)

@@ -1,11 +1,11 @@
 """Pure: what the readings of a host's GPUs mean."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from trainbox.contract.finding import Finding
+from trainbox.contract.finding import Finding, Value
 from trainbox.health import checks
 from trainbox.health.checks import found
-from trainbox.health.nvml import GpuReading
+from trainbox.health.nvml import Event, GpuReading
 
 #: GPUs by instance type: per family the sizes with another number than its last column. Source: AWS, "Amazon EC2
 #: accelerated computing instances", specifications.
@@ -32,9 +32,40 @@ _ACTIONS = (
 #: nvmlClocksEventReason* that slow a GPU down for what it suffers, not for what it was asked to do.
 _THROTTLES = {0x08: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal", 0x80: "power brake"}
 _MIB = 1024 * 1024
+#: Xids after which a GPU needs a reset, a reboot or a replacement (NVIDIA, "Xid Errors"; the sorting of AWS's
+#: awsome-distributed-training, gpu-cluster-healthcheck). Others are those of programs: a bad address, a killed context.
+HARDWARE_XIDS = {
+    48: "double-bit ECC error",
+    54: "auxiliary power is not connected",
+    62: "internal micro-controller halt",
+    64: "a row remapping or page retirement has failed",
+    74: "NVLink error",
+    79: "the GPU has fallen off the bus",
+    95: "uncontained ECC error",
+    109: "context switch timeout",
+    119: "GSP does not answer",
+    120: "GSP error",
+    136: "link training has failed",
+    140: "unrecovered ECC error",
+    143: "GPU initialisation has failed",
+    151: "key rotation error",
+}
+#: Those that say what a program did, or what comes of its end; any other that is not above is one of these, too.
+PROGRAM_XIDS = {
+    13: "graphics engine exception",
+    31: "GPU memory page fault",
+    43: "the GPU stopped processing",
+    45: "the driver tidied up after a process",
+    63: "a row remapping or page retirement is recorded",
+    92: "many single-bit ECC errors",
+    94: "contained ECC error",
+}
+_PROGRAMS_OWN = "most often the program's own: look for an illegal address in its log"
+#: Check and device.
+Place = tuple[str, str]
 
 
-def expected(instance_type: str) -> int | None:
+def expected_gpus(instance_type: str) -> int | None:
     """How many GPUs an instance type has (`ml.p5.48xlarge`); None where that is not known."""
     family, _, size = instance_type.removeprefix("ml.").partition(".")
     if family not in _FAMILIES:
@@ -52,7 +83,7 @@ def check_count(host: str, seen: int, *, nodes: int, instance_type: str) -> Find
         nodes: How many `/dev/nvidia*` there are.
         instance_type: As the contract names it.
     """
-    of_type = expected(instance_type)
+    of_type = expected_gpus(instance_type)
     wanted = nodes if of_type is None else of_type
     return found("nvml.count", host, seen >= wanted, seen, limit=wanted)
 
@@ -111,3 +142,41 @@ def _yes(value: bool | None) -> str:
 
 def _is_wide(gpu: GpuReading) -> bool:
     return gpu.pcie_width is None or gpu.pcie_width_max is None or gpu.pcie_width >= gpu.pcie_width_max
+
+
+def values_by_place(findings: Sequence[Finding]) -> dict[Place, Value]:
+    """What was found, by where."""
+    return {(finding.check, finding.device): finding.value for finding in findings}
+
+
+def find_newly_bad(bad: Sequence[Finding], before: Mapping[Place, Value], told: set[Place]) -> tuple[Finding, ...]:
+    """Pure: of what is bad now what was not, or was less.
+
+    Args:
+        bad: What does not pass now.
+        before: What did not pass when the watch began: another job may have left it.
+        told: Of what more is not to be said.
+    """
+    return tuple(
+        finding
+        for finding in bad
+        if (place := (finding.check, finding.device)) not in told
+        and (place not in before or _is_more(finding.value, before[place]))
+    )
+
+
+def _is_more(now: Value, before: Value) -> bool:
+    """Counts grow; words do not."""
+    return isinstance(now, int) and isinstance(before, int) and now > before
+
+
+def classify_event(host: str, event: Event) -> Finding:
+    """Pure: what an event says about the GPU."""
+    device = "" if event.index is None else f"gpu{event.index}"
+    if event.xid is None:
+        return found("nvml.xid", host, False, "double-bit ECC error", device=device)
+    words = HARDWARE_XIDS.get(event.xid)
+    if words is not None:
+        return found("nvml.xid", host, False, f"Xid {event.xid}: {words}", device=device)
+    value = ": ".join(filter(None, [f"Xid {event.xid}", PROGRAM_XIDS.get(event.xid)]))
+    return found("nvml.xid", host, False, value, device=device, kind="transient", soft=True, hint=_PROGRAMS_OWN)

@@ -1,7 +1,12 @@
 """Checks of the host itself: disks, memory, processors, names, ports and channels. None needs more than a few reads."""
 
+import contextlib
 import errno
+import importlib.metadata
+import importlib.util
 import os
+import platform
+import re
 import resource
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +34,20 @@ _CPU_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 _LOOKUPS_AT_ONCE = 16
 #: Faults of a device, not of whoever mounted it.
 _DEVICE_ERRORS = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV})
+Work = Callable[[], Iterator[Finding]]
+ABSENT = "absent"
+#: By name, for to look at all that is installed takes a quarter of a second. NCCL's has that of CUDA.
+_PACKAGES = {
+    "trainbox": ("trainbox",),
+    "torch": ("torch",),
+    "nccl": ("nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14", "nvidia-nccl-cu11", "nvidia-nccl"),
+}
+_TORCH_CUDA = re.compile(r"^cuda\b[^=\n]*=[ \t]*['\"]([^'\"]+)['\"]", re.MULTILINE)
+#: Linux' own file of a loaded module, there also inside a container.
+_DRIVER = Path("/sys/module/nvidia/version")
+#: What Amazon's installer of EFA leaves: its version is in the first line ("# EFA installer version: 1.34.0").
+_EFA = Path("/opt/amazon/efa_installed_packages")
+_EFA_VERSION = re.compile(r"EFA installer version:\s*([\d.]+)")
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -232,9 +251,6 @@ def check_port(subject: Subject) -> Iterator[Finding]:
     yield found("host.port", subject.host, True, "free", device=f"port {subject.port}")
 
 
-Work = Callable[[], Iterator[Finding]]
-
-
 def plan_checks(subject: Subject) -> list[tuple[str, str, Work]]:
     """Which of these checks this host needs: name, device and what to call."""
     simple = {
@@ -266,3 +282,42 @@ def plan_checks(subject: Subject) -> list[tuple[str, str, Work]]:
 def _existing(path: Path) -> Path | None:
     """The path, or the directory in which it would be made."""
     return next((place for place in (path, *path.parents) if place.is_dir()), None)
+
+
+def read_versions() -> dict[str, str]:
+    """By component; `absent` for what the host does not have."""
+    versions = {component: _installed(names) for component, names in _PACKAGES.items()}
+    versions["python"] = platform.python_version()
+    versions["cuda"] = read_cuda()
+    versions["driver"] = (_text(_DRIVER) or ABSENT).strip()
+    versions["efa"] = _first(_EFA_VERSION, _EFA)
+    return versions
+
+
+def read_cuda() -> str:
+    """The CUDA that torch is built for; `absent` where it is built for processors, or is not there."""
+    return _first(_TORCH_CUDA, _torch_version_file())
+
+
+def _installed(names: Sequence[str]) -> str:
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return ABSENT
+
+
+def _torch_version_file() -> Path | None:
+    spec = importlib.util.find_spec("torch")
+    return Path(spec.origin).with_name("version.py") if spec and spec.origin else None
+
+
+def _first(pattern: re.Pattern[str], path: Path | None) -> str:
+    match = pattern.search(_text(path) or "") if path else None
+    return match[1] if match else ABSENT
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None

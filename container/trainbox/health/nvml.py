@@ -63,7 +63,7 @@ class Event(msgspec.Struct, frozen=True):
     xid: int | None
 
 
-class Deaf(msgspec.Struct, frozen=True):
+class EventsLost(msgspec.Struct, frozen=True):
     """Listening has failed, and will not come back: a lost GPU does that to all of a host."""
 
     why: str
@@ -81,7 +81,7 @@ class Gpus(Protocol):
     def read(self, index: int, fields: Collection[str] | None = None) -> GpuReading:
         """About one GPU everything, or what is named."""
 
-    def events(self, timeout_ms: int) -> Iterator[Event | Deaf | None]:
+    def events(self, timeout_ms: int) -> Iterator[Event | EventsLost | None]:
         """Xids and double-bit errors of all GPUs as they come, None whenever the time passed without any."""
 
 
@@ -160,7 +160,7 @@ class Nvml:
             values |= {"remap_pending": bool(remapped[2]), "remap_failed": bool(remapped[3])}
         return msgspec.convert({"index": index, "unread": unread, **values}, GpuReading)
 
-    def events(self, timeout_ms: int) -> Iterator[Event | Deaf | None]:
+    def events(self, timeout_ms: int) -> Iterator[Event | EventsLost | None]:
         """By nvmlEventSetWait, on all GPUs; those that have no such events are left out."""
         library = self._library
         places: dict[int, int] = {}
@@ -171,7 +171,7 @@ class Nvml:
                     handle = library.nvmlDeviceGetHandleByIndex(index)
                     self._listen(handle, listened)
                 except library.NVMLError as error:
-                    yield Deaf(f"gpu{index}: {error}")
+                    yield EventsLost(f"gpu{index}: {error}")
                 else:
                     places[_address(handle)] = index
             while True:
@@ -180,7 +180,7 @@ class Nvml:
                 except library.NVMLError_Timeout:
                     yield None
                 except library.NVMLError as error:
-                    yield Deaf(str(error))
+                    yield EventsLost(str(error))
                     break
                 else:
                     is_xid = event.eventType == library.nvmlEventTypeXidCriticalError

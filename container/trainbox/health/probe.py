@@ -35,7 +35,7 @@ class Probe(msgspec.Struct, frozen=True):
     environment: tuple[tuple[str, str], ...] = ()
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ProbeResult(msgspec.Struct, frozen=True):
     """What a probe said, and whether it came to its end."""
 
     probe: Probe
@@ -56,10 +56,10 @@ class _Running:
             _become(probe, write)
         os.close(write)
 
-    def answer(self, broken: str) -> Answer:
+    def answer(self, broken: str) -> ProbeResult:
         *whole, rest = self.said.split(b"\n")
         last = [rest] if rest else []
-        return Answer(self.probe, tuple(whole) if broken else (*whole, *last), broken)
+        return ProbeResult(self.probe, tuple(whole) if broken else (*whole, *last), broken)
 
     def end(self) -> int | None:
         """Kill it and let go of it; its exit code, None where it does not even die."""
@@ -73,7 +73,7 @@ def run(
     *,
     clock: Clock = time.monotonic,
     poller: Callable[[], selectors.BaseSelector] = selectors.DefaultSelector,
-) -> list[Answer]:
+) -> list[ProbeResult]:
     """Run all at once; comes back when the last has ended or has been ended, in the order given.
 
     Args:
@@ -82,7 +82,7 @@ def run(
             which it did not run is not theirs.
         poller: What waits for their words, in seconds of that clock.
     """
-    answers: dict[int, Answer] = {}
+    results: dict[int, ProbeResult] = {}
     running: dict[int, _Running] = {}
     with poller() as selector:
         try:
@@ -100,16 +100,16 @@ def run(
                     one.said += chunk
                     if not chunk:
                         selector.unregister(one.read)
-                        answers[key.data] = _ended(running.pop(key.data), clock)
+                        results[key.data] = _ended(running.pop(key.data), clock)
                 for place, one in list(running.items()):
                     if one.waiting.is_over:
                         selector.unregister(one.read)
                         running.pop(place).end()
-                        answers[place] = one.answer(f"no end after {one.probe.seconds:g} s")
+                        results[place] = one.answer(f"no end after {one.probe.seconds:g} s")
         finally:
             for one in running.values():
                 one.end()
-    return [answers[place] for place in range(len(probes))]
+    return [results[place] for place in range(len(probes))]
 
 
 @contextlib.contextmanager
@@ -122,7 +122,7 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-def _ended(one: _Running, clock: Clock) -> Answer:
+def _ended(one: _Running, clock: Clock) -> ProbeResult:
     """It has closed its output; whether it ended well is in its exit code."""
     code = _reap(one.pid, one.waiting.look(clock()).pause)
     if code is None:

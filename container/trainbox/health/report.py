@@ -1,19 +1,154 @@
 """How findings are told: JSON lines, a table for people, and files in `output/data/health`."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
-from trainbox.contract.finding import Finding
+from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.failure import compose
+from trainbox.contract.finding import Finding, blame, list_places
+from trainbox.contract.peer_key import SAME_KEY_HINT
 from trainbox.contract.text import visible
-from trainbox.health.checks import CHECKS, amount
-from trainbox.health.run import HealthReport
+from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, amount, found
+from trainbox.health.host import ABSENT
+from trainbox.peers.tolerant import OF_CONFIGURATION, UNPROVED
 from trainbox.whole import write
 
+_PREFIX = "versions."
 DIRECTORY = "health"
 _HEADS = ("STATUS", "CHECK", "WHERE", "FOUND", "LIMIT", "WHAT TO DO")
+
+
+class HostReport(msgspec.Struct, frozen=True):
+    """What one host has found out about itself."""
+
+    findings: tuple[Finding, ...]
+    versions: Mapping[str, str] = {}
+    #: Gigabytes per second, by device (`gpu3`, `cpu`) and by what was copied.
+    bandwidths: Mapping[str, Mapping[str, float]] = {}
+    #: Its clock minus that of the first host.
+    skew: float = 0.0
+
+
+class HealthReport(msgspec.Struct, frozen=True):
+    """What was found, and what follows from all of it: the findings are all on the first host, the rest on each."""
+
+    findings: tuple[Finding, ...]
+    #: All that was found, in a line for the log.
+    line: str
+    #: Why the job cannot go on; None where it can.
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 (go on), 64 (configuration) or 78 (hardware)."""
+        return self.diagnosis.exit_code if self.diagnosis else 0
+
+    def for_host(self, host: str) -> "HealthReport":
+        """What concerns one host."""
+        own = tuple(finding for finding in self.findings if finding.host == host)
+        return HealthReport(own, self.line, self.diagnosis)
+
+
+def compare_hosts(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
+    """Pure: what all hosts have found, and what shows only beside each other."""
+    findings = [finding for report in said.values() for finding in report.findings]
+    if len(said) + len(silent) > 1:
+        findings += [found("host.arrival", host, True, "here") for host in said]
+        findings += [_compare_clock(host, report.skew) for host, report in said.items()]
+    findings += compare_versions({host: report.versions for host, report in said.items() if report.versions})
+    findings += _compare_bandwidths(said)
+    return evaluate(findings, silent, strict=strict)
+
+
+def _compare_clock(host: str, skew: float) -> Finding:
+    return found("host.clock", host, abs(skew) <= MOST_SKEW_SECONDS, round(skew, 3), limit=MOST_SKEW_SECONDS)
+
+
+def _compare_bandwidths(said: Mapping[str, HostReport]) -> Iterator[Finding]:
+    """Hold every device against the median of all of the job."""
+    measured = [
+        (host, device, copied, speed)
+        for host, report in said.items()
+        for device, of_device in report.bandwidths.items()
+        for copied, speed in of_device.items()
+    ]
+    for host, device, copied, speed in measured:
+        least = round(LEAST_SHARE_OF_MEDIAN * median(one[3] for one in measured if one[2] == copied), 2)
+        yield found("gpu.bandwidth", host, speed >= least, speed, device=f"{device} {copied}", limit=least)
+
+
+def compare_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """Hold every host against what most hosts have; of two kinds equally common, that of the first host.
+
+    Args:
+        versions: What each host has, by host and component.
+    """
+    for check in CHECKS:
+        component = check.removeprefix(_PREFIX)
+        if component == check or not versions:
+            continue
+        had = {host: of_host.get(component, ABSENT) for host, of_host in versions.items()}
+        common = Counter(had.values()).most_common(1)[0][0]  # the first of equals: that of the first host
+        example = next(host for host, version in had.items() if version == common)
+        for host, version in had.items():
+            same = version == common
+            limit = common if same else f"{common} on {example}"
+            yield found(check, host, same, version, limit=limit)
+
+
+def evaluate(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
+    """Put all in the order of the table, the worst of its kind first, and judge it.
+
+    Args:
+        findings: Of all hosts that said something.
+        silent: Why the others did not.
+        strict: Whether warnings count as failures.
+    """
+    missing = [
+        found(
+            "host.arrival",
+            host,
+            False,
+            reason,
+            kind="configuration" if reason in OF_CONFIGURATION else None,
+            hint=SAME_KEY_HINT if reason == UNPROVED else "",
+        )
+        for host, reason in silent.items()
+    ]
+    order = {name: place for place, name in enumerate(CHECKS)}
+    # A host with another version of trainbox may know other checks.
+    ordered = tuple(sorted((*missing, *findings), key=lambda finding: order.get(finding.check, len(order))))
+    diagnosis = diagnose(ordered, strict=strict)
+    return HealthReport(ordered, summarize(ordered, diagnosis), diagnosis)
+
+
+def diagnose(findings: Sequence[Finding], *, strict: bool = False) -> Diagnosis | None:
+    """Why the job cannot go on, the same on all its hosts; None where it can.
+
+    Args:
+        findings: Those of all hosts, in the order in which they are to be told.
+        strict: Whether warnings count as failures; those that pass by themselves never do.
+    """
+    against = ("fail", "warn") if strict else ("fail",)
+    bad = [finding for finding in findings if finding.status in against and finding.kind != "transient"]
+    # With the configuration wrong, what looks like hardware may follow from it.
+    bad.sort(key=lambda finding: finding.kind != "configuration")
+    return blame(bad, amount) if bad else None
+
+
+def summarize(findings: Sequence[Finding], diagnosis: Diagnosis | None) -> str:
+    """What was found, for the log."""
+    if diagnosis is not None:
+        return f"health: NOT sound: {compose(diagnosis)}"
+    warnings = [finding for finding in findings if finding.status != "pass"]
+    hosts = len({finding.host for finding in findings})
+    said = f", {len(warnings)} warning(s): {list_places(warnings)}" if warnings else ""
+    return f"health: sound: {len(findings)} checks on {hosts} host(s){said}"
 
 
 def print_lines(findings: Sequence[Finding]) -> None:

@@ -1,50 +1,172 @@
 """Brings what the hosts of a job have found together, and comes to one diagnosis."""
 
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from statistics import median
 
 import msgspec
 
 from trainbox.clock import Clock
-from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.finding import Finding
-from trainbox.contract.peer_key import SAME_KEY_HINT
-from trainbox.health import versions
-from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, found
-from trainbox.health.collectives import RankProgram, check_collectives, choose_backend, possible
+from trainbox.health import gpus, host, probe
+from trainbox.health.arithmetic import Measured
+from trainbox.health.checks import CHECKS, found, unfinished
+from trainbox.health.collectives import RankProgram, can_run_collectives, check_collectives, choose_backend
 from trainbox.health.host import Subject
-from trainbox.health.judgement import judge, sum_up
-from trainbox.health.local import HostReport, check_host, longest
+from trainbox.health.nvml import GpuReading, NvmlMissing, open_gpus
+from trainbox.health.probe import Probe, ProbeResult
+from trainbox.health.report import HealthReport, HostReport, compare_hosts, evaluate
 from trainbox.peers.members import Members
-from trainbox.peers.tolerant import OF_CONFIGURATION, UNPROVED, MemberLost, TolerantCommunicator, join_tolerant
+from trainbox.peers.tolerant import MemberLost, TolerantCommunicator, join_tolerant
 
+_UNUSABLE = "torch cannot use this GPU: it must be built for a CUDA that the driver knows, and find free memory"
 #: From the deadline of a check to its end, and to the answer of a host with few processors.
 _OVERHEAD_SECONDS = 5.0
 #: Everybody has said everything: for one more line.
 _LAST_SECONDS = 1.0
 
 
-class HealthReport(msgspec.Struct, frozen=True):
-    """What was found, and what follows from all of it: the findings are all on the first host, the rest on each."""
+class ProbeMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a probe."""
 
-    findings: tuple[Finding, ...]
-    #: All that was found, in a line for the log.
-    line: str
-    #: Why the job cannot go on; None where it can.
-    diagnosis: Diagnosis | None = None
+    findings: tuple[Finding, ...] = ()
+    versions: Mapping[str, str] = {}
+    #: How many GPUs NVML shows, and one of them.
+    gpus: int | None = None
+    gpu: GpuReading | None = None
+    #: Why NVML cannot be used; and whether nvidia-ml-py at least is installed.
+    no_nvml: str = ""
+    installed: bool = True
+    measured: Measured | None = None
 
-    @property
-    def exit_code(self) -> int:
-        """0 (go on), 64 (configuration) or 78 (hardware)."""
-        return self.diagnosis.exit_code if self.diagnosis else 0
 
-    def of(self, host: str) -> "HealthReport":
-        """What concerns one host."""
-        own = tuple(finding for finding in self.findings if finding.host == host)
-        return HealthReport(own, self.line, self.diagnosis)
+def plan_probes(subject: Subject) -> list[Probe]:
+    """Everything that is to be checked on this host."""
+    versions_probe = _probe(subject, "versions.trainbox", _say_versions)
+    return [*_host_probes(subject), versions_probe, *_gpu_probes(subject)]
+
+
+def longest_deadline(subject: Subject) -> float:
+    """Seconds after which `check_host` has ended whatever hangs."""
+    return max(planned.seconds for planned in plan_probes(subject))
+
+
+def check_host(subject: Subject) -> HostReport:
+    """Everything that one host can find out about itself."""
+    answers = probe.run(plan_probes(subject))
+    findings: list[Finding] = []
+    facts: dict[str, str] = {}
+    bandwidths: dict[str, Mapping[str, float]] = {}
+    for answer in answers:
+        messages = [msgspec.json.decode(line, type=ProbeMessage) for line in answer.lines]
+        if answer.probe.work is _read_gpus:
+            findings += gpu_findings(subject, messages, answer)
+        elif answer.broken:
+            findings.append(_unfinished(subject, answer, answer.probe.check, answer.probe.device))
+        for message in messages:
+            findings += message.findings
+            facts |= message.versions
+            if message.measured:
+                findings.append(_exact(subject, answer.probe.device, message.measured))
+                bandwidths[answer.probe.device] = message.measured.bandwidths
+    return HostReport(tuple(findings), facts, bandwidths)
+
+
+def _probe(
+    subject: Subject,
+    check: str,
+    work: Callable[[], Iterator[ProbeMessage]] | tuple[str, ...],
+    device: str = "",
+    environment: tuple[tuple[str, str], ...] = (),
+) -> Probe:
+    return Probe(check, subject.deadline or CHECKS[check].seconds, work, device, environment)
+
+
+def _host_probes(subject: Subject) -> Iterator[Probe]:
+    for check, device, work in host.plan_checks(subject):
+        yield _probe(subject, check, partial(_said, work), device)
+
+
+def _said(work: host.Work) -> Iterator[ProbeMessage]:
+    for finding in work():
+        yield ProbeMessage(findings=(finding,))
+
+
+def _say_versions() -> Iterator[ProbeMessage]:
+    yield ProbeMessage(versions=host.read_versions())
+
+
+def _gpu_probes(subject: Subject) -> Iterator[Probe]:
+    """NVML where there are GPUs or should be; arithmetic on each, on the processor alone if there is time for it."""
+    if subject.machine.gpus or gpus.expected_gpus(subject.instance_type):
+        yield _probe(subject, "nvml.library", _read_gpus)
+    if "torch" not in subject.machine.modules:
+        return
+    devices = [("cuda", f"gpu{index}") for index in range(subject.machine.gpus)]
+    if not devices and subject.stage == "full":
+        devices = [("cpu", "cpu")]
+    for place, (kind, device) in enumerate(devices):
+        # -P: a user's `queue.py` in the working directory is none of the standard library's.
+        command = (sys.executable, "-P", "-m", "trainbox.health.arithmetic", kind, subject.stage)
+        # In NVML's order, and one alone: `gpu3` is the same GPU in both.
+        seen = (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", str(place)))
+        yield _probe(subject, "gpu.exact", command, device, seen)
+
+
+def _read_gpus() -> Iterator[ProbeMessage]:
+    """A message as soon as it is known: what comes before a call that hangs is not lost."""
+    try:
+        nvml = open_gpus()
+    except NvmlMissing as missing:
+        yield ProbeMessage(no_nvml=str(missing), installed=missing.installed)
+        return
+    count = nvml.count()
+    yield ProbeMessage(gpus=count)
+    for index in range(count):
+        yield ProbeMessage(gpu=nvml.read(index))
+
+
+def _unfinished(subject: Subject, answer: ProbeResult, check: str, device: str) -> Finding:
+    return unfinished(check, subject.host, answer.broken, device=device, seconds=answer.probe.seconds)
+
+
+def gpu_findings(subject: Subject, messages: Sequence[ProbeMessage], answer: ProbeResult) -> Iterator[Finding]:
+    """Pure: what NVML said, as far as it came."""
+    missing = next((message for message in messages if message.no_nvml), None)
+    if missing:
+        # Without nvidia-ml-py nobody knows anything; without the driver no GPU works.
+        hint = "" if missing.installed else "pip install 'trainbox[gpu]'"
+        yield found("nvml.library", subject.host, False, missing.no_nvml, soft=not missing.installed, hint=hint)
+        return
+    count = next((message.gpus for message in messages if message.gpus is not None), None)
+    if count is not None:
+        yield found("nvml.library", subject.host, True, "loaded")
+        yield gpus.check_count(subject.host, count, nodes=subject.machine.gpus, instance_type=subject.instance_type)
+    readings = [message.gpu for message in messages if message.gpu is not None]
+    yield from gpus.check_gpus(subject.host, readings)
+    if answer.broken:
+        check, device = ("nvml.library", "") if count is None else ("nvml.answers", f"gpu{len(readings)}")
+        yield _unfinished(subject, answer, check, device)
+
+
+def _exact(subject: Subject, device: str, measured: Measured) -> Finding:
+    if measured.unusable:
+        # NVML judges the device; this is more often the build of torch, or a process that holds the memory.
+        return found(
+            "gpu.exact",
+            subject.host,
+            False,
+            measured.unusable,
+            device=device,
+            kind="configuration",
+            soft=True,
+            hint=_UNUSABLE,
+        )
+    if measured.failed:
+        return found("gpu.exact", subject.host, False, measured.failed, device=device, limit=0)
+    return found("gpu.exact", subject.host, measured.wrong == 0, measured.wrong, device=device, limit=0)
 
 
 def examine(
@@ -66,36 +188,36 @@ def examine(
     timeout = job.settings.peer_timeout_seconds if job else 0.0
     with ExitStack() as stack:
         # First: it is ready when the host's own checks have ended.
-        ranks = stack.enter_context(RankProgram(subject, env)) if possible(subject) else None
+        ranks = stack.enter_context(RankProgram(subject, env)) if can_run_collectives(subject) else None
         try:
             hosts = stack.enter_context(
                 join_tolerant(members, timeout=timeout, port=subject.exchange_port, clock=clock)
             )
         except MemberLost as lost:
-            return conclude(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
+            return evaluate(check_host(subject).findings, {lost.host: lost.reason}, strict=strict)
         except OSError as error:
             taken = found("host.port", subject.host, False, error.strerror, device=f"port {subject.exchange_port}")
-            return conclude((*check_host(subject).findings, taken), {}, strict=strict)
-        return _together(subject, hosts, ranks, strict=strict, backend=choose_backend(subject, backend))
+            return evaluate((*check_host(subject).findings, taken), {}, strict=strict)
+        return _examine_together(subject, hosts, ranks, strict=strict, backend=choose_backend(subject, backend))
 
 
-def _together(
+def _examine_together(
     subject: Subject, hosts: TolerantCommunicator, ranks: RankProgram | None, *, strict: bool, backend: str
 ) -> HealthReport:
     """Check each host by itself, then, if they are sound so far, what they can do together."""
-    timeout = longest(subject) + _OVERHEAD_SECONDS
+    timeout = longest_deadline(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)
     try:
         own = msgspec.structs.replace(own, skew=hosts.measure_skew(timeout=timeout))
-        decide = partial(compare, strict=strict)
-        report = hosts.decide(own, HostReport, decide, HealthReport, timeout=timeout, share=HealthReport.of)
+        decide = partial(compare_hosts, strict=strict)
+        report = hosts.decide(own, HostReport, decide, HealthReport, timeout=timeout, share=HealthReport.for_host)
         if ranks is None or report.diagnosis:
             return report
         more = check_collectives(subject, hosts, ranks, backend=backend)
         last = partial(_add, report.findings, more, strict=strict)
-        return hosts.decide(own, HostReport, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.of)
+        return hosts.decide(own, HostReport, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.for_host)
     except MemberLost as lost:
-        report = conclude(own.findings, {lost.host: lost.reason}, strict=strict)
+        report = evaluate(own.findings, {lost.host: lost.reason}, strict=strict)
         hosts.leave(report.diagnosis.cause if report.diagnosis else str(lost))
         return report
 
@@ -109,58 +231,4 @@ def _add(
     strict: bool,
 ) -> HealthReport:
     """Who is silent by now has its finding among `more`."""
-    return conclude((*before, *more), {}, strict=strict)
-
-
-def compare(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
-    """Pure: what all hosts have found, and what shows only beside each other."""
-    findings = [finding for report in said.values() for finding in report.findings]
-    if len(said) + len(silent) > 1:
-        findings += [found("host.arrival", host, True, "here") for host in said]
-        findings += [_compare_clock(host, report.skew) for host, report in said.items()]
-    findings += versions.compare_versions({host: report.versions for host, report in said.items() if report.versions})
-    findings += _compare_bandwidths(said)
-    return conclude(findings, silent, strict=strict)
-
-
-def _compare_clock(host: str, skew: float) -> Finding:
-    return found("host.clock", host, abs(skew) <= MOST_SKEW_SECONDS, round(skew, 3), limit=MOST_SKEW_SECONDS)
-
-
-def _compare_bandwidths(said: Mapping[str, HostReport]) -> Iterator[Finding]:
-    """Hold every device against the median of all of the job."""
-    measured = [
-        (host, device, copied, speed)
-        for host, report in said.items()
-        for device, of_device in report.bandwidths.items()
-        for copied, speed in of_device.items()
-    ]
-    for host, device, copied, speed in measured:
-        least = round(LEAST_SHARE_OF_MEDIAN * median(one[3] for one in measured if one[2] == copied), 2)
-        yield found("gpu.bandwidth", host, speed >= least, speed, device=f"{device} {copied}", limit=least)
-
-
-def conclude(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
-    """Put all in the order of the table, the worst of its kind first, and judge it.
-
-    Args:
-        findings: Of all hosts that said something.
-        silent: Why the others did not.
-        strict: Whether warnings count as failures.
-    """
-    missing = [
-        found(
-            "host.arrival",
-            host,
-            False,
-            reason,
-            kind="configuration" if reason in OF_CONFIGURATION else None,
-            hint=SAME_KEY_HINT if reason == UNPROVED else "",
-        )
-        for host, reason in silent.items()
-    ]
-    order = {name: place for place, name in enumerate(CHECKS)}
-    # A host with another version of trainbox may know other checks.
-    ordered = tuple(sorted((*missing, *findings), key=lambda finding: order.get(finding.check, len(order))))
-    diagnosis = judge(ordered, strict=strict)
-    return HealthReport(ordered, sum_up(ordered, diagnosis), diagnosis)
+    return evaluate((*before, *more), {}, strict=strict)

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Order(msgspec.Struct, frozen=True):
+class GroupTask(msgspec.Struct, frozen=True):
     """One group that this host is part of."""
 
     group: int
@@ -21,7 +21,7 @@ class Order(msgspec.Struct, frozen=True):
     largest_bytes: int
 
 
-class Rank(msgspec.Struct, frozen=True):
+class RankResult(msgspec.Struct, frozen=True):
     """What one rank found, or why it found nothing."""
 
     local: int
@@ -39,25 +39,25 @@ class Rank(msgspec.Struct, frozen=True):
     broken: str = ""
 
 
-class Ran(msgspec.Struct, frozen=True):
+class HostGroupResult(msgspec.Struct, frozen=True):
     """What the ranks of this host found in one group."""
 
     group: int
-    ranks: tuple[Rank, ...]
+    ranks: tuple[RankResult, ...]
 
 
-class Call(msgspec.Struct, frozen=True):
+class ProbeRequest(msgspec.Struct, frozen=True):
     """What is to be done next."""
 
-    orders: tuple[Order, ...] = ()
+    tasks: tuple[GroupTask, ...] = ()
     #: Where to knock: host and port.
-    knocks: tuple[tuple[str, int], ...] = ()
+    targets: tuple[tuple[str, int], ...] = ()
 
 
-class Done(msgspec.Struct, frozen=True):
+class ProbeReply(msgspec.Struct, frozen=True):
     """What came of a call; the first one comes unasked, once this program is ready."""
 
-    ran: tuple[Ran, ...] = ()
+    groups: tuple[HostGroupResult, ...] = ()
     #: Hosts that did not answer a knock.
     unreached: tuple[str, ...] = ()
     #: Free ports of this host, for groups that it is the first of; a knock at the last one is answered.

@@ -1,6 +1,6 @@
 """A program of its own: one host's part of the collectives that prove the cluster.
 
-    python -P -m trainbox.health.ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
+    python -P -m trainbox.health.collective_ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
 
 It imports torch once (seconds) and forks a fresh process for every rank of every group, each with a hard deadline: what
 a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has moved, convicts sound
@@ -32,11 +32,11 @@ from torch._C._distributed_c10d import TCPStore
 from trainbox.clock import Clock, Sleep
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
-from trainbox.health.orders import Call, Done, Order, Ran, Rank
+from trainbox.health.probe_protocol import GroupTask, HostGroupResult, ProbeReply, ProbeRequest, RankResult
 from trainbox.peers.sockets import listen, serve_store
 from trainbox.say import say
 
-DRILL = "TRAINBOX_HEALTH_DRILL"
+FAULT_VARIABLE = "TRAINBOX_HEALTH_DRILL"
 _PERIOD = 1024
 _WEIGHTS = 16
 _EXACT = 2**24
@@ -48,10 +48,10 @@ _LONG_SECONDS = 0.05
 _REPEATED_SECONDS = 0.2
 _REPEATS = 10
 _BACKLOG = 1024
-_KNOCK_SECONDS = 3.0
-_KNOCK_AGAIN_SECONDS = 0.3
-_DOOR_SECONDS = 1.0
-_DOOR_AGAIN_SECONDS = 0.005
+_CONNECT_SECONDS = 3.0
+_CONNECT_TRY_SECONDS = 0.3
+_STORE_CONNECT_SECONDS = 1.0
+_STORE_RETRY_SECONDS = 0.005
 _PATIENT = 0.7
 
 
@@ -62,20 +62,20 @@ def main(argv: Sequence[str]) -> int:
     answers = os.dup(1)
     # What libraries print (NCCL_DEBUG) is for the log.
     os.dup2(2, 1)
-    with os.fdopen(answers, "wb") as out, _open_door(argv[1]) as door:
+    with os.fdopen(answers, "wb") as out, _open_listener(argv[1]) as listener:
         for line in chain([b"{}"], sys.stdin.buffer):
-            call = msgspec.json.decode(line, type=Call)
-            ran, unreached = run_groups(call.orders, env), knock(call.knocks)
+            request = msgspec.json.decode(line, type=ProbeRequest)
+            groups, unreached = run_groups(request.tasks, env), find_unreachable(request.targets)
             for one in reserved:
                 one.close()
             reserved = [_reserve() for _ in range(int(argv[0]))]
-            ports = tuple(one.getsockname()[1] for one in (*reserved, door))
-            out.write(msgspec.json.encode(Done(ran, unreached, ports)) + b"\n")
+            ports = tuple(one.getsockname()[1] for one in (*reserved, listener))
+            out.write(msgspec.json.encode(ProbeReply(groups, unreached, ports)) + b"\n")
             out.flush()
     return 0
 
 
-def _open_door(host: str) -> socket.socket:
+def _open_listener(host: str) -> socket.socket:
     """Listen for the knocks of other hosts."""
     try:
         return listen(host, 0, backlog=_BACKLOG)
@@ -92,37 +92,37 @@ def _reserve() -> socket.socket:
     return one
 
 
-def run_groups(orders: Sequence[Order], env: Mapping[str, str]) -> tuple[Ran, ...]:
+def run_groups(tasks: Sequence[GroupTask], env: Mapping[str, str]) -> tuple[HostGroupResult, ...]:
     """All groups at once, each rank in a process of its own; a variable may plant a fault in one."""
     probes = {
-        (order.group, local): probe.Probe(
-            "collective", order.seconds, partial(_measure, order, local, read_drill(env, local))
+        (task.group, local): probe.Probe(
+            "collective", task.seconds, partial(_measure, task, local, read_fault(env, local))
         )
-        for order in orders
-        for local in range(order.ranks)
+        for task in tasks
+        for local in range(task.ranks)
     }
     answers = dict(zip(probes, probe.run(list(probes.values())), strict=True))
     return tuple(
-        Ran(order.group, tuple(_rank(local, answers[order.group, local]) for local in range(order.ranks)))
-        for order in orders
+        HostGroupResult(task.group, tuple(_rank(local, answers[task.group, local]) for local in range(task.ranks)))
+        for task in tasks
     )
 
 
-def _rank(local: int, answer: probe.Answer) -> Rank:
+def _rank(local: int, answer: probe.ProbeResult) -> RankResult:
     if answer.broken or not answer.lines:
-        return Rank(local, broken=answer.broken or "it said nothing")
-    return msgspec.json.decode(answer.lines[-1], type=Rank)
+        return RankResult(local, broken=answer.broken or "it said nothing")
+    return msgspec.json.decode(answer.lines[-1], type=RankResult)
 
 
-def knock(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
+def find_unreachable(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
     """Hosts to which no connection can be made; all are tried at once."""
 
     def try_one(host: str, port: int) -> Iterator[bool]:
         # Often, for the kernel itself would try twice in this time: a way that loses packets is not a closed one.
-        until = time.monotonic() + _KNOCK_SECONDS
+        until = time.monotonic() + _CONNECT_SECONDS
         while True:
             try:
-                socket.create_connection((host, port), timeout=_KNOCK_AGAIN_SECONDS).close()
+                socket.create_connection((host, port), timeout=_CONNECT_TRY_SECONDS).close()
             except TimeoutError:
                 if time.monotonic() >= until:
                     raise
@@ -130,70 +130,70 @@ def knock(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
                 yield True
                 return
 
-    probes = [probe.Probe("reach", _KNOCK_SECONDS + 1, partial(try_one, host, port)) for host, port in places]
+    probes = [probe.Probe("reach", _CONNECT_SECONDS + 1, partial(try_one, host, port)) for host, port in places]
     return tuple(host for (host, _), answer in zip(places, probe.run(probes), strict=True) if answer.broken)
 
 
-def _measure(order: Order, local: int, drill: str) -> Iterator[Rank]:
+def _measure(task: GroupTask, local: int, fault: str) -> Iterator[RankResult]:
     """In the rank's own process; what torch.distributed raises when others are missing is a RuntimeError."""
     try:
-        yield _meet(order, local, drill)
+        yield _meet(task, local, fault)
     except RuntimeError as error:
-        yield Rank(local, waited=str(error).partition("\n")[0])
+        yield RankResult(local, waited=str(error).partition("\n")[0])
 
 
-def _meet(order: Order, local: int, drill: str) -> Rank:
-    if drill == "die":
+def _meet(task: GroupTask, local: int, fault: str) -> RankResult:
+    if fault == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    if drill == "hang":
-        time.sleep(order.seconds)
-    rank = order.first + local
-    device = torch.device("cuda", local) if order.backend == "nccl" else torch.device("cpu")
+    if fault == "hang":
+        time.sleep(task.seconds)
+    rank = task.first + local
+    device = torch.device("cuda", local) if task.backend == "nccl" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
     # Who only waits for others says so before it is ended: that tells it from who hangs.
-    limit = timedelta(seconds=_PATIENT * order.seconds)
-    left = await_door(order.address, order.port, limit) if rank else limit
-    store = _open_store(order, left) if rank else _serve_group(order, left)
-    dist.init_process_group(order.backend, store=store, rank=rank, world_size=order.world, timeout=limit)
-    meter = _Meter(rank, order.world, device, off=int(drill == "wrong"))
+    limit = timedelta(seconds=_PATIENT * task.seconds)
+    left = await_store(task.address, task.port, limit) if rank else limit
+    store = _open_store(task, left) if rank else _serve_group(task, left)
+    dist.init_process_group(task.backend, store=store, rank=rank, world_size=task.world, timeout=limit)
+    meter = _Meter(rank, task.world, device, off=int(fault == "wrong"))
     latency = meter.latency()
-    bandwidth = meter.bandwidth(order.largest_bytes)
+    bandwidth = meter.bandwidth(task.largest_bytes)
     wrong = meter.total_wrong()
     suspects = meter.wrong_senders() if wrong else ()
     # The store is the first rank's: it must not go before the others have all they need.
     dist.barrier()
-    return Rank(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
+    return RankResult(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
 
 
-def _open_store(order: Order, limit: timedelta, *, is_server: bool = False) -> TCPStore:
-    return TCPStore(order.address, order.port, is_master=is_server, wait_for_workers=False, timeout=limit)
+def _open_store(task: GroupTask, limit: timedelta, *, is_server: bool = False) -> TCPStore:
+    return TCPStore(task.address, task.port, is_master=is_server, wait_for_workers=False, timeout=limit)
 
 
-def _serve_group(order: Order, limit: timedelta) -> TCPStore:
+def _serve_group(task: GroupTask, limit: timedelta) -> TCPStore:
     with contextlib.suppress(OSError):
-        return serve_store(order.address, order.port, timeout=limit)
-    return _open_store(order, limit, is_server=True)  # listens on all addresses, or says why it cannot
+        return serve_store(task.address, task.port, timeout=limit)
+    return _open_store(task, limit, is_server=True)  # listens on all addresses, or says why it cannot
 
 
-def try_door(host: str, port: int) -> None:
+def connect_once(host: str, port: int) -> None:
     """Connect once.
 
     Raises:
         OSError: Nobody listens, or the host cannot be reached.
     """
-    socket.create_connection((host, port), timeout=_DOOR_SECONDS).close()
+    socket.create_connection((host, port), timeout=_STORE_CONNECT_SECONDS).close()
 
 
-def await_door(
+def await_store(
     host: str,
     port: int,
     limit: timedelta,
     *,
     clock: Clock = time.monotonic,
     sleep: Sleep = time.sleep,
-    connect: Callable[[str, int], None] = try_door,
+    connect: Callable[[str, int], None] = connect_once,
 ) -> timedelta:
     """Wait until the first rank listens: a client of its store that comes too early sleeps half a second.
 
@@ -207,12 +207,12 @@ def await_door(
         try:
             connect(host, port)
         except ConnectionRefusedError:
-            sleep(_DOOR_AGAIN_SECONDS)
+            sleep(_STORE_RETRY_SECONDS)
         except OSError:
             break
         else:
             break
-    return timedelta(seconds=max(_DOOR_SECONDS, until - clock()))
+    return timedelta(seconds=max(_STORE_CONNECT_SECONDS, until - clock()))
 
 
 class _Meter:
@@ -298,9 +298,9 @@ def _weight(rank: int) -> int:
     return rank % _WEIGHTS + 1
 
 
-def read_drill(env: Mapping[str, str], local: int) -> str:
+def read_fault(env: Mapping[str, str], local: int) -> str:
     """The fault that this local rank is to show; empty for none."""
-    kind, _, rank = env.get(DRILL, "").partition(" ")
+    kind, _, rank = env.get(FAULT_VARIABLE, "").partition(" ")
     return kind if rank == str(local) else ""
 
 

@@ -7,11 +7,8 @@ import pytest
 
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.finding import Finding, in_words
-from trainbox.health.checks import CHECKS, amount, found, unfinished
-from trainbox.health.explain import explanation
-from trainbox.health.judgement import judge
-from trainbox.health.local import HostReport
-from trainbox.health.run import compare, conclude
+from trainbox.health.checks import CHECKS, amount, explanation, found, unfinished
+from trainbox.health.report import HostReport, compare_hosts, diagnose, evaluate
 from trainbox.peers.tolerant import OTHER_VERSION
 
 GOOD = found("host.disk", "algo-1", True, 2**40, device="model")
@@ -22,7 +19,7 @@ SLOW = found("nvml.throttle", "algo-1", False, "power brake", device="gpu0")
 
 
 def why(*findings: Finding) -> Diagnosis:
-    diagnosis = judge(findings)
+    diagnosis = diagnose(findings)
     assert diagnosis is not None
     return diagnosis
 
@@ -33,7 +30,7 @@ def test_a_finding_has_the_keys_of_the_report_in_their_order() -> None:
 
 
 def test_sound_hosts_go_on() -> None:
-    report = conclude([GOOD], {}, strict=False)
+    report = evaluate([GOOD], {}, strict=False)
     assert (report.exit_code, report.diagnosis) == (0, None)
     assert report.line == "health: sound: 1 checks on 1 host(s)"
 
@@ -61,10 +58,10 @@ def test_a_finding_about_the_host_itself_keeps_the_place_of_the_device() -> None
 
 
 def test_warnings_go_on_unless_strict() -> None:
-    report = conclude([SLOW], {}, strict=False)
+    report = evaluate([SLOW], {}, strict=False)
     assert report.diagnosis is None
     assert "1 warning(s): algo-1 gpu0 nvml.throttle" in report.line
-    report = conclude([SLOW], {}, strict=True)
+    report = evaluate([SLOW], {}, strict=True)
     assert report.exit_code == 78
     assert report.line.startswith("health: NOT sound: HARDWARE algo-1 gpu0 nvml.throttle")
 
@@ -73,7 +70,7 @@ def test_what_passes_by_itself_never_ends_a_job() -> None:
     passing = found("nvml.xid", "algo-1", False, "Xid 31", device="gpu0", kind="transient", soft=True)
     hung = unfinished("host.shm", "algo-1", "no end", device="", seconds=20)
     assert (hung.status, hung.kind) == ("fail", "transient")
-    report = conclude([passing, hung], {}, strict=True)
+    report = evaluate([passing, hung], {}, strict=True)
     assert report.diagnosis is None
     assert "2 warning(s)" in report.line
 
@@ -92,16 +89,16 @@ def test_a_long_list_is_cut() -> None:
 
 @pytest.mark.parametrize("order", list(itertools.permutations([GOOD, REMAP, DISK, SLOW])))
 def test_the_judgement_does_not_depend_on_who_spoke_first(order: tuple[Finding, ...]) -> None:
-    assert conclude(order, {}, strict=False).diagnosis == judge([DISK, REMAP, SLOW])
+    assert evaluate(order, {}, strict=False).diagnosis == diagnose([DISK, REMAP, SLOW])
 
 
 def test_of_three_hosts_the_one_that_differs_is_named_and_of_two_the_second() -> None:
     versions = {f"algo-{n}": {"torch": version} for n, version in enumerate(["2.12", "2.13", "2.13"], start=1)}
     said = {host: HostReport((), own) for host, own in versions.items()}
-    (bad,) = [one for one in compare(said, {}, strict=False).findings if one.status == "fail"]
+    (bad,) = [one for one in compare_hosts(said, {}, strict=False).findings if one.status == "fail"]
     assert (bad.check, bad.host, bad.value, bad.limit) == ("versions.torch", "algo-1", "2.12", "2.13 on algo-2")
     del said["algo-3"]
-    (bad,) = [one for one in compare(said, {}, strict=False).findings if one.status == "fail"]
+    (bad,) = [one for one in compare_hosts(said, {}, strict=False).findings if one.status == "fail"]
     assert (bad.host, bad.value, bad.limit) == ("algo-2", "2.13", "2.12 on algo-1")
 
 
@@ -112,7 +109,9 @@ def test_a_slow_gpu_is_held_against_the_median_of_the_job() -> None:
         for n, speed in enumerate(speeds)
     }
     slow = [
-        one for one in compare(said, {}, strict=False).findings if one.status != "pass" and one.check != "host.clock"
+        one
+        for one in compare_hosts(said, {}, strict=False).findings
+        if one.status != "pass" and one.check != "host.clock"
     ]
     assert [(one.check, one.host, one.device, one.status, one.value) for one in slow] == [
         ("gpu.bandwidth", "algo-3", "gpu0 device", "warn", 900.0)
@@ -121,13 +120,13 @@ def test_a_slow_gpu_is_held_against_the_median_of_the_job() -> None:
 
 
 def test_a_host_of_another_version_is_configuration() -> None:
-    report = conclude([], {"algo-2": OTHER_VERSION}, strict=False)
+    report = evaluate([], {"algo-2": OTHER_VERSION}, strict=False)
     assert report.exit_code == 64
 
 
 def test_a_check_that_only_another_version_knows_is_still_told() -> None:
     new = Finding("host.moon", "algo-2", "", "fail", "full", "new", "hardware")
-    report = conclude([new, GOOD], {}, strict=False)
+    report = evaluate([new, GOOD], {}, strict=False)
     assert [one.check for one in report.findings] == ["host.disk", "host.moon"]
     assert report.diagnosis is not None
     assert report.diagnosis.cause == "HARDWARE algo-2 - host.moon: full (limit: new)"

@@ -13,8 +13,9 @@ from tests.support.timeline import Timeline
 from trainbox.contract.finding import Finding
 from trainbox.contract.lookout import Post, look
 from trainbox.health.checks import found
+from trainbox.health.gpus import HARDWARE_XIDS, PROGRAM_XIDS, classify_event, find_newly_bad
 from trainbox.health.nvml import Event
-from trainbox.health.watch import HARDWARE_XIDS, PROGRAM_XIDS, Turn, Watch, judge_event, newly_bad
+from trainbox.health.sidecar import GpuMonitor, GpuUpdate
 
 ECC = found("nvml.ecc_uncorrected", "algo-1", False, 3, device="gpu1", limit=0)
 GPU_IS_LOST = 15  # nvml.h
@@ -28,7 +29,7 @@ class Host:
         (self._file,) = directory.glob("nvml-*.json")
         self.content = content
         self.time = Timeline()
-        self.watch = Watch("algo-1", nvml, clock=self.time.clock)
+        self.monitor = GpuMonitor("algo-1", nvml, clock=self.time.clock)
 
     def change(self, **calls: Any) -> None:
         """The second GPU says something else from now on."""
@@ -36,7 +37,7 @@ class Host:
         self._file.write_text(json.dumps(self.content))
 
     def read(self) -> list[tuple[str, str, object]]:
-        return [(one.check, one.device, one.value) for one in self.watch.read()]
+        return [(one.check, one.device, one.value) for one in self.monitor.read()]
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def test_xids_are_sorted_into_hardware_and_programs(host: Callable[[dict[str, An
         [0, "nvmlEventTypeDoubleBitEccError", 0],
         [2, "nvmlEventTypeXidCriticalError", 4711],
     ]
-    turns = host(content).watch.turns(wait_ms=1)
-    assert [short(next(turns).findings) for _ in range(5)] == [
+    updates = host(content).monitor.updates(wait_ms=1)
+    assert [short(next(updates).findings) for _ in range(5)] == [
         [("gpu3", "fail", "hardware", "Xid 79: the GPU has fallen off the bus")],
         [("gpu1", "warn", "transient", "Xid 31: GPU memory page fault")],
         [("gpu0", "fail", "hardware", "double-bit ECC error")],
@@ -68,7 +69,7 @@ def test_xids_are_sorted_into_hardware_and_programs(host: Callable[[dict[str, An
 
 
 def test_an_event_of_a_gpu_that_nvml_does_not_name_is_one_of_the_host() -> None:
-    assert judge_event("algo-1", Event(None, 79)).place == "algo-1 - nvml.xid"
+    assert classify_event("algo-1", Event(None, 79)).place == "algo-1 - nvml.xid"
 
 
 @pytest.mark.parametrize(
@@ -120,24 +121,24 @@ def test_what_was_bad_before_is_found_where_it_has_grown(host: Callable[[dict[st
 
 def test_only_news_is_news() -> None:
     place = ("nvml.ecc_uncorrected", "gpu1")
-    assert newly_bad([ECC], {}, set()) == (ECC,)
-    assert newly_bad([ECC], {}, {place}) == ()
-    assert newly_bad([ECC], {place: 3}, set()) == ()
-    assert newly_bad([ECC], {place: 2}, set()) == (ECC,)
-    assert newly_bad([ECC], {place: "unknown"}, set()) == ()
+    assert find_newly_bad([ECC], {}, set()) == (ECC,)
+    assert find_newly_bad([ECC], {}, {place}) == ()
+    assert find_newly_bad([ECC], {place: 3}, set()) == ()
+    assert find_newly_bad([ECC], {place: 2}, set()) == (ECC,)
+    assert find_newly_bad([ECC], {place: "unknown"}, set()) == ()
 
 
 def test_the_gpus_are_read_now_and_then_and_after_each_event(host: Callable[[dict[str, Any]], Host]) -> None:
     watched = host(recording(2))
-    turns = watched.watch.turns(wait_ms=1, seconds=1000)
-    assert next(turns) == Turn()
+    updates = watched.monitor.updates(wait_ms=1, seconds=1000)
+    assert next(updates) == GpuUpdate()
     watched.change(nvmlDeviceGetRemappedRows=[0, 1, 0, 1])
-    assert next(turns) == Turn()
+    assert next(updates) == GpuUpdate()
     watched.content["events"] = [[0, "nvmlEventTypeXidCriticalError", 63]]
     watched.change()
-    assert [one.check for one in next(turns).findings] == ["nvml.xid"]
-    assert [one.check for one in next(turns).findings] == ["nvml.row_remap_failed"]
-    often = watched.watch.turns(wait_ms=1, seconds=0)
+    assert [one.check for one in next(updates).findings] == ["nvml.xid"]
+    assert [one.check for one in next(updates).findings] == ["nvml.row_remap_failed"]
+    often = watched.monitor.updates(wait_ms=1, seconds=0)
     watched.change(nvmlDeviceGetTotalEccErrors=1)
     assert [one.check for _ in range(3) for one in next(often).findings] == ["nvml.xid", "nvml.ecc_uncorrected"]
 
@@ -147,25 +148,25 @@ def test_unasked_the_gpus_are_read_every_so_many_seconds(
     host: Callable[[dict[str, Any]], Host], seconds: float
 ) -> None:
     watched = host(recording(2))
-    turns = watched.watch.turns(wait_ms=1, seconds=seconds)
-    assert next(turns) == Turn()
+    updates = watched.monitor.updates(wait_ms=1, seconds=seconds)
+    assert next(updates) == GpuUpdate()
     for change in ({"nvmlDeviceGetTotalEccErrors": 1}, {"nvmlDeviceGetRemappedRows": [0, 1, 0, 1]}):
         watched.change(**change)
         watched.time.sleep(seconds - 0.125)
-        assert next(turns) == Turn()
+        assert next(updates) == GpuUpdate()
         watched.time.sleep(0.125)
-        assert len(next(turns).findings) == 1
+        assert len(next(updates).findings) == 1
 
 
 def test_an_answer_comes_behind_the_events_that_were_there_when_it_was_asked_for(
     host: Callable[[dict[str, Any]], Host],
 ) -> None:
     watched = host(recording(2))
-    turns = watched.watch.turns(is_asked=lambda: True, wait_ms=1, seconds=1000)
-    assert next(turns) == Turn()
+    updates = watched.monitor.updates(is_asked=lambda: True, wait_ms=1, seconds=1000)
+    assert next(updates) == GpuUpdate()
     watched.content["events"] = [[0, "nvmlEventTypeXidCriticalError", 79], [1, "nvmlEventTypeXidCriticalError", 79]]
     watched.change()
-    assert [(len(turn.findings), turn.answers) for turn in (next(turns), next(turns), next(turns))] == [
+    assert [(len(update.findings), update.answers) for update in (next(updates), next(updates), next(updates))] == [
         (1, False),
         (1, False),
         (0, True),
@@ -179,9 +180,9 @@ def test_a_driver_that_reports_no_more_events_is_read_all_the_same(
     content["nvmlEventSetWait"] = {"error": GPU_IS_LOST}
     content["gpus"][0]["nvmlDeviceGetSupportedEventTypes"] = {"error": 3}
     watched = host(content)
-    turns = watched.watch.turns(wait_ms=1, seconds=0)
+    updates = watched.monitor.updates(wait_ms=1, seconds=0)
     watched.change(nvmlDeviceGetTotalEccErrors=1)
-    assert [one.check for _ in range(5) for one in next(turns).findings] == ["nvml.ecc_uncorrected"]
+    assert [one.check for _ in range(5) for one in next(updates).findings] == ["nvml.ecc_uncorrected"]
     said = [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
     assert said == ["Not Supported", "GPU is lost"]
 
