@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "container"
 MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ("trainbox", (), "What every training script can import. `import trainbox` loads a name when it is first used."),
     (
-        "trainbox.channels",
+        "trainbox.data",
         ("read_table", "Table", "ColumnSpec"),
         "Reads a channel: CSV, Parquet, libsvm, recordio-protobuf.",
     ),
@@ -45,12 +45,12 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
         "A job as a value: a typed subset of CreateTrainingJob.",
     ),
     (
-        "trainbox.workbench.run_job",
+        "trainbox.local.run_job",
         ("run_job", "LocalOptions", "JobOutcome"),
         "Runs a job on this machine.",
     ),
     (
-        "trainbox.workbench.events",
+        "trainbox.local.events",
         (
             "Listener",
             "JobStarted",
@@ -63,7 +63,7 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
         ),
         "What `run_job` reports while a job runs.",
     ),
-    ("trainbox.workbench.stop_request", ("StopRequest",), "Stops a job that `run_job` runs."),
+    ("trainbox.local.stop_request", ("StopRequest",), "Stops a job that `run_job` runs."),
     ("trainbox.sagemaker", ("Trainbox",), "For the `ModelTrainer` of SageMaker's SDK v3."),
 )
 #: Methods that a library calls, which no script does.

@@ -14,8 +14,8 @@ from unittest.mock import patch
 import numpy as np
 import xgboost as xgb
 
-from trainbox.channels import Table
 from trainbox.contract.job import Channel
+from trainbox.data import Table
 from trainbox.xgboost import shards
 from trainbox.xgboost.cluster import Alone
 from trainbox.xgboost.declared import metric_names, objective_of

@@ -7,9 +7,9 @@ import pytest
 import scipy.sparse
 import xgboost as xgb
 
-from trainbox.channels import Table
-from trainbox.checkpointing import Checkpoint
+from trainbox.checkpoint.store import Checkpoint
 from trainbox.contract.job import Channel
+from trainbox.data import Table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.xgboost.agreement import Report, agree
 from trainbox.xgboost.cluster import Alone

@@ -20,10 +20,10 @@ from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import all_estimators, get_tags
 
-from trainbox.channels import Table
 from trainbox.contract.job import Job
+from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.sklearn.data import Data, count_missing, targets
 from trainbox.sklearn.entry import TORCH_BACKEND
 from trainbox.sklearn.params import Params
@@ -131,7 +131,7 @@ def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN4
     if not fits:
         other = "regression" if params.task == "classification" else "classification"
         raise _wrong(name, f"that is nothing for task={params.task}", hint=f"say task={other}, or name another one")
-    say(f"estimator: {made!r}; one fit, so that an interrupted job begins anew")
+    emit(f"estimator: {made!r}; one fit, so that an interrupted job begins anew")
     return made
 
 
@@ -190,7 +190,7 @@ def fit_estimator(made: Any, params: Params, data: Data) -> Any:  # noqa: ANN401
         except (TypeError, ValueError) as error:
             raise DataError(f"{type(made).__name__} does not learn from these rows: {error}") from error
     for warning in {str(each.message) for each in said}:
-        say(f"{type(made).__name__}: {warning}")
+        emit(f"{type(made).__name__}: {warning}")
     return made
 
 

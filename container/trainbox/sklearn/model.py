@@ -19,18 +19,18 @@ import sklearn
 import skops.io
 
 import trainbox
-from trainbox import whole
+from trainbox import atomic_write as whole
 from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
-from trainbox.say import say
+from trainbox.log_lines import emit
+from trainbox.model import curves
+from trainbox.model.plots import Picture, draw_importance
+from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
 from trainbox.sklearn.texts import collapse, expand
-from trainbox.tabular import curves
-from trainbox.tabular.plots import Picture, draw_importance
-from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.texts import by_name, explain
 
 _MEASURES = {
@@ -99,16 +99,16 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
     try:
         safe = packed.result()
     except skops.io.exceptions.UnsupportedTypeException as error:
-        say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
+        emit(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
         written.append(trainbox.save("model.skops", safe))
         trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.io.get_untrusted_types(data=safe)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
     trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(written[0], data, card))))
-    say(f"saved {type(model).__name__} to {written[0]}")
+    emit(f"saved {type(model).__name__} to {written[0]}")
     for text in explain(data.coding, data.columns, card.unseen):
-        say(text)
+        emit(text)
 
 
 def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
@@ -165,7 +165,7 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]
         importance: By feature.
     """
     if not importance:
-        say("the model does not say which features matter: there is no feature-importance.json")
+        emit("the model does not say which features matter: there is no feature-importance.json")
         return []
     directory = trainbox.current_job().layout.output_data_dir
     directory.mkdir(parents=True, exist_ok=True)

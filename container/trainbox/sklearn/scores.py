@@ -25,7 +25,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from trainbox.channels import Table
+from trainbox.data import Table
 from trainbox.sklearn.params import GOALS
 
 Array = npt.NDArray[Any]

@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import trainbox
+from trainbox.comm import Communicator
 from trainbox.contract.world import world_hosts
 from trainbox.errors import RunError
-from trainbox.peers import Communicator
+from trainbox.model.plots import Picture, draw_pictures
 from trainbox.sklearn.boosted import boost, explain_boost, save_booster, score_booster
 from trainbox.sklearn.data import Data, meet, read_data
 from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
@@ -30,7 +31,6 @@ from trainbox.sklearn.model import describe, find_importance, save_curves, save_
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.resuming import identify, open_store, resume, save_parts
 from trainbox.tabular.pace import Pace
-from trainbox.tabular.plots import Picture, draw_pictures
 from trainbox.tabular.script import log_line
 
 if TYPE_CHECKING:
@@ -164,35 +164,35 @@ class Growth:
     """
 
     def __init__(
-        self, params: Params, data: Data, circle: Communicator, stack: ExitStack, pictures: list[Picture]
+        self, params: Params, data: Data, communicator: Communicator, stack: ExitStack, pictures: list[Picture]
     ) -> None:
         check_rows(params, data)
-        self._former = read_former(params, data, circle)
-        self._params, self._circle, self._stack, self._pictures = params, circle, stack, pictures
-        self._own = slices(data.shares, params.n_estimators, self._former.trees)[circle.rank]
-        self._store, self._identity = open_store(circle), identify(params, data, self._former)
+        self._former = read_former(params, data, communicator)
+        self._params, self._circle, self._stack, self._pictures = params, communicator, stack, pictures
+        self._own = slices(data.shares, params.n_estimators, self._former.trees)[communicator.rank]
+        self._store, self._identity = open_store(communicator), identify(params, data, self._former)
         self._parts, self._history = resume(self._store, self._identity, self._own, params, data)
         self._data = lay_out(data)
-        self._judge = Judge(params, self._data) if circle.members.is_first else None
+        self._judge = Judge(params, self._data) if communicator.members.is_first else None
         if self._judge:
             self._judge.recall([*self._former.parts, *self._parts])
         self._gathered: Sequence[Part] = ()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, float]]]:
-        params, circle, parts = self._params, self._circle, self._parts
+        params, communicator, parts = self._params, self._circle, self._parts
         # Until the end of the session: waiting for the trees that are growing at a stop must not delay saving.
         groups = groups_left(self._own, parts, params.checkpoint_every)
         growing = self._stack.enter_context(grow(params, self._data, groups))
-        stock = take_stock(circle, self._own, parts, stop=trainbox.stop_requested())
+        stock = take_stock(communicator, self._own, parts, stop=trainbox.stop_requested())
         pace = Pace(params.n_estimators - self._former.trees, stock.grown, "trees")
         while stock.left and not stock.stop:
             for part in itertools.islice(growing, 1):  # none where other hosts still grow, and this one is done
                 parts.append(part)
                 yield from self._hear(part)
                 save_parts(self._store, parts, self._identity, self._history)
-            stock = take_stock(circle, self._own, parts, stop=trainbox.stop_requested())
+            stock = take_stock(communicator, self._own, parts, stop=trainbox.stop_requested())
             pace.tell(stock.grown)
-        self._gathered = gather_parts(circle, parts, params, self._data)
+        self._gathered = gather_parts(communicator, parts, params, self._data)
         for part in self._gathered[len(parts) :]:
             yield from self._hear(part)
 

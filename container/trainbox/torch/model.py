@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import trainbox
 from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
-from trainbox.tabular.curves import save_curves
-from trainbox.tabular.plots import draw_pictures
-from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
+from trainbox.model.curves import save_curves
+from trainbox.model.plots import draw_pictures
+from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
 from trainbox.torch.epochs import BestEpoch

@@ -12,8 +12,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import trainbox
-from trainbox.channels import Coding, ColumnSpec, Table, digest_coding, say_unread
 from trainbox.contract.model_card import FeatureType
+from trainbox.data import Coding, ColumnSpec, Table, digest_coding, say_unread
 from trainbox.errors import DataError
 from trainbox.tabular.texts import by_name
 from trainbox.torch import encoders

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import trainbox
-from trainbox.checkpointing import Checkpoint
+from trainbox.checkpoint.store import Checkpoint
+from trainbox.comm import Communicator
 from trainbox.errors import RunError
-from trainbox.peers import Communicator
-from trainbox.tabular.plots import draw_pictures
+from trainbox.model.plots import draw_pictures
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
 from trainbox.xgboost.cluster import collective
@@ -54,16 +54,16 @@ class BoostingSession:
             CheckpointError: A checkpoint cannot be read.
         """
         params, store = self._params, trainbox.checkpoints()
-        circle = self._stack.enter_context(meet())
-        check_members(params, circle.size)
+        communicator = self._stack.enter_context(meet())
+        check_members(params, communicator.size)
         found = store.latest() if not params.kfold else None
-        data = read_data(params, circle, self._stack, checkpoint=found.step if found else None)
-        if params.kfold and circle.size > 1:
+        data = read_data(params, communicator, self._stack, checkpoint=found.step if found else None)
+        if params.kfold and communicator.size > 1:
             raise RunError("cross-validation trains in one process", hint="one instance, and no processes_per_host")
-        former = read_former(params, data.agreement, circle)
+        former = read_former(params, data.agreement, communicator)
         if params.kfold:
             found = store.latest()
-        return Boosting(params, circle, data, store=store, found=found, former=former)
+        return Boosting(params, communicator, data, store=store, found=found, former=former)
 
 
 class Boosting:
@@ -76,20 +76,20 @@ class Boosting:
     def __init__(
         self,
         params: Params,
-        circle: Communicator,
+        communicator: Communicator,
         data: Data,
         *,
         store: trainbox.Checkpoints,
         found: Checkpoint | None,
         former: Former | None,
     ) -> None:
-        self.rank, self._data = circle.rank, data
-        self._params, self._circle = params, circle
+        self.rank, self._data = communicator.rank, data
+        self._params, self._circle = params, communicator
         self._store, self._found, self._former = store, found, former
         self._bins = data.bins(params, found)
         self._identity = identify(params, data.agreement, self._bins, former)
         # Kept now: training frees the rows.
-        self._thin = thin_rows(data.shards["train"]) if circle.members.is_first else None
+        self._thin = thin_rows(data.shards["train"]) if communicator.members.is_first else None
 
     def resume(self) -> Progress:
         """Load the newest checkpoint, or else the model of the channel `model`; without either, start at round 0.

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 import trainbox
-from trainbox.channels import Table
-from trainbox.checkpointing import Checkpoint
-from trainbox.tabular.plots import draw_pictures
-from trainbox.tabular.samples import Matrix
+from trainbox.checkpoint.store import Checkpoint
+from trainbox.data import Table
+from trainbox.model.plots import draw_pictures
+from trainbox.model.samples import Matrix
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
 from trainbox.xgboost.cluster import Alone
