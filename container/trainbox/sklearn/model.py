@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import joblib
@@ -95,7 +94,8 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)
         packed = pool.submit(_pack, model)
-    written, trusted = [trainbox.save("model.joblib", pickled.result())], list[str]()
+    content = pickled.result()
+    written, trusted = [trainbox.save("model.joblib", content)], list[str]()
     try:
         safe = packed.result()
     except skops.io.exceptions.UnsupportedTypeException as error:
@@ -105,15 +105,16 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
         trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.io.get_untrusted_types(data=safe)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
-    trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(written[0], data, card))))
+    trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(content, data, card))))
     emit(f"saved {type(model).__name__} to {written[0]}")
     for text in explain(data.coding, data.columns, card.unseen):
         emit(text)
 
 
-def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
-    """Made-up rows, and what the model in a file says of them: a share for each class, else a class or a number."""
-    model, rows = joblib.load(path), thin_out(data.train.features)
+def _samples(pickled: bytes, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
+    """Made-up rows, and what a model just written says of them: a share for each class, else a class or a number."""
+    # Not from the file: what this process has pickled itself may be unpickled, what lies on a disk may not.
+    model, rows = joblib.load(io.BytesIO(pickled)), thin_out(data.train.features)
     _, importance = find_importance(model, data.features)
     used = [place for place, value in enumerate(importance.values()) if value]
     is_wide = len(data.features) > card.features.count  # texts have a column each
