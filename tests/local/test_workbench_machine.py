@@ -99,7 +99,7 @@ def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path, arguments
     (tmp_path / "train.py").touch()
     words = ["train.py", "--out", str(tmp_path / "out"), *arguments]
     done = subprocess.run(
-        ["prlimit", "--fsize=0", sys.executable, "-m", "trainbox.cli", "run", *words],
+        ["prlimit", "--fsize=0", sys.executable, "-m", "trainbox", "run", *words],
         cwd=tmp_path,
         capture_output=True,
         encoding="utf-8",

@@ -269,7 +269,7 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(tmp_path: Path, term: st
     """And one that can gets a line that moves, from the verb itself."""
     (tmp_path / "t.py").write_text("import time\nprint('[metrics] step=1 auc=0.5')\ntime.sleep(0.3)\n")
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "trainbox.cli", "run", "t.py", "--out", "out"]
+    command = [sys.executable, "-m", "trainbox", "run", "t.py", "--out", "out"]
     env = os.environ | {"TERM": term} | ({"FORCE_COLOR": colour} if colour else {})
     process = subprocess.Popen(command, cwd=tmp_path, stdin=follower, stdout=follower, stderr=follower, env=env)
     os.close(follower)
