@@ -17,7 +17,7 @@ PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs bench bench-image bench-health bench-torch bench-xgboost bench-wide fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs docs-site bench bench-image bench-health bench-torch bench-xgboost bench-wide fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -125,6 +125,18 @@ format: $(VENV)/.dev ## let ruff write what it can
 docs: $(VENV)/.dev ## write the generated tables and the API reference of docs/ anew
 	$(BIN)/python -m tools.docs
 
+# What makes the site is no part of development: nothing else needs it.
+docs-site: .venv-docs/.ready ## build/site from docs/, strictly: a broken link is an error
+	rm -rf build/site build/site-source
+	mkdir -p build/site-source
+	cp docs/conf.py docs/*.md CHANGELOG.md CONTRIBUTING.md SECURITY.md THIRD_PARTY.md LICENSE build/site-source
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b dirhtml build/site-source build/site
+
+.venv-docs/.ready: locks/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	tools/image/from-lock .venv-docs/bin/python install $< --quiet --no-compile
+	@touch $@
+
 bench: $(VENV)/.dev .venv-incumbent/.ready ## start-up, memory and throughput beside sagemaker-training
 	$(BIN)/python tools/bench.py
 
@@ -177,4 +189,4 @@ image: wheelhouse ## trainbox:cpu, or VARIANT=gpu, by a Docker engine that is st
 	tools/image/build "$(EXTRAS)" "$(VARIANT)"
 
 clean: ## remove what these verbs made
-	rm -rf $(VENV) .venv-hosting-1.7 .venv-hosting-3.0 .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-docs .venv-hosting-1.7 .venv-hosting-3.0 .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.checkpoint.manifest import (
+    LARGEST_MANIFEST_BYTES,
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    encode_info,
+    read_manifest,
+    seal,
+)
+from trainbox.checkpoint.store import Checkpoint, Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.manifest import LARGEST_MANIFEST_BYTES, MANIFEST, FileRecord, Manifest, encode_info, read_manifest, seal
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ ALLOWED: dict[str, str] = {
     "torch.storage.UntypedStorage": _LOADER,
     "torch.utils.data._utils.worker._ResumeIteration": _LOADER,
 }
+#: Of a model that a script for scikit-learn has just pickled, and reads once more for its sample rows, from memory.
+MODEL_PREFIXES = ("joblib.numpy_pickle.", "numpy.", "scipy.", "sklearn.")
 
 OWN = """
 import trainbox
@@ -113,7 +115,8 @@ def test_a_job_and_one_that_resumes_make_nothing_of_pickles_but_what_is_known(
 ) -> None:
     job = [*COMMAND, *asked, "--out", "out"]
     heard = hear(tmp_path, job, [*job, "--resume"])
-    assert [line for line in sorted(heard) if line.partition(" ")[0] not in ALLOWED] == []
+    own = MODEL_PREFIXES if "random_forest" in asked else ()
+    assert [line for line in sorted(heard) if line.partition(" ")[0] not in ALLOWED and not line.startswith(own)] == []
 
 
 @pytest.mark.long

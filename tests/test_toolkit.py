@@ -167,7 +167,7 @@ def test_a_hook_that_the_script_sets_stays(tmp_path: Path) -> None:
         ("trainbox.log(-1, {trainbox.Metric('auc', 'maximize'): 0.5})", 9),
         ("trainbox.log(1, {})", 9),
         ("trainbox.final({'auc': 0.5})", 9),
-        ("import pathlib, trainbox.channels; trainbox.channels.read_table(pathlib.Path('none'))", 7),
+        ("import pathlib, trainbox.data; trainbox.data.read_table(pathlib.Path('none'))", 7),
     ],
 )
 def test_an_error_of_ours_ends_a_script_with_its_code_however_early_it_comes(

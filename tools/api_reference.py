@@ -13,13 +13,29 @@ PACKAGE = Path(__file__).parents[1] / "container"
 MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ("trainbox", (), "What every training script can import. `import trainbox` loads a name when it is first used."),
     (
-        "trainbox.channels",
+        "trainbox.data",
         ("read_table", "Table", "ColumnSpec"),
         "Reads a channel: CSV, Parquet, libsvm, recordio-protobuf.",
     ),
     ("trainbox.contract.model_card", ("read_card", "ModelCard"), "Describes a model that a bundled script saved."),
-    ("trainbox.xgboost", ("check_model", "Model"), "Checks a model file before XGBoost loads it."),
-    ("trainbox.torch", ("session", "Session", "Batches", "load_former"), "PyTorch, alone or on many ranks."),
+    (
+        "trainbox.xgboost",
+        ("session", "BoostingSession", "Boosting", "Progress", "declare", "check_model", "Model"),
+        "For scripts that train with XGBoost: `train_scripts/xgboost_train.py` and its copies.",
+    ),
+    (
+        "trainbox.sklearn",
+        ("session", "ForestSession", "Growth", "Data", "declare"),
+        "For scripts that train with scikit-learn: `train_scripts/random_forest_train.py` and its copies.",
+    ),
+    (
+        "trainbox.torch",
+        (
+            *("session", "Session", "Batches", "load_former", "read_samples", "Samples", "prepare", "EpochScores"),
+            *("evaluate", "BestEpoch", "save_network", "perceptron", "convolutions", "load_factory", "learning_rate"),
+        ),
+        "For scripts that train with PyTorch, alone or on many ranks: `train_scripts/pytorch_train.py` and its copies.",
+    ),
     ("trainbox.torch.transformers", ("TransformersCallback",), "For the Trainer of Hugging Face Transformers."),
     ("trainbox.torch.lightning", ("LightningCallback", "processes"), "For the Trainer of PyTorch Lightning."),
     ("trainbox.torch.accelerate", ("AccelerateLoop",), "For loops with Hugging Face Accelerate."),
@@ -29,12 +45,12 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
         "A job as a value: a typed subset of CreateTrainingJob.",
     ),
     (
-        "trainbox.workbench.run_job",
+        "trainbox.local.run_job",
         ("run_job", "LocalOptions", "JobOutcome"),
         "Runs a job on this machine.",
     ),
     (
-        "trainbox.workbench.events",
+        "trainbox.local.events",
         (
             "Listener",
             "JobStarted",
@@ -47,7 +63,7 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
         ),
         "What `run_job` reports while a job runs.",
     ),
-    ("trainbox.workbench.stop_request", ("StopRequest",), "Stops a job that `run_job` runs."),
+    ("trainbox.local.stop_request", ("StopRequest",), "Stops a job that `run_job` runs."),
     ("trainbox.sagemaker", ("Trainbox",), "For the `ModelTrainer` of SageMaker's SDK v3."),
 )
 #: Methods that a library calls, which no script does.

@@ -25,7 +25,7 @@ import torch
 from torch.distributed.checkpoint import state_dict_saver
 
 from tools.bench import say, verdict
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.torch.checkpoints.saver import Saver
 
 TARGET_STALL = 0.10

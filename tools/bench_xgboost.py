@@ -1,6 +1,6 @@
 """Measure the XGBoost job beside the built-in's method, whole processes in turns (`make bench-xgboost`).
 
-    python -m tools.bench_xgboost [--rows 1000000] [--large 3000000] [--runs 5] [--only job,segments,memory,resume]
+    python -m tools.bench_xgboost [--rows 1000000] [--large 3000000] [--runs 5] [--only import,job,…]
 
 The incumbent is what SageMaker's built-in does with CSV (aws/sagemaker-xgboost-container, `data_utils.py` and
 `train.py`): XGBoost's own text loader, and both sets scored in every round. Both sides have the same files and the same
@@ -46,11 +46,14 @@ HYPERPARAMETERS = {
 }
 #: CPU time, of ours with XGBoost's own bins and with exact quantiles.
 TARGET_JOB = 0.68
+#: CPU time of the import of a room with its library in part, of that with all of the library.
+TARGET_IMPORT = {"xgboost": 0.4, "sklearn": 0.85}
 TARGET_QUANTILES = 0.57
 TARGET_LIKE_FOR_LIKE = 0.95
 TARGET_SEGMENTS = 0.03
 TARGET_MEMORY = 0.6
 TOLERANCE = 0.003
+EVERYTHING = "import,job,segments,memory,resume"
 
 INCUMBENT = """\
 import json, sys
@@ -68,6 +71,8 @@ process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 print(os.wait4(process.pid, 0)[2].ru_maxrss)
 """
 NOTHING = "import xgboost, numpy, scipy.sparse"
+#: Imports of what a session uses of its library, or of all of it.
+IMPORT = "from trainbox.{room}.entry import load; load(); import trainbox.{room}.{part}"
 _LINE = re.compile(r"^\[(\d+)\]((?:\t\S+)+)$", re.MULTILINE)
 
 
@@ -199,6 +204,22 @@ def held(name: str, value: float, target: float) -> None:
     say(f"  {name:28} {value:6.3f}  (asked: at most {target:g}): {verdict(reached=value <= target)}")
 
 
+def bench_import(runs: int) -> None:
+    """What it saves a job that it imports its library in part: see `trainbox.tabular.script.without`."""
+    for room, part in (("xgboost", "boosting"), ("sklearn", "training")):
+        code = IMPORT.format(room=room, part=part)
+        part_of_it: list[Run] = []
+        whole: list[Run] = []
+        for _ in range(runs):
+            part_of_it.append(run([sys.executable, "-c", code]))
+            whole.append(run([sys.executable, "-c", f"import {room}; {code}"]))
+        say(f"\nThe import of {room} (medians of {runs}), in part | all of it")
+        cpu = [median(one.cpu for one in side) for side in (part_of_it, whole)]
+        peak = [median(one.peak_mb for one in side) for side in (part_of_it, whole)]
+        say(f"  {cpu[0]:.2f} | {cpu[1]:.2f} s of CPU, {peak[0]:.0f} | {peak[1]:.0f} MB")
+        held("CPU time", cpu[0] / cpu[1], TARGET_IMPORT[room])
+
+
 def bench_job(bench: Bench, runs: int) -> None:
     """The whole job: with XGBoost's bins and exact ones, and with the training rows scored in every round."""
     base = base_mb()
@@ -271,13 +292,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the job (1000000)")
     parser.add_argument("--large", type=int, default=3_000_000, help="rows for the memory (3000000)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each side (5)")
-    parser.add_argument("--only", default="job,segments,memory,resume", help="which of them, separated by commas")
+    parser.add_argument(
+        "--only", default="import,job,segments,memory,resume", help="which of them, separated by commas"
+    )
     options = parser.parse_args(argv)
     wanted = options.only.split(",")
     cache = REPOSITORY / ".cache"
     cache.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=cache) as name:
         try:
+            if "import" in wanted:
+                bench_import(options.runs)
             if {"job", "segments", "resume"} & {*wanted}:
                 bench = Bench(Path(name) / "job", options.rows)
                 if "job" in wanted:

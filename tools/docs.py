@@ -15,9 +15,9 @@ from trainbox import errors, metrics
 from trainbox.contract import params
 from trainbox.contract.settings import SETTINGS, VARIABLES
 from trainbox.health import checks
-from trainbox.launch import network
-from trainbox.launch.program import bundled_scripts
-from trainbox.workbench.script_module import find_params, load_script
+from trainbox.local.scripts.script_module import find_params, load_script
+from trainbox.supervisor.program import bundled_scripts
+from trainbox.system import network
 
 DOCS = Path(__file__).parents[1] / "docs"
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)

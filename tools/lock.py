@@ -66,6 +66,8 @@ def all_locks() -> Iterator[Lock]:
     yield Lock("sdk-v2", ("sagemaker==2.257.7",), follows=False)
     yield Lock("release", ("boto3", "docker", "pip", "pip-audit", "requests"), "3.11")
     yield Lock("sdk-v3", ("sagemaker-train==1.27.0",), follows=False)
+    # What makes the site of docs/.
+    yield Lock("docs", ("sphinx", "myst-parser", "furo"), follows=False)
 
 
 def for_variant(requirement: str, variant: str) -> str:

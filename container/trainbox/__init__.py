@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trainbox.checkpointing import Checkpoint, Checkpoints
+    from trainbox.checkpoint.store import Checkpoint, Checkpoints
     from trainbox.contract.job import Channel, Job
     from trainbox.errors import TrainboxError
     from trainbox.former import former_model
@@ -47,8 +47,8 @@ __all__ = [
 #: Where the names live that are not in `trainbox.toolkit`.
 _HOMES = {
     "Channel": "trainbox.contract.job",
-    "Checkpoint": "trainbox.checkpointing",
-    "Checkpoints": "trainbox.checkpointing",
+    "Checkpoint": "trainbox.checkpoint.store",
+    "Checkpoints": "trainbox.checkpoint.store",
     "Job": "trainbox.contract.job",
     "Metric": "trainbox.metrics",
     "TrainboxError": "trainbox.errors",

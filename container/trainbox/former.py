@@ -16,8 +16,8 @@ from trainbox.contract.job import Channel
 from trainbox.contract.model_card import CARD_FILE, ModelCard, features_of, read_card
 from trainbox.contract.text import short
 from trainbox.errors import DataError, ProgramError
-from trainbox.launch.source import extract
-from trainbox.scratch import temporary_directory
+from trainbox.supervisor.source import extract
+from trainbox.system.shm_dir import temporary_directory
 
 #: As SageMaker's SDK calls it (`model_channel_name`).
 MODEL_CHANNEL = "model"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from trainbox.errors import Stopped
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 
 class StopFlag:
@@ -112,7 +112,7 @@ def install(grace_seconds: float) -> StopFlag:
     flag._install()  # noqa: SLF001 - of the same module: nobody else shall register it twice
     if current is not signal.SIG_DFL:
         replaced = "a handler set by a C library" if current is None else repr(current)
-        say(f"SIGTERM now asks for a stop; it had {replaced} before")
+        emit(f"SIGTERM now asks for a stop; it had {replaced} before")
     return flag
 
 

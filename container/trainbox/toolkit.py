@@ -16,8 +16,9 @@ from typing import SupportsFloat, TypeVar
 
 import msgspec
 
-from trainbox import metrics, stopping, whole
-from trainbox.checkpointing import Checkpoints
+from trainbox import atomic_write as whole
+from trainbox import metrics, stopping
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.keys import read_checkpoint_keys
@@ -27,8 +28,8 @@ from trainbox.contract.text import did_you_mean
 from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError, end_as_declared
 from trainbox.files import keep_out_of_git
-from trainbox.procfs import read_start
-from trainbox.say import say
+from trainbox.log_lines import emit
+from trainbox.system.procfs import read_start
 
 P = TypeVar("P")
 
@@ -138,14 +139,14 @@ def _root(env: Mapping[str, str]) -> Path:
     if (DEFAULT_ROOT / "input").is_dir():
         return DEFAULT_ROOT
     if (DEFAULT_ROOT / "model").is_dir():  # a volume of a container whose command is the script itself
-        say(f"results go to {DEFAULT_ROOT}, as it has a directory 'model' ({ROOT_VARIABLE}=DIR puts them elsewhere)")
+        emit(f"results go to {DEFAULT_ROOT}, as it has a directory 'model' ({ROOT_VARIABLE}=DIR puts them elsewhere)")
         return DEFAULT_ROOT
     began = time.localtime(_begin(env))
     program = Path(sys.argv[0])
     name = program.parent.name if program.stem == "__main__" else program.stem
     root = ALONE_ROOT / f"{name}-{time.strftime('%Y%m%d-%H%M%S', began)}"
     keep_out_of_git(ALONE_ROOT)
-    say(f"no {DEFAULT_ROOT}/input here and no {ROOT_VARIABLE}: this script runs alone, its results go to {root}")
+    emit(f"no {DEFAULT_ROOT}/input here and no {ROOT_VARIABLE}: this script runs alone, its results go to {root}")
     return root.absolute()
 
 
@@ -264,7 +265,7 @@ def _emit(line: str, values: Mapping[metrics.Metric, SupportsFloat]) -> None:
     if current_ranks().rank == 0:
         metrics.emit(line)
         for warning in metrics.warnings(values):
-            say(warning)
+            emit(warning)
 
 
 def current_ranks() -> Ranks:
@@ -300,7 +301,7 @@ def checkpoints(*, keep: int = 3) -> Checkpoints:
     """
     job = current_job()
     if not job.has_checkpoint_config:
-        say(f"the job has no CheckpointConfig: what is written to {job.checkpoints_dir} will not be uploaded")
+        emit(f"the job has no CheckpointConfig: what is written to {job.checkpoints_dir} will not be uploaded")
     return Checkpoints(job.checkpoints_dir, keep=keep, keys=read_checkpoint_keys(read_environment()))
 
 

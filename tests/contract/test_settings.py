@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.contract.drills import read_drills
+from trainbox.contract.fault_injection import read_drills
 from trainbox.contract.job import Job, read_job
 from trainbox.contract.settings import SETTINGS, VARIABLES
 from trainbox.errors import ContractError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trainbox.contract.text import coloured, visible
 from trainbox.errors import RunError
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 TITLE = "\x1b]0;pwned\x07"
 CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x1b\\"
@@ -58,7 +58,7 @@ def test_no_control_character_is_left(text: str) -> None:
 
 
 def test_what_trainbox_says_holds_none(capsys: pytest.CaptureFixture[str]) -> None:
-    say(f"algo-2 gave up: {TITLE}\x1b[2J")
+    emit(f"algo-2 gave up: {TITLE}\x1b[2J")
     assert capsys.readouterr().err == "trainbox: algo-2 gave up: \\x1b]0;pwned\\x07\\x1b[2J\n"
 
 
@@ -71,6 +71,6 @@ def test_an_error_at_the_end_of_a_program_holds_none(
         raise RunError(f"there is no file {TITLE}")
 
     monkeypatch.setattr("sys.argv", ["trainbox", "metrics", "x"])
-    monkeypatch.setattr("trainbox.workbench.show_metrics.run", fail)
+    monkeypatch.setattr("trainbox.cli.metrics.run", fail)
     assert cli.main() == RunError.exit_code
     assert "\x1b" not in capsys.readouterr().err

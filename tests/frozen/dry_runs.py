@@ -10,16 +10,16 @@ import msgspec
 
 from tests.frozen.jobs import CPU_TORCH
 from tests.frozen.plans import normalised
+from trainbox.cli import run
+from trainbox.cli.run_command import read_command
+from trainbox.cli.screen.dry_run import describe
 from trainbox.contract.environment import Machine
-from trainbox.workbench import preview as previews
-from trainbox.workbench import run
-from trainbox.workbench.command import read_command
-from trainbox.workbench.confinement import Confinement
-from trainbox.workbench.dry_run import describe
-from trainbox.workbench.engine import Image
-from trainbox.workbench.isolation import Isolation, in_containers
-from trainbox.workbench.plan import plan_run
-from trainbox.workbench.request import read_request
+from trainbox.local import preview as previews
+from trainbox.local.backends.confinement import Confinement
+from trainbox.local.backends.engine import Image
+from trainbox.local.backends.isolation import Isolation, in_containers
+from trainbox.local.plan import plan_run
+from trainbox.local.request import read_request
 
 PRIVATE = Isolation(kind="root", at_opt_ml=True, can_name_hosts=True)
 NOTHING = Isolation(reason="no private mounts here (not permitted)")

@@ -11,14 +11,14 @@ import msgspec
 
 from tests.frozen.recorded import as_json
 from tests.support.trees import Tree
-from trainbox.contract.cause import Cause
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import compose, write_failure
-from trainbox.contract.finding import Finding, blame
 from trainbox.contract.job import Job, read_job
-from trainbox.contract.verdict import RankFailure, Verdict
-from trainbox.launch.outcome import Exit, Outcome
-from trainbox.launch.reason import diagnose
+from trainbox.diagnostics.cause import Cause
+from trainbox.diagnostics.finding import Finding, blame
+from trainbox.diagnostics.verdict import RankFailure, Verdict
+from trainbox.supervisor.failure_reason import diagnose
+from trainbox.supervisor.outcome import Exit, Outcome
 
 _CODE = Path("/opt/ml/code")
 _TRACEBACK = """\

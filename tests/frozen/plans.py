@@ -10,8 +10,8 @@ from tests.frozen.recorded import as_json
 from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.job import Job, read_job
 from trainbox.errors import TrainboxError
-from trainbox.launch.plan import Child, Plan, plan
-from trainbox.launch.program import Choice, bundled_directory, choose, resolve
+from trainbox.supervisor.plan import Child, Plan, plan
+from trainbox.supervisor.program import Choice, bundled_directory, choose, resolve
 
 _CONFIG = "input/config"
 

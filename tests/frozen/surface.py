@@ -9,7 +9,7 @@ from pathlib import Path
 import trainbox
 from tests.frozen.recorded import as_json
 from trainbox.cli import VERBS
-from trainbox.launch.program import bundled_scripts
+from trainbox.supervisor.program import bundled_scripts
 
 COLUMNS = "100"
 #: argparse writes its help a little differently from one Python to the next.
@@ -25,7 +25,7 @@ def commands() -> Mapping[str, tuple[str, ...]]:
     """What shows a help text, by the name of the file that it is recorded in."""
     verbs = {f"trainbox-{verb}.txt": ("-m", "trainbox", verb) for verb in VERBS}
     scripts = {f"{path.name}.txt": (str(path),) for path in bundled_scripts().values()}
-    return {"train.txt": ("-m", "trainbox.launch"), "trainbox.txt": ("-m", "trainbox"), **verbs, **scripts}
+    return {"train.txt": ("-m", "trainbox.supervisor"), "trainbox.txt": ("-m", "trainbox"), **verbs, **scripts}
 
 
 def help_of(command: tuple[str, ...], directory: Path) -> str:

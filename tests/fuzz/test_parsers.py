@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.forks import content, fork, own_environment
 from tools.fuzz_parsers.targets import TARGETS, use
-from trainbox.peers.framing import encode_header
+from trainbox.comm.framing import encode_header
 
 ROOT = Path(__file__).parents[2]
 #: Fewer where one takes long.

@@ -15,7 +15,7 @@ import torch
 from tests.support.trees import Tree
 from trainbox.health.arithmetic import Measured, measure
 from trainbox.health.nvml import open_gpus
-from trainbox.launch.machine import read_machine
+from trainbox.system.machine import read_machine
 
 HEALTH = [sys.executable, "-m", "trainbox", "health"]
 GPUS = torch.cuda.device_count()

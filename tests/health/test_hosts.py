@@ -119,8 +119,8 @@ def test_a_host_that_is_frozen_or_killed_is_named(tmp_path: Path, number: signal
 import argparse, time
 from trainbox.contract.job import read_environment
 from trainbox.health import command
-from trainbox.peers import Members
-from trainbox.peers.tolerant import join_tolerant
+from trainbox.comm import Members
+from trainbox.comm.tolerant import join_tolerant
 parser = argparse.ArgumentParser()
 command.add_arguments(parser)
 subject = command.read_subject(parser.parse_args(["--preflight"]), read_environment())

@@ -5,11 +5,11 @@ import itertools
 import msgspec
 import pytest
 
+from trainbox.comm.tolerant import OTHER_VERSION
 from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.finding import Finding, in_words
+from trainbox.diagnostics.finding import Finding, in_words
 from trainbox.health.checks import CHECKS, amount, explanation, found, unfinished
 from trainbox.health.report import HostReport, compare_hosts, diagnose, evaluate
-from trainbox.peers.tolerant import OTHER_VERSION
 
 GOOD = found("host.disk", "algo-1", True, 2**40, device="model")
 REMAP = found("nvml.row_remap_failed", "algo-2", False, "yes", device="gpu3", limit="no")

@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.recordings import play, recording
 from tests.support.timeline import Timeline
-from trainbox.contract.finding import Finding
-from trainbox.contract.lookout import Post, look
+from trainbox.diagnostics.finding import Finding
+from trainbox.diagnostics.monitor_protocol import Post, look
 from trainbox.health.checks import found
 from trainbox.health.gpus import HARDWARE_XIDS, PROGRAM_XIDS, classify_event, find_newly_bad
 from trainbox.health.nvml import Event

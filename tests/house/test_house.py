@@ -50,19 +50,19 @@ def test_imports_point_down_only() -> None:
 
 #: The entries of programs, which alone ask for the environment, and hand on what those below need.
 READERS_OF_THE_ENVIRONMENT = (
-    "elastic/__main__.py",  # the agent of a host
-    "elastic/rank_program.py",  # a forked rank: from here on it is the script's process
+    "cli/describe.py",  # the verb `describe`
+    "cli/metrics.py",  # the verb `metrics`
+    "cli/run.py",  # the verb `run`
     "health/collective_ranks.py",  # the program of the ranks of a check
     "health/command.py",  # the verb `health`, which the supervisor starts, too
-    "launch/train.py",  # the supervisor
+    "launcher/__main__.py",  # the agent of a host
+    "launcher/rank_program.py",  # a forked rank: from here on it is the script's process
+    "local/overlays/build_overlay.py",  # what installs the requirements of a local job
+    "local/run_job.py",  # what a program calls
+    "supervisor/train.py",  # the supervisor
     "toolkit.py",  # what a script calls
     "torch/integration.py",  # what a script calls for the loop of a library
     "torch/training.py",  # `session`, which a script calls
-    "workbench/build_overlay.py",  # what installs the requirements of a local job
-    "workbench/describe.py",  # the verb `describe`
-    "workbench/run.py",  # the verb `run`
-    "workbench/run_job.py",  # what a program calls
-    "workbench/show_metrics.py",  # the verb `metrics`
 )
 
 
@@ -97,9 +97,9 @@ def test_the_environment_is_read_in_one_place() -> None:
 
 
 def test_hyperparameters_are_decoded_and_written_as_arguments_once() -> None:
-    assert [file for file in calls("decode") if file.startswith(("contract/job", "launch/"))] == ["contract/job.py"]
+    assert [file for file in calls("decode") if file.startswith(("contract/job", "supervisor/"))] == ["contract/job.py"]
     # The others are pip's.
-    assert calls("arguments") == ["contract/job.py", "launch/requirements.py", "workbench/build_overlay.py"]
+    assert calls("arguments") == ["contract/job.py", "local/overlays/build_overlay.py", "supervisor/requirements.py"]
 
 
 def test_one_broad_except_in_the_whole_program() -> None:
@@ -111,7 +111,7 @@ def test_one_broad_except_in_the_whole_program() -> None:
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"}))
         and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
     ]
-    assert [place.partition(":")[0] for place in broad] == ["launch/train.py"]
+    assert [place.partition(":")[0] for place in broad] == ["supervisor/train.py"]
 
 
 def test_no_command_goes_through_a_shell() -> None:
@@ -171,7 +171,7 @@ def test_importing_the_package_does_nothing_else() -> None:
         "import os, signal, sys, threading\n"
         "def state(): return dict(os.environ), [signal.getsignal(n) for n in (2, 15, 17)], os.listdir('.')\n"
         "before = state()\n"
-        "import trainbox.toolkit, trainbox.launch.train, trainbox.cli\n"
+        "import trainbox.toolkit, trainbox.supervisor.train, trainbox.cli\n"
         "assert before == state()\n"
         "assert threading.active_count() == 1\n"
     )
@@ -181,7 +181,7 @@ def test_importing_the_package_does_nothing_else() -> None:
 
 @pytest.mark.process
 def test_the_supervisor_loads_no_library_but_msgspec() -> None:
-    code = "import sys, trainbox.launch.train; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = "import sys, trainbox.supervisor.train; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     third_party = {"boto3", "numpy", "pandas", "pyarrow", "rich", "sklearn", "torch", "xgboost"}
     assert not third_party & set(ast.literal_eval(loaded))

@@ -33,7 +33,9 @@ def versions(text: str) -> dict[str, set[str]]:
 def test_there_is_a_lock_for_each_variant_and_python_for_development_and_for_what_it_compares_with() -> None:
     images = {f"image-cpu-py{python}-{machine}" for python in (311, 312) for machine in ("x86_64", "aarch64")}
     images |= {f"image-gpu-py{python}-x86_64" for python in (311, 312)}
-    assert set(LOCKS) == images | {"dev", "hosting-1.7", "hosting-3.0", "incumbent", "release", "sdk-v2", "sdk-v3"}
+    assert set(LOCKS) == images | {
+        *("dev", "docs", "hosting-1.7", "hosting-3.0", "incumbent", "release", "sdk-v2", "sdk-v3")
+    }
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -30,7 +30,7 @@ LEFT_OUT = (".git/", *(ROOT / ".gitignore").read_text().split())
 WHEELS = ("msgspec", "hatchling", "packaging", "pathspec", "pip", "pluggy", "tomlkit", "trove_classifiers")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: The fewest tests; documented as TRAINBOX_CI_TESTS and TRAINBOX_CI_IMAGE_TESTS.
-TESTS = "tests/launch/test_memory.py"
+TESTS = "tests/system/test_memory.py"
 IMAGE_TESTS = "tests/image/test_image.py::test_without_a_job_it_says_what_is_missing"
 PLANTED = '''"""A test that was planted to fail."""
 

@@ -26,16 +26,16 @@ from tests.support.containers import IMAGE
 from tests.support.runs import COMMAND, in_log, record
 from tests.support.waiting import LIMIT, eventually
 from trainbox.errors import RunError
-from trainbox.workbench.confinement import Confinement
-from trainbox.workbench.containers import run_containers
-from trainbox.workbench.engine import find_image
-from trainbox.workbench.hosts import Ended, HostEnd, StopReason
-from trainbox.workbench.interrupts import Interrupts
-from trainbox.workbench.isolation import in_containers
-from trainbox.workbench.plan import RunPlan, plan_run
-from trainbox.workbench.request import RunRequest
-from trainbox.workbench.source import survey
-from trainbox.workbench.tree import prepare
+from trainbox.local.backends.confinement import Confinement
+from trainbox.local.backends.docker import run_containers
+from trainbox.local.backends.engine import find_image
+from trainbox.local.backends.hosts import Ended, HostEnd, StopReason
+from trainbox.local.backends.isolation import in_containers
+from trainbox.local.interrupts import Interrupts
+from trainbox.local.opt_ml import prepare
+from trainbox.local.plan import RunPlan, plan_run
+from trainbox.local.request import RunRequest
+from trainbox.local.source import survey
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("nothing_left")]
 #: The ids of containers and of networks.

@@ -163,7 +163,7 @@ def test_the_same_source_gives_the_same_layers_wherever_and_whenever_it_is_built
     assert unreadable == []
     print(run(sys.executable, ROOT / "tools/image/sizes.py", first))
     # Compiled files are up to date: nothing is compiled at each start.
-    load = "import trainbox.launch.train, trainbox.launch.__main__"
+    load = "import trainbox.supervisor.train, trainbox.supervisor.__main__"
     verbose = run("docker", "run", "--rm", first, "python", "-v", "-c", load)
     assert "matches /opt/venv/lib" in verbose
     assert not re.findall(r"code object from '?(\S+\.py)\b", verbose)
@@ -214,6 +214,6 @@ def test_with_the_toolkit_scripts_can_import_it_and_train_is_still_ours(
     assert "toolkit <class 'sagemaker_training.environment.Environment'>" in said
     assert "trainbox: " in said
     found = run("docker", "run", "--rm", image, "bash", "-c", "cat $(command -v train); command -v gcc cc || echo none")
-    assert "from trainbox.launch.__main__ import main" in found
+    assert "from trainbox.supervisor.__main__ import main" in found
     assert found.endswith("none\n")
     print(run(sys.executable, ROOT / "tools/image/sizes.py", image))

@@ -21,11 +21,11 @@ from tests.support.secret_service import KEY, PASSWORD, serving
 from tests.support.sides import INCUMBENT_BIN, require_incumbent
 from tests.support.trees import wheel
 from tests.support.waiting import eventually
-from trainbox.workbench import namespace
+from trainbox.local.backends import namespace
 
 pytestmark = pytest.mark.incumbent
 
-TRAINBOX: tuple[str, ...] = (sys.executable, "-m", "trainbox.launch")
+TRAINBOX: tuple[str, ...] = (sys.executable, "-m", "trainbox.supervisor")
 INCUMBENT: tuple[str, ...] = (str(INCUMBENT_BIN / "train"),)
 #: What the toolkits of the framework images do (aws/sagemaker-pytorch-training-toolkit, `training.py`): only then does
 #: sagemaker-training read the script's output.

@@ -17,7 +17,7 @@ from trainbox.sagemaker import Trainbox
 DRIVER = Path(__file__).parents[2] / "container" / "trainbox" / "sagemaker" / "driver" / "trainbox_driver.py"
 SUPERVISOR = """\
 #!/usr/bin/env python3
-# from trainbox.launch.train import main
+# from trainbox.supervisor.train import main
 import json, os
 print(json.dumps({"pid": os.getpid(), "variables": dict(os.environ)}))
 """

@@ -26,7 +26,7 @@ SHARDED = {"train": "ShardedByS3Key", "validation": "ShardedByS3Key"}
 #: To run first: a signal to itself when it has saved so many groups.
 SIGNAL_AT_GROUP = """
 import os
-import trainbox.sklearn as room
+import trainbox.sklearn.training as room
 save = room.save_parts
 def save_and_signal(store, parts, identity, history):
     save(store, parts, identity, history)

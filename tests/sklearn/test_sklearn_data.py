@@ -12,10 +12,10 @@ import scipy.sparse
 
 from tests.support.addresses import addresses
 from tests.support.growth import anatomy, make_data, make_table
-from trainbox.channels import Table
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
+from trainbox.comm import Communicator, Members, heartbeat, join
+from trainbox.data import Table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
-from trainbox.peers import Communicator, Members, heartbeat, join
 from trainbox.sklearn import rows
 from trainbox.sklearn.data import Report, agree, check_training_labels, must_stay
 from trainbox.sklearn.forests import assemble, gather_parts, groups_left, grow, slices, take_stock
@@ -55,8 +55,8 @@ def together(count: int, act: Callable[[Communicator], Any]) -> list[Any]:
 
     def one(name: str) -> Any:
         members = Members(names, name, leader, "job")
-        with join(members, timeout=30, limit=30, port=29473) as circle:
-            return act(circle)
+        with join(members, timeout=30, limit=30, port=29473) as communicator:
+            return act(communicator)
 
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(one, names))
@@ -204,7 +204,7 @@ def test_everybody_gets_everybodys_rows_in_the_order_of_the_ranks(
     monkeypatch.setattr(rows, "BLOCK_BYTES", 300)  # many blocks
     made = tables(sparse=sparse)
     sizes = [(len(table.labels), rows.count_bytes(table)) for table in made]
-    found = together(3, lambda circle: share_rows(circle, made[circle.rank], sizes, NAMES))
+    found = together(3, lambda communicator: share_rows(communicator, made[communicator.rank], sizes, NAMES))
     assert all(same(table, expected(made)) for table in found)
 
 
@@ -213,7 +213,7 @@ def test_the_first_gets_everybodys_rows_and_the_others_none(monkeypatch: pytest.
     monkeypatch.setattr(rows, "BLOCK_BYTES", 300)
     made = tables(sparse=False)
     sizes = [(len(table.labels), rows.count_bytes(table)) for table in made]
-    found = together(3, lambda circle: hand_rows_to_first(circle, made[circle.rank], sizes, NAMES))
+    found = together(3, lambda communicator: hand_rows_to_first(communicator, made[communicator.rank], sizes, NAMES))
     assert same(found[0], expected(made))
     assert found[1:] == [None, None]
 
@@ -234,15 +234,15 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
 def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> None:
     params, data = Params(n_estimators=11, checkpoint_every=2, n_jobs=1), make_data("three")
 
-    def host(circle: Communicator) -> list[Any]:
-        own = slices([1, 1, 1], 11)[circle.rank]
-        store, identity = Checkpoints(tmp_path / circle.members.name), identify(params, data)
+    def host(communicator: Communicator) -> list[Any]:
+        own = slices([1, 1, 1], 11)[communicator.rank]
+        store, identity = Checkpoints(tmp_path / communicator.members.name), identify(params, data)
         parts, _ = resume(store, identity, own, params, data)
         with grow(params, data, groups_left(own, parts, 2)) as growing:
             for part in growing:
                 parts.append(part)
                 save_parts(store, parts, identity, [])
-        return gather_parts(circle, parts, params, data)
+        return gather_parts(communicator, parts, params, data)
 
     gathered = together(3, host)
     assert gathered[1:] == [[], []]
@@ -257,7 +257,7 @@ def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> N
 
 @pytest.mark.process
 def test_a_host_that_is_asked_to_stop_stops_all() -> None:
-    stocks = together(2, lambda circle: take_stock(circle, range(4), [], stop=circle.rank == 1))
+    stocks = together(2, lambda communicator: take_stock(communicator, range(4), [], stop=communicator.rank == 1))
     assert [(stock.grown, stock.left, stock.stop) for stock in stocks] == [(0, 8, True)] * 2
 
 

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 
 from tests.support.growth import anatomy, make_data
-from trainbox.channels import Table, default_names
+from trainbox.data import Table, default_names
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import (

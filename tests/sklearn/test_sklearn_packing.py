@@ -3,8 +3,6 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,26 +36,6 @@ def fit(kind: type[Forest] = ensemble.RandomForestClassifier, **arguments: Any) 
 
 def read(content: bytes, kind: type[Forest] = ensemble.RandomForestClassifier, features: int = 4) -> Forest:
     return unpack(content, kind, features=features, source="the checkpoint")
-
-
-@pytest.mark.process
-def test_to_pack_and_unpack_a_forest_takes_no_more_of_scikit_learn_than_forests() -> None:
-    program = """
-import runpy, sys
-runpy.run_path("train_scripts/random_forest_train.py")
-from trainbox.sklearn.packing import FORESTS, pack, unpack
-for kind in FORESTS:
-    forest = kind(n_estimators=1).fit([[0.0], [1.0]], [0, 1])
-    assert type(unpack(pack(forest), kind, features=1, source="here")) is kind
-print(sorted({"scipy.stats", "sklearn.inspection", "torch"} & {*sys.modules}))
-import sklearn.utils
-print(len(sklearn.utils.all_estimators()) > 100)
-"""
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert (answer.stdout, answer.returncode) == ("[]\nTrue\n", 0), answer.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,8 +13,8 @@ from tests.support.growth import make_data, make_table
 from trainbox.sklearn.data import targets
 from trainbox.sklearn.forests import forest_class, grow
 from trainbox.sklearn.judging import Judge
-from trainbox.sklearn.params import Params, constructor_arguments
-from trainbox.sklearn.scores import declare, score_classes, score_numbers
+from trainbox.sklearn.params import Params, constructor_arguments, declare
+from trainbox.sklearn.scores import score_classes, score_numbers
 
 RANDOM = np.random.default_rng(3)
 LABELS = RANDOM.integers(0, 3, 200)

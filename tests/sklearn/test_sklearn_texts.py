@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from trainbox.channels import Coding, Table
+from trainbox.data import Coding, Table
 from trainbox.errors import DataError
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.texts import collapse, encode, expand, expand_names

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from tests.support.sides import CHANNELS, HYPERPARAMETERS, RESOURCES, Answer, Contract, contract
-from trainbox.launch.machine import read_machine
+from trainbox.system.machine import read_machine
 
 #: Linux' MAX_ARG_STRLEN, with the `=` and the NUL.
 _LONGEST = 131072 - 2

@@ -13,7 +13,7 @@ import msgspec
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
-from trainbox.manifest import MANIFEST, UPLOADED, UPLOADING, FileRecord, Manifest, seal
+from trainbox.checkpoint.manifest import MANIFEST, UPLOADED, UPLOADING, FileRecord, Manifest, seal
 
 #: What the harmless payload asks for.
 NAME = "posix.mkdir"

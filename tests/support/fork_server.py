@@ -29,12 +29,6 @@ def import_all() -> None:
     import torch.export.pt2_archive._package  # noqa: F401, PLC0415 - what torch.export comes to need
     import xgboost  # noqa: F401, PLC0415
 
-    import trainbox.peers  # noqa: PLC0415
-    import trainbox.sklearn.packing  # noqa: PLC0415
-    import trainbox.toolkit  # noqa: PLC0415
-    import trainbox.torch.training  # noqa: PLC0415
-
-    trainbox.sklearn.packing.load_skops(of_forests=False)
     gc.collect()
     gc.freeze()
     gc.enable()

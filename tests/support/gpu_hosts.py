@@ -29,7 +29,7 @@ needs_mounts = pytest.mark.skipif(
 #: For the beginning of a script: `report(…)` has NVML say something else from then on, the others wait for the watch.
 SCRIPT = """
 import fcntl, json, os, pathlib, time
-from trainbox.contract.lookout import look
+from trainbox.diagnostics.monitor_protocol import look
 def await_watch(scratch=None):
     while not scratch or not (scratch / "look").exists():
         scratch = scratch or next(pathlib.Path("/dev/shm").glob(f"trainbox-scratch-{os.getppid()}-*"), None)

@@ -8,7 +8,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.channels import Table, default_names
+from trainbox.data import Table, default_names
 from trainbox.sklearn.data import Data
 
 #: All that a tree decides by. Compared one by one: between them lie bytes that nobody writes.

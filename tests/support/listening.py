@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from trainbox.procfs import read_stats
+from trainbox.system.procfs import read_stats
 
 _LISTENS = "0A"  # TCP_LISTEN of include/net/tcp_states.h
 _LOOK_SECONDS = 0.01
@@ -18,10 +18,10 @@ _LOOK_SECONDS = 0.01
 _PROGRAMS = {
     "trainbox.health.collective_ranks": "health ranks",
     "trainbox.health": "health",
-    "trainbox.launch": "supervisor",
+    "trainbox.supervisor": "supervisor",
     "tracker.py": "tracker",
 }
-_ELASTIC = "trainbox.elastic"
+_ELASTIC = "trainbox.launcher"
 
 
 class Listener(msgspec.Struct, frozen=True, order=True):

@@ -10,7 +10,7 @@ import msgspec
 from tests.support.addresses import addresses
 from tests.support.forks import Fork, content, fork, own_environment
 from tests.support.waiting import eventually
-from trainbox.contract.cause import HINT, find_cause
+from trainbox.diagnostics.cause import HINT, find_cause
 
 PORT = 29471
 _READY = "ready"
@@ -20,17 +20,17 @@ _HEAD = """
 import json, os, sys, time
 import trainbox.toolkit
 from trainbox.contract.peer_key import PeerKey
-from trainbox.peers import Members, join
+from trainbox.comm import Members, join
 """
-#: `circle` is what it has joined; `ready` says that the fault may come. An error ends it as the toolkit has it.
+#: `communicator` is what it has joined; `ready` says that the fault may come. An error ends it as the toolkit has it.
 _BODY = """
 sys.excepthook = trainbox.errors.end_as_declared
 members = Members(tuple(told["names"]), told["name"], told["address"], told["job"], PeerKey(bytes(32)))
 def ready(): print("ready", flush=True)
-def body(circle):
+def body(communicator):
 BODY
-with join(members, timeout=told["patience"], limit=told["limit"], port=told["port"]) as circle:
-    body(circle)
+with join(members, timeout=told["patience"], limit=told["limit"], port=told["port"]) as communicator:
+    body(communicator)
 """
 
 
@@ -53,7 +53,7 @@ class Party:
 
     Args:
         size: How many.
-        body: The lines of a function `body(circle)`.
+        body: The lines of a function `body(communicator)`.
         head: Lines before it, for what takes long to import: all members share that.
         limit: Seconds of silence.
         patience: Seconds to wait for others.

@@ -14,22 +14,17 @@ from unittest.mock import patch
 import numpy as np
 import xgboost as xgb
 
-from trainbox.channels import Table
 from trainbox.contract.job import Channel
-from trainbox.xgboost import (
-    Alone,
-    Params,
-    Progress,
-    boost,
-    booster_parameters,
-    evaluate,
-    is_finished,
-    metric_names,
-    objective_of,
-    shards,
-)
+from trainbox.data import Table
+from trainbox.xgboost import shards
+from trainbox.xgboost.cluster import Alone
+from trainbox.xgboost.declared import metric_names, objective_of
 from trainbox.xgboost.matrices import choose_bins, make_matrices
+from trainbox.xgboost.metrics import evaluate
+from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.segments import Progress, is_finished
 from trainbox.xgboost.shards import Part, Shard, read_shard, shard_of
+from trainbox.xgboost.training import boost
 
 AT_QUANTILES = "bins at exact quantiles"
 ON_DISK = "rows in blocks on the disk"

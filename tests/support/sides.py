@@ -14,9 +14,9 @@ import pytest
 
 from trainbox.contract.job import read_job
 from trainbox.errors import ContractError, TrainboxError
-from trainbox.launch.machine import read_machine
-from trainbox.launch.plan import plan
-from trainbox.launch.program import Program, choose
+from trainbox.supervisor.plan import plan
+from trainbox.supervisor.program import Program, choose
+from trainbox.system.machine import read_machine
 
 REPOSITORY = Path(__file__).parents[2]
 INCUMBENT_BIN = REPOSITORY / ".venv-incumbent" / "bin"

@@ -6,8 +6,7 @@ import threading
 from collections.abc import Iterator
 
 from tests.support.waiting import eventually
-from trainbox.contract.peer_key import PeerKey
-from trainbox.peers.handshake import (
+from trainbox.comm.handshake import (
     Challenge,
     HandshakeReader,
     Message,
@@ -18,7 +17,8 @@ from trainbox.peers.handshake import (
     prove,
     say_hello,
 )
-from trainbox.peers.sockets import listen
+from trainbox.comm.sockets import listen
+from trainbox.contract.peer_key import PeerKey
 
 
 def reach(address: str, port: int) -> socket.socket:

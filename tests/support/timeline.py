@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from trainbox.comm.heartbeat import HeartbeatMonitor
 from trainbox.errors import PeerError
-from trainbox.peers.heartbeat import HeartbeatMonitor
 
 #: Shorter than any interval of heartbeats here; a power of two, so that sums of it are exact.
 STEP = 0.125

@@ -15,7 +15,7 @@ from typing import Self
 import msgspec
 
 from tests.support.waiting import LIMIT
-from trainbox.procfs import read_stat
+from trainbox.system.procfs import read_stat
 
 #: Longer than any test needs: only a hanging supervisor meets it.
 SECONDS = LIMIT
@@ -114,7 +114,7 @@ class Tree:
     ) -> "subprocess.Popen[bytes]":
         """Start `train`; `finish` waits for its end."""
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "trainbox.launch"],
+            [*prefix, sys.executable, "-m", "trainbox.supervisor"],
             env=self.environment(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=stdout,

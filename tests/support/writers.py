@@ -7,7 +7,7 @@ from typing import Any
 
 import scipy.sparse
 
-from trainbox.channels import Table
+from trainbox.data import Table
 
 MAGIC = 0xCED7230A
 

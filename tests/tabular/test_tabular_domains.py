@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainbox.channels import Block, ColumnSpec, Sparse, read_blocks, read_table
 from trainbox.contract.job import Channel
+from trainbox.data import Block, ColumnSpec, Sparse, read_blocks, read_table
 from trainbox.errors import DataError
 from trainbox.tabular.domains import (
     ANYTHING,

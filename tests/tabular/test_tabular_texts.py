@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainbox.channels import Coding
+from trainbox.data import Coding
 from trainbox.errors import DataError
 from trainbox.tabular.texts import Column, by_name, explain, find_odd_texts, put_together
 

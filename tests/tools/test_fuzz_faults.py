@@ -90,10 +90,10 @@ def processes(*rows: tuple[int, int, str]) -> dict[int, Process]:
 
 
 def test_ranks_agents_and_fork_servers_are_told_apart_by_their_parents() -> None:
-    elastic = "python -P -m trainbox.elastic 2 /dev/shm/trainbox-3 train.py"
+    elastic = "python -P -m trainbox.launcher 2 /dev/shm/trainbox-3 train.py"
     all_of_them = processes(
         (2, 1, "python trainbox run pytorch"),
-        (3, 2, "python -P -m trainbox.launch"),
+        (3, 2, "python -P -m trainbox.supervisor"),
         (4, 3, elastic),
         (5, 4, elastic),
         (6, 5, elastic),
@@ -118,8 +118,8 @@ def test_ranks_agents_and_fork_servers_are_told_apart_by_their_parents() -> None
 def test_the_processes_of_a_tree_job_are_those_of_their_host() -> None:
     all_of_them = processes(
         (2, 1, "python trainbox run xgboost"),
-        (3, 2, "python -I -S /x/workbench/namespace.py {} python -P -m trainbox.launch"),
-        (4, 2, "python -P -m trainbox.launch"),
+        (3, 2, "python -I -S /x/workbench/namespace.py {} python -P -m trainbox.supervisor"),
+        (4, 2, "python -P -m trainbox.supervisor"),
         (5, 3, "python xgboost_train.py --num_round 5"),
         (6, 4, "python xgboost_train.py --num_round 5"),
         (9, 5, "python -P /x/trainbox/xgboost/tracker.py 127.0.0.1 2 300"),
@@ -137,7 +137,7 @@ def test_the_processes_of_a_tree_job_are_those_of_their_host() -> None:
 
 
 def test_a_host_that_has_lost_trainbox_run_is_still_known() -> None:
-    all_of_them = processes((3, 1, "python -P -m trainbox.launch"), (5, 3, "python xgboost_train.py"))
+    all_of_them = processes((3, 1, "python -P -m trainbox.supervisor"), (5, 3, "python xgboost_train.py"))
     known = place(all_of_them, kinds(all_of_them, 2, {3: 2}), {3: 2})
     assert [(one.kind, one.host) for one in known] == [("supervisor", 2), ("script", 2)]
 

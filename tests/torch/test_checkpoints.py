@@ -24,9 +24,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tests.support.forged_checkpoints import NAME, forge_index, forge_item, seal_anew
 from tests.support.trees import is_alive
 from tests.support.waiting import eventually
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.procfs import process_state
+from trainbox.system.procfs import process_state
 from trainbox.torch.checkpoints.run_info import STALLS, RunInfo, SaveSchedule
 from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.writer import STATE, shard_name
@@ -361,7 +361,7 @@ def test_a_frozen_writer_with_nothing_to_write_is_not_waited_for_at_the_end(
 KILLED = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.torch.checkpoints.saver import Saver
 from trainbox.torch.checkpoints.writer import is_idle
 
@@ -416,7 +416,7 @@ def test_a_rank_killed_at_any_moment_leaves_the_last_checkpoint_that_it_handed_o
 ORPHAN = """
 import os, signal, sys, torch
 from pathlib import Path
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.torch.checkpoints.saver import Saver
 
 saver = Saver(Checkpoints(Path(sys.argv[1])), {"state": {"tensor": torch.arange(1_000_000)}})
@@ -449,7 +449,7 @@ def test_the_writer_outlives_the_rank_and_finishes_what_it_was_given(tmp_path: P
 FULL = """
 import json, subprocess, sys, torch
 from pathlib import Path
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.saver import Saver
 
@@ -512,7 +512,7 @@ import torch.distributed as dist
 from pathlib import Path
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints import saver as saver_module, sharded as sharded_module
 from trainbox.torch.checkpoints.run_info import RunInfo

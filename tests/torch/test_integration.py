@@ -12,7 +12,7 @@ import torch
 
 from tests.support.trees import is_alive
 from tests.support.worlds import Ranks, finish
-from trainbox.checkpointing import Checkpoint, examine, step_directories
+from trainbox.checkpoint.store import Checkpoint, examine, step_directories
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.library_checkpoints import check_names, prepare
 from trainbox.torch.integration import metric_values

@@ -16,7 +16,7 @@ from tests.support.runs import COMMAND, in_log
 from tests.support.snippets import example
 from tests.support.waiting import LIMIT, eventually
 from tests.support.worlds import Ranks, finish
-from trainbox.checkpointing import Checkpoint, examine
+from trainbox.checkpoint.store import Checkpoint, examine
 
 pytestmark = pytest.mark.process
 

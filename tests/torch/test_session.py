@@ -12,8 +12,8 @@ import torch
 
 from tests.support.worlds import Ranks, finish
 from trainbox.contract.ranks import Ranks as Place
-from trainbox.elastic import progress
 from trainbox.errors import HyperparameterError
+from trainbox.launcher import progress
 from trainbox.torch.agree import different
 from trainbox.torch.world import choose_backend
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.boosting_hosts import HOSTS, finish, make_trees, start
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 
 pytestmark = pytest.mark.process
 

@@ -18,18 +18,16 @@ import xgboost as xgb
 from tests.support.parties import PORT, Ended, Party
 from tests.support.trees import is_alive
 from tests.support.waiting import eventually
+from trainbox.comm import Communicator, Members, join
 from trainbox.errors import PeerError, TrainingError
-from trainbox.peers import Communicator, Members, join
 from trainbox.xgboost import cluster
 from trainbox.xgboost.cluster import collective, naming_the_lost
 from trainbox.xgboost.tracker_process import Tracker
 
-#: The room of XGBoost without the rest of its package, and XGBoost without what it does not need here: all that would
-#: take members five times as long to start.
+#: XGBoost without what it does not need here, which would take members five times as long to start.
 ALONE = """
-import sys, types, trainbox
-sys.modules.update({"sklearn": None, "pandas": None, "trainbox.xgboost": types.ModuleType("trainbox.xgboost")})
-sys.modules["trainbox.xgboost"].__path__ = [f"{path}/xgboost" for path in trainbox.__path__]
+import sys
+sys.modules.update({"sklearn": None, "pandas": None})
 """
 HEAD = f"""
 {ALONE}
@@ -45,10 +43,10 @@ PARAMS = dict(objective="binary:logistic", nthread=1, max_depth=3, subsample=0.7
 """
 
 TRAINS = """
-table = rows(SIZES[circle.rank][0], circle.rank)
-held_out = rows(SIZES[circle.rank][1], circle.rank + 10)
-circle.gather(len(table[1]), int)
-with collective(circle) as group:
+table = rows(SIZES[communicator.rank][0], communicator.rank)
+held_out = rows(SIZES[communicator.rank][1], communicator.rank + 10)
+communicator.gather(len(table[1]), int)
+with collective(communicator) as group:
     train = xgb.QuantileDMatrix(*table)
     validation = xgb.QuantileDMatrix(*held_out, ref=train)
     booster = xgb.Booster(PARAMS, [train, validation])
@@ -59,26 +57,26 @@ with collective(circle) as group:
         place=(group.rank, group.size),
         model=hashlib.sha256(booster.save_raw("ubj")).hexdigest(),
         line=line,
-        total=group.total(np.array([[1.5, circle.rank], [0.1, 0.7]])).tolist(),
-        together=group.concatenate(np.arange(circle.rank, dtype=np.float32)).tolist(),
-        bits=group.concatenate(np.array([-0.0, np.nan])[circle.rank :]).tobytes().hex(),
+        total=group.total(np.array([[1.5, communicator.rank], [0.1, 0.7]])).tolist(),
+        together=group.concatenate(np.arange(communicator.rank, dtype=np.float32)).tolist(),
+        bits=group.concatenate(np.array([-0.0, np.nan])[communicator.rank :]).tobytes().hex(),
         nothing=group.concatenate(np.array([])).tolist(),
-        any=(group.any(circle.rank == 2), group.any(False)),
+        any=(group.any(communicator.rank == 2), group.any(False)),
     )
 say(after=xgb.collective.get_world_size())
 """
 
 #: Until something happens to one of them.
 ON_AND_ON = """
-table = rows(2000, circle.rank)
-circle.gather(len(table[1]), int)
-with collective(circle) as group:
+table = rows(2000, communicator.rank)
+communicator.gather(len(table[1]), int)
+with collective(communicator) as group:
     train = xgb.QuantileDMatrix(*table)
     booster = xgb.Booster(PARAMS, [train])
     for step in range(10**9):
         booster.update(train, step)
         if step == 5: ready()
-        if step == 9 and circle.members.name == RAISING: raise ValueError("the rows are wrong\\nand so on")
+        if step == 9 and communicator.members.name == RAISING: raise ValueError("the rows are wrong\\nand so on")
 """
 
 
@@ -139,7 +137,7 @@ def test_a_member_without_rows_to_learn_from_and_one_without_rows_to_validate_on
 @pytest.mark.process
 def test_ranks_are_those_of_the_circle_beyond_ten_members() -> None:
     """Hosts are sorted as text: algo-1, algo-10, algo-11, algo-2."""
-    body = "with collective(circle) as group: say(place=(group.rank, xgb.collective.get_rank()))"
+    body = "with collective(communicator) as group: say(place=(group.rank, xgb.collective.get_rank()))"
     with Party(11, body, head=HEAD) as party:
         said = answers(party.start().finish())
     assert [one["place"] for one in said] == [[rank, rank] for rank in range(11)]
@@ -149,8 +147,8 @@ def test_ranks_are_those_of_the_circle_beyond_ten_members() -> None:
 def test_one_that_is_slow_is_not_lost() -> None:
     """The others are in a call of the library meanwhile, for longer than the limit, and show that they live."""
     body = """
-with collective(circle) as group:
-    time.sleep(4.5 * (circle.rank == 1))
+with collective(communicator) as group:
+    time.sleep(4.5 * (communicator.rank == 1))
     say(total=group.total(np.ones(1)).tolist())
 """
     with Party(3, body, head=HEAD, limit=3) as party:
@@ -205,7 +203,11 @@ def test_one_that_fails_is_named_by_the_others_with_what_it_says(victim: str) ->
 
 def test_what_xgboost_raises_is_let_through_where_nobody_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_WORD_SECONDS", 0.0)
-    with alone() as circle, pytest.raises(xgb.core.XGBoostError, match="wrong parameter"), naming_the_lost(circle):
+    with (
+        alone() as communicator,
+        pytest.raises(xgb.core.XGBoostError, match="wrong parameter"),
+        naming_the_lost(communicator),
+    ):
         raise xgb.core.XGBoostError("wrong parameter")
 
 
@@ -213,10 +215,10 @@ def test_what_xgboost_raises_is_the_loss_where_somebody_is_lost(monkeypatch: pyt
     def lost() -> None:
         raise PeerError("algo-2 is lost")
 
-    with alone() as circle:
-        monkeypatch.setattr(circle, "lost", lambda *, seconds: f"within {seconds} s")
-        monkeypatch.setattr(circle, "check", lost)
-        with pytest.raises(PeerError, match="algo-2 is lost"), naming_the_lost(circle):
+    with alone() as communicator:
+        monkeypatch.setattr(communicator, "lost", lambda *, seconds: f"within {seconds} s")
+        monkeypatch.setattr(communicator, "check", lost)
+        with pytest.raises(PeerError, match="algo-2 is lost"), naming_the_lost(communicator):
             raise xgb.core.XGBoostError("whatever")
 
 
@@ -225,13 +227,13 @@ def test_what_xgboost_raises_is_the_loss_where_somebody_is_lost(monkeypatch: pyt
 
 @contextmanager
 def alone() -> Iterator[Communicator]:
-    """The circle of one member."""
-    with join(Members(("algo-1",), "algo-1", "127.0.0.1"), timeout=0, limit=0, port=0) as circle:
-        yield circle
+    """The communicator of one member."""
+    with join(Members(("algo-1",), "algo-1", "127.0.0.1"), timeout=0, limit=0, port=0) as communicator:
+        yield communicator
 
 
 def test_one_member_alone_has_the_same_calls_and_no_collective() -> None:
-    with alone() as circle, collective(circle) as group:
+    with alone() as communicator, collective(communicator) as group:
         assert (group.rank, group.size) == (0, 1)
         assert not xgb.collective.is_distributed()
         given = np.array([1.5, 2.5])

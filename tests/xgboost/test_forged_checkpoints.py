@@ -13,13 +13,14 @@ import pytest
 
 from tests.support import boosters
 from tests.support.ubjson import encode
-from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.checkpoint.store import Checkpoint, Checkpoints
+from trainbox.comm import Members, join
 from trainbox.errors import CheckpointError
-from trainbox.peers import Members, join
-from trainbox.xgboost import Params, Progress, load_folds
 from trainbox.xgboost.agreement import Agreement
+from trainbox.xgboost.folds import load_folds
 from trainbox.xgboost.model_check.ubjson import decode
-from trainbox.xgboost.segments import resume
+from trainbox.xgboost.params import Params
+from trainbox.xgboost.segments import Progress, resume
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
 STEP = 4
@@ -91,8 +92,8 @@ def resumed(tmp_path: Path, change: Callable[[Path], object], *, columns: int = 
     found = forge(store, change)
     agreement = Agreement({}, {}, tuple("abcdefgh"[:columns]), {}, (STEP, 0))
     members = Members(("algo-1",), "algo-1", "127.0.0.1")
-    with join(members, timeout=1.0, limit=0.0, port=0) as circle:
-        return resume(found, agreement, circle, {"a": "b"}, Params(num_round=9, objective="binary:logistic"))
+    with join(members, timeout=1.0, limit=0.0, port=0) as communicator:
+        return resume(found, agreement, communicator, {"a": "b"}, Params(num_round=9, objective="binary:logistic"))
 
 
 def put(name: str, content: bytes | str) -> Callable[[Path], object]:

@@ -7,13 +7,15 @@ import pytest
 import scipy.sparse
 import xgboost as xgb
 
-from trainbox.channels import Table
-from trainbox.checkpointing import Checkpoint
+from trainbox.checkpoint.store import Checkpoint
 from trainbox.contract.job import Channel
+from trainbox.data import Table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.xgboost import Alone, Params, booster_parameters, evaluate
 from trainbox.xgboost.agreement import Report, agree
+from trainbox.xgboost.cluster import Alone
 from trainbox.xgboost.matrices import LEAST_ROWS, Bins, choose_bins, feature_types, fields, make_matrices
+from trainbox.xgboost.metrics import evaluate
+from trainbox.xgboost.params import Params, booster_parameters
 from trainbox.xgboost.segments import compare, identify
 from trainbox.xgboost.shards import Part, Shard, is_too_large, read_shard, shard_of
 

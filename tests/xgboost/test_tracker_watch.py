@@ -12,8 +12,8 @@ import pytest
 from tests.support.parties import Party
 from tests.support.trees import is_alive
 from tests.xgboost.test_cluster import HEAD, ON_AND_ON
+from trainbox.comm import Members, join
 from trainbox.errors import TrainingError
-from trainbox.peers import Members, join
 from trainbox.xgboost.tracker_process import Tracker, Watch
 
 #: All but the last member wait in XGBoost for it.
@@ -22,7 +22,7 @@ from trainbox.xgboost import cluster
 init = cluster.xgb_collective.init
 def late(**arguments):
     ready()
-    if circle.rank == 2: time.sleep(600)
+    if communicator.rank == 2: time.sleep(600)
     init(**arguments)
 cluster.xgb_collective.init = late
 """
@@ -72,12 +72,12 @@ def watched(fault: signal.Signals | None, clock: Callable[[], float], limit: flo
         ends.append(error.message)
 
     with (
-        join(Members(("algo-1",), "algo-1", "127.0.0.1"), timeout=0, limit=limit, port=0) as circle,
+        join(Members(("algo-1",), "algo-1", "127.0.0.1"), timeout=0, limit=limit, port=0) as communicator,
         Tracker("localhost", 2, 10) as tracker,
     ):
         if fault is not None:
             os.kill(tracker.pid, fault)
-        watch = Watch(tracker, circle, end=end, clock=clock)
+        watch = Watch(tracker, communicator, end=end, clock=clock)
         with watch:
             while fault is not None and not ends:
                 time.sleep(0.001)

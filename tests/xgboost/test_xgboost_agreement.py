@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainbox.channels import default_names
+from trainbox.data import default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
 from trainbox.xgboost.agreement import Labels, Report, agree, check_labels, report_columns

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from trainbox.channels import Table
+from trainbox.data import Table
 from trainbox.errors import HyperparameterError
 from trainbox.xgboost.folds import join_folds, split_folds, take_rows
 from trainbox.xgboost.matrices import fields

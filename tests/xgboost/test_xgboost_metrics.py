@@ -20,16 +20,8 @@ from trainbox.contract.params import parse
 from trainbox.errors import DataError
 from trainbox.xgboost import scores
 from trainbox.xgboost.catalogue import METRICS, goal, is_well_formed, split
-from trainbox.xgboost.metrics import (
-    Truths,
-    builtin_regexes,
-    declare,
-    evaluate,
-    line,
-    metric_names,
-    objective_name,
-    objective_of,
-)
+from trainbox.xgboost.declared import builtin_regexes, declare, line, metric_names, objective_name, objective_of
+from trainbox.xgboost.metrics import Truths, evaluate
 from trainbox.xgboost.params import Params, booster_parameters
 
 MAXIMIZED = (

@@ -19,7 +19,8 @@ from trainbox.xgboost import rules
 from trainbox.xgboost.catalogue import METRICS, OBJECTIVES
 from trainbox.xgboost.constraints import weights
 from trainbox.xgboost.declaration import Declaration
-from trainbox.xgboost.metrics import evaluate, metric_names
+from trainbox.xgboost.declared import metric_names
+from trainbox.xgboost.metrics import evaluate
 from trainbox.xgboost.params import FREE, Params, as_dict, booster_parameters, check_members, notes, shaping
 
 VERSION = xgb.__version__

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.support.writers import write
-from trainbox.channels import Coding
+from trainbox.comm import Communicator
 from trainbox.contract.job import Channel
+from trainbox.data import Coding
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.peers import Communicator
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Part, Shard, read_block, read_shard
 from trainbox.xgboost.texts import check_texts, settle_codes
@@ -20,7 +20,7 @@ ROWS = "yes,red,1\nno,blue,2\nyes,,3\nno,amber,4\nyes,red,5\n"
 
 
 class Alone:
-    """What is asked of a circle of one."""
+    """What is asked of a communicator of one."""
 
     size = 1
 

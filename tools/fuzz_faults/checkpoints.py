@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainbox.checkpointing import Checkpoint, examine
+from trainbox.checkpoint.store import Checkpoint, examine
 
 _ASIDE, _STEP = ".tmp-step-", "step-"
 

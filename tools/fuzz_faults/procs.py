@@ -65,9 +65,9 @@ def _kind(process: Process, parent: Kind | None, *, is_run: bool, is_host: bool)
     for words, kind in _OWN.items():
         if words in " ".join(process.argv):
             return kind
-    if "trainbox.elastic" in process.argv:
+    if "trainbox.launcher" in process.argv:
         return _BELOW.get(parent)
-    if "trainbox.launch" in process.argv:
+    if "trainbox.supervisor" in process.argv:
         return "supervisor" if parent == "run" or is_host else None
     return "script" if parent == "supervisor" and any("_train.py" in part for part in process.argv) else None
 

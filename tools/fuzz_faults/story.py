@@ -18,7 +18,7 @@ import msgspec
 from tools.fuzz_faults import checkpoints, disk, jobs, procs
 from tools.fuzz_faults.plan import Event
 from tools.fuzz_faults.strike import Hit, Striker
-from trainbox.scratch import PREFIX
+from trainbox.system.shm_dir import PREFIX
 
 _LOOK_SECONDS = 0.004
 _REST_SECONDS = 0.03

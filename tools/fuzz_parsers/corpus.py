@@ -147,7 +147,7 @@ def greetings() -> tuple[bytes, ...]:
 
 def messages_of_greeting() -> tuple[bytes, ...]:
     """The same without what stands in front of each."""
-    from trainbox.peers.handshake import Accepted, Challenge, Hello, Proof, Refusal  # noqa: PLC0415 - as below
+    from trainbox.comm.handshake import Accepted, Challenge, Hello, Proof, Refusal  # noqa: PLC0415 - as below
 
     messages = (Hello("job", "algo-2", "heartbeat", bytes(32)), Challenge(bytes(32), bytes(32)), Proof(bytes(32)))
     return tuple(map(msgspec.msgpack.encode, (*messages, Accepted(), Refusal("job"))))
@@ -160,7 +160,7 @@ def greeting(message: bytes) -> bytes:
 
 def frames() -> tuple[bytes, ...]:
     """Messages of a member after the handshake."""
-    from trainbox.peers.framing import encode_header  # noqa: PLC0415 - as below
+    from trainbox.comm.framing import encode_header  # noqa: PLC0415 - as below
 
     contents = (b"hello", b"", msgspec.msgpack.encode("algo-2"))
     return tuple(encode_header(1, "gather", len(content)) + content for content in contents)
@@ -168,7 +168,7 @@ def frames() -> tuple[bytes, ...]:
 
 def heartbeats() -> tuple[bytes, ...]:
     """Messages between the failure detectors of two members."""
-    from trainbox.peers.framing import Heartbeat, Loss, encode_header  # noqa: PLC0415 - as below
+    from trainbox.comm.framing import Heartbeat, Loss, encode_header  # noqa: PLC0415 - as below
 
     messages = (
         (Heartbeat(), Heartbeat(), Heartbeat(goodbye=True)),

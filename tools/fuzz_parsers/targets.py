@@ -19,8 +19,13 @@ from typing import get_args
 import msgspec
 
 from tools.fuzz_parsers import corpus
-from trainbox.channels import ColumnSpec, estimate_bytes, read_blocks, read_table
-from trainbox.channels.formats import Format, parse_body, read_content_type
+from trainbox.checkpoint.manifest import MANIFEST, check_files, decode_info, read_manifest
+from trainbox.comm import Communicator, Members
+from trainbox.comm.data_connection import DataConnection
+from trainbox.comm.framing import HeartbeatConnection
+from trainbox.comm.handshake import HandshakeReader
+from trainbox.comm.heartbeat import HeartbeatMonitor
+from trainbox.comm.tolerant import TolerantCommunicator
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import read_job
 from trainbox.contract.keys import read_checkpoint_keys
@@ -28,6 +33,8 @@ from trainbox.contract.model_card import read_card
 from trainbox.contract.peer_key import read_peer_key
 from trainbox.contract.ranks import find_members_beyond, read_port, read_ranks
 from trainbox.contract.references import fill_in_raw, find_references, read_resolved
+from trainbox.data import ColumnSpec, estimate_bytes, read_blocks, read_table
+from trainbox.data.formats import Format, parse_body, read_content_type
 from trainbox.errors import (
     CheckpointError,
     ContractError,
@@ -36,15 +43,8 @@ from trainbox.errors import (
     PeerError,
     ProgramError,
 )
-from trainbox.launch.source import extract
-from trainbox.manifest import MANIFEST, check_files, decode_info, read_manifest
 from trainbox.metrics import Metric, check, definitions, parse_line
-from trainbox.peers import Communicator, Members
-from trainbox.peers.data_connection import DataConnection
-from trainbox.peers.framing import HeartbeatConnection
-from trainbox.peers.handshake import HandshakeReader
-from trainbox.peers.heartbeat import HeartbeatMonitor
-from trainbox.peers.tolerant import TolerantCommunicator
+from trainbox.supervisor.source import extract
 
 #: Given the input and an empty directory; what it returns does not matter.
 Use = Callable[[bytes, Path], object]

@@ -1,28 +1,22 @@
-"""The files of a channel become one numeric table, or an error that names file, line and cell.
+"""The former name of `trainbox.data`, kept for one version."""
 
-CSV, Parquet, libsvm and recordio-protobuf, in files or through a pipe, become labels, features, weights and groups:
-
-* files are read in the order of their paths below the channel, through nested folders; files that are not data are
-  skipped, with a log line;
-* every cell is a number, `True` or `False`, or missing: in CSV an empty cell, `NA`, `NULL`, `NaN` and the like.
-  Anything else, also an infinite value, is an error; if the caller takes texts, a column of them becomes codes
-  (`Table.coding`);
-* every row of every file has the same number of columns; the first is the label, which may not be missing;
-* a first line without any number is a header, and so is one whose numbers are names (`target,0,1,2`); any other line
-  with numbers and words is an error;
-* the delimiter is the one of `,` `;` tab `|` or blanks that gives numbers; lines that begin with `#` are comments;
-* a file of another kind (a workbook, an archive, JSON, a pickle) is an error that says what it is.
-
-`formats` has the formats alone: bytes become rows, without a channel and without labels.
-"""
-
-from trainbox.channels.estimate import estimate_bytes
-from trainbox.channels.files import find_files
-from trainbox.channels.formats.categories import Coding, digest_coding
-from trainbox.channels.formats.row_block import Sparse
-from trainbox.channels.formats.schema import ColumnSpec, default_names
-from trainbox.channels.read import read_blocks, read_table, say_unread
-from trainbox.channels.table import Block, Inspect, Table, digest, take_part
+from trainbox.data import (
+    Block,
+    Coding,
+    ColumnSpec,
+    Inspect,
+    Sparse,
+    Table,
+    default_names,
+    digest,
+    digest_coding,
+    estimate_bytes,
+    find_files,
+    read_blocks,
+    read_table,
+    say_unread,
+    take_part,
+)
 
 __all__ = [
     "Block",

@@ -1,8 +1,5 @@
 """Keys that a variable gives: 32 bytes each, as hexadecimal digits or in base64."""
 
-import base64
-import binascii
-import string
 from collections.abc import Mapping
 
 from trainbox.errors import ContractError
@@ -10,6 +7,7 @@ from trainbox.errors import ContractError
 #: The first of its keys seals checkpoints, each of them verifies the seals of others.
 CHECKPOINT_KEY = "TRAINBOX_CHECKPOINT_KEY"
 KEY_BYTES = 32
+_HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
@@ -35,11 +33,11 @@ def read_checkpoint_keys(env: Mapping[str, str]) -> tuple[bytes, ...]:
 
 def decode_key(text: str) -> bytes:
     """Return the bytes of a key; not `KEY_BYTES` of them where the text is neither form."""
-    if len(text) == 2 * KEY_BYTES and not set(text) - set(string.hexdigits):
+    if len(text) == 2 * KEY_BYTES and set(text) <= _HEXADECIMAL:
         return bytes.fromhex(text)
+    from base64 import b64decode  # noqa: PLC0415 - a millisecond that a job without keys needs not
+
     try:
-        return base64.b64decode(
-            text.translate(_URL_SAFE).rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True
-        )
-    except (binascii.Error, ValueError):
+        return b64decode(text.translate(_URL_SAFE).rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
+    except ValueError:
         return b""

@@ -18,6 +18,8 @@ from trainbox.errors import DataError
 CARD_FILE = "trainbox/model.json"
 #: Where versions before the card left their description, in three shapes.
 _OLD_FILE = "model.json"
+#: Markers of missing values that pandas, R, databases and spreadsheets write into CSV.
+MISSING = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaN", "nan")
 _MOST_BYTES = 256 * 2**20
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 

@@ -8,7 +8,7 @@ from typing import TypeVar, get_args
 
 import msgspec
 
-from trainbox.contract.drills import Drill, read_drills
+from trainbox.contract.fault_injection import Drill, read_drills
 from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.contract.ranks import DEFAULT_PORT
 from trainbox.contract.scheduler import (

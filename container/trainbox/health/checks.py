@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from trainbox.contract.finding import Finding, Kind, Status, Value
-from trainbox.launch.network import SMALL_SHM_BYTES
+from trainbox.diagnostics.finding import Finding, Kind, Status, Value
+from trainbox.system.network import SMALL_SHM_BYTES
 
 Stage = Literal["fast", "full"]
 Scope = Literal["host", "versions", "gpu", "collective"]

@@ -30,11 +30,11 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from trainbox.clock import Clock, Sleep
+from trainbox.comm.sockets import listen, serve_store
 from trainbox.contract.job import read_environment
 from trainbox.health import probe
 from trainbox.health.probe_protocol import GroupTask, HostGroupResult, ProbeReply, ProbeRequest, RankResult
-from trainbox.peers.sockets import listen, serve_store
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 FAULT_VARIABLE = "TRAINBOX_HEALTH_DRILL"
 _PERIOD = 1024
@@ -80,7 +80,7 @@ def _open_listener(host: str) -> socket.socket:
     try:
         return listen(host, 0, backlog=_BACKLOG)
     except OSError as error:
-        say(f"health: {host} is not an address of this host ({error.strerror}): listening on all of its addresses")
+        emit(f"health: {host} is not an address of this host ({error.strerror}): listening on all of its addresses")
         return socket.create_server(("", 0), backlog=_BACKLOG)
 
 

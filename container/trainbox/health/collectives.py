@@ -19,8 +19,9 @@ from typing import Self
 import msgspec
 
 from trainbox.clock import wait_from
-from trainbox.contract.finding import Finding, Kind
+from trainbox.comm.tolerant import TolerantCommunicator
 from trainbox.contract.peer_key import without_peer_key
+from trainbox.diagnostics.finding import Finding, Kind
 from trainbox.health.checks import CHECKS, Stage, found
 from trainbox.health.collective_bisection import (
     STAGES,
@@ -39,9 +40,8 @@ from trainbox.health.collective_bisection import (
 )
 from trainbox.health.host import ABSENT, Subject, read_cuda
 from trainbox.health.probe_protocol import GroupTask, ProbeReply, ProbeRequest
-from trainbox.launch.variables import LOOPBACK, network_variables
-from trainbox.peers.tolerant import TolerantCommunicator
-from trainbox.say import say
+from trainbox.log_lines import emit
+from trainbox.supervisor.variables import LOOPBACK, network_variables
 
 MIB = 1024 * 1024
 #: Time to import torch from a cold disk.
@@ -194,7 +194,7 @@ def _decide(
         return StageRequests()
     planned.append(following)
     part, groups = following
-    say(f"health: collectives: {part}: {len(groups)} group(s) of hosts over {backend}")
+    emit(f"health: collectives: {part}: {len(groups)} group(s) of hosts over {backend}")
     if part == "reach":
         listeners = {host: one.reply.ports[-1] for host, one in replies.items()}
         requests = {

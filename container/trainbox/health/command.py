@@ -19,8 +19,8 @@ from trainbox.health.host import Subject
 from trainbox.health.report import HealthReport
 from trainbox.health.run import examine
 from trainbox.health.sidecar import run_sidecar
-from trainbox.launch.machine import read_machine
-from trainbox.say import say
+from trainbox.log_lines import emit
+from trainbox.system.machine import read_machine
 
 #: What its help shows.
 EXAMPLES = (
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         _print_preflight(found, subject)
     else:
         (report.print_lines if args.json or not sys.stdout.isatty() else report.print_table)(found.findings)
-        say(found.line)
+        emit(found.line)
         _write_report(found, subject)
     if args.failure and found.diagnosis:
         args.failure.write_bytes(msgspec.json.encode(found.diagnosis))
@@ -100,7 +100,7 @@ def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
         settings = msgspec.structs.replace(job.settings, processes_per_host=args.processes)
         job = msgspec.structs.replace(job, settings=settings)
     if job is None:
-        say(f"no job in {layout.root}: checking only this machine")
+        emit(f"no job in {layout.root}: checking only this machine")
     return Subject(
         host=job.current_host if job else socket.gethostname(),
         machine=read_machine(modules=("torch",)),
@@ -115,9 +115,9 @@ def _print_preflight(found: HealthReport, subject: Subject) -> None:
     directory = _write_report(found, subject)
     shown = [finding for finding in found.findings if finding.status != "pass" or directory is None]
     report.print_lines(shown)
-    say(found.line)
+    emit(found.line)
     if passed := len(found.findings) - len(shown):
-        say(f"{passed} checks passed: {directory}")
+        emit(f"{passed} checks passed: {directory}")
 
 
 def _write_report(found: HealthReport, subject: Subject) -> Path | None:
@@ -128,7 +128,7 @@ def _write_report(found: HealthReport, subject: Subject) -> Path | None:
     try:
         report.write_report(directory, subject.host, found)
     except OSError as error:
-        say(f"the health report cannot be written: {error.strerror}: {error.filename}")
+        emit(f"the health report cannot be written: {error.strerror}: {error.filename}")
         return None
     return directory
 

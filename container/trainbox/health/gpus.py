@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from trainbox.contract.finding import Finding, Value
+from trainbox.diagnostics.finding import Finding, Value
 from trainbox.health import checks
 from trainbox.health.checks import found
 from trainbox.health.nvml import Event, GpuReading

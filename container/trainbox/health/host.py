@@ -17,13 +17,13 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.environment import Machine
-from trainbox.contract.finding import Finding, Kind
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.ranks import DEFAULT_PORT, LAST_PORT
+from trainbox.diagnostics.finding import Finding, Kind
 from trainbox.health import checks
 from trainbox.health.checks import Stage, found
-from trainbox.launch.memory import read_memory
-from trainbox.launch.peers import resolves
+from trainbox.system.memory import read_memory
+from trainbox.system.name_resolution import resolves
 
 _SHM = Path("/dev/shm")  # noqa: S108 - this directory itself is checked
 _TEMPORARY = Path("/tmp")  # noqa: S108 - as above

@@ -11,15 +11,15 @@ from statistics import median
 
 import msgspec
 
+from trainbox.atomic_write import write
+from trainbox.comm.tolerant import OF_CONFIGURATION, UNPROVED
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import compose
-from trainbox.contract.finding import Finding, blame, list_places
 from trainbox.contract.peer_key import SAME_KEY_HINT
 from trainbox.contract.text import visible
+from trainbox.diagnostics.finding import Finding, blame, list_places
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, amount, found
 from trainbox.health.host import ABSENT
-from trainbox.peers.tolerant import OF_CONFIGURATION, UNPROVED
-from trainbox.whole import write
 
 _PREFIX = "versions."
 DIRECTORY = "health"

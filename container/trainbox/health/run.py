@@ -9,7 +9,9 @@ from functools import partial
 import msgspec
 
 from trainbox.clock import Clock
-from trainbox.contract.finding import Finding
+from trainbox.comm.members import Members
+from trainbox.comm.tolerant import MemberLost, TolerantCommunicator, join_tolerant
+from trainbox.diagnostics.finding import Finding
 from trainbox.health import gpus, host, probe
 from trainbox.health.arithmetic import Measured
 from trainbox.health.checks import CHECKS, found, unfinished
@@ -18,8 +20,6 @@ from trainbox.health.host import Subject
 from trainbox.health.nvml import GpuReading, NvmlMissing, open_gpus
 from trainbox.health.probe import Probe, ProbeResult
 from trainbox.health.report import HealthReport, HostReport, compare_hosts, evaluate
-from trainbox.peers.members import Members
-from trainbox.peers.tolerant import MemberLost, TolerantCommunicator, join_tolerant
 
 _UNUSABLE = "torch cannot use this GPU: install torch for a CUDA version that the driver supports, and free GPU memory"
 #: From the timeout of a check to the reply of its host, which may have few CPUs.

@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from trainbox.clock import Clock
-from trainbox.contract.finding import Finding
-from trainbox.contract.lookout import Post
+from trainbox.diagnostics.finding import Finding
+from trainbox.diagnostics.monitor_protocol import Post
 from trainbox.health import report
 from trainbox.health.gpus import Place, check_gpu, classify_event, find_newly_bad, values_by_place
 from trainbox.health.nvml import Event, EventsLost, Gpus, NvmlMissing, open_gpus
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 #: Fields that are read periodically: those of the hard checks.
 _READ = frozenset({"recovery_action", "ecc_uncorrected", "remapped", "pages_pending"})
@@ -71,7 +71,9 @@ class GpuMonitor:
                 read_at = 0.0  # read now: the event may have changed the state of the GPU
                 continue
             if isinstance(event, EventsLost):
-                say(f"health: GPU events are no longer available; GPUs are still read every {seconds:g} s: {event.why}")
+                emit(
+                    f"health: GPU events are no longer available; GPUs are still read every {seconds:g} s: {event.why}"
+                )
             if asked or self._clock() >= read_at:
                 read_at = self._clock() + seconds
                 yield GpuUpdate(self.read(), answers=asked)
@@ -116,7 +118,7 @@ def run_sidecar(host: str, directory: Path | None) -> int:
         try:
             monitor = GpuMonitor(host, open_gpus())
         except NvmlMissing as missing:
-            say(f"health: nothing to watch: {missing}")
+            emit(f"health: nothing to watch: {missing}")
             return 0
 
         def is_asked() -> bool:

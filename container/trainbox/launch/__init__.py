@@ -1,1 +1,1 @@
-"""The supervisor: the program `train`, which runs a script, survives it and says how it ended."""
+"""The former name of `trainbox.supervisor`, kept for one version."""

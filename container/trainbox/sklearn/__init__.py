@@ -1,67 +1,50 @@
-"""What the script that grows forests is made of: rows, trees in groups, scores, checkpoints, the model."""
+"""The public names for scripts that train with scikit-learn; `train_scripts/random_forest_train.py` is one to copy.
 
-from trainbox.sklearn.boosted import boost, explain_boost, save_booster, score_booster
-from trainbox.sklearn.data import Data, meet, read_data
-from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
-from trainbox.sklearn.forests import (
-    Part,
-    assemble,
-    check_rows,
-    gather_parts,
-    groups_left,
-    grow,
-    lay_out,
-    slices,
-    take_stock,
-)
-from trainbox.sklearn.former import Former, read_former, refuse_former
-from trainbox.sklearn.judging import Judge
-from trainbox.sklearn.model import describe, find_importance, save_curves, save_importance, save_model
-from trainbox.sklearn.packing import Forest, pack, unpack
-from trainbox.sklearn.params import Params
-from trainbox.sklearn.resuming import History, identify, open_store, resume, save_parts
-from trainbox.sklearn.scores import declare
-from trainbox.tabular.plots import draw_pictures
+    params = trainbox.hyperparameters(Params)
+    with session(params) as run:
+        data = run.read()
+        model = run.make_estimator()
+        scores = run.fit(model, data)
+        run.save(model, data, scores)
+
+`session` imports scikit-learn without pandas. A script that uses data frames imports `sklearn` at its top, as usual:
+then all of it is there.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainbox.sklearn.data import Data
+    from trainbox.sklearn.entry import session
+    from trainbox.sklearn.params import Params, declare
+    from trainbox.sklearn.training import ForestSession, Growth
 
 __all__ = [
     "Data",
-    "Forest",
-    "Former",
-    "History",
-    "Judge",
+    "ForestSession",
+    "Growth",
     "Params",
-    "Part",
-    "assemble",
-    "boost",
-    "check_rows",
     "declare",
-    "describe",
-    "draw_pictures",
-    "explain_boost",
-    "find_importance",
-    "find_source",
-    "fit_estimator",
-    "gather_parts",
-    "groups_left",
-    "grow",
-    "identify",
-    "lay_out",
-    "make_estimator",
-    "meet",
-    "open_store",
-    "pack",
-    "read_data",
-    "read_former",
-    "refuse_former",
-    "resume",
-    "save_booster",
-    "save_curves",
-    "save_importance",
-    "save_model",
-    "save_parts",
-    "score_booster",
-    "score_estimator",
-    "slices",
-    "take_stock",
-    "unpack",
+    "session",
 ]
+
+_HOMES = {
+    "Data": "data",
+    "ForestSession": "training",
+    "Growth": "training",
+    "Params": "params",
+    "declare": "params",
+    "session": "entry",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use, so that hyperparameters and metrics are known without importing scikit-learn."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trainbox.sklearn' has no attribute {name!r}")
+    return getattr(import_module(f"trainbox.sklearn.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import trainbox
-from trainbox.channels import Table, take_part
-from trainbox.peers import Communicator
-from trainbox.say import say
+from trainbox.comm import Communicator
+from trainbox.data import Table, take_part
+from trainbox.log_lines import emit
+from trainbox.model.plots import Picture
+from trainbox.model.samples import thin_out
 from trainbox.sklearn.data import Data, targets
 from trainbox.sklearn.forests import count_threads
 from trainbox.sklearn.model import describe, save_importance, versions
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
-from trainbox.tabular.plots import Picture
-from trainbox.tabular.samples import thin_out
 from trainbox.tabular.texts import explain
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _share_of_features(params: Params, features: int) -> float:
     return min(1.0, max(1, int(count)) / features)
 
 
-def boost(params: Params, data: Data, circle: Communicator) -> "xgb.Booster":
+def boost(params: Params, data: Data, communicator: Communicator) -> "xgb.Booster":
     """Grow the forest, all members together; each has the whole of it afterwards.
 
     Raises:
@@ -99,10 +99,10 @@ def boost(params: Params, data: Data, circle: Communicator) -> "xgb.Booster":
 
     from trainbox.xgboost.cluster import collective  # noqa: PLC0415 - loads XGBoost
 
-    own = data.train if data.is_sharded else take_part(data.train, circle.rank, circle.size)
+    own = data.train if data.is_sharded else take_part(data.train, communicator.rank, communicator.size)
     rows = f"{len(own.labels):,} rows of its own"
-    say(f"{circle.members.name} grows {params.n_estimators} trees with XGBoost, {rows}")
-    with collective(circle):
+    emit(f"{communicator.members.name} grows {params.n_estimators} trees with XGBoost, {rows}")
+    with collective(communicator):
         matrix = xgb.QuantileDMatrix(
             own.features,
             label=_encode(own, params, data),
@@ -167,7 +167,7 @@ def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Map
     )
     save_models({"xgboost-model": bytes(booster.save_raw("ubj"))}, card, thin_out(data.train.features))
     gains: dict[str, Any] = booster.get_score(importance_type="gain")  # of trees one number each
-    say(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")
+    emit(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")
     for text in explain(data.coding, data.columns, params.unseen):
-        say(text)
+        emit(text)
     return save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})

@@ -15,17 +15,17 @@ import sklearn
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Coding, ColumnSpec, Table, digest, read_table, say_unread
+from trainbox.comm import Communicator, find_members, join
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
+from trainbox.data import Coding, ColumnSpec, Table, digest, read_table, say_unread
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
-from trainbox.launch.memory import read_memory
-from trainbox.peers import Communicator, find_members, join
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
 from trainbox.sklearn.texts import encode, settle_codes
 from trainbox.stopping import leaving_at_once
+from trainbox.system.memory import read_memory
 from trainbox.tabular.domains import WHOLE, Domain, check_known, labels_in
 from trainbox.tabular.faults import Scan, raising_everywhere, raising_together
 from trainbox.tabular.labels import check_classes, count_labels, refuse_constant, refuse_weights, some
@@ -105,59 +105,59 @@ def meet() -> Iterator[Communicator]:
     timeout, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
     with ExitStack() as stack:
         with leaving_at_once("meeting the other hosts"):
-            circle = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
-        yield circle
+            communicator = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
+        yield communicator
 
 
 @leaving_at_once("reading the rows")
-def read_data(params: Params, circle: Communicator) -> Data:
+def read_data(params: Params, communicator: Communicator) -> Data:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 
     Rows that all hosts have (FullyReplicated) stay as they are. Rows that are sharded are gathered, where they fit.
 
     Args:
         params: The hyperparameters.
-        circle: The hosts; all call this.
+        communicator: The hosts; all call this.
 
     Raises:
         DataError: A channel cannot be used, the hosts' rows do not fit together, or they are too many for one host.
         ConfigurationError: The hosts have different versions of scikit-learn.
     """
     channels = find_channels(trainbox.current_job())
-    sharded = {name for name, channel in channels.items() if circle.size > 1 and channel.distribution == _SHARDED}
+    sharded = {name for name, channel in channels.items() if communicator.size > 1 and channel.distribution == _SHARDED}
     tables: dict[str, Table] = {}
-    former = former_codes(circle, trainbox.former_model())
-    with raising_everywhere(circle):
+    former = former_codes(communicator, trainbox.former_model())
+    with raising_everywhere(communicator):
         coded = _read(channels["train"], params, None, former, allow_empty="train" in sharded)
-    with raising_together(circle):
-        coded = settle_codes(circle, coded, params, former)
-    with raising_everywhere(circle):
+    with raising_together(communicator):
+        coded = settle_codes(communicator, coded, params, former)
+    with raising_everywhere(communicator):
         tables["train"] = encode(coded, params, _memory())
         for name, channel in channels.items():
-            if name != "train" and (name in sharded or circle.rank == 0):
+            if name != "train" and (name in sharded or communicator.rank == 0):
                 table = _read(channel, params, coded, coded.coding, allow_empty=name in sharded)
                 tables[name] = encode(table, params, _memory())
-        report = _report(circle, params, tables, sharded)
-    reports = circle.gather(report, Report)
-    with raising_together(circle):
+        report = _report(communicator, params, tables, sharded)
+    reports = communicator.gather(report, Report)
+    with raising_together(communicator):
         names = agree(reports, sharded)
         classes = check_training_labels(params, reports, is_sharded="train" in sharded)
     train = tables["train"]
     if scipy.sparse.issparse(train.features):
-        say("train is sparse: a feature that a row does not name is 0 there")
-    with raising_together(circle):
+        emit("train is sparse: a feature that a row does not name is 0 there")
+    with raising_together(communicator):
         stays = "train" in sharded and must_stay(params, reports)
     if stays:
         train = join_rows([train], names)
     elif "train" in sharded:
-        train = share_rows(circle, train, _sizes(reports, "train"), names)
+        train = share_rows(communicator, train, _sizes(reports, "train"), names)
     held_out = tables.get("validation")
-    with raising_everywhere(circle):
+    with raising_everywhere(communicator):
         if held_out is not None and params.task == "classification":
             check_known(held_out, classes, channels["validation"], columns_of(params))
     if held_out is not None and "validation" in sharded:
-        held_out = hand_rows_to_first(circle, held_out, _sizes(reports, "validation"), names)
-    with raising_everywhere(circle):
+        held_out = hand_rows_to_first(communicator, held_out, _sizes(reports, "validation"), names)
+    with raising_everywhere(communicator):
         if held_out is not None and held_out.weights is not None and not held_out.weights.any():
             refuse_weights("validation")
     return Data(
@@ -222,21 +222,23 @@ def find_channels(job: Job) -> dict[str, Channel]:
     if held_out:
         channels["validation"] = job.channels[held_out[0]]
     else:
-        say("no channel 'validation' or 'test': the metrics are those of the rows trained on, which flatter a forest")
+        emit("no channel 'validation' or 'test': the metrics are those of the rows trained on, which flatter a forest")
     return channels
 
 
-def _report(circle: Communicator, params: Params, tables: Mapping[str, Table], sharded: AbstractSet[str]) -> Report:
+def _report(
+    communicator: Communicator, params: Params, tables: Mapping[str, Table], sharded: AbstractSet[str]
+) -> Report:
     train = tables["train"]
     counts: dict[float, int] = {}
     if params.task == "classification":
         counts = count_labels(train.labels)
         check_classes("train", counts, learn=False)  # before all numbers of a regression are sent around as classes
     return Report(
-        member=circle.members.name,
+        member=communicator.members.name,
         rows={name: len(table.labels) for name, table in tables.items()},
         size={name: count_bytes(table) for name, table in tables.items()},
-        digest=digest(train) if circle.size > 1 and "train" not in sharded else "",
+        digest=digest(train) if communicator.size > 1 and "train" not in sharded else "",
         columns=train.feature_names if len(train.labels) else (),
         classes={f"{label:.0f}": count for label, count in counts.items()},
         extremes=(float(train.labels.min()), float(train.labels.max())) if len(train.labels) else None,
@@ -311,10 +313,10 @@ def must_stay(params: Params, reports: Sequence[Report]) -> bool:
         return True
     where = f"{SHARE_OF_MEMORY:.0%} of the {least.memory / 1e9:.1f} GB of {least.member}"
     if total <= least.memory * SHARE_OF_MEMORY:
-        say(f"train is sharded: each of the {len(reports)} hosts gets all rows, {total / 1e6:,.1f} MB (below {where})")
+        emit(f"train is sharded: each of the {len(reports)} hosts gets all rows, {total / 1e6:,.1f} MB (below {where})")
         return False
     if params.allow_shard_forests:
-        say(
+        emit(
             f"train is sharded and has {total / 1e9:,.1f} GB, more than {where}: as allow_shard_forests says, each host"
             " grows trees on its own rows, as many as it has rows. The forest is weaker than one that has seen all rows"
             " with each tree, the more hosts the weaker, and weakest where rows were sorted before they were sharded"

@@ -20,14 +20,15 @@ from sklearn.base import BaseEstimator, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import all_estimators, get_tags
 
-from trainbox.channels import Table
 from trainbox.contract.job import Job
+from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.sklearn.data import Data, count_missing, targets
-from trainbox.sklearn.packing import without_torch
+from trainbox.sklearn.entry import TORCH_BACKEND
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
+from trainbox.tabular.script import without
 
 _OF_SKLEARN = re.compile(r"sklearn(?:\.[a-z][a-z0-9_]*)+\.[A-Z][A-Za-z0-9]*")
 _OF_SOURCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -79,7 +80,7 @@ def _find_of_sklearn(name: str) -> object:
 
 def _suggest(name: str) -> str:
     """What may have been meant; to know all estimators takes a second, which only an error is worth."""
-    with without_torch(), warnings.catch_warnings():
+    with without(TORCH_BACKEND), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of modules that say when they are imported that they are on their way out
         known = all_estimators(type_filter=["classifier", "regressor"])
     names = {kind: f"{cls.__module__.partition('._')[0]}.{kind}" for kind, cls in known}
@@ -130,7 +131,7 @@ def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN4
     if not fits:
         other = "regression" if params.task == "classification" else "classification"
         raise _wrong(name, f"that is nothing for task={params.task}", hint=f"say task={other}, or name another one")
-    say(f"estimator: {made!r}; one fit, so that an interrupted job begins anew")
+    emit(f"estimator: {made!r}; one fit, so that an interrupted job begins anew")
     return made
 
 
@@ -189,7 +190,7 @@ def fit_estimator(made: Any, params: Params, data: Data) -> Any:  # noqa: ANN401
         except (TypeError, ValueError) as error:
             raise DataError(f"{type(made).__name__} does not learn from these rows: {error}") from error
     for warning in {str(each.message) for each in said}:
-        say(f"{type(made).__name__}: {warning}")
+        emit(f"{type(made).__name__}: {warning}")
     return made
 
 

@@ -21,9 +21,9 @@ import scipy.sparse
 from sklearn import ensemble
 from sklearn.utils import get_tags
 
-from trainbox.channels import Table
+from trainbox.comm import Communicator
+from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.peers import Communicator
 from trainbox.sklearn.data import Data, count_missing, targets
 from trainbox.sklearn.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params, constructor_arguments
@@ -94,17 +94,17 @@ class Stock(msgspec.Struct, frozen=True):
     stop: bool
 
 
-def take_stock(circle: Communicator, own: range, parts: Sequence[Part], *, stop: bool) -> Stock:
+def take_stock(communicator: Communicator, own: range, parts: Sequence[Part], *, stop: bool) -> Stock:
     """Let all members tell each other how far they are; so that one that is asked to stop does not stop alone.
 
     Args:
-        circle: The members; all call this, after each group.
+        communicator: The members; all call this, after each group.
         own: The numbers of the trees that this one grows.
         parts: Those that it has.
         stop: Whether it was asked to stop.
     """
     grown = sum(part.last - part.first for part in parts)
-    told = circle.gather(Stock(grown, len(own) - grown, stop), Stock)
+    told = communicator.gather(Stock(grown, len(own) - grown, stop), Stock)
     return Stock(sum(one.grown for one in told), sum(one.left for one in told), any(one.stop for one in told))
 
 
@@ -329,7 +329,7 @@ def read_part(content: bytes, first: int, last: int, params: Params, *, features
     return Part(first, last, forest, content)
 
 
-def gather_parts(circle: Communicator, parts: Sequence[Part], params: Params, data: Data) -> list[Part]:
+def gather_parts(communicator: Communicator, parts: Sequence[Part], params: Params, data: Data) -> list[Part]:
     """Bring the trees of all members to the first, one part of each at a time; the others get nothing.
 
     Returns:
@@ -339,14 +339,14 @@ def gather_parts(circle: Communicator, parts: Sequence[Part], params: Params, da
         PeerError: A member is lost.
         DataError: What a member sends is no part of this forest.
     """
-    numbers = circle.gather([(part.first, part.last) for part in parts], list[tuple[int, int]])
+    numbers = communicator.gather([(part.first, part.last) for part in parts], list[tuple[int, int]])
     found = list(parts)
     for place in range(max(map(len, numbers[1:]), default=0)):
-        is_mine = circle.rank > 0 and place < len(parts)
-        given = circle.send_to_first(parts[place].content if is_mine else b"")
+        is_mine = communicator.rank > 0 and place < len(parts)
+        given = communicator.send_to_first(parts[place].content if is_mine else b"")
         for rank, content in enumerate(given or ()):
             if content:
                 first, last = numbers[rank][place]
-                name = f"what {circle.members.names[rank]} has grown"
+                name = f"what {communicator.members.names[rank]} has grown"
                 found.append(read_part(content, first, last, params, features=len(data.features), source=name))
-    return sorted(found, key=lambda part: part.first) if circle.rank == 0 else []
+    return sorted(found, key=lambda part: part.first) if communicator.rank == 0 else []

@@ -5,10 +5,10 @@ import hashlib
 import msgspec
 import numpy as np
 
+from trainbox.comm import Communicator
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
-from trainbox.peers import Communicator
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import Part, forest_class
 from trainbox.sklearn.packing import unpack
@@ -38,7 +38,7 @@ class _Told(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, data: Data, circle: Communicator) -> Former:
+def read_former(params: Params, data: Data, communicator: Communicator) -> Former:
     """The former forest; the first host reads it, and tells the others how many trees it has.
 
     Raises:
@@ -46,26 +46,26 @@ def read_former(params: Params, data: Data, circle: Communicator) -> Former:
         HyperparameterError: It has as many trees as are asked for, or something has no meaning with it.
     """
     directory = former_model()
-    members = circle.gather(directory is not None, bool)
+    members = communicator.gather(directory is not None, bool)
     if True not in members:
         return Former()
     if not members[0]:
         raise DataError(
-            f"channel {MODEL_CHANNEL}: the first host, {circle.members.names[0]}, does not get it",
+            f"channel {MODEL_CHANNEL}: the first host, {communicator.members.names[0]}, does not get it",
             hint="give it to all hosts",
         )
     parts: tuple[Part, ...] = ()
     told = _Told(0, "")
-    if circle.rank == 0 and directory is not None:
+    if communicator.rank == 0 and directory is not None:
         content = find_file(directory, _FILE).read_bytes()
         columns = data.columns or data.features
         check_columns(directory, columns, by_name(data.coding, columns), data.coding.labels)
         parts = (_read(content, params, data),)
         told = _Told(parts[0].last, hashlib.sha256(content).hexdigest()[:16])
-    told = msgspec.json.decode(circle.share(msgspec.json.encode(told)), type=_Told)
+    told = msgspec.json.decode(communicator.share(msgspec.json.encode(told)), type=_Told)
     _check_params(params, told.trees)
-    if circle.rank == 0:
-        say(f"channel {MODEL_CHANNEL}: {told.trees:,} trees; {params.n_estimators - told.trees:,} more are grown")
+    if communicator.rank == 0:
+        emit(f"channel {MODEL_CHANNEL}: {told.trees:,} trees; {params.n_estimators - told.trees:,} more are grown")
     return Former(told.trees, told.digest, parts)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from trainbox.sklearn.data import Data, targets
 from trainbox.sklearn.forests import Part, count_threads, make_sampler
-from trainbox.sklearn.params import Params
-from trainbox.sklearn.scores import OUT_OF_BAG, OutOfBag, Votes
+from trainbox.sklearn.params import OUT_OF_BAG, Params
+from trainbox.sklearn.scores import OutOfBag, Votes
 
 
 class Judge:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import joblib
@@ -16,20 +15,21 @@ import msgspec
 import numpy as np
 import scipy.sparse
 import sklearn
+import skops.io
 
 import trainbox
-from trainbox import whole
+from trainbox import atomic_write as whole
 from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
-from trainbox.say import say
+from trainbox.log_lines import emit
+from trainbox.model import curves
+from trainbox.model.plots import Picture, draw_importance
+from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED, load_skops
+from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.resuming import History
 from trainbox.sklearn.texts import collapse, expand
-from trainbox.tabular import curves
-from trainbox.tabular.plots import Picture, draw_importance
-from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.texts import by_name, explain
 
 _MEASURES = {
@@ -88,32 +88,33 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
     Raises:
         OSError: A file cannot be written.
     """
-    skops = load_skops(of_forests=isinstance(model, FORESTS))
     if not isinstance(model, FORESTS):  # of which it is done as they grow
         clear_padding(model)
     # At the same time: most of both is zlib, which lets go of the interpreter's lock.
     with ThreadPoolExecutor(2) as pool:
         pickled = pool.submit(_pickle, model)
-        packed = pool.submit(_pack, skops, model)
-    written, trusted = [trainbox.save("model.joblib", pickled.result())], list[str]()
+        packed = pool.submit(_pack, model)
+    content = pickled.result()
+    written, trusted = [trainbox.save("model.joblib", content)], list[str]()
     try:
         safe = packed.result()
-    except skops.exceptions.UnsupportedTypeException as error:
-        say(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
+    except skops.io.exceptions.UnsupportedTypeException as error:
+        emit(f"no model.skops: skops cannot hold this model ({error}); load model.joblib where its origin is certain")
     else:
         written.append(trainbox.save("model.skops", safe))
-        trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.get_untrusted_types(data=safe)
+        trusted = list(TRUSTED) if isinstance(model, FORESTS) else skops.io.get_untrusted_types(data=safe)
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in written}
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
-    trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(written[0], data, card))))
-    say(f"saved {type(model).__name__} to {written[0]}")
+    trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(content, data, card))))
+    emit(f"saved {type(model).__name__} to {written[0]}")
     for text in explain(data.coding, data.columns, card.unseen):
-        say(text)
+        emit(text)
 
 
-def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
-    """Made-up rows, and what the model in a file says of them: a share for each class, else a class or a number."""
-    model, rows = joblib.load(path), thin_out(data.train.features)
+def _samples(pickled: bytes, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
+    """Made-up rows, and what a model just written says of them: a share for each class, else a class or a number."""
+    # Not from the file: what this process has pickled itself may be unpickled, what lies on a disk may not.
+    model, rows = joblib.load(io.BytesIO(pickled)), thin_out(data.train.features)
     _, importance = find_importance(model, data.features)
     used = [place for place, value in enumerate(importance.values()) if value]
     is_wide = len(data.features) > card.features.count  # texts have a column each
@@ -129,8 +130,8 @@ def _samples(path: Path, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
     return sample_rows(made, said, card)
 
 
-def _pack(skops: Any, model: Any) -> bytes:  # noqa: ANN401 - any estimator
-    return rewrite(skops.dumps(model), level=COMPRESSION)
+def _pack(model: Any) -> bytes:  # noqa: ANN401 - any estimator
+    return rewrite(skops.io.dumps(model), level=COMPRESSION)
 
 
 def _pickle(model: Any) -> bytes:  # noqa: ANN401 - any estimator
@@ -165,7 +166,7 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]
         importance: By feature.
     """
     if not importance:
-        say("the model does not say which features matter: there is no feature-importance.json")
+        emit("the model does not say which features matter: there is no feature-importance.json")
         return []
     directory = trainbox.current_job().layout.output_data_dir
     directory.mkdir(parents=True, exist_ok=True)

@@ -5,24 +5,19 @@ scikit-learn and NumPy have; here only what a forest is made of may occur. And a
 features that scikit-learn follows without looking: these are looked at before anything follows them.
 """
 
-import importlib
 import io
 import json
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from importlib.abc import MetaPathFinder
 from typing import Any, TypeAlias
 
 import numpy as np
-import sklearn.utils
+import skops.io
 from sklearn import ensemble, tree
 
 from trainbox.errors import DataError
 from trainbox.sklearn.repeatable import clear_padding, rewrite
-from trainbox.tabular.lean import put_off, replaced, unlisted
 
 Forest: TypeAlias = (
     ensemble.RandomForestClassifier
@@ -78,53 +73,9 @@ _DAMAGED = (
 )
 
 
-class _NoTorch(MetaPathFinder):
-    """Finds that there is no PyTorch."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - as it is called
-        if fullname == "torch":
-            raise ModuleNotFoundError("of no use here", name=fullname)
-
-
-@contextmanager
-def without_torch() -> Iterator[None]:
-    """In this block nobody can import PyTorch, unless it is here already.
-
-    Whatever imports all of scikit-learn imports PyTorch by a back door where there is one: that takes longer than
-    everything else together, and is of no use here.
-    """
-    finder = _NoTorch()
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-
-
-def load_skops(*, of_forests: bool = True) -> Any:  # noqa: ANN401 - it has no types
-    """The module `skops.io`: not before it is needed, for that takes its time.
-
-    Args:
-        of_forests: Whether it trusts no estimators but forests and trees, if this is what loads it; to know all of
-            scikit-learn's it imports all of scikit-learn.
-    """
-    if "skops.io" in sys.modules:
-        return importlib.import_module("skops.io")  # waits where another thread is just importing it
-    with without_torch(), unlisted(np, "f2py", "testing"), _of_forests() if of_forests else nullcontext():
-        return importlib.import_module("skops.io")
-
-
-@contextmanager
-def _of_forests() -> Iterator[None]:
-    """In this block scikit-learn has no estimators but forests and trees."""
-    found = [(kind.__name__, kind) for kind in (*FORESTS, *_TREES)]
-    with put_off("scipy.stats", "spearmanr"), replaced(sklearn.utils, "all_estimators", lambda: found):
-        yield
-
-
 def pack(forest: Forest) -> bytes:
     """A fitted forest as bytes, the same for equal ones; the rows that it was fitted on are not among them."""
-    return rewrite(load_skops().dumps(forest), level=_QUICK)
+    return rewrite(skops.io.dumps(forest), level=_QUICK)
 
 
 def unpack(content: bytes, kind: type[Forest], *, features: int, source: str) -> Forest:
@@ -145,7 +96,7 @@ def unpack(content: bytes, kind: type[Forest], *, features: int, source: str) ->
         strange = sorted({" ".join(node) for node in _walk(description) if node not in _ALLOWED})
         if strange:
             raise _refuse(source, f"it holds what is no part of a forest: {', '.join(strange[:3])}")
-        forest = load_skops().loads(content, trusted=list(TRUSTED))
+        forest = skops.io.loads(content, trusted=list(TRUSTED))
         if type(forest) is not kind:
             raise _refuse(source, f"it holds a {type(forest).__name__}, expected a {kind.__name__}")
         check_trees(forest, features=features, source=source)

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trainbox.channels.formats.schema import MISSING
+from trainbox.contract.model_card import MISSING
+from trainbox.metrics import Metric
 
 #: What a resumed job may change, because it does not shape the trees.
 #: How CSV is read shows in the digest of what was read.
@@ -44,6 +45,15 @@ _FOR_ESTIMATORS = frozenset(
         *("seed", "estimator", "estimator_params"),
     }
 )
+
+Goal = Literal["maximize", "minimize"]
+#: The metrics of each task.
+GOALS: Mapping[str, Mapping[str, Goal]] = {
+    "classification": {"accuracy": "maximize", "auc": "maximize", "f1": "maximize", "logloss": "minimize"},
+    "regression": {"r2": "maximize", "rmse": "minimize", "mae": "minimize"},
+}
+#: The share of rows that are right, or R², each row judged by the trees that have not seen it.
+OUT_OF_BAG = "train:oob"
 
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -189,7 +199,7 @@ def _find_contradictions(params: Params) -> list[str]:
 
 def _find_strangers(params: Params) -> list[str]:
     """What is given and would have no effect: a default that is given is not seen, and changes nothing."""
-    given = [field for field in params.__struct_fields__ if getattr(params, field) != _defaults()[field]]
+    given = [field for field in Params.__struct_fields__ if getattr(params, field) != _defaults()[field]]
     if params.estimator is not None:
         strange = [name for name in given if name not in _FOR_ESTIMATORS]
         reason = f"with estimator={params.estimator}, which takes estimator_params"
@@ -242,3 +252,13 @@ def constructor_arguments(params: Params) -> dict[str, Any]:
     if params.task == "classification":
         arguments["class_weight"] = params.weights_of_classes
     return arguments
+
+
+def declare(params: Params) -> tuple[Metric, ...]:
+    """The metrics of the task, of both channels, and out-of-bag where it is asked for."""
+    metrics = [
+        Metric(f"{channel}:{name}", goal)
+        for channel in ("train", "validation")
+        for name, goal in GOALS[params.task].items()
+    ]
+    return (*metrics, *[Metric(OUT_OF_BAG, "maximize")] * params.oob_score)

@@ -10,12 +10,12 @@ import msgspec
 import sklearn
 
 import trainbox
-from trainbox.channels import digest, digest_coding
-from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.checkpoint.store import Checkpoint, Checkpoints
+from trainbox.comm import Communicator
+from trainbox.data import digest, digest_coding
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL
-from trainbox.peers import Communicator
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.sklearn.data import Data
 from trainbox.sklearn.forests import Part, read_part
 from trainbox.sklearn.former import Former
@@ -27,10 +27,10 @@ History = list[tuple[int, dict[str, float]]]
 _NAME = re.compile(r"trees-([0-9]{8,})-([0-9]{8,})\.skops")
 
 
-def open_store(circle: Communicator) -> Checkpoints:
+def open_store(communicator: Communicator) -> Checkpoints:
     """Where this member's checkpoints are: all hosts share one S3 prefix, so each of several has a directory in it."""
     store = trainbox.checkpoints()
-    return store if circle.size == 1 else store.below(circle.members.name)
+    return store if communicator.size == 1 else store.below(communicator.members.name)
 
 
 def identify(params: Params, data: Data, former: Former | None = None) -> dict[str, str]:
@@ -83,10 +83,10 @@ def resume(
     parts: list[Part] = []
     for path, first, last in _list_parts(found.path):
         if first != (parts[-1].last if parts else own.start):
-            say(f"{found.path} has trees from {first} on, grown among other hosts: this one grows its own anew")
+            emit(f"{found.path} has trees from {first} on, grown among other hosts: this one grows its own anew")
             return [], []
         if last > own.stop and own.stop < params.n_estimators:
-            say(f"{found.path} has trees that other hosts grow now; this one grows those from {first} on")
+            emit(f"{found.path} has trees that other hosts grow now; this one grows those from {first} on")
             break
         if last > own.stop:
             raise HyperparameterError(

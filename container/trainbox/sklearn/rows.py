@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import scipy.sparse
 
-from trainbox.channels import Table
+from trainbox.comm import Communicator
+from trainbox.data import Table
 from trainbox.errors import PeerError
-from trainbox.peers import Communicator
 
 #: At a time: they stay in the cache of a processor while they are taken apart.
 _MOVED_ROWS = 4096
@@ -113,33 +113,35 @@ def by_columns(table: Table) -> Table:
     return msgspec.structs.replace(table, features=columns)
 
 
-def share_rows(circle: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]) -> Table:
+def share_rows(
+    communicator: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
+) -> Table:
     """Everybody gets everybody's rows, in the order of the ranks.
 
     Args:
-        circle: The members; all call this.
+        communicator: The members; all call this.
         table: This one's rows.
         sizes: By rank, how many rows each has, and their bytes.
         names: Of the features.
     """
     found: list[Table] = []
     for rank, (rows, size) in enumerate(sizes):
-        if rank == circle.rank:
+        if rank == communicator.rank:
             found.append(table)
         for start, stop in _blocks(rows, size):
-            content = circle.share(pack_rows(table, start, stop) if rank == circle.rank else None, rank)
-            if rank != circle.rank:
-                found.append(unpack_rows(content, table, circle.members.names[rank]))
+            content = communicator.share(pack_rows(table, start, stop) if rank == communicator.rank else None, rank)
+            if rank != communicator.rank:
+                found.append(unpack_rows(content, table, communicator.members.names[rank]))
     return join_rows(found, names)
 
 
 def hand_rows_to_first(
-    circle: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
+    communicator: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
 ) -> Table | None:
     """The first gets everybody's rows, in the order of the ranks; the others get nothing.
 
     Args:
-        circle: The members; all call this.
+        communicator: The members; all call this.
         table: This one's rows.
         sizes: By rank, how many rows each has, and their bytes.
         names: Of the features.
@@ -147,12 +149,12 @@ def hand_rows_to_first(
     blocks = [_blocks(rows, size) for rows, size in sizes]
     found: list[list[Table]] = [[] for _ in blocks]
     for number in range(max(map(len, blocks[1:]), default=0)):
-        mine = blocks[circle.rank][number : number + 1] if circle.rank else ()
-        given = circle.send_to_first(b"".join(pack_rows(table, *block) for block in mine))
+        mine = blocks[communicator.rank][number : number + 1] if communicator.rank else ()
+        given = communicator.send_to_first(b"".join(pack_rows(table, *block) for block in mine))
         for rank, content in enumerate(given or ()):
             if content:
-                found[rank].append(unpack_rows(content, table, circle.members.names[rank]))
-    if circle.rank:
+                found[rank].append(unpack_rows(content, table, communicator.members.names[rank]))
+    if communicator.rank:
         return None
     return join_rows([table, *(part for parts in found for part in parts)], names)
 

@@ -5,9 +5,9 @@ A metric that is not defined, as the AUC where a class does not occur, is not-a-
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import joblib
 import numpy as np
@@ -25,29 +25,10 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from trainbox.channels import Table
-from trainbox.metrics import Metric
-from trainbox.sklearn.params import Params
+from trainbox.data import Table
+from trainbox.sklearn.params import GOALS
 
 Array = npt.NDArray[Any]
-Goal = Literal["maximize", "minimize"]
-
-GOALS: Mapping[str, Mapping[str, Goal]] = {
-    "classification": {"accuracy": "maximize", "auc": "maximize", "f1": "maximize", "logloss": "minimize"},
-    "regression": {"r2": "maximize", "rmse": "minimize", "mae": "minimize"},
-}
-#: The share of rows that are right, or R², each row judged by the trees that have not seen it.
-OUT_OF_BAG = "train:oob"
-
-
-def declare(params: Params) -> tuple[Metric, ...]:
-    """The metrics of the task, of both channels, and out-of-bag where it is asked for."""
-    metrics = [
-        Metric(f"{channel}:{name}", goal)
-        for channel in ("train", "validation")
-        for name, goal in GOALS[params.task].items()
-    ]
-    return (*metrics, *[Metric(OUT_OF_BAG, "maximize")] * params.oob_score)
 
 
 def score_numbers(labels: Array, predictions: Array, weights: Array | None = None) -> dict[str, float]:

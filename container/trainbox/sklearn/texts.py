@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.channels import Coding, Table
-from trainbox.channels.table import recode_table
+from trainbox.comm import Communicator
 from trainbox.contract.text import some
+from trainbox.data import Coding, Table
+from trainbox.data.table import recode_table
 from trainbox.errors import DataError
-from trainbox.peers import Communicator
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.sklearn.params import Params
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
 
@@ -21,11 +21,11 @@ Floats = npt.NDArray[np.float32]
 _SHARE_OF_MEMORY = 0.5
 
 
-def settle_codes(circle: Communicator, train: Table, params: Params, former: Coding | None) -> Table:
+def settle_codes(communicator: Communicator, train: Table, params: Params, former: Coding | None) -> Table:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:
-        circle: The members.
+        communicator: The members.
         train: The rows of this one.
         params: The hyperparameters.
         former: The codes of a former model, which all rows have followed.
@@ -36,7 +36,7 @@ def settle_codes(circle: Communicator, train: Table, params: Params, former: Cod
     """
     coding = former
     if coding is None:
-        coding = settle(circle, train.coding, train.feature_names, lambda place: has_number(train, place))
+        coding = settle(communicator, train.coding, train.feature_names, lambda place: has_number(train, place))
     labels = coding.labels
     if labels and params.task == "regression":
         raise DataError(
@@ -46,7 +46,7 @@ def settle_codes(circle: Communicator, train: Table, params: Params, former: Cod
         )
     if train.feature_names:
         for text in find_odd_texts(coding, train.feature_names, params.missing):
-            say(text)
+            emit(text)
     return recode_table(train, coding)
 
 

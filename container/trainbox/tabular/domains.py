@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.channels import Block, ColumnSpec, Sparse, Table
 from trainbox.contract.job import Channel
+from trainbox.data import Block, ColumnSpec, Sparse, Table
 from trainbox.errors import DataError
 from trainbox.tabular.faults import BadRow, Rule, find_place
 

@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from trainbox.channels import Block, ColumnSpec, read_blocks
+from trainbox.comm import Communicator
 from trainbox.contract.job import Channel
+from trainbox.data import Block, ColumnSpec, read_blocks
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError, Stopped
-from trainbox.peers import Communicator
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -93,15 +93,15 @@ class _Word(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def raising_everywhere(circle: Communicator) -> Iterator[None]:
+def raising_everywhere(communicator: Communicator) -> Iterator[None]:
     """In this block each member works alone; an error in the data of one is raised on all, with the same text.
 
-    Nothing in the block may call the circle: a member that fails does not come to that call.
+    Nothing in the block may call the communicator: a member that fails does not come to that call.
 
     Raises:
         DataError: That of the first member that has one, which is named.
     """
-    if circle.size == 1:
+    if communicator.size == 1:
         yield
         return
     fault = None
@@ -109,13 +109,13 @@ def raising_everywhere(circle: Communicator) -> Iterator[None]:
         yield
     except DataError as error:
         fault = Fault(error.message, error.hint)
-    words = circle.gather(_Word(fault), _Word)
-    with raising_together(circle):
-        raise_first(circle.members.names, [word.fault for word in words])
+    words = communicator.gather(_Word(fault), _Word)
+    with raising_together(communicator):
+        raise_first(communicator.members.names, [word.fault for word in words])
 
 
 @contextmanager
-def raising_together(circle: Communicator) -> Iterator[None]:
+def raising_together(communicator: Communicator) -> Iterator[None]:
     """In this block all members come to the same error, as they judge the same reports.
 
     None leaves before all know it: the others would hear that it has given up, and raise that instead.
@@ -124,8 +124,8 @@ def raising_together(circle: Communicator) -> Iterator[None]:
         yield
     except (ConfigurationError, DataError, HyperparameterError) as error:
         with contextlib.suppress(PeerError, Stopped):
-            circle.gather(_Word(), _Word)
-        circle.fail(error)  # before files are removed on the way out: from here on this one is leaving
+            communicator.gather(_Word(), _Word)
+        communicator.fail(error)  # before files are removed on the way out: from here on this one is leaving
         raise
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 
 class Pace:
@@ -31,7 +31,7 @@ class Pace:
             return
         self._said = now
         left = (now - self._began) / (done - self._first) * (self._total - done)
-        say(f"{done:,} of {self._total:,} {self._unit}, about {spoken(left)} left")
+        emit(f"{done:,} of {self._total:,} {self._unit}, about {spoken(left)} left")
 
 
 def spoken(seconds: float) -> str:

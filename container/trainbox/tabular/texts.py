@@ -7,13 +7,13 @@ import msgspec
 import numpy as np
 import scipy.sparse
 
-from trainbox.channels import Coding, Table
-from trainbox.channels.formats.categories import MOST_CATEGORIES, merge_codings
-from trainbox.channels.formats.cell_types import hint_for_cell, is_missing_marker
+from trainbox.comm import Communicator
 from trainbox.contract.model_card import CARD_FILE, read_card
 from trainbox.contract.text import short, some
+from trainbox.data import Coding, Table
+from trainbox.data.formats.categories import MOST_CATEGORIES, merge_codings
+from trainbox.data.formats.cell_types import hint_for_cell, is_missing_marker
 from trainbox.errors import DataError
-from trainbox.peers import Communicator
 
 #: Stands for the label among the places of features.
 LABEL = -1
@@ -31,11 +31,13 @@ class Column(msgspec.Struct, frozen=True):
     has_numbers: bool
 
 
-def settle(circle: Communicator, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]) -> Coding:
+def settle(
+    communicator: Communicator, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]
+) -> Coding:
     """The texts of all members together, sorted; all of them call this.
 
     Args:
-        circle: The members.
+        communicator: The members.
         coding: Of this one's rows.
         names: Of its features.
         has_numbers: Whether this one's column at a place, which is none of texts, has a number.
@@ -43,31 +45,31 @@ def settle(circle: Communicator, coding: Coding, names: Sequence[str], has_numbe
     Raises:
         DataError: A column has texts on one member and numbers on another, or too many texts on all together.
     """
-    if circle.size == 1:
+    if communicator.size == 1:
         return merge_codings([coding])
     own = [*coding.features, *([LABEL] if coding.labels else [])]
-    places = sorted({place for told in circle.gather(own, list[int]) for place in told})
+    places = sorted({place for told in communicator.gather(own, list[int]) for place in told})
     found: dict[int, tuple[str, ...]] = {}
     for place in places:
         texts = coding.labels if place == LABEL else coding.features.get(place, ())
-        column = Column(circle.members.name, texts, place not in own and has_numbers(place))
+        column = Column(communicator.members.name, texts, place not in own and has_numbers(place))
         what = "the label" if place == LABEL else f"feature {names[place] if place < len(names) else place!r}"
-        found[place] = put_together(what, circle.gather(column, Column))
+        found[place] = put_together(what, communicator.gather(column, Column))
     return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
 
 
-def former_codes(circle: Communicator, model_dir: Path | None) -> Coding | None:
+def former_codes(communicator: Communicator, model_dir: Path | None) -> Coding | None:
     """The codes of a former model, which these rows must follow; None where no member is given one.
 
     Args:
-        circle: The members; all call this.
+        communicator: The members; all call this.
         model_dir: Of the former model, where this member is given one.
 
     Raises:
         DataError: Its card cannot be read.
     """
     own = _Told(read_codes(model_dir) if model_dir is not None else None)
-    told = circle.gather(own, _Told) if circle.size > 1 else [own]
+    told = communicator.gather(own, _Told) if communicator.size > 1 else [own]
     return next((one.coding for one in told if one.coding is not None), None)
 
 

@@ -1,42 +1,66 @@
-"""PyTorch: a session for training scripts, its batches, and what reads and encodes data for the bundled one."""
+"""The public names for scripts that train with PyTorch; `train_scripts/pytorch_train.py` is one to copy.
+
+with session(seed=1) as run:
+model = run.wrap(net)
+optimizer = torch.optim.AdamW(model.parameters())
+batches = run.batches(len(dataset), batch_size=256)
+run.resume(model=net, optimizer=optimizer, batches=batches)
+while batches.epoch < epochs and not run.stopped:
+for inputs, targets in run.steps(batches.loader(dataset)):
+run.backward(criterion(model(inputs), targets))
+run.update(optimizer)
+if not run.stopped:
+batches.next_epoch()
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
-    from trainbox.torch.encoders import Columns, Pixels
+    from trainbox.torch.epochs import BestEpoch, EpochScores, evaluate
     from trainbox.torch.former import load_former
-    from trainbox.torch.images import Images, holds_images, read_images
-    from trainbox.torch.model import save_files
-    from trainbox.torch.rows import read_rows
+    from trainbox.torch.hyperparameters import NetworkParams
+    from trainbox.torch.model import save_network
+    from trainbox.torch.networks import convolutions, learning_rate, load_factory, perceptron
+    from trainbox.torch.samples import Samples, prepare, read_samples
     from trainbox.torch.training import Session, session
 
 __all__ = [
     "Batches",
-    "Columns",
-    "Images",
-    "Pixels",
+    "BestEpoch",
+    "EpochScores",
+    "NetworkParams",
+    "Samples",
     "Session",
-    "holds_images",
+    "convolutions",
+    "evaluate",
+    "learning_rate",
+    "load_factory",
     "load_former",
-    "read_images",
-    "read_rows",
-    "save_files",
+    "perceptron",
+    "prepare",
+    "read_samples",
+    "save_network",
     "session",
 ]
 
 _HOMES = {
     "Batches": "batches",
-    "Columns": "encoders",
-    "Images": "images",
-    "Pixels": "encoders",
+    "BestEpoch": "epochs",
+    "EpochScores": "epochs",
+    "NetworkParams": "hyperparameters",
+    "Samples": "samples",
     "Session": "training",
-    "holds_images": "images",
+    "convolutions": "networks",
+    "evaluate": "epochs",
+    "learning_rate": "networks",
+    "load_factory": "networks",
     "load_former": "former",
-    "read_images": "images",
-    "save_files": "model",
-    "read_rows": "rows",
+    "perceptron": "networks",
+    "prepare": "samples",
+    "read_samples": "samples",
+    "save_network": "model",
     "session": "training",
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainbox.contract.text import short
 from trainbox.errors import DataError
 from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints.pickles import DAMAGED, names_in
 
 _FILE = "model.pt"
@@ -49,7 +49,7 @@ def load_former(
         check_columns(directory, columns, texts, classes)
     _compare(weights, net.state_dict())
     net.load_state_dict(weights)
-    say(f"channel {MODEL_CHANNEL}: training starts from {len(weights)} tensors of a former model")
+    emit(f"channel {MODEL_CHANNEL}: training starts from {len(weights)} tensors of a former model")
     return hashlib.sha256(content).hexdigest()[:_DIGITS]
 
 

@@ -22,10 +22,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.channels.formats.resource_errors import translate_resource_errors
 from trainbox.contract.text import printable
+from trainbox.data.formats.resource_errors import translate_resource_errors
 from trainbox.errors import DataError
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 ARRAYS = frozenset({".npz", ".npy"})
@@ -87,7 +87,9 @@ def read_images(channel_dir: Path, *, like: Images | None = None) -> Images:
     if like is not None:
         _compare(pixels, labels, classes, like, channel_dir)
     height, width = pixels.shape[2:]
-    say(f"{channel_dir.name}: {len(pixels):,} images of {height} x {width}, {len(classes)} classes, {len(files)} files")
+    emit(
+        f"{channel_dir.name}: {len(pixels):,} images of {height} x {width}, {len(classes)} classes, {len(files)} files"
+    )
     return Images(pixels, labels, classes)
 
 

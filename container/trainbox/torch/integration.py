@@ -21,9 +21,9 @@ from trainbox import metrics, stopping, toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.contract.world import in_world
-from trainbox.elastic.progress import StepPhase, open_progress
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
-from trainbox.say import say
+from trainbox.launcher.progress import StepPhase, open_progress
+from trainbox.log_lines import emit
 from trainbox.torch.agree import Agreement, Flags, gather
 from trainbox.torch.checkpoints.collectives import RankGroup
 from trainbox.torch.checkpoints.library_checkpoints import (
@@ -210,9 +210,9 @@ class Integration:
         publish(self._store, self.step, made, self._peers, self._hosts, keep=keep)
         self._save_at = time.monotonic() + self._every_seconds
         if self._peers.rank == 0:
-            say(f"checkpoint of step {self.step}: published in {time.monotonic() - began:.2f} s")
+            emit(f"checkpoint of step {self.step}: published in {time.monotonic() - began:.2f} s")
             if self.stopped:
-                say(f"asked to stop: all ranks leave after step {self.step}; it is saved")
+                emit(f"asked to stop: all ranks leave after step {self.step}; it is saved")
         self.wait_for_data()
 
     def forget(self, made: Path) -> None:

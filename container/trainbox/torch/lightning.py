@@ -12,7 +12,7 @@ from typing import Any
 
 from trainbox import toolkit
 from trainbox.contract.world import in_world
-from trainbox.elastic.progress import StepPhase
+from trainbox.launcher.progress import StepPhase
 from trainbox.torch.integration import EVERY_SECONDS, Integration, read_place
 
 #: Both packages hold the same; a script should not have to import the other one as well.

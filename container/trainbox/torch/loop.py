@@ -11,9 +11,9 @@ import torch.distributed as dist
 from trainbox import stopping
 from trainbox.contract.ranks import Ranks
 from trainbox.contract.settings import Settings
-from trainbox.elastic.progress import RankProgress, StepPhase
 from trainbox.errors import TrainingError
-from trainbox.say import say
+from trainbox.launcher.progress import RankProgress, StepPhase
+from trainbox.log_lines import emit
 from trainbox.torch.agree import Agreement, Flags, Place, compare_parameters, finite, gather
 from trainbox.torch.batches import Batches, Loader, map_tensors
 from trainbox.torch.gradients import Gradients
@@ -276,4 +276,4 @@ class Loop:
 
     def _say(self, text: str) -> None:
         if self._rank == 0:
-            say(text)
+            emit(text)

@@ -1,6 +1,8 @@
 """What a finished network leaves: its files, and the card with what it says once it is read again."""
 
 import hashlib
+import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,82 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import trainbox
-from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card
-from trainbox.tabular.samples import as_matrix, make_rows, sample_rows, thin_out
+from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
+from trainbox.model.curves import save_curves
+from trainbox.model.plots import draw_pictures
+from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
+from trainbox.tabular.script import log_line
+from trainbox.tabular.texts import explain
+from trainbox.torch.epochs import BestEpoch
+from trainbox.torch.hyperparameters import NetworkParams
+from trainbox.torch.networks import export
+from trainbox.torch.samples import Samples
 
 _MOST_IMAGES = 32
+
+
+def save_network(
+    net: nn.Module,
+    best: BestEpoch,
+    train: Samples,
+    params: NetworkParams,
+    *,
+    complete: bool,
+    final: Mapping[trainbox.Metric, float],
+    algorithm: str = "",
+) -> None:
+    """Save the weights as `model.pt`, the exported network as `model.pt2`, the model card, and the learning curves.
+
+    Pictures are drawn last, and only if the job was not stopped.
+
+    Args:
+        net: The network with the weights of the best epoch, on the CPU.
+        best: The best epoch.
+        train: The training samples.
+        params: The hyperparameters.
+        complete: Whether the training was finished.
+        final: The scores of the best epoch, to be logged as the last ones; they may be empty.
+        algorithm: The name of the network in the card; by default `model`, or the bundled network's name.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    weights = io.BytesIO()
+    torch.save(net.state_dict(), weights)
+    card = ModelCard(
+        framework="pytorch",
+        algorithm=algorithm or params.model or ("perceptron" if train.is_table else "convolutions"),
+        objective=params.task,
+        features=features_of(train.names, train.codes if train.is_table else {}),
+        shape=tuple(train.inputs.shape[1:]),
+        classes=train.classes if params.task == "classification" else (),
+        categories=train.texts,
+        unseen=params.unseen,
+        missing=params.missing if train.is_table else (),
+        delimiter=params.delimiter if train.is_table else None,
+        complete=complete,
+        iterations=best.epoch + 1,
+        best_iteration=best.epoch,
+        metrics=best.scores,
+        hyperparameters=msgspec.to_builtins(params),
+        versions={"trainbox": trainbox.__version__, "torch": str(torch.__version__), "python": sys.version.split()[0]},
+        details={
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "statistics": {name: value.flatten().tolist() for name, value in net.named_buffers()},
+        },
+    )
+    files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train.inputs)}
+    save_files(files, card, train.inputs, program="model.pt2")
+    curves = save_curves(best.history, unit="epochs", selected=best.epoch)
+    for text in explain(train.coding, train.names, params.unseen):
+        log_line(text)
+    if final:
+        trainbox.final(final)
+    if complete:
+        draw_pictures(curves)
 
 
 def save_files(files: Mapping[str, bytes], card: ModelCard, inputs: Tensor, *, program: str) -> None:

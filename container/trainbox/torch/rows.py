@@ -6,13 +6,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from trainbox.channels import Block, Coding, ColumnSpec, Table, read_table
-from trainbox.channels.formats.cell_types import classify_cell
 from trainbox.contract.job import Channel
 from trainbox.contract.text import some
+from trainbox.data import Block, Coding, ColumnSpec, Table, read_table
+from trainbox.data.formats.cell_types import classify_cell
 from trainbox.errors import DataError
 from trainbox.former import former_model
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.tabular.domains import Domain, classes_below, codes_of, labels_in
 from trainbox.tabular.faults import Scan, find_place
 from trainbox.tabular.labels import MOST_CLASSES, refuse_constant
@@ -34,7 +34,7 @@ def read_rows(
     """Read a channel whose labels and codes a network can learn.
 
     Args:
-        channel: As for `trainbox.channels.read_table`.
+        channel: As for `trainbox.data.read_table`.
         columns: What stands where in a row.
         like: The rows trained on, whose columns and classes these must have.
         has_classes: Whether the labels are classes, whole numbers from 0.
@@ -62,7 +62,7 @@ def read_rows(
         again(block, table.feature_names)
         again.check()
         for text in find_odd_texts(table.coding, table.feature_names, columns.missing):
-            say(text)
+            emit(text)
     if like is None and (table.labels == table.labels.flat[0]).all():
         refuse_constant("train", float(table.labels.flat[0]), len(table.labels))
     return table

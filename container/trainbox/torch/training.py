@@ -29,9 +29,9 @@ from torch import nn
 from trainbox import toolkit
 from trainbox.contract.job import read_environment
 from trainbox.contract.ranks import Ranks
-from trainbox.elastic import preload
-from trainbox.elastic.progress import RankProgress, StepPhase, open_progress
-from trainbox.say import say
+from trainbox.launcher import preload
+from trainbox.launcher.progress import RankProgress, StepPhase, open_progress
+from trainbox.log_lines import emit
 from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
 from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain
@@ -317,7 +317,7 @@ class Session:
     def say(self, text: str) -> None:
         """Log one line, from rank 0 only."""
         if self.rank == 0:
-            say(text)
+            emit(text)
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
+from trainbox.comm.sockets import serve_store
 from trainbox.contract.job import Job
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_port, read_ranks
 from trainbox.contract.world import in_world
 from trainbox.errors import ContractError, HyperparameterError
-from trainbox.peers.sockets import serve_store
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 #: Others may still be compiling or reading when this rank arrives.
 JOIN_TIMEOUT = timedelta(seconds=300)
@@ -199,7 +199,7 @@ def _serve_ranks(ranks: Ranks, env: Mapping[str, str]) -> TCPStore | None:
         return serve_store(address, read_port(env), timeout=JOIN_TIMEOUT, shared=True)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:  # else it is that of an earlier session, or torch says whose it is not
-            say(
+            emit(
                 f"WARNING: MASTER_ADDR={address} is no address of this host ({error.strerror}): the store of the ranks"
                 " listens on all of its addresses"
             )

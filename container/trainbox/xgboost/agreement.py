@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trainbox.channels import Coding, default_names
+from trainbox.data import Coding, default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
 from trainbox.tabular.labels import MOST_CLASSES, refuse_constant, refuse_weights, some

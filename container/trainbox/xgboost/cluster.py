@@ -2,7 +2,7 @@
 
 The members have met and loaded their data before they come here, for one limit covers how long members wait for each
 other at the beginning and in every sum of gradients. XGBoost itself notices a member that has died, and cannot say
-which; the circle knows.
+which; the communicator knows.
 """
 
 import json
@@ -18,9 +18,9 @@ import numpy.typing as npt
 import xgboost as xgb
 from xgboost import collective as xgb_collective
 
+from trainbox.comm import Communicator
+from trainbox.comm.heartbeat import REPORT_LEAVE_SECONDS
 from trainbox.errors import TrainingError
-from trainbox.peers import Communicator
-from trainbox.peers.heartbeat import REPORT_LEAVE_SECONDS
 from trainbox.xgboost.tracker_process import Tracker, Watch
 
 #: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
@@ -42,7 +42,7 @@ S = TypeVar("S", bound=np.generic)
 class Group(Protocol):
     """The members in a collective; all make the same calls in the same order, each on its main thread."""
 
-    #: The place of this one, the same as in its circle, and how many there are.
+    #: The place of this one, the same as in its communicator, and how many there are.
     rank: int
     size: int
 
@@ -76,12 +76,12 @@ class Alone:
 
 
 class Ring:
-    """The members of a circle, connected by XGBoost's collective."""
+    """The members of a communicator, connected by XGBoost's collective."""
 
-    def __init__(self, circle: Communicator) -> None:
-        self.rank = circle.rank
-        self.size = circle.size
-        self._circle = circle
+    def __init__(self, communicator: Communicator) -> None:
+        self.rank = communicator.rank
+        self.size = communicator.size
+        self._circle = communicator
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The sum over all members, element by element; the same bits on all."""
@@ -114,14 +114,14 @@ class Ring:
 
 @contextmanager
 def collective(
-    circle: Communicator, *, seconds: float = DEFAULT_SECONDS, tries: int = DEFAULT_TRIES
+    communicator: Communicator, *, seconds: float = DEFAULT_SECONDS, tries: int = DEFAULT_TRIES
 ) -> Iterator[Group]:
     """What is trained in this block is trained by all members together.
 
     To be entered after the data has been loaded, and all members have met again.
 
     Args:
-        circle: The members.
+        communicator: The members.
         seconds: How long a member may let the others wait in a collective.
         tries: How often a connection is tried.
 
@@ -132,55 +132,57 @@ def collective(
         PeerError: A member is lost, and named.
         TrainingError: XGBoost's tracker does not start. Where it dies or hangs later the leader ends with one, too.
     """
-    if circle.size == 1:
+    if communicator.size == 1:
         yield Alone()
         return
     with ExitStack() as stack:
-        arguments, watch = _find_tracker(circle, stack, seconds)
-        with _finalizing(circle, watch), naming_the_lost(circle):
+        arguments, watch = _find_tracker(communicator, stack, seconds)
+        with _finalizing(communicator, watch), naming_the_lost(communicator):
             context = xgb_collective.CommunicatorContext(
                 **arguments,
                 # XGBoost orders the members by their names, as text.
-                dmlc_task_id=f"{circle.rank:08d}",
+                dmlc_task_id=f"{communicator.rank:08d}",
                 dmlc_timeout=math.ceil(seconds),
                 dmlc_retry=tries,
             )
             xgb_collective.init(**context.args)  # with where it has found NCCL
             ranks = (xgb_collective.get_rank(), xgb_collective.get_world_size())
-            if ranks != (circle.rank, circle.size):
-                raise TrainingError(f"XGBoost gives rank {ranks} to {(circle.rank, circle.size)}: a defect of trainbox")
-            yield Ring(circle)
+            if ranks != (communicator.rank, communicator.size):
+                raise TrainingError(
+                    f"XGBoost gives rank {ranks} to {(communicator.rank, communicator.size)}: a defect of trainbox"
+                )
+            yield Ring(communicator)
         # All have let go of the tracker, which ends with this block on the leader.
-        circle.gather(True, bool)
+        communicator.gather(True, bool)
 
 
 def _find_tracker(
-    circle: Communicator, stack: ExitStack, seconds: float
+    communicator: Communicator, stack: ExitStack, seconds: float
 ) -> tuple[Mapping[str, str | int], Watch | None]:
     """Start and watch it on the leader, and tell all members where it is."""
     watch = None
-    if circle.rank == 0:
-        tracker = stack.enter_context(Tracker(circle.members.address, circle.size, seconds))
-        watch = stack.enter_context(Watch(tracker, circle))
-        content = circle.share(json.dumps(tracker.arguments).encode())
+    if communicator.rank == 0:
+        tracker = stack.enter_context(Tracker(communicator.members.address, communicator.size, seconds))
+        watch = stack.enter_context(Watch(tracker, communicator))
+        content = communicator.share(json.dumps(tracker.arguments).encode())
     else:
-        content = circle.share(None)
+        content = communicator.share(None)
     arguments: Mapping[str, str | int] = json.loads(content)
     return arguments, watch
 
 
 @contextmanager
-def _finalizing(circle: Communicator, watch: Watch | None) -> Iterator[None]:
+def _finalizing(communicator: Communicator, watch: Watch | None) -> Iterator[None]:
     """End XGBoost's collective in any case: a process that leaves without that ends with SIGSEGV (3.2, 3.4)."""
     try:
         yield
-        with naming_the_lost(circle):
+        with naming_the_lost(communicator):
             xgb_collective.finalize()
     except BaseException as error:
         if watch is not None:
             watch.await_end()
-        circle.fail(_without_stack(error))  # before the others find the collective broken
-        _let_go(circle)
+        communicator.fail(_without_stack(error))  # before the others find the collective broken
+        _let_go(communicator)
         raise
 
 
@@ -189,28 +191,28 @@ def _without_stack(error: BaseException) -> BaseException:
     return type(error)(str(error).partition("\nStack trace:\n")[0]) if type(error) is xgb.core.XGBoostError else error
 
 
-def _let_go(circle: Communicator) -> None:
+def _let_go(communicator: Communicator) -> None:
     """End a collective that is broken, or that others wait in.
 
     Each member tells the tracker. If that dies just then, XGBoost throws where nobody can catch it (SIGABRT), so a
     leader stays until the others have left; one that is lost gets the time to be gone with all it has started.
     """
-    if circle.rank != 0:
+    if communicator.rank != 0:
         time.sleep(_GONE_SECONDS)
     for _ in range(_MOST_TRIES):
         if xgb_collective.is_distributed():
             with suppress(xgb.core.XGBoostError), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that it is broken, in several ways
                 xgb_collective.finalize()
-    if circle.rank == 0:
-        circle.outlast(seconds=_OTHERS_SECONDS)
+    if communicator.rank == 0:
+        communicator.outlast(seconds=_OTHERS_SECONDS)
 
 
 @contextmanager
-def naming_the_lost(circle: Communicator) -> Iterator[None]:
+def naming_the_lost(communicator: Communicator) -> Iterator[None]:
     """Where a collective breaks in this block because a member is lost, say which.
 
-    What XGBoost raises is the same class for a wrong parameter: the circle knows whether somebody is lost.
+    What XGBoost raises is the same class for a wrong parameter: the communicator knows whether somebody is lost.
 
     Raises:
         PeerError: A member is lost.
@@ -218,6 +220,6 @@ def naming_the_lost(circle: Communicator) -> Iterator[None]:
     try:
         yield
     except xgb.core.XGBoostError:
-        circle.lost(seconds=_WORD_SECONDS)
-        circle.check()
+        communicator.lost(seconds=_WORD_SECONDS)
+        communicator.check()
         raise

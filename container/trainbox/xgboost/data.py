@@ -9,16 +9,16 @@ import xgboost as xgb
 
 import trainbox
 from trainbox import toolkit
-from trainbox.channels import Coding, Table, say_unread
-from trainbox.checkpointing import Checkpoint
+from trainbox.checkpoint.store import Checkpoint
+from trainbox.comm import Communicator, find_members, join
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
+from trainbox.data import Coding, Table, say_unread
 from trainbox.errors import DataError
-from trainbox.launch.machine import read_machine
-from trainbox.launch.memory import read_memory
-from trainbox.peers import Communicator, find_members, join
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.stopping import leaving_at_once
+from trainbox.system.machine import read_machine
+from trainbox.system.memory import read_memory
 from trainbox.tabular.faults import raising_everywhere, raising_together
 from trainbox.tabular.texts import former_codes
 from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels, report_columns
@@ -59,7 +59,7 @@ class Data(msgspec.Struct, frozen=True, eq=False):
         begun = found.info.get("bins") if found is not None else None
         bins = choose_bins(self.shards["train"], params, members=self.agreement.members, begun=begun)
         if bins in {"quantiles", "exact"} and params.bins is None:
-            say("bins stay at exact quantiles, with which the checkpoint was begun")
+            emit("bins stay at exact quantiles, with which the checkpoint was begun")
         return bins
 
     def of(self, tables: Mapping[str, Table], params: Params) -> "Data":
@@ -80,8 +80,8 @@ def meet() -> Iterator[Communicator]:
     timeout, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
     with ExitStack() as stack:
         with leaving_at_once("meeting the other hosts"):
-            circle = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
-        yield circle
+            communicator = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
+        yield communicator
 
 
 def find_device(params: Params) -> str:
@@ -94,17 +94,17 @@ def find_device(params: Params) -> str:
     has_cuda = bool(xgb.build_info().get("USE_CUDA"))
     chosen = choose_device(params.runs_on, local_rank=local_rank, gpus=read_machine().gpus, has_cuda=has_cuda)
     if chosen != "cpu":
-        say(f"training on {chosen}")
+        emit(f"training on {chosen}")
     return chosen
 
 
 @leaving_at_once("reading the rows")
-def read_data(params: Params, circle: Communicator, files: ExitStack, *, checkpoint: int | None) -> Data:
+def read_data(params: Params, communicator: Communicator, files: ExitStack, *, checkpoint: int | None) -> Data:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 
     Args:
         params: The hyperparameters.
-        circle: All members; every one of them reads.
+        communicator: All members; every one of them reads.
         files: Keeps blocks on the disk as long as they are needed.
         checkpoint: The round of this member's newest checkpoint.
 
@@ -112,27 +112,27 @@ def read_data(params: Params, circle: Communicator, files: ExitStack, *, checkpo
         DataError: A channel cannot be used, or the members' rows do not fit together.
     """
     job = trainbox.current_job()
-    processes = circle.size // len(world_hosts(job))
+    processes = communicator.size // len(world_hosts(job))
     channels = _channels(job, params)
     _check_pipes(channels, processes)
     # What one must do all do: XGBoost's collective counts on the same calls everywhere.
-    with raising_everywhere(circle):
+    with raising_everywhere(communicator):
         is_needed = disk_needed(channels, processes, params, read_memory().limit_bytes)
-    on_disk = any(circle.gather(is_needed, bool))
+    on_disk = any(communicator.gather(is_needed, bool))
     spool = files.enter_context(spool_directory()) if on_disk else None
     shards: dict[str, Shard] = {}
-    former = former_codes(circle, trainbox.former_model())
+    former = former_codes(communicator, trainbox.former_model())
     for name, channel in channels.items():
         train = shards.get("train")
-        with raising_everywhere(circle):
+        with raising_everywhere(communicator):
             coding = former if train is None else train.coding
-            shard = _read(channel, name, params, circle, like=train, coding=coding, spool=spool)
+            shard = _read(channel, name, params, communicator, like=train, coding=coding, spool=spool)
         if train is None:
-            with raising_together(circle):
-                shard = settle_codes(shard, circle, params, former)
+            with raising_together(communicator):
+                shard = settle_codes(shard, communicator, params, former)
         shards[name] = shard
     report = Report(
-        member=circle.members.name,
+        member=communicator.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
         labels={name: shard.labels for name, shard in shards.items()},
         columns=report_columns(_widest(shards)),
@@ -140,17 +140,17 @@ def read_data(params: Params, circle: Communicator, files: ExitStack, *, checkpo
         checkpoint=checkpoint,
         version=xgb.__version__,
     )
-    reports = circle.gather(report, Report)
-    with raising_together(circle):
+    reports = communicator.gather(report, Report)
+    with raising_together(communicator):
         agreement = agree(reports, shards["train"].coding)
         has_events = params.objective == "survival:cox"
         for name, labels in agreement.labels.items():
             rows = agreement.rows[name]
             check_labels(name, labels, rows, learn=name == "train", has_events=has_events)
-    if circle.size > 1:
+    if communicator.size > 1:
         held = ", ".join(f"{shard.rows:,} of {agreement.rows[name]:,} rows of {name}" for name, shard in shards.items())
-        say(f"{circle.members.name} (rank {circle.rank} of {circle.size}) has {held}")
-    with raising_everywhere(circle):
+        emit(f"{communicator.members.name} (rank {communicator.rank} of {communicator.size}) has {held}")
+    with raising_everywhere(communicator):
         shards = {name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}
     return Data(shards, agreement)
 
@@ -181,19 +181,19 @@ def _read(
     channel: Channel,
     name: str,
     params: Params,
-    circle: Communicator,
+    communicator: Communicator,
     *,
     like: Shard | None,
     coding: Coding | None,
     spool: Path | None,
 ) -> Shard:
     """This member's rows of a channel; among several it may have none."""
-    part = part_of(channel, trainbox.current_job(), circle.rank, circle.size)
-    several = circle.size > 1
+    part = part_of(channel, trainbox.current_job(), communicator.rank, communicator.size)
+    several = communicator.size > 1
     directory = spool and spool / name
     shard = read_shard(channel, name, params, part, like=like, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
-        say(f"{name}: there is no row on {circle.members.name}, which takes part all the same")
+        emit(f"{name}: there is no row on {communicator.members.name}, which takes part all the same")
     return shard
 
 

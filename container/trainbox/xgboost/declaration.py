@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from trainbox.channels.formats.schema import MISSING
+from trainbox.contract.model_card import MISSING
 from trainbox.xgboost.catalogue import OBJECTIVES
 
 #: What XGBoost called `reg:squarederror` before 0.90.

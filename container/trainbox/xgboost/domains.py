@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainbox.channels import Block
+from trainbox.data import Block
 from trainbox.tabular.domains import ANYTHING, Domain, classes_below, codes_of, labels_in, spell
 from trainbox.tabular.faults import BadRow, Rule
 from trainbox.xgboost.catalogue import split

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from trainbox.channels import Table
-from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.checkpoint.store import Checkpoint, Checkpoints
+from trainbox.data import Table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.tabular.curves import save_folds as save_folds_of
-from trainbox.tabular.plots import Picture
+from trainbox.model.curves import save_folds as save_folds_of
+from trainbox.model.plots import Picture
+from trainbox.xgboost.declared import objective_of
 from trainbox.xgboost.matrices import number_groups
-from trainbox.xgboost.metrics import objective_of
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.readers import spell_base_score
 from trainbox.xgboost.segments import check_part, chosen_round, compare, parse_part, read_part

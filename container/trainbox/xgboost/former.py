@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import msgspec
 import xgboost as xgb
 
+from trainbox.comm import Communicator
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, check_names, find_file, former_model
-from trainbox.peers import Communicator
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.xgboost import rules
 from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.model_check import Model, check_model
@@ -28,34 +28,34 @@ class Former(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, agreement: Agreement, circle: Communicator) -> Former | None:
+def read_former(params: Params, agreement: Agreement, communicator: Communicator) -> Former | None:
     """The former model, the same on all members; None where no member has the channel.
 
     Args:
         params: The hyperparameters.
         agreement: What is known of the rows.
-        circle: The members; all call this.
+        communicator: The members; all call this.
 
     Raises:
         DataError: The channel holds no model of XGBoost, or one of other rows or another kind.
         HyperparameterError: Something is asked for that the former model has decided already.
     """
     directory = former_model()
-    owners = circle.gather(directory is not None, bool)
+    owners = communicator.gather(directory is not None, bool)
     if True not in owners:
         return None
     _check_params(params)
     owner = owners.index(True)
     content, columns = b"", agreement.columns
-    if circle.rank == owner and directory is not None:
+    if communicator.rank == owner and directory is not None:
         content = find_file(directory, _FILE).read_bytes()
         texts = {columns[place]: texts for place, texts in agreement.coding.features.items()}
         check_columns(directory, columns, texts, agreement.coding.labels)
-    content = circle.share(content, owner)
+    content = communicator.share(content, owner)
     known = check_model(content, source=_SOURCE)
     _check(known, params, columns)
-    if circle.members.is_first:
-        say(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained behind them")
+    if communicator.members.is_first:
+        emit(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained behind them")
     return Former(_without_names(content, columns), known.rounds, hashlib.sha256(content).hexdigest())
 
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import scipy.sparse
 import xgboost as xgb
 
-from trainbox.channels import Coding, Table
-from trainbox.channels.formats.row_block import Groups
+from trainbox.data import Coding, Table
+from trainbox.data.formats.row_block import Groups
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.agreement import NO_TEXTS
 from trainbox.xgboost.constraints import weights

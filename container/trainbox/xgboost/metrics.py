@@ -1,4 +1,4 @@
-r"""The metrics of a job: which are evaluated, their values after a round, and the line that XGBoost itself would print.
+"""The values of a job's metrics after a round.
 
 XGBoost evaluates its own metrics, and sums them over members itself. Computed here are those it does not know, the two
 areas under a curve (`auc`, `aucpr`), which it averages over members, and what it evaluates on the wrong scale: for
@@ -7,8 +7,7 @@ areas under a curve (`auc`, `aucpr`), which it averages over members, and what i
 The values are exact to the last digit but one: XGBoost gives its own as text with 17 decimals.
 """
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -16,28 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import xgboost as xgb
 
-from trainbox.metrics import Metric
 from trainbox.xgboost import scores
-from trainbox.xgboost.catalogue import METRICS, OBJECTIVES, Goal, goal, split
+from trainbox.xgboost.catalogue import METRICS, split
 from trainbox.xgboost.cluster import Alone, Group
 from trainbox.xgboost.params import Params, metric_parameters
 from trainbox.xgboost.rules import objective
 from trainbox.xgboost.scores import Floats
-
-__all__ = [
-    "Goal",
-    "Truths",
-    "builtin_regexes",
-    "declare",
-    "evaluate",
-    "goal",
-    "line",
-    "metric_names",
-    "objective_name",
-    "objective_of",
-]
-
-CHANNELS = ("train", "validation")
 
 Predictions = npt.NDArray[np.float32]
 
@@ -87,30 +70,6 @@ class _Rows(msgspec.Struct, frozen=True, eq=False):
     predictions: Predictions
 
 
-def metric_names(params: Params) -> tuple[str, ...]:
-    """What is evaluated, each once, the objective last; what the objective is learnt by where nothing is asked for."""
-    names = list(dict.fromkeys(params.eval_metric))
-    if params.tuning_objective_metric is not None:
-        tuned = params.tuning_objective_metric.rpartition(":")[2]
-        names = [*(name for name in names if name != tuned), tuned]
-    return tuple(names) or (OBJECTIVES[objective(params)].metric,)
-
-
-def objective_name(params: Params) -> str:
-    """The metric that early stopping and a tuner look at, without its channel."""
-    return metric_names(params)[-1]
-
-
-def objective_of(params: Params, channel: str = "validation") -> Metric:
-    """The metric that early stopping and a tuner look at."""
-    return Metric(f"{channel}:{objective_name(params)}", goal(objective_name(params)))
-
-
-def declare(params: Params) -> tuple[Metric, ...]:
-    """Every metric that the job logs, of `train` and of `validation`."""
-    return tuple(Metric(f"{channel}:{name}", goal(name)) for channel in CHANNELS for name in metric_names(params))
-
-
 def evaluate(
     booster: xgb.Booster,
     matrices: Mapping[str, xgb.DMatrix],
@@ -148,26 +107,6 @@ def evaluate(
         values = _evaluate_ours(rows, ours, params, group or Alone())
         found |= {f"{channel}:{name}": value for name, value in values.items()}
     return {f"{channel}:{name}": found[f"{channel}:{name}"] for channel in matrices for name in names}
-
-
-def line(iteration: int, values: Mapping[str, float]) -> str:
-    r"""The line that XGBoost and SageMaker's built-in print for a round, without its newline.
-
-    >>> line(5, {"train:auc": 0.865973, "validation:auc": 0.84081})
-    '[5]\ttrain-auc:0.86597\tvalidation-auc:0.84081'
-    """
-    fields = (f"\t{name.replace(':', '-', 1)}:{value:.5f}" for name, value in values.items())
-    return f"[{iteration}]{''.join(fields)}"
-
-
-def builtin_regexes(names: Iterable[str]) -> dict[str, str]:
-    r"""For each metric the regex that finds it in that line, with its tabs as they are or as CloudWatch shows them.
-
-    >>> builtin_regexes(["validation:auc"])
-    {'validation:auc': '\\[[0-9]+\\].*(?:#011|\\t)validation-auc:(\\S+)'}
-    """
-    written = {name: re.sub(r"([.+])", r"\\\1", name.replace(":", "-", 1)) for name in names}
-    return {name: rf"\[[0-9]+\].*(?:#011|\t){text}:(\S+)" for name, text in written.items()}
 
 
 # ---- XGBoost's own ----

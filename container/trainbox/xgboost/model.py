@@ -14,13 +14,22 @@ import numpy as np
 import xgboost as xgb
 
 import trainbox
-from trainbox import whole
-from trainbox.channels import Coding
+from trainbox import atomic_write as whole
 from trainbox.contract.model_card import CARD_FILE, ModelCard, classes_of, encode_card, features_of
-from trainbox.say import say
-from trainbox.tabular import curves
-from trainbox.tabular.plots import Picture, draw_importance
-from trainbox.tabular.samples import MOST_FEATURES, Floats, Matrix, Row, as_matrix, make_rows, sample_rows, thin_out
+from trainbox.data import Coding
+from trainbox.log_lines import emit
+from trainbox.model import curves
+from trainbox.model.plots import Picture, draw_importance
+from trainbox.model.samples import (
+    MOST_FEATURES,
+    Floats,
+    Matrix,
+    Row,
+    as_matrix,
+    make_rows,
+    sample_rows,
+    thin_out,
+)
 from trainbox.tabular.texts import by_name
 from trainbox.xgboost.agreement import NO_TEXTS
 from trainbox.xgboost.matrices import feature_types, read_features
@@ -112,7 +121,7 @@ def save_models(models: Mapping[str, bytes], card: ModelCard, rows: Matrix) -> N
     )
     trainbox.save(CARD_FILE, encode_card(card))
     if line := warn_of_readers(written):
-        say(line)
+        emit(line)
 
 
 def warn_of_readers(models: Mapping[str, bytes]) -> str:
@@ -201,5 +210,5 @@ def save_curves(history: History | tuple[dict[str, float], ...], selected: int) 
         history: The scores.
         selected: The round whose model is saved.
     """
-    say(f"learning curves and feature importance are in {trainbox.current_job().layout.output_data_dir}")
+    emit(f"learning curves and feature importance are in {trainbox.current_job().layout.output_data_dir}")
     return curves.save_curves([*enumerate(history)], unit="rounds", selected=selected)

@@ -131,7 +131,7 @@ def booster_parameters(params: Params, *, version: str, features: Sequence[str] 
     _check_version(params, release, version)
     chosen = {
         name: value
-        for name in type(params).__struct_fields__
+        for name in Params.__struct_fields__  # and not what a script has added
         if name not in _NOT_XGBOOSTS
         and rules.is_read(name, params)
         and (value := getattr(params, name)) not in ((), None)

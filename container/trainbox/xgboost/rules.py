@@ -178,10 +178,10 @@ def find_problems_apart(params: Declaration) -> list[str]:
 
 
 def given(params: Declaration) -> dict[str, Any]:
-    """What differs from the defaults, by attribute."""
+    """What differs from the defaults, by attribute; not what a script has added."""
     return {
         field.name: value
-        for field in msgspec.structs.fields(type(params))
+        for field in msgspec.structs.fields(Declaration)
         if not field.required and (value := getattr(params, field.name)) != field.default
     }
 

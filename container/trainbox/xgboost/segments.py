@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import msgspec
 import xgboost as xgb
 
-from trainbox.channels import digest_coding
-from trainbox.checkpointing import Checkpoint, Checkpoints
+from trainbox.checkpoint.store import Checkpoint, Checkpoints
+from trainbox.comm import Communicator
+from trainbox.data import digest_coding
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
-from trainbox.peers import Communicator
 from trainbox.xgboost import rules
 from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.former import Former
@@ -141,7 +141,7 @@ def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Pro
 def resume(
     found: Checkpoint | None,
     agreement: Agreement,
-    circle: Communicator,
+    communicator: Communicator,
     identity: Mapping[str, str],
     params: Params,
     *,
@@ -152,7 +152,7 @@ def resume(
     Args:
         found: This member's own newest.
         agreement: Who has the newest of all.
-        circle: The members.
+        communicator: The members.
         identity: Of this job.
         params: The hyperparameters.
         former: The model that training starts from where there is no checkpoint.
@@ -167,10 +167,10 @@ def resume(
         return Progress(None if former is None else former.model, former=rounds)
     step, owner = agreement.checkpoint
     content = b""
-    if circle.rank == owner and found is not None:
+    if communicator.rank == owner and found is not None:
         compare(found, identity)
         content = msgspec.msgpack.encode((read_part(found.path / _MODEL), read_part(found.path / _HISTORY)))
-    model, history = msgspec.msgpack.decode(circle.share(content, owner), type=tuple[bytes, bytes])
+    model, history = msgspec.msgpack.decode(communicator.share(content, owner), type=tuple[bytes, bytes])
     if step > params.num_round:
         raise HyperparameterError(
             f"num_round is {params.num_round}, but the checkpoint has {step} rounds",

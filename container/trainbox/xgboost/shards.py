@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from trainbox.channels import (
+from trainbox.contract.job import Channel, Job
+from trainbox.contract.world import world_hosts
+from trainbox.data import (
     Coding,
     ColumnSpec,
     Table,
@@ -26,16 +28,14 @@ from trainbox.channels import (
     read_table,
     take_part,
 )
-from trainbox.contract.job import Channel, Job
-from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.say import say
-from trainbox.scratch import temporary_directory
+from trainbox.log_lines import emit
+from trainbox.system.shm_dir import temporary_directory
 from trainbox.tabular.faults import Fault, Scan
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
 from trainbox.xgboost.agreement import Labels
+from trainbox.xgboost.declared import metric_names
 from trainbox.xgboost.domains import rules_for
-from trainbox.xgboost.metrics import metric_names
 from trainbox.xgboost.params import Params
 
 #: In memory the decoded rows stand beside the binned ones and what the sketch of the bins needs.
@@ -257,7 +257,7 @@ def _spool(
         weights.append(block.weights)
         digests.append(digest(block))
         names, found = block.feature_names, block.coding
-    say(f"{name}: {sum(map(len, labels)):,} rows lie in {len(paths)} blocks on the disk (external memory)")
+    emit(f"{name}: {sum(map(len, labels)):,} rows lie in {len(paths)} blocks on the disk (external memory)")
     return Shard(
         channel=name,
         blocks=tuple(paths),
@@ -353,5 +353,5 @@ def disk_needed(channels: Mapping[str, Channel], processes: int, params: Params,
             hint="tree_method=hist, or external_memory=off on an instance with more memory",
         )
     if params.external_memory == "auto" and limit is not None:
-        say(f"about {estimate / 2**20:,.0f} MiB of rows, {limit / 2**20:,.0f} MiB of memory: they stay on the disk")
+        emit(f"about {estimate / 2**20:,.0f} MiB of rows, {limit / 2**20:,.0f} MiB of memory: they stay on the disk")
     return True

@@ -6,24 +6,24 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from trainbox.channels import Coding
-from trainbox.channels.formats.categories import recode
-from trainbox.channels.table import recode_table
+from trainbox.comm import Communicator
 from trainbox.contract.text import some
+from trainbox.data import Coding
+from trainbox.data.formats.categories import recode
+from trainbox.data.table import recode_table
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.peers import Communicator
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
 from trainbox.xgboost.params import Params
 from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
-def settle_codes(train: Shard, circle: Communicator, params: Params, former: Coding | None) -> Shard:
+def settle_codes(train: Shard, communicator: Communicator, params: Params, former: Coding | None) -> Shard:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:
         train: Those of this member.
-        circle: The members.
+        communicator: The members.
         params: The hyperparameters.
         former: The codes of a former model, which all rows have followed.
 
@@ -34,11 +34,11 @@ def settle_codes(train: Shard, circle: Communicator, params: Params, former: Cod
     """
     coding = former
     if coding is None:
-        coding = settle(circle, train.coding, train.feature_names, lambda place: _has_number(train, place))
+        coding = settle(communicator, train.coding, train.feature_names, lambda place: _has_number(train, place))
     check_texts(coding, train.feature_names, params)
     if train.feature_names:
         for text in find_odd_texts(coding, train.feature_names, params.missing):
-            say(text)
+            emit(text)
     if coding == train.coding:
         return train
     return with_fault(recode_shard(train, coding, params), train.labels.fault)

@@ -21,11 +21,11 @@ from types import TracebackType
 from typing import Self
 
 from trainbox.clock import Clock
+from trainbox.comm import Communicator
+from trainbox.comm.failure_detector import FailureDetector
+from trainbox.comm.heartbeat import REPORT_LEAVE_SECONDS, end_process
 from trainbox.errors import TrainingError
-from trainbox.peers import Communicator
-from trainbox.peers.failure_detector import FailureDetector
-from trainbox.peers.heartbeat import REPORT_LEAVE_SECONDS, end_process
-from trainbox.say import kept_words
+from trainbox.log_lines import kept_words
 
 #: For a disk that reads XGBoost for the first time.
 _START_SECONDS = 120.0
@@ -122,7 +122,7 @@ class Watch:
 
     Args:
         tracker: Of this process.
-        circle: The members.
+        communicator: The members.
         end: Ends this process with an error, given its main thread and what to do just before.
         clock: Seconds that only grow.
     """
@@ -130,13 +130,13 @@ class Watch:
     def __init__(
         self,
         tracker: Tracker,
-        circle: Communicator,
+        communicator: Communicator,
         *,
         end: Callable[[TrainingError, int, Callable[[], None]], None] = end_process,
         clock: Clock = time.monotonic,
     ) -> None:
         self._tracker = tracker
-        self._circle = circle
+        self._circle = communicator
         self._end = end
         self._clock = clock
         self._has_failed = threading.Event()

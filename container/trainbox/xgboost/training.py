@@ -3,11 +3,19 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import xgboost as xgb
 
+import trainbox
 from trainbox.metrics import Metric
 from trainbox.tabular.pace import Pace
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.cluster import Group
+from trainbox.xgboost.data import Data, find_device
+from trainbox.xgboost.declared import declare, line, metric_names, objective_of
+from trainbox.xgboost.matrices import Bins
+from trainbox.xgboost.metrics import Truths, evaluate
+from trainbox.xgboost.params import Params, booster_parameters
 from trainbox.xgboost.segments import (
     Progress,
     begin_segment,
@@ -25,6 +33,8 @@ Score = Callable[[xgb.Booster, int, Mapping[str, xgb.DMatrix]], dict[str, float]
 Matrices = Callable[[], Mapping[str, xgb.DMatrix]]
 #: Tells the log the scores of a round.
 Report = Callable[[int, Mapping[str, float]], None]
+#: A custom objective: raw predictions and the matrix to gradients and Hessians, as `obj` of `xgboost.train`.
+Objective = Callable[[npt.NDArray[np.float32], xgb.DMatrix], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -40,6 +50,61 @@ def channels_due(step: int, params: Params, channels: tuple[str, ...]) -> tuple[
     return channels if is_due else tuple(channel for channel in channels if channel != "train")
 
 
+def train(
+    params: Params,
+    group: Group,
+    data: Data,
+    progress: Progress,
+    bins: Bins,
+    *,
+    before: int = 0,
+    objective: Objective | None = None,
+) -> Iterator[Progress]:
+    """Train segment by segment; score and log each round.
+
+    Args:
+        params: The hyperparameters.
+        group: The members, in a collective.
+        data: The rows; they are freed where possible.
+        progress: Where to continue.
+        bins: How rows are binned.
+        before: The number of rounds of the folds before this one, for the log.
+        objective: A custom objective.
+    """
+    settings = booster_parameters(params, version=xgb.__version__, features=data.agreement.columns)
+    names = metric_names(params)
+    declared = {metric.name: metric for metric in declare(params)}
+    truths = Truths()
+
+    def score(booster: xgb.Booster, step: int, due: Mapping[str, xgb.DMatrix]) -> dict[str, float]:
+        return evaluate(booster, due, names, params=params, iteration=step, group=group, truths=truths)
+
+    def report(step: int, scores: Mapping[str, float]) -> None:
+        if group.rank == 0:
+            print(line(step, scores), flush=True)  # as XGBoost and the built-in write it
+        trainbox.log(before + step, {declared[name]: value for name, value in scores.items()})
+
+    return boost(
+        params,
+        {**settings, "device": find_device(params)},
+        data.matrices(params, bins),
+        progress,
+        objective=objective_of(params),
+        score=score,
+        report=report,
+        stop=lambda: group.any(trainbox.stop_requested()),
+        gradients=objective,
+    )
+
+
+def conclude(params: Params, step: int, scores: Mapping[str, float]) -> None:
+    """Log the scores of the saved model once more, the objective last: a tuner takes the last value it finds."""
+    if not scores:  # stopped, in a round in which none was due
+        return
+    print(line(step, scores), flush=True)
+    trainbox.final({metric: scores[metric.name] for metric in declare(params) if metric.name in scores})
+
+
 def boost(
     params: Params,
     settings: Mapping[str, Any],
@@ -50,6 +115,7 @@ def boost(
     score: Score,
     report: Report,
     stop: Callable[[], bool],
+    gradients: Objective | None = None,
 ) -> Iterator[Progress]:
     """Train, and yield where training stands after each segment; the last may be cut short by the end or by a stop.
 
@@ -62,6 +128,7 @@ def boost(
         score: Scores the model.
         report: Tells the log.
         stop: Whether to leave after this round; called once a round, on all members alike.
+        gradients: A custom objective; by default that of the settings.
 
     Raises:
         TrainingError: Training is done, and early stopping has nothing to choose the round by.
@@ -80,7 +147,7 @@ def boost(
                 prepare(settings, params, rows)
             booster = begin_segment(settings, params, rows, progress)
         for step in range(start, min(end_of(params, start), params.num_round)):
-            booster.update(rows["train"], step)
+            booster.update(rows["train"], step, gradients)
             due = channels_due(step, params, tuple(rows))
             scores = score(booster, step, {channel: rows[channel] for channel in due})
             history.append(scores)

@@ -9,9 +9,9 @@ import msgspec
 import torch
 import torch.distributed as dist
 
+from trainbox.checkpoint.manifest import NotGenuineError
 from trainbox.errors import CheckpointError
-from trainbox.manifest import NotGenuineError
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints.codec import flat
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class RankGroup:
     def log(self, text: str) -> None:
         """Log a line, on rank 0."""
         if self.rank == 0:
-            say(text)
+            emit(text)
 
     def broadcast(self, content: bytes) -> bytes:
         """Return the content of rank 0, on every rank."""

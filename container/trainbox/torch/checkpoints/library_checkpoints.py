@@ -1,7 +1,7 @@
 """Checkpoints of libraries: a directory that a library writes, published atomically on every host, found by all ranks.
 
 A library has its own format and names, and most write one file after the other. So it writes into a staging directory;
-the checkpoint is a copy in the store of checkpoints, which appears completely or not at all (`trainbox.checkpointing`).
+the checkpoint is a copy in the store (`trainbox.checkpoint.store`), which appears completely or not at all.
 """
 
 import os
@@ -16,11 +16,11 @@ import torch
 from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from trainbox.checkpointing import Checkpoint, Checkpoints, examine, step_directories
+from trainbox.checkpoint.manifest import NOT_UPLOADED, Natural, is_inside
+from trainbox.checkpoint.store import Checkpoint, Checkpoints, examine, step_directories
 from trainbox.contract.ranks import Ranks
 from trainbox.errors import CheckpointError
-from trainbox.manifest import NOT_UPLOADED, Natural, is_inside
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints.collectives import MESSAGE_BYTES, RankGroup
 
 _Files = dict[str, Natural]
@@ -235,8 +235,8 @@ class CommonCheckpoints:
             return
         newest = max((max(steps, default=0) for steps in gathered), default=0)
         if step is not None:
-            say(f"resuming from step {step}")
+            emit(f"resuming from step {step}")
         elif newest:
-            say(f"the newest checkpoint is that of step {newest}, but not every host has one: starting fresh")
+            emit(f"the newest checkpoint is that of step {newest}, but not every host has one: starting fresh")
         else:
-            say(f"no checkpoint in {self._checkpoints.directory}: starting fresh")
+            emit(f"no checkpoint in {self._checkpoints.directory}: starting fresh")

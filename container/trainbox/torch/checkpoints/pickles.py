@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from trainbox.manifest import NotGenuineError
+from trainbox.checkpoint.manifest import NotGenuineError
 
 #: What a reader raises for a pickle that is damaged or of an unexpected kind.
 DAMAGED = (

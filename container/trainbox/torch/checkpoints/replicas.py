@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainbox.errors import CheckpointError
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import EncodedState, encode, flat, pack, unpack
 from trainbox.torch.checkpoints.collectives import RankGroup
@@ -182,7 +182,7 @@ class Replicas:
 
     def _warn(self, name: str) -> None:
         if self._peers.rank == 0 and name not in self._warned and not name.startswith(LOADER):
-            say(f"the part {name!r} differs between the ranks: the checkpoint has the state of each rank")
+            emit(f"the part {name!r} differs between the ranks: the checkpoint has the state of each rank")
         self._warned.add(name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trainbox.errors import CheckpointError
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints.codec import unpack
 
 
@@ -55,7 +55,7 @@ def resume(packed: Sequence[torch.Tensor], rank: int, ranks: int, seeds: tuple[i
         restore(unpack(packed[rank].numpy().tobytes()))
         return
     if rank == 0:
-        say(f"the checkpoint is from {len(packed)} ranks, now there are {ranks}: random generators are seeded anew")
+        emit(f"the checkpoint is from {len(packed)} ranks, now there are {ranks}: random generators are seeded anew")
     reseed(*seeds, rank)
 
 

@@ -8,7 +8,7 @@ import msgspec
 import torch.distributed as dist
 
 from trainbox.contract.settings import DEFAULT_HANG_SECONDS
-from trainbox.say import say
+from trainbox.log_lines import emit
 
 #: The share of a training's time that stalls may take: CheckFreq (FAST '21).
 STALLS = 0.035
@@ -70,7 +70,7 @@ class SaveSchedule:
         shortest = stall / STALLS
         if shortest > max(self.interval, 1.0) and not self._stretched:
             self._stretched = True
-            say(
+            emit(
                 f"a checkpoint stalls the training for {stall:.2f} s: the next one follows after {shortest:.0f} s, not "
                 f"{self.interval:.0f} s, so that stalls stay below {STALLS:.1%} of the time"
             )

@@ -25,9 +25,9 @@ import torch
 from torch.distributed.tensor import DTensor
 
 import trainbox
-from trainbox.checkpointing import Checkpoint, Checkpoints, Rejected, examine
+from trainbox.checkpoint.store import Checkpoint, Checkpoints, Rejected, examine
 from trainbox.errors import CheckpointError
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import CODEC, encode
 from trainbox.torch.checkpoints.collectives import RankGroup
@@ -262,7 +262,7 @@ class Saver:
             self._buffer = make_buffer(size + _SLACK)
         buffer = self._buffer.result()
         if buffer.size < size:
-            say(f"the state has grown to {size:,} bytes: its buffer of {buffer.size:,} is allocated again")
+            emit(f"the state has grown to {size:,} bytes: its buffer of {buffer.size:,} is allocated again")
             buffer.close()
             self._buffer = make_buffer(size + _SLACK)
         return self._buffer.result()
@@ -274,10 +274,10 @@ class Saver:
             return None
         started, self._started = self._started, None
         if done.error is not None:
-            say(f"{done.error}; the training goes on, earlier checkpoints stay" + _hint(done.hint))
+            emit(f"{done.error}; the training goes on, earlier checkpoints stay" + _hint(done.hint))
             return done
         self.last = SavedCheckpoint(done.step, started.size, started.stall, started.stall + done.seconds)
-        say(
+        emit(
             f"checkpoint of step {done.step}: {started.size:,} bytes, the training stood still for "
             f"{started.stall:.2f} s, durable after {self.last.durable:.1f} s"
         )
@@ -297,11 +297,11 @@ def _look(store: Checkpoints, patience: float) -> _Found | None:
     """Find the newest valid checkpoint and read its manifest, once no writer is at a newer one."""
     until = time.monotonic() + patience
     if not is_idle(store.directory):
-        say("waiting for a checkpoint that is still being written for the rank before this one")
+        emit("waiting for a checkpoint that is still being written for the rank before this one")
         while not is_idle(store.directory) and time.monotonic() < until:
             time.sleep(0.02)
         if not is_idle(store.directory):
-            say(f"the checkpoint is not written after {patience:.0f} s: resuming without it")
+            emit(f"the checkpoint is not written after {patience:.0f} s: resuming without it")
     found = store.latest()
     if found is None:
         return None
@@ -320,7 +320,7 @@ def _look_again(store: Checkpoints, tried: Sequence[str], error: UnreadableError
     found = store.find().chosen
     if found is None or str(found.path) in tried:
         raise CheckpointError(error.message, hint=NO_EARLIER)
-    say(f"{error.message}: resuming from step {found.step} ({found.path}) instead")
+    emit(f"{error.message}: resuming from step {found.step} ({found.path}) instead")
     return _open(found)
 
 

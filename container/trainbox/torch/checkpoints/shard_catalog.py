@@ -20,10 +20,18 @@ from typing import IO
 import msgspec
 import torch
 
-from trainbox.checkpointing import Rejected, examine, step_directories
+from trainbox.checkpoint.manifest import (
+    FileRecord,
+    Keys,
+    decode_info,
+    is_inside,
+    open_sealed,
+    read_sealed,
+    require_genuine,
+)
+from trainbox.checkpoint.store import Rejected, examine, step_directories
 from trainbox.errors import CheckpointError
-from trainbox.manifest import FileRecord, Keys, decode_info, is_inside, open_sealed, read_sealed, require_genuine
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints.collectives import RankGroup, read_messages
 
 #: Ranges with a smaller gap between them are fetched as one.
@@ -204,7 +212,7 @@ def _find_shards(root: Path) -> list[HostShard]:
             found.append(shard)
             continue
         reason = verdict.reason if isinstance(verdict, Rejected) else "not a checkpoint of a sharded training"
-        say(f"rejected the checkpoint {path}: {reason}")
+        emit(f"rejected the checkpoint {path}: {reason}")
     return found
 
 
@@ -220,7 +228,7 @@ def _read_shard(path: str, sealed: bytes) -> HostShard | None:
 def _is_valid(shard: HostShard) -> bool:
     verdict = examine(Path(shard.path))
     if isinstance(verdict, Rejected):
-        say(f"rejected the checkpoint {shard.path}: {verdict.reason}")
+        emit(f"rejected the checkpoint {shard.path}: {verdict.reason}")
     return not isinstance(verdict, Rejected)
 
 
@@ -300,7 +308,7 @@ class ShardFetcher:
                 peers.send(torch.tensor([len(content), zlib.crc32(content)]), target)
                 peers.send(torch.frombuffer(content, dtype=torch.uint8), target)
         except OSError as error:
-            say(f"cannot send {transfer.range.name} to rank {target}: {error}")
+            emit(f"cannot send {transfer.range.name} to rank {target}: {error}")
             peers.send(torch.tensor([-1, 0]), target)
 
     def _receive(self, transfer: Transfer) -> list[CheckpointError]:

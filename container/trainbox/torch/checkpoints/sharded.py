@@ -27,10 +27,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 import trainbox
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.manifest import NotGenuineError
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.manifest import NotGenuineError
-from trainbox.say import say
+from trainbox.log_lines import emit
 from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import CODEC, encode, flat
 from trainbox.torch.checkpoints.collectives import RankGroup
@@ -138,7 +138,7 @@ class ShardedSaver:
         self.schedule.saved(0.0)
         self._peers.log(f"resuming from step {found.step} (the shards of {', '.join(found.places)})")
         if fetcher.bytes:
-            say(f"rank {self._peers.rank} has fetched {fetcher.bytes:,} bytes of it from other hosts")
+            emit(f"rank {self._peers.rank} has fetched {fetcher.bytes:,} bytes of it from other hosts")
         return found.step
 
     def _fill(self, state: dict[str, Any], found: ShardedCheckpoint, fetcher: ShardFetcher) -> None:

@@ -24,10 +24,10 @@ from typing import IO, Any
 
 import msgspec
 
-from trainbox.checkpointing import Checkpoints
+from trainbox.checkpoint.store import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.procfs import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
-from trainbox.say import kept_words, say
+from trainbox.log_lines import emit, kept_words
+from trainbox.system.procfs import LOOK_SECONDS, StoppedProcesses, is_stopped, process_state
 
 #: The state manifest; and the size of the files of all tensors' bytes, so that several processors can digest them.
 STATE = "state.json"
@@ -250,7 +250,7 @@ class WriterClient:
             ended = self._reap()
             if self._tries >= _TRIES:
                 return self._give_up(f"the writer ended twice: {ended}")
-            say(f"the writer of checkpoints has ended ({ended}): another one writes step {self._request[0].step}")
+            emit(f"the writer of checkpoints has ended ({ended}): another one writes step {self._request[0].step}")
             self._send()
         return None
 
@@ -265,7 +265,7 @@ class WriterClient:
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            say(f"the writer of checkpoints (process {self._process.pid}) is still writing and is left running")
+            emit(f"the writer of checkpoints (process {self._process.pid}) is still writing and is left running")
         self._forget()
 
     def _send(self) -> None:
@@ -278,7 +278,7 @@ class WriterClient:
             try:
                 socket.send_fds(self._socket, [msgspec.json.encode(request)], [memory])
             except (BrokenPipeError, ConnectionResetError):
-                say(f"the writer of checkpoints has ended ({self._reap()}): starting another one")
+                emit(f"the writer of checkpoints has ended ({self._reap()}): starting another one")
             else:
                 return
 

@@ -1,0 +1,1 @@
+"""What `trainbox run` shows: lines, a status line, tables, and a summary."""

@@ -1,0 +1,1 @@
+"""Metrics of a local job, found in its lines."""

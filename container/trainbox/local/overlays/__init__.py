@@ -1,0 +1,1 @@
+"""The environment of a local job with requirements of its own."""

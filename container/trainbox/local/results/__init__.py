@@ -1,0 +1,1 @@
+"""The directory of a result: its record, logs, model and archive."""

@@ -1,0 +1,1 @@
+"""A script before it runs: where it is, and what it declares."""

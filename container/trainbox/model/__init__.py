@@ -1,0 +1,1 @@
+"""What all algorithms write beside a model: learning curves, importance, pictures, sample rows."""

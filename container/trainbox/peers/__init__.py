@@ -1,6 +1,0 @@
-"""The processes of a job that train one model together: who they are, what they tell each other, and who is lost."""
-
-from trainbox.peers.communicator import Communicator, join
-from trainbox.peers.members import Members, find_members
-
-__all__ = ["Communicator", "Members", "find_members", "join"]

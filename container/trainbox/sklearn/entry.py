@@ -1,0 +1,53 @@
+"""The entry of a script that trains with scikit-learn: catch SIGTERM, import scikit-learn, refuse misuse.
+
+All of it happens when `session` is called, nothing at import: what a script declares is known without scikit-learn.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from trainbox.sklearn.params import Params
+from trainbox.tabular.script import ending_in_order, without
+
+if TYPE_CHECKING:
+    from trainbox.sklearn.training import ForestSession
+
+#: Optional parts of scikit-learn that training does not use; `make bench-xgboost` prints what leaving them out saves.
+_UNUSED = ("pandas", "rich")
+#: To list all of scikit-learn, as skops does, imports all its packages; this one imports PyTorch if it is installed.
+TORCH_BACKEND = "sklearn.externals.array_api_compat.torch"
+
+
+@contextmanager
+def session(params: Params) -> Iterator["ForestSession"]:
+    """Start a session; the end of the block disconnects from the other hosts of the job.
+
+    A stop before there is anything to save ends the block, and is not an error.
+
+    >>> with session(trainbox.hyperparameters(Params)) as run:
+    ...     data = run.read()
+
+    Args:
+        params: The hyperparameters.
+
+    Raises:
+        RunError: An estimator that is fitted on one host was requested on several.
+        HyperparameterError: The job has a channel `model`, and what it trains cannot start from a model.
+    """
+    with ending_in_order():
+        load()
+        from trainbox.sklearn.training import ForestSession  # noqa: PLC0415 - it needs scikit-learn
+
+        with ExitStack() as stack:
+            run = ForestSession(params, stack)
+            yield run
+            run.draw()
+
+
+def load() -> None:
+    """Import scikit-learn without the optional parts; if the script has imported it already, all of it stays."""
+    with without(TORCH_BACKEND, *([] if "sklearn" in sys.modules else _UNUSED)):
+        importlib.import_module("trainbox.sklearn.training")

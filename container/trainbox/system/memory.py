@@ -1,0 +1,38 @@
+"""What the kernel's cgroup says about memory, to tell a process killed for it from one killed for anything else."""
+
+from pathlib import Path
+
+import msgspec
+
+from trainbox.system.cgroup import cgroup_directories, parse_limit, read_text
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """One reading."""
+
+    #: How many processes the kernel has killed for memory in this cgroup; `None` where it cannot be told.
+    kills: int | None = None
+    limit_bytes: int | None = None
+
+
+def read_memory(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/cgroup")) -> Memory:
+    """Read the counters of this process's own cgroup, version 2 or 1.
+
+    Sources: kernel documentation, admin-guide/cgroup-v2 (`memory.events`) and cgroup-v1/memory (`memory.oom_control`).
+    """
+    for directory in cgroup_directories("memory", root, membership):
+        for events, limit in (("memory.events", "memory.max"), ("memory.oom_control", "memory.limit_in_bytes")):
+            counters = read_text(directory / events)
+            if counters is not None:
+                return Memory(_field(counters, "oom_kill"), parse_limit(read_text(directory / limit)))
+    return Memory()
+
+
+def _field(text: str, name: str) -> int | None:
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return None

@@ -1,0 +1,55 @@
+"""The metrics that a job declares, and the line that XGBoost would print for a round. Does not import XGBoost."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from trainbox.metrics import Metric
+from trainbox.xgboost.catalogue import OBJECTIVES, goal
+from trainbox.xgboost.params import Params
+from trainbox.xgboost.rules import objective
+
+CHANNELS = ("train", "validation")
+
+
+def metric_names(params: Params) -> tuple[str, ...]:
+    """What is evaluated, each once, the objective last; what the objective is learnt by where nothing is asked for."""
+    names = list(dict.fromkeys(params.eval_metric))
+    if params.tuning_objective_metric is not None:
+        tuned = params.tuning_objective_metric.rpartition(":")[2]
+        names = [*(name for name in names if name != tuned), tuned]
+    return tuple(names) or (OBJECTIVES[objective(params)].metric,)
+
+
+def objective_name(params: Params) -> str:
+    """The metric that early stopping and a tuner look at, without its channel."""
+    return metric_names(params)[-1]
+
+
+def objective_of(params: Params, channel: str = "validation") -> Metric:
+    """The metric that early stopping and a tuner look at."""
+    return Metric(f"{channel}:{objective_name(params)}", goal(objective_name(params)))
+
+
+def declare(params: Params) -> tuple[Metric, ...]:
+    """Every metric that the job logs, of `train` and of `validation`."""
+    return tuple(Metric(f"{channel}:{name}", goal(name)) for channel in CHANNELS for name in metric_names(params))
+
+
+def line(iteration: int, values: Mapping[str, float]) -> str:
+    r"""The line that XGBoost and SageMaker's built-in print for a round, without its newline.
+
+    >>> line(5, {"train:auc": 0.865973, "validation:auc": 0.84081})
+    '[5]\ttrain-auc:0.86597\tvalidation-auc:0.84081'
+    """
+    fields = (f"\t{name.replace(':', '-', 1)}:{value:.5f}" for name, value in values.items())
+    return f"[{iteration}]{''.join(fields)}"
+
+
+def builtin_regexes(names: Iterable[str]) -> dict[str, str]:
+    r"""For each metric the regex that finds it in that line, with its tabs as they are or as CloudWatch shows them.
+
+    >>> builtin_regexes(["validation:auc"])
+    {'validation:auc': '\\[[0-9]+\\].*(?:#011|\\t)validation-auc:(\\S+)'}
+    """
+    written = {name: re.sub(r"([.+])", r"\\\1", name.replace(":", "-", 1)) for name in names}
+    return {name: rf"\[[0-9]+\].*(?:#011|\t){text}:(\S+)" for name, text in written.items()}
