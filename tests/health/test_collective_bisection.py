@@ -80,7 +80,7 @@ def test_no_host_leads_more_groups_than_it_has_ports(case: tuple[tuple[str, ...]
 
 def went(stage: str, groups: Sequence[Group], hosts: Group, works: Mapping[Group, bool]) -> StageResult:
     """A stage in which some groups hang and the others are exact."""
-    rank = {True: RankResult(0, bandwidth=1.0), False: RankResult(0, broken="no end after 10 s")}
+    rank = {True: RankResult(0, bandwidth=1.0), False: RankResult(0, broken="not finished after 10 s")}
     ran = [HostGroupResult(number, (rank[works[group]],)) for number, group in enumerate(groups)]
     said = {
         host: HostReply(1, reply=ProbeReply(tuple(one for one in ran if host in groups[one.group]))) for host in hosts

@@ -25,9 +25,11 @@ KINDS = (
 )
 
 
-#: In the second host's space: a door that is open. In the first one's: who does not answer a knock at it.
-DOOR = "import socket; door = socket.create_server(('', 29777), backlog=1024); print('open', flush=True); input()"
-KNOCK = """
+#: In the namespace of the second host: a listener. In that of the first: which connections to it fail.
+LISTENER = (
+    "import socket; listener = socket.create_server(('', 29777), backlog=1024); print('open', flush=True); input()"
+)
+CONNECT = """
 import sys
 from trainbox.health.collective_ranks import find_unreachable
 print(find_unreachable([(sys.argv[1], 29777)] * 8))
@@ -78,22 +80,22 @@ def test_a_rank_that_dies_on_one_of_two_hosts_is_found_by_its_own_host(tmp_path:
 
 
 def test_a_way_that_loses_packets_is_an_open_one_and_a_partition_is_not(tmp_path: Path) -> None:
-    def knocked(cluster: Cluster) -> str:
-        return cluster[0].inside(sys.executable, "-c", KNOCK, cluster[1].address).strip()
+    def unreached(cluster: Cluster) -> str:
+        return cluster[0].inside(sys.executable, "-c", CONNECT, cluster[1].address).strip()
 
     with Cluster(tmp_path, 2) as cluster:
         cluster[1].lose(0.3)
-        door = subprocess.Popen(
-            ["ip", "netns", "exec", cluster[1].space, sys.executable, "-c", DOOR],
+        listener = subprocess.Popen(
+            ["ip", "netns", "exec", cluster[1].space, sys.executable, "-c", LISTENER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        with door:
-            assert door.stdout is not None
-            assert door.stdout.readline() == b"open\n"
-            assert knocked(cluster) == "()"
+        with listener:
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == b"open\n"
+            assert unreached(cluster) == "()"
             cluster[1].cut_off(cluster[0])
-            assert knocked(cluster) == str((cluster[1].address,) * 8)
+            assert unreached(cluster) == str((cluster[1].address,) * 8)
 
 
 def test_one_host_has_nobody_to_meet_and_nothing_of_its_ranks_outlives_the_checks(tmp_path: Path) -> None:
@@ -104,6 +106,6 @@ def test_one_host_has_nobody_to_meet_and_nothing_of_its_ranks_outlives_the_check
     assert ended.code == HARDWARE
     (bad,) = (one for one in ended.findings if one["status"] == "fail")
     assert (bad["check"], bad["host"], bad["device"]) == ("collective.local", "algo-1", "rank1")
-    assert "no end after" in str(bad["value"])
+    assert "not finished after" in str(bad["value"])
     checks = {str(one["check"]) for one in ended.findings}
     assert {check for check in checks if check.startswith("collective.")} == {"collective.local"}

@@ -48,7 +48,7 @@ DIE = "os.kill(os.getpid(), signal.SIGKILL)"
 XID_79 = 'report(event=[1, "nvmlEventTypeXidCriticalError", 79])'
 DIED = "what followed: rank 1 was killed by SIGKILL after step 5"
 LOST = 'nvmlDeviceGetHandleByIndex={"error": 15}'
-REPLACE = "hint: the node is to be repaired or replaced; SageMaker does it after the job has failed"
+REPLACE = "hint: repair or replace the node; SageMaker does it after the job has failed"
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_a_driver_that_reports_no_events_any_more_is_still_asked(plain: GpuHost)
     ended = plain.run()
     assert ended.code == 78, ended.log
     assert str(ended.failure).startswith("HARDWARE algo-1 gpu1 nvml.answers: ")
-    assert "the driver reports no more events here; the GPUs are still read: GPU is lost" in ended.log
+    assert "GPU events are no longer available; GPUs are still read every 10 s: GPU is lost" in ended.log
 
 
 def test_without_nvidia_ml_py_the_watch_says_so_and_leaves(plain: GpuHost, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_a_gpu_that_hangs_half_way_is_named_and_the_others_are_still_judged(tmp_
         ("nvml.ecc_uncorrected", "gpu1", "fail", "hardware"),
     ]
     (hung,) = [one for one in checked.of("nvml.answers") if one["status"] == "fail"]
-    assert (hung["value"], hung["limit"], hung["hint"]) == ("did not finish", "3 s", "no end after 3 s")
+    assert (hung["value"], hung["limit"], hung["hint"]) == ("did not finish", "3 s", "not finished after 3 s")
     assert checked.code == 78
 
 
@@ -223,7 +223,7 @@ def test_a_gpu_that_hangs_half_way_is_named_and_the_others_are_still_judged(tmp_
     [
         ({"nvmlInit": {"error": DRIVER_NOT_LOADED}}, ("nvml.library", "", "fail", "hardware"), "Driver Not Loaded"),
         ({"nvmlInit": {"error": VERSION_MISMATCH}}, ("nvml.library", "", "fail", "hardware"), "version mismatch"),
-        ({"nvmlInit": {"hang": True}}, ("nvml.library", "", "fail", "hardware"), "no end after 3 s"),
+        ({"nvmlInit": {"hang": True}}, ("nvml.library", "", "fail", "hardware"), "not finished after 3 s"),
         ({"nvmlInit": {"crash": "planted"}}, ("nvml.library", "", "fail", "hardware"), "ZeroDivisionError: planted"),
         ({"nvmlDeviceGetCount": {"error": UNKNOWN}}, ("nvml.library", "", "fail", "hardware"), "Unknown"),
         ({"nvmlDeviceGetCount": 7}, ("nvml.count", "", "fail", "hardware"), "7"),

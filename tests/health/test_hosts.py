@@ -408,7 +408,7 @@ def test_without_a_job_the_machine_alone_is_checked(tmp_path: Path) -> None:
         timeout=300,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert "checking the machine alone" in answer.stderr
+    assert "checking only this machine" in answer.stderr
     assert {json.loads(line)["status"] for line in answer.stdout.splitlines()} == {"pass"}
     assert list(tmp_path.iterdir()) == []
 

@@ -42,7 +42,7 @@ def test_hardware_ends_the_job_with_host_device_and_check_in_front() -> None:
         found.cause
         == "HARDWARE algo-2 gpu3 nvml.row_remap_failed: yes (limit: no); also algo-2 gpu3 nvml.ecc_uncorrected"
     )
-    assert found.hint.startswith("the node")
+    assert found.hint.startswith("repair or replace the node")
 
 
 def test_configuration_comes_first_and_hardware_is_still_told() -> None:
@@ -76,7 +76,7 @@ def test_what_passes_by_itself_never_ends_a_job() -> None:
 
 
 def test_a_hard_check_that_hangs_ends_the_job() -> None:
-    hung = unfinished("host.write", "algo-1", "no end after 20 s", device="model", seconds=20)
+    hung = unfinished("host.write", "algo-1", "not finished after 20 s", device="model", seconds=20)
     assert (hung.status, hung.value, hung.limit) == ("fail", "did not finish", "20 s")
     assert why(hung).exit_code == 64
 

@@ -1,1 +1,1 @@
-"""Whether the cluster is sound, and which part of it is not: checks before and during training."""
+"""Health checks of the hosts of a job, before and during training; a faulty part is named."""

@@ -1,4 +1,4 @@
-"""`python -m trainbox.health` is `trainbox health`; the supervisor starts it so."""
+"""`python -m trainbox.health`: the verb `trainbox health` as the supervisor starts it."""
 
 import argparse
 import sys

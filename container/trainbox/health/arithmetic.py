@@ -1,10 +1,10 @@
-"""A program of its own: does one device compute exactly, and how fast does it copy? Prints one JSON line.
+"""Program that checks the arithmetic of one device and measures its copies. Prints one JSON line.
 
     python -P -m trainbox.health.arithmetic cuda fast
 
-The integers are so small that every product and sum is exact in fp32, also through TF32 (10 bits of mantissa) and in
-whatever order they are summed: each bit that differs from the processor's own result is a fault. A device that is
-slower than the others of the job is found by whoever compares them.
+The integers are so small that every product and sum is exact in fp32, also with TF32 (10 bits of mantissa) and in
+any order of summation: each bit that differs from the result of the CPU is a fault. The caller compares the
+bandwidths of all devices of the job.
 """
 
 import re
@@ -20,40 +20,40 @@ _SIDES = {"cuda": 2048, "cpu": 512}
 _REPEATS = {"fast": 20, "full": 100}
 _COPIED_BYTES = {"cuda": 256 * 1024 * 1024, "cpu": 64 * 1024 * 1024}
 _COPIES = 5
-#: Somebody else holds the memory: torch's allocator, the driver as it makes a context and cuBLAS as it makes a handle
-#: say so in words of their own (torch 2.11 on a GPU with 64 MiB left: `CUDA error: out of memory`).
+#: Another process holds the memory. torch's allocator, the driver (new context) and cuBLAS (new handle) report it with
+#: different messages (torch 2.11 on a GPU with 64 MiB left: `CUDA error: out of memory`).
 _NO_MEMORY = re.compile("out of memory|CUBLAS_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)")
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What one device did."""
+    """Results of one device."""
 
-    #: Numbers that differ from the reference, of all repeats.
+    #: Numbers that differ from the reference, summed over all repeats.
     wrong: int = 0
     repeats: int = 0
-    #: Bytes per second / 1e9, by what was copied: `device`, and with a GPU `to device`, `from device`.
+    #: GB/s (1e9 bytes), by direction: `device`, and with a GPU `to device`, `from device`.
     bandwidths: dict[str, float] = {}
-    #: Why torch cannot use the device at all, which need not be the device's fault.
+    #: Why torch cannot use the device; often not a fault of the device.
     unusable: str = ""
-    #: What the device did instead of computing.
+    #: The error of the computation, if it failed.
     failed: str = ""
 
 
 def measure(kind: str, stage: str) -> Measured:
-    """Compute and copy on `cuda` (the one visible GPU) or `cpu`."""
-    import torch  # noqa: PLC0415 - a second that only this program pays
+    """Check the arithmetic and measure the copies of `cuda` (the one visible GPU) or `cpu`."""
+    import torch  # noqa: PLC0415 - takes a second; only this program needs it
 
     try:
         if kind == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (AssertionError, RuntimeError) as error:  # built without CUDA; no driver, too old a one, none that works
+    except (AssertionError, RuntimeError) as error:  # built without CUDA; no driver, or one that is too old or broken
         return Measured(unusable=_first_line(error))
     try:
         wrong = _compute(kind, _REPEATS[stage])
         return Measured(wrong, _REPEATS[stage], _copy(kind))
     except RuntimeError as error:
-        said = _first_line(error)
-        return Measured(unusable=said) if _NO_MEMORY.search(said) else Measured(failed=said)
+        message = _first_line(error)
+        return Measured(unusable=message) if _NO_MEMORY.search(message) else Measured(failed=message)
 
 
 def _first_line(error: Exception) -> str:
@@ -61,7 +61,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _compute(kind: str, repeats: int) -> int:
-    """Numbers that differ, of all repeats."""
+    """Return the number of wrong values of all repeats."""
     import torch  # noqa: PLC0415
 
     generator = torch.Generator().manual_seed(0)
@@ -69,7 +69,7 @@ def _compute(kind: str, repeats: int) -> int:
     left, right = (
         torch.randint(-_LARGEST, _LARGEST + 1, (side, side), generator=generator).to(torch.float32) for _ in range(2)
     )
-    # In fp64, whose kernels are others: on the processor itself the comparison means something, too.
+    # fp64 uses other kernels, so that the comparison is meaningful on the CPU, too.
     reference = (left.double() @ right.double()).float().to(kind)
     left, right = left.to(kind), right.to(kind)
     return sum(int(((left @ right) != reference).sum()) for _ in range(repeats))
@@ -90,7 +90,7 @@ def _copy(kind: str) -> dict[str, float]:
 
 
 def _fastest(copy: Callable[[], object], size: int, finish: Callable[[], None]) -> float:
-    """Gigabytes per second of the best of some tries: the others were disturbed."""
+    """Return the GB/s of the fastest of several copies; slower ones were disturbed."""
     best = float("inf")
     for _ in range(_COPIES):
         finish()
@@ -102,7 +102,7 @@ def _fastest(copy: Callable[[], object], size: int, finish: Callable[[], None]) 
 
 
 def _nothing() -> None:
-    """The processor has finished when the call returns."""
+    """Do nothing: copies on the CPU are synchronous."""
 
 
 if __name__ == "__main__":

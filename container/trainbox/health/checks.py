@@ -1,4 +1,4 @@
-"""The one table of all checks: when each runs, what it holds against what, and what follows if it fails."""
+"""The table of all checks: what each compares, its limit, and what follows if it fails."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -21,27 +21,27 @@ LEAST_SHARE_OF_MEDIAN = 0.8
 MOST_LINK_ERRORS = 0
 DID_NOT_FINISH = "did not finish"
 _ONE_IMAGE = "give all hosts the same image, by its digest, and no unpinned package in requirements.txt"
-#: Whatever else one would do to a GPU (reset, reboot) is not for a container to do.
-_REPLACE = "the node is to be repaired or replaced; SageMaker does it after the job has failed"
+#: A container must not reset a GPU or reboot a node.
+_REPLACE = "repair or replace the node; SageMaker does it after the job has failed"
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
-    """One row."""
+    """One row of the table of checks."""
 
     scope: Scope
     kind: Kind
-    #: One line of the docs: what it looks at.
+    #: What it looks at, as shown in the docs.
     about: str
     #: What passes, in words.
     limit: str
     #: What to do when it does not pass.
     hint: str
-    #: That of `value` and `limit` where they are numbers.
+    #: Unit of `value` and `limit` if they are numbers.
     unit: str = ""
-    #: A hard check that does not pass fails the job; a soft one warns, and fails it with --strict.
+    #: A failed hard check fails the job; a failed soft check warns, and fails the job only with --strict.
     hard: bool = True
     stage: Stage = "fast"
-    #: After this it is ended and counts as `did not finish`.
+    #: Timeout; after it the check is killed and reported as `did not finish`.
     seconds: float = 20.0
 
 
@@ -56,11 +56,11 @@ CHECKS: Mapping[str, HealthCheck] = {
     ),
     "host.write": HealthCheck(
         "host", "configuration",
-        "1 MiB written, brought to the disk, read back and removed in model, output and checkpoints",
+        "1 MiB written, synced to the disk, read back and removed in model, output and checkpoints",
         "the same bytes", "the directory must be mounted for writing, with space left",
     ),
     "host.channel": HealthCheck(
-        "host", "configuration", "every channel of the request is there and not empty", "one file",
+        "host", "configuration", "every channel of the request exists and has files", "one file",
         "look at the S3 prefix of the channel: does it end where the files are?",
     ),
     "host.shm": HealthCheck(
@@ -70,20 +70,20 @@ CHECKS: Mapping[str, HealthCheck] = {
     ),
     "host.memory": HealthCheck(
         "host", "configuration",
-        "memory that is free, within the cgroup's limit", f"{COMFORTABLE_MEMORY_BYTES // MIB} MiB",
-        "a larger instance, or find what already uses it", hard=False, unit="bytes",
+        "available memory, within the limit of the cgroup", f"{COMFORTABLE_MEMORY_BYTES // MIB} MiB",
+        "use a larger instance, or find the process that uses the memory", hard=False, unit="bytes",
     ),
     "host.cpus": HealthCheck(
-        "host", "configuration", "processors that the affinity and the cgroup's quota leave", "one for each process",
+        "host", "configuration", "CPUs available within the affinity and the cgroup's quota", "one for each process",
         "docker: --cpus, --cpuset-cpus; fewer processes_per_host", hard=False,
     ),
     "host.files": HealthCheck(
-        "host", "configuration", "open files that a process may have", f"{COMFORTABLE_FILES}",
+        "host", "configuration", "limit of open files of a process", f"{COMFORTABLE_FILES}",
         "docker: --ulimit nofile=65536",
         hard=False,
     ),
     "host.memlock": HealthCheck(
-        "host", "configuration", "memory that a process may lock, where there is an EFA", "unlimited",
+        "host", "configuration", "limit of locked memory of a process, on hosts with an EFA", "unlimited",
         "docker: --ulimit memlock=-1", hard=False,
     ),
     "host.dns": HealthCheck(
@@ -91,8 +91,8 @@ CHECKS: Mapping[str, HealthCheck] = {
         "the job's security group must allow DNS; did that host start?",
     ),
     "host.port": HealthCheck(
-        "host", "configuration", "the port where the ranks will meet is free on the first host", "free",
-        "the variable MASTER_PORT names another",
+        "host", "configuration", "the port of the ranks' rendezvous is free on the first host", "free",
+        "set the variable MASTER_PORT to another port",
     ),
     "host.arrival": HealthCheck(
         "host", "hardware", "every host of the job takes part in these checks", "within trainbox_peer_timeout_seconds",
@@ -109,33 +109,33 @@ CHECKS: Mapping[str, HealthCheck] = {
         for component, name, hint in (
             ("trainbox", "trainbox", _ONE_IMAGE), ("python", "Python", _ONE_IMAGE), ("torch", "torch", _ONE_IMAGE),
             ("cuda", "CUDA that torch is built for", _ONE_IMAGE), ("nccl", "NCCL", _ONE_IMAGE),
-            ("driver", "the NVIDIA driver", "hosts of one job have one driver: this one is to be replaced"),
-            ("efa", "what drives the EFA", _ONE_IMAGE),
+            ("driver", "the NVIDIA driver", "all hosts of a job need the same driver: replace this host"),
+            ("efa", "the EFA software", _ONE_IMAGE),
         )
     },
     "nvml.library": HealthCheck(
         "gpu", "hardware", "NVML can be loaded on a host with GPUs", "loaded",
-        "the driver does not answer: the node is to be replaced",
+        "the driver does not answer: replace the node",
     ),
     "nvml.count": HealthCheck(
-        "gpu", "hardware", "GPUs that NVML shows against those of the instance type, else against `/dev/nvidia*`",
-        "all", "a GPU has gone, or the container was started without it (docker: --gpus all)",
+        "gpu", "hardware", "number of GPUs in NVML, against that of the instance type, else against `/dev/nvidia*`",
+        "all", "a GPU is missing, or the container was started without it (docker: --gpus all)",
     ),
     "nvml.answers": HealthCheck(
-        "gpu", "hardware", "every call about this GPU is answered", "all calls", _REPLACE,
+        "gpu", "hardware", "every NVML call for this GPU succeeds", "all calls", _REPLACE,
     ),
     "nvml.recovery_action": HealthCheck(
-        "gpu", "hardware", "what the driver asks for (driver 570 and later)", "none", _REPLACE,
+        "gpu", "hardware", "recovery action that the driver requests (driver 570 and later)", "none", _REPLACE,
     ),
     "nvml.ecc_uncorrected": HealthCheck(
         "gpu", "hardware", "uncorrected memory errors since the driver was loaded", "0", _REPLACE,
     ),
-    "nvml.row_remap_failed": HealthCheck("gpu", "hardware", "a row of memory could not be remapped", "no", _REPLACE),
+    "nvml.row_remap_failed": HealthCheck("gpu", "hardware", "remapping of a memory row failed", "no", _REPLACE),
     "nvml.row_remap_pending": HealthCheck(
-        "gpu", "hardware", "a row of memory waits for a reset to be remapped", "no", _REPLACE,
+        "gpu", "hardware", "remapping of a memory row waits for a GPU reset", "no", _REPLACE,
     ),
     "nvml.retired_pages": HealthCheck(
-        "gpu", "hardware", "a page of memory waits for a reset to be retired", "no", _REPLACE,
+        "gpu", "hardware", "retirement of a memory page waits for a GPU reset", "no", _REPLACE,
     ),
     "nvml.xid": HealthCheck(
         "gpu", "hardware", "Xid and double-bit errors that the driver reports during the run", "none", _REPLACE,
@@ -153,19 +153,19 @@ CHECKS: Mapping[str, HealthCheck] = {
     ),
     "nvml.nvlink_errors": HealthCheck(
         "gpu", "hardware", "replays, recoveries and CRC errors of all NVLinks since the driver was loaded",
-        f"{MOST_LINK_ERRORS}", "collectives may be slow; a rising number is a bad link", hard=False,
+        f"{MOST_LINK_ERRORS}", "collectives may be slow; a rising number is a faulty link", hard=False,
     ),
     "nvml.processes": HealthCheck(
-        "gpu", "configuration", "compute processes that are there before the job's own", "0",
-        "another job has this GPU, or an earlier one left a process behind", hard=False,
+        "gpu", "configuration", "compute processes that exist before those of the job", "0",
+        "another job uses this GPU, or an earlier one left a process running", hard=False,
     ),
     "gpu.exact": HealthCheck(
-        "gpu", "hardware", "integer matrix products, bit for bit against the processor (without a GPU: --full)",
+        "gpu", "hardware", "integer matrix products, bit for bit against the CPU (without a GPU: --full)",
         "0 wrong",
         _REPLACE, seconds=60,
     ),
     "gpu.bandwidth": HealthCheck(
-        "gpu", "hardware", "gigabytes per second copied within the device, to it and from it, against the job's median",
+        "gpu", "hardware", "copy bandwidth within the device, to it and from it, against the median of the job",
         f"{LEAST_SHARE_OF_MEDIAN:g} of the median", "the job waits for its slowest device", hard=False, unit="GB/s",
     ),
     "collective.local": HealthCheck(
@@ -173,21 +173,24 @@ CHECKS: Mapping[str, HealthCheck] = {
     ),
     "collective.pair": HealthCheck(
         "collective", "hardware",
-        "the sum over two hosts, exact; who fails meets another host, and is bad if it fails twice", "exact",
-        "the node or its network is bad; where no pair works, the job's security group must allow all traffic in it",
+        "the sum over two hosts, exact; a host that fails is paired again, and is faulty if it fails twice", "exact",
+        "the node or its network is faulty; if no pair works, allow all traffic within the job's security group",
         seconds=60,
     ),
     "collective.world": HealthCheck(
-        "collective", "hardware", "the sum over all hosts, exact; where it fails although pairs work, who reaches whom",
-        "exact", "the way between two hosts, or one host's network, is bad", seconds=60,
+        "collective", "hardware",
+        "the sum over all hosts, exact; if it fails although pairs work, which hosts reach each other",
+        "exact", "the network between two hosts, or of one host, is faulty", seconds=60,
     ),
     "collective.bandwidth": HealthCheck(
-        "collective", "hardware", "bus bandwidth of each pair, as nccl-tests compute it, of hosts that were slow twice",
+        "collective", "hardware",
+        "bus bandwidth of each pair as in nccl-tests; a host is reported if it was slow twice",
         "0.2 of the best pair (gloo), 0.7 of the median (nccl)", "all hosts wait for the slowest link",
         hard=False, unit="GB/s",
     ),
     "collective.latency": HealthCheck(
-        "collective", "hardware", "the sum of one number over each pair, of hosts that were slow twice",
+        "collective", "hardware",
+        "time for the sum of one number over each pair; a host is reported if it was slow twice",
         "10 times the best pair, at least 2 ms", "all hosts wait for the slowest link", hard=False, unit="us",
     ),
 }  # fmt: skip
@@ -205,18 +208,18 @@ def found(
     soft: bool = False,
     hint: str = "",
 ) -> Finding:
-    """The finding of a check, with what the table says of it.
+    """Return the finding of a check, completed from the table.
 
     Args:
         check: Its name in the table.
-        host: Where.
+        host: The host that was checked.
         passes: Whether it passes.
-        value: What was found.
-        device: What of the host.
-        limit: What the value is held against; by default the words of the table.
-        kind: Whose affair, where it is another than usual.
-        soft: Whether this only warns although the check is a hard one.
-        hint: What to do, where it is something else than usual; why nothing was measured, where it passes.
+        value: The observed value.
+        device: The part of the host.
+        limit: What the value is compared with; by default the text of the table.
+        kind: Who has to act, if not as in the table.
+        soft: Whether it only warns although the check is a hard one.
+        hint: What to do, if not as in the table; for a check that passes, why nothing was measured.
     """
     row = CHECKS[check]
     status: Status = "pass" if passes else "warn" if soft or not row.hard else "fail"
@@ -225,14 +228,14 @@ def found(
 
 
 def unfinished(check: str, host: str, why: str, *, device: str, seconds: float) -> Finding:
-    """The finding of a check that hung or crashed. One that would only have warned does not end a job by that.
+    """Return the finding of a check that hung or crashed; a soft check does not fail the job by that.
 
     Args:
         check: Its name in the table.
-        host: Where.
-        why: What is known of its end.
-        device: What of the host.
-        seconds: The time it had.
+        host: The host that was checked.
+        why: How it ended.
+        device: The part of the host.
+        seconds: Its timeout.
     """
     row = CHECKS[check]
     kind: Kind = row.kind if row.hard else "transient"
@@ -240,7 +243,7 @@ def unfinished(check: str, host: str, why: str, *, device: str, seconds: float) 
 
 
 def amount(check: str, value: Value) -> str:
-    """A value with its unit."""
+    """Return a value with its unit."""
     unit = CHECKS[check].unit if check in CHECKS else ""
     if value is None or isinstance(value, str) or not unit:
         return "" if value is None else f"{value}"
@@ -284,14 +287,14 @@ WHAT_FOLLOWS = (
 
 
 def check_rows() -> Iterator[tuple[str, ...]]:
-    """Name, what it looks at, what passes, whose affair, and what a failure does, for each check."""
+    """Yield for each check: name, subject, limit, class and effect of a failure."""
     for name, check in CHECKS.items():
         yield (name, check.about, check.limit, check.kind, "fails" if check.hard else "warns")
 
 
 def explanation() -> str:
-    """All of it as text."""
+    """Return the checks, their effects and SageMaker's own features as text."""
     rows = [f"  {name:26}{effect:7}{kind:15}{about}; {limit}" for name, about, limit, kind, effect in check_rows()]
     follows = [f"  {kind:15}exit code {code:4}{text}" for kind, code, text in WHAT_FOLLOWS]
-    checks = "\n".join(["What is checked, and what passes:", *rows])
+    checks = "\n".join(["Checks and their limits:", *rows])
     return f"{checks}\n\nWhat follows:\n" + "\n".join(follows) + f"\n\n{SAGEMAKER}"

@@ -1,8 +1,8 @@
-"""Pure: what is tried next with the collectives, and what follows from all that was tried.
+"""Pure: finds faulty hosts by running collectives on smaller groups of hosts.
 
-Local ranks first; then pairs of hosts, and each suspect again with a host that is proven; then all. Who could not do
-it with anybody is bad; who could with somebody is not. Where all pairs work and the whole does not, the hosts knock at
-each other's doors: two that cannot reach each other are named as a pair.
+First the local ranks of each host, then pairs of hosts, then each suspect again with a proven host, then all hosts. A
+host that fails with every partner is faulty; a host that succeeds with one is not. If all pairs work and all hosts
+together fail, the hosts connect to each other's port; an unreachable pair is reported as a pair.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,25 +14,25 @@ import msgspec
 from trainbox.health.probe_protocol import HostGroupResult, ProbeReply
 
 Group = tuple[str, ...]
-#: With no host that is proven, each meets so many others: up to 7 hosts, everyone meets everyone.
+#: Partners of each host if no host is proven; with up to 7 hosts these are all pairs.
 _MEETINGS = 3
-#: A round of one group has nothing to be compared with.
+#: Three hosts make one group, which cannot be compared with another.
 _TRIPLE = 3
 BisectionStage = Literal["ready", "local", "pairs", "again", "world", "reach"]
 STAGES: tuple[BisectionStage, ...] = ("ready", "local", "pairs", "again", "world", "reach")
-#: Of the best bandwidth over gloo, which shares processors with everything else; of the median over NCCL.
+#: Share of the best bandwidth (gloo, which shares CPUs with everything else) and of the median (NCCL).
 _LEAST_OF_BEST = 0.2
 _LEAST_OF_MEDIAN = 0.7
-#: A latency counts against a pair only if it is so many times that of the others, and milliseconds.
+#: A pair is slow if its latency exceeds both this multiple of the best and this time.
 _MOST_TIMES = 10.0
 _MOST_LATENCY_US = 2000.0
-#: With two ranks a bad sender and a bad receiver look the same.
+#: With two ranks a faulty sender cannot be told from a faulty receiver.
 _CONCLUSIVE_RANKS = 3
 _LONGEST_REASON = 200
 
 
 def plan_first_round(hosts: Sequence[str]) -> tuple[Group, ...]:
-    """Neighbours in pairs; of an odd number the last makes the first pair a triple. One host alone meets nobody."""
+    """Pair neighbours; the last of an odd number of hosts joins the first pair. One host has no group."""
     if len(hosts) < 2:  # noqa: PLR2004 - a pair
         return ()
     even = len(hosts) - len(hosts) % 2
@@ -42,15 +42,15 @@ def plan_first_round(hosts: Sequence[str]) -> tuple[Group, ...]:
 
 
 def plan_second_round(hosts: Sequence[str], suspects: Collection[str]) -> tuple[Group, ...]:
-    """Each suspect meets a host that is proven good, and does so as the first of its group.
+    """Pair each suspect, as the first of its group, with a proven host.
 
-    The proven share the suspects evenly. Where nobody is proven, each host meets the next ones in a ring: whoever is
-    in a group that works is good. Three hosts have made one group, which nothing can be compared with: then each meets
-    each in any case.
+    The proven hosts share the suspects evenly. If no host is proven, each host is paired with the next ones in a ring:
+    every host of a group that works is good. Three hosts were one group, which cannot be compared with another: they
+    are paired in all combinations.
 
     Args:
         hosts: All hosts.
-        suspects: Those whose group of the first round did not work, or was slow.
+        suspects: Hosts whose group of the first round failed or was slow.
     """
     if len(hosts) == _TRIPLE:
         return _ring(hosts)
@@ -75,16 +75,16 @@ def _ring(hosts: Sequence[str]) -> tuple[Group, ...]:
 
 
 def max_led_groups() -> int:
-    """How many groups of a round one host may be the first of: so many ports it has to offer."""
+    """Return the largest number of groups of a round that one host leads, each of which needs a port."""
     return _MEETINGS
 
 
 def explain_unreachable(broken: Collection[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Explain pairs that cannot reach each other by as few parts as possible.
+    """Explain the pairs that cannot reach each other by as few faults as possible.
 
     Returns:
-        The hosts that more than one pair has in common, each the one that explains most of the pairs left; and the
-        pairs that remain: with them it is the way between the two.
+        Hosts that several pairs have in common, each chosen because it explains most of the remaining pairs; and the
+        pairs that are left, where the network between the two is faulty.
     """
     left = {frozenset(pair): pair for pair in broken}
     hosts: list[str] = []
@@ -100,36 +100,36 @@ def explain_unreachable(broken: Collection[tuple[str, str]]) -> tuple[tuple[str,
 
 
 class HostReply(msgspec.Struct, frozen=True):
-    """What one host says after each stage."""
+    """Reply of one host after each stage."""
 
     ranks: int
-    #: Processes that want a processor, for each that there is.
+    #: Load average divided by the number of CPUs.
     load: float = 0.0
     reply: ProbeReply = ProbeReply()
-    #: Why its ranks cannot do anything any more.
+    #: Why its program of ranks failed.
     broken: str = ""
 
 
 class StageResult(msgspec.Struct, frozen=True):
-    """One stage, as it went."""
+    """One stage with the replies of all hosts."""
 
     stage: BisectionStage
     groups: tuple[Group, ...]
     replies: Mapping[str, HostReply]
-    #: Why hosts said nothing.
+    #: Why hosts did not reply.
     silent: Mapping[str, str] = {}
 
 
 class GroupResult(msgspec.Struct, frozen=True):
-    """One group, as it went."""
+    """Results of one group of hosts."""
 
     members: Group
-    #: By host, in the order of the members.
+    #: By host; hosts without a report are missing.
     by_host: Mapping[str, HostGroupResult]
 
     @property
     def faults(self) -> Mapping[str, str]:
-        """What went wrong, by host; empty where the sum is exact everywhere."""
+        """Errors by host; empty if the sum is exact on all ranks."""
         faults = {}
         for host in self.members:
             ranks = self.by_host[host].ranks if host in self.by_host else ()
@@ -143,21 +143,21 @@ class GroupResult(msgspec.Struct, frozen=True):
         return faults
 
     def reason(self, host: str) -> str:
-        """What went wrong on a host, or else on the first one where something did."""
+        """Return the error of a host, or else the first error of the group."""
         return self.faults.get(host) or next(iter(self.faults.values()))
 
     @property
     def bandwidth(self) -> float:
-        """Gigabytes per second of the slowest rank; 0 where nothing was measured."""
+        """GB/s of the slowest rank; 0 if nothing was measured."""
         return min((rank.bandwidth for result in self.by_host.values() for rank in result.ranks), default=0.0)
 
     @property
     def latency(self) -> float:
-        """Microseconds of the slowest rank."""
+        """Latency of the slowest rank in microseconds."""
         return max((rank.latency for result in self.by_host.values() for rank in result.ranks), default=0.0)
 
     def suspects(self) -> list[tuple[str, int]]:
-        """Host and local rank of those who send wrong numbers to all others, or hear them from all others."""
+        """Return host and local rank of the ranks that send wrong numbers to all others or receive them from all."""
         ranks = [(host, rank) for host in self.members if host in self.by_host for rank in self.by_host[host].ranks]
         places = [(host, rank.local) for host, rank in ranks]
         heard = [set(rank.wrong_from) for _, rank in ranks]
@@ -172,11 +172,11 @@ class GroupResult(msgspec.Struct, frozen=True):
 
 
 def plan_next(rounds: Sequence[StageResult], *, backend: str) -> tuple[BisectionStage, tuple[Group, ...]] | None:
-    """The next stage and its groups; None where there is nothing more to learn.
+    """Return the next stage and its groups; None if no further stage would tell more.
 
     Args:
-        rounds: All stages so far; the first is `ready`, in which every host says how many ranks it has.
-        backend: How strict the comparison of bandwidths can be.
+        rounds: All stages so far; the first is `ready`, in which every host reports the number of its ranks.
+        backend: Of the collectives; decides how strictly bandwidths are compared.
     """
     if any(one.silent or any(reply.broken for reply in one.replies.values()) for one in rounds) or attribute(
         rounds, backend
@@ -201,13 +201,13 @@ def _groups(stage: BisectionStage, hosts: Group, rounds: Sequence[StageResult], 
         suspects |= {host for one in find_slow_groups(groups, backend) for host in one.members}
         return plan_second_round(hosts, suspects)
     if stage == "world":
-        # Two hosts have met already.
+        # Two hosts were already a pair.
         return (hosts,) if len(hosts) > 2 else ()  # noqa: PLR2004
     return (hosts,) if any(one.faults for one in group_results(rounds, "world")) else ()
 
 
 def group_results(rounds: Sequence[StageResult], *stages: BisectionStage) -> list[GroupResult]:
-    """All groups of some stages."""
+    """Return the results of all groups of the given stages."""
     return [
         GroupResult(members, {host: part for host in members if (part := _find_result(one, host, number)) is not None})
         for one in rounds
@@ -223,7 +223,7 @@ def _find_result(one: StageResult, host: str, number: int) -> HostGroupResult | 
 
 
 def find_slow_groups(groups: Sequence[GroupResult], backend: str) -> list[GroupResult]:
-    """Groups that are exact, and slow beside the others."""
+    """Return the groups with exact sums that are slow compared with the others."""
     exact = [one for one in groups if not one.faults]
     if not exact:
         return []
@@ -233,18 +233,18 @@ def find_slow_groups(groups: Sequence[GroupResult], backend: str) -> list[GroupR
 
 
 def min_bandwidth(groups: Sequence[GroupResult], backend: str) -> float:
-    """What a group is to have, in gigabytes per second."""
+    """Return the lowest accepted bandwidth in GB/s."""
     bandwidths = [one.bandwidth for one in groups if not one.faults]
     return _LEAST_OF_MEDIAN * median(bandwidths) if backend == "nccl" else _LEAST_OF_BEST * max(bandwidths)
 
 
 def max_latency(groups: Sequence[GroupResult]) -> float:
-    """What a group may have, in microseconds."""
+    """Return the highest accepted latency in microseconds."""
     return max(_MOST_LATENCY_US, _MOST_TIMES * min(one.latency for one in groups if not one.faults))
 
 
 def find_slow_hosts(rounds: Sequence[StageResult], backend: str) -> list[str]:
-    """Hosts that were slow with everybody they could do it with: never in a group that was as fast as the others."""
+    """Return the hosts that were slow with every partner with which the sum was exact."""
     groups = [one for one in group_results(rounds, "pairs", "again") if not one.faults]
     late = find_slow_groups(groups, backend)
     fast = {host for one in groups if one not in late for host in one.members}
@@ -252,19 +252,19 @@ def find_slow_hosts(rounds: Sequence[StageResult], backend: str) -> list[str]:
 
 
 class Attributed(msgspec.Struct, frozen=True):
-    """One part that is bad."""
+    """One part of the cluster that is faulty."""
 
     check: str
     host: str
-    #: A local rank's device, another host, or empty: the host itself.
+    #: Device of a local rank, another host, or empty for the host itself.
     device: str
     reason: str
-    #: Whether it concerns no host more than the others.
+    #: Whether all hosts are affected alike.
     everywhere: bool = False
 
 
 def attribute(rounds: Sequence[StageResult], backend: str) -> list[Attributed]:
-    """Who is bad after these stages; empty where nobody is, or nobody can be told yet."""
+    """Return the parts identified as faulty so far; empty if none, or not yet attributable."""
     bad = [
         Attributed("collective.local", one.members[0], _device(one, one.members[0]), one.reason(one.members[0]))
         for one in group_results(rounds, "local")
@@ -284,13 +284,13 @@ def _attribute_pairs(rounds: Sequence[StageResult]) -> Iterator[Attributed]:
     failed = [one for one in group_results(rounds, "again") if one.faults]
     if proven:
         for host in rounds[0].replies:
-            # Only a proven partner proves something; who had none is not named.
+            # A failure is conclusive only with a proven partner; hosts without one are not named.
             mine = [one for one in failed if host in one.members and proven & {*one.members}]
             if host not in proven and mine:
                 device = next((name for one in groups if (name := _device(one, host))), "")
                 yield Attributed("collective.pair", host, device, mine[0].reason(host))
         return
-    # Nobody could do it with anybody. Of two hosts either may be to blame; of more, hardly all.
+    # No pair works. Of two hosts either may be faulty; of more, hardly all.
     everywhere = len(rounds[0].replies) > 2  # noqa: PLR2004
     for one in group_results(rounds, "pairs"):
         named = one.suspects()
@@ -309,7 +309,7 @@ def _attribute_connections(rounds: Sequence[StageResult], backend: str) -> Itera
     named = [] if closed else world.suspects()
     late = [] if closed or named else find_slow_hosts(rounds, backend)
     if not closed and not late:
-        # Hosts that could not do it with each other, but each with another one: then it is the way between them.
+        # Hosts that fail with each other but succeed with another one: the network between them is faulty.
         pairs = tuple(
             (one.members[0], " ".join(one.members[1:])) for one in group_results(rounds, "pairs") if one.faults
         )
@@ -318,8 +318,8 @@ def _attribute_connections(rounds: Sequence[StageResult], backend: str) -> Itera
     for host, other in pairs:
         yield Attributed("collective.world", host, other, "these two cannot reach each other")
     for host in late:
-        # A way that loses packets is open, and too slow for a sum that waits for all.
-        why = f"slow with every host it met, and then: {world.reason(host)}"
+        # A link that loses packets accepts connections, but is too slow for a sum over all hosts.
+        why = f"slow with every host it was paired with, then: {world.reason(host)}"
         yield Attributed("collective.world", host, "", why)
     if hosts or pairs or late:
         return
@@ -331,7 +331,7 @@ def _attribute_connections(rounds: Sequence[StageResult], backend: str) -> Itera
 
 
 def _device(one: GroupResult, host: str) -> str:
-    """The one rank of the host that is to blame, if that can be told: others waited for it, or heard it wrong."""
+    """Return the one faulty rank of the host, if it is known: others waited for it, or received wrong numbers."""
     ranks = one.by_host[host].ranks if host in one.by_host else ()
     bad = [rank.local for rank in ranks if rank.broken]
     if not any(rank.waited for result in one.by_host.values() for rank in result.ranks):

@@ -1,16 +1,16 @@
-"""A program of its own: one host's part of the collectives that prove the cluster.
+"""Program that runs the ranks of one host in the collectives of the health check.
 
-    python -P -m trainbox.health.collective_ranks 3 algo-2     calls on stdin, results on stdout: JSON lines
+    python -P -m trainbox.health.collective_ranks 3 algo-2     requests on stdin, replies on stdout: JSON lines
 
-It imports torch once (seconds) and forks a fresh process for every rank of every group, each with a hard deadline: what
-a broken collective leaves behind in a process, be it a hung thread or a counter of c10d that has moved, convicts sound
-hosts in the next one. So this process itself never makes a communicator, a thread or a CUDA context.
+It imports torch once (seconds) and forks a new process for every rank of every group, each with a timeout: state that a
+failed collective leaves in a process (a hung thread, a changed counter of c10d) would make healthy hosts fail in the
+next one. For the same reason this process itself never creates a process group, a thread or a CUDA context.
 
-The numbers are whole and their sums below 2^24: exact in fp32, in whatever order they are summed. The bus bandwidth is
-that of nccl-tests (doc/PERFORMANCE.md): 2 (n - 1) / n · bytes / seconds, for an all-reduce of n ranks.
+The numbers are integers with sums below 2^24: exact in fp32 in any order of summation. The bus bandwidth is that of
+nccl-tests (doc/PERFORMANCE.md): 2 (n - 1) / n · bytes / seconds, for an all-reduce of n ranks.
 
-`TRAINBOX_HEALTH_DRILL=wrong 1` plants a fault in local rank 1, for tests and for rehearsing what follows: `wrong` (one
-number of what it sends is off by one), `hang` or `die`. The backend nccl has run on one GPU, not on several.
+`TRAINBOX_HEALTH_DRILL=wrong 1` injects a fault into local rank 1, for tests and rehearsals: `wrong` (one number that it
+sends is off by one), `hang` or `die`. The backend nccl has run on one GPU, not on several.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _EXACT = 2**24
 _LATENCY_TRIES = 20
 _SMALLEST_BYTES = 256 * 1024
 _GROWTH = 4
-#: A collective that takes so long is long enough to be measured; those repeated take no longer than that together.
+#: A collective that takes this long is long enough to measure; repeats together take at most the second time.
 _LONG_SECONDS = 0.05
 _REPEATED_SECONDS = 0.2
 _REPEATS = 10
@@ -56,11 +56,11 @@ _PATIENT = 0.7
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until stdin ends; `argv` is how many ports to offer each time, and where other hosts reach this one."""
+    """Serve requests until stdin ends; `argv`: number of free ports to offer, and address of this host."""
     env = read_environment()
     reserved: list[socket.socket] = []
     answers = os.dup(1)
-    # What libraries print (NCCL_DEBUG) is for the log.
+    # Output of libraries (NCCL_DEBUG) goes to the log.
     os.dup2(2, 1)
     with os.fdopen(answers, "wb") as out, _open_listener(argv[1]) as listener:
         for line in chain([b"{}"], sys.stdin.buffer):
@@ -76,16 +76,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _open_listener(host: str) -> socket.socket:
-    """Listen for the knocks of other hosts."""
+    """Listen for connections that other hosts try."""
     try:
         return listen(host, 0, backlog=_BACKLOG)
     except OSError as error:
-        emit(f"health: {host} is no address of this host ({error.strerror}): listening on all of its addresses")
+        emit(f"health: {host} is not an address of this host ({error.strerror}): listening on all of its addresses")
         return socket.create_server(("", 0), backlog=_BACKLOG)
 
 
 def _reserve() -> socket.socket:
-    """A port that nobody else is given; whoever allows its address to be used again, as a store does, can listen."""
+    """Reserve a port; a server that sets SO_REUSEADDR, as a store does, can listen on it."""
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     one.bind(("", 0))
@@ -93,7 +93,7 @@ def _reserve() -> socket.socket:
 
 
 def run_groups(tasks: Sequence[GroupTask], env: Mapping[str, str]) -> tuple[HostGroupResult, ...]:
-    """All groups at once, each rank in a process of its own; a variable may plant a fault in one."""
+    """Run all groups at once, each rank in its own process; a variable may inject a fault into one."""
     probes = {
         (task.group, local): probe.Probe(
             "collective", task.seconds, partial(_measure, task, local, read_fault(env, local))
@@ -110,15 +110,15 @@ def run_groups(tasks: Sequence[GroupTask], env: Mapping[str, str]) -> tuple[Host
 
 def _rank(local: int, answer: probe.ProbeResult) -> RankResult:
     if answer.broken or not answer.lines:
-        return RankResult(local, broken=answer.broken or "it said nothing")
+        return RankResult(local, broken=answer.broken or "no output")
     return msgspec.json.decode(answer.lines[-1], type=RankResult)
 
 
 def find_unreachable(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
-    """Hosts to which no connection can be made; all are tried at once."""
+    """Return the hosts to which no connection can be made; all are tried at once."""
 
     def try_one(host: str, port: int) -> Iterator[bool]:
-        # Often, for the kernel itself would try twice in this time: a way that loses packets is not a closed one.
+        # Retry often (the kernel alone would try twice in this time): a link that loses packets is not closed.
         until = time.monotonic() + _CONNECT_SECONDS
         while True:
             try:
@@ -135,14 +135,14 @@ def find_unreachable(places: Sequence[tuple[str, int]]) -> tuple[str, ...]:
 
 
 def _measure(task: GroupTask, local: int, fault: str) -> Iterator[RankResult]:
-    """In the rank's own process; what torch.distributed raises when others are missing is a RuntimeError."""
+    """Run one rank in its own process; torch.distributed raises RuntimeError if other ranks are missing."""
     try:
-        yield _meet(task, local, fault)
+        yield _run_rank(task, local, fault)
     except RuntimeError as error:
         yield RankResult(local, waited=str(error).partition("\n")[0])
 
 
-def _meet(task: GroupTask, local: int, fault: str) -> RankResult:
+def _run_rank(task: GroupTask, local: int, fault: str) -> RankResult:
     if fault == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "hang":
@@ -152,7 +152,7 @@ def _meet(task: GroupTask, local: int, fault: str) -> RankResult:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.set_num_threads(1)
-    # Who only waits for others says so before it is ended: that tells it from who hangs.
+    # A rank that only waits for others times out before it is killed, which tells it from one that hangs.
     limit = timedelta(seconds=_PATIENT * task.seconds)
     left = await_store(task.address, task.port, limit) if rank else limit
     store = _open_store(task, left) if rank else _serve_group(task, left)
@@ -162,7 +162,7 @@ def _meet(task: GroupTask, local: int, fault: str) -> RankResult:
     bandwidth = meter.bandwidth(task.largest_bytes)
     wrong = meter.total_wrong()
     suspects = meter.wrong_senders() if wrong else ()
-    # The store is the first rank's: it must not go before the others have all they need.
+    # The first rank holds the store: it must not exit before the others have finished.
     dist.barrier()
     return RankResult(local, meter.wrong, suspects, round(bandwidth, 4), round(latency, 1))
 
@@ -174,14 +174,14 @@ def _open_store(task: GroupTask, limit: timedelta, *, is_server: bool = False) -
 def _serve_group(task: GroupTask, limit: timedelta) -> TCPStore:
     with contextlib.suppress(OSError):
         return serve_store(task.address, task.port, timeout=limit)
-    return _open_store(task, limit, is_server=True)  # listens on all addresses, or says why it cannot
+    return _open_store(task, limit, is_server=True)  # listens on all addresses, or raises the reason
 
 
 def connect_once(host: str, port: int) -> None:
-    """Connect once.
+    """Connect once and close the connection.
 
     Raises:
-        OSError: Nobody listens, or the host cannot be reached.
+        OSError: No process listens, or the host cannot be reached.
     """
     socket.create_connection((host, port), timeout=_STORE_CONNECT_SECONDS).close()
 
@@ -195,12 +195,12 @@ def await_store(
     sleep: Sleep = time.sleep,
     connect: Callable[[str, int], None] = connect_once,
 ) -> timedelta:
-    """Wait until the first rank listens: a client of its store that comes too early sleeps half a second.
+    """Wait until the first rank listens; a client of its store that connects too early sleeps half a second.
 
-    Where the host cannot be reached at all, the store itself says so.
+    If the host cannot be reached at all, the store itself reports it.
 
     Returns:
-        What is left of the limit.
+        The time left of the limit.
     """
     until = clock() + limit.total_seconds()
     while clock() < until:
@@ -216,7 +216,7 @@ def await_store(
 
 
 class _Meter:
-    """Collectives of one group, measured and held against what must come out."""
+    """Measures the collectives of one group and compares their results with the expected numbers."""
 
     def __init__(self, rank: int, world: int, device: torch.device, *, off: int) -> None:
         self._rank, self._world, self._device, self._off = rank, world, device, off
@@ -226,7 +226,7 @@ class _Meter:
         self.wrong = 0
 
     def latency(self) -> float:
-        """Microseconds of one all-reduce of one number, the fastest of some: the others were disturbed."""
+        """Return the microseconds of an all-reduce of one number, the fastest of several tries."""
         one = torch.ones(1, device=self._device)
         taken = []
         for _ in range(_LATENCY_TRIES):
@@ -235,7 +235,7 @@ class _Meter:
         return min(taken) * 1e6
 
     def bandwidth(self, largest: int) -> float:
-        """Gigabytes per second of the bus, of messages that take a while, or of the largest; the median of some."""
+        """Return the bus bandwidth in GB/s, the median of several messages of a size that takes long enough."""
         size = _SMALLEST_BYTES
         while True:
             taken = self._reduce(size)
@@ -249,13 +249,13 @@ class _Meter:
         return 2 * (self._world - 1) / self._world * size / seconds / 1e9
 
     def total_wrong(self) -> int:
-        """What all ranks together found wrong: none of them alone decides what they do next."""
+        """Return the count of wrong numbers on all ranks, so that all ranks take the same next step."""
         count = torch.tensor([float(self.wrong)], device=self._device)
         dist.all_reduce(count)
         return int(count)
 
     def wrong_senders(self) -> tuple[int, ...]:
-        """Each rank sends its numbers to all: whose come wrong?"""
+        """Broadcast from each rank in turn; return the ranks whose numbers arrive wrong."""
         count = _SMALLEST_BYTES // 4
         wrong = []
         for sender in range(self._world):
@@ -266,7 +266,7 @@ class _Meter:
         return tuple(wrong)
 
     def _reduce(self, size: int) -> float:
-        """Sum and compare; how long the slowest rank took for the sum, in seconds, the same on all."""
+        """Sum and compare; return the seconds of the slowest rank, the same on all ranks."""
         count = size // 4
         numbers = self._numbers(count)
         dist.barrier()
@@ -284,7 +284,7 @@ class _Meter:
         return time.perf_counter() - started
 
     def _ramp(self, count: int) -> torch.Tensor:
-        if count not in self._ramps:  # else of a sum that is repeated this would be the greater part
+        if count not in self._ramps:  # cached: it takes longer than a repeated sum
             self._ramps = {count: (torch.arange(count, device=self._device) % self._period).to(torch.float32)}
         return self._ramps[count]
 
@@ -299,7 +299,7 @@ def _weight(rank: int) -> int:
 
 
 def read_fault(env: Mapping[str, str], local: int) -> str:
-    """The fault that this local rank is to show; empty for none."""
+    """Return the fault to inject into this local rank; empty for none."""
     kind, _, rank = env.get(FAULT_VARIABLE, "").partition(" ")
     return kind if rank == str(local) else ""
 

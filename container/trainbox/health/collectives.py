@@ -1,7 +1,7 @@
-"""Runs the collectives of the ranks of a host, of pairs of hosts and of all, as `collective_bisection` plans them.
+"""Runs the collectives of each host, of pairs of hosts and of all hosts, as `collective_bisection` plans them.
 
-The first host decides and all others do what they are told, over the communicator of the hosts; the collectives run in
-processes of their own (`collective_ranks`), so that nothing that hangs there hangs here.
+The first host plans each stage and sends every host its part over the communicator of the hosts. The collectives run in
+separate processes (`collective_ranks`), so that a collective that hangs does not block this process.
 """
 
 import contextlib
@@ -44,11 +44,11 @@ from trainbox.log_lines import emit
 from trainbox.supervisor.variables import LOOPBACK, network_variables
 
 MIB = 1024 * 1024
-#: For a disk that reads torch for the first time.
+#: Time to import torch from a cold disk.
 _READY_SECONDS = 120.0
-#: From the deadline of a rank to the word of its host.
+#: From the timeout of a rank to the reply of its host.
 _OVERHEAD_SECONDS = 10.0
-#: Connections of all with all take longer the more there are.
+#: For each host: connections between all hosts take longer the more there are.
 _SECONDS_FOR_EACH = 0.5
 _CHUNK_BYTES = 64 * 1024
 _LOOK_SECONDS = 1.0
@@ -58,43 +58,43 @@ _LARGEST_BYTES: Mapping[tuple[str, Stage], int] = {
     ("nccl", "fast"): 64 * MIB,
     ("nccl", "full"): 512 * MIB,
 }
-#: NCCL opens devices and asks the network for its shape first.
+#: NCCL first opens the devices and detects the topology.
 _SECONDS = {"gloo": 10.0, "nccl": 60.0}
 _HERE = "127.0.0.1"
-#: Hosts whose processors are busy get so many times as long, for everything takes longer.
+#: The longest timeout of hosts with busy CPUs, as a multiple of the usual one.
 _MOST_PATIENCE = 3.0
 
 
 class StageRequests(msgspec.Struct, frozen=True):
-    """What the first host tells the others."""
+    """The requests of one stage, from the first host to the others."""
 
-    #: By host; empty when all is over.
+    #: By host; empty after the last stage.
     requests: Mapping[str, ProbeRequest] = {}
-    #: For the answers.
+    #: Timeout of the replies.
     seconds: float = 0.0
 
     def for_host(self, host: str) -> "StageRequests":
-        """What one host has to know."""
+        """Return the part that one host needs."""
         mine = {host: self.requests[host]} if host in self.requests else {}
         return StageRequests(mine, self.seconds)
 
 
 def can_run_collectives(subject: Subject) -> bool:
-    """Whether there is something to do together, and torch to do it with."""
+    """Return whether there are several ranks, and torch to run them."""
     return "torch" in subject.machine.modules and (len(subject.hosts) > 1 or subject.processes > 1)
 
 
 def choose_backend(subject: Subject, asked: str | None) -> str:
-    """What the job will use, as far as it is known, else what suits the host."""
+    """Return the backend that the job will use if it is known, else the one that suits the host."""
     backend = asked or (subject.job.settings.backend if subject.job else None)
     if backend in _SECONDS:
         return backend
-    has_cuda = read_cuda() != ABSENT  # torch may be built for processors alone
+    has_cuda = read_cuda() != ABSENT  # torch may be built for the CPU only
     return "nccl" if has_cuda and subject.machine.gpus >= subject.processes else "gloo"
 
 
 class RankProgram:
-    """The program of the ranks, from its start to its end; it becomes ready while other things are checked."""
+    """The program of the ranks; it imports torch while the other checks of the host run."""
 
     def __init__(self, subject: Subject, env: Mapping[str, str]) -> None:
         alone = {} if "GLOO_SOCKET_IFNAME" in env else {"GLOO_SOCKET_IFNAME": LOOPBACK}
@@ -104,7 +104,7 @@ class RankProgram:
         self._received = b""
         with theirs:
             self._process = subprocess.Popen(
-                # -P: a user's `queue.py` in the working directory is none of the standard library's.
+                # -P: a user's `queue.py` in the working directory must not hide that of the standard library.
                 [sys.executable, "-P", "-m", "trainbox.health.collective_ranks", str(max_led_groups()), address],
                 env={**without_peer_key(env), **network, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "FATAL"},
                 stdin=theirs.fileno(),
@@ -118,22 +118,22 @@ class RankProgram:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it, and whatever of its ranks is still there."""
+        """Kill the program and all its ranks."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._line.close()
 
     def send(self, request: ProbeRequest) -> None:
-        """Ask for something; `receive` brings it, or says that nobody is there."""
+        """Send a request; if the program has ended, `receive` reports it."""
         with contextlib.suppress(OSError):
             self._line.sendall(msgspec.json.encode(request) + b"\n")
 
     def receive(self, host: HostReply, *, seconds: float) -> HostReply:
-        """What came of it, or why nothing did, beside what is known of the host."""
+        """Return the state of the host with the reply, or with the reason why there is none."""
         waiting = wait_from(time.monotonic(), seconds)
         while b"\n" not in self._received:
-            waiting = waiting.look(time.monotonic(), pause=_LOOK_SECONDS)  # stopped, a host stops its ranks as well
+            waiting = waiting.look(time.monotonic(), pause=_LOOK_SECONDS)  # a host that is paused pauses its ranks, too
             if waiting.is_over:
                 why = f"the program of its ranks did not answer within {seconds:g} s"
                 return msgspec.structs.replace(host, broken=why)
@@ -153,10 +153,10 @@ class RankProgram:
 def check_collectives(
     subject: Subject, hosts: TolerantCommunicator, ranks: RankProgram, *, backend: str
 ) -> tuple[Finding, ...]:
-    """Take this host through all stages; the same call on all hosts of the job.
+    """Run all stages; every host of the job makes the same call.
 
     Returns:
-        On the first host what was found on all; on the others nothing.
+        On the first host the findings of all hosts; on the others none.
 
     Raises:
         MemberLost: The first host does not answer.
@@ -212,10 +212,10 @@ def _decide(
 def plan_tasks(
     groups: Sequence[Group], replies: Mapping[str, HostReply], *, backend: str, seconds: float, largest: int
 ) -> dict[str, ProbeRequest]:
-    """Pure: what each host has to do for these groups.
+    """Pure: return the tasks of each host for these groups.
 
     Args:
-        groups: The hosts of each; the first of them listens.
+        groups: The hosts of each; the first one listens.
         replies: The last reply of each host: free ports, and the number of its ranks.
         backend: Of `torch.distributed`.
         seconds: The deadline of each rank.
@@ -227,7 +227,7 @@ def plan_tasks(
         port = free[members[0]].pop()
         world = sum(replies[host].ranks for host in members)
         first = 0
-        # Within a host there need be no network, nor a name of its own.
+        # A single host needs neither a network nor a name.
         address = _HERE if len(members) == 1 else members[0]
         for host in members:
             count = replies[host].ranks
@@ -237,7 +237,7 @@ def plan_tasks(
 
 
 def report_collectives(rounds: Sequence[StageResult], *, backend: str) -> Iterator[Finding]:
-    """Everything that was found.
+    """Yield the findings of all stages.
 
     Args:
         rounds: All stages.
@@ -248,7 +248,7 @@ def report_collectives(rounds: Sequence[StageResult], *, backend: str) -> Iterat
             yield found("host.arrival", host, False, f"{reason} during collectives ({one.stage})")
         for host, reply in one.replies.items():
             if reply.broken:
-                # Not ready yet is no fault of a device: a slow disk, a busy processor.
+                # A slow start is no fault of a device: the disk is slow or the CPU is busy.
                 early: Kind | None = "transient" if one.stage == "ready" else None
                 yield found("collective.local", host, False, reply.broken, kind=early)
     bad = attribute(rounds, backend)
@@ -271,7 +271,7 @@ def _named(device: str, backend: str) -> str:
 
 
 def _passed(rounds: Sequence[StageResult], late: Sequence[str], *, bad: bool) -> Iterator[Finding]:
-    """What works; and what did not once, although no part of it is bad: told under the host that lags, if one does."""
+    """Yield groups that work, and groups that failed once without a faulty part, under the slow host if any."""
     checks: Mapping[BisectionStage, str] = {"local": "collective.local", "world": "collective.world"}
     for stage in STAGES[1:-1]:
         for one in group_results(rounds, stage):
@@ -290,12 +290,12 @@ def _passed(rounds: Sequence[StageResult], late: Sequence[str], *, bad: bool) ->
                     device=device,
                     kind="transient",
                     soft=True,
-                    hint="it failed once; each of these hosts then did it with another, and with all",
+                    hint="failed once; each of these hosts then succeeded with another host, and with all",
                 )
 
 
 def _compare(rounds: Sequence[StageResult], backend: str) -> Iterator[Finding]:
-    """Bandwidth and latency of all pairs. One that is slow is told under the host that was slow twice."""
+    """Yield bandwidth and latency of all pairs; a slow pair is reported under the host that was slow twice."""
     groups = [one for one in group_results(rounds, "pairs", "again") if not one.faults]
     if not groups:
         return

@@ -1,4 +1,4 @@
-"""The verb `trainbox health`; the supervisor starts it before the script: `python -m trainbox.health --preflight`."""
+"""The verb `trainbox health`; before the script the supervisor runs `python -m trainbox.health --preflight`."""
 
 import argparse
 import signal
@@ -41,23 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON for each check, also on a terminal")
     parser.add_argument("--strict", action="store_true", help="warnings count as failures")
     parser.add_argument("--alone", action="store_true", help="this host of the job, without waiting for the others")
-    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="for each check, in place of its own")
+    parser.add_argument("--deadline", type=float, metavar="SECONDS", help="of each check (default: its own)")
     parser.add_argument(
         "--processes", type=int, metavar="N", help="of the script on this host (default: the job's own)"
     )
-    parser.add_argument("--preflight", action="store_true", help="as the supervisor does it before the script")
+    parser.add_argument("--preflight", action="store_true", help="run as the supervisor does before the script")
     parser.add_argument(
-        "--explain", action="store_true", help="what is checked, what follows, what SageMaker does itself"
+        "--explain", action="store_true", help="list the checks, their effects and SageMaker's own features"
     )
-    parser.add_argument("--watch", action="store_true", help="report what becomes of the GPUs, until SIGTERM")
+    parser.add_argument("--watch", action="store_true", help="report GPU faults until SIGTERM")
     parser.add_argument(
-        "--into", type=Path, metavar="DIRECTORY", help="where --watch leaves it for the job's processes"
+        "--into", type=Path, metavar="DIRECTORY", help="where --watch writes them for the processes of the job"
     )
-    parser.add_argument("--failure", type=Path, metavar="FILE", help="where the reason goes if the job cannot go on")
+    parser.add_argument("--failure", type=Path, metavar="FILE", help="where to write the reason if a check fails")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check and tell.
+    """Run the checks and print the findings.
 
     Returns:
         0, 64 (configuration) or 78 (hardware).
@@ -76,18 +76,18 @@ def run(args: argparse.Namespace) -> int:
         return run_sidecar(subject.host, args.into)
     found = examine(subject, env, strict=args.strict, backend=args.backend)
     if args.preflight:
-        _tell_before_the_script(found, subject)
+        _print_preflight(found, subject)
     else:
         (report.print_lines if args.json or not sys.stdout.isatty() else report.print_table)(found.findings)
         emit(found.line)
-        _keep(found, subject)
+        _write_report(found, subject)
     if args.failure and found.diagnosis:
         args.failure.write_bytes(msgspec.json.encode(found.diagnosis))
     return found.exit_code
 
 
 def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
-    """What is to be checked here.
+    """Return what has to be checked on this host.
 
     Raises:
         ContractError: The files of the job cannot be read.
@@ -100,7 +100,7 @@ def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
         settings = msgspec.structs.replace(job.settings, processes_per_host=args.processes)
         job = msgspec.structs.replace(job, settings=settings)
     if job is None:
-        emit(f"no job below {layout.root}: checking the machine alone")
+        emit(f"no job in {layout.root}: checking only this machine")
     return Subject(
         host=job.current_host if job else socket.gethostname(),
         machine=read_machine(modules=("torch",)),
@@ -110,9 +110,9 @@ def read_subject(args: argparse.Namespace, env: Mapping[str, str]) -> Subject:
     )
 
 
-def _tell_before_the_script(found: HealthReport, subject: Subject) -> None:
-    """Print what does not pass; the rest is in the report, and only where that cannot be written in the log."""
-    directory = _keep(found, subject)
+def _print_preflight(found: HealthReport, subject: Subject) -> None:
+    """Print the checks that do not pass; print all of them if the report cannot be written."""
+    directory = _write_report(found, subject)
     shown = [finding for finding in found.findings if finding.status != "pass" or directory is None]
     report.print_lines(shown)
     emit(found.line)
@@ -120,8 +120,8 @@ def _tell_before_the_script(found: HealthReport, subject: Subject) -> None:
         emit(f"{passed} checks passed: {directory}")
 
 
-def _keep(found: HealthReport, subject: Subject) -> Path | None:
-    """Write the report of a job; returns the directory where it is."""
+def _write_report(found: HealthReport, subject: Subject) -> Path | None:
+    """Write the report of a job and return its directory; None without a job or if it cannot be written."""
     if subject.job is None:
         return None
     directory = subject.job.layout.output_data_dir / report.DIRECTORY

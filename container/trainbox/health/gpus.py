@@ -1,4 +1,4 @@
-"""Pure: what the readings of a host's GPUs mean."""
+"""Pure: evaluates NVML readings and events of the GPUs of a host."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -7,7 +7,7 @@ from trainbox.health import checks
 from trainbox.health.checks import found
 from trainbox.health.nvml import Event, GpuReading
 
-#: GPUs by instance type: per family the sizes with another number than its last column. Source: AWS, "Amazon EC2
+#: GPUs by instance type: for each family the exceptions by size, then the usual number. Source: AWS, "Amazon EC2
 #: accelerated computing instances", specifications.
 _FAMILIES: dict[str, tuple[dict[str, int], int]] = {
     "p3": ({"2xlarge": 1, "8xlarge": 4}, 8),
@@ -29,11 +29,11 @@ _ACTIONS = (
     *("none", "GPU reset", "node reboot", "drain P2P", "drain and reset"),
     *("recover the IMEX domain", "bus reset", "system reboot"),
 )
-#: nvmlClocksEventReason* that slow a GPU down for what it suffers, not for what it was asked to do.
+#: nvmlClocksEventReason* that slow down a GPU because of a problem, not because of a setting.
 _THROTTLES = {0x08: "hardware slowdown", 0x20: "software thermal", 0x40: "hardware thermal", 0x80: "power brake"}
 _MIB = 1024 * 1024
-#: Xids after which a GPU needs a reset, a reboot or a replacement (NVIDIA, "Xid Errors"; the sorting of AWS's
-#: awsome-distributed-training, gpu-cluster-healthcheck). Others are those of programs: a bad address, a killed context.
+#: Xids after which a GPU needs a reset, a reboot or a replacement (NVIDIA, "Xid Errors"; classified as in AWS's
+#: awsome-distributed-training, gpu-cluster-healthcheck). Others come from programs: a bad address, a killed context.
 HARDWARE_XIDS = {
     48: "double-bit ECC error",
     54: "auxiliary power is not connected",
@@ -50,12 +50,12 @@ HARDWARE_XIDS = {
     143: "GPU initialisation has failed",
     151: "key rotation error",
 }
-#: Those that say what a program did, or what comes of its end; any other that is not above is one of these, too.
+#: Xids caused by a program or its end; an Xid that is in neither table counts as one of these.
 PROGRAM_XIDS = {
     13: "graphics engine exception",
     31: "GPU memory page fault",
     43: "the GPU stopped processing",
-    45: "the driver tidied up after a process",
+    45: "the driver cleaned up after a process",
     63: "a row remapping or page retirement is recorded",
     92: "many single-bit ECC errors",
     94: "contained ECC error",
@@ -66,7 +66,7 @@ Place = tuple[str, str]
 
 
 def expected_gpus(instance_type: str) -> int | None:
-    """How many GPUs an instance type has (`ml.p5.48xlarge`); None where that is not known."""
+    """Return the number of GPUs of an instance type (`ml.p5.48xlarge`); None if it is unknown."""
     family, _, size = instance_type.removeprefix("ml.").partition(".")
     if family not in _FAMILIES:
         return None
@@ -75,13 +75,13 @@ def expected_gpus(instance_type: str) -> int | None:
 
 
 def check_count(host: str, seen: int, *, nodes: int, instance_type: str) -> Finding:
-    """Hold what NVML shows against what the instance type has, or else against the device nodes.
+    """Compare the number of GPUs in NVML with the instance type, or else with the device nodes.
 
     Args:
-        host: Whose GPUs.
-        seen: How many NVML shows; 0 without NVML.
-        nodes: How many `/dev/nvidia*` there are.
-        instance_type: As the contract names it.
+        host: The host.
+        seen: Number of GPUs in NVML; 0 without NVML.
+        nodes: Number of `/dev/nvidia*`.
+        instance_type: The instance type of the job, `local` outside SageMaker.
     """
     of_type = expected_gpus(instance_type)
     wanted = nodes if of_type is None else of_type
@@ -89,10 +89,10 @@ def check_count(host: str, seen: int, *, nodes: int, instance_type: str) -> Find
 
 
 def check_gpu(host: str, gpu: GpuReading, most_links: int | None) -> Iterator[Finding]:
-    """All about one GPU; what could not be read passes, and says why it was not measured.
+    """Yield all findings of one GPU; a value that cannot be read passes, with the reason as hint.
 
     Args:
-        host: Whose.
+        host: The host.
         gpu: The reading.
         most_links: NVLinks that are up on the best GPU of the host.
     """
@@ -126,7 +126,7 @@ def check_gpu(host: str, gpu: GpuReading, most_links: int | None) -> Iterator[Fi
 
 
 def check_gpus(host: str, gpus: Sequence[GpuReading]) -> Iterator[Finding]:
-    """All of a host; its NVLinks are held against each other."""
+    """Yield the findings of all GPUs of a host; their NVLinks are compared with each other."""
     most_links = max((gpu.nvlinks for gpu in gpus if gpu.nvlinks is not None), default=None)
     for gpu in gpus:
         yield from check_gpu(host, gpu, most_links)
@@ -145,17 +145,17 @@ def _is_wide(gpu: GpuReading) -> bool:
 
 
 def values_by_place(findings: Sequence[Finding]) -> dict[Place, Value]:
-    """What was found, by where."""
+    """Return the values of findings by check and device."""
     return {(finding.check, finding.device): finding.value for finding in findings}
 
 
 def find_newly_bad(bad: Sequence[Finding], before: Mapping[Place, Value], told: set[Place]) -> tuple[Finding, ...]:
-    """Pure: of what is bad now what was not, or was less.
+    """Return the findings that have become worse since the monitor started.
 
     Args:
-        bad: What does not pass now.
-        before: What did not pass when the watch began: another job may have left it.
-        told: Of what more is not to be said.
+        bad: Findings that do not pass now.
+        before: Values that did not pass at the start of the monitor: an earlier job may have caused them.
+        told: Places that have been reported already.
     """
     return tuple(
         finding
@@ -166,12 +166,12 @@ def find_newly_bad(bad: Sequence[Finding], before: Mapping[Place, Value], told: 
 
 
 def _is_more(now: Value, before: Value) -> bool:
-    """Counts grow; words do not."""
+    """Return whether a count has increased; texts do not increase."""
     return isinstance(now, int) and isinstance(before, int) and now > before
 
 
 def classify_event(host: str, event: Event) -> Finding:
-    """Pure: what an event says about the GPU."""
+    """Return the finding of an NVML event: hardware for the Xids of broken GPUs, else transient."""
     device = "" if event.index is None else f"gpu{event.index}"
     if event.xid is None:
         return found("nvml.xid", host, False, "double-bit ECC error", device=device)

@@ -1,4 +1,4 @@
-"""Checks of the host itself: disks, memory, processors, names, ports and channels. None needs more than a few reads."""
+"""Checks of the host itself: disks, memory, CPUs, names, ports, channels and versions; each needs a few reads."""
 
 import contextlib
 import errno
@@ -25,50 +25,50 @@ from trainbox.health.checks import Stage, found
 from trainbox.system.memory import read_memory
 from trainbox.system.name_resolution import resolves
 
-_SHM = Path("/dev/shm")  # noqa: S108 - the place itself is what is looked at
+_SHM = Path("/dev/shm")  # noqa: S108 - this directory itself is checked
 _TEMPORARY = Path("/tmp")  # noqa: S108 - as above
 _TESTED_BYTES = 1024 * 1024
 _LEAST_INODES = 0.01
 _CPU_LIMITS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))
 _CPU_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 _LOOKUPS_AT_ONCE = 16
-#: Faults of a device, not of whoever mounted it.
+#: Errors of the device, not of the mount.
 _DEVICE_ERRORS = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV})
 Work = Callable[[], Iterator[Finding]]
 ABSENT = "absent"
-#: By name, for to look at all that is installed takes a quarter of a second. NCCL's has that of CUDA.
+#: Looked up by name: to list all installed packages takes 0.25 s. NCCL's name has the version of CUDA.
 _PACKAGES = {
     "trainbox": ("trainbox",),
     "torch": ("torch",),
     "nccl": ("nvidia-nccl-cu12", "nvidia-nccl-cu13", "nvidia-nccl-cu14", "nvidia-nccl-cu11", "nvidia-nccl"),
 }
 _TORCH_CUDA = re.compile(r"^cuda\b[^=\n]*=[ \t]*['\"]([^'\"]+)['\"]", re.MULTILINE)
-#: Linux' own file of a loaded module, there also inside a container.
+#: File of the loaded kernel module; also visible inside a container.
 _DRIVER = Path("/sys/module/nvidia/version")
-#: What Amazon's installer of EFA leaves: its version is in the first line ("# EFA installer version: 1.34.0").
+#: Written by the EFA installer; the version is in the first line ("# EFA installer version: 1.34.0").
 _EFA = Path("/opt/amazon/efa_installed_packages")
 _EFA_VERSION = re.compile(r"EFA installer version:\s*([\d.]+)")
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """What is checked, on one host."""
+    """What has to be checked on one host."""
 
     host: str
     machine: Machine
     stage: Stage
-    #: None on a machine without a job: then only the machine itself is looked at.
+    #: None without a job: then only the machine is checked.
     job: Job | None = None
-    #: Seconds for every check, in place of those of the table.
+    #: Timeout in seconds of every check; by default those of the table.
     deadline: float | None = None
 
     @property
     def port(self) -> int:
-        """Where the ranks will meet on the first host."""
+        """Port of the ranks' rendezvous on the first host."""
         return self.job.port if self.job else DEFAULT_PORT
 
     @property
     def exchange_port(self) -> int:
-        """Where the hosts meet for the checks: next to the port of the ranks, which must stay free."""
+        """Port of the health check itself: next to that of the ranks, which must stay free."""
         return self.port + 1 if self.port < LAST_PORT else self.port - 1
 
     @property
@@ -78,18 +78,18 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def instance_type(self) -> str:
-        """As the contract names it, `local` outside SageMaker."""
+        """Instance type of the job, `local` outside SageMaker."""
         return self.job.instance_type if self.job else "local"
 
     @property
     def processes(self) -> int:
-        """How many processes of the script this host will have."""
+        """Number of processes of the script on this host."""
         asked = self.job.settings.processes_per_host if self.job else None
         return asked or self.machine.gpus or 1
 
     @property
     def written(self) -> Mapping[str, Path]:
-        """Where the job writes, by the name of the directory."""
+        """Directories that the job writes, by name."""
         if self.job is None:
             return {"here": Path.cwd()}
         layout = self.job.layout
@@ -97,7 +97,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 def check_disk(subject: Subject) -> Iterator[Finding]:
-    """Every mount once, named by the first directory that lies on it."""
+    """Check the free space of every mount once, named by the first directory on it."""
     seen = set()
     for name, wanted in {**subject.written, "tmp": _TEMPORARY}.items():
         path = _existing(wanted)
@@ -116,7 +116,7 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
 
 
 def check_write(subject: Subject, name: str, wanted: Path) -> Iterator[Finding]:
-    """Write a file where the job will, read it back and remove it."""
+    """Write a file where the job will write, read it back and remove it."""
     path = _existing(wanted)
     directory = path or wanted
     file = directory / f".trainbox-health-{subject.host}-{os.getpid()}"
@@ -135,12 +135,12 @@ def check_write(subject: Subject, name: str, wanted: Path) -> Iterator[Finding]:
         reason = f"{error.strerror}: {directory}"
         yield found("host.write", subject.host, False, reason, device=name, kind=kind)
         return
-    value = "the same bytes" if same else "other bytes than were written"
+    value = "the same bytes" if same else "read back different bytes"
     yield found("host.write", subject.host, same, value, device=name, kind=None if same else "hardware")
 
 
 def check_channel(subject: Subject, channel: Channel) -> Iterator[Finding]:
-    """Whether something lies in it; of many files only the first is looked for."""
+    """Check that a channel has a file; the search stops at the first one."""
     if channel.input_mode == "Pipe":
         first = Path(f"{channel.path}_0")
         there = first.is_fifo()
@@ -151,14 +151,14 @@ def check_channel(subject: Subject, channel: Channel) -> Iterator[Finding]:
         yield found("host.channel", subject.host, False, "missing", device=channel.name)
         return
     file = next((name for _, _, names in os.walk(channel.path) for name in names), None)
-    # S3 keys that are dealt out among the hosts may be fewer than the hosts.
+    # With ShardedByS3Key there may be fewer keys than hosts.
     soft = channel.distribution == "ShardedByS3Key"
     value = "has files" if file else "empty"
     yield found("host.channel", subject.host, file is not None, value, device=channel.name, soft=soft)
 
 
 def check_shm(subject: Subject) -> Iterator[Finding]:
-    """Docker gives 64 MiB unless told otherwise."""
+    """Check the free space of /dev/shm; Docker's default is 64 MiB."""
     if not _SHM.is_dir():
         yield found("host.shm", subject.host, False, "missing", limit=checks.COMFORTABLE_SHM_BYTES)
         return
@@ -169,7 +169,7 @@ def check_shm(subject: Subject) -> Iterator[Finding]:
 
 
 def check_memory(subject: Subject) -> Iterator[Finding]:
-    """What the kernel calls available, or what the cgroup leaves where that is less."""
+    """Check the available memory: the smaller one of MemAvailable and the limit of the cgroup."""
     free = _meminfo("MemAvailable")
     memory = read_memory()
     if memory.limit_bytes is not None:
@@ -179,7 +179,7 @@ def check_memory(subject: Subject) -> Iterator[Finding]:
 
 
 def _meminfo(name: str) -> int:
-    """A line of /proc/meminfo, which is in KiB (proc(5)), in bytes."""
+    """Return a line of /proc/meminfo, which is in KiB (proc(5)), in bytes."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         key, _, value = line.partition(":")
         if key == name:
@@ -188,7 +188,10 @@ def _meminfo(name: str) -> int:
 
 
 def check_cpus(subject: Subject) -> Iterator[Finding]:
-    """Sources: kernel documentation, admin-guide/cgroup-v2 (`cpu.max`) and scheduler/sched-bwc (`cpu.cfs_quota_us`)."""
+    """Check that every process has a CPU.
+
+    Sources: kernel documentation, admin-guide/cgroup-v2 (`cpu.max`) and scheduler/sched-bwc (`cpu.cfs_quota_us`).
+    """
     usable = float(len(os.sched_getaffinity(0)))
     quota = _cpu_quota()
     if quota is not None:
@@ -198,7 +201,7 @@ def check_cpus(subject: Subject) -> Iterator[Finding]:
 
 
 def _cpu_quota() -> float | None:
-    """Processors' worth of time; None where nothing limits it."""
+    """Return the CPU quota in CPUs; None if there is no limit."""
     for path in _CPU_LIMITS:
         try:
             words = path.read_text(encoding="ascii").split()
@@ -210,21 +213,21 @@ def _cpu_quota() -> float | None:
 
 
 def check_files(subject: Subject) -> Iterator[Finding]:
-    """What a program has without asking for more."""
+    """Check the soft limit of open files."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     enough = most == resource.RLIM_INFINITY or most >= checks.COMFORTABLE_FILES
     yield found("host.files", subject.host, enough, most, limit=checks.COMFORTABLE_FILES)
 
 
 def check_memlock(subject: Subject) -> Iterator[Finding]:
-    """An EFA registers memory, which locks it (libfabric, fi_efa(7))."""
+    """Check that locked memory is unlimited: an EFA locks the memory that it registers (libfabric, fi_efa(7))."""
     most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     unlimited = most == resource.RLIM_INFINITY
     yield found("host.memlock", subject.host, unlimited, "unlimited" if unlimited else most)
 
 
 def check_names(subject: Subject, peers: Sequence[str]) -> Iterator[Finding]:
-    """All at once: a dead name server holds up each look-up for seconds. Only those without an address are listed."""
+    """Resolve all names at once, as a dead name server delays each by seconds; list those without an address."""
     with ThreadPoolExecutor(_LOOKUPS_AT_ONCE) as threads:
         unknown = [peer for peer, known in zip(peers, threads.map(resolves, peers), strict=True) if not known]
     for peer in unknown:
@@ -234,7 +237,7 @@ def check_names(subject: Subject, peers: Sequence[str]) -> Iterator[Finding]:
 
 
 def check_port(subject: Subject) -> Iterator[Finding]:
-    """On the first host, where the ranks will look for it."""
+    """Check on the first host that the port of the ranks can be bound."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             subject.host, subject.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -252,7 +255,7 @@ def check_port(subject: Subject) -> Iterator[Finding]:
 
 
 def plan_checks(subject: Subject) -> list[tuple[str, str, Work]]:
-    """Which of these checks this host needs: name, device and what to call."""
+    """Return the checks that this host needs: name, device and function."""
     simple = {
         "host.disk": check_disk,
         "host.shm": check_shm,
@@ -280,12 +283,12 @@ def plan_checks(subject: Subject) -> list[tuple[str, str, Work]]:
 
 
 def _existing(path: Path) -> Path | None:
-    """The path, or the directory in which it would be made."""
+    """Return the path, or the nearest existing directory above it."""
     return next((place for place in (path, *path.parents) if place.is_dir()), None)
 
 
 def read_versions() -> dict[str, str]:
-    """By component; `absent` for what the host does not have."""
+    """Return the version of each component without importing it; `absent` if the host does not have it."""
     versions = {component: _installed(names) for component, names in _PACKAGES.items()}
     versions["python"] = platform.python_version()
     versions["cuda"] = read_cuda()
@@ -295,7 +298,7 @@ def read_versions() -> dict[str, str]:
 
 
 def read_cuda() -> str:
-    """The CUDA that torch is built for; `absent` where it is built for processors, or is not there."""
+    """Return the CUDA version that torch is built for; `absent` without torch or CUDA."""
     return _first(_TORCH_CUDA, _torch_version_file())
 
 

@@ -1,7 +1,7 @@
-"""What NVIDIA's management library says of each GPU, read once into a value; the only module that calls it.
+"""Reads the state and the events of GPUs with NVML, NVIDIA's management library; the only module that calls it.
 
-`nvidia-ml-py` (the module `pynvml`) is loaded when asked for: it imports without a driver, and fails at `nvmlInit`.
-Names, types and units are those of NVML's C API (docs.nvidia.com/deploy/nvml-api), as nvidia-ml-py passes them on.
+`nvidia-ml-py` (the module `pynvml`) is imported on demand: the import works without a driver, `nvmlInit` fails.
+Names, types and units are those of NVML's C API (docs.nvidia.com/deploy/nvml-api), as nvidia-ml-py returns them.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-#: A call of an old driver or on an old GPU that has no such thing; the value is then not known, and nothing is wrong.
+#: Errors of an old driver or GPU without this feature: the value is unknown, and the GPU is healthy.
 _NOT_KNOWN = (
     "NVMLError_NotSupported",
     "NVMLError_FunctionNotFound",
@@ -25,72 +25,72 @@ _NOT_KNOWN = (
 
 
 class GpuReading(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One GPU. None: the driver, the GPU or nvidia-ml-py does not know it; `unread` says why."""
+    """State of one GPU. None: the driver, the GPU or nvidia-ml-py does not support it; `unread` has the reason."""
 
     index: int
     name: str | None = None
     uuid: str | None = None
     #: NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, one of NVML_GPU_RECOVERY_ACTION_*; drivers from 570 on.
     recovery_action: int | None = None
-    #: Uncorrected memory errors since the driver was loaded or the GPU was reset (NVML_VOLATILE_ECC).
+    #: Count of uncorrected memory errors since the driver was loaded or the GPU was reset (NVML_VOLATILE_ECC).
     ecc_uncorrected: int | None = None
-    #: Whether rows wait for a reset to be remapped, and whether a remapping has failed (Ampere and later).
+    #: Whether the remapping of rows waits for a reset, and whether one has failed (Ampere and later).
     remap_pending: bool | None = None
     remap_failed: bool | None = None
-    #: Whether pages wait for a reset to be retired (before Ampere).
+    #: Whether the retirement of pages waits for a reset (before Ampere).
     pages_pending: bool | None = None
     #: A mask of nvmlClocksEventReason*.
     throttle: int | None = None
-    #: Lanes.
+    #: PCIe lanes in use and supported.
     pcie_width: int | None = None
     pcie_width_max: int | None = None
-    #: How many links are up; and errors of all links since the driver was loaded, by what they are.
+    #: Number of links that are up; errors of all links since the driver was loaded, by kind.
     nvlinks: int | None = None
     nvlink_errors: Mapping[str, int] | None = None
-    #: Compute processes and the bytes that each holds; pids are the host's, not the container's.
+    #: Compute processes with their memory in bytes; pids are those of the host, not of the container.
     processes: tuple[tuple[int, int | None], ...] | None = None
     unread: Mapping[str, str] = {}
-    #: The call that failed in a way that a sound GPU never does, and how: empty on a sound one.
+    #: The call that failed as on no healthy GPU, with its error; empty on a healthy one.
     broken: str = ""
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something that the driver reported while somebody listened."""
+    """One event that the driver reported."""
 
-    #: Of the GPU; None where the driver does not tell it.
+    #: Index of the GPU; None if the driver does not report it.
     index: int | None
-    #: The number of the Xid; None for a double-bit ECC error.
+    #: Xid number; None for a double-bit ECC error.
     xid: int | None
 
 
 class EventsLost(msgspec.Struct, frozen=True):
-    """Listening has failed, and will not come back: a lost GPU does that to all of a host."""
+    """Waiting for NVML events failed permanently; one lost GPU disables it for the whole host."""
 
     why: str
 
 
 class Gpus(Protocol):
-    """All that the checks need of NVML."""
+    """The part of NVML that the checks use."""
 
     def driver(self) -> str:
-        """The version of the driver."""
+        """Return the version of the driver."""
 
     def count(self) -> int:
-        """How many GPUs the driver shows."""
+        """Return the number of GPUs."""
 
     def read(self, index: int, fields: Collection[str] | None = None) -> GpuReading:
-        """About one GPU everything, or what is named."""
+        """Read all fields of one GPU, or the given ones."""
 
     def events(self, timeout_ms: int) -> Iterator[Event | EventsLost | None]:
-        """Xids and double-bit errors of all GPUs as they come, None whenever the time passed without any."""
+        """Yield Xids and double-bit errors of all GPUs as they occur, and None after each timeout without one."""
 
 
-class NvmlMissing(Exception):  # noqa: N818 - it says what is there
-    """NVML cannot be used at all.
+class NvmlMissing(Exception):  # noqa: N818 - the name is a state, not an error
+    """NVML cannot be used.
 
     Args:
-        reason: Why, in NVML's or Python's words.
-        installed: Whether nvidia-ml-py is there: then it is the driver that is not.
+        reason: The error of NVML or Python.
+        installed: Whether nvidia-ml-py is installed; then the driver is missing.
     """
 
     def __init__(self, reason: str, *, installed: bool) -> None:
@@ -102,7 +102,7 @@ def open_gpus() -> "Nvml":
     """Load and initialise NVML.
 
     Raises:
-        NvmlMissing: There is no nvidia-ml-py, no driver, or they do not fit.
+        NvmlMissing: nvidia-ml-py or the driver is missing, or they do not match.
     """
     try:
         library = importlib.import_module("pynvml")
@@ -116,7 +116,7 @@ def open_gpus() -> "Nvml":
 
 
 class Nvml:
-    """The real one.
+    """NVML through nvidia-ml-py.
 
     Args:
         library: The module `pynvml`, initialised.
@@ -127,15 +127,15 @@ class Nvml:
         self._not_known = tuple(getattr(library, name) for name in _NOT_KNOWN if hasattr(library, name))
 
     def driver(self) -> str:
-        """By nvmlSystemGetDriverVersion."""
+        """Return the result of nvmlSystemGetDriverVersion."""
         return str(self._library.nvmlSystemGetDriverVersion())
 
     def count(self) -> int:
-        """By nvmlDeviceGetCount."""
+        """Return the result of nvmlDeviceGetCount."""
         return int(self._library.nvmlDeviceGetCount())
 
     def read(self, index: int, fields: Collection[str] | None = None) -> GpuReading:
-        """One call for each value; the first that fails as no sound GPU does ends the reading."""
+        """Read each field with one call; the first error of a broken GPU ends the reading."""
         library = self._library
         values: dict[str, object] = {}
         unread: dict[str, str] = {}
@@ -148,7 +148,7 @@ class Nvml:
                 continue
             try:
                 values[field] = call(library, handle)
-            except AttributeError as error:  # a constant or call that this nvidia-ml-py is too old for
+            except AttributeError as error:  # this nvidia-ml-py is too old for the constant or call
                 unread[field] = f"this nvidia-ml-py does not know it: {error.name}"
             except self._not_known as error:
                 unread[field] = str(error)
@@ -161,7 +161,7 @@ class Nvml:
         return msgspec.convert({"index": index, "unread": unread, **values}, GpuReading)
 
     def events(self, timeout_ms: int) -> Iterator[Event | EventsLost | None]:
-        """By nvmlEventSetWait, on all GPUs; those that have no such events are left out."""
+        """Yield the events of nvmlEventSetWait on all GPUs; GPUs without event support are left out."""
         library = self._library
         places: dict[int, int] = {}
         listened = library.nvmlEventSetCreate()
@@ -188,7 +188,7 @@ class Nvml:
                     yield Event(places.get(_address(event.device)), int(event.eventData) if is_xid else None)
         finally:
             library.nvmlEventSetFree(listened)
-        while True:  # as if nothing came: whoever reads the GPUs in between goes on
+        while True:  # as if no event came: the caller continues to read the GPUs
             time.sleep(timeout_ms / 1000)
             yield None
 
@@ -201,12 +201,12 @@ class Nvml:
 
 
 def _address(handle: Any) -> int:  # noqa: ANN401
-    """Handles are pointers, which ctypes does not compare."""
+    """Return the address of a handle: ctypes does not compare pointers."""
     return ctypes.cast(handle, ctypes.c_void_p).value or 0
 
 
 def _field(library: Any, handle: object, name: str) -> int:  # noqa: ANN401
-    """One value by nvmlDeviceGetFieldValues; it has a result code of its own: an old driver refuses just this one."""
+    """Read one value with nvmlDeviceGetFieldValues, which has its own result code: an old driver may reject it."""
     value = library.nvmlDeviceGetFieldValues(handle, [getattr(library, name)])[0]
     if value.nvmlReturn != library.NVML_SUCCESS:
         raise library.NVMLError(value.nvmlReturn)
@@ -220,7 +220,7 @@ def _field(library: Any, handle: object, name: str) -> int:  # noqa: ANN401
 
 
 def _links(library: Any, handle: object) -> int:  # noqa: ANN401
-    """How many links are up; a GPU has fewer than the most that any has, and refuses the rest."""
+    """Return the number of links that are up; NVML rejects link numbers that the GPU does not have."""
     up = 0
     for link in range(library.NVML_NVLINK_MAX_LINKS):
         try:
@@ -239,7 +239,7 @@ def _link_errors(library: Any, handle: object) -> dict[str, int]:  # noqa: ANN40
     }
 
 
-#: In this order: what says most comes first, in case a later call hangs.
+#: The most important values come first, in case a later call hangs.
 _CALLS: Mapping[str, Callable[[Any, Any], object]] = {
     "recovery_action": lambda nvml, gpu: _field(nvml, gpu, "NVML_FI_DEV_GET_GPU_RECOVERY_ACTION"),
     "uuid": lambda nvml, gpu: nvml.nvmlDeviceGetUUID(gpu),

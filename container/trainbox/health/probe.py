@@ -1,4 +1,4 @@
-"""Runs checks beside each other, each in a process of its own that is ended at its deadline."""
+"""Runs checks in parallel, each in its own process that is killed at its timeout."""
 
 import contextlib
 import os
@@ -18,29 +18,29 @@ from trainbox.contract.job import add_to_environment
 _LAST_STANDARD = 2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CHUNK_BYTES = 64 * 1024
-#: A killed process that is not gone by then sleeps in the kernel (a dead network disk): nobody waits for it.
+#: A killed process that is still there after this time is blocked in the kernel (a dead network disk).
 _REAP_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """One process to be: its messages are whatever `work` yields, as JSON lines, or the lines a program prints."""
+    """One process to start: its messages are what `work` yields, as JSON lines, or the lines a program prints."""
 
     check: str
     seconds: float
-    #: Messages (JSON can hold them), or the command of a program of its own.
+    #: Generator of messages for JSON, or the command of a program.
     work: Callable[[], Iterator[object]] | tuple[str, ...]
     device: str = ""
-    #: Variables of the program beside ours.
+    #: Additional variables of the program.
     environment: tuple[tuple[str, str], ...] = ()
 
 
 class ProbeResult(msgspec.Struct, frozen=True):
-    """What a probe said, and whether it came to its end."""
+    """Output of a probe, and how it ended."""
 
     probe: Probe
     lines: tuple[bytes, ...]
-    #: Why it has no end of its own; empty where it has.
+    #: Why it did not end normally; empty if it did.
     broken: str = ""
 
 
@@ -49,7 +49,7 @@ class _Running:
         self.probe = probe
         self.read, write = os.pipe()
         self.waiting = wait_from(now, probe.seconds)
-        self.said = b""
+        self.output = b""
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self.read)
@@ -57,12 +57,12 @@ class _Running:
         os.close(write)
 
     def answer(self, broken: str) -> ProbeResult:
-        *whole, rest = self.said.split(b"\n")
+        *whole, rest = self.output.split(b"\n")
         last = [rest] if rest else []
         return ProbeResult(self.probe, tuple(whole) if broken else (*whole, *last), broken)
 
     def end(self) -> int | None:
-        """Kill it and let go of it; its exit code, None where it does not even die."""
+        """Kill the process and return its exit code; None if it does not die."""
         os.kill(self.pid, signal.SIGKILL)
         os.close(self.read)
         return _reap(self.pid, _REAP_SECONDS)
@@ -74,13 +74,13 @@ def run(
     clock: Clock = time.monotonic,
     poller: Callable[[], selectors.BaseSelector] = selectors.DefaultSelector,
 ) -> list[ProbeResult]:
-    """Run all at once; comes back when the last has ended or has been ended, in the order given.
+    """Run all probes at once; return their results in the given order when the last one has ended or was killed.
 
     Args:
-        probes: What to run.
-        clock: The time in seconds. What stops this process (a paused container) stops the probes, too, so the time in
-            which it did not run is not theirs.
-        poller: What waits for their words, in seconds of that clock.
+        probes: The probes to run.
+        clock: The time in seconds. A pause of this process (a paused container) pauses the probes, too, and does not
+            count for their timeouts.
+        poller: Makes the selector that waits for their output, in seconds of that clock.
     """
     results: dict[int, ProbeResult] = {}
     running: dict[int, _Running] = {}
@@ -97,7 +97,7 @@ def run(
                 for key, _ in selector.select(min(one.waiting.pause for one in running.values())):
                     one = running[key.data]
                     chunk = os.read(one.read, _CHUNK_BYTES)
-                    one.said += chunk
+                    one.output += chunk
                     if not chunk:
                         selector.unregister(one.read)
                         results[key.data] = _ended(running.pop(key.data), clock)
@@ -105,7 +105,7 @@ def run(
                     if one.waiting.is_over:
                         selector.unregister(one.read)
                         running.pop(place).end()
-                        results[place] = one.answer(f"no end after {one.probe.seconds:g} s")
+                        results[place] = one.answer(f"not finished after {one.probe.seconds:g} s")
         finally:
             for one in running.values():
                 one.end()
@@ -114,7 +114,7 @@ def run(
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Python drops what a handler raises in a callback at a fork, and the standard library has such callbacks."""
+    """Block signals around forks: Python drops what a handler raises in a fork callback of the standard library."""
     former = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -123,7 +123,7 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _ended(one: _Running, clock: Clock) -> ProbeResult:
-    """It has closed its output; whether it ended well is in its exit code."""
+    """Return the result of a probe that has closed its output, judged by its exit code."""
     code = _reap(one.pid, one.waiting.look(clock()).pause)
     if code is None:
         code = one.end()
@@ -131,9 +131,9 @@ def _ended(one: _Running, clock: Clock) -> ProbeResult:
         os.close(one.read)
     if code == 0:
         return one.answer("")
-    died = "it does not end" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-    # Its exception is what it said last, on a line that does not end.
-    last = one.said.rpartition(b"\n")[2].decode(errors="replace")
+    died = "does not exit" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    # Its exception is the last, unterminated line of its output.
+    last = one.output.rpartition(b"\n")[2].decode(errors="replace")
     return one.answer(f"{died}: {last}" if last else died)
 
 
@@ -149,13 +149,13 @@ def _reap(pid: int, seconds: float) -> int | None:
 
 
 def _become(probe: Probe, write: int) -> NoReturn:
-    """In the child: nothing may come back from here into what the parent was doing."""
+    """Run the probe in the child; never returns into the code of the parent."""
     code = 1
     try:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        # Connections above all: while one that hangs holds a copy, the other side sees no end.
+        # Above all connections: while a hung child holds a copy, the peer sees no end of the stream.
         for opened in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
             if opened > _LAST_STANDARD and opened != write:
                 with contextlib.suppress(OSError):
@@ -164,8 +164,8 @@ def _become(probe: Probe, write: int) -> NoReturn:
             os.dup2(write, 1)
             add_to_environment(dict(probe.environment))
             try:
-                os.execvp(probe.work[0], probe.work)  # noqa: S606 - an argument list, no shell: just what is wanted
-            except OSError as error:  # it does not name the program
+                os.execvp(probe.work[0], probe.work)  # noqa: S606 - an argument list, no shell
+            except OSError as error:  # add the name of the program
                 raise OSError(error.errno, error.strerror, probe.work[0]) from error
         with open(write, "wb", closefd=False) as pipe:
             for message in probe.work():

@@ -1,64 +1,64 @@
-"""What the coordination and the program of the ranks tell each other."""
+"""Messages between the health check and its program of ranks, as JSON lines."""
 
 import msgspec
 
 
 class GroupTask(msgspec.Struct, frozen=True):
-    """One group that this host is part of."""
+    """One group of ranks that this host is part of."""
 
     group: int
-    #: Of all ranks of the group.
+    #: Number of ranks of the group.
     world: int
-    #: The place of this host's first rank, and how many it has.
+    #: Rank of this host's first rank in the group, and the number of its ranks.
     first: int
     ranks: int
-    #: Where the group's first rank listens.
+    #: Address and port of the store on the first rank of the group.
     address: str
     port: int
     backend: str
-    #: After this it is ended.
+    #: Timeout; after it the rank is killed.
     seconds: float
     largest_bytes: int
 
 
 class RankResult(msgspec.Struct, frozen=True):
-    """What one rank found, or why it found nothing."""
+    """Results of one rank, or why it has none."""
 
     local: int
-    #: Numbers of its results that are wrong.
+    #: Count of wrong numbers in its results.
     wrong: int = 0
-    #: Ranks of the group whose own numbers came wrong, looked at only where the sum was wrong.
+    #: Ranks of the group whose broadcasts arrived wrong; tested only if the sum was wrong.
     wrong_from: tuple[int, ...] = ()
-    #: Gigabytes (1e9) per second.
+    #: Bus bandwidth in GB/s (1e9 bytes).
     bandwidth: float = 0.0
-    #: Microseconds for one number.
+    #: Microseconds for the sum of one number.
     latency: float = 0.0
-    #: Why it gave up: what it says itself. It has waited for others, or lost them.
+    #: The error it reported itself: it timed out waiting for other ranks, or lost them.
     waited: str = ""
-    #: How it ended, where it could say nothing any more: it hung or died.
+    #: How it ended if it reported nothing: it hung or died.
     broken: str = ""
 
 
 class HostGroupResult(msgspec.Struct, frozen=True):
-    """What the ranks of this host found in one group."""
+    """Results of the ranks of one host in one group."""
 
     group: int
     ranks: tuple[RankResult, ...]
 
 
 class ProbeRequest(msgspec.Struct, frozen=True):
-    """What is to be done next."""
+    """Request to the program of ranks: groups to run, or hosts to connect to."""
 
     tasks: tuple[GroupTask, ...] = ()
-    #: Where to knock: host and port.
+    #: Hosts to connect to, with their ports.
     targets: tuple[tuple[str, int], ...] = ()
 
 
 class ProbeReply(msgspec.Struct, frozen=True):
-    """What came of a call; the first one comes unasked, once this program is ready."""
+    """Reply to a request. The first one is sent without a request, as soon as the program is ready."""
 
     groups: tuple[HostGroupResult, ...] = ()
-    #: Hosts that did not answer a knock.
+    #: Targets to which no connection could be made.
     unreached: tuple[str, ...] = ()
-    #: Free ports of this host, for groups that it is the first of; a knock at the last one is answered.
+    #: Free ports of this host for groups that it leads; the last one already accepts connections.
     ports: tuple[int, ...] = ()

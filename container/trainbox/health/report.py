@@ -1,4 +1,7 @@
-"""How findings are told: JSON lines, a table for people, and files in `output/data/health`."""
+"""The health report: evaluates the findings of all hosts, and prints and writes them.
+
+Findings are printed as JSON lines or as a table, and written to `output/data/health`.
+"""
 
 import sys
 from collections import Counter
@@ -24,44 +27,44 @@ _HEADS = ("STATUS", "CHECK", "WHERE", "FOUND", "LIMIT", "WHAT TO DO")
 
 
 class HostReport(msgspec.Struct, frozen=True):
-    """What one host has found out about itself."""
+    """Results of the checks that one host runs alone."""
 
     findings: tuple[Finding, ...]
     versions: Mapping[str, str] = {}
-    #: Gigabytes per second, by device (`gpu3`, `cpu`) and by what was copied.
+    #: GB/s by device (`gpu3`, `cpu`) and direction of the copy.
     bandwidths: Mapping[str, Mapping[str, float]] = {}
-    #: Its clock minus that of the first host.
+    #: Its clock minus that of the first host, in seconds.
     skew: float = 0.0
 
 
 class HealthReport(msgspec.Struct, frozen=True):
-    """What was found, and what follows from all of it: the findings are all on the first host, the rest on each."""
+    """Findings and diagnosis of a job; the first host has the findings of all hosts, the others their own."""
 
     findings: tuple[Finding, ...]
-    #: All that was found, in a line for the log.
+    #: Summary for the log.
     line: str
-    #: Why the job cannot go on; None where it can.
+    #: Why the job cannot start; None if it can.
     diagnosis: Diagnosis | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 (go on), 64 (configuration) or 78 (hardware)."""
+        """0 (healthy), 64 (configuration) or 78 (hardware)."""
         return self.diagnosis.exit_code if self.diagnosis else 0
 
     def for_host(self, host: str) -> "HealthReport":
-        """What concerns one host."""
+        """Return the report with the findings of one host."""
         own = tuple(finding for finding in self.findings if finding.host == host)
         return HealthReport(own, self.line, self.diagnosis)
 
 
-def compare_hosts(said: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
-    """Pure: what all hosts have found, and what shows only beside each other."""
-    findings = [finding for report in said.values() for finding in report.findings]
-    if len(said) + len(silent) > 1:
-        findings += [found("host.arrival", host, True, "here") for host in said]
-        findings += [_compare_clock(host, report.skew) for host, report in said.items()]
-    findings += compare_versions({host: report.versions for host, report in said.items() if report.versions})
-    findings += _compare_bandwidths(said)
+def compare_hosts(reports: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
+    """Pure: evaluate the findings of all hosts and the comparisons between hosts."""
+    findings = [finding for report in reports.values() for finding in report.findings]
+    if len(reports) + len(silent) > 1:
+        findings += [found("host.arrival", host, True, "here") for host in reports]
+        findings += [_compare_clock(host, report.skew) for host, report in reports.items()]
+    findings += compare_versions({host: report.versions for host, report in reports.items() if report.versions})
+    findings += _compare_bandwidths(reports)
     return evaluate(findings, silent, strict=strict)
 
 
@@ -69,11 +72,11 @@ def _compare_clock(host: str, skew: float) -> Finding:
     return found("host.clock", host, abs(skew) <= MOST_SKEW_SECONDS, round(skew, 3), limit=MOST_SKEW_SECONDS)
 
 
-def _compare_bandwidths(said: Mapping[str, HostReport]) -> Iterator[Finding]:
-    """Hold every device against the median of all of the job."""
+def _compare_bandwidths(reports: Mapping[str, HostReport]) -> Iterator[Finding]:
+    """Compare every device with the median of all devices of the job."""
     measured = [
         (host, device, copied, speed)
-        for host, report in said.items()
+        for host, report in reports.items()
         for device, of_device in report.bandwidths.items()
         for copied, speed in of_device.items()
     ]
@@ -83,17 +86,17 @@ def _compare_bandwidths(said: Mapping[str, HostReport]) -> Iterator[Finding]:
 
 
 def compare_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
-    """Hold every host against what most hosts have; of two kinds equally common, that of the first host.
+    """Compare the versions of every host with the most common ones; the first host decides a tie.
 
     Args:
-        versions: What each host has, by host and component.
+        versions: By host and component.
     """
     for check in CHECKS:
         component = check.removeprefix(_PREFIX)
         if component == check or not versions:
             continue
         had = {host: of_host.get(component, ABSENT) for host, of_host in versions.items()}
-        common = Counter(had.values()).most_common(1)[0][0]  # the first of equals: that of the first host
+        common = Counter(had.values()).most_common(1)[0][0]  # ties: the version of the first host
         example = next(host for host, version in had.items() if version == common)
         for host, version in had.items():
             same = version == common
@@ -102,11 +105,11 @@ def compare_versions(versions: Mapping[str, Mapping[str, str]]) -> Iterator[Find
 
 
 def evaluate(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
-    """Put all in the order of the table, the worst of its kind first, and judge it.
+    """Sort the findings in the order of the table and derive the diagnosis.
 
     Args:
-        findings: Of all hosts that said something.
-        silent: Why the others did not.
+        findings: Of all hosts that replied.
+        silent: Why the others did not reply.
         strict: Whether warnings count as failures.
     """
     missing = [
@@ -121,47 +124,47 @@ def evaluate(findings: Sequence[Finding], silent: Mapping[str, str], *, strict: 
         for host, reason in silent.items()
     ]
     order = {name: place for place, name in enumerate(CHECKS)}
-    # A host with another version of trainbox may know other checks.
+    # A host with another version of trainbox may have other checks.
     ordered = tuple(sorted((*missing, *findings), key=lambda finding: order.get(finding.check, len(order))))
     diagnosis = diagnose(ordered, strict=strict)
     return HealthReport(ordered, summarize(ordered, diagnosis), diagnosis)
 
 
 def diagnose(findings: Sequence[Finding], *, strict: bool = False) -> Diagnosis | None:
-    """Why the job cannot go on, the same on all its hosts; None where it can.
+    """Return why the job cannot start, the same on all hosts; None if it can.
 
     Args:
-        findings: Those of all hosts, in the order in which they are to be told.
-        strict: Whether warnings count as failures; those that pass by themselves never do.
+        findings: Those of all hosts, in the order of the report.
+        strict: Whether warnings count as failures; transient findings never do.
     """
     against = ("fail", "warn") if strict else ("fail",)
     bad = [finding for finding in findings if finding.status in against and finding.kind != "transient"]
-    # With the configuration wrong, what looks like hardware may follow from it.
+    # A wrong configuration may cause what looks like a hardware fault.
     bad.sort(key=lambda finding: finding.kind != "configuration")
     return blame(bad, amount) if bad else None
 
 
 def summarize(findings: Sequence[Finding], diagnosis: Diagnosis | None) -> str:
-    """What was found, for the log."""
+    """Return the summary for the log."""
     if diagnosis is not None:
         return f"health: NOT sound: {compose(diagnosis)}"
     warnings = [finding for finding in findings if finding.status != "pass"]
     hosts = len({finding.host for finding in findings})
-    said = f", {len(warnings)} warning(s): {list_places(warnings)}" if warnings else ""
-    return f"health: sound: {len(findings)} checks on {hosts} host(s){said}"
+    told = f", {len(warnings)} warning(s): {list_places(warnings)}" if warnings else ""
+    return f"health: sound: {len(findings)} checks on {hosts} host(s){told}"
 
 
 def print_lines(findings: Sequence[Finding]) -> None:
-    """One line of JSON for each on stdout."""
+    """Print one line of JSON for each finding on stdout."""
     sys.stdout.write("".join(msgspec.json.encode(finding).decode() + "\n" for finding in findings))
     sys.stdout.flush()
 
 
 def print_table(findings: Sequence[Finding]) -> None:
-    """For people: what does not pass one by one, what passes in one row for each check."""
+    """Print a table: failures and warnings one by one, passed checks in one row each."""
     rows = [tuple(map(visible, row)) for row in _rows(findings)]
     try:
-        from rich.console import Console  # noqa: PLC0415 - a person's machine has it, an image need not
+        from rich.console import Console  # noqa: PLC0415 - optional: an image may not have it
         from rich.table import Column, Table  # noqa: PLC0415
     except ModuleNotFoundError:
         widths = [max(len(row[column]) for row in (_HEADS, *rows)) for column in range(len(_HEADS))]
@@ -196,7 +199,7 @@ def _common(check: str, passed: Sequence[Finding]) -> str:
 
 
 def write_report(directory: Path, host: str, report: HealthReport) -> None:
-    """Write `HOST.json`; that of the first host has the findings of all hosts.
+    """Write `HOST.json`; the file of the first host has the findings of all hosts.
 
     Raises:
         OSError: It cannot be written.

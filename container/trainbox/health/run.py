@@ -1,4 +1,4 @@
-"""Brings what the hosts of a job have found together, and comes to one diagnosis."""
+"""Runs all checks of this host in parallel, then the checks between hosts; all hosts get the same diagnosis."""
 
 import sys
 import time
@@ -21,10 +21,10 @@ from trainbox.health.nvml import GpuReading, NvmlMissing, open_gpus
 from trainbox.health.probe import Probe, ProbeResult
 from trainbox.health.report import HealthReport, HostReport, compare_hosts, evaluate
 
-_UNUSABLE = "torch cannot use this GPU: it must be built for a CUDA that the driver knows, and find free memory"
-#: From the deadline of a check to its end, and to the answer of a host with few processors.
+_UNUSABLE = "torch cannot use this GPU: install torch for a CUDA version that the driver supports, and free GPU memory"
+#: From the timeout of a check to the reply of its host, which may have few CPUs.
 _OVERHEAD_SECONDS = 5.0
-#: Everybody has said everything: for one more line.
+#: Timeout of the final report; all hosts are ready for it.
 _LAST_SECONDS = 1.0
 
 
@@ -33,28 +33,28 @@ class ProbeMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     findings: tuple[Finding, ...] = ()
     versions: Mapping[str, str] = {}
-    #: How many GPUs NVML shows, and one of them.
+    #: Number of GPUs in NVML, and the reading of one.
     gpus: int | None = None
     gpu: GpuReading | None = None
-    #: Why NVML cannot be used; and whether nvidia-ml-py at least is installed.
+    #: Why NVML cannot be used, and whether nvidia-ml-py is installed.
     no_nvml: str = ""
     installed: bool = True
     measured: Measured | None = None
 
 
 def plan_probes(subject: Subject) -> list[Probe]:
-    """Everything that is to be checked on this host."""
-    versions_probe = _probe(subject, "versions.trainbox", _say_versions)
+    """Return the probes of all checks of this host."""
+    versions_probe = _probe(subject, "versions.trainbox", _report_versions)
     return [*_host_probes(subject), versions_probe, *_gpu_probes(subject)]
 
 
 def longest_deadline(subject: Subject) -> float:
-    """Seconds after which `check_host` has ended whatever hangs."""
+    """Return the seconds after which `check_host` has killed every probe that hangs."""
     return max(planned.seconds for planned in plan_probes(subject))
 
 
 def check_host(subject: Subject) -> HostReport:
-    """Everything that one host can find out about itself."""
+    """Run all checks that this host can run alone."""
     answers = probe.run(plan_probes(subject))
     findings: list[Finding] = []
     facts: dict[str, str] = {}
@@ -86,20 +86,20 @@ def _probe(
 
 def _host_probes(subject: Subject) -> Iterator[Probe]:
     for check, device, work in host.plan_checks(subject):
-        yield _probe(subject, check, partial(_said, work), device)
+        yield _probe(subject, check, partial(_as_messages, work), device)
 
 
-def _said(work: host.Work) -> Iterator[ProbeMessage]:
+def _as_messages(work: host.Work) -> Iterator[ProbeMessage]:
     for finding in work():
         yield ProbeMessage(findings=(finding,))
 
 
-def _say_versions() -> Iterator[ProbeMessage]:
+def _report_versions() -> Iterator[ProbeMessage]:
     yield ProbeMessage(versions=host.read_versions())
 
 
 def _gpu_probes(subject: Subject) -> Iterator[Probe]:
-    """NVML where there are GPUs or should be; arithmetic on each, on the processor alone if there is time for it."""
+    """Yield NVML if there are or should be GPUs, and the arithmetic of each GPU; of the CPU only with --full."""
     if subject.machine.gpus or gpus.expected_gpus(subject.instance_type):
         yield _probe(subject, "nvml.library", _read_gpus)
     if "torch" not in subject.machine.modules:
@@ -108,15 +108,15 @@ def _gpu_probes(subject: Subject) -> Iterator[Probe]:
     if not devices and subject.stage == "full":
         devices = [("cpu", "cpu")]
     for place, (kind, device) in enumerate(devices):
-        # -P: a user's `queue.py` in the working directory is none of the standard library's.
+        # -P: a user's `queue.py` in the working directory must not hide that of the standard library.
         command = (sys.executable, "-P", "-m", "trainbox.health.arithmetic", kind, subject.stage)
-        # In NVML's order, and one alone: `gpu3` is the same GPU in both.
+        # One GPU, in the order of NVML: `gpu3` is the same GPU in both.
         seen = (("CUDA_DEVICE_ORDER", "PCI_BUS_ID"), ("CUDA_VISIBLE_DEVICES", str(place)))
         yield _probe(subject, "gpu.exact", command, device, seen)
 
 
 def _read_gpus() -> Iterator[ProbeMessage]:
-    """A message as soon as it is known: what comes before a call that hangs is not lost."""
+    """Yield each reading at once, so that a call that hangs does not lose earlier ones."""
     try:
         nvml = open_gpus()
     except NvmlMissing as missing:
@@ -133,10 +133,10 @@ def _unfinished(subject: Subject, answer: ProbeResult, check: str, device: str) 
 
 
 def gpu_findings(subject: Subject, messages: Sequence[ProbeMessage], answer: ProbeResult) -> Iterator[Finding]:
-    """Pure: what NVML said, as far as it came."""
+    """Pure: return the findings of the NVML readings, complete or not."""
     missing = next((message for message in messages if message.no_nvml), None)
     if missing:
-        # Without nvidia-ml-py nobody knows anything; without the driver no GPU works.
+        # Without nvidia-ml-py nothing is known about the GPUs; without the driver no GPU works.
         hint = "" if missing.installed else "pip install 'trainbox[gpu]'"
         yield found("nvml.library", subject.host, False, missing.no_nvml, soft=not missing.installed, hint=hint)
         return
@@ -153,7 +153,7 @@ def gpu_findings(subject: Subject, messages: Sequence[ProbeMessage], answer: Pro
 
 def _exact(subject: Subject, device: str, measured: Measured) -> Finding:
     if measured.unusable:
-        # NVML judges the device; this is more often the build of torch, or a process that holds the memory.
+        # NVML checks the device; the cause is more often the build of torch, or a process that holds the memory.
         return found(
             "gpu.exact",
             subject.host,
@@ -176,10 +176,10 @@ def examine(
 
     Args:
         subject: What to check.
-        env: The environment of the program of the ranks.
+        env: The environment of the program of ranks.
         strict: Whether warnings count as failures.
         backend: Of the collectives; by default the job's own.
-        clock: The time in seconds; a parameter so that a test can plant a skew.
+        clock: The time in seconds; a test passes another one to create a skew.
     """
     job = subject.job
     members = Members(
@@ -187,7 +187,7 @@ def examine(
     )
     timeout = job.settings.peer_timeout_seconds if job else 0.0
     with ExitStack() as stack:
-        # First: it is ready when the host's own checks have ended.
+        # Started first: it imports torch while the checks of the host run.
         ranks = stack.enter_context(RankProgram(subject, env)) if can_run_collectives(subject) else None
         try:
             hosts = stack.enter_context(
@@ -204,7 +204,7 @@ def examine(
 def _examine_together(
     subject: Subject, hosts: TolerantCommunicator, ranks: RankProgram | None, *, strict: bool, backend: str
 ) -> HealthReport:
-    """Check each host by itself, then, if they are sound so far, what they can do together."""
+    """Check each host alone, then, if all are healthy so far, run the collectives."""
     timeout = longest_deadline(subject) + _OVERHEAD_SECONDS
     own = check_host(subject)
     try:
@@ -225,10 +225,10 @@ def _examine_together(
 def _add(
     before: Sequence[Finding],
     more: Sequence[Finding],
-    _said: Mapping[str, HostReport],
+    _reports: Mapping[str, HostReport],
     _silent: Mapping[str, str],
     *,
     strict: bool,
 ) -> HealthReport:
-    """Who is silent by now has its finding among `more`."""
+    """Add findings; unresponsive hosts are reported in `more`."""
     return evaluate((*before, *more), {}, strict=strict)

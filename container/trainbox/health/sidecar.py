@@ -1,4 +1,8 @@
-"""`python -m trainbox.health --watch`: prints what the GPUs report, and tells it to whoever else runs the job."""
+"""`python -m trainbox.health --watch`: monitors the GPUs while the job runs, and reports new faults.
+
+It prints Xids and double-bit errors as they occur, and values that have become worse; the supervisor and the agent of
+the job read them. `dmesg`, where Xids are logged, is not readable in a container of SageMaker; NVML's events are.
+"""
 
 import contextlib
 import os
@@ -17,22 +21,22 @@ from trainbox.health.gpus import Place, check_gpu, classify_event, find_newly_ba
 from trainbox.health.nvml import Event, EventsLost, Gpus, NvmlMissing, open_gpus
 from trainbox.log_lines import emit
 
-#: What a GPU is read for again and again: the calls behind the hard checks.
+#: Fields that are read periodically: those of the hard checks.
 _READ = frozenset({"recovery_action", "ecc_uncorrected", "remapped", "pages_pending"})
 WAIT_MS = 100
 READ_SECONDS = 10.0
 
 
 class GpuUpdate(msgspec.Struct, frozen=True):
-    """What is new."""
+    """New findings."""
 
     findings: tuple[Finding, ...] = ()
-    #: Whether this is the answer: the GPUs have been read, and all that had come before is told.
+    #: Whether this answers a request: the GPUs have been read, and all earlier events were reported.
     answers: bool = False
 
 
 class GpuMonitor:
-    """The GPUs of a host over time.
+    """Monitors the GPUs of a host.
 
     Args:
         host: Its name.
@@ -45,39 +49,41 @@ class GpuMonitor:
         self.host = host
         self.gpus = gpus
         self._count = gpus.count()
-        #: What was bad already; and what has been told.
+        #: Values that were bad at the start, and places that have been reported.
         self._before = values_by_place(self._bad())
         self._told: set[Place] = set()
 
     def updates(
         self, *, is_asked: Callable[[], bool] = lambda: False, wait_ms: int = WAIT_MS, seconds: float = READ_SECONDS
     ) -> Iterator[GpuUpdate]:
-        """Without an end: listen, and read now and then.
+        """Yield updates without an end: of events at once, of readings periodically.
 
         Args:
-            is_asked: Whether somebody waits for the GPUs to be read again at once.
-            wait_ms: After about this time the caller has its turn in any case.
-            seconds: How often they are read unasked.
+            is_asked: Whether a process has requested a reading.
+            wait_ms: The longest time between two updates, which may be empty.
+            seconds: Interval of the readings.
         """
         read_at = self._clock() + seconds
         asked = False
         for event in self.gpus.events(wait_ms):
             if isinstance(event, Event):
                 yield GpuUpdate((classify_event(self.host, event),))
-                read_at = 0.0  # a GPU that has just reported something may be bad by now
+                read_at = 0.0  # read now: the event may have changed the state of the GPU
                 continue
             if isinstance(event, EventsLost):
-                emit(f"health: the driver reports no more events here; the GPUs are still read: {event.why}")
+                emit(
+                    f"health: GPU events are no longer available; GPUs are still read every {seconds:g} s: {event.why}"
+                )
             if asked or self._clock() >= read_at:
                 read_at = self._clock() + seconds
                 yield GpuUpdate(self.read(), answers=asked)
                 asked = False
             else:
-                asked = is_asked()  # answered a turn later: what had come before goes first
+                asked = is_asked()  # answered in the next update: pending events go first
                 yield GpuUpdate()
 
     def read(self) -> tuple[Finding, ...]:
-        """What has become bad, each once."""
+        """Return the findings that have become worse, each once."""
         new = find_newly_bad(self._bad(), self._before, self._told)
         self._told |= values_by_place(new).keys()
         return new
@@ -92,22 +98,22 @@ class GpuMonitor:
 
 
 def run_sidecar(host: str, directory: Path | None) -> int:
-    """Watch until SIGTERM or SIGINT, then look once more and leave. Ends at once where there is nothing to watch.
+    """Monitor the GPUs until SIGTERM or SIGINT, then read them a last time; return at once without NVML.
 
     Args:
-        host: The name of this one.
-        directory: Where the supervisor and the agent of the job look for what is found; None without a job.
+        host: The name of this host.
+        directory: Where the supervisor and the agent of the job read the findings; None without a job.
 
     Returns:
         0.
     """
     stops: list[int] = []
-    last: list[int] = []  # those that the coming answer is the last for
+    last: list[int] = []  # signals after which the next answer is the last one
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: stops.append(number))
     parent = os.getppid()
     with contextlib.ExitStack() as stack:
-        # First: whoever asks from now on is answered, once NVML is there.
+        # Opened first: requests from now on are answered as soon as NVML is loaded.
         post = stack.enter_context(Post(directory)) if directory else None
         try:
             monitor = GpuMonitor(host, open_gpus())
