@@ -35,15 +35,15 @@ _PATIENCE_S = 60.0
 _WAITING = """
 ready()
 while True:
-    circle.gather(circle.rank, int)
+    communicator.gather(communicator.rank, int)
     time.sleep(0.01)
 """
 _ROUNDS = """
 import random
-chance = random.Random(circle.rank)
+chance = random.Random(communicator.rank)
 for number in range(COUNT):
     time.sleep(chance.choice([0, 0, 0, 0.001, 0.02]))
-    circle.gather(number, int)
+    communicator.gather(number, int)
 """
 
 

@@ -81,7 +81,7 @@ TORCHS_OWN = "store of rank 0, opened by torch for a script of one's own under t
 #: `BindHost` of XGBoost's collective takes every address; it has no option for another.
 XGBOOSTS_OWN = "XGBoost's worker"
 COLLECTIVE = {
-    "circle": Socket("script", "first", "job"),
+    "communicator": Socket("script", "first", "job"),
     "XGBoost's tracker": Socket("tracker", "first"),
     XGBOOSTS_OWN: Socket("script", "every"),
 }
@@ -128,9 +128,9 @@ KINDS = {
     ),
     "XGBoost on two hosts": Kind(COLLECTIVE, hosts=2, asked=XGBOOST),
     "XGBoost in two processes": Kind(
-        {**COLLECTIVE, "circle": Socket("script", "first", "job", brief=True)}, processes=2, asked=XGBOOST
+        {**COLLECTIVE, "communicator": Socket("script", "first", "job", brief=True)}, processes=2, asked=XGBOOST
     ),
-    "forest on two hosts": Kind({"circle": Socket("script", "first", "job")}, hosts=2, asked=FOREST),
+    "forest on two hosts": Kind({"communicator": Socket("script", "first", "job")}, hosts=2, asked=FOREST),
     "XGBoost on one host": Kind({}, asked=XGBOOST),
     "forest on one host": Kind({}, asked=FOREST),
     "any script": Kind({}, program="print('done')", env={"TRAINBOX_PREFLIGHT": "fast"}),

@@ -135,7 +135,7 @@ def test_a_member_without_rows_to_learn_from_and_one_without_rows_to_validate_on
 
 
 @pytest.mark.process
-def test_ranks_are_those_of_the_circle_beyond_ten_members() -> None:
+def test_ranks_are_those_of_the_communicator_beyond_ten_members() -> None:
     """Hosts are sorted as text: algo-1, algo-10, algo-11, algo-2."""
     body = "with collective(communicator) as group: say(place=(group.rank, xgb.collective.get_rank()))"
     with Party(11, body, head=HEAD) as party:

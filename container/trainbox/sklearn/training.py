@@ -60,7 +60,7 @@ class ForestSession:
             log_line(explain_boost())
 
     @cached_property
-    def _circle(self) -> Communicator:
+    def _communicator(self) -> Communicator:
         """The connections to the other hosts, made on first use."""
         return self._stack.enter_context(meet())
 
@@ -73,7 +73,7 @@ class ForestSession:
             DataError: A channel cannot be read, the rows of the hosts do not match, or one host cannot hold them.
             PeerError: Another host did not connect, or is lost; the message names it.
         """
-        return read_data(self._params, self._circle)
+        return read_data(self._params, self._communicator)
 
     def grow(self, data: Data) -> "Growth":
         """Prepare a forest that continues from the newest checkpoint, or from the model of the channel `model`.
@@ -86,7 +86,7 @@ class ForestSession:
             CheckpointError: The checkpoint is of another forest; the message lists every difference.
             HyperparameterError: The checkpoint has more trees than `n-estimators`.
         """
-        return Growth(self._params, data, self._circle, stack=self._stack, pictures=self._pictures)
+        return Growth(self._params, data, self._communicator, stack=self._stack, pictures=self._pictures)
 
     def make_estimator(self) -> Any:  # noqa: ANN401 - any estimator
         """Make the estimator that the hyperparameter `estimator` names.
@@ -128,7 +128,7 @@ class ForestSession:
         Raises:
             PeerError: Another host is lost; the message names it.
         """
-        return boost(self._params, data, self._circle)
+        return boost(self._params, data, self._communicator)
 
     def save_booster(self, booster: "xgb.Booster", data: Data) -> dict[str, float]:
         """Score a booster and save it as `xgboost-model`, with its card; only the first host does.
@@ -139,7 +139,7 @@ class ForestSession:
         Raises:
             OSError: A file cannot be written.
         """
-        if not self._circle.members.is_first:
+        if not self._communicator.members.is_first:
             return {}
         scores = score_booster(booster, self._params, data)
         self._pictures += save_booster(booster, self._params, data, scores)
@@ -168,7 +168,7 @@ class Growth:
     ) -> None:
         check_rows(params, data)
         self._former = read_former(params, data, communicator)
-        self._params, self._circle, self._stack, self._pictures = params, communicator, stack, pictures
+        self._params, self._communicator, self._stack, self._pictures = params, communicator, stack, pictures
         self._own = slices(data.shares, params.n_estimators, self._former.trees)[communicator.rank]
         self._store, self._identity = open_store(communicator), identify(params, data, self._former)
         self._parts, self._history = resume(self._store, self._identity, self._own, params, data)
@@ -179,7 +179,7 @@ class Growth:
         self._gathered: Sequence[Part] = ()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, float]]]:
-        params, communicator, parts = self._params, self._circle, self._parts
+        params, communicator, parts = self._params, self._communicator, self._parts
         # Until the end of the session: waiting for the trees that are growing at a stop must not delay saving.
         groups = groups_left(self._own, parts, params.checkpoint_every)
         growing = self._stack.enter_context(grow(params, self._data, groups))
@@ -212,7 +212,7 @@ class Growth:
         """
         if self._judge is None:
             return {}
-        if not self._gathered and self._circle.size == 1:  # the script has left its loop
+        if not self._gathered and self._communicator.size == 1:  # the script has left its loop
             self._gathered = self._parts
         if not self._gathered:
             log_line("asked to stop before the first tree: there is no model to save")

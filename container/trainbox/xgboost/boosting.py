@@ -84,7 +84,7 @@ class Boosting:
         former: Former | None,
     ) -> None:
         self.rank, self._data = communicator.rank, data
-        self._params, self._circle = params, communicator
+        self._params, self._communicator = params, communicator
         self._store, self._found, self._former = store, found, former
         self._bins = data.bins(params, found)
         self._identity = identify(params, data.agreement, self._bins, former)
@@ -99,7 +99,7 @@ class Boosting:
             HyperparameterError: The checkpoint has more rounds than `num_round`.
         """
         agreement = self._data.agreement
-        return resume(self._found, agreement, self._circle, self._identity, self._params, former=self._former)
+        return resume(self._found, agreement, self._communicator, self._identity, self._params, former=self._former)
 
     def rounds(self, start: Progress, *, objective: Objective | None = None) -> Iterator[Progress]:
         """Train, and yield the progress after each segment of `checkpoint_every` rounds. Call it once.
@@ -117,7 +117,7 @@ class Boosting:
             PeerError: Another process is lost; the message names it.
             TrainingError: Early stopping found no finite value of its metric.
         """
-        with collective(self._circle) as group:
+        with collective(self._communicator) as group:
             yield from train(self._params, group, self._data, start, self._bins, objective=objective)
 
     def save_checkpoint(self, progress: Progress) -> None:

@@ -81,7 +81,7 @@ class Ring:
     def __init__(self, communicator: Communicator) -> None:
         self.rank = communicator.rank
         self.size = communicator.size
-        self._circle = communicator
+        self._communicator = communicator
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The sum over all members, element by element; the same bits on all."""
@@ -107,7 +107,7 @@ class Ring:
         return bool(self._reduce(np.array([flag], np.int32), xgb_collective.Op.MAX)[0])
 
     def _reduce(self, values: npt.NDArray[S], operation: xgb_collective.Op) -> npt.NDArray[S]:
-        with naming_the_lost(self._circle):
+        with naming_the_lost(self._communicator):
             reduced: npt.NDArray[S] = xgb_collective.allreduce(values, operation)
         return reduced.reshape(values.shape)  # XGBoost 3.2 gives one dimension
 

@@ -136,7 +136,7 @@ class Watch:
         clock: Clock = time.monotonic,
     ) -> None:
         self._tracker = tracker
-        self._circle = communicator
+        self._communicator = communicator
         self._end = end
         self._clock = clock
         self._has_failed = threading.Event()
@@ -160,7 +160,7 @@ class Watch:
             self._thread.join()
 
     def _run(self) -> None:
-        limit = self._circle.limit
+        limit = self._communicator.limit
         detector = FailureDetector(limit=limit, interval=min(ASK_SECONDS, limit / 4))
         detector.hear("tracker", self._clock())
         line, poll = self._tracker.line, select.poll()
@@ -188,7 +188,7 @@ class Watch:
 
     def _fail(self, how: str, hint: str) -> None:
         self._has_failed.set()
-        error = TrainingError(f"the XGBoost tracker on {self._circle.members.name} {how}", hint=hint)
-        self._circle.fail(error)
-        self._circle.outlast(seconds=_OTHERS_SECONDS)
+        error = TrainingError(f"the XGBoost tracker on {self._communicator.members.name} {how}", hint=hint)
+        self._communicator.fail(error)
+        self._communicator.outlast(seconds=_OTHERS_SECONDS)
         self._end(error, self._main_thread, self._tracker.kill)
