@@ -183,7 +183,7 @@ def test_a_script_that_fails_beside_a_bad_gpu_fails_as_hardware(plain: GpuHost, 
         f"HARDWARE algo-1 gpu1 {check}",
         "what followed: ValueError: no such kernel",
     ]
-    assert re.search(r"\nat train.py:\d+ in main \(exit code 1\)\nhint: the node", str(ended.failure))
+    assert re.search(r"\nat train.py:\d+ in main \(exit code 1\)\nhint: repair or replace the node", str(ended.failure))
 
 
 def test_a_fault_that_no_script_fails_of_is_logged_only(plain: GpuHost) -> None:
