@@ -71,7 +71,7 @@ def test_several_hosts_are_checked_before_the_script_by_default(two: Hosts) -> N
 def test_one_process_is_not_checked_unless_that_is_asked_for(one: Tree) -> None:
     ended = one.run(TRAINBOX_PREFLIGHT="")
     assert (ended.code, ended.stdout.decode()) == (0, f"{RAN}\n")
-    assert "health" not in ended.log
+    assert "checking the health" not in ended.log
     asked = one.hyperparameters(trainbox_preflight="fast").run(TRAINBOX_PREFLIGHT="off")
     assert asked.code == 0
     assert "host.write" in checks(one)
