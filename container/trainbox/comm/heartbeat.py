@@ -41,7 +41,7 @@ BEAT_SECONDS = 0.5
 LEAVE_SECONDS = 1.0
 REPORT_LEAVE_SECONDS = 3.0
 CLEANUP_SECONDS = 10.0
-#: Time for a process that is ended to write its error: whoever reads it may be slow.
+#: Time for a process that is ended to write its error: its reader may be slow.
 WRITE_SECONDS = 0.5
 #: Of the reason of a member that leaves, in characters.
 _LONGEST_REASON = 2000
@@ -232,7 +232,7 @@ class HeartbeatMonitor:
             loss = self._loss
         if loss is not None and loss is not self._said:
             self._said = loss
-            emit(self.error(loss).message)  # whatever becomes of this process now, its log has the name
+            emit(self.error(loss).message)  # the log has the name, even if this process is killed now
         if loss is not None and any(now >= moment for moment in self._ends()):
             end_process(self.error(loss), self._main_thread)
             return False

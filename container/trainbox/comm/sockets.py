@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 CLOSED = "the connection was closed"
 
 _CHUNK_BYTES = 64 * 1024
-#: Reads of what is left over when a connection is closed.
+#: Reads of the remaining bytes when a connection is closed.
 _MAX_DRAINED = 64
 _CONNECT_SECONDS = 2.0
 #: Of a store: libuv, which serves it, sets its own when it takes the socket over.

@@ -158,7 +158,7 @@ class Settings(msgspec.Struct, frozen=True):
     drills: tuple[Drill, ...] = ()
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     stop_exit_code: int = 0
-    #: Names whose values are secret whatever they say.
+    #: Names whose values are always secret.
     hide: tuple[str, ...] = ()
     peer_timeout_seconds: float = DEFAULT_PEER_TIMEOUT_SECONDS
     s3_endpoint_url: str | None = None

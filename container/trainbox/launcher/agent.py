@@ -264,7 +264,7 @@ class Agent(SimpleElasticAgent):
             grace = self._end_of_saving()
             if not grace and not (found and all(map(attribution.is_consequence, found))):
                 return found
-            # After a stop a rank that still runs may be saving, whatever the others did.
+            # After a stop a rank that still runs may be saving, even if others have failed.
             if not self.ranks.alive or self._clock() >= (grace or until):
                 return found
             self.ranks.turn(_WAIT_SECONDS)

@@ -63,7 +63,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: Where those values came from that are not in the command.
     hyperparameter_origins: Mapping[str, Origin] = {}
     env_origins: Mapping[str, Origin] = {}
-    #: Names whose values are secret whatever they say.
+    #: Names whose values are always secret.
     hide: tuple[str, ...] = ()
     #: The environment of `trainbox run` itself.
     inherited: Mapping[str, str] = {}
@@ -99,7 +99,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     started: dt.datetime
     #: What pip may install.
     installs: Installs = "any"
-    #: Whether nothing but this job starts processes in this program: then whatever is left is the job's.
+    #: Whether nothing but this job starts processes in this program: then every remaining process is the job's.
     owns_children: bool = True
     #: Of files that a host makes; -1 is that of this process.
     umask: int = -1

@@ -56,7 +56,7 @@ def claimed(out: Path, previous: JobRecord | None) -> Iterator[None]:
         RunError: Another run has it, or had it since the request was read.
     """
     try:
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user alone, whatever the umask
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # for its user alone, with any umask
         descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise RunError(f"{out} cannot be made: {error.strerror}", hint="give another --out") from error
