@@ -1,0 +1,54 @@
+"""Which program serves a model on this machine, and with which variables. Pure."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from trainbox.contract.layout import ROOT_VARIABLE
+from trainbox.errors import RunError
+
+LOOPBACK = "127.0.0.1"
+#: Of the shell: a person's, not the endpoint's. What --env gives counts.
+_FOREIGN = ("SAGEMAKER_", "SM_")
+#: Set here, and so not with --env.
+_OURS = ("SAGEMAKER_BIND_TO_PORT", "TRAINBOX_BIND_ADDRESS", ROOT_VARIABLE)
+
+
+class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How an endpoint is started."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+def plan_server(
+    root: Path, *, port: int, workers: int | None, given: Mapping[str, str], inherited: Mapping[str, str]
+) -> ServerPlan:
+    """Plan the program `serve` for a tree that has the model.
+
+    Args:
+        root: The tree.
+        port: On loopback.
+        workers: Processes; None for what the server chooses.
+        given: Variables of the endpoint.
+        inherited: The environment of `trainbox` itself.
+
+    Raises:
+        RunError: A variable is given that is set here.
+    """
+    taken = [name for name in _OURS if name in given]
+    if taken:
+        raise RunError(f"--env {taken[0]} is set by trainbox serve", hint="--port sets the port")
+    environment = {name: value for name, value in inherited.items() if not name.startswith(_FOREIGN)}
+    environment |= {"SAGEMAKER_MODEL_SERVER_WORKERS": str(workers)} if workers is not None else {}
+    environment |= {**given, ROOT_VARIABLE: str(root)}
+    environment |= {"SAGEMAKER_BIND_TO_PORT": str(port), "TRAINBOX_BIND_ADDRESS": LOOPBACK}
+    return ServerPlan(argv=(sys.executable, "-m", "trainbox.supervisor.serve"), environment=environment, port=port)
