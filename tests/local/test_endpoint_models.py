@@ -152,6 +152,9 @@ def test_the_server_listens_on_loopback_alone_and_reads_nothing_of_the_shells_sa
     hosting = read_hosting(plan.environment)
     assert (hosting.model_dir, hosting.port, hosting.workers) == (tmp_path / "model", 8081, 2)
     assert plan.url == "http://127.0.0.1:8081"
+    container = plan_server(tmp_path, port=8081, workers=2, given=given, inherited=inherited, image="trainbox:cpu")
+    assert container.argv == ("serve",)
+    assert container.environment == {"SAGEMAKER_MODEL_SERVER_WORKERS": "2", **given}
     with pytest.raises(RunError, match="--env SAGEMAKER_BIND_TO_PORT is set by"):
         plan_server(tmp_path, port=1, workers=None, given={"SAGEMAKER_BIND_TO_PORT": "2"}, inherited={})
 

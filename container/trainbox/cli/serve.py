@@ -1,17 +1,21 @@
 """The verb `trainbox serve MODEL`: an endpoint on this machine, as SageMaker would have it."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trainbox.contract.job import read_environment
 from trainbox.contract.model_card import ModelCard, read_card
 from trainbox.contract.text import visible
 from trainbox.errors import DataError, RunError
+from trainbox.local.backends.engine import DEFAULT_IMAGE
 from trainbox.local.endpoints.model_source import find_source, unpacked
 from trainbox.local.endpoints.sample_request import curl_command, make_request, schema_line
-from trainbox.local.endpoints.server_plan import plan_server
-from trainbox.local.endpoints.server_process import await_end, await_ready, find_port, serving
+from trainbox.local.endpoints.server import Server, await_end, await_ready
+from trainbox.local.endpoints.server_container import serving_container
+from trainbox.local.endpoints.server_plan import ServerPlan, plan_server
+from trainbox.local.endpoints.server_process import find_port, serving_process
 from trainbox.local.interrupts import Interrupts
 from trainbox.local.results.result import MODEL
 
@@ -20,6 +24,7 @@ _DEFAULT_PORT = 8080
 EXAMPLES = (
     "trainbox serve trainbox-out/xgboost-20260101-120000",
     "trainbox serve model.tar.gz --port 8081 --workers 2",
+    "trainbox serve model.tar.gz --docker",
     "trainbox serve model/ --env SAGEMAKER_INFERENCE_OUTPUT=predicted_label,probability",
 )
 
@@ -35,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of 127.0.0.1 ({_DEFAULT_PORT} by default); 0 is any that is free",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one for each processor)")
+    add_docker_argument(parser)
     add_env_argument(parser)
 
 
@@ -42,6 +48,18 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Declare the argument that names a model."""
     parser.add_argument(
         "model", metavar="MODEL", help="a folder with a model, a model.tar.gz, or the result folder of `trainbox run`"
+    )
+
+
+def add_docker_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the flag for an endpoint in a container."""
+    parser.add_argument(
+        "--docker",
+        nargs="?",
+        const=DEFAULT_IMAGE,
+        default="",
+        metavar="IMAGE",
+        help=f"a container of this image ({DEFAULT_IMAGE} by default) instead of a process",
     )
 
 
@@ -73,6 +91,11 @@ def read_card_of(model_dir: Path) -> ModelCard | None:
         return None
 
 
+def serving(plan: ServerPlan, env: Mapping[str, str]) -> AbstractContextManager[Server]:
+    """Return a context in which the server of a plan runs."""
+    return serving_container(plan, env) if plan.image else serving_process(plan)
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C; 0.
 
@@ -81,12 +104,13 @@ def run(args: argparse.Namespace) -> int:
     """
     given = read_variables(args.env)
     with Interrupts() as stop, unpacked(find_source(Path(args.model))) as root:
-        port = args.port or find_port()
-        plan = plan_server(root, port=port, workers=args.workers, given=given, inherited=read_environment())
-        with serving(plan) as process:
-            if await_ready(process, plan, is_stopped=lambda: bool(stop.count)):
+        port = find_port(args.port)
+        env = read_environment()
+        plan = plan_server(root, port=port, workers=args.workers, given=given, inherited=env, image=args.docker)
+        with serving(plan, env) as server:
+            if await_ready(server, plan.url, is_stopped=lambda: bool(stop.count)):
                 print(visible(_how_to_ask(read_card_of(root / MODEL), plan.url)), flush=True)
-                await_end(process, is_stopped=lambda: bool(stop.count))
+                await_end(server, is_stopped=lambda: bool(stop.count))
     return 0
 
 

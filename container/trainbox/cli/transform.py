@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from trainbox.cli.serve import add_env_argument, read_variables
+from trainbox.cli.serve import add_docker_argument, add_env_argument, read_variables, serving
 from trainbox.contract.job import read_environment
 from trainbox.contract.text import visible
 from trainbox.errors import RunError
 from trainbox.local.endpoints.content_types import guess_content_type
 from trainbox.local.endpoints.endpoint import Endpoint
 from trainbox.local.endpoints.model_source import find_source, unpacked
+from trainbox.local.endpoints.server import await_ready
 from trainbox.local.endpoints.server_plan import plan_server
-from trainbox.local.endpoints.server_process import await_ready, find_port, serving
+from trainbox.local.endpoints.server_process import find_port
 from trainbox.local.interrupts import SIGNALS
 from trainbox.local.run_job import INTERRUPTED
 from trainbox.local.transform.options import TransformOptions, batch_variables, check_options, make_plan
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--input-filter", default="$", metavar="PATH", help="JSONPath: what of a record the model is sent")
     add("--output-filter", default="$", metavar="PATH", help="JSONPath: what of the joined record is written")
     add("--workers", type=int, metavar="N", help="requests at the same time (MaxConcurrentTransforms)")
+    add_docker_argument(parser)
     add_env_argument(parser)
 
 
@@ -77,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     )
     check_options(options)
     try:
-        with _raising(), _endpoint(args.model, options, read_variables(args.env), read_environment()) as endpoint:
+        with _raising(), _endpoint(args, options, read_environment()) as endpoint:
             plan = make_plan(options, ask_execution_parameters(endpoint))
             run_transform(inputs, plan, endpoint, _report)
     except KeyboardInterrupt:
@@ -106,21 +108,21 @@ def _report(done: Transformed) -> None:
 
 
 @contextlib.contextmanager
-def _endpoint(
-    model: str, options: TransformOptions, given: Mapping[str, str], inherited: Mapping[str, str]
-) -> Iterator[Endpoint]:
+def _endpoint(args: argparse.Namespace, options: TransformOptions, env: Mapping[str, str]) -> Iterator[Endpoint]:
     """Give the endpoint of a model, started for this job, or the one that runs already."""
-    if "://" in model:
-        if given:
-            raise RunError("--env does not reach an endpoint that runs already", hint="start it with these variables")
-        with contextlib.closing(Endpoint(model)) as endpoint:
+    given = read_variables(args.env)
+    if "://" in args.model:
+        for flag, value in (("--env", given), ("--docker", args.docker)):
+            if value:
+                raise RunError(f"{flag} does not reach an endpoint that runs already", hint="give it to trainbox serve")
+        with contextlib.closing(Endpoint(args.model)) as endpoint:
             yield endpoint
         return
-    with unpacked(find_source(Path(model))) as root:
+    with unpacked(find_source(Path(args.model))) as root:
         variables = {**given, **batch_variables(options)}
-        plan = plan_server(root, port=find_port(), workers=options.workers, given=variables, inherited=inherited)
-        with serving(plan) as process, contextlib.closing(Endpoint(plan.url)) as endpoint:
-            await_ready(process, plan, is_stopped=lambda: False)
+        plan = plan_server(root, port=find_port(), workers=None, given=variables, inherited=env, image=args.docker)
+        with serving(plan, env) as server, contextlib.closing(Endpoint(plan.url)) as endpoint:
+            await_ready(server, plan.url, is_stopped=lambda: False)
             yield endpoint
 
 

@@ -46,8 +46,8 @@ def _cell(value: float | str) -> str:
 
 
 def curl_command(request: SampleRequest, url: str) -> str:
-    """Return the command for a shell that sends a request."""
-    argv = ["curl", "-s", "-H", f"Content-Type: {request.content_type}", "--data-binary", request.body]
+    """Return the command for a shell that sends a request; a cell that begins with @ is no file."""
+    argv = ["curl", "-s", "-H", f"Content-Type: {request.content_type}", "--data-raw", request.body]
     return shlex.join([*argv, f"{url}/invocations"])
 
 

@@ -1,4 +1,4 @@
-"""An endpoint as a process of this machine: started, waited for, and ended with all that it started."""
+"""An endpoint as a process of this machine: started, and ended with all that it started."""
 
 import contextlib
 import os
@@ -6,96 +6,80 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from trainbox.errors import RunError
-from trainbox.local.endpoints.endpoint import Endpoint
 from trainbox.local.endpoints.server_plan import LOOPBACK, ServerPlan
 
 #: As SageMaker: SIGKILL follows SIGTERM after 30 s.
-STOP_SECONDS = 30.0
-_TICK_SECONDS = 0.05
-_PING_SECONDS = 2.0
-_OK = 200
+STOP_SECONDS = 30
 
 
-def find_port() -> int:
-    """Return a port of loopback that nobody listens at."""
-    with socket.create_server((LOOPBACK, 0)) as probe:
-        return int(probe.getsockname()[1])
+def find_port(asked: int = 0) -> int:
+    """Return a port of loopback that nobody listens at.
+
+    Args:
+        asked: The port; 0 is any.
+
+    Raises:
+        RunError: Somebody listens there, or it is no port.
+    """
+    try:
+        with socket.create_server((LOOPBACK, asked)) as probe:
+            return int(probe.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no port"
+        raise RunError(f"port {asked} cannot be used: {why}", hint="--port 0 takes any that is free") from error
 
 
-@contextlib.contextmanager
-def serving(plan: ServerPlan) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run the program while entered; its log goes to stderr. Afterwards it is asked to leave, and killed after 30 s.
+class ServerProcess:
+    """A server that is a process; its log goes to stderr.
 
     Raises:
         RunError: It cannot be started.
     """
+
+    def __init__(self, plan: ServerPlan) -> None:
+        try:
+            self._process = subprocess.Popen(
+                plan.argv,
+                env=dict(plan.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                # Ctrl-C on the terminal reaches trainbox alone, which then says SIGTERM as SageMaker does.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise RunError(f"the endpoint cannot be started: {error.strerror}") from error
+
+    def ending(self) -> str:
+        """Return how it ended; empty while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return ""
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    def end(self) -> None:
+        """Ask it to leave, and kill what is left after 30 s."""
+        self._process.terminate()
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+        finally:  # after a second Ctrl-C, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+@contextlib.contextmanager
+def serving_process(plan: ServerPlan) -> Iterator[ServerProcess]:
+    """Run the program while entered.
+
+    Raises:
+        RunError: It cannot be started.
+    """
+    server = ServerProcess(plan)
     try:
-        process = subprocess.Popen(
-            plan.argv,
-            env=dict(plan.environment),
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            # Ctrl-C on the terminal reaches trainbox alone, which then says SIGTERM as SageMaker does.
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise RunError(f"the endpoint cannot be started: {error.strerror}") from error
-    try:
-        yield process
+        yield server
     finally:
-        _end(process)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:  # after a second Ctrl-C, too
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def await_ready(process: "subprocess.Popen[bytes]", plan: ServerPlan, *, is_stopped: Callable[[], bool]) -> bool:
-    """Wait until the endpoint answers `/ping` with 200.
-
-    Returns:
-        Whether it does; False after a stop.
-
-    Raises:
-        RunError: It ended before.
-    """
-    endpoint = Endpoint(plan.url, _PING_SECONDS)
-    with contextlib.closing(endpoint):
-        while not is_stopped():
-            code = process.poll()
-            if code is not None:
-                raise ended(code)
-            with contextlib.suppress(RunError):
-                if endpoint.get("/ping").status == _OK:
-                    return True
-            time.sleep(_TICK_SECONDS)
-    return False
-
-
-def await_end(process: "subprocess.Popen[bytes]", *, is_stopped: Callable[[], bool]) -> None:
-    """Wait until a stop is asked for.
-
-    Raises:
-        RunError: The endpoint ended by itself.
-    """
-    while not is_stopped():
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            raise ended(process.wait(_TICK_SECONDS))
-
-
-def ended(code: int) -> RunError:
-    """Return the error for an endpoint that ended by itself."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return RunError(f"the endpoint {how}", hint="its log above says why")
+        server.end()
