@@ -13,6 +13,13 @@ from tests.support.waiting import LIMIT, eventually
 
 pytestmark = pytest.mark.process
 
+WITH_PEAK = """
+import pathlib, sys
+from trainbox.cli import main
+code = main()
+print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].partition("\\n")[0])
+sys.exit(code)
+"""
 LINES = ("--split", "Line", "--assemble", "Line")
 
 
@@ -140,6 +147,26 @@ def test_a_payload_limit_of_0_sends_an_input_in_one_chunked_request_and_reads_me
         done = trainbox("transform", server.url, *argv, "--output", data / "raw")
         assert done.returncode == 0
         assert (data / "raw/long.csv.out").read_bytes() == (data / "in/day/long.csv").read_bytes()
+
+
+def test_a_body_of_any_length_needs_no_memory(data: Path) -> None:
+    peaks = []
+    with serving(echo_by_line) as server:
+        for count in (10, 20_000):
+            (data / "long.csv").write_text(f"1,{2:02000},3\n" * count)
+            argv = ["transform", server.url, "--input", data / "long.csv", "--max-payload", 0, "--output", data / "out"]
+            argv += [*LINES, "--join", "Input", "--input-filter", "$[1:]", "--output-filter", "$[0,2]"]
+            # The peak that the kernel hands to who waits is at least that of this process, which forked it.
+            job = subprocess.run(
+                [sys.executable, "-c", WITH_PEAK, *map(str, argv)],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=LIMIT,
+            )
+            assert (data / "out/long.csv.out").read_text() == "1,3\n" * count
+            peaks.append(int(job.stdout.split()[-2]))
+    assert peaks[1] - peaks[0] < 10_000  # kB; the input has 40 MB
 
 
 def test_a_filter_that_finds_nothing_in_a_stream_is_named(data: Path) -> None:

@@ -1,9 +1,11 @@
 """Batch transform without a server: records, mini-batches, filters, joins, counts, and what SageMaker would refuse."""
 
+import csv
 import io
 import itertools
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -37,7 +39,7 @@ def plan_of(options: TransformOptions, offered: ExecutionParameters = NOTHING, *
 
 
 def batches(content: bytes, plan: TransformPlan) -> list[MiniBatch]:
-    records = read_records(io.BytesIO(content), plan.split, plan.max_payload_bytes)
+    records = read_records(io.BytesIO(content), plan.split, plan.longest_record)
     write = lambda record: write_record(record, plan)  # noqa: E731
     return list(make_batches(records, plan.strategy, plan.max_payload_bytes, write))
 
@@ -79,6 +81,14 @@ def test_a_record_beyond_the_payload_limit_is_named(split: SplitType, hint: str)
     with pytest.raises(DataError, match=r"record \d exceeds the payload limit") as caught:
         batches(b"1234\n" + b"5" * 20, plan_of(options, payload=10))
     assert hint in caught.value.hint
+
+
+def test_the_payload_limit_is_that_of_what_is_sent_of_a_record() -> None:
+    options = msgspec.structs.replace(JOIN, input_filter="$[1:]")
+    (batch,) = batches(b"a long name,1,2\n", plan_of(options, payload=10))
+    assert batch.body == b"1,2\n"
+    with pytest.raises(DataError, match="record 1 exceeds"):
+        batches(b"1,1234567890\n", plan_of(options, payload=10))
 
 
 def frame(content: bytes, flag: int = 0) -> bytes:
@@ -182,6 +192,41 @@ def test_cells_joined_again_are_the_row(rows: list[list[str]]) -> None:
         quoted = [f'"{cell.replace(chr(34), chr(34) * 2)}"' if set(cell) & {'"', ","} else cell for cell in row]
         line = ",".join(quoted).encode()
         assert split_cells(line) == [cell.encode() for cell in quoted]
+
+
+CELLS = st.text('ab0.", ', max_size=4)
+PLACES = st.tuples(st.integers(-3, 2), st.integers(-3, 2))
+
+
+@given(
+    st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6),
+    st.lists(CELLS, min_size=6, max_size=6),
+    PLACES,
+    PLACES,
+    st.integers(40, 150),
+)
+def test_filters_and_joins_of_any_csv_are_those_of_its_cells(
+    rows: list[tuple[str, ...]], labels: list[str], taken: tuple[int, int], kept: tuple[int, int], payload: int
+) -> None:
+    paths = {"input_filter": f"$[{taken[0]},{taken[1]}]", "output_filter": f"$[{kept[0]},{kept[1]}]"}
+    plan = plan_of(msgspec.structs.replace(JOIN, **paths), payload=payload)
+    content = write_csv(rows)
+    made = batches(content, plan)
+    assert read_csv(b"".join(batch.body for batch in made)) == [[row[place] for place in taken] for row in rows]
+    given = write_csv([(label,) for label in labels[: len(rows)]]).splitlines(keepends=True)
+    answers = [b"".join(given[record.number - 1] for record in batch.records) for batch in made]
+    joined = [[*row, label] for row, label in zip(rows, labels, strict=False)]
+    assert read_csv(transform(content, answers, plan)) == [[row[place] for place in kept] for row in joined]
+
+
+def write_csv(rows: Sequence[Sequence[str]]) -> bytes:
+    file = io.StringIO()
+    csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
+    return file.getvalue().encode()
+
+
+def read_csv(content: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(content.decode())))
 
 
 # ---- rows in, rows out ----

@@ -68,6 +68,12 @@ class TransformPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.split != "None" and (self.assemble == "Line" or self.changes_output)
 
     @property
+    def longest_record(self) -> int:
+        """The limit of a record in bytes before it is filtered; 0 is any length."""
+        is_filtered = self.processing is not None and self.processing.changes_input
+        return MOST_MB * MB if is_filtered and self.max_payload_bytes else self.max_payload_bytes
+
+    @property
     def changes_output(self) -> bool:
         """Whether answers are filtered or joined."""
         return self.processing is not None and self.processing.changes_output

@@ -132,7 +132,7 @@ def _send_all(
         yield _Sent(each)
         try:
             with each.source.open("rb") as file:
-                records = read_records(file, plan.split, plan.max_payload_bytes)
+                records = read_records(file, plan.split, plan.longest_record)
                 batches = make_batches(
                     records, plan.strategy, plan.max_payload_bytes, lambda record: write_record(record, plan)
                 )
