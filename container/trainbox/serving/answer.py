@@ -1,0 +1,170 @@
+"""Answer a request: bytes to rows, rows to predictions, predictions to bytes; without processes and HTTP.
+
+A worker makes one `Service` for its model. `read` and `write` are apart, so that requests that arrive together can be
+predicted in one call; `answer` does all three steps.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from trainbox.contract.hosting import Hosting, Predictor
+from trainbox.errors import ContractError, DataError, ResourceError
+from trainbox.serving.decode import decode
+from trainbox.serving.encode import (
+    encode_csv,
+    encode_json,
+    encode_json_lines,
+    encode_plain_csv,
+    encode_values,
+)
+from trainbox.serving.features import FeaturePlan, Matrix, plan_features, translate
+from trainbox.serving.media_types import OUTPUT_TYPES, OutputType, choose_output_type, read_input_type
+from trainbox.serving.outputs import Column, check_outputs, default_outputs, select
+from trainbox.serving.request_errors import RequestError, encode_error
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What is sent back."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    #: The number of rows predicted.
+    rows: int = 0
+
+
+class Question(msgspec.Struct, frozen=True, eq=False):
+    """A request that can be answered."""
+
+    rows: Matrix
+    output: OutputType
+    #: What the answer holds; nothing: the numbers of the model as they are.
+    outputs: tuple[str, ...] = ()
+
+
+class Service(msgspec.Struct, frozen=True, eq=False):
+    """A model, and how it is asked and answers."""
+
+    hosting: Hosting
+    predictor: Predictor
+    plan: FeaturePlan
+    #: The content type of an answer where a request leaves it open.
+    default_type: str
+    outputs: tuple[str, ...]
+
+
+def make_service(hosting: Hosting, predictor: Predictor) -> Service:
+    """Derive from a model's card and the variables how requests are read and answered.
+
+    Raises:
+        ContractError: A variable does not fit the model.
+    """
+    card = predictor.card
+    try:
+        check_outputs(hosting.outputs, card)
+    except DataError as error:
+        raise ContractError(f"SAGEMAKER_INFERENCE_OUTPUT: {error.message}", hint=error.hint) from error
+    default = hosting.default_accept.partition(";")[0].strip().lower()
+    if default and default != "*/*" and default not in OUTPUT_TYPES:
+        raise ContractError(
+            f"SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT={hosting.default_accept!r} cannot be given",
+            hint=f"it is one of {', '.join(OUTPUT_TYPES)}",
+        )
+    if default in {"", "*/*"}:
+        default = "text/csv" if card.framework == "xgboost" else "application/json"
+    plan = plan_features(card, most_bytes=hosting.max_body_bytes)
+    return Service(hosting, predictor, plan, default, hosting.outputs or default_outputs(card))
+
+
+def answer(
+    body: bytes, content_type: str, accept: str, hosting: Hosting, predictor: Predictor, *, request_id: str = ""
+) -> Answer:
+    """Answer one request.
+
+    Args:
+        body: The bytes, decompressed.
+        content_type: The header of this name; empty if there is none.
+        accept: The header of this name; empty if there is none.
+        hosting: What SageMaker says to the container.
+        predictor: The model.
+        request_id: For the answer to a request that cannot be used.
+    """
+    return respond(make_service(hosting, predictor), body, content_type, accept, request_id=request_id)
+
+
+def respond(service: Service, body: bytes, content_type: str, accept: str, *, request_id: str = "") -> Answer:
+    """Answer one request, as `answer` does."""
+    try:
+        question = read(service, body, content_type, accept)
+        if question is None:
+            return Answer(HTTPStatus.NO_CONTENT, (), b"")
+        return write(service, question, service.predictor.predict(question.rows))
+    except RequestError as error:
+        return refuse(service, error, request_id=request_id)
+
+
+def read(service: Service, body: bytes, content_type: str, accept: str) -> Question | None:
+    """Read a request; None if its body is empty.
+
+    Raises:
+        RequestError: It cannot be answered.
+    """
+    if not body:
+        return None
+    kind = read_input_type(content_type, takes_images=bool(service.plan.shape))
+    output = choose_output_type(accept, service.default_type)
+    if output.outputs:
+        try:
+            check_outputs(output.outputs, service.predictor.card)
+        except DataError as error:
+            raise RequestError(error.message, status=HTTPStatus.NOT_ACCEPTABLE, hint=error.hint) from error
+    try:
+        rows = decode(body, kind, service.plan)
+    except DataError as error:
+        raise translate(service.plan, error) from error
+    except (ResourceError, MemoryError) as error:
+        raise RequestError(
+            "there is not enough memory to read the request",
+            status=HTTPStatus.SERVICE_UNAVAILABLE,
+            hint="send fewer rows in a request",
+        ) from error
+    return Question(rows, output, output.outputs or service.outputs)
+
+
+def write(service: Service, question: Question, numbers: Any) -> Answer:  # noqa: ANN401 - an array
+    """Return the answer to a request, from what the model gives for its rows: (n,) or (n, c)."""
+    numbers = np.asarray(numbers)
+    if numbers.ndim > 1 and numbers.shape[1:] == (1,):
+        numbers = numbers[:, 0]
+    body = _encode(service, question, numbers)
+    name = question.output.name
+    content_type = f"{name}; charset=utf-8" if name.startswith("text/") else name
+    return Answer(HTTPStatus.OK, (("Content-Type", content_type),), body, len(numbers))
+
+
+def refuse(service: Service, error: RequestError, *, request_id: str = "") -> Answer:
+    """Return the answer to a request that cannot be used."""
+    body = encode_error(error, shows_values=service.hosting.shows_values, request_id=request_id)
+    return Answer(error.status, (("Content-Type", "application/json"),), body)
+
+
+def _encode(service: Service, question: Question, numbers: Any) -> bytes:  # noqa: ANN401 - an array
+    names, kind, batch = question.outputs, question.output.format, service.hosting.batch is not None
+    columns = select(names, numbers, question.rows, service.predictor) if names else [Column("score", numbers)]
+    if kind == "CSV":
+        body = encode_csv(columns) if names else encode_plain_csv(numbers)
+        return _ended(service, body, is_line=batch or not names)
+    if kind == "JSON" and not batch:
+        return encode_json(columns)
+    body = encode_json_lines(columns) if names or kind == "JSON Lines" else encode_values(numbers)
+    return _ended(service, body, is_line=True)
+
+
+def _ended(service: Service, body: bytes, *, is_line: bool) -> bytes:
+    """End the last line; a batch transform job may have it otherwise, as `AssembleWith` adds newlines, too."""
+    if service.hosting.batch is not None and not service.hosting.ends_with_newline:
+        is_line = False
+    return body + b"\n" if is_line and body else body

@@ -1,0 +1,285 @@
+"""What a model expects of each feature: the columns of a body are matched with it, reordered and checked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+
+from trainbox.contract.model_card import MISSING, Features, ModelCard
+from trainbox.contract.text import did_you_mean, short, some
+from trainbox.data.formats import ColumnSpec, RowError
+from trainbox.data.formats.categories import Coding
+from trainbox.data.formats.cell_types import NUMBER, hint_for_cell, is_missing_marker
+from trainbox.errors import DataError
+from trainbox.serving.request_errors import RequestError, describe_place
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+#: What a predictor takes.
+Matrix: TypeAlias = Floats | scipy.sparse.csr_matrix
+#: The most cells of a sparse body that becomes a dense one, which predicts faster.
+_MOST_DENSE_CELLS = 2**20
+_MOST_NAMES = 20
+#: XGBoost takes no larger code of a category.
+_MOST_CODES = 2**24
+
+
+class FeaturePlan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """What a model expects, derived once from its card."""
+
+    count: int
+    #: Empty where training had no names.
+    names: tuple[str, ...] = ()
+    places: Mapping[str, int] = {}
+    #: Of CSV, Parquet and Arrow.
+    columns: ColumnSpec
+    #: The codes of texts; None where the model has no texts.
+    coding: Coding | None = None
+    #: By position the code of each text.
+    codes: Mapping[int, Mapping[str, int]] = {}
+    #: The positions of features whose numbers are codes, and the first code that each has not.
+    coded: tuple[int, ...] = ()
+    ends: tuple[int, ...] = ()
+    #: Numbers that stand for a missing value in texts such as CSV.
+    markers: tuple[float, ...] = ()
+    #: Whether CSV may be read as plain numbers that commas separate.
+    is_plain: bool = True
+    #: What a feature is that a sparse row does not name.
+    is_absent_zero: bool = False
+    #: (channels, height, width) of a network that takes images; empty for rows.
+    shape: tuple[int, ...] = ()
+    #: The most cells that a body may be decoded to.
+    most_cells: int = 2**28
+
+    def name(self, place: int) -> str:
+        """Return the name of a feature."""
+        return self.names[place] if self.names else f"f{place}"
+
+    def place(self, name: str) -> int | None:
+        """Return where a feature is; None where there is none of this name."""
+        return self.places.get(name) if self.names else Features(self.count).place(name)
+
+
+def plan_features(card: ModelCard, *, most_bytes: int) -> FeaturePlan:
+    """Derive from a model's card what a request must have.
+
+    Args:
+        card: The card.
+        most_bytes: The limit of a body, which bounds what it may be decoded to.
+    """
+    places = {name: place for place, name in enumerate(card.features.names)}
+    texts = {places.get(name, card.features.place(name) or 0): tuple(each) for name, each in card.categories.items()}
+    coded = tuple(sorted(card.features.coded() | set(texts)))
+    markers = tuple(float(text) for text in card.missing if NUMBER.fullmatch(text.strip()))
+    return FeaturePlan(
+        count=card.features.count,
+        names=card.features.names,
+        places=places,
+        columns=ColumnSpec(
+            labels=0,
+            missing=card.missing or MISSING,
+            delimiter=card.delimiter,
+            texts=bool(texts),
+            unseen=card.unseen,
+        ),
+        coding=Coding(texts) if texts else None,
+        codes={place: {text: code for code, text in enumerate(each)} for place, each in texts.items()},
+        coded=coded,
+        markers=markers,
+        is_plain=not texts and not markers and card.delimiter in {None, ","},
+        ends=tuple(len(texts[place]) if place in texts else _MOST_CODES for place in coded),
+        is_absent_zero=card.absent == "zero",
+        shape=card.shape if len(card.shape) == 3 else (),  # noqa: PLR2004 - channels, height, width
+        most_cells=max(most_bytes, 2**20),
+    )
+
+
+# ---- names ----
+
+
+def order_of(
+    plan: FeaturePlan, names: Sequence[str], shown: str = "the body", *, is_ordered: bool = True
+) -> list[int] | None:
+    """Return for each feature the position of its column; None where the columns are in order already.
+
+    Args:
+        plan: What the model expects.
+        names: The names of the columns.
+        shown: The body or its part, for messages.
+        is_ordered: Whether columns have an order, so that a model without names may take them as they come.
+
+    Raises:
+        RequestError: A name is unknown, repeated or missing; one error tells all of them.
+    """
+    if tuple(names) == plan.names:
+        return None
+    if not plan.names and len(names) != plan.count:
+        check_count(plan, len(names), shown)
+    known = plan.names or tuple(f"f{place}" for place in range(plan.count))
+    expected = set(known)
+    unknown = [name for name in names if name not in expected]
+    if (
+        is_ordered and not plan.names and len(unknown) == len(names)
+    ):  # training had no names: the header only names positions
+        check_count(plan, len(names), shown)
+        return None
+    given = set(names)
+    missing = [name for name in known if name not in given]
+    if unknown or missing or len(given) < len(names):
+        raise _wrong_names(names, unknown, missing, known, shown)
+    places = {name: place for place, name in enumerate(names)}
+    return [places[name] for name in known]
+
+
+def _wrong_names(
+    names: Sequence[str], unknown: Sequence[str], missing: Sequence[str], known: Sequence[str], shown: str
+) -> RequestError:
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(names) < 10_000 else []  # noqa: PLR2004
+    faults = {"unknown": unknown, "missing": missing, "repeated": repeated}
+    told = "; ".join(
+        f"{some([short(name) for name in found], _MOST_NAMES)} {'is' if len(found) == 1 else 'are'} {what}"
+        for what, found in faults.items()
+        if found
+    )
+    first = next((name for name in (*unknown, *repeated) if name), (*missing, "")[0])
+    guess = did_you_mean(unknown[0], missing) if len(unknown) == 1 and missing else ""
+    is_extra = bool(unknown) and not missing
+    return RequestError(
+        f"columns of {shown} do not match the features of the model: {told}{guess}",
+        hint=("a request has features alone: leave out labels and ids; " if is_extra else "")
+        + f"the features are {some(known, _MOST_NAMES)}",
+        column=names.index(first) + 1 if first in names else None,
+        name=first,
+    )
+
+
+def check_count(plan: FeaturePlan, count: int, shown: str, row: int | None = None) -> None:
+    """Check the number of columns where nothing names them.
+
+    Raises:
+        RequestError: There are more or fewer than features.
+    """
+    if count == plan.count:
+        return
+    extra = " (features alone: leave out labels and ids)" if count > plan.count else ""
+    raise RequestError(
+        f"{shown} has {count:,} columns; the model has {plan.count:,} features",
+        hint=f"send {plan.count:,} columns{extra}: {some([plan.name(i) for i in range(min(plan.count, 30))], 30)}"
+        if plan.count <= 30  # noqa: PLR2004 - shown
+        else f"send {plan.count:,} columns, in the order of training{extra}",
+        row=row,
+    )
+
+
+# ---- cells ----
+
+
+def check_cells(plan: FeaturePlan, rows: Floats, first_row: int = 1) -> None:
+    """Check that numbers are finite, and codes whole numbers from 0.
+
+    Args:
+        plan: What the model expects.
+        rows: (n, m), in the order of the model.
+        first_row: The number of the first row, for messages.
+
+    Raises:
+        RequestError: With the row and column of the first that is not.
+    """
+    infinite = np.isinf(rows)
+    if infinite.any():
+        raise _bad_cell(plan, infinite, first_row, "is infinite or out of the range of a 32-bit float")
+    check_codes(plan, rows, first_row)
+
+
+def check_codes(plan: FeaturePlan, rows: Floats, first_row: int = 1) -> None:
+    """Check that the features whose numbers are codes have whole numbers from 0.
+
+    Raises:
+        RequestError: With the row and column of the first that has not.
+    """
+    if plan.coded:
+        codes = rows[:, plan.coded]
+        wrong = (codes < 0) | (codes >= np.array(plan.ends)) | ((codes != np.floor(codes)) & ~np.isnan(codes))
+        if wrong.any():
+            whole = np.zeros(rows.shape, bool)
+            whole[:, plan.coded] = wrong
+            raise _bad_cell(plan, whole, first_row, "is not a category: the number of one, from 0", rows)
+
+
+def _bad_cell(
+    plan: FeaturePlan, wrong: npt.NDArray[np.bool_], first_row: int, what: str, rows: Floats | None = None
+) -> RequestError:
+    row, place = (int(each) for each in np.argwhere(wrong)[0])
+    where = describe_place(row + first_row, place + 1, plan.name(place))
+    value = None if rows is None else f"{rows[row, place]:g}"
+    return RequestError(
+        f"{where}: the value{'' if value is None else ' ' + value} {what}",
+        hint="leave the cell empty, or send null, if the value is missing",
+        row=row + first_row,
+        column=place + 1,
+        name=plan.name(place),
+        value=value,
+        redacted=f"{where}: the value {what}",
+    )
+
+
+def translate(plan: FeaturePlan, error: DataError) -> RequestError:
+    """Return the error of a request for one of the reader that training uses, too."""
+    if isinstance(error, RequestError):
+        return error
+    if not isinstance(error, RowError):
+        return RequestError(error.message, hint=error.hint, redacted="the body cannot be read as its content type says")
+    place = None if error.column is None else error.column - 1
+    known = place is not None and 0 <= place < plan.count
+    name = error.name or (plan.name(place) if place is not None and known else "")
+    return RequestError(
+        error.message,
+        hint=error.hint if error.value is None else _hint_for_value(plan, name, error.value),
+        row=error.row,
+        column=error.column,
+        name=name,
+        value=error.value,
+        redacted=f"{describe_place(error.row, error.column, name)} cannot be used",
+    )
+
+
+def _hint_for_value(plan: FeaturePlan, name: str, value: str) -> str:
+    place = plan.place(name)
+    if place in plan.codes:
+        return f"send one of {some([repr(text) for text in plan.codes[place]], _MOST_NAMES)}"
+    missing = ", ".join(text or "an empty cell" for text in plan.columns.missing)
+    if not is_missing_marker(value) and (hint := hint_for_cell(value, plan.columns.missing)):
+        return hint
+    return f"send a number; a missing value is {missing}"
+
+
+# ---- sparse rows ----
+
+
+def fit_sparse(plan: FeaturePlan, rows: Any, first_row: int = 1) -> Matrix:  # noqa: ANN401 - a csr_matrix
+    """Return sparse rows with the width of the model; dense ones if they are few.
+
+    Raises:
+        RequestError: A row has a column that the model has not, or a code that is none.
+    """
+    if rows.shape[1] > plan.count and rows.nnz and int(rows.indices.max()) >= plan.count:
+        at = int(np.argmax(rows.indices >= plan.count))
+        row, column = int(np.searchsorted(rows.indptr, at, side="right")) - 1, int(rows.indices[at])
+        raise RequestError(
+            f"row {row + first_row} has the index {column:,}; the model has {plan.count:,} features, counted from 0",
+            hint="count from 0, as in training; or say so: Content-Type: text/libsvm; index_base=1",
+            row=row + first_row,
+            column=column + 1,
+            value=f"{rows.data[at]:g}",
+        )
+    is_small = rows.shape[0] * plan.count <= _MOST_DENSE_CELLS
+    if plan.is_absent_zero or not is_small:
+        fitted = scipy.sparse.csr_matrix((rows.data, rows.indices, rows.indptr), (rows.shape[0], plan.count))
+        fitted.has_sorted_indices = True
+        return fitted
+    dense = np.full((rows.shape[0], plan.count), np.nan, np.float32)
+    dense[np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.indices] = rows.data
+    check_codes(plan, dense, first_row)
+    return dense
