@@ -4,6 +4,7 @@ A worker makes one `Service` for its model. `read` and `write` are apart, so tha
 predicted in one call; `answer` does all three steps.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,10 +21,18 @@ from trainbox.serving.encode import (
     encode_plain_csv,
     encode_values,
 )
+from trainbox.serving.encode_binary import encode_arrow, encode_npy, encode_parquet, encode_recordio
 from trainbox.serving.features import FeaturePlan, Matrix, plan_features, translate
-from trainbox.serving.media_types import OUTPUT_TYPES, OutputType, choose_output_type, read_input_type
+from trainbox.serving.media_types import OUTPUT_TYPES, OutputFormat, OutputType, choose_output_type, read_input_type
 from trainbox.serving.outputs import Column, check_outputs, default_outputs, select
 from trainbox.serving.request_errors import RequestError, encode_error
+
+_BINARY: Mapping[OutputFormat, Callable[[Sequence[Column]], bytes]] = {
+    "NumPy": encode_npy,
+    "recordio-protobuf": encode_recordio,
+    "Parquet": encode_parquet,
+    "Arrow": encode_arrow,
+}
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -101,7 +110,7 @@ def respond(service: Service, body: bytes, content_type: str, accept: str, *, re
         question = read(service, body, content_type, accept)
         if question is None:
             return Answer(HTTPStatus.NO_CONTENT, (), b"")
-        return write(service, question, service.predictor.predict(question.rows))
+        return write(service, question, predict(service, question))
     except RequestError as error:
         return refuse(service, error, request_id=request_id)
 
@@ -134,6 +143,13 @@ def read(service: Service, body: bytes, content_type: str, accept: str) -> Quest
     return Question(rows, output, output.outputs or service.outputs)
 
 
+def predict(service: Service, question: Question) -> Any:  # noqa: ANN401 - an array
+    """Return what the model gives for the rows of a request; nothing for no rows."""
+    if not question.rows.shape[0]:
+        return np.empty(0, np.float32)
+    return service.predictor.predict(question.rows)
+
+
 def write(service: Service, question: Question, numbers: Any) -> Answer:  # noqa: ANN401 - an array
     """Return the answer to a request, from what the model gives for its rows: (n,) or (n, c)."""
     numbers = np.asarray(numbers)
@@ -154,6 +170,8 @@ def refuse(service: Service, error: RequestError, *, request_id: str = "") -> An
 def _encode(service: Service, question: Question, numbers: Any) -> bytes:  # noqa: ANN401 - an array
     names, kind, batch = question.outputs, question.output.format, service.hosting.batch is not None
     columns = select(names, numbers, question.rows, service.predictor) if names else [Column("score", numbers)]
+    if kind in _BINARY:
+        return _BINARY[kind](columns)
     if kind == "CSV":
         body = encode_csv(columns) if names else encode_plain_csv(numbers)
         return _ended(service, body, is_line=batch or not names)

@@ -1,9 +1,23 @@
 """Turn the body of a request into rows of a model, by its content type."""
 
+from collections.abc import Callable, Mapping
+
 from trainbox.serving.decode_csv import decode_csv
+from trainbox.serving.decode_images import decode_image, decode_image_array
 from trainbox.serving.decode_json import decode_json, decode_json_lines
-from trainbox.serving.features import FeaturePlan, Matrix
-from trainbox.serving.media_types import InputType
+from trainbox.serving.decode_records import decode_records
+from trainbox.serving.decode_tables import decode_arrow, decode_npy, decode_parquet
+from trainbox.serving.features import FeaturePlan, Floats, Matrix
+from trainbox.serving.media_types import InputFormat, InputType
+
+_BY_FORMAT: Mapping[InputFormat, Callable[[bytes, FeaturePlan], Floats]] = {
+    "JSON": decode_json,
+    "JSON Lines": decode_json_lines,
+    "Parquet": decode_parquet,
+    "Arrow": decode_arrow,
+    "NumPy": decode_npy,
+    "image": decode_image,
+}
 
 
 def decode(body: bytes, content_type: InputType, plan: FeaturePlan) -> Matrix:
@@ -17,8 +31,11 @@ def decode(body: bytes, content_type: InputType, plan: FeaturePlan) -> Matrix:
     Raises:
         RequestError: The body cannot be used; with row, column, name and value as far as they are known.
     """
-    if content_type.format == "CSV":
+    format_ = content_type.format
+    if format_ == "CSV":
         return decode_csv(body, plan, content_type.header)
-    if content_type.format == "JSON":
-        return decode_json(body, plan)
-    return decode_json_lines(body, plan)
+    if format_ == "libsvm" or format_ == "recordio-protobuf":  # noqa: PLR1714 - so that mypy knows which
+        return decode_records(body, format_, plan, content_type.index_base)
+    if plan.shape and format_ == "NumPy":
+        return decode_image_array(body, plan)
+    return _BY_FORMAT[format_](body, plan)

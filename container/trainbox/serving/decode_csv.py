@@ -22,6 +22,10 @@ _NUMBERS = msgspec.json.Decoder(list[float])
 _CELLS = msgspec.json.Decoder(list[float | None])
 _LARGEST = 3.4028234e38
 _SMALLEST = 1.1754944e-38
+#: No smaller number than this square's root is too large for 32 bits.
+_LARGE_SQUARE = 1e76
+#: Without an exponent a tiny number has many.
+_ZEROS = b"0" * 16
 #: Longer cells on average are not what programs write.
 _LONGEST_CELL = 32
 #: The 29 bits that a 64-bit float has and a 32-bit one has not, and the middle between two of the latter.
@@ -39,14 +43,13 @@ def decode_csv(body: bytes, plan: FeaturePlan, header: bool | None) -> Floats:
     Raises:
         RequestError: With row, column, name and value of the first cell that cannot be used.
     """
-    rows = None
     if plan.is_plain and header is not True and len(body) <= QUICK_BYTES:
         rows = _read_quickly(body, plan)
-    if rows is None:
-        blocks = list(read_blocks(stream_from(body, "body"), plan, header))
-        rows = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.empty((0, plan.count), np.float32)])
-    check_codes(plan, rows)
-    return rows
+        if rows is not None:
+            check_codes(plan, rows)
+            return rows
+    blocks = list(read_blocks(stream_from(body, "body"), plan, header))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.empty((0, plan.count), np.float32)])
 
 
 # ---- plain numbers ----
@@ -71,40 +74,38 @@ def _read_quickly(body: bytes, plan: FeaturePlan) -> Floats | None:
     values = _parse(text, plan, is_missing=b",," in text or text[-1:] == b",")
     if values is None or len(values) != count * plan.count:
         return None
-    rows = round_exactly(values)
+    rows = _round_exactly(values, text)
     return None if rows is None else rows.reshape(count, plan.count)
 
 
 def _parse(text: bytes, plan: FeaturePlan, *, is_missing: bool) -> npt.NDArray[np.float64] | None:
-    if not is_missing:
-        try:
-            return np.array(_NUMBERS.decode(b"[%b]" % text))
-        except msgspec.DecodeError:
-            return None
-    # A first cell that is missing may be the corner of a data frame's header; a word is for the reader of training.
-    if text[:1] == b"," or b"n" in text or "" not in plan.columns.missing:
-        return None
-    text = text.replace(b",,", b",null,").replace(b",,", b",null,")
     try:
+        if not is_missing:
+            return np.array(_NUMBERS.decode(b"[%b]" % text))
+        # A first cell that is missing may be the corner of a data frame's header; a word is for the reader of training.
+        if text[:1] == b"," or b"n" in text or "" not in plan.columns.missing:
+            return None
+        text = text.replace(b",,", b",null,").replace(b",,", b",null,")
         return np.array(_CELLS.decode(b"[%b%b]" % (text, b"null" if text[-1:] == b"," else b"")), np.float64)
     except msgspec.DecodeError:
         return None
 
 
-def round_exactly(values: npt.NDArray[np.float64]) -> Floats | None:
+def _round_exactly(values: npt.NDArray[np.float64], text: bytes) -> Floats | None:
     """Round numbers that were parsed as 64-bit floats as if they had been parsed as 32-bit ones; None if it may differ.
 
     It may if the 64-bit float is just in the middle of two 32-bit ones, as it may have been rounded to be there; near
     0, where the middle has other bits; and for what is infinite or nearly so.
     """
-    content = values.tobytes()
-    if b"\0\0\0" in content:  # or else no number is in the middle
+    if b"\0\0\0" in values.tobytes():  # or else no number is in the middle
         bits = values.view(np.int64)
         if np.count_nonzero((bits & _LOW_BITS) == _MIDDLE):
             return None
-    sizes = np.abs(values)
-    if np.count_nonzero(sizes >= _LARGEST) or np.count_nonzero((sizes < _SMALLEST) & (sizes > 0)):
-        return None
+    has_exponents = b"e" in text or b"E" in text or _ZEROS in text
+    if has_exponents or not values.dot(values) < _LARGE_SQUARE:  # which a missing value makes false, too
+        sizes = np.abs(values)
+        if np.count_nonzero(sizes >= _LARGEST) or np.count_nonzero((sizes < _SMALLEST) & (sizes > 0)):
+            return None
     return values.astype(np.float32)
 
 
@@ -129,7 +130,9 @@ def read_blocks(
         order = _order_of_columns(reader, plan)
         for block in reader.blocks:
             rows = _features(block)
-            yield rows if order is None else np.ascontiguousarray(rows[:, order])
+            rows = rows if order is None else np.ascontiguousarray(rows[:, order])
+            check_codes(plan, rows, lambda row, block=block: block.where(row).number)  # type: ignore[misc]
+            yield rows
     except DataError as error:
         raise translate(plan, error) from error
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from trainbox.contract.text import short
-from trainbox.serving.features import FeaturePlan, Floats, check_cells, check_count, order_of
+from trainbox.serving.features import FeaturePlan, Floats, check_cells, check_count, check_size, order_of
 from trainbox.serving.request_errors import RequestError, describe_place
 
 _LISTS = ("instances", "inputs", "data", "rows", "dataframe_records", "records")
@@ -58,7 +58,7 @@ def decode_json_lines(body: bytes, plan: FeaturePlan, first: int = 1) -> Floats:
     for number, item in zip(numbers, found, strict=True):
         if isinstance(item, list) and item and isinstance(item[0], (list, dict)):
             raise RequestError(f"line {number} has several rows", hint="send one row a line", row=number)
-    return _as_matrix([_unwrapped(item, plan) for item in found], plan, numbers)
+    return _as_matrix([_unwrapped(item, plan, len(found)) for item in found], plan, numbers)
 
 
 def _read_quickly(body: bytes, plan: FeaturePlan) -> Floats | None:
@@ -97,7 +97,7 @@ def _parse(body: bytes, shown: str, row: int | None) -> Any:  # noqa: ANN401 - J
 
 def _rows_of(found: Any, plan: FeaturePlan) -> Floats:  # noqa: ANN401 - JSON
     items = _items_of(found, plan)
-    return _as_matrix([_unwrapped(item, plan) for item in items], plan, range(1, len(items) + 1))
+    return _as_matrix([_unwrapped(item, plan, len(items)) for item in items], plan, range(1, len(items) + 1))
 
 
 def _items_of(found: Any, plan: FeaturePlan) -> Sequence[Any]:  # noqa: ANN401 - JSON
@@ -149,7 +149,7 @@ def _split(columns: Any, data: Any) -> Sequence[Any]:  # noqa: ANN401 - JSON
     return [dict(zip(names, row, strict=True)) for row in data]
 
 
-def _unwrapped(item: Any, plan: FeaturePlan) -> Any:  # noqa: ANN401 - JSON
+def _unwrapped(item: Any, plan: FeaturePlan, rows: int) -> Any:  # noqa: ANN401 - JSON
     """Return the values of one row: a list, or a record by name; sparse ones become a list."""
     if not isinstance(item, dict) or _is_record(item, plan):
         return item
@@ -159,15 +159,16 @@ def _unwrapped(item: Any, plan: FeaturePlan) -> Any:  # noqa: ANN401 - JSON
             if not isinstance(item, dict):
                 return item
     if isinstance(item.get("values"), list):
-        return _dense(item, plan)
+        return _dense(item, plan, rows)
     return item
 
 
-def _dense(tensor: Mapping[str, Any], plan: FeaturePlan) -> Any:  # noqa: ANN401 - JSON
+def _dense(tensor: Mapping[str, Any], plan: FeaturePlan, rows: int) -> Any:  # noqa: ANN401 - JSON
     """Return the values of a tensor of SageMaker's common formats."""
     values, keys = tensor["values"], tensor.get("keys")
     if keys is None:
         return values
+    check_size(plan, rows, plan.count)
     row: list[Any] = [0.0 if plan.is_absent_zero else None] * plan.count
     is_valid = isinstance(keys, list) and len(keys) == len(values)
     if not is_valid or not all(type(key) is int and 0 <= key < plan.count for key in keys):
@@ -201,15 +202,8 @@ def _as_matrix(items: Sequence[Any], plan: FeaturePlan, numbers: Sequence[int]) 
     rows = _rounded(cells)
     for marker in plan.markers:
         rows[rows == np.float32(marker)] = np.nan
-    if np.isinf(rows).any() or plan.coded:
-        _check(rows, plan, numbers)
+    check_cells(plan, rows, numbers.__getitem__)
     return rows
-
-
-def _check(rows: Floats, plan: FeaturePlan, numbers: Sequence[int]) -> None:
-    """Check row by row, so that a message has the number of its line."""
-    for row, number in zip(rows, numbers, strict=True):
-        check_cells(plan, row[None], number)
 
 
 def _cells(item: Any, plan: FeaturePlan, number: int) -> Iterator[Any]:  # noqa: ANN401 - JSON

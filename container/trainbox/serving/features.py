@@ -1,6 +1,7 @@
 """What a model expects of each feature: the columns of a body are matched with it, reordered and checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import msgspec
@@ -13,17 +14,24 @@ from trainbox.contract.text import did_you_mean, short, some
 from trainbox.data.formats import ColumnSpec, RowError
 from trainbox.data.formats.categories import Coding
 from trainbox.data.formats.cell_types import NUMBER, hint_for_cell, is_missing_marker
+from trainbox.data.formats.row_block import make_csr
 from trainbox.errors import DataError
 from trainbox.serving.request_errors import RequestError, describe_place
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 #: What a predictor takes.
 Matrix: TypeAlias = Floats | scipy.sparse.csr_matrix
+#: The number of a row, counted from 0, in the body: of its line, row or record.
+Numbering: TypeAlias = Callable[[int], int]
 #: The most cells of a sparse body that becomes a dense one, which predicts faster.
 _MOST_DENSE_CELLS = 2**20
 _MOST_NAMES = 20
+#: Codes of sparse rows checked at a time.
+_CHECKED = 64
 #: XGBoost takes no larger code of a category.
 _MOST_CODES = 2**24
+#: Where a body may be of any length.
+_MOST_CELLS = 100 * 2**20
 
 
 class FeaturePlan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -92,7 +100,7 @@ def plan_features(card: ModelCard, *, most_bytes: int) -> FeaturePlan:
         ends=tuple(len(texts[place]) if place in texts else _MOST_CODES for place in coded),
         is_absent_zero=card.absent == "zero",
         shape=card.shape if len(card.shape) == 3 else (),  # noqa: PLR2004 - channels, height, width
-        most_cells=max(most_bytes, 2**20),
+        most_cells=max(most_bytes or _MOST_CELLS, 2**20),
     )
 
 
@@ -176,25 +184,30 @@ def check_count(plan: FeaturePlan, count: int, shown: str, row: int | None = Non
 # ---- cells ----
 
 
-def check_cells(plan: FeaturePlan, rows: Floats, first_row: int = 1) -> None:
-    """Check that numbers are finite, and codes whole numbers from 0.
+def from_one(row: int) -> int:
+    """Return the number of a row, where rows are counted from 1."""
+    return row + 1
+
+
+def check_cells(plan: FeaturePlan, rows: Floats, number: Numbering = from_one) -> None:
+    """Check that numbers are finite, and codes those of a category.
 
     Args:
         plan: What the model expects.
         rows: (n, m), in the order of the model.
-        first_row: The number of the first row, for messages.
+        number: Numbers the rows, for messages.
 
     Raises:
         RequestError: With the row and column of the first that is not.
     """
     infinite = np.isinf(rows)
     if infinite.any():
-        raise _bad_cell(plan, infinite, first_row, "is infinite or out of the range of a 32-bit float")
-    check_codes(plan, rows, first_row)
+        raise _bad_cell(plan, infinite, number, "is infinite or out of the range of a 32-bit float")
+    check_codes(plan, rows, number)
 
 
-def check_codes(plan: FeaturePlan, rows: Floats, first_row: int = 1) -> None:
-    """Check that the features whose numbers are codes have whole numbers from 0.
+def check_codes(plan: FeaturePlan, rows: Floats, number: Numbering = from_one) -> None:
+    """Check that the features whose numbers are codes have those of a category.
 
     Raises:
         RequestError: With the row and column of the first that has not.
@@ -205,19 +218,35 @@ def check_codes(plan: FeaturePlan, rows: Floats, first_row: int = 1) -> None:
         if wrong.any():
             whole = np.zeros(rows.shape, bool)
             whole[:, plan.coded] = wrong
-            raise _bad_cell(plan, whole, first_row, "is not a category: the number of one, from 0", rows)
+            raise _bad_cell(plan, whole, number, "is not the number of a category", rows)
+
+
+def check_size(plan: FeaturePlan, rows: int, columns: int) -> None:
+    """Check that a body is not decoded to more cells than there is memory for.
+
+    Raises:
+        RequestError: It is; 413.
+    """
+    if rows * max(1, columns) > plan.most_cells:
+        raise RequestError(
+            f"the body has {rows:,} rows of {columns:,} columns; at most {plan.most_cells:,} cells are decoded",
+            status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            hint="send fewer rows in a request",
+        )
 
 
 def _bad_cell(
-    plan: FeaturePlan, wrong: npt.NDArray[np.bool_], first_row: int, what: str, rows: Floats | None = None
+    plan: FeaturePlan, wrong: npt.NDArray[np.bool_], number: Numbering, what: str, rows: Floats | None = None
 ) -> RequestError:
     row, place = (int(each) for each in np.argwhere(wrong)[0])
-    where = describe_place(row + first_row, place + 1, plan.name(place))
+    where = describe_place(number(row), place + 1, plan.name(place))
     value = None if rows is None else f"{rows[row, place]:g}"
     return RequestError(
         f"{where}: the value{'' if value is None else ' ' + value} {what}",
-        hint="leave the cell empty, or send null, if the value is missing",
-        row=row + first_row,
+        hint="send a whole number from 0"
+        if value is not None
+        else "send null, NaN or an empty cell for what is missing",
+        row=number(row),
         column=place + 1,
         name=plan.name(place),
         value=value,
@@ -247,7 +276,7 @@ def translate(plan: FeaturePlan, error: DataError) -> RequestError:
 
 def _hint_for_value(plan: FeaturePlan, name: str, value: str) -> str:
     place = plan.place(name)
-    if place in plan.codes:
+    if place is not None and place in plan.codes:
         return f"send one of {some([repr(text) for text in plan.codes[place]], _MOST_NAMES)}"
     missing = ", ".join(text or "an empty cell" for text in plan.columns.missing)
     if not is_missing_marker(value) and (hint := hint_for_cell(value, plan.columns.missing)):
@@ -258,28 +287,39 @@ def _hint_for_value(plan: FeaturePlan, name: str, value: str) -> str:
 # ---- sparse rows ----
 
 
-def fit_sparse(plan: FeaturePlan, rows: Any, first_row: int = 1) -> Matrix:  # noqa: ANN401 - a csr_matrix
+def fit_sparse(plan: FeaturePlan, rows: Any, number: Numbering) -> Matrix:  # noqa: ANN401 - a csr_matrix
     """Return sparse rows with the width of the model; dense ones if they are few.
 
     Raises:
         RequestError: A row has a column that the model has not, or a code that is none.
     """
-    if rows.shape[1] > plan.count and rows.nnz and int(rows.indices.max()) >= plan.count:
+    count = rows.shape[0]
+    if rows.nnz and int(rows.indices.max()) >= plan.count:
         at = int(np.argmax(rows.indices >= plan.count))
-        row, column = int(np.searchsorted(rows.indptr, at, side="right")) - 1, int(rows.indices[at])
-        raise RequestError(
-            f"row {row + first_row} has the index {column:,}; the model has {plan.count:,} features, counted from 0",
-            hint="count from 0, as in training; or say so: Content-Type: text/libsvm; index_base=1",
-            row=row + first_row,
-            column=column + 1,
-            value=f"{rows.data[at]:g}",
-        )
-    is_small = rows.shape[0] * plan.count <= _MOST_DENSE_CELLS
-    if plan.is_absent_zero or not is_small:
-        fitted = scipy.sparse.csr_matrix((rows.data, rows.indices, rows.indptr), (rows.shape[0], plan.count))
-        fitted.has_sorted_indices = True
-        return fitted
-    dense = np.full((rows.shape[0], plan.count), np.nan, np.float32)
-    dense[np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.indices] = rows.data
-    check_codes(plan, dense, first_row)
+        raise _wrong_index(plan, number(int(np.searchsorted(rows.indptr, at, side="right")) - 1), int(rows.indices[at]))
+    if plan.is_absent_zero or count * plan.count > _MOST_DENSE_CELLS:
+        _check_sparse_codes(plan, rows, number)
+        return make_csr(rows.data, rows.indices, rows.indptr, plan.count)
+    dense = np.full((count, plan.count), np.nan, np.float32)
+    dense[np.repeat(np.arange(count), np.diff(rows.indptr)), rows.indices] = rows.data
+    check_codes(plan, dense, number)
     return dense
+
+
+def _check_sparse_codes(plan: FeaturePlan, rows: Any, number: Numbering) -> None:  # noqa: ANN401 - a csr_matrix
+    at = np.flatnonzero(np.isin(rows.indices, plan.coded))
+    for start in range(0, len(at), _CHECKED):
+        found = at[start : start + _CHECKED]
+        of_row = np.searchsorted(rows.indptr, found, side="right") - 1
+        cells = np.full((len(found), plan.count), np.nan, np.float32)
+        cells[np.arange(len(found)), rows.indices[found]] = rows.data[found]
+        check_codes(plan, cells, [number(int(row)) for row in of_row].__getitem__)
+
+
+def _wrong_index(plan: FeaturePlan, row: int, index: int) -> RequestError:
+    return RequestError(
+        f"row {row} has the index {index:,}; the model has {plan.count:,} features, counted from 0",
+        hint="count from 0, as in training; libsvm that counts from 1 says so: Content-Type: text/libsvm; index_base=1",
+        row=row,
+        column=index + 1,
+    )
