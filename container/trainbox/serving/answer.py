@@ -52,6 +52,8 @@ class Question(msgspec.Struct, frozen=True, eq=False):
     output: OutputType
     #: What the answer holds; nothing: the numbers of the model as they are.
     outputs: tuple[str, ...] = ()
+    #: Whether the first line of the body is no row.
+    has_header: bool = False
 
 
 class Service(msgspec.Struct, frozen=True, eq=False):
@@ -84,7 +86,7 @@ def make_service(hosting: Hosting, predictor: Predictor) -> Service:
         )
     if default in {"", "*/*"}:
         default = "text/csv" if card.framework == "xgboost" else "application/json"
-    plan = plan_features(card, most_bytes=hosting.max_body_bytes)
+    plan = plan_features(card, most_bytes=hosting.max_body_bytes, is_batch=hosting.batch is not None)
     return Service(hosting, predictor, plan, default, hosting.outputs or default_outputs(card))
 
 
@@ -124,14 +126,9 @@ def read(service: Service, body: bytes, content_type: str, accept: str) -> Quest
     if not body:
         return None
     kind = read_input_type(content_type, takes_images=bool(service.plan.shape))
-    output = choose_output_type(accept, service.default_type)
-    if output.outputs:
-        try:
-            check_outputs(output.outputs, service.predictor.card)
-        except DataError as error:
-            raise RequestError(error.message, status=HTTPStatus.NOT_ACCEPTABLE, hint=error.hint) from error
+    output = choose_output(service, accept)
     try:
-        rows = decode(body, kind, service.plan)
+        decoded = decode(body, kind, service.plan)
     except DataError as error:
         raise translate(service.plan, error) from error
     except (ResourceError, MemoryError) as error:
@@ -140,7 +137,22 @@ def read(service: Service, body: bytes, content_type: str, accept: str) -> Quest
             status=HTTPStatus.SERVICE_UNAVAILABLE,
             hint="send fewer rows in a request",
         ) from error
-    return Question(rows, output, output.outputs or service.outputs)
+    return Question(decoded.rows, output, output.outputs or service.outputs, decoded.has_header)
+
+
+def choose_output(service: Service, accept: str) -> OutputType:
+    """Choose the content type of an answer, and what it holds.
+
+    Raises:
+        RequestError: 406: `Accept` allows none, or asks for an output that the model has not.
+    """
+    output = choose_output_type(accept, service.default_type)
+    if output.outputs:
+        try:
+            check_outputs(output.outputs, service.predictor.card)
+        except DataError as error:
+            raise RequestError(error.message, status=HTTPStatus.NOT_ACCEPTABLE, hint=error.hint) from error
+    return output
 
 
 def predict(service: Service, question: Question) -> Any:  # noqa: ANN401 - an array
@@ -152,13 +164,14 @@ def predict(service: Service, question: Question) -> Any:  # noqa: ANN401 - an a
 
 def write(service: Service, question: Question, numbers: Any) -> Answer:  # noqa: ANN401 - an array
     """Return the answer to a request, from what the model gives for its rows: (n,) or (n, c)."""
-    numbers = np.asarray(numbers)
-    if numbers.ndim > 1 and numbers.shape[1:] == (1,):
-        numbers = numbers[:, 0]
-    body = _encode(service, question, numbers)
-    name = question.output.name
-    content_type = f"{name}; charset=utf-8" if name.startswith("text/") else name
-    return Answer(HTTPStatus.OK, (("Content-Type", content_type),), body, len(numbers))
+    body = encode_rows(service, question, numbers)
+    headers = (("Content-Type", content_type_of(question.output)),)
+    return Answer(HTTPStatus.OK, headers, body, int(question.rows.shape[0]))
+
+
+def content_type_of(output: OutputType) -> str:
+    """Return the header of an answer; text says that it is UTF-8."""
+    return f"{output.name}; charset=utf-8" if output.name.startswith("text/") else output.name
 
 
 def refuse(service: Service, error: RequestError, *, request_id: str = "") -> Answer:
@@ -167,22 +180,24 @@ def refuse(service: Service, error: RequestError, *, request_id: str = "") -> An
     return Answer(error.status, (("Content-Type", "application/json"),), body)
 
 
-def _encode(service: Service, question: Question, numbers: Any) -> bytes:  # noqa: ANN401 - an array
-    names, kind, batch = question.outputs, question.output.format, service.hosting.batch is not None
+def encode_rows(service: Service, question: Question, numbers: Any) -> bytes:  # noqa: ANN401 - an array
+    """Return the body of the answer to a request, from what the model gives for its rows."""
+    numbers = np.asarray(numbers)
+    if numbers.ndim > 1 and numbers.shape[1:] == (1,):
+        numbers = numbers[:, 0]
+    names, kind, hosting = question.outputs, question.output.format, service.hosting
     columns = select(names, numbers, question.rows, service.predictor) if names else [Column("score", numbers)]
     if kind in _BINARY:
         return _BINARY[kind](columns)
+    if kind == "JSON" and hosting.batch is None:
+        return encode_json(columns)
     if kind == "CSV":
         body = encode_csv(columns) if names else encode_plain_csv(numbers)
-        return _ended(service, body, is_line=batch or not names)
-    if kind == "JSON" and not batch:
-        return encode_json(columns)
-    body = encode_json_lines(columns) if names or kind == "JSON Lines" else encode_values(numbers)
-    return _ended(service, body, is_line=True)
-
-
-def _ended(service: Service, body: bytes, *, is_line: bool) -> bytes:
-    """End the last line; a batch transform job may have it otherwise, as `AssembleWith` adds newlines, too."""
-    if service.hosting.batch is not None and not service.hosting.ends_with_newline:
-        is_line = False
-    return body + b"\n" if is_line and body else body
+    else:
+        body = encode_json_lines(columns) if names or kind == "JSON Lines" else encode_values(numbers)
+    if hosting.batch is None:
+        # The built-in ends no line of chosen outputs.
+        return body + b"\n" if body and not (names and kind == "CSV") else body
+    # A line for each line: a header has an empty one.
+    body = b"\n" + body if question.has_header else body
+    return body + b"\n" if body and hosting.ends_with_newline else body

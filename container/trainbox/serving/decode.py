@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from trainbox.serving.decode_csv import decode_csv
 from trainbox.serving.decode_images import decode_image, decode_image_array
 from trainbox.serving.decode_json import decode_json, decode_json_lines
@@ -20,8 +22,16 @@ _BY_FORMAT: Mapping[InputFormat, Callable[[bytes, FeaturePlan], Floats]] = {
 }
 
 
-def decode(body: bytes, content_type: InputType, plan: FeaturePlan) -> Matrix:
-    """Return the rows of a body: float32, C-ordered, in the order of the model, a missing value is NaN.
+class Decoded(msgspec.Struct, frozen=True, eq=False):
+    """The rows of a body: float32, C-ordered, in the order of the model, a missing value is NaN."""
+
+    rows: Matrix
+    #: Whether its first line is no row.
+    has_header: bool = False
+
+
+def decode(body: bytes, content_type: InputType, plan: FeaturePlan) -> Decoded:
+    """Return the rows of a body.
 
     Args:
         body: The bytes, decompressed.
@@ -33,9 +43,10 @@ def decode(body: bytes, content_type: InputType, plan: FeaturePlan) -> Matrix:
     """
     format_ = content_type.format
     if format_ == "CSV":
-        return decode_csv(body, plan, content_type.header)
+        found = decode_csv(body, plan, content_type.header)
+        return Decoded(found.rows, found.has_header)
     if format_ == "libsvm" or format_ == "recordio-protobuf":  # noqa: PLR1714 - so that mypy knows which
-        return decode_records(body, format_, plan, content_type.index_base)
+        return Decoded(decode_records(body, format_, plan, content_type.index_base))
     if plan.shape and format_ == "NumPy":
-        return decode_image_array(body, plan)
-    return _BY_FORMAT[format_](body, plan)
+        return Decoded(decode_image_array(body, plan))
+    return Decoded(_BY_FORMAT[format_](body, plan))

@@ -5,16 +5,22 @@ that reads CSV. JSON's numbers are fewer than CSV's (no `+1`, `.5`, `007`), so w
 reader of training decides then, and says row, column, name and value. Both give the same 32-bit floats.
 """
 
+import csv
 from collections.abc import Iterator
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.data.formats import BodyReader, ByteStream, Rows, open_body, stream_from
+from trainbox.contract.text import short, some
+from trainbox.data.formats import BodyReader, ByteStream, Rows, inspect, open_body, stream_from
+from trainbox.data.formats.byte_stream import peek_lines
+from trainbox.data.formats.cell_types import is_value
+from trainbox.data.formats.csv_header import DELIMITERS
 from trainbox.data.formats.row_block import join_features
 from trainbox.errors import DataError
 from trainbox.serving.features import FeaturePlan, Floats, check_codes, check_count, order_of, translate
+from trainbox.serving.request_errors import RequestError
 
 #: Up to this many bytes a list of Python's floats is quicker than Arrow.
 QUICK_BYTES = 128 * 1024
@@ -26,13 +32,22 @@ _SMALLEST = 1.1754944e-38
 _LARGE_SQUARE = 1e76
 #: Without an exponent a tiny number has many.
 _ZEROS = b"0" * 16
+#: Of lines with texts.
+_MOST_LINES = 256
 #: Longer cells on average are not what programs write.
 _LONGEST_CELL = 32
 #: The 29 bits that a 64-bit float has and a 32-bit one has not, and the middle between two of the latter.
 _LOW_BITS, _MIDDLE = 0x1FFFFFFF, 0x10000000
 
 
-def decode_csv(body: bytes, plan: FeaturePlan, header: bool | None) -> Floats:
+class CsvRows(msgspec.Struct, frozen=True, eq=False):
+    """The rows of a body of CSV."""
+
+    rows: Floats
+    has_header: bool = False
+
+
+def decode_csv(body: bytes, plan: FeaturePlan, header: bool | None) -> CsvRows:
     """Return the rows of a body of CSV.
 
     Args:
@@ -43,36 +58,68 @@ def decode_csv(body: bytes, plan: FeaturePlan, header: bool | None) -> Floats:
     Raises:
         RequestError: With row, column, name and value of the first cell that cannot be used.
     """
-    if plan.is_plain and header is not True and len(body) <= QUICK_BYTES:
+    if plan.is_plain and (header is not True or plan.refuses_header) and len(body) <= QUICK_BYTES:
         rows = _read_quickly(body, plan)
         if rows is not None:
             check_codes(plan, rows)
-            return rows
-    blocks = list(read_blocks(stream_from(body, "body"), plan, header))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.empty((0, plan.count), np.float32)])
+            return CsvRows(rows)
+    reader = open_csv(stream_from(body, "body"), plan, header)
+    blocks = list(reader.blocks)
+    if len(blocks) == 1:
+        return CsvRows(blocks[0], reader.has_header)
+    return CsvRows(np.concatenate(blocks or [np.empty((0, plan.count), np.float32)]), reader.has_header)
 
 
 # ---- plain numbers ----
 
 
 def _read_quickly(body: bytes, plan: FeaturePlan) -> Floats | None:
-    """Read lines of plain numbers; None for anything else."""
+    """Read lines of plain numbers, and texts with codes; None for anything else."""
     text = body.replace(b"\r\n", b"\n") if b"\r" in body else body
     text = text[:-1] if text.endswith(b"\n") else text
+    if plan.words:
+        return _read_words(text, plan)
+    count = 1
     if b"\n" in text:
         lines = text.split(b"\n")
         commas = plan.count - 1
         if any(line.count(b",") != commas for line in lines):
             return None
         count, text = len(lines), b",".join(lines)
-    else:
-        count = 1
-    if len(text) > _LONGEST_CELL * count * plan.count or b"\r" in text:
-        return None
-    if b"-0," in text or text[-2:] == b"-0":  # JSON has no negative zero that is a whole number
+    if b"\r" in text or b"-0," in text or text[-2:] == b"-0":  # JSON has no whole negative zero
         return None
     values = _parse(text, plan, is_missing=b",," in text or text[-1:] == b",")
-    if values is None or len(values) != count * plan.count:
+    return None if values is None else _shaped(values, text, count, plan)
+
+
+def _read_words(text: bytes, plan: FeaturePlan) -> Floats | None:
+    """Read lines of numbers and texts; None if any needs another look."""
+    lines = text.split(b"\n")
+    if len(lines) > _MOST_LINES or b'"' in text or b"-0," in text or b"-0\n" in text or text[-2:] == b"-0":
+        return None
+    found: list[bytes] = []
+    for line in lines:
+        cells = line.split(b",")
+        if len(cells) != plan.count:
+            return None
+        for place, codes in plan.words.items():
+            code = codes.get(cells[place])
+            if code is None:
+                return None
+            cells[place] = code
+        found += [cell or b"null" for cell in cells]
+    if lines[0] == ",".join(plan.names).encode():
+        return None
+    joined = b",".join(found)
+    try:
+        values = np.array(_CELLS.decode(b"[%b]" % joined), np.float64)
+    except msgspec.DecodeError:
+        return None
+    return _shaped(values, joined, len(lines), plan)
+
+
+def _shaped(values: npt.NDArray[np.float64], text: bytes, count: int, plan: FeaturePlan) -> Floats | None:
+    if len(values) != count * plan.count or len(text) > _LONGEST_CELL * len(values):
         return None
     rows = _round_exactly(values, text)
     return None if rows is None else rows.reshape(count, plan.count)
@@ -112,22 +159,75 @@ def _round_exactly(values: npt.NDArray[np.float64], text: bytes) -> Floats | Non
 # ---- the reader of training ----
 
 
-def read_blocks(
-    stream: ByteStream,
-    plan: FeaturePlan,
-    header: bool | None,
-    *,
-    size: int | None = None,
-) -> Iterator[Floats]:
-    """Yield the rows of CSV of any length, block by block, in the order of the model.
+class CsvReader(msgspec.Struct, frozen=True, eq=False):
+    """CSV whose first lines have been inspected."""
+
+    has_header: bool
+    #: The rows in the order of the model, block by block; once.
+    blocks: Iterator[Floats]
+
+
+def open_csv(stream: ByteStream, plan: FeaturePlan, header: bool | None, *, size: int | None = None) -> CsvReader:
+    """Inspect the first lines of CSV of any length; its rows are then read in bounded memory.
+
+    Args:
+        stream: The bytes, decompressed.
+        plan: What the model expects.
+        header: Whether the first line is a header; None: detected.
+        size: The number of bytes to parse at a time.
 
     Raises:
-        RequestError: With row, column, name and value of the first cell that cannot be used.
+        RequestError: The first lines cannot be used; `blocks` raises it for the first cell that cannot.
     """
-    columns = msgspec.structs.replace(plan.columns, header=header)
     try:
+        known = None if header and plan.refuses_header else header
+        columns = msgspec.structs.replace(plan.columns, header=_detect_header(stream, plan) if known is None else known)
+        source = inspect(stream, "CSV", columns)
+        if source is not None and source.names is None:
+            check_count(plan, source.width or 0, "the first row", 1)
         reader = open_body(stream, "CSV", columns, coding=plan.coding, names=plan.names or None, size=size)
-        order = _order_of_columns(reader, plan)
+        if reader.names is not None and plan.refuses_header and not header:
+            raise _refused(reader.names)
+        order = None if reader.names is None else order_of(plan, reader.names)
+        return CsvReader(reader.names is not None, _read(reader, plan, order))
+    except DataError as error:
+        raise translate(plan, error) from error
+
+
+def _detect_header(stream: ByteStream, plan: FeaturePlan) -> bool | None:
+    """Return whether the first line is a header, by the names and texts that the model knows; None if these differ."""
+    lines = peek_lines(stream, most=1)
+    if not lines or not (plan.names or plan.codes):
+        return None
+    for delimiter in plan.columns.delimiter or DELIMITERS:
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([lines[0][1]], delimiter=delimiter))]
+        except csv.Error:
+            return None
+        if plan.names and set(cells) == set(plan.names):
+            return True
+        if plan.codes and len(cells) == plan.count and all(_fits(cell, plan, at) for at, cell in enumerate(cells)):
+            return False
+    return None
+
+
+def _fits(cell: str, plan: FeaturePlan, place: int) -> bool:
+    codes = plan.codes.get(place)
+    return cell in plan.columns.missing or (is_value(cell, ()) if codes is None else cell in codes)
+
+
+def _refused(names: tuple[str, ...]) -> RequestError:
+    return RequestError(
+        f"the first line is a header: {some([short(name) for name in names])}",
+        hint="a batch transform job joins each line with its answer: leave the header out, or say that there is one,"
+        " which is answered with an empty line: Content-Type: text/csv; header=present",
+        row=1,
+        redacted="the first line is a header",
+    )
+
+
+def _read(reader: BodyReader, plan: FeaturePlan, order: list[int] | None) -> Iterator[Floats]:
+    try:
         for block in reader.blocks:
             rows = _features(block)
             rows = rows if order is None else np.ascontiguousarray(rows[:, order])
@@ -135,14 +235,6 @@ def read_blocks(
             yield rows
     except DataError as error:
         raise translate(plan, error) from error
-
-
-def _order_of_columns(reader: BodyReader, plan: FeaturePlan) -> list[int] | None:
-    if reader.names is not None:
-        return order_of(plan, reader.names)
-    if reader.width:
-        check_count(plan, reader.width, "the body")
-    return None
 
 
 def _features(block: Rows) -> Floats:

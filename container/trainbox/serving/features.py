@@ -52,8 +52,12 @@ class FeaturePlan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     ends: tuple[int, ...] = ()
     #: Numbers that stand for a missing value in texts such as CSV.
     markers: tuple[float, ...] = ()
-    #: Whether CSV may be read as plain numbers that commas separate.
+    #: Whether CSV may be read as plain numbers, and texts with codes, that commas separate.
     is_plain: bool = True
+    #: By position of a feature of texts the JSON of each cell of CSV.
+    words: Mapping[int, Mapping[bytes, bytes]] = {}
+    #: Whether a header is no row without an answer: in batch transform answers are joined with lines.
+    refuses_header: bool = False
     #: What a feature is that a sparse row does not name.
     is_absent_zero: bool = False
     #: (channels, height, width) of a network that takes images; empty for rows.
@@ -70,16 +74,18 @@ class FeaturePlan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         return self.places.get(name) if self.names else Features(self.count).place(name)
 
 
-def plan_features(card: ModelCard, *, most_bytes: int) -> FeaturePlan:
+def plan_features(card: ModelCard, *, most_bytes: int = 0, is_batch: bool = False) -> FeaturePlan:
     """Derive from a model's card what a request must have.
 
     Args:
         card: The card.
-        most_bytes: The limit of a body, which bounds what it may be decoded to.
+        most_bytes: The limit of a body, which bounds what it may be decoded to; 0 is any length.
+        is_batch: Whether requests are those of a batch transform job.
     """
     places = {name: place for place, name in enumerate(card.features.names)}
     texts = {places.get(name, card.features.place(name) or 0): tuple(each) for name, each in card.categories.items()}
     coded = tuple(sorted(card.features.coded() | set(texts)))
+    missing = card.missing or MISSING
     markers = tuple(float(text) for text in card.missing if NUMBER.fullmatch(text.strip()))
     return FeaturePlan(
         count=card.features.count,
@@ -87,7 +93,7 @@ def plan_features(card: ModelCard, *, most_bytes: int) -> FeaturePlan:
         places=places,
         columns=ColumnSpec(
             labels=0,
-            missing=card.missing or MISSING,
+            missing=missing,
             delimiter=card.delimiter,
             texts=bool(texts),
             unseen=card.unseen,
@@ -96,12 +102,20 @@ def plan_features(card: ModelCard, *, most_bytes: int) -> FeaturePlan:
         codes={place: {text: code for code, text in enumerate(each)} for place, each in texts.items()},
         coded=coded,
         markers=markers,
-        is_plain=not texts and not markers and card.delimiter in {None, ","},
+        is_plain=not markers and card.delimiter in {None, ","} and (not texts or {"", "null"} <= set(missing)),
+        words={place: _words(each, missing) for place, each in texts.items()},
+        refuses_header=is_batch,
         ends=tuple(len(texts[place]) if place in texts else _MOST_CODES for place in coded),
         is_absent_zero=card.absent == "zero",
         shape=card.shape if len(card.shape) == 3 else (),  # noqa: PLR2004 - channels, height, width
         most_cells=max(most_bytes or _MOST_CELLS, 2**20),
     )
+
+
+def _words(texts: Sequence[str], missing: Sequence[str]) -> Mapping[bytes, bytes]:
+    """Return the JSON of the cells of a feature of texts; what needs quotes or blanks around it is left out."""
+    cells = {text.encode(): str(code).encode() for code, text in enumerate(texts) if "," not in text}
+    return cells | {marker.encode(): b"null" for marker in (*missing, "NaN", "nan")}
 
 
 # ---- names ----
@@ -160,6 +174,9 @@ def _wrong_names(
         + f"the features are {some(known, _MOST_NAMES)}",
         column=names.index(first) + 1 if first in names else None,
         name=first,
+        redacted=f"columns of {shown} do not match the features of the model: "
+        + ", ".join(f"{len(found)} {what}" for what, found in faults.items() if found),
+        is_name_given=first not in known,
     )
 
 

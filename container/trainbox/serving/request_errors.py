@@ -23,6 +23,7 @@ class RequestError(DataError):
         name: The name of the column.
         value: The text of the cell.
         redacted: The message without anything that the request holds; by default the message holds nothing of it.
+        is_name_given: Whether the name is one that the request holds, and the model does not know.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class RequestError(DataError):
         name: str = "",
         value: str | None = None,
         redacted: str = "",
+        is_name_given: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
@@ -44,6 +46,7 @@ class RequestError(DataError):
         self.name = name
         self.value = value
         self.redacted = redacted
+        self.is_name_given = is_name_given
 
 
 class _Body(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,7 +74,7 @@ def encode_error(error: RequestError, *, shows_values: bool = True, request_id: 
         _cut(error.redacted if hides else error.message),
         error.row,
         error.column,
-        _cut(error.name),
+        "" if error.is_name_given and not shows_values else _cut(error.name),
         _cut(error.value) if shows_values and error.value is not None else None,
         "" if hides else _cut(error.hint),
         request_id,
