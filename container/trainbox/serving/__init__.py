@@ -1,0 +1,1 @@
+"""Serving: answers requests with a model; imports no framework before it has one to load."""
