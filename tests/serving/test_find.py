@@ -245,7 +245,7 @@ def test_a_model_of_an_earlier_version_answers_as_it_did(tmp_path: Path) -> None
     model = FIXTURES / "xgboost/model"
     place(tmp_path / "model", {path.name: path.read_bytes() for path in model.iterdir()})
     ours = load(find(tmp_path))
-    rows = np.array([[float(cell) for cell in line] for line in [[0.5, -0.25, 1, 2], [-1, -1, 0, 3]]], np.float32)
+    rows = np.array([[0.5, -0.25, 1, 2], [-1, -1, 0, 3]], np.float32)
     assert len(ours.predict(rows)) == 2
     assert predict(model)["xgboost-model"].tolist() == pytest.approx(about("xgboost")["predictions"]["xgboost-model"])
     assert self_test(ours) is None

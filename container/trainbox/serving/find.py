@@ -8,6 +8,7 @@ import ast
 import itertools
 import re
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -308,7 +309,7 @@ def _choose_files(hosting: Hosting, listing: Listing) -> tuple[Form, tuple[str, 
 def _group(listed: Sequence[ModelFile]) -> list[tuple[Form, tuple[str, ...]]]:
     """Return the models among the files; those of the folds of one training are one."""
     folds = sorted((int(match[2]), file) for file in listed if (match := _FOLD.fullmatch(file.name)))
-    models = [
+    models: list[tuple[Form, tuple[str, ...]]] = [
         (file.form, (file.name,)) for file in listed if file.form in _FRAMEWORKS and not _FOLD.fullmatch(file.name)
     ]
     if folds:
@@ -351,4 +352,30 @@ def load(found: Found) -> Predictor:
             found.card,
             use_ensemble=found.use_ensemble,
         )
+    if found.framework == "scikit-learn":
+        if found.may_run_code:
+            add_code(found.model_dir)
+        from trainbox.sklearn import entry as sklearn_entry  # noqa: PLC0415 - likewise
+
+        sklearn_entry.load()
+        from trainbox.sklearn import predictor as of_sklearn  # noqa: PLC0415 - likewise
+
+        return of_sklearn.load_predictor(
+            found.model_dir,
+            found.files[0],
+            found.card,
+            is_pickle=found.form == "pickle",
+            may_run_code=found.may_run_code,
+        )
     raise DataError(f"{found.model_dir}: the user's model_fn loads this model")
+
+
+def add_code(model_dir: Path) -> None:
+    """Make the modules in `code/` of a model importable: a pickle may need a class of the user.
+
+    Args:
+        model_dir: The model's directory.
+    """
+    for directory in (model_dir / "code" / "lib", model_dir / "code"):
+        if directory.is_dir() and str(directory) not in sys.path:
+            sys.path.insert(0, str(directory))
