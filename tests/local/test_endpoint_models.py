@@ -184,33 +184,30 @@ def test_a_folder_does_not_hide_the_bundled_script_of_its_name(
     assert "runs code" in capsys.readouterr().out
 
 
-def test_hooks_are_found_without_running_them_and_pickles_are_named(model: Path) -> None:
-    assert not summarise_model(model).hooks
+def test_hooks_and_code_are_named_without_running_them(model: Path, tmp_path: Path) -> None:
+    assert not summarise_model(tmp_path, model).code
     (model / "code").mkdir()
-    (model / "code/inference.py").write_text(
-        "raise SystemExit\nfrom other import output_fn\ndef model_fn(d): ...\nasync def predict_fn(d, m): ...\n"
-        "class A:\n    def input_fn(self): ...\n"
-    )
-    (model / "model.joblib").write_bytes(b"\x80")
-    summary = summarise_model(model)
-    assert summary.hooks == ("model_fn", "predict_fn", "output_fn")
-    assert summary.pickles == ("model.joblib",)
-    (model / "model.skops").touch()  # is loaded in its place
-    assert summarise_model(model).pickles == ()
+    (model / "code/inference.py").write_text("raise SystemExit\nfrom other import output_fn\ndef input_fn(b, t): ...\n")
+    summary = summarise_model(tmp_path, model)
+    assert summary.hooks == ("input_fn", "output_fn")
+    assert summary.code == ("code/inference.py",)
     (model / "code/inference.py").write_text("def broken(:")
-    with pytest.raises(DataError, match=r"code/inference\.py cannot be read"):
-        summarise_model(model)
+    with pytest.raises(ProgramError, match=rf"{model}/code/inference\.py is not a Python module"):
+        summarise_model(tmp_path, model)
 
 
 def test_a_foreign_model_is_described_by_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.pkl").write_bytes(b"1234")
     assert call(describe, tmp_path) == 0
     text = capsys.readouterr().out
-    assert "another program has trained it" in text
+    assert "scikit-learn, trained by another program" in text
     assert "model.pkl (4 bytes)" in text
-    assert "serve it only if you trust who made it" in text
+    assert "model.pkl: serve it only if you trust who made it" in text
     with pytest.raises(RunError, match="has no model card"):
         call(describe, tmp_path, "--json")
+    (tmp_path / "xgboost-model").touch()
+    with pytest.raises(DataError, match=rf"{tmp_path} has several models: model\.pkl, xgboost-model"):
+        call(describe, tmp_path)
 
 
 # ---- what an endpoint refuses ----

@@ -7,32 +7,32 @@ from pathlib import Path
 from trainbox.cli.screen.pens import print_table
 from trainbox.contract.model_card import encode_card
 from trainbox.errors import RunError
-from trainbox.local.endpoints.content_types import IMAGE_TYPES, INPUT_TYPES, OUTPUT_TYPES
 from trainbox.local.endpoints.model_source import find_source, unpacked
 from trainbox.local.endpoints.model_summary import as_rows, feature_rows, summarise_model
-from trainbox.local.results.result import MODEL
+from trainbox.serving.media_types import IMAGE_TYPES, INPUT_TYPES, OUTPUT_TYPES
 
 
 def describe_model(path: Path, env: Mapping[str, str], *, as_json: bool) -> int:
     """Print what the files of a model say; nothing of it is loaded or run.
 
     Raises:
-        TrainboxError: There is no model, or it cannot be read.
+        TrainboxError: There is no model that can be served, or it cannot be read.
     """
     with unpacked(find_source(path)) as root:
-        summary = summarise_model(root / MODEL)
+        summary = summarise_model(root, path)
+    card = summary.found.card
     if as_json:
-        if summary.card is None:
+        if card is None:
             raise RunError(f"{path} has no model card", hint="another program has trained it: without --json its files")
-        sys.stdout.write(encode_card(summary.card).decode() + "\n")
+        sys.stdout.write(encode_card(card).decode() + "\n")
         return 0
-    takes = IMAGE_TYPES if summary.card is not None and len(summary.card.shape) > 1 else INPUT_TYPES
+    takes = IMAGE_TYPES if card is not None and len(card.shape) > 1 else INPUT_TYPES
     rows = [*as_rows(summary), ("takes", ", ".join(takes)), ("gives", ", ".join(OUTPUT_TYPES))]
     print_table(sys.stdout, env, ("ABOUT", "VALUE"), [row for row in rows if row[1]])
-    if summary.card is not None:
+    if card is not None:
+        shown = feature_rows(card)
         print()
-        print_table(sys.stdout, env, ("COLUMN", "NAME", "TYPE", "VALUES"), feature_rows(summary.card))
-        left = summary.card.features.count - len(feature_rows(summary.card))
-        if left > 0:
-            print(f"and {left:,} more: --json has them all")
+        print_table(sys.stdout, env, ("COLUMN", "NAME", "TYPE", "VALUES"), shown)
+        if card.features.count > len(shown):
+            print(f"and {card.features.count - len(shown):,} more: --json has them all")
     return 0

@@ -20,20 +20,6 @@ CONTENT_TYPES = {
     ".jpg": "image/jpeg",
     ".jpeg": "image/jpeg",
 }
-#: What `serve` reads and writes for tables.
-INPUT_TYPES = (
-    "text/csv",
-    "application/json",
-    "application/jsonlines",
-    "text/libsvm",
-    "application/x-recordio-protobuf",
-    "application/x-parquet",
-    "application/x-npy",
-    "application/vnd.apache.arrow.stream",
-)
-#: For images.
-IMAGE_TYPES = ("image/png", "image/jpeg", "application/x-npy")
-OUTPUT_TYPES = tuple(name for name in INPUT_TYPES if name != "text/libsvm")
 
 
 def guess_content_type(path: Path) -> str:

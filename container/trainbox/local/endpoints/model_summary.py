@@ -1,32 +1,19 @@
 """What a person wants to know of a model before it is served: read from its card and its files, nothing is run."""
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.model_card import CARD_FILE, ModelCard, read_card
+from trainbox.contract.hosting import read_hosting
+from trainbox.contract.layout import ROOT_VARIABLE
+from trainbox.contract.model_card import ModelCard
 from trainbox.contract.text import six_digits, some
-from trainbox.errors import DataError, RunError
-from trainbox.files import read_below, walk_below
+from trainbox.errors import DataError, ProgramError, RunError
+from trainbox.files import walk_below
 from trainbox.local.endpoints.sample_request import make_request
+from trainbox.serving.find import CODE, Found, find_model, list_model
 
-#: What the serving toolkits call, and so does `serve`.
-HOOKS = (
-    "model_fn",
-    "input_fn",
-    "predict_fn",
-    "output_fn",
-    "transform_fn",
-    "pre_model_fn",
-    "model_warmup_fn",
-    "execution_parameters_fn",
-)
-_PROGRAMS = ("code/inference.py", "inference.py")
-#: Loading one of these runs what whoever made it has put in.
-_PICKLES = (".joblib", ".pkl", ".pickle", ".pt", ".pth")
-_MOST_BYTES = 2**20
 _SHOWN_FEATURES = 20
 _LONGEST_ROW = 200
 
@@ -34,66 +21,65 @@ _LONGEST_ROW = 200
 class ModelSummary(msgspec.Struct, frozen=True):
     """A model, as far as its files say."""
 
-    #: None where another program has trained it.
-    card: ModelCard | None
+    found: Found
     #: Below its directory, with their sizes.
     files: tuple[tuple[str, int], ...]
-    #: The user's own program, and the hooks it has.
-    program: str
-    hooks: tuple[str, ...]
 
     @property
-    def pickles(self) -> tuple[str, ...]:
-        """The files that run code when they are loaded; what is loaded in place of one (skops) counts."""
-        names = [name for name, _ in self.files]
-        return tuple(name for name in names if name.endswith(_PICKLES) and f"{Path(name).stem}.skops" not in names)
+    def hooks(self) -> tuple[str, ...]:
+        """The hooks of the user's own module."""
+        return self.found.module.hooks if self.found.module else ()
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The files that run code of whoever made them when they are loaded."""
+        pickles = self.found.files if self.found.form in CODE else ()
+        return (*pickles, *((self.program,) if self.program else ()))
+
+    @property
+    def program(self) -> str:
+        """The user's own module, below the model's directory; empty where there is none."""
+        module = self.found.module
+        return str(module.path.relative_to(self.found.model_dir)) if module else ""
 
 
-def summarise_model(model_dir: Path) -> ModelSummary:
-    """Read what the files of a model say.
+def summarise_model(root: Path, shown: Path) -> ModelSummary:
+    """Read what the files of a model say, and which of them `serve` would load.
+
+    Args:
+        root: A tree with the model in `model`.
+        shown: Where the person has it, for messages.
 
     Raises:
         RunError: It cannot be read.
-        DataError: Its card is damaged, or its program is no Python.
+        DataError: There is no model that can be served, or its card is damaged.
+        ProgramError: The user's module cannot be used.
     """
+    hosting = read_hosting({ROOT_VARIABLE: str(root)})
+    model_dir = hosting.model_dir
     try:
-        found = [
-            (str(path.relative_to(model_dir)), status.st_size)
-            for path, status in walk_below(model_dir)
-            if not path.is_dir()
-        ]
+        files = [(str(path.relative_to(model_dir)), status.st_size) for path, status in walk_below(model_dir)]
+        found = find_model(hosting, list_model(hosting))
     except OSError as error:
-        raise RunError(f"{model_dir} cannot be read: {error.strerror}") from error
-    names = {name for name, _ in found}
-    card = read_card(model_dir) if CARD_FILE in names or "model.json" in names else None
-    program = next((name for name in _PROGRAMS if name in names), "")
-    return ModelSummary(card, tuple(sorted(found)), program, _find_hooks(model_dir, program) if program else ())
-
-
-def _find_hooks(model_dir: Path, program: str) -> tuple[str, ...]:
-    try:
-        tree = ast.parse(read_below(model_dir, program, _MOST_BYTES))
-    except (OSError, SyntaxError, ValueError, RecursionError) as error:
-        raise DataError(f"{program} cannot be read: {error}") from error
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    defined = {node.name for node in tree.body if isinstance(node, functions)}
-    imported = {
-        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    return tuple(hook for hook in HOOKS if hook in defined | imported)
+        raise RunError(f"{shown} cannot be read: {error.strerror}") from error
+    except (DataError, ProgramError) as error:
+        message = error.message.replace(str(model_dir), str(shown))
+        raise type(error)(message, hint=error.hint) from error
+    return ModelSummary(found, tuple(sorted(each for each in files if not (model_dir / each[0]).is_dir())))
 
 
 def as_rows(summary: ModelSummary) -> Iterator[tuple[str, str]]:
     """Return what there is to show, each with its name."""
-    card = summary.card
+    card = summary.found.card
     if card is None:
-        yield "model", f"no {CARD_FILE}: another program has trained it"
+        yield "model", f"{summary.found.framework or 'of model_fn'}, trained by another program: it has no card"
     else:
         yield from _rows_of_card(card)
-    if summary.program:
-        yield "hooks", f"{', '.join(summary.hooks) or 'none'} ({summary.program})"
-    code = [*summary.pickles, *filter(None, (summary.program,))]
-    yield "runs code", f"{some(code)}: serve it only if you trust who made it" if code else "no"
+    if summary.hooks:
+        yield "hooks", f"{', '.join(summary.hooks)} ({summary.program})"
+    code = ", ".join(summary.code)
+    yield "runs code", f"{code}: serve it only if you trust who made it" if code else "no"
+    yield "loads", ", ".join(summary.found.files)
     yield "files", some([f"{name} ({size:,} bytes)" for name, size in summary.files], 10)
 
 
@@ -106,22 +92,20 @@ def _rows_of_card(card: ModelCard) -> Iterator[tuple[str, str]]:
     if request is not None:
         said = msgspec.json.encode(card.samples[0].prediction).decode()
         yield "sample row", f"{request.body} -> {said}" if len(request.body) <= _LONGEST_ROW else f"it gives {said}"
-    yield (
-        "metrics",
-        ", ".join(f"{name}={six_digits(value)}" for name, value in card.metrics.items() if value is not None),
-    )
+    metrics = {name: value for name, value in card.metrics.items() if value is not None}
+    yield "metrics", ", ".join(f"{name}={six_digits(value)}" for name, value in metrics.items())
     yield "versions", ", ".join(f"{name} {version}" for name, version in card.versions.items())
 
 
 def feature_rows(card: ModelCard) -> list[tuple[str, ...]]:
-    """Return each feature with its type, its categories and its value in the sample row."""
+    """Return each feature with its type, and its categories or its value in the sample row."""
     sample = card.samples[0].values if card.samples else {}
     rows: list[tuple[str, ...]] = []
     for number, name in enumerate(card.features.listed()[:_SHOWN_FEATURES], start=1):
         kind = card.features.types.get(name, "number")
-        rows.append((f"{number}", name, kind, some(card.categories.get(name, ())) or _shown(sample.get(name))))
+        rows.append((f"{number}", name, kind, some(card.categories.get(name, ())) or _example(sample.get(name))))
     return rows
 
 
-def _shown(value: float | str | None) -> str:
+def _example(value: float | str | None) -> str:
     return value if isinstance(value, str) else "" if value is None else f"for example {six_digits(value)}"

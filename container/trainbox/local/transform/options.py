@@ -21,6 +21,7 @@ _FORMATS: dict[str, RecordFormat] = {
     "application/json": "json",
     "application/jsonlines": "json",
     "application/x-ndjson": "json",
+    "application/x-jsonlines": "json",
 }
 _WHOLE = "application/json"
 
