@@ -59,7 +59,7 @@ def add_docker_argument(parser: argparse.ArgumentParser) -> None:
         const=DEFAULT_IMAGE,
         default="",
         metavar="IMAGE",
-        help=f"a container of this image ({DEFAULT_IMAGE} by default) instead of a process",
+        help=f"a container of this image ({DEFAULT_IMAGE} by default) instead of a process; write it behind MODEL",
     )
 
 
