@@ -58,6 +58,7 @@ def test_as_many_rows_come_out_as_went_in_for_every_size_and_strategy(data: Path
         done = trainbox("transform", server.url, "--input", data / "in", "--output", data / "out", *LINES,
                         "--max-payload", 1)  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
+        assert f"{data}/in/day/b.csv -> {data}/out/day/b.csv.out: 1,001 rows\n" in done.stdout
         assert len(server.requests) == 1 + 1 + 2  # a file of 2 MB has two requests
         assert {request.content_type for request in server.requests} == {"text/csv"}
         assert (data / "out/day/b.csv.out").read_text() == expected(1001)

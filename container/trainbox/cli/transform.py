@@ -102,7 +102,8 @@ def _common_type(inputs: Sequence[Input]) -> str:
 def _report(done: Transformed) -> None:
     place = f"{done.input.source}"
     if done.error is None:
-        print(visible(f"{place} -> {done.input.target}"), flush=True)
+        rows = f": {done.rows:,} rows" if done.rows else ""
+        print(visible(f"{place} -> {done.input.target}{rows}"), flush=True)
     else:
         sys.stderr.write(visible(f"trainbox: {place}: {done.error}\n"))
 

@@ -39,7 +39,7 @@ class Transformed(msgspec.Struct, frozen=True):
     """What became of an input."""
 
     input: Input
-    #: Records that were answered.
+    #: Records that were answered; 0 where the input is not split, or not counted.
     rows: int
     error: TrainboxError | None = None
 
@@ -165,7 +165,7 @@ def _write(each: Input, group: Iterable[_Sent], plan: TransformPlan) -> Transfor
                     raise sent.error
                 if sent.batch is not None and sent.answer is not None:
                     file.write(finish_batch(sent.batch, sent.answer.result(), plan))
-                    rows += len(sent.batch.records)
+                    rows += len(sent.batch.records) if plan.split != "None" else 0
     except TrainboxError as error:
         return Transformed(each, rows, error)
     return Transformed(each, rows)
