@@ -58,6 +58,7 @@ def test_as_many_rows_come_out_as_went_in_for_every_size_and_strategy(data: Path
         done = trainbox("transform", server.url, "--input", data / "in", "--output", data / "out", *LINES,
                         "--max-payload", 1)  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("MultiRecord, requests of at most 1 MB, 4 at the same time\n")
         assert f"{data}/in/day/b.csv -> {data}/out/day/b.csv.out: 1,001 rows\n" in done.stdout
         assert len(server.requests) == 1 + 1 + 2  # a file of 2 MB has two requests
         assert {request.content_type for request in server.requests} == {"text/csv"}
@@ -126,6 +127,15 @@ def test_a_server_that_fails_is_asked_again_up_to_three_times(data: Path) -> Non
         assert (done.returncode, len(server.requests)) == (7, 8)
     assert "row 1: the endpoint answered 503: busy" in done.stderr
     assert (data / "out/a.csv.out").read_text() == "0\n"  # of the first job
+
+
+def test_inputs_whose_names_say_no_one_type_are_named(data: Path) -> None:
+    for name, said in (("b.jsonl", "is application/jsonlines, and"), ("b", "has a name that says no content type")):
+        (data / "in" / name).touch()
+        done = trainbox("transform", "http://127.0.0.1:1", "--input", data / "in", "--output", data / "out", *LINES)
+        assert done.returncode == 10
+        assert f"the input {data}/in/{name} {said}" in done.stderr
+        (data / "in" / name).unlink()
 
 
 def test_an_endpoint_that_is_not_there_is_said_at_once(data: Path) -> None:

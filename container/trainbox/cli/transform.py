@@ -10,7 +10,7 @@ from types import FrameType
 
 from trainbox.cli.serve import add_docker_argument, add_env_argument, read_variables, serving
 from trainbox.contract.job import read_environment
-from trainbox.contract.text import visible
+from trainbox.contract.text import printable, visible
 from trainbox.errors import RunError
 from trainbox.local.endpoints.content_types import guess_content_type
 from trainbox.local.endpoints.endpoint import Endpoint
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with _raising(), _endpoint(args, options, read_environment()) as endpoint:
             plan = make_plan(options, ask_execution_parameters(endpoint))
+            print(plan, flush=True)
             run_transform(inputs, plan, endpoint, _report)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -93,17 +94,20 @@ def _common_type(inputs: Sequence[Input]) -> str:
     Raises:
         RunError: They say different ones, or none.
     """
-    found = {guess_content_type(each.source) for each in inputs}
-    if len(found) != 1 or "" in found:
-        raise RunError("the content type of the inputs is unknown", hint="set --content-type text/csv, …")
-    return found.pop()
+    first = guess_content_type(inputs[0].source)
+    for each in inputs:
+        found = guess_content_type(each.source)
+        if not found or found != first:
+            why = f"is {found}, and {inputs[0].source} {first}" if found else "has a name that says no content type"
+            raise RunError(f"the input {each.source} {why}", hint="set --content-type text/csv, …")
+    return first
 
 
 def _report(done: Transformed) -> None:
-    place = f"{done.input.source}"
+    place, target = printable(str(done.input.source)), printable(str(done.input.target))
     if done.error is None:
         rows = f": {done.rows:,} rows" if done.rows else ""
-        print(visible(f"{place} -> {done.input.target}{rows}"), flush=True)
+        print(visible(f"{place} -> {target}{rows}"), flush=True)
     else:
         sys.stderr.write(visible(f"trainbox: {place}: {done.error}\n"))
 

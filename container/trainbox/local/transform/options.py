@@ -63,6 +63,11 @@ class TransformPlan(msgspec.Struct, frozen=True, kw_only=True):
     assemble: AssembleType
     processing: Processing | None
 
+    def __str__(self) -> str:
+        size = f"at most {self.max_payload_bytes // MB} MB" if self.max_payload_bytes else "any length"
+        accept = f"; answers as {self.accept}" if self.accept else ""
+        return f"{self.strategy}, requests of {size}, {self.workers} at the same time{accept}"
+
     @property
     def counts_lines(self) -> bool:
         """Whether one line is written for each record: else the answers are written as they come."""
@@ -169,7 +174,7 @@ def make_plan(options: TransformOptions, offered: ExecutionParameters) -> Transf
         workers, size = (max(1, MOST_MB // size), size) if options.workers is None else (workers, MOST_MB // workers)
     return TransformPlan(
         content_type=options.content_type,
-        accept=options.accept or (options.content_type if processing else ""),
+        accept=options.accept or (media_type(options.content_type) if processing else ""),
         strategy=strategy if options.split != "None" else "MultiRecord",
         max_payload_bytes=size * MB,
         workers=workers,

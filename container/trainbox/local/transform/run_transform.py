@@ -5,7 +5,7 @@ import itertools
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -83,12 +83,13 @@ def run_transform(
     """
     failed = []
     streams = (_transform_stream(each, plan, endpoint) for each in inputs)
-    for done in streams if _is_stream(plan) else _transform_batches(inputs, plan, endpoint):
-        report(done)
-        if isinstance(done.error, RunError):
-            raise done.error
-        if done.error is not None:
-            failed.append(str(done.input.source))
+    with contextlib.closing(streams if _is_stream(plan) else _transform_batches(inputs, plan, endpoint)) as results:
+        for done in results:
+            report(done)
+            if isinstance(done.error, RunError):
+                raise done.error
+            if done.error is not None:
+                failed.append(str(done.input.source))
     if failed:
         raise DataError(f"{len(failed)} of {len(inputs)} inputs failed: {some(failed)}", hint="see the reasons above")
 
@@ -105,7 +106,7 @@ class _Sent(msgspec.Struct, frozen=True, eq=False):
     error: TrainboxError | None = None
 
 
-def _transform_batches(inputs: Sequence[Input], plan: TransformPlan, endpoint: Endpoint) -> Iterator[Transformed]:
+def _transform_batches(inputs: Sequence[Input], plan: TransformPlan, endpoint: Endpoint) -> Generator[Transformed]:
     stop, failed = threading.Event(), set[Input]()
     pool = ThreadPoolExecutor(plan.workers)
     try:
