@@ -15,6 +15,9 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 # The fast ones wait for nothing.
 PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+# pytest rewrites what each test module asserts, and keeps that: half of the time that a worker needs to begin.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs docs-site bench bench-image bench-health bench-torch bench-xgboost bench-wide fuzz fuzz-faults image-sizes bench-install wheelhouse image clean

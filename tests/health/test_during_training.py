@@ -100,6 +100,7 @@ def test_a_rank_that_hangs_on_a_bad_gpu_is_no_restart_either(host: GpuHost) -> N
     assert restarts(ended) == []
 
 
+@pytest.mark.long
 def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_that_attempt_alone(
     host: GpuHost,
 ) -> None:

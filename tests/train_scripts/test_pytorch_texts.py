@@ -46,6 +46,7 @@ def run(root: Path, files: Mapping[str, str], **hyperparameters: str) -> "subpro
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.long
 def test_texts_have_embeddings_and_named_numbers_stay_numbers(tmp_path: Path) -> None:
     files = {"train/a.csv": make_rows(200), "validation/a.csv": make_rows(40, seed=1)}
     done = run(tmp_path, files, categorical="zip")
