@@ -55,8 +55,8 @@ def told(model: Linear, outputs: str, accept: str = "application/json", body: by
             BINARY,
             ALL,
             b'1,"[0, 1]",0.75,"[0.25, 0.75]",0.75,"[0.25, 0.75]"',
-            '{"predicted_label": 1, "labels": [0, 1], "probability": 0.75, "probabilities": [0.25, 0.75], "raw_score": 0.75,'
-            + ' "raw_scores": [0.25, 0.75]}',
+            """{"predicted_label": 1, "labels": [0, 1], "probability": 0.75, "probabilities": [0.25, 0.75], \
+"raw_score": 0.75, "raw_scores": [0.25, 0.75]}""",
         ),
         (
             RAW,
