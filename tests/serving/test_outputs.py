@@ -95,7 +95,7 @@ def test_outputs_have_the_bytes_of_the_built_in(model: Linear, outputs: str, lin
 
 def test_records_have_each_output_as_a_label() -> None:
     content = told(SOFTPROB, "predicted_label,probabilities", "application/x-recordio-protobuf", b"1,0,0")
-    values = {"predicted_label": [2], "probabilities": [0.25, 0.25, 0.5]}
+    values: dict[str, list[float]] = {"predicted_label": [2], "probabilities": [0.25, 0.25, 0.5]}
     assert content == frame(b"".join(entry(2, tensor(each), name) for name, each in sorted(values.items())))
 
 
