@@ -367,6 +367,16 @@ def load(found: Found) -> Predictor:
             is_pickle=found.form == "pickle",
             may_run_code=found.may_run_code,
         )
+    if found.framework == "pytorch":
+        from trainbox.torch import predictor as of_torch  # noqa: PLC0415 - likewise
+
+        return of_torch.load_predictor(
+            found.model_dir,
+            found.files[0],
+            found.card,
+            is_script=found.form == "torchscript",
+            may_run_code=found.may_run_code,
+        )
     raise DataError(f"{found.model_dir}: the user's model_fn loads this model")
 
 
