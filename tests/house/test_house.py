@@ -56,7 +56,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "health/collective_ranks.py",  # the program of the ranks of a check
     "health/command.py",  # the verb `health`, which the supervisor starts, too
     "launcher/__main__.py",  # the agent of a host
-    "launcher/rank_program.py",  # a forked rank: from here on it is the script's process
+    "launcher/ranks/program.py",  # a forked rank: from here on it is the script's process
     "local/overlays/build_overlay.py",  # what installs the requirements of a local job
     "local/run_job.py",  # what a program calls
     "supervisor/train.py",  # the supervisor

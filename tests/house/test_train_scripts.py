@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from tools import api_reference
-from trainbox.supervisor.program import bundled_scripts
+from trainbox.supervisor.program.choice import bundled_scripts
 
 #: What a script may import of ours: the toolkit, and what there is for its algorithm.
 FACADES = ("trainbox.sklearn", "trainbox.torch", "trainbox.xgboost")

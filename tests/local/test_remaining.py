@@ -5,7 +5,7 @@ import pytest
 from trainbox.cli.screen.remaining import DEFAULTS, Remaining, find_total
 from trainbox.contract import params
 from trainbox.sklearn.params import Params
-from trainbox.torch.hyperparameters import NetworkParams
+from trainbox.torch.networks.hyperparameters import NetworkParams
 
 
 @pytest.mark.parametrize(

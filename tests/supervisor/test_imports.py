@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.supervisor.imports import MOST_BYTES, MOST_FILES, find_import
+from trainbox.supervisor.program.imports import MOST_BYTES, MOST_FILES, find_import
 
 SESSION = "from trainbox.torch import session\n"
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
-from trainbox.supervisor.program import Choice, Source, resolve
-from trainbox.supervisor.source import extract, fetch
+from trainbox.supervisor.program.choice import Choice, Source, resolve
+from trainbox.supervisor.program.source import extract, fetch
 from trainbox.system.cgroup import ARCHIVE_DEPTH, ARCHIVE_MEMBERS, ARCHIVE_NAME_BYTES
 
 BLOCK = 512
@@ -226,7 +226,7 @@ def test_what_lies_behind_the_last_member_counts_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_an_archive_has_so_many_members(tmp_path: Path, beyond: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainbox.supervisor.source.ARCHIVE_MEMBERS", 20)  # the real one takes seconds
+    monkeypatch.setattr("trainbox.supervisor.program.source.ARCHIVE_MEMBERS", 20)  # the real one takes seconds
     content = b"".join(member(f"f{n}") for n in range(20 + beyond)) + END
     if beyond:
         with pytest.raises(ProgramError, match="is refused: it has more than 20 members"):

@@ -8,8 +8,8 @@ import pytest
 
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
-from trainbox.supervisor import executable
-from trainbox.supervisor.program import Choice, Source, choose, find_bundled, resolve
+from trainbox.supervisor.program import executable
+from trainbox.supervisor.program.choice import Choice, Source, choose, find_bundled, resolve
 from trainbox.supervisor.requirements import builds_in_code
 
 PACKAGE_TOML = "[build-system]\nrequires = []\n"

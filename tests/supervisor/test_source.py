@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from trainbox.contract.job import Job, read_job
 from trainbox.errors import ProgramError
-from trainbox.supervisor.program import Source
-from trainbox.supervisor.source import extract, fetch
+from trainbox.supervisor.program.choice import Source
+from trainbox.supervisor.program.source import extract, fetch
 
 Member = tuple[tarfile.TarInfo, bytes]
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.torch.checkpoints.parts import FROZEN, Trainable, check_frozen, digest_frozen
-from trainbox.torch.filling import Filling, is_needed
-from trainbox.torch.sharding import Asked, check_units, describe, peak, place, plan_units
-from trainbox.torch.weighing import Weights
+from trainbox.torch.parallel.filling import Filling, is_needed
+from trainbox.torch.parallel.sharding import Asked, check_units, describe, peak, place, plan_units
+from trainbox.torch.steps.weighing import Weights
 
 CPU = torch.device("cpu")
 

@@ -17,9 +17,9 @@ from tests.support.worlds import Ranks, finish
 from trainbox.contract.model_card import read_card
 from trainbox.errors import DataError
 from trainbox.metrics import check, parse_line
-from trainbox.torch.encoders import Columns
-from trainbox.torch.images import read_images
-from trainbox.torch.rows import read_rows
+from trainbox.torch.networks.encoders import Columns
+from trainbox.torch.networks.images import read_images
+from trainbox.torch.networks.rows import read_rows
 
 pytestmark = pytest.mark.process
 

@@ -14,13 +14,15 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 
+from trainbox.contract import progress
 from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.job import Job
 from trainbox.diagnostics.finding import Finding
 from trainbox.diagnostics.monitor_protocol import look
 from trainbox.diagnostics.verdict import RankFailure, Verdict
 from trainbox.errors import TrainboxError
-from trainbox.launcher import attribution, progress, restart_policy
+from trainbox.launcher import attempt_verdict as restart_policy
+from trainbox.launcher import attribution
 from trainbox.launcher.attribution import AttemptReport
 from trainbox.launcher.coordination import (
     LEAVE_SECONDS,
@@ -30,11 +32,11 @@ from trainbox.launcher.coordination import (
     HostsLost,
     JobEndedElsewhere,
 )
-from trainbox.launcher.failures import read_failures
 from trainbox.launcher.fault_injection import FaultInjector
 from trainbox.launcher.hang_detector import HangDetector
-from trainbox.launcher.rank_processes import RankProcesses, stopped_early
-from trainbox.launcher.variables import (
+from trainbox.launcher.ranks.failures import read_failures
+from trainbox.launcher.ranks.processes import RankProcesses, stopped_early
+from trainbox.launcher.ranks.variables import (
     error_file,
     progress_file,
     rank_variables,

@@ -36,7 +36,7 @@ from trainbox.log_lines import emit
 from trainbox.supervisor.launcher_choice import modules_needed
 from trainbox.supervisor.outcome import Outcome
 from trainbox.supervisor.plan import Plan, plan
-from trainbox.supervisor.program import Choice, Program, choose, needs_key, resolve
+from trainbox.supervisor.program.choice import Choice, Program, choose, needs_key, resolve
 from trainbox.supervisor.supervise import supervise
 from trainbox.system.machine import read_machine
 from trainbox.system.shm_dir import scratch_directory
@@ -243,7 +243,7 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
     if choice.source.kind == "place":
         directory = Path(choice.source.location)
     else:
-        from trainbox.supervisor.source import fetch  # noqa: PLC0415 - most of its imports are for archives
+        from trainbox.supervisor.program.source import fetch  # noqa: PLC0415 - most of its imports are for archives
 
         directory = fetch(choice.source, job, lambda text: emit(text, hidden=job.secrets))
     program = _in_usable_directory(resolve(choice, directory), choice, job)
@@ -259,12 +259,12 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
 def _in_usable_directory(program: Program, choice: Choice, job: Job) -> Program:
     """An installed module needs no code directory, but one to run in; pip writes where it builds."""
     if not program.directory.is_dir():
-        from trainbox.supervisor.source import make_directory  # noqa: PLC0415 - as above
+        from trainbox.supervisor.program.source import make_directory  # noqa: PLC0415 - as above
 
         return replace(program, directory=make_directory(program.directory))
     if program.install and not os.access(program.directory, os.W_OK):
+        from trainbox.supervisor.program.source import copy_to_change  # noqa: PLC0415
         from trainbox.supervisor.requirements import builds_in_code  # noqa: PLC0415
-        from trainbox.supervisor.source import copy_to_change  # noqa: PLC0415
 
         if builds_in_code(program, job):
             copy = copy_to_change(program.directory, job, lambda text: emit(text, hidden=job.secrets))

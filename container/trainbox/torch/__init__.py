@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
-    from trainbox.torch.epochs import BestEpoch, EpochScores, evaluate
-    from trainbox.torch.former import load_former
-    from trainbox.torch.hyperparameters import NetworkParams
-    from trainbox.torch.model import save_network
-    from trainbox.torch.networks import convolutions, learning_rate, load_factory, perceptron
-    from trainbox.torch.samples import Samples, prepare, read_samples
+    from trainbox.torch.networks.architectures import convolutions, learning_rate, load_factory, perceptron
+    from trainbox.torch.networks.epochs import BestEpoch, EpochScores, evaluate
+    from trainbox.torch.networks.former import load_former
+    from trainbox.torch.networks.hyperparameters import NetworkParams
+    from trainbox.torch.networks.model import save_network
+    from trainbox.torch.networks.samples import Samples, prepare, read_samples
     from trainbox.torch.training import Session, session
 
 __all__ = [
@@ -47,20 +47,20 @@ __all__ = [
 
 _HOMES = {
     "Batches": "batches",
-    "BestEpoch": "epochs",
-    "EpochScores": "epochs",
-    "NetworkParams": "hyperparameters",
-    "Samples": "samples",
+    "BestEpoch": "networks.epochs",
+    "EpochScores": "networks.epochs",
+    "NetworkParams": "networks.hyperparameters",
+    "Samples": "networks.samples",
     "Session": "training",
-    "convolutions": "networks",
-    "evaluate": "epochs",
-    "learning_rate": "networks",
-    "load_factory": "networks",
-    "load_former": "former",
-    "perceptron": "networks",
-    "prepare": "samples",
-    "read_samples": "samples",
-    "save_network": "model",
+    "convolutions": "networks.architectures",
+    "evaluate": "networks.epochs",
+    "learning_rate": "networks.architectures",
+    "load_factory": "networks.architectures",
+    "load_former": "networks.former",
+    "perceptron": "networks.architectures",
+    "prepare": "networks.samples",
+    "read_samples": "networks.samples",
+    "save_network": "networks.model",
     "session": "training",
 }
 

@@ -19,12 +19,11 @@ import torch.distributed as dist
 
 from trainbox import metrics, stopping, toolkit
 from trainbox.contract.job import read_environment
+from trainbox.contract.progress import StepPhase, open_progress
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.contract.world import in_world
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
-from trainbox.launcher.progress import StepPhase, open_progress
 from trainbox.log_lines import emit
-from trainbox.torch.agree import Agreement, Flags, gather
 from trainbox.torch.checkpoints.collectives import RankGroup
 from trainbox.torch.checkpoints.library_checkpoints import (
     CommonCheckpoints,
@@ -34,6 +33,7 @@ from trainbox.torch.checkpoints.library_checkpoints import (
     publish,
 )
 from trainbox.torch.checkpoints.pickles import check_indexes
+from trainbox.torch.steps.agreement import Agreement, Flags, gather
 from trainbox.torch.world import JOIN_TIMEOUT
 
 #: From one checkpoint to the next, unless the script says otherwise.
@@ -61,7 +61,7 @@ class Integration:
         env, given = read_place()
         ranks = given or Ranks()
         self._least = given.world_size if given else len(in_world(self._job).hosts)  # processes that train together
-        self._progress = open_progress(env, ranks)
+        self._progress = open_progress(env, ranks, emit)
         self.mark(StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
         self._stop = stopping.install(self._job.settings.grace_seconds)
         self._store = toolkit.checkpoints(keep=keep)

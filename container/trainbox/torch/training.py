@@ -28,25 +28,25 @@ from torch import nn
 
 from trainbox import toolkit
 from trainbox.contract.job import read_environment
+from trainbox.contract.progress import RankProgress, StepPhase, open_progress
 from trainbox.contract.ranks import Ranks
-from trainbox.launcher import preload
-from trainbox.launcher.progress import RankProgress, StepPhase, open_progress
+from trainbox.launcher.ranks import preload
 from trainbox.log_lines import emit
-from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
 from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain
 from trainbox.torch.checkpoints.run_info import RunInfo
 from trainbox.torch.checkpoints.saver import choose_saver
-from trainbox.torch.exact import algorithms, seed_all
-from trainbox.torch.filling import Weights, is_needed
-from trainbox.torch.gradients import Gradients
-from trainbox.torch.loop import Loop, Uneven
+from trainbox.torch.determinism import algorithms, seed_all
+from trainbox.torch.parallel.filling import Weights, is_needed
+from trainbox.torch.parallel.sharding import Asked, check_units, describe, place, plan_units
+from trainbox.torch.parallel.stopwatch import Stopwatch
+from trainbox.torch.parallel.wrapping import check_options, copy, rounds_anew
 from trainbox.torch.permutation import derive
 from trainbox.torch.precision import Precision, PrecisionName
-from trainbox.torch.sharding import Asked, check_units, describe, place, plan_units
-from trainbox.torch.stopwatch import Stopwatch
+from trainbox.torch.steps.agreement import gather, require_same
+from trainbox.torch.steps.gradients import Gradients
+from trainbox.torch.steps.loop import Loop, Uneven
 from trainbox.torch.world import Backend, choose_backend, find_ranks, joined
-from trainbox.torch.wrapping import check_options, copy, rounds_anew
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -347,7 +347,7 @@ def session(
     settings, env = toolkit.current_job().settings, read_environment()
     preload.warn(env)
     ranks = find_ranks(toolkit.current_job(), env)
-    progress = open_progress(env, ranks)
+    progress = open_progress(env, ranks, emit)
     if progress is not None:
         progress.mark(0, StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
     toolkit.stop_requested()  # from here on SIGTERM is a request
