@@ -1,4 +1,4 @@
-"""The servers that are measured, each in a session of its own: started, waited for, and what they use."""
+"""The servers that are measured: started, waited for, and what they use."""
 
 import http.client
 import os
@@ -75,10 +75,13 @@ class Server:
         self.ready_after = 0.0
 
     def pids(self) -> list[int]:
-        """All processes of its sessions."""
-        sessions = {process.pid for process in self.processes}
+        """All its processes: children are in sessions of their own."""
         numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-        return [pid for pid in numbers if (fields := _stat(pid)) and int(fields[3]) in sessions]
+        parents = {pid: int(fields[1]) for pid in numbers if (fields := _stat(pid))}
+        found = [process.pid for process in self.processes]
+        for pid in found:  # it grows meanwhile
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
 
     def used(self) -> Used:
         """Processor seconds so far, of ended children too, and memory now, the largest process first."""
