@@ -13,7 +13,7 @@ import numpy as np
 
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.errors import ContractError, DataError, ResourceError
-from trainbox.serving.decode import decode
+from trainbox.serving.decode import LINE_FORMATS, LineCounter, decode
 from trainbox.serving.encode import (
     encode_csv,
     encode_json,
@@ -130,6 +130,10 @@ def read(service: Service, body: bytes, content_type: str, accept: str) -> Quest
     output = choose_output(service, accept)
     try:
         decoded = decode(body, kind, service.plan)
+        if service.hosting.batch is not None and kind.format in LINE_FORMATS:
+            lines = LineCounter()
+            lines.add(body)
+            lines.check(decoded.rows.shape[0] + decoded.has_header)
     except DataError as error:
         raise translate(service.plan, error) from error
     except (ResourceError, MemoryError) as error:
