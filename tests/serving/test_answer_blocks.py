@@ -95,7 +95,7 @@ def test_a_line_without_an_answer_is_refused() -> None:
             b"".join(answer_blocks(service(**BATCH), io.BytesIO(body), "text/csv", "", size=size).blocks)
     with pytest.raises(RequestError):
         answer_blocks(service(**BATCH), io.BytesIO(body), "text/csv", "")  # no status is sent yet
-        assert b"".join(answer_blocks(service(), io.BytesIO(body), "text/csv", "", size=size).blocks)
+    assert b"".join(answer_blocks(service(), io.BytesIO(body), "text/csv", "").blocks)
 
 
 def test_an_empty_body_has_no_answer() -> None:
