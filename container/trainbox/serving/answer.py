@@ -191,9 +191,9 @@ def encode_rows(service: Service, question: Question, numbers: Any) -> bytes:  #
     if numbers.ndim > 1 and numbers.shape[1:] == (1,):
         numbers = numbers[:, 0]
     names, kind, hosting = question.outputs, question.output.format, service.hosting
-    columns = (
-        select(names, numbers, question.rows, service.predictor, service.kind) if names else [Column("score", numbers)]
-    )
+    columns = [Column(name, []) for name in names] or [Column("score", numbers)]
+    if names and len(numbers):
+        columns = select(names, numbers, question.rows, service.predictor, service.kind)
     if kind in _BINARY:
         return _BINARY[kind](columns)
     if kind == "JSON" and hosting.batch is None:
