@@ -88,6 +88,16 @@ def test_an_error_in_the_first_block_comes_before_the_answer_and_a_later_one_end
     assert (refused.value.row, refused.value.column, refused.value.name) == (2_001, 2, "pay")
 
 
+def test_a_line_without_an_answer_is_refused() -> None:
+    body = b"1,2,3\n" * 2_000 + b"\n" + b"4,5,6\n"
+    for size in (200, 10**6):
+        with pytest.raises(RequestError, match="2,002 lines and 2,001 rows"):
+            b"".join(answer_blocks(service(**BATCH), io.BytesIO(body), "text/csv", "", size=size).blocks)
+    with pytest.raises(RequestError):
+        answer_blocks(service(**BATCH), io.BytesIO(body), "text/csv", "")  # no status is sent yet
+    assert b"".join(answer_blocks(service(), io.BytesIO(body), "text/csv", "").blocks)
+
+
 def test_an_empty_body_has_no_answer() -> None:
     for content_type in BODIES:
         assert b"".join(answer_blocks(service(**BATCH), io.BytesIO(b""), content_type, "").blocks) == b""

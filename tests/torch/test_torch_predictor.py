@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,15 @@ def image_net() -> nn.Module:
     return nn.Sequential(Pixels(images), convolutions((3, 12, 12), 4, NetworkParams()))
 
 
-NETWORKS = {
+class Weighed(nn.Module):
+    """Each row has a sum of its own, without a product of matrices."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return (rows * torch.arange(1.0, FEATURES + 1)).cumsum(1)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "sums": (Weighed, (FEATURES,)),
     "perceptron of classes": (lambda: table_net(3), (FEATURES,)),
     "perceptron of one number": (lambda: table_net(1), (FEATURES,)),
     "convolutions": (image_net, (3, 12, 12)),
@@ -84,16 +92,9 @@ def padded_alone(module: Any, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.f
     return found[:, 0] if found.shape[1] == 1 else found
 
 
-class Weighed(nn.Module):
-    """Each row has a sum of its own, without a product of matrices."""
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return (rows * torch.arange(1.0, FEATURES + 1)).cumsum(1)
-
-
-@pytest.mark.parametrize("name", [*NETWORKS, "sums"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_row_gets_the_same_bits_alone_and_in_any_request(name: str, tmp_path: Path) -> None:
-    make, shape = NETWORKS.get(name, (Weighed, (FEATURES,)))
+    make, shape = NETWORKS[name]
     content = export(make(), torch.from_numpy(draw(2, *shape)))
     ours = load(tmp_path, content, card_of(shape))
     module = torch.export.load(io.BytesIO(content)).module()

@@ -13,7 +13,7 @@ import numpy as np
 
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.errors import ContractError, DataError, ResourceError
-from trainbox.serving.decode import decode
+from trainbox.serving.decode import LINE_FORMATS, LineCounter, decode
 from trainbox.serving.encode import (
     encode_csv,
     encode_json,
@@ -130,6 +130,10 @@ def read(service: Service, body: bytes, content_type: str, accept: str) -> Quest
     output = choose_output(service, accept)
     try:
         decoded = decode(body, kind, service.plan)
+        if service.hosting.batch is not None and kind.format in LINE_FORMATS:
+            lines = LineCounter()
+            lines.add(body)
+            lines.check(decoded.rows.shape[0] + decoded.has_header)
     except DataError as error:
         raise translate(service.plan, error) from error
     except (ResourceError, MemoryError) as error:
@@ -187,9 +191,9 @@ def encode_rows(service: Service, question: Question, numbers: Any) -> bytes:  #
     if numbers.ndim > 1 and numbers.shape[1:] == (1,):
         numbers = numbers[:, 0]
     names, kind, hosting = question.outputs, question.output.format, service.hosting
-    columns = (
-        select(names, numbers, question.rows, service.predictor, service.kind) if names else [Column("score", numbers)]
-    )
+    columns = [Column(name, []) for name in names] or [Column("score", numbers)]
+    if names and len(numbers):
+        columns = select(names, numbers, question.rows, service.predictor, service.kind)
     if kind in _BINARY:
         return _BINARY[kind](columns)
     if kind == "JSON" and hosting.batch is None:

@@ -64,7 +64,9 @@ def load_predictor(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of forms that are on their way out, which users cannot change here
             if is_script:
-                module: Any = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+                module: Any = torch.jit.load(  # type: ignore[no-untyped-call]
+                    io.BytesIO(content), map_location="cpu"
+                ).eval()
                 shape = _shape_of_script(module)
             else:
                 program = torch.export.load(io.BytesIO(content))
@@ -184,7 +186,7 @@ def _densify(rows: Any, absent: float) -> Floats:  # noqa: ANN401 - dense or spa
 
 def _shape_of_program(program: Any) -> tuple[int, ...]:  # noqa: ANN401 - an ExportedProgram
     """Return the shape of one row, from the example that the program was exported with; empty if it has none."""
-    inputs = (program.example_inputs or ((), {}))[0]
+    inputs: Any = (program.example_inputs or ((), {}))[0]
     return tuple(inputs[0].shape[1:]) if len(inputs) == 1 and isinstance(inputs[0], torch.Tensor) else ()
 
 
