@@ -1,1 +1,1 @@
-"""Serving: answers requests with a model; imports no framework before it has one to load."""
+"""Serving: the bytes of a request become rows, a model predicts them, and the predictions become an answer."""

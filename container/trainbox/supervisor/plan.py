@@ -32,6 +32,8 @@ class Child(msgspec.Struct, frozen=True):
     hang_seconds: float = 0.0
     #: When it counts as ready; None from its start on.
     readiness: Readiness | None = None
+    #: What it inherits beside the standard streams, under the same numbers.
+    descriptors: tuple[int, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True):

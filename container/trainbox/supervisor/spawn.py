@@ -53,6 +53,8 @@ def spawn(child: Child) -> Started:
 def _spawn(child: Child, outputs: Sequence[int]) -> int:
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     try:
+        for descriptor in child.descriptors:
+            os.set_inheritable(descriptor, True)
         os.chdir(child.directory)  # posix_spawn has no word for it, and there is no other thread here to notice
         return os.posix_spawn(
             _find(child.argv[0], child.environment),
@@ -60,12 +62,18 @@ def _spawn(child: Child, outputs: Sequence[int]) -> int:
             dict(child.environment),
             file_actions=[
                 *((os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(outputs, start=1)),
-                *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inherited()),
+                *(
+                    (os.POSIX_SPAWN_CLOSE, descriptor)
+                    for descriptor in _inherited()
+                    if descriptor not in child.descriptors
+                ),
             ],
             setsid=True,
             setsigdef=_RESTORED,
         )
     finally:
+        for descriptor in child.descriptors:
+            os.set_inheritable(descriptor, False)
         os.fchdir(here)
         os.close(here)
 

@@ -88,7 +88,7 @@ class Restarts:
         Returns:
             None where it is started again, else how it ended for good.
         """
-        if not self._policy.limit:
+        if not self._policy.limit or exit_.code in self._policy.final_codes:
             return exit_
         if not self.delay(child, self._explain(exit_, child), now):
             times = f"ended {self._policy.limit + 1} times within {self._policy.window_seconds:g} s"
