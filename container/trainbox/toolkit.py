@@ -41,7 +41,7 @@ ALONE_ROOT = Path("trainbox-out")
 OBJECTIVE = "_tuning_objective_metric"
 
 
-class Flags(msgspec.Struct, frozen=True):
+class ScriptFlags(msgspec.Struct, frozen=True):
     """The command line of a script that was started by hand."""
 
     hyperparameters: Mapping[str, str] = {}
@@ -49,7 +49,7 @@ class Flags(msgspec.Struct, frozen=True):
     help: bool = False
 
 
-def parse_flags(arguments: Sequence[str]) -> Flags:
+def parse_flags(arguments: Sequence[str]) -> ScriptFlags:
     """Pure: `--max_depth 5`, `--max_depth=5`, `-k 5`, a bare `--verbose` (true) and `--channel NAME=DIR`.
 
     Raises:
@@ -72,7 +72,7 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
             channels[channel] = Path(directory)
         else:
             values[name] = value if has_value else "true"
-    return Flags(values, channels, help="help" in values or "h" in values)
+    return ScriptFlags(values, channels, help="help" in values or "h" in values)
 
 
 def _is_flag(text: str) -> bool:
@@ -84,9 +84,9 @@ def _is_flag(text: str) -> bool:
     return False
 
 
-def _read_flags(arguments: Sequence[str], env: Mapping[str, str]) -> Flags:
+def _read_flags(arguments: Sequence[str], env: Mapping[str, str]) -> ScriptFlags:
     """Return the flags of this process; none where the supervisor wrote the arguments."""
-    return Flags() if _are_of_supervisor(arguments, env) else parse_flags(arguments)
+    return ScriptFlags() if _are_of_supervisor(arguments, env) else parse_flags(arguments)
 
 
 def _read_channels(arguments: Sequence[str], env: Mapping[str, str]) -> Mapping[str, Path]:
@@ -188,7 +188,7 @@ def hyperparameters(params_type: type[P]) -> P:
     return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program, also=job.secret_names)
 
 
-def _refuse_misspelt_channel(flags: Flags, known: Sequence[str], program: str) -> None:
+def _refuse_misspelt_channel(flags: ScriptFlags, known: Sequence[str], program: str) -> None:
     """`--chanel train=DIR` is no hyperparameter that the script lacks."""
     for name, value in flags.hyperparameters.items():
         if name.replace("-", "_") not in {one.replace("-", "_") for one in known} and "=" in value:
