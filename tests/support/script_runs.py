@@ -71,7 +71,7 @@ class Child:
         self._stderr.close()
 
 
-class Nursery:
+class ScriptRuns:
     """A context manager; leaving it ends what still runs.
 
     Args:
