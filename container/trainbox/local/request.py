@@ -13,7 +13,8 @@ import msgspec
 
 from trainbox.contract.fault_injection import Drill
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.job_spec import JobSpec, MetricDefinition, script_hyperparameters
+from trainbox.contract.job_request import script_hyperparameters
+from trainbox.contract.job_spec import JobSpec, MetricDefinition
 from trainbox.contract.keys import KEY_BYTES
 from trainbox.contract.peer_key import PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
