@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainbox
+from trainbox.contract.params.script_flags import ScriptFlags, parse_flags
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.toolkit import ScriptFlags, parse_flags
 
 SCRIPT = """
 from typing import Annotated
