@@ -15,7 +15,7 @@ import pytest
 import skops.io
 
 from tests.support.growth import anatomy, trees_of, write_rows
-from tests.support.script_runs import SIGNAL_AT_TREES, Ended, ScriptRuns, make_job
+from tests.support.script_runs import SIGNAL_AT_STEP, Ended, ScriptRuns, make_job
 from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
@@ -63,7 +63,7 @@ def make_tree(
 
 
 def signalled(number: int, at: int) -> str:
-    return SIGNAL_AT_TREES.format(number=int(number), trees=at)
+    return SIGNAL_AT_STEP.format(number=int(number), step=at)
 
 
 @pytest.mark.parametrize(("task", "at"), [("two", 4), ("two", 12), ("three", 8), ("regression", 8)])
