@@ -223,7 +223,7 @@ class Checkpoints:
         return CheckpointError(message, hint=f"keep fewer checkpoints (keep={self.keep} now) or take a larger volume")
 
     def _prune(self, newest: Path) -> None:
-        """Remove what `newest`, valid and durable by now, makes superfluous. Higher steps are not its business."""
+        """Delete checkpoints older than `newest` beyond `keep`; newer steps are left alone."""
         older = [path for path in step_directories(self.directory) if _key(path) < _key(newest)]
         sound = [path for path in older if self._is_sound(path)]
         for path in sound[self.keep - 1 :]:
