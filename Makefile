@@ -7,7 +7,7 @@ INSTALL := tools/locked $(BIN)/python install locks/dev.txt
 # This checkout itself, built by what has been installed.
 INSTALL_SELF := -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable .
 # What the image holds; `make image EXTRAS=xgboost,sklearn,s3` is half the size.
-EXTRAS ?= xgboost,sklearn,torch,serving,s3,workbench
+EXTRAS ?= xgboost,sklearn,torch,serving,s3,local
 # Or gpu: the builds of XGBoost and PyTorch with CUDA.
 VARIANT ?= cpu
 # Three on the two processors that this is made for: much of the time tests wait for limits, containers and each other.
@@ -34,12 +34,12 @@ $(VENV)/.pip: pyproject.toml locks/dev.txt
 
 # What `make demo` needs is less than what development needs, and there a minute sooner.
 $(VENV)/.demo: $(VENV)/.pip
-	$(INSTALL) 'trainbox[xgboost,workbench,demo] hatchling editables setuptools' --quiet
+	$(INSTALL) 'trainbox[xgboost,local,demo] hatchling editables setuptools' --quiet
 	$(BIN)/python $(INSTALL_SELF)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip
-	$(INSTALL) 'trainbox[xgboost,sklearn,torch,serving,s3,workbench,demo,dev] hatchling editables' --quiet
+	$(INSTALL) 'trainbox[xgboost,sklearn,torch,serving,s3,local,demo,dev] hatchling editables' --quiet
 	$(BIN)/python $(INSTALL_SELF)
 	@touch $@ $(VENV)/.demo
 

@@ -53,7 +53,6 @@ TARGET_LIKE_FOR_LIKE = 0.95
 TARGET_SEGMENTS = 0.03
 TARGET_MEMORY = 0.6
 TOLERANCE = 0.003
-EVERYTHING = "import,job,segments,memory,resume"
 
 INCUMBENT = """\
 import json, sys

@@ -1,4 +1,4 @@
-"""The public toolkit: what a training script imports. The rest serves the container and the workbench."""
+"""The public toolkit: what a training script imports. The rest serves the container and the command line."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

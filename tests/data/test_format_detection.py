@@ -19,7 +19,7 @@ import pyarrow.orc
 import pyarrow.parquet
 import pytest
 
-from tests.data.test_channels import channel
+from tests.data.test_channel_tables import channel
 from trainbox.contract.job import Channel
 from trainbox.data import ColumnSpec, estimate_bytes, read_table, say_unread
 from trainbox.data.formats.byte_stream import compression_from_magic

@@ -75,7 +75,7 @@ def connect(env: Mapping[str, str]) -> "APIClient":
     except ModuleNotFoundError as error:
         raise RunError(
             "docker, the package through which --docker asks the engine, is not installed:"
-            " pip install 'trainbox[workbench]'"
+            " pip install 'trainbox[local]'"
         ) from error
     with asking("answer"):
         return docker.APIClient(version="auto", **docker.utils.kwargs_from_env(environment=dict(env)))

@@ -142,5 +142,5 @@ def test_without_the_package_docker_one_line_says_what_to_install(monkeypatch: p
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(RunError) as raised:
         find_image("image:1", {})
-    assert str(raised.value).endswith("pip install 'trainbox[workbench]'")
+    assert str(raised.value).endswith("pip install 'trainbox[local]'")
     assert "\n" not in str(raised.value)

@@ -170,7 +170,7 @@ def test_a_log_that_cannot_be_written_stops_the_job(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"logs/algo-1.log cannot be written: No space left on device"):
         run(planned, notes)
     assert notes.text["algo-1"] == b"lost\n"
-    assert "the disk takes no more logs" in notes.said[0]
+    assert "disk full, log output stopped" in notes.said[0]
     assert children() == before
 
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from trainbox.contract.param_problems import Problem, alike, find_meant, hint_for, wrong
-from trainbox.contract.param_values import LIST_TYPES, options, read, unquote, unwrap
+from trainbox.contract.params.problems import Problem, alike, find_meant, hint_for, wrong
+from trainbox.contract.params.values import LIST_TYPES, options, read, unquote, unwrap
 from trainbox.contract.secrets import REDACTED, is_secret, secrets, without_secrets
 from trainbox.errors import HyperparameterError
 

@@ -17,13 +17,13 @@ SCRIPT = Path(__file__).parents[2] / "train_scripts" / "random_forest_train.py"
 #: To run first where nobody looks at pictures: to draw them takes longer than all the rest of a test's job.
 NO_MATPLOTLIB = "import sys; sys.modules['matplotlib'] = None"
 
-#: To run first: sends its own process a signal right after it has logged so many trees.
-SIGNAL_AT_TREES = """
+#: To run first: sends its own process a signal right after it has logged a step (of a forest: so many trees).
+SIGNAL_AT_STEP = """
 import trainbox
 log = trainbox.log
 def log_and_signal(step, values):
     log(step, values)
-    if step == {trees}:
+    if step == {step}:
         import os
         os.kill(os.getpid(), {number})
 trainbox.log = log_and_signal
@@ -71,7 +71,7 @@ class Child:
         self._stderr.close()
 
 
-class Nursery:
+class ScriptRuns:
     """A context manager; leaving it ends what still runs.
 
     Args:
@@ -126,6 +126,12 @@ class Nursery:
         return self.start(root, *arguments, **more).wait()
 
 
+def run_script(script: Path, root: Path, *arguments: str, first: str = "", pictures: bool = False) -> Ended:
+    """Run one script to its end."""
+    with ScriptRuns(pictures=pictures) as runs:
+        return runs.run(root, *arguments, script=script, first=first)
+
+
 def hosts(count: int) -> list[str]:
     """Names of hosts that are addresses of this machine, which no other test has."""
     return addresses(count)
@@ -138,6 +144,7 @@ def make_job(
     names: Sequence[str] = ("algo-1",),
     name: str = "algo-1",
     channels: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
 ) -> Path:
     """Write the files that SageMaker gives a host.
 
@@ -147,16 +154,20 @@ def make_job(
         names: All hosts.
         name: This one.
         channels: By name, how each is distributed; its files lie below `input/data`, or come there later.
+        files: By channel and name (`train/a.csv`), the content of files; their channels need not be named.
     """
     config = root / "input" / "config"
     config.mkdir(parents=True, exist_ok=True)
-    given = {
-        channel: {"TrainingInputMode": "File", "S3DistributionType": how} for channel, how in (channels or {}).items()
-    }
+    files = files or {}
+    of_files = dict.fromkeys((path.partition("/")[0] for path in files), "FullyReplicated")
+    distributed = of_files | dict(channels or {})
+    given = {channel: {"TrainingInputMode": "File", "S3DistributionType": how} for channel, how in distributed.items()}
     (config / "hyperparameters.json").write_text(json.dumps(dict(hyperparameters)))
     (config / "inputdataconfig.json").write_text(json.dumps(given))
     (config / "resourceconfig.json").write_text(json.dumps({"current_host": name, "hosts": list(names)}))
     (config / "checkpointconfig.json").write_text(json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
     for channel in given:
         (root / "input" / "data" / channel).mkdir(parents=True, exist_ok=True)
+    for path, written in files.items():
+        (root / "input" / "data" / path).write_bytes(written.encode() if isinstance(written, str) else written)
     return root

@@ -147,27 +147,32 @@ def notes() -> Iterator[Pipe]:
 
 def test_one_hosts_lines_go_through_unchanged(out: Pipe, notes: Pipe) -> None:
     shown = live(out, notes, curves=Curves())
-    shown.output("algo-1", b"10%\r20%\r\n\xff\x00 half")
-    assert out.read() == b"10%\r20%\r\n"
-    shown.output("algo-1", b" a [bold]line[/bold] :smile:\nrest")
+    shown.output("algo-1", b"10%\r20%\r\n\xff\x00 half a [bold]line[/bold] :smile:\n")
+    shown.output("algo-1", b"rest")
+    assert out.read() == b"10%\r20%\r\n\xff\x00 half a [bold]line[/bold] :smile:\nrest"
     shown.tick()
     shown.close()
-    assert out.read() == b"\xff\x00 half a [bold]line[/bold] :smile:\nrest\n"
+    shown.close()
+    assert out.read() == b"\n"
 
 
 def test_with_several_hosts_each_line_says_whose_it_is(out: Pipe, notes: Pipe) -> None:
     shown = live(out, notes, ("algo-1", "algo-2"), curves=Curves())
-    shown.output("algo-1", b"one\n[metrics] step=")
-    shown.output("algo-2", b"two\n")
-    shown.output("algo-1", b"3 auc=0.5\n")
-    assert out.read() == b"algo-1 | one\nalgo-2 | two\nalgo-1 | [metrics] step=3 auc=0.5\n"
+    shown.output("algo-1", b"one\n[metrics] step=3 auc=0.5\n")
+    shown.output("algo-2", b"two without an end")
+    shown.output("algo-1", b"three")
+    shown.close()
+    assert out.read() == (
+        b"algo-1 | one\nalgo-1 | [metrics] step=3 auc=0.5\nalgo-2 | two without an end\nalgo-1 | three\n"
+    )
 
 
-def test_a_line_without_end_fills_no_memory(notes: Pipe) -> None:
-    shown = live(Screen(os.open(os.devnull, os.O_WRONLY)), notes, curves=Curves())
-    for _ in range(40):
-        shown.output("algo-1", b"x" * 65536)
-        assert len(shown._pending["algo-1"]) <= 1024 * 1024 + 65536
+def test_on_a_terminal_a_line_without_an_end_is_ended(out: Pipe, notes: Pipe) -> None:
+    for pen in (PlainPen, RichPen):
+        shown = live(out, notes, curves=Curves(), terminal=80, pen=pen)
+        shown.output("algo-1", b"rest")
+        shown.close()
+        assert out.read().count(b"rest\n") == 1
 
 
 def test_a_million_lines_take_no_longer_than_the_job_itself(notes: Pipe) -> None:

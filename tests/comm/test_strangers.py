@@ -24,7 +24,8 @@ from tests.support.waiting import eventually
 from trainbox.comm import Communicator, Members, acceptor, join
 from trainbox.comm.acceptor import Acceptor, Arrival
 from trainbox.comm.handshake import PROTOCOL, Challenge, Hello, Proof, Refusal, Role, encode, make_nonce
-from trainbox.comm.tolerant import TAKEN, UNPROVED, MemberLost, join_tolerant
+from trainbox.comm.member_loss import TAKEN, UNPROVED, MemberLost
+from trainbox.comm.tolerant import join_tolerant
 from trainbox.contract.peer_key import SAME_KEY_HINT, PeerKey
 from trainbox.errors import PeerError
 
