@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 import traceback
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -30,8 +29,8 @@ MOST_WAITING = 64
 #: Predictions that take longer leave the event loop alone.
 _LOOP_SECONDS = 0.001
 _LOOP_BYTES = 16 * 1024
-#: The quickest of so many predictions decides: on a busy machine any may take long.
-_REMEMBERED = 8
+#: How much weight the last request has in the mean of them.
+_WEIGHT = 0.2
 #: A body may pause for so long, and what nobody wants of it is read for so long.
 _BODY_SECONDS = 30.0
 _REST_SECONDS = 5.0
@@ -72,7 +71,7 @@ class App:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._waiting = 0
         self._predictions = 0
-        self._seconds = deque([0.0], maxlen=_REMEMBERED)
+        self._mean_seconds = 0.0
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
@@ -156,7 +155,7 @@ class App:
         if body is None:
             return None
         request = Request(headers, body, request_id)
-        if len(body) <= _LOOP_BYTES and min(self._seconds) < _LOOP_SECONDS and not self._waiting:
+        if len(body) <= _LOOP_BYTES and self._mean_seconds < _LOOP_SECONDS and not self._waiting:
             return self._answer(request)
         return await self._answer_beside(request, receive)
 
@@ -219,7 +218,7 @@ class App:
             return self._error(500, f"{type(error).__name__}: {error} (at {place})", request.id)
         finally:
             self._words[WorkerField.PREDICTION] = 0
-            self._seconds.append(time.perf_counter() - began)
+            self._mean_seconds += _WEIGHT * (time.perf_counter() - began - self._mean_seconds)
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
