@@ -66,7 +66,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "supervisor/train.py",  # the supervisor of a job
     "toolkit.py",  # what a script calls
     "torch/integration.py",  # what a script calls for the loop of a library
-    "torch/training.py",  # `session`, which a script calls
+    "torch/start_session.py",  # `session`, which a script calls
 )
 
 

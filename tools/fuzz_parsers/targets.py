@@ -44,7 +44,7 @@ from trainbox.errors import (
     ProgramError,
 )
 from trainbox.metrics import Metric, check, definitions, parse_line
-from trainbox.supervisor.program.source import extract
+from trainbox.supervisor.program.archive import extract
 
 #: Given the input and an empty directory; what it returns does not matter.
 Use = Callable[[bytes, Path], object]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from trainbox.torch.networks.hyperparameters import NetworkParams
     from trainbox.torch.networks.model import save_network
     from trainbox.torch.networks.samples import Samples, prepare, read_samples
-    from trainbox.torch.training import Session, session
+    from trainbox.torch.start_session import session
+    from trainbox.torch.training import Session
 
 __all__ = [
     "Batches",
@@ -61,7 +62,7 @@ _HOMES = {
     "prepare": "networks.samples",
     "read_samples": "networks.samples",
     "save_network": "networks.model",
-    "session": "training",
+    "session": "start_session",
 }
 
 

@@ -33,7 +33,7 @@ _SESSION = "trainbox.torch"
 _PEERS = ("trainbox.comm", "trainbox.xgboost", "trainbox.sklearn")
 
 
-class Source(msgspec.Struct, frozen=True):
+class CodeSource(msgspec.Struct, frozen=True):
     """Where code comes from."""
 
     #: `place`: it lies there already; the others are fetched into the code directory.
@@ -45,7 +45,7 @@ class Choice(msgspec.Struct, frozen=True):
     """What the request asks for, before anything is fetched."""
 
     name: str
-    source: Source
+    source: CodeSource
     bundled: bool = False
     #: Whether it is the name of a module.
     is_module: bool = False
@@ -123,7 +123,7 @@ def choose(job: Job) -> Choice:
         return Choice(settings.program, _source(job))
     if settings.script:
         script = find_bundled(settings.script)
-        return Choice(script.name, Source("place", str(script.parent)), bundled=True)
+        return Choice(script.name, CodeSource("place", str(script.parent)), bundled=True)
     raise ProgramError(
         "the job names no program to run",
         hint="set the hyperparameter sagemaker_program (with sagemaker_submit_directory; SDK v2 does both from"
@@ -132,16 +132,18 @@ def choose(job: Job) -> Choice:
     )
 
 
-def _source(job: Job) -> Source:
+def _source(job: Job) -> CodeSource:
     location = job.settings.submit_directory
     if location and location.startswith("s3://"):
-        return Source("s3", location)
+        return CodeSource("s3", location)
     if location:
         path = below(job.layout, Path(location.removeprefix("file://")))
-        return Source("place", str(path)) if path == job.layout.code_dir else Source(_local_kind(path), str(path))
+        return (
+            CodeSource("place", str(path)) if path == job.layout.code_dir else CodeSource(_local_kind(path), str(path))
+        )
     if "code" in job.channels:
-        return Source("directory", str(job.channels["code"].path))
-    return Source("place", str(job.layout.code_dir))
+        return CodeSource("directory", str(job.channels["code"].path))
+    return CodeSource("place", str(job.layout.code_dir))
 
 
 def _local_kind(path: Path) -> Literal["archive", "directory"]:

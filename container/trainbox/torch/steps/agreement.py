@@ -26,13 +26,23 @@ class Place(msgspec.Struct, frozen=True, order=True):
     rank: int
 
 
-class Flags(msgspec.Struct, frozen=True):
+class StepFlags(msgspec.Struct, frozen=True):
     """What one rank says at the end of a step, or all of them together."""
 
     stop: bool = False
     save: bool = False
     #: Where a loss was not finite.
     bad: Place | None = None
+
+    def merge(self, other: "StepFlags") -> "StepFlags":
+        """Return what either of them says."""
+        if other is NO_FLAGS:
+            return self
+        return StepFlags(self.stop or other.stop, self.save or other.save, self.bad or other.bad)
+
+
+#: What is said at the end of most steps.
+NO_FLAGS = StepFlags()
 
 
 class Agreement:
@@ -46,7 +56,7 @@ class Agreement:
     def __init__(self, group: dist.ProcessGroup | None) -> None:
         self._group = group
         self._ranks = 1 if group is None else dist.get_world_size(group)
-        self._held = Flags()
+        self._held = NO_FLAGS
         self._sent = torch.zeros(4, dtype=torch.int64)
         self._work: dist.Work | None = None
         self._steps = 0  # since flags were last read
@@ -54,13 +64,13 @@ class Agreement:
         self._pause = 0
         self._step_seconds = 0.0  # before the first measurement: each step is worth a message
 
-    def exchange(self, flags: Flags) -> Flags:
+    def exchange(self, flags: StepFlags) -> StepFlags:
         """Give this step's flags; get what all have said, where that has arrived."""
         if self._group is None:
             return flags
-        self._hold(flags)
+        self._held = self._held.merge(flags)
         self._steps += 1
-        arrived = self._read() if self._work is not None else Flags()
+        arrived = NO_FLAGS if self._work is None else self._read()
         if self._steps >= self._pause:
             self._begin()
         return arrived
@@ -77,18 +87,13 @@ class Agreement:
         dist.all_reduce(count, group=self._group)
         return int(count.item())
 
-    def finish(self) -> Flags:
+    def finish(self) -> StepFlags:
         """All that has not been said yet, from all ranks, waited for."""
         if self._group is None:
-            return Flags()
-        arrived = self._read() if self._work is not None else Flags()
+            return NO_FLAGS
+        arrived = NO_FLAGS if self._work is None else self._read()
         self._begin()
-        last = self._read()
-        return Flags(arrived.stop or last.stop, arrived.save or last.save, arrived.bad or last.bad)
-
-    def _hold(self, flags: Flags) -> None:
-        held = self._held
-        self._held = Flags(held.stop or flags.stop, held.save or flags.save, held.bad or flags.bad)
+        return arrived.merge(self._read())
 
     def _begin(self) -> None:
         stop, save, place = self._held.stop, self._held.save, self._held.bad
@@ -96,14 +101,14 @@ class Agreement:
         if self._steps:  # else flags have just been read: no step has gone by since
             self._measure()
         pause = min(_LONGEST_PAUSE, int(PAUSE_SECONDS / max(self._step_seconds, 1e-6)))
-        self._held = Flags()
+        self._held = NO_FLAGS
         self._sent = torch.tensor([stop, save, bad, pause], dtype=torch.int64)
         self._work = dist.all_reduce(self._sent, dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def _measure(self) -> None:
         self._step_seconds = (time.monotonic() - self._read_at) / self._steps
 
-    def _read(self) -> Flags:
+    def _read(self) -> StepFlags:
         if self._steps:
             self._measure()
         if self._work is not None:
@@ -111,7 +116,7 @@ class Agreement:
         self._work, self._steps, self._read_at = None, 0, time.monotonic()
         stop, save, bad, self._pause = self._sent.tolist()
         place = Place(*divmod(_LARGEST - bad, self._ranks)) if bad else None
-        return Flags(stop=bool(stop), save=bool(save), bad=place)
+        return StepFlags(stop=bool(stop), save=bool(save), bad=place)
 
 
 def checksum(parameters: Iterable[torch.Tensor]) -> int:

@@ -13,7 +13,7 @@ from trainbox.torch.parallel.stopwatch import Stopwatch
 from trainbox.torch.parallel.wrapping import exchange_gradients
 from trainbox.torch.precision import Precision
 from trainbox.torch.steps.losses import FP16_PATIENCE, LossWatch
-from trainbox.torch.steps.weighing import Weights
+from trainbox.torch.steps.weighing import LossWeights
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Gradients:
         self._share = 1.0  # of the micro-batch in the step
         self._made = False  # in this step
         self._probe: nn.Parameter | None = None
-        self._weights = Weights(device)
+        self._weights = LossWeights(device)
 
     def begin(self, number: int = 0, batches: int = 1, weight: float = 1.0) -> None:
         """This rank has a batch.
@@ -107,11 +107,10 @@ class Gradients:
         if not self._completes:
             return False
         self._scaler.unscale_(optimizer)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._weights.apply(parameters)
         sound = True
+        self._weights.apply(_parameters(optimizer))
         if clip is not None or self.on_nan == "continue":
-            norm = clip_grad_norm_(parameters, float("inf") if clip is None else clip)
+            norm = clip_grad_norm_(list(_parameters(optimizer)), float("inf") if clip is None else clip)
             sound = self.on_nan == "stop" or bool(torch.isfinite(norm))
         if sound:
             self._scaler.step(optimizer)
@@ -119,6 +118,11 @@ class Gradients:
         optimizer.zero_grad(set_to_none=True)
         self.updated = True
         return True
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
 
 
 def _count_samples(batch: object) -> int:

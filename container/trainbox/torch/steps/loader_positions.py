@@ -21,7 +21,7 @@ T = TypeVar("T")
 _REMEDY = "use run.batches(…).loader, or a loader with state_dict, as torchdata's StatefulDataLoader"
 
 
-class Places:
+class LoaderPositions:
     """The loaders that a session has gone through.
 
     Args:

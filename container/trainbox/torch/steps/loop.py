@@ -17,10 +17,10 @@ from trainbox.log_lines import emit
 from trainbox.torch.batches import Batches, Loader, map_tensors
 from trainbox.torch.parallel.stopwatch import Stopwatch
 from trainbox.torch.parallel.wrapping import copy_buffers, replicated
-from trainbox.torch.steps.agreement import Agreement, Flags, Place, compare_parameters, finite, gather
+from trainbox.torch.steps.agreement import NO_FLAGS, Agreement, Place, StepFlags, compare_parameters, finite, gather
 from trainbox.torch.steps.gradients import Gradients
-from trainbox.torch.steps.loader_positions import Places
-from trainbox.torch.steps.uneven import Watch, require_joinable
+from trainbox.torch.steps.loader_positions import LoaderPositions
+from trainbox.torch.steps.uneven import UnevenMonitor, require_joinable
 from trainbox.torch.world import tighten
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class Loop:
         self._bad_said = 0
         self._said_gathered = False
         self._weight = 1.0
-        self._places = Places(seed, ranks.rank, self._say)
-        self._watch = Watch(ranks.rank, ranks.world_size) if control is not None else None
+        self._positions = LoaderPositions(seed, ranks.rank, self._say)
+        self._uneven = UnevenMonitor(ranks.rank, ranks.world_size) if control is not None else None
         self._steps_here = 0
 
     def mark(self, phase: StepPhase) -> None:
@@ -109,8 +109,8 @@ class Loop:
                 computing = self._begin(StepPhase.COMPUTE)
                 self._stopwatch.begin()
             number += 1
-            if number == accumulate and self._watch is not None and uneven == "error":
-                self._watch.begin()
+            if number == accumulate and self._uneven is not None and uneven == "error":
+                self._uneven.begin()
             try:
                 yield moved
             except GeneratorExit:  # the loop was broken off: behind the step or within it
@@ -133,10 +133,10 @@ class Loop:
 
     def _batches(self, loader: Iterable[T], accumulate: int, uneven: Uneven) -> Iterator[T]:
         """This rank's batches: its own, or also its last once more while others have one (`join`)."""
-        own = self._places.enter(loader, self.saver, self.step * accumulate)
-        if self._watch is None or uneven == "error":
-            if self._watch is not None:
-                self._watch.enter()
+        own = self._positions.enter(loader, self.saver, self.step * accumulate)
+        if self._uneven is None or uneven == "error":
+            if self._uneven is not None:
+                self._uneven.enter()
             yield from own
             return
         if uneven == "join":
@@ -166,8 +166,8 @@ class Loop:
 
     def _end_loop(self, number: int, accumulate: int, uneven: Uneven) -> None:
         """The loader is at its end on this rank: wait for the others' to be, too."""
-        if self._watch is not None and uneven == "error":
-            self._watch.end()
+        if self._uneven is not None and uneven == "error":
+            self._uneven.end()
         if number:
             self._gradients.drop()
             self._say(f"the loader's last {number} batches fill no step of {accumulate}: they are left out")
@@ -208,8 +208,8 @@ class Loop:
 
     def leave(self) -> None:
         """Nothing goes on beside the script any more, however it ended."""
-        if self._watch is not None:
-            self._watch.close()
+        if self._uneven is not None:
+            self._uneven.close()
 
     def _begin(self, phase: StepPhase) -> float:
         self.mark(phase)
@@ -239,7 +239,11 @@ class Loop:
         """Say how this rank stands, and do what all have agreed to; a save may have to wait for the next step."""
         due = saves and self._rank == 0 and self.saver is not None and not self._save_asked and self.saver.due()
         self._save_asked = self._save_asked or due
-        agreed = self._agreement.exchange(Flags(self._stop.requested, due, self._gradients.losses.find(self.step)))
+        stop, bad = self._stop.requested, self._gradients.losses.find(self.step)
+        flags = StepFlags(stop, due, bad) if stop or due or bad is not None else NO_FLAGS
+        agreed = self._agreement.exchange(flags)
+        if agreed is NO_FLAGS and not self._save_owed:
+            return
         if agreed.bad is not None:
             self._report_bad(agreed.bad)
         if agreed.stop:

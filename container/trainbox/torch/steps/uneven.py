@@ -24,7 +24,7 @@ _PATIENCE_SECONDS = 0.2
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.0005, 0.1
 
 
-class Watch:
+class UnevenMonitor:
     """Tells a rank that has run out of batches whether another has gone on to the next step.
 
     Args:

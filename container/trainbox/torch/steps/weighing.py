@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from trainbox.errors import TrainingError
 
 
-class Weights:
+class LossWeights:
     """The weights of the losses whose gradients no optimizer has used yet.
 
     Args:

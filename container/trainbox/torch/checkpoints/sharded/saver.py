@@ -37,9 +37,10 @@ from trainbox.torch.checkpoints.collectives import RankGroup
 from trainbox.torch.checkpoints.parts import FROZEN, Stateful, kind_of, plain, without_frozen
 from trainbox.torch.checkpoints.replicas import Replicas
 from trainbox.torch.checkpoints.run_info import ALONE, RunInfo, SaveSchedule
-from trainbox.torch.checkpoints.sharded.catalog import ShardCatalog, ShardedCheckpoint, ShardFetcher
+from trainbox.torch.checkpoints.sharded.catalog import ShardCatalog, ShardedCheckpoint
 from trainbox.torch.checkpoints.sharded.dcp import DcpReader, DcpWriter
 from trainbox.torch.checkpoints.sharded.dcp_index import METADATA, read_index
+from trainbox.torch.checkpoints.sharded.fetch import ShardFetcher
 from trainbox.torch.checkpoints.state_manifest import (
     GENERATORS,
     NO_EARLIER,
