@@ -18,9 +18,9 @@ from trainbox.data import Table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
 from trainbox.sklearn import rows
 from trainbox.sklearn.data import Report, agree, check_training_labels, must_stay
-from trainbox.sklearn.forests import assemble, gather_parts, groups_left, grow, slices, take_stock
+from trainbox.sklearn.forests.checkpoints import identify, resume, save_parts
+from trainbox.sklearn.forests.growing import assemble, gather_parts, groups_left, grow, slices, take_stock
 from trainbox.sklearn.params import Params
-from trainbox.sklearn.resuming import identify, resume, save_parts
 from trainbox.sklearn.rows import hand_rows_to_first, pack_rows, share_rows, unpack_rows
 
 NAMES = ("f0", "f1", "f2", "f3")

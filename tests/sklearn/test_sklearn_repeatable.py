@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from tests.support.growth import draw_rows, make_data
-from trainbox.sklearn.forests import Part, assemble, grow, lay_out, read_part
-from trainbox.sklearn.packing import pack
+from trainbox.sklearn.forests.growing import Part, assemble, grow, lay_out, read_part
+from trainbox.sklearn.forests.packing import pack
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 

@@ -11,8 +11,8 @@ from sklearn import metrics
 
 from tests.support.growth import make_data, make_table
 from trainbox.sklearn.data import targets
-from trainbox.sklearn.forests import forest_class, grow
-from trainbox.sklearn.judging import Judge
+from trainbox.sklearn.forests.growing import forest_class, grow
+from trainbox.sklearn.forests.judging import Judge
 from trainbox.sklearn.params import Params, constructor_arguments, declare
 from trainbox.sklearn.scores import score_classes, score_numbers
 

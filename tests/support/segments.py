@@ -16,14 +16,14 @@ import xgboost as xgb
 
 from trainbox.contract.job import Channel
 from trainbox.data import Table
-from trainbox.xgboost import shards
-from trainbox.xgboost.cluster import Alone
-from trainbox.xgboost.declared import metric_names, objective_of
-from trainbox.xgboost.matrices import choose_bins, make_matrices
+from trainbox.xgboost.collective.group import Alone
 from trainbox.xgboost.metrics import evaluate
-from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.params.declared_metrics import metric_names, objective_of
+from trainbox.xgboost.params.hyperparameters import Params, booster_parameters
+from trainbox.xgboost.rows import shards
+from trainbox.xgboost.rows.matrices import choose_bins, make_matrices
+from trainbox.xgboost.rows.shards import Part, Shard, read_shard, shard_of
 from trainbox.xgboost.segments import Progress, is_finished
-from trainbox.xgboost.shards import Part, Shard, read_shard, shard_of
 from trainbox.xgboost.training import boost
 
 AT_QUANTILES = "bins at exact quantiles"

@@ -16,10 +16,10 @@ from tests.support.ubjson import encode
 from trainbox.checkpoint.store import Checkpoint, Checkpoints
 from trainbox.comm import Members, join
 from trainbox.errors import CheckpointError
-from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.folds import load_folds
 from trainbox.xgboost.model_check.ubjson import decode
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.agreement import Agreement
 from trainbox.xgboost.segments import Progress, resume
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"

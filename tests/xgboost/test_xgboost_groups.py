@@ -7,8 +7,8 @@ import xgboost as xgb
 from trainbox.data import Table
 from trainbox.errors import HyperparameterError
 from trainbox.xgboost.folds import join_folds, split_folds, take_rows
-from trainbox.xgboost.matrices import fields
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.matrices import fields
 
 
 def ranking(**more: object) -> Params:

@@ -19,10 +19,17 @@ from sklearn import metrics as sk
 from trainbox.contract.params import parse
 from trainbox.errors import DataError
 from trainbox.xgboost import scores
-from trainbox.xgboost.catalogue import METRICS, goal, is_well_formed, split
-from trainbox.xgboost.declared import builtin_regexes, declare, line, metric_names, objective_name, objective_of
 from trainbox.xgboost.metrics import Truths, evaluate
-from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.params.catalogue import METRICS, goal, is_well_formed, split
+from trainbox.xgboost.params.declared_metrics import (
+    builtin_regexes,
+    declare,
+    line,
+    metric_names,
+    objective_name,
+    objective_of,
+)
+from trainbox.xgboost.params.hyperparameters import Params, booster_parameters
 
 MAXIMIZED = (
     *("accuracy", "auc", "aucpr", "balanced_accuracy", "f1", "f1_binary", "f1_macro", "map", "ndcg"),

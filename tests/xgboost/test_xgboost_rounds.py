@@ -8,7 +8,7 @@ import pytest
 
 from trainbox.errors import TrainingError
 from trainbox.metrics import Metric
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.hyperparameters import Params
 from trainbox.xgboost.segments import best_round, check_decision, chosen_round, is_finished
 
 NAN, INF = math.nan, math.inf

@@ -16,7 +16,7 @@ from trainbox.log_lines import emit
 from trainbox.model.plots import Picture
 from trainbox.model.samples import thin_out
 from trainbox.sklearn.data import Data, targets
-from trainbox.sklearn.forests import count_threads
+from trainbox.sklearn.forests.growing import count_threads
 from trainbox.sklearn.model import describe, save_importance, versions
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.scores import score_classes, score_numbers
@@ -97,7 +97,7 @@ def boost(params: Params, data: Data, communicator: Communicator) -> "xgb.Booste
     """
     import xgboost as xgb  # noqa: PLC0415 - see the module's docstring
 
-    from trainbox.xgboost.cluster import collective  # noqa: PLC0415 - loads XGBoost
+    from trainbox.xgboost.collective.group import collective  # noqa: PLC0415 - loads XGBoost
 
     own = data.train if data.is_sharded else take_part(data.train, communicator.rank, communicator.size)
     rows = f"{len(own.labels):,} rows of its own"

@@ -25,10 +25,10 @@ from trainbox.model import curves
 from trainbox.model.plots import Picture, draw_importance
 from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED
+from trainbox.sklearn.forests.checkpoints import History
+from trainbox.sklearn.forests.packing import COMPRESSION, FORESTS, TRUSTED
 from trainbox.sklearn.params import Params
 from trainbox.sklearn.repeatable import clear_padding, rewrite
-from trainbox.sklearn.resuming import History
 from trainbox.sklearn.texts import collapse, expand
 from trainbox.tabular.texts import by_name, explain
 

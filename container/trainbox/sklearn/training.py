@@ -14,7 +14,9 @@ from trainbox.model.plots import Picture, draw_pictures
 from trainbox.sklearn.boosted import boost, explain_boost, save_booster, score_booster
 from trainbox.sklearn.data import Data, meet, read_data
 from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
-from trainbox.sklearn.forests import (
+from trainbox.sklearn.forests.checkpoints import identify, open_store, resume, save_parts
+from trainbox.sklearn.forests.former import read_former, refuse_former
+from trainbox.sklearn.forests.growing import (
     Part,
     assemble,
     check_rows,
@@ -25,11 +27,9 @@ from trainbox.sklearn.forests import (
     slices,
     take_stock,
 )
-from trainbox.sklearn.former import read_former, refuse_former
-from trainbox.sklearn.judging import Judge
+from trainbox.sklearn.forests.judging import Judge
 from trainbox.sklearn.model import describe, find_importance, save_curves, save_importance, save_model
 from trainbox.sklearn.params import Params
-from trainbox.sklearn.resuming import identify, open_store, resume, save_parts
 from trainbox.tabular.pace import Pace
 from trainbox.tabular.script import log_line
 

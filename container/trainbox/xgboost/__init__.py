@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainbox.xgboost.boosting import Boosting, BoostingSession
-    from trainbox.xgboost.declared import declare
     from trainbox.xgboost.entry import session
     from trainbox.xgboost.model_check import Model, check_model
-    from trainbox.xgboost.params import Params
+    from trainbox.xgboost.params.declared_metrics import declare
+    from trainbox.xgboost.params.hyperparameters import Params
     from trainbox.xgboost.segments import Progress
 
 __all__ = [
@@ -38,10 +38,10 @@ _HOMES = {
     "Boosting": "boosting",
     "BoostingSession": "boosting",
     "Model": "model_check",
-    "Params": "params",
+    "Params": "params.hyperparameters",
     "Progress": "segments",
     "check_model": "model_check",
-    "declare": "declared",
+    "declare": "params.declared_metrics",
     "session": "entry",
 }
 

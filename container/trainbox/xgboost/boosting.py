@@ -10,13 +10,13 @@ from trainbox.errors import RunError
 from trainbox.model.plots import draw_pictures
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
-from trainbox.xgboost.cluster import collective
+from trainbox.xgboost.collective.group import collective
 from trainbox.xgboost.cross_validation import cross_validate
-from trainbox.xgboost.data import Data, meet, read_data
-from trainbox.xgboost.declared import objective_of
 from trainbox.xgboost.former import Former, read_former
 from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_models, thin_rows
-from trainbox.xgboost.params import Params, check_members
+from trainbox.xgboost.params.declared_metrics import objective_of
+from trainbox.xgboost.params.hyperparameters import Params, check_members
+from trainbox.xgboost.rows.reading import Data, meet, read_data
 from trainbox.xgboost.segments import (
     Progress,
     best_round,

@@ -12,9 +12,7 @@ from trainbox.model.plots import draw_pictures
 from trainbox.model.samples import Matrix
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
-from trainbox.xgboost.cluster import Alone
-from trainbox.xgboost.data import Data
-from trainbox.xgboost.declared import objective_of
+from trainbox.xgboost.collective.group import Alone
 from trainbox.xgboost.folds import (
     Fold,
     FoldResult,
@@ -28,9 +26,11 @@ from trainbox.xgboost.folds import (
     summarize,
     take_rows,
 )
-from trainbox.xgboost.matrices import Bins, plain_matrix
 from trainbox.xgboost.model import cut, describe, save_models, save_output
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.declared_metrics import objective_of
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.matrices import Bins, plain_matrix
+from trainbox.xgboost.rows.reading import Data
 from trainbox.xgboost.segments import Progress, chosen_round, is_finished
 from trainbox.xgboost.training import conclude, train
 

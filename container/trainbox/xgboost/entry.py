@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainbox.contract.job import default_in_environment
 from trainbox.tabular.script import ending_in_order, log_line, without
-from trainbox.xgboost.params import Params, notes
+from trainbox.xgboost.params.hyperparameters import Params, notes
 
 if TYPE_CHECKING:
     from trainbox.xgboost.boosting import BoostingSession

@@ -10,10 +10,10 @@ from trainbox.comm import Communicator
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, check_names, find_file, former_model
 from trainbox.log_lines import emit
-from trainbox.xgboost import rules
-from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.model_check import Model, check_model
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params import rules
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.agreement import Agreement
 
 _FILE = "xgboost-model"
 _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import xgboost as xgb
 
 from trainbox.xgboost import scores
-from trainbox.xgboost.catalogue import METRICS, split
-from trainbox.xgboost.cluster import Alone, Group
-from trainbox.xgboost.params import Params, metric_parameters
-from trainbox.xgboost.rules import objective
+from trainbox.xgboost.collective.group import Alone, Group
+from trainbox.xgboost.params.catalogue import METRICS, split
+from trainbox.xgboost.params.hyperparameters import Params, metric_parameters
+from trainbox.xgboost.params.rules import objective
 from trainbox.xgboost.scores import Floats
 
 Predictions = npt.NDArray[np.float32]

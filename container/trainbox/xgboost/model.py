@@ -31,13 +31,13 @@ from trainbox.model.samples import (
     thin_out,
 )
 from trainbox.tabular.texts import by_name
-from trainbox.xgboost.agreement import NO_TEXTS
-from trainbox.xgboost.matrices import feature_types, read_features
-from trainbox.xgboost.params import Params, as_dict
+from trainbox.xgboost.params.hyperparameters import Params, as_dict
+from trainbox.xgboost.params.rules import objective
 from trainbox.xgboost.readers import base_scores, for_every_reader
-from trainbox.xgboost.rules import objective
+from trainbox.xgboost.rows.agreement import NO_TEXTS
+from trainbox.xgboost.rows.matrices import feature_types, read_features
+from trainbox.xgboost.rows.shards import Shard
 from trainbox.xgboost.segments import History
-from trainbox.xgboost.shards import Shard
 
 _KINDS = ("gain", "weight", "cover", "total_gain", "total_cover")
 #: What their models say is a class.

@@ -25,12 +25,12 @@ from trainbox.data import digest_coding
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
-from trainbox.xgboost import rules
-from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.former import Former
 from trainbox.xgboost.model_check import Model, check_model
-from trainbox.xgboost.params import Params, shaping
+from trainbox.xgboost.params import rules
+from trainbox.xgboost.params.hyperparameters import Params, shaping
 from trainbox.xgboost.readers import spell_base_score
+from trainbox.xgboost.rows.agreement import Agreement
 
 T = TypeVar("T")
 

@@ -10,12 +10,12 @@ import xgboost as xgb
 import trainbox
 from trainbox.metrics import Metric
 from trainbox.tabular.pace import Pace
-from trainbox.xgboost.cluster import Group
-from trainbox.xgboost.data import Data, find_device
-from trainbox.xgboost.declared import declare, line, metric_names, objective_of
-from trainbox.xgboost.matrices import Bins
+from trainbox.xgboost.collective.group import Group
 from trainbox.xgboost.metrics import Truths, evaluate
-from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.params.declared_metrics import declare, line, metric_names, objective_of
+from trainbox.xgboost.params.hyperparameters import Params, booster_parameters
+from trainbox.xgboost.rows.matrices import Bins
+from trainbox.xgboost.rows.reading import Data, find_device
 from trainbox.xgboost.segments import (
     Progress,
     begin_segment,

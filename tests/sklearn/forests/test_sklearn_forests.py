@@ -15,7 +15,7 @@ from tests.support.growth import anatomy, make_data
 from trainbox.data import Table, default_names
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.forests import (
+from trainbox.sklearn.forests.growing import (
     Part,
     assemble,
     check_rows,

@@ -21,7 +21,7 @@ from xgboost import collective as xgb_collective
 from trainbox.comm import Communicator
 from trainbox.comm.heartbeat import REPORT_LEAVE_SECONDS
 from trainbox.errors import TrainingError
-from trainbox.xgboost.tracker_process import Tracker, Watch
+from trainbox.xgboost.collective.tracker_process import Tracker, Watch
 
 #: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
 DEFAULT_SECONDS = 300.0

@@ -17,9 +17,9 @@ from sklearn.tree._tree import Tree
 
 from tests.support.growth import anatomy, draw_rows
 from trainbox.errors import DataError
-from trainbox.sklearn.packing import Forest, pack, unpack
+from trainbox.sklearn.forests.packing import Forest, pack, unpack
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 KINDS = (
     ensemble.RandomForestClassifier,
     ensemble.RandomForestRegressor,

@@ -20,9 +20,9 @@ from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.comm import Communicator, Members, join
 from trainbox.errors import PeerError, TrainingError
-from trainbox.xgboost import cluster
-from trainbox.xgboost.cluster import collective, naming_the_lost
-from trainbox.xgboost.tracker_process import Tracker
+from trainbox.xgboost.collective import group as cluster
+from trainbox.xgboost.collective.group import collective, naming_the_lost
+from trainbox.xgboost.collective.tracker_process import Tracker
 
 #: XGBoost without what it does not need here, which would take members five times as long to start.
 ALONE = """
@@ -33,7 +33,7 @@ HEAD = f"""
 {ALONE}
 import hashlib, warnings
 import numpy as np, xgboost as xgb
-from trainbox.xgboost.cluster import collective
+from trainbox.xgboost.collective.group import collective
 warnings.simplefilter("ignore")
 def say(**values): print(json.dumps(values), flush=True)
 def rows(count, seed):
@@ -258,7 +258,7 @@ def test_the_tracker_lives_as_long_as_its_leader_and_a_sigterm_for_the_script_do
 def test_the_tracker_of_a_leader_that_is_killed_ends_by_itself() -> None:
     code = """
 import time
-from trainbox.xgboost.tracker_process import Tracker
+from trainbox.xgboost.collective.tracker_process import Tracker
 tracker = Tracker("127.0.0.1", 2, 10)
 print(tracker.pid, flush=True)
 time.sleep(60)

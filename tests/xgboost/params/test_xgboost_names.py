@@ -11,8 +11,8 @@ import pytest
 
 from trainbox.contract.params import names, parse
 from trainbox.errors import HyperparameterError
-from trainbox.xgboost.params import Params, notes
-from trainbox.xgboost.retired import INSTEAD
+from trainbox.xgboost.params.hyperparameters import Params, notes
+from trainbox.xgboost.params.retired import INSTEAD
 
 OF_XGBOOST = """
     aft_loss_distribution aft_loss_distribution_scale alpha base_score boost_from_average booster cache_opt

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.xgboost.collective.test_cluster import HEAD, ON_AND_ON
 
 from tests.support.parties import Party
 from tests.support.trees import is_alive
-from tests.xgboost.test_cluster import HEAD, ON_AND_ON
 from trainbox.comm import Members, join
 from trainbox.errors import TrainingError
-from trainbox.xgboost.tracker_process import Tracker, Watch
+from trainbox.xgboost.collective.tracker_process import Tracker, Watch
 
 #: All but the last member wait in XGBoost for it.
 LATE = """
-from trainbox.xgboost import cluster
+from trainbox.xgboost.collective import group as cluster
 init = cluster.xgb_collective.init
 def late(**arguments):
     ready()

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from trainbox.xgboost.catalogue import ALONE, METRICS, OBJECTIVES, OF_TWO, is_well_formed, split
-from trainbox.xgboost.declaration import RETIRED_OBJECTIVE, Declaration
+from trainbox.xgboost.params.catalogue import ALONE, METRICS, OBJECTIVES, OF_TWO, is_well_formed, split
+from trainbox.xgboost.params.declaration import RETIRED_OBJECTIVE, Declaration
 
 #: Names of SageMaker's built-in and of XGBoost for the same thing, and the name used here.
 ALIASES = {"learning_rate": "eta", "min_split_loss": "gamma", "reg_lambda": "lambda", "reg_alpha": "alpha"}

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from trainbox.xgboost.declaration import RETIRED_OBJECTIVE, Declaration
-from trainbox.xgboost.rules import RETIRED_UPDATERS, device, find_unread
+from trainbox.xgboost.params.declaration import RETIRED_OBJECTIVE, Declaration
+from trainbox.xgboost.params.rules import RETIRED_UPDATERS, device, find_unread
 
 #: Hyperparameters that nothing reads, and why.
 UNREAD = {

@@ -33,10 +33,10 @@ from trainbox.log_lines import emit
 from trainbox.system.shm_dir import temporary_directory
 from trainbox.tabular.faults import Fault, Scan
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
-from trainbox.xgboost.agreement import Labels
-from trainbox.xgboost.declared import metric_names
-from trainbox.xgboost.domains import rules_for
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.declared_metrics import metric_names
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.agreement import Labels
+from trainbox.xgboost.rows.domains import rules_for
 
 #: In memory the decoded rows stand beside the binned ones and what the sketch of the bins needs.
 IN_MEMORY_FACTOR = 2.0

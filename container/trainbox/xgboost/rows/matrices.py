@@ -18,11 +18,11 @@ import xgboost as xgb
 from trainbox.data import Coding, Table
 from trainbox.data.formats.row_block import Groups
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.xgboost.agreement import NO_TEXTS
-from trainbox.xgboost.constraints import weights
-from trainbox.xgboost.cuts import exact_cuts
-from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import COLUMNS, FEATURES, STARTS, VALUES, Shard
+from trainbox.xgboost.params.constraints import weights
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.agreement import NO_TEXTS
+from trainbox.xgboost.rows.cuts import exact_cuts
+from trainbox.xgboost.rows.shards import COLUMNS, FEATURES, STARTS, VALUES, Shard
 
 Floats = npt.NDArray[np.float32]
 #: Where the features of the rows to learn from are cut: by XGBoost's sketch, at exact quantiles, or nowhere where trees

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from trainbox.contract.job import Channel
-from trainbox.xgboost.catalogue import METRICS, OBJECTIVES
-from trainbox.xgboost.domains import DOMAINS, METRIC_DOMAINS
-from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import Part, read_shard
+from trainbox.xgboost.params.catalogue import METRICS, OBJECTIVES
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.domains import DOMAINS, METRIC_DOMAINS
+from trainbox.xgboost.rows.shards import Part, read_shard
 
 CLASSES = {"num_class": 3}
 BOUNDS = {"label_columns": 2}

@@ -11,9 +11,9 @@ from trainbox.comm import Communicator
 from trainbox.contract.job import Channel
 from trainbox.data import Coding
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import Part, Shard, read_block, read_shard
-from trainbox.xgboost.texts import check_texts, settle_codes
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.shards import Part, Shard, read_block, read_shard
+from trainbox.xgboost.rows.texts import check_texts, settle_codes
 
 BINARY = Params(num_round=1, objective="binary:logistic")
 ROWS = "yes,red,1\nno,blue,2\nyes,,3\nno,amber,4\nyes,red,5\n"
@@ -33,7 +33,7 @@ def settled(channel: Channel, spool: Path | None) -> Shard:
 def test_blocks_on_the_disk_have_the_codes_of_a_table_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainbox.xgboost.shards.BLOCK_ROWS", 2)
+    monkeypatch.setattr("trainbox.xgboost.rows.shards.BLOCK_ROWS", 2)
     channel = Channel("train", write(tmp_path, {"a.csv": ROWS}))
     memory, disk = settled(channel, None), settled(channel, tmp_path / "spool")
     assert memory.coding == disk.coding == Coding({0: ("amber", "blue", "red")}, ("no", "yes"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainbox.sklearn.data import Data, targets
-from trainbox.sklearn.forests import Part, count_threads, make_sampler
+from trainbox.sklearn.forests.growing import Part, count_threads, make_sampler
 from trainbox.sklearn.params import OUT_OF_BAG, Params
 from trainbox.sklearn.scores import OutOfBag, Votes
 

@@ -21,11 +21,11 @@ from trainbox.system.machine import read_machine
 from trainbox.system.memory import read_memory
 from trainbox.tabular.faults import raising_everywhere, raising_together
 from trainbox.tabular.texts import former_codes
-from trainbox.xgboost.agreement import Agreement, Report, agree, check_labels, report_columns
 from trainbox.xgboost.devices import choose_device
-from trainbox.xgboost.matrices import Bins, choose_bins, make_matrices
-from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import (
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.agreement import Agreement, Report, agree, check_labels, report_columns
+from trainbox.xgboost.rows.matrices import Bins, choose_bins, make_matrices
+from trainbox.xgboost.rows.shards import (
     Shard,
     disk_needed,
     empty_shard,
@@ -34,7 +34,7 @@ from trainbox.xgboost.shards import (
     shard_of,
     spool_directory,
 )
-from trainbox.xgboost.texts import settle_codes
+from trainbox.xgboost.rows.texts import settle_codes
 
 
 class Data(msgspec.Struct, frozen=True, eq=False):

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from trainbox.errors import HyperparameterError
-from trainbox.xgboost import constraints, retired, rules
-from trainbox.xgboost.declaration import Declaration
+from trainbox.xgboost.params import constraints, retired, rules
+from trainbox.xgboost.params.declaration import Declaration
 
 #: What a resumed job may change, because it shapes no tree. How CSV is read shows in the digest of what was read.
 FREE = frozenset(

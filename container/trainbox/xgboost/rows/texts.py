@@ -14,8 +14,8 @@ from trainbox.data.table import recode_table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.log_lines import emit
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
-from trainbox.xgboost.params import Params
-from trainbox.xgboost.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.rows.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
 def settle_codes(train: Shard, communicator: Communicator, params: Params, former: Coding | None) -> Shard:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from trainbox.contract.model_card import MISSING
-from trainbox.xgboost.catalogue import OBJECTIVES
+from trainbox.xgboost.params.catalogue import OBJECTIVES
 
 #: What XGBoost called `reg:squarederror` before 0.90.
 RETIRED_OBJECTIVE = "reg:linear"

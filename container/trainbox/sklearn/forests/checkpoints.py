@@ -17,8 +17,8 @@ from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.log_lines import emit
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.forests import Part, read_part
-from trainbox.sklearn.former import Former
+from trainbox.sklearn.forests.former import Former
+from trainbox.sklearn.forests.growing import Part, read_part
 from trainbox.sklearn.params import FREE, Params
 
 #: The scores so far: after how many trees, and which.

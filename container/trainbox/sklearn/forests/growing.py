@@ -3,7 +3,7 @@
 Tree i of a forest is shaped by the i-th number that scikit-learn draws from the random state it was given. A group that
 begins with tree i is given a random state from which i numbers were drawn before; so it does not matter in how many
 groups, in how many attempts or on how many hosts the trees grow. Nothing but scikit-learn's public interface is used
-for that; tests/sklearn/test_sklearn_forests.py compares the trees with those of one fit, number by number.
+for that; tests/sklearn/forests/test_sklearn_forests.py compares the trees with those of one fit, number by number.
 """
 
 import copy
@@ -25,7 +25,7 @@ from trainbox.comm import Communicator
 from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import Data, count_missing, targets
-from trainbox.sklearn.packing import Forest, pack, unpack
+from trainbox.sklearn.forests.packing import Forest, pack, unpack
 from trainbox.sklearn.params import Params, constructor_arguments
 from trainbox.sklearn.repeatable import clear_padding, share_texts
 from trainbox.sklearn.rows import by_columns

@@ -10,8 +10,8 @@ from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
 from trainbox.log_lines import emit
 from trainbox.sklearn.data import Data
-from trainbox.sklearn.forests import Part, forest_class
-from trainbox.sklearn.packing import unpack
+from trainbox.sklearn.forests.growing import Part, forest_class
+from trainbox.sklearn.forests.packing import unpack
 from trainbox.sklearn.params import Params
 from trainbox.tabular.texts import by_name
 

@@ -11,9 +11,9 @@ import numpy as np
 from trainbox.data import Block
 from trainbox.tabular.domains import ANYTHING, Domain, classes_below, codes_of, labels_in, spell
 from trainbox.tabular.faults import BadRow, Rule
-from trainbox.xgboost.catalogue import split
-from trainbox.xgboost.declaration import Declaration
-from trainbox.xgboost.rules import is_read, objective
+from trainbox.xgboost.params.catalogue import split
+from trainbox.xgboost.params.declaration import Declaration
+from trainbox.xgboost.params.rules import is_read, objective
 
 #: XGBoost's gain of a grade g is 2^g - 1, in 32 bits.
 _LARGEST_GRADE = 31

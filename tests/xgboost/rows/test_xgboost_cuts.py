@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trainbox.xgboost.cuts import exact_cuts
+from trainbox.xgboost.rows.cuts import exact_cuts
 
 Floats = npt.NDArray[np.float32]
 ROWS = 20_000

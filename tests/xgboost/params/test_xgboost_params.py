@@ -15,13 +15,21 @@ from hypothesis import strategies as st
 
 from trainbox.contract.params import fields, parse
 from trainbox.errors import HyperparameterError
-from trainbox.xgboost import rules
-from trainbox.xgboost.catalogue import METRICS, OBJECTIVES
-from trainbox.xgboost.constraints import weights
-from trainbox.xgboost.declaration import Declaration
-from trainbox.xgboost.declared import metric_names
 from trainbox.xgboost.metrics import evaluate
-from trainbox.xgboost.params import FREE, Params, as_dict, booster_parameters, check_members, notes, shaping
+from trainbox.xgboost.params import rules
+from trainbox.xgboost.params.catalogue import METRICS, OBJECTIVES
+from trainbox.xgboost.params.constraints import weights
+from trainbox.xgboost.params.declaration import Declaration
+from trainbox.xgboost.params.declared_metrics import metric_names
+from trainbox.xgboost.params.hyperparameters import (
+    FREE,
+    Params,
+    as_dict,
+    booster_parameters,
+    check_members,
+    notes,
+    shaping,
+)
 
 VERSION = xgb.__version__
 RELEASE = tuple(map(int, VERSION.split(".")[:2]))

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 from trainbox.metrics import Metric
-from trainbox.xgboost.catalogue import OBJECTIVES, goal
-from trainbox.xgboost.params import Params
-from trainbox.xgboost.rules import objective
+from trainbox.xgboost.params.catalogue import OBJECTIVES, goal
+from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.params.rules import objective
 
 CHANNELS = ("train", "validation")
 

@@ -11,13 +11,13 @@ from trainbox.checkpoint.store import Checkpoint
 from trainbox.contract.job import Channel
 from trainbox.data import Table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.xgboost.agreement import Report, agree
-from trainbox.xgboost.cluster import Alone
-from trainbox.xgboost.matrices import LEAST_ROWS, Bins, choose_bins, feature_types, fields, make_matrices
+from trainbox.xgboost.collective.group import Alone
 from trainbox.xgboost.metrics import evaluate
-from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.params.hyperparameters import Params, booster_parameters
+from trainbox.xgboost.rows.agreement import Report, agree
+from trainbox.xgboost.rows.matrices import LEAST_ROWS, Bins, choose_bins, feature_types, fields, make_matrices
+from trainbox.xgboost.rows.shards import Part, Shard, is_too_large, read_shard, shard_of
 from trainbox.xgboost.segments import compare, identify
-from trainbox.xgboost.shards import Part, Shard, is_too_large, read_shard, shard_of
 
 MIB = 2**20
 
@@ -57,7 +57,7 @@ def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And where the matrices are made for a GPU, of which there is none here: they train on a processor, too."""
-    monkeypatch.setattr("trainbox.xgboost.shards.BLOCK_ROWS", 128)
+    monkeypatch.setattr("trainbox.xgboost.rows.shards.BLOCK_ROWS", 128)
     chosen = params(subsample=0.7)
     train, held_out = channel(tmp_path / "train"), channel(tmp_path / "validation", rows=100, seed=1)
     models, scores = [], []
@@ -234,7 +234,7 @@ def test_sparse_rows_stay_sparse_on_the_disk_and_give_the_model_of_rows_in_memor
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their cells would be 80 MB, and of a table of text more than any disk has."""
-    monkeypatch.setattr("trainbox.xgboost.shards.BLOCK_ROWS", 64)
+    monkeypatch.setattr("trainbox.xgboost.rows.shards.BLOCK_ROWS", 64)
     (tmp_path / "train").mkdir()
     lines = [f"{row % 2} {row % 5}:1 {100 + row % 2}:{row} {500 * row + 7}:1" for row in range(200)]
     (tmp_path / "train" / "a.libsvm").write_text("\n".join([*lines, "1 99999:1"]) + "\n")

@@ -7,7 +7,7 @@ import pytest
 from trainbox.data import default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
-from trainbox.xgboost.agreement import Labels, Report, agree, check_labels, report_columns
+from trainbox.xgboost.rows.agreement import Labels, Report, agree, check_labels, report_columns
 
 NAMES = ("age", "fare")
 
