@@ -17,10 +17,10 @@ from trainbox.comm import Communicator, Members, heartbeat, join
 from trainbox.data import Table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
 from trainbox.sklearn import rows
-from trainbox.sklearn.data import Report, agree, check_training_labels, must_stay
+from trainbox.sklearn.data import HostReport, agree, check_training_labels, must_stay
 from trainbox.sklearn.forests.checkpoints import identify, resume, save_parts
 from trainbox.sklearn.forests.growing import assemble, gather_parts, groups_left, grow, slices, take_stock
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.rows import hand_rows_to_first, pack_rows, share_rows, unpack_rows
 
 NAMES = ("f0", "f1", "f2", "f3")
@@ -32,8 +32,8 @@ def _nobody_ends_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "end_process", lambda _error, _thread: None)
 
 
-def report(member: str, **changed: Any) -> Report:
-    told = Report(
+def report(member: str, **changed: Any) -> HostReport:
+    told = HostReport(
         member=member,
         rows={"train": 100},
         size={"train": 2_000},
@@ -104,7 +104,7 @@ def test_no_row_on_any_member_is_an_error() -> None:
 
 
 def test_rows_that_fit_are_gathered(capsys: pytest.CaptureFixture[str]) -> None:
-    assert must_stay(Params(), [report("algo-1"), report("algo-2")]) is False
+    assert must_stay(EstimatorParams(), [report("algo-1"), report("algo-2")]) is False
     assert "each of the 2 hosts gets all rows" in capsys.readouterr().err
 
 
@@ -113,18 +113,18 @@ def test_rows_that_do_not_fit_are_refused_with_the_reason_and_the_ways_out() -> 
     with pytest.raises(
         DataError, match=r"more than 25% of the 0\.0 GB of algo-2: a tree of this forest must"
     ) as caught:
-        must_stay(Params(), large)
+        must_stay(EstimatorParams(), large)
     assert "allow_shard_forests=true: each host grows trees on its own rows alone" in caught.value.hint
     assert "engine=xgboost: trees of another kind" in caught.value.hint
 
 
 def test_who_allows_it_is_told_what_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
     large = [report("algo-1", size={"train": 900_000}), report("algo-2")]
-    assert must_stay(Params(allow_shard_forests=True), large) is True
+    assert must_stay(EstimatorParams(allow_shard_forests=True), large) is True
     assert (
         "each host grows trees on its own rows, as many as it has rows. The forest is weaker" in capsys.readouterr().err
     )
-    assert must_stay(Params(engine="xgboost"), [report("algo-1")]) is True
+    assert must_stay(EstimatorParams(engine="xgboost"), [report("algo-1")]) is True
 
 
 # ---- labels of all members ----
@@ -132,19 +132,19 @@ def test_who_allows_it_is_told_what_it_changes(capsys: pytest.CaptureFixture[str
 
 def test_a_class_that_only_one_member_has_is_known_to_all() -> None:
     told = [report("algo-1"), report("algo-2", classes={"1": 5, "-3": 2})]
-    assert check_training_labels(Params(), told, is_sharded=True) == (-3, 0, 1)
-    assert check_training_labels(Params(), told, is_sharded=False) == (0, 1)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (-3, 0, 1)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=False) == (0, 1)
 
 
 def test_one_class_on_each_member_is_enough_if_they_differ() -> None:
     told = [report("algo-1", classes={"0": 5}), report("algo-2", classes={"1": 5})]
-    assert check_training_labels(Params(), told, is_sharded=True) == (0, 1)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (0, 1)
     with pytest.raises(DataError, match=r"every label is 0 \(10 rows\)"):
-        check_training_labels(Params(), [told[0], told[0]], is_sharded=True)
+        check_training_labels(EstimatorParams(), [told[0], told[0]], is_sharded=True)
 
 
 def test_numbers_that_are_all_the_same_are_nothing_to_learn() -> None:
-    params = Params(task="regression")
+    params = EstimatorParams(task="regression")
     told = [report("algo-1", extremes=(1.5, 1.5)), report("algo-2", extremes=(1.5, 1.5))]
     with pytest.raises(DataError, match=r"every label is 1\.5 \(200 rows\)"):
         check_training_labels(params, told, is_sharded=True)
@@ -153,14 +153,14 @@ def test_numbers_that_are_all_the_same_are_nothing_to_learn() -> None:
 
 def test_weights_of_all_members_count_where_their_rows_are_sharded() -> None:
     told = [report("algo-1", weight=0.0), report("algo-2", weight=2.0)]
-    assert check_training_labels(Params(), told, is_sharded=True) == (0, 1)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (0, 1)
     with pytest.raises(DataError, match="channel train: every weight is 0"):
-        check_training_labels(Params(), told, is_sharded=False)
+        check_training_labels(EstimatorParams(), told, is_sharded=False)
 
 
 def test_a_weight_for_a_class_that_does_not_occur_is_refused() -> None:
     with pytest.raises(HyperparameterError, match="'class_weight' has a weight for 7, which no row of training has"):
-        check_training_labels(Params(class_weight={"0": 1.0, "7": 2.0}), [report("a")], is_sharded=False)
+        check_training_labels(EstimatorParams(class_weight={"0": 1.0, "7": 2.0}), [report("a")], is_sharded=False)
 
 
 # ---- rows on their way ----
@@ -232,7 +232,7 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
 
 @pytest.mark.process
 def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> None:
-    params, data = Params(n_estimators=11, checkpoint_every=2, n_jobs=1), make_data("three")
+    params, data = EstimatorParams(n_estimators=11, checkpoint_every=2, n_jobs=1), make_data("three")
 
     def host(communicator: Communicator) -> list[Any]:
         own = slices([1, 1, 1], 11)[communicator.rank]
@@ -264,7 +264,7 @@ def test_a_host_that_is_asked_to_stop_stops_all() -> None:
 def test_with_another_number_of_hosts_what_fits_is_used_and_the_rest_grows_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params, data = Params(n_estimators=12, checkpoint_every=2, n_jobs=1), make_data()
+    params, data = EstimatorParams(n_estimators=12, checkpoint_every=2, n_jobs=1), make_data()
     store, identity = Checkpoints(tmp_path), identify(params, data)
     with grow(params, data, groups_left(range(6), [], 2)) as growing:
         parts = list(growing)

@@ -15,7 +15,7 @@ from tests.support.growth import make_data, make_table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.estimators import find_estimator, fit_estimator, make_estimator, score_estimator
 from trainbox.sklearn.model import find_importance
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 
 OWN = """
 import sys
@@ -44,7 +44,7 @@ def source(tmp_path: Path) -> Iterator[Path]:
 
 
 def make(name: str, *, source: Path | None = None, task: Any = "classification", **given: object) -> Any:
-    params = Params(estimator=name, estimator_params=given, task=task, seed=5)
+    params = EstimatorParams(estimator=name, estimator_params=given, task=task, seed=5)
     return make_estimator(params, [source] if source else [])
 
 
@@ -58,7 +58,7 @@ def test_a_class_of_the_users_own_source_is_found(source: Path) -> None:
     made = make("own_models:Constant", source=source, label=1)
     assert type(made).__name__ == "Constant"
     data = make_data()
-    params = Params(estimator="own_models:Constant")
+    params = EstimatorParams(estimator="own_models:Constant")
     scores = score_estimator(fit_estimator(made, params, data), params, data)
     assert scores["train:accuracy"] == (data.train.labels == 1).mean()
     assert math.isnan(scores["train:auc"])
@@ -152,7 +152,7 @@ def test_a_regressor_is_nothing_for_classes() -> None:
 )
 def test_estimators_are_judged_by_the_same_metrics(name: str, task: str, defined: set[str]) -> None:
     given = {"max_iter": 5} if "HistGradient" in name else {}  # its threads take long to come on a busy machine
-    params = Params(
+    params = EstimatorParams(
         estimator=name, task="regression" if task == "regression" else "classification", estimator_params=given
     )
     data = make_data(task)
@@ -170,11 +170,11 @@ def test_estimators_are_judged_by_the_same_metrics(name: str, task: str, defined
 
 def test_weights_of_rows_count_where_the_estimator_takes_them_and_are_refused_elsewhere() -> None:
     data = make_data(weights=np.random.default_rng(1).integers(0, 3, 300).astype(np.float32))
-    params = Params(estimator="sklearn.linear_model.LogisticRegression", csv_weights=True)
+    params = EstimatorParams(estimator="sklearn.linear_model.LogisticRegression", csv_weights=True)
     made = fit_estimator(make_estimator(params, []), params, data)
     plain = LogisticRegression(random_state=42).fit(data.train.features, data.train.labels, data.train.weights)
     assert made.coef_ == pytest.approx(plain.coef_)
-    other = Params(estimator="sklearn.neighbors.KNeighborsClassifier", csv_weights=True)
+    other = EstimatorParams(estimator="sklearn.neighbors.KNeighborsClassifier", csv_weights=True)
     with pytest.raises(HyperparameterError, match="KNeighborsClassifier takes no weights of rows"):
         fit_estimator(make_estimator(other, []), other, data)
 
@@ -182,20 +182,20 @@ def test_weights_of_rows_count_where_the_estimator_takes_them_and_are_refused_el
 def test_missing_values_are_refused_where_the_estimator_takes_none() -> None:
     data = make_data()
     data.train.features[0, 0] = math.nan
-    params = Params(estimator="sklearn.linear_model.LogisticRegression")
+    params = EstimatorParams(estimator="sklearn.linear_model.LogisticRegression")
     with pytest.raises(DataError, match="1 values are missing, which LogisticRegression does not take"):
         fit_estimator(make_estimator(params, []), params, data)
-    boosted = Params(estimator="sklearn.tree.DecisionTreeClassifier")
+    boosted = EstimatorParams(estimator="sklearn.tree.DecisionTreeClassifier")
     fit_estimator(make_estimator(boosted, []), boosted, data)
 
 
 def test_what_an_estimator_says_of_the_rows_is_an_error_of_the_data() -> None:
-    params = Params(estimator="sklearn.naive_bayes.MultinomialNB")
+    params = EstimatorParams(estimator="sklearn.naive_bayes.MultinomialNB")
     with pytest.raises(DataError, match="MultinomialNB does not learn from these rows: Negative values"):
         fit_estimator(make_estimator(params, []), params, make_data())
 
 
 def test_that_a_fit_has_not_converged_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    params = Params(estimator="sklearn.linear_model.LogisticRegression", estimator_params={"max_iter": 1})
+    params = EstimatorParams(estimator="sklearn.linear_model.LogisticRegression", estimator_params={"max_iter": 1})
     fit_estimator(make_estimator(params, []), params, make_data())
     assert "LogisticRegression: lbfgs failed to converge" in capsys.readouterr().err

@@ -6,11 +6,11 @@ import pytest
 
 from trainbox.contract import params as contract
 from trainbox.errors import HyperparameterError
-from trainbox.sklearn.params import Params, constructor_arguments
+from trainbox.sklearn.params import EstimatorParams, constructor_arguments
 
 
-def parse(**given: object) -> Params:
-    return contract.parse(Params, given, program="random_forest_train.py")
+def parse(**given: object) -> EstimatorParams:
+    return contract.parse(EstimatorParams, given, program="random_forest_train.py")
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,12 @@ def test_all_that_does_not_fit_is_said_at_once() -> None:
 
 
 def test_each_kind_of_forest_has_scikit_learns_own_defaults() -> None:
-    assert Params().draws_rows is True
-    assert Params(algorithm="extra_trees").draws_rows is False
-    assert "max_features" not in constructor_arguments(Params())
-    assert constructor_arguments(Params(max_features="all"))["max_features"] is None
-    assert constructor_arguments(Params(class_weight={"0": 1.0, "-1": 2.0}))["class_weight"] == {0: 1.0, -1: 2.0}
-    assert "class_weight" not in constructor_arguments(Params(task="regression"))
+    assert EstimatorParams().draws_rows is True
+    assert EstimatorParams(algorithm="extra_trees").draws_rows is False
+    assert "max_features" not in constructor_arguments(EstimatorParams())
+    assert constructor_arguments(EstimatorParams(max_features="all"))["max_features"] is None
+    assert constructor_arguments(EstimatorParams(class_weight={"0": 1.0, "-1": 2.0}))["class_weight"] == {
+        0: 1.0,
+        -1: 2.0,
+    }
+    assert "class_weight" not in constructor_arguments(EstimatorParams(task="regression"))

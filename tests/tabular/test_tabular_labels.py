@@ -5,7 +5,7 @@ import pytest
 
 from trainbox.errors import DataError
 from trainbox.tabular.labels import check_classes, count_labels, refuse_weights, some
-from trainbox.tabular.pace import Pace, spoken
+from trainbox.tabular.pace import RemainingTime, spoken
 
 
 def test_one_class_alone_is_nothing_to_learn_but_may_be_judged_by() -> None:
@@ -33,7 +33,7 @@ def test_how_long_the_rest_takes_follows_from_the_pace_so_far(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     now = iter([0.0, 10.0, 11.0, 40.0, 50.0])
-    told = Pace(40, 10, "trees", least=5.0, clock=lambda: next(now))
+    told = RemainingTime(40, 10, "trees", least=5.0, clock=lambda: next(now))
     for done in (20, 22, 30, 40):
         told.tell(done)
     lines = capsys.readouterr().err.splitlines()

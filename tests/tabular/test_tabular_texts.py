@@ -4,11 +4,11 @@ import pytest
 
 from trainbox.data import Coding
 from trainbox.errors import DataError
-from trainbox.tabular.texts import Column, by_name, explain, find_odd_texts, put_together
+from trainbox.tabular.texts import TextColumn, by_name, explain, find_odd_texts, put_together
 
 
-def column(member: str, texts: tuple[str, ...] = (), *, has_numbers: bool = False) -> Column:
-    return Column(member, texts, has_numbers)
+def column(member: str, texts: tuple[str, ...] = (), *, has_numbers: bool = False) -> TextColumn:
+    return TextColumn(member, texts, has_numbers)
 
 
 def test_the_texts_of_all_members_are_sorted_and_each_comes_once() -> None:

@@ -18,8 +18,8 @@ from trainbox.comm import Members, join
 from trainbox.errors import CheckpointError
 from trainbox.xgboost.folds import load_folds
 from trainbox.xgboost.model_check.ubjson import decode
-from trainbox.xgboost.params.hyperparameters import Params
-from trainbox.xgboost.rows.agreement import Agreement
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.agreement import RowsAgreement
 from trainbox.xgboost.segments import Progress, resume
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
@@ -90,10 +90,12 @@ def resumed(tmp_path: Path, change: Callable[[Path], object], *, columns: int = 
         (path / "model.ubj").write_bytes(model())
         (path / "history.json").write_text(HISTORY)
     found = forge(store, change)
-    agreement = Agreement({}, {}, tuple("abcdefgh"[:columns]), {}, (STEP, 0))
+    agreement = RowsAgreement({}, {}, tuple("abcdefgh"[:columns]), {}, (STEP, 0))
     members = Members(("algo-1",), "algo-1", "127.0.0.1")
     with join(members, timeout=1.0, limit=0.0, port=0) as communicator:
-        return resume(found, agreement, communicator, {"a": "b"}, Params(num_round=9, objective="binary:logistic"))
+        return resume(
+            found, agreement, communicator, {"a": "b"}, XGBoostParams(num_round=9, objective="binary:logistic")
+        )
 
 
 def put(name: str, content: bytes | str) -> Callable[[Path], object]:

@@ -15,10 +15,10 @@ from trainbox.data import Table, take_part
 from trainbox.log_lines import emit
 from trainbox.model.plots import Picture
 from trainbox.model.samples import thin_out
-from trainbox.sklearn.data import Data, targets
+from trainbox.sklearn.data import EstimatorData, targets
 from trainbox.sklearn.forests.growing import count_threads
 from trainbox.sklearn.model import describe, save_importance, versions
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.scores import score_classes, score_numbers
 from trainbox.tabular.texts import explain
 
@@ -39,7 +39,7 @@ def explain_boost() -> str:
     )
 
 
-def xgboost_parameters(params: Params, data: Data) -> dict[str, Any]:
+def xgboost_parameters(params: EstimatorParams, data: EstimatorData) -> dict[str, Any]:
     """The hyperparameters as XGBoost takes them: one round, all trees at once."""
     rows, features = sum(data.shares) if data.is_sharded else len(data.train.labels), len(data.features)
     settings: dict[str, Any] = {
@@ -64,13 +64,13 @@ def xgboost_parameters(params: Params, data: Data) -> dict[str, Any]:
     return settings
 
 
-def _objective(params: Params, data: Data) -> str:
+def _objective(params: EstimatorParams, data: EstimatorData) -> str:
     if params.task == "regression":
         return "reg:squarederror"
     return "multi:softprob" if len(data.classes) >= _ENOUGH_FOR_A_VECTOR else "binary:logistic"
 
 
-def _share_of_rows(params: Params, rows: int) -> float:
+def _share_of_rows(params: EstimatorParams, rows: int) -> float:
     if not params.draws_rows:
         return 1.0
     if isinstance(params.max_samples, int):
@@ -78,7 +78,7 @@ def _share_of_rows(params: Params, rows: int) -> float:
     return params.max_samples if params.max_samples is not None else _BOOTSTRAP_SHARE
 
 
-def _share_of_features(params: Params, features: int) -> float:
+def _share_of_features(params: EstimatorParams, features: int) -> float:
     counts: Mapping[str, float] = {"sqrt": math.sqrt(features), "log2": math.log2(features), "all": features}
     chosen = params.max_features
     if chosen is None:
@@ -89,7 +89,7 @@ def _share_of_features(params: Params, features: int) -> float:
     return min(1.0, max(1, int(count)) / features)
 
 
-def boost(params: Params, data: Data, communicator: Communicator) -> "xgb.Booster":
+def boost(params: EstimatorParams, data: EstimatorData, communicator: Communicator) -> "xgb.Booster":
     """Grow the forest, all members together; each has the whole of it afterwards.
 
     Raises:
@@ -114,19 +114,19 @@ def boost(params: Params, data: Data, communicator: Communicator) -> "xgb.Booste
         return xgb.train(xgboost_parameters(params, data), matrix, num_boost_round=1)
 
 
-def _kinds(data: Data) -> list[str] | None:
+def _kinds(data: EstimatorData) -> list[str] | None:
     """Texts are split as categories."""
     coded = data.coding.features
     return ["c" if place in coded else "q" for place in range(len(data.features))] if coded else None
 
 
-def _encode(table: Table, params: Params, data: Data) -> Any:  # noqa: ANN401 - numbers of either kind
+def _encode(table: Table, params: EstimatorParams, data: EstimatorData) -> Any:  # noqa: ANN401 - numbers of either kind
     """The labels as XGBoost wants them: classes are numbered from 0."""
     labels = targets(table, params)
     return np.searchsorted(data.classes, labels) if data.classes else labels
 
 
-def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[str, float]:
+def score_booster(booster: "xgb.Booster", params: EstimatorParams, data: EstimatorData) -> dict[str, float]:
     """The metrics, by their full names, of the rows held out, or else of those trained on."""
     table = data.train if data.held_out is None else data.held_out
     labels = targets(table, params)
@@ -140,7 +140,9 @@ def score_booster(booster: "xgb.Booster", params: Params, data: Data) -> dict[st
     return {f"{data.judged}:{name}": score for name, score in found.items()}
 
 
-def save_booster(booster: "xgb.Booster", params: Params, data: Data, scores: Mapping[str, float]) -> list[Picture]:
+def save_booster(
+    booster: "xgb.Booster", params: EstimatorParams, data: EstimatorData, scores: Mapping[str, float]
+) -> list[Picture]:
     """`xgboost-model`, as SageMaker's XGBoost containers load it, its card, and which features matter.
 
     Returns:

@@ -21,7 +21,7 @@ from trainbox.contract.world import world_hosts
 from trainbox.data import Coding, ColumnSpec, Table, digest, read_table, say_unread
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
 from trainbox.log_lines import emit
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
 from trainbox.sklearn.texts import encode, settle_codes
 from trainbox.stopping import leaving_at_once
@@ -38,7 +38,7 @@ _SHARDED = "ShardedByS3Key"
 _COUNTS = Domain("labels of 0 or more", lowest=0)
 
 
-class Report(msgspec.Struct, frozen=True):
+class HostReport(msgspec.Struct, frozen=True):
     """What one member says of the rows that it has read."""
 
     member: str
@@ -60,7 +60,7 @@ class Report(msgspec.Struct, frozen=True):
     version: str
 
 
-class Data(msgspec.Struct, frozen=True, eq=False):
+class EstimatorData(msgspec.Struct, frozen=True, eq=False):
     """What this member trains on and, on the first, what the model is judged by."""
 
     train: Table
@@ -110,7 +110,7 @@ def meet() -> Iterator[Communicator]:
 
 
 @leaving_at_once("reading the rows")
-def read_data(params: Params, communicator: Communicator) -> Data:
+def read_data(params: EstimatorParams, communicator: Communicator) -> EstimatorData:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 
     Rows that all hosts have (FullyReplicated) stay as they are. Rows that are sharded are gathered, where they fit.
@@ -138,7 +138,7 @@ def read_data(params: Params, communicator: Communicator) -> Data:
                 table = _read(channel, params, coded, coded.coding, allow_empty=name in sharded)
                 tables[name] = encode(table, params, _memory())
         report = _report(communicator, params, tables, sharded)
-    reports = communicator.gather(report, Report)
+    reports = communicator.gather(report, HostReport)
     with raising_together(communicator):
         names = agree(reports, sharded)
         classes = check_training_labels(params, reports, is_sharded="train" in sharded)
@@ -160,7 +160,7 @@ def read_data(params: Params, communicator: Communicator) -> Data:
     with raising_everywhere(communicator):
         if held_out is not None and held_out.weights is not None and not held_out.weights.any():
             refuse_weights("validation")
-    return Data(
+    return EstimatorData(
         train=train,
         held_out=held_out,
         has_held_out="validation" in channels,
@@ -178,7 +178,9 @@ def _memory() -> int:
     return read_memory().limit_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _read(channel: Channel, params: Params, like: Table | None, coding: Coding | None, *, allow_empty: bool) -> Table:
+def _read(
+    channel: Channel, params: EstimatorParams, like: Table | None, coding: Coding | None, *, allow_empty: bool
+) -> Table:
     """A channel's rows on this member, each with a label that the task can learn from.
 
     Raises:
@@ -201,7 +203,7 @@ def _read(channel: Channel, params: Params, like: Table | None, coding: Coding |
     return table
 
 
-def columns_of(params: Params) -> ColumnSpec:
+def columns_of(params: EstimatorParams) -> ColumnSpec:
     """What stands where in a row."""
     return ColumnSpec(
         weight=params.csv_weights,
@@ -227,14 +229,14 @@ def find_channels(job: Job) -> dict[str, Channel]:
 
 
 def _report(
-    communicator: Communicator, params: Params, tables: Mapping[str, Table], sharded: AbstractSet[str]
-) -> Report:
+    communicator: Communicator, params: EstimatorParams, tables: Mapping[str, Table], sharded: AbstractSet[str]
+) -> HostReport:
     train = tables["train"]
     counts: dict[float, int] = {}
     if params.task == "classification":
         counts = count_labels(train.labels)
         check_classes("train", counts, learn=False)  # before all numbers of a regression are sent around as classes
-    return Report(
+    return HostReport(
         member=communicator.members.name,
         rows={name: len(table.labels) for name, table in tables.items()},
         size={name: count_bytes(table) for name, table in tables.items()},
@@ -248,11 +250,11 @@ def _report(
     )
 
 
-def _sizes(reports: Sequence[Report], channel: str) -> list[tuple[int, int]]:
+def _sizes(reports: Sequence[HostReport], channel: str) -> list[tuple[int, int]]:
     return [(report.rows[channel], report.size[channel]) for report in reports]
 
 
-def agree(reports: Sequence[Report], sharded: AbstractSet[str]) -> tuple[str, ...]:
+def agree(reports: Sequence[HostReport], sharded: AbstractSet[str]) -> tuple[str, ...]:
     """Pure: the names of the features, where the rows of all members fit together.
 
     Args:
@@ -293,7 +295,7 @@ def _is_part(names: tuple[str, ...], wider: tuple[str, ...]) -> bool:
     return names == wider[: len(names)] == tuple(f"f{place}" for place in range(len(names)))
 
 
-def _differ(report: Report, other: Report) -> str:
+def _differ(report: HostReport, other: HostReport) -> str:
     if len(report.columns) != len(other.columns):
         return f"has {len(report.columns)} features, {other.member} has {len(other.columns)}"
     pairs = zip(report.columns, other.columns, strict=True)
@@ -301,7 +303,7 @@ def _differ(report: Report, other: Report) -> str:
     return f"calls feature {place} {name!r}, {other.member} calls it {expected!r}"
 
 
-def must_stay(params: Params, reports: Sequence[Report]) -> bool:
+def must_stay(params: EstimatorParams, reports: Sequence[HostReport]) -> bool:
     """Whether sharded rows stay where they are, for want of memory or because the engine wants them so.
 
     Raises:
@@ -331,7 +333,9 @@ def must_stay(params: Params, reports: Sequence[Report]) -> bool:
     )
 
 
-def check_training_labels(params: Params, reports: Sequence[Report], *, is_sharded: bool) -> tuple[int, ...]:
+def check_training_labels(
+    params: EstimatorParams, reports: Sequence[HostReport], *, is_sharded: bool
+) -> tuple[int, ...]:
     """The classes in ascending order, none for numbers; the same on all members.
 
     Raises:
@@ -355,7 +359,7 @@ def check_training_labels(params: Params, reports: Sequence[Report], *, is_shard
     return ()
 
 
-def _check_class_weights(params: Params, counts: Mapping[float, int]) -> None:
+def _check_class_weights(params: EstimatorParams, counts: Mapping[float, int]) -> None:
     weights = params.weights_of_classes
     unknown = [label for label in weights if label not in counts] if isinstance(weights, dict) else []
     if unknown:
@@ -365,7 +369,7 @@ def _check_class_weights(params: Params, counts: Mapping[float, int]) -> None:
         )
 
 
-def targets(table: Table, params: Params) -> npt.NDArray[Any]:
+def targets(table: Table, params: EstimatorParams) -> npt.NDArray[Any]:
     """The labels; as whole numbers where they are classes, so that the model's predictions are."""
     return table.labels.astype(np.int64 if params.task == "classification" else np.float64)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.tabular.script import ending_in_order, without
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ TORCH_BACKEND = "sklearn.externals.array_api_compat.torch"
 
 
 @contextmanager
-def session(params: Params) -> Iterator["ForestSession"]:
+def session(params: EstimatorParams) -> Iterator["ForestSession"]:
     """Start a session; the end of the block disconnects from the other hosts of the job.
 
     A stop before there is anything to save ends the block, and is not an error.
 
-    >>> with session(trainbox.hyperparameters(Params)) as run:
+    >>> with session(trainbox.hyperparameters(EstimatorParams)) as run:
     ...     data = run.read()
 
     Args:

@@ -24,9 +24,9 @@ from trainbox.contract.job import Job
 from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.log_lines import emit
-from trainbox.sklearn.data import Data, count_missing, targets
+from trainbox.sklearn.data import EstimatorData, count_missing, targets
 from trainbox.sklearn.entry import TORCH_BACKEND
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.scores import score_classes, score_numbers
 from trainbox.tabular.script import without
 
@@ -105,7 +105,7 @@ def _find_of_source(name: str, source: Sequence[Path]) -> object:
         raise _wrong(name, str(error), hint="module:Class, in the source that came with the job") from error
 
 
-def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN401 - any estimator
+def make_estimator(params: EstimatorParams, source: Sequence[Path]) -> Any:  # noqa: ANN401 - any estimator
     """The estimator that the hyperparameters name, not fitted yet.
 
     Where its constructor takes `random_state`, it gets `seed` for it.
@@ -165,7 +165,7 @@ def _check_values(made: Any) -> None:  # noqa: ANN401 - any estimator
         made._validate_params()  # noqa: SLF001 - see above
 
 
-def fit_estimator(made: Any, params: Params, data: Data) -> Any:  # noqa: ANN401 - any estimator
+def fit_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> Any:  # noqa: ANN401 - any estimator
     """Fit it on the rows trained on, with their weights if there are any.
 
     Raises:
@@ -194,7 +194,7 @@ def fit_estimator(made: Any, params: Params, data: Data) -> Any:  # noqa: ANN401
     return made
 
 
-def score_estimator(made: Any, params: Params, data: Data) -> dict[str, float]:  # noqa: ANN401 - any estimator
+def score_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> dict[str, float]:  # noqa: ANN401 - any estimator
     """The metrics, by their full names, of the rows held out, or else of those trained on."""
     table = data.train if data.held_out is None else data.held_out
     labels, guesses = targets(table, params), np.asarray(made.predict(table.features))

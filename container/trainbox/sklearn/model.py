@@ -24,10 +24,10 @@ from trainbox.log_lines import emit
 from trainbox.model import curves
 from trainbox.model.plots import Picture, draw_importance
 from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
-from trainbox.sklearn.data import Data
+from trainbox.sklearn.data import EstimatorData
 from trainbox.sklearn.forests.checkpoints import History
 from trainbox.sklearn.forests.packing import COMPRESSION, FORESTS, TRUSTED
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.texts import collapse, expand
 from trainbox.tabular.texts import by_name, explain
@@ -39,7 +39,7 @@ _MEASURES = {
 }
 
 
-def describe(params: Params, data: Data, **about: Any) -> ModelCard:  # noqa: ANN401 - fields of a card
+def describe(params: EstimatorParams, data: EstimatorData, **about: Any) -> ModelCard:  # noqa: ANN401 - fields of a card
     """The card of a model: what one must know to use it, but for what its files show.
 
     Args:
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401 - any estimator
+def save_model(model: Any, data: EstimatorData, card: ModelCard) -> None:  # noqa: ANN401 - any estimator
     """Write the model: as a pickle, which whoever loads it must trust, and as skops, which runs no code on loading.
 
     Args:
@@ -111,7 +111,7 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
         emit(text)
 
 
-def _samples(pickled: bytes, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
+def _samples(pickled: bytes, data: EstimatorData, card: ModelCard) -> tuple[SampleRow, ...]:
     """Made-up rows, and what a model just written says of them: a share for each class, else a class or a number."""
     # Not from the file: what this process has pickled itself may be unpickled, what lies on a disk may not.
     model, rows = joblib.load(io.BytesIO(pickled)), thin_out(data.train.features)

@@ -60,7 +60,7 @@ Count = Annotated[int, Meta(ge=1)]
 Direction = Literal[-1, 0, 1]
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """The hyperparameters; `-` and `_` are alike."""
 
     task: Annotated[Literal["classification", "regression"], Meta(description="what the label is")] = "classification"
@@ -173,7 +173,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         return self.class_weight
 
 
-def _find_contradictions(params: Params) -> list[str]:
+def _find_contradictions(params: EstimatorParams) -> list[str]:
     problems = []
     if params.criterion is not None and params.criterion not in _CRITERIA[params.task]:
         known = ", ".join(_CRITERIA[params.task])
@@ -197,9 +197,9 @@ def _find_contradictions(params: Params) -> list[str]:
     return problems
 
 
-def _find_strangers(params: Params) -> list[str]:
+def _find_strangers(params: EstimatorParams) -> list[str]:
     """What is given and would have no effect: a default that is given is not seen, and changes nothing."""
-    given = [field for field in Params.__struct_fields__ if getattr(params, field) != _defaults()[field]]
+    given = [field for field in EstimatorParams.__struct_fields__ if getattr(params, field) != _defaults()[field]]
     if params.estimator is not None:
         strange = [name for name in given if name not in _FOR_ESTIMATORS]
         reason = f"with estimator={params.estimator}, which takes estimator_params"
@@ -216,7 +216,11 @@ def _find_strangers(params: Params) -> list[str]:
 
 def _defaults() -> Mapping[str, Any]:
     return dict(
-        zip(Params.__struct_fields__[-len(Params.__struct_defaults__) :], Params.__struct_defaults__, strict=True)
+        zip(
+            EstimatorParams.__struct_fields__[-len(EstimatorParams.__struct_defaults__) :],
+            EstimatorParams.__struct_defaults__,
+            strict=True,
+        )
     )
 
 
@@ -228,7 +232,7 @@ def _is_whole(text: str) -> bool:
     return True
 
 
-def constructor_arguments(params: Params) -> dict[str, Any]:
+def constructor_arguments(params: EstimatorParams) -> dict[str, Any]:
     """What scikit-learn's constructor takes, but for the number of trees and the random state."""
     arguments: dict[str, Any] = {
         "max_depth": params.max_depth,
@@ -254,7 +258,7 @@ def constructor_arguments(params: Params) -> dict[str, Any]:
     return arguments
 
 
-def declare(params: Params) -> tuple[Metric, ...]:
+def declare(params: EstimatorParams) -> tuple[Metric, ...]:
     """The metrics of the task, of both channels, and out-of-bag where it is asked for."""
     metrics = [
         Metric(f"{channel}:{name}", goal)

@@ -12,7 +12,7 @@ from trainbox.data import Coding, Table
 from trainbox.data.table import recode_table
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
 
 Floats = npt.NDArray[np.float32]
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 _SHARE_OF_MEMORY = 0.5
 
 
-def settle_codes(communicator: Communicator, train: Table, params: Params, former: Coding | None) -> Table:
+def settle_codes(communicator: Communicator, train: Table, params: EstimatorParams, former: Coding | None) -> Table:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:
@@ -50,7 +50,7 @@ def settle_codes(communicator: Communicator, train: Table, params: Params, forme
     return recode_table(train, coding)
 
 
-def encode(table: Table, params: Params, memory: int) -> Table:
+def encode(table: Table, params: EstimatorParams, memory: int) -> Table:
     """The rows as trees take them: with `encoding=onehot` a column for each text.
 
     Args:

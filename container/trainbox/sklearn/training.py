@@ -12,12 +12,12 @@ from trainbox.contract.world import world_hosts
 from trainbox.errors import RunError
 from trainbox.model.plots import Picture, draw_pictures
 from trainbox.sklearn.boosted import boost, explain_boost, save_booster, score_booster
-from trainbox.sklearn.data import Data, meet, read_data
+from trainbox.sklearn.data import EstimatorData, meet, read_data
 from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
 from trainbox.sklearn.forests.checkpoints import identify, open_store, resume, save_parts
 from trainbox.sklearn.forests.former import read_former, refuse_former
 from trainbox.sklearn.forests.growing import (
-    Part,
+    ForestPart,
     assemble,
     check_rows,
     gather_parts,
@@ -27,10 +27,10 @@ from trainbox.sklearn.forests.growing import (
     slices,
     take_stock,
 )
-from trainbox.sklearn.forests.judging import Judge
+from trainbox.sklearn.forests.judging import ForestScorer
 from trainbox.sklearn.model import describe, find_importance, save_curves, save_importance, save_model
-from trainbox.sklearn.params import Params
-from trainbox.tabular.pace import Pace
+from trainbox.sklearn.params import EstimatorParams
+from trainbox.tabular.pace import RemainingTime
 from trainbox.tabular.script import log_line
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ForestSession:
         HyperparameterError: The job has a channel `model`, and what it trains cannot start from a model.
     """
 
-    def __init__(self, params: Params, stack: ExitStack) -> None:
+    def __init__(self, params: EstimatorParams, stack: ExitStack) -> None:
         self._params, self._stack = params, stack
         self._pictures: list[Picture] = []
         if params.estimator is not None:
@@ -64,7 +64,7 @@ class ForestSession:
         """The connections to the other hosts, made on first use."""
         return self._stack.enter_context(meet())
 
-    def read(self) -> Data:
+    def read(self) -> EstimatorData:
         """Connect to the other hosts of the job, read the channels, and check that the rows of all hosts match.
 
         Reads `train`, and `validation`, or else `test`. Each host gets all rows: sharded ones are gathered.
@@ -75,7 +75,7 @@ class ForestSession:
         """
         return read_data(self._params, self._communicator)
 
-    def grow(self, data: Data) -> "Growth":
+    def grow(self, data: EstimatorData) -> "Growth":
         """Prepare a forest that continues from the newest checkpoint, or from the model of the channel `model`.
 
         Args:
@@ -96,7 +96,7 @@ class ForestSession:
         """
         return make_estimator(self._params, find_source(trainbox.current_job()))
 
-    def fit(self, model: Any, data: Data) -> dict[str, float]:  # noqa: ANN401 - any estimator
+    def fit(self, model: Any, data: EstimatorData) -> dict[str, float]:  # noqa: ANN401 - any estimator
         """Fit an estimator or a pipeline on `train`, and score it on `validation`, or else on `train`.
 
         Returns:
@@ -111,7 +111,7 @@ class ForestSession:
         fit_estimator(model, self._params, data)
         return score_estimator(model, self._params, data)
 
-    def save(self, model: Any, data: Data, scores: Mapping[str, float]) -> None:  # noqa: ANN401 - any estimator
+    def save(self, model: Any, data: EstimatorData, scores: Mapping[str, float]) -> None:  # noqa: ANN401 - any estimator
         """Save a fitted estimator as `model.joblib` and `model.skops`, with its card and the feature importance.
 
         Raises:
@@ -122,7 +122,7 @@ class ForestSession:
         save_model(model, data, describe(self._params, data, algorithm=algorithm, metrics=scores))
         self._pictures += save_importance(*find_importance(model, data.features))
 
-    def boost(self, data: Data) -> "xgb.Booster":
+    def boost(self, data: EstimatorData) -> "xgb.Booster":
         """Train a random forest with XGBoost, each host on its own rows; every host returns the same booster.
 
         Raises:
@@ -130,7 +130,7 @@ class ForestSession:
         """
         return boost(self._params, data, self._communicator)
 
-    def save_booster(self, booster: "xgb.Booster", data: Data) -> dict[str, float]:
+    def save_booster(self, booster: "xgb.Booster", data: EstimatorData) -> dict[str, float]:
         """Score a booster and save it as `xgboost-model`, with its card; only the first host does.
 
         Returns:
@@ -164,7 +164,12 @@ class Growth:
     """
 
     def __init__(
-        self, params: Params, data: Data, communicator: Communicator, stack: ExitStack, pictures: list[Picture]
+        self,
+        params: EstimatorParams,
+        data: EstimatorData,
+        communicator: Communicator,
+        stack: ExitStack,
+        pictures: list[Picture],
     ) -> None:
         check_rows(params, data)
         self._former = read_former(params, data, communicator)
@@ -173,10 +178,10 @@ class Growth:
         self._store, self._identity = open_store(communicator), identify(params, data, self._former)
         self._parts, self._history = resume(self._store, self._identity, self._own, params, data)
         self._data = lay_out(data)
-        self._judge = Judge(params, self._data) if communicator.members.is_first else None
+        self._judge = ForestScorer(params, self._data) if communicator.members.is_first else None
         if self._judge:
             self._judge.recall([*self._former.parts, *self._parts])
-        self._gathered: Sequence[Part] = ()
+        self._gathered: Sequence[ForestPart] = ()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, float]]]:
         params, communicator, parts = self._params, self._communicator, self._parts
@@ -184,7 +189,7 @@ class Growth:
         groups = groups_left(self._own, parts, params.checkpoint_every)
         growing = self._stack.enter_context(grow(params, self._data, groups))
         stock = take_stock(communicator, self._own, parts, stop=trainbox.stop_requested())
-        pace = Pace(params.n_estimators - self._former.trees, stock.grown, "trees")
+        pace = RemainingTime(params.n_estimators - self._former.trees, stock.grown, "trees")
         while stock.left and not stock.stop:
             for part in itertools.islice(growing, 1):  # none where other hosts still grow, and this one is done
                 parts.append(part)
@@ -196,7 +201,7 @@ class Growth:
         for part in self._gathered[len(parts) :]:
             yield from self._hear(part)
 
-    def _hear(self, part: Part) -> Iterator[tuple[int, dict[str, float]]]:
+    def _hear(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
         for told in self._judge.hear(part) if self._judge else ():
             self._history.append(told)
             yield told

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from trainbox.contract.job import Channel
 from trainbox.data import Block, ColumnSpec, Sparse, Table
 from trainbox.errors import DataError
-from trainbox.tabular.faults import BadRow, Rule, find_place
+from trainbox.tabular.faults import BadRow, RowRule, find_place
 
 #: Of a categorical feature: the memory of a model and of its training grows with the largest code.
 MOST_CODES = 1_000_000
@@ -60,7 +60,7 @@ def classes_below(count: int, *, hint: str = "") -> Domain:
     return Domain(words, lowest=0, highest=count - 1, is_whole=True, hint=hint or f"give labels from 0 to {count - 1}")
 
 
-def labels_in(domain: Domain, who: str) -> Rule:
+def labels_in(domain: Domain, who: str) -> RowRule:
     """A rule: every label lies in a domain.
 
     Args:
@@ -102,7 +102,7 @@ def check_known(table: Table, classes: Sequence[int], channel: Channel, columns:
         )
 
 
-def codes_of(wanted: Sequence[str], *, largest: int = MOST_CODES - 1, may_be_negative: bool = False) -> Rule:
+def codes_of(wanted: Sequence[str], *, largest: int = MOST_CODES - 1, may_be_negative: bool = False) -> RowRule:
     """A rule: the values of categorical features are codes, whole numbers from 0 on; a missing value is none.
 
     Args:

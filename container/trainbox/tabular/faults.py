@@ -29,7 +29,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
 
 #: The first row of a block that breaks it, if any does.
-Rule: TypeAlias = Callable[[Block, Sequence[str] | None], BadRow | None]
+RowRule: TypeAlias = Callable[[Block, Sequence[str] | None], BadRow | None]
 
 
 class Scan:
@@ -39,7 +39,7 @@ class Scan:
         rules: For the rows.
     """
 
-    def __init__(self, *rules: Rule) -> None:
+    def __init__(self, *rules: RowRule) -> None:
         self._rules = rules
         self.fault: Fault | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from trainbox.log_lines import emit
 
 
-class Pace:
+class RemainingTime:
     """Says how far the work is, and about how long the rest takes at the pace so far.
 
     Args:

@@ -23,7 +23,7 @@ class _Told(msgspec.Struct, frozen=True):
     coding: Coding | None
 
 
-class Column(msgspec.Struct, frozen=True):
+class TextColumn(msgspec.Struct, frozen=True):
     """What one member has read of a column that is one of texts for it or for another."""
 
     member: str
@@ -52,9 +52,9 @@ def settle(
     found: dict[int, tuple[str, ...]] = {}
     for place in places:
         texts = coding.labels if place == LABEL else coding.features.get(place, ())
-        column = Column(communicator.members.name, texts, place not in own and has_numbers(place))
+        column = TextColumn(communicator.members.name, texts, place not in own and has_numbers(place))
         what = "the label" if place == LABEL else f"feature {names[place] if place < len(names) else place!r}"
-        found[place] = put_together(what, communicator.gather(column, Column))
+        found[place] = put_together(what, communicator.gather(column, TextColumn))
     return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
 
 
@@ -87,7 +87,7 @@ def read_codes(model_dir: Path) -> Coding:
     return Coding(features, tuple(label for label in card.classes if isinstance(label, str)))
 
 
-def put_together(what: str, columns: Sequence[Column]) -> tuple[str, ...]:
+def put_together(what: str, columns: Sequence[TextColumn]) -> tuple[str, ...]:
     """Pure: the texts of a column of all members, sorted.
 
     Raises:

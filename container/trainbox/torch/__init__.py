@@ -13,8 +13,9 @@ if not run.stopped:
 batches.next_epoch()
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from trainbox.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
@@ -45,32 +46,24 @@ __all__ = [
     "session",
 ]
 
-_HOMES = {
-    "Batches": "batches",
-    "BestEpoch": "epochs",
-    "EpochScores": "epochs",
-    "NetworkParams": "hyperparameters",
-    "Samples": "samples",
-    "Session": "training",
-    "convolutions": "networks",
-    "evaluate": "epochs",
-    "learning_rate": "networks",
-    "load_factory": "networks",
-    "load_former": "former",
-    "perceptron": "networks",
-    "prepare": "samples",
-    "read_samples": "samples",
-    "save_network": "model",
-    "session": "training",
+#: The module of each name; loaded on first use, so that the agent and the writer of checkpoints do not import torch.
+_MODULES = {
+    "Batches": "trainbox.torch.batches",
+    "BestEpoch": "trainbox.torch.epochs",
+    "EpochScores": "trainbox.torch.epochs",
+    "NetworkParams": "trainbox.torch.hyperparameters",
+    "Samples": "trainbox.torch.samples",
+    "Session": "trainbox.torch.training",
+    "convolutions": "trainbox.torch.networks",
+    "evaluate": "trainbox.torch.epochs",
+    "learning_rate": "trainbox.torch.networks",
+    "load_factory": "trainbox.torch.networks",
+    "load_former": "trainbox.torch.former",
+    "perceptron": "trainbox.torch.networks",
+    "prepare": "trainbox.torch.samples",
+    "read_samples": "trainbox.torch.samples",
+    "save_network": "trainbox.torch.model",
+    "session": "trainbox.torch.training",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for: the agent and the writer of checkpoints do without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trainbox.torch' has no attribute {name!r}")
-    return getattr(import_module(f"trainbox.torch.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -12,11 +12,11 @@ from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
 from trainbox.xgboost.collective.group import collective
 from trainbox.xgboost.cross_validation import cross_validate
-from trainbox.xgboost.former import Former, read_former
+from trainbox.xgboost.former import FormerBooster, read_former
 from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_models, thin_rows
 from trainbox.xgboost.params.declared_metrics import objective_of
-from trainbox.xgboost.params.hyperparameters import Params, check_members
-from trainbox.xgboost.rows.reading import Data, meet, read_data
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, check_members
+from trainbox.xgboost.rows.reading import BoostingData, meet, read_data
 from trainbox.xgboost.segments import (
     Progress,
     best_round,
@@ -26,7 +26,7 @@ from trainbox.xgboost.segments import (
     resume,
     save_progress,
 )
-from trainbox.xgboost.training import Objective, conclude, train
+from trainbox.xgboost.training import CustomObjective, conclude, train
 
 
 class BoostingSession:
@@ -37,7 +37,7 @@ class BoostingSession:
         stack: Closed at the end of the session.
     """
 
-    def __init__(self, params: Params, stack: ExitStack) -> None:
+    def __init__(self, params: XGBoostParams, stack: ExitStack) -> None:
         self._params = params
         self._stack = stack
 
@@ -75,13 +75,13 @@ class Boosting:
 
     def __init__(
         self,
-        params: Params,
+        params: XGBoostParams,
         communicator: Communicator,
-        data: Data,
+        data: BoostingData,
         *,
         store: trainbox.Checkpoints,
         found: Checkpoint | None,
-        former: Former | None,
+        former: FormerBooster | None,
     ) -> None:
         self.rank, self._data = communicator.rank, data
         self._params, self._communicator = params, communicator
@@ -101,7 +101,7 @@ class Boosting:
         agreement = self._data.agreement
         return resume(self._found, agreement, self._communicator, self._identity, self._params, former=self._former)
 
-    def rounds(self, start: Progress, *, objective: Objective | None = None) -> Iterator[Progress]:
+    def rounds(self, start: Progress, *, objective: CustomObjective | None = None) -> Iterator[Progress]:
         """Train, and yield the progress after each segment of `checkpoint_every` rounds. Call it once.
 
         Every round is scored and logged. Training ends after `num_round` rounds, by early stopping, or after a SIGTERM;

@@ -12,7 +12,7 @@ from trainbox.model.plots import draw_pictures
 from trainbox.model.samples import Matrix
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import explain
-from trainbox.xgboost.collective.group import Alone
+from trainbox.xgboost.collective.group import SingleProcess
 from trainbox.xgboost.folds import (
     Fold,
     FoldResult,
@@ -28,16 +28,16 @@ from trainbox.xgboost.folds import (
 )
 from trainbox.xgboost.model import cut, describe, save_models, save_output
 from trainbox.xgboost.params.declared_metrics import objective_of
-from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.matrices import Bins, plain_matrix
-from trainbox.xgboost.rows.reading import Data
+from trainbox.xgboost.rows.reading import BoostingData
 from trainbox.xgboost.segments import Progress, chosen_round, is_finished
 from trainbox.xgboost.training import conclude, train
 
 
 def cross_validate(
-    params: Params,
-    data: Data,
+    params: XGBoostParams,
+    data: BoostingData,
     *,
     store: trainbox.Checkpoints,
     found: Checkpoint | None,
@@ -74,12 +74,14 @@ def cross_validate(
     _save(params, data, thin=thin, labels=rows.labels, folds=folds, results=results)
 
 
-def _train_fold(params: Params, data: Data, rows: Table, fold: Fold, bins: Bins, *, before: int) -> FoldResult | None:
+def _train_fold(
+    params: XGBoostParams, data: BoostingData, rows: Table, fold: Fold, bins: Bins, *, before: int
+) -> FoldResult | None:
     """Train one fold; None if the job is stopped before it is finished."""
     held_out = take_rows(rows, fold.held_out)
     part = data.of({"train": take_rows(rows, fold.train), "validation": held_out}, params)
     progress = Progress()
-    for latest in train(params, Alone(), part, progress, bins, before=before):
+    for latest in train(params, SingleProcess(), part, progress, bins, before=before):
         progress = latest
     if progress.model is None or not is_finished(progress.history, objective_of(params), params):
         return None
@@ -90,8 +92,8 @@ def _train_fold(params: Params, data: Data, rows: Table, fold: Fold, bins: Bins,
 
 
 def _save(
-    params: Params,
-    data: Data,
+    params: XGBoostParams,
+    data: BoostingData,
     *,
     thin: Matrix,
     labels: npt.NDArray[np.float32],

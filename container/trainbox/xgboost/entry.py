@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trainbox.contract.job import default_in_environment
 from trainbox.tabular.script import ending_in_order, log_line, without
-from trainbox.xgboost.params.hyperparameters import Params, notes
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, notes
 
 if TYPE_CHECKING:
     from trainbox.xgboost.boosting import BoostingSession
@@ -21,12 +21,12 @@ _UNUSED = ("sklearn", "pandas", "xgboost.sklearn")
 
 
 @contextmanager
-def session(params: Params) -> Iterator["BoostingSession"]:
+def session(params: XGBoostParams) -> Iterator["BoostingSession"]:
     """Start a session; the end of the block disconnects from the other processes of the job.
 
     A stop before there is anything to save ends the block, and is not an error.
 
-    >>> with session(trainbox.hyperparameters(Params)) as run:
+    >>> with session(trainbox.hyperparameters(XGBoostParams)) as run:
     ...     boosting = run.read()
 
     Args:

@@ -23,7 +23,7 @@ from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.model.curves import save_folds as save_folds_of
 from trainbox.model.plots import Picture
 from trainbox.xgboost.params.declared_metrics import objective_of
-from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.readers import spell_base_score
 from trainbox.xgboost.rows.matrices import number_groups
 from trainbox.xgboost.segments import check_part, chosen_round, compare, parse_part, read_part
@@ -45,7 +45,7 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
     held_out: Rows
 
 
-def split_folds(labels: Floats, params: Params, groups: Rows | None = None) -> tuple[Fold, ...]:
+def split_folds(labels: Floats, params: XGBoostParams, groups: Rows | None = None) -> tuple[Fold, ...]:
     """All folds of all repeats; with classes each fold has its share of every one, and no group is cut.
 
     Args:
@@ -223,7 +223,7 @@ def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
     return said[np.argsort(rows)]
 
 
-def save_fold_curves(results: Sequence[FoldResult], params: Params) -> Picture:
+def save_fold_curves(results: Sequence[FoldResult], params: XGBoostParams) -> Picture:
     """Write `learning-curves.json` of all folds; returns its picture, which is not drawn yet."""
     known = [result.history for result in results if result.history]
     chosen = [chosen_round(history, objective_of(params), params) for history in known]

@@ -12,15 +12,15 @@ from trainbox.former import MODEL_CHANNEL, check_columns, check_names, find_file
 from trainbox.log_lines import emit
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import rules
-from trainbox.xgboost.params.hyperparameters import Params
-from trainbox.xgboost.rows.agreement import Agreement
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.agreement import RowsAgreement
 
 _FILE = "xgboost-model"
 _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
 _HINT = "take the values of the former job, or train without the channel"
 
 
-class Former(msgspec.Struct, frozen=True):
+class FormerBooster(msgspec.Struct, frozen=True):
     """The model that training starts from."""
 
     model: bytes
@@ -28,7 +28,7 @@ class Former(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, agreement: Agreement, communicator: Communicator) -> Former | None:
+def read_former(params: XGBoostParams, agreement: RowsAgreement, communicator: Communicator) -> FormerBooster | None:
     """The former model, the same on all members; None where no member has the channel.
 
     Args:
@@ -56,10 +56,10 @@ def read_former(params: Params, agreement: Agreement, communicator: Communicator
     _check(known, params, columns)
     if communicator.members.is_first:
         emit(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained behind them")
-    return Former(_without_names(content, columns), known.rounds, hashlib.sha256(content).hexdigest())
+    return FormerBooster(_without_names(content, columns), known.rounds, hashlib.sha256(content).hexdigest())
 
 
-def _check_params(params: Params) -> None:
+def _check_params(params: XGBoostParams) -> None:
     if params.kfold:
         raise HyperparameterError(
             f"_kfold={params.kfold} has no use for the model of the channel {MODEL_CHANNEL}",
@@ -72,7 +72,7 @@ def _check_params(params: Params) -> None:
         )
 
 
-def _check(known: Model, params: Params, columns: Sequence[str]) -> None:
+def _check(known: Model, params: XGBoostParams, columns: Sequence[str]) -> None:
     outputs = params.num_class or max(params.label_columns, len(params.quantile_alpha), len(params.expectile_alpha))
     if rules.objective(params) == "survival:aft":
         outputs = 1

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import xgboost as xgb
 
 from trainbox.xgboost import scores
-from trainbox.xgboost.collective.group import Alone, Group
+from trainbox.xgboost.collective.group import CollectiveGroup, SingleProcess
 from trainbox.xgboost.params.catalogue import METRICS, split
-from trainbox.xgboost.params.hyperparameters import Params, metric_parameters
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, metric_parameters
 from trainbox.xgboost.params.rules import objective
 from trainbox.xgboost.scores import Floats
 
@@ -49,7 +49,7 @@ class Truths:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[xgb.DMatrix, _Truth] = WeakKeyDictionary()
 
-    def of(self, matrix: xgb.DMatrix, params: Params) -> _Truth:
+    def of(self, matrix: xgb.DMatrix, params: XGBoostParams) -> _Truth:
         """Labels and weights of its rows; a matrix does not change."""
         if matrix not in self._known:
             self._known[matrix] = _read_truth(matrix, params)
@@ -75,9 +75,9 @@ def evaluate(
     matrices: Mapping[str, xgb.DMatrix],
     names: Sequence[str],
     *,
-    params: Params,
+    params: XGBoostParams,
     iteration: int = 0,
-    group: Group | None = None,
+    group: CollectiveGroup | None = None,
     truths: Truths | None = None,
 ) -> dict[str, float]:
     """All metrics on all channels, over the rows of all members; all of them make this call with the same channels.
@@ -104,7 +104,7 @@ def evaluate(
     for channel, matrix in matrices.items() if ours else ():
         truth = (truths or Truths()).of(matrix, params)
         rows = _Rows(channel, truth, _predict(booster, matrix, params))
-        values = _evaluate_ours(rows, ours, params, group or Alone())
+        values = _evaluate_ours(rows, ours, params, group or SingleProcess())
         found |= {f"{channel}:{name}": value for name, value in values.items()}
     return {f"{channel}:{name}": found[f"{channel}:{name}"] for channel in matrices for name in names}
 
@@ -113,7 +113,11 @@ def evaluate(
 
 
 def _evaluate_theirs(
-    booster: xgb.Booster, matrices: Mapping[str, xgb.DMatrix], names: Sequence[str], params: Params, iteration: int
+    booster: xgb.Booster,
+    matrices: Mapping[str, xgb.DMatrix],
+    names: Sequence[str],
+    params: XGBoostParams,
+    iteration: int,
 ) -> dict[str, float]:
     # Metrics add up in a booster, each once, in this order; to name them again costs nothing and changes no tree. A
     # metric that comes after the first round has not heard what the objective was told.
@@ -127,21 +131,21 @@ def _evaluate_theirs(
     return {f"{channel}:{name}": found[channel, written[name]] for channel in matrices for name in names}
 
 
-def _as_xgboost_writes(name: str, params: Params) -> str:
+def _as_xgboost_writes(name: str, params: XGBoostParams) -> str:
     return f"{name}@{params.tweedie_variance_power:g}" if name == "tweedie-nloglik" else name
 
 
 # ---- ours ----
 
 
-def _is_ours(name: str, params: Params) -> bool:
+def _is_ours(name: str, params: XGBoostParams) -> bool:
     kind = split(name)[0]
     if kind in _AREAS:
         return not params.is_ranking  # there XGBoost has the mean over groups, and a group is whole on its member
     return METRICS[kind].ours or (kind in _ON_THE_WRONG_SCALE and objective(params) == "binary:logitraw")
 
 
-def _read_truth(matrix: xgb.DMatrix, params: Params) -> _Truth:
+def _read_truth(matrix: xgb.DMatrix, params: XGBoostParams) -> _Truth:
     count, weights, groups = matrix.num_row(), matrix.get_weight().astype(np.float64), matrix.get_group()
     if len(groups) and len(weights):
         weights = np.repeat(weights, groups)  # where rows come in groups, a weight is a group's
@@ -150,7 +154,7 @@ def _read_truth(matrix: xgb.DMatrix, params: Params) -> _Truth:
     return _Truth(labels, weights if len(weights) else None, is_whole and not len(weights))
 
 
-def _predict(booster: xgb.Booster, matrix: xgb.DMatrix, params: Params) -> Predictions:
+def _predict(booster: xgb.Booster, matrix: xgb.DMatrix, params: XGBoostParams) -> Predictions:
     """(n, outputs), on the scale of the labels; of multi:* the probabilities, of binary:logitraw the margins."""
     labels_alone = objective(params) == "multi:softmax"
     said = np.asarray(booster.predict(matrix, output_margin=labels_alone), np.float32)
@@ -161,7 +165,9 @@ def _predict(booster: xgb.Booster, matrix: xgb.DMatrix, params: Params) -> Predi
     return said
 
 
-def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Group) -> dict[str, float]:
+def _evaluate_ours(
+    rows: _Rows, names: Sequence[str], params: XGBoostParams, group: CollectiveGroup
+) -> dict[str, float]:
     kinds = {name: split(name)[0] for name in names}
     found: dict[str, float] = {}
     if any(kind in scores.OF_CLASSES for kind in kinds.values()):
@@ -178,7 +184,7 @@ def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Gro
     return found | {name: _judge_amounts(name, rows, group) for name in rest}
 
 
-def _guess(rows: _Rows, params: Params) -> npt.NDArray[np.int64]:
+def _guess(rows: _Rows, params: XGBoostParams) -> npt.NDArray[np.int64]:
     """The class that the model takes each row for."""
     if params.num_class is not None:
         best: npt.NDArray[np.int64] = rows.predictions.argmax(axis=1)
@@ -187,7 +193,9 @@ def _guess(rows: _Rows, params: Params) -> npt.NDArray[np.int64]:
     return (said > (0.0 if objective(params) == "binary:logitraw" else _HALF)).astype(np.int64)
 
 
-def _judge_areas(kinds: Collection[str], rows: _Rows, params: Params, group: Group) -> dict[str, float]:
+def _judge_areas(
+    kinds: Collection[str], rows: _Rows, params: XGBoostParams, group: CollectiveGroup
+) -> dict[str, float]:
     """The areas by kind, as XGBoost takes the mean over classes: by their rows for `auc`, all alike for `aucpr`."""
     wanted = _each_against_the_rest(rows, params)
     if group.size == 1 and rows.truth.is_plain and set(kinds) == {"auc"}:  # what a tuner is mostly given
@@ -199,7 +207,7 @@ def _judge_areas(kinds: Collection[str], rows: _Rows, params: Params, group: Gro
     return {kind: _mean([_AREAS[kind](curve) for curve in curves], sizes[kind]) for kind in kinds}
 
 
-def _each_against_the_rest(rows: _Rows, params: Params) -> list[tuple[Predictions, Floats]]:
+def _each_against_the_rest(rows: _Rows, params: XGBoostParams) -> list[tuple[Predictions, Floats]]:
     """The scores of each class and whether a row is of it; of two classes, those of class 1."""
     labels = rows.truth.labels[:, 0]
     if params.num_class is None:
@@ -211,7 +219,7 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return float(np.average(values, weights=weights)) if sum(weights) > 0 else np.nan
 
 
-def _judge_amounts(name: str, rows: _Rows, group: Group) -> float:
+def _judge_amounts(name: str, rows: _Rows, group: CollectiveGroup) -> float:
     kind, threshold = split(name)
     labels, said = rows.truth.labels, rows.predictions.astype(np.float64)
     if kind == "r2":

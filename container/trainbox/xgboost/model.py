@@ -31,7 +31,7 @@ from trainbox.model.samples import (
     thin_out,
 )
 from trainbox.tabular.texts import by_name
-from trainbox.xgboost.params.hyperparameters import Params, as_dict
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, as_dict
 from trainbox.xgboost.params.rules import objective
 from trainbox.xgboost.readers import base_scores, for_every_reader
 from trainbox.xgboost.rows.agreement import NO_TEXTS
@@ -51,7 +51,7 @@ def cut(model: bytes, rounds: int) -> xgb.Booster:
 
 
 def describe(
-    params: Params,
+    params: XGBoostParams,
     features: Sequence[str],
     *,
     coding: Coding = NO_TEXTS,

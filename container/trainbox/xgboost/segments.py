@@ -25,12 +25,12 @@ from trainbox.data import digest_coding
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
-from trainbox.xgboost.former import Former
+from trainbox.xgboost.former import FormerBooster
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.params import rules
-from trainbox.xgboost.params.hyperparameters import Params, shaping
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, shaping
 from trainbox.xgboost.readers import spell_base_score
-from trainbox.xgboost.rows.agreement import Agreement
+from trainbox.xgboost.rows.agreement import RowsAgreement
 
 T = TypeVar("T")
 
@@ -61,18 +61,18 @@ class Progress(msgspec.Struct, frozen=True):
     former: int = 0
 
 
-def seed_of(params: Params, start: int) -> int:
+def seed_of(params: XGBoostParams, start: int) -> int:
     """That of the segment that begins with round `start`."""
     return (params.seed + start * _STRIDE) % 2**31
 
 
-def end_of(params: Params, start: int) -> int:
+def end_of(params: XGBoostParams, start: int) -> int:
     """The round after the last one of the segment in which `start` lies."""
     return (start // params.checkpoint_every + 1) * params.checkpoint_every
 
 
 def begin_segment(
-    settings: Mapping[str, Any], params: Params, matrices: Mapping[str, xgb.DMatrix], progress: Progress
+    settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix], progress: Progress
 ) -> xgb.Booster:
     """The booster of the first segment of this process, or of the next where none `can_go_on`."""
     model = None if progress.model is None else bytearray(progress.model)
@@ -80,7 +80,7 @@ def begin_segment(
     return xgb.Booster(settings, list(matrices.values()), model_file=model)
 
 
-def prepare(settings: Mapping[str, Any], params: Params, matrices: Mapping[str, xgb.DMatrix]) -> None:
+def prepare(settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix]) -> None:
     """Have the rows to learn from on the GPU before anything counts: that decides who predicts their margins.
 
     A booster made of a model predicts on the processor as long as they are not there, which saves the copy, and adds up
@@ -92,7 +92,7 @@ def prepare(settings: Mapping[str, Any], params: Params, matrices: Mapping[str, 
         xgb.Booster(dict(settings), [matrices["train"]]).update(matrices["train"], 0)
 
 
-def can_go_on(params: Params) -> bool:
+def can_go_on(params: XGBoostParams) -> bool:
     """Whether the booster of one segment may train the next, too: whether margins that it keeps are those predicted.
 
     On the processor trees are added to them in the order of prediction, number by number. A GPU sums up the trees
@@ -101,7 +101,7 @@ def can_go_on(params: Params) -> bool:
     return params.booster == "gbtree" and params.is_binned and not params.updater and params.runs_on == "cpu"
 
 
-def go_on(booster: xgb.Booster, params: Params, start: int) -> None:
+def go_on(booster: xgb.Booster, params: XGBoostParams, start: int) -> None:
     """Let the booster begin the segment that starts with round `start` as a new one would, and keep its margins.
 
     What it must forget are the states of two random generators: that of the rows begins anew with another seed, and
@@ -111,7 +111,9 @@ def go_on(booster: xgb.Booster, params: Params, start: int) -> None:
     booster.set_param({"seed": seed_of(params, start)})
 
 
-def identify(params: Params, agreement: Agreement, bins: str, former: Former | None = None) -> dict[str, str]:
+def identify(
+    params: XGBoostParams, agreement: RowsAgreement, bins: str, former: FormerBooster | None = None
+) -> dict[str, str]:
     """Everything that shapes the model: a checkpoint of something else must not be continued.
 
     Args:
@@ -140,12 +142,12 @@ def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Pro
 
 def resume(
     found: Checkpoint | None,
-    agreement: Agreement,
+    agreement: RowsAgreement,
     communicator: Communicator,
     identity: Mapping[str, str],
-    params: Params,
+    params: XGBoostParams,
     *,
-    former: Former | None = None,
+    former: FormerBooster | None = None,
 ) -> Progress:
     """The newest checkpoint that any member has, the same on all.
 
@@ -247,13 +249,13 @@ def best_round(history: History | tuple[dict[str, float], ...], objective: Metri
     return max(finite, key=lambda step: finite[step], default=None)
 
 
-def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> int:
+def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> int:
     """The round whose model is saved: the best where early stopping is asked for, else the last."""
     best = best_round(history, objective) if params.early_stopping_rounds else None
     return len(history) - 1 if best is None else best
 
 
-def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> bool:
+def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> bool:
     """Whether all rounds are done, or early stopping ends them: by the scores alone, so that a resumed job agrees."""
     if not history or len(history) >= params.num_round:
         return bool(history)
@@ -261,7 +263,7 @@ def is_finished(history: History | tuple[dict[str, float], ...], objective: Metr
     return patience is not None and len(history) - 1 - (best_round(history, objective) or 0) >= patience
 
 
-def check_decision(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> None:
+def check_decision(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> None:
     """Refuse to choose a round where early stopping has nothing to choose by.
 
     Raises:

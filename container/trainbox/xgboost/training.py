@@ -9,13 +9,13 @@ import xgboost as xgb
 
 import trainbox
 from trainbox.metrics import Metric
-from trainbox.tabular.pace import Pace
-from trainbox.xgboost.collective.group import Group
+from trainbox.tabular.pace import RemainingTime
+from trainbox.xgboost.collective.group import CollectiveGroup
 from trainbox.xgboost.metrics import Truths, evaluate
 from trainbox.xgboost.params.declared_metrics import declare, line, metric_names, objective_of
-from trainbox.xgboost.params.hyperparameters import Params, booster_parameters
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
 from trainbox.xgboost.rows.matrices import Bins
-from trainbox.xgboost.rows.reading import Data, find_device
+from trainbox.xgboost.rows.reading import BoostingData, find_device
 from trainbox.xgboost.segments import (
     Progress,
     begin_segment,
@@ -32,14 +32,14 @@ Score = Callable[[xgb.Booster, int, Mapping[str, xgb.DMatrix]], dict[str, float]
 #: The matrices of a segment, `train` first.
 Matrices = Callable[[], Mapping[str, xgb.DMatrix]]
 #: Tells the log the scores of a round.
-Report = Callable[[int, Mapping[str, float]], None]
+LogScores = Callable[[int, Mapping[str, float]], None]
 #: A custom objective: raw predictions and the matrix to gradients and Hessians, as `obj` of `xgboost.train`.
-Objective = Callable[[npt.NDArray[np.float32], xgb.DMatrix], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+CustomObjective = Callable[[npt.NDArray[np.float32], xgb.DMatrix], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-def channels_due(step: int, params: Params, channels: tuple[str, ...]) -> tuple[str, ...]:
+def channels_due(step: int, params: XGBoostParams, channels: tuple[str, ...]) -> tuple[str, ...]:
     """On which channels the model is scored after a round.
 
     The rows trained on are by far the most, and to score them every round takes half of a job's time: they are scored
@@ -51,14 +51,14 @@ def channels_due(step: int, params: Params, channels: tuple[str, ...]) -> tuple[
 
 
 def train(
-    params: Params,
-    group: Group,
-    data: Data,
+    params: XGBoostParams,
+    group: CollectiveGroup,
+    data: BoostingData,
     progress: Progress,
     bins: Bins,
     *,
     before: int = 0,
-    objective: Objective | None = None,
+    objective: CustomObjective | None = None,
 ) -> Iterator[Progress]:
     """Train segment by segment; score and log each round.
 
@@ -97,7 +97,7 @@ def train(
     )
 
 
-def conclude(params: Params, step: int, scores: Mapping[str, float]) -> None:
+def conclude(params: XGBoostParams, step: int, scores: Mapping[str, float]) -> None:
     """Log the scores of the saved model once more, the objective last: a tuner takes the last value it finds."""
     if not scores:  # stopped, in a round in which none was due
         return
@@ -106,16 +106,16 @@ def conclude(params: Params, step: int, scores: Mapping[str, float]) -> None:
 
 
 def boost(
-    params: Params,
+    params: XGBoostParams,
     settings: Mapping[str, Any],
     matrices: Matrices,
     progress: Progress,
     *,
     objective: Metric,
     score: Score,
-    report: Report,
+    report: LogScores,
     stop: Callable[[], bool],
-    gradients: Objective | None = None,
+    gradients: CustomObjective | None = None,
 ) -> Iterator[Progress]:
     """Train, and yield where training stands after each segment; the last may be cut short by the end or by a stop.
 
@@ -133,7 +133,7 @@ def boost(
     Raises:
         TrainingError: Training is done, and early stopping has nothing to choose the round by.
     """
-    pace = Pace(params.num_round, len(progress.history), "rounds", least=_SECONDS_BETWEEN_LINES)
+    pace = RemainingTime(params.num_round, len(progress.history), "rounds", least=_SECONDS_BETWEEN_LINES)
     finished = is_finished(progress.history, objective, params)
     stopped = not finished and stop()
     booster: xgb.Booster | None = None

@@ -14,9 +14,9 @@ import scipy.sparse
 from tests.support.growth import anatomy, make_data
 from trainbox.data import Table, default_names
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.sklearn.data import Data
+from trainbox.sklearn.data import EstimatorData
 from trainbox.sklearn.forests.growing import (
-    Part,
+    ForestPart,
     assemble,
     check_rows,
     forest_class,
@@ -26,7 +26,7 @@ from trainbox.sklearn.forests.growing import (
     read_part,
     slices,
 )
-from trainbox.sklearn.params import OURS, Params, constructor_arguments
+from trainbox.sklearn.params import OURS, EstimatorParams, constructor_arguments
 from trainbox.sklearn.rows import by_columns
 
 FORESTS = {
@@ -48,21 +48,21 @@ FORESTS = {
 LARGE_PAGE = 2 << 20
 
 
-def plain_fit(params: Params, data: Data, trees: int = 9) -> Any:
+def plain_fit(params: EstimatorParams, data: EstimatorData, trees: int = 9) -> Any:
     """What scikit-learn grows in one go."""
     labels = data.train.labels.astype(int) if params.task == "classification" else data.train.labels
     forest = forest_class(params)(n_estimators=trees, random_state=params.seed, **constructor_arguments(params))
     return forest.fit(data.train.features, labels, sample_weight=data.train.weights)
 
 
-def grow_in_groups(params: Params, data: Data, *groups: range) -> list[Part]:
+def grow_in_groups(params: EstimatorParams, data: EstimatorData, *groups: range) -> list[ForestPart]:
     with grow(params, data, groups) as growing:
         return list(growing)
 
 
 @pytest.mark.parametrize("given", FORESTS.values(), ids=FORESTS.keys())
 def test_trees_in_groups_on_threads_are_those_of_one_plain_fit(given: dict[str, Any]) -> None:
-    params = Params(**({"max_depth": 6, "seed": 7, "n_jobs": 3} | given))
+    params = EstimatorParams(**({"max_depth": 6, "seed": 7, "n_jobs": 3} | given))
     data = make_data("regression" if params.task == "regression" else "two")
     expected = plain_fit(params, data)
     parts = grow_in_groups(params, lay_out(data), range(2), range(2, 3), range(3, 9))
@@ -70,7 +70,7 @@ def test_trees_in_groups_on_threads_are_those_of_one_plain_fit(given: dict[str, 
 
 
 def test_trees_of_any_numbers_are_those_of_one_plain_fit() -> None:
-    params, data = Params(n_jobs=1), make_data("three")
+    params, data = EstimatorParams(n_jobs=1), make_data("three")
     part = grow_in_groups(params, data, range(5, 8))[0]
     assert anatomy(part.trees) == anatomy(plain_fit(params, data).estimators_[5:8])
 
@@ -78,7 +78,7 @@ def test_trees_of_any_numbers_are_those_of_one_plain_fit() -> None:
 def test_rows_with_weights_and_missing_values_give_the_trees_of_one_plain_fit() -> None:
     data = make_data(weights=np.random.default_rng(1).integers(0, 3, 300).astype(np.float32))
     data.train.features[::7, 1] = np.nan
-    params = Params(n_jobs=2, oob_score=True)
+    params = EstimatorParams(n_jobs=2, oob_score=True)
     check_rows(params, data)
     parts = grow_in_groups(params, data, range(4), range(4, 9))
     assert anatomy(assemble(parts, params).estimators_) == anatomy(plain_fit(params, data).estimators_)
@@ -108,13 +108,13 @@ def test_sparse_rows_give_the_trees_of_one_plain_fit() -> None:
     features = np.where(np.abs(data.train.features) < 0.5, 0, data.train.features)
     sparse = msgspec.structs.replace(data.train, features=scipy.sparse.csr_matrix(features))
     data = msgspec.structs.replace(data, train=sparse)
-    params = Params(n_jobs=2)
+    params = EstimatorParams(n_jobs=2)
     parts = grow_in_groups(params, data, range(4), range(4, 9))
     assert anatomy(assemble(parts, params).estimators_) == anatomy(plain_fit(params, data).estimators_)
 
 
 def test_the_forest_put_together_is_one_that_scikit_learn_could_have_left() -> None:
-    params, data = Params(n_jobs=1, max_depth=5), make_data("three")
+    params, data = EstimatorParams(n_jobs=1, max_depth=5), make_data("three")
     forest = assemble(grow_in_groups(params, data, range(4), range(4, 9)), params)
     expected = plain_fit(params, data)
     assert forest.get_params() == expected.get_params()
@@ -125,7 +125,7 @@ def test_the_forest_put_together_is_one_that_scikit_learn_could_have_left() -> N
 
 def test_neither_the_model_nor_a_checkpoint_holds_anything_of_the_rows() -> None:
     data = make_data(weights=np.random.default_rng(1).random(300).astype(np.float32))
-    params = Params(n_jobs=1, class_weight="balanced")
+    params = EstimatorParams(n_jobs=1, class_weight="balanced")
     part = grow_in_groups(params, data, range(3))[0]
 
     def arrays(value: Any, depth: int = 0) -> list[Any]:
@@ -141,7 +141,10 @@ def test_neither_the_model_nor_a_checkpoint_holds_anything_of_the_rows() -> None
 
 
 def test_each_parameter_of_scikit_learns_constructors_can_be_given() -> None:
-    for params in (Params(criterion="gini", max_features="all"), Params(task="regression", criterion="poisson")):
+    for params in (
+        EstimatorParams(criterion="gini", max_features="all"),
+        EstimatorParams(task="regression", criterion="poisson"),
+    ):
         for algorithm in ("forest", "extra_trees"):
             chosen = msgspec.structs.replace(params, algorithm=algorithm, class_weight=None, max_features="all")
             known = set(inspect.signature(forest_class(chosen)).parameters)
@@ -169,18 +172,18 @@ def test_trees_are_shared_out_by_their_numbers(shares: list[int], trees: int, ex
 def test_groups_end_at_multiples_of_their_size() -> None:
     assert groups_left(range(12), [], 5) == [range(5), range(5, 10), range(10, 12)]
     assert groups_left(range(6, 12), [], 4) == [range(6, 8), range(8, 12)]
-    seven: Any = msgspec.structs.replace(Part(0, 7, None, b""))
+    seven: Any = msgspec.structs.replace(ForestPart(0, 7, None, b""))
     assert groups_left(range(12), [seven], 3) == [range(7, 9), range(9, 12)]
     assert groups_left(range(7), [seven], 3) == []
     assert groups_left(range(3, 3), [], 3) == []
 
 
 def test_trees_of_other_numbers_are_not_taken_for_those_asked_for() -> None:
-    params, data = Params(n_jobs=1), make_data()
+    params, data = EstimatorParams(n_jobs=1), make_data()
     content = grow_in_groups(params, data, range(3, 6))[0].content
     for first, last, seed in ((3, 7, 42), (0, 3, 42), (3, 6, 1)):
         with pytest.raises(DataError, match=f"its trees are not those from {first} to {last - 1}"):
-            read_part(content, first, last, Params(seed=seed), features=4, source="x")
+            read_part(content, first, last, EstimatorParams(seed=seed), features=4, source="x")
 
 
 @pytest.mark.parametrize(
@@ -193,13 +196,13 @@ def test_trees_of_other_numbers_are_not_taken_for_those_asked_for() -> None:
 )
 def test_what_does_not_fit_the_rows_is_found_before_the_first_tree(given: dict[str, Any], message: str) -> None:
     with pytest.raises(HyperparameterError, match=message):
-        check_rows(Params(**given), make_data())
+        check_rows(EstimatorParams(**given), make_data())
 
 
 def test_missing_values_among_sparse_rows_are_refused() -> None:
     data = make_data("regression")
     data.train.features[3, 0] = math.nan
-    params = Params(task="regression", criterion="absolute_error")
+    params = EstimatorParams(task="regression", criterion="absolute_error")
     check_rows(params, data)
     sparse = msgspec.structs.replace(data.train, features=scipy.sparse.csr_matrix(data.train.features))
     with pytest.raises(DataError, match="1 value is missing, and a RandomForestRegressor cannot be grown from sparse"):
@@ -207,7 +210,7 @@ def test_missing_values_among_sparse_rows_are_refused() -> None:
 
 
 def test_what_scikit_learn_itself_refuses_is_an_error_of_the_hyperparameters() -> None:
-    params = Params(monotonic_cst=(1, 0, 0, 0), n_jobs=1)
+    params = EstimatorParams(monotonic_cst=(1, 0, 0, 0), n_jobs=1)
     with pytest.raises(HyperparameterError, match=r"scikit-learn grows no such forest: .*[Mm]onoton"):
         grow_in_groups(params, make_data("three"), range(2))
 
@@ -218,7 +221,7 @@ def test_a_host_without_a_row_of_a_class_grows_trees_that_know_it() -> None:
     table = msgspec.structs.replace(
         data.train, labels=data.train.labels[kept], features=data.train.features[kept], weights=None
     )
-    part = grow_in_groups(Params(n_jobs=1), msgspec.structs.replace(data, train=table), range(4))[0]
+    part = grow_in_groups(EstimatorParams(n_jobs=1), msgspec.structs.replace(data, train=table), range(4))[0]
     assert part.forest.classes_.tolist() == [0, 1, 2]
     for tree in part.trees:
         votes = tree.predict_proba(table.features)
@@ -230,9 +233,9 @@ def test_a_host_without_a_row_of_a_class_grows_trees_that_know_it() -> None:
 
 def test_what_is_not_grown_when_the_block_ends_is_dropped() -> None:
     groups = [range(place, place + 1) for place in range(500)]
-    with grow(Params(n_jobs=2), make_data(), groups) as growing:
+    with grow(EstimatorParams(n_jobs=2), make_data(), groups) as growing:
         assert next(growing).first == 0
     with pytest.raises(CancelledError):
         list(growing)
-    with grow(Params(n_jobs=2), make_data(), groups):
+    with grow(EstimatorParams(n_jobs=2), make_data(), groups):
         pass  # asked to stop before the first one

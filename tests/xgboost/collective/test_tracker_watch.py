@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.xgboost.collective.test_cluster import HEAD, ON_AND_ON
 
 from tests.support.parties import Party
 from tests.support.trees import is_alive
+from tests.xgboost.collective.test_cluster import HEAD, ON_AND_ON
 from trainbox.comm import Members, join
 from trainbox.errors import TrainingError
-from trainbox.xgboost.collective.tracker_process import Tracker, Watch
+from trainbox.xgboost.collective.tracker_process import Tracker, TrackerWatch
 
 #: All but the last member wait in XGBoost for it.
 LATE = """
@@ -77,7 +77,7 @@ def watched(fault: signal.Signals | None, clock: Callable[[], float], limit: flo
     ):
         if fault is not None:
             os.kill(tracker.pid, fault)
-        watch = Watch(tracker, communicator, end=end, clock=clock)
+        watch = TrackerWatch(tracker, communicator, end=end, clock=clock)
         with watch:
             while fault is not None and not ends:
                 time.sleep(0.001)

@@ -11,7 +11,7 @@ import pytest
 
 from trainbox.contract.params import names, parse
 from trainbox.errors import HyperparameterError
-from trainbox.xgboost.params.hyperparameters import Params, notes
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, notes
 from trainbox.xgboost.params.retired import INSTEAD
 
 OF_XGBOOST = """
@@ -41,13 +41,13 @@ OF_ESTIMATORS = """
 OF_THE_BUILT_IN = """
     _kfold _num_cv_round _tuning_objective_metric csv_weights save_model_on_termination use_dask_gpu_training
 """
-TAKEN = {*names(Params)}
+TAKEN = {*names(XGBoostParams)}
 
 
 @pytest.mark.parametrize("name", sorted({*OF_XGBOOST.split(), *OF_ESTIMATORS.split()} - TAKEN))
 def test_a_name_that_is_not_taken_any_more_comes_with_what_to_give_instead(name: str) -> None:
     with pytest.raises(HyperparameterError, match=re.escape(f"'{name}' is not taken: {INSTEAD[name]}")):
-        parse(Params, {"num_round": "1", name: "1"}, program="xgboost_train.py")
+        parse(XGBoostParams, {"num_round": "1", name: "1"}, program="xgboost_train.py")
 
 
 def test_what_is_given_instead_is_taken() -> None:
@@ -59,5 +59,5 @@ def test_what_is_given_instead_is_taken() -> None:
 
 def test_all_names_of_the_built_in_are_taken() -> None:
     assert {*OF_THE_BUILT_IN.split(), "silent", "predictor", "dsplit", "lambda_bias", "prob_buffer_row"} <= TAKEN
-    params = parse(Params, {"num_round": "1", "silent": "1"})
+    params = parse(XGBoostParams, {"num_round": "1", "silent": "1"})
     assert "silent is not read: verbosity says how much XGBoost itself says" in notes(params)

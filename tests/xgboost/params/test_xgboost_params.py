@@ -23,7 +23,7 @@ from trainbox.xgboost.params.declaration import Declaration
 from trainbox.xgboost.params.declared_metrics import metric_names
 from trainbox.xgboost.params.hyperparameters import (
     FREE,
-    Params,
+    XGBoostParams,
     as_dict,
     booster_parameters,
     check_members,
@@ -52,8 +52,8 @@ FEATURES = RANDOM.random((ROWS, 4)).astype(np.float32)
 CODES = np.column_stack([FEATURES[:, :3], RANDOM.integers(0, 5, ROWS)]).astype(np.float32)
 
 
-def read(**given_: str) -> Params:
-    return parse(Params, {"num_round": "3", **given_}, program="xgboost_train.py")
+def read(**given_: str) -> XGBoostParams:
+    return parse(XGBoostParams, {"num_round": "3", **given_}, program="xgboost_train.py")
 
 
 def refused(**given_: str) -> str:
@@ -70,7 +70,7 @@ def given_to_xgboost(version: str = VERSION, features: Iterable[str] = (), **giv
 
 
 def test_every_hyperparameter_of_the_builtin_has_a_name_here_and_all_are_described() -> None:
-    declared = {field.name: field for field in fields(Params)}
+    declared = {field.name: field for field in fields(XGBoostParams)}
     assert set(INCUMBENTS) <= set(declared)
     assert [name for name, field in declared.items() if field.required] == ["num_round"]
     assert [name for name, field in declared.items() if not field.description] == []
@@ -465,7 +465,7 @@ def labels_for(params: Declaration) -> dict[str, Any]:
     return {"label": random.random((ROWS, columns)) + 0.5}
 
 
-def matrix_for(params: Params) -> xgb.DMatrix:
+def matrix_for(params: XGBoostParams) -> xgb.DMatrix:
     kinds = ["q", "q", "q", "c"] if params.categorical_features else None
     how = {"feature_types": kinds, "enable_categorical": bool(kinds), "nthread": 1, **labels_for(params)}
     if params.is_binned:
@@ -473,7 +473,7 @@ def matrix_for(params: Params) -> xgb.DMatrix:
     return xgb.DMatrix(CODES, **how)
 
 
-def train(params: Params, rounds: int = 2) -> tuple[xgb.Booster, xgb.DMatrix, list[str]]:
+def train(params: XGBoostParams, rounds: int = 2) -> tuple[xgb.Booster, xgb.DMatrix, list[str]]:
     matrix = matrix_for(params)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -552,7 +552,7 @@ HOW: list[dict[str, Any]] = [
 
 
 @st.composite
-def valid(draw: st.DrawFn) -> Params:
+def valid(draw: st.DrawFn) -> XGBoostParams:
     name = draw(st.sampled_from(HERE))
     how = draw(st.sampled_from(HOW))
     base: dict[str, Any] = {"num_round": 2, "nthread": 1, "objective": name, **how}
@@ -572,12 +572,12 @@ def valid(draw: st.DrawFn) -> Params:
         base = {key: value for key, value in base.items() if not key.endswith("_constraints")}
     if "refresh" in base.get("updater", ()):
         base.pop("monotone_constraints", None)
-    return Params(**base)
+    return XGBoostParams(**base)
 
 
 @settings(max_examples=80, deadline=None)
 @given(valid())
-def test_xgboost_reads_every_parameter_that_it_is_given(params: Params) -> None:
+def test_xgboost_reads_every_parameter_that_it_is_given(params: XGBoostParams) -> None:
     _, _, said = train(params)
     assert [line for line in said if "not used" in line] == []
     assert [line for line in said if "dart" in line] == []
@@ -592,7 +592,7 @@ def test_every_metric_that_goes_with_an_objective_is_evaluated(name: str) -> Non
     )
     base |= {"label_columns": 2} if name == "survival:aft" else {}
     fitting = [kind + "@0.5" * (metric.suffix == "required") for kind, metric in METRICS.items() if fits(kind, base)]
-    params = Params(eval_metric=tuple(fitting), **base)
+    params = XGBoostParams(eval_metric=tuple(fitting), **base)
     booster, matrix, _ = train(params)
     found = evaluate(booster, {"train": matrix}, metric_names(params), params=params)
     assert list(found) == [f"train:{metric}" for metric in fitting]
@@ -603,7 +603,7 @@ def test_every_metric_that_goes_with_an_objective_is_evaluated(name: str) -> Non
 @pytest.mark.parametrize("name", [name for name in HERE if OBJECTIVES[name].several])
 def test_every_metric_that_goes_with_several_label_columns_is_evaluated(name: str) -> None:
     base: dict[str, Any] = {"num_round": 2, "nthread": 1, "objective": name, "label_columns": 2}
-    params = Params(eval_metric=tuple(kind for kind in METRICS if fits(kind, base)), **base)
+    params = XGBoostParams(eval_metric=tuple(kind for kind in METRICS if fits(kind, base)), **base)
     booster, matrix, _ = train(params)
     assert len(evaluate(booster, {"train": matrix}, metric_names(params), params=params)) >= 10
 
@@ -614,7 +614,7 @@ def fits(kind: str, base: dict[str, Any]) -> bool:
 
 
 def test_a_question_about_a_script_needs_nothing_that_is_required() -> None:
-    params = parse(Params, {"objective": "binary:logistic"}, partial=True)
+    params = parse(XGBoostParams, {"objective": "binary:logistic"}, partial=True)
     assert as_dict(params)["objective"] == "binary:logistic"
     assert "num_round" not in as_dict(params)
 

@@ -11,19 +11,19 @@ from trainbox.checkpoint.store import Checkpoint
 from trainbox.contract.job import Channel
 from trainbox.data import Table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
-from trainbox.xgboost.collective.group import Alone
+from trainbox.xgboost.collective.group import SingleProcess
 from trainbox.xgboost.metrics import evaluate
-from trainbox.xgboost.params.hyperparameters import Params, booster_parameters
-from trainbox.xgboost.rows.agreement import Report, agree
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
+from trainbox.xgboost.rows.agreement import MemberReport, agree
 from trainbox.xgboost.rows.matrices import LEAST_ROWS, Bins, choose_bins, feature_types, fields, make_matrices
-from trainbox.xgboost.rows.shards import Part, Shard, is_too_large, read_shard, shard_of
+from trainbox.xgboost.rows.shards import RowPartition, Shard, is_too_large, read_shard, shard_of
 from trainbox.xgboost.segments import compare, identify
 
 MIB = 2**20
 
 
-def params(**given: object) -> Params:
-    return Params(num_round=5, nthread=1, **{"objective": "binary:logistic", **given})  # type: ignore[arg-type]
+def params(**given: object) -> XGBoostParams:
+    return XGBoostParams(num_round=5, nthread=1, **{"objective": "binary:logistic", **given})  # type: ignore[arg-type]
 
 
 def channel(directory: Path, rows: int = 500, seed: int = 0) -> Channel:
@@ -66,7 +66,7 @@ def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
         for source in (train, held_out):
             place = spool and spool / source.name
             like = shards.get("train")
-            shards[source.name] = read_shard(source, source.name, chosen, Part(), like=like, spool=place)
+            shards[source.name] = read_shard(source, source.name, chosen, RowPartition(), like=like, spool=place)
         assert shards["train"].rows == 500
         assert shards["train"].labels.counts == {
             0.0: 500 - shards["train"].labels.counts[1.0],
@@ -78,7 +78,9 @@ def test_a_model_from_rows_on_the_disk_is_that_from_rows_in_memory(
         for step in range(5):
             booster.update(matrices["train"], step)
         models.append(bytes(booster.save_raw("ubj")))
-        scores.append(evaluate(booster, matrices, ("auc", "accuracy"), params=chosen, iteration=4, group=Alone()))
+        scores.append(
+            evaluate(booster, matrices, ("auc", "accuracy"), params=chosen, iteration=4, group=SingleProcess())
+        )
     assert models[0] == models[1] == models[2]
     assert scores[0] == scores[1] == scores[2]
     assert len(list((tmp_path / "blocks" / "train").glob("0*"))) == 4
@@ -92,7 +94,7 @@ def test_features_are_drawn_by_their_weights(tmp_path: Path, method: str, is_on_
     weights = {"f0": 0.0, "2": 0.0, "f1": 1e6, "f3": 1e6}
     chosen = params(tree_method=method, colsample_bytree=0.5, feature_weights=weights, max_depth=3)
     spool = tmp_path / "blocks" if is_on_disk else None
-    shard = read_shard(channel(tmp_path / "train"), "train", chosen, Part(), like=None, spool=spool)
+    shard = read_shard(channel(tmp_path / "train"), "train", chosen, RowPartition(), like=None, spool=spool)
     matrix = make_matrices({"train": shard}, chosen, bins=choose_bins(shard, chosen, members=1))["train"]
     booster = xgb.Booster(booster_parameters(chosen, version=xgb.__version__), [matrix])
     for step in range(5):
@@ -104,7 +106,7 @@ def test_members_share_a_replicated_channel_and_its_blocks(tmp_path: Path) -> No
     source = channel(tmp_path / "train")
     for spool in (None, tmp_path / "blocks"):
         shards = [
-            read_shard(source, "train", params(), Part(rank, 3), like=None, spool=spool and spool / str(rank))
+            read_shard(source, "train", params(), RowPartition(rank, 3), like=None, spool=spool and spool / str(rank))
             for rank in range(3)
         ]
         assert sum(shard.rows for shard in shards) == 500
@@ -182,8 +184,8 @@ def test_a_checkpoint_begun_with_quantiles_is_not_continued_with_other_bins(
     tmp_path: Path, begun: str, given: dict[str, object]
 ) -> None:
     source, chosen = channel(tmp_path / "train"), params(**given)
-    shard = read_shard(source, "train", chosen, Part(), like=None, spool=None if given else tmp_path / "blocks")
-    report = Report("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
+    shard = read_shard(source, "train", chosen, RowPartition(), like=None, spool=None if given else tmp_path / "blocks")
+    report = MemberReport("algo-1", {"train": 500}, {"train": shard.labels}, tuple("abcd"), {"train": "x"}, None, "3")
     bins = choose_bins(shard, chosen, members=1, begun=begun)
     identity = identify(chosen, agree([report]), bins)
     found = Checkpoint(tmp_path / "step-00000050", 50, {**identity, "bins": begun}, size=0)
@@ -225,7 +227,7 @@ def test_a_model_from_exact_quantiles_is_as_good_as_one_from_the_sketch() -> Non
         }
         matrices = make_matrices(shards, chosen, bins=bins)
         booster = xgb.train(booster_parameters(chosen, version=xgb.__version__), matrices["train"], 20)
-        scores.append(evaluate(booster, matrices, ("auc",), params=chosen, group=Alone())["validation:auc"])
+        scores.append(evaluate(booster, matrices, ("auc",), params=chosen, group=SingleProcess())["validation:auc"])
     assert scores[1] == pytest.approx(scores[0], abs=0.003)
     assert scores[0] != scores[1]
 
@@ -241,7 +243,7 @@ def test_sparse_rows_stay_sparse_on_the_disk_and_give_the_model_of_rows_in_memor
     chosen, models = params(), []
     for spool in (None, tmp_path / "blocks"):
         source = Channel(name="train", path=tmp_path / "train")
-        shard = read_shard(source, "train", chosen, Part(), like=None, spool=spool)
+        shard = read_shard(source, "train", chosen, RowPartition(), like=None, spool=spool)
         assert shard.is_sparse
         assert len(shard.feature_names) == 100_000
         matrix = make_matrices({"train": shard}, chosen, bins="sketch")["train"]

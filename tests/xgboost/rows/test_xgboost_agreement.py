@@ -7,24 +7,24 @@ import pytest
 from trainbox.data import default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
-from trainbox.xgboost.rows.agreement import Labels, Report, agree, check_labels, report_columns
+from trainbox.xgboost.rows.agreement import LabelSummary, MemberReport, agree, check_labels, report_columns
 
 NAMES = ("age", "fare")
 
 
-def report(member: str = "algo-1", **more: object) -> Report:
+def report(member: str = "algo-1", **more: object) -> MemberReport:
     given: dict[str, object] = {
         "rows": {"train": 10, "validation": 2},
         "labels": {
-            "train": Labels(0, 1, {0: 4, 1: 6}),
-            "validation": Labels(1, 1, {1: 2}),
+            "train": LabelSummary(0, 1, {0: 4, 1: 6}),
+            "validation": LabelSummary(1, 1, {1: 2}),
         },
         "columns": NAMES,
         "digests": {"train": "a", "validation": "b"},
         "checkpoint": None,
         "version": "3.2.0",
     }
-    return Report(member=member, **{**given, **more})  # type: ignore[arg-type]
+    return MemberReport(member=member, **{**given, **more})  # type: ignore[arg-type]
 
 
 def test_rows_and_labels_are_those_of_all_members() -> None:
@@ -32,14 +32,14 @@ def test_rows_and_labels_are_those_of_all_members() -> None:
         "algo-2",
         rows={"train": 5, "validation": 0},
         labels={
-            "train": Labels(1, 2, {1: 4, 2: 1}),
-            "validation": Labels(),
+            "train": LabelSummary(1, 2, {1: 4, 2: 1}),
+            "validation": LabelSummary(),
         },
     )
     agreed = agree([report(), other])
     assert agreed.rows == {"train": 15, "validation": 2}
-    assert agreed.labels["train"] == Labels(0, 2, {0: 4, 1: 10, 2: 1})
-    assert agreed.labels["validation"] == Labels(1, 1, {1: 2})
+    assert agreed.labels["train"] == LabelSummary(0, 2, {0: 4, 1: 10, 2: 1})
+    assert agreed.labels["validation"] == LabelSummary(1, 1, {1: 2})
     assert agreed.digests["train"] == ("a", "a")
 
 
@@ -49,8 +49,8 @@ def test_a_member_without_a_row_to_learn_from_is_named() -> None:
         rows={"train": 0, "validation": 0},
         columns=(),
         labels={
-            "train": Labels(),
-            "validation": Labels(),
+            "train": LabelSummary(),
+            "validation": LabelSummary(),
         },
     )
     with pytest.raises(DataError, match="channel train: there is no row on algo-2"):
@@ -101,34 +101,37 @@ def test_another_version_of_xgboost_is_named() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (Labels(1, 1, {1: 7}), r"channel train: every label is 1 \(7 rows\): there is nothing to learn"),
-        (Labels(3.5, 3.5), r"channel train: every label is 3\.5 \(7 rows\)"),
-        (Labels(0, 1, weight=0.0), "channel train: every weight is 0: no row counts"),
-        (Labels(0, 1, fault=Fault("a.csv:3: wrong")), r"^a\.csv:3: wrong$"),
-        (Labels(0, 2, {0: 6, 2: 1}, fault=Fault("a.csv:3: wrong")), r"wrong; .*train has the labels 0 \(6 rows\), 2"),
+        (LabelSummary(1, 1, {1: 7}), r"channel train: every label is 1 \(7 rows\): there is nothing to learn"),
+        (LabelSummary(3.5, 3.5), r"channel train: every label is 3\.5 \(7 rows\)"),
+        (LabelSummary(0, 1, weight=0.0), "channel train: every weight is 0: no row counts"),
+        (LabelSummary(0, 1, fault=Fault("a.csv:3: wrong")), r"^a\.csv:3: wrong$"),
+        (
+            LabelSummary(0, 2, {0: 6, 2: 1}, fault=Fault("a.csv:3: wrong")),
+            r"wrong; .*train has the labels 0 \(6 rows\), 2",
+        ),
     ],
 )
-def test_labels_from_which_nothing_can_be_learnt_are_refused(labels: Labels, message: str) -> None:
+def test_labels_from_which_nothing_can_be_learnt_are_refused(labels: LabelSummary, message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_labels("train", labels, 7, learn=True)
 
 
 def test_one_class_alone_is_enough_to_be_scored_on() -> None:
-    check_labels("validation", Labels(1, 1, {1: 7}), 7, learn=False)
+    check_labels("validation", LabelSummary(1, 1, {1: 7}), 7, learn=False)
     with pytest.raises(DataError, match="channel validation: every weight is 0"):
-        check_labels("validation", Labels(0, 1, weight=0.0), 7, learn=False)
+        check_labels("validation", LabelSummary(0, 1, weight=0.0), 7, learn=False)
 
 
 def test_survival_without_an_event_is_nothing_to_learn() -> None:
-    check_labels("train", Labels(-5, 2), 7, learn=True, has_events=True)
-    check_labels("validation", Labels(-5, -2), 7, learn=False, has_events=True)
+    check_labels("train", LabelSummary(-5, 2), 7, learn=True, has_events=True)
+    check_labels("validation", LabelSummary(-5, -2), 7, learn=False, has_events=True)
     with pytest.raises(DataError, match="channel train: no label is above 0"):
-        check_labels("train", Labels(-5, 0), 7, learn=True, has_events=True)
+        check_labels("train", LabelSummary(-5, 0), 7, learn=True, has_events=True)
 
 
 def test_weights_are_summed_and_the_first_members_fault_is_everybodys() -> None:
-    def told(member: str, **more: Any) -> Report:
-        return report(member, labels={"train": Labels(0, 1, **more), "validation": Labels(0, 1)})
+    def told(member: str, **more: Any) -> MemberReport:
+        return report(member, labels={"train": LabelSummary(0, 1, **more), "validation": LabelSummary(0, 1)})
 
     agreed = agree([told("algo-1", weight=0.0), told("algo-2", weight=1.5), told("algo-3", weight=0.5)])
     assert agreed.labels["train"].weight == 2

@@ -9,9 +9,9 @@ import pytest
 
 from trainbox.contract.job import Channel
 from trainbox.xgboost.params.catalogue import METRICS, OBJECTIVES
-from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.domains import DOMAINS, METRIC_DOMAINS
-from trainbox.xgboost.rows.shards import Part, read_shard
+from trainbox.xgboost.rows.shards import RowPartition, read_shard
 
 CLASSES = {"num_class": 3}
 BOUNDS = {"label_columns": 2}
@@ -98,9 +98,11 @@ def test_the_first_row_that_breaks_a_rule_is_named(
     (tmp_path / "train").mkdir()
     (tmp_path / "train/a.csv").write_text(f"{good}\n" * 3)
     (tmp_path / "train/b.csv").write_text(f"{good}\n{row}\n{good}\n{row}\n")
-    params = Params(num_round=1, nthread=1, **given)
+    params = XGBoostParams(num_round=1, nthread=1, **given)
     spool = tmp_path / "blocks" if external_memory == "on" else None
-    shard = read_shard(Channel(name="train", path=tmp_path / "train"), "train", params, Part(), like=None, spool=spool)
+    shard = read_shard(
+        Channel(name="train", path=tmp_path / "train"), "train", params, RowPartition(), like=None, spool=spool
+    )
     assert shard.labels.fault is not None
     place, _, said = shard.labels.fault.message.partition(": ")
     assert place == "train/b.csv:2"
@@ -125,12 +127,14 @@ def test_rows_that_can_be_learnt_from_are_let_through(given: dict[str, Any], row
     (tmp_path / "train").mkdir()
     (tmp_path / "train/a.csv").write_text(f"{GOOD[row.count(',')]}\n{row}\n")
     channel = Channel(name="train", path=tmp_path / "train")
-    shard = read_shard(channel, "train", Params(num_round=1, **given), Part(), like=None, spool=None)
+    shard = read_shard(channel, "train", XGBoostParams(num_round=1, **given), RowPartition(), like=None, spool=None)
     assert shard.labels.fault is None
 
 
 def test_the_sum_of_the_weights_is_known(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("1,0.5,2\n0,2,3\n")
     channel = Channel(name="train", path=tmp_path)
-    shard = read_shard(channel, "train", Params(num_round=1, csv_weights=True), Part(), like=None, spool=None)
+    shard = read_shard(
+        channel, "train", XGBoostParams(num_round=1, csv_weights=True), RowPartition(), like=None, spool=None
+    )
     assert shard.labels.weight == 2.5

@@ -11,23 +11,23 @@ from trainbox.comm import Communicator
 from trainbox.contract.job import Channel
 from trainbox.data import Coding
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.xgboost.params.hyperparameters import Params
-from trainbox.xgboost.rows.shards import Part, Shard, read_block, read_shard
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.shards import RowPartition, Shard, read_block, read_shard
 from trainbox.xgboost.rows.texts import check_texts, settle_codes
 
-BINARY = Params(num_round=1, objective="binary:logistic")
+BINARY = XGBoostParams(num_round=1, objective="binary:logistic")
 ROWS = "yes,red,1\nno,blue,2\nyes,,3\nno,amber,4\nyes,red,5\n"
 
 
-class Alone:
+class SingleProcess:
     """What is asked of a communicator of one."""
 
     size = 1
 
 
 def settled(channel: Channel, spool: Path | None) -> Shard:
-    shard = read_shard(channel, "train", BINARY, Part(), like=None, spool=spool)
-    return settle_codes(shard, cast("Communicator", Alone()), BINARY, None)
+    shard = read_shard(channel, "train", BINARY, RowPartition(), like=None, spool=spool)
+    return settle_codes(shard, cast("Communicator", SingleProcess()), BINARY, None)
 
 
 def test_blocks_on_the_disk_have_the_codes_of_a_table_in_memory(
@@ -42,7 +42,7 @@ def test_blocks_on_the_disk_have_the_codes_of_a_table_in_memory(
     np.testing.assert_array_equal(np.concatenate([block.features for block in blocks]), memory.table.features)
     np.testing.assert_array_equal(np.concatenate([block.labels for block in blocks]), [1, 0, 1, 0, 1])
     assert memory.labels == disk.labels
-    again = read_shard(channel, "train", BINARY, Part(), like=disk, spool=tmp_path / "more", coding=disk.coding)
+    again = read_shard(channel, "train", BINARY, RowPartition(), like=disk, spool=tmp_path / "more", coding=disk.coding)
     assert again.digest == disk.digest
 
 
@@ -60,7 +60,7 @@ def test_labels_of_texts_are_classes_and_nothing_else(
     given: dict[str, object], labels: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(DataError, match=f"the labels are {len(labels)} different texts .*{message}"):
-        check_texts(Coding({}, labels), (), Params(num_round=1, **given))  # type: ignore[arg-type]
+        check_texts(Coding({}, labels), (), XGBoostParams(num_round=1, **given))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("given", [{"tree_method": "exact"}, {"booster": "gblinear"}])
@@ -68,4 +68,4 @@ def test_categories_need_trees_of_histograms(given: dict[str, object]) -> None:
     with pytest.raises(
         HyperparameterError, match="learns from numbers alone, and the channel train has texts in color"
     ):
-        check_texts(Coding({0: ("a",)}), ("color",), Params(num_round=1, **given))  # type: ignore[arg-type]
+        check_texts(Coding({0: ("a",)}), ("color",), XGBoostParams(num_round=1, **given))  # type: ignore[arg-type]

@@ -16,10 +16,10 @@ from trainbox.data import digest, digest_coding
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.log_lines import emit
-from trainbox.sklearn.data import Data
-from trainbox.sklearn.forests.former import Former
-from trainbox.sklearn.forests.growing import Part, read_part
-from trainbox.sklearn.params import FREE, Params
+from trainbox.sklearn.data import EstimatorData
+from trainbox.sklearn.forests.former import FormerForest
+from trainbox.sklearn.forests.growing import ForestPart, read_part
+from trainbox.sklearn.params import FREE, EstimatorParams
 
 #: The scores so far: after how many trees, and which.
 History = list[tuple[int, dict[str, float]]]
@@ -33,7 +33,7 @@ def open_store(communicator: Communicator) -> Checkpoints:
     return store if communicator.size == 1 else store.below(communicator.members.name)
 
 
-def identify(params: Params, data: Data, former: Former | None = None) -> dict[str, str]:
+def identify(params: EstimatorParams, data: EstimatorData, former: FormerForest | None = None) -> dict[str, str]:
     """Everything that shapes the trees: a checkpoint of something else must not be continued."""
     values = msgspec.to_builtins(params)
     identity = {name: json.dumps(value) for name, value in values.items() if name not in FREE}
@@ -45,7 +45,7 @@ def identify(params: Params, data: Data, former: Former | None = None) -> dict[s
     return identity | start | {"scikit-learn": sklearn.__version__}
 
 
-def save_parts(store: Checkpoints, parts: Sequence[Part], identity: Mapping[str, str], history: History) -> None:
+def save_parts(store: Checkpoints, parts: Sequence[ForestPart], identity: Mapping[str, str], history: History) -> None:
     """Write all trees of this member as a checkpoint.
 
     Raises:
@@ -61,8 +61,8 @@ def save_parts(store: Checkpoints, parts: Sequence[Part], identity: Mapping[str,
 
 
 def resume(
-    store: Checkpoints, identity: Mapping[str, str], own: range, params: Params, data: Data
-) -> tuple[list[Part], History]:
+    store: Checkpoints, identity: Mapping[str, str], own: range, params: EstimatorParams, data: EstimatorData
+) -> tuple[list[ForestPart], History]:
     """The trees that this member has already, and the scores until then.
 
     Args:
@@ -80,7 +80,7 @@ def resume(
     if found is None:
         return [], []
     _refuse_another(found, identity)
-    parts: list[Part] = []
+    parts: list[ForestPart] = []
     for path, first, last in _list_parts(found.path):
         if first != (parts[-1].last if parts else own.start):
             emit(f"{found.path} has trees from {first} on, grown among other hosts: this one grows its own anew")
@@ -107,7 +107,7 @@ def _list_parts(directory: Path) -> list[tuple[Path, int, int]]:
     return sorted(((path, int(name[1]), int(name[2])) for path, name in names if name), key=lambda part: part[1])
 
 
-def _read(path: Path, first: int, last: int, params: Params, data: Data) -> Part:
+def _read(path: Path, first: int, last: int, params: EstimatorParams, data: EstimatorData) -> ForestPart:
     features = len(data.features)
     try:
         return read_part(path.read_bytes(), first, last, params, features=features, source=str(path))

@@ -9,23 +9,23 @@ from trainbox.comm import Communicator
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
 from trainbox.log_lines import emit
-from trainbox.sklearn.data import Data
-from trainbox.sklearn.forests.growing import Part, forest_class
+from trainbox.sklearn.data import EstimatorData
+from trainbox.sklearn.forests.growing import ForestPart, forest_class
 from trainbox.sklearn.forests.packing import unpack
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.tabular.texts import by_name
 
 _FILE = "model.skops"
 _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
 
 
-class Former(msgspec.Struct, frozen=True, eq=False):
+class FormerForest(msgspec.Struct, frozen=True, eq=False):
     """The forest that training starts from; where there is none it has no trees."""
 
     trees: int = 0
     digest: str = ""
     #: On the first host alone: all of its trees.
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ForestPart, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -38,7 +38,7 @@ class _Told(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, data: Data, communicator: Communicator) -> Former:
+def read_former(params: EstimatorParams, data: EstimatorData, communicator: Communicator) -> FormerForest:
     """The former forest; the first host reads it, and tells the others how many trees it has.
 
     Raises:
@@ -48,13 +48,13 @@ def read_former(params: Params, data: Data, communicator: Communicator) -> Forme
     directory = former_model()
     members = communicator.gather(directory is not None, bool)
     if True not in members:
-        return Former()
+        return FormerForest()
     if not members[0]:
         raise DataError(
             f"channel {MODEL_CHANNEL}: the first host, {communicator.members.names[0]}, does not get it",
             hint="give it to all hosts",
         )
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ForestPart, ...] = ()
     told = _Told(0, "")
     if communicator.rank == 0 and directory is not None:
         content = find_file(directory, _FILE).read_bytes()
@@ -66,7 +66,7 @@ def read_former(params: Params, data: Data, communicator: Communicator) -> Forme
     _check_params(params, told.trees)
     if communicator.rank == 0:
         emit(f"channel {MODEL_CHANNEL}: {told.trees:,} trees; {params.n_estimators - told.trees:,} more are grown")
-    return Former(told.trees, told.digest, parts)
+    return FormerForest(told.trees, told.digest, parts)
 
 
 def refuse_former(what: str) -> None:
@@ -85,7 +85,7 @@ def refuse_former(what: str) -> None:
         )
 
 
-def _read(content: bytes, params: Params, data: Data) -> Part:
+def _read(content: bytes, params: EstimatorParams, data: EstimatorData) -> ForestPart:
     forest = unpack(content, forest_class(params), features=len(data.features), source=_SOURCE)
     classes = tuple(np.asarray(getattr(forest, "classes_", ())).tolist())
     if classes != data.classes:
@@ -96,7 +96,7 @@ def _read(content: bytes, params: Params, data: Data) -> Part:
     width = max(len(classes), 1)
     if any(tree.tree_.value.shape[1:] != (1, width) for tree in forest.estimators_):
         raise DataError(f"{_SOURCE} cannot be used: a tree has not {width} values in each node")
-    return Part(0, len(forest.estimators_), forest, content)
+    return ForestPart(0, len(forest.estimators_), forest, content)
 
 
 def _some(classes: tuple[object, ...]) -> str:
@@ -104,7 +104,7 @@ def _some(classes: tuple[object, ...]) -> str:
     return ", ".join(map(str, classes[:most])) + ("…" if len(classes) > most else "")
 
 
-def _check_params(params: Params, trees: int) -> None:
+def _check_params(params: EstimatorParams, trees: int) -> None:
     if trees >= params.n_estimators:
         raise HyperparameterError(
             f"n-estimators is {params.n_estimators}, and the model of the channel {MODEL_CHANNEL} has {trees} trees",

@@ -24,9 +24,9 @@ from sklearn.utils import get_tags
 from trainbox.comm import Communicator
 from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.sklearn.data import Data, count_missing, targets
+from trainbox.sklearn.data import EstimatorData, count_missing, targets
 from trainbox.sklearn.forests.packing import Forest, pack, unpack
-from trainbox.sklearn.params import Params, constructor_arguments
+from trainbox.sklearn.params import EstimatorParams, constructor_arguments
 from trainbox.sklearn.repeatable import clear_padding, share_texts
 from trainbox.sklearn.rows import by_columns
 
@@ -40,7 +40,7 @@ _CLASSES: dict[tuple[str, str], type[Forest]] = {
 _END_OF_SEEDS = np.iinfo(np.int32).max
 
 
-class Part(msgspec.Struct, frozen=True, eq=False):
+class ForestPart(msgspec.Struct, frozen=True, eq=False):
     """Some trees of a forest, neighbours by their numbers."""
 
     #: The numbers of the first tree, and of the one behind the last.
@@ -57,12 +57,12 @@ class Part(msgspec.Struct, frozen=True, eq=False):
         return grown
 
 
-def forest_class(params: Params) -> type[Forest]:
+def forest_class(params: EstimatorParams) -> type[Forest]:
     """Which of scikit-learn's forests it is."""
     return _CLASSES[params.task, params.algorithm]
 
 
-def count_threads(params: Params) -> int:
+def count_threads(params: EstimatorParams) -> int:
     """How many trees grow at the same time."""
     return int(joblib.effective_n_jobs(params.n_jobs))
 
@@ -85,7 +85,7 @@ def slices(shares: Sequence[int], trees: int, first: int = 0) -> list[range]:
     return [range(*pair) for pair in itertools.pairwise(numbers)]
 
 
-class Stock(msgspec.Struct, frozen=True):
+class ForestProgress(msgspec.Struct, frozen=True):
     """How far all members together are."""
 
     grown: int
@@ -94,7 +94,7 @@ class Stock(msgspec.Struct, frozen=True):
     stop: bool
 
 
-def take_stock(communicator: Communicator, own: range, parts: Sequence[Part], *, stop: bool) -> Stock:
+def take_stock(communicator: Communicator, own: range, parts: Sequence[ForestPart], *, stop: bool) -> ForestProgress:
     """Let all members tell each other how far they are; so that one that is asked to stop does not stop alone.
 
     Args:
@@ -104,11 +104,11 @@ def take_stock(communicator: Communicator, own: range, parts: Sequence[Part], *,
         stop: Whether it was asked to stop.
     """
     grown = sum(part.last - part.first for part in parts)
-    told = communicator.gather(Stock(grown, len(own) - grown, stop), Stock)
-    return Stock(sum(one.grown for one in told), sum(one.left for one in told), any(one.stop for one in told))
+    told = communicator.gather(ForestProgress(grown, len(own) - grown, stop), ForestProgress)
+    return ForestProgress(sum(one.grown for one in told), sum(one.left for one in told), any(one.stop for one in told))
 
 
-def groups_left(own: range, parts: Sequence[Part], size: int) -> list[range]:
+def groups_left(own: range, parts: Sequence[ForestPart], size: int) -> list[range]:
     """The numbers of the trees of each group that is still to grow: groups end at multiples of their size.
 
     Args:
@@ -128,7 +128,7 @@ def state_at(seed: int, number: int) -> np.random.RandomState:
     return state
 
 
-def check_rows(params: Params, data: Data) -> None:
+def check_rows(params: EstimatorParams, data: EstimatorData) -> None:
     """Refuse what this kind of forest cannot learn from, before the first tree.
 
     Raises:
@@ -154,17 +154,17 @@ def check_rows(params: Params, data: Data) -> None:
         raise HyperparameterError(f"hyperparameter 'max_samples' is {params.max_samples}, of {rows} rows")
 
 
-def _takes_missing(params: Params, table: Table) -> bool:
+def _takes_missing(params: EstimatorParams, table: Table) -> bool:
     forest = forest_class(params)(**constructor_arguments(params))
     return bool(get_tags(forest).input_tags.allow_nan) and not scipy.sparse.issparse(table.features)
 
 
-def lay_out(data: Data) -> Data:
+def lay_out(data: EstimatorData) -> EstimatorData:
     """The same data, its rows to learn from as trees read them quickest; the rows of those given are used up."""
     return msgspec.structs.replace(data, train=by_columns(data.train))
 
 
-class Ground(msgspec.Struct, frozen=True, eq=False):
+class FitInputs(msgspec.Struct, frozen=True, eq=False):
     """The rows as scikit-learn takes them: what all trees grow from."""
 
     features: Any
@@ -172,18 +172,18 @@ class Ground(msgspec.Struct, frozen=True, eq=False):
     weights: npt.NDArray[Any] | None
 
 
-def prepare(params: Params, data: Data) -> Ground:
+def prepare(params: EstimatorParams, data: EstimatorData) -> FitInputs:
     """The rows of this member for growing trees; sparse ones by columns, as scikit-learn would order them each time."""
     rows = _rows_with_all_classes(params, data)
     features: Any = rows.features
     if scipy.sparse.issparse(features):
         features = features.tocsc()
         features.sort_indices()
-    return Ground(features, targets(rows, params), rows.weights)
+    return FitInputs(features, targets(rows, params), rows.weights)
 
 
 @contextmanager
-def grow(params: Params, data: Data, groups: Sequence[range]) -> Iterator[Iterator[Part]]:
+def grow(params: EstimatorParams, data: EstimatorData, groups: Sequence[range]) -> Iterator[Iterator[ForestPart]]:
     """In this block trees grow on threads; gives each group as soon as all of it is grown, in this order.
 
     Meanwhile the threads go on with the next group: none of them is idle while a group ends, is judged and is saved.
@@ -209,9 +209,9 @@ def grow(params: Params, data: Data, groups: Sequence[range]) -> Iterator[Iterat
         pool.shutdown(cancel_futures=True)
 
 
-def _harvest(group: range, pieces: Sequence[Future[Forest]]) -> Part:
+def _harvest(group: range, pieces: Sequence[Future[Forest]]) -> ForestPart:
     forest = put_together([piece.result() for piece in pieces])
-    return Part(group.start, group.stop, forest, pack(forest))
+    return ForestPart(group.start, group.stop, forest, pack(forest))
 
 
 def _cut(group: range, threads: int, *, is_last: bool) -> list[range]:
@@ -233,12 +233,12 @@ def _cut(group: range, threads: int, *, is_last: bool) -> list[range]:
     return pieces
 
 
-def make_sampler(params: Params, data: Data) -> Forest:
+def make_sampler(params: EstimatorParams, data: EstimatorData) -> Forest:
     """A forest that knows which rows a tree has drawn: fitted on the same rows in the same way, but hardly grown."""
     return _fit(params, prepare(params, data), range(1), max_depth=1)
 
 
-def fit(params: Params, ground: Ground, numbers: range) -> Forest:
+def fit(params: EstimatorParams, ground: FitInputs, numbers: range) -> Forest:
     """A forest of the trees with these numbers alone, at least one; on one thread.
 
     Raises:
@@ -249,7 +249,7 @@ def fit(params: Params, ground: Ground, numbers: range) -> Forest:
     return forest
 
 
-def _fit(params: Params, ground: Ground, numbers: range, **changed: object) -> Forest:
+def _fit(params: EstimatorParams, ground: FitInputs, numbers: range, **changed: object) -> Forest:
     arguments = constructor_arguments(params) | {"n_jobs": 1} | changed
     state = state_at(params.seed, numbers.start)
     forest = forest_class(params)(n_estimators=len(numbers), random_state=state, **arguments)
@@ -262,7 +262,7 @@ def _fit(params: Params, ground: Ground, numbers: range, **changed: object) -> F
     return forest.set_params(random_state=params.seed)
 
 
-def _rows_with_all_classes(params: Params, data: Data) -> Table:
+def _rows_with_all_classes(params: EstimatorParams, data: EstimatorData) -> Table:
     """The rows of this member; where it has no row of a class, one without weight, so that its trees know all classes.
 
     Trees that have seen fewer classes could not be put together with the others: their votes would be narrower.
@@ -301,7 +301,7 @@ def put_together(forests: Sequence[Forest]) -> Forest:
     return forest.set_params(n_estimators=len(forest.estimators_))
 
 
-def assemble(parts: Sequence[Part], params: Params, former: Sequence[Part] = ()) -> Forest:
+def assemble(parts: Sequence[ForestPart], params: EstimatorParams, former: Sequence[ForestPart] = ()) -> Forest:
     """The forest of all trees of these parts, behind those of a former one, as one fit would have left it."""
     forest = put_together([part.forest for part in parts]).set_params(**constructor_arguments(params))
     share_texts(forest)
@@ -315,7 +315,9 @@ def assemble(parts: Sequence[Part], params: Params, former: Sequence[Part] = ())
     return forest.set_params(n_estimators=len(forest.estimators_))
 
 
-def read_part(content: bytes, first: int, last: int, params: Params, *, features: int, source: str) -> Part:
+def read_part(
+    content: bytes, first: int, last: int, params: EstimatorParams, *, features: int, source: str
+) -> ForestPart:
     """Trees from bytes, where they are those with these numbers.
 
     Raises:
@@ -326,10 +328,12 @@ def read_part(content: bytes, first: int, last: int, params: Params, *, features
     found = [tree.random_state for tree in forest.estimators_]
     if found != seeds:
         raise DataError(f"{source} cannot be used: its trees are not those from {first} to {last - 1}")
-    return Part(first, last, forest, content)
+    return ForestPart(first, last, forest, content)
 
 
-def gather_parts(communicator: Communicator, parts: Sequence[Part], params: Params, data: Data) -> list[Part]:
+def gather_parts(
+    communicator: Communicator, parts: Sequence[ForestPart], params: EstimatorParams, data: EstimatorData
+) -> list[ForestPart]:
     """Bring the trees of all members to the first, one part of each at a time; the others get nothing.
 
     Returns:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trainbox.sklearn.data import Data, targets
-from trainbox.sklearn.forests.growing import Part, count_threads, make_sampler
-from trainbox.sklearn.params import OUT_OF_BAG, Params
+from trainbox.sklearn.data import EstimatorData, targets
+from trainbox.sklearn.forests.growing import ForestPart, count_threads, make_sampler
+from trainbox.sklearn.params import OUT_OF_BAG, EstimatorParams
 from trainbox.sklearn.scores import OutOfBag, Votes
 
 
-class Judge:
+class ForestScorer:
     """Hears the trees, and scores all of them together after each group.
 
     Args:
@@ -17,7 +17,7 @@ class Judge:
         data: The rows; those held out, or else those trained on, judge.
     """
 
-    def __init__(self, params: Params, data: Data) -> None:
+    def __init__(self, params: EstimatorParams, data: EstimatorData) -> None:
         table = data.train if data.held_out is None else data.held_out
         threads = count_threads(params)
         self._params, self._judged = params, data.judged
@@ -30,7 +30,7 @@ class Judge:
         self.count = 0
         self._told: tuple[int, dict[str, float]] = (0, {})
 
-    def hear(self, part: Part) -> Iterator[tuple[int, dict[str, float]]]:
+    def hear(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
         """After how many trees, and the scores then: at the end of each group, and after the last tree.
 
         To be gone through to its end: what is not asked for is not heard.
@@ -43,7 +43,7 @@ class Judge:
             if self.count % size == 0 or self.count == self._params.n_estimators:
                 yield self.count, self.scores()
 
-    def recall(self, parts: Sequence[Part]) -> None:
+    def recall(self, parts: Sequence[ForestPart]) -> None:
         """Hear trees whose scores are known."""
         for part in parts:
             self._add(part.trees)

@@ -21,7 +21,7 @@ from xgboost import collective as xgb_collective
 from trainbox.comm import Communicator
 from trainbox.comm.heartbeat import REPORT_LEAVE_SECONDS
 from trainbox.errors import TrainingError
-from trainbox.xgboost.collective.tracker_process import Tracker, Watch
+from trainbox.xgboost.collective.tracker_process import Tracker, TrackerWatch
 
 #: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
 DEFAULT_SECONDS = 300.0
@@ -39,7 +39,7 @@ _WORD_SECONDS = 3.0
 S = TypeVar("S", bound=np.generic)
 
 
-class Group(Protocol):
+class CollectiveGroup(Protocol):
     """The members in a collective; all make the same calls in the same order, each on its main thread."""
 
     #: The place of this one, the same as in its communicator, and how many there are.
@@ -56,7 +56,7 @@ class Group(Protocol):
         """Whether it is so on any member."""
 
 
-class Alone:
+class SingleProcess:
     """The group of one: nothing is sent."""
 
     rank = 0
@@ -75,7 +75,7 @@ class Alone:
         return flag
 
 
-class Ring:
+class ConnectedProcesses:
     """The members of a communicator, connected by XGBoost's collective."""
 
     def __init__(self, communicator: Communicator) -> None:
@@ -115,7 +115,7 @@ class Ring:
 @contextmanager
 def collective(
     communicator: Communicator, *, seconds: float = DEFAULT_SECONDS, tries: int = DEFAULT_TRIES
-) -> Iterator[Group]:
+) -> Iterator[CollectiveGroup]:
     """What is trained in this block is trained by all members together.
 
     To be entered after the data has been loaded, and all members have met again.
@@ -133,7 +133,7 @@ def collective(
         TrainingError: XGBoost's tracker does not start. Where it dies or hangs later the leader ends with one, too.
     """
     if communicator.size == 1:
-        yield Alone()
+        yield SingleProcess()
         return
     with ExitStack() as stack:
         arguments, watch = _find_tracker(communicator, stack, seconds)
@@ -151,19 +151,19 @@ def collective(
                 raise TrainingError(
                     f"XGBoost gives rank {ranks} to {(communicator.rank, communicator.size)}: a defect of trainbox"
                 )
-            yield Ring(communicator)
+            yield ConnectedProcesses(communicator)
         # All have let go of the tracker, which ends with this block on the leader.
         communicator.gather(True, bool)
 
 
 def _find_tracker(
     communicator: Communicator, stack: ExitStack, seconds: float
-) -> tuple[Mapping[str, str | int], Watch | None]:
+) -> tuple[Mapping[str, str | int], TrackerWatch | None]:
     """Start and watch it on the leader, and tell all members where it is."""
     watch = None
     if communicator.rank == 0:
         tracker = stack.enter_context(Tracker(communicator.members.address, communicator.size, seconds))
-        watch = stack.enter_context(Watch(tracker, communicator))
+        watch = stack.enter_context(TrackerWatch(tracker, communicator))
         content = communicator.share(json.dumps(tracker.arguments).encode())
     else:
         content = communicator.share(None)
@@ -172,7 +172,7 @@ def _find_tracker(
 
 
 @contextmanager
-def _finalizing(communicator: Communicator, watch: Watch | None) -> Iterator[None]:
+def _finalizing(communicator: Communicator, watch: TrackerWatch | None) -> Iterator[None]:
     """End XGBoost's collective in any case: a process that leaves without that ends with SIGSEGV (3.2, 3.4)."""
     try:
         yield

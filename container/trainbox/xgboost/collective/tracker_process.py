@@ -115,7 +115,7 @@ class Tracker:
         return next(iter(self._errors.read().decode(errors="replace").strip().splitlines()[-1:]), "")
 
 
-class Watch:
+class TrackerWatch:
     """Ends the job when its tracker dies or makes no progress: tells the other members why, then ends this process.
 
     The main thread may be inside a collective of XGBoost, which nothing can interrupt.

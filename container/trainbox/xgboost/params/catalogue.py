@@ -8,7 +8,7 @@ import msgspec
 Goal = Literal["maximize", "minimize"]
 
 
-class Objective(msgspec.Struct, frozen=True):
+class ObjectiveKind(msgspec.Struct, frozen=True):
     """One objective of XGBoost.
 
     Args:
@@ -22,7 +22,7 @@ class Objective(msgspec.Struct, frozen=True):
     several: bool = False
 
 
-class Kind(msgspec.Struct, frozen=True):
+class MetricKind(msgspec.Struct, frozen=True):
     """One metric without its suffix: `ndcg` of `ndcg@10-`.
 
     Args:
@@ -43,26 +43,26 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 OBJECTIVES = {
-    "reg:squarederror": Objective("rmse", several=True),
-    "reg:squaredlogerror": Objective("rmsle", several=True),
-    "reg:logistic": Objective("rmse", base_score="a share", several=True),
-    "reg:pseudohubererror": Objective("mphe", several=True),
-    "reg:absoluteerror": Objective("mae", several=True),
-    "reg:quantileerror": Objective("quantile"),
-    "reg:expectileerror": Objective("expectile"),
-    "reg:gamma": Objective("gamma-deviance", base_score="positive", several=True),
-    "reg:tweedie": Objective("tweedie-nloglik", base_score="positive", several=True),
-    "count:poisson": Objective("poisson-nloglik", base_score="positive", several=True),
-    "binary:logistic": Objective("logloss", base_score="a share", several=True),
-    "binary:logitraw": Objective("logloss", several=True),
-    "binary:hinge": Objective("error", several=True),
-    "multi:softmax": Objective("mlogloss"),
-    "multi:softprob": Objective("mlogloss"),
-    "rank:ndcg": Objective("ndcg"),
-    "rank:map": Objective("map"),
-    "rank:pairwise": Objective("ndcg"),
-    "survival:cox": Objective("cox-nloglik", base_score="positive"),
-    "survival:aft": Objective("aft-nloglik", base_score="positive"),
+    "reg:squarederror": ObjectiveKind("rmse", several=True),
+    "reg:squaredlogerror": ObjectiveKind("rmsle", several=True),
+    "reg:logistic": ObjectiveKind("rmse", base_score="a share", several=True),
+    "reg:pseudohubererror": ObjectiveKind("mphe", several=True),
+    "reg:absoluteerror": ObjectiveKind("mae", several=True),
+    "reg:quantileerror": ObjectiveKind("quantile"),
+    "reg:expectileerror": ObjectiveKind("expectile"),
+    "reg:gamma": ObjectiveKind("gamma-deviance", base_score="positive", several=True),
+    "reg:tweedie": ObjectiveKind("tweedie-nloglik", base_score="positive", several=True),
+    "count:poisson": ObjectiveKind("poisson-nloglik", base_score="positive", several=True),
+    "binary:logistic": ObjectiveKind("logloss", base_score="a share", several=True),
+    "binary:logitraw": ObjectiveKind("logloss", several=True),
+    "binary:hinge": ObjectiveKind("error", several=True),
+    "multi:softmax": ObjectiveKind("mlogloss"),
+    "multi:softprob": ObjectiveKind("mlogloss"),
+    "rank:ndcg": ObjectiveKind("ndcg"),
+    "rank:map": ObjectiveKind("map"),
+    "rank:pairwise": ObjectiveKind("ndcg"),
+    "survival:cox": ObjectiveKind("cox-nloglik", base_score="positive"),
+    "survival:aft": ObjectiveKind("aft-nloglik", base_score="positive"),
 }
 
 _EACH_ROW = ("reg:", "count:", "binary:", "rank:", "survival:cox")
@@ -70,38 +70,38 @@ _CLASSES = ("binary:", "multi:")
 _AMOUNTS = ("reg:", "count:", "binary:logistic", "binary:hinge")
 
 
-def _by_row(suffix: Literal["", "number"] = "", goal: Goal = "minimize") -> Kind:
-    return Kind(goal, _EACH_ROW, "every objective but multi:* and survival:aft", suffix=suffix, several=True)
+def _by_row(suffix: Literal["", "number"] = "", goal: Goal = "minimize") -> MetricKind:
+    return MetricKind(goal, _EACH_ROW, "every objective but multi:* and survival:aft", suffix=suffix, several=True)
 
 
-def _by_class() -> Kind:
-    return Kind("maximize", _CLASSES, "binary:* and multi:*", ours=True)
+def _by_class() -> MetricKind:
+    return MetricKind("maximize", _CLASSES, "binary:* and multi:*", ours=True)
 
 
-def _of_two() -> Kind:
-    return Kind("maximize", _CLASSES, "two classes", ours=True)
+def _of_two() -> MetricKind:
+    return MetricKind("maximize", _CLASSES, "two classes", ours=True)
 
 
-def _of_amount(goal: Goal) -> Kind:
-    return Kind(goal, _AMOUNTS, "reg:*, count:*, binary:logistic and binary:hinge", ours=True, several=True)
+def _of_amount(goal: Goal) -> MetricKind:
+    return MetricKind(goal, _AMOUNTS, "reg:*, count:*, binary:logistic and binary:hinge", ours=True, several=True)
 
 
-def _by_group() -> Kind:
-    return Kind("maximize", ("rank:", "binary:"), "rank:* and binary:*, or with group_column", suffix="place")
+def _by_group() -> MetricKind:
+    return MetricKind("maximize", ("rank:", "binary:"), "rank:* and binary:*, or with group_column", suffix="place")
 
 
-def _of_curve() -> Kind:
-    return Kind("maximize", (*_CLASSES, "rank:", "reg:logistic"), "binary:*, multi:*, rank:* and reg:logistic")
+def _of_curve() -> MetricKind:
+    return MetricKind("maximize", (*_CLASSES, "rank:", "reg:logistic"), "binary:*, multi:*, rank:* and reg:logistic")
 
 
-def _of(objective: str, goal: Goal = "minimize") -> Kind:
-    return Kind(goal, (objective,), objective + "*" * objective.endswith(":"))
+def _of(objective: str, goal: Goal = "minimize") -> MetricKind:
+    return MetricKind(goal, (objective,), objective + "*" * objective.endswith(":"))
 
 
 METRICS = {
     "accuracy": _by_class(),
     "aft-nloglik": _of("survival:aft"),
-    "ams": Kind("maximize", ("binary:",), "binary:*", suffix="required"),
+    "ams": MetricKind("maximize", ("binary:",), "binary:*", suffix="required"),
     "auc": _of_curve(),
     "aucpr": _of_curve(),
     "balanced_accuracy": _by_class(),

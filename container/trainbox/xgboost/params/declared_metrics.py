@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 
 from trainbox.metrics import Metric
 from trainbox.xgboost.params.catalogue import OBJECTIVES, goal
-from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.params.rules import objective
 
 CHANNELS = ("train", "validation")
 
 
-def metric_names(params: Params) -> tuple[str, ...]:
+def metric_names(params: XGBoostParams) -> tuple[str, ...]:
     """What is evaluated, each once, the objective last; what the objective is learnt by where nothing is asked for."""
     names = list(dict.fromkeys(params.eval_metric))
     if params.tuning_objective_metric is not None:
@@ -20,17 +20,17 @@ def metric_names(params: Params) -> tuple[str, ...]:
     return tuple(names) or (OBJECTIVES[objective(params)].metric,)
 
 
-def objective_name(params: Params) -> str:
+def objective_name(params: XGBoostParams) -> str:
     """The metric that early stopping and a tuner look at, without its channel."""
     return metric_names(params)[-1]
 
 
-def objective_of(params: Params, channel: str = "validation") -> Metric:
+def objective_of(params: XGBoostParams, channel: str = "validation") -> Metric:
     """The metric that early stopping and a tuner look at."""
     return Metric(f"{channel}:{objective_name(params)}", goal(objective_name(params)))
 
 
-def declare(params: Params) -> tuple[Metric, ...]:
+def declare(params: XGBoostParams) -> tuple[Metric, ...]:
     """Every metric that the job logs, of `train` and of `validation`."""
     return tuple(Metric(f"{channel}:{name}", goal(name)) for channel in CHANNELS for name in metric_names(params))
 

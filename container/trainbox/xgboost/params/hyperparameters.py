@@ -42,7 +42,7 @@ _CONSTRAINED_OUTPUTS = (3, 4)
 _DROPOUT_OF_TREES = (3, 4)
 
 
-class Params(Declaration, frozen=True, kw_only=True):
+class XGBoostParams(Declaration, frozen=True, kw_only=True):
     """The hyperparameters of SageMaker's built-in XGBoost and of XGBoost 3; null is XGBoost's own default."""
 
     instead: ClassVar[Mapping[str, str]] = retired.INSTEAD
@@ -83,12 +83,12 @@ class Params(Declaration, frozen=True, kw_only=True):
         return rules.device(self)
 
 
-def notes(params: Params) -> tuple[str, ...]:
+def notes(params: XGBoostParams) -> tuple[str, ...]:
     """What is done otherwise than the hyperparameters say, or chosen where they say nothing: one line each."""
     return retired.notes(params)
 
 
-def check_members(params: Params, members: int) -> None:
+def check_members(params: XGBoostParams, members: int) -> None:
     """Refuse what goes with one process alone.
 
     Raises:
@@ -100,13 +100,13 @@ def check_members(params: Params, members: int) -> None:
         raise HyperparameterError(what, hint="train in one process, on one instance, or change it")
 
 
-def as_dict(params: Params) -> dict[str, Any]:
+def as_dict(params: XGBoostParams) -> dict[str, Any]:
     """What was given or has a default, by its name as a hyperparameter; nothing but JSON."""
     values: dict[str, Any] = json.loads(msgspec.json.encode(params))
     return {name: value for name, value in values.items() if value is not None}
 
 
-def shaping(params: Params) -> dict[str, Any]:
+def shaping(params: XGBoostParams) -> dict[str, Any]:
     """What shapes the model, by the names of today: a job goes on from the checkpoint of the same values alone."""
     values = {name: value for name, value in as_dict(params).items() if name not in FREE}
     for other, name in rules.ALIASES.items():
@@ -116,7 +116,7 @@ def shaping(params: Params) -> dict[str, Any]:
     return values | {"updater": list(_updaters(params))}
 
 
-def booster_parameters(params: Params, *, version: str, features: Sequence[str] = ()) -> dict[str, Any]:
+def booster_parameters(params: XGBoostParams, *, version: str, features: Sequence[str] = ()) -> dict[str, Any]:
     """What `xgboost.Booster` is given: all that XGBoost reads in this case, and no metric, which `evaluate` brings.
 
     Args:
@@ -131,7 +131,7 @@ def booster_parameters(params: Params, *, version: str, features: Sequence[str] 
     _check_version(params, release, version)
     chosen = {
         name: value
-        for name in Params.__struct_fields__  # and not what a script has added
+        for name in XGBoostParams.__struct_fields__  # and not what a script has added
         if name not in _NOT_XGBOOSTS
         and rules.is_read(name, params)
         and (value := getattr(params, name)) not in ((), None)
@@ -151,13 +151,13 @@ def booster_parameters(params: Params, *, version: str, features: Sequence[str] 
     return {**chosen, **metric_parameters(params), "disable_default_eval_metric": 1, "validate_parameters": 1}
 
 
-def metric_parameters(params: Params) -> dict[str, Any]:
+def metric_parameters(params: XGBoostParams) -> dict[str, Any]:
     """What XGBoost's own metrics must be told of the objective."""
     told = {name: getattr(params, name) for name in _READ_BY_METRICS if rules.is_read(name, params)}
     return {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
 
-def _trees(params: Params, release: tuple[int, ...]) -> dict[str, Any]:
+def _trees(params: XGBoostParams, release: tuple[int, ...]) -> dict[str, Any]:
     booster = "gbtree" if params.booster == "dart" and release >= _DROPOUT_OF_TREES else params.booster
     named = _updaters(params)
     # A tree method beside updaters is not read, and XGBoost says so each time.
@@ -165,7 +165,7 @@ def _trees(params: Params, release: tuple[int, ...]) -> dict[str, Any]:
     return {"booster": booster, **how}
 
 
-def _updaters(params: Params) -> tuple[str, ...]:
+def _updaters(params: XGBoostParams) -> tuple[str, ...]:
     """The updaters to name; of a linear model's two the one whose results do not vary from run to run."""
     named = rules.updaters(params)
     return named or (("coord_descent",) if params.booster == "gblinear" else ())
@@ -175,7 +175,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:2])
 
 
-def _check_version(params: Params, release: tuple[int, ...], version: str) -> None:
+def _check_version(params: XGBoostParams, release: tuple[int, ...], version: str) -> None:
     if params.objective == "reg:expectileerror" and release < _EXPECTILES:
         raise HyperparameterError(
             f"objective reg:expectileerror needs XGBoost 3.3 or newer; here is {version}",

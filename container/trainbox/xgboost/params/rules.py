@@ -24,7 +24,7 @@ _ANY_ORDER = ("cyclic", "shuffle")
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38
 
 
-class Rule(msgspec.Struct, frozen=True):
+class ReadCondition(msgspec.Struct, frozen=True):
     """Hyperparameters that XGBoost reads in some cases alone.
 
     Args:
@@ -96,32 +96,34 @@ _DROPOUT = ("rate_drop", "skip_drop", "one_drop", "sample_type", "normalize_type
 
 #: A hyperparameter that is in several rules is read where all of them say so.
 RULES = (
-    Rule(_TREES, _grows("hist", "approx", "exact"), "booster=gbtree or dart"),
-    Rule((*_HISTOGRAMS, "max_cached_hist_node"), _grows("hist", "approx"), "tree_method=hist or approx"),
-    Rule(("bins",), is_binned, "tree_method=hist"),
-    Rule(
+    ReadCondition(_TREES, _grows("hist", "approx", "exact"), "booster=gbtree or dart"),
+    ReadCondition((*_HISTOGRAMS, "max_cached_hist_node"), _grows("hist", "approx"), "tree_method=hist or approx"),
+    ReadCondition(("bins",), is_binned, "tree_method=hist"),
+    ReadCondition(
         ("feature_weights",),
         lambda params: min(params.colsample_bytree, params.colsample_bylevel, params.colsample_bynode) < 1,
         "colsample_bytree, colsample_bylevel or colsample_bynode below 1",
     ),
-    Rule(_DROPOUT, lambda params: params.booster == "dart", "booster=dart"),
-    Rule(("feature_selector",), _grows("linear"), "booster=gblinear"),
-    Rule(
+    ReadCondition(_DROPOUT, lambda params: params.booster == "dart", "booster=dart"),
+    ReadCondition(("feature_selector",), _grows("linear"), "booster=gblinear"),
+    ReadCondition(
         ("top_k",),
         lambda params: params.feature_selector in {"greedy", "thrifty"},
         "feature_selector=greedy or thrifty",
     ),
-    Rule(("refresh_leaf",), lambda params: "refresh" in params.updater, "the updater 'refresh'"),
-    Rule(("num_class",), _learns("multi:"), "objective multi:*"),
-    Rule(("tweedie_variance_power",), _learns("reg:tweedie"), "objective reg:tweedie"),
-    Rule(("huber_slope",), _learns("reg:pseudohubererror"), "objective reg:pseudohubererror"),
-    Rule(("quantile_alpha",), _learns("reg:quantileerror"), "objective reg:quantileerror"),
-    Rule(("expectile_alpha",), _learns("reg:expectileerror"), "objective reg:expectileerror"),
-    Rule(("aft_loss_distribution", "aft_loss_distribution_scale"), _learns("survival:aft"), "objective survival:aft"),
-    Rule(_RANKING, _learns("rank:"), "objective rank:*"),
-    Rule(("lambdarank_bias_norm",), lambda params: params.lambdarank_unbiased, "lambdarank_unbiased=true"),
-    Rule(("scale_pos_weight",), _learns(*_WEIGHING), f"objective {', '.join(_WEIGHING)}"),
-    Rule(("num_cv_round",), lambda params: params.kfold is not None, "_kfold"),
+    ReadCondition(("refresh_leaf",), lambda params: "refresh" in params.updater, "the updater 'refresh'"),
+    ReadCondition(("num_class",), _learns("multi:"), "objective multi:*"),
+    ReadCondition(("tweedie_variance_power",), _learns("reg:tweedie"), "objective reg:tweedie"),
+    ReadCondition(("huber_slope",), _learns("reg:pseudohubererror"), "objective reg:pseudohubererror"),
+    ReadCondition(("quantile_alpha",), _learns("reg:quantileerror"), "objective reg:quantileerror"),
+    ReadCondition(("expectile_alpha",), _learns("reg:expectileerror"), "objective reg:expectileerror"),
+    ReadCondition(
+        ("aft_loss_distribution", "aft_loss_distribution_scale"), _learns("survival:aft"), "objective survival:aft"
+    ),
+    ReadCondition(_RANKING, _learns("rank:"), "objective rank:*"),
+    ReadCondition(("lambdarank_bias_norm",), lambda params: params.lambdarank_unbiased, "lambdarank_unbiased=true"),
+    ReadCondition(("scale_pos_weight",), _learns(*_WEIGHING), f"objective {', '.join(_WEIGHING)}"),
+    ReadCondition(("num_cv_round",), lambda params: params.kfold is not None, "_kfold"),
 )
 
 

@@ -17,7 +17,7 @@ from trainbox.tabular.labels import MOST_CLASSES, refuse_constant, refuse_weight
 NO_TEXTS = Coding()
 
 
-class Labels(msgspec.Struct, frozen=True):
+class LabelSummary(msgspec.Struct, frozen=True):
     """What is known of the labels of some rows."""
 
     lowest: float | None = None
@@ -30,13 +30,13 @@ class Labels(msgspec.Struct, frozen=True):
     fault: Fault | None = None
 
 
-class Report(msgspec.Struct, frozen=True):
+class MemberReport(msgspec.Struct, frozen=True):
     """What one member says before the first round."""
 
     member: str
     #: Rows and labels of each channel.
     rows: Mapping[str, int]
-    labels: Mapping[str, Labels]
+    labels: Mapping[str, LabelSummary]
     #: The names of the features, or how many there are where no file names them; nothing where it has no row.
     columns: tuple[str, ...] | int
     #: Digests of its rows.
@@ -47,11 +47,11 @@ class Report(msgspec.Struct, frozen=True):
     version: str
 
 
-class Agreement(msgspec.Struct, frozen=True):
+class RowsAgreement(msgspec.Struct, frozen=True):
     """What all members know of each other."""
 
     rows: Mapping[str, int]
-    labels: Mapping[str, Labels]
+    labels: Mapping[str, LabelSummary]
     columns: tuple[str, ...]
     digests: Mapping[str, tuple[str, ...]]
     #: The newest checkpoint, and the rank of the member that has it; nothing where nobody has one.
@@ -65,7 +65,7 @@ class Agreement(msgspec.Struct, frozen=True):
         return len(self.digests["train"])
 
 
-def agree(reports: Sequence[Report], coding: Coding = NO_TEXTS) -> Agreement:
+def agree(reports: Sequence[MemberReport], coding: Coding = NO_TEXTS) -> RowsAgreement:
     """What follows from all reports, in the order of the ranks.
 
     Args:
@@ -85,7 +85,7 @@ def agree(reports: Sequence[Report], coding: Coding = NO_TEXTS) -> Agreement:
             raise DataError(f"channel {channel}: there is no row on {whom}", hint="check the S3 prefix of the channel")
     _all_have_rows(reports)
     steps = [(report.checkpoint, -rank) for rank, report in enumerate(reports) if report.checkpoint is not None]
-    return Agreement(
+    return RowsAgreement(
         rows=rows,
         labels={channel: _together(reports, channel) for channel in channels},
         columns=_columns(reports),
@@ -95,7 +95,7 @@ def agree(reports: Sequence[Report], coding: Coding = NO_TEXTS) -> Agreement:
     )
 
 
-def _all_have_rows(reports: Sequence[Report]) -> None:
+def _all_have_rows(reports: Sequence[MemberReport]) -> None:
     """XGBoost 3.2 to 3.4 trains wrongly, or not at all, where a member has no row: with some objectives silently."""
     empty = [report.member for report in reports if not report.rows["train"]]
     if empty:
@@ -105,7 +105,7 @@ def _all_have_rows(reports: Sequence[Report]) -> None:
         )
 
 
-def _same_version(reports: Sequence[Report]) -> None:
+def _same_version(reports: Sequence[MemberReport]) -> None:
     first = reports[0]
     for report in reports:
         if report.version != first.version:
@@ -120,7 +120,7 @@ def report_columns(names: tuple[str, ...]) -> tuple[str, ...] | int:
     return len(names) if names == default_names(len(names)) else names
 
 
-def _columns(reports: Sequence[Report]) -> tuple[str, ...]:
+def _columns(reports: Sequence[MemberReport]) -> tuple[str, ...]:
     """Of all members that have rows; a sparse file does not say how wide it is, so the widest of those counts."""
     holders = [report for report in reports if report.columns]
     widest = max(holders, key=lambda report: len(_names(report)))
@@ -142,21 +142,21 @@ def _columns(reports: Sequence[Report]) -> tuple[str, ...]:
     return expected
 
 
-def _names(report: Report) -> tuple[str, ...]:
+def _names(report: MemberReport) -> tuple[str, ...]:
     return default_names(report.columns) if isinstance(report.columns, int) else report.columns
 
 
-def _together(reports: Sequence[Report], channel: str) -> Labels:
+def _together(reports: Sequence[MemberReport], channel: str) -> LabelSummary:
     parts = [report.labels[channel] for report in reports]
     known = [part for part in parts if part.lowest is not None and part.highest is not None]
     if not known:
-        return Labels()
+        return LabelSummary()
     weights = [part.weight for part in known if part.weight is not None]
     counts: Counter[float] = Counter()
     for part in known:
         counts.update(part.counts)
     complete = all(part.counts for part in known) and len(counts) <= MOST_CLASSES
-    return Labels(
+    return LabelSummary(
         lowest=min(part.lowest for part in known if part.lowest is not None),
         highest=max(part.highest for part in known if part.highest is not None),
         counts=dict(sorted(counts.items())) if complete else {},
@@ -165,7 +165,7 @@ def _together(reports: Sequence[Report], channel: str) -> Labels:
     )
 
 
-def _first_fault(reports: Sequence[Report], channel: str) -> Fault | None:
+def _first_fault(reports: Sequence[MemberReport], channel: str) -> Fault | None:
     """That of the first member that has one; of several members it is named."""
     for report in reports:
         fault = report.labels[channel].fault
@@ -175,7 +175,7 @@ def _first_fault(reports: Sequence[Report], channel: str) -> Fault | None:
     return None
 
 
-def check_labels(channel: str, labels: Labels, rows: int, *, learn: bool, has_events: bool = False) -> None:
+def check_labels(channel: str, labels: LabelSummary, rows: int, *, learn: bool, has_events: bool = False) -> None:
     """Refuse rows that break a rule, and labels from which nothing can be learnt.
 
     Args:

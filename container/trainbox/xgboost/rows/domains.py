@@ -10,7 +10,7 @@ import numpy as np
 
 from trainbox.data import Block
 from trainbox.tabular.domains import ANYTHING, Domain, classes_below, codes_of, labels_in, spell
-from trainbox.tabular.faults import BadRow, Rule
+from trainbox.tabular.faults import BadRow, RowRule
 from trainbox.xgboost.params.catalogue import split
 from trainbox.xgboost.params.declaration import Declaration
 from trainbox.xgboost.params.rules import is_read, objective
@@ -72,14 +72,14 @@ def domain_of(params: Declaration) -> Domain:
     return DOMAINS[name]
 
 
-def rules_for(params: Declaration, metrics: Sequence[str]) -> tuple[Rule, ...]:
+def rules_for(params: Declaration, metrics: Sequence[str]) -> tuple[RowRule, ...]:
     """What every row of every channel must keep.
 
     Args:
         params: The hyperparameters.
         metrics: The names of those that are evaluated.
     """
-    name, rules = objective(params), list[Rule]()
+    name, rules = objective(params), list[RowRule]()
     domains = {f"objective {name}": domain_of(params)}
     has_gain = params.ndcg_exp_gain or not is_read("ndcg_exp_gain", params)
     for metric in metrics:

@@ -19,7 +19,7 @@ from trainbox.data import Coding, Table
 from trainbox.data.formats.row_block import Groups
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.params.constraints import weights
-from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.agreement import NO_TEXTS
 from trainbox.xgboost.rows.cuts import exact_cuts
 from trainbox.xgboost.rows.shards import COLUMNS, FEATURES, STARTS, VALUES, Shard
@@ -34,7 +34,7 @@ LEAST_ROWS = 100_000
 _QUANTILES: Mapping[str, Bins] = {"quantiles": "quantiles", "exact": "exact"}
 
 
-def choose_bins(train: Shard, params: Params, *, members: int, begun: str | None = None) -> Bins:
+def choose_bins(train: Shard, params: XGBoostParams, *, members: int, begun: str | None = None) -> Bins:
     """How the rows to learn from are binned: as XGBoost does it, or as is asked for, or as a checkpoint has begun.
 
     Args:
@@ -59,7 +59,7 @@ def choose_bins(train: Shard, params: Params, *, members: int, begun: str | None
     return _QUANTILES.get(begun or "") or params.bins or "sketch"
 
 
-def _obstacle(train: Shard, params: Params, members: int) -> str | None:
+def _obstacle(train: Shard, params: XGBoostParams, members: int) -> str | None:
     """What stands in the way of exact quantiles, which are found by sorting."""
     if members > 1:
         return f"{members} processes have a part each"
@@ -74,7 +74,7 @@ def _obstacle(train: Shard, params: Params, members: int) -> str | None:
     return "they are sparse" if scipy.sparse.issparse(train.table.features) else None
 
 
-def make_matrices(shards: MutableMapping[str, Shard], params: Params, *, bins: Bins) -> dict[str, xgb.DMatrix]:
+def make_matrices(shards: MutableMapping[str, Shard], params: XGBoostParams, *, bins: Bins) -> dict[str, xgb.DMatrix]:
     """A matrix of each shard, which is let go: the rows to learn from and all matrices together are the most memory.
 
     Args:
@@ -90,7 +90,7 @@ def make_matrices(shards: MutableMapping[str, Shard], params: Params, *, bins: B
     return matrices
 
 
-def _make_train(train: Shard, params: Params, bins: Bins) -> xgb.DMatrix:
+def _make_train(train: Shard, params: XGBoostParams, bins: Bins) -> xgb.DMatrix:
     at_quantiles = bins == "quantiles" or (bins == "exact" and train.rows >= LEAST_ROWS)
     matrix = _make_matrix(train, params, _at_quantiles(train.table, params) if at_quantiles else None)
     if params.feature_weights is not None:
@@ -99,7 +99,7 @@ def _make_train(train: Shard, params: Params, bins: Bins) -> xgb.DMatrix:
     return matrix
 
 
-def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.DMatrix:
+def _make_matrix(shard: Shard, params: XGBoostParams, like: xgb.DMatrix | None) -> xgb.DMatrix:
     """One to learn from, or with its bins, `like`."""
     if shard.is_on_disk:
         kinds, width = feature_types(shard.feature_names, params, shard.coding), len(shard.feature_names)
@@ -116,21 +116,21 @@ def _make_matrix(shard: Shard, params: Params, like: xgb.DMatrix | None) -> xgb.
     return xgb.QuantileDMatrix(**given, ref=like, max_bin=params.max_bin)
 
 
-def _plain(table: Table, params: Params) -> xgb.DMatrix:
+def _plain(table: Table, params: XGBoostParams) -> xgb.DMatrix:
     return xgb.DMatrix(**fields(table, params), **_shared(params, table.coding))
 
 
-def _shared(params: Params, coding: Coding) -> dict[str, Any]:
+def _shared(params: XGBoostParams, coding: Coding) -> dict[str, Any]:
     is_categorical = bool(params.categorical_features or coding.features)
     return {"nthread": params.nthread, "enable_categorical": is_categorical}
 
 
-def _at_quantiles(table: Table, params: Params) -> xgb.DMatrix:
+def _at_quantiles(table: Table, params: XGBoostParams) -> xgb.DMatrix:
     threads = params.nthread or len(os.sched_getaffinity(0))
     return xgb.QuantileDMatrix(exact_cuts(table.features, params.max_bin, threads=threads), max_bin=params.max_bin)
 
 
-def plain_matrix(table: Table, params: Params) -> xgb.DMatrix:
+def plain_matrix(table: Table, params: XGBoostParams) -> xgb.DMatrix:
     """A table as it is, to predict from."""
     kinds = feature_types(table.feature_names, params, table.coding)
     return xgb.DMatrix(
@@ -138,7 +138,7 @@ def plain_matrix(table: Table, params: Params) -> xgb.DMatrix:
     )
 
 
-def fields(table: Table, params: Params) -> dict[str, Any]:
+def fields(table: Table, params: XGBoostParams) -> dict[str, Any]:
     """A table as the arguments of a matrix.
 
     Feature names stay out: a model that has them refuses to predict from a matrix that has none.
@@ -151,7 +151,7 @@ def fields(table: Table, params: Params) -> dict[str, Any]:
     return given | _labels(table.labels, params)
 
 
-def _labels(labels: Floats, params: Params) -> dict[str, Floats]:
+def _labels(labels: Floats, params: XGBoostParams) -> dict[str, Floats]:
     """The labels by what XGBoost calls them: those of survival:aft are bounds."""
     if params.objective == "survival:aft":
         return dict(zip(("label_lower_bound", "label_upper_bound"), labels.T, strict=True))
@@ -184,7 +184,7 @@ def _weights_of_groups(table: Table) -> Floats | None:
     return weights
 
 
-def feature_types(names: Sequence[str], params: Params, coding: Coding = NO_TEXTS) -> list[str] | None:
+def feature_types(names: Sequence[str], params: XGBoostParams, coding: Coding = NO_TEXTS) -> list[str] | None:
     """`c` for a categorical feature, `q` for a number; nothing where all are numbers.
 
     Args:
@@ -216,7 +216,7 @@ class _Blocks(xgb.DataIter):
     """The blocks of a shard, one after the other, as often as XGBoost asks."""
 
     def __init__(
-        self, paths: Sequence[Path], width: int, kinds: list[str] | None, params: Params, cache: str | None
+        self, paths: Sequence[Path], width: int, kinds: list[str] | None, params: XGBoostParams, cache: str | None
     ) -> None:
         self._paths = paths
         self._width = width
@@ -238,7 +238,7 @@ class _Blocks(xgb.DataIter):
         self._at = 0
 
 
-def _read_block(directory: Path, width: int, params: Params) -> dict[str, Any]:
+def _read_block(directory: Path, width: int, params: XGBoostParams) -> dict[str, Any]:
     weights = directory / "weights.npy"
     return {
         "data": read_features(directory, width),

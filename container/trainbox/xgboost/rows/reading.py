@@ -22,8 +22,8 @@ from trainbox.system.memory import read_memory
 from trainbox.tabular.faults import raising_everywhere, raising_together
 from trainbox.tabular.texts import former_codes
 from trainbox.xgboost.devices import choose_device
-from trainbox.xgboost.params.hyperparameters import Params
-from trainbox.xgboost.rows.agreement import Agreement, Report, agree, check_labels, report_columns
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.agreement import MemberReport, RowsAgreement, agree, check_labels, report_columns
 from trainbox.xgboost.rows.matrices import Bins, choose_bins, make_matrices
 from trainbox.xgboost.rows.shards import (
     Shard,
@@ -37,13 +37,13 @@ from trainbox.xgboost.rows.shards import (
 from trainbox.xgboost.rows.texts import settle_codes
 
 
-class Data(msgspec.Struct, frozen=True, eq=False):
+class BoostingData(msgspec.Struct, frozen=True, eq=False):
     """What this member holds, and what all know of it."""
 
     shards: dict[str, Shard]
-    agreement: Agreement
+    agreement: RowsAgreement
 
-    def matrices(self, params: Params, bins: Bins) -> Callable[[], Mapping[str, xgb.DMatrix]]:
+    def matrices(self, params: XGBoostParams, bins: Bins) -> Callable[[], Mapping[str, xgb.DMatrix]]:
         """Gives the matrices of a segment; to be called once, for the rows themselves are let go where it can be.
 
         The matrices are the same for all segments, but for `approx`: there the bins depend on the rows drawn when a
@@ -54,7 +54,7 @@ class Data(msgspec.Struct, frozen=True, eq=False):
         made = make_matrices(self.shards, params, bins=bins)
         return lambda: made
 
-    def bins(self, params: Params, found: Checkpoint | None) -> Bins:
+    def bins(self, params: XGBoostParams, found: Checkpoint | None) -> Bins:
         """How the rows to learn from are binned; a checkpoint keeps the bins that it was begun with."""
         begun = found.info.get("bins") if found is not None else None
         bins = choose_bins(self.shards["train"], params, members=self.agreement.members, begun=begun)
@@ -62,9 +62,9 @@ class Data(msgspec.Struct, frozen=True, eq=False):
             emit("bins stay at exact quantiles, with which the checkpoint was begun")
         return bins
 
-    def of(self, tables: Mapping[str, Table], params: Params) -> "Data":
+    def of(self, tables: Mapping[str, Table], params: XGBoostParams) -> "BoostingData":
         """Some of the rows, as if they were all there are."""
-        return Data({name: shard_of(table, name, params) for name, table in tables.items()}, self.agreement)
+        return BoostingData({name: shard_of(table, name, params) for name, table in tables.items()}, self.agreement)
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def meet() -> Iterator[Communicator]:
         yield communicator
 
 
-def find_device(params: Params) -> str:
+def find_device(params: XGBoostParams) -> str:
     """The device of this process.
 
     Raises:
@@ -99,7 +99,9 @@ def find_device(params: Params) -> str:
 
 
 @leaving_at_once("reading the rows")
-def read_data(params: Params, communicator: Communicator, files: ExitStack, *, checkpoint: int | None) -> Data:
+def read_data(
+    params: XGBoostParams, communicator: Communicator, files: ExitStack, *, checkpoint: int | None
+) -> BoostingData:
     """Read `train`, and `validation` where there is a channel of that name or `test`.
 
     Args:
@@ -131,7 +133,7 @@ def read_data(params: Params, communicator: Communicator, files: ExitStack, *, c
             with raising_together(communicator):
                 shard = settle_codes(shard, communicator, params, former)
         shards[name] = shard
-    report = Report(
+    report = MemberReport(
         member=communicator.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
         labels={name: shard.labels for name, shard in shards.items()},
@@ -140,7 +142,7 @@ def read_data(params: Params, communicator: Communicator, files: ExitStack, *, c
         checkpoint=checkpoint,
         version=xgb.__version__,
     )
-    reports = communicator.gather(report, Report)
+    reports = communicator.gather(report, MemberReport)
     with raising_together(communicator):
         agreement = agree(reports, shards["train"].coding)
         has_events = params.objective == "survival:cox"
@@ -152,10 +154,10 @@ def read_data(params: Params, communicator: Communicator, files: ExitStack, *, c
         emit(f"{communicator.members.name} (rank {communicator.rank} of {communicator.size}) has {held}")
     with raising_everywhere(communicator):
         shards = {name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}
-    return Data(shards, agreement)
+    return BoostingData(shards, agreement)
 
 
-def _channels(job: Job, params: Params) -> dict[str, Channel]:
+def _channels(job: Job, params: XGBoostParams) -> dict[str, Channel]:
     """The channels to read, by what they are to this script."""
     trainbox.channel("train")  # says what is there if it is not
     channels = {"train": job.channels["train"]}
@@ -180,7 +182,7 @@ def _check_pipes(channels: Mapping[str, Channel], processes: int) -> None:
 def _read(
     channel: Channel,
     name: str,
-    params: Params,
+    params: XGBoostParams,
     communicator: Communicator,
     *,
     like: Shard | None,
@@ -209,7 +211,7 @@ def _widest(shards: Mapping[str, Shard]) -> tuple[str, ...]:
     return max((shard.feature_names for shard in shards.values()), key=len)
 
 
-def _fit(shard: Shard, columns: tuple[str, ...], params: Params, spool: Path | None) -> Shard:
+def _fit(shard: Shard, columns: tuple[str, ...], params: XGBoostParams, spool: Path | None) -> Shard:
     """The shard in the columns that all have agreed on; one without a row becomes a table without rows.
 
     Raises:

@@ -34,8 +34,8 @@ from trainbox.system.shm_dir import temporary_directory
 from trainbox.tabular.faults import Fault, Scan
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
 from trainbox.xgboost.params.declared_metrics import metric_names
-from trainbox.xgboost.params.hyperparameters import Params
-from trainbox.xgboost.rows.agreement import Labels
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.agreement import LabelSummary
 from trainbox.xgboost.rows.domains import rules_for
 
 #: In memory the decoded rows stand beside the binned ones and what the sketch of the bins needs.
@@ -49,7 +49,7 @@ FEATURES, VALUES, COLUMNS, STARTS = "features.npy", "values.npy", "columns.npy",
 Floats = npt.NDArray[np.float32]
 
 
-class Part(msgspec.Struct, frozen=True):
+class RowPartition(msgspec.Struct, frozen=True):
     """Which of the rows that a host sees are this member's."""
 
     index: int = 0
@@ -63,7 +63,7 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
     blocks: tuple[Table | Path, ...]
     rows: int
     feature_names: tuple[str, ...]
-    labels: Labels
+    labels: LabelSummary
     digest: str
     files: tuple[Path, ...]
     #: Of its columns of texts.
@@ -91,7 +91,7 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
         return table
 
 
-def columns_of(params: Params) -> ColumnSpec:
+def columns_of(params: XGBoostParams) -> ColumnSpec:
     """What stands where in a row."""
     return ColumnSpec(
         labels=params.label_columns,
@@ -106,15 +106,15 @@ def columns_of(params: Params) -> ColumnSpec:
     )
 
 
-def part_of(channel: Channel, job: Job, rank: int, size: int) -> Part:
+def part_of(channel: Channel, job: Job, rank: int, size: int) -> RowPartition:
     """Sharded rows are their host's, which its processes share; replicated rows are shared by all members.
 
     The incumbent trains on replicated rows as often as there are hosts.
     """
     processes = size // len(world_hosts(job))
     if channel.distribution == "ShardedByS3Key":
-        return Part(rank % processes, processes)
-    return Part(rank, size)
+        return RowPartition(rank % processes, processes)
+    return RowPartition(rank, size)
 
 
 def is_too_large(estimate: int, limit: int | None, *, processes: int, asked: str) -> bool:
@@ -134,8 +134,8 @@ def is_too_large(estimate: int, limit: int | None, *, processes: int, asked: str
 def read_shard(
     channel: Channel,
     name: str,
-    params: Params,
-    part: Part,
+    params: XGBoostParams,
+    part: RowPartition,
     *,
     like: Shard | None,
     spool: Path | None,
@@ -181,7 +181,7 @@ def with_fault(shard: Shard, fault: Fault | None) -> Shard:
     return msgspec.structs.replace(shard, labels=msgspec.structs.replace(shard.labels, fault=fault))
 
 
-def shard_of(table: Table, name: str, params: Params) -> Shard:
+def shard_of(table: Table, name: str, params: XGBoostParams) -> Shard:
     """A table as a shard."""
     return Shard(
         channel=name,
@@ -195,7 +195,7 @@ def shard_of(table: Table, name: str, params: Params) -> Shard:
     )
 
 
-def empty_shard(like: Shard, columns: tuple[str, ...], params: Params, *, spool: Path | None) -> Shard:
+def empty_shard(like: Shard, columns: tuple[str, ...], params: XGBoostParams, *, spool: Path | None) -> Shard:
     """That of a member without rows, which takes part all the same: where the others have blocks it has one, too.
 
     Args:
@@ -218,8 +218,8 @@ def empty_shard(like: Shard, columns: tuple[str, ...], params: Params, *, spool:
 def _spool(
     channel: Channel,
     name: str,
-    params: Params,
-    part: Part,
+    params: XGBoostParams,
+    part: RowPartition,
     *,
     like: Shard | None,
     directory: Path,
@@ -301,7 +301,7 @@ def read_block(directory: Path) -> Table:
     )
 
 
-def summarize_blocks(blocks: Iterable[Table], params: Params) -> dict[str, Any]:
+def summarize_blocks(blocks: Iterable[Table], params: XGBoostParams) -> dict[str, Any]:
     """What a shard says of its blocks: `labels` and `digest`."""
     labels, weights, digests = [], [], []
     for block in blocks:
@@ -311,20 +311,20 @@ def summarize_blocks(blocks: Iterable[Table], params: Params) -> dict[str, Any]:
     return {"labels": _labels(labels, weights, params), "digest": "+".join(digests)}
 
 
-def _labels(parts: Sequence[Floats], weights: Sequence[Floats | None], params: Params) -> Labels:
+def _labels(parts: Sequence[Floats], weights: Sequence[Floats | None], params: XGBoostParams) -> LabelSummary:
     """What the barrier needs to know; classes are counted, numbers are not."""
     filled = [part for part in parts if part.size]
     if not filled:
-        return Labels()
+        return LabelSummary()
     lowest, highest = min(float(part.min()) for part in filled), max(float(part.max()) for part in filled)
     given = [float(part.sum(dtype=np.float64)) for part in weights if part is not None]
     weight = sum(given) if given else None
     if params.classes is None:
-        return Labels(lowest, highest, weight=weight)
+        return LabelSummary(lowest, highest, weight=weight)
     counts: Counter[float] = Counter()
     for part in filled:
         counts.update(count_labels(part))
-    return Labels(lowest, highest, dict(counts) if len(counts) <= MOST_CLASSES else {}, weight)
+    return LabelSummary(lowest, highest, dict(counts) if len(counts) <= MOST_CLASSES else {}, weight)
 
 
 @contextmanager
@@ -334,7 +334,7 @@ def spool_directory() -> Iterator[Path]:
         yield path
 
 
-def disk_needed(channels: Mapping[str, Channel], processes: int, params: Params, limit: int | None) -> bool:
+def disk_needed(channels: Mapping[str, Channel], processes: int, params: XGBoostParams, limit: int | None) -> bool:
     """Whether the channels are to be read block by block by so many processes of a host; says why.
 
     Raises:

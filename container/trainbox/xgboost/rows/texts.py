@@ -14,11 +14,11 @@ from trainbox.data.table import recode_table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.log_lines import emit
 from trainbox.tabular.texts import find_odd_texts, has_number, settle
-from trainbox.xgboost.params.hyperparameters import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
-def settle_codes(train: Shard, communicator: Communicator, params: Params, former: Coding | None) -> Shard:
+def settle_codes(train: Shard, communicator: Communicator, params: XGBoostParams, former: Coding | None) -> Shard:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:
@@ -54,7 +54,7 @@ def _has_number(shard: Shard, place: int) -> bool:
     return False
 
 
-def recode_shard(shard: Shard, coding: Coding, params: Params) -> Shard:
+def recode_shard(shard: Shard, coding: Coding, params: XGBoostParams) -> Shard:
     """The same rows with the codes of another coding, which has all texts of theirs."""
     if not shard.is_on_disk:
         return shard_of(recode_table(shard.table, coding), shard.channel, params)
@@ -72,7 +72,7 @@ def recode_shard(shard: Shard, coding: Coding, params: Params) -> Shard:
     return msgspec.structs.replace(shard, coding=coding, **summarize_blocks(map(read_block, paths), params))
 
 
-def check_texts(coding: Coding, names: Sequence[str], params: Params) -> None:
+def check_texts(coding: Coding, names: Sequence[str], params: XGBoostParams) -> None:
     """Refuse texts that cannot be learnt from so.
 
     Raises:
