@@ -17,11 +17,11 @@ from trainbox.comm import Communicator, Members, heartbeat, join
 from trainbox.data import Table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
 from trainbox.sklearn import rows
-from trainbox.sklearn.data import HostReport, agree, check_training_labels, must_stay
+from trainbox.sklearn.data import HostReport, agree, check_training_labels, stays_sharded
 from trainbox.sklearn.forests.checkpoints import identify, resume, save_parts
-from trainbox.sklearn.forests.growing import assemble, gather_parts, groups_left, grow, slices, take_stock
+from trainbox.sklearn.forests.growing import assemble_forest, exchange_progress, gather_parts, groups_left, grow, slices
 from trainbox.sklearn.params import EstimatorParams
-from trainbox.sklearn.rows import hand_rows_to_first, pack_rows, share_rows, unpack_rows
+from trainbox.sklearn.rows import allgather_rows, gather_rows, pack_rows, unpack_rows
 
 NAMES = ("f0", "f1", "f2", "f3")
 
@@ -104,7 +104,7 @@ def test_no_row_on_any_member_is_an_error() -> None:
 
 
 def test_rows_that_fit_are_gathered(capsys: pytest.CaptureFixture[str]) -> None:
-    assert must_stay(EstimatorParams(), [report("algo-1"), report("algo-2")]) is False
+    assert stays_sharded(EstimatorParams(), [report("algo-1"), report("algo-2")]) is False
     assert "each of the 2 hosts gets all rows" in capsys.readouterr().err
 
 
@@ -113,18 +113,18 @@ def test_rows_that_do_not_fit_are_refused_with_the_reason_and_the_ways_out() -> 
     with pytest.raises(
         DataError, match=r"more than 25% of the 0\.0 GB of algo-2: a tree of this forest must"
     ) as caught:
-        must_stay(EstimatorParams(), large)
+        stays_sharded(EstimatorParams(), large)
     assert "allow_shard_forests=true: each host grows trees on its own rows alone" in caught.value.hint
     assert "engine=xgboost: trees of another kind" in caught.value.hint
 
 
 def test_who_allows_it_is_told_what_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
     large = [report("algo-1", size={"train": 900_000}), report("algo-2")]
-    assert must_stay(EstimatorParams(allow_shard_forests=True), large) is True
+    assert stays_sharded(EstimatorParams(allow_shard_forests=True), large) is True
     assert (
         "each host grows trees on its own rows, as many as it has rows. The forest is weaker" in capsys.readouterr().err
     )
-    assert must_stay(EstimatorParams(engine="xgboost"), [report("algo-1")]) is True
+    assert stays_sharded(EstimatorParams(engine="xgboost"), [report("algo-1")]) is True
 
 
 # ---- labels of all members ----
@@ -204,7 +204,7 @@ def test_everybody_gets_everybodys_rows_in_the_order_of_the_ranks(
     monkeypatch.setattr(rows, "BLOCK_BYTES", 300)  # many blocks
     made = tables(sparse=sparse)
     sizes = [(len(table.labels), rows.count_bytes(table)) for table in made]
-    found = together(3, lambda communicator: share_rows(communicator, made[communicator.rank], sizes, NAMES))
+    found = together(3, lambda communicator: allgather_rows(communicator, made[communicator.rank], sizes, NAMES))
     assert all(same(table, expected(made)) for table in found)
 
 
@@ -213,7 +213,7 @@ def test_the_first_gets_everybodys_rows_and_the_others_none(monkeypatch: pytest.
     monkeypatch.setattr(rows, "BLOCK_BYTES", 300)
     made = tables(sparse=False)
     sizes = [(len(table.labels), rows.count_bytes(table)) for table in made]
-    found = together(3, lambda communicator: hand_rows_to_first(communicator, made[communicator.rank], sizes, NAMES))
+    found = together(3, lambda communicator: gather_rows(communicator, made[communicator.rank], sizes, NAMES))
     assert same(found[0], expected(made))
     assert found[1:] == [None, None]
 
@@ -247,17 +247,19 @@ def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> N
     gathered = together(3, host)
     assert gathered[1:] == [[], []]
     with grow(params, data, [range(11)]) as growing:
-        one = assemble(list(growing), params)
-    assert anatomy(assemble(gathered[0], params).estimators_) == anatomy(one.estimators_)
+        one = assemble_forest(list(growing), params)
+    assert anatomy(assemble_forest(gathered[0], params).estimators_) == anatomy(one.estimators_)
     # Restarted, nobody grows anything, and the forest is the same.
     again = together(3, host)
-    assert anatomy(assemble(again[0], params).estimators_) == anatomy(one.estimators_)
+    assert anatomy(assemble_forest(again[0], params).estimators_) == anatomy(one.estimators_)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["algo-1", "algo-2", "algo-3"]
 
 
 @pytest.mark.process
 def test_a_host_that_is_asked_to_stop_stops_all() -> None:
-    stocks = together(2, lambda communicator: take_stock(communicator, range(4), [], stop=communicator.rank == 1))
+    stocks = together(
+        2, lambda communicator: exchange_progress(communicator, range(4), [], stop=communicator.rank == 1)
+    )
     assert [(stock.grown, stock.left, stock.stop) for stock in stocks] == [(0, 8, True)] * 2
 
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from tests.support.growth import draw_rows, make_data
-from trainbox.sklearn.forests.growing import ForestPart, assemble, grow, lay_out, read_part
+from trainbox.sklearn.forests.growing import ForestPart, assemble_forest, grow, order_by_columns, read_part
 from trainbox.sklearn.forests.packing import pack
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.repeatable import clear_padding, rewrite
@@ -31,7 +31,7 @@ FORESTS: dict[str, dict[str, Any]] = {
 
 def grow_in_groups(params: EstimatorParams, task: str, sizes: Sequence[int]) -> list[ForestPart]:
     borders = list(itertools.accumulate(sizes, initial=0))
-    with grow(params, lay_out(make_data(task)), list(map(range, borders, borders[1:]))) as growing:
+    with grow(params, order_by_columns(make_data(task)), list(map(range, borders, borders[1:]))) as growing:
         return list(growing)
 
 
@@ -46,8 +46,8 @@ def saved(model: Any) -> tuple[bytes, bytes]:
 def test_a_forest_is_the_same_bytes_wherever_its_trees_have_grown(given: dict[str, Any]) -> None:
     params = EstimatorParams(**({"max_depth": 5, "n_jobs": 1, "seed": 3} | given))
     task = "regression" if params.task == "regression" else "two"
-    expected = saved(assemble(grow_in_groups(params, task, [9]), params))
-    assert saved(assemble(grow_in_groups(params, task, [4, 5]), params)) == expected
+    expected = saved(assemble_forest(grow_in_groups(params, task, [9]), params))
+    assert saved(assemble_forest(grow_in_groups(params, task, [4, 5]), params)) == expected
     parts = grow_in_groups(params, task, [2, 2, 5])
     for restored in ([0], [1, 2], [0, 1, 2]):  # resumed, or grown on another host
         mixed = [
@@ -56,13 +56,13 @@ def test_a_forest_is_the_same_bytes_wherever_its_trees_have_grown(given: dict[st
             else part
             for number, part in enumerate(parts)
         ]
-        assert saved(assemble(mixed, params)) == expected
+        assert saved(assemble_forest(mixed, params)) == expected
 
 
 def test_threads_and_verbosity_of_an_earlier_attempt_leave_no_trace() -> None:
     before, now = EstimatorParams(n_jobs=2, verbose=1), EstimatorParams(n_jobs=1)
-    assert saved(assemble(grow_in_groups(before, "two", [4]), now)) == saved(
-        assemble(grow_in_groups(now, "two", [4]), now)
+    assert saved(assemble_forest(grow_in_groups(before, "two", [4]), now)) == saved(
+        assemble_forest(grow_in_groups(now, "two", [4]), now)
     )
 
 

@@ -12,7 +12,7 @@ from sklearn import metrics
 from tests.support.growth import make_data, make_table
 from trainbox.sklearn.data import targets
 from trainbox.sklearn.forests.growing import forest_class, grow
-from trainbox.sklearn.forests.judging import ForestScorer
+from trainbox.sklearn.forests.scorer import ForestScorer
 from trainbox.sklearn.params import EstimatorParams, constructor_arguments, declare
 from trainbox.sklearn.scores import score_classes, score_numbers
 
@@ -99,7 +99,7 @@ def test_the_judge_scores_after_each_group_and_out_of_bag_as_scikit_learn_does(t
     data = msgspec.structs.replace(data, held_out=held_out, has_held_out=True)
     judge = ForestScorer(params, data)
     with grow(params, data, [range(20), range(20, 50)]) as growing:
-        told = [one for part in growing for one in judge.hear(part)]
+        told = [one for part in growing for one in judge.add_part(part)]
     assert [step for step, _ in told] == [20, 40, 50]
     plain = forest_class(params)(n_estimators=50, random_state=42, oob_score=True, **constructor_arguments(params)).fit(
         data.train.features, targets(data.train, params)
@@ -117,7 +117,7 @@ def test_out_of_bag_with_weights_asks_only_trees_that_have_not_seen_a_row() -> N
     data = make_data(weights=np.random.default_rng(1).integers(1, 5, 300).astype(np.float32))
     judge = ForestScorer(params, data)
     with grow(params, data, [range(40)]) as growing:
-        told = list(judge.hear(next(growing)))
+        told = list(judge.add_part(next(growing)))
     plain = forest_class(params)(n_estimators=40, random_state=42, oob_score=True, **constructor_arguments(params))
     plain.fit(data.train.features, targets(data.train, params), sample_weight=data.train.weights)
     assert told[-1][1]["train:oob"] == pytest.approx(plain.oob_score_)
@@ -128,9 +128,9 @@ def test_trees_that_were_judged_before_are_heard_without_a_word() -> None:
     with grow(params, data, [range(2), range(2, 4), range(4, 6)]) as growing:
         parts = list(growing)
     one, other = ForestScorer(params, data), ForestScorer(params, data)
-    everything = [told for part in parts for told in one.hear(part)]
-    other.recall(parts[:2])
-    assert [told for part in parts[2:] for told in other.hear(part)] == everything[2:]
+    everything = [told for part in parts for told in one.add_part(part)]
+    other.restore(parts[:2])
+    assert [told for part in parts[2:] for told in other.add_part(part)] == everything[2:]
 
 
 def test_metrics_are_declared_for_both_channels_and_out_of_bag_where_asked_for() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trainbox.errors import DataError
-from trainbox.tabular.labels import check_classes, count_labels, refuse_weights, some
-from trainbox.tabular.pace import RemainingTime, spoken
+from trainbox.tabular.labels import check_classes, count_labels, list_counts, refuse_weights
+from trainbox.tabular.script import RemainingTime, format_duration
 
 
 def test_one_class_alone_is_nothing_to_learn_but_may_be_judged_by() -> None:
@@ -26,7 +26,7 @@ def test_numbers_that_are_no_classes_are_found_by_how_many_there_are() -> None:
 
 
 def test_many_labels_are_cut_short() -> None:
-    assert some(dict.fromkeys(range(1200), 1000)).endswith("9 (1,000 rows) and 1,190 more")
+    assert list_counts(dict.fromkeys(range(1200), 1000)).endswith("9 (1,000 rows) and 1,190 more")
 
 
 def test_how_long_the_rest_takes_follows_from_the_pace_so_far(
@@ -35,7 +35,7 @@ def test_how_long_the_rest_takes_follows_from_the_pace_so_far(
     now = iter([0.0, 10.0, 11.0, 40.0, 50.0])
     told = RemainingTime(40, 10, "trees", least=5.0, clock=lambda: next(now))
     for done in (20, 22, 30, 40):
-        told.tell(done)
+        told.update(done)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "trainbox: 20 of 40 trees, about 20 s left",
@@ -45,4 +45,4 @@ def test_how_long_the_rest_takes_follows_from_the_pace_so_far(
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3725, "1 h 2 min"), (3.4, "3 s")])
 def test_a_time_is_said_as_people_say_it(seconds: float, text: str) -> None:
-    assert spoken(seconds) == text
+    assert format_duration(seconds) == text

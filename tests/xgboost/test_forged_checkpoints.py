@@ -154,6 +154,6 @@ def test_a_fold_of_something_else_is_refused(tmp_path: Path, change: Callable[[P
         np.save(path / "0000.npy", np.zeros(3, np.float32))
         (path / "scores.json").write_text('[{"validation:auc": 0.5}]')
     (result,) = load_folds(store.latest(), {"a": "b"})
-    assert (result.model, len(result.said)) == (model(), 3)
+    assert (result.model, len(result.predictions)) == (model(), 3)
     with pytest.raises(CheckpointError, match=words):
         load_folds(forge(store, change), {"a": "b"})

@@ -553,7 +553,7 @@ def test_judging_a_model_changes_none_of_its_trees_and_reads_what_the_objective_
     given_: dict[str, Any],
 ) -> None:
     params = make(**given_)
-    theirs = [name for name in params.eval_metric if name in METRICS and not METRICS[name].ours]
+    theirs = [name for name in params.eval_metric if name in METRICS and not METRICS[name].is_computed_here]
     models, values = [], []
     for judged in (False, True):
         matrix = xgb.QuantileDMatrix(FEATURES, **rows_for(params))

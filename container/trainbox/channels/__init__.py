@@ -12,9 +12,9 @@ from trainbox.data import (
     digest_coding,
     estimate_bytes,
     find_files,
+    log_unread,
     read_blocks,
     read_table,
-    say_unread,
     take_part,
 )
 
@@ -30,8 +30,8 @@ __all__ = [
     "digest_coding",
     "estimate_bytes",
     "find_files",
+    "log_unread",
     "read_blocks",
     "read_table",
-    "say_unread",
     "take_part",
 ]

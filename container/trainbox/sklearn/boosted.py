@@ -20,7 +20,7 @@ from trainbox.sklearn.forests.growing import count_threads
 from trainbox.sklearn.model import describe, save_importance, versions
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.scores import score_classes, score_numbers
-from trainbox.tabular.texts import explain
+from trainbox.tabular.texts import note_on_texts
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -30,7 +30,7 @@ _BOOTSTRAP_SHARE = 1 - math.exp(-1)
 _ENOUGH_FOR_A_VECTOR = 3
 
 
-def explain_boost() -> str:
+def describe_engine() -> str:
     """What one gets in place of scikit-learn's forest."""
     return (
         "engine=xgboost grows a forest of another kind: each tree draws rows without replacement, splits lie between"
@@ -130,14 +130,14 @@ def score_booster(booster: "xgb.Booster", params: EstimatorParams, data: Estimat
     """The metrics, by their full names, of the rows held out, or else of those trained on."""
     table = data.train if data.held_out is None else data.held_out
     labels = targets(table, params)
-    said = booster.inplace_predict(table.features)
+    predictions = booster.inplace_predict(table.features)
     if not data.classes:
-        found = score_numbers(labels, said, table.weights)
+        found = score_numbers(labels, predictions, table.weights)
     else:
-        shares = np.column_stack([1 - said, said]) if said.ndim == 1 else said
+        shares = np.column_stack([1 - predictions, predictions]) if predictions.ndim == 1 else predictions
         guesses = np.array(data.classes)[shares.argmax(axis=1)]
         found = score_classes(labels, guesses, shares.astype(np.float64), data.classes, weights=table.weights)
-    return {f"{data.judged}:{name}": score for name, score in found.items()}
+    return {f"{data.scored_channel}:{name}": score for name, score in found.items()}
 
 
 def save_booster(
@@ -170,6 +170,6 @@ def save_booster(
     save_models({"xgboost-model": bytes(booster.save_raw("ubj"))}, card, thin_out(data.train.features))
     gains: dict[str, Any] = booster.get_score(importance_type="gain")  # of trees one number each
     emit(f"saved {params.n_estimators} trees to {trainbox.model_dir() / 'xgboost-model'}")
-    for text in explain(data.coding, data.columns, params.unseen):
+    for text in note_on_texts(data.coding, data.columns, params.unseen):
         emit(text)
     return save_importance("gain", {name: gains.get(f"f{place}", 0.0) for place, name in enumerate(data.features)})

@@ -18,17 +18,17 @@ from trainbox import toolkit
 from trainbox.comm import Communicator, find_members, join
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
-from trainbox.data import Coding, ColumnSpec, Table, digest, read_table, say_unread
+from trainbox.data import Coding, ColumnSpec, Table, digest, log_unread, read_table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, RunError
 from trainbox.log_lines import emit
 from trainbox.sklearn.params import EstimatorParams
-from trainbox.sklearn.rows import count_bytes, hand_rows_to_first, join_rows, share_rows
-from trainbox.sklearn.texts import encode, settle_codes
+from trainbox.sklearn.rows import allgather_rows, count_bytes, gather_rows, join_rows
+from trainbox.sklearn.texts import encode, with_shared_codes
 from trainbox.stopping import leaving_at_once
 from trainbox.system.memory import read_memory
 from trainbox.tabular.domains import WHOLE, Domain, check_known, labels_in
 from trainbox.tabular.faults import Scan, raising_everywhere, raising_together
-from trainbox.tabular.labels import check_classes, count_labels, refuse_constant, refuse_weights, some
+from trainbox.tabular.labels import check_classes, count_labels, list_counts, refuse_constant, refuse_weights
 from trainbox.tabular.texts import former_codes
 
 #: Of a host's memory the most for rows that come from others: on their way they are there twice, and trees grow
@@ -82,13 +82,13 @@ class EstimatorData(msgspec.Struct, frozen=True, eq=False):
     coding: Coding = Coding()
 
     @property
-    def judged(self) -> str:
+    def scored_channel(self) -> str:
         """The channel by which the model is judged, as metrics name it."""
         return "validation" if self.has_held_out else "train"
 
 
 @contextmanager
-def meet() -> Iterator[Communicator]:
+def connect() -> Iterator[Communicator]:
     """Come together with the other hosts of this job, if there are any; a context manager.
 
     Raises:
@@ -130,7 +130,7 @@ def read_data(params: EstimatorParams, communicator: Communicator) -> EstimatorD
     with raising_everywhere(communicator):
         coded = _read(channels["train"], params, None, former, allow_empty="train" in sharded)
     with raising_together(communicator):
-        coded = settle_codes(communicator, coded, params, former)
+        coded = with_shared_codes(communicator, coded, params, former)
     with raising_everywhere(communicator):
         tables["train"] = encode(coded, params, _memory())
         for name, channel in channels.items():
@@ -146,17 +146,17 @@ def read_data(params: EstimatorParams, communicator: Communicator) -> EstimatorD
     if scipy.sparse.issparse(train.features):
         emit("train is sparse: a feature that a row does not name is 0 there")
     with raising_together(communicator):
-        stays = "train" in sharded and must_stay(params, reports)
+        stays = "train" in sharded and stays_sharded(params, reports)
     if stays:
         train = join_rows([train], names)
     elif "train" in sharded:
-        train = share_rows(communicator, train, _sizes(reports, "train"), names)
+        train = allgather_rows(communicator, train, _sizes(reports, "train"), names)
     held_out = tables.get("validation")
     with raising_everywhere(communicator):
         if held_out is not None and params.task == "classification":
             check_known(held_out, classes, channels["validation"], columns_of(params))
     if held_out is not None and "validation" in sharded:
-        held_out = hand_rows_to_first(communicator, held_out, _sizes(reports, "validation"), names)
+        held_out = gather_rows(communicator, held_out, _sizes(reports, "validation"), names)
     with raising_everywhere(communicator):
         if held_out is not None and held_out.weights is not None and not held_out.weights.any():
             refuse_weights("validation")
@@ -220,7 +220,7 @@ def find_channels(job: Job) -> dict[str, Channel]:
     trainbox.channel("train")  # says what is there if it is not
     channels = {"train": job.channels["train"]}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]
-    say_unread(job.channels, ["train", *held_out])
+    log_unread(job.channels, ["train", *held_out])
     if held_out:
         channels["validation"] = job.channels[held_out[0]]
     else:
@@ -303,7 +303,7 @@ def _differ(report: HostReport, other: HostReport) -> str:
     return f"calls feature {place} {name!r}, {other.member} calls it {expected!r}"
 
 
-def must_stay(params: EstimatorParams, reports: Sequence[HostReport]) -> bool:
+def stays_sharded(params: EstimatorParams, reports: Sequence[HostReport]) -> bool:
     """Whether sharded rows stay where they are, for want of memory or because the engine wants them so.
 
     Raises:
@@ -365,7 +365,7 @@ def _check_class_weights(params: EstimatorParams, counts: Mapping[float, int]) -
     if unknown:
         raise HyperparameterError(
             f"hyperparameter 'class_weight' has a weight for {unknown[0]}, which no row of training has",
-            hint=f"the labels are {some(counts)}",
+            hint=f"the labels are {list_counts(counts)}",
         )
 
 

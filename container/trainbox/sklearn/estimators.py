@@ -203,7 +203,7 @@ def score_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> 
     else:
         ranking, are_shares = _rank(made, table)
         found = score_classes(labels, guesses, ranking, data.classes, are_shares=are_shares, weights=table.weights)
-    return {f"{data.judged}:{name}": score for name, score in found.items()}
+    return {f"{data.scored_channel}:{name}": score for name, score in found.items()}
 
 
 def _rank(made: Any, table: Table) -> tuple[npt.NDArray[Any] | None, bool]:  # noqa: ANN401 - any estimator

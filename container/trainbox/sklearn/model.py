@@ -30,7 +30,7 @@ from trainbox.sklearn.forests.packing import COMPRESSION, FORESTS, TRUSTED
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.texts import collapse, expand
-from trainbox.tabular.texts import by_name, explain
+from trainbox.tabular.texts import by_name, note_on_texts
 
 _MEASURES = {
     "impurity": "mean decrease of the impurity (all features: 1)",
@@ -107,7 +107,7 @@ def save_model(model: Any, data: EstimatorData, card: ModelCard) -> None:  # noq
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
     trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(content, data, card))))
     emit(f"saved {type(model).__name__} to {written[0]}")
-    for text in explain(data.coding, data.columns, card.unseen):
+    for text in note_on_texts(data.coding, data.columns, card.unseen):
         emit(text)
 
 
@@ -126,8 +126,8 @@ def _samples(pickled: bytes, data: EstimatorData, card: ModelCard) -> tuple[Samp
         inputs = expand(inputs, data.coding)
     if hasattr(model, "n_jobs"):
         model.n_jobs = 1  # with several threads a forest adds up its trees in any order
-    said = model.predict_proba(inputs) if hasattr(model, "predict_proba") else model.predict(inputs)
-    return sample_rows(made, said, card)
+    predictions = model.predict_proba(inputs) if hasattr(model, "predict_proba") else model.predict(inputs)
+    return sample_rows(made, predictions, card)
 
 
 def _pack(model: Any) -> bytes:  # noqa: ANN401 - any estimator

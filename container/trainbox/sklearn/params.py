@@ -156,7 +156,7 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
     estimator_params: Annotated[dict[str, Any], Meta(description="its constructor's arguments, as a JSON object")] = {}
 
     def __post_init__(self) -> None:
-        problems = [*_find_contradictions(self), *_find_strangers(self)]
+        problems = [*_find_contradictions(self), *_find_unused(self)]
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -197,7 +197,7 @@ def _find_contradictions(params: EstimatorParams) -> list[str]:
     return problems
 
 
-def _find_strangers(params: EstimatorParams) -> list[str]:
+def _find_unused(params: EstimatorParams) -> list[str]:
     """What is given and would have no effect: a default that is given is not seen, and changes nothing."""
     given = [field for field in EstimatorParams.__struct_fields__ if getattr(params, field) != _defaults()[field]]
     if params.estimator is not None:

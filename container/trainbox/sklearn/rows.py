@@ -113,7 +113,7 @@ def by_columns(table: Table) -> Table:
     return msgspec.structs.replace(table, features=columns)
 
 
-def share_rows(
+def allgather_rows(
     communicator: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
 ) -> Table:
     """Everybody gets everybody's rows, in the order of the ranks.
@@ -135,7 +135,7 @@ def share_rows(
     return join_rows(found, names)
 
 
-def hand_rows_to_first(
+def gather_rows(
     communicator: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
 ) -> Table | None:
     """The first gets everybody's rows, in the order of the ranks; the others get nothing.

@@ -128,17 +128,17 @@ class Votes:
 
     def add(self, trees: Sequence[Any]) -> None:
         """Ask more trees."""
-        for said in ask(trees, [self._table.features] * len(trees), self._threads):
-            self._sum += said
+        for predictions in predict_each(trees, [self._table.features] * len(trees), self._threads):
+            self._sum += predictions
         self._count += len(trees)
 
     def scores(self) -> dict[str, float]:
         """The metrics of all trees so far, at least one."""
-        said = self._sum / self._count
+        predictions = self._sum / self._count
         if not self._classes:
-            return score_numbers(self._labels, said, self._table.weights)
-        guesses = np.array(self._classes)[said.argmax(axis=1)]
-        return score_classes(self._labels, guesses, said, self._classes, weights=self._table.weights)
+            return score_numbers(self._labels, predictions, self._table.weights)
+        guesses = np.array(self._classes)[predictions.argmax(axis=1)]
+        return score_classes(self._labels, guesses, predictions, self._classes, weights=self._table.weights)
 
 
 class OutOfBag:
@@ -164,8 +164,8 @@ class OutOfBag:
         self._sampler.estimators_ = list(trees)
         unseen = [self._without(drawn) for drawn in self._sampler.estimators_samples_]
         parts = (self._table.features[rows] for rows in unseen)
-        for rows, said in zip(unseen, ask(trees, parts, self._threads), strict=True):
-            self._sum[rows] += said
+        for rows, predictions in zip(unseen, predict_each(trees, parts, self._threads), strict=True):
+            self._sum[rows] += predictions
             self._counts[rows] += 1
 
     def _without(self, drawn: Array) -> Array:
@@ -175,26 +175,26 @@ class OutOfBag:
 
     def score(self) -> float:
         """The share of rows that are right, or R², of rows that any tree has not seen; as scikit-learn counts them."""
-        judged = self._counts > 0
-        if not judged.any():
+        seen = self._counts > 0
+        if not seen.any():
             return math.nan
-        labels, said = self._labels[judged], self._sum[judged]
+        labels, predictions = self._labels[seen], self._sum[seen]
         if self._classes:
-            return float(accuracy_score(labels, np.array(self._classes)[said.argmax(axis=1)]))
+            return float(accuracy_score(labels, np.array(self._classes)[predictions.argmax(axis=1)]))
         with _quiet():
-            return float(r2_score(labels, said / self._counts[judged]))
+            return float(r2_score(labels, predictions / self._counts[seen]))
 
 
-def ask(trees: Sequence[Any], features: Iterable[Any], threads: int) -> Iterator[Array]:
+def predict_each(trees: Sequence[Any], features: Iterable[Any], threads: int) -> Iterator[Array]:
     """What each tree says of its rows, in the order of the trees: numbers, or the shares of the classes."""
     together = joblib.Parallel(n_jobs=threads, prefer="threads", return_as="generator")
-    said: Iterator[Array] = together(
-        joblib.delayed(_ask)(tree, rows) for tree, rows in zip(trees, features, strict=True)
+    predictions: Iterator[Array] = together(
+        joblib.delayed(_predict)(tree, rows) for tree, rows in zip(trees, features, strict=True)
     )
-    return said
+    return predictions
 
 
-def _ask(tree: Any, rows: Any) -> Array:  # noqa: ANN401 - scikit-learn has no types
+def _predict(tree: Any, rows: Any) -> Array:  # noqa: ANN401 - scikit-learn has no types
     if scipy.sparse.issparse(rows):
         rows = rows.tocsr()
     if rows.shape[0] == 0:

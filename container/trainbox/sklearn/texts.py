@@ -13,7 +13,7 @@ from trainbox.data.table import recode_table
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
 from trainbox.sklearn.params import EstimatorParams
-from trainbox.tabular.texts import find_odd_texts, has_number, settle
+from trainbox.tabular.texts import has_number, share_codes, texts_like_missing
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,7 +21,9 @@ Floats = npt.NDArray[np.float32]
 _SHARE_OF_MEMORY = 0.5
 
 
-def settle_codes(communicator: Communicator, train: Table, params: EstimatorParams, former: Coding | None) -> Table:
+def with_shared_codes(
+    communicator: Communicator, train: Table, params: EstimatorParams, former: Coding | None
+) -> Table:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:
@@ -36,7 +38,7 @@ def settle_codes(communicator: Communicator, train: Table, params: EstimatorPara
     """
     coding = former
     if coding is None:
-        coding = settle(communicator, train.coding, train.feature_names, lambda place: has_number(train, place))
+        coding = share_codes(communicator, train.coding, train.feature_names, lambda place: has_number(train, place))
     labels = coding.labels
     if labels and params.task == "regression":
         raise DataError(
@@ -45,7 +47,7 @@ def settle_codes(communicator: Communicator, train: Table, params: EstimatorPara
             hint="write the labels as numbers; or learn them as classes: task=classification",
         )
     if train.feature_names:
-        for text in find_odd_texts(coding, train.feature_names, params.missing):
+        for text in texts_like_missing(coding, train.feature_names, params.missing):
             emit(text)
     return recode_table(train, coding)
 

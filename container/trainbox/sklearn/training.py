@@ -11,27 +11,26 @@ from trainbox.comm import Communicator
 from trainbox.contract.world import world_hosts
 from trainbox.errors import RunError
 from trainbox.model.plots import Picture, draw_pictures
-from trainbox.sklearn.boosted import boost, explain_boost, save_booster, score_booster
-from trainbox.sklearn.data import EstimatorData, meet, read_data
+from trainbox.sklearn.boosted import boost, describe_engine, save_booster, score_booster
+from trainbox.sklearn.data import EstimatorData, connect, read_data
 from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
 from trainbox.sklearn.forests.checkpoints import identify, open_store, resume, save_parts
 from trainbox.sklearn.forests.former import read_former, refuse_former
 from trainbox.sklearn.forests.growing import (
     ForestPart,
-    assemble,
+    assemble_forest,
     check_rows,
+    exchange_progress,
     gather_parts,
     groups_left,
     grow,
-    lay_out,
+    order_by_columns,
     slices,
-    take_stock,
 )
-from trainbox.sklearn.forests.judging import ForestScorer
+from trainbox.sklearn.forests.scorer import ForestScorer
 from trainbox.sklearn.model import describe, find_importance, save_curves, save_importance, save_model
 from trainbox.sklearn.params import EstimatorParams
-from trainbox.tabular.pace import RemainingTime
-from trainbox.tabular.script import log_line
+from trainbox.tabular.script import RemainingTime, log_line
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -57,12 +56,12 @@ class ForestSession:
             refuse_former(f"estimator={params.estimator}")
         elif params.engine == "xgboost":
             refuse_former("engine=xgboost")
-            log_line(explain_boost())
+            log_line(describe_engine())
 
     @cached_property
     def _communicator(self) -> Communicator:
         """The connections to the other hosts, made on first use."""
-        return self._stack.enter_context(meet())
+        return self._stack.enter_context(connect())
 
     def read(self) -> EstimatorData:
         """Connect to the other hosts of the job, read the channels, and check that the rows of all hosts match.
@@ -177,10 +176,10 @@ class Growth:
         self._own = slices(data.shares, params.n_estimators, self._former.trees)[communicator.rank]
         self._store, self._identity = open_store(communicator), identify(params, data, self._former)
         self._parts, self._history = resume(self._store, self._identity, self._own, params, data)
-        self._data = lay_out(data)
-        self._judge = ForestScorer(params, self._data) if communicator.members.is_first else None
-        if self._judge:
-            self._judge.recall([*self._former.parts, *self._parts])
+        self._data = order_by_columns(data)
+        self._scorer = ForestScorer(params, self._data) if communicator.members.is_first else None
+        if self._scorer:
+            self._scorer.restore([*self._former.parts, *self._parts])
         self._gathered: Sequence[ForestPart] = ()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, float]]]:
@@ -188,21 +187,21 @@ class Growth:
         # Until the end of the session: waiting for the trees that are growing at a stop must not delay saving.
         groups = groups_left(self._own, parts, params.checkpoint_every)
         growing = self._stack.enter_context(grow(params, self._data, groups))
-        stock = take_stock(communicator, self._own, parts, stop=trainbox.stop_requested())
-        pace = RemainingTime(params.n_estimators - self._former.trees, stock.grown, "trees")
+        stock = exchange_progress(communicator, self._own, parts, stop=trainbox.stop_requested())
+        remaining = RemainingTime(params.n_estimators - self._former.trees, stock.grown, "trees")
         while stock.left and not stock.stop:
             for part in itertools.islice(growing, 1):  # none where other hosts still grow, and this one is done
                 parts.append(part)
-                yield from self._hear(part)
+                yield from self._score(part)
                 save_parts(self._store, parts, self._identity, self._history)
-            stock = take_stock(communicator, self._own, parts, stop=trainbox.stop_requested())
-            pace.tell(stock.grown)
+            stock = exchange_progress(communicator, self._own, parts, stop=trainbox.stop_requested())
+            remaining.update(stock.grown)
         self._gathered = gather_parts(communicator, parts, params, self._data)
         for part in self._gathered[len(parts) :]:
-            yield from self._hear(part)
+            yield from self._score(part)
 
-    def _hear(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
-        for told in self._judge.hear(part) if self._judge else ():
+    def _score(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
+        for told in self._scorer.add_part(part) if self._scorer else ():
             self._history.append(told)
             yield told
 
@@ -215,15 +214,15 @@ class Growth:
         Raises:
             OSError: A file cannot be written.
         """
-        if self._judge is None:
+        if self._scorer is None:
             return {}
         if not self._gathered and self._communicator.size == 1:  # the script has left its loop
             self._gathered = self._parts
         if not self._gathered:
             log_line("asked to stop before the first tree: there is no model to save")
             return {}
-        params, data, scores = self._params, self._data, self._judge.scores()
-        forest = assemble(self._gathered, params, self._former.parts)
+        params, data, scores = self._params, self._data, self._scorer.scores()
+        forest = assemble_forest(self._gathered, params, self._former.parts)
         trees, wanted = len(forest.estimators_), params.n_estimators
         if trees < wanted:
             log_line(f"asked to stop after {trees} of {wanted} trees: saved so far; a resumed job goes on from there")

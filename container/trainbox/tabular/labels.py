@@ -38,7 +38,7 @@ def check_classes(channel: str, counts: Mapping[float, int], *, learn: bool = Tr
     """
     if len(counts) > MOST_CLASSES:
         raise DataError(
-            f"channel {channel}: {len(counts):,} different labels are no classes; found {some(counts)}",
+            f"channel {channel}: {len(counts):,} different labels are no classes; found {list_counts(counts)}",
             hint="is it a number to predict? Then say task=regression, or an objective such as reg:squarederror",
         )
     if learn and len(counts) == 1:
@@ -52,7 +52,7 @@ def refuse_constant(channel: str, label: float, rows: int) -> NoReturn:
         DataError: Always.
     """
     raise DataError(
-        f"channel {channel}: every label is {some({label: rows})}: there is nothing to learn",
+        f"channel {channel}: every label is {list_counts({label: rows})}: there is nothing to learn",
         hint="the first column must be the label; check that it is, and how the rows were chosen",
     )
 
@@ -69,7 +69,7 @@ def refuse_weights(channel: str) -> NoReturn:
     )
 
 
-def some(counts: Mapping[float, int]) -> str:
+def list_counts(counts: Mapping[float, int]) -> str:
     """The labels and how many rows have them, the first few.
 
     >>> some({0.0: 12_000, 1.0: 1})

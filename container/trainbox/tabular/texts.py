@@ -31,7 +31,7 @@ class TextColumn(msgspec.Struct, frozen=True):
     has_numbers: bool
 
 
-def settle(
+def share_codes(
     communicator: Communicator, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]
 ) -> Coding:
     """The texts of all members together, sorted; all of them call this.
@@ -54,7 +54,7 @@ def settle(
         texts = coding.labels if place == LABEL else coding.features.get(place, ())
         column = TextColumn(communicator.members.name, texts, place not in own and has_numbers(place))
         what = "the label" if place == LABEL else f"feature {names[place] if place < len(names) else place!r}"
-        found[place] = put_together(what, communicator.gather(column, TextColumn))
+        found[place] = merge_texts(what, communicator.gather(column, TextColumn))
     return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
 
 
@@ -87,7 +87,7 @@ def read_codes(model_dir: Path) -> Coding:
     return Coding(features, tuple(label for label in card.classes if isinstance(label, str)))
 
 
-def put_together(what: str, columns: Sequence[TextColumn]) -> tuple[str, ...]:
+def merge_texts(what: str, columns: Sequence[TextColumn]) -> tuple[str, ...]:
     """Pure: the texts of a column of all members, sorted.
 
     Raises:
@@ -121,7 +121,7 @@ def has_number(table: Table, place: int) -> bool:
     return not bool(np.isnan(table.features[:, place]).all())
 
 
-def find_odd_texts(coding: Coding, names: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
+def texts_like_missing(coding: Coding, names: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
     """What to know of texts that other programs write for a missing value."""
     columns = {**by_name(coding, names), **({"the label": coding.labels} if coding.labels else {})}
     found = {name: text for name, texts in columns.items() for text in texts if is_missing_marker(text)}
@@ -147,7 +147,7 @@ def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def explain(coding: Coding, names: Sequence[str], unseen: str) -> tuple[str, ...]:
+def note_on_texts(coding: Coding, names: Sequence[str], unseen: str) -> tuple[str, ...]:
     """What to know of a model that has learnt from texts; nothing of one that has not."""
     if not coding:
         return ()

@@ -9,14 +9,14 @@ from trainbox.comm import Communicator
 from trainbox.errors import RunError
 from trainbox.model.plots import draw_pictures
 from trainbox.tabular.script import log_line
-from trainbox.tabular.texts import explain
+from trainbox.tabular.texts import note_on_texts
 from trainbox.xgboost.collective.group import collective
 from trainbox.xgboost.cross_validation import cross_validate
 from trainbox.xgboost.former import FormerBooster, read_former
-from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_models, thin_rows
+from trainbox.xgboost.model import describe, first_rounds, save_curves, save_importance, save_models, thin_rows
 from trainbox.xgboost.params.declared_metrics import objective_of
 from trainbox.xgboost.params.hyperparameters import XGBoostParams, check_members
-from trainbox.xgboost.rows.reading import BoostingData, meet, read_data
+from trainbox.xgboost.rows.reading import BoostingData, connect, read_data
 from trainbox.xgboost.segments import (
     Progress,
     best_round,
@@ -26,7 +26,7 @@ from trainbox.xgboost.segments import (
     resume,
     save_progress,
 )
-from trainbox.xgboost.training import CustomObjective, conclude, train
+from trainbox.xgboost.training import CustomObjective, log_final, train
 
 
 class BoostingSession:
@@ -54,7 +54,7 @@ class BoostingSession:
             CheckpointError: A checkpoint cannot be read.
         """
         params, store = self._params, trainbox.checkpoints()
-        communicator = self._stack.enter_context(meet())
+        communicator = self._stack.enter_context(connect())
         check_members(params, communicator.size)
         found = store.latest() if not params.kfold else None
         data = read_data(params, communicator, self._stack, checkpoint=found.step if found else None)
@@ -151,7 +151,7 @@ class Boosting:
             log_line(f"asked to stop: {len(history)} rounds are saved; a resumed job repeats the last {lost} of them")
         chosen, best = chosen_round(history, metric, params), best_round(history, metric)
         rounds = progress.former + chosen + 1
-        model, features = cut(progress.model, rounds), data.agreement.columns
+        model, features = first_rounds(progress.model, rounds), data.agreement.columns
         scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
         card = describe(
             params,
@@ -165,9 +165,9 @@ class Boosting:
         save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, self._thin)
         pictures = save_importance(model, features), save_curves(history, chosen)
         log_line(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
-        for text in explain(data.agreement.coding, features, params.unseen):
+        for text in note_on_texts(data.agreement.coding, features, params.unseen):
             log_line(text)
-        conclude(params, chosen, scores)
+        log_final(params, chosen, scores)
         if complete:
             draw_pictures(*pictures)
 

@@ -127,7 +127,7 @@ def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, floa
     return found
 
 
-def predictions_file(labels: Floats, said: Sequence[Floats], *, classes: int | None) -> bytes:
+def predictions_file(labels: Floats, predictions: Sequence[Floats], *, classes: int | None) -> bytes:
     """`predictions.csv`, one line for each row, in the columns of the built-in.
 
     For classes: the label, the mean probability (of several classes that of the one chosen), and the class that most
@@ -135,15 +135,15 @@ def predictions_file(labels: Floats, said: Sequence[Floats], *, classes: int | N
 
     Args:
         labels: (n,)
-        said: For each repeat what the models said that had not seen the row: (n,), or (n, classes).
+        predictions: Of each repeat, by models that have not seen the row: (n,), or (n, classes).
         classes: `None` for numbers.
     """
     columns: list[npt.NDArray[Any]] = [labels]
     if classes is None:
-        columns.append(np.mean(said, axis=0))
+        columns.append(np.mean(predictions, axis=0))
     else:
-        chosen = [part.argmax(axis=1) if part.ndim > 1 else (part > _HALF).astype(np.int64) for part in said]
-        sure = [part.max(axis=1) if part.ndim > 1 else part for part in said]
+        chosen = [part.argmax(axis=1) if part.ndim > 1 else (part > _HALF).astype(np.int64) for part in predictions]
+        sure = [part.max(axis=1) if part.ndim > 1 else part for part in predictions]
         votes = np.stack([np.sum([picks == number for picks in chosen], axis=0) for number in range(classes)])
         columns += [np.mean(sure, axis=0), votes.argmax(axis=0)]
     content = io.BytesIO()
@@ -156,8 +156,8 @@ class FoldResult(msgspec.Struct, frozen=True, eq=False):
 
     model: bytes
     scores: Mapping[str, float]
-    #: For each row held out what the model says: (n,), or (n, classes).
-    said: Floats
+    #: For each row held out: (n,), or (n, classes).
+    predictions: Floats
     #: The scores after each round; none of a fold in a checkpoint that was written without them.
     history: tuple[dict[str, float], ...] = ()
 
@@ -169,7 +169,7 @@ def save_folds(store: Checkpoints, identity: Mapping[str, str], results: Sequenc
         (path / _HISTORIES).write_text(json.dumps([result.history for result in results]))
         for number, result in enumerate(results):
             (path / f"{number:04d}.ubj").write_bytes(spell_base_score(result.model))
-            np.save(path / f"{number:04d}.npy", result.said, allow_pickle=False)
+            np.save(path / f"{number:04d}.npy", result.predictions, allow_pickle=False)
 
 
 def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[FoldResult]:
@@ -201,26 +201,29 @@ def _read_histories(path: Path, count: int) -> tuple[tuple[dict[str, float], ...
 
 
 def _read_fold(path: Path, scores: Mapping[str, float]) -> tuple[bytes, Mapping[str, float], Floats]:
-    model, said = path.with_suffix(".ubj"), path.with_suffix(".npy")
+    model, array = path.with_suffix(".ubj"), path.with_suffix(".npy")
     content = read_part(model)
     check_part(content, str(model))
     try:
-        return content, scores, np.load(io.BytesIO(read_part(said)), allow_pickle=False)
+        return content, scores, np.load(io.BytesIO(read_part(array)), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise CheckpointError(f"{said} cannot be used: {error}", hint="start with an empty directory") from error
+        raise CheckpointError(f"{array} cannot be used: {error}", hint="start with an empty directory") from error
 
 
 def out_of_fold(folds: Sequence[Fold], results: Sequence[FoldResult]) -> list[Floats]:
     """For each repeat what the models say of the rows that they have not seen, in the order of the rows."""
     repeats: dict[int, list[tuple[Rows, Floats]]] = {}
     for fold, result in zip(folds, results, strict=True):
-        repeats.setdefault(fold.repeat, []).append((fold.held_out, result.said))
+        repeats.setdefault(fold.repeat, []).append((fold.held_out, result.predictions))
     return [_in_order(parts) for parts in repeats.values()]
 
 
 def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
-    rows, said = np.concatenate([rows for rows, _ in parts]), np.concatenate([said for _, said in parts])
-    return said[np.argsort(rows)]
+    rows, predictions = (
+        np.concatenate([rows for rows, _ in parts]),
+        np.concatenate([predictions for _, predictions in parts]),
+    )
+    return predictions[np.argsort(rows)]
 
 
 def save_fold_curves(results: Sequence[FoldResult], params: XGBoostParams) -> Picture:

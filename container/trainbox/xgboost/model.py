@@ -44,7 +44,7 @@ _KINDS = ("gain", "weight", "cover", "total_gain", "total_cover")
 _VOTED = ("multi:softmax", "binary:hinge")
 
 
-def cut(model: bytes, rounds: int) -> xgb.Booster:
+def first_rounds(model: bytes, rounds: int) -> xgb.Booster:
     """The model of the first so many rounds."""
     booster = xgb.Booster(model_file=bytearray(model))
     return booster[:rounds] if rounds < booster.num_boosted_rounds() else booster
@@ -113,11 +113,11 @@ def save_models(models: Mapping[str, bytes], card: ModelCard, rows: Matrix) -> N
     codes = card.features.coded()
     used = {place for booster in boosters for place in _used(booster)} if rows.shape[1] > MOST_FEATURES else ()
     made = make_rows(rows, codes=codes, used=sorted(used), zeros=False)
-    said = [_predict(booster, made, card.features.count, codes) for booster in boosters]
+    predictions = [_predict(booster, made, card.features.count, codes) for booster in boosters]
     card = msgspec.structs.replace(
         card,
         files={name: hashlib.sha256(content).hexdigest() for name, content in written.items()},
-        samples=sample_rows(made, together(said, card.objective), card),
+        samples=sample_rows(made, combine_folds(predictions, card.objective), card),
     )
     trainbox.save(CARD_FILE, encode_card(card))
     if line := warn_of_readers(written):
@@ -146,17 +146,17 @@ def _predict(booster: xgb.Booster, made: Sequence[Row], features: int, codes: Ab
     kinds = ["c" if place in codes else "q" for place in range(features)] if codes else None
     rows = as_matrix(made, features, absent=np.nan, sparse=features > MOST_FEATURES)
     matrix = xgb.DMatrix(rows, feature_types=kinds, enable_categorical=kinds is not None, nthread=1)
-    said: Floats = booster.predict(matrix)
-    return said
+    predictions: Floats = booster.predict(matrix)
+    return predictions
 
 
-def together(said: Sequence[Floats], objective: str) -> Floats:
+def combine_folds(predictions: Sequence[Floats], objective: str) -> Floats:
     """What the models of all folds say of each row, as the built-in's hosting puts it together.
 
     Classes are voted on, the lowest wins a draw; of all else it is the mean.
     """
-    stacked = np.stack(said)
-    if len(said) == 1 or objective not in _VOTED:
+    stacked = np.stack(predictions)
+    if len(predictions) == 1 or objective not in _VOTED:
         mean: Floats = stacked.mean(axis=0)
         return mean
     votes = [np.unique(column, return_counts=True) for column in stacked.T]

@@ -115,7 +115,7 @@ def _merge(counted: Floats) -> Floats:
     return np.stack([distinct, *(np.bincount(place, weights, minlength=len(distinct)) for weights in counted[1:])])
 
 
-def put_together(counted: Floats, gather: Gather) -> Floats:
+def merge_counts(counted: Floats, gather: Gather) -> Floats:
     """The distinct scores of all members: (3, m)."""
     return _merge(gather(counted.T.ravel()).reshape(-1, 3).T)
 
@@ -232,7 +232,7 @@ OF_CLASSES: Mapping[str, Callable[[Floats], float]] = {
 }
 
 
-def judge_classes(kind: str, counts: Floats) -> float:
+def class_metric(kind: str, counts: Floats) -> float:
     """A metric of classes out of the counts of all members; NaN where there are no rows."""
     return OF_CLASSES[kind](counts) if counts[1].sum() > 0 else np.nan
 
@@ -256,7 +256,7 @@ def _weighted_sums(weights: Floats, values: Floats) -> Floats:
     return np.array([(weights * column).sum() for column in values.T])
 
 
-def explained(labels: Floats, predictions: Floats, weights: Floats | None, total: Sum) -> float:
+def r_squared(labels: Floats, predictions: Floats, weights: Floats | None, total: Sum) -> float:
     """R²: the share of the labels' variance that the predictions explain; (n, outputs), averaged over the outputs.
 
     The mean of all members' labels is known before any square is taken: a difference of sums of squares would be noise

@@ -40,7 +40,7 @@ History = list[dict[str, float]]
 _MODEL = "model.ubj"
 _HISTORY = "history.json"
 #: What to do where nothing but the bins differs.
-_BACK_IN_PLACE = (
+_KEEP_BINS = (
     "leave the hyperparameter bins out: a checkpoint keeps its own; exact quantiles need all rows in memory, so set "
     "external_memory=off, or take an instance with as much memory"
 )
@@ -80,7 +80,7 @@ def begin_segment(
     return xgb.Booster(settings, list(matrices.values()), model_file=model)
 
 
-def prepare(settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix]) -> None:
+def warm_up_gpu(settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix]) -> None:
     """Have the rows to learn from on the GPU before anything counts: that decides who predicts their margins.
 
     A booster made of a model predicts on the processor as long as they are not there, which saves the copy, and adds up
@@ -92,7 +92,7 @@ def prepare(settings: Mapping[str, Any], params: XGBoostParams, matrices: Mappin
         xgb.Booster(dict(settings), [matrices["train"]]).update(matrices["train"], 0)
 
 
-def can_go_on(params: XGBoostParams) -> bool:
+def can_continue(params: XGBoostParams) -> bool:
     """Whether the booster of one segment may train the next, too: whether margins that it keeps are those predicted.
 
     On the processor trees are added to them in the order of prediction, number by number. A GPU sums up the trees
@@ -101,7 +101,7 @@ def can_go_on(params: XGBoostParams) -> bool:
     return params.booster == "gbtree" and params.is_binned and not params.updater and params.runs_on == "cpu"
 
 
-def go_on(booster: xgb.Booster, params: XGBoostParams, start: int) -> None:
+def continue_booster(booster: xgb.Booster, params: XGBoostParams, start: int) -> None:
     """Let the booster begin the segment that starts with round `start` as a new one would, and keep its margins.
 
     What it must forget are the states of two random generators: that of the rows begins anew with another seed, and
@@ -234,7 +234,7 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
     differing = [name for name in sorted({*identity, *found.info}) if identity.get(name) != found.info.get(name)]
     if differing:
         listed = "; ".join(f"{name} was {found.info.get(name)} and is {identity.get(name)}" for name in differing)
-        back = _BACK_IN_PLACE if differing == ["bins"] else "take the values back"
+        back = _KEEP_BINS if differing == ["bins"] else "take the values back"
         raise CheckpointError(
             f"the checkpoint {found.path} cannot be continued: {listed}",
             hint=f"{back}, or start with an empty checkpoint directory",

@@ -17,12 +17,12 @@ from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import EstimatorData
 from trainbox.sklearn.forests.growing import (
     ForestPart,
-    assemble,
+    assemble_forest,
     check_rows,
     forest_class,
     groups_left,
     grow,
-    lay_out,
+    order_by_columns,
     read_part,
     slices,
 )
@@ -65,8 +65,8 @@ def test_trees_in_groups_on_threads_are_those_of_one_plain_fit(given: dict[str, 
     params = EstimatorParams(**({"max_depth": 6, "seed": 7, "n_jobs": 3} | given))
     data = make_data("regression" if params.task == "regression" else "two")
     expected = plain_fit(params, data)
-    parts = grow_in_groups(params, lay_out(data), range(2), range(2, 3), range(3, 9))
-    assert anatomy(assemble(parts, params).estimators_) == anatomy(expected.estimators_)
+    parts = grow_in_groups(params, order_by_columns(data), range(2), range(2, 3), range(3, 9))
+    assert anatomy(assemble_forest(parts, params).estimators_) == anatomy(expected.estimators_)
 
 
 def test_trees_of_any_numbers_are_those_of_one_plain_fit() -> None:
@@ -81,7 +81,7 @@ def test_rows_with_weights_and_missing_values_give_the_trees_of_one_plain_fit() 
     params = EstimatorParams(n_jobs=2, oob_score=True)
     check_rows(params, data)
     parts = grow_in_groups(params, data, range(4), range(4, 9))
-    assert anatomy(assemble(parts, params).estimators_) == anatomy(plain_fit(params, data).estimators_)
+    assert anatomy(assemble_forest(parts, params).estimators_) == anatomy(plain_fit(params, data).estimators_)
 
 
 def test_rows_are_laid_out_by_columns_in_the_memory_that_they_have() -> None:
@@ -110,12 +110,12 @@ def test_sparse_rows_give_the_trees_of_one_plain_fit() -> None:
     data = msgspec.structs.replace(data, train=sparse)
     params = EstimatorParams(n_jobs=2)
     parts = grow_in_groups(params, data, range(4), range(4, 9))
-    assert anatomy(assemble(parts, params).estimators_) == anatomy(plain_fit(params, data).estimators_)
+    assert anatomy(assemble_forest(parts, params).estimators_) == anatomy(plain_fit(params, data).estimators_)
 
 
 def test_the_forest_put_together_is_one_that_scikit_learn_could_have_left() -> None:
     params, data = EstimatorParams(n_jobs=1, max_depth=5), make_data("three")
-    forest = assemble(grow_in_groups(params, data, range(4), range(4, 9)), params)
+    forest = assemble_forest(grow_in_groups(params, data, range(4), range(4, 9)), params)
     expected = plain_fit(params, data)
     assert forest.get_params() == expected.get_params()
     assert vars(forest).keys() == vars(expected).keys()

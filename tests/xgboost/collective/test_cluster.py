@@ -21,7 +21,7 @@ from tests.support.waiting import eventually
 from trainbox.comm import Communicator, Members, join
 from trainbox.errors import PeerError, TrainingError
 from trainbox.xgboost.collective import group as cluster
-from trainbox.xgboost.collective.group import collective, naming_the_lost
+from trainbox.xgboost.collective.group import collective, naming_lost_members
 from trainbox.xgboost.collective.tracker_process import Tracker
 
 #: XGBoost without what it does not need here, which would take members five times as long to start.
@@ -202,11 +202,11 @@ def test_one_that_fails_is_named_by_the_others_with_what_it_says(victim: str) ->
 
 
 def test_what_xgboost_raises_is_let_through_where_nobody_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_WORD_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "_REPORT_SECONDS", 0.0)
     with (
         alone() as communicator,
         pytest.raises(xgb.core.XGBoostError, match="wrong parameter"),
-        naming_the_lost(communicator),
+        naming_lost_members(communicator),
     ):
         raise xgb.core.XGBoostError("wrong parameter")
 
@@ -218,7 +218,7 @@ def test_what_xgboost_raises_is_the_loss_where_somebody_is_lost(monkeypatch: pyt
     with alone() as communicator:
         monkeypatch.setattr(communicator, "lost", lambda *, seconds: f"within {seconds} s")
         monkeypatch.setattr(communicator, "check", lost)
-        with pytest.raises(PeerError, match="algo-2 is lost"), naming_the_lost(communicator):
+        with pytest.raises(PeerError, match="algo-2 is lost"), naming_lost_members(communicator):
             raise xgb.core.XGBoostError("whatever")
 
 

@@ -13,7 +13,7 @@ from trainbox.data import Coding
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.shards import RowPartition, Shard, read_block, read_shard
-from trainbox.xgboost.rows.texts import check_texts, settle_codes
+from trainbox.xgboost.rows.texts import check_texts, with_shared_codes
 
 BINARY = XGBoostParams(num_round=1, objective="binary:logistic")
 ROWS = "yes,red,1\nno,blue,2\nyes,,3\nno,amber,4\nyes,red,5\n"
@@ -27,7 +27,7 @@ class SingleProcess:
 
 def settled(channel: Channel, spool: Path | None) -> Shard:
     shard = read_shard(channel, "train", BINARY, RowPartition(), like=None, spool=spool)
-    return settle_codes(shard, cast("Communicator", SingleProcess()), BINARY, None)
+    return with_shared_codes(shard, cast("Communicator", SingleProcess()), BINARY, None)
 
 
 def test_blocks_on_the_disk_have_the_codes_of_a_table_in_memory(

@@ -27,7 +27,7 @@ from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import EstimatorData, count_missing, targets
 from trainbox.sklearn.forests.packing import Forest, pack, unpack
 from trainbox.sklearn.params import EstimatorParams, constructor_arguments
-from trainbox.sklearn.repeatable import clear_padding, share_texts
+from trainbox.sklearn.repeatable import clear_padding, intern_texts
 from trainbox.sklearn.rows import by_columns
 
 _CLASSES: dict[tuple[str, str], type[Forest]] = {
@@ -94,7 +94,9 @@ class ForestProgress(msgspec.Struct, frozen=True):
     stop: bool
 
 
-def take_stock(communicator: Communicator, own: range, parts: Sequence[ForestPart], *, stop: bool) -> ForestProgress:
+def exchange_progress(
+    communicator: Communicator, own: range, parts: Sequence[ForestPart], *, stop: bool
+) -> ForestProgress:
     """Let all members tell each other how far they are; so that one that is asked to stop does not stop alone.
 
     Args:
@@ -159,7 +161,7 @@ def _takes_missing(params: EstimatorParams, table: Table) -> bool:
     return bool(get_tags(forest).input_tags.allow_nan) and not scipy.sparse.issparse(table.features)
 
 
-def lay_out(data: EstimatorData) -> EstimatorData:
+def order_by_columns(data: EstimatorData) -> EstimatorData:
     """The same data, its rows to learn from as trees read them quickest; the rows of those given are used up."""
     return msgspec.structs.replace(data, train=by_columns(data.train))
 
@@ -204,13 +206,13 @@ def grow(params: EstimatorParams, data: EstimatorData, groups: Sequence[range]) 
             [pool.submit(fit, params, ground, piece) for piece in _cut(group, threads, is_last=group is groups[-1])]
             for group in groups
         ]
-        yield map(_harvest, groups, growing)
+        yield map(_collect, groups, growing)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _harvest(group: range, pieces: Sequence[Future[Forest]]) -> ForestPart:
-    forest = put_together([piece.result() for piece in pieces])
+def _collect(group: range, pieces: Sequence[Future[Forest]]) -> ForestPart:
+    forest = join_forests([piece.result() for piece in pieces])
     return ForestPart(group.start, group.stop, forest, pack(forest))
 
 
@@ -244,7 +246,7 @@ def fit(params: EstimatorParams, ground: FitInputs, numbers: range) -> Forest:
     Raises:
         HyperparameterError: scikit-learn refuses; with what it says.
     """
-    forest = forget_rows(_fit(params, ground, numbers))
+    forest = drop_rows(_fit(params, ground, numbers))
     clear_padding(forest)
     return forest
 
@@ -282,7 +284,7 @@ def _rows_with_all_classes(params: EstimatorParams, data: EstimatorData) -> Tabl
     )
 
 
-def forget_rows(forest: Forest) -> Forest:
+def drop_rows(forest: Forest) -> Forest:
     """Take from a fitted forest the weights of the rows that it was fitted on; none are left where there were none.
 
     scikit-learn 1.9 keeps them in `_sample_weight`, to find out again which rows a tree has drawn. They would be in
@@ -294,23 +296,23 @@ def forget_rows(forest: Forest) -> Forest:
     return forest
 
 
-def put_together(forests: Sequence[Forest]) -> Forest:
+def join_forests(forests: Sequence[Forest]) -> Forest:
     """One forest of the trees of all, in this order."""
     forest = copy.copy(forests[0])
     forest.estimators_ = [tree for one in forests for tree in one.estimators_]
     return forest.set_params(n_estimators=len(forest.estimators_))
 
 
-def assemble(parts: Sequence[ForestPart], params: EstimatorParams, former: Sequence[ForestPart] = ()) -> Forest:
+def assemble_forest(parts: Sequence[ForestPart], params: EstimatorParams, former: Sequence[ForestPart] = ()) -> Forest:
     """The forest of all trees of these parts, behind those of a former one, as one fit would have left it."""
-    forest = put_together([part.forest for part in parts]).set_params(**constructor_arguments(params))
-    share_texts(forest)
+    forest = join_forests([part.forest for part in parts]).set_params(**constructor_arguments(params))
+    intern_texts(forest)
     for tree in forest.estimators_:
         tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params if name != "random_state"})
-        share_texts(tree)
-    share_texts(forest.estimator_)
+        intern_texts(tree)
+    intern_texts(forest.estimator_)
     for tree in (before := [tree for part in former for tree in part.trees]):
-        share_texts(tree)
+        intern_texts(tree)
     forest.estimators_ = [*before, *forest.estimators_]
     return forest.set_params(n_estimators=len(forest.estimators_))
 

@@ -30,11 +30,11 @@ DEFAULT_SECONDS = 300.0
 DEFAULT_TRIES = 1
 #: Until a leader that was killed is gone with its tracker; and how long a leader that fails stays for the others, which
 #: leave within `REPORT_LEAVE_SECONDS`.
-_GONE_SECONDS = 0.2
+_DEAD_LEADER_SECONDS = 0.2
 _OTHERS_SECONDS = REPORT_LEAVE_SECONDS + 1.0
 _MOST_TRIES = 3
 #: Word of a lost member is on its way when a collective has broken.
-_WORD_SECONDS = 3.0
+_REPORT_SECONDS = 3.0
 
 S = TypeVar("S", bound=np.generic)
 
@@ -107,7 +107,7 @@ class ConnectedProcesses:
         return bool(self._reduce(np.array([flag], np.int32), xgb_collective.Op.MAX)[0])
 
     def _reduce(self, values: npt.NDArray[S], operation: xgb_collective.Op) -> npt.NDArray[S]:
-        with naming_the_lost(self._communicator):
+        with naming_lost_members(self._communicator):
             reduced: npt.NDArray[S] = xgb_collective.allreduce(values, operation)
         return reduced.reshape(values.shape)  # XGBoost 3.2 gives one dimension
 
@@ -136,8 +136,8 @@ def collective(
         yield SingleProcess()
         return
     with ExitStack() as stack:
-        arguments, watch = _find_tracker(communicator, stack, seconds)
-        with _finalizing(communicator, watch), naming_the_lost(communicator):
+        arguments, watch = _start_tracker(communicator, stack, seconds)
+        with _finalizing(communicator, watch), naming_lost_members(communicator):
             context = xgb_collective.CommunicatorContext(
                 **arguments,
                 # XGBoost orders the members by their names, as text.
@@ -156,7 +156,7 @@ def collective(
         communicator.gather(True, bool)
 
 
-def _find_tracker(
+def _start_tracker(
     communicator: Communicator, stack: ExitStack, seconds: float
 ) -> tuple[Mapping[str, str | int], TrackerWatch | None]:
     """Start and watch it on the leader, and tell all members where it is."""
@@ -176,13 +176,13 @@ def _finalizing(communicator: Communicator, watch: TrackerWatch | None) -> Itera
     """End XGBoost's collective in any case: a process that leaves without that ends with SIGSEGV (3.2, 3.4)."""
     try:
         yield
-        with naming_the_lost(communicator):
+        with naming_lost_members(communicator):
             xgb_collective.finalize()
     except BaseException as error:
         if watch is not None:
             watch.await_end()
         communicator.fail(_without_stack(error))  # before the others find the collective broken
-        _let_go(communicator)
+        _abandon(communicator)
         raise
 
 
@@ -191,14 +191,14 @@ def _without_stack(error: BaseException) -> BaseException:
     return type(error)(str(error).partition("\nStack trace:\n")[0]) if type(error) is xgb.core.XGBoostError else error
 
 
-def _let_go(communicator: Communicator) -> None:
+def _abandon(communicator: Communicator) -> None:
     """End a collective that is broken, or that others wait in.
 
     Each member tells the tracker. If that dies just then, XGBoost throws where nobody can catch it (SIGABRT), so a
     leader stays until the others have left; one that is lost gets the time to be gone with all it has started.
     """
     if communicator.rank != 0:
-        time.sleep(_GONE_SECONDS)
+        time.sleep(_DEAD_LEADER_SECONDS)
     for _ in range(_MOST_TRIES):
         if xgb_collective.is_distributed():
             with suppress(xgb.core.XGBoostError), warnings.catch_warnings():
@@ -209,7 +209,7 @@ def _let_go(communicator: Communicator) -> None:
 
 
 @contextmanager
-def naming_the_lost(communicator: Communicator) -> Iterator[None]:
+def naming_lost_members(communicator: Communicator) -> Iterator[None]:
     """Where a collective breaks in this block because a member is lost, say which.
 
     What XGBoost raises is the same class for a wrong parameter: the communicator knows whether somebody is lost.
@@ -220,6 +220,6 @@ def naming_the_lost(communicator: Communicator) -> Iterator[None]:
     try:
         yield
     except xgb.core.XGBoostError:
-        communicator.lost(seconds=_WORD_SECONDS)
+        communicator.lost(seconds=_REPORT_SECONDS)
         communicator.check()
         raise

@@ -29,7 +29,7 @@ class MetricKind(msgspec.Struct, frozen=True):
         goal: Which way is better.
         only: How the names of the objectives begin that it can judge.
         words: Those objectives in words, for a message.
-        ours: Whether XGBoost does not know it, so that it is computed here.
+        is_computed_here: Whether it is computed here because XGBoost does not know it.
         suffix: What may stand behind `@`, and `required` where it must.
         several: Whether it can judge several label columns at once.
     """
@@ -37,7 +37,7 @@ class MetricKind(msgspec.Struct, frozen=True):
     goal: Goal
     only: tuple[str, ...]
     words: str
-    ours: bool = False
+    is_computed_here: bool = False
     suffix: Literal["", "number", "place", "required"] = ""
     several: bool = False
 
@@ -75,15 +75,17 @@ def _by_row(suffix: Literal["", "number"] = "", goal: Goal = "minimize") -> Metr
 
 
 def _by_class() -> MetricKind:
-    return MetricKind("maximize", _CLASSES, "binary:* and multi:*", ours=True)
+    return MetricKind("maximize", _CLASSES, "binary:* and multi:*", is_computed_here=True)
 
 
 def _of_two() -> MetricKind:
-    return MetricKind("maximize", _CLASSES, "two classes", ours=True)
+    return MetricKind("maximize", _CLASSES, "two classes", is_computed_here=True)
 
 
 def _of_amount(goal: Goal) -> MetricKind:
-    return MetricKind(goal, _AMOUNTS, "reg:*, count:*, binary:logistic and binary:hinge", ours=True, several=True)
+    return MetricKind(
+        goal, _AMOUNTS, "reg:*, count:*, binary:logistic and binary:hinge", is_computed_here=True, several=True
+    )
 
 
 def _by_group() -> MetricKind:

@@ -20,7 +20,7 @@ FREE = frozenset(
     }
 )
 #: What XGBoost is not given, or not under this name: it is ours, the data's, or another name.
-_NOT_XGBOOSTS = frozenset(
+_NOT_PASSED = frozenset(
     {
         *("num_round", "early_stopping_rounds", "checkpoint_every", "eval_train_every", "eval_metric"),
         *("tuning_objective_metric", "external_memory", "kfold", "num_cv_round", "csv_weights", "label_columns"),
@@ -94,7 +94,7 @@ def check_members(params: XGBoostParams, members: int) -> None:
     Raises:
         HyperparameterError: Says all that does not.
     """
-    problems = rules.find_problems_apart(params) if members > 1 else []
+    problems = rules.find_multi_process_problems(params) if members > 1 else []
     if problems:
         what = f"there are {members} processes, and {'; '.join(problems)}"
         raise HyperparameterError(what, hint="train in one process, on one instance, or change it")
@@ -132,7 +132,7 @@ def booster_parameters(params: XGBoostParams, *, version: str, features: Sequenc
     chosen = {
         name: value
         for name in XGBoostParams.__struct_fields__  # and not what a script has added
-        if name not in _NOT_XGBOOSTS
+        if name not in _NOT_PASSED
         and rules.is_read(name, params)
         and (value := getattr(params, name)) not in ((), None)
     }

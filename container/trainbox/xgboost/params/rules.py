@@ -158,7 +158,7 @@ def find_problems(params: Declaration) -> list[str]:
     return [problem for check in checks for problem in check(params)]
 
 
-def find_problems_apart(params: Declaration) -> list[str]:
+def find_multi_process_problems(params: Declaration) -> list[str]:
     """All that XGBoost cannot do, or does wrongly without a word, where the rows lie with several members.
 
     Found by training on two members: `exact` is refused by XGBoost itself and `prune` breaks XGBoost 3.2; the others
@@ -325,7 +325,7 @@ def _check_updaters(params: Declaration) -> Iterator[str]:
     elif names:
         unknown = [name for name in names if name not in {*GROWERS, *_LATER}]
         for name in unknown:
-            yield f"updater {name} is unknown{_meant(name, (*GROWERS, *_LATER, *RETIRED_UPDATERS))}"
+            yield f"updater {name} is unknown{_suggest(name, (*GROWERS, *_LATER, *RETIRED_UPDATERS))}"
         if not unknown and (names[0] not in GROWERS or len({*names} & {*GROWERS}) > 1):
             yield f"updater is {','.join(names)}: begin with one that grows trees ({' or '.join(GROWERS)}), no other"
         elif params.tree_method not in {"auto", "gpu_hist", method(params)}:
@@ -350,22 +350,22 @@ def _check_metrics(params: Declaration) -> Iterator[str]:
             yield f"_tuning_objective_metric is {params.tuning_objective_metric}: name a metric of train or validation"
         wanted.setdefault(name, "_tuning_objective_metric")
     for name, source in wanted.items():
-        problem = _judge(name, params)
+        problem = _find_metric_problem(name, params)
         if problem:
             yield f"{source} {name} {problem}"
 
 
-def _judge(name: str, params: Declaration) -> str:
+def _find_metric_problem(name: str, params: Declaration) -> str:
     """What is wrong with a metric, as the end of a sentence; empty where nothing is."""
     kind, _ = split(name)
     if kind not in METRICS:
-        return f"is unknown{_meant(kind, METRICS)}"
+        return f"is unknown{_suggest(kind, METRICS)}"
     if not is_well_formed(name):
-        return f"is not how {kind} is written: {_spelling(kind)}"
-    return _misfit(kind, params)
+        return f"is not how {kind} is written: {_describe_spelling(kind)}"
+    return _find_mismatch(kind, params)
 
 
-def _misfit(kind: str, params: Declaration) -> str:
+def _find_mismatch(kind: str, params: Declaration) -> str:
     metric, name = METRICS[kind], objective(params)
     groups = metric.suffix == "place" and params.group_column is not None and name.startswith(("reg:", "count:"))
     if not name.startswith(metric.only) and not groups:
@@ -379,7 +379,7 @@ def _misfit(kind: str, params: Declaration) -> str:
     return ""
 
 
-def _spelling(kind: str) -> str:
+def _describe_spelling(kind: str) -> str:
     return {
         "": f"{kind}, and nothing behind it",
         "number": f"{kind}, or {kind}@ and a number such as {kind}@0.7",
@@ -388,6 +388,6 @@ def _spelling(kind: str) -> str:
     }[METRICS[kind].suffix]
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" - did you mean '{close[0]}'?" if close else f", known are {', '.join(known)}"

@@ -12,7 +12,7 @@ import msgspec
 from trainbox.data import Coding, default_names
 from trainbox.errors import ConfigurationError, DataError
 from trainbox.tabular.faults import Fault
-from trainbox.tabular.labels import MOST_CLASSES, refuse_constant, refuse_weights, some
+from trainbox.tabular.labels import MOST_CLASSES, list_counts, refuse_constant, refuse_weights
 
 NO_TEXTS = Coding()
 
@@ -189,7 +189,7 @@ def check_labels(channel: str, labels: LabelSummary, rows: int, *, learn: bool, 
         DataError: A row breaks a rule, with file and value; or all labels are the same, or no row counts.
     """
     if labels.fault is not None:
-        found = f"; channel {channel} has the labels {some(labels.counts)}" if labels.counts else ""
+        found = f"; channel {channel} has the labels {list_counts(labels.counts)}" if labels.counts else ""
         raise DataError(labels.fault.message + found, hint=labels.fault.hint)
     if labels.weight == 0:
         refuse_weights(channel)

@@ -13,15 +13,13 @@ from trainbox.checkpoint.store import Checkpoint
 from trainbox.comm import Communicator, find_members, join
 from trainbox.contract.job import Channel, Job
 from trainbox.contract.world import world_hosts
-from trainbox.data import Coding, Table, say_unread
+from trainbox.data import Coding, Table, log_unread
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
 from trainbox.stopping import leaving_at_once
-from trainbox.system.machine import read_machine
 from trainbox.system.memory import read_memory
 from trainbox.tabular.faults import raising_everywhere, raising_together
 from trainbox.tabular.texts import former_codes
-from trainbox.xgboost.devices import choose_device
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.agreement import MemberReport, RowsAgreement, agree, check_labels, report_columns
 from trainbox.xgboost.rows.matrices import Bins, choose_bins, make_matrices
@@ -29,12 +27,12 @@ from trainbox.xgboost.rows.shards import (
     Shard,
     disk_needed,
     empty_shard,
-    part_of,
+    partition_of,
     read_shard,
     shard_of,
     spool_directory,
 )
-from trainbox.xgboost.rows.texts import settle_codes
+from trainbox.xgboost.rows.texts import with_shared_codes
 
 
 class BoostingData(msgspec.Struct, frozen=True, eq=False):
@@ -68,7 +66,7 @@ class BoostingData(msgspec.Struct, frozen=True, eq=False):
 
 
 @contextmanager
-def meet() -> Iterator[Communicator]:
+def connect() -> Iterator[Communicator]:
     """Come together with the other processes of this job, if there are any; a context manager.
 
     Raises:
@@ -82,20 +80,6 @@ def meet() -> Iterator[Communicator]:
         with leaving_at_once("meeting the other hosts"):
             communicator = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
         yield communicator
-
-
-def find_device(params: XGBoostParams) -> str:
-    """The device of this process.
-
-    Raises:
-        HyperparameterError: There is no such GPU, or this XGBoost cannot use any.
-    """
-    local_rank = toolkit.current_ranks().local_rank
-    has_cuda = bool(xgb.build_info().get("USE_CUDA"))
-    chosen = choose_device(params.runs_on, local_rank=local_rank, gpus=read_machine().gpus, has_cuda=has_cuda)
-    if chosen != "cpu":
-        emit(f"training on {chosen}")
-    return chosen
 
 
 @leaving_at_once("reading the rows")
@@ -131,13 +115,13 @@ def read_data(
             shard = _read(channel, name, params, communicator, like=train, coding=coding, spool=spool)
         if train is None:
             with raising_together(communicator):
-                shard = settle_codes(shard, communicator, params, former)
+                shard = with_shared_codes(shard, communicator, params, former)
         shards[name] = shard
     report = MemberReport(
         member=communicator.members.name,
         rows={name: shard.rows for name, shard in shards.items()},
         labels={name: shard.labels for name, shard in shards.items()},
-        columns=report_columns(_widest(shards)),
+        columns=report_columns(_widest_columns(shards)),
         digests={name: shard.digest for name, shard in shards.items()},
         checkpoint=checkpoint,
         version=xgb.__version__,
@@ -153,7 +137,7 @@ def read_data(
         held = ", ".join(f"{shard.rows:,} of {agreement.rows[name]:,} rows of {name}" for name, shard in shards.items())
         emit(f"{communicator.members.name} (rank {communicator.rank} of {communicator.size}) has {held}")
     with raising_everywhere(communicator):
-        shards = {name: _fit(shard, agreement.columns, params, spool) for name, shard in shards.items()}
+        shards = {name: _align_columns(shard, agreement.columns, params, spool) for name, shard in shards.items()}
     return BoostingData(shards, agreement)
 
 
@@ -162,7 +146,7 @@ def _channels(job: Job, params: XGBoostParams) -> dict[str, Channel]:
     trainbox.channel("train")  # says what is there if it is not
     channels = {"train": job.channels["train"]}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]
-    say_unread(job.channels, ["train", *held_out])
+    log_unread(job.channels, ["train", *held_out])
     if held_out:
         channels["validation"] = job.channels[held_out[0]]
     elif params.early_stopping_rounds and not params.kfold:
@@ -190,7 +174,7 @@ def _read(
     spool: Path | None,
 ) -> Shard:
     """This member's rows of a channel; among several it may have none."""
-    part = part_of(channel, trainbox.current_job(), communicator.rank, communicator.size)
+    part = partition_of(channel, trainbox.current_job(), communicator.rank, communicator.size)
     several = communicator.size > 1
     directory = spool and spool / name
     shard = read_shard(channel, name, params, part, like=like, spool=directory, coding=coding, allow_empty=several)
@@ -199,7 +183,7 @@ def _read(
     return shard
 
 
-def _widest(shards: Mapping[str, Shard]) -> tuple[str, ...]:
+def _widest_columns(shards: Mapping[str, Shard]) -> tuple[str, ...]:
     """The columns of the rows to learn from; of sparse ones as many as any channel has.
 
     A row that is held out may well have a feature, a word perhaps, that no row to learn from has: the trees never ask
@@ -211,7 +195,7 @@ def _widest(shards: Mapping[str, Shard]) -> tuple[str, ...]:
     return max((shard.feature_names for shard in shards.values()), key=len)
 
 
-def _fit(shard: Shard, columns: tuple[str, ...], params: XGBoostParams, spool: Path | None) -> Shard:
+def _align_columns(shard: Shard, columns: tuple[str, ...], params: XGBoostParams, spool: Path | None) -> Shard:
     """The shard in the columns that all have agreed on; one without a row becomes a table without rows.
 
     Raises:

@@ -106,7 +106,7 @@ def columns_of(params: XGBoostParams) -> ColumnSpec:
     )
 
 
-def part_of(channel: Channel, job: Job, rank: int, size: int) -> RowPartition:
+def partition_of(channel: Channel, job: Job, rank: int, size: int) -> RowPartition:
     """Sharded rows are their host's, which its processes share; replicated rows are shared by all members.
 
     The incumbent trains on replicated rows as often as there are hosts.

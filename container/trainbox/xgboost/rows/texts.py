@@ -13,12 +13,12 @@ from trainbox.data.formats.categories import recode
 from trainbox.data.table import recode_table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.log_lines import emit
-from trainbox.tabular.texts import find_odd_texts, has_number, settle
+from trainbox.tabular.texts import has_number, share_codes, texts_like_missing
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
 
 
-def settle_codes(train: Shard, communicator: Communicator, params: XGBoostParams, former: Coding | None) -> Shard:
+def with_shared_codes(train: Shard, communicator: Communicator, params: XGBoostParams, former: Coding | None) -> Shard:
     """The rows to learn from with the codes that all members have agreed on; all of them call this.
 
     Args:
@@ -34,10 +34,10 @@ def settle_codes(train: Shard, communicator: Communicator, params: XGBoostParams
     """
     coding = former
     if coding is None:
-        coding = settle(communicator, train.coding, train.feature_names, lambda place: _has_number(train, place))
+        coding = share_codes(communicator, train.coding, train.feature_names, lambda place: _has_number(train, place))
     check_texts(coding, train.feature_names, params)
     if train.feature_names:
-        for text in find_odd_texts(coding, train.feature_names, params.missing):
+        for text in texts_like_missing(coding, train.feature_names, params.missing):
             emit(text)
     if coding == train.coding:
         return train

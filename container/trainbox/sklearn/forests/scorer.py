@@ -20,7 +20,7 @@ class ForestScorer:
     def __init__(self, params: EstimatorParams, data: EstimatorData) -> None:
         table = data.train if data.held_out is None else data.held_out
         threads = count_threads(params)
-        self._params, self._judged = params, data.judged
+        self._params, self._channel = params, data.scored_channel
         self._votes = Votes(table, targets(table, params), data.classes, threads)
         self._unseen = None
         if params.oob_score:
@@ -28,9 +28,9 @@ class ForestScorer:
             self._unseen = OutOfBag(data.train, labels, data.classes, make_sampler(params, data), threads)
         #: How many trees were heard.
         self.count = 0
-        self._told: tuple[int, dict[str, float]] = (0, {})
+        self._last: tuple[int, dict[str, float]] = (0, {})
 
-    def hear(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
+    def add_part(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
         """After how many trees, and the scores then: at the end of each group, and after the last tree.
 
         To be gone through to its end: what is not asked for is not heard.
@@ -43,17 +43,17 @@ class ForestScorer:
             if self.count % size == 0 or self.count == self._params.n_estimators:
                 yield self.count, self.scores()
 
-    def recall(self, parts: Sequence[ForestPart]) -> None:
+    def restore(self, parts: Sequence[ForestPart]) -> None:
         """Hear trees whose scores are known."""
         for part in parts:
             self._add(part.trees)
 
     def scores(self) -> dict[str, float]:
         """The metrics of all trees so far, at least one, by their full names."""
-        if self._told[0] != self.count:
-            found = {f"{self._judged}:{name}": score for name, score in self._votes.scores().items()}
-            self._told = self.count, found | ({OUT_OF_BAG: self._unseen.score()} if self._unseen else {})
-        return dict(self._told[1])
+        if self._last[0] != self.count:
+            found = {f"{self._channel}:{name}": score for name, score in self._votes.scores().items()}
+            self._last = self.count, found | ({OUT_OF_BAG: self._unseen.score()} if self._unseen else {})
+        return dict(self._last[1])
 
     def _add(self, trees: Sequence[Any]) -> None:
         self._votes.add(trees)
