@@ -34,7 +34,7 @@ def save_and_signal(store, parts, identity, history):
         os.kill(os.getpid(), {number})
 room.save_parts = save_and_signal
 """
-NO_ROOM = "import trainbox.sklearn.data as data; data.SHARE_OF_MEMORY = 0.0"
+NO_ROOM = "import trainbox.sklearn.agreement as agreement; agreement.SHARE_OF_MEMORY = 0.0"
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ from trainbox.comm import Communicator, Members, heartbeat, join
 from trainbox.data import Table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
 from trainbox.sklearn import rows
-from trainbox.sklearn.data import HostReport, agree, check_training_labels, stays_sharded
+from trainbox.sklearn.agreement import HostReport, agree, check_training_labels, stays_sharded
 from trainbox.sklearn.forests.checkpoints import identify, resume, save_parts
-from trainbox.sklearn.forests.growing import assemble_forest, exchange_progress, gather_parts, groups_left, grow, slices
+from trainbox.sklearn.forests.growing import exchange_progress, groups_left, grow, slices
+from trainbox.sklearn.forests.parts import assemble_forest, gather_parts
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.rows import allgather_rows, gather_rows, pack_rows, unpack_rows
 

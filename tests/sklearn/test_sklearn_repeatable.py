@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from tests.support.growth import draw_rows, make_data
-from trainbox.sklearn.forests.growing import ForestPart, assemble_forest, grow, order_by_columns, read_part
+from trainbox.sklearn.forests.growing import grow, order_by_columns
 from trainbox.sklearn.forests.packing import pack
+from trainbox.sklearn.forests.parts import ForestPart, assemble_forest, read_part
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 

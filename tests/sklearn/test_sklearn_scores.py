@@ -11,7 +11,8 @@ from sklearn import metrics
 
 from tests.support.growth import make_data, make_table
 from trainbox.sklearn.data import targets
-from trainbox.sklearn.forests.growing import forest_class, grow
+from trainbox.sklearn.forests.growing import grow
+from trainbox.sklearn.forests.parts import forest_class
 from trainbox.sklearn.forests.scorer import ForestScorer
 from trainbox.sklearn.params import EstimatorParams, constructor_arguments, declare
 from trainbox.sklearn.scores import score_classes, score_numbers

@@ -31,7 +31,7 @@ _ENOUGH_FOR_A_VECTOR = 3
 
 
 def describe_engine() -> str:
-    """What one gets in place of scikit-learn's forest."""
+    """Return the log line that explains how `engine=xgboost` differs from scikit-learn's forest."""
     return (
         "engine=xgboost grows a forest of another kind: each tree draws rows without replacement, splits lie between"
         " bins, and a leaf weighs rows by the second derivative of the loss. It is faster, and learns from the rows of"
@@ -40,7 +40,7 @@ def describe_engine() -> str:
 
 
 def xgboost_parameters(params: EstimatorParams, data: EstimatorData) -> dict[str, Any]:
-    """The hyperparameters as XGBoost takes them: one round, all trees at once."""
+    """Return XGBoost's parameters: one round that grows all trees at once."""
     rows, features = sum(data.shares) if data.is_sharded else len(data.train.labels), len(data.features)
     settings: dict[str, Any] = {
         "objective": _objective(params, data),
@@ -90,7 +90,7 @@ def _share_of_features(params: EstimatorParams, features: int) -> float:
 
 
 def boost(params: EstimatorParams, data: EstimatorData, communicator: Communicator) -> "xgb.Booster":
-    """Grow the forest, all members together; each has the whole of it afterwards.
+    """Grow the forest on all hosts together; each host returns the complete forest.
 
     Raises:
         PeerError: A member is lost.
@@ -127,7 +127,7 @@ def _encode(table: Table, params: EstimatorParams, data: EstimatorData) -> Any: 
 
 
 def score_booster(booster: "xgb.Booster", params: EstimatorParams, data: EstimatorData) -> dict[str, float]:
-    """The metrics, by their full names, of the rows held out, or else of those trained on."""
+    """Return the metrics of the validation rows, or else of the training rows, by their full names."""
     table = data.train if data.held_out is None else data.held_out
     labels = targets(table, params)
     predictions = booster.inplace_predict(table.features)

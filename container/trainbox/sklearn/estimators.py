@@ -37,12 +37,12 @@ _HINT += " module:Class of your own source"
 
 
 def find_source(job: Job) -> tuple[Path, ...]:
-    """The directories with the user's source: where the script runs, the job's code, and the channel `code`."""
+    """Return the directories with the user's source: the working directory, the job's code, and the channel `code`."""
     return Path.cwd(), job.layout.code_dir, *[job.channels[name].path for name in job.channels if name == "code"]
 
 
 def find_estimator(name: str, source: Sequence[Path]) -> type[BaseEstimator]:
-    """The class with this name.
+    """Return the estimator class with this name.
 
     Args:
         name: `sklearn.….Class`, or `module:Class`.
@@ -106,7 +106,7 @@ def _find_of_source(name: str, source: Sequence[Path]) -> object:
 
 
 def make_estimator(params: EstimatorParams, source: Sequence[Path]) -> Any:  # noqa: ANN401 - any estimator
-    """The estimator that the hyperparameters name, not fitted yet.
+    """Make the estimator that the hyperparameters name, not fitted yet.
 
     Where its constructor takes `random_state`, it gets `seed` for it.
 
@@ -166,7 +166,7 @@ def _check_values(made: Any) -> None:  # noqa: ANN401 - any estimator
 
 
 def fit_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> Any:  # noqa: ANN401 - any estimator
-    """Fit it on the rows trained on, with their weights if there are any.
+    """Fit an estimator on the training rows, with their weights if there are any.
 
     Raises:
         DataError: Values are missing, and it takes none; or it refuses the rows, with what it says.
@@ -195,7 +195,7 @@ def fit_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> An
 
 
 def score_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> dict[str, float]:  # noqa: ANN401 - any estimator
-    """The metrics, by their full names, of the rows held out, or else of those trained on."""
+    """Return the metrics of the validation rows, or else of the training rows, by their full names."""
     table = data.train if data.held_out is None else data.held_out
     labels, guesses = targets(table, params), np.asarray(made.predict(table.features))
     if params.task == "regression":

@@ -40,7 +40,7 @@ _MEASURES = {
 
 
 def describe(params: EstimatorParams, data: EstimatorData, **about: Any) -> ModelCard:  # noqa: ANN401 - fields of a card
-    """The card of a model: what one must know to use it, but for what its files show.
+    """Return the card of a model, without its files and sample rows.
 
     Args:
         params: The hyperparameters.
@@ -65,7 +65,7 @@ def describe(params: EstimatorParams, data: EstimatorData, **about: Any) -> Mode
 
 
 def versions() -> dict[str, str]:
-    """Of what has made the model."""
+    """Return the versions of the libraries that made the model."""
     return {
         "trainbox": trainbox.__version__,
         "scikit-learn": sklearn.__version__,
@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
 
 
 def save_model(model: Any, data: EstimatorData, card: ModelCard) -> None:  # noqa: ANN401 - any estimator
-    """Write the model: as a pickle, which whoever loads it must trust, and as skops, which runs no code on loading.
+    """Save the model as a pickle, to be loaded only from a trusted source, and as skops, which runs no code on loading.
 
     Args:
         model: The fitted estimator.
@@ -141,7 +141,7 @@ def _pickle(model: Any) -> bytes:  # noqa: ANN401 - any estimator
 
 
 def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str, float]]:  # noqa: ANN401 - any estimator
-    """How much each feature matters and what is measured; nothing where the model does not say.
+    """Return what is measured, and the importance of each feature; empty if the model has none.
 
     Trees: how much the splits by a feature lower the impurity. Linear models: the size of the coefficient, of several
     classes the mean.
@@ -159,7 +159,7 @@ def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str,
 
 
 def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]:
-    """Write `feature-importance.json`, the most important feature first; returns its picture, which is not drawn yet.
+    """Write `feature-importance.json`, the most important feature first; return its picture, not drawn yet.
 
     Args:
         kind: What is measured: impurity, coefficient or gain.
@@ -176,5 +176,5 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]
 
 
 def save_curves(history: History) -> Picture:
-    """Write the scores after each group as `learning-curves.json`; returns their picture, which is not drawn yet."""
+    """Write the scores after each group as `learning-curves.json`; return their picture, not drawn yet."""
     return curves.save_curves(history, unit="trees", selected=history[-1][0] if history else None)

@@ -61,7 +61,7 @@ Direction = Literal[-1, 0, 1]
 
 
 class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """The hyperparameters; `-` and `_` are alike."""
+    """The hyperparameters of scripts that train with scikit-learn; `-` and `_` are equivalent."""
 
     task: Annotated[Literal["classification", "regression"], Meta(description="what the label is")] = "classification"
     algorithm: Annotated[
@@ -167,7 +167,7 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
 
     @property
     def weights_of_classes(self) -> str | dict[int, float] | None:
-        """As scikit-learn takes them: the classes are numbers."""
+        """`class_weight` as scikit-learn takes it, with numbers as classes."""
         if isinstance(self.class_weight, dict):
             return {int(label): weight for label, weight in self.class_weight.items()}
         return self.class_weight
@@ -233,7 +233,7 @@ def _is_whole(text: str) -> bool:
 
 
 def constructor_arguments(params: EstimatorParams) -> dict[str, Any]:
-    """What scikit-learn's constructor takes, but for the number of trees and the random state."""
+    """Return the arguments of scikit-learn's constructor, without the number of trees and the random state."""
     arguments: dict[str, Any] = {
         "max_depth": params.max_depth,
         "min_samples_split": params.min_samples_split,
@@ -259,7 +259,7 @@ def constructor_arguments(params: EstimatorParams) -> dict[str, Any]:
 
 
 def declare(params: EstimatorParams) -> tuple[Metric, ...]:
-    """The metrics of the task, of both channels, and out-of-bag where it is asked for."""
+    """Return the metrics of the task on both channels, and the out-of-bag score if `oob_score` is set."""
     metrics = [
         Metric(f"{channel}:{name}", goal)
         for channel in ("train", "validation")

@@ -23,7 +23,7 @@ _DESCRIPTION = "schema.json"
 
 
 def clear_padding(model: Any) -> None:  # noqa: ANN401 - any estimator
-    """Set to zero what lies between the fields of tree nodes, in all trees of a model, where they are in memory.
+    """Zero the padding bytes of tree nodes, in place, in all trees of a model.
 
     Args:
         model: Any object that pickle takes; trees are found as pickle finds them.
@@ -56,7 +56,7 @@ def _clear(nodes: np.ndarray[Any, Any]) -> None:
 
 
 def intern_texts(estimator: Any) -> None:  # noqa: ANN401 - any estimator
-    """Make equal texts of an estimator one object: its attributes' names, and their values."""
+    """Intern the names and texts of an estimator's attributes, so that pickle writes each once."""
     vars_ = {sys.intern(name): _interned(value) for name, value in vars(estimator).items()}
     estimator.__dict__.clear()
     estimator.__dict__.update(vars_)
@@ -69,7 +69,7 @@ def _interned(value: object) -> object:
 
 
 def rewrite(content: bytes, *, level: int) -> bytes:
-    """An archive of skops, its objects numbered in the order of its description, and no time in it.
+    """Rewrite a skops archive with objects numbered in order, and without times.
 
     Args:
         content: What `skops.io.dumps` gives.

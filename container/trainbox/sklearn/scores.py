@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 
 
 def score_numbers(labels: Array, predictions: Array, weights: Array | None = None) -> dict[str, float]:
-    """R², the root of the mean squared error and the mean absolute error.
+    """Return R², the root mean squared error and the mean absolute error.
 
     Args:
         labels: (n,)
@@ -60,7 +60,7 @@ def score_classes(
     are_shares: bool = True,
     weights: Array | None = None,
 ) -> dict[str, float]:
-    """Accuracy, AUC (of several classes the mean of each against the rest), the mean F1 of the classes, log loss.
+    """Return accuracy, AUC (one-vs-rest mean for several classes), macro F1 and log loss.
 
     Args:
         labels: (n,)
@@ -110,7 +110,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Votes:
-    """What the trees of a forest say of some rows, summed up in the order of the trees.
+    """The predictions of a forest's trees on some rows, summed in the order of the trees.
 
     The forest's own sum depends on which thread is done first.
 
@@ -127,13 +127,13 @@ class Votes:
         self._count = 0
 
     def add(self, trees: Sequence[Any]) -> None:
-        """Ask more trees."""
+        """Add the predictions of more trees."""
         for predictions in predict_each(trees, [self._table.features] * len(trees), self._threads):
             self._sum += predictions
         self._count += len(trees)
 
     def scores(self) -> dict[str, float]:
-        """The metrics of all trees so far, at least one."""
+        """Return the metrics of all trees so far, at least one."""
         predictions = self._sum / self._count
         if not self._classes:
             return score_numbers(self._labels, predictions, self._table.weights)
@@ -142,7 +142,7 @@ class Votes:
 
 
 class OutOfBag:
-    """What the trees say of the rows that they have not seen.
+    """The out-of-bag predictions of a forest.
 
     Args:
         table: The rows trained on.
@@ -160,7 +160,7 @@ class OutOfBag:
         self._counts = np.zeros(len(labels), np.int64)
 
     def add(self, trees: Sequence[Any]) -> None:
-        """Ask more trees."""
+        """Add the predictions of more trees."""
         self._sampler.estimators_ = list(trees)
         unseen = [self._without(drawn) for drawn in self._sampler.estimators_samples_]
         parts = (self._table.features[rows] for rows in unseen)
@@ -174,7 +174,7 @@ class OutOfBag:
         return np.flatnonzero(unseen)
 
     def score(self) -> float:
-        """The share of rows that are right, or R², of rows that any tree has not seen; as scikit-learn counts them."""
+        """Return accuracy or R² over the rows that some tree has not seen, as scikit-learn computes it."""
         seen = self._counts > 0
         if not seen.any():
             return math.nan
@@ -186,7 +186,7 @@ class OutOfBag:
 
 
 def predict_each(trees: Sequence[Any], features: Iterable[Any], threads: int) -> Iterator[Array]:
-    """What each tree says of its rows, in the order of the trees: numbers, or the shares of the classes."""
+    """Yield the predictions of each tree on its rows, in order: numbers, or class probabilities."""
     together = joblib.Parallel(n_jobs=threads, prefer="threads", return_as="generator")
     predictions: Iterator[Array] = together(
         joblib.delayed(_predict)(tree, rows) for tree, rows in zip(trees, features, strict=True)

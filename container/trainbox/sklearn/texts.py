@@ -24,7 +24,7 @@ _SHARE_OF_MEMORY = 0.5
 def with_shared_codes(
     communicator: Communicator, train: Table, params: EstimatorParams, former: Coding | None
 ) -> Table:
-    """The rows to learn from with the codes that all members have agreed on; all of them call this.
+    """Return the training rows recoded with the codes that all members share; all members call this.
 
     Args:
         communicator: The members.
@@ -53,7 +53,7 @@ def with_shared_codes(
 
 
 def encode(table: Table, params: EstimatorParams, memory: int) -> Table:
-    """The rows as trees take them: with `encoding=onehot` a column for each text.
+    """Return the rows as trees take them: with `encoding=onehot`, a column for each text.
 
     Args:
         table: The rows, with codes.
@@ -77,7 +77,7 @@ def encode(table: Table, params: EstimatorParams, memory: int) -> Table:
 
 
 def expand_names(names: Sequence[str], coding: Coding) -> tuple[str, ...]:
-    """The names of the columns that `expand` makes: `color=red` for a text."""
+    """Return the names of the columns that `expand` makes: `color=red` for a text."""
     found: list[str] = []
     for place, name in enumerate(names):
         texts = coding.features.get(place)
@@ -86,7 +86,7 @@ def expand_names(names: Sequence[str], coding: Coding) -> tuple[str, ...]:
 
 
 def expand(features: Floats, coding: Coding) -> Floats:
-    """A column of 0 and 1 for each text of a column of codes; a missing one has 0 in all."""
+    """One-hot encode columns of codes; a missing value is 0 in all columns."""
     widths = [len(coding.features.get(place, (0,))) for place in range(features.shape[1])]
     wide = np.zeros((len(features), sum(widths)), np.float32)
     starts = np.cumsum([0, *widths])
@@ -101,7 +101,7 @@ def expand(features: Floats, coding: Coding) -> Floats:
 
 
 def collapse(wide: Floats, coding: Coding, count: int) -> Floats:
-    """The columns of codes from which `expand` has made others.
+    """Undo `expand`: return the columns of codes.
 
     Args:
         wide: What it has made.

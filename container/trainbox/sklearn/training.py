@@ -7,29 +7,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import trainbox
+from trainbox import toolkit
 from trainbox.comm import Communicator
 from trainbox.contract.world import world_hosts
 from trainbox.errors import RunError
 from trainbox.model.plots import Picture, draw_pictures
 from trainbox.sklearn.boosted import boost, describe_engine, save_booster, score_booster
-from trainbox.sklearn.data import EstimatorData, connect, read_data
+from trainbox.sklearn.data import EstimatorData, read_data
 from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
 from trainbox.sklearn.forests.checkpoints import identify, open_store, resume, save_parts
 from trainbox.sklearn.forests.former import read_former, refuse_former
-from trainbox.sklearn.forests.growing import (
-    ForestPart,
-    assemble_forest,
-    check_rows,
-    exchange_progress,
-    gather_parts,
-    groups_left,
-    grow,
-    order_by_columns,
-    slices,
-)
+from trainbox.sklearn.forests.growing import check_rows, exchange_progress, groups_left, grow, order_by_columns, slices
+from trainbox.sklearn.forests.parts import ForestPart, assemble_forest, gather_parts
 from trainbox.sklearn.forests.scorer import ForestScorer
 from trainbox.sklearn.model import describe, find_importance, save_curves, save_importance, save_model
 from trainbox.sklearn.params import EstimatorParams
+from trainbox.tabular.channels import connect
 from trainbox.tabular.script import RemainingTime, log_line
 
 if TYPE_CHECKING:
@@ -61,6 +54,10 @@ class ForestSession:
     @cached_property
     def _communicator(self) -> Communicator:
         """The connections to the other hosts, made on first use."""
+        if toolkit.current_ranks().local_world_size > 1:
+            raise RunError(
+                "scikit-learn trains in one process on each host", hint="leave processes_per_host out; see n_jobs"
+            )
         return self._stack.enter_context(connect())
 
     def read(self) -> EstimatorData:

@@ -16,7 +16,7 @@ Labels = npt.NDArray[np.float32]
 
 
 def count_labels(labels: Labels) -> dict[float, int]:
-    """How many rows each label has, in ascending order.
+    """Return the number of rows of each label, in ascending order of labels.
 
     Args:
         labels: (n,) or (n, k), without missing ones.
@@ -26,7 +26,7 @@ def count_labels(labels: Labels) -> dict[float, int]:
 
 
 def check_classes(channel: str, counts: Mapping[float, int], *, learn: bool = True) -> None:
-    """Refuse classes from which nothing can be learnt.
+    """Reject labels that are too many for classes, or all equal.
 
     Args:
         channel: Its name, for the message.
@@ -46,7 +46,7 @@ def check_classes(channel: str, counts: Mapping[float, int], *, learn: bool = Tr
 
 
 def refuse_constant(channel: str, label: float, rows: int) -> NoReturn:
-    """Say that all rows of a channel have the same label.
+    """Raise the error of a channel whose labels are all equal.
 
     Raises:
         DataError: Always.
@@ -58,7 +58,7 @@ def refuse_constant(channel: str, label: float, rows: int) -> NoReturn:
 
 
 def refuse_weights(channel: str) -> NoReturn:
-    """Say that no row of a channel counts.
+    """Raise the error of a channel whose weights are all 0.
 
     Raises:
         DataError: Always.
@@ -70,7 +70,7 @@ def refuse_weights(channel: str) -> NoReturn:
 
 
 def list_counts(counts: Mapping[float, int]) -> str:
-    """The labels and how many rows have them, the first few.
+    """Format the first few labels with their numbers of rows.
 
     >>> some({0.0: 12_000, 1.0: 1})
     '0 (12,000 rows), 1 (1 row)'

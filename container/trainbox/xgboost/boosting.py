@@ -8,6 +8,7 @@ from trainbox.checkpoint.store import Checkpoint
 from trainbox.comm import Communicator
 from trainbox.errors import RunError
 from trainbox.model.plots import draw_pictures
+from trainbox.tabular.channels import connect
 from trainbox.tabular.script import log_line
 from trainbox.tabular.texts import note_on_texts
 from trainbox.xgboost.collective.group import collective
@@ -16,7 +17,7 @@ from trainbox.xgboost.former import FormerBooster, read_former
 from trainbox.xgboost.model import describe, first_rounds, save_curves, save_importance, save_models, thin_rows
 from trainbox.xgboost.params.declared_metrics import objective_of
 from trainbox.xgboost.params.hyperparameters import XGBoostParams, check_members
-from trainbox.xgboost.rows.reading import BoostingData, connect, read_data
+from trainbox.xgboost.rows.reading import BoostingData, read_data
 from trainbox.xgboost.segments import (
     Progress,
     best_round,

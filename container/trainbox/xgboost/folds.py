@@ -37,7 +37,7 @@ _HISTORIES = "histories.json"
 
 
 class Fold(msgspec.Struct, frozen=True, eq=False):
-    """One split of the rows."""
+    """One split of the rows into training and held-out rows."""
 
     repeat: int
     number: int
@@ -46,7 +46,7 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
 
 
 def split_folds(labels: Floats, params: XGBoostParams, groups: Rows | None = None) -> tuple[Fold, ...]:
-    """All folds of all repeats; with classes each fold has its share of every one, and no group is cut.
+    """Split rows into the folds of all repeats; stratified for classes, and groups are not split.
 
     Args:
         labels: (n,) or (n, k).
@@ -84,7 +84,7 @@ def split_folds(labels: Floats, params: XGBoostParams, groups: Rows | None = Non
 
 
 def take_rows(table: Table, rows: Rows) -> Table:
-    """Some rows of a table."""
+    """Return some rows of a table."""
     return msgspec.structs.replace(
         table,
         labels=table.labels[rows],
@@ -95,7 +95,7 @@ def take_rows(table: Table, rows: Rows) -> Table:
 
 
 def join_folds(tables: Sequence[Table]) -> Table:
-    """The rows of several tables, which have the same columns."""
+    """Concatenate tables that have the same columns."""
     first = tables[0]
     if len(tables) == 1:
         return first
@@ -117,7 +117,7 @@ def join_folds(tables: Sequence[Table]) -> Table:
 
 
 def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """The mean of each metric over the folds, and its standard deviation."""
+    """Return the mean and standard deviation of each metric over the folds."""
     names = list(dict.fromkeys(name for fold in scores for name in fold))
     found = {}
     for name in names:
@@ -128,7 +128,7 @@ def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, floa
 
 
 def predictions_file(labels: Floats, predictions: Sequence[Floats], *, classes: int | None) -> bytes:
-    """`predictions.csv`, one line for each row, in the columns of the built-in.
+    """Return the content of `predictions.csv`, one line for each row, in the columns of the built-in.
 
     For classes: the label, the mean probability (of several classes that of the one chosen), and the class that most
     repeats chose; for numbers: the label and the mean.
@@ -152,7 +152,7 @@ def predictions_file(labels: Floats, predictions: Sequence[Floats], *, classes: 
 
 
 class FoldResult(msgspec.Struct, frozen=True, eq=False):
-    """What a finished fold has given."""
+    """The result of a finished fold."""
 
     model: bytes
     scores: Mapping[str, float]
@@ -173,7 +173,7 @@ def save_folds(store: Checkpoints, identity: Mapping[str, str], results: Sequenc
 
 
 def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[FoldResult]:
-    """The folds that are finished.
+    """Return the finished folds of a checkpoint.
 
     Raises:
         CheckpointError: The checkpoint is of another job; the difference is shown. Or it holds something else.
@@ -211,7 +211,7 @@ def _read_fold(path: Path, scores: Mapping[str, float]) -> tuple[bytes, Mapping[
 
 
 def out_of_fold(folds: Sequence[Fold], results: Sequence[FoldResult]) -> list[Floats]:
-    """For each repeat what the models say of the rows that they have not seen, in the order of the rows."""
+    """Return the out-of-fold predictions of each repeat, in the order of the rows."""
     repeats: dict[int, list[tuple[Rows, Floats]]] = {}
     for fold, result in zip(folds, results, strict=True):
         repeats.setdefault(fold.repeat, []).append((fold.held_out, result.predictions))
@@ -227,7 +227,7 @@ def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
 
 
 def save_fold_curves(results: Sequence[FoldResult], params: XGBoostParams) -> Picture:
-    """Write `learning-curves.json` of all folds; returns its picture, which is not drawn yet."""
+    """Write `learning-curves.json` of all folds; return its picture, not drawn yet."""
     known = [result.history for result in results if result.history]
     chosen = [chosen_round(history, objective_of(params), params) for history in known]
     return save_folds_of([[*enumerate(history)] for history in known], unit="rounds", selected=chosen)

@@ -29,7 +29,7 @@ class FormerBooster(msgspec.Struct, frozen=True):
 
 
 def read_former(params: XGBoostParams, agreement: RowsAgreement, communicator: Communicator) -> FormerBooster | None:
-    """The former model, the same on all members; None where no member has the channel.
+    """Read the former model, the same on all members; None if no member has the channel.
 
     Args:
         params: The hyperparameters.

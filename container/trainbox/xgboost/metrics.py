@@ -44,13 +44,13 @@ class _Truth(msgspec.Struct, frozen=True, eq=False):
 
 
 class Truths:
-    """The truth about each matrix, which is asked for it once and not in every round."""
+    """The labels and weights of each matrix, read once and not in every round."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[xgb.DMatrix, _Truth] = WeakKeyDictionary()
 
     def of(self, matrix: xgb.DMatrix, params: XGBoostParams) -> _Truth:
-        """Labels and weights of its rows; a matrix does not change."""
+        """Return labels and weights of a matrix, which does not change."""
         if matrix not in self._known:
             self._known[matrix] = _read_truth(matrix, params)
         return self._known[matrix]
@@ -80,7 +80,7 @@ def evaluate(
     group: CollectiveGroup | None = None,
     truths: Truths | None = None,
 ) -> dict[str, float]:
-    """All metrics on all channels, over the rows of all members; all of them make this call with the same channels.
+    """Compute all metrics on all channels, over the rows of all members; all members call this with the same channels.
 
     Args:
         booster: The model; it is asked for the same metrics each time.

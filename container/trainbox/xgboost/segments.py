@@ -51,7 +51,7 @@ _STRIDE = 1_000_003
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where training stands between two segments."""
+    """The state of training between two segments."""
 
     model: bytes | None = None
     history: tuple[dict[str, float], ...] = ()
@@ -62,26 +62,26 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def seed_of(params: XGBoostParams, start: int) -> int:
-    """That of the segment that begins with round `start`."""
+    """Return the seed of the segment that begins with round `start`."""
     return (params.seed + start * _STRIDE) % 2**31
 
 
 def end_of(params: XGBoostParams, start: int) -> int:
-    """The round after the last one of the segment in which `start` lies."""
+    """Return the round after the segment that includes `start`."""
     return (start // params.checkpoint_every + 1) * params.checkpoint_every
 
 
 def begin_segment(
     settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix], progress: Progress
 ) -> xgb.Booster:
-    """The booster of the first segment of this process, or of the next where none `can_go_on`."""
+    """Return a new booster for a segment: the first of this process, or any where a booster cannot continue."""
     model = None if progress.model is None else bytearray(progress.model)
     settings = {**settings, "seed": seed_of(params, len(progress.history))}
     return xgb.Booster(settings, list(matrices.values()), model_file=model)
 
 
 def warm_up_gpu(settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix]) -> None:
-    """Have the rows to learn from on the GPU before anything counts: that decides who predicts their margins.
+    """Copy the training rows to the GPU before the first round: that decides where margins are predicted.
 
     A booster made of a model predicts on the processor as long as they are not there, which saves the copy, and adds up
     the trees in another order than the GPU: `GBTree::GetPredictor`, XGBoost 3.4. In a process that went through they
@@ -93,7 +93,7 @@ def warm_up_gpu(settings: Mapping[str, Any], params: XGBoostParams, matrices: Ma
 
 
 def can_continue(params: XGBoostParams) -> bool:
-    """Whether the booster of one segment may train the next, too: whether margins that it keeps are those predicted.
+    """Whether the booster of a segment may train the next one: its cached margins equal predicted ones.
 
     On the processor trees are added to them in the order of prediction, number by number. A GPU sums up the trees
     first; dropped trees (`dart`) count otherwise afterwards; and `approx` gets new matrices.
@@ -102,7 +102,7 @@ def can_continue(params: XGBoostParams) -> bool:
 
 
 def continue_booster(booster: xgb.Booster, params: XGBoostParams, start: int) -> None:
-    """Let the booster begin the segment that starts with round `start` as a new one would, and keep its margins.
+    """Reset the booster for the segment that starts with round `start`, and keep its margins.
 
     What it must forget are the states of two random generators: that of the rows begins anew with another seed, and
     that of the features goes with the updater of trees, which is made anew where a configuration is loaded.
@@ -114,7 +114,7 @@ def continue_booster(booster: xgb.Booster, params: XGBoostParams, start: int) ->
 def identify(
     params: XGBoostParams, agreement: RowsAgreement, bins: str, former: FormerBooster | None = None
 ) -> dict[str, str]:
-    """Everything that shapes the model: a checkpoint of something else must not be continued.
+    """Return everything that shapes the model; a checkpoint with another identity is rejected.
 
     Args:
         params: The hyperparameters.
@@ -134,7 +134,7 @@ def identify(
 
 
 def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint."""
     with store.writing(len(progress.history), info=identity) as path:
         (path / _MODEL).write_bytes(spell_base_score(progress.model) if progress.model else b"")
         (path / _HISTORY).write_text(json.dumps(progress.history))
@@ -149,7 +149,7 @@ def resume(
     *,
     former: FormerBooster | None = None,
 ) -> Progress:
-    """The newest checkpoint that any member has, the same on all.
+    """Return the state of the newest checkpoint of any member, the same on all members.
 
     Args:
         found: This member's own newest.
@@ -214,7 +214,7 @@ def check_part(model: bytes, source: str) -> Model:
 
 
 def parse_part(content: bytes, kind: type[T], source: str) -> T:
-    """Parse JSON of a checkpoint; not-a-number is a number.
+    """Parse JSON of a checkpoint; NaN is allowed.
 
     Raises:
         CheckpointError: It is not of that type.
@@ -226,7 +226,7 @@ def parse_part(content: bytes, kind: type[T], source: str) -> T:
 
 
 def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
-    """Refuse a checkpoint of another job.
+    """Reject a checkpoint of another job.
 
     Raises:
         CheckpointError: Other rows, parameters or versions; the difference is shown.
@@ -242,7 +242,7 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
 
 
 def best_round(history: History | tuple[dict[str, float], ...], objective: Metric) -> int | None:
-    """The first round with the best objective; None where no round has a finite one, which says nothing."""
+    """Return the first round with the best finite value of the metric; None without one."""
     sign = 1 if objective.goal == "maximize" else -1
     scores = {step: sign * scores.get(objective.name, math.nan) for step, scores in enumerate(history)}
     finite = {step: score for step, score in scores.items() if math.isfinite(score)}
@@ -250,13 +250,13 @@ def best_round(history: History | tuple[dict[str, float], ...], objective: Metri
 
 
 def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> int:
-    """The round whose model is saved: the best where early stopping is asked for, else the last."""
+    """Return the round whose model is saved: with early stopping the best, else the last."""
     best = best_round(history, objective) if params.early_stopping_rounds else None
     return len(history) - 1 if best is None else best
 
 
 def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> bool:
-    """Whether all rounds are done, or early stopping ends them: by the scores alone, so that a resumed job agrees."""
+    """Whether all rounds are done or early stopping applies; depends on scores only, so a resumed job decides alike."""
     if not history or len(history) >= params.num_round:
         return bool(history)
     patience = params.early_stopping_rounds
@@ -264,7 +264,7 @@ def is_finished(history: History | tuple[dict[str, float], ...], objective: Metr
 
 
 def check_decision(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> None:
-    """Refuse to choose a round where early stopping has nothing to choose by.
+    """Check that early stopping has a finite value to choose a round by.
 
     Raises:
         TrainingError: The objective was not a finite number in any round.

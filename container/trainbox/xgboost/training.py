@@ -44,7 +44,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 def channels_due(step: int, params: XGBoostParams, channels: tuple[str, ...]) -> tuple[str, ...]:
-    """On which channels the model is scored after a round.
+    """Return the channels on which the model is scored after a round.
 
     The rows trained on are by far the most, and to score them every round takes half of a job's time: they are scored
     in the first round, in every `eval_train_every`-th and in the last.
@@ -121,7 +121,7 @@ def boost(
     stop: Callable[[], bool],
     gradients: CustomObjective | None = None,
 ) -> Iterator[Progress]:
-    """Train, and yield where training stands after each segment; the last may be cut short by the end or by a stop.
+    """Train, and yield the progress after each segment; the last may be shorter.
 
     Args:
         params: The hyperparameters.
@@ -176,7 +176,7 @@ def boost(
 
 
 def find_device(params: XGBoostParams) -> str:
-    """The device of this process.
+    """Return the device of this process.
 
     Raises:
         HyperparameterError: There is no such GPU, or this XGBoost cannot use any.
@@ -190,7 +190,7 @@ def find_device(params: XGBoostParams) -> str:
 
 
 def choose_device(asked: str, *, local_rank: int, gpus: int, has_cuda: bool) -> str:
-    """The device of one process; several processes of a host have a GPU each.
+    """Choose the device of a process; several processes of a host have one GPU each.
 
     XGBoost without a GPU trains on the processor after a warning, at the price of a GPU instance.
 

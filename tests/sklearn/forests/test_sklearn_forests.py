@@ -15,17 +15,8 @@ from tests.support.growth import anatomy, make_data
 from trainbox.data import Table, default_names
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import EstimatorData
-from trainbox.sklearn.forests.growing import (
-    ForestPart,
-    assemble_forest,
-    check_rows,
-    forest_class,
-    groups_left,
-    grow,
-    order_by_columns,
-    read_part,
-    slices,
-)
+from trainbox.sklearn.forests.growing import check_rows, groups_left, grow, order_by_columns, slices
+from trainbox.sklearn.forests.parts import ForestPart, assemble_forest, forest_class, read_part
 from trainbox.sklearn.params import OURS, EstimatorParams, constructor_arguments
 from trainbox.sklearn.rows import by_columns
 

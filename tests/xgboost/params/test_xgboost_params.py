@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trainbox.contract.params import fields, parse
 from trainbox.errors import HyperparameterError
 from trainbox.xgboost.metrics import evaluate
-from trainbox.xgboost.params import rules
+from trainbox.xgboost.params import checks, rules
 from trainbox.xgboost.params.catalogue import METRICS, OBJECTIVES
 from trainbox.xgboost.params.constraints import weights
 from trainbox.xgboost.params.declaration import Declaration
@@ -610,7 +610,7 @@ def test_every_metric_that_goes_with_several_label_columns_is_evaluated(name: st
 
 def fits(kind: str, base: dict[str, Any]) -> bool:
     name = kind + "@0.5" * (METRICS[kind].suffix == "required")
-    return not rules.find_problems(Declaration(eval_metric=(name,), **base))
+    return not checks.find_problems(Declaration(eval_metric=(name,), **base))
 
 
 def test_a_question_about_a_script_needs_nothing_that_is_required() -> None:

@@ -12,7 +12,8 @@ from trainbox.contract.job import Channel
 from trainbox.data import Coding
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
-from trainbox.xgboost.rows.shards import RowPartition, Shard, read_block, read_shard
+from trainbox.xgboost.rows.blocks import read_block
+from trainbox.xgboost.rows.shards import RowPartition, Shard, read_shard
 from trainbox.xgboost.rows.texts import check_texts, with_shared_codes
 
 BINARY = XGBoostParams(num_round=1, objective="binary:logistic")

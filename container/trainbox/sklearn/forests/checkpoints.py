@@ -18,7 +18,7 @@ from trainbox.former import MODEL_CHANNEL
 from trainbox.log_lines import emit
 from trainbox.sklearn.data import EstimatorData
 from trainbox.sklearn.forests.former import FormerForest
-from trainbox.sklearn.forests.growing import ForestPart, read_part
+from trainbox.sklearn.forests.parts import ForestPart, read_part
 from trainbox.sklearn.params import FREE, EstimatorParams
 
 #: The scores so far: after how many trees, and which.
@@ -28,13 +28,13 @@ _NAME = re.compile(r"trees-([0-9]{8,})-([0-9]{8,})\.skops")
 
 
 def open_store(communicator: Communicator) -> Checkpoints:
-    """Where this member's checkpoints are: all hosts share one S3 prefix, so each of several has a directory in it."""
+    """Return the checkpoints of this host: all hosts share one S3 prefix, so each of several has its own directory."""
     store = trainbox.checkpoints()
     return store if communicator.size == 1 else store.below(communicator.members.name)
 
 
 def identify(params: EstimatorParams, data: EstimatorData, former: FormerForest | None = None) -> dict[str, str]:
-    """Everything that shapes the trees: a checkpoint of something else must not be continued."""
+    """Return everything that shapes the trees; a checkpoint with another identity is rejected."""
     values = msgspec.to_builtins(params)
     identity = {name: json.dumps(value) for name, value in values.items() if name not in FREE}
     shape = " x ".join(map(str, data.train.features.shape))
@@ -46,7 +46,7 @@ def identify(params: EstimatorParams, data: EstimatorData, former: FormerForest 
 
 
 def save_parts(store: Checkpoints, parts: Sequence[ForestPart], identity: Mapping[str, str], history: History) -> None:
-    """Write all trees of this member as a checkpoint.
+    """Write all trees of this host as a checkpoint.
 
     Raises:
         CheckpointError: It cannot be written.
@@ -63,7 +63,7 @@ def save_parts(store: Checkpoints, parts: Sequence[ForestPart], identity: Mappin
 def resume(
     store: Checkpoints, identity: Mapping[str, str], own: range, params: EstimatorParams, data: EstimatorData
 ) -> tuple[list[ForestPart], History]:
-    """The trees that this member has already, and the scores until then.
+    """Return the trees and scores of this host's newest checkpoint; empty without one.
 
     Args:
         store: Its checkpoints.

@@ -10,8 +10,8 @@ from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, find_file, former_model
 from trainbox.log_lines import emit
 from trainbox.sklearn.data import EstimatorData
-from trainbox.sklearn.forests.growing import ForestPart, forest_class
 from trainbox.sklearn.forests.packing import unpack
+from trainbox.sklearn.forests.parts import ForestPart, forest_class
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.tabular.texts import by_name
 
@@ -20,7 +20,7 @@ _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
 
 
 class FormerForest(msgspec.Struct, frozen=True, eq=False):
-    """The forest that training starts from; where there is none it has no trees."""
+    """The forest that training starts from; without trees if there is none."""
 
     trees: int = 0
     digest: str = ""
@@ -29,7 +29,7 @@ class FormerForest(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def sentence(self) -> str:
-        """What it is, for a checkpoint."""
+        """Its description in the identity of a checkpoint."""
         return f"{self.trees} trees, digest {self.digest}"
 
 
@@ -39,7 +39,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 def read_former(params: EstimatorParams, data: EstimatorData, communicator: Communicator) -> FormerForest:
-    """The former forest; the first host reads it, and tells the others how many trees it has.
+    """Read the former forest on the first host, and send its number of trees to the others.
 
     Raises:
         DataError: The channel holds no forest, or one of other rows or another kind.
@@ -70,7 +70,7 @@ def read_former(params: EstimatorParams, data: EstimatorData, communicator: Comm
 
 
 def refuse_former(what: str) -> None:
-    """Refuse the channel where it has no effect.
+    """Reject the channel `model` where it has no effect.
 
     Args:
         what: The hyperparameter that says so.

@@ -6,7 +6,6 @@ groups, in how many attempts or on how many hosts the trees grow. Nothing but sc
 for that; tests/sklearn/forests/test_sklearn_forests.py compares the trees with those of one fit, number by number.
 """
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,57 +17,26 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
-from sklearn import ensemble
 from sklearn.utils import get_tags
 
 from trainbox.comm import Communicator
 from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.data import EstimatorData, count_missing, targets
-from trainbox.sklearn.forests.packing import Forest, pack, unpack
+from trainbox.sklearn.forests.packing import Forest, pack
+from trainbox.sklearn.forests.parts import ForestPart, forest_class, join_forests, state_at
 from trainbox.sklearn.params import EstimatorParams, constructor_arguments
-from trainbox.sklearn.repeatable import clear_padding, intern_texts
+from trainbox.sklearn.repeatable import clear_padding
 from trainbox.sklearn.rows import by_columns
-
-_CLASSES: dict[tuple[str, str], type[Forest]] = {
-    ("classification", "forest"): ensemble.RandomForestClassifier,
-    ("classification", "extra_trees"): ensemble.ExtraTreesClassifier,
-    ("regression", "forest"): ensemble.RandomForestRegressor,
-    ("regression", "extra_trees"): ensemble.ExtraTreesRegressor,
-}
-#: scikit-learn draws the seeds of trees below this.
-_END_OF_SEEDS = np.iinfo(np.int32).max
-
-
-class ForestPart(msgspec.Struct, frozen=True, eq=False):
-    """Some trees of a forest, neighbours by their numbers."""
-
-    #: The numbers of the first tree, and of the one behind the last.
-    first: int
-    last: int
-    #: A forest of these trees alone, and the same as bytes.
-    forest: Forest
-    content: bytes
-
-    @property
-    def trees(self) -> list[Any]:
-        """The trees, in their order."""
-        grown: list[Any] = self.forest.estimators_
-        return grown
-
-
-def forest_class(params: EstimatorParams) -> type[Forest]:
-    """Which of scikit-learn's forests it is."""
-    return _CLASSES[params.task, params.algorithm]
 
 
 def count_threads(params: EstimatorParams) -> int:
-    """How many trees grow at the same time."""
+    """Return how many trees grow at the same time."""
     return int(joblib.effective_n_jobs(params.n_jobs))
 
 
 def slices(shares: Sequence[int], trees: int, first: int = 0) -> list[range]:
-    """The numbers of the trees that each member grows: neighbours, all exactly once, proportional to its share.
+    """Return the tree numbers that each host grows: contiguous ranges, proportional to its share.
 
     Args:
         shares: Of the members.
@@ -86,7 +54,7 @@ def slices(shares: Sequence[int], trees: int, first: int = 0) -> list[range]:
 
 
 class ForestProgress(msgspec.Struct, frozen=True):
-    """How far all members together are."""
+    """The progress of all hosts together."""
 
     grown: int
     left: int
@@ -97,7 +65,7 @@ class ForestProgress(msgspec.Struct, frozen=True):
 def exchange_progress(
     communicator: Communicator, own: range, parts: Sequence[ForestPart], *, stop: bool
 ) -> ForestProgress:
-    """Let all members tell each other how far they are; so that one that is asked to stop does not stop alone.
+    """Exchange the progress of all hosts, so that all stop together when one is asked to stop.
 
     Args:
         communicator: The members; all call this, after each group.
@@ -111,7 +79,7 @@ def exchange_progress(
 
 
 def groups_left(own: range, parts: Sequence[ForestPart], size: int) -> list[range]:
-    """The numbers of the trees of each group that is still to grow: groups end at multiples of their size.
+    """Return the tree numbers of each remaining group; groups end at multiples of their size.
 
     Args:
         own: The numbers of the trees that this member grows.
@@ -123,15 +91,8 @@ def groups_left(own: range, parts: Sequence[ForestPart], size: int) -> list[rang
     return [range(*pair) for pair in itertools.pairwise(borders) if pair[0] < pair[1]]
 
 
-def state_at(seed: int, number: int) -> np.random.RandomState:
-    """The random state from which the seed of tree `number` is drawn next."""
-    state = np.random.RandomState(seed)  # of an older kind, but what scikit-learn takes
-    state.randint(_END_OF_SEEDS, size=number)
-    return state
-
-
 def check_rows(params: EstimatorParams, data: EstimatorData) -> None:
-    """Refuse what this kind of forest cannot learn from, before the first tree.
+    """Reject rows that this kind of forest cannot learn from, before the first tree.
 
     Raises:
         DataError: Values are missing, and the forest takes none.
@@ -162,12 +123,12 @@ def _takes_missing(params: EstimatorParams, table: Table) -> bool:
 
 
 def order_by_columns(data: EstimatorData) -> EstimatorData:
-    """The same data, its rows to learn from as trees read them quickest; the rows of those given are used up."""
+    """Return the data with its training rows by column, which trees read fastest; the rows passed in are consumed."""
     return msgspec.structs.replace(data, train=by_columns(data.train))
 
 
 class FitInputs(msgspec.Struct, frozen=True, eq=False):
-    """The rows as scikit-learn takes them: what all trees grow from."""
+    """The arguments of scikit-learn's `fit` for all trees."""
 
     features: Any
     labels: npt.NDArray[Any]
@@ -175,7 +136,7 @@ class FitInputs(msgspec.Struct, frozen=True, eq=False):
 
 
 def prepare(params: EstimatorParams, data: EstimatorData) -> FitInputs:
-    """The rows of this member for growing trees; sparse ones by columns, as scikit-learn would order them each time."""
+    """Return the arguments of `fit`; sparse rows by column (CSC), which scikit-learn would convert for each fit."""
     rows = _rows_with_all_classes(params, data)
     features: Any = rows.features
     if scipy.sparse.issparse(features):
@@ -186,7 +147,7 @@ def prepare(params: EstimatorParams, data: EstimatorData) -> FitInputs:
 
 @contextmanager
 def grow(params: EstimatorParams, data: EstimatorData, groups: Sequence[range]) -> Iterator[Iterator[ForestPart]]:
-    """In this block trees grow on threads; gives each group as soon as all of it is grown, in this order.
+    """Grow trees on threads inside the block; yields each group when it is complete, in this order.
 
     Meanwhile the threads go on with the next group: none of them is idle while a group ends, is judged and is saved.
     The end of the block waits for the trees that are growing just then, and drops them.
@@ -236,12 +197,12 @@ def _cut(group: range, threads: int, *, is_last: bool) -> list[range]:
 
 
 def make_sampler(params: EstimatorParams, data: EstimatorData) -> Forest:
-    """A forest that knows which rows a tree has drawn: fitted on the same rows in the same way, but hardly grown."""
+    """Return a forest that knows which rows a tree has drawn: fitted on the same rows, with trees of depth 1."""
     return _fit(params, prepare(params, data), range(1), max_depth=1)
 
 
 def fit(params: EstimatorParams, ground: FitInputs, numbers: range) -> Forest:
-    """A forest of the trees with these numbers alone, at least one; on one thread.
+    """Fit a forest of the trees with these numbers, at least one, on one thread.
 
     Raises:
         HyperparameterError: scikit-learn refuses; with what it says.
@@ -294,65 +255,3 @@ def drop_rows(forest: Forest) -> Forest:
     if getattr(forest, "_sample_weight", None) is not None:
         del forest._sample_weight  # noqa: SLF001 - see above
     return forest
-
-
-def join_forests(forests: Sequence[Forest]) -> Forest:
-    """One forest of the trees of all, in this order."""
-    forest = copy.copy(forests[0])
-    forest.estimators_ = [tree for one in forests for tree in one.estimators_]
-    return forest.set_params(n_estimators=len(forest.estimators_))
-
-
-def assemble_forest(parts: Sequence[ForestPart], params: EstimatorParams, former: Sequence[ForestPart] = ()) -> Forest:
-    """The forest of all trees of these parts, behind those of a former one, as one fit would have left it."""
-    forest = join_forests([part.forest for part in parts]).set_params(**constructor_arguments(params))
-    intern_texts(forest)
-    for tree in forest.estimators_:
-        tree.set_params(**{name: getattr(forest, name) for name in forest.estimator_params if name != "random_state"})
-        intern_texts(tree)
-    intern_texts(forest.estimator_)
-    for tree in (before := [tree for part in former for tree in part.trees]):
-        intern_texts(tree)
-    forest.estimators_ = [*before, *forest.estimators_]
-    return forest.set_params(n_estimators=len(forest.estimators_))
-
-
-def read_part(
-    content: bytes, first: int, last: int, params: EstimatorParams, *, features: int, source: str
-) -> ForestPart:
-    """Trees from bytes, where they are those with these numbers.
-
-    Raises:
-        DataError: They are not.
-    """
-    forest = unpack(content, forest_class(params), features=features, source=source)
-    seeds = state_at(params.seed, first).randint(_END_OF_SEEDS, size=last - first).tolist()
-    found = [tree.random_state for tree in forest.estimators_]
-    if found != seeds:
-        raise DataError(f"{source} cannot be used: its trees are not those from {first} to {last - 1}")
-    return ForestPart(first, last, forest, content)
-
-
-def gather_parts(
-    communicator: Communicator, parts: Sequence[ForestPart], params: EstimatorParams, data: EstimatorData
-) -> list[ForestPart]:
-    """Bring the trees of all members to the first, one part of each at a time; the others get nothing.
-
-    Returns:
-        On the first all parts, its own in front, by the numbers of their trees.
-
-    Raises:
-        PeerError: A member is lost.
-        DataError: What a member sends is no part of this forest.
-    """
-    numbers = communicator.gather([(part.first, part.last) for part in parts], list[tuple[int, int]])
-    found = list(parts)
-    for place in range(max(map(len, numbers[1:]), default=0)):
-        is_mine = communicator.rank > 0 and place < len(parts)
-        given = communicator.send_to_first(parts[place].content if is_mine else b"")
-        for rank, content in enumerate(given or ()):
-            if content:
-                first, last = numbers[rank][place]
-                name = f"what {communicator.members.names[rank]} has grown"
-                found.append(read_part(content, first, last, params, features=len(data.features), source=name))
-    return sorted(found, key=lambda part: part.first) if communicator.rank == 0 else []

@@ -74,12 +74,12 @@ _DAMAGED = (
 
 
 def pack(forest: Forest) -> bytes:
-    """A fitted forest as bytes, the same for equal ones; the rows that it was fitted on are not among them."""
+    """Serialize a fitted forest without its training rows; equal forests give equal bytes."""
     return rewrite(skops.io.dumps(forest), level=_QUICK)
 
 
 def unpack(content: bytes, kind: type[Forest], *, features: int, source: str) -> Forest:
-    """What `pack` has made bytes of.
+    """Deserialize and check a forest that `pack` serialized.
 
     Args:
         content: The bytes, from whomever.
@@ -120,7 +120,7 @@ def _walk(node: object) -> Iterator[tuple[str, str, str]]:
 
 
 def check_trees(forest: Forest, *, features: int, source: str) -> None:
-    """Every node of every tree leads to a later node of the same tree, by a feature that there is.
+    """Check that every node's children are later nodes of the same tree, and that its feature exists.
 
     Raises:
         DataError: One does not; scikit-learn would read whatever lies there, or never end.

@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trainbox.sklearn.data import EstimatorData, targets
-from trainbox.sklearn.forests.growing import ForestPart, count_threads, make_sampler
+from trainbox.sklearn.forests.growing import count_threads, make_sampler
+from trainbox.sklearn.forests.parts import ForestPart
 from trainbox.sklearn.params import OUT_OF_BAG, EstimatorParams
 from trainbox.sklearn.scores import OutOfBag, Votes
 
 
 class ForestScorer:
-    """Hears the trees, and scores all of them together after each group.
+    """Scores a growing forest after each group of trees, on the first host.
 
     Args:
         params: The hyperparameters.
@@ -31,7 +32,7 @@ class ForestScorer:
         self._last: tuple[int, dict[str, float]] = (0, {})
 
     def add_part(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
-        """After how many trees, and the scores then: at the end of each group, and after the last tree.
+        """Add trees; yields the number of trees and the scores at the end of each group, and after the last tree.
 
         To be gone through to its end: what is not asked for is not heard.
         """
@@ -44,12 +45,12 @@ class ForestScorer:
                 yield self.count, self.scores()
 
     def restore(self, parts: Sequence[ForestPart]) -> None:
-        """Hear trees whose scores are known."""
+        """Add trees whose scores are known."""
         for part in parts:
             self._add(part.trees)
 
     def scores(self) -> dict[str, float]:
-        """The metrics of all trees so far, at least one, by their full names."""
+        """Return the metrics of all trees so far, at least one, by their full names."""
         if self._last[0] != self.count:
             found = {f"{self._channel}:{name}": score for name, score in self._votes.scores().items()}
             self._last = self.count, found | ({OUT_OF_BAG: self._unseen.score()} if self._unseen else {})

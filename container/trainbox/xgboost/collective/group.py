@@ -1,8 +1,7 @@
-"""XGBoost's own collective among the members of a job: the only place that knows it.
+"""XGBoost's collective among the members of a job; no other module calls it.
 
-The members have met and loaded their data before they come here, for one limit covers how long members wait for each
-other at the beginning and in every sum of gradients. XGBoost itself notices a member that has died, and cannot say
-which; the communicator knows.
+Members connect and load their data before, because one limit applies to connecting here and to every sum of gradients.
+XGBoost notices that a member has died, but not which one; the communicator knows.
 """
 
 import json
@@ -23,60 +22,60 @@ from trainbox.comm.heartbeat import REPORT_LEAVE_SECONDS
 from trainbox.errors import TrainingError
 from trainbox.xgboost.collective.tracker_process import Tracker, TrackerWatch
 
-#: How long a member may let the others wait in a collective; XGBoost's own default is half an hour.
+#: How long a member may keep the others waiting in a collective; XGBoost's own default is half an hour.
 DEFAULT_SECONDS = 300.0
-#: How often a connection is tried: whoever is called here listens already. More would be tried in vain at the end, too,
-#: with pauses of seconds, where the leader is lost and its tracker with it.
+#: How often a connection is tried. One is enough, as the tracker listens already; more would delay the end of a job by
+#: seconds if the leader is lost, and its tracker with it.
 DEFAULT_TRIES = 1
-#: Until a leader that was killed is gone with its tracker; and how long a leader that fails stays for the others, which
-#: leave within `REPORT_LEAVE_SECONDS`.
+#: Time until a leader that was killed is gone with its tracker; and how long a leader that fails waits for the others,
+#: which leave within `REPORT_LEAVE_SECONDS`.
 _DEAD_LEADER_SECONDS = 0.2
 _OTHERS_SECONDS = REPORT_LEAVE_SECONDS + 1.0
 _MOST_TRIES = 3
-#: Word of a lost member is on its way when a collective has broken.
+#: After a collective breaks, the time to wait for the report of a lost member.
 _REPORT_SECONDS = 3.0
 
 S = TypeVar("S", bound=np.generic)
 
 
 class CollectiveGroup(Protocol):
-    """The members in a collective; all make the same calls in the same order, each on its main thread."""
+    """The processes in a collective; all make the same calls in the same order, on their main threads."""
 
     #: The place of this one, the same as in its communicator, and how many there are.
     rank: int
     size: int
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The sum over all members, element by element; the same bits on all."""
+        """Sum arrays over all members, element by element; the same bits on all."""
 
     def concatenate(self, values: npt.NDArray[S]) -> npt.NDArray[S]:
-        """What all members have, in the order of their ranks: (n,) on each, of one dtype; the sum of all n."""
+        """Concatenate the arrays of all members, (n,) each and of one dtype, in the order of ranks."""
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any member."""
+        """Whether the flag is set on any member."""
 
 
 class SingleProcess:
-    """The group of one: nothing is sent."""
+    """A group of one process: nothing is sent."""
 
     rank = 0
     size = 1
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Its own."""
+        """Return its own value."""
         return np.array(values, np.float64)
 
     def concatenate(self, values: npt.NDArray[S]) -> npt.NDArray[S]:
-        """Its own."""
+        """Return its own value."""
         return values.copy()
 
     def any(self, flag: bool) -> bool:
-        """Its own."""
+        """Return its own value."""
         return flag
 
 
 class ConnectedProcesses:
-    """The members of a communicator, connected by XGBoost's collective."""
+    """The processes of a communicator, connected by XGBoost's collective."""
 
     def __init__(self, communicator: Communicator) -> None:
         self.rank = communicator.rank
@@ -84,11 +83,11 @@ class ConnectedProcesses:
         self._communicator = communicator
 
     def total(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The sum over all members, element by element; the same bits on all."""
+        """Sum arrays over all members, element by element; the same bits on all."""
         return self._reduce(np.asarray(values, np.float64), xgb_collective.Op.SUM)
 
     def concatenate(self, values: npt.NDArray[S]) -> npt.NDArray[S]:
-        """What all members have, in the order of their ranks: each gives zeros for what the others have.
+        """Concatenate the arrays of all members in the order of ranks; each contributes zeros for the others.
 
         As bytes, so that every bit stays: a negative zero plus zero would be a positive one.
         """
@@ -103,7 +102,7 @@ class ConnectedProcesses:
         return together.view(mine.dtype)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any member."""
+        """Whether the flag is set on any member."""
         return bool(self._reduce(np.array([flag], np.int32), xgb_collective.Op.MAX)[0])
 
     def _reduce(self, values: npt.NDArray[S], operation: xgb_collective.Op) -> npt.NDArray[S]:
@@ -116,21 +115,21 @@ class ConnectedProcesses:
 def collective(
     communicator: Communicator, *, seconds: float = DEFAULT_SECONDS, tries: int = DEFAULT_TRIES
 ) -> Iterator[CollectiveGroup]:
-    """What is trained in this block is trained by all members together.
+    """Enter XGBoost's collective: what is trained in this block is trained by all members together.
 
-    To be entered after the data has been loaded, and all members have met again.
+    Enter it when all members have loaded their data.
 
     Args:
         communicator: The members.
-        seconds: How long a member may let the others wait in a collective.
+        seconds: How long a member may keep the others waiting in a collective.
         tries: How often a connection is tried.
 
     Yields:
-        The members as a group for sums of one's own.
+        The group of the members, for sums and concatenations.
 
     Raises:
         PeerError: A member is lost, and named.
-        TrainingError: XGBoost's tracker does not start. Where it dies or hangs later the leader ends with one, too.
+        TrainingError: XGBoost's tracker does not start, or dies or hangs later.
     """
     if communicator.size == 1:
         yield SingleProcess()
@@ -152,14 +151,14 @@ def collective(
                     f"XGBoost gives rank {ranks} to {(communicator.rank, communicator.size)}: a defect of trainbox"
                 )
             yield ConnectedProcesses(communicator)
-        # All have let go of the tracker, which ends with this block on the leader.
+        # All have finalized, so the leader may end the tracker.
         communicator.gather(True, bool)
 
 
 def _start_tracker(
     communicator: Communicator, stack: ExitStack, seconds: float
 ) -> tuple[Mapping[str, str | int], TrackerWatch | None]:
-    """Start and watch it on the leader, and tell all members where it is."""
+    """Start and watch the tracker on the leader, and send its address to all members."""
     watch = None
     if communicator.rank == 0:
         tracker = stack.enter_context(Tracker(communicator.members.address, communicator.size, seconds))
@@ -173,7 +172,7 @@ def _start_tracker(
 
 @contextmanager
 def _finalizing(communicator: Communicator, watch: TrackerWatch | None) -> Iterator[None]:
-    """End XGBoost's collective in any case: a process that leaves without that ends with SIGSEGV (3.2, 3.4)."""
+    """Finalize XGBoost's collective in any case: otherwise the process ends with SIGSEGV (3.2, 3.4)."""
     try:
         yield
         with naming_lost_members(communicator):
@@ -187,15 +186,15 @@ def _finalizing(communicator: Communicator, watch: TrackerWatch | None) -> Itera
 
 
 def _without_stack(error: BaseException) -> BaseException:
-    """What XGBoost says, without the addresses in its library that follow."""
+    """Return an error of XGBoost without the stack trace of its library."""
     return type(error)(str(error).partition("\nStack trace:\n")[0]) if type(error) is xgb.core.XGBoostError else error
 
 
 def _abandon(communicator: Communicator) -> None:
-    """End a collective that is broken, or that others wait in.
+    """Leave a collective that is broken, or that others wait in.
 
-    Each member tells the tracker. If that dies just then, XGBoost throws where nobody can catch it (SIGABRT), so a
-    leader stays until the others have left; one that is lost gets the time to be gone with all it has started.
+    Each member tells the tracker. If the tracker dies meanwhile, XGBoost throws an exception that cannot be caught
+    (SIGABRT), so a leader waits until the others have left, and the others wait until a lost leader is gone.
     """
     if communicator.rank != 0:
         time.sleep(_DEAD_LEADER_SECONDS)
@@ -210,9 +209,9 @@ def _abandon(communicator: Communicator) -> None:
 
 @contextmanager
 def naming_lost_members(communicator: Communicator) -> Iterator[None]:
-    """Where a collective breaks in this block because a member is lost, say which.
+    """Name the lost member if a collective breaks in this block.
 
-    What XGBoost raises is the same class for a wrong parameter: the communicator knows whether somebody is lost.
+    XGBoost raises the same class for a wrong parameter; the communicator knows whether a member is lost.
 
     Raises:
         PeerError: A member is lost.

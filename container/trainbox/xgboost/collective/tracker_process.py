@@ -1,8 +1,8 @@
-"""XGBoost's tracker as a process beside the leader, watched as long as the members need it.
+"""XGBoost's tracker as a child process of the leader, watched while the members need it.
 
 XGBoost itself does not notice that its tracker has died until a member leaves, and never that it hangs: a member in a
-collective then waits for as long as the collective may take, and longer. So the tracker is asked for a sign of life; if
-none comes, the job ends with a reason that names it.
+collective then waits at least for the limit of the collective. So the tracker must answer heartbeats; if it does not,
+the job ends with an error that names it.
 """
 
 import json
@@ -30,29 +30,29 @@ from trainbox.log_lines import kept_words
 #: For a disk that reads XGBoost for the first time.
 _START_SECONDS = 120.0
 _END_SECONDS = 5.0
-#: How often the tracker is asked for a sign of life.
+#: Seconds between heartbeats.
 ASK_SECONDS = 0.5
-#: What the other members may take to hear why the job ends, and to leave.
+#: Time for the other members to receive the reason why the job ends, and to leave.
 _OTHERS_SECONDS = REPORT_LEAVE_SECONDS + 1.0
 _PROGRAM = Path(__file__).with_name("tracker.py")
 
 
 class Tracker:
-    """XGBoost's tracker as a process beside the leader; a context manager that ends it.
+    """XGBoost's tracker as a child process of the leader; a context manager that ends it.
 
     Args:
-        host: Where it listens; a name of the leader's host.
-        members: How many will come.
-        seconds: How long they may take.
+        host: The name of the leader's host, on which it listens.
+        members: How many connect.
+        seconds: The limit for connecting.
 
     Raises:
-        TrainingError: It does not start; with what it said.
+        TrainingError: It does not start; with the last line of its stderr.
     """
 
     def __init__(self, host: str, members: int, seconds: float) -> None:
-        # What it says while it ends is of no interest, and would be the last in the log of a job that has failed.
+        # Its messages at the end are noise, and would be the last lines in the log of a failed job.
         self._errors = kept_words()
-        #: To ask it, and to end it.
+        #: For heartbeats, and to end it.
         self.line, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -86,11 +86,11 @@ class Tracker:
         self._errors.close()
 
     def kill(self) -> None:
-        """End it at once; does not wait for that."""
+        """Kill the tracker; does not wait for its end."""
         self._process.kill()
 
     def describe_end(self) -> str:
-        """How it has ended, as the rest of a sentence; to be asked once it ends."""
+        """Describe how the tracker ended, as the rest of a sentence."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         code = self._process.returncode
@@ -98,17 +98,17 @@ class Tracker:
             return "closed its connection"
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
-        said = self._last_line()
-        return f"ended with exit code {code}" + (f": {said}" if said else "")
+        line = self._last_line()
+        return f"ended with exit code {code}" + (f": {line}" if line else "")
 
     def _first_line(self) -> bytes:
         self.line.settimeout(_START_SECONDS)
-        # Unbuffered: what comes behind it are signs of life.
+        # Unbuffered: heartbeats follow.
         with self.line.makefile("rb", buffering=0) as stdout, suppress(OSError):
             if (line := stdout.readline()).endswith(b"\n"):
                 self.line.settimeout(None)
                 return line
-        raise TrainingError(f"XGBoost's tracker does not start: {self._last_line() or 'it says nothing'}")
+        raise TrainingError(f"XGBoost's tracker does not start: {self._last_line() or 'no output'}")
 
     def _last_line(self) -> str:
         self._errors.seek(0)
@@ -116,14 +116,14 @@ class Tracker:
 
 
 class TrackerWatch:
-    """Ends the job when its tracker dies or makes no progress: tells the other members why, then ends this process.
+    """Ends the job when its tracker dies or hangs: reports the reason to the other members, then ends this process.
 
-    The main thread may be inside a collective of XGBoost, which nothing can interrupt.
+    The main thread may be inside a collective of XGBoost, which cannot be interrupted.
 
     Args:
         tracker: Of this process.
         communicator: The members.
-        end: Ends this process with an error, given its main thread and what to do just before.
+        end: Ends this process with an error; takes its main thread, and what to do just before.
         clock: Seconds that only grow.
     """
 
@@ -155,7 +155,7 @@ class TrackerWatch:
         self._sleep.close()
 
     def await_end(self) -> None:
-        """Where the tracker has failed, wait until this process ends: nothing that it holds can be let go in order."""
+        """If the tracker has failed, wait until this process is ended: nothing can be closed in order any more."""
         if self._has_failed.is_set():
             self._thread.join()
 
@@ -180,10 +180,10 @@ class TrackerWatch:
                         raise ConnectionResetError
                     detector.hear("tracker", self._clock())
             except OSError:
-                self._fail(self._tracker.describe_end(), "often the kernel ends a process, for want of memory")
+                self._fail(self._tracker.describe_end(), "the kernel may have killed it for lack of memory")
                 return
             if detector.silent(now):
-                self._fail(f"made no progress for {limit:g} s", "the process is stopped, or its machine is too busy")
+                self._fail(f"made no progress for {limit:g} s", "the process is stopped, or the machine is overloaded")
                 return
 
     def _fail(self, how: str, hint: str) -> None:

@@ -9,7 +9,7 @@ Goal = Literal["maximize", "minimize"]
 
 
 class ObjectiveKind(msgspec.Struct, frozen=True):
-    """One objective of XGBoost.
+    """An objective of XGBoost.
 
     Args:
         metric: What is evaluated where no metric is asked for.
@@ -23,7 +23,7 @@ class ObjectiveKind(msgspec.Struct, frozen=True):
 
 
 class MetricKind(msgspec.Struct, frozen=True):
-    """One metric without its suffix: `ndcg` of `ndcg@10-`.
+    """A metric without its suffix: `ndcg` of `ndcg@10-`.
 
     Args:
         goal: Which way is better.
@@ -152,7 +152,7 @@ _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+")
 
 
 def split(name: str) -> tuple[str, str]:
-    """The kind of a metric, and what stands behind its `@`.
+    """Split the name of a metric into its kind and the suffix after `@`.
 
     >>> split("validation:ndcg@10-")
     ('ndcg', '10')
@@ -162,7 +162,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def goal(name: str) -> Goal:
-    """Which way a metric is better, by its name with or without channel and suffix.
+    """Return whether a metric is maximized or minimized, by its name with or without channel and suffix.
 
     >>> goal("validation:error@0.7")
     'minimize'
@@ -171,7 +171,7 @@ def goal(name: str) -> Goal:
 
 
 def is_well_formed(name: str) -> bool:
-    """Whether the suffix of a metric of a known kind is one that this kind has."""
+    """Whether the suffix is valid for the kind of metric, which is known."""
     found = _FULL.fullmatch(name)
     if found is None:
         return False

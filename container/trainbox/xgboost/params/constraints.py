@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def position(feature: str, names: Sequence[str], hyperparameter: str) -> int:
-    """Where a feature stands among those of the data, from 0; a name wins over a position.
+    """Return the position of a feature, from 0; a name takes precedence over a position.
 
     Raises:
         HyperparameterError: There is none.
@@ -30,7 +30,7 @@ def position(feature: str, names: Sequence[str], hyperparameter: str) -> int:
 
 
 def monotone(wanted: Sequence[int] | Mapping[str, int], names: Sequence[str]) -> str:
-    """The directions as a tuple, one for each feature; `names` may be empty where all are given by position.
+    """Return XGBoost's `monotone_constraints`; `names` may be empty if all features are given by position.
 
     >>> monotone({"age": 1, "2": -1}, ["income", "age", "debt"])
     '(0,1,-1)'
@@ -48,7 +48,7 @@ def monotone(wanted: Sequence[int] | Mapping[str, int], names: Sequence[str]) ->
 
 
 def weights(wanted: Sequence[float] | Mapping[str, float], names: Sequence[str]) -> list[float]:
-    """The weight of each feature in the draws of `colsample_*`; 1 where a mapping does not name it.
+    """Return the weight of each feature in the draws of `colsample_*`; 1 if a mapping does not name it.
 
     >>> weights({"age": 2.0, "2": 0.0}, ["income", "age", "debt"])
     [1.0, 2.0, 0.0]
@@ -66,7 +66,7 @@ def weights(wanted: Sequence[float] | Mapping[str, float], names: Sequence[str])
 
 
 def interaction(wanted: Sequence[Sequence[str]], names: Sequence[str]) -> str:
-    """The groups of features that may meet in one branch, as lists of positions.
+    """Return XGBoost's `interaction_constraints`: groups of features as lists of positions.
 
     >>> interaction([["age", "debt"], ["0"]], ["income", "age", "debt"])
     '[[1, 2], [0]]'

@@ -27,7 +27,7 @@ _NAMES = {
 
 
 class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
-    """The hyperparameters and no checks but types and ranges; null is XGBoost's own default."""
+    """The hyperparameters with types and ranges, without further checks; null is XGBoost's own default."""
 
     # The job
     num_round: Annotated[Count, Meta(description="boosting rounds")]

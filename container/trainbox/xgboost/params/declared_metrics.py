@@ -12,7 +12,7 @@ CHANNELS = ("train", "validation")
 
 
 def metric_names(params: XGBoostParams) -> tuple[str, ...]:
-    """What is evaluated, each once, the objective last; what the objective is learnt by where nothing is asked for."""
+    """Return the names of the metrics to evaluate, the tuned one last; by default the metric of the objective."""
     names = list(dict.fromkeys(params.eval_metric))
     if params.tuning_objective_metric is not None:
         tuned = params.tuning_objective_metric.rpartition(":")[2]
@@ -21,22 +21,22 @@ def metric_names(params: XGBoostParams) -> tuple[str, ...]:
 
 
 def objective_name(params: XGBoostParams) -> str:
-    """The metric that early stopping and a tuner look at, without its channel."""
+    """Return the name of the metric for early stopping and tuning, without its channel."""
     return metric_names(params)[-1]
 
 
 def objective_of(params: XGBoostParams, channel: str = "validation") -> Metric:
-    """The metric that early stopping and a tuner look at."""
+    """Return the metric for early stopping and tuning."""
     return Metric(f"{channel}:{objective_name(params)}", goal(objective_name(params)))
 
 
 def declare(params: XGBoostParams) -> tuple[Metric, ...]:
-    """Every metric that the job logs, of `train` and of `validation`."""
+    """Return every metric that the job logs, of `train` and of `validation`."""
     return tuple(Metric(f"{channel}:{name}", goal(name)) for channel in CHANNELS for name in metric_names(params))
 
 
 def line(iteration: int, values: Mapping[str, float]) -> str:
-    r"""The line that XGBoost and SageMaker's built-in print for a round, without its newline.
+    r"""Return the line that XGBoost and SageMaker's built-in print for a round, without its newline.
 
     >>> line(5, {"train:auc": 0.865973, "validation:auc": 0.84081})
     '[5]\ttrain-auc:0.86597\tvalidation-auc:0.84081'
@@ -46,7 +46,7 @@ def line(iteration: int, values: Mapping[str, float]) -> str:
 
 
 def builtin_regexes(names: Iterable[str]) -> dict[str, str]:
-    r"""For each metric the regex that finds it in that line, with its tabs as they are or as CloudWatch shows them.
+    r"""Return the regex that finds each metric in that line, with tabs or with CloudWatch's `#011`.
 
     >>> builtin_regexes(["validation:auc"])
     {'validation:auc': '\\[[0-9]+\\].*(?:#011|\\t)validation-auc:(\\S+)'}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from trainbox.errors import HyperparameterError
-from trainbox.xgboost.params import constraints, retired, rules
+from trainbox.xgboost.params import checks, constraints, retired, rules
 from trainbox.xgboost.params.declaration import Declaration
 
 #: What a resumed job may change, because it shapes no tree. How CSV is read shows in the digest of what was read.
@@ -53,13 +53,13 @@ class XGBoostParams(Declaration, frozen=True, kw_only=True):
         Raises:
             ValueError: Says everything that is wrong at once.
         """
-        problems = rules.find_problems(self)
+        problems = checks.find_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
 
     @property
     def classes(self) -> int | None:
-        """How many classes the labels have; None where they are numbers."""
+        """The number of classes; None for numbers."""
         return 2 if self.objective.startswith("binary:") else self.num_class
 
     @property
@@ -69,45 +69,45 @@ class XGBoostParams(Declaration, frozen=True, kw_only=True):
 
     @property
     def method(self) -> str:
-        """How splits are found, whether `tree_method` or `updater` says it: hist, approx or exact; or linear."""
+        """The tree method that `tree_method` or `updater` selects: hist, approx, exact, or linear."""
         return rules.method(self)
 
     @property
     def is_binned(self) -> bool:
-        """Whether all that is read of a feature is its bin, so that a quantile matrix serves."""
+        """Whether training reads only the bins of features, so that a quantile matrix is enough."""
         return rules.is_binned(self)
 
     @property
     def runs_on(self) -> str:
-        """The device, with the names of the past understood: cpu, cuda or cuda:N."""
+        """The device: cpu, cuda or cuda:N; retired names are translated."""
         return rules.device(self)
 
 
 def notes(params: XGBoostParams) -> tuple[str, ...]:
-    """What is done otherwise than the hyperparameters say, or chosen where they say nothing: one line each."""
+    """Return a log line for each choice made for the user, and each hyperparameter without effect."""
     return retired.notes(params)
 
 
 def check_members(params: XGBoostParams, members: int) -> None:
-    """Refuse what goes with one process alone.
+    """Reject hyperparameters that require a single process.
 
     Raises:
         HyperparameterError: Says all that does not.
     """
-    problems = rules.find_multi_process_problems(params) if members > 1 else []
+    problems = checks.find_multi_process_problems(params) if members > 1 else []
     if problems:
         what = f"there are {members} processes, and {'; '.join(problems)}"
         raise HyperparameterError(what, hint="train in one process, on one instance, or change it")
 
 
 def as_dict(params: XGBoostParams) -> dict[str, Any]:
-    """What was given or has a default, by its name as a hyperparameter; nothing but JSON."""
+    """Return the hyperparameters that are set or have a default, by name, as JSON values."""
     values: dict[str, Any] = json.loads(msgspec.json.encode(params))
     return {name: value for name, value in values.items() if value is not None}
 
 
 def shaping(params: XGBoostParams) -> dict[str, Any]:
-    """What shapes the model, by the names of today: a job goes on from the checkpoint of the same values alone."""
+    """Return what shapes the model, by current names: a job resumes only from a checkpoint with the same values."""
     values = {name: value for name, value in as_dict(params).items() if name not in FREE}
     for other, name in rules.ALIASES.items():
         if other in values:
@@ -117,7 +117,7 @@ def shaping(params: XGBoostParams) -> dict[str, Any]:
 
 
 def booster_parameters(params: XGBoostParams, *, version: str, features: Sequence[str] = ()) -> dict[str, Any]:
-    """What `xgboost.Booster` is given: all that XGBoost reads in this case, and no metric, which `evaluate` brings.
+    """Return the parameters of `xgboost.Booster`: those that XGBoost reads here, and no metrics.
 
     Args:
         params: The hyperparameters.
@@ -152,7 +152,7 @@ def booster_parameters(params: XGBoostParams, *, version: str, features: Sequenc
 
 
 def metric_parameters(params: XGBoostParams) -> dict[str, Any]:
-    """What XGBoost's own metrics must be told of the objective."""
+    """Return the parameters of the objective that XGBoost's metrics need."""
     told = {name: getattr(params, name) for name in _READ_BY_METRICS if rules.is_read(name, params)}
     return {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in told.items()}
 

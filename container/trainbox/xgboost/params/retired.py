@@ -67,7 +67,7 @@ INSTEAD: Mapping[str, str] = {
 
 
 def notes(params: Declaration) -> tuple[str, ...]:
-    """The lines, in the order of the hyperparameters' declaration."""
+    """Return the log lines, in the order of the hyperparameters' declaration."""
     unread = (f"{name} is not read: {why}" for name, why in UNREAD.items() if getattr(params, name) is not None)
     return (*_choices(params), *find_unread(params), *unread)
 

@@ -18,7 +18,7 @@ NO_TEXTS = Coding()
 
 
 class LabelSummary(msgspec.Struct, frozen=True):
-    """What is known of the labels of some rows."""
+    """A summary of the labels of some rows."""
 
     lowest: float | None = None
     highest: float | None = None
@@ -31,7 +31,7 @@ class LabelSummary(msgspec.Struct, frozen=True):
 
 
 class MemberReport(msgspec.Struct, frozen=True):
-    """What one member says before the first round."""
+    """The report of one member on its rows and checkpoint, before the first round."""
 
     member: str
     #: Rows and labels of each channel.
@@ -48,7 +48,7 @@ class MemberReport(msgspec.Struct, frozen=True):
 
 
 class RowsAgreement(msgspec.Struct, frozen=True):
-    """What all members know of each other."""
+    """What all members know of all rows and checkpoints."""
 
     rows: Mapping[str, int]
     labels: Mapping[str, LabelSummary]
@@ -61,12 +61,12 @@ class RowsAgreement(msgspec.Struct, frozen=True):
 
     @property
     def members(self) -> int:
-        """How many train together."""
+        """The number of members."""
         return len(self.digests["train"])
 
 
 def agree(reports: Sequence[MemberReport], coding: Coding = NO_TEXTS) -> RowsAgreement:
-    """What follows from all reports, in the order of the ranks.
+    """Combine the reports of all members, in the order of ranks.
 
     Args:
         reports: By rank.
@@ -116,7 +116,7 @@ def _same_version(reports: Sequence[MemberReport]) -> None:
 
 
 def report_columns(names: tuple[str, ...]) -> tuple[str, ...] | int:
-    """The columns of a report: a sparse table may have a million, which nobody need be told one by one."""
+    """Return the columns of a report: default names as their number, for a sparse table may have a million."""
     return len(names) if names == default_names(len(names)) else names
 
 
@@ -176,7 +176,7 @@ def _first_fault(reports: Sequence[MemberReport], channel: str) -> Fault | None:
 
 
 def check_labels(channel: str, labels: LabelSummary, rows: int, *, learn: bool, has_events: bool = False) -> None:
-    """Refuse rows that break a rule, and labels from which nothing can be learnt.
+    """Reject rows that break a rule, and labels that are all equal.
 
     Args:
         channel: Their channel, for the message.

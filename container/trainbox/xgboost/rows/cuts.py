@@ -19,7 +19,7 @@ _TOGETHER = 16
 
 
 def exact_cuts(features: Floats, bins: int, *, threads: int) -> Floats:
-    """The values between which the bins of each feature lie, its least and greatest among them.
+    """Return the bin boundaries of each feature, with its minimum and maximum.
 
     Args:
         features: (n, m); NaN is a missing value, and nothing is infinite.

@@ -63,7 +63,7 @@ METRIC_DOMAINS: Mapping[str, Domain] = {"map": _RELEVANT, "pre": _RELEVANT, "ndc
 
 
 def domain_of(params: Declaration) -> Domain:
-    """The labels that the objective can learn from."""
+    """Return the labels that the objective accepts."""
     name = objective(params)
     if name.startswith("multi:"):
         return classes_below(params.num_class or 0, hint="number the classes from 0, and set num_class to their number")
@@ -73,7 +73,7 @@ def domain_of(params: Declaration) -> Domain:
 
 
 def rules_for(params: Declaration, metrics: Sequence[str]) -> tuple[RowRule, ...]:
-    """What every row of every channel must keep.
+    """Return the rules for every row of every channel.
 
     Args:
         params: The hyperparameters.
@@ -95,7 +95,7 @@ def rules_for(params: Declaration, metrics: Sequence[str]) -> tuple[RowRule, ...
 
 
 class WeightsOfGroups:
-    """A rule: in ranking a weight is that of a whole group, so all rows of a group have the same."""
+    """A rule: for ranking, all rows of a group have the same weight."""
 
     def __init__(self) -> None:
         self._last: tuple[int, float] | None = None

@@ -21,8 +21,9 @@ from trainbox.errors import DataError, HyperparameterError
 from trainbox.xgboost.params.constraints import weights
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.agreement import NO_TEXTS
+from trainbox.xgboost.rows.blocks import read_features
 from trainbox.xgboost.rows.cuts import exact_cuts
-from trainbox.xgboost.rows.shards import COLUMNS, FEATURES, STARTS, VALUES, Shard
+from trainbox.xgboost.rows.shards import Shard
 
 Floats = npt.NDArray[np.float32]
 #: Where the features of the rows to learn from are cut: by XGBoost's sketch, at exact quantiles, or nowhere where trees
@@ -35,7 +36,7 @@ _QUANTILES: Mapping[str, Bins] = {"quantiles": "quantiles", "exact": "exact"}
 
 
 def choose_bins(train: Shard, params: XGBoostParams, *, members: int, begun: str | None = None) -> Bins:
-    """How the rows to learn from are binned: as XGBoost does it, or as is asked for, or as a checkpoint has begun.
+    """Choose how the training rows are binned: by XGBoost's default, the hyperparameter, or the checkpoint.
 
     Args:
         train: The rows, of one member.
@@ -75,7 +76,7 @@ def _obstacle(train: Shard, params: XGBoostParams, members: int) -> str | None:
 
 
 def make_matrices(shards: MutableMapping[str, Shard], params: XGBoostParams, *, bins: Bins) -> dict[str, xgb.DMatrix]:
-    """A matrix of each shard, which is let go: the rows to learn from and all matrices together are the most memory.
+    """Make a matrix of each shard, and free the shard: training rows and matrices together are the peak of memory.
 
     Args:
         shards: `train`, and perhaps `validation`; none is left.
@@ -131,7 +132,7 @@ def _at_quantiles(table: Table, params: XGBoostParams) -> xgb.DMatrix:
 
 
 def plain_matrix(table: Table, params: XGBoostParams) -> xgb.DMatrix:
-    """A table as it is, to predict from."""
+    """Return a matrix of a table, to predict from."""
     kinds = feature_types(table.feature_names, params, table.coding)
     return xgb.DMatrix(
         table.features, feature_types=kinds, enable_categorical=kinds is not None, nthread=params.nthread
@@ -139,7 +140,7 @@ def plain_matrix(table: Table, params: XGBoostParams) -> xgb.DMatrix:
 
 
 def fields(table: Table, params: XGBoostParams) -> dict[str, Any]:
-    """A table as the arguments of a matrix.
+    """Return the arguments of a matrix for a table.
 
     Feature names stay out: a model that has them refuses to predict from a matrix that has none.
     """
@@ -159,7 +160,7 @@ def _labels(labels: Floats, params: XGBoostParams) -> dict[str, Floats]:
 
 
 def number_groups(groups: Groups) -> Groups:
-    """0, 1, 2, … for the groups of neighbouring rows: XGBoost takes no others than ascending ones of 32 bits."""
+    """Number groups of adjacent rows 0, 1, 2, …: XGBoost requires ascending 32-bit numbers."""
     numbers: Groups = np.cumsum(np.diff(groups, prepend=groups[:1]) != 0)
     return numbers
 
@@ -185,7 +186,7 @@ def _weights_of_groups(table: Table) -> Floats | None:
 
 
 def feature_types(names: Sequence[str], params: XGBoostParams, coding: Coding = NO_TEXTS) -> list[str] | None:
-    """`c` for a categorical feature, `q` for a number; nothing where all are numbers.
+    """Return `c` for a categorical feature and `q` for a number; None if all are numbers.
 
     Args:
         names: Of the features.
@@ -226,7 +227,7 @@ class _Blocks(xgb.DataIter):
         super().__init__(cache_prefix=cache)
 
     def next(self, input_data: Callable[..., Any]) -> bool:
-        """Give the next block, if there is one."""
+        """Pass the next block to XGBoost, if there is one."""
         if self._at == len(self._paths):
             return False
         input_data(**_read_block(self._paths[self._at], self._width, self._params), feature_types=self._kinds)
@@ -234,7 +235,7 @@ class _Blocks(xgb.DataIter):
         return True
 
     def reset(self) -> None:
-        """Begin again."""
+        """Start again with the first block."""
         self._at = 0
 
 
@@ -245,12 +246,3 @@ def _read_block(directory: Path, width: int, params: XGBoostParams) -> dict[str,
         "weight": np.load(weights) if weights.exists() else None,
         **_labels(np.load(directory / "labels.npy"), params),
     }
-
-
-def read_features(directory: Path, width: int) -> Floats | scipy.sparse.csr_matrix:
-    """The features of a block on the disk, so many columns wide."""
-    if (directory / FEATURES).exists():
-        dense: Floats = np.load(directory / FEATURES, mmap_mode="r")
-        return dense
-    values, columns, starts = (np.load(directory / name) for name in (VALUES, COLUMNS, STARTS))
-    return scipy.sparse.csr_matrix((values, columns, starts), shape=(len(starts) - 1, width))

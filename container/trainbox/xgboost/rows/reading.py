@@ -1,23 +1,23 @@
 """The channels of the job, read by every member, on which all agree before the first round."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import xgboost as xgb
 
 import trainbox
-from trainbox import toolkit
 from trainbox.checkpoint.store import Checkpoint
-from trainbox.comm import Communicator, find_members, join
-from trainbox.contract.job import Channel, Job
+from trainbox.comm import Communicator
+from trainbox.contract.job import Channel
 from trainbox.contract.world import world_hosts
-from trainbox.data import Coding, Table, log_unread
+from trainbox.data import Coding, Table
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
 from trainbox.stopping import leaving_at_once
 from trainbox.system.memory import read_memory
+from trainbox.tabular.channels import find_channels
 from trainbox.tabular.faults import raising_everywhere, raising_together
 from trainbox.tabular.texts import former_codes
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
@@ -36,13 +36,13 @@ from trainbox.xgboost.rows.texts import with_shared_codes
 
 
 class BoostingData(msgspec.Struct, frozen=True, eq=False):
-    """What this member holds, and what all know of it."""
+    """The shards of this member, and what all members know of all rows."""
 
     shards: dict[str, Shard]
     agreement: RowsAgreement
 
     def matrices(self, params: XGBoostParams, bins: Bins) -> Callable[[], Mapping[str, xgb.DMatrix]]:
-        """Gives the matrices of a segment; to be called once, for the rows themselves are let go where it can be.
+        """Return a function that gives the matrices of a segment; call this once, as it frees the rows where it can.
 
         The matrices are the same for all segments, but for `approx`: there the bins depend on the rows drawn when a
         matrix is first used, so each segment has new ones.
@@ -53,7 +53,7 @@ class BoostingData(msgspec.Struct, frozen=True, eq=False):
         return lambda: made
 
     def bins(self, params: XGBoostParams, found: Checkpoint | None) -> Bins:
-        """How the rows to learn from are binned; a checkpoint keeps the bins that it was begun with."""
+        """Return how the training rows are binned; a resumed job keeps the bins of its checkpoint."""
         begun = found.info.get("bins") if found is not None else None
         bins = choose_bins(self.shards["train"], params, members=self.agreement.members, begun=begun)
         if bins in {"quantiles", "exact"} and params.bins is None:
@@ -61,32 +61,15 @@ class BoostingData(msgspec.Struct, frozen=True, eq=False):
         return bins
 
     def of(self, tables: Mapping[str, Table], params: XGBoostParams) -> "BoostingData":
-        """Some of the rows, as if they were all there are."""
+        """Return data with other rows, for a fold."""
         return BoostingData({name: shard_of(table, name, params) for name, table in tables.items()}, self.agreement)
-
-
-@contextmanager
-def connect() -> Iterator[Communicator]:
-    """Come together with the other processes of this job, if there are any; a context manager.
-
-    Raises:
-        PeerError: Some never came; the message names them.
-        Stopped: SIGTERM has come, to this process or to another.
-    """
-    job = trainbox.current_job()
-    members = find_members(job, toolkit.current_ranks())
-    timeout, limit = job.settings.peer_timeout_seconds, job.settings.hang_seconds
-    with ExitStack() as stack:
-        with leaving_at_once("meeting the other hosts"):
-            communicator = stack.enter_context(join(members, timeout=timeout, limit=limit, port=job.port))
-        yield communicator
 
 
 @leaving_at_once("reading the rows")
 def read_data(
     params: XGBoostParams, communicator: Communicator, files: ExitStack, *, checkpoint: int | None
 ) -> BoostingData:
-    """Read `train`, and `validation` where there is a channel of that name or `test`.
+    """Read the channel `train`, and as `validation` the channel of that name, or else `test`.
 
     Args:
         params: The hyperparameters.
@@ -99,7 +82,9 @@ def read_data(
     """
     job = trainbox.current_job()
     processes = communicator.size // len(world_hosts(job))
-    channels = _channels(job, params)
+    channels = find_channels(job)
+    if "validation" not in channels and params.early_stopping_rounds and not params.kfold:
+        raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
     _check_pipes(channels, processes)
     # What one must do all do: XGBoost's collective counts on the same calls everywhere.
     with raising_everywhere(communicator):
@@ -139,19 +124,6 @@ def read_data(
     with raising_everywhere(communicator):
         shards = {name: _align_columns(shard, agreement.columns, params, spool) for name, shard in shards.items()}
     return BoostingData(shards, agreement)
-
-
-def _channels(job: Job, params: XGBoostParams) -> dict[str, Channel]:
-    """The channels to read, by what they are to this script."""
-    trainbox.channel("train")  # says what is there if it is not
-    channels = {"train": job.channels["train"]}
-    held_out = [name for name in ("validation", "test") if name in job.channels][:1]
-    log_unread(job.channels, ["train", *held_out])
-    if held_out:
-        channels["validation"] = job.channels[held_out[0]]
-    elif params.early_stopping_rounds and not params.kfold:
-        raise DataError("early_stopping_rounds needs a channel 'validation' or 'test'", hint="add one, or leave it out")
-    return channels
 
 
 def _check_pipes(channels: Mapping[str, Channel], processes: int) -> None:

@@ -21,7 +21,6 @@ from trainbox.data import (
     Coding,
     ColumnSpec,
     Table,
-    default_names,
     digest,
     estimate_bytes,
     read_blocks,
@@ -36,6 +35,7 @@ from trainbox.tabular.labels import MOST_CLASSES, count_labels
 from trainbox.xgboost.params.declared_metrics import metric_names
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.agreement import LabelSummary
+from trainbox.xgboost.rows.blocks import is_sparse_block, write_block
 from trainbox.xgboost.rows.domains import rules_for
 
 #: In memory the decoded rows stand beside the binned ones and what the sketch of the bins needs.
@@ -43,21 +43,18 @@ IN_MEMORY_FACTOR = 2.0
 #: What of the memory limit the rows may take; the rest is the trees', the metrics', the kernel's.
 MEMORY_SHARE = 0.6
 BLOCK_ROWS = 262_144
-#: The features of a block: all cells, or those that a row names.
-FEATURES, VALUES, COLUMNS, STARTS = "features.npy", "values.npy", "columns.npy", "starts.npy"
-
 Floats = npt.NDArray[np.float32]
 
 
 class RowPartition(msgspec.Struct, frozen=True):
-    """Which of the rows that a host sees are this member's."""
+    """The part of a host's rows that this member reads."""
 
     index: int = 0
     count: int = 1
 
 
 class Shard(msgspec.Struct, frozen=True, eq=False):
-    """What this member holds of a channel: one table, or blocks on the disk."""
+    """The rows of a channel on this member: one table, or blocks on the disk."""
 
     channel: str
     blocks: tuple[Table | Path, ...]
@@ -71,15 +68,15 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether the rows lie in blocks on the disk."""
+        """Whether the rows are in blocks on the disk."""
         return bool(self.blocks) and isinstance(self.blocks[0], Path)
 
     @property
     def is_sparse(self) -> bool:
-        """Whether what a row does not name is missing, so that there may be more columns than the rows show."""
+        """Whether rows are sparse, so that there may be more columns than the rows show."""
         (*_, last) = self.blocks or (None,)
         if isinstance(last, Path):
-            return (last / STARTS).exists()
+            return is_sparse_block(last)
         return last is not None and scipy.sparse.issparse(last.features)
 
     @property
@@ -92,7 +89,7 @@ class Shard(msgspec.Struct, frozen=True, eq=False):
 
 
 def columns_of(params: XGBoostParams) -> ColumnSpec:
-    """What stands where in a row."""
+    """Return which columns of a row are labels, weights, groups and features."""
     return ColumnSpec(
         labels=params.label_columns,
         weight=params.csv_weights,
@@ -107,7 +104,7 @@ def columns_of(params: XGBoostParams) -> ColumnSpec:
 
 
 def partition_of(channel: Channel, job: Job, rank: int, size: int) -> RowPartition:
-    """Sharded rows are their host's, which its processes share; replicated rows are shared by all members.
+    """Return this member's part: sharded rows are split among a host's processes, replicated ones among all members.
 
     The incumbent trains on replicated rows as often as there are hosts.
     """
@@ -118,7 +115,7 @@ def partition_of(channel: Channel, job: Job, rank: int, size: int) -> RowPartiti
 
 
 def is_too_large(estimate: int, limit: int | None, *, processes: int, asked: str) -> bool:
-    """Pure: whether rows of so many bytes must stay on the disk.
+    """Whether rows of this size must stay on the disk.
 
     Args:
         estimate: Bytes of the decoded rows of one process.
@@ -177,12 +174,12 @@ def read_shard(
 
 
 def with_fault(shard: Shard, fault: Fault | None) -> Shard:
-    """The shard, with what is wrong with its rows."""
+    """Return the shard with a fault of its rows."""
     return msgspec.structs.replace(shard, labels=msgspec.structs.replace(shard.labels, fault=fault))
 
 
 def shard_of(table: Table, name: str, params: XGBoostParams) -> Shard:
-    """A table as a shard."""
+    """Return a shard of a table in memory."""
     return Shard(
         channel=name,
         blocks=(table,),
@@ -196,7 +193,7 @@ def shard_of(table: Table, name: str, params: XGBoostParams) -> Shard:
 
 
 def empty_shard(like: Shard, columns: tuple[str, ...], params: XGBoostParams, *, spool: Path | None) -> Shard:
-    """That of a member without rows, which takes part all the same: where the others have blocks it has one, too.
+    """Return an empty shard for a member without rows; if the others have blocks, it has an empty block.
 
     Args:
         like: Its shard, in which nothing is.
@@ -212,7 +209,7 @@ def empty_shard(like: Shard, columns: tuple[str, ...], params: XGBoostParams, *,
     if spool is None:
         return shard
     spool.mkdir(parents=True, exist_ok=True)
-    return msgspec.structs.replace(shard, blocks=(_write_block(spool / _block_name(0), table),))
+    return msgspec.structs.replace(shard, blocks=(write_block(spool, 0, table),))
 
 
 def _spool(
@@ -252,7 +249,7 @@ def _spool(
                 f"channel {channel.name}: groups of ranking cannot be read from the disk block by block",
                 hint="external_memory=off, on an instance with more memory",
             )
-        paths.append(_write_block(directory / _block_name(number), block))
+        paths.append(write_block(directory, number, block))
         labels.append(block.labels)
         weights.append(block.weights)
         digests.append(digest(block))
@@ -270,39 +267,8 @@ def _spool(
     )
 
 
-def _block_name(number: int) -> str:
-    return f"{number:06d}"
-
-
-def _write_block(directory: Path, block: Table) -> Path:
-    """Write the arrays of some rows; sparse ones stay so, for the cells of a wide table are more than a disk has."""
-    directory.mkdir()
-    features = block.features
-    if isinstance(features, np.ndarray):
-        np.save(directory / FEATURES, features)
-    else:
-        for name, part in ((VALUES, features.data), (COLUMNS, features.indices), (STARTS, features.indptr)):
-            np.save(directory / name, part)
-    np.save(directory / "labels.npy", block.labels)
-    if block.weights is not None:
-        np.save(directory / "weights.npy", block.weights)
-    return directory
-
-
-def read_block(directory: Path) -> Table:
-    """A dense block of a shard, its features left on the disk as long as they are not looked at."""
-    weights, features = directory / "weights.npy", np.load(directory / FEATURES, mmap_mode="r")
-    return Table(
-        np.load(directory / "labels.npy"),
-        features,
-        default_names(features.shape[1]),
-        (),
-        np.load(weights) if weights.exists() else None,
-    )
-
-
 def summarize_blocks(blocks: Iterable[Table], params: XGBoostParams) -> dict[str, Any]:
-    """What a shard says of its blocks: `labels` and `digest`."""
+    """Return the fields of a shard that describe its blocks: `labels` and `digest`."""
     labels, weights, digests = [], [], []
     for block in blocks:
         labels.append(block.labels)
@@ -329,13 +295,13 @@ def _labels(parts: Sequence[Floats], weights: Sequence[Floats | None], params: X
 
 @contextmanager
 def spool_directory() -> Iterator[Path]:
-    """Where blocks lie as long as they are needed, on the disk of the temporary files."""
+    """Yield a temporary directory for blocks."""
     with temporary_directory("trainbox-blocks-") as path:
         yield path
 
 
 def disk_needed(channels: Mapping[str, Channel], processes: int, params: XGBoostParams, limit: int | None) -> bool:
-    """Whether the channels are to be read block by block by so many processes of a host; says why.
+    """Whether the processes of a host must read the channels block by block; logs the reason.
 
     Raises:
         HyperparameterError: It is asked for with a tree method that cannot do it.

@@ -15,11 +15,12 @@ from trainbox.errors import DataError, HyperparameterError
 from trainbox.log_lines import emit
 from trainbox.tabular.texts import has_number, share_codes, texts_like_missing
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
-from trainbox.xgboost.rows.shards import Shard, read_block, shard_of, summarize_blocks, with_fault
+from trainbox.xgboost.rows.blocks import read_block
+from trainbox.xgboost.rows.shards import Shard, shard_of, summarize_blocks, with_fault
 
 
 def with_shared_codes(train: Shard, communicator: Communicator, params: XGBoostParams, former: Coding | None) -> Shard:
-    """The rows to learn from with the codes that all members have agreed on; all of them call this.
+    """Return the training rows recoded with the codes that all members share; all members call this.
 
     Args:
         train: Those of this member.
@@ -55,7 +56,7 @@ def _has_number(shard: Shard, place: int) -> bool:
 
 
 def recode_shard(shard: Shard, coding: Coding, params: XGBoostParams) -> Shard:
-    """The same rows with the codes of another coding, which has all texts of theirs."""
+    """Recode the rows with another coding, which includes all of their texts."""
     if not shard.is_on_disk:
         return shard_of(recode_table(shard.table, coding), shard.channel, params)
     paths = [block for block in shard.blocks if isinstance(block, Path)]
@@ -73,7 +74,7 @@ def recode_shard(shard: Shard, coding: Coding, params: XGBoostParams) -> Shard:
 
 
 def check_texts(coding: Coding, names: Sequence[str], params: XGBoostParams) -> None:
-    """Refuse texts that cannot be learnt from so.
+    """Reject texts that the objective or the tree method cannot use.
 
     Raises:
         DataError: Labels are texts, and the objective learns numbers, or another number of classes.
