@@ -228,7 +228,7 @@ def test_another_estimator_has_the_same_rows_metrics_and_files(tmp_path: Path, n
     for name, seed in (("train", 0), ("validation", 1)):
         write_rows(root / "input/data" / name / "a.csv", task="three", seed=seed)
     ended = well([nursery.run(root)])[0]
-    assert "one fit, so that an interrupted job begins anew" in ended.stderr
+    assert "a single fit: an interrupted job starts again" in ended.stderr
     model = joblib.load(root / "model/model.joblib")
     assert isinstance(model, LogisticRegression)
     told = card_of(root)

@@ -97,7 +97,7 @@ def test_members_that_differ_are_named(
 
 def test_no_row_on_any_member_is_an_error() -> None:
     none = {"rows": {"train": 0}, "columns": ()}
-    with pytest.raises(DataError, match="channel train: there is no row on any of the 2 hosts"):
+    with pytest.raises(DataError, match="channel train: no rows on any of the 2 hosts"):
         agree([report("algo-1", **none), report("algo-2", **none)], {"train"})
 
 
@@ -140,14 +140,14 @@ def test_a_class_that_only_one_member_has_is_known_to_all() -> None:
 def test_one_class_on_each_member_is_enough_if_they_differ() -> None:
     told = [report("algo-1", classes={"0": 5}), report("algo-2", classes={"1": 5})]
     assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (0, 1)
-    with pytest.raises(DataError, match=r"every label is 0 \(10 rows\)"):
+    with pytest.raises(DataError, match=r"all labels are equal, 0 \(10 rows\)"):
         check_training_labels(EstimatorParams(), [told[0], told[0]], is_sharded=True)
 
 
 def test_numbers_that_are_all_the_same_are_nothing_to_learn() -> None:
     params = EstimatorParams(task="regression")
     told = [report("algo-1", extremes=(1.5, 1.5)), report("algo-2", extremes=(1.5, 1.5))]
-    with pytest.raises(DataError, match=r"every label is 1\.5 \(200 rows\)"):
+    with pytest.raises(DataError, match=r"all labels are equal, 1\.5 \(200 rows\)"):
         check_training_labels(params, told, is_sharded=True)
     assert check_training_labels(params, [told[0], report("algo-2")], is_sharded=True) == ()
 
@@ -155,12 +155,14 @@ def test_numbers_that_are_all_the_same_are_nothing_to_learn() -> None:
 def test_weights_of_all_members_count_where_their_rows_are_sharded() -> None:
     told = [report("algo-1", weight=0.0), report("algo-2", weight=2.0)]
     assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (0, 1)
-    with pytest.raises(DataError, match="channel train: every weight is 0"):
+    with pytest.raises(DataError, match="channel train: all weights are 0"):
         check_training_labels(EstimatorParams(), told, is_sharded=False)
 
 
 def test_a_weight_for_a_class_that_does_not_occur_is_refused() -> None:
-    with pytest.raises(HyperparameterError, match="'class_weight' has a weight for 7, which no row of training has"):
+    with pytest.raises(
+        HyperparameterError, match="'class_weight' has a weight for 7, which does not occur in the training rows"
+    ):
         check_training_labels(EstimatorParams(class_weight={"0": 1.0, "7": 2.0}), [report("a")], is_sharded=False)
 
 
@@ -224,7 +226,7 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
     content = pack_rows(table, 2, 5)
     assert np.array_equal(unpack_rows(content, table, "algo-2").labels, table.labels[2:5])
     for wrong in (b"", content[:100], np.array([{}], dtype=object).dumps()):
-        with pytest.raises(PeerError, match="algo-2 sends rows that are none"):
+        with pytest.raises(PeerError, match="algo-2 sent damaged rows"):
             unpack_rows(wrong, table, "algo-2")
 
 
@@ -277,4 +279,4 @@ def test_with_another_number_of_hosts_what_fits_is_used_and_the_rest_grows_anew(
     assert [step for step, _ in history] == [2, 4]
     assert history[1][1]["train:auc"] != history[1][1]["train:auc"]
     assert resume(store, identity, range(4, 8), params, data) == ([], [])
-    assert "this one grows its own anew" in capsys.readouterr().err
+    assert "this host grows its own again" in capsys.readouterr().err

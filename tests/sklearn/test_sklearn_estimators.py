@@ -105,7 +105,7 @@ def test_a_module_outside_of_the_source_is_not_even_imported(
 
 
 def test_a_name_that_is_almost_right_is_suggested() -> None:
-    with pytest.raises(HyperparameterError, match="scikit-learn has none of this name") as caught:
+    with pytest.raises(HyperparameterError, match="scikit-learn has no such class") as caught:
         find_estimator("sklearn.linear_model.LogisticRegresion", [])
     assert caught.value.hint == "did you mean sklearn.linear_model.LogisticRegression?"
 
@@ -130,11 +130,11 @@ def test_wrong_arguments_are_found_before_any_row_is_read(name: str, given: dict
 
 
 def test_a_regressor_is_nothing_for_classes() -> None:
-    with pytest.raises(HyperparameterError, match="nothing for task=classification") as caught:
+    with pytest.raises(HyperparameterError, match="does not support task=classification") as caught:
         make("sklearn.linear_model.Ridge")
-    assert "say task=regression" in caught.value.hint
+    assert "use task=regression" in caught.value.hint
     assert make("sklearn.linear_model.Ridge", task="regression").alpha == 1.0
-    with pytest.raises(HyperparameterError, match="that is no estimator"):
+    with pytest.raises(HyperparameterError, match="it is not an estimator"):
         make("sklearn.decomposition.PCA")
 
 
@@ -175,7 +175,7 @@ def test_weights_of_rows_count_where_the_estimator_takes_them_and_are_refused_el
     plain = LogisticRegression(random_state=42).fit(data.train.features, data.train.labels, data.train.weights)
     assert made.coef_ == pytest.approx(plain.coef_)
     other = EstimatorParams(estimator="sklearn.neighbors.KNeighborsClassifier", csv_weights=True)
-    with pytest.raises(HyperparameterError, match="KNeighborsClassifier takes no weights of rows"):
+    with pytest.raises(HyperparameterError, match="KNeighborsClassifier does not support sample weights"):
         fit_estimator(make_estimator(other, []), other, data)
 
 
@@ -183,7 +183,7 @@ def test_missing_values_are_refused_where_the_estimator_takes_none() -> None:
     data = make_data()
     data.train.features[0, 0] = math.nan
     params = EstimatorParams(estimator="sklearn.linear_model.LogisticRegression")
-    with pytest.raises(DataError, match="1 values are missing, which LogisticRegression does not take"):
+    with pytest.raises(DataError, match="1 values are missing, which LogisticRegression does not support"):
         fit_estimator(make_estimator(params, []), params, data)
     boosted = EstimatorParams(estimator="sklearn.tree.DecisionTreeClassifier")
     fit_estimator(make_estimator(boosted, []), boosted, data)
@@ -191,7 +191,7 @@ def test_missing_values_are_refused_where_the_estimator_takes_none() -> None:
 
 def test_what_an_estimator_says_of_the_rows_is_an_error_of_the_data() -> None:
     params = EstimatorParams(estimator="sklearn.naive_bayes.MultinomialNB")
-    with pytest.raises(DataError, match="MultinomialNB does not learn from these rows: Negative values"):
+    with pytest.raises(DataError, match="MultinomialNB rejects these rows: Negative values"):
         fit_estimator(make_estimator(params, []), params, make_data())
 
 

@@ -47,8 +47,8 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     ),
     "few rows without a draw": ({"max_samples": "0.5", "bootstrap": "false"}, "max_samples: bootstrap=true is needed"),
     "classes of numbers": ({"task": "regression", "class_weight": "balanced"}, "class_weight is for classification"),
-    "a class that is no number": ({"class_weight": '{"yes": 1}'}, "class_weight: 'yes' is no class"),
-    "no threads": ({"n_jobs": "0"}, "n_jobs=0 is no number of threads"),
+    "a class that is no number": ({"class_weight": '{"yes": 1}'}, "class_weight: 'yes' is not a class"),
+    "no threads": ({"n_jobs": "0"}, "n_jobs=0 is not a number of threads"),
     "out-of-bag over hosts": ({"oob_score": "1", "allow_shard_forests": "1"}, "oob_score has no meaning with"),
     "an estimator's arguments alone": ({"estimator_params": '{"C": 1}'}, "estimator_params cannot be used without"),
     "a forest's arguments for an estimator": (

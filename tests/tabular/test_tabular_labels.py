@@ -9,19 +9,22 @@ from trainbox.tabular.script import RemainingTime, format_duration
 
 
 def test_one_class_alone_is_nothing_to_learn_but_may_be_judged_by() -> None:
-    with pytest.raises(DataError, match=r"channel train: every label is 1 \(3 rows\): there is nothing to learn"):
+    with pytest.raises(
+        DataError,
+        match=r"channel train: all labels are equal, 1 \(3 rows\); training needs at least two different values",
+    ):
         check_classes("train", {1.0: 3})
     check_classes("validation", {1.0: 3}, learn=False)
     check_classes("train", {3.0: 1, 7.0: 1, -2.0: 5})
 
 
 def test_rows_without_weight_are_nothing_to_learn() -> None:
-    with pytest.raises(DataError, match="channel validation: every weight is 0: no row counts"):
+    with pytest.raises(DataError, match="channel validation: all weights are 0; training needs a weight above 0"):
         refuse_weights("validation")
 
 
 def test_numbers_that_are_no_classes_are_found_by_how_many_there_are() -> None:
-    with pytest.raises(DataError, match="20,000 different labels are no classes"):
+    with pytest.raises(DataError, match="20,000 different labels are too many for classes"):
         check_classes("train", count_labels(np.arange(20_000, dtype=np.float32)))
 
 

@@ -45,5 +45,5 @@ def test_what_is_to_be_known_of_texts_is_said_in_a_line_and_nothing_without_them
 
 def test_a_text_that_other_programs_write_for_a_missing_value_is_told() -> None:
     (line,) = texts_like_missing(Coding({0: ("?", "red")}), ("color",), ("", "NA"))
-    assert line.startswith("color: '?' is taken for a text; if '?' stands for a missing value")
+    assert line.startswith("color: '?' is read as a text; if '?' stands for a missing value")
     assert 'missing=["","NA","?"]' in line

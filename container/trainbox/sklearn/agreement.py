@@ -53,7 +53,7 @@ def agree(reports: Sequence[HostReport], sharded: AbstractSet[str]) -> tuple[str
     for channel in sharded:
         if not sum(report.rows[channel] for report in reports):
             raise DataError(
-                f"channel {channel}: there is no row on any of the {len(reports)} hosts",
+                f"channel {channel}: no rows on any of the {len(reports)} hosts",
                 hint="check the S3 prefix of the channel",
             )
     widest = max((report for report in reports if report.columns), key=lambda report: len(report.columns))
@@ -123,7 +123,7 @@ def check_training_labels(
     """The classes in ascending order, none for numbers; the same on all members.
 
     Raises:
-        DataError: There is nothing to learn from them.
+        DataError: They are all equal, or too many for classes.
     """
     told = reports if is_sharded else reports[:1]
     weights = [report.weight for report in told if report.weight is not None]
@@ -148,6 +148,6 @@ def _check_class_weights(params: EstimatorParams, counts: Mapping[float, int]) -
     unknown = [label for label in weights if label not in counts] if isinstance(weights, dict) else []
     if unknown:
         raise HyperparameterError(
-            f"hyperparameter 'class_weight' has a weight for {unknown[0]}, which no row of training has",
+            f"hyperparameter 'class_weight' has a weight for {unknown[0]}, which does not occur in the training rows",
             hint=f"the labels are {list_counts(counts)}",
         )

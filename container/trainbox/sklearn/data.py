@@ -75,7 +75,9 @@ def read_data(params: EstimatorParams, communicator: Communicator) -> EstimatorD
     """
     channels = find_channels(trainbox.current_job())
     if "validation" not in channels:
-        emit("no channel 'validation' or 'test': the metrics are those of the rows trained on, which flatter a forest")
+        emit(
+            "no channel 'validation' or 'test': the metrics are those of the training rows, too optimistic for a forest"
+        )
     sharded = {name for name, channel in channels.items() if communicator.size > 1 and channel.distribution == _SHARDED}
     tables: dict[str, Table] = {}
     former = former_codes(communicator, trainbox.former_model())
@@ -96,7 +98,7 @@ def read_data(params: EstimatorParams, communicator: Communicator) -> EstimatorD
         classes = check_training_labels(params, reports, is_sharded="train" in sharded)
     train = tables["train"]
     if scipy.sparse.issparse(train.features):
-        emit("train is sparse: a feature that a row does not name is 0 there")
+        emit("train is sparse: features that a row does not name are 0")
     with raising_together(communicator):
         stays = "train" in sharded and stays_sharded(params, reports)
     if stays:

@@ -15,7 +15,7 @@ from trainbox.tabular.script import ending_in_order, without
 if TYPE_CHECKING:
     from trainbox.sklearn.training import ForestSession
 
-#: Optional parts of scikit-learn that training does not use; `make bench-xgboost` prints what the import takes with them.
+#: Optional parts of scikit-learn that training does not use; `make bench-xgboost` prints the import with them.
 _UNUSED = ("pandas", "rich")
 #: skops imports all packages of scikit-learn; this one imports PyTorch, if installed (1.3 s of CPU, same benchmark).
 TORCH_BACKEND = "sklearn.externals.array_api_compat.torch"

@@ -56,9 +56,9 @@ def find_estimator(name: str, source: Sequence[Path]) -> type[BaseEstimator]:
     elif _OF_SOURCE.fullmatch(name):
         found = _find_of_source(name, source)
     else:
-        raise _wrong(name, "that is no name of an estimator", hint=_HINT)
+        raise _wrong(name, "it is not the name of an estimator", hint=_HINT)
     if not (inspect.isclass(found) and issubclass(found, BaseEstimator) and hasattr(found, "predict")):
-        raise _wrong(name, "that is no estimator", hint="it must be a subclass of sklearn.base.BaseEstimator")
+        raise _wrong(name, "it is not an estimator", hint="it must be a subclass of sklearn.base.BaseEstimator")
     return found
 
 
@@ -71,10 +71,10 @@ def _find_of_sklearn(name: str) -> object:
     try:
         found: object = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
-        raise _wrong(name, "scikit-learn has none of this name", hint=_suggest(name)) from None
+        raise _wrong(name, "scikit-learn has no such class", hint=_suggest(name)) from None
     # A module may hold what it has imported from elsewhere.
     if not str(getattr(found, "__module__", "")).startswith("sklearn."):
-        raise _wrong(name, "that is none of scikit-learn's own", hint=_HINT)
+        raise _wrong(name, "it is not a class of scikit-learn", hint=_HINT)
     return found
 
 
@@ -96,7 +96,7 @@ def _find_of_source(name: str, source: Sequence[Path]) -> object:
         raise _wrong(
             name,
             f"no module '{module}' in the job's source ({where})",
-            hint="put it beside the script, or in the channel `code`",
+            hint="put it next to the script, or in the channel `code`",
         )
     sys.path[:0] = [path for path in directories if path not in sys.path]
     try:
@@ -130,8 +130,8 @@ def make_estimator(params: EstimatorParams, source: Sequence[Path]) -> Any:  # n
     fits = is_classifier(made) if params.task == "classification" else is_regressor(made)
     if not fits:
         other = "regression" if params.task == "classification" else "classification"
-        raise _wrong(name, f"that is nothing for task={params.task}", hint=f"say task={other}, or name another one")
-    emit(f"estimator: {made!r}; one fit, so that an interrupted job begins anew")
+        raise _wrong(name, f"it does not support task={params.task}", hint=f"use task={other}, or another estimator")
+    emit(f"estimator: {made!r}; a single fit: an interrupted job starts again")
     return made
 
 
@@ -175,20 +175,22 @@ def fit_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> An
     missing = count_missing(data.train)
     if missing and not get_tags(made).input_tags.allow_nan:
         raise DataError(
-            f"channel train: {missing:,} values are missing, which {type(made).__name__} does not take",
-            hint="fill them in, or take one that does, as sklearn.ensemble.HistGradientBoostingClassifier",
+            f"channel train: {missing:,} values are missing, which {type(made).__name__} does not support",
+            hint="fill them in, or use an estimator that does, such as sklearn.ensemble.HistGradientBoostingClassifier",
         )
     weights = {}
     if data.train.weights is not None:
         if "sample_weight" not in inspect.signature(made.fit).parameters:
-            raise HyperparameterError(f"hyperparameter 'csv-weights': {type(made).__name__} takes no weights of rows")
+            raise HyperparameterError(
+                f"hyperparameter 'csv-weights': {type(made).__name__} does not support sample weights"
+            )
         weights = {"sample_weight": data.train.weights}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ConvergenceWarning)
         try:
             made.fit(data.train.features, targets(data.train, params), **weights)
         except (TypeError, ValueError) as error:
-            raise DataError(f"{type(made).__name__} does not learn from these rows: {error}") from error
+            raise DataError(f"{type(made).__name__} rejects these rows: {error}") from error
     for warning in {str(each.message) for each in said}:
         emit(f"{type(made).__name__}: {warning}")
     return made

@@ -166,7 +166,7 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]
         importance: By feature.
     """
     if not importance:
-        emit("the model does not say which features matter: there is no feature-importance.json")
+        emit("the model has no feature importance: feature-importance.json is not written")
         return []
     directory = trainbox.current_job().layout.output_data_dir
     directory.mkdir(parents=True, exist_ok=True)

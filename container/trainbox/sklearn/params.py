@@ -187,13 +187,13 @@ def _find_contradictions(params: EstimatorParams) -> list[str]:
         odd = [label for label in params.class_weight if not _is_whole(label)]
         if odd or not params.class_weight:
             problems.append(
-                f"class_weight: {odd[0] if odd else '{}'!r} is no class; classes are whole numbers, and texts have the"
-                " numbers 0, 1, … in the order of their letters"
+                f"class_weight: {odd[0] if odd else '{}'!r} is not a class; classes are whole numbers, and texts"
+                " have the numbers 0, 1, … in the order of their letters"
             )
     if params.allow_shard_forests and params.oob_score:
         problems.append("oob_score has no meaning with allow_shard_forests: no tree has seen the rows of other hosts")
     if params.n_jobs == 0:
-        problems.append("n_jobs=0 is no number of threads, -1 is one for each processor")
+        problems.append("n_jobs=0 is not a number of threads, -1 is one for each processor")
     return problems
 
 
@@ -206,7 +206,7 @@ def _find_unused(params: EstimatorParams) -> list[str]:
     elif params.engine == "xgboost":
         strange = [name for name in given if name in _NOT_FOR_XGBOOST]
         strange += ["algorithm"] * (params.algorithm != "forest")
-        reason = "with engine=xgboost, whose trees have nothing like it"
+        reason = "with engine=xgboost, which has no equivalent"
     else:
         strange, reason = [], ""
     if params.estimator_params and params.estimator is None:

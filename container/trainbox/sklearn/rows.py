@@ -66,9 +66,7 @@ def unpack_rows(content: bytes, like: Table, member: str) -> Table:
             weights = arrays.get("weights")
             return Table(arrays["labels"], features, like.feature_names, like.files, weights)
     except (EOFError, LookupError, ValueError, zipfile.BadZipFile) as error:
-        raise PeerError(
-            f"{member} sends rows that are none: {error}", hint="all hosts must run the same image"
-        ) from error
+        raise PeerError(f"{member} sent damaged rows: {error}", hint="all hosts must run the same image") from error
 
 
 def join_rows(tables: Sequence[Table], names: tuple[str, ...]) -> Table:

@@ -44,7 +44,7 @@ def with_shared_codes(
         raise DataError(
             f"channel train: the labels are texts ({some([repr(text) for text in labels])}), and task=regression"
             " predicts numbers",
-            hint="write the labels as numbers; or learn them as classes: task=classification",
+            hint="write the labels as numbers; or use classes: task=classification",
         )
     if train.feature_names:
         for text in texts_like_missing(coding, train.feature_names, params.missing):

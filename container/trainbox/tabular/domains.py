@@ -131,7 +131,7 @@ def _explain_code(name: str, value: float, least: int, largest: int) -> tuple[st
     range_ = f"a whole number from {least:,} to {largest:,}"
     hint = "number the categories of the feature 0, 1, 2, …"
     if value == -1:
-        hint = "-1 is how pandas codes a missing value: leave the cell empty"
+        hint = "-1 is the code of pandas for a missing value: leave the cell empty"
     return f"code {spell(value)} of categorical feature {name!r} is invalid: a code is {range_}", hint
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from trainbox.errors import DataError
 
-#: Of more different labels than this nobody makes a list: they are no classes.
+#: More different labels than this are not classes, and are not listed.
 MOST_CLASSES = 10_000
 _SHOWN = 10
 
@@ -38,8 +38,9 @@ def check_classes(channel: str, counts: Mapping[float, int], *, learn: bool = Tr
     """
     if len(counts) > MOST_CLASSES:
         raise DataError(
-            f"channel {channel}: {len(counts):,} different labels are no classes; found {list_counts(counts)}",
-            hint="is it a number to predict? Then say task=regression, or an objective such as reg:squarederror",
+            f"channel {channel}: {len(counts):,} different labels are too many for classes;"
+            f" found {list_counts(counts)}",
+            hint="to predict numbers, use task=regression, or an objective such as reg:squarederror",
         )
     if learn and len(counts) == 1:
         refuse_constant(channel, *next(iter(counts.items())))
@@ -52,7 +53,8 @@ def refuse_constant(channel: str, label: float, rows: int) -> NoReturn:
         DataError: Always.
     """
     raise DataError(
-        f"channel {channel}: every label is {list_counts({label: rows})}: there is nothing to learn",
+        f"channel {channel}: all labels are equal, {list_counts({label: rows})};"
+        " training needs at least two different values",
         hint="the first column must be the label; check that it is, and how the rows were chosen",
     )
 
@@ -64,7 +66,7 @@ def refuse_weights(channel: str) -> NoReturn:
         DataError: Always.
     """
     raise DataError(
-        f"channel {channel}: every weight is 0: no row counts",
+        f"channel {channel}: all weights are 0; training needs a weight above 0",
         hint="the column after the label must be the weight; check that it is",
     )
 

@@ -125,9 +125,7 @@ def texts_like_missing(coding: Coding, names: Sequence[str], missing: Sequence[s
     """Return a warning for each text that other programs write for a missing value."""
     columns = {**by_name(coding, names), **({"the label": coding.labels} if coding.labels else {})}
     found = {name: text for name, texts in columns.items() for text in texts if is_missing_marker(text)}
-    return tuple(
-        f"{name}: {text!r} is taken for a text; {hint_for_cell(text, missing)}" for name, text in found.items()
-    )
+    return tuple(f"{name}: {text!r} is read as a text; {hint_for_cell(text, missing)}" for name, text in found.items())
 
 
 def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from trainbox.xgboost.params.hyperparameters import XGBoostParams, notes
 if TYPE_CHECKING:
     from trainbox.xgboost.boosting import BoostingSession
 
-#: Optional parts of XGBoost that training does not use; `make bench-xgboost` prints what the import takes with them.
+#: Optional parts of XGBoost that training does not use; `make bench-xgboost` prints the import with them.
 _UNUSED = ("sklearn", "pandas", "xgboost.sklearn")
 
 

@@ -17,7 +17,7 @@ from trainbox.xgboost.rows.agreement import RowsAgreement
 
 _FILE = "xgboost-model"
 _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
-_HINT = "take the values of the former job, or train without the channel"
+_HINT = "use the values of the former job, or train without the channel"
 
 
 class FormerBooster(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ def read_former(params: XGBoostParams, agreement: RowsAgreement, communicator: C
     known = check_model(content, source=_SOURCE)
     _check(known, params, columns)
     if communicator.members.is_first:
-        emit(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained behind them")
+        emit(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained on top of them")
     return FormerBooster(_without_names(content, columns), known.rounds, hashlib.sha256(content).hexdigest())
 
 
@@ -63,7 +63,7 @@ def _check_params(params: XGBoostParams) -> None:
     if params.kfold:
         raise HyperparameterError(
             f"_kfold={params.kfold} has no use for the model of the channel {MODEL_CHANNEL}",
-            hint="leave one of them out: each fold begins with a model of its own",
+            hint="leave one of them out: each fold starts with a new model",
         )
     if params.base_score is not None:
         raise HyperparameterError(

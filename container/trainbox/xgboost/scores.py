@@ -164,7 +164,8 @@ def count_classes(
     if truth.size and ((truth != labels).any() or truth.min() < 0 or truth.max() >= classes):
         wrong = labels[(truth != labels) | (truth < 0) | (truth >= classes)][0]
         raise DataError(
-            f"channel {channel}: a label is {wrong:g}, which is no class", hint=f"give labels from 0 to {classes - 1}"
+            f"channel {channel}: a label is {wrong:g}, which is not a class",
+            hint=f"give labels from 0 to {classes - 1}",
         )
 
     def add(rows: npt.NDArray[np.int64], of: Floats | None) -> Floats:

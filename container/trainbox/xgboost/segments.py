@@ -176,7 +176,7 @@ def resume(
     if step > params.num_round:
         raise HyperparameterError(
             f"num_round is {params.num_round}, but the checkpoint has {step} rounds",
-            hint="ask for as many rounds at least, or start with an empty checkpoint directory",
+            hint="set num_round to at least as many, or start with an empty checkpoint directory",
         )
     source = f"{_MODEL} of the checkpoint of step {step}"
     known = check_part(model, source)
@@ -234,7 +234,7 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
     differing = [name for name in sorted({*identity, *found.info}) if identity.get(name) != found.info.get(name)]
     if differing:
         listed = "; ".join(f"{name} was {found.info.get(name)} and is {identity.get(name)}" for name in differing)
-        back = _KEEP_BINS if differing == ["bins"] else "take the values back"
+        back = _KEEP_BINS if differing == ["bins"] else "restore the values"
         raise CheckpointError(
             f"the checkpoint {found.path} cannot be continued: {listed}",
             hint=f"{back}, or start with an empty checkpoint directory",
@@ -273,6 +273,6 @@ def check_decision(history: History | tuple[dict[str, float], ...], objective: M
         raise TrainingError(
             f"early stopping has no best round: {objective.name} was not a finite number in any of"
             f" {len(history)} rounds",
-            hint="check the rows of channel validation (auc needs both classes, for example); or take another"
+            hint="check the rows of channel validation (auc needs both classes, for example); or use another"
             " eval_metric as the last, or leave early_stopping_rounds out",
         )

@@ -202,7 +202,7 @@ def test_missing_values_among_sparse_rows_are_refused() -> None:
 
 def test_what_scikit_learn_itself_refuses_is_an_error_of_the_hyperparameters() -> None:
     params = EstimatorParams(monotonic_cst=(1, 0, 0, 0), n_jobs=1)
-    with pytest.raises(HyperparameterError, match=r"scikit-learn grows no such forest: .*[Mm]onoton"):
+    with pytest.raises(HyperparameterError, match=r"scikit-learn rejects the forest: .*[Mm]onoton"):
         grow_in_groups(params, make_data("three"), range(2))
 
 

@@ -105,7 +105,7 @@ def test_a_misspelt_name_gets_the_right_one_and_all_that_is_wrong_is_said_at_onc
     together = refused(objective="multi:softmax", quantile_alpha="0.1", eval_metric="acuracy", process_type="update")
     for part in (
         "needs num_class",
-        "quantile_alpha goes with objective reg:quantileerror alone",
+        "quantile_alpha applies only with objective reg:quantileerror",
         "did you mean 'accuracy'?",
         "process_type",
     ):
@@ -125,8 +125,8 @@ def test_nothing_is_ever_evaluated(name: str, tmp_path: Path) -> None:
 
 
 WRONG = [
-    ({"objective": "binary:logistic", "num_class": "2"}, "num_class goes with objective multi:* alone"),
-    ({"quantile_alpha": "0.5"}, "quantile_alpha goes with objective reg:quantileerror alone"),
+    ({"objective": "binary:logistic", "num_class": "2"}, "num_class applies only with objective multi:*"),
+    ({"quantile_alpha": "0.5"}, "quantile_alpha applies only with objective reg:quantileerror"),
     ({"objective": "reg:quantileerror"}, "objective reg:quantileerror needs quantile_alpha"),
     ({"objective": "reg:quantileerror", "quantile_alpha": "0.9,0.1"}, "give each once, in ascending order"),
     ({"objective": "reg:expectileerror"}, "objective reg:expectileerror needs expectile_alpha"),
@@ -137,9 +137,9 @@ WRONG = [
     ({"base_score": "inf"}, "base_score is inf: give a finite number"),
     ({"eta": "1e-50"}, "eta is 1e-50: XGBoost reads numbers from 1.2e-38 to 3.4e+38, and 0"),
     ({"lambda": "inf", "reg_alpha": "inf"}, "lambda is inf: give a finite number; reg_alpha is inf"),
-    ({"eta": "0.1", "learning_rate": "0.1"}, "eta and learning_rate are one and the same"),
-    ({"alpha": "0", "reg_alpha": "1"}, "alpha and reg_alpha are one and the same"),
-    ({"booster": "gblinear", "monotone_constraints": "(1)"}, "monotone_constraints goes with booster=gbtree or dart"),
+    ({"eta": "0.1", "learning_rate": "0.1"}, "eta and learning_rate are the same hyperparameter"),
+    ({"alpha": "0", "reg_alpha": "1"}, "alpha and reg_alpha are the same hyperparameter"),
+    ({"booster": "gblinear", "monotone_constraints": "(1)"}, "monotone_constraints applies only with booster=gbtree or dart"),
     ({"booster": "gblinear", "updater": "grow_colmaker"}, "with booster=gblinear give one, shotgun or coord_descent"),
     ({"booster": "gblinear", "updater": "shotgun", "feature_selector": "random"}, "needs updater=coord_descent"),
     ({"updater": "shotgun"}, "updater shotgun is unknown"),
@@ -147,12 +147,12 @@ WRONG = [
     ({"updater": "prune"}, "begin with one that grows trees"),
     ({"updater": "grow_colmaker,grow_histmaker"}, "begin with one that grows trees"),
     ({"updater": "grow_colmaker,prune", "tree_method": "hist"}, "is tree_method=exact, but tree_method is hist"),
-    ({"updater": "distcol"}, "updater distcol is no more"),
+    ({"updater": "distcol"}, "updater distcol was removed"),
     ({"updater": "grow_histmaker,refresh", "monotone_constraints": "(1)"}, "does not go with the updater 'refresh'"),
     ({"process_type": "update"}, "works on the trees of a model given"),
     (
         {"tree_method": "exact", "categorical_features": "0"},
-        "categorical_features goes with tree_method=hist or approx",
+        "categorical_features applies only with tree_method=hist or approx",
     ),
     ({"tree_method": "exact", "device": "cuda"}, "tree_method=exact grows on a processor only, and device is cuda"),
     ({"tree_method": "exact", "max_depth": "0"}, "which tree_method=exact does not have"),
@@ -163,7 +163,7 @@ WRONG = [
     ({"feature_weights": "(1,1e300)", "colsample_bytree": "0.5"}, "feature_weights is 1e+300: XGBoost reads numbers"),
     ({"feature_weights": '{"a": 1e-50}'}, "feature_weights is 1e-50: XGBoost reads numbers"),
     ({"feature_weights": "(1,-1)"}, "'feature_weights' is '(1,-1)'"),
-    ({"dsplit": "col"}, "XGBoost splits rows over hosts, never columns"),
+    ({"dsplit": "col"}, "which splits rows over hosts, never columns"),
     ({"monotone_constraints": "(2,0)"}, "'monotone_constraints' is '(2,0)'"),
     ({"interaction_constraints": "[[0,1"}, "'interaction_constraints' is '[[0,1'"),
     ({"objective": "aft_loss_distribution"}, "expected one of"),
@@ -182,14 +182,14 @@ WRONG = [
     ({"objective": "multi:softprob", "num_class": "3", "eval_metric": "rmse"}, "every objective but multi:*"),
     (
         {"objective": "multi:softprob", "num_class": "3", "eval_metric": "recall"},
-        "take an average such as recall_macro",
+        "use an average such as recall_macro",
     ),
     ({"objective": "binary:logistic", "eval_metric": "error@x"}, "error, or error@ and a number such as error@0.7"),
     ({"objective": "binary:logistic", "eval_metric": "auc@5"}, "is not how auc is written"),
     ({"objective": "binary:logistic", "eval_metric": "ams"}, "ams@ and a number"),
     ({"objective": "rank:ndcg", "eval_metric": "ndcg@0"}, "ndcg@ and a number of rows"),
     ({"objective": "rank:ndcg", "eval_metric": "error@0.5-"}, "is not how error is written"),
-    ({"objective": "binary:logistic", "eval_metric": "auc", "label_columns": "2"}, "judges one label column"),
+    ({"objective": "binary:logistic", "eval_metric": "auc", "label_columns": "2"}, "scores one label column"),
     ({"objective": "reg:quantileerror", "quantile_alpha": "0.1,0.9", "eval_metric": "r2"}, "makes several"),
     ({"_tuning_objective_metric": "validation:acc"}, "_tuning_objective_metric acc is unknown"),
     ({"_tuning_objective_metric": "test:rmse"}, "name a metric of train or validation"),
@@ -259,7 +259,7 @@ def test_what_several_members_cannot_do_is_refused_before_they_begin(given_: dic
         ({"tree_method": "gpu_hist"}, "device=cuda", {"tree_method": "hist", "device": "cuda"}),
         ({"tree_method": "gpu_hist", "device": "cuda:1"}, "device=cuda:1", {"tree_method": "hist", "device": "cuda:1"}),
         ({"use_dask_gpu_training": "true"}, "device=cuda", {"device": "cuda"}),
-        ({"updater": "grow_skmaker"}, "grow_histmaker is taken", {"updater": "grow_histmaker"}),
+        ({"updater": "grow_skmaker"}, "using grow_histmaker instead", {"updater": "grow_histmaker"}),
         ({"updater": "grow_colmaker,prune,sync"}, "it is left out", {"updater": "grow_colmaker,prune"}),
         ({"predictor": "gpu_predictor"}, "predictor is not read", {"device": "cpu"}),
         ({"dsplit": "row"}, "dsplit is not read", {}),
@@ -386,7 +386,7 @@ def test_feature_weights_come_by_position_or_by_name() -> None:
         assert given_ is not None
         assert weights(given_, names) == [1.0, 0.5, 0.0]
     (note,) = notes(read(feature_weights="(1,2)"))
-    assert note.startswith("feature_weights is not read: it goes with colsample_bytree, colsample_bylevel or ")
+    assert note.startswith("feature_weights is not read: it applies only with colsample_bytree, colsample_bylevel or ")
     with pytest.raises(HyperparameterError, match="did you mean 'income'"):
         weights({"incom": 1.0}, names)
     with pytest.raises(HyperparameterError, match="names a feature twice"):
@@ -621,56 +621,56 @@ def test_a_question_about_a_script_needs_nothing_that_is_required() -> None:
 
 #: What the built-in takes as well, and XGBoost only warns of.
 UNREAD = [
-    ({"tweedie_variance_power": "1.2"}, "tweedie_variance_power goes with objective reg:tweedie alone"),
+    ({"tweedie_variance_power": "1.2"}, "tweedie_variance_power applies only with objective reg:tweedie"),
     (
         {"aft_loss_distribution": "extreme"},
-        "aft_loss_distribution goes with objective survival:aft alone",
+        "aft_loss_distribution applies only with objective survival:aft",
     ),
-    ({"huber_slope": "2"}, "huber_slope goes with objective reg:pseudohubererror alone"),
-    ({"lambdarank_pair_method": "mean"}, "lambdarank_pair_method goes with objective rank:* alone"),
+    ({"huber_slope": "2"}, "huber_slope applies only with objective reg:pseudohubererror"),
+    ({"lambdarank_pair_method": "mean"}, "lambdarank_pair_method applies only with objective rank:*"),
     (
         {"objective": "rank:ndcg", "lambdarank_bias_norm": "2"},
-        "goes with lambdarank_unbiased=true alone",
+        "applies only with lambdarank_unbiased=true",
     ),
     (
         {"objective": "multi:softmax", "num_class": "3", "scale_pos_weight": "2"},
-        "scale_pos_weight goes with objective bin",
+        "scale_pos_weight applies only with objective bin",
     ),
-    ({"skip_drop": "0.1"}, "skip_drop goes with booster=dart alone"),
-    ({"feature_selector": "greedy"}, "feature_selector goes with booster=gblinear alone"),
-    ({"booster": "gblinear", "max_depth": "3"}, "max_depth goes with booster=gbtree or dart alone"),
+    ({"skip_drop": "0.1"}, "skip_drop applies only with booster=dart"),
+    ({"feature_selector": "greedy"}, "feature_selector applies only with booster=gblinear"),
+    ({"booster": "gblinear", "max_depth": "3"}, "max_depth applies only with booster=gbtree or dart"),
     (
         {"booster": "gblinear", "min_split_loss": "1"},
-        "min_split_loss goes with booster=gbtree or dart alone",
+        "min_split_loss applies only with booster=gbtree or dart",
     ),
-    ({"booster": "gblinear", "top_k": "1"}, "top_k goes with feature_selector=greedy or thrifty alone"),
-    ({"refresh_leaf": "0"}, "refresh_leaf goes with the updater 'refresh' alone"),
-    ({"tree_method": "exact", "max_bin": "16"}, "max_bin goes with tree_method=hist or approx alone"),
+    ({"booster": "gblinear", "top_k": "1"}, "top_k applies only with feature_selector=greedy or thrifty"),
+    ({"refresh_leaf": "0"}, "refresh_leaf applies only with the updater 'refresh'"),
+    ({"tree_method": "exact", "max_bin": "16"}, "max_bin applies only with tree_method=hist or approx"),
     (
         {"tree_method": "exact", "max_leaves": "4"},
-        "max_leaves goes with tree_method=hist or approx alone",
+        "max_leaves applies only with tree_method=hist or approx",
     ),
     (
         {"tree_method": "exact", "grow_policy": "lossguide"},
-        "grow_policy goes with tree_method=hist or approx alone",
+        "grow_policy applies only with tree_method=hist or approx",
     ),
     (
         {"tree_method": "exact", "colsample_bynode": "0.5"},
-        "colsample_bynode goes with tree_method=hist or approx alone",
+        "colsample_bynode applies only with tree_method=hist or approx",
     ),
     (
         {"tree_method": "exact", "sampling_method": "gradient_based"},
-        "sampling_method goes with tree_method=hist or",
+        "sampling_method applies only with tree_method=hist or",
     ),
-    ({"max_cat_to_onehot": "2", "tree_method": "exact"}, "max_cat_to_onehot goes with tree_method=hist or approx"),
-    ({"_num_cv_round": "2"}, "_num_cv_round goes with _kfold alone"),
+    ({"max_cat_to_onehot": "2", "tree_method": "exact"}, "max_cat_to_onehot applies only with tree_method=hist or approx"),
+    ({"_num_cv_round": "2"}, "_num_cv_round applies only with _kfold"),
 ]
 
 
 @pytest.mark.parametrize(("given_", "said"), UNREAD, ids=[json.dumps(case)[:80] for case, _ in UNREAD])
 def test_what_nothing_reads_is_said_and_not_passed_on(given_: dict[str, str], said: str) -> None:
     params = read(**given_)
-    note = said.replace("goes with", "is not read: it goes with")
+    note = said.replace("applies only", "is not read: it applies only")
     assert any(note in said_of_all for said_of_all in notes(params))
     name = said.split(maxsplit=1)[0]
     if name != "goes":

@@ -194,7 +194,7 @@ def test_a_checkpoint_begun_with_quantiles_is_not_continued_with_other_bins(
     assert "leave the hyperparameter bins out" in str(refused.value.hint)
     with pytest.raises(CheckpointError, match="seed was 0 and is 1") as refused:
         compare(found, {**identity, "bins": begun, "seed": "1"})
-    assert str(refused.value.hint).startswith("take the values back")
+    assert str(refused.value.hint).startswith("restore the values")
 
 
 @pytest.mark.parametrize("rows", [LEAST_ROWS, LEAST_ROWS - 1])

@@ -53,13 +53,13 @@ def test_a_member_without_a_row_to_learn_from_is_named() -> None:
             "validation": LabelSummary(),
         },
     )
-    with pytest.raises(DataError, match="channel train: there is no row on algo-2"):
+    with pytest.raises(DataError, match="channel train: no rows on algo-2"):
         agree([empty, report()])
 
 
 def test_a_channel_without_a_row_anywhere_is_an_error() -> None:
     rows = {"train": 10, "validation": 0}
-    with pytest.raises(DataError, match="channel validation: there is no row on any of the 2 members"):
+    with pytest.raises(DataError, match="channel validation: no rows on any of the 2 members"):
         agree([report(rows=rows), report("algo-2", rows=rows)])
 
 
@@ -101,9 +101,12 @@ def test_another_version_of_xgboost_is_named() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (LabelSummary(1, 1, {1: 7}), r"channel train: every label is 1 \(7 rows\): there is nothing to learn"),
-        (LabelSummary(3.5, 3.5), r"channel train: every label is 3\.5 \(7 rows\)"),
-        (LabelSummary(0, 1, weight=0.0), "channel train: every weight is 0: no row counts"),
+        (
+            LabelSummary(1, 1, {1: 7}),
+            r"channel train: all labels are equal, 1 \(7 rows\); training needs at least two different values",
+        ),
+        (LabelSummary(3.5, 3.5), r"channel train: all labels are equal, 3\.5 \(7 rows\)"),
+        (LabelSummary(0, 1, weight=0.0), "channel train: all weights are 0; training needs a weight above 0"),
         (LabelSummary(0, 1, fault=Fault("a.csv:3: wrong")), r"^a\.csv:3: wrong$"),
         (
             LabelSummary(0, 2, {0: 6, 2: 1}, fault=Fault("a.csv:3: wrong")),
@@ -118,7 +121,7 @@ def test_labels_from_which_nothing_can_be_learnt_are_refused(labels: LabelSummar
 
 def test_one_class_alone_is_enough_to_be_scored_on() -> None:
     check_labels("validation", LabelSummary(1, 1, {1: 7}), 7, learn=False)
-    with pytest.raises(DataError, match="channel validation: every weight is 0"):
+    with pytest.raises(DataError, match="channel validation: all weights are 0"):
         check_labels("validation", LabelSummary(0, 1, weight=0.0), 7, learn=False)
 
 

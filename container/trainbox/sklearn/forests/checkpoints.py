@@ -83,15 +83,15 @@ def resume(
     parts: list[ForestPart] = []
     for path, first, last in _list_parts(found.path):
         if first != (parts[-1].last if parts else own.start):
-            emit(f"{found.path} has trees from {first} on, grown among other hosts: this one grows its own anew")
+            emit(f"{found.path} has trees from {first} on, grown among other hosts: this host grows its own again")
             return [], []
         if last > own.stop and own.stop < params.n_estimators:
-            emit(f"{found.path} has trees that other hosts grow now; this one grows those from {first} on")
+            emit(f"{found.path} has trees that other hosts grow now; this host grows those from {first} on")
             break
         if last > own.stop:
             raise HyperparameterError(
                 f"n-estimators is {params.n_estimators}, but {found.path} has {found.step} trees",
-                hint="ask for as many trees as there are, or more; or start with an empty checkpoint directory",
+                hint="set n-estimators to at least as many, or start with an empty checkpoint directory",
             )
         parts.append(_read(path, first, last, params, data))
     history = [
@@ -120,5 +120,5 @@ def _refuse_another(found: Checkpoint, identity: Mapping[str, str]) -> None:
     differing = [name for name in sorted({*identity, *known}) if identity.get(name) != known.get(name)]
     if differing:
         listed = "; ".join(f"{name} was {known.get(name)} and is {identity.get(name)}" for name in differing)
-        hint = "take the values back, or start with an empty checkpoint directory"
+        hint = "restore the values, or start with an empty checkpoint directory"
         raise CheckpointError(f"the checkpoint {found.path} cannot be continued: {listed}", hint=hint)

@@ -51,7 +51,7 @@ def read_former(params: EstimatorParams, data: EstimatorData, communicator: Comm
         return FormerForest()
     if not members[0]:
         raise DataError(
-            f"channel {MODEL_CHANNEL}: the first host, {communicator.members.names[0]}, does not get it",
+            f"channel {MODEL_CHANNEL}: the first host, {communicator.members.names[0]}, did not get it",
             hint="give it to all hosts",
         )
     parts: tuple[ForestPart, ...] = ()
@@ -112,6 +112,6 @@ def _check_params(params: EstimatorParams, trees: int) -> None:
         )
     if params.oob_score:
         raise HyperparameterError(
-            f"oob_score has no meaning with the channel {MODEL_CHANNEL}: nobody knows which rows its trees have seen",
+            f"oob_score has no meaning with the channel {MODEL_CHANNEL}: the rows that its trees have seen are unknown",
             hint="leave it out, and give a channel 'validation'",
         )

@@ -220,7 +220,7 @@ def _fit(params: EstimatorParams, ground: FitInputs, numbers: range, **changed: 
         forest.fit(ground.features, ground.labels, sample_weight=ground.weights)
     except ValueError as error:
         raise HyperparameterError(
-            f"scikit-learn grows no such forest: {error}", hint="the hyperparameters do not fit the rows"
+            f"scikit-learn rejects the forest: {error}", hint="the hyperparameters do not fit the rows"
         ) from error
     return forest.set_params(random_state=params.seed)
 

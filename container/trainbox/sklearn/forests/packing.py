@@ -95,7 +95,7 @@ def unpack(content: bytes, kind: type[Forest], *, features: int, source: str) ->
             description = json.loads(archive.read("schema.json"))
         strange = sorted({" ".join(node) for node in _walk(description) if node not in _ALLOWED})
         if strange:
-            raise _refuse(source, f"it holds what is no part of a forest: {', '.join(strange[:3])}")
+            raise _refuse(source, f"it contains types that do not belong to a forest: {', '.join(strange[:3])}")
         forest = skops.io.loads(content, trusted=list(TRUSTED))
         if type(forest) is not kind:
             raise _refuse(source, f"it holds a {type(forest).__name__}, expected a {kind.__name__}")
@@ -131,7 +131,7 @@ def check_trees(forest: Forest, *, features: int, source: str) -> None:
         sound = 0 < nodes.node_count == nodes.capacity and nodes.n_features == grown.n_features_in_ == features
         sound = sound and nodes.n_outputs == grown.n_outputs_ == 1
         if not sound or not _leads_on(nodes):
-            raise _refuse(source, f"its tree {number} leads out of itself")
+            raise _refuse(source, f"tree {number} has a child or feature index out of range")
 
 
 def _leads_on(nodes: Any) -> bool:  # noqa: ANN401 - scikit-learn's Tree has no types
@@ -146,4 +146,4 @@ def _leads_on(nodes: Any) -> bool:  # noqa: ANN401 - scikit-learn's Tree has no 
 
 
 def _refuse(source: str, why: str) -> DataError:
-    return DataError(f"{source} cannot be used: {why}", hint="it was damaged, or made by somebody else")
+    return DataError(f"{source} cannot be used: {why}", hint="the file is damaged, or was not written by trainbox")

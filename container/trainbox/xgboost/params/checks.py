@@ -86,13 +86,13 @@ def _check_names(params: Declaration) -> Iterator[str]:
     named = {name_of(attribute) for attribute in given(params)}
     for other, name in ALIASES.items():
         if other in named and name in named:
-            yield f"{name} and {other} are one and the same"
+            yield f"{name} and {other} are the same hyperparameter"
 
 
 def _check_rules(params: Declaration) -> Iterator[str]:
     for attribute, words in find_unmet(params):
         if attribute in NEVER_IGNORED:
-            yield f"{name_of(attribute)} goes with {words} alone"
+            yield f"{name_of(attribute)} applies only with {words}"
 
 
 def _check_objective(params: Declaration) -> Iterator[str]:
@@ -137,7 +137,7 @@ def _check_trees(params: Declaration) -> Iterator[str]:
     if params.feature_weights is not None and not any(_values(params.feature_weights)):
         yield "feature_weights leaves no feature to draw: give one a weight above 0"
     if params.dsplit == "col":
-        yield "dsplit=col is no more: XGBoost splits rows over hosts, never columns; leave it out"
+        yield "dsplit=col was removed from XGBoost, which splits rows over hosts, never columns; leave it out"
 
 
 def _check_bins(params: Declaration) -> Iterator[str]:
@@ -175,7 +175,7 @@ def _check_several_outputs(params: Declaration) -> Iterator[str]:
 def _check_updaters(params: Declaration) -> Iterator[str]:
     names = updaters(params)
     if "distcol" in names:
-        yield "updater distcol is no more: XGBoost splits rows over hosts, never columns; take tree_method=exact"
+        yield "updater distcol was removed from XGBoost, which never splits columns over hosts; use tree_method=exact"
     elif params.booster == "gblinear":
         yield from _check_linear(params, names)
     elif names:
@@ -227,11 +227,11 @@ def _find_mismatch(kind: str, params: Declaration) -> str:
     if not name.startswith(metric.only) and not groups:
         return f"is for {metric.words}, and the objective is {name}"
     if kind in OF_TWO and (params.num_class or 2) > 2:  # noqa: PLR2004 - two classes
-        return f"is for two classes: of {params.num_class}, take an average such as {kind.partition('_')[0]}_macro"
+        return f"is for two classes: of {params.num_class}, use an average such as {kind.partition('_')[0]}_macro"
     if params.label_columns > 1 and name != "survival:aft" and not metric.several:
-        return "judges one label column"
+        return "scores one label column"
     if len(params.quantile_alpha + params.expectile_alpha) > 1 and not kind.endswith("tile"):
-        return f"judges one prediction for a row, and {name} makes several"
+        return f"scores one prediction for a row, and {name} makes several"
     return ""
 
 

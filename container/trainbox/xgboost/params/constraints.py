@@ -25,7 +25,7 @@ def position(feature: str, names: Sequence[str], hyperparameter: str) -> int:
     whose = f"from 0 to {len(names) - 1}" if names else "from 0, as the data has no names"
     raise HyperparameterError(
         f"{hyperparameter}: there is no feature {feature!r}{meant}",
-        hint=f"give a name of the header, or a position {whose}; the label is none of them",
+        hint=f"give a name of the header, or a position {whose}; the label does not count",
     )
 
 
@@ -41,7 +41,7 @@ def monotone(wanted: Sequence[int] | Mapping[str, int], names: Sequence[str]) ->
     if not isinstance(wanted, Mapping):
         if names and len(wanted) > len(names):
             what = f"monotone_constraints has {len(wanted)} directions, and the data {len(names)} features"
-            raise HyperparameterError(what, hint="one for each feature, in their order; the label is none of them")
+            raise HyperparameterError(what, hint="one for each feature, in their order; the label does not count")
         return _tuple(wanted)
     given = _by_place(wanted, names, "monotone_constraints")
     return _tuple([given.get(place, 0) for place in range(max(given, default=-1) + 1)])
@@ -59,7 +59,7 @@ def weights(wanted: Sequence[float] | Mapping[str, float], names: Sequence[str])
     if not isinstance(wanted, Mapping):
         if len(wanted) != len(names):
             what = f"feature_weights has {len(wanted)} weights, and the data {len(names)} features"
-            raise HyperparameterError(what, hint="one for each feature, in their order; the label is none of them")
+            raise HyperparameterError(what, hint="one for each feature, in their order; the label does not count")
         return list(wanted)
     given = _by_place(wanted, names, "feature_weights")
     return [given.get(place, 1.0) for place in range(len(names))]

@@ -97,7 +97,7 @@ def check_members(params: XGBoostParams, members: int) -> None:
     problems = checks.find_multi_process_problems(params) if members > 1 else []
     if problems:
         what = f"there are {members} processes, and {'; '.join(problems)}"
-        raise HyperparameterError(what, hint="train in one process, on one instance, or change it")
+        raise HyperparameterError(what, hint="train in one process on one instance, or change the hyperparameter")
 
 
 def as_dict(params: XGBoostParams) -> dict[str, Any]:
@@ -185,5 +185,5 @@ def _check_version(params: XGBoostParams, release: tuple[int, ...], version: str
     if params.multi_strategy == "multi_output_tree" and constrained and release < _CONSTRAINED_OUTPUTS:
         raise HyperparameterError(
             f"constraints with multi_strategy=multi_output_tree need XGBoost 3.4 or newer; here is {version}",
-            hint="take multi_strategy=one_output_per_tree",
+            hint="use multi_strategy=one_output_per_tree",
         )

@@ -89,6 +89,8 @@ def _choices(params: Declaration) -> Iterator[str]:
     for name in params.updater:
         if name in RETIRED_UPDATERS:
             instead = RETIRED_UPDATERS[name]
-            yield f"updater {name} is no more: " + (f"{instead} is taken" if instead else "it is left out")
+            yield f"updater {name} was removed from XGBoost; " + (
+                f"using {instead} instead" if instead else "it is left out"
+            )
     if params.booster == "gblinear" and not params.updater:
         yield "booster=gblinear is trained with updater=coord_descent: of shotgun, XGBoost's choice, results vary"

@@ -151,7 +151,7 @@ def find_unread(params: Declaration) -> Iterator[str]:
     """Return a log line for each value without effect, which is no error, as the built-in accepts it, too."""
     for attribute, words in find_unmet(params):
         if attribute not in NEVER_IGNORED:
-            yield f"{name_of(attribute)} is not read: it goes with {words} alone"
+            yield f"{name_of(attribute)} is not read: it applies only with {words}"
 
 
 def find_unmet(params: Declaration) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ class LabelSummary(msgspec.Struct, frozen=True):
 
     lowest: float | None = None
     highest: float | None = None
-    #: How many rows each label has; empty where there are too many, or they are no classes.
+    #: How many rows each label has; empty if they are too many, or not classes.
     counts: Mapping[float, int] = {}
     #: The sum of the rows' weights, where they have any.
     weight: float | None = None
@@ -82,7 +82,7 @@ def agree(reports: Sequence[MemberReport], coding: Coding = NO_TEXTS) -> RowsAgr
     for channel, count in rows.items():
         if not count:
             whom = "the job" if len(reports) == 1 else f"any of the {len(reports)} members"
-            raise DataError(f"channel {channel}: there is no row on {whom}", hint="check the S3 prefix of the channel")
+            raise DataError(f"channel {channel}: no rows on {whom}", hint="check the S3 prefix of the channel")
     _all_have_rows(reports)
     steps = [(report.checkpoint, -rank) for rank, report in enumerate(reports) if report.checkpoint is not None]
     return RowsAgreement(
@@ -100,8 +100,8 @@ def _all_have_rows(reports: Sequence[MemberReport]) -> None:
     empty = [report.member for report in reports if not report.rows["train"]]
     if empty:
         raise DataError(
-            f"channel train: there is no row on {', '.join(empty)}",
-            hint="give the channel at least as many files as there are hosts, or take fewer hosts",
+            f"channel train: no rows on {', '.join(empty)}",
+            hint="give the channel at least as many files as there are hosts, or use fewer hosts",
         )
 
 
@@ -195,8 +195,8 @@ def check_labels(channel: str, labels: LabelSummary, rows: int, *, learn: bool, 
         refuse_weights(channel)
     if learn and has_events and labels.highest is not None and labels.highest <= 0:
         raise DataError(
-            f"channel {channel}: no label is above 0: there is no event to learn from",
-            hint="of survival:cox a label is the time of an event, and negative where none was seen until then",
+            f"channel {channel}: no label is above 0, so there is no event; survival:cox needs at least one",
+            hint="a label of survival:cox is the time of an event, or negative for a row without one (censored)",
         )
     if learn and labels.lowest is not None and labels.lowest == labels.highest:
         refuse_constant(channel, labels.lowest, rows)

@@ -53,7 +53,7 @@ def choose_bins(train: Shard, params: XGBoostParams, *, members: int, begun: str
     if obstacle is not None and params.bins == "quantiles":
         raise HyperparameterError(
             f"bins=quantiles needs all rows in the memory of one process, dense and of one weight: {obstacle}",
-            hint="bins=sketch takes any rows",
+            hint="use bins=sketch, which works with any rows",
         )
     if obstacle is not None or params.bins == "sketch":
         return "sketch"
@@ -65,7 +65,7 @@ def _obstacle(train: Shard, params: XGBoostParams, members: int) -> str | None:
     if members > 1:
         return f"{members} processes have a part each"
     if train.is_on_disk:
-        return "they lie on the disk, for they do not fit into the memory"
+        return "they are on the disk, because they do not fit into memory"
     if params.runs_on != "cpu":
         return f"they are binned on {params.runs_on}"
     if params.categorical_features or train.coding.features:
@@ -208,7 +208,7 @@ def feature_types(names: Sequence[str], params: XGBoostParams, coding: Coding = 
         else:
             raise HyperparameterError(
                 f"categorical_features: there is no feature {text!r}",
-                hint=f"give names of the header, or positions from 0 to {len(names) - 1}; the label is none of them",
+                hint=f"give names of the header, or positions from 0 to {len(names) - 1}; the label does not count",
             )
     return kinds
 

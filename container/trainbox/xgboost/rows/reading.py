@@ -151,7 +151,7 @@ def _read(
     directory = spool and spool / name
     shard = read_shard(channel, name, params, part, like=like, spool=directory, coding=coding, allow_empty=several)
     if several and not shard.rows:
-        emit(f"{name}: there is no row on {communicator.members.name}, which takes part all the same")
+        emit(f"{name}: no rows on {communicator.members.name}, which still takes part in training")
     return shard
 
 

@@ -254,7 +254,7 @@ def _spool(
         weights.append(block.weights)
         digests.append(digest(block))
         names, found = block.feature_names, block.coding
-    emit(f"{name}: {sum(map(len, labels)):,} rows lie in {len(paths)} blocks on the disk (external memory)")
+    emit(f"{name}: {sum(map(len, labels)):,} rows are in {len(paths)} blocks on the disk (external memory)")
     return Shard(
         channel=name,
         blocks=tuple(paths),

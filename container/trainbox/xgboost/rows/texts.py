@@ -84,20 +84,20 @@ def check_texts(coding: Coding, names: Sequence[str], params: XGBoostParams) -> 
         listed = some([names[place] if place < len(names) else f"feature {place}" for place in coding.features])
         way = "booster=gblinear" if params.method == "linear" else f"tree_method={params.method}"
         raise HyperparameterError(
-            f"{way} learns from numbers alone, and the channel train has texts in {listed}",
-            hint="take tree_method=hist or approx, which split categories; or leave the columns out",
+            f"{way} supports only numbers, and the channel train has texts in {listed}",
+            hint="use tree_method=hist or approx, which split categories; or leave the columns out",
         )
     count = len(coding.labels)
     if not count:
         return
     found = f"channel train: the labels are {count:,} different texts ({some([repr(text) for text in coding.labels])})"
     if count == 1:
-        raise DataError(f"{found}: there is nothing to learn", hint="the first column must be the label; is it?")
+        raise DataError(f"{found}; training needs at least two", hint="the first column must be the label; is it?")
     ways = "objective=binary:logistic" if count == 2 else f"objective=multi:softprob and num_class={count}"  # noqa: PLR2004
     if params.classes is None:
         raise DataError(
             f"{found}, and objective {params.objective} predicts a number",
-            hint=f"write the labels as numbers; or learn them as classes: {ways}",
+            hint=f"write the labels as numbers; or use classes: {ways}",
         )
     if params.classes != count:
         raise DataError(f"{found}, and objective {params.objective} has {params.classes} classes", hint=f"take {ways}")
