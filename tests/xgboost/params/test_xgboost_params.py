@@ -139,7 +139,10 @@ WRONG = [
     ({"lambda": "inf", "reg_alpha": "inf"}, "lambda is inf: give a finite number; reg_alpha is inf"),
     ({"eta": "0.1", "learning_rate": "0.1"}, "eta and learning_rate are the same hyperparameter"),
     ({"alpha": "0", "reg_alpha": "1"}, "alpha and reg_alpha are the same hyperparameter"),
-    ({"booster": "gblinear", "monotone_constraints": "(1)"}, "monotone_constraints applies only with booster=gbtree or dart"),
+    (
+        {"booster": "gblinear", "monotone_constraints": "(1)"},
+        "monotone_constraints applies only with booster=gbtree or dart",
+    ),
     ({"booster": "gblinear", "updater": "grow_colmaker"}, "with booster=gblinear give one, shotgun or coord_descent"),
     ({"booster": "gblinear", "updater": "shotgun", "feature_selector": "random"}, "needs updater=coord_descent"),
     ({"updater": "shotgun"}, "updater shotgun is unknown"),
@@ -662,7 +665,10 @@ UNREAD = [
         {"tree_method": "exact", "sampling_method": "gradient_based"},
         "sampling_method applies only with tree_method=hist or",
     ),
-    ({"max_cat_to_onehot": "2", "tree_method": "exact"}, "max_cat_to_onehot applies only with tree_method=hist or approx"),
+    (
+        {"max_cat_to_onehot": "2", "tree_method": "exact"},
+        "max_cat_to_onehot applies only with tree_method=hist or approx",
+    ),
     ({"_num_cv_round": "2"}, "_num_cv_round applies only with _kfold"),
 ]
 
