@@ -148,7 +148,7 @@ def _check_model(content: bytes, _directory: Path) -> None:
 def _unpack_forest(content: bytes, _directory: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - likewise
 
-    from trainbox.sklearn.packing import unpack  # noqa: PLC0415
+    from trainbox.sklearn.forests.packing import unpack  # noqa: PLC0415
 
     unpack(content, RandomForestClassifier, features=4, source="the forest")
 

@@ -22,7 +22,7 @@ KEEP_ALIVE_SECONDS = 75
 #: What the head of a request may take, in time and in bytes.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-_EXPECTED = ("config", "server_state", "app_state")
+_EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
 _CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"

@@ -13,8 +13,9 @@ if not run.stopped:
 batches.next_epoch()
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from trainbox.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
@@ -46,32 +47,24 @@ __all__ = [
     "session",
 ]
 
-_HOMES = {
-    "Batches": "batches",
-    "BestEpoch": "networks.epochs",
-    "EpochScores": "networks.epochs",
-    "NetworkParams": "networks.hyperparameters",
-    "Samples": "networks.samples",
-    "Session": "training",
-    "convolutions": "networks.architectures",
-    "evaluate": "networks.epochs",
-    "learning_rate": "networks.architectures",
-    "load_factory": "networks.architectures",
-    "load_former": "networks.former",
-    "perceptron": "networks.architectures",
-    "prepare": "networks.samples",
-    "read_samples": "networks.samples",
-    "save_network": "networks.model",
-    "session": "start_session",
+#: The module of each name; loaded on first use, so that the agent and the writer of checkpoints do not import torch.
+_MODULES = {
+    "Batches": "trainbox.torch.batches",
+    "BestEpoch": "trainbox.torch.networks.epochs",
+    "EpochScores": "trainbox.torch.networks.epochs",
+    "NetworkParams": "trainbox.torch.networks.hyperparameters",
+    "Samples": "trainbox.torch.networks.samples",
+    "Session": "trainbox.torch.training",
+    "convolutions": "trainbox.torch.networks.architectures",
+    "evaluate": "trainbox.torch.networks.epochs",
+    "learning_rate": "trainbox.torch.networks.architectures",
+    "load_factory": "trainbox.torch.networks.architectures",
+    "load_former": "trainbox.torch.networks.former",
+    "perceptron": "trainbox.torch.networks.architectures",
+    "prepare": "trainbox.torch.networks.samples",
+    "read_samples": "trainbox.torch.networks.samples",
+    "save_network": "trainbox.torch.networks.model",
+    "session": "trainbox.torch.start_session",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for: the agent and the writer of checkpoints do without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trainbox.torch' has no attribute {name!r}")
-    return getattr(import_module(f"trainbox.torch.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

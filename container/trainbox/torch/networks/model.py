@@ -19,7 +19,7 @@ from trainbox.model.curves import save_curves
 from trainbox.model.plots import draw_pictures
 from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
 from trainbox.tabular.script import log_line
-from trainbox.tabular.texts import explain
+from trainbox.tabular.texts import note_on_texts
 from trainbox.torch.networks.architectures import export
 from trainbox.torch.networks.epochs import BestEpoch
 from trainbox.torch.networks.hyperparameters import NetworkParams
@@ -81,7 +81,7 @@ def save_network(
     files = {"model.pt": weights.getvalue(), "model.pt2": export(net, train.inputs)}
     save_files(files, card, train.inputs, program="model.pt2")
     curves = save_curves(best.history, unit="epochs", selected=best.epoch)
-    for text in explain(train.coding, train.names, params.unseen):
+    for text in note_on_texts(train.coding, train.names, params.unseen):
         log_line(text)
     if final:
         trainbox.final(final)

@@ -16,7 +16,7 @@ from trainbox.log_lines import emit
 from trainbox.tabular.domains import Domain, classes_below, codes_of, labels_in
 from trainbox.tabular.faults import Scan, find_place
 from trainbox.tabular.labels import MOST_CLASSES, refuse_constant
-from trainbox.tabular.texts import find_odd_texts, read_codes
+from trainbox.tabular.texts import read_codes, texts_like_missing
 
 _LABEL_FIRST = ColumnSpec()
 #: From here on a 32-bit float does not tell two neighbouring whole numbers apart.
@@ -61,7 +61,7 @@ def read_rows(
         again = Scan(*of_codes)
         again(block, table.feature_names)
         again.check()
-        for text in find_odd_texts(table.coding, table.feature_names, columns.missing):
+        for text in texts_like_missing(table.coding, table.feature_names, columns.missing):
             emit(text)
     if like is None and (table.labels == table.labels.flat[0]).all():
         refuse_constant("train", float(table.labels.flat[0]), len(table.labels))

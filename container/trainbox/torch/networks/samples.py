@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 import trainbox
 from trainbox.contract.model_card import FeatureType
-from trainbox.data import Coding, ColumnSpec, Table, digest_coding, say_unread
+from trainbox.data import Coding, ColumnSpec, Table, digest_coding, log_unread
 from trainbox.errors import DataError
 from trainbox.tabular.texts import by_name
 from trainbox.torch.batches import Batches, Loader
@@ -116,7 +116,7 @@ def read_samples(params: NetworkParams) -> dict[str, Samples]:
         read = functools.partial(read_rows, columns=columns, has_classes=is_class, codes=params.categorical)
     sources = {"train": read(first)}
     held_out = [name for name in ("validation", "test") if name in job.channels][:1]
-    say_unread(job.channels, ["train", *held_out])
+    log_unread(job.channels, ["train", *held_out])
     for name in held_out:
         sources["validation"] = read(trainbox.channel(name), like=sources["train"])
     if params.patience and len(sources) == 1:
