@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -270,6 +271,14 @@ def test_every_python_example_is_python() -> None:
     for page in PAGES:
         for block in find_blocks(page, "python"):
             ast.parse(block, filename=str(page))
+
+
+def test_the_rows_of_the_architecture_page_are_those_of_the_import_rules() -> None:
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(rule["layers"] for rule in rules if rule["name"] == "Imports point down only")
+    rows = re.findall(r"^\| \d+ \| ((?:`\w+`(?:, )?)+) \|", (DOCS / "architecture.md").read_text(), re.MULTILINE)
+    shown = [set(re.findall(r"\w+", row)) for row in rows]
+    assert shown == [set(re.findall(r"trainbox\.(\w+)", layer)) for layer in layers]
 
 
 def test_the_readme_is_one_screen_and_installs_extras_that_there_are() -> None:

@@ -301,6 +301,25 @@ def test_a_header_in_a_batch_is_refused_unless_it_is_declared() -> None:
     assert ask(b"1,2,3\n", "text/csv; header=present", SAGEMAKER_BATCH="true").body == b"14.0\n"
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/csv", b"1,2,3\n\n4,5,6\n"),
+        ("text/csv", b"1,2,3\n# of May\n4,5,6\n"),
+        ("text/csv", b"\n1,2,3\n"),
+        ("application/jsonlines", b"[1,2,3]\n\n[4,5,6]\n"),
+        ("text/libsvm", b"0:1\n# of May\n1:2\n"),
+    ],
+)
+def test_a_line_of_a_batch_without_an_answer_is_refused(content_type: str, body: bytes) -> None:
+    assert ask(body, content_type).status == 200
+    found = ask(body, content_type, SAGEMAKER_BATCH="true")
+    assert found.status == 400
+    assert "a blank line or a comment has no answer" in json.loads(found.body)["error"]
+    at_the_end = body.replace(b"\n\n", b"\n").replace(b"# of May\n", b"").lstrip() + b"\n\r\n"
+    assert ask(at_the_end, content_type, SAGEMAKER_BATCH="true").status == 200
+
+
 # ---- what may be told ----
 
 

@@ -173,6 +173,7 @@ def test_a_foreign_estimator_says_itself_what_it_expects(labels: tuple[Any, Any]
     ours = load(tmp_path, saved(tmp_path, model, "joblib"))
     assert ours.card.features.names == NAMES
     assert (ours.card.classes, ours.card.objective) == (labels, "classification")
+    assert isinstance(ours.card.samples[0].prediction, float)  # a class, and no shares
     said = ours.predict(rows)
     assert said.tolist() == [(labels.index(each) if each in ("no", "yes") else each) for each in expected(model, rows)]
 

@@ -41,13 +41,11 @@ class Linear:
         """Nothing to do."""
 
 
-def service(model: Linear | None = None, **env: str) -> Service:
+def service(model: Linear | None = None, /, **env: str) -> Service:
     """The service of a model under these variables."""
     return make_service(read_hosting(env), model or Linear())
 
 
-def ask(
-    body: bytes, content_type: str = "text/csv", accept: str = "", *, model: Linear | None = None, **env: str
-) -> Answer:
+def ask(body: bytes, content_type: str = "text/csv", accept: str = "", *, model: Any = None, **env: str) -> Answer:
     """The answer to one request."""
     return respond(service(model, **env), body, content_type, accept, request_id="r1")

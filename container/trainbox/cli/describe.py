@@ -12,7 +12,7 @@ from trainbox.contract import params
 from trainbox.contract.job import read_environment
 from trainbox.local.endpoints.model_source import is_model
 from trainbox.local.scripts.script_module import find_params, find_script, load_script
-from trainbox.supervisor.program import bundled_scripts
+from trainbox.supervisor.program.choice import bundled_scripts
 
 #: What its help shows.
 EXAMPLES = (

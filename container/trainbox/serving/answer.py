@@ -13,7 +13,7 @@ import numpy as np
 
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.errors import ContractError, DataError, ResourceError
-from trainbox.serving.decode import decode
+from trainbox.serving.decode import LINE_FORMATS, LineCounter, decode
 from trainbox.serving.encode import (
     encode_csv,
     encode_json,
@@ -24,7 +24,7 @@ from trainbox.serving.encode import (
 from trainbox.serving.encode_binary import encode_arrow, encode_npy, encode_parquet, encode_recordio
 from trainbox.serving.features import FeaturePlan, Matrix, plan_features, translate
 from trainbox.serving.media_types import OUTPUT_TYPES, OutputFormat, OutputType, choose_output_type, read_input_type
-from trainbox.serving.outputs import Column, check_outputs, default_outputs, select
+from trainbox.serving.outputs import Column, Kind, check_outputs, default_outputs, find_kind, select
 from trainbox.serving.request_errors import RequestError, encode_error
 
 _BINARY: Mapping[OutputFormat, Callable[[Sequence[Column]], bytes]] = {
@@ -62,6 +62,7 @@ class Service(msgspec.Struct, frozen=True, eq=False):
     hosting: Hosting
     predictor: Predictor
     plan: FeaturePlan
+    kind: Kind
     #: The content type of an answer where a request leaves it open.
     default_type: str
     outputs: tuple[str, ...]
@@ -73,9 +74,9 @@ def make_service(hosting: Hosting, predictor: Predictor) -> Service:
     Raises:
         ContractError: A variable does not fit the model.
     """
-    card = predictor.card
+    card, kind = predictor.card, find_kind(predictor)
     try:
-        check_outputs(hosting.outputs, card)
+        check_outputs(hosting.outputs, kind, card)
     except DataError as error:
         raise ContractError(f"SAGEMAKER_INFERENCE_OUTPUT: {error.message}", hint=error.hint) from error
     default = hosting.default_accept.partition(";")[0].strip().lower()
@@ -87,7 +88,7 @@ def make_service(hosting: Hosting, predictor: Predictor) -> Service:
     if default in {"", "*/*"}:
         default = "text/csv" if card.framework == "xgboost" else "application/json"
     plan = plan_features(card, most_bytes=hosting.max_body_bytes, is_batch=hosting.batch is not None)
-    return Service(hosting, predictor, plan, default, hosting.outputs or default_outputs(card))
+    return Service(hosting, predictor, plan, kind, default, hosting.outputs or default_outputs(kind, card))
 
 
 def answer(
@@ -113,8 +114,8 @@ def respond(service: Service, body: bytes, content_type: str, accept: str, *, re
         if question is None:
             return Answer(HTTPStatus.NO_CONTENT, (), b"")
         return write(service, question, predict(service, question))
-    except RequestError as error:
-        return refuse(service, error, request_id=request_id)
+    except DataError as error:
+        return refuse(service, translate(service.plan, error), request_id=request_id)
 
 
 def read(service: Service, body: bytes, content_type: str, accept: str) -> Question | None:
@@ -129,6 +130,10 @@ def read(service: Service, body: bytes, content_type: str, accept: str) -> Quest
     output = choose_output(service, accept)
     try:
         decoded = decode(body, kind, service.plan)
+        if service.hosting.batch is not None and kind.format in LINE_FORMATS:
+            lines = LineCounter()
+            lines.add(body)
+            lines.check(decoded.rows.shape[0] + decoded.has_header)
     except DataError as error:
         raise translate(service.plan, error) from error
     except (ResourceError, MemoryError) as error:
@@ -149,7 +154,7 @@ def choose_output(service: Service, accept: str) -> OutputType:
     output = choose_output_type(accept, service.default_type)
     if output.outputs:
         try:
-            check_outputs(output.outputs, service.predictor.card)
+            check_outputs(output.outputs, service.kind, service.predictor.card)
         except DataError as error:
             raise RequestError(error.message, status=HTTPStatus.NOT_ACCEPTABLE, hint=error.hint) from error
     return output
@@ -186,7 +191,9 @@ def encode_rows(service: Service, question: Question, numbers: Any) -> bytes:  #
     if numbers.ndim > 1 and numbers.shape[1:] == (1,):
         numbers = numbers[:, 0]
     names, kind, hosting = question.outputs, question.output.format, service.hosting
-    columns = select(names, numbers, question.rows, service.predictor) if names else [Column("score", numbers)]
+    columns = [Column(name, []) for name in names] or [Column("score", numbers)]
+    if names and len(numbers):
+        columns = select(names, numbers, question.rows, service.predictor, service.kind)
     if kind in _BINARY:
         return _BINARY[kind](columns)
     if kind == "JSON" and hosting.batch is None:

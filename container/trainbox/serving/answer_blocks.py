@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from http import HTTPStatus
+from itertools import chain, islice
 
 import msgspec
 
@@ -10,6 +11,7 @@ from trainbox.data.formats import ByteStream
 from trainbox.data.formats.byte_stream import Readable, read_lines
 from trainbox.errors import DataError
 from trainbox.serving.answer import Question, Service, choose_output, content_type_of, encode_rows, predict, read, write
+from trainbox.serving.decode import LINE_FORMATS, LineCounter
 from trainbox.serving.decode_csv import open_csv
 from trainbox.serving.decode_json import decode_json_lines
 from trainbox.serving.decode_records import read_record_blocks
@@ -37,7 +39,7 @@ class BlockAnswer(msgspec.Struct, frozen=True, eq=False):
 def answer_blocks(
     service: Service, body: Readable, content_type: str, accept: str, *, size: int = BLOCK_BYTES
 ) -> BlockAnswer:
-    """Answer a request of any length; the first block is read before this returns.
+    """Answer a request of any length; the first two blocks are answered before this returns.
 
     CSV, JSON Lines, libsvm and recordio-protobuf are read block by block; other formats as a whole, up to a limit.
 
@@ -53,22 +55,46 @@ def answer_blocks(
     """
     kind = read_input_type(content_type, takes_images=bool(service.plan.shape))
     output = choose_output(service, accept)
-    stream = ByteStream(body, "body")
+    counted = _Counted(body)
+    stream = ByteStream(counted, "body")
     if kind.format in {"CSV", "JSON Lines", "libsvm", "recordio-protobuf"} and _is_by_lines(service, output):
-        blocks = _answered(service, stream, kind, output, size)
+        decoded = _decoded(stream, kind, service.plan, size)
+        if service.hosting.batch is not None and kind.format in LINE_FORMATS:
+            decoded = counted.counted(decoded)
+        blocks = _answered(service, decoded, output)
     else:
         blocks = iter([_answer_whole(service, stream, content_type, accept)])
-    first = next(blocks, b"")
-    return BlockAnswer((("Content-Type", content_type_of(output)),), _chained(first, blocks))
+    # With the second, so that what is wrong with a body of one block is known by its status.
+    first = list(islice(blocks, 2))
+    return BlockAnswer((("Content-Type", content_type_of(output)),), chain(first, blocks))
+
+
+class _Counted:
+    """A body whose lines are counted as they are read."""
+
+    def __init__(self, body: Readable) -> None:
+        self._body = body
+        self._lines = LineCounter()
+        self._rows = 0
+
+    def read(self, size: int, /) -> bytes:
+        content = self._body.read(size)
+        self._lines.add(content)
+        return content
+
+    def close(self) -> None:
+        self._body.close()
+
+    def counted(self, decoded: Iterator[tuple[Matrix, bool]]) -> Iterator[tuple[Matrix, bool]]:
+        """Yield the same, and check at the end that each line had a row."""
+        for rows, has_header in decoded:
+            self._rows += rows.shape[0] + has_header
+            yield rows, has_header
+        self._lines.check(self._rows)
 
 
 def _is_by_lines(service: Service, output: OutputType) -> bool:
     return output.format in _BY_BLOCKS or (output.format == "JSON" and service.hosting.batch is not None)
-
-
-def _chained(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from blocks
 
 
 def _answer_whole(service: Service, stream: ByteStream, content_type: str, accept: str) -> bytes:
@@ -84,10 +110,10 @@ def _answer_whole(service: Service, stream: ByteStream, content_type: str, accep
     return b"" if question is None else write(service, question, predict(service, question)).body
 
 
-def _answered(service: Service, stream: ByteStream, kind: InputType, output: OutputType, size: int) -> Iterator[bytes]:
+def _answered(service: Service, decoded: Iterator[tuple[Matrix, bool]], output: OutputType) -> Iterator[bytes]:
     """Yield the answer to each block; a line end comes before a block, not after it, so that the last may have none."""
     between = b""
-    for rows, has_header in _decoded(stream, kind, service.plan, size):
+    for rows, has_header in decoded:
         question = Question(rows, output, output.outputs or service.outputs, has_header)
         if not rows.shape[0] and not has_header:
             continue

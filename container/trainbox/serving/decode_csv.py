@@ -30,6 +30,8 @@ _LARGEST = 3.4028234e38
 _SMALLEST = 1.1754944e-38
 #: No smaller number than this square's root is too large for 32 bits.
 _LARGE_SQUARE = 1e76
+#: Longer ones BLAS would multiply in several threads.
+_MOST_QUICK = 4096
 #: Without an exponent a tiny number has many.
 _ZEROS = b"0" * 16
 #: Of lines with texts.
@@ -88,8 +90,20 @@ def _read_quickly(body: bytes, plan: FeaturePlan) -> Floats | None:
         count, text = len(lines), b",".join(lines)
     if b"\r" in text or b"-0," in text or text[-2:] == b"-0":  # JSON has no whole negative zero
         return None
-    values = _parse(text, plan, is_missing=b",," in text or text[-1:] == b",")
-    return None if values is None else _shaped(values, text, count, plan)
+    empty: list[int] = []
+    if b",," in text or text[-1:] == b",":
+        filled = _fill(text, plan)
+        if filled is None:
+            return None
+        text, empty = filled
+    try:
+        values = np.array(_NUMBERS.decode(b"[%b]" % text))
+    except msgspec.DecodeError:
+        return None
+    rows = _shaped(values, text, count, plan)
+    if empty and rows is not None:
+        rows.ravel()[empty] = np.nan
+    return rows
 
 
 def _read_words(text: bytes, plan: FeaturePlan) -> Floats | None:
@@ -125,17 +139,13 @@ def _shaped(values: npt.NDArray[np.float64], text: bytes, count: int, plan: Feat
     return None if rows is None else rows.reshape(count, plan.count)
 
 
-def _parse(text: bytes, plan: FeaturePlan, *, is_missing: bool) -> npt.NDArray[np.float64] | None:
-    try:
-        if not is_missing:
-            return np.array(_NUMBERS.decode(b"[%b]" % text))
-        # A first cell that is missing may be the corner of a data frame's header; a word is for the reader of training.
-        if text[:1] == b"," or b"n" in text or "" not in plan.columns.missing:
-            return None
-        text = text.replace(b",,", b",null,").replace(b",,", b",null,")
-        return np.array(_CELLS.decode(b"[%b%b]" % (text, b"null" if text[-1:] == b"," else b"")), np.float64)
-    except msgspec.DecodeError:
+def _fill(text: bytes, plan: FeaturePlan) -> tuple[bytes, list[int]] | None:
+    """Return the text with 0 in its empty cells, and which these are; None if they need another look."""
+    # A first cell that is empty may be the corner of a data frame's header.
+    if text[:1] == b"," or "" not in plan.columns.missing:
         return None
+    empty = [place for place, cell in enumerate(text.split(b",")) if not cell]
+    return text.replace(b",,", b",0,").replace(b",,", b",0,") + (b"0" if text[-1:] == b"," else b""), empty
 
 
 def _round_exactly(values: npt.NDArray[np.float64], text: bytes) -> Floats | None:
@@ -149,7 +159,7 @@ def _round_exactly(values: npt.NDArray[np.float64], text: bytes) -> Floats | Non
         if np.count_nonzero((bits & _LOW_BITS) == _MIDDLE):
             return None
     has_exponents = b"e" in text or b"E" in text or _ZEROS in text
-    if has_exponents or not values.dot(values) < _LARGE_SQUARE:  # which a missing value makes false, too
+    if has_exponents or len(values) > _MOST_QUICK or not values.dot(values) < _LARGE_SQUARE:  # false for NaN, too
         sizes = np.abs(values)
         if np.count_nonzero(sizes >= _LARGEST) or np.count_nonzero((sizes < _SMALLEST) & (sizes > 0)):
             return None

@@ -222,7 +222,8 @@ def find_model(hosting: Hosting, listing: Listing) -> Found:
         return Found(model_dir=hosting.model_dir, card=listing.card, module=module, notes=tuple(notes))
     form, names = _choose_files(hosting, listing)
     if form in CODE:
-        notes.append(f"{names[0]} is {_CODE_FORMS[form]}: loading it runs code of whoever made it")
+        runs = "what it is made of is read, nothing runs" if form == "booster-pickle" else "loading it runs its code"
+        notes.append(f"{names[0]} is {_CODE_FORMS[form]}: {runs}")
         if hosting.code == "never":
             raise DataError(
                 f"{hosting.model_dir / names[0]} is {_CODE_FORMS[form]}, and TRAINBOX_SERVE_CODE is never",
@@ -365,6 +366,16 @@ def load(found: Found) -> Predictor:
             found.files[0],
             found.card,
             is_pickle=found.form == "pickle",
+            may_run_code=found.may_run_code,
+        )
+    if found.framework == "pytorch":
+        from trainbox.torch import predictor as of_torch  # noqa: PLC0415 - likewise
+
+        return of_torch.load_predictor(
+            found.model_dir,
+            found.files[0],
+            found.card,
+            is_script=found.form == "torchscript",
             may_run_code=found.may_run_code,
         )
     raise DataError(f"{found.model_dir}: the user's model_fn loads this model")

@@ -136,11 +136,12 @@ class ModelLoader:
 
     def _turn(self, timeout: float | None) -> bool:
         """Do what there is to do; whether the supervisor is still there."""
-        readable, _, _ = select.select([self.link, self._awake], [], [], timeout)
+        link = self.link.fileno()
+        readable, _, _ = select.select([link, self._awake], [], [], timeout)
         if self._awake in readable:
             os.read(self._awake, 4096)
         self._reap()
-        return self.link not in readable or self._follow()
+        return link not in readable or self._follow()
 
     def _follow(self) -> bool:
         received = self.link.receive()

@@ -44,21 +44,24 @@ class Column(msgspec.Struct, frozen=True, eq=False):
     values: Numbers | list[Any]
 
 
-def kind_of(card: ModelCard) -> Kind:
+def find_kind(predictor: Predictor) -> Kind:
     """Return what the numbers of a model are."""
+    card = predictor.card
     if card.framework == "xgboost":
         return _KINDS.get(card.objective, "number")
     if not card.classes:
         return "number"
     if card.framework == "pytorch":
         return "logits"
-    sample = card.samples[0].prediction if card.samples else ()
-    return "probabilities" if isinstance(sample, tuple) else "class"
+    if card.samples:
+        return "probabilities" if isinstance(card.samples[0].prediction, tuple) else "class"
+    # The card of a foreign estimator does not say whether it has shares.
+    numbers = predictor.predict(np.zeros((1, card.features.count), np.float32))
+    return "probabilities" if np.ndim(numbers) > 1 else "class"
 
 
-def outputs_of(card: ModelCard) -> tuple[str, ...]:
+def outputs_of(kind: Kind, card: ModelCard) -> tuple[str, ...]:
     """Return the names of all that an answer of this model may hold."""
-    kind = kind_of(card)
     if kind == "number":
         names: tuple[str, ...] = _OF_NUMBERS
     else:
@@ -66,27 +69,26 @@ def outputs_of(card: ModelCard) -> tuple[str, ...]:
     return (*names, *_OF_XGBOOST) if card.framework == "xgboost" else names
 
 
-def default_outputs(card: ModelCard) -> tuple[str, ...]:
+def default_outputs(kind: Kind, card: ModelCard) -> tuple[str, ...]:
     """Return what an answer holds if nothing is chosen; nothing: the numbers of the model as they are."""
-    kind = kind_of(card)
     if card.framework == "xgboost" or kind == "number":
         return ()
     return ("predicted_label",) if kind == "class" else ("predicted_label", "probability")
 
 
-def check_outputs(names: Sequence[str], card: ModelCard) -> None:
+def check_outputs(names: Sequence[str], kind: Kind, card: ModelCard) -> None:
     """Check that a model has all these outputs.
 
     Raises:
         DataError: It has not; says which, and which it has.
     """
-    known = outputs_of(card)
+    known = outputs_of(kind, card)
     wrong = [name for name in names if name not in known]
     if wrong:
         raise DataError(f"this model has no output {some(wrong)}", hint=f"its outputs are {some(known, len(known))}")
 
 
-def select(names: Sequence[str], numbers: Numbers, rows: Any, predictor: Predictor) -> list[Column]:  # noqa: ANN401
+def select(names: Sequence[str], numbers: Numbers, rows: Any, predictor: Predictor, kind: Kind) -> list[Column]:  # noqa: ANN401
     """Return the chosen outputs of some rows, in the order chosen.
 
     Args:
@@ -94,11 +96,15 @@ def select(names: Sequence[str], numbers: Numbers, rows: Any, predictor: Predict
         numbers: What the model gives: (n,) or (n, c).
         rows: The rows, of which contributions are computed.
         predictor: The model.
+        kind: What its numbers are.
+
+    Raises:
+        DataError: The model cannot say what features contribute.
     """
-    card = predictor.card
-    find = _Outputs(kind_of(card), numbers, card)
+    find = _Outputs(kind, numbers, predictor.card)
     return [
-        Column(name, predictor.contributions(rows) if name == "contributions" else find.by_name(name)) for name in names
+        Column(name, np.asarray(predictor.contributions(rows)) if name == "contributions" else find.by_name(name))
+        for name in names
     ]
 
 
@@ -145,7 +151,9 @@ class _Outputs:
         if self._kind == "class":
             if classes and isinstance(classes[0], str):
                 return [classes[int(place)] for place in numbers.tolist()]
-            return numbers
+            if self._card.framework == "xgboost":  # the built-in has 2.0 for class 2
+                return numbers
+            return [int(label) if label.is_integer() else label for label in numbers.tolist()]
         if self._kind == "probability":
             places = (numbers > _HALF).astype(int)
         elif self._kind == "sign":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
@@ -19,12 +20,13 @@ import threadpoolctl
 from sklearn import config_context, ensemble, tree
 from sklearn.base import BaseEstimator, is_classifier
 
-from trainbox.contract.model_card import ModelCard, features_of
+from trainbox.contract.model_card import ModelCard, SampleRow, features_of
 from trainbox.data import Coding
 from trainbox.errors import DataError
 from trainbox.files import read_below
 from trainbox.log_lines import emit
-from trainbox.sklearn.packing import FORESTS, check_trees
+from trainbox.model.samples import as_prediction
+from trainbox.sklearn.forests.packing import FORESTS, check_trees
 from trainbox.sklearn.texts import expand
 
 _MOST_BYTES = 2**40
@@ -76,10 +78,23 @@ def load_predictor(
         emit(f"{name}: {line}")
     if not hasattr(model, "predict"):
         raise DataError(f"{source} holds {type(model).__name__}, which does not predict", hint="save the estimator")
-    card = card or _describe(model, source)
     if isinstance(model, FORESTS):
         check_trees(model, features=model.n_features_in_, source=str(source))
-    return EstimatorPredictor(model, card)
+    if card is not None:
+        return EstimatorPredictor(model, card)
+    return _with_sample(EstimatorPredictor(model, _describe(model, source)))
+
+
+def _with_sample(predictor: "EstimatorPredictor") -> "EstimatorPredictor":
+    """Note in the card of a foreign estimator what it gives for zeros: from that one sees what its answers are."""
+    try:
+        said = predictor.predict(np.zeros((1, predictor.card.features.count), np.float32))
+    except DataError as error:
+        emit(f"a row of zeros cannot be predicted: {error.message}")
+    else:
+        sample = SampleRow({}, as_prediction(said[0]))
+        predictor.card = msgspec.structs.replace(predictor.card, samples=(sample,))
+    return predictor
 
 
 class EstimatorPredictor:

@@ -14,7 +14,7 @@ from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.text import short
-from trainbox.errors import PREFIX, ResourceError, TrainboxError
+from trainbox.errors import PREFIX, ContractError, ResourceError, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.supervisor.endpoint.dispatcher import Dispatcher
 from trainbox.supervisor.endpoint.plan import PROGRAM, Capacity, plan_loader
@@ -80,6 +80,11 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
     hosting = read_hosting(env)
+    if hosting.is_multi_model:
+        raise ContractError(
+            "SAGEMAKER_MULTI_MODEL is true, and this version of trainbox serves one model",
+            hint="create the endpoint in SingleModel mode, with the model itself as ModelDataUrl",
+        )
     listener = _listen(hosting)
     page = make_page()
     link, inherited = make_links()
@@ -97,12 +102,15 @@ def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
 def _listen(hosting: Hosting) -> socket.socket:
     """Bind the port at once: from here on nobody is turned away by the kernel."""
     try:
-        return socket.create_server((hosting.address, hosting.port), backlog=_BACKLOG, reuse_port=True)
+        listener = socket.create_server((hosting.address, hosting.port), backlog=_BACKLOG)
     except OSError as error:
         raise ResourceError(
             f"port {hosting.port} of {hosting.address} cannot be bound: {error.strerror}",
             hint="end what listens there, or set SAGEMAKER_BIND_TO_PORT to another port",
         ) from error
+    # After the bind, which must fail where another server is: for workers that have to listen themselves.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return listener
 
 
 def _read_capacity() -> Capacity:

@@ -23,6 +23,7 @@ from trainbox.errors import DataError
 from trainbox.files import read_below
 from trainbox.log_lines import emit
 from trainbox.xgboost.model_check import Model, check_model
+from trainbox.xgboost.old_models import convert, is_old
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -53,6 +54,10 @@ def load_predictor(
         DataError: A file cannot be read, or is no model.
     """
     contents = [_read(model_dir, name) for name in (names if use_ensemble else names[:1])]
+    contents = [
+        convert(content, source=str(model_dir / name)) if is_old(content) else content
+        for name, content in zip(names, contents, strict=False)
+    ]
     known: Model | None = None
     for name, content in zip(names, contents, strict=False):
         # What training has written was checked by it: of a large model that takes a second.
@@ -150,9 +155,9 @@ class XGBoostPredictor:
     def _join(self, answers: list[Floats]) -> Floats:
         if len(answers) == 1:
             return answers[0]
-        from trainbox.xgboost.model import together  # noqa: PLC0415 - 0.2 s, which one model does not need
+        from trainbox.xgboost.model import combine_folds  # noqa: PLC0415 - 0.2 s, which one model does not need
 
-        return together(answers, self.card.objective)
+        return combine_folds(answers, self.card.objective)
 
 
 class PreparedCall:

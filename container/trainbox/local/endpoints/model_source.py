@@ -12,7 +12,7 @@ from trainbox.errors import DataError, RunError
 from trainbox.files import remove_tree
 from trainbox.local.results.record import read_record
 from trainbox.local.results.result import ARCHIVE, MODEL
-from trainbox.supervisor.source import extract
+from trainbox.supervisor.program.archive import extract
 
 #: What an unpacked model may have; training jobs may write models of any size.
 _MOST_BYTES = 2**40

@@ -35,7 +35,7 @@ class Refusals:
         self,
         reason: Callable[[], str],
         register: Callable[[socket.socket, Callable[[], None]], None],
-        unregister: Callable[[socket.socket], None],
+        unregister: Callable[[socket.socket], object],
     ) -> None:
         self._reason = reason
         self._register = register
