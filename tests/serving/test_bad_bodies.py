@@ -45,7 +45,7 @@ def good(**columns: Any) -> dict[str, Any]:
 
 HEADER = npy(np.zeros((1, 4), np.float32))[:-16]
 Case: TypeAlias = tuple[str, bytes, int, int | None, int | None, str, str | None]
-#: Parquet with a histogram of another length than its levels (zlib, base 85): asked about it, Arrow 26 ends the process.
+#: Parquet with a histogram of a wrong length (zlib, base 85): asked for its row groups, Arrow 26 ends the process.
 HISTOGRAM = """
 c-oy*%Wl&^6uln1##9kXE6vE3yoeCBg473%)T%{PbexhVA}wh|1gY2r$8uUI4h~H!7JL9-z#6e&jl_->D?WoIV#SgT5;NmTY)Xw3
 uB`E$`#9%5WH)GY6>B(;uhucbFb`1txbmxDP>}NDHU>P8uPrin9_v`QO=IjyGy=s7taEc9@h;Z@5W65nLBRN~;KCn#mo@=Z=8ydD
