@@ -179,6 +179,16 @@ def test_connections_that_stay_open_are_spread_evenly(tmp_path: Path, connection
         assert min(counts.values()) > 0.15 * sum(counts.values())
 
 
+def test_where_uvicorn_cannot_be_given_connections_each_worker_listens(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn-has-changed").touch()
+    with ServeProcess(tmp_path, TWO) as server:
+        workers = server.until_ready().workers
+        assert server.log.count("cannot be given connections: each worker listens (SO_REUSEPORT)\n") == 1
+        answers = {int(server.invoke(b"").body) for _ in range(64)}
+        assert answers == set(workers)
+        assert server.stop() == 0
+
+
 # ---- requests ----
 
 

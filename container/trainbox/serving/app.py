@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
@@ -29,8 +30,9 @@ MOST_WAITING = 64
 #: Predictions that take longer leave the event loop alone.
 _LOOP_SECONDS = 0.001
 _LOOP_BYTES = 16 * 1024
-#: How much weight the last request has in the mean of them.
-_WEIGHT = 0.2
+#: One that takes so long is slow at once; of those in between several in a row count, or a busy machine would.
+_SLOW_SECONDS = 0.05
+_SLOW, _SLOWEST = 3, 6
 #: A body may pause for so long, and what nobody wants of it is read for so long.
 _BODY_SECONDS = 30.0
 _REST_SECONDS = 5.0
@@ -69,9 +71,11 @@ class App:
         self._words = slot.words
         self._counters = Counters(slot)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        #: Held by who predicts: models need not stand two at a time.
+        self._predicting = threading.Lock()
         self._waiting = 0
         self._predictions = 0
-        self._mean_seconds = 0.0
+        self._slowness = 0
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
@@ -155,9 +159,14 @@ class App:
         if body is None:
             return None
         request = Request(headers, body, request_id)
-        if len(body) <= _LOOP_BYTES and self._mean_seconds < _LOOP_SECONDS and not self._waiting:
+        if len(body) > _LOOP_BYTES or self._slowness >= _SLOW or not self._predicting.acquire(blocking=False):
+            return await self._answer_beside(request, receive)
+        began = time.perf_counter()
+        try:
             return self._answer(request)
-        return await self._answer_beside(request, receive)
+        finally:
+            self._predicting.release()
+            self._note_seconds(time.perf_counter() - began)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
         """Read the body, within its limits; None where the client has gone."""
@@ -199,16 +208,25 @@ class App:
         gone = loop.create_task(_wait_for_end(receive))
         self._waiting += 1
         try:
-            return await loop.run_in_executor(self._thread, lambda: None if gone.done() else self._answer(request))
+            return await loop.run_in_executor(self._thread, self._answer_in_thread, request, gone)
         finally:
             self._waiting -= 1
             gone.cancel()
+
+    def _answer_in_thread(self, request: Request, gone: "asyncio.Task[None]") -> Response | None:
+        with self._predicting:
+            if gone.done():
+                return None
+            began, busy = time.perf_counter(), time.thread_time()
+            try:
+                return self._answer(request)
+            finally:
+                self._note_seconds_of_thread(time.perf_counter() - began, time.thread_time() - busy)
 
     def _answer(self, request: Request) -> Response:
         """Have the responder answer; a defect of it is an answer, too, with the place."""
         self._predictions += 1
         self._words[WorkerField.PREDICTION] = self._predictions
-        began = time.perf_counter()
         try:
             return self._responder.answer(request)
         except Exception as error:  # noqa: BLE001 - the one place where what escapes a model becomes an answer
@@ -218,7 +236,20 @@ class App:
             return self._error(500, f"{type(error).__name__}: {error} (at {place})", request.id)
         finally:
             self._words[WorkerField.PREDICTION] = 0
-            self._mean_seconds += _WEIGHT * (time.perf_counter() - began - self._mean_seconds)
+
+    def _note_seconds(self, seconds: float) -> None:
+        """Note how long a prediction took in the loop; on a busy machine a single one says nothing."""
+        if seconds > _SLOW_SECONDS:
+            self._slowness = _SLOWEST
+        else:
+            self._slowness = self._slowness + 1 if seconds > _LOOP_SECONDS else 0
+
+    def _note_seconds_of_thread(self, seconds: float, busy: float) -> None:
+        """Likewise beside it, where it has also waited for the loop."""
+        if seconds > _SLOW_SECONDS or busy > _LOOP_SECONDS:
+            self._slowness = _SLOWEST
+        elif self._slowness:
+            self._slowness -= 1
 
     # -- answers ---------------------------------------------------------------------------------------------------
 

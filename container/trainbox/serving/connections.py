@@ -22,11 +22,43 @@ KEEP_ALIVE_SECONDS = 75
 #: What the head of a request may take, in time and in bytes.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-_EXPECTED = ("config", "server_state", "app_state")
+_EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
+_CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
     b'content-length: 52\r\n\r\n{"error": "the head of the request is over 64 KiB"}\n'
 )
+
+
+class _HeadWithBody:
+    """A transport that sends the head of an answer together with what comes next: one packet, one call of the kernel.
+
+    Args:
+        transport: What sends.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep the head of an answer: uvicorn writes its body next, if only an empty one."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(_CONTINUE):
+            self._head = data
+            return
+        self._write(data)
+
+    def close(self) -> None:
+        """Send what was kept, and close."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
 
 
 class _Protocol(HttpToolsProtocol):
@@ -34,6 +66,9 @@ class _Protocol(HttpToolsProtocol):
 
     head_bytes = 0
     head_since = 0.0
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - any of asyncio's
+        super().connection_made(_HeadWithBody(transport))  # type: ignore[arg-type] # it is used as one
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle

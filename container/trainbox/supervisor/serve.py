@@ -102,12 +102,15 @@ def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
 def _listen(hosting: Hosting) -> socket.socket:
     """Bind the port at once: from here on nobody is turned away by the kernel."""
     try:
-        return socket.create_server((hosting.address, hosting.port), backlog=_BACKLOG, reuse_port=True)
+        listener = socket.create_server((hosting.address, hosting.port), backlog=_BACKLOG)
     except OSError as error:
         raise ResourceError(
             f"port {hosting.port} of {hosting.address} cannot be bound: {error.strerror}",
             hint="end what listens there, or set SAGEMAKER_BIND_TO_PORT to another port",
         ) from error
+    # After the bind, which must fail where another server is: for workers that have to listen themselves.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return listener
 
 
 def _read_capacity() -> Capacity:
