@@ -83,7 +83,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     module: Module | None = None
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class FoundModel(msgspec.Struct, frozen=True, kw_only=True):
     """The model to serve."""
 
     model_dir: Path
@@ -200,7 +200,7 @@ def _defined(module: ast.Module) -> set[str]:
 # ---- decide ----
 
 
-def find_model(hosting: Hosting, listing: Listing) -> Found:
+def find_model(hosting: Hosting, listing: Listing) -> FoundModel:
     """Decide which model is served: the user's module first, then the card, then a foreign model that is alone.
 
     Args:
@@ -219,7 +219,7 @@ def find_model(hosting: Hosting, listing: Listing) -> Found:
     elif listing.module is not None:
         notes.append(f"{listing.module.path} has none of {', '.join(HOOKS[:5])}: it is not used")
     if module is not None and "model_fn" in module.hooks:
-        return Found(model_dir=hosting.model_dir, card=listing.card, module=module, notes=tuple(notes))
+        return FoundModel(model_dir=hosting.model_dir, card=listing.card, module=module, notes=tuple(notes))
     form, names = _choose_files(hosting, listing)
     if form in CODE:
         runs = "what it is made of is read, nothing runs" if form == "booster-pickle" else "loading it runs its code"
@@ -229,7 +229,7 @@ def find_model(hosting: Hosting, listing: Listing) -> Found:
                 f"{hosting.model_dir / names[0]} is {_CODE_FORMS[form]}, and TRAINBOX_SERVE_CODE is never",
                 hint="save the model as skops, as UBJSON or with torch.export; or allow its code",
             )
-    return Found(
+    return FoundModel(
         model_dir=hosting.model_dir,
         framework=_FRAMEWORKS[form],
         form=form,
@@ -327,7 +327,7 @@ def _listed(listing: Listing) -> str:
 # ---- act ----
 
 
-def load(found: Found) -> Predictor:
+def load(found: FoundModel) -> Predictor:
     """Load the model with the one framework that it needs.
 
     Args:
@@ -358,7 +358,7 @@ def load(found: Found) -> Predictor:
             add_code(found.model_dir)
         from trainbox.sklearn import entry as sklearn_entry  # noqa: PLC0415 - likewise
 
-        sklearn_entry.load()
+        sklearn_entry.load("trainbox.sklearn.predictor")
         from trainbox.sklearn import predictor as of_sklearn  # noqa: PLC0415 - likewise
 
         return of_sklearn.load_predictor(

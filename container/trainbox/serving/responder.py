@@ -100,4 +100,9 @@ def load_responder(hosting: Hosting) -> Responder:
     Raises:
         DataError: There is none, or it cannot be used.
     """
-    return ModelResponder(hosting, load(find_model(hosting, list_model(hosting))))
+    found = find_model(hosting, list_model(hosting))
+    if found.module is not None:
+        from trainbox.serving.hook_responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
+
+        return HookResponder(hosting, found)
+    return ModelResponder(hosting, load(found))

@@ -47,7 +47,11 @@ def session(params: EstimatorParams) -> Iterator["ForestSession"]:
             run.draw()
 
 
-def load() -> None:
-    """Import scikit-learn without the optional parts; if the script has imported it already, all of it stays."""
+def load(module: str = "trainbox.sklearn.training") -> None:
+    """Import scikit-learn without the optional parts; if the script has imported it already, all of it stays.
+
+    Args:
+        module: What of ours is imported with it.
+    """
     with without(TORCH_BACKEND, *([] if "sklearn" in sys.modules else _UNUSED)):
-        importlib.import_module("trainbox.sklearn.training")
+        importlib.import_module(module)
