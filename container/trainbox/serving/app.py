@@ -296,9 +296,9 @@ class App:
         is_error = status >= _FIRST_ERROR
         if not is_error and (self._hosting.log_level >= _WARNING or not self._budget.take()):
             return
-        counted = "1 row" if rows == 1 else f"{rows:,} rows"
+        counted = (" 1 row" if rows == 1 else f" {rows:,} rows") if rows else ""
         told = f" {note}" if note else ""
-        emit(f"POST /invocations {status} {counted} {nanoseconds / 1e6:.2f} ms id={request_id}{told}")
+        emit(f"POST /invocations {status}{counted} {nanoseconds / 1e6:.2f} ms id={request_id}{told}")
 
 
 class _Budget:

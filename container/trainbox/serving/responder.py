@@ -82,9 +82,7 @@ class ModelResponder:
 
     def warm_up(self, threads: int) -> None:
         """Answer those rows, with so many threads from now on."""
-        self._predictor.set_threads(threads)
-        if self._predictor.card.samples:
-            self._predictor.predict(sample_matrix(self._predictor.card))
+        warm_up(self._predictor, threads)
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""
@@ -94,10 +92,23 @@ class ModelResponder:
         return Response(found.status, found.body, found.headers, rows=found.rows)
 
 
+def warm_up(predictor: Predictor, threads: int) -> None:
+    """Answer the rows of a model's card, with so many threads from now on."""
+    predictor.set_threads(threads)
+    if predictor.card.samples:
+        predictor.predict(sample_matrix(predictor.card))
+
+
 def load_responder(hosting: Hosting) -> Responder:
-    """Load the model.
+    """Load the model, with the user's hooks where there are any.
 
     Raises:
-        DataError: There is none, or it cannot be used.
+        DataError: There is no model, or it cannot be used.
+        ProgramError: The user's module cannot be.
     """
-    return ModelResponder(hosting, load(find_model(hosting, list_model(hosting))))
+    found = find_model(hosting, list_model(hosting))
+    if found.module is None:
+        return ModelResponder(hosting, load(found))
+    from trainbox.serving.hook_responder import HookResponder  # noqa: PLC0415 - most models bring none
+
+    return HookResponder(hosting, found, found.module)
