@@ -1,5 +1,6 @@
 """`serve` with real models: one of XGBoost by its card, and the user's own by hooks; forks and threads of OpenMP."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -49,6 +50,10 @@ def as_csv(rows: np.ndarray) -> bytes:
     return b"".join(b",".join(str(float(value)).encode() for value in row) + b"\n" for row in rows)
 
 
+def _has_another(server: ServeProcess, worker: int) -> bool:
+    return server.workers not in ([], [worker])
+
+
 def test_a_model_of_xgboost_answers_with_its_own_bits_in_workers_of_two_threads(
     booster: xgb.Booster, tmp_path: Path
 ) -> None:
@@ -63,7 +68,7 @@ def test_a_model_of_xgboost_answers_with_its_own_bits_in_workers_of_two_threads(
             assert np.array([float(line) for line in answered.body.split()], np.float32).tobytes() == expected.tobytes()
             (worker,) = server.workers
             os.kill(worker, signal.SIGKILL)  # the next one is another fork of the same loader
-            server.until(lambda before=worker: server.workers not in ([], [before]), "another takes its place")
+            server.until(functools.partial(_has_another, server, worker), "another takes its place")
         refused = server.invoke(b"1,2,3\n", {"Content-Type": "text/csv"})
         assert refused.status == 400
         assert server.stop() == 0

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainbox.contract.hosting import Hosting, read_hosting
@@ -19,6 +20,7 @@ class Obedient:
     """Answers with its process id unless it is told to do something else."""
 
     name = "an obedient model"
+    joins = False
 
     def check(self) -> None:
         """Nothing can be wrong."""
@@ -28,8 +30,11 @@ class Obedient:
         if Path("worker-breaks").exists():
             raise RuntimeError(f"no {threads} thread(s) for me")
 
-    def answer(self, request: Request) -> Response:
-        """Obey."""
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        """Obey, one after the other."""
+        return [self._obey(request) for request in requests]
+
+    def _obey(self, request: Request) -> Response:
         verb, _, argument = request.body[:100].decode(errors="replace").partition(" ")
         if verb == "sleep":
             time.sleep(float(argument))

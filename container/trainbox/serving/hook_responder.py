@@ -1,5 +1,6 @@
 """Answers by the user's `inference.py`, and by ours where it lacks a hook."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -36,6 +37,8 @@ class HookResponder:
         DataError: The model is ours, and cannot be loaded.
     """
 
+    joins = False
+
     def __init__(self, hosting: Hosting, found: Found, module: Module) -> None:
         self._hosting = hosting
         self._model_dir = str(found.model_dir)
@@ -59,8 +62,11 @@ class HookResponder:
         if self._service is not None:
             warm_up(self._model, threads)
 
-    def answer(self, request: Request) -> Response:
-        """Answer one request."""
+    def answer(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer requests, one by one."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Response:
         headers = request.headers
         accept = headers.get("accept", "")
         if accept in _ANY:
