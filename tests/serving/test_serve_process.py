@@ -102,7 +102,7 @@ def test_an_exception_of_a_model_is_an_answer_with_its_place_and_the_id_of_the_l
         before = server.until_ready().workers
         failed = server.invoke(b"raise")
         assert failed.status == 500
-        assert re.search(rb"ZeroDivisionError: by nothing \(at fake_loader.py:\d+ in _obey\)", failed.body)
+        assert re.search(rb"ZeroDivisionError: by nothing \(at fake_loader.py:\d+ in answer\)", failed.body)
         name = failed.headers["x-trainbox-request-id"]
         assert f'"id":"{name}"'.encode() in failed.body
         server.until(lambda: "POST /invocations 500 " in server.log and f"id={name}" in server.log, "a line")

@@ -30,11 +30,12 @@ class Obedient:
         if Path("worker-breaks").exists():
             raise RuntimeError(f"no {threads} thread(s) for me")
 
-    def answer(self, requests: Sequence[Request]) -> list[Response]:
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
         """Obey, one after the other."""
-        return [self._obey(request) for request in requests]
+        return [self.answer(request) for request in requests]
 
-    def _obey(self, request: Request) -> Response:
+    def answer(self, request: Request) -> Response:
+        """Obey."""
         verb, _, argument = request.body[:100].decode(errors="replace").partition(" ")
         if verb == "sleep":
             time.sleep(float(argument))

@@ -1,123 +1,185 @@
-"""Answers by the user's `inference.py`, and by ours where it lacks a hook."""
+"""Answers by the user's hooks, and by ours where the module has none."""
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from trainbox.contract.hosting import Hosting
+from trainbox.contract.hosting import Hosting, Predictor
+from trainbox.contract.model_card import ModelCard
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
-from trainbox.serving.answer import Question, Service, choose_output, make_service, read, write
+from trainbox.serving.answer import Service, choose_output, make_service, read, write
 from trainbox.serving.features import translate
-from trainbox.serving.find import Found, Module, load
+from trainbox.serving.find import Found, load
 from trainbox.serving.hook_context import make_context
-from trainbox.serving.hook_defaults import DEFAULT_ACCEPT, DEFAULTS
-from trainbox.serving.hooks import Defaults, HookError, answer_with_hooks, load_hooks, load_user_model
+from trainbox.serving.hook_defaults import decode_plain, encode_plain, predict_plain
+from trainbox.serving.hooks import (
+    Defaults,
+    HookError,
+    answer_with_hooks,
+    load_hooks,
+    load_user_model,
+)
 from trainbox.serving.request_errors import RequestError, encode_error
-from trainbox.serving.responder import Request, Response, warm_up
-from trainbox.serving.self_test import self_test
+from trainbox.serving.responder import Request, Response
+from trainbox.serving.self_test import sample_matrix, self_test
 
-_ANY = ("", "*/*")
-_BODY_HOOKS = ("input_fn", "transform_fn")
+_JSON = "application/json"
 
 
 class HookResponder:
-    """Answers by hooks.
+    """A model with the user's module.
 
     Args:
         hosting: The contract, read.
-        found: The model, with `module`.
-        module: The user's.
+        found: The model and the module.
 
     Raises:
         ProgramError: The module cannot be used, or one of its hooks has raised an error.
-        DataError: The model is ours, and cannot be loaded.
+        DataError: The model cannot be loaded.
     """
 
-    joins = False
-
-    def __init__(self, hosting: Hosting, found: Found, module: Module) -> None:
-        self._hosting = hosting
-        self._model_dir = str(found.model_dir)
-        self._hooks = load_hooks(module)
+    def __init__(self, hosting: Hosting, found: Found) -> None:
+        if found.module is None:
+            raise DataError(f"{found.model_dir} brings no module")
+        self._hosting, self._model_dir = hosting, found.model_dir
+        self._hooks = load_hooks(found.module)
         if "model_fn" in self._hooks:  # else `load` does
             for note in found.notes:
                 emit(note)
-        start = make_context(self._model_dir)
-        self._model = load_user_model(self._hooks, found.model_dir, lambda: load(found), start)
-        #: Of a model of ours.
-        self._service = None if "model_fn" in self._hooks else make_service(hosting, self._model)
-        self.name = f"{module.path.name} with {', '.join(self._hooks.functions)}"
+        self._ours: Predictor | None = None
+        self._model = load_user_model(
+            self._hooks, found.model_dir, lambda: self._load(found), make_context(str(found.model_dir))
+        )
+        predictor = self._ours or (_UserPredictor(found.card, self._model) if found.card is not None else None)
+        #: None where nothing says what the rows are.
+        self._service: Service | None = make_service(hosting, predictor) if predictor is not None else None
+        self.name = f"{found.module.path} ({', '.join(self._hooks.functions)})"
+
+    def _load(self, found: Found) -> Predictor:
+        self._ours = load(found)
+        return self._ours
 
     def check(self) -> None:
-        """Answer the rows of the model's card, where the model is ours."""
-        if self._service is not None and (error := self_test(self._model)) is not None:
+        """Answer the rows of the card, where the model is one of ours.
+
+        Raises:
+            DataError: The answers are not those of training.
+        """
+        error = self_test(self._ours) if self._ours is not None else None
+        if error is not None:
             raise error
 
     def warm_up(self, threads: int) -> None:
-        """Answer those rows in a worker."""
-        if self._service is not None:
-            warm_up(self._model, threads)
+        """Answer those rows, with so many threads from now on."""
+        if self._ours is not None:
+            self._ours.set_threads(threads)
+            if self._ours.card.samples:
+                self._ours.predict(sample_matrix(self._ours.card))
 
-    def answer(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer requests, one by one."""
-        return [self._answer(request) for request in requests]
+    #: A hook is given one request.
+    joins = False
 
-    def _answer(self, request: Request) -> Response:
-        headers = request.headers
-        accept = headers.get("accept", "")
-        if accept in _ANY:
-            accept = self._service.default_type if self._service else self._hosting.default_accept or DEFAULT_ACCEPT
-        if not request.body and self._service is not None and not any(hook in self._hooks for hook in _BODY_HOOKS):
-            return Response(HTTPStatus.NO_CONTENT)
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer several, one by one."""
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request: Request) -> Response:
+        """Answer one request."""
+        context = make_context(str(self._model_dir), request.headers, request.id)
+        content_type = request.headers.get("content-type") or _JSON
+        accept = request.headers.get("accept", "")
+        if accept.strip() in {"", "*/*"}:
+            default = self._service.default_type if self._service is not None else _JSON
+            accept = self._hosting.default_accept or default
         try:
             found = answer_with_hooks(
                 self._hooks,
                 self._model,
                 request.body,
-                headers.get("content-type", ""),
+                content_type,
                 accept,
-                context=make_context(self._model_dir, headers, request.id),
-                defaults=DEFAULTS if self._service is None else _defaults_of(self._service, accept),
+                context=context,
+                defaults=self._defaults(),
             )
         except HookError as error:
-            emit(f"id={request.id}: {error}")
-            body = {"error": error.message, "hint": error.hint, "id": request.id}
-            return Response(error.status, msgspec.json.encode(body), (("content-type", "application/json"),))
+            emit(f"id={request.id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
+            problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint)
+            return _refuse(problem, request, self._hosting)
         except DataError as error:
-            return self._refuse(error, request.id)
-        return Response(found.status, found.body, (("content-type", found.content_type), *found.headers))
+            return _refuse(self._as_request_error(error), request, self._hosting)
+        body = found.body if isinstance(found.body, bytes) else _log_errors(found.body, request.id)
+        return Response(found.status, body, (*found.headers, ("content-type", found.content_type)))
 
-    def _refuse(self, error: DataError, request_id: str) -> Response:
-        if not isinstance(error, RequestError):
-            unnamed = RequestError(error.message, hint=error.hint)
-            error = unnamed if self._service is None else translate(self._service.plan, error)
-        body = encode_error(error, shows_values=self._hosting.shows_values, request_id=request_id)
-        return Response(error.status, body, (("content-type", "application/json"),))
+    def _as_request_error(self, error: DataError) -> RequestError:
+        if isinstance(error, RequestError) or self._service is None:
+            return error if isinstance(error, RequestError) else RequestError(error.message, hint=error.hint)
+        return translate(self._service.plan, error)
+
+    def _defaults(self) -> Defaults:
+        service = self._service
+        if service is None:
+            return Defaults(decode_plain, predict_plain, encode_plain)
+        asked = None
+
+        def decode(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - rows
+            nonlocal asked
+            asked = read(service, body, content_type, "")  # what is accepted may be for the user's output_fn
+            if asked is None:
+                raise RequestError("the body is empty", hint="send a row or more")
+            return asked.rows
+
+        def encode(prediction: Any, accept: str) -> tuple[bytes, str]:  # noqa: ANN401 - numbers
+            if asked is None or not hasattr(prediction, "shape") or prediction.shape[:1] != asked.rows.shape[:1]:
+                return encode_plain(prediction, accept)
+            output = choose_output(service, accept)
+            chosen = msgspec.structs.replace(asked, output=output, outputs=output.outputs or service.outputs)
+            answer = write(service, chosen, prediction)
+            return answer.body, dict(answer.headers)["Content-Type"]
+
+        predict: Callable[[Any, Any], Any] = predict_plain
+        if self._ours is not None:
+            predict = lambda data, _model: service.predictor.predict(data)  # noqa: E731 - one call
+        return Defaults(decode, predict, encode)
 
 
-def _defaults_of(service: Service, accept: str) -> Defaults:
-    """Return ours for one request: what it asks for is known from its body to its answer."""
-    asked: list[Question] = []
+class _UserPredictor:
+    """The user's own model behind a card of ours."""
 
-    def decode(body: bytes, content_type: str) -> Any:  # noqa: ANN401 - an array
-        question = read(service, body, content_type, accept)
-        if question is None:
-            raise RequestError("the body is empty", hint="send the rows in the body")
-        asked.append(question)
-        return question.rows
+    is_rowwise = False
 
-    def predict(rows: Any, model: Any) -> Any:  # noqa: ANN401 - arrays
-        return model.predict(rows)
+    def __init__(self, card: ModelCard, model: Any) -> None:  # noqa: ANN401 - whatever model_fn returns
+        self.card = card
+        self._model = model
 
-    def encode(numbers: Any, given: str) -> tuple[bytes, str]:  # noqa: ANN401 - an array
-        numbers = np.asarray(numbers)
-        if not asked:
-            asked.append(Question(np.empty((len(numbers), 0), np.float32), choose_output(service, given)))
-        found = write(service, asked[0], numbers)
-        return found.body, dict(found.headers)["Content-Type"]
+    def predict(self, rows: Any) -> Any:  # noqa: ANN401 - arrays
+        """Return what the model says."""
+        return predict_plain(rows, self._model)
 
-    return Defaults(decode, predict, encode)
+    def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - arrays
+        """Refuse: nothing says what the model can do.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(f"contributions of {len(rows):,} rows are not available: model_fn loads the model")
+
+    def set_threads(self, count: int) -> None:
+        """Leave the threads to the user."""
+
+
+def _refuse(error: RequestError, request: Request, hosting: Hosting) -> Response:
+    body = encode_error(error, shows_values=hosting.shows_values, request_id=request.id)
+    return Response(error.status, body, (("content-type", _JSON),), note=error.message)
+
+
+def _log_errors(parts: Iterator[bytes], request_id: str) -> Iterator[bytes]:
+    """Yield the parts; an error among them ends the answer, and its traceback is in the log with the id."""
+    try:
+        yield from parts
+    except HookError as error:
+        emit(f"id={request_id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
+        raise

@@ -9,6 +9,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ _ARGUMENTS: Mapping[str, int] = {
 }
 #: Content types whose body a hook gets as text.
 _TEXTS = frozenset({"application/json", "text/csv"})
-_FIRST_ERROR, _LAST_ERROR, _SERVER_ERROR = 400, 599, 500
+_FIRST_ERROR, _SERVER_ERROR = 400, 500
+_ERRORS = frozenset(status.value for status in HTTPStatus if status >= _FIRST_ERROR)
 
 
 class HookError(ProgramError):
@@ -166,7 +168,7 @@ def call(hooks: Hooks, name: str, *given: Any, context: Context) -> Any:  # noqa
 def as_hook_error(hooks: Hooks, name: str, error: BaseException) -> HookError:
     """Return what to say of an exception of a hook."""
     status = getattr(error, "status_code", None)
-    chosen = status if isinstance(status, int) and _FIRST_ERROR <= status <= _LAST_ERROR else _SERVER_ERROR
+    chosen = int(status) if isinstance(status, int) and status in _ERRORS else _SERVER_ERROR
     return HookError(
         f"{name}: {describe(error, hooks.path)}", hint="the log has the traceback with the id", status=chosen
     )

@@ -161,7 +161,9 @@ class Predictions:
         self._count += 1
         self._words[WorkerField.PREDICTION] = self._count
         try:
-            return self._responder.answer(requests)
+            if len(requests) == 1:
+                return [self._responder.answer(requests[0])]
+            return self._responder.answer_together(requests)
         except Exception as error:  # noqa: BLE001 - the one place where what escapes a model becomes an answer
             if len(requests) > 1:
                 return [self._answer([request])[0] for request in requests]

@@ -63,8 +63,11 @@ class Responder(Protocol):
     def joins(self) -> bool:
         """Whether requests that arrive together may be answered together: a row has the same bits alone."""
 
-    def answer(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer requests. Whatever their bodies are, that is no exception but an answer."""
+    def answer(self, request: Request) -> Response:
+        """Answer one request. Whatever its body is, that is no exception but an answer."""
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer several, as `answer` does each."""
 
 
 class ModelResponder:
@@ -94,26 +97,29 @@ class ModelResponder:
 
     def warm_up(self, threads: int) -> None:
         """Answer those rows, with so many threads from now on."""
-        warm_up(self._predictor, threads)
+        self._predictor.set_threads(threads)
+        if self._predictor.card.samples:
+            self._predictor.predict(sample_matrix(self._predictor.card))
 
-    def answer(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer requests: by one call of the model, where they are enough to make that worth while."""
+    def answer(self, request: Request) -> Response:
+        """Answer one request."""
+        given, accept = _types(request)
+        return _as_response(respond(self._service, request.body, given, accept, request_id=request.id))
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer several: by one call of the model, where they are enough to make that worth while."""
         if len(requests) < self._fewest:
-            return [self._answer(request) for request in requests]
+            return [self.answer(request) for request in requests]
         read_ = [self._read(request) for request in requests]
         questions = [each for each in read_ if isinstance(each, Question)]
         if not all(isinstance(each.rows, np.ndarray) and len(each.rows) for each in questions) or not questions:
-            return [self._answer(request) for request in requests]
+            return [self.answer(request) for request in requests]
         numbers = np.asarray(self._predictor.predict(np.concatenate([each.rows for each in questions])))
         parts = iter(np.split(numbers, np.cumsum([len(each.rows) for each in questions])[:-1]))
         return [
             _as_response(write(self._service, each, next(parts))) if isinstance(each, Question) else each
             for each in read_
         ]
-
-    def _answer(self, request: Request) -> Response:
-        given, accept = _types(request)
-        return _as_response(respond(self._service, request.body, given, accept, request_id=request.id))
 
     def _read(self, request: Request) -> Question | Response:
         """Read a request; what cannot be used, or has no rows, is answered at once."""
@@ -132,13 +138,6 @@ def _as_response(found: Answer) -> Response:
     return Response(found.status, found.body, found.headers, rows=found.rows)
 
 
-def warm_up(predictor: Predictor, threads: int) -> None:
-    """Answer the rows of a model's card, with so many threads from now on."""
-    predictor.set_threads(threads)
-    if predictor.card.samples:
-        predictor.predict(sample_matrix(predictor.card))
-
-
 def load_responder(hosting: Hosting) -> Responder:
     """Load the model, with the user's hooks where there are any.
 
@@ -147,8 +146,8 @@ def load_responder(hosting: Hosting) -> Responder:
         ProgramError: The user's module cannot be.
     """
     found = find_model(hosting, list_model(hosting))
-    if found.module is None:
-        return ModelResponder(hosting, load(found))
-    from trainbox.serving.hook_responder import HookResponder  # noqa: PLC0415 - most models bring none
+    if found.module is not None:
+        from trainbox.serving.hook_responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
 
-    return HookResponder(hosting, found, found.module)
+        return HookResponder(hosting, found)
+    return ModelResponder(hosting, load(found))
