@@ -1,17 +1,19 @@
 """`serve` with real models: one of XGBoost by its card, and the user's own by hooks; forks and threads of OpenMP."""
 
 import functools
+import http.client
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xgboost as xgb
 
-from tests.support.servers import ServeProcess
+from tests.support.servers import Answered, ServeProcess
 from trainbox.contract.model_card import Features, ModelCard, SampleRow, encode_card
 
 pytestmark = pytest.mark.process
@@ -72,6 +74,41 @@ def test_a_model_of_xgboost_answers_with_its_own_bits_in_workers_of_two_threads(
         refused = server.invoke(b"1,2,3\n", {"Content-Type": "text/csv"})
         assert refused.status == 400
         assert server.stop() == 0
+
+
+def test_a_body_of_any_length_is_answered_while_it_comes_in_little_memory(booster: xgb.Booster, tmp_path: Path) -> None:
+    save(booster, tmp_path / "model")
+    times, content = 200, as_csv(ROWS)
+    variables = {"SAGEMAKER_BATCH": "true", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "0", "SAGEMAKER_MODEL_SERVER_WORKERS": "1"}
+    with ServeProcess(tmp_path, variables, obedient=None) as server:
+        server.until_ready()
+        (worker,) = server.workers
+        once = server.invoke(content, {"Content-Type": "text/csv"}).body
+        before = peak(worker)
+        connection = server.connect()
+        connection.putrequest("POST", "/invocations")
+        connection.putheader("Content-Type", "text/csv")
+        connection.putheader("Transfer-Encoding", "chunked")
+        connection.endheaders()
+        sender = threading.Thread(target=send_chunks, args=(connection, content, times))
+        sender.start()
+        answered = Answered(connection.getresponse())
+        sender.join()
+        connection.close()
+        assert answered.body == once * times
+        assert peak(worker) - before < 0.8 * len(content) * times / 1024
+
+
+def send_chunks(connection: http.client.HTTPConnection, content: bytes, times: int) -> None:
+    for _ in range(times):
+        connection.send(b"%x\r\n%b\r\n" % (len(content), content))
+    connection.send(b"0\r\n\r\n")
+
+
+def peak(pid: int) -> int:
+    """The most memory that a process has had, in KiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def test_a_model_that_does_not_predict_what_its_card_says_is_not_served(booster: xgb.Booster, tmp_path: Path) -> None:

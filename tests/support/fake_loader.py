@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.job import read_environment
+from trainbox.data.formats.byte_stream import Readable
 from trainbox.serving import connections
 from trainbox.serving.loader import run
 from trainbox.serving.responder import Request, Response
@@ -33,6 +34,13 @@ class Obedient:
     def answer_together(self, requests: Sequence[Request]) -> list[Response]:
         """Obey, one after the other."""
         return [self.answer(request) for request in requests]
+
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Read everything, and obey the first part."""
+        first = body.read(100)
+        while body.read(2**20):
+            pass
+        return self.answer(Request(request.headers, first, request.id))
 
     def answer(self, request: Request) -> Response:
         """Obey."""

@@ -10,6 +10,7 @@ import msgspec
 
 from trainbox.contract.hosting import Hosting
 from trainbox.log_lines import emit
+from trainbox.serving.body_pipe import BodyPipe
 from trainbox.serving.counters import Counters, metrics_text
 from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response
 from trainbox.serving.responder import Request, Responder, Response
@@ -122,9 +123,13 @@ class App:
         status, rows, note = 499, 0, "the client has gone"
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            response = await self._respond(headers, request_id, receive)
+            if self._hosting.max_body_bytes:
+                response = await self._respond(headers, request_id, receive)
+                if response is not None:
+                    await self._send(response, send, request_id, headers, receive)
+            else:
+                response = await self._invoke_by_blocks(Request(headers, b"", request_id), receive, send)
             if response is not None:
-                await self._send(response, send, request_id, headers, receive)
                 status, rows, note = response.status, response.rows, response.note
         finally:
             ended = time.monotonic_ns()
@@ -132,6 +137,22 @@ class App:
             self._words[WorkerField.LAST_REQUEST] = ended
             self._counters.add(status, rows, ended - began)
             self._log(status, rows, ended - began, request_id, note)
+
+    async def _invoke_by_blocks(self, request: Request, receive: Receive, send: Send) -> Response | None:
+        """Answer a request of any length while it comes; None where the client has gone."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        loop = asyncio.get_running_loop()
+        pipe = BodyPipe(message["body"], loop)
+        rest = _nothing if not message["more_body"] else receive
+        feeding = loop.create_task(pipe.feed(rest))
+        try:
+            response = await self._predictions.answer_blocks(request, pipe)
+            await self._send(response, send, request.id, request.headers)
+        finally:
+            feeding.cancel()
+        return response
 
     async def _respond(self, headers: Headers, request_id: str, receive: Receive) -> Response | None:
         """Read the body and answer; None where the client has gone."""
@@ -243,6 +264,11 @@ class _Budget:
 def _too_large(size: int, limit: int, *, at_least: bool = False) -> str:
     had = f"{size:,} bytes" + (" and more" if at_least else "")
     return f"the body has {had}, and at most {limit:,} ({limit / _MB:g} MB) are taken: TRAINBOX_MAX_BODY_MB sets that"
+
+
+async def _nothing() -> Message:
+    """The end of a body that has come."""
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def _read_rest(receive: Receive) -> None:

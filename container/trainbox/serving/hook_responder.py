@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.contract.model_card import ModelCard
+from trainbox.data.formats.byte_stream import Readable
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
 from trainbox.serving.answer import Service, choose_output, make_service, read, write
@@ -28,6 +29,7 @@ from trainbox.serving.responder import Request, Response
 from trainbox.serving.self_test import sample_matrix, self_test
 
 _JSON = "application/json"
+_READ_BYTES = 2**20
 
 
 class HookResponder:
@@ -86,6 +88,11 @@ class HookResponder:
     def answer_together(self, requests: Sequence[Request]) -> list[Response]:
         """Answer several, one by one."""
         return [self.answer(request) for request in requests]
+
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Answer a request whose body is still coming: a hook is given the whole."""
+        whole = b"".join(iter(lambda: body.read(_READ_BYTES), b""))
+        return self.answer(Request(request.headers, whole, request.id))
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from trainbox.data.formats.byte_stream import Readable
 from trainbox.log_lines import emit
 from trainbox.serving.responder import Request, Responder, Response
 from trainbox.system.worker_page import Slot, WorkerField
@@ -87,6 +88,12 @@ class Predictions:
             return await waiting.answered
         finally:
             gone.cancel()
+
+    async def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Answer a request whose body is still coming, once those that came before have been answered."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._responder.answer_blocks, request, body
+        )
 
     async def next_part(self, parts: Any) -> bytes | None:  # noqa: ANN401 - an iterator of bytes
         """Return the next part of an answer that is made bit by bit; None at its end."""

@@ -8,7 +8,9 @@ import msgspec
 import numpy as np
 
 from trainbox.contract.hosting import Hosting, Predictor
+from trainbox.data.formats.byte_stream import Readable
 from trainbox.serving.answer import Answer, Question, make_service, read, refuse, respond, write
+from trainbox.serving.answer_blocks import answer_blocks
 from trainbox.serving.find import find_model, list_model, load
 from trainbox.serving.request_errors import RequestError
 from trainbox.serving.self_test import sample_matrix, self_test
@@ -69,6 +71,9 @@ class Responder(Protocol):
     def answer_together(self, requests: Sequence[Request]) -> list[Response]:
         """Answer several, as `answer` does each."""
 
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Answer a request whose body is still coming; the answer may be an iterator, which reads on."""
+
 
 class ModelResponder:
     """Answers by a predictor.
@@ -120,6 +125,15 @@ class ModelResponder:
             _as_response(write(self._service, each, next(parts))) if isinstance(each, Question) else each
             for each in read_
         ]
+
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Answer a request whose body is still coming, in memory that does not grow with it."""
+        given, accept = _types(request)
+        try:
+            found = answer_blocks(self._service, body, given, accept)
+        except RequestError as error:
+            return _as_response(refuse(self._service, error, request_id=request.id))
+        return Response(HTTPStatus.OK, found.blocks, found.headers)
 
     def _read(self, request: Request) -> Question | Response:
         """Read a request; what cannot be used, or has no rows, is answered at once."""
