@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainbox
+from trainbox.contract.params.script_flags import ScriptFlags, parse_flags
 from trainbox.errors import DataError, HyperparameterError
-from trainbox.toolkit import Flags, parse_flags
 
 SCRIPT = """
 from typing import Annotated
@@ -260,7 +260,7 @@ def test_a_bare_flag_is_true_and_a_negative_number_is_a_value() -> None:
 
 
 def test_channels_are_no_hyperparameters() -> None:
-    assert parse_flags(["--channel", "a=x", "--channel=b=y=z"]) == Flags({}, {"a": Path("x"), "b": Path("y=z")})
+    assert parse_flags(["--channel", "a=x", "--channel=b=y=z"]) == ScriptFlags({}, {"a": Path("x"), "b": Path("y=z")})
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ),
     (
         "trainbox.sklearn",
-        ("session", "ForestSession", "Growth", "Data", "declare"),
+        ("session", "ForestSession", "Growth", "EstimatorData", "declare"),
         "For scripts that train with scikit-learn: `train_scripts/random_forest_train.py` and its copies.",
     ),
     (
@@ -41,8 +41,13 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ("trainbox.torch.accelerate", ("AccelerateLoop",), "For loops with Hugging Face Accelerate."),
     (
         "trainbox.contract.job_spec",
-        ("JobSpec", "LocalScript", "read_spec", "from_request", "to_request"),
+        ("JobSpec", "LocalScript"),
         "A job as a value: a typed subset of CreateTrainingJob.",
+    ),
+    (
+        "trainbox.contract.job_request",
+        ("read_spec", "from_request", "to_request"),
+        "Reads and writes a job as a request of CreateTrainingJob.",
     ),
     (
         "trainbox.local.run_job",

@@ -17,7 +17,7 @@ from trainbox.contract.hosting import HOSTING_VARIABLES
 from trainbox.contract.settings import SETTINGS, VARIABLES
 from trainbox.health import checks
 from trainbox.local.scripts.script_module import find_params, load_script
-from trainbox.supervisor.program import bundled_scripts
+from trainbox.supervisor.program.choice import bundled_scripts
 from trainbox.system import network
 
 DOCS = Path(__file__).parents[1] / "docs"

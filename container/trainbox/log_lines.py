@@ -27,7 +27,7 @@ def emit(text: str, *, hidden: Sequence[str] = ()) -> None:
 
 
 def as_lines(text: str, hidden: Sequence[str] = ()) -> str:
-    """What `say` writes."""
+    """Return the lines that `emit` writes."""
     return PREFIX + visible(without_secrets(text, hidden)).replace("\n", "\n" + PREFIX) + "\n"
 
 

@@ -5,9 +5,7 @@ set, and from flags (`--max_depth 5 --channel train=DIR`) where a script is star
 """
 
 import functools
-import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +21,7 @@ from trainbox.contract import params
 from trainbox.contract.job import Channel, Job, read_environment, read_job
 from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
+from trainbox.contract.params.script_flags import parse_flags, read_flags, refuse_misspelt_channel, usage
 from trainbox.contract.ranks import Ranks, read_ranks
 from trainbox.contract.text import did_you_mean
 from trainbox.contract.world import world_hosts
@@ -41,69 +40,12 @@ ALONE_ROOT = Path("trainbox-out")
 OBJECTIVE = "_tuning_objective_metric"
 
 
-class Flags(msgspec.Struct, frozen=True):
-    """The command line of a script that was started by hand."""
-
-    hyperparameters: Mapping[str, str] = {}
-    channels: Mapping[str, Path] = {}
-    help: bool = False
-
-
-def parse_flags(arguments: Sequence[str]) -> Flags:
-    """Pure: `--max_depth 5`, `--max_depth=5`, `-k 5`, a bare `--verbose` (true) and `--channel NAME=DIR`.
-
-    Raises:
-        HyperparameterError: An argument is no flag, or a channel has no directory.
-    """
-    values: dict[str, str] = {}
-    channels: dict[str, Path] = {}
-    rest = list(arguments)
-    while rest:
-        flag = rest.pop(0)
-        name, has_value, value = flag.lstrip("-").partition("=")
-        if not flag.startswith("-") or not name:
-            raise HyperparameterError(f"the argument {flag!r} is no flag", hint="write --name value")
-        if not has_value and rest and not _is_flag(rest[0]):
-            has_value, value = "=", rest.pop(0)
-        if name == "channel":
-            channel, _, directory = value.partition("=")
-            if not channel or not directory:
-                raise HyperparameterError(f"--channel: found {value!r}, expected NAME=DIRECTORY")
-            channels[channel] = Path(directory)
-        else:
-            values[name] = value if has_value else "true"
-    return Flags(values, channels, help="help" in values or "h" in values)
-
-
-def _is_flag(text: str) -> bool:
-    """Whether an argument begins a flag; `-1` and `-1e-3` are values."""
-    try:
-        float(text)
-    except ValueError:
-        return text.startswith("-") and text != "-"
-    return False
-
-
-def _read_flags(arguments: Sequence[str], env: Mapping[str, str]) -> Flags:
-    """Return the flags of this process; none where the supervisor wrote the arguments."""
-    return Flags() if _are_of_supervisor(arguments, env) else parse_flags(arguments)
-
-
 def _read_channels(arguments: Sequence[str], env: Mapping[str, str]) -> Mapping[str, Path]:
     """Return the channels among the flags of this process; none where the script has a parser of its own kind."""
     try:
-        return _read_flags(arguments, env).channels
+        return read_flags(arguments, env).channels
     except HyperparameterError:  # `hyperparameters`, which is asked for them all, says which it is
         return {}
-
-
-def _are_of_supervisor(arguments: Sequence[str], env: Mapping[str, str]) -> bool:
-    """Whether the supervisor made these arguments, from hyperparameters which a script gets whole as well.
-
-    The variable alone does not tell: programs that the script starts inherit it, and have arguments of their own.
-    """
-    made = env.get("SM_USER_ARGS")
-    return made is not None and json.loads(made) == list(arguments)
 
 
 @functools.cache
@@ -171,12 +113,12 @@ def hyperparameters(params_type: type[P]) -> P:
         HyperparameterError: Names all mistakes at once: unknown or missing names, wrong types, values out of range.
     """
     _install_exit_codes()
-    flags = _read_flags(sys.argv[1:], read_environment())
+    flags = read_flags(sys.argv[1:], read_environment())
     program = Path(sys.argv[0]).name
     if flags.help:
-        print(_usage(params.fields(params_type), program))
+        print(usage(params.fields(params_type), program))
         raise SystemExit(0)
-    _refuse_misspelt_channel(flags, params.names(params_type), program)
+    refuse_misspelt_channel(flags, params.names(params_type), program)
     job = current_job()
     if job.settings.raw_arguments and not flags.hyperparameters:
         flags = parse_flags(job.settings.raw_arguments)
@@ -186,33 +128,6 @@ def hyperparameters(params_type: type[P]) -> P:
     given = {**job.raw_hyperparameters, **own}
     kept = {name: value for name, value in given.items() if name.replace("-", "_") not in replaced}
     return params.parse(params_type, {**kept, **flags.hyperparameters}, program=program, also=job.secret_names)
-
-
-def _refuse_misspelt_channel(flags: Flags, known: Sequence[str], program: str) -> None:
-    """`--chanel train=DIR` is no hyperparameter that the script lacks."""
-    for name, value in flags.hyperparameters.items():
-        if name.replace("-", "_") not in {one.replace("-", "_") for one in known} and "=" in value:
-            like = did_you_mean(name, ["channel"])
-            if like:
-                raise HyperparameterError(
-                    f"{program} has no flag --{name}{like.replace('channel', '--channel')}",
-                    hint="write --channel NAME=DIRECTORY",
-                )
-
-
-def _usage(fields: Sequence[params.Field], program: str) -> str:
-    lines = [f"usage: {program} [--channel NAME=DIRECTORY …] [--HYPERPARAMETER VALUE …]", ""]
-    for field in fields:
-        default = "required" if field.required else f"default {field.default}"
-        about = ", ".join(filter(None, [field.type, field.range, default]))
-        lines.append(f"  --{field.name}  ({about})  {field.description}".rstrip())
-    given = [(field.name, "VALUE" if field.required else field.default) for field in fields if field.required]
-    given = given or [(field.name, field.default) for field in fields[:1]]
-    flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given)
-    settings = "".join(f" --hp {shlex.quote(f'{name}={value}')}" for name, value in given)
-    lines += ["", "examples:", f"  python {program} --channel train=DIRECTORY{flags}"]
-    lines.append(f"  trainbox run {program} --channel train=DIRECTORY{settings}")
-    return "\n".join(lines)
 
 
 def channel(name: str) -> Path:

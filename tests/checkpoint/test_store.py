@@ -477,7 +477,7 @@ def test_everything_is_on_the_disk_before_the_step_that_relies_on_it(
 
     monkeypatch.setattr("trainbox.checkpoint.store.os.fsync", record_fsync)
     monkeypatch.setattr("trainbox.checkpoint.store.Path.rename", record_rename)
-    monkeypatch.setattr("trainbox.checkpoint.store.shutil.rmtree", record_rmtree)
+    monkeypatch.setattr("trainbox.checkpoint.directory.shutil.rmtree", record_rmtree)
     save(store, 2)
     assert order == [
         "fsync aside/empty",
@@ -579,7 +579,7 @@ def test_pruning_takes_the_manifest_first(tmp_path: Path, monkeypatch: pytest.Mo
     store = Checkpoints(tmp_path, keep=1)
     save(store, 1)
     monkeypatch.setattr(
-        "trainbox.checkpoint.store.shutil.rmtree", lambda *_, **__: None
+        "trainbox.checkpoint.directory.shutil.rmtree", lambda *_, **__: None
     )  # killed right before the files
     save(store, 2)
     assert reason(tmp_path / "step-00000001") == f"it has no {MANIFEST}: its write did not finish"
@@ -591,7 +591,7 @@ def test_what_cannot_be_removed_does_not_stop_the_training(
 ) -> None:
     store = Checkpoints(tmp_path, keep=1)
     save(store, 1)
-    monkeypatch.setattr("trainbox.checkpoint.store.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("trainbox.checkpoint.directory.shutil.rmtree", lambda *_, **__: None)
     save(store, 2)
     assert f"trainbox: cannot remove all of {tmp_path / 'step-00000001'}" in capsys.readouterr().err
 
@@ -634,7 +634,7 @@ def test_a_new_directory_cleared_away_before_it_was_locked_is_made_again(
             shutil.rmtree(cleared[0])
         flock(descriptor, operation)
 
-    monkeypatch.setattr("trainbox.checkpoint.store.fcntl.flock", clear_away_first)
+    monkeypatch.setattr("trainbox.checkpoint.directory.fcntl.flock", clear_away_first)
     save(Checkpoints(tmp_path), 1)
     assert len(cleared) == 1
     assert names(tmp_path) == ["step-00000001"]
@@ -952,7 +952,7 @@ def test_where_nobody_can_lock_nothing_unfinished_is_removed(two: Checkpoints, m
     def fail(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("trainbox.checkpoint.store.fcntl.flock", fail)
+    monkeypatch.setattr("trainbox.checkpoint.directory.fcntl.flock", fail)
     for name in (".tmp-step-00000025-maybe-alive.sagemaker-ignore", "step-00000025"):
         (two.directory / name).mkdir()
         (two.directory / name / "half").write_bytes(b"h")

@@ -17,13 +17,8 @@ from tests.support.timeline import Timeline, poll_at_once
 from trainbox.comm import Members
 from trainbox.comm.data_connection import DataConnection
 from trainbox.comm.framing import encode_header
-from trainbox.comm.tolerant import (
-    OTHER_JOB,
-    OTHER_VERSION,
-    MemberLost,
-    TolerantCommunicator,
-    join_tolerant,
-)
+from trainbox.comm.member_loss import OTHER_JOB, OTHER_VERSION, MemberLost
+from trainbox.comm.tolerant import TolerantCommunicator, join_tolerant
 from trainbox.contract.peer_key import PeerKey
 
 PORT = 29433

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trainbox.contract.job_request import SCRIPT_HYPERPARAMETERS, from_request, read_spec, to_request
 from trainbox.contract.job_spec import (
     IGNORED,
-    SCRIPT_HYPERPARAMETERS,
     UNSUPPORTED,
     AlgorithmSpecification,
     CheckpointConfig,
@@ -29,9 +29,6 @@ from trainbox.contract.job_spec import (
     S3DataSource,
     ShuffleConfig,
     StoppingCondition,
-    from_request,
-    read_spec,
-    to_request,
 )
 from trainbox.errors import ContractError
 

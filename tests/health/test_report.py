@@ -5,7 +5,7 @@ import itertools
 import msgspec
 import pytest
 
-from trainbox.comm.tolerant import OTHER_VERSION
+from trainbox.comm.member_loss import OTHER_VERSION
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.diagnostics.finding import Finding, in_words
 from trainbox.health.checks import CHECKS, amount, explanation, found, unfinished

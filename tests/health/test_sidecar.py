@@ -11,7 +11,7 @@ import pytest
 from tests.support.recordings import play, recording
 from tests.support.timeline import Timeline
 from trainbox.diagnostics.finding import Finding
-from trainbox.diagnostics.monitor_protocol import Post, look
+from trainbox.diagnostics.monitor_protocol import MonitorServer, look
 from trainbox.health.checks import found
 from trainbox.health.gpus import HARDWARE_XIDS, PROGRAM_XIDS, classify_event, find_newly_bad
 from trainbox.health.nvml import Event
@@ -187,7 +187,7 @@ def test_a_driver_that_reports_no_more_events_is_read_all_the_same(
     assert said == ["Not Supported", "GPU is lost"]
 
 
-# -- the post ----------------------------------------------------------------------------------------------------------
+# -- the server --------------------------------------------------------------------------------------------------------
 
 
 def test_without_a_watch_a_look_finds_nothing_at_once(tmp_path: Path) -> None:
@@ -196,39 +196,39 @@ def test_without_a_watch_a_look_finds_nothing_at_once(tmp_path: Path) -> None:
 
 
 def test_who_asks_is_answered_once_all_is_told(tmp_path: Path) -> None:
-    with Post(tmp_path) as post:
+    with MonitorServer(tmp_path) as server:
 
         def answer() -> None:
-            while not post.is_asked():
+            while not server.is_asked():
                 pass
-            post.tell(ECC)
-            post.answer()
+            server.tell(ECC)
+            server.answer()
 
         watching = threading.Thread(target=answer)
         watching.start()
         seen = look(tmp_path, seconds=60)
         watching.join()
         assert (seen.findings, seen.silence) == ((ECC,), "")
-        assert not post.is_asked()
+        assert not server.is_asked()
     assert look(tmp_path).findings == (ECC,)  # also when it has ended
 
 
 def test_a_watch_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
-    with Post(tmp_path) as post:
-        post.tell(ECC)
+    with MonitorServer(tmp_path) as server:
+        server.tell(ECC)
         seen = look(tmp_path, seconds=0.01)
         assert (seen.findings, seen.silence) == ((ECC,), "no answer within 0.01 s")
-        assert post.is_asked()
-        post.answer()  # to nobody: that does no harm
+        assert server.is_asked()
+        server.answer()  # to nobody: that does no harm
 
 
 def test_a_watch_that_ends_instead_of_answering_is_said(tmp_path: Path) -> None:
-    post = Post(tmp_path)
+    server = MonitorServer(tmp_path)
 
     def end() -> None:
-        while not post.is_asked():
+        while not server.is_asked():
             pass
-        post.__exit__()
+        server.__exit__()
 
     watching = threading.Thread(target=end)
     watching.start()
@@ -237,7 +237,7 @@ def test_a_watch_that_ends_instead_of_answering_is_said(tmp_path: Path) -> None:
 
 
 def test_a_watch_that_was_killed_is_said(tmp_path: Path) -> None:
-    post = Post(tmp_path)
-    post._listener.close()
+    server = MonitorServer(tmp_path)
+    server._listener.close()
     assert look(tmp_path).silence == "Connection refused"
-    post.__exit__()
+    server.__exit__()

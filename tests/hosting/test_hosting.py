@@ -17,7 +17,7 @@ import pytest
 import xgboost as xgb
 
 from tests.support.containers import unavailable
-from tests.support.nursery import SCRIPT, Nursery, make_job
+from tests.support.script_runs import SCRIPT, ScriptRuns, make_job
 from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.hosting
@@ -84,7 +84,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """The directory of each case's model; beside it lie rows to be predicted from."""
     made = {}
     scripts = {**dict.fromkeys(CASES, XGBOOST), "grown": SCRIPT}
-    with Nursery(pictures=False) as nursery:
+    with ScriptRuns(pictures=False) as runs:
         for case, script in scripts.items():
             given = {**COMMON, **CASES[case]} if script == XGBOOST else GROWN
             root = make_job(
@@ -94,7 +94,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
             )
             for seed, channel in enumerate(("train", "validation")):
                 write_rows(root / "input/data" / channel / "rows.csv", case, seed=seed)
-            done = nursery.run(root, script=script)
+            done = runs.run(root, script=script)
             assert done.returncode == 0, f"{case}: {done.stderr}"
             assert "loads it without an error" not in done.stderr
             (root / "rows.csv").write_text(ROWS)

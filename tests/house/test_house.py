@@ -53,10 +53,12 @@ READERS_OF_THE_ENVIRONMENT = (
     "cli/describe.py",  # the verb `describe`
     "cli/metrics.py",  # the verb `metrics`
     "cli/run.py",  # the verb `run`
+    "cli/serve.py",  # the verb `serve`
+    "cli/transform.py",  # the verb `transform`
     "health/collective_ranks.py",  # the program of the ranks of a check
     "health/command.py",  # the verb `health`, which the supervisor starts, too
     "launcher/__main__.py",  # the agent of a host
-    "launcher/rank_program.py",  # a forked rank: from here on it is the script's process
+    "launcher/ranks/program.py",  # a forked rank: from here on it is the script's process
     "local/overlays/build_overlay.py",  # what installs the requirements of a local job
     "local/run_job.py",  # what a program calls
     "serving/__main__.py",  # the loader of an endpoint
@@ -64,7 +66,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "supervisor/train.py",  # the supervisor of a job
     "toolkit.py",  # what a script calls
     "torch/integration.py",  # what a script calls for the loop of a library
-    "torch/training.py",  # `session`, which a script calls
+    "torch/start_session.py",  # `session`, which a script calls
 )
 
 

@@ -47,16 +47,16 @@ ALLOWED: dict[str, dict[str, str]] = {
     "container/trainbox/sklearn/repeatable.py": {
         "import pickle": "a Pickler that goes through a model and clears its trees; nothing is read",
     },
-    "container/trainbox/torch/checkpoints/dcp.py": {
+    "container/trainbox/torch/checkpoints/sharded/dcp.py": {
         "import pickle": "names the errors of torch.load with weights_only=True",
     },
-    "container/trainbox/torch/checkpoints/dcp_index.py": {
+    "container/trainbox/torch/checkpoints/sharded/dcp_index.py": {
         "import pickle": "an Unpickler that makes records of a few names and refuses all others",
     },
     "container/trainbox/torch/checkpoints/pickles.py": {
         "import pickle": "an Unpickler that notes names and makes nothing of them",
     },
-    "container/trainbox/torch/former.py": {
+    "container/trainbox/torch/networks/former.py": {
         "import pickle": "names the errors of torch.load with weights_only=True",
     },
     "container/trainbox/xgboost/old_models.py": {

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from trainbox.contract.progress import StepPhase
 from trainbox.launcher.hang_rules import (
     SLOW_WINDOWS,
     HangLimits,
@@ -12,7 +13,6 @@ from trainbox.launcher.hang_rules import (
     find_hanging,
     slow_ranks,
 )
-from trainbox.launcher.progress import StepPhase
 
 LIMITS = HangLimits(step=30.0, long=1200.0)
 
@@ -22,20 +22,20 @@ def at(rank: int, step: int, phase: StepPhase = StepPhase.COMPUTE, *, age: float
     return msgspec.structs.replace(one, **more)
 
 
-def culprit(*statuses: RankStatus, limits: HangLimits = LIMITS) -> int | None:
+def hanging_rank(*statuses: RankStatus, limits: HangLimits = LIMITS) -> int | None:
     found = find_hanging(statuses, limits)
     return None if found is None else found.rank
 
 
 def test_nobody_hangs_who_has_made_a_step_in_time() -> None:
-    assert culprit() is None
-    assert culprit(at(0, 5, age=29.0), at(1, 5, age=29.9)) is None
-    assert culprit(at(0, 5, age=31.0)) == 0
+    assert hanging_rank() is None
+    assert hanging_rank(at(0, 5, age=29.0), at(1, 5, age=29.9)) is None
+    assert hanging_rank(at(0, 5, age=31.0)) == 0
 
 
 def test_a_rank_that_has_ended_does_not_hang() -> None:
-    assert culprit(at(0, 5, StepPhase.DONE, age=1e6), at(1, 5, age=1.0)) is None
-    assert culprit(at(0, 5, StepPhase.DONE, age=1e6)) is None
+    assert hanging_rank(at(0, 5, StepPhase.DONE, age=1e6), at(1, 5, age=1.0)) is None
+    assert hanging_rank(at(0, 5, StepPhase.DONE, age=1e6)) is None
 
 
 @pytest.mark.parametrize(
@@ -50,42 +50,42 @@ def test_a_rank_that_has_ended_does_not_hang() -> None:
     ],
     ids=["fewer steps", "stopped", "stuck in a device", "an earlier phase", "fewer collectives", "silent for longer"],
 )
-def test_the_one_that_is_furthest_behind_is_the_culprit(statuses: tuple[RankStatus, ...]) -> None:
-    assert culprit(*statuses) == 1
-    assert culprit(*reversed(statuses)) == 1
+def test_the_rank_that_is_furthest_behind_is_named(statuses: tuple[RankStatus, ...]) -> None:
+    assert hanging_rank(*statuses) == 1
+    assert hanging_rank(*reversed(statuses)) == 1
 
 
 def test_the_limit_grows_with_the_longest_step() -> None:
-    assert culprit(at(0, 5, age=99.0, longest=20.0), at(1, 5, age=99.0)) is None
-    assert culprit(at(0, 5, age=101.0, longest=20.0), at(1, 5, age=100.5)) == 0
+    assert hanging_rank(at(0, 5, age=99.0, longest=20.0), at(1, 5, age=99.0)) is None
+    assert hanging_rank(at(0, 5, age=101.0, longest=20.0), at(1, 5, age=100.5)) == 0
 
 
 @pytest.mark.parametrize("phase", [StepPhase.START, StepPhase.CHECKPOINT, StepPhase.EVALUATION])
 def test_starting_saving_and_evaluating_have_a_limit_of_their_own(phase: StepPhase) -> None:
-    assert culprit(at(0, 5, phase, age=1199.0), at(1, 5, phase, age=1199.0)) is None
-    assert culprit(at(0, 5, phase, age=1201.0), at(1, 5, phase, age=1200.5)) == 0
+    assert hanging_rank(at(0, 5, phase, age=1199.0), at(1, 5, phase, age=1199.0)) is None
+    assert hanging_rank(at(0, 5, phase, age=1201.0), at(1, 5, phase, age=1200.5)) == 0
 
 
 @pytest.mark.parametrize("phase", [StepPhase.START, StepPhase.CHECKPOINT, StepPhase.EVALUATION])
 def test_a_stopped_process_neither_starts_nor_saves_nor_evaluates_and_has_the_limit_of_a_step(phase: StepPhase) -> None:
-    assert culprit(at(0, 5, phase, state="T", stopped=31.0), at(1, 5)) == 0
-    assert culprit(at(0, 5, phase, state="t", stopped=29.0, age=300.0), at(1, 5, age=300.0)) is None
-    assert culprit(at(0, 5, phase, state="T", stopped=31.0, longest=20.0), at(1, 5)) is None
+    assert hanging_rank(at(0, 5, phase, state="T", stopped=31.0), at(1, 5)) == 0
+    assert hanging_rank(at(0, 5, phase, state="t", stopped=29.0, age=300.0), at(1, 5, age=300.0)) is None
+    assert hanging_rank(at(0, 5, phase, state="T", stopped=31.0, longest=20.0), at(1, 5)) is None
 
 
 def test_who_waits_for_others_to_come_keeps_nobody_waiting() -> None:
-    assert culprit(at(0, 0, StepPhase.JOIN, age=1e6), at(1, 0, StepPhase.JOIN, age=1e6)) is None
-    assert culprit(at(0, 0, StepPhase.JOIN, age=1e6), at(1, 0, StepPhase.START, age=1201.0)) == 1
+    assert hanging_rank(at(0, 0, StepPhase.JOIN, age=1e6), at(1, 0, StepPhase.JOIN, age=1e6)) is None
+    assert hanging_rank(at(0, 0, StepPhase.JOIN, age=1e6), at(1, 0, StepPhase.START, age=1201.0)) == 1
 
 
-def test_who_waits_for_one_that_evaluates_for_all_is_no_culprit() -> None:
-    assert culprit(at(0, 5, StepPhase.EVALUATION, age=300.0), at(1, 5, age=300.0)) is None
-    assert culprit(at(0, 5, StepPhase.EVALUATION, age=300.0), at(1, 5, age=300.0, state="T")) == 1
-    assert culprit(at(0, 5, StepPhase.EVALUATION, age=1201.0), at(1, 5, age=1201.0)) == 1
+def test_who_waits_for_one_that_evaluates_for_all_does_not_hang() -> None:
+    assert hanging_rank(at(0, 5, StepPhase.EVALUATION, age=300.0), at(1, 5, age=300.0)) is None
+    assert hanging_rank(at(0, 5, StepPhase.EVALUATION, age=300.0), at(1, 5, age=300.0, state="T")) == 1
+    assert hanging_rank(at(0, 5, StepPhase.EVALUATION, age=1201.0), at(1, 5, age=1201.0)) == 1
 
 
 def test_a_limit_of_zero_never_looks() -> None:
-    assert culprit(at(0, 5, age=1e6), limits=HangLimits(step=0.0, long=1200.0)) is None
+    assert hanging_rank(at(0, 5, age=1e6), limits=HangLimits(step=0.0, long=1200.0)) is None
 
 
 def test_what_is_said_of_a_rank_that_hangs() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from trainbox.cli.run import add_arguments
 from trainbox.cli.run_command import read_command
-from trainbox.contract.job_spec import JobSpec, from_request, read_spec, to_request
+from trainbox.contract.job_request import from_request, read_spec, to_request
+from trainbox.contract.job_spec import JobSpec
 from trainbox.errors import RunError
 from trainbox.local import request as request_module
 from trainbox.local.backends.confinement import Confinement

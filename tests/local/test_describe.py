@@ -308,6 +308,6 @@ def test_every_verb_works_without_rich(write: Write, tmp_path: Path) -> None:
 def test_reading_a_job_and_logging_do_not_load_the_typed_route() -> None:
     script = (
         "import sys, trainbox.contract.job, trainbox.contract.hyperparameters, trainbox.metrics\n"
-        "sys.exit('trainbox.contract.params' in sys.modules or 'trainbox.contract.param_values' in sys.modules)"
+        "sys.exit('trainbox.contract.params' in sys.modules or 'trainbox.contract.params.values' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False, timeout=300).returncode == 0

@@ -15,7 +15,7 @@ from trainbox.errors import RunError
 from trainbox.local.backends.isolation import Isolation
 from trainbox.local.inputs import pipe_writer
 from trainbox.local.inputs.channel_flags import read_channel_flags
-from trainbox.local.inputs.hosts import Group, Hosts, read_hosts
+from trainbox.local.inputs.hosts import HostGroup, Hosts, read_hosts
 from trainbox.local.inputs.options import Options
 from trainbox.local.inputs.source import ChannelSource, read_channels
 from trainbox.local.plan import HostPlan, Mount, RunPlan, plan_run
@@ -303,7 +303,7 @@ def test_scripts_find_their_group_in_the_variables(here: Path, tmp_path: Path) -
 
 
 def test_hosts_are_numbered_through_all_groups() -> None:
-    assert Hosts(3, (Group("workers", 2), Group("evaluators", 1))) == GROUPS
+    assert Hosts(3, (HostGroup("workers", 2), HostGroup("evaluators", 1))) == GROUPS
     assert read_hosts(GROUPS.text) == GROUPS
     assert read_hosts("4") == Hosts(4)
 

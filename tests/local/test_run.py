@@ -18,7 +18,7 @@ from tests.support.secret_service import PASSWORD, serving
 from tests.support.terminals import run_on_terminal
 from tests.support.waiting import LIMIT, eventually
 from trainbox import cli
-from trainbox.cli import run as workbench_run
+from trainbox.cli import run as run_verb
 from trainbox.local.backends import namespace
 
 pytestmark = pytest.mark.process
@@ -573,7 +573,7 @@ def test_a_result_stands_where_its_summary_finds_no_memory(
         raise MemoryError
 
     (here / "src" / "train.py").write_text("print('trained')")
-    monkeypatch.setattr(workbench_run, "summarise", too_little)
+    monkeypatch.setattr(run_verb, "summarise", too_little)
     monkeypatch.setattr(sys, "argv", ["trainbox", "run", str(here / "src/train.py"), "--out", str(here / "out")])
     assert cli.main() == 0
     assert record(here / "out")["status"] == "Completed"

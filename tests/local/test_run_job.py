@@ -17,7 +17,8 @@ import pytest
 
 from tests.support.runs import record
 from tests.support.waiting import LIMIT, eventually
-from trainbox.contract.job_spec import AlgorithmSpecification, JobSpec, LocalScript, MetricDefinition, from_request
+from trainbox.contract.job_request import from_request
+from trainbox.contract.job_spec import AlgorithmSpecification, JobSpec, LocalScript, MetricDefinition
 from trainbox.errors import RunError
 from trainbox.local import request as request_module
 from trainbox.local.backends.isolation import Isolation

@@ -13,7 +13,7 @@ from botocore import xform_name
 from tests.support.aws_calls import Call, check_call
 from tests.support.snippets import DOCS, find_blocks
 from trainbox import Metric
-from trainbox.contract.job_spec import from_request, to_request
+from trainbox.contract.job_request import from_request, to_request
 
 pytestmark = pytest.mark.sdk
 

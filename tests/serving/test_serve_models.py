@@ -198,3 +198,19 @@ def test_code_is_refused_where_it_may_not_run(tmp_path: Path) -> None:
     with ServeProcess(tmp_path, {"TRAINBOX_SERVE_CODE": "never"}, obedient=None) as server:
         assert server.wait() == 3
         assert "TRAINBOX_SERVE_CODE" in server.log
+
+
+@pytest.mark.parametrize(("wanted", "code"), [("msgspec\n", 0), ("--no-index\nno-such-package-of-anybody\n", 4)])
+def test_what_the_users_code_asks_for_is_there_or_the_server_does_not_start(
+    wanted: str, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "model" / "code").mkdir(parents=True)
+    (tmp_path / "model" / "code" / "inference.py").write_text("def model_fn(model_dir):\n    return sum\n")
+    (tmp_path / "model" / "code" / "requirements.txt").write_text(wanted)
+    with ServeProcess(tmp_path, {"SAGEMAKER_MODEL_SERVER_WORKERS": "1"}, obedient=None) as server:
+        if code:
+            assert server.wait() == code
+            assert "No matching distribution found for no-such-package-of-anybody" in server.log
+            assert "requirements.txt names (exit code 1)" in server.log
+        else:
+            assert server.until_ready().stop() == 0

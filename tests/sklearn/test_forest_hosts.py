@@ -14,7 +14,7 @@ import skops.io
 from sklearn.linear_model import LogisticRegression
 
 from tests.support.growth import trees_of, write_rows
-from tests.support.nursery import Ended, Nursery, hosts, make_job
+from tests.support.script_runs import Ended, ScriptRuns, hosts, make_job
 from trainbox.contract.model_card import ModelCard, read_card
 
 pytestmark = pytest.mark.process
@@ -34,22 +34,22 @@ def save_and_signal(store, parts, identity, history):
         os.kill(os.getpid(), {number})
 room.save_parts = save_and_signal
 """
-NO_ROOM = "import trainbox.sklearn.data as data; data.SHARE_OF_MEMORY = 0.0"
+NO_ROOM = "import trainbox.sklearn.agreement as agreement; agreement.SHARE_OF_MEMORY = 0.0"
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery(pictures=False) as started:
+def runs() -> Iterator[ScriptRuns]:
+    with ScriptRuns(pictures=False) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def alone(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+def alone(runs: ScriptRuns, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """The job of one host that has all rows."""
     root = make_job(tmp_path_factory.mktemp("alone"), GIVEN, channels=REPLICATED)
     for name, seed in (("train", 0), ("validation", 1)):
         write_rows(root / "input/data" / name / "a.csv", task="three", seed=seed)
-    ended = nursery.run(root)
+    ended = runs.run(root)
     assert ended.returncode == 0, ended.stderr
     return root, ended
 
@@ -68,10 +68,10 @@ class Cluster:
                 half = slice(number * 150, number * 150 + 150) if how == "ShardedByS3Key" else None
                 write_rows(root / "input/data" / channel / "a.csv", task="three", seed=place, part=half)
 
-    def run(self, nursery: Nursery, *first: str) -> list[Ended]:
+    def run(self, runs: ScriptRuns, *first: str) -> list[Ended]:
         """Run both to their ends; `first` is what each runs before the script."""
         before = first or ("", "")
-        children = [nursery.start(root, first=code) for root, code in zip(self.roots, before, strict=True)]
+        children = [runs.start(root, first=code) for root, code in zip(self.roots, before, strict=True)]
         return [child.wait() for child in children]
 
 
@@ -97,10 +97,10 @@ def all_refuse(ended: list[Ended], code: int, reason: str) -> Ended:
 
 
 def test_two_hosts_grow_the_trees_of_one_and_log_its_lines(
-    tmp_path: Path, nursery: Nursery, alone: tuple[Path, Ended]
+    tmp_path: Path, runs: ScriptRuns, alone: tuple[Path, Ended]
 ) -> None:
     cluster = Cluster(tmp_path, GIVEN, REPLICATED)
-    first, second = well(cluster.run(nursery))
+    first, second = well(cluster.run(runs))
     for name in ("model.joblib", "model.skops"):
         assert (cluster.roots[0] / "model" / name).read_bytes() == (alone[0] / "model" / name).read_bytes()
     assert first.stdout == alone[1].stdout
@@ -113,13 +113,13 @@ def test_two_hosts_grow_the_trees_of_one_and_log_its_lines(
 
 
 def test_a_host_that_dies_ends_the_job_and_a_restart_resumes_each_hosts_own_trees(
-    tmp_path: Path, nursery: Nursery, alone: tuple[Path, Ended]
+    tmp_path: Path, runs: ScriptRuns, alone: tuple[Path, Ended]
 ) -> None:
     cluster = Cluster(tmp_path, GIVEN, REPLICATED)
-    first, second = cluster.run(nursery, "", SIGNAL_AT_GROUP.format(groups=2, number=int(signal.SIGKILL)))
+    first, second = cluster.run(runs, "", SIGNAL_AT_GROUP.format(groups=2, number=int(signal.SIGKILL)))
     assert (first.returncode, second.returncode) == (5, -signal.SIGKILL)
     assert f"PeerError: {cluster.names[1]} is lost" in first.stderr
-    ended = well(cluster.run(nursery))
+    ended = well(cluster.run(runs))
     assert "resuming from step 8 " in ended[1].stderr  # trees 5 to 7: groups end at multiples of two
     assert "resuming from step " in ended[0].stderr
     assert trees_of(cluster.roots[0]) == trees_of(alone[0])
@@ -128,46 +128,46 @@ def test_a_host_that_dies_ends_the_job_and_a_restart_resumes_each_hosts_own_tree
 
 
 def test_a_stop_of_one_host_stops_all_and_a_restart_goes_on(
-    tmp_path: Path, nursery: Nursery, alone: tuple[Path, Ended]
+    tmp_path: Path, runs: ScriptRuns, alone: tuple[Path, Ended]
 ) -> None:
     cluster = Cluster(tmp_path, GIVEN, REPLICATED)
-    well(cluster.run(nursery, "", SIGNAL_AT_GROUP.format(groups=1, number=int(signal.SIGTERM))))
+    well(cluster.run(runs, "", SIGNAL_AT_GROUP.format(groups=1, number=int(signal.SIGTERM))))
     told = card_of(cluster.roots[0])
     assert told.complete is False
     assert 0 < (told.iterations or 0) < 11
-    well(cluster.run(nursery))
+    well(cluster.run(runs))
     assert card_of(cluster.roots[0]).complete is True
     assert trees_of(cluster.roots[0]) == trees_of(alone[0])
 
 
 def test_sharded_rows_are_gathered_and_give_the_trees_of_one_host(
-    tmp_path: Path, nursery: Nursery, alone: tuple[Path, Ended]
+    tmp_path: Path, runs: ScriptRuns, alone: tuple[Path, Ended]
 ) -> None:
     """The first host has the first half of the rows, so that all of them are in the order of one host's."""
     cluster = Cluster(tmp_path, GIVEN, SHARDED)
     (cluster.roots[1] / "input/data/validation/a.csv").write_text("")  # no validation row on one host loses nothing
     write_rows(cluster.roots[0] / "input/data/validation/a.csv", task="three", seed=1)
-    first, _ = well(cluster.run(nursery))
+    first, _ = well(cluster.run(runs))
     assert trees_of(cluster.roots[0]) == trees_of(alone[0])
     assert first.stdout == alone[1].stdout
     assert "train is sharded: each of the 2 hosts gets all rows" in first.stderr
 
 
-def test_sharded_rows_that_are_too_many_are_refused_on_all_hosts(tmp_path: Path, nursery: Nursery) -> None:
+def test_sharded_rows_that_are_too_many_are_refused_on_all_hosts(tmp_path: Path, runs: ScriptRuns) -> None:
     cluster = Cluster(tmp_path, GIVEN, SHARDED)
     refused = all_refuse(
-        cluster.run(nursery, NO_ROOM, NO_ROOM), 7, "channel train is sharded and has 0.0 GB, more than 0%"
+        cluster.run(runs, NO_ROOM, NO_ROOM), 7, "channel train is sharded and has 0.0 GB, more than 0%"
     )
     assert "allow_shard_forests=true: " in refused.stderr
     assert "engine=xgboost: " in refused.stderr
 
 
-def test_a_forest_of_shards_knows_all_classes_and_has_trees_by_rows(tmp_path: Path, nursery: Nursery) -> None:
+def test_a_forest_of_shards_knows_all_classes_and_has_trees_by_rows(tmp_path: Path, runs: ScriptRuns) -> None:
     cluster = Cluster(tmp_path, {**GIVEN, "allow-shard-forests": "true"}, SHARDED)
     rows = (cluster.roots[1] / "input/data/train/a.csv").read_text().splitlines(keepends=True)
     few = [row for row in rows if not row.startswith("1,")][:60]
     (cluster.roots[1] / "input/data/train/a.csv").write_text("".join(few))
-    first, _ = well(cluster.run(nursery, NO_ROOM, NO_ROOM))
+    first, _ = well(cluster.run(runs, NO_ROOM, NO_ROOM))
     assert "as allow_shard_forests says, each host grows trees on its own rows" in first.stderr
     forest = joblib.load(cluster.roots[0] / "model/model.joblib")
     assert len(forest.estimators_) == 11
@@ -180,11 +180,11 @@ def test_a_forest_of_shards_knows_all_classes_and_has_trees_by_rows(tmp_path: Pa
 
 @pytest.mark.parametrize("channels", [SHARDED, REPLICATED], ids=["sharded", "replicated"])
 def test_xgboosts_forest_learns_from_the_rows_of_all_hosts(
-    tmp_path: Path, nursery: Nursery, channels: dict[str, str]
+    tmp_path: Path, runs: ScriptRuns, channels: dict[str, str]
 ) -> None:
     given = {name: value for name, value in GIVEN.items() if name != "checkpoint-every"}
     cluster = Cluster(tmp_path, {**given, "engine": "xgboost"}, channels)
-    first, second = well(cluster.run(nursery))
+    first, second = well(cluster.run(runs))
     assert "engine=xgboost grows a forest of another kind" in first.stderr
     assert "150 rows of its own" in first.stderr
     assert "[metrics]" not in second.stdout  # XGBoost itself says its rank
@@ -196,14 +196,14 @@ def test_xgboosts_forest_learns_from_the_rows_of_all_hosts(
     assert set(list(gains)[:2]) == {"f0", "f1"}
 
 
-def test_other_rows_on_a_host_that_should_have_the_same_are_found(tmp_path: Path, nursery: Nursery) -> None:
+def test_other_rows_on_a_host_that_should_have_the_same_are_found(tmp_path: Path, runs: ScriptRuns) -> None:
     cluster = Cluster(tmp_path, GIVEN, REPLICATED)
     write_rows(cluster.roots[1] / "input/data/train/b.csv", task="three", rows=5)
     reason = f"channel train: {cluster.names[1]} has other rows than {cluster.names[0]}"
-    all_refuse(cluster.run(nursery), 7, reason)
+    all_refuse(cluster.run(runs), 7, reason)
 
 
-def test_what_is_wrong_on_one_host_is_told_on_all(tmp_path: Path, nursery: Nursery) -> None:
+def test_what_is_wrong_on_one_host_is_told_on_all(tmp_path: Path, runs: ScriptRuns) -> None:
     cluster = Cluster(tmp_path, GIVEN, SHARDED)
     for channel, row, reason in (
         ("train", "0,1,2,three,4", "column 4: 'three' is not a number"),
@@ -212,7 +212,7 @@ def test_what_is_wrong_on_one_host_is_told_on_all(tmp_path: Path, nursery: Nurse
     ):
         path = cluster.roots[1] / "input/data" / channel / "b.csv"
         path.write_text(f"1,1,1,1,1\n{row}\n")
-        for ended in cluster.run(nursery):
+        for ended in cluster.run(runs):
             assert ended.returncode == 7, ended.stderr
             told = f"FAILED: ClientError: DataError: {cluster.names[1]}: {channel}/b.csv:2: {reason}"
             assert told in ended.stderr
@@ -222,13 +222,13 @@ def test_what_is_wrong_on_one_host_is_told_on_all(tmp_path: Path, nursery: Nurse
 # ---- one host, something else than a forest ----
 
 
-def test_another_estimator_has_the_same_rows_metrics_and_files(tmp_path: Path, nursery: Nursery) -> None:
+def test_another_estimator_has_the_same_rows_metrics_and_files(tmp_path: Path, runs: ScriptRuns) -> None:
     given = {"estimator": "sklearn.linear_model.LogisticRegression", "estimator-params": '{"C": 0.5}'}
     root = make_job(tmp_path, given, channels=REPLICATED)
     for name, seed in (("train", 0), ("validation", 1)):
         write_rows(root / "input/data" / name / "a.csv", task="three", seed=seed)
-    ended = well([nursery.run(root)])[0]
-    assert "one fit, so that an interrupted job begins anew" in ended.stderr
+    ended = well([runs.run(root)])[0]
+    assert "a single fit: an interrupted job starts again" in ended.stderr
     model = joblib.load(root / "model/model.joblib")
     assert isinstance(model, LogisticRegression)
     told = card_of(root)
@@ -241,26 +241,26 @@ def test_another_estimator_has_the_same_rows_metrics_and_files(tmp_path: Path, n
     assert set(json.loads((root / "output/data/feature-importance.json").read_text())) == {"coefficient"}
 
 
-def test_a_class_of_the_job_s_own_code_is_an_estimator_too(tmp_path: Path, nursery: Nursery) -> None:
+def test_a_class_of_the_job_s_own_code_is_an_estimator_too(tmp_path: Path, runs: ScriptRuns) -> None:
     root = make_job(tmp_path, {"estimator": "mine:Vote"}, channels={"train": "FullyReplicated"})
     write_rows(root / "input/data/train/a.csv")
     (root / "code").mkdir()
     (root / "code/mine.py").write_text(
         "from sklearn.ensemble import BaggingClassifier\nclass Vote(BaggingClassifier): ...\n"
     )
-    ended = well([nursery.run(root)])[0]
+    ended = well([runs.run(root)])[0]
     assert "the metrics are those of the rows trained on" in ended.stderr
     told = card_of(root)
     assert told.algorithm == "mine:Vote"
     assert "mine.Vote" in told.trusted
 
 
-def test_an_estimator_is_fitted_on_one_host(tmp_path: Path, nursery: Nursery) -> None:
+def test_an_estimator_is_fitted_on_one_host(tmp_path: Path, runs: ScriptRuns) -> None:
     cluster = Cluster(tmp_path, {"estimator": "sklearn.linear_model.LogisticRegression"}, REPLICATED)
-    all_refuse(cluster.run(nursery), 10, "is fitted on one host")
+    all_refuse(cluster.run(runs), 10, "is fitted on one host")
 
 
-def test_weights_of_rows_count_for_trees_and_for_metrics(tmp_path: Path, nursery: Nursery) -> None:
+def test_weights_of_rows_count_for_trees_and_for_metrics(tmp_path: Path, runs: ScriptRuns) -> None:
     given = {**GIVEN, "csv-weights": "1", "oob-score": "true", "checkpoint-every": "11", "n-estimators": "60"}
     root = make_job(tmp_path, given, channels=REPLICATED)
     random = np.random.default_rng(0)
@@ -270,7 +270,7 @@ def test_weights_of_rows_count_for_trees_and_for_metrics(tmp_path: Path, nursery
         wrong = random.random(200) < 0.4  # without weight
         rows = np.column_stack([np.where(wrong, 1 - labels, labels), np.where(wrong, 0, 1), features])
         np.savetxt(root / "input/data" / name / "a.csv", rows, delimiter=",", fmt="%g")
-    ended = well([nursery.run(root)])[0]
+    ended = well([runs.run(root)])[0]
     told = card_of(root)
     assert metric(told, "validation:accuracy") > 0.95
     assert 0.4 < metric(told, "train:oob") < 0.75

@@ -219,7 +219,7 @@ def test_what_is_no_estimator_is_refused(tmp_path: Path) -> None:
 def test_a_forest_whose_tree_leads_out_of_itself_is_refused(tmp_path: Path) -> None:
     model = fitted("forest")
     model.estimators_[1].tree_.children_left[0] = 10**6
-    with pytest.raises(DataError, match="its tree 1 leads out of itself"):
+    with pytest.raises(DataError, match="tree 1 has a child or feature index out of range"):
         load(tmp_path, saved(tmp_path, model))
 
 

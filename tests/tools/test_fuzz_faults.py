@@ -90,15 +90,15 @@ def processes(*rows: tuple[int, int, str]) -> dict[int, Process]:
 
 
 def test_ranks_agents_and_fork_servers_are_told_apart_by_their_parents() -> None:
-    elastic = "python -P -m trainbox.launcher 2 /dev/shm/trainbox-3 train.py"
+    agent = "python -P -m trainbox.launcher 2 /dev/shm/trainbox-3 train.py"
     all_of_them = processes(
         (2, 1, "python trainbox run pytorch"),
         (3, 2, "python -P -m trainbox.supervisor"),
-        (4, 3, elastic),
-        (5, 4, elastic),
-        (6, 5, elastic),
-        (7, 5, elastic),
-        (8, 7, elastic),
+        (4, 3, agent),
+        (5, 4, agent),
+        (6, 5, agent),
+        (7, 5, agent),
+        (8, 7, agent),
         (9, 6, "python -P -m trainbox.torch.checkpoints.writer checkpoints 3"),
     )
     known = place(all_of_them, kinds(all_of_them, 2, {3: 1}), {3: 1})
@@ -118,11 +118,11 @@ def test_ranks_agents_and_fork_servers_are_told_apart_by_their_parents() -> None
 def test_the_processes_of_a_tree_job_are_those_of_their_host() -> None:
     all_of_them = processes(
         (2, 1, "python trainbox run xgboost"),
-        (3, 2, "python -I -S /x/workbench/namespace.py {} python -P -m trainbox.supervisor"),
+        (3, 2, "python -I -S /x/trainbox/local/backends/namespace.py {} python -P -m trainbox.supervisor"),
         (4, 2, "python -P -m trainbox.supervisor"),
         (5, 3, "python xgboost_train.py --num_round 5"),
         (6, 4, "python xgboost_train.py --num_round 5"),
-        (9, 5, "python -P /x/trainbox/xgboost/tracker.py 127.0.0.1 2 300"),
+        (9, 5, "python -P /x/trainbox/xgboost/collective/tracker.py 127.0.0.1 2 300"),
         (10, 5, "python xgboost_train.py --num_round 5"),
     )
     hosts = {3: 1, 4: 2}

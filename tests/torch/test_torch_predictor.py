@@ -18,9 +18,9 @@ from tests.frozen.fixtures import FIXTURES
 from trainbox.contract.model_card import ModelCard, features_of, read_card
 from trainbox.errors import DataError
 from trainbox.torch.archives import find_code, is_plain
-from trainbox.torch.encoders import Columns, Pixels
-from trainbox.torch.hyperparameters import NetworkParams
-from trainbox.torch.networks import convolutions, export, perceptron
+from trainbox.torch.networks.architectures import convolutions, export, perceptron
+from trainbox.torch.networks.encoders import Columns, Pixels
+from trainbox.torch.networks.hyperparameters import NetworkParams
 from trainbox.torch.predictor import NetworkPredictor, load_predictor
 
 FEATURES, MOST_ROWS = 6, 130

@@ -12,7 +12,7 @@ import torch
 import xgboost as xgb
 
 from tests.support.growth import draw_rows, write_rows
-from tests.support.nursery import SCRIPT, Ended, Nursery, make_job
+from tests.support.script_runs import SCRIPT, Ended, ScriptRuns, make_job
 from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
@@ -21,8 +21,8 @@ CHANNELS = {"train": "FullyReplicated", "validation": "FullyReplicated"}
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery(pictures=False) as started:
+def runs() -> Iterator[ScriptRuns]:
+    with ScriptRuns(pictures=False) as started:
         yield started
 
 
@@ -67,14 +67,6 @@ def asymmetric(penalty):
 
     return objective
 """
-HYPERPARAMETER = """\
-from trainbox.xgboost import Params as Bundled
-from trainbox.xgboost import declare, session
-
-
-class Params(Bundled, frozen=True, kw_only=True):
-    penalty: float = 1.0
-"""
 BOOSTING = {
     "num_round": "8",
     "checkpoint_every": "3",
@@ -91,8 +83,8 @@ def with_an_objective(directory: Path, stop: str = "") -> Path:
     return copy(
         directory,
         "xgboost",
-        before="from trainbox.xgboost import Params, declare, session\n",
-        after=HYPERPARAMETER,
+        before='xgboost` lists them."""\n',
+        after='xgboost` lists them."""\n\n    penalty: float = 1.0\n',
         before_2="\ndef main() -> None:\n",
         after_2=f"{OBJECTIVE}\n\ndef main() -> None:\n",
         before_3="boosting.rounds(start)",
@@ -102,9 +94,9 @@ def with_an_objective(directory: Path, stop: str = "") -> Path:
     )
 
 
-def test_xgboost_trains_with_a_custom_objective_as_xgboost_itself_does(nursery: Nursery, tmp_path: Path) -> None:
+def test_xgboost_trains_with_a_custom_objective_as_xgboost_itself_does(runs: ScriptRuns, tmp_path: Path) -> None:
     root = job(tmp_path, BOOSTING, "regression")
-    ended = nursery.run(root, script=with_an_objective(tmp_path))
+    ended = runs.run(root, script=with_an_objective(tmp_path))
     assert ended.returncode == 0, ended.stderr
     assert f"my_own: saved 8 rounds to {root}/model/xgboost-model\n" in ended.stderr
     names: dict[str, Any] = {}
@@ -119,24 +111,24 @@ def test_xgboost_trains_with_a_custom_objective_as_xgboost_itself_does(nursery: 
     assert read_card(root / "model").hyperparameters["penalty"] == 4.0
 
 
-def test_a_job_with_a_custom_objective_resumes_to_the_same_bytes(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_job_with_a_custom_objective_resumes_to_the_same_bytes(runs: ScriptRuns, tmp_path: Path) -> None:
     """The loop of the first attempt leaves after the second segment, as one with a time limit would."""
     models = []
     for name, stop in (("whole", ""), ("cut", "            if len(progress.history) == 6:\n                return\n")):
         root = job(tmp_path / name, BOOSTING, "regression")
-        ended = nursery.run(root, script=with_an_objective(tmp_path / name, stop))
+        ended = runs.run(root, script=with_an_objective(tmp_path / name, stop))
         assert ended.returncode == 0, ended.stderr
         models.append(root / "model/xgboost-model")
     assert not models[1].exists()
     script = with_an_objective(tmp_path / "again")
-    refused = nursery.run(root, "--penalty", "2", script=script)
+    refused = runs.run(root, "--penalty", "2", script=script)
     assert (refused.returncode, "penalty was 4.0 and is 2.0" in refused.stderr) == (8, True), refused.stderr
-    ended = nursery.run(root, script=script)
+    ended = runs.run(root, script=script)
     assert len(values(ended, "validation:rmse")) == 2
     assert models[0].read_bytes() == models[1].read_bytes()
 
 
-def test_the_forest_script_fits_a_pipeline(nursery: Nursery, tmp_path: Path) -> None:
+def test_the_forest_script_fits_a_pipeline(runs: ScriptRuns, tmp_path: Path) -> None:
     script = copy(
         tmp_path,
         "random_forest",
@@ -149,7 +141,7 @@ def test_the_forest_script_fits_a_pipeline(nursery: Nursery, tmp_path: Path) -> 
         after_3="model = make_pipeline(StandardScaler(), PolynomialFeatures(2), LogisticRegression(C=0.5))",
     )
     root = job(tmp_path, {})
-    ended = nursery.run(root, script=script)
+    ended = runs.run(root, script=script)
     assert ended.returncode == 0, ended.stderr
     model, (features, labels) = joblib.load(root / "model/model.joblib"), draw_rows("two", seed=1)
     card = read_card(root / "model")
@@ -159,7 +151,7 @@ def test_the_forest_script_fits_a_pipeline(nursery: Nursery, tmp_path: Path) -> 
     assert sorted(card.files) == ["model.joblib", "model.skops"]
 
 
-def test_the_loop_of_the_forest_script_may_end_early(nursery: Nursery, tmp_path: Path) -> None:
+def test_the_loop_of_the_forest_script_may_end_early(runs: ScriptRuns, tmp_path: Path) -> None:
     script = copy(
         tmp_path,
         "random_forest",
@@ -168,7 +160,7 @@ def test_the_loop_of_the_forest_script_may_end_early(nursery: Nursery, tmp_path:
         "                if trees >= 4:\n                    break\n",
     )
     root = job(tmp_path, {"n-estimators": "10", "checkpoint-every": "2", "n-jobs": "1", "max-depth": "3"})
-    ended = nursery.run(root, script=script)
+    ended = runs.run(root, script=script)
     assert ended.returncode == 0, ended.stderr
     assert len(joblib.load(root / "model/model.joblib").estimators_) == 4
     assert not read_card(root / "model").complete
@@ -190,7 +182,7 @@ class Wide(nn.Module):
 def build("""
 
 
-def test_the_network_script_trains_another_model_with_another_loss_and_loop(nursery: Nursery, tmp_path: Path) -> None:
+def test_the_network_script_trains_another_model_with_another_loss_and_loop(runs: ScriptRuns, tmp_path: Path) -> None:
     script = copy(
         tmp_path,
         "pytorch",
@@ -211,7 +203,7 @@ def test_the_network_script_trains_another_model_with_another_loss_and_loop(nurs
     ours = {"label_smoothing": "0.1", "least_accuracy": "0.7"}
     given = {"epochs": "30", "hidden": "[8]", "learning-rate": "0.02", **ours}
     root = job(tmp_path, given)
-    ended = nursery.run(root, script=script)
+    ended = runs.run(root, script=script)
     assert ended.returncode == 0, ended.stderr
     card = read_card(root / "model")
     accuracies = values(ended, "validation:accuracy")

@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,8 @@ import xgboost as xgb
 
 from tests.support.growth import trees_of, write_rows
 from tests.support.runs import COMMAND
+from tests.support.script_runs import SIGNAL_AT_STEP, run_script
+from tests.support.script_runs import make_job as write_job
 from tests.support.waiting import LIMIT
 from trainbox.contract.model_card import ModelCard, encode_card, features_of
 
@@ -34,29 +34,10 @@ BOOSTING = {
 FOREST = {"max-depth": "4", "n-jobs": "1", "checkpoint-every": "4"}
 NETWORK = {"hidden": "[8]", "epochs": "1", "learning-rate": "0.01"}
 
-#: Runs a script, and sends its own process a signal right after it has logged a round.
-STOP_AT = """
-import os, runpy, signal, sys, trainbox
-log, (script, at) = trainbox.log, sys.argv[1:3]
-sys.argv = [script]
-def log_and_stop(step, values):
-    log(step, values)
-    if step == int(at):
-        os.kill(os.getpid(), signal.{name})
-trainbox.log = log_and_stop
-runpy.run_path(script, run_name="__main__")
-"""
-
 
 def make_job(root: Path, hyperparameters: Mapping[str, str], former: Path | None = None) -> Path:
     """A tree with two channels, and `model` where there is a former one."""
-    channels = ("train", "validation")
-    config = root / "input" / "config"
-    config.mkdir(parents=True)
-    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-    (config / "inputdataconfig.json").write_text(json.dumps({name: {"TrainingInputMode": "File"} for name in channels}))
-    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
-    (config / "checkpointconfig.json").write_text(json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
+    write_job(root, hyperparameters, channels=dict.fromkeys(("train", "validation"), "FullyReplicated"))
     for number, name in enumerate(("train", "validation")):
         write_rows(root / "input" / "data" / name / "a.csv", seed=number)
     return root if former is None else with_former(root, former)
@@ -72,16 +53,8 @@ def with_former(root: Path, archive: Path) -> Path:
 
 
 def run(script: str, root: Path, *, code: int = 0, stop_at: int | None = None, name: str = "SIGTERM") -> str:
-    path = str(SCRIPTS / f"{script}_train.py")
-    command = [path] if stop_at is None else ["-c", STOP_AT.format(name=name), path, str(stop_at)]
-    done = subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, "TRAINBOX_ROOT": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=LIMIT,
-    )
+    first = "" if stop_at is None else SIGNAL_AT_STEP.format(number=int(signal.Signals[name]), step=stop_at)
+    done = run_script(SCRIPTS / f"{script}_train.py", root, first=first)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -115,7 +88,7 @@ def test_xgboost_boosts_on_and_a_resumed_job_gives_the_same_model(tmp_path: Path
     hyperparameters = {**BOOSTING, "num_round": "7"}
     whole = make_job(tmp_path / "whole", hyperparameters, boosted)
     said = run("xgboost", whole)
-    assert "channel model: 6 rounds; 7 more are trained behind them" in said
+    assert "channel model: 6 rounds; 7 more are trained on top of them" in said
     model, former = booster_of(whole), booster_of(boosted.parent)
     assert model.num_boosted_rounds() == 13
     assert model[:6].get_dump() == former.get_dump()
@@ -193,15 +166,8 @@ def test_a_model_that_xgboost_itself_has_saved_with_names_is_continued(tmp_path:
 
 def test_a_stop_before_the_first_new_round_leaves_no_model(tmp_path: Path, boosted: Path) -> None:
     root = make_job(tmp_path, {**BOOSTING, "num_round": "7"}, boosted)
-    script = str(SCRIPTS / "xgboost_train.py")
-    stop = "import os, runpy, signal, sys, trainbox\ntrainbox.stop_requested()\nos.kill(os.getpid(), signal.SIGTERM)\n"
-    run_it = f"sys.argv = [{script!r}]\nrunpy.run_path({script!r}, run_name='__main__')\n"
-    subprocess.run(
-        [sys.executable, "-c", stop + run_it],
-        env={**os.environ, "TRAINBOX_ROOT": str(root)},
-        check=False,
-        timeout=LIMIT,
-    )
+    stop = "import os, signal, trainbox\ntrainbox.stop_requested()\nos.kill(os.getpid(), signal.SIGTERM)\n"
+    run_script(SCRIPTS / "xgboost_train.py", root, first=stop)
     assert not (root / "model" / "xgboost-model").exists()
 
 

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.support.nursery import NO_MATPLOTLIB, Ended, Nursery, make_job
+from tests.support.script_runs import NO_MATPLOTLIB, Ended, ScriptRuns, make_job
 from trainbox.contract.model_card import CARD_FILE
 
 pytestmark = pytest.mark.process
@@ -70,16 +70,16 @@ FAILURES: Mapping[str, tuple[str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as started:
+def runs() -> Iterator[ScriptRuns]:
+    with ScriptRuns() as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def whole(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(runs: ScriptRuns, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree of an XGBoost job that nothing disturbs."""
     root = make(tmp_path_factory.mktemp("whole"), JOBS["xgboost"])
-    run(nursery, root, JOBS["xgboost"])
+    run(runs, root, JOBS["xgboost"])
     return root
 
 
@@ -93,8 +93,8 @@ def make(root: Path, job: Job) -> Path:
     return root
 
 
-def run(nursery: Nursery, root: Path, job: Job, first: str = "") -> Ended:
-    ended = nursery.run(root, script=SCRIPTS / job.script, first=first)
+def run(runs: ScriptRuns, root: Path, job: Job, first: str = "") -> Ended:
+    ended = runs.run(root, script=SCRIPTS / job.script, first=first)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     return ended
@@ -105,9 +105,9 @@ def output(root: Path, kind: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_draws_its_numbers_once_its_model_is_written(name: str, nursery: Nursery, tmp_path: Path) -> None:
+def test_a_job_draws_its_numbers_once_its_model_is_written(name: str, runs: ScriptRuns, tmp_path: Path) -> None:
     root = make(tmp_path, JOBS[name])
-    ended = run(nursery, root, JOBS[name])
+    ended = run(runs, root, JOBS[name])
     assert output(root, "json") == output(root, "png") == output(root, "svg") == JOBS[name].numbers
     written = [(root / "model" / CARD_FILE).stat().st_mtime_ns]
     written += [path.stat().st_mtime_ns for path in (root / "output/data").glob("*.json")]
@@ -118,10 +118,10 @@ def test_a_job_draws_its_numbers_once_its_model_is_written(name: str, nursery: N
 
 @pytest.mark.parametrize(("name", "at"), [*((name, "final") for name in JOBS), *((name, "log") for name in IN_PARTS)])
 def test_a_job_that_is_stopped_leaves_its_numbers_and_draws_nothing(
-    name: str, at: str, nursery: Nursery, tmp_path: Path
+    name: str, at: str, runs: ScriptRuns, tmp_path: Path
 ) -> None:
     root = make(tmp_path, JOBS[name])
-    ended = run(nursery, root, JOBS[name], STOPPED_AT.format(name=at))
+    ended = run(runs, root, JOBS[name], STOPPED_AT.format(name=at))
     assert (root / "model" / CARD_FILE).exists()
     assert output(root, "json") == JOBS[name].numbers
     assert output(root, "png") == output(root, "svg") == ()
@@ -130,10 +130,10 @@ def test_a_job_that_is_stopped_leaves_its_numbers_and_draws_nothing(
 
 @pytest.mark.parametrize(("first", "line"), FAILURES.values(), ids=FAILURES.keys())
 def test_a_matplotlib_that_fails_changes_neither_exit_code_nor_model(
-    first: str, line: str, nursery: Nursery, whole: Path, tmp_path: Path
+    first: str, line: str, runs: ScriptRuns, whole: Path, tmp_path: Path
 ) -> None:
     root = make(tmp_path, JOBS["xgboost"])
-    ended = run(nursery, root, JOBS["xgboost"], first)
+    ended = run(runs, root, JOBS["xgboost"], first)
     assert [text for text in ended.stderr.splitlines() if "no pictures" in text] == [
         text for text in ended.stderr.splitlines() if text.startswith(f"trainbox: {line}")
     ]
@@ -144,17 +144,17 @@ def test_a_matplotlib_that_fails_changes_neither_exit_code_nor_model(
         assert (root / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
 
 
-def test_a_picture_that_cannot_be_written_costs_no_other(nursery: Nursery, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_written_costs_no_other(runs: ScriptRuns, tmp_path: Path) -> None:
     root = make(tmp_path, JOBS["forest"])
     (root / "output/data/feature-importance.png").mkdir(parents=True)
-    ended = run(nursery, root, JOBS["forest"])
+    ended = run(runs, root, JOBS["forest"])
     assert ended.stderr.count("WARNING: no pictures: IsADirectoryError: ") == 1
     assert output(root, "json") == JOBS["forest"].numbers
     assert (root / "output/data/learning-curves.png").is_file()
 
 
-def test_without_a_directory_for_its_settings_matplotlib_draws_all_the_same(nursery: Nursery, tmp_path: Path) -> None:
+def test_without_a_directory_for_its_settings_matplotlib_draws_all_the_same(runs: ScriptRuns, tmp_path: Path) -> None:
     root = make(tmp_path, JOBS["estimator"])
-    ended = run(nursery, root, JOBS["estimator"], "import os; os.environ['MPLCONFIGDIR'] = '/dev/null/absent'")
+    ended = run(runs, root, JOBS["estimator"], "import os; os.environ['MPLCONFIGDIR'] = '/dev/null/absent'")
     assert output(root, "png") == JOBS["estimator"].numbers
     assert "MPLCONFIGDIR" not in ended.stderr, "its advice is not for the reader of this log"

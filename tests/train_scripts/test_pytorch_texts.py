@@ -1,9 +1,5 @@
 """`pytorch_train.py` on columns and labels of texts: embeddings of their codes, and numbers that stay numbers."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.script_runs import Ended, make_job, run_script
 from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
@@ -30,22 +27,12 @@ def make_rows(count: int, seed: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(root: Path, files: Mapping[str, str], **hyperparameters: str) -> "subprocess.CompletedProcess[str]":
-    for name, content in files.items():
-        path = root / "input" / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    config = root / "input" / "config"
-    config.mkdir(parents=True)
-    channels = {name.partition("/")[0]: {"TrainingInputMode": "File"} for name in files}
+def run(root: Path, files: Mapping[str, str], **hyperparameters: str) -> Ended:
     given = {"epochs": "3", "hidden": "8", "batch-size": "32", "learning-rate": "0.05"} | hyperparameters
-    (config / "hyperparameters.json").write_text(json.dumps(given))
-    (config / "inputdataconfig.json").write_text(json.dumps(channels))
-    environment = {**os.environ, "TRAINBOX_ROOT": str(root)}
-    command = [sys.executable, str(SCRIPT)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return run_script(SCRIPT, make_job(root, given, files=files))
 
 
+@pytest.mark.long
 def test_texts_have_embeddings_and_named_numbers_stay_numbers(tmp_path: Path) -> None:
     files = {"train/a.csv": make_rows(200), "validation/a.csv": make_rows(40, seed=1)}
     done = run(tmp_path, files, categorical="zip")

@@ -1,9 +1,5 @@
 """`random_forest_train.py` on columns and labels of texts: codes, a column for each text, and on two hosts."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +8,11 @@ import joblib
 import numpy as np
 import pytest
 
+from tests.support.script_runs import SCRIPT, Ended, make_job, run_script
 from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
 
-SCRIPT = Path(__file__).parents[2] / "train_scripts" / "random_forest_train.py"
 COLORS = ("blue", "green", "red")
 SPECIES = ("setosa", "virginica")
 HYPERPARAMETERS = {"n-estimators": "4", "checkpoint-every": "4", "max-depth": "3", "n-jobs": "1"}
@@ -37,20 +33,9 @@ def as_csv(rows: list[Row]) -> str:
     return "species,color,x\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows)
 
 
-def run(root: Path, files: Mapping[str, str], **hyperparameters: str) -> "subprocess.CompletedProcess[str]":
-    for name, content in files.items():
-        path = root / "input" / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    config = root / "input" / "config"
-    config.mkdir(parents=True)
-    channels = {name.partition("/")[0]: {"TrainingInputMode": "File"} for name in files}
+def run(root: Path, files: Mapping[str, str], **hyperparameters: str) -> Ended:
     given = HYPERPARAMETERS | {name.replace("_", "-"): value for name, value in hyperparameters.items()}
-    (config / "hyperparameters.json").write_text(json.dumps(given))
-    (config / "inputdataconfig.json").write_text(json.dumps(channels))
-    environment = {**os.environ, "TRAINBOX_ROOT": str(root)}
-    command = [sys.executable, str(SCRIPT)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return run_script(SCRIPT, make_job(root, given, files=files))
 
 
 def inputs_of(rows: list[Row], encoding: str) -> list[list[float]]:

@@ -15,7 +15,7 @@ import pytest
 import skops.io
 
 from tests.support.growth import anatomy, trees_of, write_rows
-from tests.support.nursery import SIGNAL_AT_TREES, Ended, Nursery, make_job
+from tests.support.script_runs import SIGNAL_AT_STEP, Ended, ScriptRuns, make_job
 from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
@@ -29,20 +29,20 @@ Uninterrupted = Callable[[str], tuple[Path, Ended]]
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as started:
+def runs() -> Iterator[ScriptRuns]:
+    with ScriptRuns() as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+def uninterrupted(runs: ScriptRuns, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     """A job of a task that nobody disturbed, run once: its tree, and what it said."""
     known: dict[str, tuple[Path, Ended]] = {}
 
     def run(task: str) -> tuple[Path, Ended]:
         if task not in known:
             root = make_tree(tmp_path_factory.mktemp(task), hyperparameters_of(task), task=task)
-            known[task] = root, nursery.run(root)
+            known[task] = root, runs.run(root)
             assert known[task][1].returncode == 0, known[task][1].stderr
         return known[task]
 
@@ -63,17 +63,17 @@ def make_tree(
 
 
 def signalled(number: int, at: int) -> str:
-    return SIGNAL_AT_TREES.format(number=int(number), trees=at)
+    return SIGNAL_AT_STEP.format(number=int(number), step=at)
 
 
 @pytest.mark.parametrize(("task", "at"), [("two", 4), ("two", 12), ("three", 8), ("regression", 8)])
 def test_killed_after_a_group_the_trees_and_metrics_are_those_of_an_uninterrupted_job(
-    tmp_path: Path, nursery: Nursery, uninterrupted: Uninterrupted, task: str, at: int
+    tmp_path: Path, runs: ScriptRuns, uninterrupted: Uninterrupted, task: str, at: int
 ) -> None:
     whole, expected = uninterrupted(task)
     root = make_tree(tmp_path, hyperparameters_of(task), task=task)
-    assert nursery.run(root, first=signalled(signal.SIGKILL, at)).returncode == -signal.SIGKILL
-    done = nursery.run(root)
+    assert runs.run(root, first=signalled(signal.SIGKILL, at)).returncode == -signal.SIGKILL
+    done = runs.run(root)
     assert done.returncode == 0, done.stderr
     saved = at // 4 - 1  # groups, when it was killed
     assert (f"resuming from step {saved * 4} " if saved else "starting fresh") in done.stderr
@@ -87,30 +87,30 @@ def test_killed_after_a_group_the_trees_and_metrics_are_those_of_an_uninterrupte
 
 
 def test_more_trees_in_other_groups_on_more_threads_are_the_same_trees(
-    tmp_path: Path, nursery: Nursery, uninterrupted: Uninterrupted
+    tmp_path: Path, runs: ScriptRuns, uninterrupted: Uninterrupted
 ) -> None:
     root = make_tree(tmp_path, hyperparameters_of("two"))
-    assert nursery.run(root, "--n_estimators=7").returncode == 0
-    more = nursery.run(root, "--n-jobs=2", "--checkpoint-every=3")
+    assert runs.run(root, "--n_estimators=7").returncode == 0
+    more = runs.run(root, "--n-jobs=2", "--checkpoint-every=3")
     assert more.returncode == 0, more.stderr
     assert [line.split()[1] for line in more.stdout.splitlines()] == ["step=9", "step=12", "final"]
     assert trees_of(root) == trees_of(uninterrupted("two")[0])
-    fewer = nursery.run(root, "--n-estimators=3")
+    fewer = runs.run(root, "--n-estimators=3")
     assert fewer.returncode == 6
     assert re.search(r"n-estimators is 3, but .*step-00000012 has 12 trees", fewer.stderr), fewer.stderr
 
 
 def test_sigterm_saves_the_trees_so_far_and_a_resumed_job_is_exact(
-    tmp_path: Path, nursery: Nursery, uninterrupted: Uninterrupted
+    tmp_path: Path, runs: ScriptRuns, uninterrupted: Uninterrupted
 ) -> None:
     whole, _ = uninterrupted("two")
     root = make_tree(tmp_path, hyperparameters_of("two"))
-    stopped = nursery.run(root, first=signalled(signal.SIGTERM, 4))
+    stopped = runs.run(root, first=signalled(signal.SIGTERM, 4))
     assert stopped.returncode == 0, stopped.stderr
     assert "asked to stop after 4 of 12 trees" in stopped.stderr
     assert trees_of(root) == trees_of(whole)[:4]
     assert read_card(root / "model").complete is False
-    assert nursery.run(root).returncode == 0
+    assert runs.run(root).returncode == 0
     assert trees_of(root) == trees_of(whole)
 
 
@@ -160,11 +160,11 @@ def test_what_matters_and_how_it_was_learnt_is_drawn(uninterrupted: Uninterrupte
         assert b"<svg" in (output / f"{name}.svg").read_bytes()
 
 
-def test_a_resume_with_other_trees_or_rows_is_refused_with_every_difference(tmp_path: Path, nursery: Nursery) -> None:
+def test_a_resume_with_other_trees_or_rows_is_refused_with_every_difference(tmp_path: Path, runs: ScriptRuns) -> None:
     root = make_tree(tmp_path, hyperparameters_of("two"))
-    assert nursery.run(root, first=signalled(signal.SIGKILL, 8)).returncode == -signal.SIGKILL
+    assert runs.run(root, first=signalled(signal.SIGKILL, 8)).returncode == -signal.SIGKILL
     write_rows(root / "input" / "data" / "train" / "b.csv", task="two", rows=10)
-    refused = nursery.run(root, "--max-depth=5")
+    refused = runs.run(root, "--max-depth=5")
     assert refused.returncode == 8
     assert re.search(r"CheckpointError: the checkpoint .*step-00000004 cannot be continued: ", refused.stderr)
     assert "max-depth was 4 and is 5" in refused.stderr
@@ -190,45 +190,47 @@ BAD = {
 
 @pytest.mark.parametrize(("train", "test", "message"), BAD.values(), ids=BAD.keys())
 def test_bad_rows_end_with_an_error_that_says_where(
-    tmp_path: Path, nursery: Nursery, train: str | None, test: str | None, message: str
+    tmp_path: Path, runs: ScriptRuns, train: str | None, test: str | None, message: str
 ) -> None:
     root = make_tree(tmp_path, hyperparameters_of("two"))
     for name, rows in (("train", train), ("test", test)):
         if rows is not None:
             (root / "input" / "data" / name / "z.csv").write_text(rows)
-    done = nursery.run(root)
+    done = runs.run(root)
     assert done.returncode == 7
     assert re.search(message, done.stderr), done.stderr
     assert done.stdout == ""
 
 
-def test_one_class_only_is_nothing_to_learn(tmp_path: Path, nursery: Nursery) -> None:
+def test_one_class_only_is_nothing_to_learn(tmp_path: Path, runs: ScriptRuns) -> None:
     root = make_tree(tmp_path, hyperparameters_of("two"))
     (root / "input" / "data" / "train" / "a.csv").write_text("1,1,2,3,4\n" * 9)
-    done = nursery.run(root)
+    done = runs.run(root)
     assert done.returncode == 7
-    assert "channel train: every label is 1 (9 rows): there is nothing to learn" in done.stderr
+    assert (
+        "channel train: all labels are equal, 1 (9 rows); training needs at least two different values" in done.stderr
+    )
 
 
-def test_counts_and_weights_are_checked_too(tmp_path: Path, nursery: Nursery) -> None:
+def test_counts_and_weights_are_checked_too(tmp_path: Path, runs: ScriptRuns) -> None:
     counts = {"task": "regression", "criterion": "poisson", "n-estimators": "2"}
     root = make_tree(tmp_path / "counts", counts, task="two")
     (root / "input" / "data" / "train" / "z.csv").write_text("3,1,2,3,4\n-2,1,2,3,4\n")
-    done = nursery.run(root)
+    done = runs.run(root)
     assert done.returncode == 7
     assert "train/z.csv:2: label -2 is invalid: criterion=poisson needs labels of 0 or more" in done.stderr
     root = make_tree(tmp_path / "weights", {"csv-weights": "true"})
     for path in (root / "input" / "data").rglob("a.csv"):
         path.write_text("1,0,2,3,4\n0,0,2,3,4\n")
-    done = nursery.run(root)
+    done = runs.run(root)
     assert done.returncode == 7
-    assert "channel train: every weight is 0: no row counts" in done.stderr
+    assert "channel train: all weights are 0; training needs a weight above 0" in done.stderr
 
 
-def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job(tmp_path: Path, nursery: Nursery) -> None:
+def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job(tmp_path: Path, runs: ScriptRuns) -> None:
     root = make_tree(tmp_path, {"n-estimators": "2", "_tuning_objective_metric": "validation:auc"})
     (root / "input" / "data" / "test" / "a.csv").write_text("1,1,2,3,4\n" * 9)
-    done = nursery.run(root)
+    done = runs.run(root)
     assert done.returncode == 9
     assert "MetricError: the objective of the tuning job, 'validation:auc', is nan for the model" in done.stderr
 

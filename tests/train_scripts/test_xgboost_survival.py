@@ -1,11 +1,7 @@
 """`xgboost_train.py` on times that are known in part: bounds that are missing or infinite, in memory or on the disk."""
 
 import csv
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +9,7 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+from tests.support.script_runs import make_job, run_script
 from tests.support.shared_data import shared
 
 pytestmark = pytest.mark.process
@@ -29,22 +26,8 @@ AFT = {
 
 
 def train(root: Path, hyperparameters: Mapping[str, str], channels: Mapping[str, str]) -> xgb.Booster:
-    config = root / "input" / "config"
-    config.mkdir(parents=True)
-    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-    for name, content in channels.items():
-        folder = root / "input" / "data" / name
-        folder.mkdir(parents=True)
-        (folder / "a.csv").write_text(content)
-    (config / "inputdataconfig.json").write_text(json.dumps({name: {"TrainingInputMode": "File"} for name in channels}))
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        env={**os.environ, "TRAINBOX_ROOT": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    files = {f"{name}/a.csv": content for name, content in channels.items()}
+    done = run_script(SCRIPT, make_job(root, hyperparameters, files=files))
     assert done.returncode == 0, done.stderr
     return xgb.Booster(model_file=bytearray((root / "model" / "xgboost-model").read_bytes()))
 

@@ -1,9 +1,6 @@
 """`xgboost_train.py` on columns and labels of texts: XGBoost's own splits of categories, on one host and on two."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import xgboost as xgb
 
 from tests.support.boosting_hosts import finish, make_trees, start
+from tests.support.script_runs import Ended, make_job, run_script
 from trainbox.contract.model_card import read_card
 
 pytestmark = pytest.mark.process
@@ -57,22 +55,11 @@ def as_parquet(rows: list[Row]) -> bytes:
 
 def make_tree(root: Path, files: Mapping[str, bytes], **hyperparameters: str) -> Path:
     """The tree of a job whose channels have these files, by `channel/name`."""
-    for name, content in files.items():
-        path = root / "input" / "data" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    config = root / "input" / "config"
-    config.mkdir(parents=True)
-    channels = {name.partition("/")[0]: {"TrainingInputMode": "File"} for name in files}
-    (config / "hyperparameters.json").write_text(json.dumps(HYPERPARAMETERS | hyperparameters))
-    (config / "inputdataconfig.json").write_text(json.dumps(channels))
-    return root
+    return make_job(root, HYPERPARAMETERS | hyperparameters, files=files)
 
 
-def run(root: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(SCRIPT)]
-    environment = {**os.environ, "TRAINBOX_ROOT": str(root)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+def run(root: Path) -> Ended:
+    return run_script(SCRIPT, root)
 
 
 def model_of(root: Path) -> bytes:
@@ -131,7 +118,7 @@ REFUSED = {
         "the labels are 3 different texts ('setosa', 'versicolor', 'virginica'), and objective reg:squarederror",
     ),
     "another number of classes": ({}, {"num_class": "4"}, "objective multi:softprob has 4 classes\n"),
-    "trees without categories": ({}, {"tree_method": "exact"}, "tree_method=exact learns from numbers alone"),
+    "trees without categories": ({}, {"tree_method": "exact"}, "tree_method=exact supports only numbers"),
 }
 
 

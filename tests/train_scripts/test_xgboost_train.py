@@ -13,26 +13,13 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+from tests.support.script_runs import SIGNAL_AT_STEP, Ended, make_job, run_script
 from trainbox.contract.model_card import CARD_FILE, read_card
 
 pytestmark = pytest.mark.process
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
 TRAIN = Path(sys.executable).with_name("train")
-
-# Runs the script, and sends its own process a signal right after it has logged a round.
-SIGNAL_AT_ROUND = """
-import os, runpy, sys, trainbox
-script, signal_number, at = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-sys.argv = [script]
-log = trainbox.log
-def log_and_signal(step, values):
-    log(step, values)
-    if step == at:
-        os.kill(os.getpid(), signal_number)
-trainbox.log = log_and_signal
-runpy.run_path(script, run_name="__main__")
-"""
 
 BINARY = {
     "num_round": "23",
@@ -72,12 +59,7 @@ def write_rows(path: Path, *, rows: int, classes: int = 2, seed: int = 0) -> Non
 def make_tree(
     root: Path, hyperparameters: Mapping[str, str], *, channels: tuple[str, ...] = ("train", "validation")
 ) -> Path:
-    config = root / "input" / "config"
-    config.mkdir(parents=True)
-    (config / "hyperparameters.json").write_text(json.dumps(hyperparameters))
-    (config / "inputdataconfig.json").write_text(json.dumps({name: {"TrainingInputMode": "File"} for name in channels}))
-    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
-    (config / "checkpointconfig.json").write_text(json.dumps({"LocalPath": "/opt/ml/checkpoints"}))
+    make_job(root, hyperparameters, channels=dict.fromkeys(channels, "FullyReplicated"))
     for number, name in enumerate(channels):
         classes = 3 if hyperparameters.get("num_class") else 2
         write_rows(root / "input" / "data" / name / "a.csv", rows=300, classes=classes, seed=number)
@@ -89,17 +71,15 @@ def environment(root: Path, **more: str) -> dict[str, str]:
     return {**os.environ, "TRAINBOX_ROOT": str(root), **more}
 
 
-def run(root: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=300)
+def run(root: Path, *arguments: str, pictures: bool = False) -> Ended:
+    return run_script(SCRIPT, root, *arguments, pictures=pictures)
 
 
-def run_and_signal(root: Path, number: int, at: int) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", SIGNAL_AT_ROUND, str(SCRIPT), str(number), str(at)]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, check=False, timeout=300)
+def run_and_signal(root: Path, number: int, at: int) -> Ended:
+    return run_script(SCRIPT, root, first=SIGNAL_AT_STEP.format(number=int(number), step=at))
 
 
-def logged(done: "subprocess.CompletedProcess[str]") -> list[str]:
+def logged(done: Ended) -> list[str]:
     """The metric lines; beside each stands XGBoost's own."""
     return [line for line in done.stdout.splitlines() if line.startswith("[metrics]")]
 
@@ -110,7 +90,7 @@ def model_of(root: Path) -> bytes:
 
 def test_a_model_with_its_description_is_saved_and_the_objective_comes_last(tmp_path: Path) -> None:
     root = make_tree(tmp_path, CASES["early stopping"])
-    done = run(root)
+    done = run(root, pictures=True)
     assert done.returncode == 0, done.stderr
     lines = logged(done)
     card = read_card(root / "model")
@@ -202,7 +182,7 @@ def test_a_resume_with_something_else_is_refused_with_every_difference(tmp_path:
     )
     for difference in ("max_depth was 3 and is 4", "checkpoint_every was 5 and is 6", "seed was 0 and is 1"):
         assert difference in refused.stderr
-    assert "hint: take the values back, or start with an empty checkpoint directory" in refused.stderr
+    assert "hint: restore the values, or start with an empty checkpoint directory" in refused.stderr
     assert not (root / "model" / "xgboost-model").exists()
 
 
@@ -265,7 +245,7 @@ BAD: dict[str, tuple[dict[str, str], str | None, str]] = {
         r"HyperparameterError: .*eval_metric auk is unknown - did you mean 'auc'\?",
     ),
     "softmax without classes": ({"objective": "multi:softmax"}, None, r"objective multi:softmax needs num_class"),
-    "two names of one": ({"learning_rate": "0.1"}, None, r"eta and learning_rate are one and the same"),
+    "two names of one": ({"learning_rate": "0.1"}, None, r"eta and learning_rate are the same hyperparameter"),
 }
 
 
@@ -295,7 +275,7 @@ def test_rows_without_any_weight_are_an_error(tmp_path: Path) -> None:
         path.write_text("1,0,3,4,5\n0,0,4,5,6\n")
     done = run(root)
     assert done.returncode == 7
-    assert "DataError: channel train: every weight is 0: no row counts" in done.stderr
+    assert "DataError: channel train: all weights are 0; training needs a weight above 0" in done.stderr
 
 
 def make_blind(root: Path, **more: str) -> Path:
@@ -346,7 +326,7 @@ def test_one_class_only_is_an_error_in_the_failure_file(tmp_path: Path) -> None:
     done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 7
     assert (
-        "channel train: every label is 1 (4 rows): there is nothing to learn"
+        "channel train: all labels are equal, 1 (4 rows); training needs at least two different values"
         in (root / "output" / "failure").read_text()
     )
 
@@ -366,7 +346,7 @@ def make_chance(root: Path) -> Path:
 
 def test_folds_are_scored_on_rows_not_seen_and_a_killed_job_goes_on_with_the_fold_it_was_in(tmp_path: Path) -> None:
     whole, killed = make_chance(tmp_path / "whole"), make_chance(tmp_path / "killed")
-    done = run(whole)
+    done = run(whole, pictures=True)
     assert done.returncode == 0, done.stderr
     mean = re.fullmatch(r"\[6\]\ttrain-auc:(\S+)\tvalidation-auc:(\S+)", done.stdout.splitlines()[-2])
     assert mean is not None
@@ -376,7 +356,7 @@ def test_folds_are_scored_on_rows_not_seen_and_a_killed_job_goes_on_with_the_fol
     predictions = np.loadtxt(whole / "output" / "data" / "predictions.csv", delimiter=",")
     assert predictions.shape == (700, 3)
     assert run_and_signal(killed, signal.SIGKILL, 5).returncode == -signal.SIGKILL  # in the last round of the first
-    again = run(killed)
+    again = run(killed, pictures=True)
     assert "fold 1 of 6" in again.stderr
     assert logged(again) == logged(done)
     curves = json.loads((whole / "output/data/learning-curves.json").read_text())["validation:auc"]

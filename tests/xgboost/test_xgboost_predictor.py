@@ -17,7 +17,7 @@ from tests.support.boosters import FEATURES, KINDS, train
 from trainbox.contract.model_card import ModelCard, classes_of, features_of
 from trainbox.errors import DataError
 from trainbox.xgboost import predictor
-from trainbox.xgboost.model import together
+from trainbox.xgboost.model import combine_folds
 from trainbox.xgboost.predictor import PreparedCall, XGBoostPredictor, load_predictor
 from trainbox.xgboost.readers import for_every_reader
 
@@ -120,7 +120,7 @@ def test_the_models_of_several_folds_answer_together_or_only_the_first(kind: str
     rows = draw_rows(kind, 40)
     said = [predict_alone(kind, booster, rows) for booster in boosters]
     all_of_them = load_predictor(tmp_path, names, card)
-    assert_same(all_of_them.predict(rows), together(said, card.objective))
+    assert_same(all_of_them.predict(rows), combine_folds(said, card.objective))
     assert_same(load_predictor(tmp_path, names, card, use_ensemble=False).predict(rows), said[0])
     with pytest.raises(DataError, match="several folds"):
         all_of_them.contributions(rows)

@@ -1,37 +1,4 @@
 """The former name of `trainbox.data`, kept for one version."""
 
-from trainbox.data import (
-    Block,
-    Coding,
-    ColumnSpec,
-    Inspect,
-    Sparse,
-    Table,
-    default_names,
-    digest,
-    digest_coding,
-    estimate_bytes,
-    find_files,
-    read_blocks,
-    read_table,
-    say_unread,
-    take_part,
-)
-
-__all__ = [
-    "Block",
-    "Coding",
-    "ColumnSpec",
-    "Inspect",
-    "Sparse",
-    "Table",
-    "default_names",
-    "digest",
-    "digest_coding",
-    "estimate_bytes",
-    "find_files",
-    "read_blocks",
-    "read_table",
-    "say_unread",
-    "take_part",
-]
+from trainbox.data import *  # noqa: F403 - the names of `__all__`
+from trainbox.data import __all__ as __all__

@@ -15,7 +15,6 @@ be refused (EXDEV).
 """
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -27,11 +26,10 @@ from typing import Any
 
 import msgspec
 
+from trainbox.checkpoint.directory import is_being_uploaded, lock, remove, walk
 from trainbox.checkpoint.manifest import (
     MANIFEST,
     NOT_UPLOADED,
-    UPLOADED,
-    UPLOADING,
     Keys,
     Manifest,
     check_files,
@@ -156,7 +154,7 @@ class Checkpoints:
         with ExitStack() as always, ExitStack() as undo:
             try:
                 aside = self._make_aside(step, always)
-                undo.callback(_remove, aside)
+                undo.callback(remove, aside)
             except OSError as error:
                 raise self._cannot_write(step, error) from error
             try:
@@ -179,11 +177,11 @@ class Checkpoints:
             aside = self.directory / f"{_ASIDE}step-{step:08d}-{os.urandom(4).hex()}{NOT_UPLOADED}"
             aside.mkdir()
             # Before the lock is ours another process may take the directory for a leftover: then we make a new one.
-            if _lock(aside, stack) is not False and aside.is_dir():
+            if lock(aside, stack) is not False and aside.is_dir():
                 return aside
 
     def _publish(self, aside: Path, step: int, info: msgspec.Raw, undo: ExitStack) -> Path:
-        directories, files = _walk(aside)
+        directories, files = walk(aside)
         if not files:
             raise CheckpointError(
                 f"nothing was written into the checkpoint of step {step}",
@@ -194,7 +192,7 @@ class Checkpoints:
         for directory in directories:
             fsync(directory)
         path = self._rename_to_step(aside, step)
-        undo.callback(_remove, path)
+        undo.callback(remove, path)
         fsync(self.directory)
         write_manifest(path, manifest)
         return path
@@ -225,7 +223,7 @@ class Checkpoints:
         return CheckpointError(message, hint=f"keep fewer checkpoints (keep={self.keep} now) or take a larger volume")
 
     def _prune(self, newest: Path) -> None:
-        """Remove what `newest`, valid and durable by now, makes superfluous. Higher steps are not its business."""
+        """Delete checkpoints older than `newest` beyond `keep`; newer steps are left alone."""
         older = [path for path in step_directories(self.directory) if _key(path) < _key(newest)]
         sound = [path for path in older if self._is_sound(path)]
         for path in sound[self.keep - 1 :]:
@@ -241,8 +239,8 @@ class Checkpoints:
     def _remove_idle(self, path: Path, *, unfinished: bool) -> None:
         """Remove a directory unless somebody is at it: SageMaker's agent, or a writer that lives."""
         with ExitStack() as stack:
-            locked = _lock(path, stack)
-            if locked is False or _is_being_uploaded(path):
+            locked = lock(path, stack)
+            if locked is False or is_being_uploaded(path):
                 return
             if unfinished:
                 # Without locks nobody can tell a leftover from a live write; with the lock in hand, look again: its
@@ -251,7 +249,7 @@ class Checkpoints:
                     return
                 if any(path.iterdir()):
                     emit(f"removing {path}: its write did not finish, or it is damaged")
-            _remove(path)
+            remove(path)
 
 
 def examine(path: Path, *, digests: bool = True, keys: Keys = ()) -> Checkpoint | Rejected:
@@ -280,56 +278,6 @@ def examine(path: Path, *, digests: bool = True, keys: Keys = ()) -> Checkpoint 
     require_genuine(path, text, keys)
     require_no_others(path, manifest.files, keys)
     return Checkpoint(path, manifest.step, info, sum(record.size for record in manifest.files.values()))
-
-
-def _walk(root: Path) -> tuple[list[Path], list[Path]]:
-    """All directories and plain files of a tree, but for the marks of SageMaker's agent; a link is an error."""
-    directories, files = [root], []
-    for directory in directories:  # grows while it is walked
-        for path in sorted(directory.iterdir()):
-            mode = path.lstat().st_mode
-            if stat.S_ISDIR(mode):
-                directories.append(path)
-            elif not stat.S_ISREG(mode):
-                raise CheckpointError(
-                    f"{path} is neither a plain file nor a directory", hint="copy the file, do not link it"
-                )
-            elif path == root / MANIFEST:
-                raise CheckpointError(f"a checkpoint must not bring a {MANIFEST} of its own", hint="use another name")
-            elif not path.name.endswith((UPLOADING, UPLOADED, NOT_UPLOADED)):
-                files.append(path)
-    return directories, files
-
-
-def _lock(directory: Path, stack: ExitStack) -> bool | None:
-    """Lock a directory until the stack ends: True if ours, False if another's or gone, None if nobody can tell.
-
-    The kernel frees the lock of a process that dies, and the lock follows a rename. A process id in the name would
-    not do: in containers the same few ids come again after each restart.
-    """
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError:  # e.g. NFS, which locks no directories
-        return None
-    return True
-
-
-def _is_being_uploaded(directory: Path) -> bool:
-    """Whether SageMaker's agent is reading one of the files: it should not vanish under its hands."""
-    marks = {str(path) for path in directory.rglob("*.sagemaker-upload*")}
-    return any(mark.removesuffix(UPLOADING) + UPLOADED not in marks for mark in marks if mark.endswith(UPLOADING))
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        (path / MANIFEST).unlink()  # first: what is left without it counts for nothing
-    shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
-        emit(f"cannot remove all of {path}; it takes space but does no harm")
 
 
 def step_directories(directory: Path) -> list[Path]:

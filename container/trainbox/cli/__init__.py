@@ -14,7 +14,10 @@ from trainbox.errors import ResourceError, TrainboxError
 #: The verbs, with the module of each and the line that help shows.
 VERBS = {
     "run": ("trainbox.cli.run", "run a training job on this machine, as SageMaker would"),
-    "describe": ("trainbox.cli.describe", "show the hyperparameters a script takes"),
+    "serve": ("trainbox.cli.serve", "serve a model on this machine, as a SageMaker endpoint would"),
+    "invoke": ("trainbox.cli.invoke", "ask an endpoint, and show the place of what it refuses"),
+    "transform": ("trainbox.cli.transform", "predict for whole files, as SageMaker's batch transform would"),
+    "describe": ("trainbox.cli.describe", "show the hyperparameters a script takes, or what a model takes and gives"),
     "metrics": ("trainbox.cli.metrics", "print the MetricDefinitions of a script, or check them on a log"),
     "health": ("trainbox.health.command", "check this machine, or all hosts of a job, before or beside training"),
     "completion": ("trainbox.cli.completion", "print what makes a shell complete these words"),
@@ -30,7 +33,7 @@ EXAMPLES = (
 _USAGE_ERROR = 2
 
 
-class Verb(Protocol):
+class VerbModule(Protocol):
     """What the module of a verb offers."""
 
     #: Commands that its help shows.
@@ -72,7 +75,7 @@ def main() -> int:
     return _run(verb, args)
 
 
-def _run(verb: Verb, args: argparse.Namespace) -> int:
+def _run(verb: VerbModule, args: argparse.Namespace) -> int:
     """Run it; what stops it is told in a line or two."""
     try:
         return verb.run(args)
@@ -110,7 +113,7 @@ def find_unknown(arguments: Sequence[str], flags: Collection[str]) -> str:
     return "\n".join([*lines, f"  hint: {called} --help lists them"]) if lines else ""
 
 
-def _parser_for(chosen: str) -> tuple[argparse.ArgumentParser, Verb | None, Collection[str]]:
+def _parser_for(chosen: str) -> tuple[argparse.ArgumentParser, VerbModule | None, Collection[str]]:
     """The parser of all verbs, of which only the chosen one is loaded, and the flags that it knows."""
     parser = argparse.ArgumentParser(
         prog="trainbox",
@@ -120,7 +123,7 @@ def _parser_for(chosen: str) -> tuple[argparse.ArgumentParser, Verb | None, Coll
     )
     parser.add_argument("--version", action="version", version=f"trainbox {__version__}")
     verbs = parser.add_subparsers(metavar="VERB")
-    found: Verb | None = None
+    found: VerbModule | None = None
     flags = _flags_of(parser)
     for name, (_, summary) in VERBS.items():
         about = summary[0].upper() + summary[1:] + "."
@@ -137,9 +140,9 @@ def _flags_of(parser: argparse.ArgumentParser) -> tuple[str, ...]:
     return tuple(flag for action in parser._actions for flag in action.option_strings)  # noqa: SLF001 - no other way
 
 
-def _fill(parser: argparse.ArgumentParser, name: str) -> Verb:
+def _fill(parser: argparse.ArgumentParser, name: str) -> VerbModule:
     """Load a verb, and let it declare its arguments."""
-    verb = cast("Verb", importlib.import_module(VERBS[name][0]))
+    verb = cast("VerbModule", importlib.import_module(VERBS[name][0]))
     verb.add_arguments(parser)
     parser.epilog = "\n\n".join(filter(None, (parser.epilog, _shown(verb.EXAMPLES))))
     if name == "completion":

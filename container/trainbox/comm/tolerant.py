@@ -29,7 +29,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from trainbox.clock import FROZEN_SECONDS, Clock, Sleep
+from trainbox.clock import Clock, Sleep
 from trainbox.comm.acceptor import LONGEST_PAUSE_SECONDS, Acceptor
 from trainbox.comm.communicator import LARGEST_VALUE_BYTES, describe_error
 from trainbox.comm.data_connection import (
@@ -41,7 +41,16 @@ from trainbox.comm.data_connection import (
     poll_events,
 )
 from trainbox.comm.framing import Frame, MessageKind
-from trainbox.comm.handshake import Reason, Refused
+from trainbox.comm.handshake import Refused
+from trainbox.comm.member_loss import (
+    NEVER_ARRIVED,
+    OTHER_VERSION,
+    REFUSALS,
+    STOPPED_ANSWERING,
+    UNPROVED,
+    MemberLost,
+    blame,
+)
 from trainbox.comm.members import Members
 from trainbox.comm.rendezvous import accept_next, begin_wait, connect_as
 from trainbox.comm.sockets import describe
@@ -64,31 +73,6 @@ _MAX_LATE_READS = 1000
 _CLOCK_TRIES = 5
 #: Of a host that leaves, in characters.
 _LONGEST_REASON = 2000
-
-NEVER_ARRIVED = "never arrived"
-STOPPED_ANSWERING = "stopped answering"
-OTHER_VERSION = "sent what this version of trainbox cannot read"
-OTHER_JOB = "belongs to another job"
-UNPROVED = "cannot prove that it belongs to this job"
-TAKEN = "rejects this host: another process has joined under its name"
-#: The request or the image must change for these; every other reason is one of the host itself.
-OF_CONFIGURATION = frozenset({OTHER_VERSION, OTHER_JOB, UNPROVED, TAKEN})
-_REFUSALS: Mapping[Reason, str] = {
-    "job": OTHER_JOB,
-    "member": OTHER_JOB,
-    "proof": UNPROVED,
-    "taken": TAKEN,
-    "version": OTHER_VERSION,
-}
-
-
-class MemberLost(Exception):  # noqa: N818 - it says what happened to the host
-    """The leader cannot be reached any more, or this host was away for so long that the leader has gone on."""
-
-    def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"{host}: {reason}")
-        self.host = host
-        self.reason = reason
 
 
 class TolerantCommunicator:
@@ -272,9 +256,9 @@ class TolerantCommunicator:
                 if (frame.header.call, frame.header.kind) == (self._call, expected):
                     return frame
         except Overdue:
-            raise _blame(self.members, connection.wait, timeout, STOPPED_ANSWERING) from None
+            raise blame(self.members, connection.wait, timeout, STOPPED_ANSWERING) from None
         except OSError as error:
-            raise _blame(self.members, connection.wait, timeout, describe(error)) from None
+            raise blame(self.members, connection.wait, timeout, describe(error)) from None
 
     def _decode(self, frame: Frame, kind: type[T]) -> T:
         try:
@@ -337,18 +321,10 @@ def _connect(members: Members, port: int, timeout: float, monotonic: Clock, slee
     waiting = begin_wait(timeout, monotonic)
     leader = members.names[0]
     try:
-        connection = connect_as(members, port, "health", waiting, final=frozenset(_REFUSALS), sleep=sleep)
+        connection = connect_as(members, port, "health", waiting, final=frozenset(REFUSALS), sleep=sleep)
     except Refused as refused:
-        raise MemberLost(leader, _REFUSALS[refused.reason]) from None
+        raise MemberLost(leader, REFUSALS[refused.reason]) from None
     except OSError as error:
         reason = f"{NEVER_ARRIVED} (port {port}: {describe(error)})"
-        raise _blame(members, waiting, timeout, reason) from None
+        raise blame(members, waiting, timeout, reason) from None
     return DataConnection(leader, connection, timeout=_SEND_SECONDS, clock=monotonic)
-
-
-def _blame(members: Members, waiting: LoggedWait, timeout: float, reason: str) -> MemberLost:
-    """Name the leader, or this host if it was away for as long as the leader waits."""
-    absent, leader = waiting.patience.missed_in_all, members.names[0]
-    if absent >= max(timeout, FROZEN_SECONDS):
-        return MemberLost(members.name, f"did not run for {absent:.0f} s; {leader}: {reason}")
-    return MemberLost(leader, reason)

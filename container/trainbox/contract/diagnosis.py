@@ -10,8 +10,8 @@ import msgspec
 
 from trainbox.errors import INTERNAL_EXIT_CODE, PeerError, Stopped, TrainboxError
 
-#: Whose affair a failure is. The first four are what became of the script's processes: it gave up or left with a code,
-#: died of a signal, hung, or used up the memory.
+#: What kind of failure it is. The first four say how a process of the script ended: by itself with a code, by a signal,
+#: killed because it hung, or out of memory.
 DiagnosisKind = Literal[
     "script",
     "signal",
@@ -77,7 +77,7 @@ class DiagnosedError(TrainboxError):
 
 
 def kind_of(error: type[TrainboxError]) -> DiagnosisKind:
-    """Whose affair an error of ours is."""
+    """Return the kind of failure that an error of ours is."""
     return "stopped" if error is Stopped else "peer" if error is PeerError else _KINDS[error.fault]
 
 

@@ -1,16 +1,15 @@
 """`input/config/*.json` and the environment become one frozen `Job`: the only reader of what SageMaker gives."""
 
-import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved, is_too_deep
+from trainbox.contract.config_files import convert, read_object, refuse_unusable
+from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved
 from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, Layout
 from trainbox.contract.peer_key import PeerKey, as_handed_on, read_peer_key
@@ -28,14 +27,10 @@ from trainbox.contract.settings import Settings, as_text, read_settings, require
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError
 
-#: SageMaker's own files are a few kilobytes; a cluster of thousands of hosts stays far below this.
-LARGEST_CONFIG_BYTES = 16 * 1024 * 1024
 HOMOGENEOUS_GROUP = "homogeneousCluster"
 
 # API Channel.ChannelName; `.` and `..` fit the pattern and are no directory of their own.
 CHANNEL_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9.\-_]{1,64}")
-
-T = TypeVar("T")
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -182,7 +177,7 @@ def read_references(root: Path, env: Mapping[str, str]) -> Wanted:
         ContractError: The hyperparameters are malformed, or something begins as a reference and is none.
     """
     path = Layout(root).config_dir / "hyperparameters.json"
-    decoded = _decode_all(_read_object(path) or {}, path)
+    decoded = _decode_all(read_object(path) or {}, path)
     found = [each for name, value in decoded.items() for each in find_references(value, f"{path}: key {name!r}")]
     of_hyperparameters = frozenset(reference.text for reference in found)
     found += [each for name, value in env.items() for each in find_references(value, f"the variable {name}")]
@@ -207,18 +202,18 @@ def read_job(root: Path, env: Mapping[str, str]) -> Job:
     """
     layout = Layout(root)
     notes: list[str] = []
-    given = _read_object(layout.config_dir / "hyperparameters.json") or {}
+    given = read_object(layout.config_dir / "hyperparameters.json") or {}
     decoded = _decode_all(given, layout.config_dir / "hyperparameters.json")
     referring, resolved = names_with_references(decoded), read_resolved(env)
     given |= {name: fill_in_raw(given[name], resolved.values) for name in referring}
     decoded |= {name: fill_in(decoded[name], resolved.values) for name in referring}
-    raw_resources = _read_object(layout.config_dir / "resourceconfig.json")
+    raw_resources = read_object(layout.config_dir / "resourceconfig.json")
     if raw_resources is None:
         notes.append(f"no {layout.config_dir / 'resourceconfig.json'}: taking this to be the only host, 'algo-1'")
         raw_resources = {"current_host": "algo-1", "hosts": ["algo-1"]}
     resources = _parse_resources(raw_resources, layout.config_dir / "resourceconfig.json")
-    raw_channels = _read_object(layout.config_dir / "inputdataconfig.json") or {}
-    raw_checkpoints = _read_object(layout.config_dir / "checkpointconfig.json")
+    raw_channels = read_object(layout.config_dir / "inputdataconfig.json") or {}
+    raw_checkpoints = read_object(layout.config_dir / "checkpointconfig.json")
     checkpoints = _parse_checkpoints(raw_checkpoints, layout.config_dir / "checkpointconfig.json")
     reserved = {name: value for name, value in decoded.items() if is_reserved(name)}
     require_known(decoded, env, layout.config_dir / "hyperparameters.json")
@@ -280,93 +275,15 @@ def _require_given(names: Iterable[str], hyperparameters: Mapping[str, object], 
             )
 
 
-def _read_object(path: Path) -> dict[str, object] | None:
-    """The JSON object in a file, or `None` where there is no such file."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a FIFO would wait for ever
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a special file"
-            raise ContractError(f"{path}: found {kind}, expected a file with a JSON object")
-        if status.st_size > LARGEST_CONFIG_BYTES:
-            found = f"{status.st_size:,} bytes"
-            raise ContractError(f"{path}: found {found}, expected a small JSON object", hint="is it the right file?")
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ContractError(f"{path}: cannot be read: {error.strerror}") from error
-    value = _parse_json(content, path)
-    if not isinstance(value, dict):
-        raise ContractError(f"{path}: found {_kind(value)}, expected a JSON object")
-    for key, entry in value.items():
-        _refuse_unusable(key, key, path)
-        _refuse_unusable(entry, key, path)
-    return value
-
-
-def _refuse_unusable(value: object, key: str, path: Path) -> None:
-    """Refuse text that can be no argument, variable or file name, anywhere in a value."""
-    rest = [value]  # not by recursion: JSON may be nested as deeply as Python can go
-    while rest:
-        entry = rest.pop()
-        if isinstance(entry, dict):
-            rest += [*entry.keys(), *entry.values()]
-        elif isinstance(entry, list):
-            rest += entry
-        elif isinstance(entry, str) and not _can_be_passed(entry):
-            raise ContractError(
-                f"{path}: key {key!r}: found a NUL or half a surrogate pair, expected text",
-                hint="the operating system can pass it neither as an argument nor in the environment",
-            )
-
-
-def _parse_json(content: bytes, path: Path) -> object:
-    if not content.strip():
-        raise ContractError(f"{path}: the file is empty, expected a JSON object", hint="write {} for no entries")
-    try:
-        value: object = json.loads(content.decode())
-    except UnicodeDecodeError as error:
-        raise ContractError(f"{path}: byte {error.start} is not UTF-8, expected JSON in UTF-8") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        # Only one character of what was found: the next ones may be a password.
-        found = repr(error.doc[error.pos]) if error.pos < len(error.doc) else "the end of the file"
-        raise ContractError(f"{path}: {where}: {error.msg}, found {found}") from None
-    except RecursionError as error:
-        raise ContractError(f"{path}: nested too deeply to be read") from error
-    except ValueError as error:  # a number of more than 4,300 digits
-        raise ContractError(f"{path}: holds a number too long to be read") from error
-    if is_too_deep(value):
-        raise ContractError(f"{path}: nested too deeply to be read")
-    return value
-
-
-def _kind(value: object) -> str:
-    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
-
-
-def _convert(value: object, kind: type[T], path: Path) -> T:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ContractError(f"{path}: {error}") from error
-
-
 def _decode_all(given: Mapping[str, object], path: Path) -> dict[str, object]:
     decoded = {name: decode(value) for name, value in given.items()}
     for name, value in decoded.items():
-        _refuse_unusable(value, name, path)
+        refuse_unusable(value, name, path)
     return decoded
 
 
-def _can_be_passed(text: str) -> bool:
-    """Whether text fits in arguments and environment: UTF-8 can encode it, and it has no NUL."""
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _parse_resources(raw: Mapping[str, object], path: Path) -> _ResourceConfig:
-    resources = _convert(raw, _ResourceConfig, path)
+    resources = convert(raw, _ResourceConfig, path)
     if not resources.hosts:
         raise ContractError(f"{path}: key 'hosts': found an empty list, expected the names of all hosts")
     if len(set(resources.hosts)) != len(resources.hosts):
@@ -380,7 +297,7 @@ def _parse_resources(raw: Mapping[str, object], path: Path) -> _ResourceConfig:
 
 def _parse_channels(raw: Mapping[str, object], layout: Layout) -> dict[str, Channel]:
     path = layout.config_dir / "inputdataconfig.json"
-    configs = _convert(raw, dict[str, _ChannelConfig], path)
+    configs = convert(raw, dict[str, _ChannelConfig], path)
     for name in configs:
         if not CHANNEL_NAME.fullmatch(name):
             raise ContractError(f"{path}: key {name!r}: expected a channel name, [A-Za-z0-9.-_], at most 64 characters")
@@ -398,7 +315,7 @@ def _parse_channels(raw: Mapping[str, object], layout: Layout) -> dict[str, Chan
 
 
 def _parse_checkpoints(raw: Mapping[str, object] | None, path: Path) -> _CheckpointConfig:
-    config = _convert(raw or {}, _CheckpointConfig, path)
+    config = convert(raw or {}, _CheckpointConfig, path)
     if not Path(config.local_path).is_absolute():
         raise ContractError(f"{path}: key 'LocalPath': found {config.local_path!r}, expected an absolute path")
     return config

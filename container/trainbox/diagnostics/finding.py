@@ -9,8 +9,8 @@ from trainbox.contract.diagnosis import Diagnosis, kind_of
 from trainbox.errors import ConfigurationError, HardwareError
 
 Status = Literal["pass", "warn", "fail"]
-#: Whose affair a finding is: the node's (it must be repaired), the request's or image's (a retry changes nothing), or
-#: nobody's, because it passes.
+#: Who has to act on a finding: repair the node, or change the request or the image (a retry changes nothing); of what
+#: passes by itself, nobody.
 Kind = Literal["hardware", "configuration", "transient"]
 Value = str | int | float | None
 #: Words for a value of a check.
@@ -41,7 +41,7 @@ class Finding(msgspec.Struct, frozen=True, rename={"kind": "class"}):
 
     @property
     def is_hard(self) -> bool:
-        """Whether the node must be repaired: a job that fails beside it has failed for it."""
+        """Whether the node must be repaired: a job that fails at the same time failed because of it."""
         return self.status == "fail" and self.kind == "hardware"
 
 
@@ -68,7 +68,7 @@ def as_hint(finding: Finding) -> str:
 
 
 def blame(findings: Sequence[Finding], amount: Amount = as_it_is, *, followed: Diagnosis | None = None) -> Diagnosis:
-    """`HARDWARE <host> <device> <check>: <value> (limit: <limit>); also …`: the first one says whose affair it is.
+    """`HARDWARE <host> <device> <check>: <value> (limit: <limit>); also …`: the first one says who has to act.
 
     Args:
         findings: At least one.

@@ -1,6 +1,6 @@
-"""How the watch over a host's GPUs, a process of its own, tells what it has found: a file, and a socket to ask by.
+"""How the sidecar that watches the GPUs of a host reports its findings: in a file, and over a socket on request.
 
-It may hang in a driver or be gone: whoever asks waits for a bounded time, and then reads what there is.
+The sidecar may hang in a driver or have ended: a request waits for a limited time, and then reads the file.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ _LOOKED = b"\n"
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What a watch has found since it began."""
+    """The findings of a sidecar since it started."""
 
     findings: tuple[Finding, ...] = ()
     #: Why it could not be asked to look again; empty where it has looked, or where there is none.
     silence: str = ""
 
 
-class Post:
-    """The watch's own end.
+class MonitorServer:
+    """The side of the sidecar.
 
     Args:
         directory: Of the job's processes on this host; it is there.
@@ -55,18 +55,18 @@ class Post:
         os.close(self._file)
 
     def tell(self, finding: Finding) -> None:
-        """One line, in one piece: a reader sees all of it or nothing."""
+        """Append a finding, as one line in one write: a reader sees all of it or nothing."""
         os.write(self._file, msgspec.json.encode(finding) + b"\n")
 
     def is_asked(self) -> bool:
-        """Whether somebody waits for a look."""
+        """Whether a client waits for the sidecar to look again."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._asking.append(self._listener.accept()[0])
         return bool(self._asking)
 
     def answer(self) -> None:
-        """What was to be found has been told."""
+        """Tell the clients that all findings have been reported."""
         for asking in self._asking:
             with contextlib.suppress(OSError), asking:  # it waits no more
                 asking.send(_LOOKED)
@@ -74,10 +74,10 @@ class Post:
 
 
 def look(directory: Path, *, seconds: float = LOOK_SECONDS) -> Seen:
-    """Ask the watch of this host for a fresh look, and read all that it has found.
+    """Ask the sidecar of this host to look again, and return all its findings.
 
     Args:
-        directory: Where its post is, if there is any.
+        directory: That of the `MonitorServer`, if there is one.
         seconds: How long to wait for it.
     """
     silence = ""
@@ -99,7 +99,7 @@ def look(directory: Path, *, seconds: float = LOOK_SECONDS) -> Seen:
 
 
 def read_findings(directory: Path) -> tuple[Finding, ...]:
-    """All that the watch of this host has found; none where there is no watch."""
+    """Return all findings of the sidecar of this host; none if there is no sidecar."""
     try:
         lines = (directory / _FILE).read_bytes().splitlines()
     except FileNotFoundError:

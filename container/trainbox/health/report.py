@@ -12,7 +12,7 @@ from statistics import median
 import msgspec
 
 from trainbox.atomic_write import write
-from trainbox.comm.tolerant import OF_CONFIGURATION, UNPROVED
+from trainbox.comm.member_loss import OF_CONFIGURATION, UNPROVED
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.failure import compose
 from trainbox.contract.peer_key import SAME_KEY_HINT

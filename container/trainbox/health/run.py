@@ -9,8 +9,9 @@ from functools import partial
 import msgspec
 
 from trainbox.clock import Clock
+from trainbox.comm.member_loss import MemberLost
 from trainbox.comm.members import Members
-from trainbox.comm.tolerant import MemberLost, TolerantCommunicator, join_tolerant
+from trainbox.comm.tolerant import TolerantCommunicator, join_tolerant
 from trainbox.diagnostics.finding import Finding
 from trainbox.health import gpus, host, probe
 from trainbox.health.arithmetic import Measured

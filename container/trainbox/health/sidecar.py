@@ -15,7 +15,7 @@ import msgspec
 
 from trainbox.clock import Clock
 from trainbox.diagnostics.finding import Finding
-from trainbox.diagnostics.monitor_protocol import Post
+from trainbox.diagnostics.monitor_protocol import MonitorServer
 from trainbox.health import report
 from trainbox.health.gpus import Place, check_gpu, classify_event, find_newly_bad, values_by_place
 from trainbox.health.nvml import Event, EventsLost, Gpus, NvmlMissing, open_gpus
@@ -114,7 +114,7 @@ def run_sidecar(host: str, directory: Path | None) -> int:
     parent = os.getppid()
     with contextlib.ExitStack() as stack:
         # Opened first: requests from now on are answered as soon as NVML is loaded.
-        post = stack.enter_context(Post(directory)) if directory else None
+        server = stack.enter_context(MonitorServer(directory)) if directory else None
         try:
             monitor = GpuMonitor(host, open_gpus())
         except NvmlMissing as missing:
@@ -123,15 +123,15 @@ def run_sidecar(host: str, directory: Path | None) -> int:
 
         def is_asked() -> bool:
             last.extend(stops)
-            return bool(last) or (post is not None and post.is_asked())
+            return bool(last) or (server is not None and server.is_asked())
 
         for update in monitor.updates(is_asked=is_asked):
             report.print_lines(update.findings)
-            if post:
+            if server:
                 for finding in update.findings:
-                    post.tell(finding)
+                    server.tell(finding)
                 if update.answers:
-                    post.answer()
+                    server.answer()
             if (last and update.answers) or os.getppid() != parent:
                 break
     return 0

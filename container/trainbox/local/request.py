@@ -13,7 +13,8 @@ import msgspec
 
 from trainbox.contract.fault_injection import Drill
 from trainbox.contract.hyperparameters import flags_of
-from trainbox.contract.job_spec import JobSpec, MetricDefinition, script_hyperparameters
+from trainbox.contract.job_request import script_hyperparameters
+from trainbox.contract.job_spec import JobSpec, MetricDefinition
 from trainbox.contract.keys import KEY_BYTES
 from trainbox.contract.peer_key import PeerKey, as_handed_on
 from trainbox.contract.references import has_reference
@@ -23,7 +24,7 @@ from trainbox.errors import RunError
 from trainbox.local.acceptance import OWN_VARIABLES, PROCESSES, check_accepted, check_numbers
 from trainbox.local.backends.isolation import Isolation, find_containers, find_isolation
 from trainbox.local.given import Origin
-from trainbox.local.inputs.hosts import LOCAL_TYPE, Group, Hosts, hosts_of
+from trainbox.local.inputs.hosts import LOCAL_TYPE, HostGroup, Hosts, hosts_of
 from trainbox.local.inputs.source import ChannelSource, read_channels
 from trainbox.local.local_options import LocalOptions, MemberNames
 from trainbox.local.results.folder import read_previous
@@ -69,7 +70,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     inherited: Mapping[str, str] = {}
     hosts: int = 1
     #: Instance groups, where the job names some.
-    groups: tuple[Group, ...] = ()
+    groups: tuple[HostGroup, ...] = ()
     #: What hosts without groups are told that they are.
     instance_type: str = LOCAL_TYPE
     processes: int | None = None

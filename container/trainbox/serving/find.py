@@ -358,7 +358,7 @@ def load(found: Found) -> Predictor:
             add_code(found.model_dir)
         from trainbox.sklearn import entry as sklearn_entry  # noqa: PLC0415 - likewise
 
-        sklearn_entry.load()
+        sklearn_entry.load("trainbox.sklearn.predictor")
         from trainbox.sklearn import predictor as of_sklearn  # noqa: PLC0415 - likewise
 
         return of_sklearn.load_predictor(

@@ -13,6 +13,7 @@ from trainbox.serving.answer import Answer, Question, make_service, read, refuse
 from trainbox.serving.answer_blocks import answer_blocks
 from trainbox.serving.find import find_model, list_model, load
 from trainbox.serving.request_errors import RequestError
+from trainbox.serving.requirements import install_requirements
 from trainbox.serving.self_test import sample_matrix, self_test
 
 #: XGBoost has a way of its own for one row, which four rows in one call are not quicker than.
@@ -158,10 +159,12 @@ def load_responder(hosting: Hosting) -> Responder:
     Raises:
         DataError: There is no model, or it cannot be used.
         ProgramError: The user's module cannot be.
+        RequirementsError: What that asks for cannot be installed.
     """
     found = find_model(hosting, list_model(hosting))
     if found.module is not None:
         from trainbox.serving.hook_responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
 
+        install_requirements(found.module.path.parent)
         return HookResponder(hosting, found)
     return ModelResponder(hosting, load(found))

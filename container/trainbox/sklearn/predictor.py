@@ -26,7 +26,7 @@ from trainbox.errors import DataError
 from trainbox.files import read_below
 from trainbox.log_lines import emit
 from trainbox.model.samples import as_prediction
-from trainbox.sklearn.packing import FORESTS, check_trees
+from trainbox.sklearn.forests.packing import FORESTS, check_trees
 from trainbox.sklearn.texts import expand
 
 _MOST_BYTES = 2**40

@@ -16,7 +16,7 @@ from trainbox.contract.settings import as_text
 from trainbox.contract.world import GROUPS, world_hosts
 from trainbox.errors import ContractError
 from trainbox.supervisor.launcher_choice import Launch, agent_argv, decide
-from trainbox.supervisor.program import Program
+from trainbox.supervisor.program.choice import Program
 from trainbox.supervisor.restart_policy import NEVER_RESTART, Readiness, RestartPolicy
 from trainbox.supervisor.variables import process_variables, shared_variables
 

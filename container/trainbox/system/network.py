@@ -54,8 +54,8 @@ class Facts(msgspec.Struct, frozen=True):
     versions: Mapping[str, Mapping[str, str]] = {}
 
 
-class Rule(msgspec.Struct, frozen=True):
-    """One row."""
+class NetworkRule(msgspec.Struct, frozen=True):
+    """A sign of a network problem, and what to do about it."""
 
     #: One line of the docs: in which facts it sees a reason.
     when: str
@@ -119,37 +119,37 @@ def _locks_too_little(facts: Facts) -> str:
 
 
 #: In this order: what certainly cannot work comes before what may be too little.
-RULES: tuple[Rule, ...] = (
-    Rule(
+RULES: tuple[NetworkRule, ...] = (
+    NetworkRule(
         "more ranks than GPUs on a host", "NCCL takes no GPU twice: fewer processes_per_host",
         ("nccl",), _too_few_gpus,
     ),
-    Rule(
+    NetworkRule(
         "`NCCL_SOCKET_IFNAME` or `GLOO_SOCKET_IFNAME` names an interface that the host does not have",
         "leave it out: trainbox passes on the one that SageMaker names", ("nccl", "gloo"), _no_interface,
     ),
-    Rule(
+    NetworkRule(
         "`NCCL_SOCKET_IFNAME` leaves nothing but loopback, on several hosts",
         "it reaches no other host: name the interface between them", ("nccl",), _loopback,
     ),
-    Rule(
+    NetworkRule(
         "`FI_PROVIDER`, `NCCL_NET` or `NCCL_NET_PLUGIN` ask for an EFA (OFI), and the host has none or no libfabric",
         "leave it out, or take an instance type with EFA and an image with its installer", ("nccl",), _no_efa,
     ),
-    Rule(
+    NetworkRule(
         "hosts have different versions of torch or NCCL", "give all hosts the same image, by its digest",
         ("nccl",), _skew,
     ),
-    Rule(
+    NetworkRule(
         f"less than {_FULL_SHM_BYTES // _MIB} MiB free in `/dev/shm`",
         "something fills it: fewer data loader workers, or with docker a larger --shm-size",
         ("nccl", "gloo"), _full_shm,
     ),
-    Rule(
+    NetworkRule(
         f"`/dev/shm` of less than {SMALL_SHM_BYTES // _MIB} MiB", "with docker a larger --shm-size",
         ("nccl",), _small_shm,
     ),
-    Rule(
+    NetworkRule(
         "an EFA, and a limit on the memory that processes may lock", "with docker --ulimit memlock=-1",
         ("nccl",), _locks_too_little,
     ),

@@ -155,9 +155,9 @@ class XGBoostPredictor:
     def _join(self, answers: list[Floats]) -> Floats:
         if len(answers) == 1:
             return answers[0]
-        from trainbox.xgboost.model import together  # noqa: PLC0415 - 0.2 s, which one model does not need
+        from trainbox.xgboost.model import combine_folds  # noqa: PLC0415 - 0.2 s, which one model does not need
 
-        return together(answers, self.card.objective)
+        return combine_folds(answers, self.card.objective)
 
 
 class PreparedCall:

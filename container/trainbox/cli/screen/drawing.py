@@ -1,4 +1,4 @@
-"""Rich, as the workbench draws with it; imported only where it is installed: see `pens`."""
+"""Draw with rich; imported only where rich is installed (see `pens`)."""
 
 from collections.abc import Callable, Sequence
 from typing import TextIO

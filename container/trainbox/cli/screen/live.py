@@ -13,8 +13,6 @@ from trainbox.contract.secrets import without_secrets
 from trainbox.contract.text import coloured, six_digits, visible
 from trainbox.local.metrics.curves import MARK, Curves
 
-#: A longer line is shown in pieces.
-_LONGEST_LINE_BYTES = 1024 * 1024
 _REDRAW_SECONDS = 0.1
 PREFIX = "trainbox run: "
 
@@ -73,7 +71,9 @@ class Live:
         pen: Pen,
         remaining: Remaining | None = None,
     ) -> None:
-        self._pending = dict.fromkeys(hosts, b"")
+        self._hosts = len(hosts)
+        #: The host whose last line has no newline yet.
+        self._unended = ""
         self._prefixed = len(hosts) > 1
         self._curves = curves
         self._out = out
@@ -87,16 +87,11 @@ class Live:
         self._line = pen.live(self._progress)
 
     def output(self, host: str, data: bytes) -> None:
-        """Show what a host wrote, as far as its lines are whole."""
-        if data.endswith(b"\n") and not self._pending[host]:
-            self._show(host, data)
-            return
-        whole, newline, rest = (self._pending[host] + data).rpartition(b"\n")
-        if not newline and len(rest) > _LONGEST_LINE_BYTES:
-            whole, rest = rest, b""
-        self._pending[host] = rest
-        if whole or newline:
-            self._show(host, whole + newline)
+        """Show lines of a host; the last one may have no newline."""
+        if host != self._unended:
+            self._end_line()
+        self._show(host, data)
+        self._unended = "" if data.endswith(b"\n") else host
 
     def say(self, text: str) -> None:
         """One line of our own, on stderr."""
@@ -118,12 +113,14 @@ class Live:
             self._line.show()
 
     def close(self) -> None:
-        """Show what had no newline, and take the line away."""
-        for host, rest in self._pending.items():
-            if rest:
-                self._show(host, rest + (b"" if self._redraws else b"\n"))
-        self._pending = dict.fromkeys(self._pending, b"")
+        """End the last line, and take the line of progress away."""
+        self._end_line()
         self._line.hide()
+
+    def _end_line(self) -> None:
+        if self._unended and not self._is_terminal:  # on a terminal each line was ended as it was shown
+            self._out.write(b"\n")
+        self._unended = ""
 
     def _show(self, host: str, lines: bytes) -> None:
         if self._is_terminal or self._prefixed:
@@ -148,7 +145,7 @@ class Live:
     def _progress(self) -> str:
         parts = [_clock(time.monotonic() - self._started)]
         if self._prefixed:
-            parts.append(f"{len(self._pending)} hosts")
+            parts.append(f"{self._hosts} hosts")
         if self._curves.last_step is not None:
             parts.append(f"step {self._curves.last_step}")
         seconds = self._remaining.seconds()

@@ -1,4 +1,4 @@
-"""How the workbench draws: with rich where it is installed, and without it as into a pipe.
+"""Draw on a terminal: with rich where it is installed, otherwise as into a pipe.
 
 Whatever a job says is shown as it is, and nothing is cut off.
 """

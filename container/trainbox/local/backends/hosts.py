@@ -186,7 +186,7 @@ def _why_stop(
 def _stop_sentence(plan: RunPlan, reason: StopReason, running: Sequence[str], failed: str | None) -> str:
     why = {
         "failure": f"{failed} has failed",
-        "log": "the disk takes no more logs",
+        "log": "disk full, log output stopped",
         "interrupt": "interrupted (once more to kill)",
         "max-run": f"--max-run {plan.request.max_run:g} is over" if plan.request.max_run else "",
         "stop-after": f"--stop-after {plan.request.stop_after:g} is over" if plan.request.stop_after else "",

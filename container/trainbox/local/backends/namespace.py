@@ -1,7 +1,7 @@
 """Gives one host of a local job its own mounts, then becomes the command it was asked to run.
 
 It runs as a file of its own (`python -I -S namespace.py SPEC COMMAND …`) and imports nothing of trainbox: so it costs
-milliseconds, and no module of the user's can get in its way. The workbench imports `spec` and `probe`.
+milliseconds, and no module of the user's can get in its way. The process backend imports `spec` and `probe`.
 """
 
 import ctypes

@@ -20,7 +20,7 @@ _NAME = re.compile(r"[!-+\--<>-~]+")
 LOCAL_TYPE = "local"
 
 
-class Group(msgspec.Struct, frozen=True):
+class HostGroup(msgspec.Struct, frozen=True):
     """An instance group, and how many hosts it has."""
 
     name: str
@@ -32,7 +32,7 @@ class Hosts(msgspec.Struct, frozen=True):
     """The hosts of a job: their number, and their groups where they are named."""
 
     count: int
-    groups: tuple[Group, ...] = ()
+    groups: tuple[HostGroup, ...] = ()
     #: Of hosts without groups; it decides nothing here.
     instance_type: str = LOCAL_TYPE
 
@@ -55,14 +55,14 @@ def read_hosts(text: str) -> Hosts:
         name, _, number = part.rpartition("=")
         if not name or not _NUMBER.fullmatch(number):
             raise argparse.ArgumentTypeError(f"{text!r}: expected a number, or groups as in workers=2,evaluators=1")
-        groups.append(Group(name, int(number)))
+        groups.append(HostGroup(name, int(number)))
     return Hosts(sum(group.count for group in groups), tuple(groups))
 
 
 def hosts_of(config: ResourceConfig) -> Hosts:
     """The hosts of a job by the request: so many, or those of its groups."""
     groups = tuple(
-        Group(group.instance_group_name, group.instance_count, group.instance_type or LOCAL_TYPE)
+        HostGroup(group.instance_group_name, group.instance_count, group.instance_type or LOCAL_TYPE)
         for group in config.instance_groups
     )
     if groups:
@@ -120,7 +120,7 @@ class Cluster(msgspec.Struct, frozen=True):
         return tuple(host for host in self.hosts if host in chosen or not names)
 
 
-def form_cluster(groups: Sequence[Group], names: Sequence[str], instance_type: str = LOCAL_TYPE) -> Cluster:
+def form_cluster(groups: Sequence[HostGroup], names: Sequence[str], instance_type: str = LOCAL_TYPE) -> Cluster:
     """Put hosts into groups; without groups, into the one that SageMaker makes.
 
     Args:
@@ -129,7 +129,7 @@ def form_cluster(groups: Sequence[Group], names: Sequence[str], instance_type: s
         instance_type: Of hosts without groups.
     """
     found, first = [], 0
-    for group in groups or (Group(HOMOGENEOUS_GROUP, len(names), instance_type),):
+    for group in groups or (HostGroup(HOMOGENEOUS_GROUP, len(names), instance_type),):
         hosts = tuple(sorted(names[first : first + group.count]))
         found.append(InstanceGroup(group.name, hosts, group.instance_type))
         first += group.count

@@ -51,8 +51,8 @@ class _Reader:
 
     def read(self, path: Path, within: Sequence[Path], *, constrains: bool = False) -> None:
         if path in within:
-            circle = " -> ".join(map(str, [*within[within.index(path) :], path]))
-            raise RequirementsError(f"{path} includes itself: {circle}", hint="take one of the -r or -c lines out")
+            cycle = " -> ".join(map(str, [*within[within.index(path) :], path]))
+            raise RequirementsError(f"{path} includes itself: {cycle}", hint="take one of the -r or -c lines out")
         try:
             content = path.read_bytes()
         except OSError as error:  # pip says which line asks for it
