@@ -1,4 +1,4 @@
-"""The hyperparameters of forests: all of scikit-learn's constructors, and ours, checked before anything is read."""
+"""The hyperparameters of forests: those of scikit-learn's constructors, and trainbox's own."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""Every hyperparameter of XGBoost by its name, type, range and default: those of SageMaker's built-in, and today's."""
+"""Every hyperparameter of SageMaker's built-in and of XGBoost 3: name, type, range and default."""
 
 from typing import Annotated, Literal, TypeAlias
 
