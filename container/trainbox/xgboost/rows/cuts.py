@@ -1,8 +1,8 @@
 """Boundaries of bins at exact quantiles, found by sorting.
 
 XGBoost approximates quantiles with a sketch, which suits rows that are never in memory together. NumPy sorts a column
-in a tenth of that time, and the quantiles are exact. They are passed to XGBoost as a small matrix whose bins the large one
-uses (`ref`): XGBoost's sketch keeps all of so few values.
+in a tenth of that time, and the quantiles are exact. They are passed to XGBoost as a small matrix whose bins the large
+one uses (`ref`): XGBoost's sketch keeps all of so few values.
 """
 
 from concurrent.futures import ThreadPoolExecutor
