@@ -80,7 +80,7 @@ def explain_exit(exit_: Exit, code_dir: Path, *, memory_kills: int = 0, memory_l
         hint = _HUNG_HINT if exit_.hung else _UNREADY_HINT
         found = Diagnosis("hang", killed_here, exit_.code, where=where, hint=hint)
     elif not exit_.code:
-        found = Diagnosis("script", "it left, and nobody had asked it to", 1, where=where)
+        found = Diagnosis("script", "it exited without being asked to", 1, where=where)
     else:
         kind, cause, hint = _kind_cause_hint(outcome, exit_, cause_found)
         found = _as_sagemaker_words_it(Diagnosis(kind, cause, exit_.code, where=where, hint=hint), cause_found)
@@ -206,7 +206,7 @@ def _kind_cause_hint(
         hint = find_hint(cause_found, channels) if cause_found and number == signal.SIGABRT else ""  # C++ gives up so
         return "signal", _killed(number, cause_found), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
     if cause_found is None:
-        return "script", f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
+        return "script", f"exit code {failure.code}, and the script wrote nothing to stderr or stdout", ""
     if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone
         return "script", cause_found.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
     hint = find_hint(cause_found, channels)
@@ -220,7 +220,7 @@ def _who(failure: Exit) -> str:
 
 
 def _killed(number: int, cause_found: Cause | None) -> str:
-    return f"killed by {signal.Signals(number).name}" + (f"; its last words: {cause_found.text}" if cause_found else "")
+    return f"killed by {signal.Signals(number).name}" + (f"; its last output: {cause_found.text}" if cause_found else "")
 
 
 def _signal_numbers() -> set[int]:
