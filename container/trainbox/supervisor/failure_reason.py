@@ -220,7 +220,9 @@ def _who(failure: Exit) -> str:
 
 
 def _killed(number: int, cause_found: Cause | None) -> str:
-    return f"killed by {signal.Signals(number).name}" + (f"; its last output: {cause_found.text}" if cause_found else "")
+    return f"killed by {signal.Signals(number).name}" + (
+        f"; its last output: {cause_found.text}" if cause_found else ""
+    )
 
 
 def _signal_numbers() -> set[int]:
