@@ -6,7 +6,7 @@ ARG BASE_IMAGE=python:3.12.15-slim-bookworm@sha256:34386ef0cb081344d7ec1c103ba39
 # --- what to install, by hash: another edit of pyproject.toml must not install the frameworks anew ----------------------
 FROM ${BASE_IMAGE} AS requirements
 ARG VARIANT=cpu
-ARG EXTRAS=xgboost,sklearn,torch
+ARG EXTRAS=xgboost,sklearn,torch,serving
 WORKDIR /requirements
 COPY locks locks
 COPY pyproject.toml tools/image/choose tools/image/requirements.py tools/image/sdists ./
@@ -62,7 +62,7 @@ COPY --from=package /layer/package /
 COPY --from=scripts /layer/scripts /
 # Last: what is different in every build must not make the layers above anew.
 ARG VARIANT=cpu
-ARG EXTRAS=xgboost,sklearn,torch
+ARG EXTRAS=xgboost,sklearn,torch,serving
 ARG REVISION=unknown
 ARG CREATED=unknown
 ARG BASE_NAME=unknown
@@ -82,7 +82,10 @@ LABEL org.opencontainers.image.title="trainbox" \
       trainbox.lock="${LOCK}" \
       trainbox.lock.digest="${LOCK_DIGEST}" \
       trainbox.variant="${VARIANT}" \
-      trainbox.extras="${EXTRAS}"
-# It becomes the command it is given: `train` is PID 1 and gets the signals, and `docker run IMAGE bash` is bash.
+      trainbox.extras="${EXTRAS}" \
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
+# What `serve` binds unless SAGEMAKER_BIND_TO_PORT says otherwise.
+EXPOSE 8080
+# It becomes the command it is given: `train` or `serve` is PID 1 and gets the signals; `docker run IMAGE bash` is bash.
 ENTRYPOINT ["/opt/venv/bin/trainbox-entry"]
 CMD ["train"]

@@ -7,7 +7,7 @@ INSTALL := tools/locked $(BIN)/python install locks/dev.txt
 # This checkout itself, built by what has been installed.
 INSTALL_SELF := -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable .
 # What the image holds; `make image EXTRAS=xgboost,sklearn,s3` is half the size.
-EXTRAS ?= xgboost,sklearn,torch,s3,local
+EXTRAS ?= xgboost,sklearn,torch,serving,s3,local
 # Or gpu: the builds of XGBoost and PyTorch with CUDA.
 VARIANT ?= cpu
 # Three on the two processors that this is made for: much of the time tests wait for limits, containers and each other.
@@ -15,9 +15,12 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 # The fast ones wait for nothing.
 PYTEST_FAST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+# pytest rewrites what each test module asserts, and keeps that: half of the time that a worker needs to begin.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs docs-site bench bench-image bench-health bench-torch bench-xgboost bench-wide fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs docs-site bench bench-image bench-health bench-torch bench-xgboost bench-wide bench-serving fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -36,7 +39,7 @@ $(VENV)/.demo: $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip
-	$(INSTALL) 'trainbox[xgboost,sklearn,torch,s3,local,demo,dev] hatchling editables' --quiet
+	$(INSTALL) 'trainbox[xgboost,sklearn,torch,serving,s3,local,demo,dev] hatchling editables' --quiet
 	$(BIN)/python $(INSTALL_SELF)
 	@touch $@ $(VENV)/.demo
 
@@ -167,6 +170,14 @@ bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-i
 bench-wide: $(VENV)/.dev ## XGBoost on a few rows in a million columns of libsvm, beside XGBoost alone
 	$(BIN)/python -m tools.bench_wide
 
+bench-serving: $(VENV)/.dev .venv-serving/.ready ## answers beside the path of the built-in XGBoost, uvicorn and LitServe (nginx)
+	$(BIN)/python -m tools.bench_serving
+
+.venv-serving/.ready: locks/bench-serving.txt
+	$(PYTHON) -m venv .venv-serving
+	tools/image/from-lock .venv-serving/bin/python install $< --quiet --no-compile
+	@touch $@
+
 SECONDS ?= 600
 SEED ?= 1
 LOAD ?= 2
@@ -189,4 +200,4 @@ image: wheelhouse ## trainbox:cpu, or VARIANT=gpu, by a Docker engine that is st
 	tools/image/build "$(EXTRAS)" "$(VARIANT)"
 
 clean: ## remove what these verbs made
-	rm -rf $(VENV) .venv-docs .venv-hosting-1.7 .venv-hosting-3.0 .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-docs .venv-hosting-1.7 .venv-hosting-3.0 .venv-incumbent .venv-py312 .venv-sdk-v2 .venv-sdk-v3 .venv-serving demo-out fuzz-out build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from trainbox import metrics
 from trainbox.errors import MetricError
-from trainbox.metrics import Finding, Metric, Sample
+from trainbox.metrics import Metric, MetricSummary, Sample
 
 AUC = Metric("auc", "maximize")
 VAL_AUC = Metric("val_auc", "maximize")
@@ -265,9 +265,9 @@ def test_check_says_what_each_regex_finds_and_which_lines_none_reads() -> None:
     ]
     result = metrics.check([AUC, LOSS, VAL_AUC], log)
     assert result.findings == (
-        Finding(AUC, count=3, first=0.5, last=0.625, best=0.75),
-        Finding(LOSS, count=2, first=2.0, last=1.0, best=1.0),
-        Finding(VAL_AUC, count=0),
+        MetricSummary(AUC, count=3, first=0.5, last=0.625, best=0.75),
+        MetricSummary(LOSS, count=2, first=2.0, last=1.0, best=1.0),
+        MetricSummary(VAL_AUC, count=0),
     )
     assert result.undeclared == ("train:auc",)
     assert result.unread_count == 2, "a line with other metrics is read once those are declared"

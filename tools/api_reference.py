@@ -25,7 +25,7 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     ),
     (
         "trainbox.sklearn",
-        ("session", "ForestSession", "Growth", "Data", "declare"),
+        ("session", "ForestSession", "Growth", "EstimatorData", "declare"),
         "For scripts that train with scikit-learn: `train_scripts/random_forest_train.py` and its copies.",
     ),
     (

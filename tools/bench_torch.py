@@ -104,12 +104,13 @@ TWO_LOOPS = """\
 import itertools, os, time
 import torch
 from torch.nn.functional import mse_loss
-from trainbox.torch import agree, session
+from trainbox.torch import session
+from trainbox.torch.steps import agreement
 
 BLOCK = 10
 # The ranks exchange a message a second. Here every other second belongs to the bare loop: of the session's own time it
 # would be one in half a second.
-agree.PAUSE_SECONDS *= 2
+agreement.PAUSE_SECONDS *= 2
 torch.set_num_threads(1)
 with session() as run:
     model = run.wrap(torch.nn.Sequential(*(torch.nn.Linear(768, 768) for _ in range(4))))

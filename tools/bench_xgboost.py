@@ -47,7 +47,7 @@ HYPERPARAMETERS = {
 #: CPU time, of ours with XGBoost's own bins and with exact quantiles.
 TARGET_JOB = 0.68
 #: CPU time of the import of a room with its library in part, of that with all of the library.
-TARGET_IMPORT = {"xgboost": 0.4, "sklearn": 0.85}
+TARGET_IMPORT = {"xgboost": 0.4, "sklearn": 0.85, "xgboost.tracker": 0.4}
 TARGET_QUANTILES = 0.57
 TARGET_LIKE_FOR_LIKE = 0.95
 TARGET_SEGMENTS = 0.03
@@ -70,8 +70,12 @@ process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 print(os.wait4(process.pid, 0)[2].ru_maxrss)
 """
 NOTHING = "import xgboost, numpy, scipy.sparse"
-#: Imports of what a session uses of its library, or of all of it.
-IMPORT = "from trainbox.{room}.entry import load; load(); import trainbox.{room}.{part}"
+#: The import of a library in part, as a job does it, and all of it.
+IMPORTS = {
+    "xgboost": ("from trainbox.xgboost.entry import load; load(); ", "import trainbox.xgboost.boosting"),
+    "sklearn": ("from trainbox.sklearn.entry import load; load(); ", "import trainbox.sklearn.training"),
+    "xgboost.tracker": ("import sys; sys.modules.update(sklearn=None, pandas=None); ", "import xgboost.tracker"),
+}
 _LINE = re.compile(r"^\[(\d+)\]((?:\t\S+)+)$", re.MULTILINE)
 
 
@@ -205,13 +209,12 @@ def held(name: str, value: float, target: float) -> None:
 
 def bench_import(runs: int) -> None:
     """What it saves a job that it imports its library in part: see `trainbox.tabular.script.without`."""
-    for room, part in (("xgboost", "boosting"), ("sklearn", "training")):
-        code = IMPORT.format(room=room, part=part)
+    for room, (in_part, code) in IMPORTS.items():
         part_of_it: list[Run] = []
         whole: list[Run] = []
         for _ in range(runs):
-            part_of_it.append(run([sys.executable, "-c", code]))
-            whole.append(run([sys.executable, "-c", f"import {room}; {code}"]))
+            part_of_it.append(run([sys.executable, "-c", in_part + code]))
+            whole.append(run([sys.executable, "-c", code]))
         say(f"\nThe import of {room} (medians of {runs}), in part | all of it")
         cpu = [median(one.cpu for one in side) for side in (part_of_it, whole)]
         peak = [median(one.peak_mb for one in side) for side in (part_of_it, whole)]

@@ -13,10 +13,11 @@ from pathlib import Path
 from tools import api_reference
 from trainbox import errors, metrics
 from trainbox.contract import params
+from trainbox.contract.hosting import HOSTING_VARIABLES
 from trainbox.contract.settings import SETTINGS, VARIABLES
 from trainbox.health import checks
 from trainbox.local.scripts.script_module import find_params, load_script
-from trainbox.supervisor.program import bundled_scripts
+from trainbox.supervisor.program.choice import bundled_scripts
 from trainbox.system import network
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -44,6 +45,11 @@ def exit_codes() -> str:
 def settings() -> str:
     """Every setting that the contract's reader knows."""
     return table(("hyperparameter", "what it does"), [(f"`{name}`", text) for name, text in SETTINGS.items()])
+
+
+def hosting_variables() -> str:
+    """Every variable that `serve` reads."""
+    return table(("variable", "what it says"), [(f"`{name}`", text) for name, text in HOSTING_VARIABLES.items()])
 
 
 def variables() -> str:
@@ -100,6 +106,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "health checks": health_checks,
     "health follows": health_follows,
     "health sagemaker": health_sagemaker,
+    "hosting variables": hosting_variables,
     "metric line": metric_line,
     "network hints": network_hints,
     "scripts": scripts,

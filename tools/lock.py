@@ -36,6 +36,12 @@ IMAGES = (
 #: What an image for GPUs has in other versions than development: PyTorch's build decides.
 CUDA = r"nvidia-nccl-.*"
 
+#: The path of SageMaker's built-in XGBoost, and what else answers for models.
+SERVING = (
+    *("flask", "gunicorn", "gevent", "packaging", "pandas", "scikit-learn", "xgboost-cpu==3.0.5"),
+    *("litserve", "uvicorn", "uvloop", "httptools"),
+)
+
 
 class Lock(NamedTuple):
     """One file of `locks/`."""
@@ -54,7 +60,7 @@ class Lock(NamedTuple):
 
 def all_locks() -> Iterator[Lock]:
     """Yield every lock, `dev.txt` first."""
-    extras = "xgboost,sklearn,torch,s3,local,demo,dev"
+    extras = "xgboost,sklearn,torch,serving,s3,local,demo,dev"
     yield Lock("dev", (f"trainbox[{extras}]", *TOOLS, "uv"), follows=False)
     for variant, python, machine in IMAGES:
         name = f"image-{variant}-py{python.replace('.', '')}-{machine}"
@@ -64,6 +70,8 @@ def all_locks() -> Iterator[Lock]:
     yield Lock("hosting-3.0", ("xgboost-cpu==3.0.5",), follows=False)
     yield Lock("hosting-1.7", ("xgboost==1.7.6", "numpy<2"), follows=False)
     yield Lock("sdk-v2", ("sagemaker==2.257.7",), follows=False)
+    # What `make bench-serving` measures beside `serve`.
+    yield Lock("bench-serving", SERVING, follows=False)
     yield Lock("release", ("boto3", "docker", "pip", "pip-audit", "requests"), "3.11")
     yield Lock("sdk-v3", ("sagemaker-train==1.27.0",), follows=False)
     # What makes the site of docs/.

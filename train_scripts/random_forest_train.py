@@ -20,7 +20,11 @@ sharded are gathered first. A stop waits for the end of its group.
 from collections.abc import Mapping
 
 import trainbox
-from trainbox.sklearn import Params, declare, session
+from trainbox.sklearn import EstimatorParams, declare, session
+
+
+class Params(EstimatorParams, frozen=True, kw_only=True):
+    """The hyperparameters; `trainbox describe random_forest` lists them."""
 
 
 def metrics(params: Params) -> tuple[trainbox.Metric, ...]:

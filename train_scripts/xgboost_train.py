@@ -15,7 +15,11 @@ segments alone. On several hosts, or several GPUs of one, every process trains t
 """
 
 import trainbox
-from trainbox.xgboost import Params, declare, session
+from trainbox.xgboost import XGBoostParams, declare, session
+
+
+class Params(XGBoostParams, frozen=True, kw_only=True):
+    """The hyperparameters; `trainbox describe xgboost` lists them."""
 
 
 def metrics(params: Params) -> tuple[trainbox.Metric, ...]:

@@ -1,7 +1,8 @@
 """The public toolkit: what a training script imports. The rest serves the container and the command line."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from trainbox.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trainbox.checkpoint.store import Checkpoint, Checkpoints
@@ -44,8 +45,9 @@ __all__ = [
     "stop_requested",
 ]
 
-#: Where the names live that are not in `trainbox.toolkit`.
-_HOMES = {
+#: The module of each name; loaded on first use, as the supervisor is in this package too and needs none of them.
+_MODULES = {
+    **dict.fromkeys(__all__, "trainbox.toolkit"),
     "Channel": "trainbox.contract.job",
     "Checkpoint": "trainbox.checkpoint.store",
     "Checkpoints": "trainbox.checkpoint.store",
@@ -55,14 +57,4 @@ _HOMES = {
     "former_model": "trainbox.former",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for: the supervisor is in this package too and wants none of them."""
-    if name not in __all__:
-        # A module of the package that nobody has imported yet is not ours to load: PEP 562.
-        raise AttributeError(f"module 'trainbox' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "trainbox.toolkit")), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -16,7 +16,7 @@ from trainbox.contract.job import Channel
 from trainbox.contract.model_card import CARD_FILE, ModelCard, features_of, read_card
 from trainbox.contract.text import short
 from trainbox.errors import DataError, ProgramError
-from trainbox.supervisor.source import extract
+from trainbox.supervisor.program.archive import extract
 from trainbox.system.shm_dir import temporary_directory
 
 #: As SageMaker's SDK calls it (`model_channel_name`).

@@ -89,7 +89,7 @@ class Sample(msgspec.Struct, frozen=True):
     values: Mapping[str, float]
 
 
-class Finding(msgspec.Struct, frozen=True):
+class MetricSummary(msgspec.Struct, frozen=True):
     """What the regex of one metric finds in a log; `last` is what SageMaker's tuner takes."""
 
     metric: Metric
@@ -116,7 +116,7 @@ class Check(msgspec.Struct, frozen=True):
         undeclared: Names that are logged in metric lines but not declared.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[MetricSummary, ...]
     unread_count: int
     unread: tuple[UnreadLine, ...]
     undeclared: tuple[str, ...]
@@ -255,15 +255,15 @@ def check(metrics: Sequence[Metric], lines: Iterable[str]) -> Check:
         unread_count += 1
         if len(unread) < MAX_UNREAD_KEPT:
             unread.append(UnreadLine(number, text.rstrip("\r\n")))
-    findings = tuple(_finding(metric, values) for metric, values in readings.items())
+    findings = tuple(_summarize(metric, values) for metric, values in readings.items())
     return Check(findings=findings, unread_count=unread_count, unread=tuple(unread), undeclared=tuple(undeclared))
 
 
-def _finding(metric: Metric, values: Sequence[float]) -> Finding:
+def _summarize(metric: Metric, values: Sequence[float]) -> MetricSummary:
     if not values:
-        return Finding(metric)
+        return MetricSummary(metric)
     best = max(values) if metric.goal == "maximize" else min(values)
-    return Finding(metric, count=len(values), first=values[0], last=values[-1], best=best)
+    return MetricSummary(metric, count=len(values), first=values[0], last=values[-1], best=best)
 
 
 def _step(step: SupportsIndex) -> int:

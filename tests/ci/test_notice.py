@@ -12,7 +12,7 @@ from tools.lock import for_variant
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "THIRD_PARTY.md").read_text()
-EXTRAS = "trainbox[xgboost,sklearn,torch,s3,local]"
+EXTRAS = "trainbox[xgboost,sklearn,torch,serving,s3,local]"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "locks").glob("image-*.txt")), ids=lambda path: path.stem)

@@ -39,7 +39,7 @@ def test_a_cause_of_such_names_alone_is_no_longer_than_any_other(tmp_path: Path)
 def test_a_rank_says_its_own_error_and_not_one_of_the_name(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(f"raise ValueError({NAME!r})")
     run = (
-        "from trainbox.launcher.rank_program import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE, run\n"
+        "from trainbox.launcher.ranks.program import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE, run\n"
         "run({ERROR_FILE_VARIABLE: 'error.json', STACKS_FILE_VARIABLE: 'stacks'}, ['train.py'])"
     )
     answer = subprocess.run(

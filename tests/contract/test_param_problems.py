@@ -13,7 +13,7 @@ from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.failure import LONGEST_FAILURE, compose
 from trainbox.diagnostics.cause import find_cause
 from trainbox.errors import HyperparameterError, last_words
-from trainbox.xgboost.declaration import Declaration
+from trainbox.xgboost.params.declaration import Declaration
 
 NAMES = sorted(params.names(Declaration))
 

@@ -21,7 +21,7 @@ import pytest
 
 from tests.data.test_channel_tables import channel
 from trainbox.contract.job import Channel
-from trainbox.data import ColumnSpec, estimate_bytes, read_table, say_unread
+from trainbox.data import ColumnSpec, estimate_bytes, log_unread, read_table
 from trainbox.data.formats.byte_stream import compression_from_magic
 from trainbox.data.formats.format_detection import identify_unsupported
 from trainbox.errors import DataError
@@ -340,10 +340,10 @@ def test_a_mark_is_more_than_some_letters() -> None:
 
 
 def test_a_channel_that_nobody_reads_is_said_with_the_one_that_may_be_meant(capsys: pytest.CaptureFixture[str]) -> None:
-    say_unread(["train", "validaton", "code", "model", "extra"], ["train"])
+    log_unread(["train", "validaton", "code", "model", "extra"], ["train"])
     assert capsys.readouterr().err == (
         "trainbox: the channel 'extra' is not read\n"
         "trainbox: the channel 'validaton' is not read - did you mean 'validation'?\n"
     )
-    say_unread(["train", "validation", "test"], ["train", "validation"])
+    log_unread(["train", "validation", "test"], ["train", "validation"])
     assert capsys.readouterr().err == "trainbox: the channel 'test' is not read\n"

@@ -16,7 +16,7 @@ from trainbox.health.host import _TORCH_CUDA as TORCH_CUDA  # as above
 from trainbox.launcher.attribution import is_consequence
 from trainbox.metrics import Metric, check, parse_line
 from trainbox.supervisor.outcome import Exit, Outcome
-from trainbox.supervisor.program import _BUILD_TABLE as BUILD_TABLE  # as above
+from trainbox.supervisor.program.choice import _BUILD_TABLE as BUILD_TABLE  # as above
 from trainbox.supervisor.requirements import _PIP_ERROR as PIP_ERROR  # as above
 from trainbox.supervisor.requirements import _words  # as above
 

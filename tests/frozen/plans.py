@@ -11,7 +11,7 @@ from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.job import Job, read_job
 from trainbox.errors import TrainboxError
 from trainbox.supervisor.plan import Child, Plan, plan
-from trainbox.supervisor.program import Choice, bundled_directory, choose, resolve
+from trainbox.supervisor.program.choice import Choice, bundled_directory, choose, resolve
 
 _CONFIG = "input/config"
 

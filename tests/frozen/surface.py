@@ -9,7 +9,7 @@ from pathlib import Path
 import trainbox
 from tests.frozen.recorded import as_json
 from trainbox.cli import VERBS
-from trainbox.supervisor.program import bundled_scripts
+from trainbox.supervisor.program.choice import bundled_scripts
 
 COLUMNS = "100"
 #: argparse writes its help a little differently from one Python to the next.

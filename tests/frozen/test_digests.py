@@ -18,8 +18,8 @@ from tests.frozen.trainings import TRAININGS, train
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
-#: What these do the others do, too: the table on two hosts, sharded, and in the fixtures.
-LONG = ("pytorch-table", "pytorch-images")
+#: What these do the others do, too: the table on two hosts, and what the fixtures resume, sharded.
+LONG = ("pytorch-table", "pytorch-images", "pytorch-sharded")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from tests.support.addresses import addresses, free_port
-from trainbox.supervisor.program import find_bundled
+from trainbox.supervisor.program.choice import find_bundled
 
 #: Longer than any training needs, also beside other work: only one that hangs meets it.
 SECONDS = 300.0

@@ -19,8 +19,8 @@ from trainbox.metrics import parse_line
 from trainbox.torch.checkpoints import rng_state
 from trainbox.torch.checkpoints.codec import decode, empty, encode, flat, restride
 from trainbox.torch.checkpoints.snapshot import SnapshotBuffer
-from trainbox.torch.losses import LossWatch
-from trainbox.torch.stopwatch import Stopwatch
+from trainbox.torch.parallel.stopwatch import Stopwatch
+from trainbox.torch.steps.losses import LossWatch
 
 #: Longer than any test needs.
 SECONDS = 90

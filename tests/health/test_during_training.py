@@ -24,7 +24,7 @@ import signal, sys
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.launcher.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
+from trainbox.contract.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 scratch = Path(os.environ[PROGRESS_VARIABLE]).parent
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
@@ -100,6 +100,7 @@ def test_a_rank_that_hangs_on_a_bad_gpu_is_no_restart_either(host: GpuHost) -> N
     assert restarts(ended) == []
 
 
+@pytest.mark.long
 def test_what_a_program_did_to_its_gpu_does_not_stop_a_restart_and_is_a_hint_of_that_attempt_alone(
     host: GpuHost,
 ) -> None:

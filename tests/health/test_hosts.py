@@ -305,6 +305,7 @@ def test_another_key_on_one_host_is_named_by_both_as_a_fault_of_the_configuratio
     assert f"rejected a connection that claims to be {second}, from 127.0.0.1: no valid proof" in checked[first].log
 
 
+@pytest.mark.long
 def test_a_flood_of_strangers_takes_neither_the_memory_nor_the_files_of_the_first_host(two: Hosts) -> None:
     """24 of 15 MiB each and 80 that say nothing, where the process may have 64 files."""
     first, second = two.hosts

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.addresses import free_port
 from tests.support.snippets import DOCS, PAGES, ROOT, example, find_blocks, find_commands, run_line
 from trainbox import Checkpoints
 
@@ -109,6 +110,37 @@ def test_the_page_of_tuning_checks_the_regexes_on_a_real_log_and_a_notebook_read
         check=False,
     )
     assert cell.stdout.startswith("Completed {'validation:accuracy': 1.0}"), cell.stderr
+
+
+@pytest.mark.process
+def test_a_first_request_and_whole_files_are_answered_as_the_pages_say(data: Path) -> None:
+    train, serve, *others = find_commands(DOCS / "first-request.md")
+    answer = run_line(train, data)
+    assert answer.returncode == 0, answer.stderr
+    url = f"http://127.0.0.1:{free_port()}"
+    program = [
+        str(Path(sys.executable).with_name("trainbox")),
+        *shlex.split(serve)[1:],
+        "--port",
+        url.rpartition(":")[2],
+    ]
+    with subprocess.Popen(program, cwd=data, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            assert next(line for line in server.stdout if "curl" in line)
+            for line in others:
+                answer = run_line(f"{line} --url {url}" if " invoke " in line else line, data)
+                assert answer.returncode == 0, (line, answer.stderr)
+                assert " invoke " not in line or "0." in answer.stdout
+            assert "runs code" in answer.stdout
+        finally:
+            server.terminate()
+    for line in find_commands(DOCS / "batch-transform.md"):
+        answer = run_line(line, data)
+        assert answer.returncode == 0, (line, answer.stderr)
+    assert (data / "predictions/rows.csv.out").read_text().startswith("0.")
+    (joined,) = (data / "joined/people.csv.out").read_text().splitlines()
+    assert joined.startswith("id-7,0.")
 
 
 @pytest.mark.process

@@ -71,4 +71,4 @@ def test_xgboost_in_a_container_boosts_on(here: Path) -> None:
     train = ("xgboost", "--channel", "train=rows", "--hp", "objective=binary:logistic", "--hp", "num_round=2")
     run(here, *train, "--out", "first")
     said = run(here, *train, "--channel", "model=first/model.tar.gz", "--out", "second")
-    assert "channel model: 2 rounds; 2 more are trained behind them" in said
+    assert "channel model: 2 rounds; 2 more are trained on top of them" in said

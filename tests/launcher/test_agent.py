@@ -11,15 +11,15 @@ pytest.importorskip("torch")
 
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
+from trainbox.contract import progress
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.job import read_job
+from trainbox.contract.progress import RankProgress, StepPhase
 from trainbox.diagnostics.verdict import Verdict
-from trainbox.launcher import progress
 from trainbox.launcher.agent import RESTART_GRACE_SECONDS, Agent
 from trainbox.launcher.attribution import AttemptReport
 from trainbox.launcher.coordination import LOST_SECONDS, HostsLost, JobEndedElsewhere
-from trainbox.launcher.progress import RankProgress, StepPhase
-from trainbox.launcher.rank_processes import RankProcess
+from trainbox.launcher.ranks.processes import RankProcess
 
 GRACE = 100.0
 HOSTS = ("a", "b")

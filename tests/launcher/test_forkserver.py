@@ -12,7 +12,7 @@ pytestmark = pytest.mark.process
 SCRIPT = """
 import os, signal, socket, sys, time
 import msgspec
-from trainbox.launcher.forkserver import RankEnded, Event, StartRank, fork_server
+from trainbox.launcher.ranks.forkserver import RankEnded, Event, StartRank, fork_server
 
 RANKS = 200
 made = fork_server(lambda: None)

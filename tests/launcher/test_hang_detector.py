@@ -10,13 +10,14 @@ import pytest
 
 pytest.importorskip("torch")
 
+from trainbox.contract import progress
 from trainbox.contract.fault_injection import read_drills
 from trainbox.contract.job import read_job
+from trainbox.contract.progress import RankProgress, StepPhase
 from trainbox.contract.ranks import Ranks
-from trainbox.launcher import progress
 from trainbox.launcher.fault_injection import FaultInjector
 from trainbox.launcher.hang_detector import HangDetector
-from trainbox.launcher.progress import RankProgress, StepPhase
+from trainbox.log_lines import emit
 
 #: Of the settings by default.
 STEP, START = 30.0, 1200.0
@@ -193,7 +194,7 @@ def test_a_rank_waits_for_its_fault_after_the_step_of_it_and_once(tmp_path: Path
     file = tmp_path / "slots"
     progress.create(file, 1)
     variables = {progress.PROGRESS_VARIABLE: str(file), progress.PAUSE_VARIABLE: "3"}
-    slot = progress.open_progress(variables, Ranks())
+    slot = progress.open_progress(variables, Ranks(), emit)
     assert slot is not None
     waits: list[int] = []
     slot._pause = lambda: waits.append(progress.read(file)[0].step)  # type: ignore[method-assign]
@@ -205,9 +206,9 @@ def test_a_rank_waits_for_its_fault_after_the_step_of_it_and_once(tmp_path: Path
 
 
 def test_rank_0_of_a_job_says_in_a_line_what_it_lacks_without_an_agent(capsys: pytest.CaptureFixture[str]) -> None:
-    assert progress.open_progress({}, Ranks()) is None
-    assert progress.open_progress({"SM_HOSTS": "[]"}, Ranks(rank=1, world_size=2)) is None
+    assert progress.open_progress({}, Ranks(), emit) is None
+    assert progress.open_progress({"SM_HOSTS": "[]"}, Ranks(rank=1, world_size=2), emit) is None
     assert capsys.readouterr().err == ""
-    assert progress.open_progress({"SM_HOSTS": "[]"}, Ranks()) is None
+    assert progress.open_progress({"SM_HOSTS": "[]"}, Ranks(), emit) is None
     (line,) = capsys.readouterr().err.splitlines()
     assert "no restart in place, no detection of ranks that hang or are slow, no drills" in line

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from trainbox.contract.progress import StepPhase
 from trainbox.launcher.hang_rules import (
     SLOW_WINDOWS,
     HangLimits,
@@ -12,7 +13,6 @@ from trainbox.launcher.hang_rules import (
     find_hanging,
     slow_ranks,
 )
-from trainbox.launcher.progress import StepPhase
 
 LIMITS = HangLimits(step=30.0, long=1200.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.trees import Tree
-from trainbox.launcher.preload import FirstImport, changed, remember
+from trainbox.launcher.ranks.preload import FirstImport, changed, remember
 
 pytestmark = pytest.mark.process
 

@@ -14,9 +14,9 @@ import pytest
 
 from tests.support.waiting import eventually
 from trainbox.errors import Stopped
-from trainbox.launcher.forkserver import MESSAGE_BYTES, ForkServer, RankStarted
 from trainbox.launcher.hang_rules import HangLimits
-from trainbox.launcher.rank_processes import ForkServerLost, RankProcesses, RankStuck
+from trainbox.launcher.ranks.forkserver import MESSAGE_BYTES, ForkServer, RankStarted
+from trainbox.launcher.ranks.processes import ForkServerLost, RankProcesses, RankStuck
 from trainbox.system.procfs import process_state
 from trainbox.system.relay import Sink
 
@@ -70,7 +70,7 @@ def test_a_rank_that_sigkill_does_not_end_is_named_and_waited_for_once(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other end of the channel starts it, and never says that it has ended, as with a process in state D."""
-    monkeypatch.setattr("trainbox.launcher.rank_processes._KILL_SECONDS", 0.3)
+    monkeypatch.setattr("trainbox.launcher.ranks.processes._KILL_SECONDS", 0.3)
     ranks = serve(_start_one).ranks
     ranks.start(0, {})
     with pytest.raises(RankStuck, match="does not end after SIGKILL: process 4711"):
@@ -135,7 +135,7 @@ def test_a_fork_server_may_be_stopped_for_as_long_as_it_takes_where_the_limit_is
 def test_a_stopped_fork_server_is_not_taken_for_ranks_that_do_not_end(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainbox.launcher.rank_processes._KILL_SECONDS", 0.3)
+    monkeypatch.setattr("trainbox.launcher.ranks.processes._KILL_SECONDS", 0.3)
     server = serve(_start_one, step=1000.0)
     server.ranks.start(0, {})
     server.process.send_signal(signal.SIGSTOP)

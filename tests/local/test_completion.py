@@ -61,6 +61,8 @@ def test_bash_completes_verbs_flags_choices_and_scripts(here: Path) -> None:
     assert complete(here, "describe", "") == sorted([*SCRIPTS, "completion", "my script.py"])
     assert complete(here, "describe", "xg") == ["xgboost"]
     assert complete(here, "completion", "z") == ["zsh"]
+    assert complete(here, "transform", "model", "--join", "") == ["Input", "None"]
+    assert complete(here, "serve", "my") == []
     # For a path bash has its own way, where nothing is offered; so it has for what is the script's.
     assert complete(here, "run", "t.py", "--channel", "train", "=", "da") == []
     assert complete(here, "run", "t.py", "--out", "") == []

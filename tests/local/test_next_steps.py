@@ -1,4 +1,4 @@
-"""The summary ends with three things to do next, each of which can be copied from there."""
+"""The summary ends with a few things to do next, each of which can be copied from there."""
 
 import datetime as dt
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from trainbox.cli.screen.next_steps import find_pictures, next_lines
 from trainbox.local.backends.isolation import Isolation
 from trainbox.local.request import RunRequest
-from trainbox.local.results.record import HostRecord, JobRecord, Status
+from trainbox.local.results.record import HostRecord, JobRecord, ModelRecord, Status
 from trainbox.local.source import Source
 
 REQUEST = RunRequest(
@@ -71,6 +71,17 @@ def test_a_bundled_script_is_described_by_its_name_and_a_shell_script_is_not() -
     assert "trainbox describe xgboost_train\n" in next_lines(bundled, RECORD, (), checkpoints=0)
     shell = msgspec.structs.replace(REQUEST, script="train.sh")
     assert "Next: read the record of it: less /results/job/job.json\n" in next_lines(shell, RECORD, (), checkpoints=0)
+
+
+def test_a_model_of_this_attempt_is_to_be_served() -> None:
+    predict = (
+        "Next: predict with it: trainbox serve /results/job;"
+        " for whole files: trainbox transform /results/job --input FILE --output DIR\n"
+    )
+    model = msgspec.structs.replace(RECORD, model=ModelRecord("model.tar.gz", 10, 1), result=1)
+    assert predict in next_lines(REQUEST, model, (), checkpoints=0)
+    for changes in ({"model": None}, {"status": "Stopped"}, {"result": None}, {"attempt": 2}):
+        assert "predict" not in next_lines(REQUEST, msgspec.structs.replace(model, **changes), (), checkpoints=0)
 
 
 def test_a_few_pictures_are_named_wherever_they_lie(tmp_path: Path) -> None:

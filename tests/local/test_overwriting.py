@@ -67,8 +67,8 @@ def test_a_job_runs_in_the_place_of_another(tmp_path: Path) -> None:
     out = tmp_path / "trainbox-out/job"
     first = run("--hp", "name=one")
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[-4] == ""
-    assert all(line.startswith("Next: ") for line in first.stdout.splitlines()[-3:])
+    assert first.stdout.splitlines()[-5] == ""
+    assert all(line.startswith("Next: ") for line in first.stdout.splitlines()[-4:])
     assert "--overwrite" in first.stdout.splitlines()[-1]
     refused = run("--hp", "name=two")
     assert refused.returncode == 10

@@ -4,8 +4,8 @@ import pytest
 
 from trainbox.cli.screen.remaining import DEFAULTS, Remaining, find_total
 from trainbox.contract import params
-from trainbox.sklearn.params import Params
-from trainbox.torch.hyperparameters import NetworkParams
+from trainbox.sklearn.params import EstimatorParams
+from trainbox.torch.networks.hyperparameters import NetworkParams
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,9 @@ def test_bundled_scripts_have_their_defaults() -> None:
     assert find_total("xgboost_train", {}) is None
     assert find_total("xgboost_train", {"num_round": "10", "_kfold": "5", "_num_cv_round": "2"}) == 100
     assert find_total("xgboost_train", {"num_round": "10", "_kfold": "null"}) == 10
-    assert {field.name.replace("-", "_"): field.default for field in params.fields(Params)}["n_estimators"] == "100"
+    assert {field.name.replace("-", "_"): field.default for field in params.fields(EstimatorParams)}[
+        "n_estimators"
+    ] == "100"
     assert DEFAULTS["pytorch_train"] == ("epochs", NetworkParams().epochs)
 
 

@@ -14,7 +14,7 @@ from trainbox.contract import params
 from trainbox.errors import RunError
 from trainbox.local.scripts.declarations import find_training_module, plan_reading
 from trainbox.local.scripts.script_module import find_metrics, find_params, load_script
-from trainbox.supervisor.program import bundled_scripts
+from trainbox.supervisor.program.choice import bundled_scripts
 
 HEAD = '''
 from pathlib import Path

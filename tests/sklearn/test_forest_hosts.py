@@ -34,7 +34,7 @@ def save_and_signal(store, parts, identity, history):
         os.kill(os.getpid(), {number})
 room.save_parts = save_and_signal
 """
-NO_ROOM = "import trainbox.sklearn.data as data; data.SHARE_OF_MEMORY = 0.0"
+NO_ROOM = "import trainbox.sklearn.agreement as agreement; agreement.SHARE_OF_MEMORY = 0.0"
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_another_estimator_has_the_same_rows_metrics_and_files(tmp_path: Path, r
     for name, seed in (("train", 0), ("validation", 1)):
         write_rows(root / "input/data" / name / "a.csv", task="three", seed=seed)
     ended = well([runs.run(root)])[0]
-    assert "one fit, so that an interrupted job begins anew" in ended.stderr
+    assert "a single fit: an interrupted job starts again" in ended.stderr
     model = joblib.load(root / "model/model.joblib")
     assert isinstance(model, LogisticRegression)
     told = card_of(root)

@@ -8,12 +8,12 @@ import pytest
 
 from tests.support.growth import make_data
 from trainbox.sklearn.boosted import xgboost_parameters
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 
 
 def parameters(task: str = "two", **given: Any) -> dict[str, Any]:
     kind: Any = "regression" if task == "regression" else "classification"
-    return xgboost_parameters(Params(task=kind, engine="xgboost", n_jobs=1, **given), make_data(task))
+    return xgboost_parameters(EstimatorParams(task=kind, engine="xgboost", n_jobs=1, **given), make_data(task))
 
 
 def test_all_trees_grow_in_one_round_without_shrinking() -> None:
@@ -72,5 +72,5 @@ def test_limits_that_xgboost_has_too_are_passed_on() -> None:
 
 def test_shares_of_sharded_rows_are_those_of_all_hosts_rows() -> None:
     data = msgspec.structs.replace(make_data(), is_sharded=True, shares=(300, 900))
-    found = xgboost_parameters(Params(engine="xgboost", max_samples=600, n_jobs=1), data)
+    found = xgboost_parameters(EstimatorParams(engine="xgboost", max_samples=600, n_jobs=1), data)
     assert found["subsample"] == pytest.approx(0.5)

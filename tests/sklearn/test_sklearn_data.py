@@ -17,11 +17,12 @@ from trainbox.comm import Communicator, Members, heartbeat, join
 from trainbox.data import Table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
 from trainbox.sklearn import rows
-from trainbox.sklearn.data import Report, agree, check_training_labels, must_stay
-from trainbox.sklearn.forests import assemble, gather_parts, groups_left, grow, slices, take_stock
-from trainbox.sklearn.params import Params
-from trainbox.sklearn.resuming import identify, resume, save_parts
-from trainbox.sklearn.rows import hand_rows_to_first, pack_rows, share_rows, unpack_rows
+from trainbox.sklearn.agreement import HostReport, agree, check_training_labels, stays_sharded
+from trainbox.sklearn.forests.checkpoints import identify, resume, save_parts
+from trainbox.sklearn.forests.growing import exchange_progress, groups_left, grow, slices
+from trainbox.sklearn.forests.parts import assemble_forest, gather_parts
+from trainbox.sklearn.params import EstimatorParams
+from trainbox.sklearn.rows import allgather_rows, gather_rows, pack_rows, unpack_rows
 
 NAMES = ("f0", "f1", "f2", "f3")
 
@@ -32,8 +33,8 @@ def _nobody_ends_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "end_process", lambda _error, _thread: None)
 
 
-def report(member: str, **changed: Any) -> Report:
-    told = Report(
+def report(member: str, **changed: Any) -> HostReport:
+    told = HostReport(
         member=member,
         rows={"train": 100},
         size={"train": 2_000},
@@ -96,7 +97,7 @@ def test_members_that_differ_are_named(
 
 def test_no_row_on_any_member_is_an_error() -> None:
     none = {"rows": {"train": 0}, "columns": ()}
-    with pytest.raises(DataError, match="channel train: there is no row on any of the 2 hosts"):
+    with pytest.raises(DataError, match="channel train: no rows on any of the 2 hosts"):
         agree([report("algo-1", **none), report("algo-2", **none)], {"train"})
 
 
@@ -104,7 +105,7 @@ def test_no_row_on_any_member_is_an_error() -> None:
 
 
 def test_rows_that_fit_are_gathered(capsys: pytest.CaptureFixture[str]) -> None:
-    assert must_stay(Params(), [report("algo-1"), report("algo-2")]) is False
+    assert stays_sharded(EstimatorParams(), [report("algo-1"), report("algo-2")]) is False
     assert "each of the 2 hosts gets all rows" in capsys.readouterr().err
 
 
@@ -113,18 +114,18 @@ def test_rows_that_do_not_fit_are_refused_with_the_reason_and_the_ways_out() -> 
     with pytest.raises(
         DataError, match=r"more than 25% of the 0\.0 GB of algo-2: a tree of this forest must"
     ) as caught:
-        must_stay(Params(), large)
+        stays_sharded(EstimatorParams(), large)
     assert "allow_shard_forests=true: each host grows trees on its own rows alone" in caught.value.hint
     assert "engine=xgboost: trees of another kind" in caught.value.hint
 
 
 def test_who_allows_it_is_told_what_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
     large = [report("algo-1", size={"train": 900_000}), report("algo-2")]
-    assert must_stay(Params(allow_shard_forests=True), large) is True
+    assert stays_sharded(EstimatorParams(allow_shard_forests=True), large) is True
     assert (
         "each host grows trees on its own rows, as many as it has rows. The forest is weaker" in capsys.readouterr().err
     )
-    assert must_stay(Params(engine="xgboost"), [report("algo-1")]) is True
+    assert stays_sharded(EstimatorParams(engine="xgboost"), [report("algo-1")]) is True
 
 
 # ---- labels of all members ----
@@ -132,35 +133,37 @@ def test_who_allows_it_is_told_what_it_changes(capsys: pytest.CaptureFixture[str
 
 def test_a_class_that_only_one_member_has_is_known_to_all() -> None:
     told = [report("algo-1"), report("algo-2", classes={"1": 5, "-3": 2})]
-    assert check_training_labels(Params(), told, is_sharded=True) == (-3, 0, 1)
-    assert check_training_labels(Params(), told, is_sharded=False) == (0, 1)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (-3, 0, 1)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=False) == (0, 1)
 
 
 def test_one_class_on_each_member_is_enough_if_they_differ() -> None:
     told = [report("algo-1", classes={"0": 5}), report("algo-2", classes={"1": 5})]
-    assert check_training_labels(Params(), told, is_sharded=True) == (0, 1)
-    with pytest.raises(DataError, match=r"every label is 0 \(10 rows\)"):
-        check_training_labels(Params(), [told[0], told[0]], is_sharded=True)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (0, 1)
+    with pytest.raises(DataError, match=r"all labels are equal, 0 \(10 rows\)"):
+        check_training_labels(EstimatorParams(), [told[0], told[0]], is_sharded=True)
 
 
 def test_numbers_that_are_all_the_same_are_nothing_to_learn() -> None:
-    params = Params(task="regression")
+    params = EstimatorParams(task="regression")
     told = [report("algo-1", extremes=(1.5, 1.5)), report("algo-2", extremes=(1.5, 1.5))]
-    with pytest.raises(DataError, match=r"every label is 1\.5 \(200 rows\)"):
+    with pytest.raises(DataError, match=r"all labels are equal, 1\.5 \(200 rows\)"):
         check_training_labels(params, told, is_sharded=True)
     assert check_training_labels(params, [told[0], report("algo-2")], is_sharded=True) == ()
 
 
 def test_weights_of_all_members_count_where_their_rows_are_sharded() -> None:
     told = [report("algo-1", weight=0.0), report("algo-2", weight=2.0)]
-    assert check_training_labels(Params(), told, is_sharded=True) == (0, 1)
-    with pytest.raises(DataError, match="channel train: every weight is 0"):
-        check_training_labels(Params(), told, is_sharded=False)
+    assert check_training_labels(EstimatorParams(), told, is_sharded=True) == (0, 1)
+    with pytest.raises(DataError, match="channel train: all weights are 0"):
+        check_training_labels(EstimatorParams(), told, is_sharded=False)
 
 
 def test_a_weight_for_a_class_that_does_not_occur_is_refused() -> None:
-    with pytest.raises(HyperparameterError, match="'class_weight' has a weight for 7, which no row of training has"):
-        check_training_labels(Params(class_weight={"0": 1.0, "7": 2.0}), [report("a")], is_sharded=False)
+    with pytest.raises(
+        HyperparameterError, match="'class_weight' has a weight for 7, which does not occur in the training rows"
+    ):
+        check_training_labels(EstimatorParams(class_weight={"0": 1.0, "7": 2.0}), [report("a")], is_sharded=False)
 
 
 # ---- rows on their way ----
@@ -204,7 +207,7 @@ def test_everybody_gets_everybodys_rows_in_the_order_of_the_ranks(
     monkeypatch.setattr(rows, "BLOCK_BYTES", 300)  # many blocks
     made = tables(sparse=sparse)
     sizes = [(len(table.labels), rows.count_bytes(table)) for table in made]
-    found = together(3, lambda communicator: share_rows(communicator, made[communicator.rank], sizes, NAMES))
+    found = together(3, lambda communicator: allgather_rows(communicator, made[communicator.rank], sizes, NAMES))
     assert all(same(table, expected(made)) for table in found)
 
 
@@ -213,7 +216,7 @@ def test_the_first_gets_everybodys_rows_and_the_others_none(monkeypatch: pytest.
     monkeypatch.setattr(rows, "BLOCK_BYTES", 300)
     made = tables(sparse=False)
     sizes = [(len(table.labels), rows.count_bytes(table)) for table in made]
-    found = together(3, lambda communicator: hand_rows_to_first(communicator, made[communicator.rank], sizes, NAMES))
+    found = together(3, lambda communicator: gather_rows(communicator, made[communicator.rank], sizes, NAMES))
     assert same(found[0], expected(made))
     assert found[1:] == [None, None]
 
@@ -223,7 +226,7 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
     content = pack_rows(table, 2, 5)
     assert np.array_equal(unpack_rows(content, table, "algo-2").labels, table.labels[2:5])
     for wrong in (b"", content[:100], np.array([{}], dtype=object).dumps()):
-        with pytest.raises(PeerError, match="algo-2 sends rows that are none"):
+        with pytest.raises(PeerError, match="algo-2 sent damaged rows"):
             unpack_rows(wrong, table, "algo-2")
 
 
@@ -232,7 +235,7 @@ def test_bytes_that_are_no_rows_are_refused() -> None:
 
 @pytest.mark.process
 def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> None:
-    params, data = Params(n_estimators=11, checkpoint_every=2, n_jobs=1), make_data("three")
+    params, data = EstimatorParams(n_estimators=11, checkpoint_every=2, n_jobs=1), make_data("three")
 
     def host(communicator: Communicator) -> list[Any]:
         own = slices([1, 1, 1], 11)[communicator.rank]
@@ -247,24 +250,26 @@ def test_trees_of_three_hosts_put_together_are_those_of_one(tmp_path: Path) -> N
     gathered = together(3, host)
     assert gathered[1:] == [[], []]
     with grow(params, data, [range(11)]) as growing:
-        one = assemble(list(growing), params)
-    assert anatomy(assemble(gathered[0], params).estimators_) == anatomy(one.estimators_)
+        one = assemble_forest(list(growing), params)
+    assert anatomy(assemble_forest(gathered[0], params).estimators_) == anatomy(one.estimators_)
     # Restarted, nobody grows anything, and the forest is the same.
     again = together(3, host)
-    assert anatomy(assemble(again[0], params).estimators_) == anatomy(one.estimators_)
+    assert anatomy(assemble_forest(again[0], params).estimators_) == anatomy(one.estimators_)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["algo-1", "algo-2", "algo-3"]
 
 
 @pytest.mark.process
 def test_a_host_that_is_asked_to_stop_stops_all() -> None:
-    stocks = together(2, lambda communicator: take_stock(communicator, range(4), [], stop=communicator.rank == 1))
+    stocks = together(
+        2, lambda communicator: exchange_progress(communicator, range(4), [], stop=communicator.rank == 1)
+    )
     assert [(stock.grown, stock.left, stock.stop) for stock in stocks] == [(0, 8, True)] * 2
 
 
 def test_with_another_number_of_hosts_what_fits_is_used_and_the_rest_grows_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params, data = Params(n_estimators=12, checkpoint_every=2, n_jobs=1), make_data()
+    params, data = EstimatorParams(n_estimators=12, checkpoint_every=2, n_jobs=1), make_data()
     store, identity = Checkpoints(tmp_path), identify(params, data)
     with grow(params, data, groups_left(range(6), [], 2)) as growing:
         parts = list(growing)
@@ -274,4 +279,4 @@ def test_with_another_number_of_hosts_what_fits_is_used_and_the_rest_grows_anew(
     assert [step for step, _ in history] == [2, 4]
     assert history[1][1]["train:auc"] != history[1][1]["train:auc"]
     assert resume(store, identity, range(4, 8), params, data) == ([], [])
-    assert "this one grows its own anew" in capsys.readouterr().err
+    assert "this host grows its own again" in capsys.readouterr().err

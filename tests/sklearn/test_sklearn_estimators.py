@@ -15,7 +15,7 @@ from tests.support.growth import make_data, make_table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.sklearn.estimators import find_estimator, fit_estimator, make_estimator, score_estimator
 from trainbox.sklearn.model import find_importance
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 
 OWN = """
 import sys
@@ -44,7 +44,7 @@ def source(tmp_path: Path) -> Iterator[Path]:
 
 
 def make(name: str, *, source: Path | None = None, task: Any = "classification", **given: object) -> Any:
-    params = Params(estimator=name, estimator_params=given, task=task, seed=5)
+    params = EstimatorParams(estimator=name, estimator_params=given, task=task, seed=5)
     return make_estimator(params, [source] if source else [])
 
 
@@ -58,7 +58,7 @@ def test_a_class_of_the_users_own_source_is_found(source: Path) -> None:
     made = make("own_models:Constant", source=source, label=1)
     assert type(made).__name__ == "Constant"
     data = make_data()
-    params = Params(estimator="own_models:Constant")
+    params = EstimatorParams(estimator="own_models:Constant")
     scores = score_estimator(fit_estimator(made, params, data), params, data)
     assert scores["train:accuracy"] == (data.train.labels == 1).mean()
     assert math.isnan(scores["train:auc"])
@@ -105,7 +105,7 @@ def test_a_module_outside_of_the_source_is_not_even_imported(
 
 
 def test_a_name_that_is_almost_right_is_suggested() -> None:
-    with pytest.raises(HyperparameterError, match="scikit-learn has none of this name") as caught:
+    with pytest.raises(HyperparameterError, match="scikit-learn has no such class") as caught:
         find_estimator("sklearn.linear_model.LogisticRegresion", [])
     assert caught.value.hint == "did you mean sklearn.linear_model.LogisticRegression?"
 
@@ -130,11 +130,11 @@ def test_wrong_arguments_are_found_before_any_row_is_read(name: str, given: dict
 
 
 def test_a_regressor_is_nothing_for_classes() -> None:
-    with pytest.raises(HyperparameterError, match="nothing for task=classification") as caught:
+    with pytest.raises(HyperparameterError, match="does not support task=classification") as caught:
         make("sklearn.linear_model.Ridge")
-    assert "say task=regression" in caught.value.hint
+    assert "use task=regression" in caught.value.hint
     assert make("sklearn.linear_model.Ridge", task="regression").alpha == 1.0
-    with pytest.raises(HyperparameterError, match="that is no estimator"):
+    with pytest.raises(HyperparameterError, match="it is not an estimator"):
         make("sklearn.decomposition.PCA")
 
 
@@ -152,7 +152,7 @@ def test_a_regressor_is_nothing_for_classes() -> None:
 )
 def test_estimators_are_judged_by_the_same_metrics(name: str, task: str, defined: set[str]) -> None:
     given = {"max_iter": 5} if "HistGradient" in name else {}  # its threads take long to come on a busy machine
-    params = Params(
+    params = EstimatorParams(
         estimator=name, task="regression" if task == "regression" else "classification", estimator_params=given
     )
     data = make_data(task)
@@ -170,32 +170,32 @@ def test_estimators_are_judged_by_the_same_metrics(name: str, task: str, defined
 
 def test_weights_of_rows_count_where_the_estimator_takes_them_and_are_refused_elsewhere() -> None:
     data = make_data(weights=np.random.default_rng(1).integers(0, 3, 300).astype(np.float32))
-    params = Params(estimator="sklearn.linear_model.LogisticRegression", csv_weights=True)
+    params = EstimatorParams(estimator="sklearn.linear_model.LogisticRegression", csv_weights=True)
     made = fit_estimator(make_estimator(params, []), params, data)
     plain = LogisticRegression(random_state=42).fit(data.train.features, data.train.labels, data.train.weights)
     assert made.coef_ == pytest.approx(plain.coef_)
-    other = Params(estimator="sklearn.neighbors.KNeighborsClassifier", csv_weights=True)
-    with pytest.raises(HyperparameterError, match="KNeighborsClassifier takes no weights of rows"):
+    other = EstimatorParams(estimator="sklearn.neighbors.KNeighborsClassifier", csv_weights=True)
+    with pytest.raises(HyperparameterError, match="KNeighborsClassifier does not support sample weights"):
         fit_estimator(make_estimator(other, []), other, data)
 
 
 def test_missing_values_are_refused_where_the_estimator_takes_none() -> None:
     data = make_data()
     data.train.features[0, 0] = math.nan
-    params = Params(estimator="sklearn.linear_model.LogisticRegression")
-    with pytest.raises(DataError, match="1 values are missing, which LogisticRegression does not take"):
+    params = EstimatorParams(estimator="sklearn.linear_model.LogisticRegression")
+    with pytest.raises(DataError, match="1 values are missing, which LogisticRegression does not support"):
         fit_estimator(make_estimator(params, []), params, data)
-    boosted = Params(estimator="sklearn.tree.DecisionTreeClassifier")
+    boosted = EstimatorParams(estimator="sklearn.tree.DecisionTreeClassifier")
     fit_estimator(make_estimator(boosted, []), boosted, data)
 
 
 def test_what_an_estimator_says_of_the_rows_is_an_error_of_the_data() -> None:
-    params = Params(estimator="sklearn.naive_bayes.MultinomialNB")
-    with pytest.raises(DataError, match="MultinomialNB does not learn from these rows: Negative values"):
+    params = EstimatorParams(estimator="sklearn.naive_bayes.MultinomialNB")
+    with pytest.raises(DataError, match="MultinomialNB rejects these rows: Negative values"):
         fit_estimator(make_estimator(params, []), params, make_data())
 
 
 def test_that_a_fit_has_not_converged_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    params = Params(estimator="sklearn.linear_model.LogisticRegression", estimator_params={"max_iter": 1})
+    params = EstimatorParams(estimator="sklearn.linear_model.LogisticRegression", estimator_params={"max_iter": 1})
     fit_estimator(make_estimator(params, []), params, make_data())
     assert "LogisticRegression: lbfgs failed to converge" in capsys.readouterr().err

@@ -6,11 +6,11 @@ import pytest
 
 from trainbox.contract import params as contract
 from trainbox.errors import HyperparameterError
-from trainbox.sklearn.params import Params, constructor_arguments
+from trainbox.sklearn.params import EstimatorParams, constructor_arguments
 
 
-def parse(**given: object) -> Params:
-    return contract.parse(Params, given, program="random_forest_train.py")
+def parse(**given: object) -> EstimatorParams:
+    return contract.parse(EstimatorParams, given, program="random_forest_train.py")
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     ),
     "few rows without a draw": ({"max_samples": "0.5", "bootstrap": "false"}, "max_samples: bootstrap=true is needed"),
     "classes of numbers": ({"task": "regression", "class_weight": "balanced"}, "class_weight is for classification"),
-    "a class that is no number": ({"class_weight": '{"yes": 1}'}, "class_weight: 'yes' is no class"),
-    "no threads": ({"n_jobs": "0"}, "n_jobs=0 is no number of threads"),
+    "a class that is no number": ({"class_weight": '{"yes": 1}'}, "class_weight: 'yes' is not a class"),
+    "no threads": ({"n_jobs": "0"}, "n_jobs=0 is not a number of threads"),
     "out-of-bag over hosts": ({"oob_score": "1", "allow_shard_forests": "1"}, "oob_score has no meaning with"),
     "an estimator's arguments alone": ({"estimator_params": '{"C": 1}'}, "estimator_params cannot be used without"),
     "a forest's arguments for an estimator": (
@@ -74,9 +74,12 @@ def test_all_that_does_not_fit_is_said_at_once() -> None:
 
 
 def test_each_kind_of_forest_has_scikit_learns_own_defaults() -> None:
-    assert Params().draws_rows is True
-    assert Params(algorithm="extra_trees").draws_rows is False
-    assert "max_features" not in constructor_arguments(Params())
-    assert constructor_arguments(Params(max_features="all"))["max_features"] is None
-    assert constructor_arguments(Params(class_weight={"0": 1.0, "-1": 2.0}))["class_weight"] == {0: 1.0, -1: 2.0}
-    assert "class_weight" not in constructor_arguments(Params(task="regression"))
+    assert EstimatorParams().draws_rows is True
+    assert EstimatorParams(algorithm="extra_trees").draws_rows is False
+    assert "max_features" not in constructor_arguments(EstimatorParams())
+    assert constructor_arguments(EstimatorParams(max_features="all"))["max_features"] is None
+    assert constructor_arguments(EstimatorParams(class_weight={"0": 1.0, "-1": 2.0}))["class_weight"] == {
+        0: 1.0,
+        -1: 2.0,
+    }
+    assert "class_weight" not in constructor_arguments(EstimatorParams(task="regression"))

@@ -14,9 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from tests.support.growth import draw_rows, make_data
-from trainbox.sklearn.forests import Part, assemble, grow, lay_out, read_part
-from trainbox.sklearn.packing import pack
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.forests.growing import grow, order_by_columns
+from trainbox.sklearn.forests.packing import pack
+from trainbox.sklearn.forests.parts import ForestPart, assemble_forest, read_part
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 
 FORESTS: dict[str, dict[str, Any]] = {
@@ -29,9 +30,9 @@ FORESTS: dict[str, dict[str, Any]] = {
 }
 
 
-def grow_in_groups(params: Params, task: str, sizes: Sequence[int]) -> list[Part]:
+def grow_in_groups(params: EstimatorParams, task: str, sizes: Sequence[int]) -> list[ForestPart]:
     borders = list(itertools.accumulate(sizes, initial=0))
-    with grow(params, lay_out(make_data(task)), list(map(range, borders, borders[1:]))) as growing:
+    with grow(params, order_by_columns(make_data(task)), list(map(range, borders, borders[1:]))) as growing:
         return list(growing)
 
 
@@ -44,10 +45,10 @@ def saved(model: Any) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("given", FORESTS.values(), ids=FORESTS.keys())
 def test_a_forest_is_the_same_bytes_wherever_its_trees_have_grown(given: dict[str, Any]) -> None:
-    params = Params(**({"max_depth": 5, "n_jobs": 1, "seed": 3} | given))
+    params = EstimatorParams(**({"max_depth": 5, "n_jobs": 1, "seed": 3} | given))
     task = "regression" if params.task == "regression" else "two"
-    expected = saved(assemble(grow_in_groups(params, task, [9]), params))
-    assert saved(assemble(grow_in_groups(params, task, [4, 5]), params)) == expected
+    expected = saved(assemble_forest(grow_in_groups(params, task, [9]), params))
+    assert saved(assemble_forest(grow_in_groups(params, task, [4, 5]), params)) == expected
     parts = grow_in_groups(params, task, [2, 2, 5])
     for restored in ([0], [1, 2], [0, 1, 2]):  # resumed, or grown on another host
         mixed = [
@@ -56,13 +57,13 @@ def test_a_forest_is_the_same_bytes_wherever_its_trees_have_grown(given: dict[st
             else part
             for number, part in enumerate(parts)
         ]
-        assert saved(assemble(mixed, params)) == expected
+        assert saved(assemble_forest(mixed, params)) == expected
 
 
 def test_threads_and_verbosity_of_an_earlier_attempt_leave_no_trace() -> None:
-    before, now = Params(n_jobs=2, verbose=1), Params(n_jobs=1)
-    assert saved(assemble(grow_in_groups(before, "two", [4]), now)) == saved(
-        assemble(grow_in_groups(now, "two", [4]), now)
+    before, now = EstimatorParams(n_jobs=2, verbose=1), EstimatorParams(n_jobs=1)
+    assert saved(assemble_forest(grow_in_groups(before, "two", [4]), now)) == saved(
+        assemble_forest(grow_in_groups(now, "two", [4]), now)
     )
 
 
@@ -82,7 +83,7 @@ def fill_padding(forest: Any) -> list[Any]:
 
 @pytest.mark.parametrize("restore", [False, True], ids=["in memory", "from an older checkpoint"])
 def test_what_lay_in_memory_between_the_fields_of_a_node_is_not_saved(restore: bool) -> None:
-    params = Params(max_depth=5, n_jobs=1)
+    params = EstimatorParams(max_depth=5, n_jobs=1)
     (part,) = grow_in_groups(params, "two", [3])
     expected = saved(part.forest)
     places = fill_padding(part.forest)
@@ -118,7 +119,7 @@ def test_another_estimator_fitted_twice_is_the_same_bytes(make: Any) -> None:
 
 
 def test_what_is_rewritten_loads_as_the_same_model_and_says_no_time() -> None:
-    (part,) = grow_in_groups(Params(max_depth=5, n_jobs=1), "two", [3])
+    (part,) = grow_in_groups(EstimatorParams(max_depth=5, n_jobs=1), "two", [3])
     content = pack(part.forest)
     assert content == part.content
     found = skops.io.loads(content, trusted=["sklearn.tree._tree.Tree"])

@@ -11,9 +11,10 @@ from sklearn import metrics
 
 from tests.support.growth import make_data, make_table
 from trainbox.sklearn.data import targets
-from trainbox.sklearn.forests import forest_class, grow
-from trainbox.sklearn.judging import Judge
-from trainbox.sklearn.params import Params, constructor_arguments, declare
+from trainbox.sklearn.forests.growing import grow
+from trainbox.sklearn.forests.parts import forest_class
+from trainbox.sklearn.forests.scorer import ForestScorer
+from trainbox.sklearn.params import EstimatorParams, constructor_arguments, declare
 from trainbox.sklearn.scores import score_classes, score_numbers
 
 RANDOM = np.random.default_rng(3)
@@ -91,13 +92,15 @@ def test_without_probabilities_there_is_no_log_loss_and_without_any_ranking_no_a
 @pytest.mark.parametrize("task", ["two", "three", "regression"])
 def test_the_judge_scores_after_each_group_and_out_of_bag_as_scikit_learn_does(task: str) -> None:
     kind: Any = "regression" if task == "regression" else "classification"
-    params = Params(task=kind, n_estimators=50, oob_score=True, n_jobs=2, checkpoint_every=20, class_weight=None)
+    params = EstimatorParams(
+        task=kind, n_estimators=50, oob_score=True, n_jobs=2, checkpoint_every=20, class_weight=None
+    )
     data = make_data(task)
     held_out = make_table(task, seed=9)
     data = msgspec.structs.replace(data, held_out=held_out, has_held_out=True)
-    judge = Judge(params, data)
+    judge = ForestScorer(params, data)
     with grow(params, data, [range(20), range(20, 50)]) as growing:
-        told = [one for part in growing for one in judge.hear(part)]
+        told = [one for part in growing for one in judge.add_part(part)]
     assert [step for step, _ in told] == [20, 40, 50]
     plain = forest_class(params)(n_estimators=50, random_state=42, oob_score=True, **constructor_arguments(params)).fit(
         data.train.features, targets(data.train, params)
@@ -111,31 +114,31 @@ def test_the_judge_scores_after_each_group_and_out_of_bag_as_scikit_learn_does(t
 
 
 def test_out_of_bag_with_weights_asks_only_trees_that_have_not_seen_a_row() -> None:
-    params = Params(n_estimators=40, oob_score=True, n_jobs=1, class_weight="balanced", max_samples=0.4)
+    params = EstimatorParams(n_estimators=40, oob_score=True, n_jobs=1, class_weight="balanced", max_samples=0.4)
     data = make_data(weights=np.random.default_rng(1).integers(1, 5, 300).astype(np.float32))
-    judge = Judge(params, data)
+    judge = ForestScorer(params, data)
     with grow(params, data, [range(40)]) as growing:
-        told = list(judge.hear(next(growing)))
+        told = list(judge.add_part(next(growing)))
     plain = forest_class(params)(n_estimators=40, random_state=42, oob_score=True, **constructor_arguments(params))
     plain.fit(data.train.features, targets(data.train, params), sample_weight=data.train.weights)
     assert told[-1][1]["train:oob"] == pytest.approx(plain.oob_score_)
 
 
 def test_trees_that_were_judged_before_are_heard_without_a_word() -> None:
-    params, data = Params(n_estimators=6, n_jobs=1, checkpoint_every=2), make_data()
+    params, data = EstimatorParams(n_estimators=6, n_jobs=1, checkpoint_every=2), make_data()
     with grow(params, data, [range(2), range(2, 4), range(4, 6)]) as growing:
         parts = list(growing)
-    one, other = Judge(params, data), Judge(params, data)
-    everything = [told for part in parts for told in one.hear(part)]
-    other.recall(parts[:2])
-    assert [told for part in parts[2:] for told in other.hear(part)] == everything[2:]
+    one, other = ForestScorer(params, data), ForestScorer(params, data)
+    everything = [told for part in parts for told in one.add_part(part)]
+    other.restore(parts[:2])
+    assert [told for part in parts[2:] for told in other.add_part(part)] == everything[2:]
 
 
 def test_metrics_are_declared_for_both_channels_and_out_of_bag_where_asked_for() -> None:
-    names = [metric.name for metric in declare(Params(oob_score=True))]
+    names = [metric.name for metric in declare(EstimatorParams(oob_score=True))]
     assert names[:4] == ["train:accuracy", "train:auc", "train:f1", "train:logloss"]
     assert names[-1] == "train:oob"
-    goals = {metric.name: metric.goal for metric in declare(Params(task="regression"))}
+    goals = {metric.name: metric.goal for metric in declare(EstimatorParams(task="regression"))}
     assert goals["validation:r2"] == "maximize"
     assert goals["validation:mae"] == goals["validation:rmse"] == "minimize"
     assert "train:oob" not in goals

@@ -6,7 +6,7 @@ import pytest
 
 from trainbox.data import Coding, Table
 from trainbox.errors import DataError
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.texts import collapse, encode, expand, expand_names
 
 CODING = Coding({0: ("blue", "red"), 2: ("a", "b", "c")})
@@ -25,9 +25,9 @@ def test_each_text_has_a_column_and_a_missing_one_has_none() -> None:
 
 def test_more_columns_than_the_memory_has_room_for_are_refused() -> None:
     table = Table(np.zeros(3, np.float32), CODES, ("color", "x", "kind"), (), coding=CODING)
-    wide = Params(encoding="onehot")
+    wide = EstimatorParams(encoding="onehot")
     np.testing.assert_array_equal(encode(table, wide, 1000).features, WIDE)
-    assert encode(table, Params(), 1000).features is CODES
+    assert encode(table, EstimatorParams(), 1000).features is CODES
     with pytest.raises(DataError, match=r"makes 6 columns of 3, .*\n.*encoding=ordinal"):
         encode(table, wide, 100)
     assert encode(msgspec.structs.replace(table, coding=Coding()), wide, 100).features is CODES

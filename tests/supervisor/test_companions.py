@@ -15,10 +15,10 @@ from tests.support.trees import is_alive
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
-from trainbox.supervisor.deadlines import LAST_WORDS_SECONDS
+from trainbox.supervisor.loop.deadlines import LAST_WORDS_SECONDS
 from trainbox.supervisor.outcome import Outcome
 from trainbox.supervisor.plan import AGENT, WATCH, Child, Plan, plan
-from trainbox.supervisor.program import Program
+from trainbox.supervisor.program.choice import Program
 from trainbox.supervisor.supervise import supervise
 from trainbox.system.subreaper import children
 
@@ -215,6 +215,6 @@ def test_stops_after_the_end_of_a_plan_are_ignored_where_only_its_report_is_left
 def test_where_there_is_no_proc_a_stop_goes_to_all_of_the_process_group(
     run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainbox.supervisor.asked.read_stats", lambda: iter(()))
+    monkeypatch.setattr("trainbox.supervisor.loop.asked.read_stats", lambda: iter(()))
     outcome = run(f"trap 'exit 7' TERM; sleep 1000 & kill -TERM {os.getpid()}; wait")
     assert (outcome.code, outcome.stopped_by) == (7, signal.SIGTERM)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.supervisor.deadlines import (
+from trainbox.supervisor.loop.deadlines import (
     KILL_SECONDS,
     LAST_WORDS_SECONDS,
     LEFTOVER_GRACE_SECONDS,

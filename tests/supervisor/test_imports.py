@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.supervisor.imports import MOST_BYTES, MOST_FILES, find_import
+from trainbox.supervisor.program.imports import MOST_BYTES, MOST_FILES, find_import
 
 SESSION = "from trainbox.torch import session\n"
 
@@ -25,7 +25,7 @@ def found(root: Path, files: Mapping[str, str | bytes], entry: str = "train.py")
         "import trainbox.torch\n",
         "import os, trainbox.torch as tt\n",
         "from trainbox import torch\n",
-        "from trainbox.torch.training import session\n",
+        "from trainbox.torch.start_session import session\n",
         "import trainbox.torch.batches\n",
         "def main():\n    from trainbox.torch import session\nmain()\n",
         "if __name__ == '__main__':\n    import trainbox.torch\n",

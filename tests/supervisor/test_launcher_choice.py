@@ -10,7 +10,7 @@ from trainbox.contract.environment import Machine
 from trainbox.contract.job import read_job
 from trainbox.errors import HyperparameterError, ProgramError
 from trainbox.supervisor.plan import Plan, plan
-from trainbox.supervisor.program import Program
+from trainbox.supervisor.program.choice import Program
 
 SCRIPT = Program(name="train.py", command=(sys.executable, "train.py"), directory=Path("/code"))
 WITH_TORCH = Machine(cpus=8, modules=("torch",))

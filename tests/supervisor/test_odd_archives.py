@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
-from trainbox.supervisor.program import Choice, Source, resolve
-from trainbox.supervisor.source import extract, fetch
+from trainbox.supervisor.program.archive import extract
+from trainbox.supervisor.program.choice import Choice, CodeSource, resolve
+from trainbox.supervisor.program.source import fetch
 from trainbox.system.cgroup import ARCHIVE_DEPTH, ARCHIVE_MEMBERS, ARCHIVE_NAME_BYTES
 
 BLOCK = 512
@@ -145,7 +146,7 @@ def test_nothing_is_left_of_an_archive_that_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(GOOD + ODD["a deep path"][0] + END)
     with pytest.raises(ProgramError, match="too deep"):
-        fetch(Source("archive", str(path)), read_job(tmp_path / "ml", {}), print)
+        fetch(CodeSource("archive", str(path)), read_job(tmp_path / "ml", {}), print)
     assert names(tmp_path / "ml") == []
 
 
@@ -226,7 +227,7 @@ def test_what_lies_behind_the_last_member_counts_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_an_archive_has_so_many_members(tmp_path: Path, beyond: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainbox.supervisor.source.ARCHIVE_MEMBERS", 20)  # the real one takes seconds
+    monkeypatch.setattr("trainbox.supervisor.program.archive.ARCHIVE_MEMBERS", 20)  # the real one takes seconds
     content = b"".join(member(f"f{n}") for n in range(20 + beyond)) + END
     if beyond:
         with pytest.raises(ProgramError, match="is refused: it has more than 20 members"):
@@ -274,8 +275,8 @@ def test_a_deep_directory_of_code_is_copied_or_refused(tmp_path: Path) -> None:
         os.close(here)
     try:
         with pytest.raises(ProgramError, match="cannot be put in"):
-            fetch(Source("directory", str(source)), read_job(tmp_path / "ml", {}), print)
-        assert resolve(Choice("train.py", Source("place", "x")), good(tmp_path)).name == "train.py"
+            fetch(CodeSource("directory", str(source)), read_job(tmp_path / "ml", {}), print)
+        assert resolve(Choice("train.py", CodeSource("place", "x")), good(tmp_path)).name == "train.py"
     finally:
         subprocess.run(["rm", "-rf", str(source), str(tmp_path / "ml")], check=True)  # which can, unlike Python
 
@@ -291,14 +292,14 @@ def test_a_program_that_cannot_be_looked_up_is_said(tmp_path: Path, name: str) -
     directory = good(tmp_path)
     (directory / "loop").symlink_to("loop")
     with pytest.raises(ProgramError, match=r"cannot be looked up|there is no program") as raised:
-        resolve(Choice(name, Source("place", "x")), directory)
+        resolve(Choice(name, CodeSource("place", "x")), directory)
     assert len(raised.value.message) < 600
     assert raised.value.hint
 
 
 @pytest.mark.parametrize("kind", ["archive", "directory"])
 def test_a_source_with_too_long_a_name_is_said(tmp_path: Path, kind: str) -> None:
-    source = Source("archive" if kind == "archive" else "directory", "/" + "x" * 5000)
+    source = CodeSource("archive" if kind == "archive" else "directory", "/" + "x" * 5000)
     with pytest.raises(ProgramError, match="File name too long") as raised:
         fetch(source, read_job(tmp_path / "ml", {}), print)
     assert len(raised.value.message) < 600

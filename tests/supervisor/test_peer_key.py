@@ -13,7 +13,7 @@ from trainbox.contract.job import Job, read_job
 from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey
 from trainbox.supervisor.plan import Plan, plan
 from trainbox.supervisor.preflight import plan_checks
-from trainbox.supervisor.program import Program, bundled_directory, needs_key
+from trainbox.supervisor.program.choice import Program, bundled_directory, needs_key
 from trainbox.system.name_resolution import describe_protection
 
 KEY = PeerKey(bytes(range(32)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import read_job
 from trainbox.supervisor.plan import Plan, install_plan, plan
-from trainbox.supervisor.program import Program
+from trainbox.supervisor.program.choice import Program
 
 PROGRAM = Program(name="train.py", command=("python", "train.py"), directory=Path("/code"))
 

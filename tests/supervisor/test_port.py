@@ -14,7 +14,7 @@ from trainbox.health import command
 from trainbox.health.host import Subject
 from trainbox.supervisor.plan import Plan, plan
 from trainbox.supervisor.preflight import plan_checks
-from trainbox.supervisor.program import choose, resolve
+from trainbox.supervisor.program.choice import choose, resolve
 
 JOBS: Mapping[str, Mapping[str, str]] = {
     "a script": {},

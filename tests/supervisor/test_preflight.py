@@ -15,7 +15,7 @@ from trainbox.contract.job import Job, read_job
 from trainbox.supervisor.outcome import Exit, Outcome
 from trainbox.supervisor.plan import Child, Plan, plan
 from trainbox.supervisor.preflight import judge, plan_checks
-from trainbox.supervisor.program import Program
+from trainbox.supervisor.program.choice import Program
 from trainbox.supervisor.supervise import supervise
 
 BROKEN = "AlgorithmError: the checks before the script"

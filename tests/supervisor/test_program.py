@@ -8,8 +8,8 @@ import pytest
 
 from trainbox.contract.job import read_job
 from trainbox.errors import ProgramError
-from trainbox.supervisor import executable
-from trainbox.supervisor.program import Choice, Source, choose, find_bundled, resolve
+from trainbox.supervisor.program import executable
+from trainbox.supervisor.program.choice import Choice, CodeSource, choose, find_bundled, resolve
 from trainbox.supervisor.requirements import builds_in_code
 
 PACKAGE_TOML = "[build-system]\nrequires = []\n"
@@ -28,11 +28,11 @@ def chosen(tmp_path: Path, **env: str) -> Choice:
 
 
 def command(directory: Path, name: str) -> tuple[str, ...]:
-    return resolve(Choice(name, Source("place", str(directory))), directory).command
+    return resolve(Choice(name, CodeSource("place", str(directory))), directory).command
 
 
 def install(directory: Path, name: str) -> tuple[str, ...]:
-    return resolve(Choice(name, Source("place", str(directory))), directory).install
+    return resolve(Choice(name, CodeSource("place", str(directory))), directory).install
 
 
 # -- where the code comes from -----------------------------------------------------------------------------------------
@@ -41,26 +41,26 @@ def install(directory: Path, name: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("location", "source"),
     [
-        ("s3://bucket/key/sourcedir.tar.gz", Source("s3", "s3://bucket/key/sourcedir.tar.gz")),
-        ("/mnt/source.tar.gz", Source("archive", "/mnt/source.tar.gz")),
-        ("/mnt/source.tar", Source("archive", "/mnt/source.tar")),
-        ("file:///mnt/source.tgz", Source("archive", "/mnt/source.tgz")),
-        ("/mnt/source", Source("directory", "/mnt/source")),
-        ("file:///mnt/source", Source("directory", "/mnt/source")),
-        ("/opt/ml/code", Source("place", "{root}/code")),
-        ("file:///opt/ml/code", Source("place", "{root}/code")),
-        ("/opt/ml/input/data/code/sourcedir.tar.gz", Source("archive", "{root}/input/data/code/sourcedir.tar.gz")),
-        ("", Source("place", "{root}/code")),
+        ("s3://bucket/key/sourcedir.tar.gz", CodeSource("s3", "s3://bucket/key/sourcedir.tar.gz")),
+        ("/mnt/source.tar.gz", CodeSource("archive", "/mnt/source.tar.gz")),
+        ("/mnt/source.tar", CodeSource("archive", "/mnt/source.tar")),
+        ("file:///mnt/source.tgz", CodeSource("archive", "/mnt/source.tgz")),
+        ("/mnt/source", CodeSource("directory", "/mnt/source")),
+        ("file:///mnt/source", CodeSource("directory", "/mnt/source")),
+        ("/opt/ml/code", CodeSource("place", "{root}/code")),
+        ("file:///opt/ml/code", CodeSource("place", "{root}/code")),
+        ("/opt/ml/input/data/code/sourcedir.tar.gz", CodeSource("archive", "{root}/input/data/code/sourcedir.tar.gz")),
+        ("", CodeSource("place", "{root}/code")),
     ],
 )
-def test_a_submit_directory_says_where_the_code_comes_from(tmp_path: Path, location: str, source: Source) -> None:
+def test_a_submit_directory_says_where_the_code_comes_from(tmp_path: Path, location: str, source: CodeSource) -> None:
     found = chosen(tmp_path, SAGEMAKER_SUBMIT_DIRECTORY=location).source
-    assert found == Source(source.kind, source.location.format(root=tmp_path))
+    assert found == CodeSource(source.kind, source.location.format(root=tmp_path))
 
 
 def test_a_channel_named_code_is_the_source_unless_the_request_names_another(tmp_path: Path) -> None:
     write(tmp_path, "input/config/inputdataconfig.json", content='{"code": {"TrainingInputMode": "File"}}')
-    assert chosen(tmp_path).source == Source("directory", str(tmp_path / "input/data/code"))
+    assert chosen(tmp_path).source == CodeSource("directory", str(tmp_path / "input/data/code"))
     assert chosen(tmp_path, SAGEMAKER_SUBMIT_DIRECTORY="/mnt/source").source.location == "/mnt/source"
 
 
@@ -68,7 +68,7 @@ def test_the_hyperparameters_win_over_the_environment(tmp_path: Path) -> None:
     content = '{"sagemaker_program": "\\"mine.py\\"", "sagemaker_submit_directory": "s3://b/k.tar.gz"}'
     write(tmp_path, "input/config/hyperparameters.json", content=content)
     choice = chosen(tmp_path, SAGEMAKER_SUBMIT_DIRECTORY="/left/over")
-    assert choice == Choice("mine.py", Source("s3", "s3://b/k.tar.gz"))
+    assert choice == Choice("mine.py", CodeSource("s3", "s3://b/k.tar.gz"))
 
 
 @pytest.mark.parametrize("left_over", [{"SAGEMAKER_PROGRAM": "train.py"}, {"TRAINBOX_MODULE": "pkg.train"}, {}])
@@ -198,7 +198,7 @@ def test_requirements_are_installed_for_every_kind_of_program(tmp_path: Path, na
 
 def test_a_bundled_script_installs_nothing(tmp_path: Path) -> None:
     write(tmp_path, "x_train.py", "requirements.txt", "setup.py")
-    program = resolve(Choice("x_train.py", Source("place", str(tmp_path)), bundled=True), tmp_path)
+    program = resolve(Choice("x_train.py", CodeSource("place", str(tmp_path)), bundled=True), tmp_path)
     assert program.install == ()
     assert program.command == (sys.executable, "x_train.py")
 
@@ -252,7 +252,7 @@ def test_what_the_kernel_would_refuse_is_said_clearly(tmp_path: Path, content: s
 
 def module(directory: Path, name: str) -> tuple[str, tuple[str, ...], str]:
     """How a module is started, what stands for its file, and what of it imports trainbox.torch."""
-    found = resolve(Choice(name, Source("place", str(directory)), is_module=True), directory)
+    found = resolve(Choice(name, CodeSource("place", str(directory)), is_module=True), directory)
     assert found.command[:2] == (sys.executable, "-m")
     return found.command[2], found.install, found.name
 
@@ -279,14 +279,14 @@ def test_a_module_that_is_installed_works_too_and_one_that_is_nowhere_is_refused
 def test_the_setting_names_the_module(tmp_path: Path) -> None:
     content = '{"trainbox_module": "pkg.train", "sagemaker_submit_directory": "/mnt/source"}'
     write(tmp_path, "input/config/hyperparameters.json", content=content)
-    assert choose(read_job(tmp_path, {})) == Choice("pkg.train", Source("directory", "/mnt/source"), is_module=True)
+    assert choose(read_job(tmp_path, {})) == Choice("pkg.train", CodeSource("directory", "/mnt/source"), is_module=True)
 
 
 def test_a_program_says_which_of_its_files_imports_the_session(tmp_path: Path) -> None:
     write(tmp_path, "pkg/__init__.py")
     write(tmp_path, "pkg/loop.py", content="from trainbox.torch import session\n")
     write(tmp_path, "train.py", "pkg/train.py", content="from pkg import loop\n")
-    place = Source("place", str(tmp_path))
+    place = CodeSource("place", str(tmp_path))
     for choice in (Choice("train.py", place), Choice("pkg.train", place, is_module=True)):
         assert resolve(choice, tmp_path).session == "pkg/loop.py"
     write(tmp_path, "run.sh", content="#!/bin/sh\npython train.py\n")
@@ -311,9 +311,9 @@ def test_a_program_says_which_of_its_files_imports_the_session(tmp_path: Path) -
 def test_pip_builds_in_the_code_where_a_requirement_is_a_part_of_it(tmp_path: Path, line: str, is_local: bool) -> None:
     write(tmp_path, "train.py")
     write(tmp_path, "requirements.txt", content=f"msgspec\n{line}\n")
-    program = resolve(Choice("train.py", Source("place", str(tmp_path))), tmp_path)
+    program = resolve(Choice("train.py", CodeSource("place", str(tmp_path))), tmp_path)
     assert builds_in_code(program, read_job(tmp_path / "ml", {})) == is_local
     assert not builds_in_code(program, read_job(tmp_path / "ml", {"TRAINBOX_REQUIREMENTS": "off"}))
     write(tmp_path, "setup.py")
-    package = resolve(Choice("train.py", Source("place", str(tmp_path))), tmp_path)
+    package = resolve(Choice("train.py", CodeSource("place", str(tmp_path))), tmp_path)
     assert builds_in_code(package, read_job(tmp_path / "ml", {}))

@@ -13,11 +13,11 @@ from trainbox.clock import AFTERWARDS_SECONDS
 from trainbox.contract.failure import compose
 from trainbox.errors import ProgramError
 from trainbox.supervisor.failure_reason import explain_exit
+from trainbox.supervisor.loop.spawn import Started
+from trainbox.supervisor.loop.workers import Restarts, Starts
 from trainbox.supervisor.outcome import Exit, Outcome
 from trainbox.supervisor.plan import Child, Plan
 from trainbox.supervisor.restart_policy import NEVER_RESTART, Readiness, RestartPolicy, plan_restart
-from trainbox.supervisor.spawn import Started
-from trainbox.supervisor.workers import Restarts, Starts
 
 NOW = 1000.0
 NEVER = float("inf")

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from trainbox.contract.job import Job, read_job
 from trainbox.errors import ProgramError
-from trainbox.supervisor.program import Source
-from trainbox.supervisor.source import extract, fetch
+from trainbox.supervisor.program.archive import extract
+from trainbox.supervisor.program.choice import CodeSource
+from trainbox.supervisor.program.source import fetch
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -67,7 +68,7 @@ def test_an_archive_takes_the_place_of_what_lies_there(tmp_path: Path, suffix: s
     code = tmp_path / "ml/code"
     code.mkdir(parents=True)
     (code / "stale.py").touch()
-    assert fetch(Source("archive", str(path)), job(tmp_path), silent) == code
+    assert fetch(CodeSource("archive", str(path)), job(tmp_path), silent) == code
     assert contents(code) == {"train.py": b"print(1)\n", "src/run.sh": b"x"}
     assert os.access(code / "src/run.sh", os.X_OK)
     assert not (code / "train.py").stat().st_mode & 0o111
@@ -81,7 +82,7 @@ def test_an_unsafe_member_refuses_the_archive_and_changes_nothing(tmp_path: Path
     code.mkdir(parents=True)
     (code / "old.py").write_bytes(b"old")
     with pytest.raises(ProgramError, match=message) as raised:
-        fetch(Source("archive", str(path)), job(tmp_path), silent)
+        fetch(CodeSource("archive", str(path)), job(tmp_path), silent)
     assert bad[0].name.lstrip("/") in raised.value.message
     assert contents(code.parent) == {"code/old.py": b"old"}
     assert [path.name for path in code.parent.iterdir()] == ["code"]
@@ -115,26 +116,26 @@ def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "source.tar.gz"
     path.write_bytes(content)
     with pytest.raises(ProgramError, match=r"the archive .*source\.tar\.gz cannot be unpacked"):
-        fetch(Source("archive", str(path)), job(tmp_path), silent)
+        fetch(CodeSource("archive", str(path)), job(tmp_path), silent)
     assert list((tmp_path / "ml").iterdir()) == []
 
 
 def test_a_missing_archive_is_said(tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match=r"there is no archive /none/source\.tar\.gz"):
-        fetch(Source("archive", "/none/source.tar.gz"), job(tmp_path), silent)
+        fetch(CodeSource("archive", "/none/source.tar.gz"), job(tmp_path), silent)
 
 
 def test_a_directory_is_copied_and_the_original_stays(tmp_path: Path) -> None:
     (tmp_path / "source/src").mkdir(parents=True)
     (tmp_path / "source/src/train.py").write_bytes(b"x")
-    code = fetch(Source("directory", str(tmp_path / "source")), job(tmp_path), silent)
+    code = fetch(CodeSource("directory", str(tmp_path / "source")), job(tmp_path), silent)
     assert contents(code) == contents(tmp_path / "source") == {"src/train.py": b"x"}
 
 
 def test_a_directory_with_one_archive_is_that_archive(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     archive(tmp_path / "source/sourcedir.tar.gz", *GOOD)
-    code = fetch(Source("directory", str(tmp_path / "source")), job(tmp_path), silent)
+    code = fetch(CodeSource("directory", str(tmp_path / "source")), job(tmp_path), silent)
     assert "train.py" in contents(code)
 
 
@@ -142,7 +143,7 @@ def test_a_directory_that_cannot_be_copied_is_said_and_nothing_is_left(tmp_path:
     (tmp_path / "source").mkdir()
     os.mkfifo(tmp_path / "source/pipe")
     with pytest.raises(ProgramError, match="cannot be put in"):
-        fetch(Source("directory", str(tmp_path / "source")), job(tmp_path), silent)
+        fetch(CodeSource("directory", str(tmp_path / "source")), job(tmp_path), silent)
     assert list((tmp_path / "ml").iterdir()) == []
 
 
@@ -151,13 +152,13 @@ def test_code_that_can_be_put_nowhere_says_what_to_mount(tmp_path: Path, monkeyp
     here.layout.root.touch()  # no directory can be made below it
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(ProgramError, match="there is no place for the code") as raised:
-        fetch(Source("directory", str(tmp_path)), here, silent)
+        fetch(CodeSource("directory", str(tmp_path)), here, silent)
     assert "--tmpfs /tmp" in raised.value.hint
 
 
 def test_a_missing_directory_is_said(tmp_path: Path) -> None:
     with pytest.raises(ProgramError, match="the source /none is no directory"):
-        fetch(Source("directory", "/none"), job(tmp_path), silent)
+        fetch(CodeSource("directory", "/none"), job(tmp_path), silent)
 
 
 def test_a_code_directory_that_is_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_a_code_directory_that_is_a_link_is_replaced_not_followed(tmp_path: Path
     (tmp_path / "elsewhere/precious").touch()
     (tmp_path / "ml").mkdir()
     (tmp_path / "ml/code").symlink_to(tmp_path / "elsewhere")
-    code = fetch(Source("archive", str(archive(tmp_path / "a.tar.gz", *GOOD))), job(tmp_path), silent)
+    code = fetch(CodeSource("archive", str(archive(tmp_path / "a.tar.gz", *GOOD))), job(tmp_path), silent)
     assert not code.is_symlink()
     assert "train.py" in contents(code)
     assert (tmp_path / "elsewhere/precious").exists()
@@ -174,7 +175,7 @@ def test_a_code_directory_that_is_a_link_is_replaced_not_followed(tmp_path: Path
 @pytest.mark.parametrize("uri", ["s3://", "s3://bucket", "s3://bucket/", "s3:///key"])
 def test_an_s3_address_without_bucket_or_key_is_said(tmp_path: Path, uri: str) -> None:
     with pytest.raises(ProgramError, match="expected s3://BUCKET/KEY"):
-        fetch(Source("s3", uri), job(tmp_path), silent)
+        fetch(CodeSource("s3", uri), job(tmp_path), silent)
 
 
 @pytest.mark.parametrize(
@@ -190,5 +191,5 @@ def test_an_s3_address_without_bucket_or_key_is_said(tmp_path: Path, uri: str) -
 def test_a_signed_request_goes_to_no_other_machine_without_tls(tmp_path: Path, endpoint: str) -> None:
     asked = read_job(tmp_path / "ml", {"S3_ENDPOINT_URL": endpoint})
     with pytest.raises(ProgramError, match=r"the S3 endpoint http://.* is refused: without TLS") as raised:
-        fetch(Source("s3", "s3://bucket/key.tar.gz"), asked, silent)
+        fetch(CodeSource("s3", "s3://bucket/key.tar.gz"), asked, silent)
     assert "https://" in raised.value.hint

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.supervisor.stops import Hearing, Member, decide
+from trainbox.supervisor.loop.stops import Hearing, Member, decide
 
 
 def tree(**processes: str) -> dict[int, Member]:

@@ -12,7 +12,7 @@ from trainbox.contract.job import read_job
 from trainbox.contract.world import GROUPS
 from trainbox.errors import ContractError, HyperparameterError
 from trainbox.supervisor.plan import Plan, plan
-from trainbox.supervisor.program import Program
+from trainbox.supervisor.program.choice import Program
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "GROUP_WORLD_SIZE")
 MEETING = ("MASTER_ADDR", "MASTER_PORT")

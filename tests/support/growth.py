@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainbox.data import Table, default_names
-from trainbox.sklearn.data import Data
+from trainbox.sklearn.data import EstimatorData
 
 #: All that a tree decides by. Compared one by one: between them lie bytes that nobody writes.
 _FIELDS = (
@@ -65,11 +65,11 @@ def make_table(task: str = "two", rows: int = 300, seed: int = 0, weights: npt.N
     return Table(labels.astype(np.float32), features.astype(np.float32), default_names(4), (), weights)
 
 
-def make_data(task: str = "two", **more: Any) -> Data:
+def make_data(task: str = "two", **more: Any) -> EstimatorData:
     """What one host alone trains on, judged by the same rows."""
     table = make_table(task, **more)
     classes = () if task == "regression" else tuple(np.unique(table.labels).astype(int).tolist())
-    return Data(
+    return EstimatorData(
         train=table,
         held_out=None,
         has_held_out=False,

@@ -16,14 +16,14 @@ import xgboost as xgb
 
 from trainbox.contract.job import Channel
 from trainbox.data import Table
-from trainbox.xgboost import shards
-from trainbox.xgboost.cluster import Alone
-from trainbox.xgboost.declared import metric_names, objective_of
-from trainbox.xgboost.matrices import choose_bins, make_matrices
+from trainbox.xgboost.collective.group import SingleProcess
 from trainbox.xgboost.metrics import evaluate
-from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.params.declared_metrics import metric_names, objective_of
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
+from trainbox.xgboost.rows import shards
+from trainbox.xgboost.rows.matrices import choose_bins, make_matrices
+from trainbox.xgboost.rows.shards import RowPartition, Shard, read_shard, shard_of
 from trainbox.xgboost.segments import Progress, is_finished
-from trainbox.xgboost.shards import Part, Shard, read_shard, shard_of
 from trainbox.xgboost.training import boost
 
 AT_QUANTILES = "bins at exact quantiles"
@@ -67,7 +67,7 @@ CASES: dict[str, dict[str, object]] = {
 ON_PROCESSORS = ("exact", AT_QUANTILES)
 
 
-def table(params: Params, seed: int) -> Table:
+def table(params: XGBoostParams, seed: int) -> Table:
     """Rows whose label depends on the features, and on chance."""
     random = np.random.default_rng(seed)
     features = random.normal(size=(240, 5)).astype(np.float32)
@@ -79,16 +79,16 @@ def table(params: Params, seed: int) -> Table:
     return Table(labels, features, tuple("abcde"), (), None, groups)
 
 
-def on_disk(table: Table, name: str, params: Params, directory: Path, train: Shard | None) -> Shard:
+def on_disk(table: Table, name: str, params: XGBoostParams, directory: Path, train: Shard | None) -> Shard:
     """A table in blocks of a hundred rows."""
     source = directory / f"{name}.csv"
     np.savetxt(source, np.column_stack([table.labels, table.features]), delimiter=",")
     with patch.object(shards, "BLOCK_ROWS", 100):
         blocks = directory / f"{name}-blocks"
-        return read_shard(Channel(name=name, path=source), name, params, Part(), like=train, spool=blocks)
+        return read_shard(Channel(name=name, path=source), name, params, RowPartition(), like=train, spool=blocks)
 
 
-def read(params: Params, directory: Path) -> dict[str, Shard]:
+def read(params: XGBoostParams, directory: Path) -> dict[str, Shard]:
     """The rows to learn from, and others."""
     read: dict[str, Shard] = {}
     for seed, name in enumerate(("train", "validation"), 1):
@@ -99,7 +99,7 @@ def read(params: Params, directory: Path) -> dict[str, Shard]:
     return read
 
 
-def trained(params: Params, stops: tuple[int, ...], shards: Mapping[str, Shard]) -> Progress:
+def trained(params: XGBoostParams, stops: tuple[int, ...], shards: Mapping[str, Shard]) -> Progress:
     """Train, asked to stop after each of these rounds; each time it goes on from its newest checkpoint."""
     saved = progress = Progress()
     for stop_at in (*stops, None):
@@ -122,20 +122,20 @@ def trained(params: Params, stops: tuple[int, ...], shards: Mapping[str, Shard])
 
 
 def _matrices(
-    shards: Mapping[str, Shard], params: Params, made: Mapping[str, xgb.DMatrix] | None
+    shards: Mapping[str, Shard], params: XGBoostParams, made: Mapping[str, xgb.DMatrix] | None
 ) -> Mapping[str, xgb.DMatrix]:
     return made or _make(shards, params)
 
 
-def _make(shards: Mapping[str, Shard], params: Params) -> Mapping[str, xgb.DMatrix]:
+def _make(shards: Mapping[str, Shard], params: XGBoostParams) -> Mapping[str, xgb.DMatrix]:
     return make_matrices(dict(shards), params, bins=choose_bins(shards["train"], params, members=1))
 
 
 def _score(
-    params: Params, rounds: list[int], booster: xgb.Booster, step: int, due: Mapping[str, xgb.DMatrix]
+    params: XGBoostParams, rounds: list[int], booster: xgb.Booster, step: int, due: Mapping[str, xgb.DMatrix]
 ) -> dict[str, float]:
     rounds.append(step)
-    return evaluate(booster, due, metric_names(params), params=params, iteration=step, group=Alone())
+    return evaluate(booster, due, metric_names(params), params=params, iteration=step, group=SingleProcess())
 
 
 def _is_due(stop_at: int | None, rounds: list[int]) -> bool:
@@ -146,7 +146,7 @@ def check(names: Sequence[str], device: str) -> dict[str, bool]:
     """Whether each case comes to the same model."""
     same = {}
     for name in names:
-        params = Params(num_round=23, checkpoint_every=5, nthread=1, device=device, **CASES[name])  # type: ignore[arg-type]
+        params = XGBoostParams(num_round=23, checkpoint_every=5, nthread=1, device=device, **CASES[name])  # type: ignore[arg-type]
         with TemporaryDirectory() as directory:
             rows = read(params, Path(directory))
             whole, interrupted = trained(params, (), rows), trained(params, (3, 11, 12, 19), rows)

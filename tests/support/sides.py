@@ -15,7 +15,7 @@ import pytest
 from trainbox.contract.job import read_job
 from trainbox.errors import ContractError, TrainboxError
 from trainbox.supervisor.plan import plan
-from trainbox.supervisor.program import Program, choose
+from trainbox.supervisor.program.choice import Program, choose
 from trainbox.system.machine import read_machine
 
 REPOSITORY = Path(__file__).parents[2]

@@ -77,7 +77,7 @@ def test_a_forest_is_packed_without_torch_also_where_the_script_imports_scikit_l
 import sklearn.ensemble
 from trainbox.sklearn.entry import load
 load()
-from trainbox.sklearn.packing import FORESTS, pack, unpack
+from trainbox.sklearn.forests.packing import FORESTS, pack, unpack
 for kind in FORESTS:
     forest = kind(n_estimators=1).fit([[0.0], [1.0]], [0, 1])
     assert type(unpack(pack(forest), kind, features=1, source="here")) is kind

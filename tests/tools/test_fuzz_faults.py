@@ -122,7 +122,7 @@ def test_the_processes_of_a_tree_job_are_those_of_their_host() -> None:
         (4, 2, "python -P -m trainbox.supervisor"),
         (5, 3, "python xgboost_train.py --num_round 5"),
         (6, 4, "python xgboost_train.py --num_round 5"),
-        (9, 5, "python -P /x/trainbox/xgboost/tracker.py 127.0.0.1 2 300"),
+        (9, 5, "python -P /x/trainbox/xgboost/collective/tracker.py 127.0.0.1 2 300"),
         (10, 5, "python xgboost_train.py --num_round 5"),
     )
     hosts = {3: 1, 4: 2}

@@ -514,10 +514,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from trainbox.checkpoint.store import Checkpoints
 from trainbox.errors import CheckpointError
-from trainbox.torch.checkpoints import saver as saver_module, sharded as sharded_module
+from trainbox.torch.checkpoints import saver as saver_module
+from trainbox.torch.checkpoints.sharded import saver as sharded_module
 from trainbox.torch.checkpoints.run_info import RunInfo
 from trainbox.torch.checkpoints.saver import Saver
-from trainbox.torch.checkpoints.sharded import ShardedSaver
+from trainbox.torch.checkpoints.sharded.saver import ShardedSaver
 
 heard = []
 sys.addaudithook(lambda event, about: heard.append(".".join(about)) if event == "pickle.find_class" else None)

@@ -19,9 +19,9 @@ from tests.frozen.fixtures import FIXTURES
 from tests.support.forged_checkpoints import NAME, Payload, change_index, forge_item, saved
 from trainbox.errors import CheckpointError
 from trainbox.torch.checkpoints.codec import pack, unpack
-from trainbox.torch.checkpoints.dcp import read_bytes_of
-from trainbox.torch.checkpoints.dcp_index import read_index
 from trainbox.torch.checkpoints.pickles import ForeignNameError, check_indexes, check_objects, names_in
+from trainbox.torch.checkpoints.sharded.dcp import read_bytes_of
+from trainbox.torch.checkpoints.sharded.dcp_index import read_index
 
 HONEST = FIXTURES / "pytorch-sharded" / "checkpoints" / "step-00000002"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainbox.errors import DataError, ResourceError
-from trainbox.torch.images import read_images
+from trainbox.torch.networks.images import read_images
 
 PIXELS, LABELS = np.arange(48, dtype=np.uint8).reshape(3, 4, 4), np.array([0, 1, 0])
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.support.worlds import Ranks, finish
+from trainbox.contract import progress
 from trainbox.contract.ranks import Ranks as Place
 from trainbox.errors import HyperparameterError
-from trainbox.launcher import progress
-from trainbox.torch.agree import different
+from trainbox.torch.steps.agreement import different
 from trainbox.torch.world import choose_backend
 
 pytestmark = pytest.mark.process

@@ -48,7 +48,7 @@ def report(**values): print("REPORT", json.dumps(values), flush=True)
 GATHERED = """
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
-from trainbox.torch.sharding import peak, plan_units
+from trainbox.torch.parallel.sharding import peak, plan_units
 
 groups, seen = [], []
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.torch.checkpoints.parts import FROZEN, Trainable, check_frozen, digest_frozen
-from trainbox.torch.filling import Filling, is_needed
-from trainbox.torch.sharding import Asked, check_units, describe, peak, place, plan_units
-from trainbox.torch.weighing import Weights
+from trainbox.torch.parallel.filling import Filling, is_needed
+from trainbox.torch.parallel.sharding import Asked, check_units, describe, peak, place, plan_units
+from trainbox.torch.steps.weighing import LossWeights
 
 CPU = torch.device("cpu")
 
@@ -306,7 +306,7 @@ def test_weighed_losses_give_the_gradient_of_the_mean_over_all_tokens() -> None:
     inputs, targets = torch.randn(9, 4), torch.arange(9) % 3
     whole, parts = (nn.Parameter(torch.ones(4, 3)) for _ in range(2))
     torch.autograd.backward(functional.cross_entropy(inputs @ whole, targets))
-    weights = Weights(CPU)
+    weights = LossWeights(CPU)
     for piece in (slice(0, 2), slice(2, 9)):
         loss = functional.cross_entropy(inputs[piece] @ parts, targets[piece])
         torch.autograd.backward(weights.weigh(loss, len(targets[piece])))
@@ -317,7 +317,7 @@ def test_weighed_losses_give_the_gradient_of_the_mean_over_all_tokens() -> None:
 
 def test_a_loss_of_no_tokens_counts_nothing() -> None:
     parameter = nn.Parameter(torch.ones(4, 3))
-    weights = Weights(CPU)
+    weights = LossWeights(CPU)
     ignored = torch.full((2,), -100)
     loss = functional.cross_entropy(torch.randn(2, 4) @ parameter, ignored)
     assert loss.isnan()
@@ -327,7 +327,7 @@ def test_a_loss_of_no_tokens_counts_nothing() -> None:
 
 
 def test_losses_with_and_without_a_weight_in_one_step_are_refused_and_the_next_step_is_free() -> None:
-    weights, loss = Weights(CPU), torch.ones(())
+    weights, loss = LossWeights(CPU), torch.ones(())
     weights.weigh(loss, None)
     with pytest.raises(TrainingError, match="with and without weight="):
         weights.weigh(loss, 3)

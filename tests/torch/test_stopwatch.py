@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainbox.torch.stopwatch import Stopwatch, _Processor
+from trainbox.torch.parallel.stopwatch import Stopwatch, _Processor
 
 
 class Clock(_Processor):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.worlds import Ranks, finish
 from trainbox.errors import HyperparameterError
-from trainbox.torch.wrapping import check_options, rounds_anew
+from trainbox.torch.parallel.wrapping import check_options, rounds_anew
 
 pytestmark = pytest.mark.process
 

@@ -67,14 +67,6 @@ def asymmetric(penalty):
 
     return objective
 """
-HYPERPARAMETER = """\
-from trainbox.xgboost import Params as Bundled
-from trainbox.xgboost import declare, session
-
-
-class Params(Bundled, frozen=True, kw_only=True):
-    penalty: float = 1.0
-"""
 BOOSTING = {
     "num_round": "8",
     "checkpoint_every": "3",
@@ -91,8 +83,8 @@ def with_an_objective(directory: Path, stop: str = "") -> Path:
     return copy(
         directory,
         "xgboost",
-        before="from trainbox.xgboost import Params, declare, session\n",
-        after=HYPERPARAMETER,
+        before='xgboost` lists them."""\n',
+        after='xgboost` lists them."""\n\n    penalty: float = 1.0\n',
         before_2="\ndef main() -> None:\n",
         after_2=f"{OBJECTIVE}\n\ndef main() -> None:\n",
         before_3="boosting.rounds(start)",

@@ -88,7 +88,7 @@ def test_xgboost_boosts_on_and_a_resumed_job_gives_the_same_model(tmp_path: Path
     hyperparameters = {**BOOSTING, "num_round": "7"}
     whole = make_job(tmp_path / "whole", hyperparameters, boosted)
     said = run("xgboost", whole)
-    assert "channel model: 6 rounds; 7 more are trained behind them" in said
+    assert "channel model: 6 rounds; 7 more are trained on top of them" in said
     model, former = booster_of(whole), booster_of(boosted.parent)
     assert model.num_boosted_rounds() == 13
     assert model[:6].get_dump() == former.get_dump()

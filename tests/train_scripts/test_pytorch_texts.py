@@ -32,6 +32,7 @@ def run(root: Path, files: Mapping[str, str], **hyperparameters: str) -> Ended:
     return run_script(SCRIPT, make_job(root, given, files=files))
 
 
+@pytest.mark.long
 def test_texts_have_embeddings_and_named_numbers_stay_numbers(tmp_path: Path) -> None:
     files = {"train/a.csv": make_rows(200), "validation/a.csv": make_rows(40, seed=1)}
     done = run(tmp_path, files, categorical="zip")

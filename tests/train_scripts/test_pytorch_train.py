@@ -17,9 +17,9 @@ from tests.support.worlds import Ranks, finish
 from trainbox.contract.model_card import read_card
 from trainbox.errors import DataError
 from trainbox.metrics import check, parse_line
-from trainbox.torch.encoders import Columns
-from trainbox.torch.images import read_images
-from trainbox.torch.rows import read_rows
+from trainbox.torch.networks.encoders import Columns
+from trainbox.torch.networks.images import read_images
+from trainbox.torch.networks.rows import read_rows
 
 pytestmark = pytest.mark.process
 
@@ -203,7 +203,7 @@ def test_rows_that_cannot_be_learnt_are_named_by_file_and_row(tmp_path: Path) ->
     assert f"{place}:2: label 0.5 is invalid" in refused("1,2\n0.5,2\n", has_classes=True)
     assert f"{place}:2: label -1 is invalid" in refused("1,2\n-1,2\n", has_classes=True)
     assert f"{place}:2: label 5000000 is invalid" in refused("1,2\n5000000,2\n", has_classes=True)
-    assert "every label is 1 (2 rows)" in refused("1,2\n1,3\n", has_classes=True)
+    assert "all labels are equal, 1 (2 rows)" in refused("1,2\n1,3\n", has_classes=True)
     assert f"{place}:3: code 1.5 of categorical feature 'x' is invalid" in refused("y,x\n1,2\n3,1.5\n", codes=("x",))
     (tmp_path / "a.csv").write_text("1,2\n0,2\n")
     train = read_rows(tmp_path, has_classes=True)

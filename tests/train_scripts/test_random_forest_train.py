@@ -207,7 +207,9 @@ def test_one_class_only_is_nothing_to_learn(tmp_path: Path, runs: ScriptRuns) ->
     (root / "input" / "data" / "train" / "a.csv").write_text("1,1,2,3,4\n" * 9)
     done = runs.run(root)
     assert done.returncode == 7
-    assert "channel train: every label is 1 (9 rows): there is nothing to learn" in done.stderr
+    assert (
+        "channel train: all labels are equal, 1 (9 rows); training needs at least two different values" in done.stderr
+    )
 
 
 def test_counts_and_weights_are_checked_too(tmp_path: Path, runs: ScriptRuns) -> None:
@@ -222,7 +224,7 @@ def test_counts_and_weights_are_checked_too(tmp_path: Path, runs: ScriptRuns) ->
         path.write_text("1,0,2,3,4\n0,0,2,3,4\n")
     done = runs.run(root)
     assert done.returncode == 7
-    assert "channel train: every weight is 0: no row counts" in done.stderr
+    assert "channel train: all weights are 0; training needs a weight above 0" in done.stderr
 
 
 def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job(tmp_path: Path, runs: ScriptRuns) -> None:

@@ -118,7 +118,7 @@ REFUSED = {
         "the labels are 3 different texts ('setosa', 'versicolor', 'virginica'), and objective reg:squarederror",
     ),
     "another number of classes": ({}, {"num_class": "4"}, "objective multi:softprob has 4 classes\n"),
-    "trees without categories": ({}, {"tree_method": "exact"}, "tree_method=exact learns from numbers alone"),
+    "trees without categories": ({}, {"tree_method": "exact"}, "tree_method=exact supports only numbers"),
 }
 
 

@@ -182,7 +182,7 @@ def test_a_resume_with_something_else_is_refused_with_every_difference(tmp_path:
     )
     for difference in ("max_depth was 3 and is 4", "checkpoint_every was 5 and is 6", "seed was 0 and is 1"):
         assert difference in refused.stderr
-    assert "hint: take the values back, or start with an empty checkpoint directory" in refused.stderr
+    assert "hint: restore the values, or start with an empty checkpoint directory" in refused.stderr
     assert not (root / "model" / "xgboost-model").exists()
 
 
@@ -245,7 +245,7 @@ BAD: dict[str, tuple[dict[str, str], str | None, str]] = {
         r"HyperparameterError: .*eval_metric auk is unknown - did you mean 'auc'\?",
     ),
     "softmax without classes": ({"objective": "multi:softmax"}, None, r"objective multi:softmax needs num_class"),
-    "two names of one": ({"learning_rate": "0.1"}, None, r"eta and learning_rate are one and the same"),
+    "two names of one": ({"learning_rate": "0.1"}, None, r"eta and learning_rate are the same hyperparameter"),
 }
 
 
@@ -275,7 +275,7 @@ def test_rows_without_any_weight_are_an_error(tmp_path: Path) -> None:
         path.write_text("1,0,3,4,5\n0,0,4,5,6\n")
     done = run(root)
     assert done.returncode == 7
-    assert "DataError: channel train: every weight is 0: no row counts" in done.stderr
+    assert "DataError: channel train: all weights are 0; training needs a weight above 0" in done.stderr
 
 
 def make_blind(root: Path, **more: str) -> Path:
@@ -326,7 +326,7 @@ def test_one_class_only_is_an_error_in_the_failure_file(tmp_path: Path) -> None:
     done = subprocess.run([TRAIN], env=environment(root), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 7
     assert (
-        "channel train: every label is 1 (4 rows): there is nothing to learn"
+        "channel train: all labels are equal, 1 (4 rows); training needs at least two different values"
         in (root / "output" / "failure").read_text()
     )
 

@@ -19,7 +19,7 @@ def test_two_hosts_train_one_model_whose_scores_are_those_of_all_rows(tmp_path: 
     (code, out, errors), (other_code, other_out, other_errors) = finish(start(tmp_path))
     assert (code, other_code) == (0, 0), errors + other_errors
     assert "127.0.0.1 (rank 0 of 2) has 150 of 240 rows of train, 80 of 80 rows of validation" in errors
-    assert "validation: there is no row on 127.0.0.2, which takes part all the same" in other_errors
+    assert "validation: no rows on 127.0.0.2, which still takes part in training" in other_errors
     assert "[metrics]" not in other_out
     last = out.splitlines()[-1].split()
     scores = dict(word.split("=") for word in last[2:])
@@ -36,7 +36,7 @@ def test_a_host_whose_validation_is_a_header_alone_takes_part(tmp_path: Path) ->
         path.write_text("label,a,b,c,d\n" + path.read_text())
     (code, _, errors), (other_code, _, other_errors) = finish(start(tmp_path))
     assert (code, other_code) == (0, 0), errors + other_errors
-    assert "validation: there is no row on 127.0.0.2, which takes part all the same" in other_errors
+    assert "validation: no rows on 127.0.0.2, which still takes part in training" in other_errors
 
 
 @pytest.mark.long
@@ -55,7 +55,7 @@ def test_a_host_without_a_row_to_learn_from_is_named_by_all(tmp_path: Path) -> N
     make_trees(tmp_path, shares=(150, 0))
     for code, _, errors in finish(start(tmp_path)):
         assert code == 7, errors  # also where a host hears it before it has found it itself
-        assert "channel train: there is no row on 127.0.0.2" in errors
+        assert "channel train: no rows on 127.0.0.2" in errors
 
 
 @pytest.mark.parametrize("host", [0, 1])

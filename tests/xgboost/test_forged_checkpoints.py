@@ -16,10 +16,10 @@ from tests.support.ubjson import encode
 from trainbox.checkpoint.store import Checkpoint, Checkpoints
 from trainbox.comm import Members, join
 from trainbox.errors import CheckpointError
-from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.folds import load_folds
 from trainbox.xgboost.model_check.ubjson import decode
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.agreement import RowsAgreement
 from trainbox.xgboost.segments import Progress, resume
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "xgboost_train.py"
@@ -90,10 +90,12 @@ def resumed(tmp_path: Path, change: Callable[[Path], object], *, columns: int = 
         (path / "model.ubj").write_bytes(model())
         (path / "history.json").write_text(HISTORY)
     found = forge(store, change)
-    agreement = Agreement({}, {}, tuple("abcdefgh"[:columns]), {}, (STEP, 0))
+    agreement = RowsAgreement({}, {}, tuple("abcdefgh"[:columns]), {}, (STEP, 0))
     members = Members(("algo-1",), "algo-1", "127.0.0.1")
     with join(members, timeout=1.0, limit=0.0, port=0) as communicator:
-        return resume(found, agreement, communicator, {"a": "b"}, Params(num_round=9, objective="binary:logistic"))
+        return resume(
+            found, agreement, communicator, {"a": "b"}, XGBoostParams(num_round=9, objective="binary:logistic")
+        )
 
 
 def put(name: str, content: bytes | str) -> Callable[[Path], object]:
@@ -152,6 +154,6 @@ def test_a_fold_of_something_else_is_refused(tmp_path: Path, change: Callable[[P
         np.save(path / "0000.npy", np.zeros(3, np.float32))
         (path / "scores.json").write_text('[{"validation:auc": 0.5}]')
     (result,) = load_folds(store.latest(), {"a": "b"})
-    assert (result.model, len(result.said)) == (model(), 3)
+    assert (result.model, len(result.predictions)) == (model(), 3)
     with pytest.raises(CheckpointError, match=words):
         load_folds(forge(store, change), {"a": "b"})

@@ -3,7 +3,7 @@
 import pytest
 
 from trainbox.errors import HyperparameterError
-from trainbox.xgboost.devices import choose_device
+from trainbox.xgboost.training import choose_device
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import xgboost as xgb
 from trainbox.data import Table
 from trainbox.errors import HyperparameterError
 from trainbox.xgboost.folds import join_folds, split_folds, take_rows
-from trainbox.xgboost.matrices import fields
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.matrices import fields
 
 
-def ranking(**more: object) -> Params:
-    return Params(num_round=1, objective="rank:ndcg", group_column="q", **more)  # type: ignore[arg-type]
+def ranking(**more: object) -> XGBoostParams:
+    return XGBoostParams(num_round=1, objective="rank:ndcg", group_column="q", **more)  # type: ignore[arg-type]
 
 
 def table(groups: list[int]) -> Table:
@@ -47,6 +47,6 @@ def test_groups_of_two_channels_stay_apart_in_folds() -> None:
 
 
 def test_folds_of_several_label_columns_are_drawn() -> None:
-    params = Params(num_round=1, objective="binary:logistic", label_columns=2, kfold=2)
+    params = XGBoostParams(num_round=1, objective="binary:logistic", label_columns=2, kfold=2)
     folds = split_folds(np.array([[0, 1], [1, 0], [1, 1], [0, 0]], np.float32), params)
     assert [len(fold.held_out) for fold in folds] == [2, 2]

@@ -19,10 +19,17 @@ from sklearn import metrics as sk
 from trainbox.contract.params import parse
 from trainbox.errors import DataError
 from trainbox.xgboost import scores
-from trainbox.xgboost.catalogue import METRICS, goal, is_well_formed, split
-from trainbox.xgboost.declared import builtin_regexes, declare, line, metric_names, objective_name, objective_of
 from trainbox.xgboost.metrics import Truths, evaluate
-from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.params.catalogue import METRICS, goal, is_well_formed, split
+from trainbox.xgboost.params.declared_metrics import (
+    builtin_regexes,
+    declare,
+    line,
+    metric_names,
+    objective_name,
+    objective_of,
+)
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
 
 MAXIMIZED = (
     *("accuracy", "auc", "aucpr", "balanced_accuracy", "f1", "f1_binary", "f1_macro", "map", "ndcg"),
@@ -52,18 +59,18 @@ THREE = np.digitize(NUMBERS, [2.0, 3.4]).astype(np.float32)
 WEIGHTS = RANDOM.random(ROWS).astype(np.float32)
 
 
-def make(**given: object) -> Params:
-    return Params(num_round=3, nthread=1, **given)  # type: ignore[arg-type]  # tests give what they like
+def make(**given: object) -> XGBoostParams:
+    return XGBoostParams(num_round=3, nthread=1, **given)  # type: ignore[arg-type]  # tests give what they like
 
 
-def fit(params: Params, matrix: xgb.DMatrix, rounds: int = 4) -> xgb.Booster:
+def fit(params: XGBoostParams, matrix: xgb.DMatrix, rounds: int = 4) -> xgb.Booster:
     booster = xgb.Booster(booster_parameters(params, version=xgb.__version__) | {"verbosity": 0}, [matrix])
     for step in range(rounds):
         booster.update(matrix, step)
     return booster
 
 
-def scores_of(params: Params, matrix: xgb.DMatrix, booster: xgb.Booster | None = None) -> dict[str, float]:
+def scores_of(params: XGBoostParams, matrix: xgb.DMatrix, booster: xgb.Booster | None = None) -> dict[str, float]:
     found = evaluate(booster or fit(params, matrix), {"train": matrix}, metric_names(params), params=params)
     return {name.removeprefix("train:"): value for name, value in found.items()}
 
@@ -123,14 +130,14 @@ def test_the_objective_is_the_last_metric_or_the_tuners() -> None:
 
 
 def test_metrics_are_declared_for_both_channels_also_before_anything_required_is_known() -> None:
-    params = parse(Params, {"objective": "binary:logistic", "eval_metric": "auc,error@0.7"}, partial=True)
+    params = parse(XGBoostParams, {"objective": "binary:logistic", "eval_metric": "auc,error@0.7"}, partial=True)
     assert [(metric.name, metric.goal) for metric in declare(params)] == [
         ("train:auc", "maximize"),
         ("train:error@0.7", "minimize"),
         ("validation:auc", "maximize"),
         ("validation:error@0.7", "minimize"),
     ]
-    declared = declare(parse(Params, {"eval_metric": "rmse"}, partial=True))
+    declared = declare(parse(XGBoostParams, {"eval_metric": "rmse"}, partial=True))
     assert [metric.name for metric in declared] == ["train:rmse", "validation:rmse"]
 
 
@@ -336,7 +343,7 @@ class Meeting:
 
 
 def evaluate_apart(
-    params: Params, booster: xgb.Booster, parts: Sequence[Mapping[str, Any]], names: Sequence[str]
+    params: XGBoostParams, booster: xgb.Booster, parts: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> list[dict[str, float]]:
     meeting = Meeting(len(parts))
     model = booster.save_raw("ubj")
@@ -357,10 +364,10 @@ CASES = {
     "multi:softmax": (THREE, (*CLASSES, "auc")),
     "reg:squarederror": (NUMBERS, ("r2", "mse")),
 }
-BOOSTERS: dict[tuple[str, bool], tuple[Params, xgb.Booster, dict[str, float]]] = {}
+BOOSTERS: dict[tuple[str, bool], tuple[XGBoostParams, xgb.Booster, dict[str, float]]] = {}
 
 
-def trained(objective: str, weighted: bool) -> tuple[Params, xgb.Booster, dict[str, float]]:
+def trained(objective: str, weighted: bool) -> tuple[XGBoostParams, xgb.Booster, dict[str, float]]:
     if (objective, weighted) not in BOOSTERS:
         labels, names = CASES[objective]
         classes = 3 if objective.startswith("multi:") else None
@@ -533,7 +540,7 @@ JUDGED: list[dict[str, Any]] = [
 ]
 
 
-def rows_for(params: Params) -> dict[str, Any]:
+def rows_for(params: XGBoostParams) -> dict[str, Any]:
     if params.objective == "survival:aft":
         return {"label_lower_bound": NUMBERS, "label_upper_bound": NUMBERS + 0.1}
     if params.is_ranking:
@@ -546,7 +553,7 @@ def test_judging_a_model_changes_none_of_its_trees_and_reads_what_the_objective_
     given_: dict[str, Any],
 ) -> None:
     params = make(**given_)
-    theirs = [name for name in params.eval_metric if name in METRICS and not METRICS[name].ours]
+    theirs = [name for name in params.eval_metric if name in METRICS and not METRICS[name].is_computed_here]
     models, values = [], []
     for judged in (False, True):
         matrix = xgb.QuantileDMatrix(FEATURES, **rows_for(params))

@@ -8,7 +8,7 @@ import pytest
 
 from trainbox.errors import TrainingError
 from trainbox.metrics import Metric
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.segments import best_round, check_decision, chosen_round, is_finished
 
 NAN, INF = math.nan, math.inf
@@ -43,17 +43,17 @@ def test_a_round_without_the_metric_is_never_best() -> None:
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_early_stopping_by_what_is_never_a_number_is_an_error_as_soon_as_it_would_decide(value: float) -> None:
-    params, auc = Params(num_round=100, early_stopping_rounds=3), Metric("validation:x", "maximize")
+    params, auc = XGBoostParams(num_round=100, early_stopping_rounds=3), Metric("validation:x", "maximize")
     assert not is_finished(history(value, value, value), auc, params)
     assert is_finished(history(value, value, value, value), auc, params)
     with pytest.raises(TrainingError, match="validation:x was not a finite number in any of 4 rounds"):
         check_decision(history(value, value, value, value), auc, params)
     check_decision(history(value, value, value, 0.5), auc, params)
-    check_decision(history(value, value), auc, Params(num_round=2))
+    check_decision(history(value, value), auc, XGBoostParams(num_round=2))
 
 
 def test_where_nothing_was_decided_the_last_round_is_saved() -> None:
     auc = Metric("validation:x", "maximize")
-    assert chosen_round(history(NAN, NAN, NAN), auc, Params(num_round=9, early_stopping_rounds=5)) == 2
-    assert chosen_round(history(0.9, 0.8, 0.7), auc, Params(num_round=9)) == 2
-    assert chosen_round(history(0.9, 0.8, 0.7), auc, Params(num_round=9, early_stopping_rounds=5)) == 0
+    assert chosen_round(history(NAN, NAN, NAN), auc, XGBoostParams(num_round=9, early_stopping_rounds=5)) == 2
+    assert chosen_round(history(0.9, 0.8, 0.7), auc, XGBoostParams(num_round=9)) == 2
+    assert chosen_round(history(0.9, 0.8, 0.7), auc, XGBoostParams(num_round=9, early_stopping_rounds=5)) == 0

@@ -16,7 +16,7 @@ _CONFIG = "opt/ml/input/config/resourceconfig.json"
 #: What only one kind of process has among its arguments.
 _OWN: Mapping[str, Kind] = {
     "trainbox.torch.checkpoints.writer": "writer",
-    "/xgboost/tracker.py": "tracker",
+    "/xgboost/collective/tracker.py": "tracker",
 }
 #: The same program thrice: the agent forks the fork server, and that the ranks.
 _BELOW: Mapping[Kind | None, Kind] = {"supervisor": "agent", "agent": "fork server", "fork server": "rank"}

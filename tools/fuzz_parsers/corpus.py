@@ -227,7 +227,7 @@ def _boosters() -> list[Any]:
 @cache
 def forests() -> tuple[bytes, ...]:
     """A forest, packed."""
-    from trainbox.sklearn.packing import pack  # noqa: PLC0415 - imports scikit-learn
+    from trainbox.sklearn.forests.packing import pack  # noqa: PLC0415 - imports scikit-learn
 
     return (pack(_forest()),)
 

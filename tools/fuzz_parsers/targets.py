@@ -44,7 +44,7 @@ from trainbox.errors import (
     ProgramError,
 )
 from trainbox.metrics import Metric, check, definitions, parse_line
-from trainbox.supervisor.source import extract
+from trainbox.supervisor.program.archive import extract
 
 #: Given the input and an empty directory; what it returns does not matter.
 Use = Callable[[bytes, Path], object]
@@ -148,7 +148,7 @@ def _check_model(content: bytes, _directory: Path) -> None:
 def _unpack_forest(content: bytes, _directory: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - likewise
 
-    from trainbox.sklearn.packing import unpack  # noqa: PLC0415
+    from trainbox.sklearn.forests.packing import unpack  # noqa: PLC0415
 
     unpack(content, RandomForestClassifier, features=4, source="the forest")
 
@@ -177,7 +177,7 @@ def _unpack_state(content: bytes, _directory: Path) -> None:
 
 
 def _read_index(content: bytes, directory: Path) -> None:
-    from trainbox.torch.checkpoints.dcp_index import METADATA, read_index  # noqa: PLC0415 - imports torch
+    from trainbox.torch.checkpoints.sharded.dcp_index import METADATA, read_index  # noqa: PLC0415 - imports torch
 
     (directory / METADATA).write_bytes(content)
     read_index(directory / METADATA, {"__0_0.distcp": 10**6})

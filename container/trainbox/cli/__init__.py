@@ -14,7 +14,10 @@ from trainbox.errors import ResourceError, TrainboxError
 #: The verbs, with the module of each and the line that help shows.
 VERBS = {
     "run": ("trainbox.cli.run", "run a training job on this machine, as SageMaker would"),
-    "describe": ("trainbox.cli.describe", "show the hyperparameters a script takes"),
+    "serve": ("trainbox.cli.serve", "serve a model on this machine, as a SageMaker endpoint would"),
+    "invoke": ("trainbox.cli.invoke", "ask an endpoint, and show the place of what it refuses"),
+    "transform": ("trainbox.cli.transform", "predict for whole files, as SageMaker's batch transform would"),
+    "describe": ("trainbox.cli.describe", "show the hyperparameters a script takes, or what a model takes and gives"),
     "metrics": ("trainbox.cli.metrics", "print the MetricDefinitions of a script, or check them on a log"),
     "health": ("trainbox.health.command", "check this machine, or all hosts of a job, before or beside training"),
     "completion": ("trainbox.cli.completion", "print what makes a shell complete these words"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from trainbox.supervisor.program import bundled_scripts
+from trainbox.supervisor.program.choice import bundled_scripts
 
 #: What its help shows.
 EXAMPLES = (

@@ -21,6 +21,7 @@ from trainbox.errors import ContractError
 T = TypeVar("T")
 
 DEFAULT_PORT = 8080
+DEFAULT_ADDRESS = "0.0.0.0"  # noqa: S104 - SageMaker connects from outside of the container
 #: SageMaker's own limit on a request of a real-time endpoint (hosting FAQ), and that of batch transform.
 DEFAULT_BODY_MB = 25
 MOST_BODY_MB = 1024
@@ -40,6 +41,7 @@ _BATCH_STRATEGY: Callable[[str], BatchStrategy] = one_of(("MULTI_RECORD", "SINGL
 HOSTING_VARIABLES: Mapping[str, str] = {
     "SAGEMAKER_BIND_TO_PORT": f"the port, {DEFAULT_PORT} by default",
     "SAGEMAKER_SAFE_PORT_RANGE": "`FIRST-LAST`: further ports that the container may bind; none is bound",
+    "TRAINBOX_BIND_ADDRESS": "the address, `0.0.0.0` by default: every interface",
     "SAGEMAKER_MODEL_SERVER_WORKERS": "worker processes; by default one for each processor of the container",
     "SAGEMAKER_MODEL_SERVER_TIMEOUT": f"seconds after which a worker that does not answer is replaced,"
     f" {DEFAULT_TIMEOUT_SECONDS:g} by default and {DEFAULT_BATCH_TIMEOUT_SECONDS:g} in a batch transform job",
@@ -78,6 +80,8 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
 
     layout: Layout
     port: int = DEFAULT_PORT
+    #: Of the interface; `trainbox serve` binds loopback alone.
+    address: str = DEFAULT_ADDRESS
     #: First and last of the ports that may be bound beside it.
     safe_ports: tuple[int, int] | None = None
     #: None: one for each processor.
@@ -123,6 +127,7 @@ def read_hosting(env: Mapping[str, str]) -> Hosting:
     return Hosting(
         layout=Layout.from_environment(env),
         port=_read(env, "SAGEMAKER_BIND_TO_PORT", _between(1, LAST_PORT), DEFAULT_PORT),
+        address=env.get("TRAINBOX_BIND_ADDRESS") or DEFAULT_ADDRESS,
         safe_ports=_read(env, "SAGEMAKER_SAFE_PORT_RANGE", _read_ports, None),
         workers=_read(env, "SAGEMAKER_MODEL_SERVER_WORKERS", _between(1, MOST_WORKERS), None),
         timeout_seconds=_read(env, "SAGEMAKER_MODEL_SERVER_TIMEOUT", _read_timeout, timeout),

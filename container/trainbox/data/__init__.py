@@ -21,7 +21,7 @@ from trainbox.data.files import find_files
 from trainbox.data.formats.categories import Coding, digest_coding
 from trainbox.data.formats.row_block import Sparse
 from trainbox.data.formats.schema import ColumnSpec, default_names
-from trainbox.data.read import read_blocks, read_table, say_unread
+from trainbox.data.read import log_unread, read_blocks, read_table
 from trainbox.data.table import Block, Inspect, Table, digest, take_part
 
 __all__ = [
@@ -36,8 +36,8 @@ __all__ = [
     "digest_coding",
     "estimate_bytes",
     "find_files",
+    "log_unread",
     "read_blocks",
     "read_table",
-    "say_unread",
     "take_part",
 ]

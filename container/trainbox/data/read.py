@@ -250,7 +250,7 @@ def _name_of(table: Table) -> str:
     return printable("/".join(table.files[0].parts[-2:])) if table.files else "the other channel"
 
 
-def say_unread(given: Collection[str], read: Collection[str]) -> None:
+def log_unread(given: Collection[str], read: Collection[str]) -> None:
     """Log which channels of a job are not read, which are often misspelt.
 
     Args:

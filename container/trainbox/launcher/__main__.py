@@ -16,10 +16,10 @@ from pathlib import Path
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
 from trainbox.contract.world import in_world
-from trainbox.launcher.forkserver import STOP_SIGNALS, StartRank, die_with, flush, fork_server
+from trainbox.launcher.ranks.forkserver import STOP_SIGNALS, StartRank, die_with, flush, fork_server
 
 #: What ranks will need: DistributedDataParallel's constructor imports dynamo, which takes a second.
-_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.launcher.rank_program")
+_FOR_RANKS = ("torch._dynamo", "torch.distributed.checkpoint", "trainbox.launcher.ranks.program")
 
 
 def main() -> int:
@@ -42,9 +42,9 @@ def main() -> int:
     made = fork_server(_import_for_ranks if job.settings.preload else _import_nothing)
     if isinstance(made, StartRank):
         if not job.settings.preload:
-            fresh = [sys.executable, "-P", "-m", "trainbox.launcher.rank_program", *command]
+            fresh = [sys.executable, "-P", "-m", "trainbox.launcher.ranks.program", *command]
             os.execve(fresh[0], fresh, {**env, **made.variables})  # noqa: S606 - it replaces this process
-        from trainbox.launcher.rank_program import run  # noqa: PLC0415
+        from trainbox.launcher.ranks.program import run  # noqa: PLC0415
 
         return run(made.variables, command)
     from trainbox.launcher.launch import launch  # noqa: PLC0415

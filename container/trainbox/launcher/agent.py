@@ -14,13 +14,14 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 
+from trainbox.contract import progress
 from trainbox.contract.diagnosis import diagnose_error
 from trainbox.contract.job import Job
 from trainbox.diagnostics.finding import Finding
 from trainbox.diagnostics.monitor_protocol import look
 from trainbox.diagnostics.verdict import RankFailure, Verdict
 from trainbox.errors import TrainboxError
-from trainbox.launcher import attribution, progress, restart_policy
+from trainbox.launcher import attempt_verdict, attribution
 from trainbox.launcher.attribution import AttemptReport
 from trainbox.launcher.coordination import (
     LEAVE_SECONDS,
@@ -30,17 +31,11 @@ from trainbox.launcher.coordination import (
     HostsLost,
     JobEndedElsewhere,
 )
-from trainbox.launcher.failures import read_failures
 from trainbox.launcher.fault_injection import FaultInjector
 from trainbox.launcher.hang_detector import HangDetector
-from trainbox.launcher.rank_processes import RankProcesses, stopped_early
-from trainbox.launcher.variables import (
-    error_file,
-    progress_file,
-    rank_variables,
-    read_versions,
-    stacks_file,
-)
+from trainbox.launcher.ranks.failures import read_failures
+from trainbox.launcher.ranks.processes import RankProcesses, stopped_early
+from trainbox.launcher.ranks.variables import error_file, progress_file, rank_variables, read_versions, stacks_file
 from trainbox.system import network
 
 #: How long ranks that survive a failure may take to exit: nothing that they do can be kept.
@@ -97,7 +92,7 @@ class Agent(SimpleElasticAgent):
         self.faults = FaultInjector(job.settings.drills, ranks, self.detector.step, note)
         self._clock = clock
         self._sleep = sleep
-        self.history = restart_policy.RestartHistory()
+        self.history = attempt_verdict.RestartHistory()
         self.attempt = 0
         self.verdict: Verdict | None = None
         #: The signal by which a host was stopped, where the ranks of all hosts ended well; else 0.
@@ -334,7 +329,7 @@ class Agent(SimpleElasticAgent):
             self._sleep(_WAIT_SECONDS)
         missing = tuple(host for host in hosts if host not in {report.host for report in reports})
         restarts = self.job.settings.max_restarts
-        ruling = restart_policy.rule(reports, missing, self.history, max_restarts=restarts, now=self._clock())
+        ruling = attempt_verdict.rule(reports, missing, self.history, max_restarts=restarts, now=self._clock())
         for note in ruling.notes:
             self.note(note)
         self.history = ruling.history

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from trainbox.contract.fault_injection import SIGNALS, Drill
-from trainbox.launcher.rank_processes import RankProcesses
+from trainbox.launcher.ranks.processes import RankProcesses
 
 
 class FaultInjector:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainbox.clock import AwakeClock, Silence
+from trainbox.contract import progress
 from trainbox.contract.job import Job
-from trainbox.launcher import hang_rules, progress
+from trainbox.launcher import hang_rules
 from trainbox.launcher.coordination import Alarm, CoordinationStore
-from trainbox.launcher.rank_processes import RankProcesses
-from trainbox.launcher.rank_program import STACKS_SIGNAL
-from trainbox.launcher.variables import hang_directory, stacks_file
+from trainbox.launcher.ranks.processes import RankProcesses
+from trainbox.launcher.ranks.program import STACKS_SIGNAL
+from trainbox.launcher.ranks.variables import hang_directory, stacks_file
 from trainbox.system.procfs import StoppedProcesses, process_state
 
 _EXCHANGE_SECONDS = 0.5

@@ -19,11 +19,11 @@ from trainbox.errors import ProgramError, Stopped, TrainboxError
 from trainbox.launcher import attribution
 from trainbox.launcher.agent import RESTART_GRACE_SECONDS, Agent
 from trainbox.launcher.coordination import LEAVE_SECONDS, CoordinationStore, HostsLost, JobEndedElsewhere
-from trainbox.launcher.forkserver import STOP_SIGNALS, ForkServer
 from trainbox.launcher.hang_rules import HangLimits
-from trainbox.launcher.rank_processes import RankProcesses, stopped_early
+from trainbox.launcher.ranks.forkserver import STOP_SIGNALS, ForkServer
+from trainbox.launcher.ranks.processes import RankProcesses, stopped_early
+from trainbox.launcher.ranks.variables import hang_directory
 from trainbox.launcher.rendezvous import Rendezvous, open_store
-from trainbox.launcher.variables import hang_directory
 from trainbox.log_lines import emit
 from trainbox.system.relay import Sink
 

@@ -17,7 +17,7 @@ from trainbox.local.plan import HYPERPARAMETERS, HostPlan, redacted_hyperparamet
 from trainbox.local.source import Source
 from trainbox.supervisor import plan as launch
 from trainbox.supervisor.launcher_choice import modules_needed
-from trainbox.supervisor.program import (
+from trainbox.supervisor.program.choice import (
     Program,
     bundled_directory,
     choose,

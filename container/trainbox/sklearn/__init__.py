@@ -1,6 +1,6 @@
 """The public names for scripts that train with scikit-learn; `train_scripts/random_forest_train.py` is one to copy.
 
-    params = trainbox.hyperparameters(Params)
+    params = trainbox.hyperparameters(EstimatorParams)
     with session(params) as run:
         data = run.read()
         model = run.make_estimator()
@@ -11,40 +11,33 @@
 then all of it is there.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from trainbox.lazy_names import lazy_names
+
 if TYPE_CHECKING:
-    from trainbox.sklearn.data import Data
+    from trainbox.sklearn.data import EstimatorData
     from trainbox.sklearn.entry import session
-    from trainbox.sklearn.params import Params, declare
+    from trainbox.sklearn.params import EstimatorParams, declare
     from trainbox.sklearn.training import ForestSession, Growth
 
 __all__ = [
-    "Data",
+    "EstimatorData",
+    "EstimatorParams",
     "ForestSession",
     "Growth",
-    "Params",
     "declare",
     "session",
 ]
 
-_HOMES = {
-    "Data": "data",
-    "ForestSession": "training",
-    "Growth": "training",
-    "Params": "params",
-    "declare": "params",
-    "session": "entry",
+#: The module of each name; loaded on first use: hyperparameters and metrics are known without importing the library.
+_MODULES = {
+    "EstimatorData": "trainbox.sklearn.data",
+    "EstimatorParams": "trainbox.sklearn.params",
+    "ForestSession": "trainbox.sklearn.training",
+    "Growth": "trainbox.sklearn.training",
+    "declare": "trainbox.sklearn.params",
+    "session": "trainbox.sklearn.entry",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name on first use, so that hyperparameters and metrics are known without importing scikit-learn."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trainbox.sklearn' has no attribute {name!r}")
-    return getattr(import_module(f"trainbox.sklearn.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

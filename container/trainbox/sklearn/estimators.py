@@ -24,9 +24,9 @@ from trainbox.contract.job import Job
 from trainbox.data import Table
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.log_lines import emit
-from trainbox.sklearn.data import Data, count_missing, targets
+from trainbox.sklearn.data import EstimatorData, count_missing, targets
 from trainbox.sklearn.entry import TORCH_BACKEND
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.scores import score_classes, score_numbers
 from trainbox.tabular.script import without
 
@@ -37,12 +37,12 @@ _HINT += " module:Class of your own source"
 
 
 def find_source(job: Job) -> tuple[Path, ...]:
-    """The directories with the user's source: where the script runs, the job's code, and the channel `code`."""
+    """Return the directories with the user's source: the working directory, the job's code, and the channel `code`."""
     return Path.cwd(), job.layout.code_dir, *[job.channels[name].path for name in job.channels if name == "code"]
 
 
 def find_estimator(name: str, source: Sequence[Path]) -> type[BaseEstimator]:
-    """The class with this name.
+    """Return the estimator class with this name.
 
     Args:
         name: `sklearn.….Class`, or `module:Class`.
@@ -56,9 +56,9 @@ def find_estimator(name: str, source: Sequence[Path]) -> type[BaseEstimator]:
     elif _OF_SOURCE.fullmatch(name):
         found = _find_of_source(name, source)
     else:
-        raise _wrong(name, "that is no name of an estimator", hint=_HINT)
+        raise _wrong(name, "it is not the name of an estimator", hint=_HINT)
     if not (inspect.isclass(found) and issubclass(found, BaseEstimator) and hasattr(found, "predict")):
-        raise _wrong(name, "that is no estimator", hint="it must be a subclass of sklearn.base.BaseEstimator")
+        raise _wrong(name, "it is not an estimator", hint="it must be a subclass of sklearn.base.BaseEstimator")
     return found
 
 
@@ -71,10 +71,10 @@ def _find_of_sklearn(name: str) -> object:
     try:
         found: object = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
-        raise _wrong(name, "scikit-learn has none of this name", hint=_suggest(name)) from None
+        raise _wrong(name, "scikit-learn has no such class", hint=_suggest(name)) from None
     # A module may hold what it has imported from elsewhere.
     if not str(getattr(found, "__module__", "")).startswith("sklearn."):
-        raise _wrong(name, "that is none of scikit-learn's own", hint=_HINT)
+        raise _wrong(name, "it is not a class of scikit-learn", hint=_HINT)
     return found
 
 
@@ -96,7 +96,7 @@ def _find_of_source(name: str, source: Sequence[Path]) -> object:
         raise _wrong(
             name,
             f"no module '{module}' in the job's source ({where})",
-            hint="put it beside the script, or in the channel `code`",
+            hint="put it next to the script, or in the channel `code`",
         )
     sys.path[:0] = [path for path in directories if path not in sys.path]
     try:
@@ -105,8 +105,8 @@ def _find_of_source(name: str, source: Sequence[Path]) -> object:
         raise _wrong(name, str(error), hint="module:Class, in the source that came with the job") from error
 
 
-def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN401 - any estimator
-    """The estimator that the hyperparameters name, not fitted yet.
+def make_estimator(params: EstimatorParams, source: Sequence[Path]) -> Any:  # noqa: ANN401 - any estimator
+    """Make the estimator that the hyperparameters name, not fitted yet.
 
     Where its constructor takes `random_state`, it gets `seed` for it.
 
@@ -130,8 +130,8 @@ def make_estimator(params: Params, source: Sequence[Path]) -> Any:  # noqa: ANN4
     fits = is_classifier(made) if params.task == "classification" else is_regressor(made)
     if not fits:
         other = "regression" if params.task == "classification" else "classification"
-        raise _wrong(name, f"that is nothing for task={params.task}", hint=f"say task={other}, or name another one")
-    emit(f"estimator: {made!r}; one fit, so that an interrupted job begins anew")
+        raise _wrong(name, f"it does not support task={params.task}", hint=f"use task={other}, or another estimator")
+    emit(f"estimator: {made!r}; a single fit: an interrupted job starts again")
     return made
 
 
@@ -165,8 +165,8 @@ def _check_values(made: Any) -> None:  # noqa: ANN401 - any estimator
         made._validate_params()  # noqa: SLF001 - see above
 
 
-def fit_estimator(made: Any, params: Params, data: Data) -> Any:  # noqa: ANN401 - any estimator
-    """Fit it on the rows trained on, with their weights if there are any.
+def fit_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> Any:  # noqa: ANN401 - any estimator
+    """Fit an estimator on the training rows, with their weights if there are any.
 
     Raises:
         DataError: Values are missing, and it takes none; or it refuses the rows, with what it says.
@@ -175,27 +175,29 @@ def fit_estimator(made: Any, params: Params, data: Data) -> Any:  # noqa: ANN401
     missing = count_missing(data.train)
     if missing and not get_tags(made).input_tags.allow_nan:
         raise DataError(
-            f"channel train: {missing:,} values are missing, which {type(made).__name__} does not take",
-            hint="fill them in, or take one that does, as sklearn.ensemble.HistGradientBoostingClassifier",
+            f"channel train: {missing:,} values are missing, which {type(made).__name__} does not support",
+            hint="fill them in, or use an estimator that does, such as sklearn.ensemble.HistGradientBoostingClassifier",
         )
     weights = {}
     if data.train.weights is not None:
         if "sample_weight" not in inspect.signature(made.fit).parameters:
-            raise HyperparameterError(f"hyperparameter 'csv-weights': {type(made).__name__} takes no weights of rows")
+            raise HyperparameterError(
+                f"hyperparameter 'csv-weights': {type(made).__name__} does not support sample weights"
+            )
         weights = {"sample_weight": data.train.weights}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ConvergenceWarning)
         try:
             made.fit(data.train.features, targets(data.train, params), **weights)
         except (TypeError, ValueError) as error:
-            raise DataError(f"{type(made).__name__} does not learn from these rows: {error}") from error
+            raise DataError(f"{type(made).__name__} rejects these rows: {error}") from error
     for warning in {str(each.message) for each in said}:
         emit(f"{type(made).__name__}: {warning}")
     return made
 
 
-def score_estimator(made: Any, params: Params, data: Data) -> dict[str, float]:  # noqa: ANN401 - any estimator
-    """The metrics, by their full names, of the rows held out, or else of those trained on."""
+def score_estimator(made: Any, params: EstimatorParams, data: EstimatorData) -> dict[str, float]:  # noqa: ANN401 - any estimator
+    """Return the metrics of the validation rows, or else of the training rows, by their full names."""
     table = data.train if data.held_out is None else data.held_out
     labels, guesses = targets(table, params), np.asarray(made.predict(table.features))
     if params.task == "regression":
@@ -203,7 +205,7 @@ def score_estimator(made: Any, params: Params, data: Data) -> dict[str, float]: 
     else:
         ranking, are_shares = _rank(made, table)
         found = score_classes(labels, guesses, ranking, data.classes, are_shares=are_shares, weights=table.weights)
-    return {f"{data.judged}:{name}": score for name, score in found.items()}
+    return {f"{data.scored_channel}:{name}": score for name, score in found.items()}
 
 
 def _rank(made: Any, table: Table) -> tuple[npt.NDArray[Any] | None, bool]:  # noqa: ANN401 - any estimator

@@ -24,13 +24,13 @@ from trainbox.log_lines import emit
 from trainbox.model import curves
 from trainbox.model.plots import Picture, draw_importance
 from trainbox.model.samples import as_matrix, make_rows, sample_rows, thin_out
-from trainbox.sklearn.data import Data
-from trainbox.sklearn.packing import COMPRESSION, FORESTS, TRUSTED
-from trainbox.sklearn.params import Params
+from trainbox.sklearn.data import EstimatorData
+from trainbox.sklearn.forests.checkpoints import History
+from trainbox.sklearn.forests.packing import COMPRESSION, FORESTS, TRUSTED
+from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.repeatable import clear_padding, rewrite
-from trainbox.sklearn.resuming import History
 from trainbox.sklearn.texts import collapse, expand
-from trainbox.tabular.texts import by_name, explain
+from trainbox.tabular.texts import by_name, note_on_texts
 
 _MEASURES = {
     "impurity": "mean decrease of the impurity (all features: 1)",
@@ -39,8 +39,8 @@ _MEASURES = {
 }
 
 
-def describe(params: Params, data: Data, **about: Any) -> ModelCard:  # noqa: ANN401 - fields of a card
-    """The card of a model: what one must know to use it, but for what its files show.
+def describe(params: EstimatorParams, data: EstimatorData, **about: Any) -> ModelCard:  # noqa: ANN401 - fields of a card
+    """Return the card of a model, without its files and sample rows.
 
     Args:
         params: The hyperparameters.
@@ -65,7 +65,7 @@ def describe(params: Params, data: Data, **about: Any) -> ModelCard:  # noqa: AN
 
 
 def versions() -> dict[str, str]:
-    """Of what has made the model."""
+    """Return the versions of the libraries that made the model."""
     return {
         "trainbox": trainbox.__version__,
         "scikit-learn": sklearn.__version__,
@@ -77,8 +77,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401 - any estimator
-    """Write the model: as a pickle, which whoever loads it must trust, and as skops, which runs no code on loading.
+def save_model(model: Any, data: EstimatorData, card: ModelCard) -> None:  # noqa: ANN401 - any estimator
+    """Save the model as a pickle, to be loaded only from a trusted source, and as skops, which runs no code on loading.
 
     Args:
         model: The fitted estimator.
@@ -107,11 +107,11 @@ def save_model(model: Any, data: Data, card: ModelCard) -> None:  # noqa: ANN401
     card = msgspec.structs.replace(card, files=digests, trusted=tuple(trusted))
     trainbox.save(CARD_FILE, encode_card(msgspec.structs.replace(card, samples=_samples(content, data, card))))
     emit(f"saved {type(model).__name__} to {written[0]}")
-    for text in explain(data.coding, data.columns, card.unseen):
+    for text in note_on_texts(data.coding, data.columns, card.unseen):
         emit(text)
 
 
-def _samples(pickled: bytes, data: Data, card: ModelCard) -> tuple[SampleRow, ...]:
+def _samples(pickled: bytes, data: EstimatorData, card: ModelCard) -> tuple[SampleRow, ...]:
     """Made-up rows, and what a model just written says of them: a share for each class, else a class or a number."""
     # Not from the file: what this process has pickled itself may be unpickled, what lies on a disk may not.
     model, rows = joblib.load(io.BytesIO(pickled)), thin_out(data.train.features)
@@ -126,8 +126,8 @@ def _samples(pickled: bytes, data: Data, card: ModelCard) -> tuple[SampleRow, ..
         inputs = expand(inputs, data.coding)
     if hasattr(model, "n_jobs"):
         model.n_jobs = 1  # with several threads a forest adds up its trees in any order
-    said = model.predict_proba(inputs) if hasattr(model, "predict_proba") else model.predict(inputs)
-    return sample_rows(made, said, card)
+    predictions = model.predict_proba(inputs) if hasattr(model, "predict_proba") else model.predict(inputs)
+    return sample_rows(made, predictions, card)
 
 
 def _pack(model: Any) -> bytes:  # noqa: ANN401 - any estimator
@@ -141,7 +141,7 @@ def _pickle(model: Any) -> bytes:  # noqa: ANN401 - any estimator
 
 
 def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str, float]]:  # noqa: ANN401 - any estimator
-    """How much each feature matters and what is measured; nothing where the model does not say.
+    """Return what is measured, and the importance of each feature; empty if the model has none.
 
     Trees: how much the splits by a feature lower the impurity. Linear models: the size of the coefficient, of several
     classes the mean.
@@ -159,14 +159,14 @@ def find_importance(model: Any, features: Sequence[str]) -> tuple[str, dict[str,
 
 
 def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]:
-    """Write `feature-importance.json`, the most important feature first; returns its picture, which is not drawn yet.
+    """Write `feature-importance.json`, the most important feature first; return its picture, not drawn yet.
 
     Args:
         kind: What is measured: impurity, coefficient or gain.
         importance: By feature.
     """
     if not importance:
-        emit("the model does not say which features matter: there is no feature-importance.json")
+        emit("the model has no feature importance: feature-importance.json is not written")
         return []
     directory = trainbox.current_job().layout.output_data_dir
     directory.mkdir(parents=True, exist_ok=True)
@@ -176,5 +176,5 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]
 
 
 def save_curves(history: History) -> Picture:
-    """Write the scores after each group as `learning-curves.json`; returns their picture, which is not drawn yet."""
+    """Write the scores after each group as `learning-curves.json`; return their picture, not drawn yet."""
     return curves.save_curves(history, unit="trees", selected=history[-1][0] if history else None)

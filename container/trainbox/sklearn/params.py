@@ -60,8 +60,8 @@ Count = Annotated[int, Meta(ge=1)]
 Direction = Literal[-1, 0, 1]
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """The hyperparameters; `-` and `_` are alike."""
+class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """The hyperparameters of scripts that train with scikit-learn; `-` and `_` are equivalent."""
 
     task: Annotated[Literal["classification", "regression"], Meta(description="what the label is")] = "classification"
     algorithm: Annotated[
@@ -156,7 +156,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     estimator_params: Annotated[dict[str, Any], Meta(description="its constructor's arguments, as a JSON object")] = {}
 
     def __post_init__(self) -> None:
-        problems = [*_find_contradictions(self), *_find_strangers(self)]
+        problems = [*_find_contradictions(self), *_find_unused(self)]
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -167,13 +167,13 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
     @property
     def weights_of_classes(self) -> str | dict[int, float] | None:
-        """As scikit-learn takes them: the classes are numbers."""
+        """`class_weight` as scikit-learn takes it, with numbers as classes."""
         if isinstance(self.class_weight, dict):
             return {int(label): weight for label, weight in self.class_weight.items()}
         return self.class_weight
 
 
-def _find_contradictions(params: Params) -> list[str]:
+def _find_contradictions(params: EstimatorParams) -> list[str]:
     problems = []
     if params.criterion is not None and params.criterion not in _CRITERIA[params.task]:
         known = ", ".join(_CRITERIA[params.task])
@@ -187,26 +187,26 @@ def _find_contradictions(params: Params) -> list[str]:
         odd = [label for label in params.class_weight if not _is_whole(label)]
         if odd or not params.class_weight:
             problems.append(
-                f"class_weight: {odd[0] if odd else '{}'!r} is no class; classes are whole numbers, and texts have the"
-                " numbers 0, 1, … in the order of their letters"
+                f"class_weight: {odd[0] if odd else '{}'!r} is not a class; classes are whole numbers, and texts"
+                " have the numbers 0, 1, … in the order of their letters"
             )
     if params.allow_shard_forests and params.oob_score:
         problems.append("oob_score has no meaning with allow_shard_forests: no tree has seen the rows of other hosts")
     if params.n_jobs == 0:
-        problems.append("n_jobs=0 is no number of threads, -1 is one for each processor")
+        problems.append("n_jobs=0 is not a number of threads, -1 is one for each processor")
     return problems
 
 
-def _find_strangers(params: Params) -> list[str]:
+def _find_unused(params: EstimatorParams) -> list[str]:
     """What is given and would have no effect: a default that is given is not seen, and changes nothing."""
-    given = [field for field in Params.__struct_fields__ if getattr(params, field) != _defaults()[field]]
+    given = [field for field in EstimatorParams.__struct_fields__ if getattr(params, field) != _defaults()[field]]
     if params.estimator is not None:
         strange = [name for name in given if name not in _FOR_ESTIMATORS]
         reason = f"with estimator={params.estimator}, which takes estimator_params"
     elif params.engine == "xgboost":
         strange = [name for name in given if name in _NOT_FOR_XGBOOST]
         strange += ["algorithm"] * (params.algorithm != "forest")
-        reason = "with engine=xgboost, whose trees have nothing like it"
+        reason = "with engine=xgboost, which has no equivalent"
     else:
         strange, reason = [], ""
     if params.estimator_params and params.estimator is None:
@@ -216,7 +216,11 @@ def _find_strangers(params: Params) -> list[str]:
 
 def _defaults() -> Mapping[str, Any]:
     return dict(
-        zip(Params.__struct_fields__[-len(Params.__struct_defaults__) :], Params.__struct_defaults__, strict=True)
+        zip(
+            EstimatorParams.__struct_fields__[-len(EstimatorParams.__struct_defaults__) :],
+            EstimatorParams.__struct_defaults__,
+            strict=True,
+        )
     )
 
 
@@ -228,8 +232,8 @@ def _is_whole(text: str) -> bool:
     return True
 
 
-def constructor_arguments(params: Params) -> dict[str, Any]:
-    """What scikit-learn's constructor takes, but for the number of trees and the random state."""
+def constructor_arguments(params: EstimatorParams) -> dict[str, Any]:
+    """Return the arguments of scikit-learn's constructor, without the number of trees and the random state."""
     arguments: dict[str, Any] = {
         "max_depth": params.max_depth,
         "min_samples_split": params.min_samples_split,
@@ -254,8 +258,8 @@ def constructor_arguments(params: Params) -> dict[str, Any]:
     return arguments
 
 
-def declare(params: Params) -> tuple[Metric, ...]:
-    """The metrics of the task, of both channels, and out-of-bag where it is asked for."""
+def declare(params: EstimatorParams) -> tuple[Metric, ...]:
+    """Return the metrics of the task on both channels, and the out-of-bag score if `oob_score` is set."""
     metrics = [
         Metric(f"{channel}:{name}", goal)
         for channel in ("train", "validation")

@@ -23,15 +23,15 @@ _DESCRIPTION = "schema.json"
 
 
 def clear_padding(model: Any) -> None:  # noqa: ANN401 - any estimator
-    """Set to zero what lies between the fields of tree nodes, in all trees of a model, where they are in memory.
+    """Zero the padding bytes of tree nodes, in place, in all trees of a model.
 
     Args:
         model: Any object that pickle takes; trees are found as pickle finds them.
     """
-    _Trees(io.BytesIO(), protocol=5, buffer_callback=_drop).dump(model)
+    _Trees(io.BytesIO(), protocol=5, buffer_callback=_discard).dump(model)
 
 
-def _drop(_buffer: object) -> None:
+def _discard(_buffer: object) -> None:
     """Take the content of an array: it is not written."""
 
 
@@ -55,21 +55,21 @@ def _clear(nodes: np.ndarray[Any, Any]) -> None:
     nodes.view(np.uint8).reshape(len(nodes), nodes.dtype.itemsize)[:, unused] = 0
 
 
-def share_texts(estimator: Any) -> None:  # noqa: ANN401 - any estimator
-    """Make equal texts of an estimator one object: its attributes' names, and their values."""
-    vars_ = {sys.intern(name): _shared(value) for name, value in vars(estimator).items()}
+def intern_texts(estimator: Any) -> None:  # noqa: ANN401 - any estimator
+    """Intern the names and texts of an estimator's attributes, so that pickle writes each once."""
+    vars_ = {sys.intern(name): _interned(value) for name, value in vars(estimator).items()}
     estimator.__dict__.clear()
     estimator.__dict__.update(vars_)
 
 
-def _shared(value: object) -> object:
+def _interned(value: object) -> object:
     if type(value) is str:
         return sys.intern(value)
-    return tuple(map(_shared, value)) if type(value) is tuple else value
+    return tuple(map(_interned, value)) if type(value) is tuple else value
 
 
 def rewrite(content: bytes, *, level: int) -> bytes:
-    """An archive of skops, its objects numbered in the order of its description, and no time in it.
+    """Rewrite a skops archive with objects numbered in order, and without times.
 
     Args:
         content: What `skops.io.dumps` gives.

@@ -21,12 +21,12 @@ BLOCK_BYTES = 64 * 1024 * 1024
 
 
 def count_bytes(table: Table) -> int:
-    """What the rows take in memory."""
+    """Return the bytes that the rows take in memory."""
     return sum(array.nbytes for array in _arrays(table, 0, len(table.labels)).values())
 
 
 def pack_rows(table: Table, start: int, stop: int) -> bytes:
-    """Some neighbouring rows as bytes: arrays alone, nothing that would run."""
+    """Serialize a range of rows: arrays only, no code."""
     content = io.BytesIO()
     np.savez(content, **_arrays(table, start, stop))
     return content.getvalue()
@@ -45,7 +45,7 @@ def _arrays(table: Table, start: int, stop: int) -> dict[str, Any]:
 
 
 def unpack_rows(content: bytes, like: Table, member: str) -> Table:
-    """What `pack_rows` has made bytes of.
+    """Deserialize rows that `pack_rows` serialized.
 
     Args:
         content: The bytes.
@@ -66,13 +66,11 @@ def unpack_rows(content: bytes, like: Table, member: str) -> Table:
             weights = arrays.get("weights")
             return Table(arrays["labels"], features, like.feature_names, like.files, weights)
     except (EOFError, LookupError, ValueError, zipfile.BadZipFile) as error:
-        raise PeerError(
-            f"{member} sends rows that are none: {error}", hint="all hosts must run the same image"
-        ) from error
+        raise PeerError(f"{member} sent damaged rows: {error}", hint="all hosts must run the same image") from error
 
 
 def join_rows(tables: Sequence[Table], names: tuple[str, ...]) -> Table:
-    """One table of all rows, in this order; a sparse one that is narrower than the names is widened."""
+    """Concatenate tables in this order; sparse ones are widened to the number of names."""
     given = [table for table in tables if len(table.labels)]
     if not given:
         return msgspec.structs.replace(tables[0], features=np.empty((0, len(names)), np.float32), feature_names=names)
@@ -96,7 +94,7 @@ def join_rows(tables: Sequence[Table], names: tuple[str, ...]) -> Table:
 
 
 def by_columns(table: Table) -> Table:
-    """The same rows, each feature's values beside each other (Fortran order), as trees read them; sparse ones as given.
+    """Return the rows in column order (Fortran), as trees read them; sparse ones unchanged.
 
     A tree looks at one feature of many rows at a time: it grows in 0.96 of the time so (scikit-learn 1.9). The features
     given are used up, from the last rows on, so they are never there twice: what is needed on top is a page of memory
@@ -113,10 +111,10 @@ def by_columns(table: Table) -> Table:
     return msgspec.structs.replace(table, features=columns)
 
 
-def share_rows(
+def allgather_rows(
     communicator: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
 ) -> Table:
-    """Everybody gets everybody's rows, in the order of the ranks.
+    """Send the rows of all hosts to all hosts, in the order of ranks.
 
     Args:
         communicator: The members; all call this.
@@ -135,10 +133,10 @@ def share_rows(
     return join_rows(found, names)
 
 
-def hand_rows_to_first(
+def gather_rows(
     communicator: Communicator, table: Table, sizes: Sequence[tuple[int, int]], names: tuple[str, ...]
 ) -> Table | None:
-    """The first gets everybody's rows, in the order of the ranks; the others get nothing.
+    """Send the rows of all hosts to the first, in the order of ranks; the others return None.
 
     Args:
         communicator: The members; all call this.

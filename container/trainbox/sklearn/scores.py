@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 
 
 def score_numbers(labels: Array, predictions: Array, weights: Array | None = None) -> dict[str, float]:
-    """R², the root of the mean squared error and the mean absolute error.
+    """Return R², the root mean squared error and the mean absolute error.
 
     Args:
         labels: (n,)
@@ -60,7 +60,7 @@ def score_classes(
     are_shares: bool = True,
     weights: Array | None = None,
 ) -> dict[str, float]:
-    """Accuracy, AUC (of several classes the mean of each against the rest), the mean F1 of the classes, log loss.
+    """Return accuracy, AUC (one-vs-rest mean for several classes), macro F1 and log loss.
 
     Args:
         labels: (n,)
@@ -110,7 +110,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Votes:
-    """What the trees of a forest say of some rows, summed up in the order of the trees.
+    """The predictions of a forest's trees on some rows, summed in the order of the trees.
 
     The forest's own sum depends on which thread is done first.
 
@@ -127,22 +127,22 @@ class Votes:
         self._count = 0
 
     def add(self, trees: Sequence[Any]) -> None:
-        """Ask more trees."""
-        for said in ask(trees, [self._table.features] * len(trees), self._threads):
-            self._sum += said
+        """Add the predictions of more trees."""
+        for predictions in predict_each(trees, [self._table.features] * len(trees), self._threads):
+            self._sum += predictions
         self._count += len(trees)
 
     def scores(self) -> dict[str, float]:
-        """The metrics of all trees so far, at least one."""
-        said = self._sum / self._count
+        """Return the metrics of all trees so far, at least one."""
+        predictions = self._sum / self._count
         if not self._classes:
-            return score_numbers(self._labels, said, self._table.weights)
-        guesses = np.array(self._classes)[said.argmax(axis=1)]
-        return score_classes(self._labels, guesses, said, self._classes, weights=self._table.weights)
+            return score_numbers(self._labels, predictions, self._table.weights)
+        guesses = np.array(self._classes)[predictions.argmax(axis=1)]
+        return score_classes(self._labels, guesses, predictions, self._classes, weights=self._table.weights)
 
 
 class OutOfBag:
-    """What the trees say of the rows that they have not seen.
+    """The out-of-bag predictions of a forest.
 
     Args:
         table: The rows trained on.
@@ -160,12 +160,12 @@ class OutOfBag:
         self._counts = np.zeros(len(labels), np.int64)
 
     def add(self, trees: Sequence[Any]) -> None:
-        """Ask more trees."""
+        """Add the predictions of more trees."""
         self._sampler.estimators_ = list(trees)
         unseen = [self._without(drawn) for drawn in self._sampler.estimators_samples_]
         parts = (self._table.features[rows] for rows in unseen)
-        for rows, said in zip(unseen, ask(trees, parts, self._threads), strict=True):
-            self._sum[rows] += said
+        for rows, predictions in zip(unseen, predict_each(trees, parts, self._threads), strict=True):
+            self._sum[rows] += predictions
             self._counts[rows] += 1
 
     def _without(self, drawn: Array) -> Array:
@@ -174,27 +174,27 @@ class OutOfBag:
         return np.flatnonzero(unseen)
 
     def score(self) -> float:
-        """The share of rows that are right, or R², of rows that any tree has not seen; as scikit-learn counts them."""
-        judged = self._counts > 0
-        if not judged.any():
+        """Return accuracy or R² over the rows that some tree has not seen, as scikit-learn computes it."""
+        seen = self._counts > 0
+        if not seen.any():
             return math.nan
-        labels, said = self._labels[judged], self._sum[judged]
+        labels, predictions = self._labels[seen], self._sum[seen]
         if self._classes:
-            return float(accuracy_score(labels, np.array(self._classes)[said.argmax(axis=1)]))
+            return float(accuracy_score(labels, np.array(self._classes)[predictions.argmax(axis=1)]))
         with _quiet():
-            return float(r2_score(labels, said / self._counts[judged]))
+            return float(r2_score(labels, predictions / self._counts[seen]))
 
 
-def ask(trees: Sequence[Any], features: Iterable[Any], threads: int) -> Iterator[Array]:
-    """What each tree says of its rows, in the order of the trees: numbers, or the shares of the classes."""
+def predict_each(trees: Sequence[Any], features: Iterable[Any], threads: int) -> Iterator[Array]:
+    """Yield the predictions of each tree on its rows, in order: numbers, or class probabilities."""
     together = joblib.Parallel(n_jobs=threads, prefer="threads", return_as="generator")
-    said: Iterator[Array] = together(
-        joblib.delayed(_ask)(tree, rows) for tree, rows in zip(trees, features, strict=True)
+    predictions: Iterator[Array] = together(
+        joblib.delayed(_predict)(tree, rows) for tree, rows in zip(trees, features, strict=True)
     )
-    return said
+    return predictions
 
 
-def _ask(tree: Any, rows: Any) -> Array:  # noqa: ANN401 - scikit-learn has no types
+def _predict(tree: Any, rows: Any) -> Array:  # noqa: ANN401 - scikit-learn has no types
     if scipy.sparse.issparse(rows):
         rows = rows.tocsr()
     if rows.shape[0] == 0:

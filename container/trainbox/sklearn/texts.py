@@ -12,8 +12,8 @@ from trainbox.data import Coding, Table
 from trainbox.data.table import recode_table
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
-from trainbox.sklearn.params import Params
-from trainbox.tabular.texts import find_odd_texts, has_number, settle
+from trainbox.sklearn.params import EstimatorParams
+from trainbox.tabular.texts import has_number, share_codes, texts_like_missing
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,8 +21,10 @@ Floats = npt.NDArray[np.float32]
 _SHARE_OF_MEMORY = 0.5
 
 
-def settle_codes(communicator: Communicator, train: Table, params: Params, former: Coding | None) -> Table:
-    """The rows to learn from with the codes that all members have agreed on; all of them call this.
+def with_shared_codes(
+    communicator: Communicator, train: Table, params: EstimatorParams, former: Coding | None
+) -> Table:
+    """Return the training rows recoded with the codes that all members share; all members call this.
 
     Args:
         communicator: The members.
@@ -36,22 +38,22 @@ def settle_codes(communicator: Communicator, train: Table, params: Params, forme
     """
     coding = former
     if coding is None:
-        coding = settle(communicator, train.coding, train.feature_names, lambda place: has_number(train, place))
+        coding = share_codes(communicator, train.coding, train.feature_names, lambda place: has_number(train, place))
     labels = coding.labels
     if labels and params.task == "regression":
         raise DataError(
             f"channel train: the labels are texts ({some([repr(text) for text in labels])}), and task=regression"
             " predicts numbers",
-            hint="write the labels as numbers; or learn them as classes: task=classification",
+            hint="write the labels as numbers; or use classes: task=classification",
         )
     if train.feature_names:
-        for text in find_odd_texts(coding, train.feature_names, params.missing):
+        for text in texts_like_missing(coding, train.feature_names, params.missing):
             emit(text)
     return recode_table(train, coding)
 
 
-def encode(table: Table, params: Params, memory: int) -> Table:
-    """The rows as trees take them: with `encoding=onehot` a column for each text.
+def encode(table: Table, params: EstimatorParams, memory: int) -> Table:
+    """Return the rows as trees take them: with `encoding=onehot`, a column for each text.
 
     Args:
         table: The rows, with codes.
@@ -75,7 +77,7 @@ def encode(table: Table, params: Params, memory: int) -> Table:
 
 
 def expand_names(names: Sequence[str], coding: Coding) -> tuple[str, ...]:
-    """The names of the columns that `expand` makes: `color=red` for a text."""
+    """Return the names of the columns that `expand` makes: `color=red` for a text."""
     found: list[str] = []
     for place, name in enumerate(names):
         texts = coding.features.get(place)
@@ -84,7 +86,7 @@ def expand_names(names: Sequence[str], coding: Coding) -> tuple[str, ...]:
 
 
 def expand(features: Floats, coding: Coding) -> Floats:
-    """A column of 0 and 1 for each text of a column of codes; a missing one has 0 in all."""
+    """One-hot encode columns of codes; a missing value is 0 in all columns."""
     widths = [len(coding.features.get(place, (0,))) for place in range(features.shape[1])]
     wide = np.zeros((len(features), sum(widths)), np.float32)
     starts = np.cumsum([0, *widths])
@@ -99,7 +101,7 @@ def expand(features: Floats, coding: Coding) -> Floats:
 
 
 def collapse(wide: Floats, coding: Coding, count: int) -> Floats:
-    """The columns of codes from which `expand` has made others.
+    """Undo `expand`: return the columns of codes.
 
     Args:
         wide: What it has made.

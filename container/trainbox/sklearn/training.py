@@ -7,31 +7,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import trainbox
+from trainbox import toolkit
 from trainbox.comm import Communicator
 from trainbox.contract.world import world_hosts
 from trainbox.errors import RunError
 from trainbox.model.plots import Picture, draw_pictures
-from trainbox.sklearn.boosted import boost, explain_boost, save_booster, score_booster
-from trainbox.sklearn.data import Data, meet, read_data
+from trainbox.sklearn.boosted import boost, describe_engine, save_booster, score_booster
+from trainbox.sklearn.data import EstimatorData, read_data
 from trainbox.sklearn.estimators import find_source, fit_estimator, make_estimator, score_estimator
-from trainbox.sklearn.forests import (
-    Part,
-    assemble,
-    check_rows,
-    gather_parts,
-    groups_left,
-    grow,
-    lay_out,
-    slices,
-    take_stock,
-)
-from trainbox.sklearn.former import read_former, refuse_former
-from trainbox.sklearn.judging import Judge
+from trainbox.sklearn.forests.checkpoints import identify, open_store, resume, save_parts
+from trainbox.sklearn.forests.former import read_former, refuse_former
+from trainbox.sklearn.forests.growing import check_rows, exchange_progress, groups_left, grow, order_by_columns, slices
+from trainbox.sklearn.forests.parts import ForestPart, assemble_forest, gather_parts
+from trainbox.sklearn.forests.scorer import ForestScorer
 from trainbox.sklearn.model import describe, find_importance, save_curves, save_importance, save_model
-from trainbox.sklearn.params import Params
-from trainbox.sklearn.resuming import identify, open_store, resume, save_parts
-from trainbox.tabular.pace import Pace
-from trainbox.tabular.script import log_line
+from trainbox.sklearn.params import EstimatorParams
+from trainbox.tabular.channels import connect
+from trainbox.tabular.script import RemainingTime, log_line
 
 if TYPE_CHECKING:
     import xgboost as xgb
@@ -49,7 +41,7 @@ class ForestSession:
         HyperparameterError: The job has a channel `model`, and what it trains cannot start from a model.
     """
 
-    def __init__(self, params: Params, stack: ExitStack) -> None:
+    def __init__(self, params: EstimatorParams, stack: ExitStack) -> None:
         self._params, self._stack = params, stack
         self._pictures: list[Picture] = []
         if params.estimator is not None:
@@ -57,14 +49,18 @@ class ForestSession:
             refuse_former(f"estimator={params.estimator}")
         elif params.engine == "xgboost":
             refuse_former("engine=xgboost")
-            log_line(explain_boost())
+            log_line(describe_engine())
 
     @cached_property
     def _communicator(self) -> Communicator:
         """The connections to the other hosts, made on first use."""
-        return self._stack.enter_context(meet())
+        if toolkit.current_ranks().local_world_size > 1:
+            raise RunError(
+                "scikit-learn trains in one process on each host", hint="leave processes_per_host out; see n_jobs"
+            )
+        return self._stack.enter_context(connect())
 
-    def read(self) -> Data:
+    def read(self) -> EstimatorData:
         """Connect to the other hosts of the job, read the channels, and check that the rows of all hosts match.
 
         Reads `train`, and `validation`, or else `test`. Each host gets all rows: sharded ones are gathered.
@@ -75,7 +71,7 @@ class ForestSession:
         """
         return read_data(self._params, self._communicator)
 
-    def grow(self, data: Data) -> "Growth":
+    def grow(self, data: EstimatorData) -> "Growth":
         """Prepare a forest that continues from the newest checkpoint, or from the model of the channel `model`.
 
         Args:
@@ -96,7 +92,7 @@ class ForestSession:
         """
         return make_estimator(self._params, find_source(trainbox.current_job()))
 
-    def fit(self, model: Any, data: Data) -> dict[str, float]:  # noqa: ANN401 - any estimator
+    def fit(self, model: Any, data: EstimatorData) -> dict[str, float]:  # noqa: ANN401 - any estimator
         """Fit an estimator or a pipeline on `train`, and score it on `validation`, or else on `train`.
 
         Returns:
@@ -111,7 +107,7 @@ class ForestSession:
         fit_estimator(model, self._params, data)
         return score_estimator(model, self._params, data)
 
-    def save(self, model: Any, data: Data, scores: Mapping[str, float]) -> None:  # noqa: ANN401 - any estimator
+    def save(self, model: Any, data: EstimatorData, scores: Mapping[str, float]) -> None:  # noqa: ANN401 - any estimator
         """Save a fitted estimator as `model.joblib` and `model.skops`, with its card and the feature importance.
 
         Raises:
@@ -122,7 +118,7 @@ class ForestSession:
         save_model(model, data, describe(self._params, data, algorithm=algorithm, metrics=scores))
         self._pictures += save_importance(*find_importance(model, data.features))
 
-    def boost(self, data: Data) -> "xgb.Booster":
+    def boost(self, data: EstimatorData) -> "xgb.Booster":
         """Train a random forest with XGBoost, each host on its own rows; every host returns the same booster.
 
         Raises:
@@ -130,7 +126,7 @@ class ForestSession:
         """
         return boost(self._params, data, self._communicator)
 
-    def save_booster(self, booster: "xgb.Booster", data: Data) -> dict[str, float]:
+    def save_booster(self, booster: "xgb.Booster", data: EstimatorData) -> dict[str, float]:
         """Score a booster and save it as `xgboost-model`, with its card; only the first host does.
 
         Returns:
@@ -164,7 +160,12 @@ class Growth:
     """
 
     def __init__(
-        self, params: Params, data: Data, communicator: Communicator, stack: ExitStack, pictures: list[Picture]
+        self,
+        params: EstimatorParams,
+        data: EstimatorData,
+        communicator: Communicator,
+        stack: ExitStack,
+        pictures: list[Picture],
     ) -> None:
         check_rows(params, data)
         self._former = read_former(params, data, communicator)
@@ -172,32 +173,32 @@ class Growth:
         self._own = slices(data.shares, params.n_estimators, self._former.trees)[communicator.rank]
         self._store, self._identity = open_store(communicator), identify(params, data, self._former)
         self._parts, self._history = resume(self._store, self._identity, self._own, params, data)
-        self._data = lay_out(data)
-        self._judge = Judge(params, self._data) if communicator.members.is_first else None
-        if self._judge:
-            self._judge.recall([*self._former.parts, *self._parts])
-        self._gathered: Sequence[Part] = ()
+        self._data = order_by_columns(data)
+        self._scorer = ForestScorer(params, self._data) if communicator.members.is_first else None
+        if self._scorer:
+            self._scorer.restore([*self._former.parts, *self._parts])
+        self._gathered: Sequence[ForestPart] = ()
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, float]]]:
         params, communicator, parts = self._params, self._communicator, self._parts
         # Until the end of the session: waiting for the trees that are growing at a stop must not delay saving.
         groups = groups_left(self._own, parts, params.checkpoint_every)
         growing = self._stack.enter_context(grow(params, self._data, groups))
-        stock = take_stock(communicator, self._own, parts, stop=trainbox.stop_requested())
-        pace = Pace(params.n_estimators - self._former.trees, stock.grown, "trees")
+        stock = exchange_progress(communicator, self._own, parts, stop=trainbox.stop_requested())
+        remaining = RemainingTime(params.n_estimators - self._former.trees, stock.grown, "trees")
         while stock.left and not stock.stop:
             for part in itertools.islice(growing, 1):  # none where other hosts still grow, and this one is done
                 parts.append(part)
-                yield from self._hear(part)
+                yield from self._score(part)
                 save_parts(self._store, parts, self._identity, self._history)
-            stock = take_stock(communicator, self._own, parts, stop=trainbox.stop_requested())
-            pace.tell(stock.grown)
+            stock = exchange_progress(communicator, self._own, parts, stop=trainbox.stop_requested())
+            remaining.update(stock.grown)
         self._gathered = gather_parts(communicator, parts, params, self._data)
         for part in self._gathered[len(parts) :]:
-            yield from self._hear(part)
+            yield from self._score(part)
 
-    def _hear(self, part: Part) -> Iterator[tuple[int, dict[str, float]]]:
-        for told in self._judge.hear(part) if self._judge else ():
+    def _score(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
+        for told in self._scorer.add_part(part) if self._scorer else ():
             self._history.append(told)
             yield told
 
@@ -210,15 +211,15 @@ class Growth:
         Raises:
             OSError: A file cannot be written.
         """
-        if self._judge is None:
+        if self._scorer is None:
             return {}
         if not self._gathered and self._communicator.size == 1:  # the script has left its loop
             self._gathered = self._parts
         if not self._gathered:
             log_line("asked to stop before the first tree: there is no model to save")
             return {}
-        params, data, scores = self._params, self._data, self._judge.scores()
-        forest = assemble(self._gathered, params, self._former.parts)
+        params, data, scores = self._params, self._data, self._scorer.scores()
+        forest = assemble_forest(self._gathered, params, self._former.parts)
         trees, wanted = len(forest.estimators_), params.n_estimators
         if trees < wanted:
             log_line(f"asked to stop after {trees} of {wanted} trees: saved so far; a resumed job goes on from there")

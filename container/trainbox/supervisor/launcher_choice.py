@@ -11,7 +11,7 @@ from trainbox.contract.job import Job
 from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST
 from trainbox.contract.world import world_hosts
 from trainbox.errors import HyperparameterError, ProgramError
-from trainbox.supervisor.program import BUNDLED, TREES, XGBOOST, Program
+from trainbox.supervisor.program.choice import BUNDLED, TREES, XGBOOST, Program
 
 #: What SDK v2 sets for `distribution={"torch_distributed": …}`, `{"pytorchddp": …}` and `{"smdistributed": …}`.
 _SMDDP = "sagemaker_distributed_dataparallel_enabled"

@@ -16,7 +16,7 @@ from trainbox.contract.settings import as_text
 from trainbox.contract.world import GROUPS, world_hosts
 from trainbox.errors import ContractError
 from trainbox.supervisor.launcher_choice import Launch, agent_argv, decide
-from trainbox.supervisor.program import Program
+from trainbox.supervisor.program.choice import Program
 from trainbox.supervisor.restart_policy import NEVER_RESTART, Readiness, RestartPolicy
 from trainbox.supervisor.variables import process_variables, shared_variables
 
@@ -32,6 +32,8 @@ class Child(msgspec.Struct, frozen=True):
     hang_seconds: float = 0.0
     #: When it counts as ready; None from its start on.
     readiness: Readiness | None = None
+    #: What it inherits beside the standard streams, under the same numbers.
+    descriptors: tuple[int, ...] = ()
 
 
 class Plan(msgspec.Struct, frozen=True):

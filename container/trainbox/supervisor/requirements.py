@@ -16,7 +16,7 @@ from trainbox.errors import RequirementsError, Stopped
 from trainbox.log_lines import emit
 from trainbox.supervisor.outcome import Exit, Outcome
 from trainbox.supervisor.plan import install_plan
-from trainbox.supervisor.program import Program, find_module_requirements, find_requirements
+from trainbox.supervisor.program.choice import Program, find_module_requirements, find_requirements
 from trainbox.supervisor.supervise import supervise
 
 #: In the prefix of an interpreter: `trainbox run` has installed what the program asks for, once for all hosts.

@@ -24,6 +24,8 @@ class RestartPolicy(msgspec.Struct, frozen=True):
     #: Before the first restart within the window; each further one doubles it.
     first_pause_seconds: float = 0.1
     longest_pause_seconds: float = 10.0
+    #: Exit codes that another start would not change; each ends the plan at once.
+    final_codes: frozenset[int] = frozenset()
 
 
 NEVER_RESTART = RestartPolicy()

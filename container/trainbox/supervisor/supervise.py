@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from trainbox.clock import Clock
 from trainbox.errors import ProgramError
+from trainbox.supervisor.loop.supervision import Supervision
 from trainbox.supervisor.outcome import Change, Outcome
 from trainbox.supervisor.plan import Plan
-from trainbox.supervisor.supervision import Supervision
 from trainbox.system import subreaper as orphans
 from trainbox.system.memory import read_memory
 from trainbox.system.relay import Sink

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,17 +11,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from trainbox.contract.diagnosis import Diagnosis, diagnose_defect, diagnose_error
-from trainbox.contract.ending import ending
-from trainbox.contract.failure import (
-    Mark,
-    compose,
-    hide_in_failure,
-    mark_failure,
-    release_failure,
-    reserve_failure,
-    write_failure,
-)
+from trainbox.contract.diagnosis import diagnose_defect, diagnose_error
+from trainbox.contract.failure import mark_failure, reserve_failure
 from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
 from trainbox.contract.peer_key import without_peer_key
@@ -31,12 +21,12 @@ from trainbox.contract.secrets import hidden_values
 from trainbox.contract.text import short
 from trainbox.contract.world import world_hosts
 from trainbox.errors import PREFIX, ContractError, Stopped, TrainboxError
-from trainbox.files import walk_below
 from trainbox.log_lines import emit
+from trainbox.supervisor.ending import exit_code, fail, report
 from trainbox.supervisor.launcher_choice import modules_needed
 from trainbox.supervisor.outcome import Outcome
 from trainbox.supervisor.plan import Plan, plan
-from trainbox.supervisor.program import Choice, Program, choose, needs_key, resolve
+from trainbox.supervisor.program.choice import Choice, Program, choose, needs_key, resolve
 from trainbox.supervisor.supervise import supervise
 from trainbox.system.machine import read_machine
 from trainbox.system.shm_dir import scratch_directory
@@ -102,9 +92,9 @@ def _run_job(env: Mapping[str, str]) -> int:
             program, outcome, verdict = _run(job, without_peer_key(env), check_stop)
         if verdict and not outcome.stopped_by:  # another host was
             outcome = replace(outcome, stopped_by=verdict.stopped)
-        diagnosis = _report(outcome, verdict, program, job)
+        diagnosis = report(outcome, verdict, program, job)
         if diagnosis is None:
-            return _code(outcome, job)
+            return exit_code(outcome, job)
     except TrainboxError as error:
         diagnosis = diagnose_error(error)
     except Exception as error:  # noqa: BLE001 - the one place where a defect of trainbox becomes an exit code
@@ -112,7 +102,7 @@ def _run_job(env: Mapping[str, str]) -> int:
 
         emit(traceback.format_exc(), hidden=hidden)
         diagnosis = diagnose_defect(error)
-    return _fail(diagnosis, layout, hidden, earlier, outcome)
+    return fail(diagnosis, layout, hidden, earlier, outcome)
 
 
 def _layout_of_platform(env: Mapping[str, str]) -> Layout:
@@ -243,7 +233,7 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
     if choice.source.kind == "place":
         directory = Path(choice.source.location)
     else:
-        from trainbox.supervisor.source import fetch  # noqa: PLC0415 - most of its imports are for archives
+        from trainbox.supervisor.program.source import fetch  # noqa: PLC0415 - most of its imports are for archives
 
         directory = fetch(choice.source, job, lambda text: emit(text, hidden=job.secrets))
     program = _in_usable_directory(resolve(choice, directory), choice, job)
@@ -259,12 +249,12 @@ def _prepare(job: Job, env: Mapping[str, str]) -> tuple[Program, Mapping[str, st
 def _in_usable_directory(program: Program, choice: Choice, job: Job) -> Program:
     """An installed module needs no code directory, but one to run in; pip writes where it builds."""
     if not program.directory.is_dir():
-        from trainbox.supervisor.source import make_directory  # noqa: PLC0415 - as above
+        from trainbox.supervisor.program.source import make_directory  # noqa: PLC0415 - as above
 
         return replace(program, directory=make_directory(program.directory))
     if program.install and not os.access(program.directory, os.W_OK):
+        from trainbox.supervisor.program.source import copy_to_change  # noqa: PLC0415
         from trainbox.supervisor.requirements import builds_in_code  # noqa: PLC0415
-        from trainbox.supervisor.source import copy_to_change  # noqa: PLC0415
 
         if builds_in_code(program, job):
             copy = copy_to_change(program.directory, job, lambda text: emit(text, hidden=job.secrets))
@@ -294,98 +284,3 @@ def _introduction(job: Job, program: Program, planned: Plan) -> str:
         parts.append(f"{planned.processes} processes")
     parts.append("channels " + (", ".join(job.channels) or "none"))
     return f"{'; '.join(parts)}; running {' '.join(program.command)} in {program.directory}"
-
-
-def _report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> Diagnosis | None:
-    """Say how it ended, and find out why where it has failed."""
-    if not outcome.ends_line:
-        _begin_line()
-    for reason in outcome.lost_output:
-        emit(f"output was lost: {reason}")
-    if outcome.leftovers:
-        emit(f"ended {outcome.leftovers} process(es) that the script had left behind")
-    if not job.has_checkpoint_config and job.name and (lost := _count(job.checkpoints_dir)[0]):
-        emit(
-            f"WARNING: {lost} checkpoint file(s) in {job.checkpoints_dir} are not uploaded: the request has no"
-            " CheckpointConfig (checkpoint_s3_uri of the SDK v2)"
-        )
-    files, size = _count(job.layout.model_dir)
-    diagnosis = _diagnose(outcome, verdict, program, job)
-    code = diagnosis.exit_code if diagnosis else _code(outcome, job)
-    emit(ending(code, outcome.seconds, outcome.stopped_by, files=files, size=size))
-    if diagnosis:
-        return diagnosis
-    with contextlib.suppress(OSError):
-        release_failure(job.layout.failure_file)
-    if not outcome.stopped_by and not files and job.is_first_host:
-        emit(f"WARNING: {job.layout.model_dir} is empty: the job will have no model. Save it to trainbox.model_dir()")
-    return None
-
-
-def _code(outcome: Outcome, job: Job) -> int:
-    """The exit code of a job that has not failed."""
-    return job.settings.stop_exit_code if outcome.stopped_by else 0
-
-
-def _diagnose(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> Diagnosis | None:
-    if not outcome.code:
-        return None
-    from trainbox.supervisor import failure_reason as reason  # noqa: PLC0415 - it knows tracebacks by many expressions
-
-    return reason.diagnose(outcome, job, program.directory, verdict)
-
-
-def _begin_line() -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write("\n")
-        sys.stderr.flush()
-
-
-def _count(directory: Path) -> tuple[int, int]:
-    """How many files lie below a directory, and their bytes; what cannot be read is not counted."""
-    sizes: list[int] = []
-    with contextlib.suppress(OSError):
-        for _, found in walk_below(directory):
-            if not stat.S_ISDIR(found.st_mode):
-                sizes.append(found.st_size)
-    return len(sizes), sum(sizes)
-
-
-def _fail(
-    diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], earlier: Mark | None, outcome: Outcome | None
-) -> int:
-    """Write the failure file unless the script has, and end the log with the same text; the exit code.
-
-    Where the script has said it in the same words (`errors.end_as_declared`) it is not said again.
-
-    Args:
-        diagnosis: Why the job has failed.
-        layout: Where its files are.
-        hidden: Values to leave out.
-        earlier: The failure file that was there when this job began.
-        outcome: How the script ended, where it was started.
-    """
-    text = compose(diagnosis, hidden)
-    try:
-        # Rules match how it begins, whatever the script has written.
-        is_hardware = diagnosis.kind == "hardware"
-        is_ours = write_failure(layout.failure_file, text, before=is_hardware, earlier=earlier)
-        # What the script has written there, or what ours was put before.
-        found = hide_in_failure(layout.failure_file, hidden)
-        if not is_ours:
-            emit(f"{layout.failure_file} was written by the script and stays as it is; seen from here: {text}")
-            text = found
-    except OSError as error:
-        is_stale = earlier is not None and earlier == mark_failure(layout.failure_file)
-        stale = " and still holds the reason of an earlier job" if is_stale else ""
-        emit(f"{layout.failure_file} cannot be written{stale}: {error.strerror}")
-    words = f"FAILED: {text}"
-    if outcome is None or not _has_said(outcome, words.partition("\n")[0]):
-        emit(words)
-    return diagnosis.exit_code
-
-
-def _has_said(outcome: Outcome, words: str) -> bool:
-    """Whether the process that failed first ended its log so."""
-    failure = outcome.first_failure
-    return failure is not None and f"{PREFIX}{words}\n" in failure.stderr

@@ -1,5 +1,6 @@
 """Limits: those that this process runs under, its own (`ulimit`) and its cgroup's, and those of what it unpacks."""
 
+import os
 import resource
 from collections.abc import Collection
 from pathlib import Path
@@ -91,3 +92,19 @@ def parse_limit(text: str | None) -> int | None:
         return None
     number = int(text)
     return number if number < _NO_LIMIT else None
+
+
+def read_cpus(root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> int:
+    """Return how many processors this process may use at once, 1 at least: by its affinity and its cgroup's quota.
+
+    Sources: kernel documentation, admin-guide/cgroup-v2 (`cpu.max`) and scheduler/sched-bwc (`cpu.cfs_quota_us`).
+    """
+    usable = len(os.sched_getaffinity(0))
+    for directory in cgroup_directories("cpu", root, membership):
+        words = (read_text(directory / "cpu.max") or "").split()
+        words = words or [
+            (read_text(directory / name) or "").strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        ]
+        if len(words) == 2 and all(word.isdigit() for word in words) and int(words[1]):  # noqa: PLR2004 - quota and period
+            return max(1, min(usable, -(-int(words[0]) // int(words[1]))))
+    return usable

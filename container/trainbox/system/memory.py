@@ -1,5 +1,6 @@
 """What the kernel's cgroup says about memory, to tell a process killed for it from one killed for anything else."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,12 @@ def read_memory(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/c
             if counters is not None:
                 return Memory(_field(counters, "oom_kill"), parse_limit(read_text(directory / limit)))
     return Memory()
+
+
+def read_rss() -> int:
+    """Return the memory that this process has, in bytes: proc(5); 0 where there is no /proc."""
+    words = (read_text(Path("/proc/self/statm")) or "0 0").split()
+    return int(words[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _field(text: str, name: str) -> int | None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from trainbox.contract.job import Channel
 from trainbox.data import Block, ColumnSpec, Sparse, Table
 from trainbox.errors import DataError
-from trainbox.tabular.faults import BadRow, Rule, find_place
+from trainbox.tabular.faults import BadRow, RowRule, find_place
 
 #: Of a categorical feature: the memory of a model and of its training grows with the largest code.
 MOST_CODES = 1_000_000
@@ -18,7 +18,7 @@ _PLAIN = 1e15
 
 
 class Domain(msgspec.Struct, frozen=True):
-    """The labels with which an objective or a metric works.
+    """The labels that an objective or a metric accepts.
 
     Args:
         words: What they are: "labels above 0".
@@ -38,11 +38,11 @@ class Domain(msgspec.Struct, frozen=True):
 
     @property
     def is_everything(self) -> bool:
-        """Whether any number will do."""
+        """Whether every number is in the domain."""
         return math.isinf(self.lowest) and math.isinf(self.highest) and not self.is_whole
 
     def outside(self, labels: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Which of them are none of its labels."""
+        """Return a mask of the labels outside of the domain."""
         inside = (labels > self.lowest) if self.is_open else (labels >= self.lowest)
         inside &= labels <= self.highest
         if self.is_whole:
@@ -55,13 +55,13 @@ WHOLE = Domain("whole numbers", is_whole=True, hint="classes are whole numbers; 
 
 
 def classes_below(count: int, *, hint: str = "") -> Domain:
-    """The classes 0, 1, … below a number."""
+    """Return the domain of the classes 0, 1, … below a number."""
     words = "labels 0 and 1" if count == 2 else f"whole labels from 0 to {count - 1}"  # noqa: PLR2004
     return Domain(words, lowest=0, highest=count - 1, is_whole=True, hint=hint or f"give labels from 0 to {count - 1}")
 
 
-def labels_in(domain: Domain, who: str) -> Rule:
-    """A rule: every label lies in a domain.
+def labels_in(domain: Domain, who: str) -> RowRule:
+    """Return a rule: every label lies in a domain.
 
     Args:
         domain: The labels that are right.
@@ -81,7 +81,7 @@ def labels_in(domain: Domain, who: str) -> Rule:
 
 
 def check_known(table: Table, classes: Sequence[int], channel: Channel, columns: ColumnSpec) -> None:
-    """Refuse rows of a class that the rows trained on have not.
+    """Reject rows of a class that does not occur in the training rows.
 
     Args:
         table: The rows of the channel, all that this member has.
@@ -102,8 +102,8 @@ def check_known(table: Table, classes: Sequence[int], channel: Channel, columns:
         )
 
 
-def codes_of(wanted: Sequence[str], *, largest: int = MOST_CODES - 1, may_be_negative: bool = False) -> Rule:
-    """A rule: the values of categorical features are codes, whole numbers from 0 on; a missing value is none.
+def codes_of(wanted: Sequence[str], *, largest: int = MOST_CODES - 1, may_be_negative: bool = False) -> RowRule:
+    """Return a rule: values of categorical features are codes, whole numbers from 0; missing values are allowed.
 
     Args:
         wanted: The features, by name or by position from 0. One that there is not breaks no rule.
@@ -131,7 +131,7 @@ def _explain_code(name: str, value: float, least: int, largest: int) -> tuple[st
     range_ = f"a whole number from {least:,} to {largest:,}"
     hint = "number the categories of the feature 0, 1, 2, …"
     if value == -1:
-        hint = "-1 is how pandas codes a missing value: leave the cell empty"
+        hint = "-1 is the code of pandas for a missing value: leave the cell empty"
     return f"code {spell(value)} of categorical feature {name!r} is invalid: a code is {range_}", hint
 
 
@@ -161,7 +161,7 @@ def _column(block: Block, place: int) -> tuple[npt.NDArray[np.int64], npt.NDArra
 
 
 def spell(value: float) -> str:
-    """A number as a person would have written it in a file of 32-bit floats.
+    """Format a 32-bit float in its shortest form.
 
     >>> spell(3.0), spell(float(np.float32(0.1))), spell(math.inf)
     ('3', '0.1', 'inf')

@@ -29,7 +29,7 @@ class BadRow(msgspec.Struct, frozen=True):
 
 
 #: The first row of a block that breaks it, if any does.
-Rule: TypeAlias = Callable[[Block, Sequence[str] | None], BadRow | None]
+RowRule: TypeAlias = Callable[[Block, Sequence[str] | None], BadRow | None]
 
 
 class Scan:
@@ -39,7 +39,7 @@ class Scan:
         rules: For the rows.
     """
 
-    def __init__(self, *rules: Rule) -> None:
+    def __init__(self, *rules: RowRule) -> None:
         self._rules = rules
         self.fault: Fault | None = None
 
@@ -53,7 +53,7 @@ class Scan:
             self.fault = Fault(f"{block.where(first.row)}: {first.message}", first.hint)
 
     def check(self) -> None:
-        """Go on only if all rows keep the rules.
+        """Raise the error of the first row that breaks a rule.
 
         Raises:
             DataError: With file, row and value.
@@ -94,7 +94,7 @@ class _Word(msgspec.Struct, frozen=True):
 
 @contextmanager
 def raising_everywhere(communicator: Communicator) -> Iterator[None]:
-    """In this block each member works alone; an error in the data of one is raised on all, with the same text.
+    """Raise a data error of one member on all members, with the same text; members work independently in the block.
 
     Nothing in the block may call the communicator: a member that fails does not come to that call.
 
@@ -116,7 +116,7 @@ def raising_everywhere(communicator: Communicator) -> Iterator[None]:
 
 @contextmanager
 def raising_together(communicator: Communicator) -> Iterator[None]:
-    """In this block all members come to the same error, as they judge the same reports.
+    """Let all members raise the same error, which each of them derives in the block from the same reports.
 
     None leaves before all know it: the others would hear that it has given up, and raise that instead.
     """

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from trainbox.errors import DataError
 
-#: Of more different labels than this nobody makes a list: they are no classes.
+#: More different labels than this are not classes, and are not listed.
 MOST_CLASSES = 10_000
 _SHOWN = 10
 
@@ -16,7 +16,7 @@ Labels = npt.NDArray[np.float32]
 
 
 def count_labels(labels: Labels) -> dict[float, int]:
-    """How many rows each label has, in ascending order.
+    """Return the number of rows of each label, in ascending order of labels.
 
     Args:
         labels: (n,) or (n, k), without missing ones.
@@ -26,7 +26,7 @@ def count_labels(labels: Labels) -> dict[float, int]:
 
 
 def check_classes(channel: str, counts: Mapping[float, int], *, learn: bool = True) -> None:
-    """Refuse classes from which nothing can be learnt.
+    """Reject labels that are too many for classes, or all equal.
 
     Args:
         channel: Its name, for the message.
@@ -38,39 +38,41 @@ def check_classes(channel: str, counts: Mapping[float, int], *, learn: bool = Tr
     """
     if len(counts) > MOST_CLASSES:
         raise DataError(
-            f"channel {channel}: {len(counts):,} different labels are no classes; found {some(counts)}",
-            hint="is it a number to predict? Then say task=regression, or an objective such as reg:squarederror",
+            f"channel {channel}: {len(counts):,} different labels are too many for classes;"
+            f" found {list_counts(counts)}",
+            hint="to predict numbers, use task=regression, or an objective such as reg:squarederror",
         )
     if learn and len(counts) == 1:
         refuse_constant(channel, *next(iter(counts.items())))
 
 
 def refuse_constant(channel: str, label: float, rows: int) -> NoReturn:
-    """Say that all rows of a channel have the same label.
+    """Raise the error of a channel whose labels are all equal.
 
     Raises:
         DataError: Always.
     """
     raise DataError(
-        f"channel {channel}: every label is {some({label: rows})}: there is nothing to learn",
+        f"channel {channel}: all labels are equal, {list_counts({label: rows})};"
+        " training needs at least two different values",
         hint="the first column must be the label; check that it is, and how the rows were chosen",
     )
 
 
 def refuse_weights(channel: str) -> NoReturn:
-    """Say that no row of a channel counts.
+    """Raise the error of a channel whose weights are all 0.
 
     Raises:
         DataError: Always.
     """
     raise DataError(
-        f"channel {channel}: every weight is 0: no row counts",
+        f"channel {channel}: all weights are 0; training needs a weight above 0",
         hint="the column after the label must be the weight; check that it is",
     )
 
 
-def some(counts: Mapping[float, int]) -> str:
-    """The labels and how many rows have them, the first few.
+def list_counts(counts: Mapping[float, int]) -> str:
+    """Format the first few labels with their numbers of rows.
 
     >>> some({0.0: 12_000, 1.0: 1})
     '0 (12,000 rows), 1 (1 row)'

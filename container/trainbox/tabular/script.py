@@ -1,13 +1,15 @@
-"""What the sessions of the algorithms share: partial imports, an early stop, log lines under the name of the script."""
+"""What the sessions of the algorithms share: partial imports, an early stop, log lines, the remaining time."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from trainbox import toolkit
 from trainbox.errors import Stopped
+from trainbox.log_lines import emit
 
 
 @contextmanager
@@ -55,3 +57,42 @@ def log_line(text: str) -> None:
     program = Path(sys.argv[0])
     name = program.parent.name if program.stem == "__main__" else program.stem
     print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+class RemainingTime:
+    """Logs how much of the work is done, and about how long the rest takes at the speed so far.
+
+    Args:
+        total: How much there is to do.
+        done: How much of it was done before this process began.
+        unit: What is counted, as "trees".
+        least: Seconds from one line to the next, at least.
+        clock: Gives the time in seconds.
+    """
+
+    def __init__(
+        self, total: int, done: int, unit: str, *, least: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._total, self._first, self._unit = total, done, unit
+        self._least, self._clock = least, clock
+        self._start = self._logged = clock()
+
+    def update(self, done: int) -> None:
+        """Log it, unless all is done or the last line is newer than `least` seconds."""
+        now = self._clock()
+        if done >= self._total or done <= self._first or now - self._logged < self._least:
+            return
+        self._logged = now
+        left = (now - self._start) / (done - self._first) * (self._total - done)
+        emit(f"{done:,} of {self._total:,} {self._unit}, about {format_duration(left)} left")
+
+
+def format_duration(seconds: float) -> str:
+    """Format a time in its two largest units.
+
+    >>> format_duration(59.6), format_duration(3725)
+    ('1 min 0 s', '1 h 2 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -23,18 +23,18 @@ class _Told(msgspec.Struct, frozen=True):
     coding: Coding | None
 
 
-class Column(msgspec.Struct, frozen=True):
-    """What one member has read of a column that is one of texts for it or for another."""
+class TextColumn(msgspec.Struct, frozen=True):
+    """One member's texts of a column that has texts on some member."""
 
     member: str
     texts: tuple[str, ...]
     has_numbers: bool
 
 
-def settle(
+def share_codes(
     communicator: Communicator, coding: Coding, names: Sequence[str], has_numbers: Callable[[int], bool]
 ) -> Coding:
-    """The texts of all members together, sorted; all of them call this.
+    """Return the codes of all members' texts, sorted; all members call this.
 
     Args:
         communicator: The members.
@@ -52,14 +52,14 @@ def settle(
     found: dict[int, tuple[str, ...]] = {}
     for place in places:
         texts = coding.labels if place == LABEL else coding.features.get(place, ())
-        column = Column(communicator.members.name, texts, place not in own and has_numbers(place))
+        column = TextColumn(communicator.members.name, texts, place not in own and has_numbers(place))
         what = "the label" if place == LABEL else f"feature {names[place] if place < len(names) else place!r}"
-        found[place] = put_together(what, communicator.gather(column, Column))
+        found[place] = merge_texts(what, communicator.gather(column, TextColumn))
     return Coding({place: texts for place, texts in found.items() if place != LABEL}, found.get(LABEL, ()))
 
 
 def former_codes(communicator: Communicator, model_dir: Path | None) -> Coding | None:
-    """The codes of a former model, which these rows must follow; None where no member is given one.
+    """Return the codes of a former model, which the rows must use; None if no member has one.
 
     Args:
         communicator: The members; all call this.
@@ -74,7 +74,7 @@ def former_codes(communicator: Communicator, model_dir: Path | None) -> Coding |
 
 
 def read_codes(model_dir: Path) -> Coding:
-    """The codes that a model has learnt from; none where it has no card.
+    """Read the codes of a model from its card; empty without a card.
 
     Raises:
         DataError: Its card cannot be read.
@@ -87,8 +87,8 @@ def read_codes(model_dir: Path) -> Coding:
     return Coding(features, tuple(label for label in card.classes if isinstance(label, str)))
 
 
-def put_together(what: str, columns: Sequence[Column]) -> tuple[str, ...]:
-    """Pure: the texts of a column of all members, sorted.
+def merge_texts(what: str, columns: Sequence[TextColumn]) -> tuple[str, ...]:
+    """Merge the texts of a column of all members, sorted.
 
     Raises:
         DataError: It has texts on one member and numbers on another, or too many texts on all together.
@@ -113,7 +113,7 @@ def put_together(what: str, columns: Sequence[Column]) -> tuple[str, ...]:
 
 
 def has_number(table: Table, place: int) -> bool:
-    """Whether a column of numbers has one that is not missing."""
+    """Whether a column of numbers has a value that is not missing."""
     if not len(table.labels):
         return False
     if place == LABEL or scipy.sparse.issparse(table.features):
@@ -121,17 +121,15 @@ def has_number(table: Table, place: int) -> bool:
     return not bool(np.isnan(table.features[:, place]).all())
 
 
-def find_odd_texts(coding: Coding, names: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
-    """What to know of texts that other programs write for a missing value."""
+def texts_like_missing(coding: Coding, names: Sequence[str], missing: Sequence[str]) -> tuple[str, ...]:
+    """Return a warning for each text that other programs write for a missing value."""
     columns = {**by_name(coding, names), **({"the label": coding.labels} if coding.labels else {})}
     found = {name: text for name, texts in columns.items() for text in texts if is_missing_marker(text)}
-    return tuple(
-        f"{name}: {text!r} is taken for a text; {hint_for_cell(text, missing)}" for name, text in found.items()
-    )
+    return tuple(f"{name}: {text!r} is read as a text; {hint_for_cell(text, missing)}" for name, text in found.items())
 
 
 def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The texts of each feature by its name, as a model card has them.
+    """Return the texts of each feature by its name, as a model card has them.
 
     Raises:
         DataError: Two columns of texts have one name.
@@ -147,8 +145,8 @@ def by_name(coding: Coding, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def explain(coding: Coding, names: Sequence[str], unseen: str) -> tuple[str, ...]:
-    """What to know of a model that has learnt from texts; nothing of one that has not."""
+def note_on_texts(coding: Coding, names: Sequence[str], unseen: str) -> tuple[str, ...]:
+    """Return the log line of a model that was trained on texts; none for other models."""
     if not coding:
         return ()
     told = [f"{name} ({len(texts):,} texts)" for name, texts in by_name(coding, names).items()]

@@ -13,18 +13,20 @@ if not run.stopped:
 batches.next_epoch()
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from trainbox.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trainbox.torch.batches import Batches
-    from trainbox.torch.epochs import BestEpoch, EpochScores, evaluate
-    from trainbox.torch.former import load_former
-    from trainbox.torch.hyperparameters import NetworkParams
-    from trainbox.torch.model import save_network
-    from trainbox.torch.networks import convolutions, learning_rate, load_factory, perceptron
-    from trainbox.torch.samples import Samples, prepare, read_samples
-    from trainbox.torch.training import Session, session
+    from trainbox.torch.networks.architectures import convolutions, learning_rate, load_factory, perceptron
+    from trainbox.torch.networks.epochs import BestEpoch, EpochScores, evaluate
+    from trainbox.torch.networks.former import load_former
+    from trainbox.torch.networks.hyperparameters import NetworkParams
+    from trainbox.torch.networks.model import save_network
+    from trainbox.torch.networks.samples import Samples, prepare, read_samples
+    from trainbox.torch.start_session import session
+    from trainbox.torch.training import Session
 
 __all__ = [
     "Batches",
@@ -45,32 +47,24 @@ __all__ = [
     "session",
 ]
 
-_HOMES = {
-    "Batches": "batches",
-    "BestEpoch": "epochs",
-    "EpochScores": "epochs",
-    "NetworkParams": "hyperparameters",
-    "Samples": "samples",
-    "Session": "training",
-    "convolutions": "networks",
-    "evaluate": "epochs",
-    "learning_rate": "networks",
-    "load_factory": "networks",
-    "load_former": "former",
-    "perceptron": "networks",
-    "prepare": "samples",
-    "read_samples": "samples",
-    "save_network": "model",
-    "session": "training",
+#: The module of each name; loaded on first use, so that the agent and the writer of checkpoints do not import torch.
+_MODULES = {
+    "Batches": "trainbox.torch.batches",
+    "BestEpoch": "trainbox.torch.networks.epochs",
+    "EpochScores": "trainbox.torch.networks.epochs",
+    "NetworkParams": "trainbox.torch.networks.hyperparameters",
+    "Samples": "trainbox.torch.networks.samples",
+    "Session": "trainbox.torch.training",
+    "convolutions": "trainbox.torch.networks.architectures",
+    "evaluate": "trainbox.torch.networks.epochs",
+    "learning_rate": "trainbox.torch.networks.architectures",
+    "load_factory": "trainbox.torch.networks.architectures",
+    "load_former": "trainbox.torch.networks.former",
+    "perceptron": "trainbox.torch.networks.architectures",
+    "prepare": "trainbox.torch.networks.samples",
+    "read_samples": "trainbox.torch.networks.samples",
+    "save_network": "trainbox.torch.networks.model",
+    "session": "trainbox.torch.start_session",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for: the agent and the writer of checkpoints do without torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trainbox.torch' has no attribute {name!r}")
-    return getattr(import_module(f"trainbox.torch.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -19,12 +19,11 @@ import torch.distributed as dist
 
 from trainbox import metrics, stopping, toolkit
 from trainbox.contract.job import read_environment
+from trainbox.contract.progress import StepPhase, open_progress
 from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.contract.world import in_world
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
-from trainbox.launcher.progress import StepPhase, open_progress
 from trainbox.log_lines import emit
-from trainbox.torch.agree import Agreement, Flags, gather
 from trainbox.torch.checkpoints.collectives import RankGroup
 from trainbox.torch.checkpoints.library_checkpoints import (
     CommonCheckpoints,
@@ -34,6 +33,7 @@ from trainbox.torch.checkpoints.library_checkpoints import (
     publish,
 )
 from trainbox.torch.checkpoints.pickles import check_indexes
+from trainbox.torch.steps.agreement import Agreement, StepFlags, gather
 from trainbox.torch.world import JOIN_TIMEOUT
 
 #: From one checkpoint to the next, unless the script says otherwise.
@@ -61,7 +61,7 @@ class Integration:
         env, given = read_place()
         ranks = given or Ranks()
         self._least = given.world_size if given else len(in_world(self._job).hosts)  # processes that train together
-        self._progress = open_progress(env, ranks)
+        self._progress = open_progress(env, ranks, emit)
         self.mark(StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
         self._stop = stopping.install(self._job.settings.grace_seconds)
         self._store = toolkit.checkpoints(keep=keep)
@@ -145,7 +145,7 @@ class Integration:
         self._computing = time.monotonic()
         self.mark(StepPhase.COMPUTE)
 
-    def end_step(self, step: int) -> Flags:
+    def end_step(self, step: int) -> StepFlags:
         """So many steps are done: give what all ranks have agreed to do now, to save or to stop.
 
         All ranks call this after the same step. Who is to stop is to save as well.
@@ -160,9 +160,9 @@ class Integration:
         due = self._peers.rank == 0 and now >= self._save_at
         if due:
             self._save_at = float("inf")  # it is asked for
-        agreed = self._agreement.exchange(Flags(self._stop.requested, due))
+        agreed = self._agreement.exchange(StepFlags(self._stop.requested, due))
         self.stopped = self.stopped or agreed.stop
-        return Flags(agreed.stop, agreed.save or agreed.stop)
+        return StepFlags(agreed.stop, agreed.save or agreed.stop)
 
     def wait_for_data(self) -> None:
         """The next step begins, with the wait for its batch."""

@@ -19,7 +19,7 @@ The same script runs alone, under torchrun and under trainbox's launcher.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -27,26 +27,24 @@ import torch.distributed as dist
 from torch import nn
 
 from trainbox import toolkit
-from trainbox.contract.job import read_environment
+from trainbox.contract.progress import RankProgress, StepPhase
 from trainbox.contract.ranks import Ranks
-from trainbox.launcher import preload
-from trainbox.launcher.progress import RankProgress, StepPhase, open_progress
 from trainbox.log_lines import emit
-from trainbox.torch.agree import gather, require_same
 from trainbox.torch.batches import Batches, Tail
 from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain
 from trainbox.torch.checkpoints.run_info import RunInfo
 from trainbox.torch.checkpoints.saver import choose_saver
-from trainbox.torch.exact import algorithms, seed_all
-from trainbox.torch.filling import Weights, is_needed
-from trainbox.torch.gradients import Gradients
-from trainbox.torch.loop import Loop, Uneven
+from trainbox.torch.determinism import seed_all
+from trainbox.torch.parallel.filling import Weights, is_needed
+from trainbox.torch.parallel.sharding import Asked, check_units, describe, place, plan_units
+from trainbox.torch.parallel.stopwatch import Stopwatch
+from trainbox.torch.parallel.wrapping import check_options, copy, rounds_anew
 from trainbox.torch.permutation import derive
-from trainbox.torch.precision import Precision, PrecisionName
-from trainbox.torch.sharding import Asked, check_units, describe, place, plan_units
-from trainbox.torch.stopwatch import Stopwatch
-from trainbox.torch.world import Backend, choose_backend, find_ranks, joined
-from trainbox.torch.wrapping import check_options, copy, rounds_anew
+from trainbox.torch.precision import Precision
+from trainbox.torch.steps.agreement import require_same
+from trainbox.torch.steps.gradients import Gradients
+from trainbox.torch.steps.loop import Loop, Uneven
+from trainbox.torch.world import Backend
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -318,65 +316,3 @@ class Session:
         """Log one line, from rank 0 only."""
         if self.rank == 0:
             emit(text)
-
-
-@contextmanager
-def session(
-    *,
-    seed: int = 0,
-    precision: PrecisionName = "fp32",
-    backend: str | None = None,
-    deterministic: bool = True,
-    on_nan: Literal["stop", "continue"] = "stop",
-    check_every: int = CHECK_EVERY,
-) -> Iterator[Session]:
-    """Join the other ranks, choose the device, seed all random generators; leave together with the other ranks.
-
-    Args:
-        seed: Of every random choice. All ranks draw the same until `wrap`, so that their models are the same.
-        precision: fp32, or a mixed precision: bf16 or fp16.
-        backend: Of torch.distributed; by default that of the request, else nccl with GPUs and gloo without.
-        deterministic: Only algorithms that give the same bits each time, where there are such.
-        on_nan: What a loss that is not finite does: stop the job, or leave its step out.
-        check_every: Steps from one comparison of the ranks' parameters to the next; 0 never compares.
-
-    Raises:
-        ContractError: The variables of the rank are not those of torchrun, or it would train alone in a job of several.
-        HyperparameterError: A GPU, a library or a precision that is asked for is not there.
-    """
-    settings, env = toolkit.current_job().settings, read_environment()
-    preload.warn(env)
-    ranks = find_ranks(toolkit.current_job(), env)
-    progress = open_progress(env, ranks)
-    if progress is not None:
-        progress.mark(0, StepPhase.JOIN)  # first: who hears a stop and has yet to join is not waited for
-    toolkit.stop_requested()  # from here on SIGTERM is a request
-    gpus = torch.cuda.device_count()
-    chosen = choose_backend(backend or settings.backend, ranks, gpus=gpus, nccl=dist.is_nccl_available())
-    with (
-        algorithms(deterministic=deterministic),
-        joined(ranks, chosen, pauses=settings.start_seconds, env=env) as control,
-    ):
-        seed_all(derive(seed, "all"))
-        run = Session(
-            ranks,
-            chosen,
-            control,
-            progress,
-            precision=Precision(precision, chosen.device),
-            seed=seed,
-            on_nan=on_nan,
-            check_every=check_every,
-        )
-        gather(ranks.rank, control)  # every rank can be reached, before anything is computed
-        several = f"{ranks.world_size} ranks, {ranks.local_world_size} on this host, {chosen.name}"
-        who = several if ranks.world_size > 1 else "one rank"
-        run.say(
-            f"{who} on {chosen.device.type} ({chosen.reason}), {precision}, {torch.get_num_threads()} threads a rank,"
-            f" seed {seed}, torch {torch.__version__}"
-        )
-        try:
-            yield run
-            run._loop.close()  # noqa: SLF001 - of the same module
-        finally:
-            run._loop.leave()  # noqa: SLF001 - likewise

@@ -1,6 +1,6 @@
 """The public names for scripts that train with XGBoost; `train_scripts/xgboost_train.py` is one to copy.
 
-    params = trainbox.hyperparameters(Params)
+    params = trainbox.hyperparameters(XGBoostParams)
     with session(params) as run:
         boosting = run.read()
         start = boosting.resume()
@@ -12,46 +12,39 @@
 imports `xgboost` at its top, as usual: then all of it is there.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from trainbox.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from trainbox.xgboost.boosting import Boosting, BoostingSession
-    from trainbox.xgboost.declared import declare
     from trainbox.xgboost.entry import session
     from trainbox.xgboost.model_check import Model, check_model
-    from trainbox.xgboost.params import Params
+    from trainbox.xgboost.params.declared_metrics import declare
+    from trainbox.xgboost.params.hyperparameters import XGBoostParams
     from trainbox.xgboost.segments import Progress
 
 __all__ = [
     "Boosting",
     "BoostingSession",
     "Model",
-    "Params",
     "Progress",
+    "XGBoostParams",
     "check_model",
     "declare",
     "session",
 ]
 
-_HOMES = {
-    "Boosting": "boosting",
-    "BoostingSession": "boosting",
-    "Model": "model_check",
-    "Params": "params",
-    "Progress": "segments",
-    "check_model": "model_check",
-    "declare": "declared",
-    "session": "entry",
+#: The module of each name; loaded on first use: hyperparameters and metrics are known without importing the library.
+_MODULES = {
+    "Boosting": "trainbox.xgboost.boosting",
+    "BoostingSession": "trainbox.xgboost.boosting",
+    "Model": "trainbox.xgboost.model_check",
+    "Progress": "trainbox.xgboost.segments",
+    "XGBoostParams": "trainbox.xgboost.params.hyperparameters",
+    "check_model": "trainbox.xgboost.model_check",
+    "declare": "trainbox.xgboost.params.declared_metrics",
+    "session": "trainbox.xgboost.entry",
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name on first use, so that hyperparameters and metrics are known without importing XGBoost."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'trainbox.xgboost' has no attribute {name!r}")
-    return getattr(import_module(f"trainbox.xgboost.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

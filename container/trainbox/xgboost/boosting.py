@@ -8,15 +8,16 @@ from trainbox.checkpoint.store import Checkpoint
 from trainbox.comm import Communicator
 from trainbox.errors import RunError
 from trainbox.model.plots import draw_pictures
+from trainbox.tabular.channels import connect
 from trainbox.tabular.script import log_line
-from trainbox.tabular.texts import explain
-from trainbox.xgboost.cluster import collective
+from trainbox.tabular.texts import note_on_texts
+from trainbox.xgboost.collective.group import collective
 from trainbox.xgboost.cross_validation import cross_validate
-from trainbox.xgboost.data import Data, meet, read_data
-from trainbox.xgboost.declared import objective_of
-from trainbox.xgboost.former import Former, read_former
-from trainbox.xgboost.model import cut, describe, save_curves, save_importance, save_models, thin_rows
-from trainbox.xgboost.params import Params, check_members
+from trainbox.xgboost.former import FormerBooster, read_former
+from trainbox.xgboost.model import describe, first_rounds, save_curves, save_importance, save_models, thin_rows
+from trainbox.xgboost.params.declared_metrics import objective_of
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, check_members
+from trainbox.xgboost.rows.reading import BoostingData, read_data
 from trainbox.xgboost.segments import (
     Progress,
     best_round,
@@ -26,7 +27,7 @@ from trainbox.xgboost.segments import (
     resume,
     save_progress,
 )
-from trainbox.xgboost.training import Objective, conclude, train
+from trainbox.xgboost.training import CustomObjective, log_final, train
 
 
 class BoostingSession:
@@ -37,7 +38,7 @@ class BoostingSession:
         stack: Closed at the end of the session.
     """
 
-    def __init__(self, params: Params, stack: ExitStack) -> None:
+    def __init__(self, params: XGBoostParams, stack: ExitStack) -> None:
         self._params = params
         self._stack = stack
 
@@ -54,7 +55,7 @@ class BoostingSession:
             CheckpointError: A checkpoint cannot be read.
         """
         params, store = self._params, trainbox.checkpoints()
-        communicator = self._stack.enter_context(meet())
+        communicator = self._stack.enter_context(connect())
         check_members(params, communicator.size)
         found = store.latest() if not params.kfold else None
         data = read_data(params, communicator, self._stack, checkpoint=found.step if found else None)
@@ -75,13 +76,13 @@ class Boosting:
 
     def __init__(
         self,
-        params: Params,
+        params: XGBoostParams,
         communicator: Communicator,
-        data: Data,
+        data: BoostingData,
         *,
         store: trainbox.Checkpoints,
         found: Checkpoint | None,
-        former: Former | None,
+        former: FormerBooster | None,
     ) -> None:
         self.rank, self._data = communicator.rank, data
         self._params, self._communicator = params, communicator
@@ -101,7 +102,7 @@ class Boosting:
         agreement = self._data.agreement
         return resume(self._found, agreement, self._communicator, self._identity, self._params, former=self._former)
 
-    def rounds(self, start: Progress, *, objective: Objective | None = None) -> Iterator[Progress]:
+    def rounds(self, start: Progress, *, objective: CustomObjective | None = None) -> Iterator[Progress]:
         """Train, and yield the progress after each segment of `checkpoint_every` rounds. Call it once.
 
         Every round is scored and logged. Training ends after `num_round` rounds, by early stopping, or after a SIGTERM;
@@ -151,7 +152,7 @@ class Boosting:
             log_line(f"asked to stop: {len(history)} rounds are saved; a resumed job repeats the last {lost} of them")
         chosen, best = chosen_round(history, metric, params), best_round(history, metric)
         rounds = progress.former + chosen + 1
-        model, features = cut(progress.model, rounds), data.agreement.columns
+        model, features = first_rounds(progress.model, rounds), data.agreement.columns
         scores = {**history[chosen], **(progress.scores if chosen == len(history) - 1 else {})}
         card = describe(
             params,
@@ -165,9 +166,9 @@ class Boosting:
         save_models({"xgboost-model": bytes(model.save_raw("ubj"))}, card, self._thin)
         pictures = save_importance(model, features), save_curves(history, chosen)
         log_line(f"saved {rounds} rounds to {trainbox.model_dir() / 'xgboost-model'}")
-        for text in explain(data.agreement.coding, features, params.unseen):
+        for text in note_on_texts(data.agreement.coding, features, params.unseen):
             log_line(text)
-        conclude(params, chosen, scores)
+        log_final(params, chosen, scores)
         if complete:
             draw_pictures(*pictures)
 

@@ -11,10 +11,8 @@ from trainbox.data import Table
 from trainbox.model.plots import draw_pictures
 from trainbox.model.samples import Matrix
 from trainbox.tabular.script import log_line
-from trainbox.tabular.texts import explain
-from trainbox.xgboost.cluster import Alone
-from trainbox.xgboost.data import Data
-from trainbox.xgboost.declared import objective_of
+from trainbox.tabular.texts import note_on_texts
+from trainbox.xgboost.collective.group import SingleProcess
 from trainbox.xgboost.folds import (
     Fold,
     FoldResult,
@@ -28,16 +26,18 @@ from trainbox.xgboost.folds import (
     summarize,
     take_rows,
 )
-from trainbox.xgboost.matrices import Bins, plain_matrix
-from trainbox.xgboost.model import cut, describe, save_models, save_output
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.model import describe, first_rounds, save_models, save_output
+from trainbox.xgboost.params.declared_metrics import objective_of
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.matrices import Bins, plain_matrix
+from trainbox.xgboost.rows.reading import BoostingData
 from trainbox.xgboost.segments import Progress, chosen_round, is_finished
-from trainbox.xgboost.training import conclude, train
+from trainbox.xgboost.training import log_final, train
 
 
 def cross_validate(
-    params: Params,
-    data: Data,
+    params: XGBoostParams,
+    data: BoostingData,
     *,
     store: trainbox.Checkpoints,
     found: Checkpoint | None,
@@ -74,24 +74,26 @@ def cross_validate(
     _save(params, data, thin=thin, labels=rows.labels, folds=folds, results=results)
 
 
-def _train_fold(params: Params, data: Data, rows: Table, fold: Fold, bins: Bins, *, before: int) -> FoldResult | None:
+def _train_fold(
+    params: XGBoostParams, data: BoostingData, rows: Table, fold: Fold, bins: Bins, *, before: int
+) -> FoldResult | None:
     """Train one fold; None if the job is stopped before it is finished."""
     held_out = take_rows(rows, fold.held_out)
     part = data.of({"train": take_rows(rows, fold.train), "validation": held_out}, params)
     progress = Progress()
-    for latest in train(params, Alone(), part, progress, bins, before=before):
+    for latest in train(params, SingleProcess(), part, progress, bins, before=before):
         progress = latest
     if progress.model is None or not is_finished(progress.history, objective_of(params), params):
         return None
     chosen = chosen_round(progress.history, objective_of(params), params)
-    model = cut(progress.model, chosen + 1)
-    said = model.predict(plain_matrix(held_out, params))
-    return FoldResult(bytes(model.save_raw("ubj")), progress.history[chosen], said, progress.history)
+    model = first_rounds(progress.model, chosen + 1)
+    predictions = model.predict(plain_matrix(held_out, params))
+    return FoldResult(bytes(model.save_raw("ubj")), progress.history[chosen], predictions, progress.history)
 
 
 def _save(
-    params: Params,
-    data: Data,
+    params: XGBoostParams,
+    data: BoostingData,
     *,
     thin: Matrix,
     labels: npt.NDArray[np.float32],
@@ -110,13 +112,13 @@ def _save(
     )
     models = {f"xgboost-model-{number}": result.model for number, result in enumerate(results)}
     save_models(models, card, thin)
-    said = out_of_fold(folds, results)
-    save_output("predictions.csv", predictions_file(labels, said, classes=params.classes))
+    predictions = out_of_fold(folds, results)
+    save_output("predictions.csv", predictions_file(labels, predictions, classes=params.classes))
     picture = save_fold_curves(results, params)
     log_line(f"saved {len(results)} models to {trainbox.model_dir()}: xgboost-model-0, …")
-    for text in explain(data.agreement.coding, data.agreement.columns, params.unseen):
+    for text in note_on_texts(data.agreement.coding, data.agreement.columns, params.unseen):
         log_line(text)
     for name, score in scores.items():
         log_line(f"{name}: {score['mean']:.6g} on average over the folds, standard deviation {score['std']:.6g}")
-    conclude(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
+    log_final(params, params.num_round, {name: score["mean"] for name, score in scores.items()})
     draw_pictures(picture)

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 
 from trainbox.contract.job import default_in_environment
 from trainbox.tabular.script import ending_in_order, log_line, without
-from trainbox.xgboost.params import Params, notes
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, notes
 
 if TYPE_CHECKING:
     from trainbox.xgboost.boosting import BoostingSession
 
-#: Optional parts of XGBoost that training does not use; `make bench-xgboost` prints what leaving them out saves.
+#: Optional parts of XGBoost that training does not use; `make bench-xgboost` prints the import with them.
 _UNUSED = ("sklearn", "pandas", "xgboost.sklearn")
 
 
 @contextmanager
-def session(params: Params) -> Iterator["BoostingSession"]:
+def session(params: XGBoostParams) -> Iterator["BoostingSession"]:
     """Start a session; the end of the block disconnects from the other processes of the job.
 
     A stop before there is anything to save ends the block, and is not an error.
 
-    >>> with session(trainbox.hyperparameters(Params)) as run:
+    >>> with session(trainbox.hyperparameters(XGBoostParams)) as run:
     ...     boosting = run.read()
 
     Args:

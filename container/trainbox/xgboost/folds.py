@@ -22,10 +22,10 @@ from trainbox.data import Table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.model.curves import save_folds as save_folds_of
 from trainbox.model.plots import Picture
-from trainbox.xgboost.declared import objective_of
-from trainbox.xgboost.matrices import number_groups
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params.declared_metrics import objective_of
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.readers import spell_base_score
+from trainbox.xgboost.rows.matrices import number_groups
 from trainbox.xgboost.segments import check_part, chosen_round, compare, parse_part, read_part
 
 Rows = npt.NDArray[np.int64]
@@ -37,7 +37,7 @@ _HISTORIES = "histories.json"
 
 
 class Fold(msgspec.Struct, frozen=True, eq=False):
-    """One split of the rows."""
+    """One split of the rows into training and held-out rows."""
 
     repeat: int
     number: int
@@ -45,8 +45,8 @@ class Fold(msgspec.Struct, frozen=True, eq=False):
     held_out: Rows
 
 
-def split_folds(labels: Floats, params: Params, groups: Rows | None = None) -> tuple[Fold, ...]:
-    """All folds of all repeats; with classes each fold has its share of every one, and no group is cut.
+def split_folds(labels: Floats, params: XGBoostParams, groups: Rows | None = None) -> tuple[Fold, ...]:
+    """Split rows into the folds of all repeats; stratified for classes, and groups are not split.
 
     Args:
         labels: (n,) or (n, k).
@@ -84,7 +84,7 @@ def split_folds(labels: Floats, params: Params, groups: Rows | None = None) -> t
 
 
 def take_rows(table: Table, rows: Rows) -> Table:
-    """Some rows of a table."""
+    """Return some rows of a table."""
     return msgspec.structs.replace(
         table,
         labels=table.labels[rows],
@@ -95,7 +95,7 @@ def take_rows(table: Table, rows: Rows) -> Table:
 
 
 def join_folds(tables: Sequence[Table]) -> Table:
-    """The rows of several tables, which have the same columns."""
+    """Concatenate tables that have the same columns."""
     first = tables[0]
     if len(tables) == 1:
         return first
@@ -117,7 +117,7 @@ def join_folds(tables: Sequence[Table]) -> Table:
 
 
 def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """The mean of each metric over the folds, and its standard deviation."""
+    """Return the mean and standard deviation of each metric over the folds."""
     names = list(dict.fromkeys(name for fold in scores for name in fold))
     found = {}
     for name in names:
@@ -127,23 +127,23 @@ def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, floa
     return found
 
 
-def predictions_file(labels: Floats, said: Sequence[Floats], *, classes: int | None) -> bytes:
-    """`predictions.csv`, one line for each row, in the columns of the built-in.
+def predictions_file(labels: Floats, predictions: Sequence[Floats], *, classes: int | None) -> bytes:
+    """Return the content of `predictions.csv`, one line for each row, in the columns of the built-in.
 
     For classes: the label, the mean probability (of several classes that of the one chosen), and the class that most
     repeats chose; for numbers: the label and the mean.
 
     Args:
         labels: (n,)
-        said: For each repeat what the models said that had not seen the row: (n,), or (n, classes).
+        predictions: Of each repeat, by models that have not seen the row: (n,), or (n, classes).
         classes: `None` for numbers.
     """
     columns: list[npt.NDArray[Any]] = [labels]
     if classes is None:
-        columns.append(np.mean(said, axis=0))
+        columns.append(np.mean(predictions, axis=0))
     else:
-        chosen = [part.argmax(axis=1) if part.ndim > 1 else (part > _HALF).astype(np.int64) for part in said]
-        sure = [part.max(axis=1) if part.ndim > 1 else part for part in said]
+        chosen = [part.argmax(axis=1) if part.ndim > 1 else (part > _HALF).astype(np.int64) for part in predictions]
+        sure = [part.max(axis=1) if part.ndim > 1 else part for part in predictions]
         votes = np.stack([np.sum([picks == number for picks in chosen], axis=0) for number in range(classes)])
         columns += [np.mean(sure, axis=0), votes.argmax(axis=0)]
     content = io.BytesIO()
@@ -152,12 +152,12 @@ def predictions_file(labels: Floats, said: Sequence[Floats], *, classes: int | N
 
 
 class FoldResult(msgspec.Struct, frozen=True, eq=False):
-    """What a finished fold has given."""
+    """The result of a finished fold."""
 
     model: bytes
     scores: Mapping[str, float]
-    #: For each row held out what the model says: (n,), or (n, classes).
-    said: Floats
+    #: For each row held out: (n,), or (n, classes).
+    predictions: Floats
     #: The scores after each round; none of a fold in a checkpoint that was written without them.
     history: tuple[dict[str, float], ...] = ()
 
@@ -169,11 +169,11 @@ def save_folds(store: Checkpoints, identity: Mapping[str, str], results: Sequenc
         (path / _HISTORIES).write_text(json.dumps([result.history for result in results]))
         for number, result in enumerate(results):
             (path / f"{number:04d}.ubj").write_bytes(spell_base_score(result.model))
-            np.save(path / f"{number:04d}.npy", result.said, allow_pickle=False)
+            np.save(path / f"{number:04d}.npy", result.predictions, allow_pickle=False)
 
 
 def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[FoldResult]:
-    """The folds that are finished.
+    """Return the finished folds of a checkpoint.
 
     Raises:
         CheckpointError: The checkpoint is of another job; the difference is shown. Or it holds something else.
@@ -201,30 +201,33 @@ def _read_histories(path: Path, count: int) -> tuple[tuple[dict[str, float], ...
 
 
 def _read_fold(path: Path, scores: Mapping[str, float]) -> tuple[bytes, Mapping[str, float], Floats]:
-    model, said = path.with_suffix(".ubj"), path.with_suffix(".npy")
+    model, array = path.with_suffix(".ubj"), path.with_suffix(".npy")
     content = read_part(model)
     check_part(content, str(model))
     try:
-        return content, scores, np.load(io.BytesIO(read_part(said)), allow_pickle=False)
+        return content, scores, np.load(io.BytesIO(read_part(array)), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise CheckpointError(f"{said} cannot be used: {error}", hint="start with an empty directory") from error
+        raise CheckpointError(f"{array} cannot be used: {error}", hint="start with an empty directory") from error
 
 
 def out_of_fold(folds: Sequence[Fold], results: Sequence[FoldResult]) -> list[Floats]:
-    """For each repeat what the models say of the rows that they have not seen, in the order of the rows."""
+    """Return the out-of-fold predictions of each repeat, in the order of the rows."""
     repeats: dict[int, list[tuple[Rows, Floats]]] = {}
     for fold, result in zip(folds, results, strict=True):
-        repeats.setdefault(fold.repeat, []).append((fold.held_out, result.said))
+        repeats.setdefault(fold.repeat, []).append((fold.held_out, result.predictions))
     return [_in_order(parts) for parts in repeats.values()]
 
 
 def _in_order(parts: Sequence[tuple[Rows, Floats]]) -> Floats:
-    rows, said = np.concatenate([rows for rows, _ in parts]), np.concatenate([said for _, said in parts])
-    return said[np.argsort(rows)]
+    rows, predictions = (
+        np.concatenate([rows for rows, _ in parts]),
+        np.concatenate([predictions for _, predictions in parts]),
+    )
+    return predictions[np.argsort(rows)]
 
 
-def save_fold_curves(results: Sequence[FoldResult], params: Params) -> Picture:
-    """Write `learning-curves.json` of all folds; returns its picture, which is not drawn yet."""
+def save_fold_curves(results: Sequence[FoldResult], params: XGBoostParams) -> Picture:
+    """Write `learning-curves.json` of all folds; return its picture, not drawn yet."""
     known = [result.history for result in results if result.history]
     chosen = [chosen_round(history, objective_of(params), params) for history in known]
     return save_folds_of([[*enumerate(history)] for history in known], unit="rounds", selected=chosen)

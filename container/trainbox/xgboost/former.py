@@ -10,17 +10,17 @@ from trainbox.comm import Communicator
 from trainbox.errors import DataError, HyperparameterError
 from trainbox.former import MODEL_CHANNEL, check_columns, check_names, find_file, former_model
 from trainbox.log_lines import emit
-from trainbox.xgboost import rules
-from trainbox.xgboost.agreement import Agreement
 from trainbox.xgboost.model_check import Model, check_model
-from trainbox.xgboost.params import Params
+from trainbox.xgboost.params import rules
+from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.rows.agreement import RowsAgreement
 
 _FILE = "xgboost-model"
 _SOURCE = f"{_FILE} of the channel {MODEL_CHANNEL}"
-_HINT = "take the values of the former job, or train without the channel"
+_HINT = "use the values of the former job, or train without the channel"
 
 
-class Former(msgspec.Struct, frozen=True):
+class FormerBooster(msgspec.Struct, frozen=True):
     """The model that training starts from."""
 
     model: bytes
@@ -28,8 +28,8 @@ class Former(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_former(params: Params, agreement: Agreement, communicator: Communicator) -> Former | None:
-    """The former model, the same on all members; None where no member has the channel.
+def read_former(params: XGBoostParams, agreement: RowsAgreement, communicator: Communicator) -> FormerBooster | None:
+    """Read the former model, the same on all members; None if no member has the channel.
 
     Args:
         params: The hyperparameters.
@@ -55,15 +55,15 @@ def read_former(params: Params, agreement: Agreement, communicator: Communicator
     known = check_model(content, source=_SOURCE)
     _check(known, params, columns)
     if communicator.members.is_first:
-        emit(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained behind them")
-    return Former(_without_names(content, columns), known.rounds, hashlib.sha256(content).hexdigest())
+        emit(f"channel {MODEL_CHANNEL}: {known.rounds:,} rounds; {params.num_round:,} more are trained on top of them")
+    return FormerBooster(_without_names(content, columns), known.rounds, hashlib.sha256(content).hexdigest())
 
 
-def _check_params(params: Params) -> None:
+def _check_params(params: XGBoostParams) -> None:
     if params.kfold:
         raise HyperparameterError(
             f"_kfold={params.kfold} has no use for the model of the channel {MODEL_CHANNEL}",
-            hint="leave one of them out: each fold begins with a model of its own",
+            hint="leave one of them out: each fold starts with a new model",
         )
     if params.base_score is not None:
         raise HyperparameterError(
@@ -72,7 +72,7 @@ def _check_params(params: Params) -> None:
         )
 
 
-def _check(known: Model, params: Params, columns: Sequence[str]) -> None:
+def _check(known: Model, params: XGBoostParams, columns: Sequence[str]) -> None:
     outputs = params.num_class or max(params.label_columns, len(params.quantile_alpha), len(params.expectile_alpha))
     if rules.objective(params) == "survival:aft":
         outputs = 1

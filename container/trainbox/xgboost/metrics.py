@@ -16,10 +16,10 @@ import numpy.typing as npt
 import xgboost as xgb
 
 from trainbox.xgboost import scores
-from trainbox.xgboost.catalogue import METRICS, split
-from trainbox.xgboost.cluster import Alone, Group
-from trainbox.xgboost.params import Params, metric_parameters
-from trainbox.xgboost.rules import objective
+from trainbox.xgboost.collective.group import CollectiveGroup, SingleProcess
+from trainbox.xgboost.params.catalogue import METRICS, split
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, metric_parameters
+from trainbox.xgboost.params.rules import objective
 from trainbox.xgboost.scores import Floats
 
 Predictions = npt.NDArray[np.float32]
@@ -44,13 +44,13 @@ class _Truth(msgspec.Struct, frozen=True, eq=False):
 
 
 class Truths:
-    """The truth about each matrix, which is asked for it once and not in every round."""
+    """The labels and weights of each matrix, read once and not in every round."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[xgb.DMatrix, _Truth] = WeakKeyDictionary()
 
-    def of(self, matrix: xgb.DMatrix, params: Params) -> _Truth:
-        """Labels and weights of its rows; a matrix does not change."""
+    def of(self, matrix: xgb.DMatrix, params: XGBoostParams) -> _Truth:
+        """Return labels and weights of a matrix, which does not change."""
         if matrix not in self._known:
             self._known[matrix] = _read_truth(matrix, params)
         return self._known[matrix]
@@ -75,12 +75,12 @@ def evaluate(
     matrices: Mapping[str, xgb.DMatrix],
     names: Sequence[str],
     *,
-    params: Params,
+    params: XGBoostParams,
     iteration: int = 0,
-    group: Group | None = None,
+    group: CollectiveGroup | None = None,
     truths: Truths | None = None,
 ) -> dict[str, float]:
-    """All metrics on all channels, over the rows of all members; all of them make this call with the same channels.
+    """Compute all metrics on all channels, over the rows of all members; all members call this with the same channels.
 
     Args:
         booster: The model; it is asked for the same metrics each time.
@@ -98,13 +98,13 @@ def evaluate(
         DataError: A label is no class.
         xgboost.core.XGBoostError: The labels are none that one of XGBoost's own metrics can judge.
     """
-    ours = [name for name in names if _is_ours(name, params)]
-    theirs = [name for name in names if name not in ours]
-    found = _evaluate_theirs(booster, matrices, theirs, params, iteration) if theirs else {}
-    for channel, matrix in matrices.items() if ours else ():
+    computed_here = [name for name in names if _is_computed_here(name, params)]
+    by_xgboost = [name for name in names if name not in computed_here]
+    found = _evaluate_in_xgboost(booster, matrices, by_xgboost, params, iteration) if by_xgboost else {}
+    for channel, matrix in matrices.items() if computed_here else ():
         truth = (truths or Truths()).of(matrix, params)
         rows = _Rows(channel, truth, _predict(booster, matrix, params))
-        values = _evaluate_ours(rows, ours, params, group or Alone())
+        values = _evaluate_here(rows, computed_here, params, group or SingleProcess())
         found |= {f"{channel}:{name}": value for name, value in values.items()}
     return {f"{channel}:{name}": found[f"{channel}:{name}"] for channel in matrices for name in names}
 
@@ -112,36 +112,40 @@ def evaluate(
 # ---- XGBoost's own ----
 
 
-def _evaluate_theirs(
-    booster: xgb.Booster, matrices: Mapping[str, xgb.DMatrix], names: Sequence[str], params: Params, iteration: int
+def _evaluate_in_xgboost(
+    booster: xgb.Booster,
+    matrices: Mapping[str, xgb.DMatrix],
+    names: Sequence[str],
+    params: XGBoostParams,
+    iteration: int,
 ) -> dict[str, float]:
     # Metrics add up in a booster, each once, in this order; to name them again costs nothing and changes no tree. A
     # metric that comes after the first round has not heard what the objective was told.
     written = {name: _as_xgboost_writes(name, params) for name in names}
     asked = list(dict.fromkeys(written.values()))
     booster.set_param([*metric_parameters(params).items(), *(("eval_metric", metric) for metric in asked)])
-    said = booster.eval_set([(matrix, channel) for channel, matrix in matrices.items()], iteration)
-    numbers = [float(field.rpartition(":")[2]) for field in said.split("\t")[1:]]
+    line = booster.eval_set([(matrix, channel) for channel, matrix in matrices.items()], iteration)
+    numbers = [float(field.rpartition(":")[2]) for field in line.split("\t")[1:]]
     places = [(channel, metric) for channel in matrices for metric in asked]
     found = dict(zip(places, numbers, strict=True))
     return {f"{channel}:{name}": found[channel, written[name]] for channel in matrices for name in names}
 
 
-def _as_xgboost_writes(name: str, params: Params) -> str:
+def _as_xgboost_writes(name: str, params: XGBoostParams) -> str:
     return f"{name}@{params.tweedie_variance_power:g}" if name == "tweedie-nloglik" else name
 
 
-# ---- ours ----
+# ---- computed here ----
 
 
-def _is_ours(name: str, params: Params) -> bool:
+def _is_computed_here(name: str, params: XGBoostParams) -> bool:
     kind = split(name)[0]
     if kind in _AREAS:
         return not params.is_ranking  # there XGBoost has the mean over groups, and a group is whole on its member
-    return METRICS[kind].ours or (kind in _ON_THE_WRONG_SCALE and objective(params) == "binary:logitraw")
+    return METRICS[kind].is_computed_here or (kind in _ON_THE_WRONG_SCALE and objective(params) == "binary:logitraw")
 
 
-def _read_truth(matrix: xgb.DMatrix, params: Params) -> _Truth:
+def _read_truth(matrix: xgb.DMatrix, params: XGBoostParams) -> _Truth:
     count, weights, groups = matrix.num_row(), matrix.get_weight().astype(np.float64), matrix.get_group()
     if len(groups) and len(weights):
         weights = np.repeat(weights, groups)  # where rows come in groups, a weight is a group's
@@ -150,18 +154,20 @@ def _read_truth(matrix: xgb.DMatrix, params: Params) -> _Truth:
     return _Truth(labels, weights if len(weights) else None, is_whole and not len(weights))
 
 
-def _predict(booster: xgb.Booster, matrix: xgb.DMatrix, params: Params) -> Predictions:
+def _predict(booster: xgb.Booster, matrix: xgb.DMatrix, params: XGBoostParams) -> Predictions:
     """(n, outputs), on the scale of the labels; of multi:* the probabilities, of binary:logitraw the margins."""
     labels_alone = objective(params) == "multi:softmax"
-    said = np.asarray(booster.predict(matrix, output_margin=labels_alone), np.float32)
-    said = said.reshape(matrix.num_row(), params.num_class or params.label_columns)
+    predictions = np.asarray(booster.predict(matrix, output_margin=labels_alone), np.float32)
+    predictions = predictions.reshape(matrix.num_row(), params.num_class or params.label_columns)
     if labels_alone:
-        said = np.exp(said - said.max(axis=1, keepdims=True, initial=-np.inf))
-        said /= said.sum(axis=1, keepdims=True)
-    return said
+        predictions = np.exp(predictions - predictions.max(axis=1, keepdims=True, initial=-np.inf))
+        predictions /= predictions.sum(axis=1, keepdims=True)
+    return predictions
 
 
-def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Group) -> dict[str, float]:
+def _evaluate_here(
+    rows: _Rows, names: Sequence[str], params: XGBoostParams, group: CollectiveGroup
+) -> dict[str, float]:
     kinds = {name: split(name)[0] for name in names}
     found: dict[str, float] = {}
     if any(kind in scores.OF_CLASSES for kind in kinds.values()):
@@ -169,37 +175,37 @@ def _evaluate_ours(rows: _Rows, names: Sequence[str], params: Params, group: Gro
         labels = truth.labels[:, 0]
         counted = scores.count_classes(rows.channel, labels, guesses, truth.weights, params.classes or 0)
         counts = group.total(counted.ravel()).reshape(counted.shape)
-        found |= {name: scores.judge_classes(kind, counts) for name, kind in kinds.items() if kind in scores.OF_CLASSES}
+        found |= {name: scores.class_metric(kind, counts) for name, kind in kinds.items() if kind in scores.OF_CLASSES}
     areas = {name: kind for name, kind in kinds.items() if kind in _AREAS}
     if areas:
-        judged = _judge_areas({*areas.values()}, rows, params, group)
+        judged = _areas({*areas.values()}, rows, params, group)
         found |= {name: judged[kind] for name, kind in areas.items()}
     rest = [name for name in names if name not in found]
-    return found | {name: _judge_amounts(name, rows, group) for name in rest}
+    return found | {name: _amount_metric(name, rows, group) for name in rest}
 
 
-def _guess(rows: _Rows, params: Params) -> npt.NDArray[np.int64]:
+def _guess(rows: _Rows, params: XGBoostParams) -> npt.NDArray[np.int64]:
     """The class that the model takes each row for."""
     if params.num_class is not None:
         best: npt.NDArray[np.int64] = rows.predictions.argmax(axis=1)
         return best
-    said = rows.predictions[:, 0]
-    return (said > (0.0 if objective(params) == "binary:logitraw" else _HALF)).astype(np.int64)
+    predictions = rows.predictions[:, 0]
+    return (predictions > (0.0 if objective(params) == "binary:logitraw" else _HALF)).astype(np.int64)
 
 
-def _judge_areas(kinds: Collection[str], rows: _Rows, params: Params, group: Group) -> dict[str, float]:
+def _areas(kinds: Collection[str], rows: _Rows, params: XGBoostParams, group: CollectiveGroup) -> dict[str, float]:
     """The areas by kind, as XGBoost takes the mean over classes: by their rows for `auc`, all alike for `aucpr`."""
-    wanted = _each_against_the_rest(rows, params)
+    wanted = _one_vs_rest(rows, params)
     if group.size == 1 and rows.truth.is_plain and set(kinds) == {"auc"}:  # what a tuner is mostly given
-        areas = [scores.area_by_ranks(said, truth > 0) for said, truth in wanted]
+        areas = [scores.area_by_ranks(predictions, truth > 0) for predictions, truth in wanted]
         return {"auc": _mean(areas, [truth.sum() for _, truth in wanted])}
-    counted = [scores.count_scores(said, truth, rows.truth.weights) for said, truth in wanted]
-    curves = counted if group.size == 1 else [scores.put_together(each, group.concatenate) for each in counted]
+    counted = [scores.count_scores(predictions, truth, rows.truth.weights) for predictions, truth in wanted]
+    curves = counted if group.size == 1 else [scores.merge_counts(each, group.concatenate) for each in counted]
     sizes = {"auc": [curve[1].sum() for curve in curves], "aucpr": [1.0] * len(curves)}
     return {kind: _mean([_AREAS[kind](curve) for curve in curves], sizes[kind]) for kind in kinds}
 
 
-def _each_against_the_rest(rows: _Rows, params: Params) -> list[tuple[Predictions, Floats]]:
+def _one_vs_rest(rows: _Rows, params: XGBoostParams) -> list[tuple[Predictions, Floats]]:
     """The scores of each class and whether a row is of it; of two classes, those of class 1."""
     labels = rows.truth.labels[:, 0]
     if params.num_class is None:
@@ -211,16 +217,18 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return float(np.average(values, weights=weights)) if sum(weights) > 0 else np.nan
 
 
-def _judge_amounts(name: str, rows: _Rows, group: Group) -> float:
+def _amount_metric(name: str, rows: _Rows, group: CollectiveGroup) -> float:
     kind, threshold = split(name)
-    labels, said = rows.truth.labels, rows.predictions.astype(np.float64)
+    labels, predictions = rows.truth.labels, rows.predictions.astype(np.float64)
     if kind == "r2":
-        return scores.explained(labels, said, rows.truth.weights, group.total)
+        return scores.r_squared(labels, predictions, rows.truth.weights, group.total)
     if kind == "mse":
-        return scores.mean_over_rows((labels - said) ** 2, rows.truth.weights, group.total)
+        return scores.mean_over_rows((labels - predictions) ** 2, rows.truth.weights, group.total)
     if kind == "logloss":  # of margins: log(1 + e^m) - y m, which does not overflow
-        return scores.mean_over_rows(np.logaddexp(0.0, said) - labels * said, rows.truth.weights, group.total)
+        return scores.mean_over_rows(
+            np.logaddexp(0.0, predictions) - labels * predictions, rows.truth.weights, group.total
+        )
     chance = float(threshold or _HALF)
     with np.errstate(over="ignore"):
-        wrong = (1.0 / (1.0 + np.exp(-said)) > chance) != (labels > _HALF)
+        wrong = (1.0 / (1.0 + np.exp(-predictions)) > chance) != (labels > _HALF)
     return scores.mean_over_rows(wrong * 1.0, rows.truth.weights, group.total)

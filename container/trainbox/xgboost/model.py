@@ -31,33 +31,34 @@ from trainbox.model.samples import (
     thin_out,
 )
 from trainbox.tabular.texts import by_name
-from trainbox.xgboost.agreement import NO_TEXTS
-from trainbox.xgboost.matrices import feature_types, read_features
-from trainbox.xgboost.params import Params, as_dict
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, as_dict
+from trainbox.xgboost.params.rules import objective
 from trainbox.xgboost.readers import base_scores, for_every_reader
-from trainbox.xgboost.rules import objective
+from trainbox.xgboost.rows.agreement import NO_TEXTS
+from trainbox.xgboost.rows.blocks import read_features
+from trainbox.xgboost.rows.matrices import feature_types
+from trainbox.xgboost.rows.shards import Shard
 from trainbox.xgboost.segments import History
-from trainbox.xgboost.shards import Shard
 
 _KINDS = ("gain", "weight", "cover", "total_gain", "total_cover")
 #: What their models say is a class.
 _VOTED = ("multi:softmax", "binary:hinge")
 
 
-def cut(model: bytes, rounds: int) -> xgb.Booster:
-    """The model of the first so many rounds."""
+def first_rounds(model: bytes, rounds: int) -> xgb.Booster:
+    """Return the model of the first `rounds` rounds."""
     booster = xgb.Booster(model_file=bytearray(model))
     return booster[:rounds] if rounds < booster.num_boosted_rounds() else booster
 
 
 def describe(
-    params: Params,
+    params: XGBoostParams,
     features: Sequence[str],
     *,
     coding: Coding = NO_TEXTS,
     **about: Any,  # noqa: ANN401 - fields of a card
 ) -> ModelCard:
-    """The card of a model: what one must know to use it, but for what its files show.
+    """Return the card of a model, without its files and sample rows.
 
     Args:
         params: The hyperparameters.
@@ -85,12 +86,12 @@ def describe(
 
 
 def versions() -> dict[str, str]:
-    """Of what has made the model."""
+    """Return the versions of the libraries that made the model."""
     return {"trainbox": trainbox.__version__, "xgboost": xgb.__version__, "python": sys.version.split()[0]}
 
 
 def thin_rows(shard: Shard) -> Matrix:
-    """Some rows to learn from, to be kept until a card is made: the others are let go as training begins."""
+    """Return a sample of the training rows for the card; training frees the rows."""
     first = shard.blocks[0]
     if isinstance(first, Path):
         return thin_out(read_features(first, len(shard.feature_names)))
@@ -98,7 +99,7 @@ def thin_rows(shard: Shard) -> Matrix:
 
 
 def save_models(models: Mapping[str, bytes], card: ModelCard, rows: Matrix) -> None:
-    """Write the models as every XGBoost reads them, and their card, with what they say once they are read again.
+    """Save models in a form that every XGBoost reads, and their card with predictions of the files as written.
 
     Args:
         models: UBJSON, by the name of the file; several are those of folds.
@@ -113,11 +114,11 @@ def save_models(models: Mapping[str, bytes], card: ModelCard, rows: Matrix) -> N
     codes = card.features.coded()
     used = {place for booster in boosters for place in _used(booster)} if rows.shape[1] > MOST_FEATURES else ()
     made = make_rows(rows, codes=codes, used=sorted(used), zeros=False)
-    said = [_predict(booster, made, card.features.count, codes) for booster in boosters]
+    predictions = [_predict(booster, made, card.features.count, codes) for booster in boosters]
     card = msgspec.structs.replace(
         card,
         files={name: hashlib.sha256(content).hexdigest() for name, content in written.items()},
-        samples=sample_rows(made, together(said, card.objective), card),
+        samples=sample_rows(made, combine_folds(predictions, card.objective), card),
     )
     trainbox.save(CARD_FILE, encode_card(card))
     if line := warn_of_readers(written):
@@ -125,7 +126,7 @@ def save_models(models: Mapping[str, bytes], card: ModelCard, rows: Matrix) -> N
 
 
 def warn_of_readers(models: Mapping[str, bytes]) -> str:
-    """Which readers get the models wrong, in a line; nothing where all get them right."""
+    """Return a warning about XGBoost versions that read a model wrongly; empty if all read it correctly."""
     counts = {name: len(base_scores(content)) for name, content in models.items()}
     several = [name for name, count in counts.items() if count > 1]
     if not several:
@@ -146,17 +147,17 @@ def _predict(booster: xgb.Booster, made: Sequence[Row], features: int, codes: Ab
     kinds = ["c" if place in codes else "q" for place in range(features)] if codes else None
     rows = as_matrix(made, features, absent=np.nan, sparse=features > MOST_FEATURES)
     matrix = xgb.DMatrix(rows, feature_types=kinds, enable_categorical=kinds is not None, nthread=1)
-    said: Floats = booster.predict(matrix)
-    return said
+    predictions: Floats = booster.predict(matrix)
+    return predictions
 
 
-def together(said: Sequence[Floats], objective: str) -> Floats:
-    """What the models of all folds say of each row, as the built-in's hosting puts it together.
+def combine_folds(predictions: Sequence[Floats], objective: str) -> Floats:
+    """Combine the predictions of all folds' models, as the built-in's hosting does.
 
     Classes are voted on, the lowest wins a draw; of all else it is the mean.
     """
-    stacked = np.stack(said)
-    if len(said) == 1 or objective not in _VOTED:
+    stacked = np.stack(predictions)
+    if len(predictions) == 1 or objective not in _VOTED:
         mean: Floats = stacked.mean(axis=0)
         return mean
     votes = [np.unique(column, return_counts=True) for column in stacked.T]
@@ -172,7 +173,7 @@ def save_output(name: str, content: bytes) -> Path:
 
 
 def importance(booster: xgb.Booster, features: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How much each feature that the model uses matters, by kind: gain, weight, cover and their sums.
+    """Return the importance of each feature that the model uses, by kind: gain, weight, cover and their sums.
 
     A table of text has a million features, and a model uses a few hundred: those that it never uses are left out.
     """
@@ -196,7 +197,7 @@ def _number(value: float | list[float]) -> float:
 
 
 def save_importance(booster: xgb.Booster, features: Sequence[str]) -> Picture:
-    """Write `feature-importance.json`; returns its picture, which is not drawn yet."""
+    """Write `feature-importance.json`; return its picture, not drawn yet."""
     found = importance(booster, features)
     path = save_output("feature-importance.json", json.dumps(found, indent=1).encode())
     kind = "mean gain of the splits by the feature" if "gain" in found else "weight of the feature"
@@ -204,7 +205,7 @@ def save_importance(booster: xgb.Booster, features: Sequence[str]) -> Picture:
 
 
 def save_curves(history: History | tuple[dict[str, float], ...], selected: int) -> Picture:
-    """Write the scores of each round as `learning-curves.json`; returns their picture, which is not drawn yet.
+    """Write the scores of each round as `learning-curves.json`; return their picture, not drawn yet.
 
     Args:
         history: The scores.

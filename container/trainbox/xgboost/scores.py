@@ -27,12 +27,12 @@ _SIGN = np.uint32(1 << 31)
 
 
 def is_yes_or_no(labels: Floats) -> bool:
-    """Whether every row is positive or negative, and none in part."""
+    """Whether every label is 0 or 1."""
     return bool(np.array_equal(labels, labels > 0))
 
 
 def count_scores(scores: npt.NDArray[np.float32], labels: Floats, weights: Floats | None) -> Floats:
-    """The distinct scores with the weight of the positive and of the negative rows that have it: (3, m), ascending.
+    """Return the distinct scores, ascending, with the weights of their positive and negative rows: (3, m).
 
     Args:
         scores: (n,)
@@ -115,13 +115,13 @@ def _merge(counted: Floats) -> Floats:
     return np.stack([distinct, *(np.bincount(place, weights, minlength=len(distinct)) for weights in counted[1:])])
 
 
-def put_together(counted: Floats, gather: Gather) -> Floats:
-    """The distinct scores of all members: (3, m)."""
+def merge_counts(counted: Floats, gather: Gather) -> Floats:
+    """Merge the distinct scores of all members: (3, m)."""
     return _merge(gather(counted.T.ravel()).reshape(-1, 3).T)
 
 
 def area_under_roc(counted: Floats) -> float:
-    """The chance that a positive row has a higher score than a negative one, ties by half; NaN without both."""
+    """Return the probability that a positive row scores above a negative one, ties half; NaN without both."""
     _, positive, negative = counted
     if not positive.sum() * negative.sum() > 0 or np.isnan(counted).any():
         return np.nan
@@ -130,7 +130,7 @@ def area_under_roc(counted: Floats) -> float:
 
 
 def area_under_pr(counted: Floats) -> float:
-    """The area under precision over recall, drawn between its points as Davis and Goadrich do; NaN without both.
+    """Return the area under the precision-recall curve, interpolated as by Davis and Goadrich; NaN without both.
 
     Between two thresholds true and false positives grow in proportion, so precision follows a hyperbola there.
     https://doi.org/10.1145/1143844.1143874
@@ -155,7 +155,7 @@ def area_under_pr(counted: Floats) -> float:
 def count_classes(
     channel: str, labels: Floats, guesses: npt.NDArray[np.int64], weights: Floats | None, classes: int
 ) -> Floats:
-    """For each class the weights of its hits, of its rows and of its guesses, and how often it occurs: (4, classes).
+    """Return for each class the weights of hits, rows and predictions, and its number of occurrences: (4, classes).
 
     Raises:
         DataError: A label is none of the classes.
@@ -164,7 +164,8 @@ def count_classes(
     if truth.size and ((truth != labels).any() or truth.min() < 0 or truth.max() >= classes):
         wrong = labels[(truth != labels) | (truth < 0) | (truth >= classes)][0]
         raise DataError(
-            f"channel {channel}: a label is {wrong:g}, which is no class", hint=f"give labels from 0 to {classes - 1}"
+            f"channel {channel}: a label is {wrong:g}, which is not a class",
+            hint=f"give labels from 0 to {classes - 1}",
         )
 
     def add(rows: npt.NDArray[np.int64], of: Floats | None) -> Floats:
@@ -232,8 +233,8 @@ OF_CLASSES: Mapping[str, Callable[[Floats], float]] = {
 }
 
 
-def judge_classes(kind: str, counts: Floats) -> float:
-    """A metric of classes out of the counts of all members; NaN where there are no rows."""
+def class_metric(kind: str, counts: Floats) -> float:
+    """Compute a metric of classes from the counts of all members; NaN without rows."""
     return OF_CLASSES[kind](counts) if counts[1].sum() > 0 else np.nan
 
 
@@ -241,7 +242,7 @@ def judge_classes(kind: str, counts: Floats) -> float:
 
 
 def mean_over_rows(losses: Floats, weights: Floats | None, total: Sum) -> float:
-    """The weighted mean of a loss, (n, outputs), averaged over the outputs; NaN without rows."""
+    """Return the weighted mean of a loss, (n, outputs), averaged over the outputs; NaN without rows."""
     weight = np.ones(len(losses)) if weights is None else weights
     sums = total(np.append(_weighted_sums(weight, losses), weight.sum()))
     return _ratio(sums[:-1].mean(), sums[-1])
@@ -256,8 +257,8 @@ def _weighted_sums(weights: Floats, values: Floats) -> Floats:
     return np.array([(weights * column).sum() for column in values.T])
 
 
-def explained(labels: Floats, predictions: Floats, weights: Floats | None, total: Sum) -> float:
-    """R²: the share of the labels' variance that the predictions explain; (n, outputs), averaged over the outputs.
+def r_squared(labels: Floats, predictions: Floats, weights: Floats | None, total: Sum) -> float:
+    """Return R², averaged over the outputs; labels and predictions are (n, outputs).
 
     The mean of all members' labels is known before any square is taken: a difference of sums of squares would be noise
     where the labels are large and close to each other.

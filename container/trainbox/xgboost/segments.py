@@ -25,12 +25,12 @@ from trainbox.data import digest_coding
 from trainbox.errors import CheckpointError, DataError, HyperparameterError, TrainingError
 from trainbox.former import MODEL_CHANNEL
 from trainbox.metrics import Metric
-from trainbox.xgboost import rules
-from trainbox.xgboost.agreement import Agreement
-from trainbox.xgboost.former import Former
+from trainbox.xgboost.former import FormerBooster
 from trainbox.xgboost.model_check import Model, check_model
-from trainbox.xgboost.params import Params, shaping
+from trainbox.xgboost.params import rules
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, shaping
 from trainbox.xgboost.readers import spell_base_score
+from trainbox.xgboost.rows.agreement import RowsAgreement
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ History = list[dict[str, float]]
 _MODEL = "model.ubj"
 _HISTORY = "history.json"
 #: What to do where nothing but the bins differs.
-_BACK_IN_PLACE = (
+_KEEP_BINS = (
     "leave the hyperparameter bins out: a checkpoint keeps its own; exact quantiles need all rows in memory, so set "
     "external_memory=off, or take an instance with as much memory"
 )
@@ -51,7 +51,7 @@ _STRIDE = 1_000_003
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where training stands between two segments."""
+    """The state of training between two segments."""
 
     model: bytes | None = None
     history: tuple[dict[str, float], ...] = ()
@@ -61,27 +61,27 @@ class Progress(msgspec.Struct, frozen=True):
     former: int = 0
 
 
-def seed_of(params: Params, start: int) -> int:
-    """That of the segment that begins with round `start`."""
+def seed_of(params: XGBoostParams, start: int) -> int:
+    """Return the seed of the segment that begins with round `start`."""
     return (params.seed + start * _STRIDE) % 2**31
 
 
-def end_of(params: Params, start: int) -> int:
-    """The round after the last one of the segment in which `start` lies."""
+def end_of(params: XGBoostParams, start: int) -> int:
+    """Return the round after the segment that includes `start`."""
     return (start // params.checkpoint_every + 1) * params.checkpoint_every
 
 
 def begin_segment(
-    settings: Mapping[str, Any], params: Params, matrices: Mapping[str, xgb.DMatrix], progress: Progress
+    settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix], progress: Progress
 ) -> xgb.Booster:
-    """The booster of the first segment of this process, or of the next where none `can_go_on`."""
+    """Return a new booster for a segment: the first of this process, or any where a booster cannot continue."""
     model = None if progress.model is None else bytearray(progress.model)
     settings = {**settings, "seed": seed_of(params, len(progress.history))}
     return xgb.Booster(settings, list(matrices.values()), model_file=model)
 
 
-def prepare(settings: Mapping[str, Any], params: Params, matrices: Mapping[str, xgb.DMatrix]) -> None:
-    """Have the rows to learn from on the GPU before anything counts: that decides who predicts their margins.
+def warm_up_gpu(settings: Mapping[str, Any], params: XGBoostParams, matrices: Mapping[str, xgb.DMatrix]) -> None:
+    """Copy the training rows to the GPU before the first round: that decides where margins are predicted.
 
     A booster made of a model predicts on the processor as long as they are not there, which saves the copy, and adds up
     the trees in another order than the GPU: `GBTree::GetPredictor`, XGBoost 3.4. In a process that went through they
@@ -92,8 +92,8 @@ def prepare(settings: Mapping[str, Any], params: Params, matrices: Mapping[str, 
         xgb.Booster(dict(settings), [matrices["train"]]).update(matrices["train"], 0)
 
 
-def can_go_on(params: Params) -> bool:
-    """Whether the booster of one segment may train the next, too: whether margins that it keeps are those predicted.
+def can_continue(params: XGBoostParams) -> bool:
+    """Whether the booster of a segment may train the next one: its cached margins equal predicted ones.
 
     On the processor trees are added to them in the order of prediction, number by number. A GPU sums up the trees
     first; dropped trees (`dart`) count otherwise afterwards; and `approx` gets new matrices.
@@ -101,8 +101,8 @@ def can_go_on(params: Params) -> bool:
     return params.booster == "gbtree" and params.is_binned and not params.updater and params.runs_on == "cpu"
 
 
-def go_on(booster: xgb.Booster, params: Params, start: int) -> None:
-    """Let the booster begin the segment that starts with round `start` as a new one would, and keep its margins.
+def continue_booster(booster: xgb.Booster, params: XGBoostParams, start: int) -> None:
+    """Reset the booster for the segment that starts with round `start`, and keep its margins.
 
     What it must forget are the states of two random generators: that of the rows begins anew with another seed, and
     that of the features goes with the updater of trees, which is made anew where a configuration is loaded.
@@ -111,8 +111,10 @@ def go_on(booster: xgb.Booster, params: Params, start: int) -> None:
     booster.set_param({"seed": seed_of(params, start)})
 
 
-def identify(params: Params, agreement: Agreement, bins: str, former: Former | None = None) -> dict[str, str]:
-    """Everything that shapes the model: a checkpoint of something else must not be continued.
+def identify(
+    params: XGBoostParams, agreement: RowsAgreement, bins: str, former: FormerBooster | None = None
+) -> dict[str, str]:
+    """Return everything that shapes the model; a checkpoint with another identity is rejected.
 
     Args:
         params: The hyperparameters.
@@ -132,7 +134,7 @@ def identify(params: Params, agreement: Agreement, bins: str, former: Former | N
 
 
 def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Progress) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint."""
     with store.writing(len(progress.history), info=identity) as path:
         (path / _MODEL).write_bytes(spell_base_score(progress.model) if progress.model else b"")
         (path / _HISTORY).write_text(json.dumps(progress.history))
@@ -140,14 +142,14 @@ def save_progress(store: Checkpoints, identity: Mapping[str, str], progress: Pro
 
 def resume(
     found: Checkpoint | None,
-    agreement: Agreement,
+    agreement: RowsAgreement,
     communicator: Communicator,
     identity: Mapping[str, str],
-    params: Params,
+    params: XGBoostParams,
     *,
-    former: Former | None = None,
+    former: FormerBooster | None = None,
 ) -> Progress:
-    """The newest checkpoint that any member has, the same on all.
+    """Return the state of the newest checkpoint of any member, the same on all members.
 
     Args:
         found: This member's own newest.
@@ -174,7 +176,7 @@ def resume(
     if step > params.num_round:
         raise HyperparameterError(
             f"num_round is {params.num_round}, but the checkpoint has {step} rounds",
-            hint="ask for as many rounds at least, or start with an empty checkpoint directory",
+            hint="set num_round to at least as many, or start with an empty checkpoint directory",
         )
     source = f"{_MODEL} of the checkpoint of step {step}"
     known = check_part(model, source)
@@ -212,7 +214,7 @@ def check_part(model: bytes, source: str) -> Model:
 
 
 def parse_part(content: bytes, kind: type[T], source: str) -> T:
-    """Parse JSON of a checkpoint; not-a-number is a number.
+    """Parse JSON of a checkpoint; NaN is allowed.
 
     Raises:
         CheckpointError: It is not of that type.
@@ -224,7 +226,7 @@ def parse_part(content: bytes, kind: type[T], source: str) -> T:
 
 
 def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
-    """Refuse a checkpoint of another job.
+    """Reject a checkpoint of another job.
 
     Raises:
         CheckpointError: Other rows, parameters or versions; the difference is shown.
@@ -232,7 +234,7 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
     differing = [name for name in sorted({*identity, *found.info}) if identity.get(name) != found.info.get(name)]
     if differing:
         listed = "; ".join(f"{name} was {found.info.get(name)} and is {identity.get(name)}" for name in differing)
-        back = _BACK_IN_PLACE if differing == ["bins"] else "take the values back"
+        back = _KEEP_BINS if differing == ["bins"] else "restore the values"
         raise CheckpointError(
             f"the checkpoint {found.path} cannot be continued: {listed}",
             hint=f"{back}, or start with an empty checkpoint directory",
@@ -240,29 +242,29 @@ def compare(found: Checkpoint, identity: Mapping[str, str]) -> None:
 
 
 def best_round(history: History | tuple[dict[str, float], ...], objective: Metric) -> int | None:
-    """The first round with the best objective; None where no round has a finite one, which says nothing."""
+    """Return the first round with the best finite value of the metric; None without one."""
     sign = 1 if objective.goal == "maximize" else -1
     scores = {step: sign * scores.get(objective.name, math.nan) for step, scores in enumerate(history)}
     finite = {step: score for step, score in scores.items() if math.isfinite(score)}
     return max(finite, key=lambda step: finite[step], default=None)
 
 
-def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> int:
-    """The round whose model is saved: the best where early stopping is asked for, else the last."""
+def chosen_round(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> int:
+    """Return the round whose model is saved: with early stopping the best, else the last."""
     best = best_round(history, objective) if params.early_stopping_rounds else None
     return len(history) - 1 if best is None else best
 
 
-def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> bool:
-    """Whether all rounds are done, or early stopping ends them: by the scores alone, so that a resumed job agrees."""
+def is_finished(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> bool:
+    """Whether all rounds are done or early stopping applies; depends on scores only, so a resumed job decides alike."""
     if not history or len(history) >= params.num_round:
         return bool(history)
     patience = params.early_stopping_rounds
     return patience is not None and len(history) - 1 - (best_round(history, objective) or 0) >= patience
 
 
-def check_decision(history: History | tuple[dict[str, float], ...], objective: Metric, params: Params) -> None:
-    """Refuse to choose a round where early stopping has nothing to choose by.
+def check_decision(history: History | tuple[dict[str, float], ...], objective: Metric, params: XGBoostParams) -> None:
+    """Check that early stopping has a finite value to choose a round by.
 
     Raises:
         TrainingError: The objective was not a finite number in any round.
@@ -271,6 +273,6 @@ def check_decision(history: History | tuple[dict[str, float], ...], objective: M
         raise TrainingError(
             f"early stopping has no best round: {objective.name} was not a finite number in any of"
             f" {len(history)} rounds",
-            hint="check the rows of channel validation (auc needs both classes, for example); or take another"
+            hint="check the rows of channel validation (auc needs both classes, for example); or use another"
             " eval_metric as the last, or leave early_stopping_rounds out",
         )

@@ -8,23 +8,27 @@ import numpy.typing as npt
 import xgboost as xgb
 
 import trainbox
+from trainbox import toolkit
+from trainbox.errors import HyperparameterError
+from trainbox.log_lines import emit
 from trainbox.metrics import Metric
-from trainbox.tabular.pace import Pace
-from trainbox.xgboost.cluster import Group
-from trainbox.xgboost.data import Data, find_device
-from trainbox.xgboost.declared import declare, line, metric_names, objective_of
-from trainbox.xgboost.matrices import Bins
+from trainbox.system.machine import read_machine
+from trainbox.tabular.script import RemainingTime
+from trainbox.xgboost.collective.group import CollectiveGroup
 from trainbox.xgboost.metrics import Truths, evaluate
-from trainbox.xgboost.params import Params, booster_parameters
+from trainbox.xgboost.params.declared_metrics import declare, line, metric_names, objective_of
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
+from trainbox.xgboost.rows.matrices import Bins
+from trainbox.xgboost.rows.reading import BoostingData
 from trainbox.xgboost.segments import (
     Progress,
     begin_segment,
-    can_go_on,
+    can_continue,
     check_decision,
+    continue_booster,
     end_of,
-    go_on,
     is_finished,
-    prepare,
+    warm_up_gpu,
 )
 
 #: Scores the model after a round on some of the matrices: `{"validation:auc": 0.84}`.
@@ -32,15 +36,15 @@ Score = Callable[[xgb.Booster, int, Mapping[str, xgb.DMatrix]], dict[str, float]
 #: The matrices of a segment, `train` first.
 Matrices = Callable[[], Mapping[str, xgb.DMatrix]]
 #: Tells the log the scores of a round.
-Report = Callable[[int, Mapping[str, float]], None]
+LogScores = Callable[[int, Mapping[str, float]], None]
 #: A custom objective: raw predictions and the matrix to gradients and Hessians, as `obj` of `xgboost.train`.
-Objective = Callable[[npt.NDArray[np.float32], xgb.DMatrix], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+CustomObjective = Callable[[npt.NDArray[np.float32], xgb.DMatrix], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
-def channels_due(step: int, params: Params, channels: tuple[str, ...]) -> tuple[str, ...]:
-    """On which channels the model is scored after a round.
+def channels_due(step: int, params: XGBoostParams, channels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the channels on which the model is scored after a round.
 
     The rows trained on are by far the most, and to score them every round takes half of a job's time: they are scored
     in the first round, in every `eval_train_every`-th and in the last.
@@ -51,14 +55,14 @@ def channels_due(step: int, params: Params, channels: tuple[str, ...]) -> tuple[
 
 
 def train(
-    params: Params,
-    group: Group,
-    data: Data,
+    params: XGBoostParams,
+    group: CollectiveGroup,
+    data: BoostingData,
     progress: Progress,
     bins: Bins,
     *,
     before: int = 0,
-    objective: Objective | None = None,
+    objective: CustomObjective | None = None,
 ) -> Iterator[Progress]:
     """Train segment by segment; score and log each round.
 
@@ -97,7 +101,7 @@ def train(
     )
 
 
-def conclude(params: Params, step: int, scores: Mapping[str, float]) -> None:
+def log_final(params: XGBoostParams, step: int, scores: Mapping[str, float]) -> None:
     """Log the scores of the saved model once more, the objective last: a tuner takes the last value it finds."""
     if not scores:  # stopped, in a round in which none was due
         return
@@ -106,18 +110,18 @@ def conclude(params: Params, step: int, scores: Mapping[str, float]) -> None:
 
 
 def boost(
-    params: Params,
+    params: XGBoostParams,
     settings: Mapping[str, Any],
     matrices: Matrices,
     progress: Progress,
     *,
     objective: Metric,
     score: Score,
-    report: Report,
+    report: LogScores,
     stop: Callable[[], bool],
-    gradients: Objective | None = None,
+    gradients: CustomObjective | None = None,
 ) -> Iterator[Progress]:
-    """Train, and yield where training stands after each segment; the last may be cut short by the end or by a stop.
+    """Train, and yield the progress after each segment; the last may be shorter.
 
     Args:
         params: The hyperparameters.
@@ -133,18 +137,18 @@ def boost(
     Raises:
         TrainingError: Training is done, and early stopping has nothing to choose the round by.
     """
-    pace = Pace(params.num_round, len(progress.history), "rounds", least=_SECONDS_BETWEEN_LINES)
+    remaining = RemainingTime(params.num_round, len(progress.history), "rounds", least=_SECONDS_BETWEEN_LINES)
     finished = is_finished(progress.history, objective, params)
     stopped = not finished and stop()
     booster: xgb.Booster | None = None
     while not finished and not stopped:
         start, history = len(progress.history), list(progress.history)
         rows = matrices()
-        if booster is not None and can_go_on(params):
-            go_on(booster, params, start)
+        if booster is not None and can_continue(params):
+            continue_booster(booster, params, start)
         else:
             if booster is None:
-                prepare(settings, params, rows)
+                warm_up_gpu(settings, params, rows)
             booster = begin_segment(settings, params, rows, progress)
         for step in range(start, min(end_of(params, start), params.num_round)):
             booster.update(rows["train"], step, gradients)
@@ -159,10 +163,57 @@ def boost(
                 scores |= more
             if more | scores:
                 report(step, more | scores)
-            pace.tell(step + 1)
+            remaining.update(step + 1)
             if finished or stopped:
                 break
         progress = Progress(bytes(booster.save_raw("ubj")), tuple(history), more | scores, progress.former)
         yield progress
     if finished:
         check_decision(progress.history, objective, params)
+
+
+# ---- devices ----
+
+
+def find_device(params: XGBoostParams) -> str:
+    """Return the device of this process.
+
+    Raises:
+        HyperparameterError: There is no such GPU, or this XGBoost cannot use any.
+    """
+    local_rank = toolkit.current_ranks().local_rank
+    has_cuda = bool(xgb.build_info().get("USE_CUDA"))
+    chosen = choose_device(params.runs_on, local_rank=local_rank, gpus=read_machine().gpus, has_cuda=has_cuda)
+    if chosen != "cpu":
+        emit(f"training on {chosen}")
+    return chosen
+
+
+def choose_device(asked: str, *, local_rank: int, gpus: int, has_cuda: bool) -> str:
+    """Choose the device of a process; several processes of a host have one GPU each.
+
+    XGBoost without a GPU trains on the processor after a warning, at the price of a GPU instance.
+
+    Args:
+        asked: `cpu`, `cuda` or `cuda:N`.
+        local_rank: The place of this process on its host.
+        gpus: How many GPUs the host has.
+        has_cuda: Whether this XGBoost was built for GPUs.
+
+    Raises:
+        HyperparameterError: There is no such GPU, or this XGBoost cannot use any.
+    """
+    if asked == "cpu":
+        return asked
+    if not has_cuda:
+        raise HyperparameterError(
+            f"device is {asked}, and the XGBoost of this image was built without CUDA",
+            hint="device=cpu, or an image of VARIANT=gpu",
+        )
+    number = int(asked.partition(":")[2] or local_rank)
+    if number >= gpus:
+        raise HyperparameterError(
+            f"device is {asked}, and process {local_rank} of this host finds {gpus} GPU(s), no cuda:{number}",
+            hint="device=cpu, an instance with more GPUs, or fewer processes_per_host",
+        )
+    return f"cuda:{number}"

@@ -1,4 +1,4 @@
-"""What the summary ends with: the pictures of a job, and three things that a person may want to do next."""
+"""What the summary ends with: the pictures of a job, and a few things that a person may want to do next."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def find_pictures(out: Path) -> tuple[Path, ...]:
 
 
 def next_lines(request: RunRequest, record: JobRecord, pictures: Sequence[Path], *, checkpoints: int) -> str:
-    """Three lines, each with something to do that can be copied from there.
+    """A few lines, each with something to do that can be copied from there.
 
     Args:
         request: What was asked for.
@@ -28,7 +28,9 @@ def next_lines(request: RunRequest, record: JobRecord, pictures: Sequence[Path],
         pictures: Those that the job has left.
         checkpoints: How many entries the checkpoints' directory has.
     """
-    steps = (_look(request, record, pictures), _change(request), _again(request, record, checkpoints))
+    steps = [_look(request, record, pictures), _change(request), _again(request, record, checkpoints)]
+    if record.status == "Completed" and record.model is not None and record.result == record.attempt:
+        steps.insert(1, _predict(request))
     return "\n" + "".join(f"Next: {visible(step)}\n" for step in steps)
 
 
@@ -37,6 +39,12 @@ def _look(request: RunRequest, record: JobRecord, pictures: Sequence[Path]) -> s
         return f"look at the pictures: {' '.join(shlex.quote(str(picture)) for picture in pictures)}"
     logs = shlex.join(["less", *(str(request.out / host.log) for host in record.hosts)])
     return f"read what it said: {logs}"
+
+
+def _predict(request: RunRequest) -> str:
+    serve = shlex.join(["trainbox", "serve", str(request.out)])
+    transform = shlex.join(["trainbox", "transform", str(request.out), "--input", "FILE", "--output", "DIR"])
+    return f"predict with it: {serve}; for whole files: {transform}"
 
 
 def _change(request: RunRequest) -> str:

@@ -28,11 +28,20 @@ def inspect(stream: ByteStream, columns: ColumnSpec) -> SourceInfo | None:
     shown = stream.shown
     with _opened(stream) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
+    return describe_columns(schema, columns, shown) if rows else None
+
+
+def describe_columns(schema: Any, columns: ColumnSpec, shown: str) -> SourceInfo:  # noqa: ANN401 - pyarrow has no types
+    """Return what the schema of Parquet or Arrow says of its rows.
+
+    Raises:
+        DataError: A column holds neither numbers nor, if these are allowed, texts.
+    """
     for field in schema:
         if not _is_numeric(field.type) and not (columns.texts and _is_text(field.type)):
             raise DataError(f"{shown}: column {field.name!r} is of type {field.type}", hint=_what_to_do(field.type))
     texts = tuple(field.name for field in schema if _is_text(field.type))
-    return SourceInfo(shown, "Parquet", len(schema.names), tuple(schema.names), texts=texts) if rows else None
+    return SourceInfo(shown, "Parquet", len(schema.names), tuple(schema.names), texts=texts)
 
 
 def read_rows(stream: ByteStream, form: RowFormat, *, rows: int = ROWS) -> Iterator[Rows]:
@@ -45,8 +54,7 @@ def read_rows(stream: ByteStream, form: RowFormat, *, rows: int = ROWS) -> Itera
     with _opened(stream, texts=source.texts) as file:
         check_threads()
         for batch in file.iter_batches(batch_size=rows):
-            block = _decode(pa.Table.from_batches([batch]), start, form)
-            validate(block, bounds=form.columns.bounds, schema=form.schema)
+            block = decode_table(pa.Table.from_batches([batch]), start, form)
             form.encoder.observe_numbers(block.features, block.labels)
             start += len(block)
             yield block
@@ -101,7 +109,17 @@ def _what_to_do(kind: Any) -> str:  # noqa: ANN401 - pyarrow has no types
     return "every column must be a number; encode text as numbers"
 
 
-def _decode(table: Any, start: int, form: RowFormat) -> Rows:  # noqa: ANN401 - pyarrow has no types
+def decode_table(table: Any, start: int, form: RowFormat) -> Rows:  # noqa: ANN401 - pyarrow has no types
+    """Return the rows of an Arrow table; texts are encoded by the encoder of `form`.
+
+    Args:
+        table: The columns of `form`.
+        start: The number of rows before it.
+        form: How they are encoded.
+
+    Raises:
+        DataError: With file, row and column.
+    """
     schema = form.schema
 
     def where(row: int) -> Location:
@@ -113,7 +131,9 @@ def _decode(table: Any, start: int, form: RowFormat) -> Rows:  # noqa: ANN401 - 
         for index, column in enumerate(table.columns)
     ]
     floats = pa.Table.from_arrays(decoded, names=[str(index) for index in range(len(decoded))])
-    return make_rows(floats, schema, where, bounds=form.columns.bounds)
+    block = make_rows(floats, schema, where, bounds=form.columns.bounds)
+    validate(block, bounds=form.columns.bounds, schema=schema)
+    return block
 
 
 def _numbers(column: Any, index: int, form: RowFormat, where: Callable[[int], Location]) -> Any:  # noqa: ANN401 - no types

@@ -118,7 +118,8 @@ def open_body(
         source = inspect(stream, format_, columns)
     if source is None:
         return BodyReader(None, 0, iter(()))
-    schema = _schema_of(source, columns, names) if source.format in {"CSV", "Parquet"} else None
+    encoder = make_encoder(source, columns, names=names, coding=coding)
+    schema = encoder.schema
     found = None if schema is None or source.names is None else schema.feature_names
     width = source.width if schema is None else len(schema.features)
     if found is None and names is not None and width is not None and width != len(names):
@@ -126,8 +127,20 @@ def open_body(
             f"{source.shown} has {width} features, {len(names)} are expected",
             hint=f"give the features in this order: {some(names)}",
         )
-    encoder = CategoryEncoder(schema, columns, source.shown, coding=_reorder_coding(coding, names, found))
     return BodyReader(found, width, _translated(stream, source, encoder, size or block_bytes()))
+
+
+def make_encoder(
+    source: SourceInfo, columns: ColumnSpec, *, names: tuple[str, ...] | None, coding: Coding | None
+) -> CategoryEncoder:
+    """Return the encoder of the rows of a body, as for `open_body`.
+
+    Raises:
+        DataError: No column is left to be a feature, or a name holds a NUL.
+    """
+    schema = _schema_of(source, columns, names) if source.format in {"CSV", "Parquet"} else None
+    found = None if schema is None or source.names is None else schema.feature_names
+    return CategoryEncoder(schema, columns, source.shown, coding=_reorder_coding(coding, names, found))
 
 
 def _schema_of(source: SourceInfo, columns: ColumnSpec, names: tuple[str, ...] | None) -> RowSchema:

@@ -26,7 +26,7 @@ _HOW_IS_IT = "'docker info' and 'docker system df' say how the engine and its di
 _ONCE_SECONDS = 600
 #: Of what it says.
 _ONCE_LINES = 1000
-_LIST_SCRIPTS = "from trainbox.supervisor.program import bundled_scripts; print(*bundled_scripts(), sep='\\n')"
+_LIST_SCRIPTS = "from trainbox.supervisor.program.choice import bundled_scripts; print(*bundled_scripts(), sep='\\n')"
 #: HTTP: not found; and a conflict, which is how the engine calls a container that does not run or is being removed.
 _GONE = frozenset({404, 409})
 

@@ -18,7 +18,7 @@ import msgspec
 
 from trainbox.errors import ProgramError, RunError
 from trainbox.local.inputs.manifest import refuse_name
-from trainbox.supervisor.source import refuse_unprotected
+from trainbox.supervisor.program.source import refuse_unprotected
 
 SCHEME = "s3://"
 _CHUNK_BYTES = 1024 * 1024

@@ -12,7 +12,7 @@ from trainbox.contract.text import did_you_mean
 from trainbox.errors import RunError
 from trainbox.local.backends.engine import has_file, list_scripts
 from trainbox.local.backends.namespace import OPT_ML
-from trainbox.supervisor.program import bundled_scripts, find_module, same_script
+from trainbox.supervisor.program.choice import bundled_scripts, find_module, same_script
 
 
 class FoundProgram(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from trainbox.contract import params
 from trainbox.errors import RunError, TrainboxError
 from trainbox.local.scripts.declarations import Reading, find_training_module, parse, plan_reading
 from trainbox.metrics import Metric
-from trainbox.supervisor.program import find_bundled
+from trainbox.supervisor.program.choice import find_bundled
 
 _PARAMS_EXAMPLE = "write `class Params(msgspec.Struct, frozen=True, kw_only=True)` at the top level of the script"
 

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from trainbox.errors import CheckpointError
-from trainbox.torch.agree import checksum
+from trainbox.torch.steps.agreement import checksum
 
 #: The key of the digest of frozen parameters in the identity of a training. A checkpoint of trainable parameters alone
 #: holds them and the buffers; a job that resumes must have the same frozen parameters.

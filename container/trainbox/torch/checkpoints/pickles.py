@@ -124,7 +124,7 @@ def check_indexes(directory: Path) -> None:
     found = sorted(directory.rglob("*.metadata"))
     if not found:
         return
-    from trainbox.torch.checkpoints.dcp import read_bytes_of  # noqa: PLC0415 - DCP takes half a second to import
+    from trainbox.torch.checkpoints.sharded.dcp import read_bytes_of  # noqa: PLC0415 - DCP takes half a second to import
 
     for path in found:
         read_bytes_of(path, _sizes(path.parent))

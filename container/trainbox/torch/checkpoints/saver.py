@@ -48,7 +48,7 @@ from trainbox.torch.checkpoints.state_manifest import (
 from trainbox.torch.checkpoints.writer import SHARD_BYTES, STATE, WriterClient, WriteReply, WriteRequest, is_idle
 
 if TYPE_CHECKING:
-    from trainbox.torch.checkpoints.sharded import ShardedSaver
+    from trainbox.torch.checkpoints.sharded.saver import ShardedSaver
 
 #: The manifest grows by some digits from save to save.
 _SLACK = 1 << 20
@@ -70,7 +70,7 @@ def choose_saver(store: Checkpoints, parts: Mapping[str, object], run: RunInfo) 
             f"cannot save {len(sharded)} sharded models with {len(optimizers)} optimizers",
             hint="with sharded=True give resume() one model and its one optimizer; other parts are whole on every rank",
         )
-    from trainbox.torch.checkpoints.sharded import ShardedSaver  # noqa: PLC0415 - DCP takes half a second to import
+    from trainbox.torch.checkpoints.sharded.saver import ShardedSaver  # noqa: PLC0415 - DCP takes half a second to import
 
     (model,), (optimizer,) = sharded.values(), optimizers.values()
     whole = {name: part for name, part in parts.items() if name not in sharded and name not in optimizers}

@@ -1,0 +1,341 @@
+"""The routes of a worker, as an ASGI application: requests in, answers out, one line in the log for each."""
+
+import asyncio
+import os
+import threading
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
+
+import msgspec
+
+from trainbox.contract.hosting import Hosting
+from trainbox.log_lines import emit
+from trainbox.serving.counters import Counters, metrics_text
+from trainbox.serving.responder import Request, Responder, Response
+from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Headers: TypeAlias = Mapping[str, str]
+
+REQUEST_ID = "x-trainbox-request-id"
+_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+_JSON = ("content-type", "application/json")
+#: As many requests may wait for a prediction in progress.
+MOST_WAITING = 64
+#: Predictions that take longer leave the event loop alone.
+_LOOP_SECONDS = 0.001
+_LOOP_BYTES = 16 * 1024
+#: One that takes so long is slow at once; of those in between several in a row count, or a busy machine would.
+_SLOW_SECONDS = 0.05
+_SLOW, _SLOWEST = 3, 6
+#: A body may pause for so long, and what nobody wants of it is read for so long.
+_BODY_SECONDS = 30.0
+_REST_SECONDS = 5.0
+_REST_BYTES = 256 * 2**20
+_LOG_PER_SECOND = 100
+_WARNING = 30
+_FIRST_ERROR = 400
+_MB = 2**20
+
+
+class _Unusable(Exception):  # noqa: N818 - an answer, not an error
+    """A request that is answered before its body has been read whole."""
+
+    def __init__(self, status: int, text: str, *, reads_rest: bool = True) -> None:
+        super().__init__(text)
+        self.status = status
+        self.reads_rest = reads_rest
+
+
+class App:
+    """The application.
+
+    Args:
+        hosting: The contract, read.
+        page: What the workers share.
+        number: Of this worker.
+        responder: What answers.
+    """
+
+    def __init__(self, hosting: Hosting, page: WorkerPage, number: int, responder: Responder) -> None:
+        self._hosting = hosting
+        self._page = page
+        self._responder = responder
+        self._header = page.header
+        slot = page.slot(number)
+        self._words = slot.words
+        self._counters = Counters(slot)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        #: Held by who predicts: models need not stand two at a time.
+        self._predicting = threading.Lock()
+        self._waiting = 0
+        self._predictions = 0
+        self._slowness = 0
+        self._prefix = os.urandom(4).hex()
+        self._requests = 0
+        self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
+        self._routes: dict[str, tuple[str, Callable[[], Response]]] = {
+            "/ping": ("GET", self._ping),
+            "/execution-parameters": ("GET", self._execution_parameters),
+            "/metrics": ("GET", self._metrics),
+        }
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path, method = scope["path"], scope["method"]
+        if path == "/invocations" and method == "POST":
+            await self._invoke(scope, receive, send)
+            return
+        allowed, answer = self._routes.get(path, ("", None))
+        if answer is not None and method in {allowed, "HEAD"}:
+            await self._send(answer(), send)
+        elif answer is not None or path == "/invocations":
+            allowed = allowed or "POST"
+            problem = self._error(405, f"{path} takes {allowed}, not {method}")
+            await self._send(msgspec.structs.replace(problem, headers=(*problem.headers, ("allow", allowed))), send)
+        else:
+            await self._send(self._error(404, f"there is no {path}: ask /ping, /invocations, /metrics"), send)
+
+    # -- the small routes ------------------------------------------------------------------------------------------
+
+    def _ping(self) -> Response:
+        """Healthy once all workers were ready; this one answers, so one is."""
+        if self._header[PageField.DRAINING]:
+            return self._error(503, "the server is stopping")
+        if not self._header[PageField.OPEN]:
+            return self._error(503, "not every worker has answered the sample rows of the model")
+        return Response(200)
+
+    def _execution_parameters(self) -> Response:
+        """What suits this server in a batch transform job: as many requests at a time as there are workers."""
+        workers = max(1, self._header[PageField.WORKERS])
+        batch = self._hosting.batch
+        asked = batch.strategy if batch is not None else None
+        body = {
+            "MaxConcurrentTransforms": workers,
+            "BatchStrategy": asked or "MULTI_RECORD",
+            "MaxPayloadInMB": max(1, min(100 // workers, 25)),
+        }
+        return Response(200, msgspec.json.encode(body), (_JSON,))
+
+    def _metrics(self) -> Response:
+        text = metrics_text(self._page)
+        return Response(200, text.encode(), (("content-type", "text/plain; version=0.0.4; charset=utf-8"),))
+
+    # -- invocations -----------------------------------------------------------------------------------------------
+
+    async def _invoke(self, scope: Message, receive: Receive, send: Send) -> None:
+        began = time.monotonic_ns()
+        self._requests += 1
+        request_id = f"{self._prefix}-{self._requests:x}"
+        self._words[WorkerField.IN_FLIGHT] += 1
+        self._words[WorkerField.LAST_REQUEST] = began
+        status, rows, note = 499, 0, "the client has gone"
+        try:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            response = await self._respond(headers, request_id, receive)
+            if response is not None:
+                await self._send(response, send, request_id, headers, receive)
+                status, rows, note = response.status, response.rows, response.note
+        finally:
+            ended = time.monotonic_ns()
+            self._words[WorkerField.IN_FLIGHT] -= 1
+            self._words[WorkerField.LAST_REQUEST] = ended
+            self._counters.add(status, rows, ended - began)
+            self._log(status, rows, ended - began, request_id, note)
+
+    async def _respond(self, headers: Headers, request_id: str, receive: Receive) -> Response | None:
+        """Read the body and answer; None where the client has gone."""
+        try:
+            body = await self._read(headers, receive)
+        except _Unusable as unusable:
+            problem = self._error(unusable.status, str(unusable), request_id)
+            return msgspec.structs.replace(problem, rest=unusable.reads_rest)
+        if body is None:
+            return None
+        request = Request(headers, body, request_id)
+        if len(body) > _LOOP_BYTES or self._slowness >= _SLOW or not self._predicting.acquire(blocking=False):
+            return await self._answer_beside(request, receive)
+        began = time.perf_counter()
+        try:
+            return self._answer(request)
+        finally:
+            self._predicting.release()
+            self._note_seconds(time.perf_counter() - began)
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
+        """Read the body, within its limits; None where the client has gone."""
+        limit = self._hosting.max_body_bytes
+        length = headers.get("content-length", "")
+        if limit and length.isdecimal() and int(length) > limit:
+            # Who waits for "100 Continue" sends nothing of it.
+            raise _Unusable(413, _too_large(int(length), limit), reads_rest="expect" not in headers)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body: bytes = message["body"]
+        if not message["more_body"]:
+            return body
+        parts, size = [body], len(body)
+        while message["more_body"]:
+            if limit and size > limit:
+                raise _Unusable(413, _too_large(size, limit, at_least=True))
+            try:
+                message = await asyncio.wait_for(receive(), _BODY_SECONDS)
+            except TimeoutError:
+                text = f"the body has paused for {_BODY_SECONDS:g} s after {size:,} bytes"
+                raise _Unusable(408, text, reads_rest=False) from None
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message["body"])
+            size += len(message["body"])
+        if limit and size > limit:
+            raise _Unusable(413, _too_large(size, limit), reads_rest=False)
+        return b"".join(parts)
+
+    async def _answer_beside(self, request: Request, receive: Receive) -> Response | None:
+        """Answer in the thread, one request after the other; the loop goes on with /ping and with reading."""
+        if self._waiting > MOST_WAITING:
+            text = f"{self._waiting} requests wait for this worker: send fewer at a time, or use more workers"
+            problem = self._error(503, text, request.id)
+            return msgspec.structs.replace(problem, headers=(*problem.headers, ("retry-after", "1")))
+        loop = asyncio.get_running_loop()
+        gone = loop.create_task(_wait_for_end(receive))
+        self._waiting += 1
+        try:
+            return await loop.run_in_executor(self._thread, self._answer_in_thread, request, gone)
+        finally:
+            self._waiting -= 1
+            gone.cancel()
+
+    def _answer_in_thread(self, request: Request, gone: "asyncio.Task[None]") -> Response | None:
+        with self._predicting:
+            if gone.done():
+                return None
+            began, busy = time.perf_counter(), time.thread_time()
+            try:
+                return self._answer(request)
+            finally:
+                self._note_seconds_of_thread(time.perf_counter() - began, time.thread_time() - busy)
+
+    def _answer(self, request: Request) -> Response:
+        """Have the responder answer; a defect of it is an answer, too, with the place."""
+        self._predictions += 1
+        self._words[WorkerField.PREDICTION] = self._predictions
+        try:
+            return self._responder.answer(request)
+        except Exception as error:  # noqa: BLE001 - the one place where what escapes a model becomes an answer
+            emit(f"id={request.id}\n{traceback.format_exc()}")
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"  # noqa: PTH119 - a name
+            return self._error(500, f"{type(error).__name__}: {error} (at {place})", request.id)
+        finally:
+            self._words[WorkerField.PREDICTION] = 0
+
+    def _note_seconds(self, seconds: float) -> None:
+        """Note how long a prediction took in the loop; on a busy machine a single one says nothing."""
+        if seconds > _SLOW_SECONDS:
+            self._slowness = _SLOWEST
+        else:
+            self._slowness = self._slowness + 1 if seconds > _LOOP_SECONDS else 0
+
+    def _note_seconds_of_thread(self, seconds: float, busy: float) -> None:
+        """Likewise beside it, where it has also waited for the loop."""
+        if seconds > _SLOW_SECONDS or busy > _LOOP_SECONDS:
+            self._slowness = _SLOWEST
+        elif self._slowness:
+            self._slowness -= 1
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _error(self, status: int, text: str, request_id: str = "") -> Response:
+        body = {"error": text, "id": request_id} if request_id else {"error": text}
+        return Response(status, msgspec.json.encode(body), (_JSON,), note=text)
+
+    async def _send(
+        self,
+        response: Response,
+        send: Send,
+        request_id: str = "",
+        given: Headers | None = None,
+        receive: Receive | None = None,
+    ) -> None:
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        body = response.body
+        if isinstance(body, bytes):
+            headers.append((b"content-length", str(len(body)).encode()))
+        if request_id:
+            headers.append((REQUEST_ID.encode(), request_id.encode()))
+        if given and _ATTRIBUTES in given and not any(name.lower() == _ATTRIBUTES for name, _ in response.headers):
+            headers.append((_ATTRIBUTES.encode(), given[_ATTRIBUTES].encode("latin-1")))
+        if self._header[PageField.DRAINING] or response.rest is not None:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if not isinstance(body, bytes):
+            await self._stream(body, send)
+        elif response.rest and receive is not None:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await _read_rest(receive)  # to close while the client writes would take back the answer
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, parts: Iterator[bytes], send: Send) -> None:
+        """Send each part as it comes."""
+        loop = asyncio.get_running_loop()
+        while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _log(self, status: int, rows: int, nanoseconds: int, request_id: str, note: str) -> None:
+        is_error = status >= _FIRST_ERROR
+        if not is_error and (self._hosting.log_level >= _WARNING or not self._budget.take()):
+            return
+        counted = "1 row" if rows == 1 else f"{rows:,} rows"
+        told = f" {note}" if note else ""
+        emit(f"POST /invocations {status} {counted} {nanoseconds / 1e6:.2f} ms id={request_id}{told}")
+
+
+class _Budget:
+    """So many lines a second."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = max(1.0, per_second)
+        self._left = self._per_second
+        self._second = 0
+
+    def take(self) -> bool:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._left = second, self._per_second
+        self._left -= 1
+        return self._left >= 0
+
+
+def _too_large(size: int, limit: int, *, at_least: bool = False) -> str:
+    had = f"{size:,} bytes" + (" and more" if at_least else "")
+    return f"the body has {had}, and at most {limit:,} ({limit / _MB:g} MB) are taken: TRAINBOX_MAX_BODY_MB sets that"
+
+
+async def _wait_for_end(receive: Receive) -> None:
+    """Wait until the client has gone: nothing else comes after the body."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read_rest(receive: Receive) -> None:
+    """Read what the client still sends, for a while."""
+    size = 0
+    try:
+        async with asyncio.timeout(_REST_SECONDS):
+            message = await receive()
+            while message["type"] == "http.request" and size < _REST_BYTES and message["more_body"]:
+                size += len(message["body"])
+                message = await receive()
+    except TimeoutError:
+        return

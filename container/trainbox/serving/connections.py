@@ -1,0 +1,160 @@
+"""The one place that knows how uvicorn is given a connection that is there already.
+
+Its `Server` takes whole listeners alone, which the kernel shares among workers unfairly: of four connections of a proxy
+one worker got all. What its own code does with each connection it accepts is not documented; where a version does it
+otherwise, each worker listens for itself (SO_REUSEPORT), and says so.
+"""
+
+import asyncio
+import inspect
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from trainbox.log_lines import emit
+
+#: SageMaker's proxy closes before that.
+KEEP_ALIVE_SECONDS = 75
+#: What the head of a request may take, in time and in bytes.
+HEAD_SECONDS = 10.0
+HEAD_BYTES = 64 * 1024
+_EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
+_CONTINUE = b"HTTP/1.1 100 "
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b'content-length: 52\r\n\r\n{"error": "the head of the request is over 64 KiB"}\n'
+)
+
+
+class _HeadWithBody:
+    """A transport that sends the head of an answer together with what comes next: one packet, one call of the kernel.
+
+    Args:
+        transport: What sends.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._write = transport.write
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send, or keep the head of an answer: uvicorn writes its body next, if only an empty one."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(_CONTINUE):
+            self._head = data
+            return
+        self._write(data)
+
+    def close(self) -> None:
+        """Send what was kept, and close."""
+        if self._head:
+            self.write(b"")
+        self._transport.close()
+
+
+class _Protocol(HttpToolsProtocol):
+    """Uvicorn's own, which bounds neither the head of a request nor how long it takes to come."""
+
+    head_bytes = 0
+    head_since = 0.0
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - any of asyncio's
+        super().connection_made(_HeadWithBody(transport))  # type: ignore[arg-type] # it is used as one
+
+    def data_received(self, data: bytes) -> None:
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before or (before is not None and not before.response_complete):
+            self.head_bytes = 0
+            self.head_since = 0.0
+            return
+        self.head_bytes += len(data)
+        if self.head_bytes > HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    @property
+    def waits_for_head(self) -> bool:
+        """Whether a request has begun, or must begin, and is not there."""
+        is_between = self.cycle is None or self.cycle.response_complete
+        return is_between and self.timeout_keep_alive_task is None
+
+
+class Connections:
+    """The connections of a worker.
+
+    Args:
+        app: The ASGI application that answers.
+        number: Of the worker; the first says what must be said once.
+    """
+
+    def __init__(self, app: Any, *, number: int = 0) -> None:  # noqa: ANN401 - uvicorn's own types are private
+        self._config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
+        self._config.load()
+        logging.getLogger("uvicorn.error").setLevel(
+            logging.CRITICAL
+        )  # a bad request is answered, and is no error of ours
+        self._state = ServerState()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        given = inspect.signature(HttpToolsProtocol).parameters
+        self.can_be_given = all(name in given for name in _EXPECTED)
+        if not self.can_be_given and number == 0:
+            emit(f"uvicorn {uvicorn.__version__} cannot be given connections: each worker listens (SO_REUSEPORT)")
+
+    def __len__(self) -> int:
+        return len(self._state.connections)
+
+    def add(self, connection: socket.socket) -> None:
+        """Serve a connection that was accepted elsewhere."""
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(self._make, connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _make(self) -> _Protocol:
+        return _Protocol(config=self._config, server_state=self._state, app_state={})
+
+    async def listen(self, address: str, port: int) -> None:
+        """Accept connections here: the way back where they cannot be given."""
+        server = uvicorn.Server(self._config)
+        listener = socket.create_server((address, port), reuse_port=True)
+        server.server_state = self._state
+        await server.startup(sockets=[listener])
+
+    def close_slow(self, now: float) -> None:
+        """Close those that take too long to send the head of a request."""
+        for protocol in tuple(self._state.connections):
+            if not isinstance(protocol, _Protocol) or not protocol.waits_for_head:
+                continue
+            protocol.head_since = protocol.head_since or now
+            if now - protocol.head_since > HEAD_SECONDS:
+                protocol.transport.close()
+
+    def close_all(self) -> None:
+        """Close those that wait, and the others once they have been answered."""
+        for protocol in tuple(self._state.connections):
+            protocol.shutdown()

@@ -1,0 +1,332 @@
+"""The user's `inference.py`: its hooks have the names, the arguments and the `context` of SageMaker's toolkits.
+
+Source: https://github.com/aws/sagemaker-inference-toolkit (transformer.py); a hook that has one parameter more than it
+is given gets the context. What an error of a hook says names the user's own line.
+"""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainbox.errors import ProgramError
+from trainbox.serving.find import HOOKS, Module, check_hooks
+from trainbox.serving.hook_context import Context
+
+#: How many arguments each hook gets beside the context.
+_ARGUMENTS: Mapping[str, int] = {
+    "model_fn": 1,
+    "input_fn": 2,
+    "predict_fn": 2,
+    "output_fn": 2,
+    "transform_fn": 4,
+    "pre_model_fn": 1,
+    "model_warmup_fn": 2,
+    "execution_parameters_fn": 0,
+}
+#: Content types whose body a hook gets as text.
+_TEXTS = frozenset({"application/json", "text/csv"})
+_FIRST_ERROR, _LAST_ERROR, _SERVER_ERROR = 400, 599, 500
+
+
+class HookError(ProgramError):
+    """A hook of the user has raised an error, or cannot be called.
+
+    Args:
+        message: What, and where.
+        hint: What to do.
+        status: The HTTP status of the answer; an exception with a `status_code` chooses it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", status: int = _SERVER_ERROR) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class Hooks(msgspec.Struct, frozen=True):
+    """The hooks of the user's module, imported."""
+
+    path: Path
+    functions: Mapping[str, Callable[..., Any]]
+    #: Those that take the context.
+    with_context: frozenset[str]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.functions
+
+    @property
+    def is_rowwise(self) -> bool:
+        """Whether requests may be joined: only where `predict_fn` is ours, or has `rowwise = True`."""
+        if not {"input_fn", "output_fn", "transform_fn"}.isdisjoint(self.functions):
+            return False
+        return "predict_fn" not in self or bool(getattr(self.functions["predict_fn"], "rowwise", False))
+
+
+class Defaults(msgspec.Struct, frozen=True):
+    """What stands for the hooks that the user's module lacks."""
+
+    #: From body and content type to rows.
+    decode: Callable[[bytes, str], Any]
+    #: From rows and model to predictions.
+    predict: Callable[[Any, Any], Any]
+    #: From predictions and `Accept` to a body and its content type.
+    encode: Callable[[Any, str], tuple[bytes, str]]
+
+
+class HookAnswer(msgspec.Struct, frozen=True):
+    """What the hooks answer."""
+
+    body: bytes | Iterator[bytes]
+    content_type: str
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def load_hooks(module: Module) -> Hooks:
+    """Import the user's module.
+
+    Args:
+        module: As `find_model` has found it.
+
+    Raises:
+        HookError: It cannot be imported, or a hook has other parameters.
+        ProgramError: It defines `transform_fn` beside what that stands for.
+    """
+    imported = _import(module.path)
+    functions = {name: found for name in HOOKS if callable(found := getattr(imported, name, None))}
+    check_hooks(module.path, tuple(functions))
+    with_context = {name for name, function in functions.items() if _takes_context(name, function, module.path)}
+    return Hooks(module.path, functions, frozenset(with_context))
+
+
+def _import(path: Path) -> object:
+    """Import a file by its name, so that what was pickled by it is found; its directory and `lib/` are searched."""
+    for directory in (path.parent / "lib", path.parent):
+        if directory.is_dir() and str(directory) not in sys.path:
+            sys.path.insert(0, str(directory))
+    name = path.stem if path.stem not in sys.modules else f"trainbox_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise HookError(f"{path} cannot be imported", hint="its name ends with .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        hint = ""
+        if isinstance(error, ModuleNotFoundError):
+            hint = f"add {error.name} to code/requirements.txt, or put the module into code/"
+        raise HookError(f"{path.name} cannot be imported: {describe(error, path)}", hint=hint) from error
+    return module
+
+
+def _takes_context(name: str, function: Callable[..., Any], path: Path) -> bool:
+    """Return whether a hook takes the context: it has a parameter more than it is given.
+
+    Raises:
+        HookError: It has another number of parameters.
+    """
+    count = _ARGUMENTS[name]
+    try:
+        known = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return False  # a builtin without a signature
+    places = [one for one in known if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    needed = [one for one in known if one.default is one.empty and one in places]
+    named = [one for one in known if one.kind is one.KEYWORD_ONLY and one.default is one.empty]
+    takes_any = any(one.kind is one.VAR_POSITIONAL for one in known)
+    if len(needed) > count + 1 or named or (len(places) < count and not takes_any):
+        raise HookError(
+            f"{name} of {path.name} has the parameters ({', '.join(str(one) for one in known)}), expected {count},"
+            " and perhaps context",
+            hint="the parameters of each hook are in docs/serving.md",
+        )
+    return len(needed) == count + 1 or (len(places) > count and places[count].name == "context")
+
+
+def call(hooks: Hooks, name: str, *given: Any, context: Context) -> Any:  # noqa: ANN401 - a hook takes and gives anything
+    """Call a hook.
+
+    Raises:
+        HookError: It has raised an error; names the user's line.
+    """
+    arguments = (*given, context) if name in hooks.with_context else given
+    try:
+        return hooks.functions[name](*arguments)
+    except (Exception, SystemExit) as error:
+        raise as_hook_error(hooks, name, error) from error
+
+
+def as_hook_error(hooks: Hooks, name: str, error: BaseException) -> HookError:
+    """Return what to say of an exception of a hook."""
+    status = getattr(error, "status_code", None)
+    chosen = status if isinstance(status, int) and _FIRST_ERROR <= status <= _LAST_ERROR else _SERVER_ERROR
+    return HookError(
+        f"{name}: {describe(error, hooks.path)}", hint="the log has the traceback with the id", status=chosen
+    )
+
+
+def describe(error: BaseException, path: Path) -> str:
+    """Return an exception with the innermost line of the user's own code.
+
+    Args:
+        error: What was raised.
+        path: The user's module; what lies in its directory is the user's.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(path.parent)]
+    where = ""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" ({Path(error.filename).name}:{error.lineno})"
+    elif own:
+        shown = Path(own[-1].filename).relative_to(path.parent)
+        inside = "" if own[-1].name == "<module>" else f" in {own[-1].name}"
+        where = f" ({shown}:{own[-1].lineno}{inside})"
+    text = str(error.msg if isinstance(error, SyntaxError) else error)
+    return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
+
+
+def load_user_model(hooks: Hooks, model_dir: Path, load_ours: Callable[[], Any], context: Context) -> Any:  # noqa: ANN401
+    """Load the model: by `model_fn`, or as one of ours where the module has none.
+
+    Args:
+        hooks: The hooks.
+        model_dir: Where the model lies.
+        load_ours: Loads one of ours.
+        context: Of the start.
+
+    Raises:
+        HookError: A hook has raised an error.
+    """
+    if "pre_model_fn" in hooks:
+        call(hooks, "pre_model_fn", str(model_dir), context=context)
+    model = call(hooks, "model_fn", str(model_dir), context=context) if "model_fn" in hooks else load_ours()
+    if "model_warmup_fn" in hooks:
+        call(hooks, "model_warmup_fn", str(model_dir), model, context=context)
+    return model
+
+
+def answer_with_hooks(
+    hooks: Hooks,
+    model: Any,  # noqa: ANN401 - whatever model_fn returns
+    body: bytes,
+    content_type: str,
+    accept: str,
+    *,
+    context: Context,
+    defaults: Defaults,
+) -> HookAnswer:
+    """Answer one request with the user's hooks, and ours where there is none.
+
+    Args:
+        hooks: The hooks.
+        model: What `load_user_model` has returned.
+        body: The request, decompressed.
+        content_type: Its header of this name.
+        accept: What the answer is to be, the default where the request leaves it open.
+        context: Of this request.
+        defaults: Ours.
+
+    Raises:
+        HookError: A hook has raised an error, or returned what is no answer.
+        DataError: The body cannot be used by ours.
+    """
+    if "transform_fn" in hooks:
+        given = _as_text(body, content_type)
+        said = call(hooks, "transform_fn", model, given, content_type, accept, context=context)
+        return _as_answer(hooks, "transform_fn", said, accept, context)
+    if "input_fn" in hooks:
+        data = call(hooks, "input_fn", _as_text(body, content_type), content_type, context=context)
+    else:
+        data = defaults.decode(body, content_type)
+    if "predict_fn" in hooks:
+        prediction = call(hooks, "predict_fn", data, model, context=context)
+    else:
+        prediction = defaults.predict(data, model)
+    if "output_fn" in hooks:
+        said = call(hooks, "output_fn", prediction, accept, context=context)
+        return _as_answer(hooks, "output_fn", said, accept, context)
+    if _is_stream(prediction):  # what a model makes bit by bit is sent so
+        return _as_answer(hooks, "predict_fn", prediction, accept, context)
+    content, kind = defaults.encode(prediction, accept)
+    return _finish(content, kind, context)
+
+
+def _as_text(body: bytes, content_type: str) -> bytes | str:
+    """Return the body as a hook gets it.
+
+    Raises:
+        HookError: A text is not UTF-8.
+    """
+    if content_type.partition(";")[0].strip().lower() not in _TEXTS:
+        return body
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise HookError(
+            f"the body is no UTF-8: byte {error.start} is 0x{body[error.start]:02x}",
+            hint=f"encode {content_type} as UTF-8",
+            status=_FIRST_ERROR,
+        ) from error
+
+
+def _is_stream(said: object) -> bool:
+    return isinstance(said, Iterator)
+
+
+def _as_answer(hooks: Hooks, name: str, said: Any, accept: str, context: Context) -> HookAnswer:  # noqa: ANN401
+    """Return the answer that a hook has given: a body, or a pair of body and content type."""
+    kind = accept
+    if isinstance(said, tuple) and len(said) == 2 and isinstance(said[1], str):  # noqa: PLR2004 - a pair
+        said, kind = said
+    if _is_stream(said):
+        return _finish(_encode_parts(hooks, name, said), kind, context)
+    content = _as_bytes(said)
+    if content is None:
+        raise HookError(
+            f"{name} of {hooks.path.name} returned {type(said).__name__}, expected bytes, text or an iterator of these",
+            hint="encode the prediction, as with json.dumps",
+        )
+    return _finish(content, kind, context)
+
+
+def _as_bytes(said: object) -> bytes | None:
+    match said:
+        case str():
+            return said.encode()
+        case bytes() | bytearray() | memoryview():
+            return bytes(said)
+        case _:
+            return None
+
+
+def _encode_parts(hooks: Hooks, name: str, parts: Iterable[object]) -> Iterator[bytes]:
+    """Yield the parts of a stream; the user's generator is closed with it."""
+    try:
+        for part in parts:
+            content = _as_bytes(part)
+            if content is None:
+                break
+            yield content
+        else:
+            return
+    except Exception as error:
+        raise as_hook_error(hooks, name, error) from error
+    finally:
+        close = getattr(parts, "close", None)
+        if close is not None:
+            close()
+    raise HookError(f"a part of the answer of {name} is {type(part).__name__}, expected bytes or text")
+
+
+def _finish(body: bytes | Iterator[bytes], kind: str, context: Context) -> HookAnswer:
+    headers = context.response_headers
+    chosen = next((value for name, value in headers if name.lower() == "content-type"), kind)
+    others = tuple((name, value) for name, value in headers if name.lower() != "content-type")
+    return HookAnswer(body, chosen, context.response_status, others)

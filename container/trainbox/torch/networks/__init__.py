@@ -1,0 +1,1 @@
+"""The bundled algorithm: networks on tables and images, from the channels to the exported model."""

@@ -1,0 +1,1 @@
+"""A model on several ranks: copies (DDP) or shards (FSDP2), and the time each rank itself computes."""

@@ -1,0 +1,67 @@
+"""The loader of `serve` with a model that does what a request asks for: the body is a verb and its argument."""
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from trainbox.contract.hosting import Hosting, read_hosting
+from trainbox.contract.job import read_environment
+from trainbox.serving import connections
+from trainbox.serving.loader import run
+from trainbox.serving.responder import Request, Response
+
+
+class Obedient:
+    """Answers with its process id unless it is told to do something else."""
+
+    name = "an obedient model"
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+    def warm_up(self, threads: int) -> None:
+        """A worker that has been told to is never ready."""
+        if Path("worker-breaks").exists():
+            raise RuntimeError(f"no {threads} thread(s) for me")
+
+    def answer(self, request: Request) -> Response:
+        """Obey."""
+        verb, _, argument = request.body[:100].decode(errors="replace").partition(" ")
+        if verb == "sleep":
+            time.sleep(float(argument))
+        elif verb == "freeze":  # the whole process, as a library does that never gives the lock back
+            ctypes.PyDLL(None).sleep(int(argument))
+        elif verb == "die":
+            os.kill(os.getpid(), getattr(signal, argument))
+        elif verb == "raise":
+            raise ZeroDivisionError("by nothing")
+        elif verb == "stream":
+            return Response(200, (f"part {number}\n".encode() for number in range(int(argument))))
+        return Response(200, str(os.getpid()).encode(), rows=1)
+
+
+def load(hosting: Hosting) -> Obedient:
+    """Load as slowly as a file says."""
+    model = hosting.model_dir / "obedient"
+    print(f"loading {model}", file=sys.stderr, flush=True)
+    time.sleep(float(model.read_text()))
+    return Obedient()
+
+
+def main() -> int:
+    """As `python -m trainbox.serving`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--link", type=int)
+    parser.add_argument("--page", type=int)
+    given = parser.parse_args()
+    if Path("uvicorn-has-changed").exists():
+        connections._EXPECTED = ("a_new_argument",)
+    return run(read_hosting(read_environment()), link=given.link, page=given.page, load=load)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

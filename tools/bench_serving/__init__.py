@@ -1,0 +1,1 @@
+"""Measure `serve` beside what answers for models elsewhere: `make bench-serving`."""
