@@ -204,6 +204,12 @@ def test_a_model_without_names_takes_columns_as_they_come_and_its_own_names() ->
     assert "'a', 'b', 'c' are unknown" in told["error"]
 
 
+def test_a_header_of_numbers_is_one_where_these_are_the_names() -> None:
+    model = Linear(names=("2010", "2011", "2012"))
+    assert ask(b"2012,2010,2011\n3,1,2\n", model=model).body == b"14.0\n"
+    assert ask(b"1,2,3\n", model=model).body == b"14.0\n"
+
+
 def test_all_that_is_wrong_with_names_is_told_at_once() -> None:
     found = ask(b"pay,label,age,pay\n1,2,3,4\n")
     assert found.status == 400

@@ -1,7 +1,9 @@
 """Requests that cannot be answered: each gets a status and the place of its fault, and never a 500 or a prediction."""
 
+import base64
 import json
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,6 +45,17 @@ def good(**columns: Any) -> dict[str, Any]:
 
 HEADER = npy(np.zeros((1, 4), np.float32))[:-16]
 Case: TypeAlias = tuple[str, bytes, int, int | None, int | None, str, str | None]
+#: Parquet with a histogram of a wrong length (zlib, base 85): asked for its row groups, Arrow 26 ends the process.
+HISTOGRAM = """
+c-oy*%Wl&^6uln1##9kXE6vE3yoeCBg473%)T%{PbexhVA}wh|1gY2r$8uUI4h~H!7JL9-z#6e&jl_->D?WoIV#SgT5;NmTY)Xw3
+uB`E$`#9%5WH)GY6>B(;uhucbFb`1txbmxDP>}NDHU>P8uPrin9_v`QO=IjyGy=s7taEc9@h;Z@5W65nLBRN~;KCn#mo@=Z=8ydD
+dAfBds?2QiBO5Tg0f4Lq01_=}AZ`6GzU@rD?L<rQrL38J)}u8r^?}#(PdeBDJiCBQwG;S&b4=5{@M(A&EkNDo?P|=Vd12R&<Fvui
+OCJcbY^&~ojc2Vj(DRna$2o$?Cxv`foQh*iw_0nF%>gjt^Ubr@t?Rnwh@v@5PO`|_1ko$<R&m}T=bLhVtAAmUG?pf@L{q7fzo^b@
+b-H!_yXf&~#K=-a?`NFv+H`x&CL$kZ2yzVaSqIBDbF|sK_uyu{TJtAb;c`Y@O6dWO<u0Wo>ISqzX+X<?u(>Q?k1J(LYr>GcWomiE
+HIE-V0_u*qHyA$m9PA0>?j$}Ikzd{K`zI}NZx3aBQ1*CfBBUo=LBdBT`0di>lfxLU#_MMFRb{9M7q0#L3~7U>R78?Hn&ijQ=Emd4
+rL$r8VNKNMN<TYV9FNVT%JIieS;Ef6czjfD@37R8EsOkJ>0~8tZGl<nccSN~{);8A-(TuPQ8+3L{b+C$J}Z>gmv1buTKw~xJn)A7
+uo~?5`5Wk?-jV
+"""
 #: Content type, body; status, row, column, name, value.
 BAD: list[Case] = [
     (CSV, b"abc,red,0,1\n", 400, 1, 1, "age", "abc"),
@@ -126,6 +139,7 @@ BAD: list[Case] = [
     (PARQUET, parquet_of(**good(size=[[1.0]])), 400, None, None, "", None),
     (PARQUET, parquet_of(**good(size=["x"])), 400, None, None, "", None),
     (ARROW, arrow(compression="zstd"), 400, None, None, "", None),
+    (ARROW, arrow().replace(b"size", b"s\xd8ze"), 400, None, None, "", None),
     (ARROW, arrow()[:-30], 400, None, None, "", None),
     (ARROW, b"\xff\xff\xff\xff\xff\xff\xff\x7f", 400, None, None, "", None),
     (ARROW, arrow(), 400, None, 3, "pay", None),
@@ -137,6 +151,7 @@ BAD: list[Case] = [
     (NPY, npy(np.array([["1", "2", "3", "4"]])), 400, None, None, "", None),
     (NPY, npy(np.zeros((1, 4), np.complex64)), 400, None, None, "", None),
     (NPY, HEADER, 400, None, None, "", None),
+    (NPY, npy(np.zeros((1, 4))).replace(b"}", b"("), 400, None, None, "", None),
     (NPY, b"\x93NUMPY\x09\x00", 400, None, None, "", None),
     # content types
     ("image/png", b"\x89PNG", 415, None, None, "", None),
@@ -186,3 +201,9 @@ def test_a_body_is_not_decoded_to_more_than_the_limit() -> None:
     # A header that promises more than follows.
     promised = npy(np.zeros((1, 4), np.float32)).replace(b"'shape': (1, 4), ", b"'shape':(10**12,4)")[:128] + bytes(16)
     assert ask(promised, NPY, model=MODEL).status == 400
+
+
+def test_a_footer_that_ends_arrow_does_not_end_the_worker() -> None:
+    body = zlib.decompress(base64.b85decode(HISTOGRAM.replace("\n", "")))
+    assert body.startswith(b"PAR1")
+    assert ask(body, PARQUET, model=MODEL).status in {200, 400}

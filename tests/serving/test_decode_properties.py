@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from trainbox.data import ColumnSpec
 from trainbox.data.formats import Format, parse_body
 from trainbox.errors import DataError
 from trainbox.serving.decode import decode
+from trainbox.serving.decode_csv import decode_csv
 from trainbox.serving.features import Floats
 from trainbox.serving.media_types import read_input_type
 from trainbox.serving.request_errors import RequestError
@@ -122,6 +124,28 @@ def test_every_format_has_the_same_bits(rows: list[list[float | None]]) -> None:
         found = decode(body, read_input_type(content_type), PLAN).rows
         assert isinstance(found, np.ndarray)
         np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), content_type, strict=True)
+
+
+texts = st.sampled_from(("blue", "red", "red", " red", "", "NA", "null", "green", "1", '"blue"', "blue,"))
+codes = st.sampled_from(("0", "1", "", "7", "-1", "0.5", "nan"))
+
+
+@settings(max_examples=300)
+@given(rows=st.lists(st.tuples(cells, texts, codes, cells), min_size=1, max_size=4))
+def test_texts_have_the_codes_of_training(rows: list[tuple[str, str, str, str]]) -> None:
+    """The quick way against the reader of training, whose blocks `open_csv` reads."""
+    body = "\n".join(map(",".join, rows)).encode()
+    plan = service(MODEL).plan
+
+    def read(*, is_quick: bool) -> bytes | str:
+        try:
+            found = decode_csv(body, msgspec.structs.replace(plan, is_plain=is_quick), None)
+        except RequestError as error:
+            return f"{error.row} {error.column} {error.name}"
+        return _bits(found.rows)
+
+    assert plan.is_plain
+    assert read(is_quick=True) == read(is_quick=False)
 
 
 def test_a_long_body_has_the_bits_of_its_lines() -> None:

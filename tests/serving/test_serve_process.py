@@ -105,7 +105,7 @@ def test_an_exception_of_a_model_is_an_answer_with_its_place_and_the_id_of_the_l
         assert re.search(rb"ZeroDivisionError: by nothing \(at fake_loader.py:\d+ in answer\)", failed.body)
         name = failed.headers["x-trainbox-request-id"]
         assert f'"id":"{name}"'.encode() in failed.body
-        server.until(lambda: "POST /invocations 500 0 rows" in server.log and f"id={name}" in server.log, "a line")
+        server.until(lambda: "POST /invocations 500 " in server.log and f"id={name}" in server.log, "a line")
         assert "Traceback (most recent call last)" in server.log
         assert server.workers == before
 

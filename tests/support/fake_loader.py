@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.job import read_environment
+from trainbox.data.formats.byte_stream import Readable
 from trainbox.serving import connections
 from trainbox.serving.loader import run
 from trainbox.serving.responder import Request, Response
@@ -19,6 +21,7 @@ class Obedient:
     """Answers with its process id unless it is told to do something else."""
 
     name = "an obedient model"
+    joins = False
 
     def check(self) -> None:
         """Nothing can be wrong."""
@@ -27,6 +30,17 @@ class Obedient:
         """A worker that has been told to is never ready."""
         if Path("worker-breaks").exists():
             raise RuntimeError(f"no {threads} thread(s) for me")
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
+        """Obey, one after the other."""
+        return [self.answer(request) for request in requests]
+
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Read everything, and obey the first part."""
+        first = body.read(100)
+        while body.read(2**20):
+            pass
+        return self.answer(Request(request.headers, first, request.id))
 
     def answer(self, request: Request) -> Response:
         """Obey."""

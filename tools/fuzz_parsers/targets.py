@@ -18,7 +18,7 @@ from typing import get_args
 
 import msgspec
 
-from tools.fuzz_parsers import corpus
+from tools.fuzz_parsers import corpus, requests
 from trainbox.checkpoint.manifest import MANIFEST, check_files, decode_info, read_manifest
 from trainbox.comm import Communicator, Members
 from trainbox.comm.data_connection import DataConnection
@@ -329,6 +329,7 @@ TARGETS: dict[str, Target] = {
     "request body": Target(
         corpus.of(*corpus.CSVS, *corpus.SVMS, *corpus.RECORDS), _parse_bodies, (DataError,), (b":", b"qid:", b"\n")
     ),
+    **{f"request, {name}": Target(honest, requests.answer_as(name), ()) for name, honest in requests.BODIES.items()},
     "compressed file": Target(corpus.compressed, _read("a.csv.gz"), (DataError,)),
     "Parquet": Target(corpus.parquets, _read("a.parquet"), (DataError,)),
     "recordio": Target(corpus.of(*corpus.RECORDS), _read("a.rec"), (DataError,)),

@@ -2,18 +2,17 @@
 
 import asyncio
 import os
-import threading
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import msgspec
 
 from trainbox.contract.hosting import Hosting
 from trainbox.log_lines import emit
+from trainbox.serving.body_pipe import BodyPipe
 from trainbox.serving.counters import Counters, metrics_text
+from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response
 from trainbox.serving.responder import Request, Responder, Response
 from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
 
@@ -25,14 +24,6 @@ Headers: TypeAlias = Mapping[str, str]
 REQUEST_ID = "x-trainbox-request-id"
 _ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 _JSON = ("content-type", "application/json")
-#: As many requests may wait for a prediction in progress.
-MOST_WAITING = 64
-#: Predictions that take longer leave the event loop alone.
-_LOOP_SECONDS = 0.001
-_LOOP_BYTES = 16 * 1024
-#: One that takes so long is slow at once; of those in between several in a row count, or a busy machine would.
-_SLOW_SECONDS = 0.05
-_SLOW, _SLOWEST = 3, 6
 #: A body may pause for so long, and what nobody wants of it is read for so long.
 _BODY_SECONDS = 30.0
 _REST_SECONDS = 5.0
@@ -65,17 +56,11 @@ class App:
     def __init__(self, hosting: Hosting, page: WorkerPage, number: int, responder: Responder) -> None:
         self._hosting = hosting
         self._page = page
-        self._responder = responder
         self._header = page.header
         slot = page.slot(number)
         self._words = slot.words
         self._counters = Counters(slot)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
-        #: Held by who predicts: models need not stand two at a time.
-        self._predicting = threading.Lock()
-        self._waiting = 0
-        self._predictions = 0
-        self._slowness = 0
+        self._predictions = Predictions(slot, responder)
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
@@ -96,19 +81,19 @@ class App:
             await self._send(answer(), send)
         elif answer is not None or path == "/invocations":
             allowed = allowed or "POST"
-            problem = self._error(405, f"{path} takes {allowed}, not {method}")
+            problem = error_response(405, f"{path} takes {allowed}, not {method}")
             await self._send(msgspec.structs.replace(problem, headers=(*problem.headers, ("allow", allowed))), send)
         else:
-            await self._send(self._error(404, f"there is no {path}: ask /ping, /invocations, /metrics"), send)
+            await self._send(error_response(404, f"there is no {path}: ask /ping, /invocations, /metrics"), send)
 
     # -- the small routes ------------------------------------------------------------------------------------------
 
     def _ping(self) -> Response:
         """Healthy once all workers were ready; this one answers, so one is."""
         if self._header[PageField.DRAINING]:
-            return self._error(503, "the server is stopping")
+            return error_response(503, "the server is stopping")
         if not self._header[PageField.OPEN]:
-            return self._error(503, "not every worker has answered the sample rows of the model")
+            return error_response(503, "not every worker has answered the sample rows of the model")
         return Response(200)
 
     def _execution_parameters(self) -> Response:
@@ -138,9 +123,13 @@ class App:
         status, rows, note = 499, 0, "the client has gone"
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            response = await self._respond(headers, request_id, receive)
+            if self._hosting.max_body_bytes:
+                response = await self._respond(headers, request_id, receive)
+                if response is not None:
+                    await self._send(response, send, request_id, headers, receive)
+            else:
+                response = await self._invoke_by_blocks(Request(headers, b"", request_id), receive, send)
             if response is not None:
-                await self._send(response, send, request_id, headers, receive)
                 status, rows, note = response.status, response.rows, response.note
         finally:
             ended = time.monotonic_ns()
@@ -149,24 +138,37 @@ class App:
             self._counters.add(status, rows, ended - began)
             self._log(status, rows, ended - began, request_id, note)
 
+    async def _invoke_by_blocks(self, request: Request, receive: Receive, send: Send) -> Response | None:
+        """Answer a request of any length while it comes; None where the client has gone."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        loop = asyncio.get_running_loop()
+        pipe = BodyPipe(message["body"], loop)
+        rest = _nothing if not message["more_body"] else receive
+        feeding = loop.create_task(pipe.feed(rest))
+        try:
+            response = await self._predictions.answer_blocks(request, pipe)
+            await self._send(response, send, request.id, request.headers)
+        finally:
+            feeding.cancel()
+        return response
+
     async def _respond(self, headers: Headers, request_id: str, receive: Receive) -> Response | None:
         """Read the body and answer; None where the client has gone."""
         try:
             body = await self._read(headers, receive)
         except _Unusable as unusable:
-            problem = self._error(unusable.status, str(unusable), request_id)
+            problem = error_response(unusable.status, str(unusable), request_id)
             return msgspec.structs.replace(problem, rest=unusable.reads_rest)
         if body is None:
             return None
-        request = Request(headers, body, request_id)
-        if len(body) > _LOOP_BYTES or self._slowness >= _SLOW or not self._predicting.acquire(blocking=False):
-            return await self._answer_beside(request, receive)
-        began = time.perf_counter()
         try:
-            return self._answer(request)
-        finally:
-            self._predicting.release()
-            self._note_seconds(time.perf_counter() - began)
+            return await self._predictions.answer(Request(headers, body, request_id), receive)
+        except Overloaded:
+            text = f"{MOST_WAITING} requests wait for this worker: send fewer at a time, or use more workers"
+            problem = error_response(503, text, request_id)
+            return msgspec.structs.replace(problem, headers=(*problem.headers, ("retry-after", "1")))
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes | None:
         """Read the body, within its limits; None where the client has gone."""
@@ -198,64 +200,7 @@ class App:
             raise _Unusable(413, _too_large(size, limit), reads_rest=False)
         return b"".join(parts)
 
-    async def _answer_beside(self, request: Request, receive: Receive) -> Response | None:
-        """Answer in the thread, one request after the other; the loop goes on with /ping and with reading."""
-        if self._waiting > MOST_WAITING:
-            text = f"{self._waiting} requests wait for this worker: send fewer at a time, or use more workers"
-            problem = self._error(503, text, request.id)
-            return msgspec.structs.replace(problem, headers=(*problem.headers, ("retry-after", "1")))
-        loop = asyncio.get_running_loop()
-        gone = loop.create_task(_wait_for_end(receive))
-        self._waiting += 1
-        try:
-            return await loop.run_in_executor(self._thread, self._answer_in_thread, request, gone)
-        finally:
-            self._waiting -= 1
-            gone.cancel()
-
-    def _answer_in_thread(self, request: Request, gone: "asyncio.Task[None]") -> Response | None:
-        with self._predicting:
-            if gone.done():
-                return None
-            began, busy = time.perf_counter(), time.thread_time()
-            try:
-                return self._answer(request)
-            finally:
-                self._note_seconds_of_thread(time.perf_counter() - began, time.thread_time() - busy)
-
-    def _answer(self, request: Request) -> Response:
-        """Have the responder answer; a defect of it is an answer, too, with the place."""
-        self._predictions += 1
-        self._words[WorkerField.PREDICTION] = self._predictions
-        try:
-            return self._responder.answer(request)
-        except Exception as error:  # noqa: BLE001 - the one place where what escapes a model becomes an answer
-            emit(f"id={request.id}\n{traceback.format_exc()}")
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"  # noqa: PTH119 - a name
-            return self._error(500, f"{type(error).__name__}: {error} (at {place})", request.id)
-        finally:
-            self._words[WorkerField.PREDICTION] = 0
-
-    def _note_seconds(self, seconds: float) -> None:
-        """Note how long a prediction took in the loop; on a busy machine a single one says nothing."""
-        if seconds > _SLOW_SECONDS:
-            self._slowness = _SLOWEST
-        else:
-            self._slowness = self._slowness + 1 if seconds > _LOOP_SECONDS else 0
-
-    def _note_seconds_of_thread(self, seconds: float, busy: float) -> None:
-        """Likewise beside it, where it has also waited for the loop."""
-        if seconds > _SLOW_SECONDS or busy > _LOOP_SECONDS:
-            self._slowness = _SLOWEST
-        elif self._slowness:
-            self._slowness -= 1
-
     # -- answers ---------------------------------------------------------------------------------------------------
-
-    def _error(self, status: int, text: str, request_id: str = "") -> Response:
-        body = {"error": text, "id": request_id} if request_id else {"error": text}
-        return Response(status, msgspec.json.encode(body), (_JSON,), note=text)
 
     async def _send(
         self,
@@ -287,8 +232,7 @@ class App:
 
     async def _stream(self, parts: Iterator[bytes], send: Send) -> None:
         """Send each part as it comes."""
-        loop = asyncio.get_running_loop()
-        while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
+        while (part := await self._predictions.next_part(parts)) is not None:
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
@@ -296,9 +240,9 @@ class App:
         is_error = status >= _FIRST_ERROR
         if not is_error and (self._hosting.log_level >= _WARNING or not self._budget.take()):
             return
-        counted = "1 row" if rows == 1 else f"{rows:,} rows"
+        counted = (" 1 row" if rows == 1 else f" {rows:,} rows") if rows else ""
         told = f" {note}" if note else ""
-        emit(f"POST /invocations {status} {counted} {nanoseconds / 1e6:.2f} ms id={request_id}{told}")
+        emit(f"POST /invocations {status}{counted} {nanoseconds / 1e6:.2f} ms id={request_id}{told}")
 
 
 class _Budget:
@@ -322,10 +266,9 @@ def _too_large(size: int, limit: int, *, at_least: bool = False) -> str:
     return f"the body has {had}, and at most {limit:,} ({limit / _MB:g} MB) are taken: TRAINBOX_MAX_BODY_MB sets that"
 
 
-async def _wait_for_end(receive: Receive) -> None:
-    """Wait until the client has gone: nothing else comes after the body."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _nothing() -> Message:
+    """The end of a body that has come."""
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def _read_rest(receive: Receive) -> None:

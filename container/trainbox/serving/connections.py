@@ -6,9 +6,11 @@ otherwise, each worker listens for itself (SO_REUSEPORT), and says so.
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -22,6 +24,7 @@ KEEP_ALIVE_SECONDS = 75
 #: What the head of a request may take, in time and in bytes.
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
+_TICK_SECONDS = 0.01
 _EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
 _CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = (
@@ -89,6 +92,31 @@ class _Protocol(HttpToolsProtocol):
         return is_between and self.timeout_keep_alive_task is None
 
 
+class _Server(uvicorn.Server):
+    """Uvicorn's own, which leaves the signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: Any, http: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's own types are private
+    return uvicorn.Config(
+        app,
+        http=http,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+    )
+
+
 class Connections:
     """The connections of a worker.
 
@@ -98,24 +126,11 @@ class Connections:
     """
 
     def __init__(self, app: Any, *, number: int = 0) -> None:  # noqa: ANN401 - uvicorn's own types are private
-        self._config = uvicorn.Config(
-            app,
-            http=_Protocol,
-            ws="none",
-            loop="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        )
+        self._app = app
+        self._config = _config(app, _Protocol)
         self._config.load()
-        logging.getLogger("uvicorn.error").setLevel(
-            logging.CRITICAL
-        )  # a bad request is answered, and is no error of ours
+        self._server: uvicorn.Server | None = None
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a bad request is answered, and is no error of ours
         self._state = ServerState()
         self._tasks: set[asyncio.Task[Any]] = set()
         given = inspect.signature(HttpToolsProtocol).parameters
@@ -140,10 +155,12 @@ class Connections:
 
     async def listen(self, address: str, port: int) -> None:
         """Accept connections here: the way back where they cannot be given."""
-        server = uvicorn.Server(self._config)
+        self._server = _Server(_config(self._app, "httptools"))
         listener = socket.create_server((address, port), reuse_port=True)
-        server.server_state = self._state
-        await server.startup(sockets=[listener])
+        self._tasks.add(asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener])))
+        while not self._server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(_TICK_SECONDS)
+        self._state = self._server.server_state
 
     def close_slow(self, now: float) -> None:
         """Close those that take too long to send the head of a request."""
@@ -156,5 +173,7 @@ class Connections:
 
     def close_all(self) -> None:
         """Close those that wait, and the others once they have been answered."""
+        if self._server is not None:
+            self._server.should_exit = True
         for protocol in tuple(self._state.connections):
             protocol.shutdown()

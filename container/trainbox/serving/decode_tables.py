@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterable
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,6 @@ _NPY_MAGIC = b"\x93NUMPY"
 _NUMBERS = "biuf"
 _LONGEST_HEADER = 10_000
 _ROWS, _ONE_ROW = 2, 1
-#: Bytes that a cell may have before it is decoded: 64 bits and levels.
-_CELL_BYTES = 16
 
 
 def decode_parquet(body: bytes, plan: FeaturePlan) -> Floats:
@@ -68,11 +67,8 @@ def _check_footer(body: bytes, plan: FeaturePlan) -> None:
         found = read_metadata(pa.BufferReader(body))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"body cannot be read as Parquet: {error}", hint="is it whole, and is it Parquet?") from error
+    # No more is asked: where Arrow's C++ finds a `row_group` malformed, its exception ends the process.
     check_size(plan, found.num_rows, found.num_columns)
-    groups = [found.row_group(place) for place in range(found.num_row_groups)]
-    check_size(plan, sum(group.num_rows for group in groups), found.num_columns)
-    size = sum(group.column(column).total_uncompressed_size for group in groups for column in range(group.num_columns))
-    check_size(plan, size // _CELL_BYTES, 1)
 
 
 def _join(reader: BodyReader, plan: FeaturePlan) -> Floats:
@@ -133,7 +129,7 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         version = formats.read_magic(file)
         read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
         shape, is_fortran, dtype = read(file, max_header_size=_LONGEST_HEADER)
-    except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+    except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError, TokenError) as error:
         raise _no_array(str(error)) from error
     if dtype.kind not in _NUMBERS or dtype.itemsize > 8:  # noqa: PLR2004 - 64 bits
         raise _no_array(f"it holds {dtype}, not numbers")

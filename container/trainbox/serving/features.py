@@ -102,7 +102,7 @@ def plan_features(card: ModelCard, *, most_bytes: int = 0, is_batch: bool = Fals
         codes={place: {text: code for code, text in enumerate(each)} for place, each in texts.items()},
         coded=coded,
         markers=markers,
-        is_plain=not markers and card.delimiter in {None, ","} and (not texts or {"", "null"} <= set(missing)),
+        is_plain=_is_plain(card, missing, markers),
         words={place: _words(each, missing) for place, each in texts.items()},
         refuses_header=is_batch,
         ends=tuple(len(texts[place]) if place in texts else _MOST_CODES for place in coded),
@@ -110,6 +110,14 @@ def plan_features(card: ModelCard, *, most_bytes: int = 0, is_batch: bool = Fals
         shape=card.shape if len(card.shape) == 3 else (),  # noqa: PLR2004 - channels, height, width
         most_cells=max(most_bytes or _MOST_CELLS, 2**20),
     )
+
+
+def _is_plain(card: ModelCard, missing: Sequence[str], markers: Sequence[float]) -> bool:
+    """Return whether lines of numbers are rows; not where a number may be missing, or a header be of numbers."""
+    names = card.features.names
+    has_words = not names or any(NUMBER.fullmatch(name) is None for name in names)
+    can_replace = not card.categories or {"", "null"} <= set(missing)
+    return has_words and can_replace and not markers and card.delimiter in {None, ","}
 
 
 def _words(texts: Sequence[str], missing: Sequence[str]) -> Mapping[bytes, bytes]:

@@ -1,7 +1,7 @@
 """Answers by the user's hooks, and by ours where the module has none."""
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.contract.model_card import ModelCard
+from trainbox.data.formats.byte_stream import Readable
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
 from trainbox.serving.answer import Service, choose_output, make_service, read, write
@@ -28,6 +29,7 @@ from trainbox.serving.responder import Request, Response
 from trainbox.serving.self_test import sample_matrix, self_test
 
 _JSON = "application/json"
+_READ_BYTES = 2**20
 
 
 class HookResponder:
@@ -47,6 +49,9 @@ class HookResponder:
             raise DataError(f"{found.model_dir} brings no module")
         self._hosting, self._model_dir = hosting, found.model_dir
         self._hooks = load_hooks(found.module)
+        if "model_fn" in self._hooks:  # else `load` does
+            for note in found.notes:
+                emit(note)
         self._ours: Predictor | None = None
         self._model = load_user_model(
             self._hooks, found.model_dir, lambda: self._load(found), make_context(str(found.model_dir))
@@ -76,6 +81,18 @@ class HookResponder:
             self._ours.set_threads(threads)
             if self._ours.card.samples:
                 self._ours.predict(sample_matrix(self._ours.card))
+
+    #: A hook is given one request.
+    joins = False
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer several, one by one."""
+        return [self.answer(request) for request in requests]
+
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Answer a request whose body is still coming: a hook is given the whole."""
+        whole = b"".join(iter(lambda: body.read(_READ_BYTES), b""))
+        return self.answer(Request(request.headers, whole, request.id))
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""

@@ -1,14 +1,23 @@
 """What a worker asks for an answer: a `Responder`, whatever the model and the formats are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from trainbox.contract.hosting import Hosting, Predictor
-from trainbox.serving.answer import make_service, respond
+from trainbox.data.formats.byte_stream import Readable
+from trainbox.serving.answer import Answer, Question, make_service, read, refuse, respond, write
+from trainbox.serving.answer_blocks import answer_blocks
 from trainbox.serving.find import find_model, list_model, load
+from trainbox.serving.request_errors import RequestError
+from trainbox.serving.requirements import install_requirements
 from trainbox.serving.self_test import sample_matrix, self_test
+
+#: XGBoost has a way of its own for one row, which four rows in one call are not quicker than.
+_FEWEST_OF_XGBOOST = 5
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -53,8 +62,18 @@ class Responder(Protocol):
     def warm_up(self, threads: int) -> None:
         """Answer those rows in a worker, after the fork, and with so many threads from now on."""
 
+    @property
+    def joins(self) -> bool:
+        """Whether requests that arrive together may be answered together: a row has the same bits alone."""
+
     def answer(self, request: Request) -> Response:
         """Answer one request. Whatever its body is, that is no exception but an answer."""
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer several, as `answer` does each."""
+
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Answer a request whose body is still coming; the answer may be an iterator, which reads on."""
 
 
 class ModelResponder:
@@ -72,6 +91,8 @@ class ModelResponder:
         self._predictor = predictor
         self._service = make_service(hosting, predictor)
         card = predictor.card
+        self.joins = hosting.joins_requests and predictor.is_rowwise
+        self._fewest = _FEWEST_OF_XGBOOST if card.framework == "xgboost" else 2
         self.name = f"{card.algorithm} ({card.objective}), {card.features.count:,} features"
 
     def check(self) -> None:
@@ -88,21 +109,62 @@ class ModelResponder:
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""
-        headers = request.headers
-        given, accept = headers.get("content-type", ""), headers.get("accept", "")
-        found = respond(self._service, request.body, given, accept, request_id=request.id)
-        return Response(found.status, found.body, found.headers, rows=found.rows)
+        given, accept = _types(request)
+        return _as_response(respond(self._service, request.body, given, accept, request_id=request.id))
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Response]:
+        """Answer several: by one call of the model, where they are enough to make that worth while."""
+        if len(requests) < self._fewest:
+            return [self.answer(request) for request in requests]
+        read_ = [self._read(request) for request in requests]
+        questions = [each for each in read_ if isinstance(each, Question)]
+        if not all(isinstance(each.rows, np.ndarray) and len(each.rows) for each in questions) or not questions:
+            return [self.answer(request) for request in requests]
+        numbers = np.asarray(self._predictor.predict(np.concatenate([each.rows for each in questions])))
+        parts = iter(np.split(numbers, np.cumsum([len(each.rows) for each in questions])[:-1]))
+        return [
+            _as_response(write(self._service, each, next(parts))) if isinstance(each, Question) else each
+            for each in read_
+        ]
+
+    def answer_blocks(self, request: Request, body: Readable) -> Response:
+        """Answer a request whose body is still coming, in memory that does not grow with it."""
+        given, accept = _types(request)
+        try:
+            found = answer_blocks(self._service, body, given, accept)
+        except RequestError as error:
+            return _as_response(refuse(self._service, error, request_id=request.id))
+        return Response(HTTPStatus.OK, found.blocks, found.headers)
+
+    def _read(self, request: Request) -> Question | Response:
+        """Read a request; what cannot be used, or has no rows, is answered at once."""
+        given, accept = _types(request)
+        try:
+            return read(self._service, request.body, given, accept) or Response(HTTPStatus.NO_CONTENT)
+        except RequestError as error:
+            return _as_response(refuse(self._service, error, request_id=request.id))
+
+
+def _types(request: Request) -> tuple[str, str]:
+    return request.headers.get("content-type", ""), request.headers.get("accept", "")
+
+
+def _as_response(found: Answer) -> Response:
+    return Response(found.status, found.body, found.headers, rows=found.rows)
 
 
 def load_responder(hosting: Hosting) -> Responder:
-    """Load the model.
+    """Load the model, with the user's hooks where there are any.
 
     Raises:
-        DataError: There is none, or it cannot be used.
+        DataError: There is no model, or it cannot be used.
+        ProgramError: The user's module cannot be.
+        RequirementsError: What that asks for cannot be installed.
     """
     found = find_model(hosting, list_model(hosting))
     if found.module is not None:
         from trainbox.serving.hook_responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
 
+        install_requirements(found.module.path.parent)
         return HookResponder(hosting, found)
     return ModelResponder(hosting, load(found))

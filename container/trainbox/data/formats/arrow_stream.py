@@ -42,9 +42,9 @@ def open_arrow(
     try:
         reject_compression(content, shown)
         reader = pa.ipc.open_stream(pa.BufferReader(content))
+        source = describe_columns(reader.schema, columns, shown)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(shown, error) from error
-    source = describe_columns(reader.schema, columns, shown)
     encoder = make_encoder(source, columns, names=names, coding=coding)
     return BodyReader(source.names, source.width, _read(reader, source, columns, encoder))
 
