@@ -17,7 +17,7 @@ from trainbox.comm import Communicator, Members, heartbeat, join
 from trainbox.data import Table
 from trainbox.errors import ConfigurationError, DataError, HyperparameterError, PeerError
 from trainbox.sklearn import rows
-from trainbox.sklearn.agreement import HostReport, agree, check_training_labels, stays_sharded
+from trainbox.sklearn.agreement import RowsReport, agree, check_training_labels, stays_sharded
 from trainbox.sklearn.forests.checkpoints import identify, resume, save_parts
 from trainbox.sklearn.forests.growing import exchange_progress, groups_left, grow, slices
 from trainbox.sklearn.forests.parts import assemble_forest, gather_parts
@@ -33,8 +33,8 @@ def _nobody_ends_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "end_process", lambda _error, _thread: None)
 
 
-def report(member: str, **changed: Any) -> HostReport:
-    told = HostReport(
+def report(member: str, **changed: Any) -> RowsReport:
+    told = RowsReport(
         member=member,
         rows={"train": 100},
         size={"train": 2_000},

@@ -18,8 +18,7 @@ from trainbox.contract.job import Channel
 from trainbox.data import Table
 from trainbox.xgboost.collective.group import SingleProcess
 from trainbox.xgboost.metrics import evaluate
-from trainbox.xgboost.params.declared_metrics import metric_names, objective_of
-from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters, metric_names, objective_of
 from trainbox.xgboost.rows import shards
 from trainbox.xgboost.rows.matrices import choose_bins, make_matrices
 from trainbox.xgboost.rows.shards import RowPartition, Shard, read_shard, shard_of

@@ -21,7 +21,9 @@ from trainbox.errors import DataError
 from trainbox.xgboost import scores
 from trainbox.xgboost.metrics import Truths, evaluate
 from trainbox.xgboost.params.catalogue import METRICS, goal, is_well_formed, split
-from trainbox.xgboost.params.declared_metrics import (
+from trainbox.xgboost.params.hyperparameters import (
+    XGBoostParams,
+    booster_parameters,
     builtin_regexes,
     declare,
     line,
@@ -29,7 +31,6 @@ from trainbox.xgboost.params.declared_metrics import (
     objective_name,
     objective_of,
 )
-from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
 
 MAXIMIZED = (
     *("accuracy", "auc", "aucpr", "balanced_accuracy", "f1", "f1_binary", "f1_macro", "map", "ndcg"),

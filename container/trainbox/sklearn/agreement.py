@@ -16,7 +16,7 @@ from trainbox.tabular.labels import check_classes, list_counts, refuse_constant,
 SHARE_OF_MEMORY = 0.25
 
 
-class HostReport(msgspec.Struct, frozen=True):
+class RowsReport(msgspec.Struct, frozen=True):
     """What one member says of the rows that it has read."""
 
     member: str
@@ -38,7 +38,7 @@ class HostReport(msgspec.Struct, frozen=True):
     version: str
 
 
-def agree(reports: Sequence[HostReport], sharded: AbstractSet[str]) -> tuple[str, ...]:
+def agree(reports: Sequence[RowsReport], sharded: AbstractSet[str]) -> tuple[str, ...]:
     """Pure: the names of the features, where the rows of all members fit together.
 
     Args:
@@ -79,7 +79,7 @@ def _is_part(names: tuple[str, ...], wider: tuple[str, ...]) -> bool:
     return names == wider[: len(names)] == tuple(f"f{place}" for place in range(len(names)))
 
 
-def _differ(report: HostReport, other: HostReport) -> str:
+def _differ(report: RowsReport, other: RowsReport) -> str:
     if len(report.columns) != len(other.columns):
         return f"has {len(report.columns)} features, {other.member} has {len(other.columns)}"
     pairs = zip(report.columns, other.columns, strict=True)
@@ -87,7 +87,7 @@ def _differ(report: HostReport, other: HostReport) -> str:
     return f"calls feature {place} {name!r}, {other.member} calls it {expected!r}"
 
 
-def stays_sharded(params: EstimatorParams, reports: Sequence[HostReport]) -> bool:
+def stays_sharded(params: EstimatorParams, reports: Sequence[RowsReport]) -> bool:
     """Whether sharded rows stay where they are, for want of memory or because the engine wants them so.
 
     Raises:
@@ -118,7 +118,7 @@ def stays_sharded(params: EstimatorParams, reports: Sequence[HostReport]) -> boo
 
 
 def check_training_labels(
-    params: EstimatorParams, reports: Sequence[HostReport], *, is_sharded: bool
+    params: EstimatorParams, reports: Sequence[RowsReport], *, is_sharded: bool
 ) -> tuple[int, ...]:
     """The classes in ascending order, none for numbers; the same on all members.
 

@@ -16,7 +16,7 @@ from trainbox.comm import Communicator
 from trainbox.contract.job import Channel
 from trainbox.data import Coding, ColumnSpec, Table, digest, read_table
 from trainbox.log_lines import emit
-from trainbox.sklearn.agreement import HostReport, agree, check_training_labels, stays_sharded
+from trainbox.sklearn.agreement import RowsReport, agree, check_training_labels, stays_sharded
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.rows import allgather_rows, count_bytes, gather_rows, join_rows
 from trainbox.sklearn.texts import encode, with_shared_codes
@@ -92,7 +92,7 @@ def read_data(params: EstimatorParams, communicator: Communicator) -> EstimatorD
                 table = _read(channel, params, coded, coded.coding, allow_empty=name in sharded)
                 tables[name] = encode(table, params, _memory())
         report = _report(communicator, params, tables, sharded)
-    reports = communicator.gather(report, HostReport)
+    reports = communicator.gather(report, RowsReport)
     with raising_together(communicator):
         names = agree(reports, sharded)
         classes = check_training_labels(params, reports, is_sharded="train" in sharded)
@@ -171,13 +171,13 @@ def columns_of(params: EstimatorParams) -> ColumnSpec:
 
 def _report(
     communicator: Communicator, params: EstimatorParams, tables: Mapping[str, Table], sharded: AbstractSet[str]
-) -> HostReport:
+) -> RowsReport:
     train = tables["train"]
     counts: dict[float, int] = {}
     if params.task == "classification":
         counts = count_labels(train.labels)
         check_classes("train", counts, learn=False)  # before all numbers of a regression are sent around as classes
-    return HostReport(
+    return RowsReport(
         member=communicator.members.name,
         rows={name: len(table.labels) for name, table in tables.items()},
         size={name: count_bytes(table) for name, table in tables.items()},
@@ -191,7 +191,7 @@ def _report(
     )
 
 
-def _sizes(reports: Sequence[HostReport], channel: str) -> list[tuple[int, int]]:
+def _sizes(reports: Sequence[RowsReport], channel: str) -> list[tuple[int, int]]:
     return [(report.rows[channel], report.size[channel]) for report in reports]
 
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from trainbox.xgboost.boosting import Boosting, BoostingSession
     from trainbox.xgboost.entry import session
     from trainbox.xgboost.model_check import Model, check_model
-    from trainbox.xgboost.params.declared_metrics import declare
-    from trainbox.xgboost.params.hyperparameters import XGBoostParams
+    from trainbox.xgboost.params.hyperparameters import XGBoostParams, declare
     from trainbox.xgboost.segments import Progress
 
 __all__ = [
@@ -43,7 +42,7 @@ _MODULES = {
     "Progress": "trainbox.xgboost.segments",
     "XGBoostParams": "trainbox.xgboost.params.hyperparameters",
     "check_model": "trainbox.xgboost.model_check",
-    "declare": "trainbox.xgboost.params.declared_metrics",
+    "declare": "trainbox.xgboost.params.hyperparameters",
     "session": "trainbox.xgboost.entry",
 }
 

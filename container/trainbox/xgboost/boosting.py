@@ -15,8 +15,7 @@ from trainbox.xgboost.collective.group import collective
 from trainbox.xgboost.cross_validation import cross_validate
 from trainbox.xgboost.former import FormerBooster, read_former
 from trainbox.xgboost.model import describe, first_rounds, save_curves, save_importance, save_models, thin_rows
-from trainbox.xgboost.params.declared_metrics import objective_of
-from trainbox.xgboost.params.hyperparameters import XGBoostParams, check_members
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, check_members, objective_of
 from trainbox.xgboost.rows.reading import BoostingData, read_data
 from trainbox.xgboost.segments import (
     Progress,

@@ -27,8 +27,7 @@ from trainbox.xgboost.folds import (
     take_rows,
 )
 from trainbox.xgboost.model import describe, first_rounds, save_models
-from trainbox.xgboost.params.declared_metrics import objective_of
-from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, objective_of
 from trainbox.xgboost.rows.matrices import Bins, plain_matrix
 from trainbox.xgboost.rows.reading import BoostingData
 from trainbox.xgboost.segments import Progress, chosen_round, is_finished

@@ -22,8 +22,7 @@ from trainbox.data import Table
 from trainbox.errors import CheckpointError, DataError, HyperparameterError
 from trainbox.model.curves import save_folds as save_folds_of
 from trainbox.model.plots import Picture
-from trainbox.xgboost.params.declared_metrics import objective_of
-from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, objective_of
 from trainbox.xgboost.readers import spell_base_score
 from trainbox.xgboost.rows.matrices import number_groups
 from trainbox.xgboost.segments import check_part, chosen_round, compare, parse_part, read_part

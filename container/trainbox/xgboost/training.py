@@ -16,8 +16,14 @@ from trainbox.system.machine import read_machine
 from trainbox.tabular.script import RemainingTime
 from trainbox.xgboost.collective.group import CollectiveGroup
 from trainbox.xgboost.metrics import Truths, evaluate
-from trainbox.xgboost.params.declared_metrics import declare, line, metric_names, objective_of
-from trainbox.xgboost.params.hyperparameters import XGBoostParams, booster_parameters
+from trainbox.xgboost.params.hyperparameters import (
+    XGBoostParams,
+    booster_parameters,
+    declare,
+    line,
+    metric_names,
+    objective_of,
+)
 from trainbox.xgboost.rows.matrices import Bins
 from trainbox.xgboost.rows.reading import BoostingData
 from trainbox.xgboost.segments import (

@@ -20,13 +20,13 @@ from trainbox.xgboost.params import checks, rules
 from trainbox.xgboost.params.catalogue import METRICS, OBJECTIVES
 from trainbox.xgboost.params.constraints import weights
 from trainbox.xgboost.params.declaration import Declaration
-from trainbox.xgboost.params.declared_metrics import metric_names
 from trainbox.xgboost.params.hyperparameters import (
     FREE,
     XGBoostParams,
     as_dict,
     booster_parameters,
     check_members,
+    metric_names,
     notes,
     shaping,
 )

@@ -32,8 +32,7 @@ from trainbox.log_lines import emit
 from trainbox.system.shm_dir import temporary_directory
 from trainbox.tabular.faults import Fault, Scan
 from trainbox.tabular.labels import MOST_CLASSES, count_labels
-from trainbox.xgboost.params.declared_metrics import metric_names
-from trainbox.xgboost.params.hyperparameters import XGBoostParams
+from trainbox.xgboost.params.hyperparameters import XGBoostParams, metric_names
 from trainbox.xgboost.rows.agreement import LabelSummary
 from trainbox.xgboost.rows.blocks import is_sparse_block, write_block
 from trainbox.xgboost.rows.domains import rules_for
