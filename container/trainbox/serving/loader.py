@@ -69,7 +69,7 @@ def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) 
     loader = ModelLoader(hosting, LoaderLink(socket.socket(fileno=link)), WorkerPage(page), responder, load)
     loader.listen()
     name = responder.name if responder is not None else "each worker loads the model for itself: there is a GPU"
-    loader.link.send(ModelLoaded(name, time.monotonic() - started, read_rss(), is_per_worker))
+    loader.link.send(ModelLoaded(name, time.monotonic() - started, read_rss()))
     return loader.run()
 
 

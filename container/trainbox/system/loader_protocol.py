@@ -37,8 +37,6 @@ class ModelLoaded(msgspec.Struct, frozen=True, tag="loaded"):
     seconds: float
     #: Of the loader, which its workers share.
     rss_bytes: int
-    #: Whether each worker loads a copy for itself, as on a GPU.
-    is_per_worker: bool = False
 
 
 class WorkerForked(msgspec.Struct, frozen=True, tag="forked"):
