@@ -291,10 +291,18 @@ def test_markers_of_missing_values_are_those_of_training() -> None:
     assert ask(b"1,,3", model=model).status == 400
 
 
-def test_a_sparse_row_keeps_its_form_where_what_is_absent_is_zero() -> None:
+def test_few_sparse_rows_are_dense_and_have_what_is_absent() -> None:
     forest = Linear(framework="scikit-learn", algorithm="forest", objective="regression", absent="zero")
     assert ask(b"0:1 2:3\n", "text/libsvm", "text/csv", model=forest).body == b"10.0\n"
-    np.testing.assert_array_equal(forest.given[-1].toarray(), [[1, 0, 3]])
+    np.testing.assert_array_equal(forest.given[-1], [[1, 0, 3]])
+
+
+def test_many_sparse_rows_stay_sparse() -> None:
+    wide = Linear(features=Features(2**21))
+    found = ask(b"0:1 2:3\n1:1\n", "text/libsvm", model=wide)
+    assert found.body == b"10.0\n2.0\n"
+    assert wide.given[-1].shape == (2, 2**21)
+    assert wide.given[-1].nnz == 3
 
 
 # ---- batch transform ----

@@ -152,6 +152,8 @@ def test_classifiers_of_other_frameworks_tell_their_label_and_its_probability() 
     assert ask(BODY, accept="text/csv", model=shares).body == b"yes,0.75\nno,0.5"
     assert ask(BODY, accept="text/csv", model=shares, SAGEMAKER_BATCH="true").body == b"yes,0.75\nno,0.5\n"
     assert ask(b"[]", "application/json", model=shares).body == b'{"predictions": []}'
+    array = np.load(io.BytesIO(ask(BODY, accept="application/x-npy", model=shares).body))
+    np.testing.assert_array_equal(array, [[0.25, 0.75], [0.5, 0.5]])  # the numbers of the model
     # A foreign estimator: its numbers say whether it has shares.
     labels = Fixed([7.0, 1.0], classes=(1, 7), **about)
     assert ask(BODY, accept="text/csv", model=labels).body == b"7\n1"

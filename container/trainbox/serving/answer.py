@@ -142,7 +142,14 @@ def read(service: Service, body: bytes, content_type: str, accept: str) -> Quest
             status=HTTPStatus.SERVICE_UNAVAILABLE,
             hint="send fewer rows in a request",
         ) from error
-    return Question(decoded.rows, output, output.outputs or service.outputs, decoded.has_header)
+    return Question(decoded.rows, output, chosen_outputs(service, output), decoded.has_header)
+
+
+def chosen_outputs(service: Service, output: OutputType) -> tuple[str, ...]:
+    """Return what an answer holds; an array has the numbers of the model unless something is chosen."""
+    if output.format == "NumPy":
+        return output.outputs or service.hosting.outputs
+    return output.outputs or service.outputs
 
 
 def choose_output(service: Service, accept: str) -> OutputType:

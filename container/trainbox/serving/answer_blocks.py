@@ -10,7 +10,17 @@ from trainbox.contract.hosting import DEFAULT_BODY_MB
 from trainbox.data.formats import ByteStream
 from trainbox.data.formats.byte_stream import Readable, read_lines
 from trainbox.errors import DataError
-from trainbox.serving.answer import Question, Service, choose_output, content_type_of, encode_rows, predict, read, write
+from trainbox.serving.answer import (
+    Question,
+    Service,
+    choose_output,
+    chosen_outputs,
+    content_type_of,
+    encode_rows,
+    predict,
+    read,
+    write,
+)
 from trainbox.serving.decode import LINE_FORMATS, LineCounter
 from trainbox.serving.decode_csv import open_csv
 from trainbox.serving.decode_json import decode_json_lines
@@ -114,7 +124,7 @@ def _answered(service: Service, decoded: Iterator[tuple[Matrix, bool]], output: 
     """Yield the answer to each block; a line end comes before a block, not after it, so that the last may have none."""
     between = b""
     for rows, has_header in decoded:
-        question = Question(rows, output, output.outputs or service.outputs, has_header)
+        question = Question(rows, output, chosen_outputs(service, output), has_header)
         if not rows.shape[0] and not has_header:
             continue
         content = encode_rows(service, question, predict(service, question))

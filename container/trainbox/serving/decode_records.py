@@ -18,7 +18,8 @@ from trainbox.errors import DataError
 from trainbox.serving.features import FeaturePlan, Matrix, Numbering, check_codes, check_count, translate
 from trainbox.serving.request_errors import RequestError
 
-#: The most cells of a sparse body that becomes a dense one, which predicts faster.
+#: The most cells of a sparse body that becomes a dense one: it predicts faster, and has the bits of other formats, as a
+#: linear model adds up sparse rows in another order.
 _MOST_DENSE_CELLS = 2**20
 #: Codes of sparse rows checked at a time.
 _CHECKED = 64
@@ -104,10 +105,10 @@ def _fit_sparse(plan: FeaturePlan, rows: Any, number: Numbering) -> Matrix:  # n
     if rows.nnz and int(rows.indices.max()) >= width:
         at = int(np.argmax(rows.indices >= width))
         raise _wrong_index(plan, number(int(np.searchsorted(rows.indptr, at, side="right")) - 1), int(rows.indices[at]))
-    if plan.is_absent_zero or count * width > _MOST_DENSE_CELLS:
+    if count * width > _MOST_DENSE_CELLS:
         _check_sparse_codes(plan, rows, number)
         return make_csr(rows.data, rows.indices, rows.indptr, width)
-    dense = np.full((count, width), np.nan, np.float32)
+    dense = np.full((count, width), 0.0 if plan.is_absent_zero else np.nan, np.float32)
     dense[np.repeat(np.arange(count), np.diff(rows.indptr)), rows.indices] = rows.data
     check_codes(plan, dense, number)
     return dense
