@@ -28,6 +28,7 @@ _DAMAGED = (
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,  # lengths in a pickle are taken as they stand
     RecursionError,
     TypeError,
     ValueError,
@@ -80,7 +81,7 @@ def convert(content: bytes, *, source: str) -> bytes:
     try:
         return _convert(_unpickle(content) if content.startswith(_PICKLE) else content)
     except _DAMAGED as error:
-        raise DataError(f"{source} is not a model of XGBoost: {error}", hint=_HINT) from error
+        raise DataError(f"{source} is not a model of XGBoost: {str(error) or type(error).__name__}", hint=_HINT) from error
 
 
 def _convert(model: bytes) -> bytes:
