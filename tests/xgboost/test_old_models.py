@@ -4,7 +4,6 @@ import collections
 import contextlib
 import os
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.boosters import train
+from tests.support.old_boosters import stump
 from tests.support.shared_data import shared
 from trainbox.errors import DataError
 from trainbox.xgboost.model_check import check_model
@@ -23,30 +23,6 @@ from trainbox.xgboost.old_models import convert, is_old
 from trainbox.xgboost.predictor import load_predictor
 
 ROWS = np.array([[0.2, 7.0], [0.6, 7.0], [np.nan, 7.0]], np.float32)
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def stump(objective: str, *, base_score: float, major: int) -> bytes:
-    """A model of one tree, which asks whether the first of two features is below 0.5."""
-    nodes = struct.pack("<iiiIf", -1, 1, 2, 0x80000000, 0.5)
-    nodes += struct.pack("<iiiIf", -(2**31), -1, -1, 0, -0.25) + struct.pack("<iiiIf", 0, -1, 0, 0, 0.75)
-    statistics = b"".join(struct.pack("<fffi", 1.0, 2.0, 0.5, 0) for _ in range(3))
-    return b"".join(
-        [
-            struct.pack("<fIiiiIII104x", base_score, 2, 0, 1, 0, major, 0, 0),
-            text(objective),
-            text("gbtree"),
-            struct.pack("<iiiiqii128x", 1, 1, 2, 0, 0, 1, 0),
-            struct.pack("<6i124x", 1, 3, 0, 1, 2, 0),
-            nodes,
-            statistics,
-            struct.pack("<i", 0),
-            struct.pack("<Q", 1) + text("note") + text("é"),
-        ]
-    )
 
 
 def margins(booster: xgb.Booster) -> npt.NDArray[Any]:

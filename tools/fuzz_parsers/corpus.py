@@ -217,6 +217,26 @@ def text_models() -> tuple[bytes, ...]:
 
 
 @cache
+def old_models() -> tuple[bytes, ...]:
+    """A model in the binary format, and pickled ones."""
+    import pickle  # noqa: PLC0415 - of what this process has made
+
+    from tests.support.old_boosters import stump  # noqa: PLC0415
+
+    return (stump("binary:logistic", base_score=0.5, major=0), *(pickle.dumps(booster) for booster in _boosters()))
+
+
+@cache
+def exported() -> tuple[bytes, ...]:
+    """A program of PyTorch."""
+    import torch  # noqa: PLC0415 - a second
+
+    from trainbox.torch.networks.architectures import export  # noqa: PLC0415 - imports torch
+
+    return (export(torch.nn.Linear(3, 2), torch.zeros(2, 3)),)
+
+
+@cache
 def _boosters() -> list[Any]:
     from tests.support.boosters import train  # noqa: PLC0415 - imports XGBoost
 

@@ -145,6 +145,28 @@ def _check_model(content: bytes, _directory: Path) -> None:
     check_model(content, source="the model")
 
 
+def _convert_model(content: bytes, _directory: Path) -> None:
+    """An old model as it is served: converted, checked, loaded, asked."""
+    import numpy as np  # noqa: PLC0415 - likewise
+    import xgboost as xgb  # noqa: PLC0415 - likewise
+
+    from trainbox.xgboost.model_check import check_model  # noqa: PLC0415 - likewise
+    from trainbox.xgboost.old_models import convert  # noqa: PLC0415 - likewise
+
+    model = convert(content, source="the model")
+    known = check_model(model, source="the model")
+    if known.features < _LARGEST_FRAME:
+        rows = xgb.DMatrix(np.zeros((1, known.features), np.float32), nthread=1)
+        with contextlib.suppress(xgb.core.XGBoostError):  # an objective that there is not
+            xgb.Booster({"nthread": 1}, model_file=bytearray(model)).predict(rows)
+
+
+def _find_code(content: bytes, _directory: Path) -> None:
+    from trainbox.torch.archives import find_code  # noqa: PLC0415 - imports torch
+
+    find_code(content)
+
+
 def _unpack_forest(content: bytes, _directory: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - likewise
 
@@ -312,6 +334,10 @@ TARGETS: dict[str, Target] = {
         corpus.models, _check_model, (DataError,), (b"[$l#L", b"[#L", b"{L", b"}", b"L\0\0\0\0\0\0\0\1")
     ),
     "XGBoost model, JSON": Target(corpus.text_models, _check_model, (DataError,), _JSON),
+    "XGBoost model, binary or pickled": Target(
+        corpus.old_models, _convert_model, (DataError,), (b"cos\nsystem\n", b"R", b".", b"\xff\xff\xff\x7f")
+    ),
+    "exported program": Target(corpus.exported, _find_code, ()),
     "model card": Target(corpus.of(*corpus.CARDS), _read_card("trainbox/model.json"), (DataError,), _JSON),
     "model card, earlier": Target(corpus.of(*corpus.DESCRIPTIONS), _read_card("model.json"), (DataError,), _JSON),
     "forest": Target(corpus.forests, _unpack_forest, (DataError,)),

@@ -28,6 +28,7 @@ _DAMAGED = (
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,  # lengths in a pickle are taken as they stand
     RecursionError,
     TypeError,
     ValueError,
@@ -80,7 +81,9 @@ def convert(content: bytes, *, source: str) -> bytes:
     try:
         return _convert(_unpickle(content) if content.startswith(_PICKLE) else content)
     except _DAMAGED as error:
-        raise DataError(f"{source} is not a model of XGBoost: {error}", hint=_HINT) from error
+        raise DataError(
+            f"{source} is not a model of XGBoost: {str(error) or type(error).__name__}", hint=_HINT
+        ) from error
 
 
 def _convert(model: bytes) -> bytes:
@@ -89,7 +92,7 @@ def _convert(model: bytes) -> bytes:
         return json.dumps(document["Model"], default=_texts, ensure_ascii=False).encode()
     if model.startswith(_CONFIG_BEHIND):
         model = model[len(_CONFIG_BEHIND) + _LENGTH.size :]
-    # XGBoost reads no `\\u00e9`.
+    # XGBoost reads no `\u00e9`.
     return json.dumps(_Reader(model.removeprefix(b"binf")).model(), ensure_ascii=False).encode()
 
 
