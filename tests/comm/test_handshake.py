@@ -21,8 +21,8 @@ from trainbox.comm.handshake import (
     Message,
     OtherVersion,
     Proof,
-    Refusal,
     Refused,
+    Rejection,
     encode,
     is_proved,
     make_nonce,
@@ -108,7 +108,7 @@ def test_the_key_is_in_no_message() -> None:
 
 # -- frames ----------------------------------------------------------------------------------------------------------
 
-MESSAGES: list[Message] = [HELLO, Challenge(NONCE, NONCE), Proof(NONCE), Accepted(), Refusal("taken")]
+MESSAGES: list[Message] = [HELLO, Challenge(NONCE, NONCE), Proof(NONCE), Accepted(), Rejection("taken")]
 
 
 @pytest.mark.parametrize("piece", [1, 3, 10_000])
@@ -211,7 +211,7 @@ def test_a_leader_that_cannot_prove_itself_is_refused_and_gets_no_proof(proof: b
     with pytest.raises(Refused, match="its proof is invalid: the two have different keys") as refused:
         advance_to_end(handshake)
     assert refused.value.reason == "proof"
-    assert read_all(connection.sent) == [HELLO, Refusal("proof")]
+    assert read_all(connection.sent) == [HELLO, Rejection("proof")]
 
 
 @pytest.mark.parametrize(
@@ -230,5 +230,5 @@ def test_a_leader_that_leaves_a_step_out_is_not_believed(answers: tuple[Message,
 
 def test_a_refusal_is_told_by_its_reason() -> None:
     with pytest.raises(Refused, match="another process has joined under its name") as refused:
-        introduce(Refusal("taken"))
+        introduce(Rejection("taken"))
     assert refused.value.reason == "taken"

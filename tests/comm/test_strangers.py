@@ -23,7 +23,7 @@ from tests.support.trees import Tree
 from tests.support.waiting import eventually
 from trainbox.comm import Communicator, Members, acceptor, join
 from trainbox.comm.acceptor import Acceptor, Arrival
-from trainbox.comm.handshake import PROTOCOL, Challenge, Hello, Proof, Refusal, Role, encode, make_nonce
+from trainbox.comm.handshake import PROTOCOL, Challenge, Hello, Proof, Rejection, Role, encode, make_nonce
 from trainbox.comm.member_loss import TAKEN, UNPROVED, MemberLost
 from trainbox.comm.tolerant import join_tolerant
 from trainbox.contract.peer_key import SAME_KEY_HINT, PeerKey
@@ -111,7 +111,7 @@ def test_a_stranger_that_lies_about_its_proof_is_refused_like_one_without(leader
             challenge = connection.recv(4096)
             connection.sendall(encode(Proof(challenge[-32:])))
             assert serve(until=lambda: answers(connection)) == []
-            assert rest(connection) == encode(Refusal("proof"))
+            assert rest(connection) == encode(Rejection("proof"))
 
 
 def test_a_recorded_greeting_is_refused_when_it_is_said_again(leader: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +133,7 @@ def test_a_recorded_greeting_is_refused_when_it_is_said_again(leader: str, capsy
             with reach(leader, PORT) as replayed:
                 replayed.sendall(bytes(said))
                 answer = rest(replayed)
-            assert answer.endswith(encode(Refusal("proof")))
+            assert answer.endswith(encode(Rejection("proof")))
             assert SHARED not in answer
         came = [threads.submit(take_part, member) for member in (second, third)]
         assert led.result() == EXCHANGED_OF_FIRST
@@ -218,7 +218,7 @@ def test_a_member_of_another_version_is_told_so_on_both_sides(leader: str, capsy
     with served(members(leader)[0]) as serve, reach(leader, PORT) as connection:
         connection.sendall(struct.pack("!4sHH", b"tbxp", 7, 3) + b"abc")
         serve(until=lambda: answers(connection))
-        assert rest(connection) == encode(Refusal("version"))
+        assert rest(connection) == encode(Rejection("version"))
     words = f"it uses version 7 of the protocol, this process version {PROTOCOL}"
     assert f"trainbox: rejected a connection from 127.0.0.1: {words}" in capsys.readouterr().err
     with socket.create_server((leader, PORT)) as other, ThreadPoolExecutor(1) as threads:
@@ -274,7 +274,7 @@ def test_a_proof_for_a_script_is_none_for_the_health_checks(leader: str) -> None
     with served(members(leader)[0], roles=frozenset({"health"})) as serve, reach(leader, PORT) as connection:
         connection.sendall(encode(hello))
         assert serve(until=lambda: answers(connection)) == []
-        assert rest(connection) == encode(Refusal("member"))
+        assert rest(connection) == encode(Rejection("member"))
 
 
 def test_a_host_with_another_key_is_told_from_one_that_never_came() -> None:

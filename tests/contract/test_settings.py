@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from trainbox.contract.fault_injection import read_drills
+from trainbox.contract.hosting import HOSTING_VARIABLES
 from trainbox.contract.job import Job, read_job
-from trainbox.contract.settings import SETTINGS, VARIABLES
+from trainbox.contract.settings import SETTINGS, VARIABLES, is_ours
 from trainbox.errors import ContractError
 
 PACKAGE = Path(__file__).parents[2] / "container" / "trainbox"
@@ -94,7 +95,7 @@ def test_what_kubernetes_says_of_a_service_is_no_setting(tmp_path: Path, service
 
 
 def test_every_variable_that_trainbox_knows_is_in_the_list(tmp_path: Path) -> None:
-    known = {*(name.upper() for name in SETTINGS), *VARIABLES}
+    known = {*(name.upper() for name in SETTINGS), *VARIABLES, *filter(is_ours, HOSTING_VARIABLES)}
     named = {
         name
         for path in PACKAGE.rglob("*.py")

@@ -9,7 +9,7 @@ from trainbox.comm.member_loss import OTHER_VERSION
 from trainbox.contract.diagnosis import Diagnosis
 from trainbox.diagnostics.finding import Finding, in_words
 from trainbox.health.checks import CHECKS, amount, explanation, found, unfinished
-from trainbox.health.report import HostReport, compare_hosts, diagnose, evaluate
+from trainbox.health.report import HostChecks, compare_hosts, diagnose, evaluate
 
 GOOD = found("host.disk", "algo-1", True, 2**40, device="model")
 REMAP = found("nvml.row_remap_failed", "algo-2", False, "yes", device="gpu3", limit="no")
@@ -94,7 +94,7 @@ def test_the_judgement_does_not_depend_on_who_spoke_first(order: tuple[Finding, 
 
 def test_of_three_hosts_the_one_that_differs_is_named_and_of_two_the_second() -> None:
     versions = {f"algo-{n}": {"torch": version} for n, version in enumerate(["2.12", "2.13", "2.13"], start=1)}
-    said = {host: HostReport((), own) for host, own in versions.items()}
+    said = {host: HostChecks((), own) for host, own in versions.items()}
     (bad,) = [one for one in compare_hosts(said, {}, strict=False).findings if one.status == "fail"]
     assert (bad.check, bad.host, bad.value, bad.limit) == ("versions.torch", "algo-1", "2.12", "2.13 on algo-2")
     del said["algo-3"]
@@ -105,7 +105,7 @@ def test_of_three_hosts_the_one_that_differs_is_named_and_of_two_the_second() ->
 def test_a_slow_gpu_is_held_against_the_median_of_the_job() -> None:
     speeds = [1500.0, 1490.0, 1510.0, 900.0]
     said = {
-        f"algo-{n}": HostReport((), {}, {"gpu0": {"device": speed, "to device": 25.0}})
+        f"algo-{n}": HostChecks((), {}, {"gpu0": {"device": speed, "to device": 25.0}})
         for n, speed in enumerate(speeds)
     }
     slow = [

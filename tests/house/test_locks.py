@@ -34,7 +34,7 @@ def test_there_is_a_lock_for_each_variant_and_python_for_development_and_for_wha
     images = {f"image-cpu-py{python}-{machine}" for python in (311, 312) for machine in ("x86_64", "aarch64")}
     images |= {f"image-gpu-py{python}-x86_64" for python in (311, 312)}
     assert set(LOCKS) == images | {
-        *("dev", "docs", "hosting-1.7", "hosting-3.0", "incumbent", "release", "sdk-v2", "sdk-v3")
+        *("bench-serving", "dev", "docs", "hosting-1.7", "hosting-3.0", "incumbent", "release", "sdk-v2", "sdk-v3")
     }
 
 

@@ -50,7 +50,7 @@ def test_marked(act): act()
 def test_allowed(tmp_path):
     time.sleep(0.001)
     for one in socket.socketpair(): one.close()
-    with socket.socket(socket.AF_UNIX) as one: one.bind(str(tmp_path / "door"))
+    with socket.socket(socket.AF_UNIX) as one: one.bind(str(tmp_path / "socket"))
     threading.Event().wait(0.001)
 
 @pytest.mark.docker

@@ -14,10 +14,10 @@ from trainbox.contract.hosting import read_hosting
 from trainbox.contract.model_card import CARD_FILE, Features, ModelCard, SampleRow, encode_card
 from trainbox.errors import DataError, ProgramError, RunError
 from trainbox.local.endpoints.content_types import guess_content_type, media_type
-from trainbox.local.endpoints.endpoint import Answer
+from trainbox.local.endpoints.endpoint import EndpointAnswer
 from trainbox.local.endpoints.model_source import ModelSource, find_source, unpacked
 from trainbox.local.endpoints.model_summary import summarise_model
-from trainbox.local.endpoints.refusal import Refusal, point_at, read_refusal
+from trainbox.local.endpoints.refusal import RefusedRequest, point_at, read_refusal
 from trainbox.local.endpoints.sample_request import curl_command, make_request, schema_line
 from trainbox.local.endpoints.server_plan import plan_server
 from trainbox.local.results.record import JobRecord, write_record
@@ -217,28 +217,32 @@ def test_a_foreign_model_is_described_by_its_files(tmp_path: Path, capsys: pytes
     ("body", "expected"),
     [
         (b'{"error": "no", "row": 2, "column": 1, "name": "a", "hint": "h", "id": "i", "value": "x"}',
-         Refusal("no", 2, 1, "a", "h", "i")),
-        (b"<html><h1>Bad</h1>\n request</html>", Refusal("Bad request")),
-        (b'{"code": 500}', Refusal('{"code": 500}')),
-        (b"", Refusal("(no text)")),
-        (b"\xff" * 3, Refusal("\ufffd" * 3)),
+         RefusedRequest("no", 2, 1, "a", "h", "i")),
+        (b"<html><h1>Bad</h1>\n request</html>", RefusedRequest("Bad request")),
+        (b'{"code": 500}', RefusedRequest('{"code": 500}')),
+        (b"", RefusedRequest("(no text)")),
+        (b"\xff" * 3, RefusedRequest("\ufffd" * 3)),
     ],
 )  # fmt: skip
-def test_any_body_of_an_error_is_read(body: bytes, expected: Refusal) -> None:
-    assert read_refusal(Answer(400, "", body)) == expected
+def test_any_body_of_an_error_is_read(body: bytes, expected: RefusedRequest) -> None:
+    assert read_refusal(EndpointAnswer(400, "", body)) == expected
 
 
 def test_the_mark_is_below_the_cell_also_of_a_long_or_strange_line() -> None:
-    lines = point_at(Refusal("no", 2, 3), b"1,2,3\n4,\x1b[31m5,abc", "text/csv; header=absent")
+    lines = point_at(RefusedRequest("no", 2, 3), b"1,2,3\n4,\x1b[31m5,abc", "text/csv; header=absent")
     assert lines[1].index("^") == lines[0].index("abc")
     assert lines[1].count("^") == 3
     body = b",".join(b"%d" % number for number in range(1000))
-    lines = point_at(Refusal("no", 1, 900), body, "text/csv")
+    lines = point_at(RefusedRequest("no", 1, 900), body, "text/csv")
     assert lines[0][lines[1].index("^") :] == "899"
     assert len(lines[0]) < 140
-    for refusal, kind in ((Refusal("no"), "text/csv"), (Refusal("no", 9), "text/csv"), (Refusal("no", 1), "image/png")):
+    for refusal, kind in (
+        (RefusedRequest("no"), "text/csv"),
+        (RefusedRequest("no", 9), "text/csv"),
+        (RefusedRequest("no", 1), "image/png"),
+    ):
         assert point_at(refusal, b"1\n", kind) == ()
-    assert point_at(Refusal("no", 1, 9), b"1,2\n", "text/csv") == ("  row 1, column 9: 1,2",)
+    assert point_at(RefusedRequest("no", 1, 9), b"1,2\n", "text/csv") == ("  row 1, column 9: 1,2",)
 
 
 def test_the_name_of_a_file_says_its_type() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import writers
 from tests.support.trees import is_alive
 from tests.support.waiting import LIMIT, eventually
 from trainbox.contract.model_card import read_card
@@ -135,4 +136,12 @@ def test_whole_files_are_transformed_by_the_model_of_a_job(job: Path, tmp_path: 
     answers = {tuple(row.split(",")[1:]): answer for row, (_, answer) in zip(rows, joined, strict=True)}
     assert {0 < float(answer) < 1 for answer in answers.values()} == {True}
     assert all(answers[tuple(row.split(",")[1:])] == answer for row, (_, answer) in zip(rows, joined, strict=True))
+    # The same rows as RecordIO: the frames of a mini-batch are cut and sent whole.
+    cells = [[0.0, *map(float, row.split(",")[1:])] for row in rows[:500]]
+    (tmp_path / "people.pbr").write_bytes(writers.dense(cells))
+    argv = [*TRAINBOX, "transform", str(job), "--input", "people.pbr", "--output", "out", "--split", "RecordIO"]
+    argv += ["--assemble", "Line", "--accept", "text/csv"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/people.pbr.out").read_text().splitlines() == [answer for _, answer in joined[:500]]
     assert json.loads((job / "job.json").read_text())["status"] == "Completed"

@@ -307,6 +307,7 @@ def test_an_answer_to_execution_parameters_that_cannot_be_used_is_an_error() -> 
     ("options", "message"),
     [
         (TransformOptions(content_type="text/csv", strategy="SingleRecord"), "--strategy SingleRecord needs records"),
+        (msgspec.structs.replace(LINES, content_type="text/csv; Header=present"), "only the first request of an input"),
         (msgspec.structs.replace(LINES, max_payload_mb=101), "--max-payload 101"),
         (msgspec.structs.replace(LINES, workers=0), "--workers 0"),
         (msgspec.structs.replace(JOIN, content_type="text/libsvm"), "text/libsvm cannot be filtered or joined"),

@@ -204,6 +204,22 @@ def test_a_model_without_names_takes_columns_as_they_come_and_its_own_names() ->
     assert "'a', 'b', 'c' are unknown" in told["error"]
 
 
+def test_a_model_that_does_not_say_what_it_takes_gets_what_comes() -> None:
+    model = Linear(features=Features(0), framework="pytorch", algorithm="TorchScript", objective="")
+    for content_type, body in BODIES:
+        if b"{" not in body:  # records need names
+            assert ask(body, content_type, "text/csv", model=model).body in {b"14.0\n28.0\n", b"11.0\n21.0\n"}, body
+    tensor_of = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    for content_type, body in (
+        ("application/x-npy", npy(tensor_of)),
+        ("application/json", str(tensor_of.tolist()).encode()),
+    ):
+        assert ask(body, content_type, model=model).status == 200
+        np.testing.assert_array_equal(model.given[-1], tensor_of)
+    for body in (b"[[1,2],[3]]", b'[[1,"x"]]', b"[[1e99]]", b'[{"a": 1}]', b"[1" + b"0" * 400 + b"]"):
+        assert ask(body, "application/json", model=model).status == 400
+
+
 def test_a_header_of_numbers_is_one_where_these_are_the_names() -> None:
     model = Linear(names=("2010", "2011", "2012"))
     assert ask(b"2012,2010,2011\n3,1,2\n", model=model).body == b"14.0\n"

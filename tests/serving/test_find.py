@@ -14,7 +14,7 @@ from tests.support.boosters import train
 from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.model_card import CARD_FILE, ModelCard, encode_card, features_of, read_card
 from trainbox.errors import DataError, ProgramError
-from trainbox.serving.find import Found, find_model, list_model, load
+from trainbox.serving.find import FoundModel, find_model, list_model, load
 from trainbox.serving.self_test import self_test
 
 
@@ -34,7 +34,7 @@ def place(root: Path, contents: Mapping[str, str | bytes]) -> None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def find(root: Path, **variables: str) -> Found:
+def find(root: Path, **variables: str) -> FoundModel:
     given = hosting(root, **variables)
     return find_model(given, list_model(given))
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from trainbox.errors import ProgramError
-from trainbox.serving.find import Module
 from trainbox.serving.hook_context import Context, make_context
 from trainbox.serving.hooks import (
     Defaults,
@@ -22,6 +21,7 @@ from trainbox.serving.hooks import (
     load_hooks,
     load_user_model,
 )
+from trainbox.serving.user_module import Module
 
 
 @pytest.fixture

@@ -249,7 +249,7 @@ def test_a_class_of_the_job_s_own_code_is_an_estimator_too(tmp_path: Path, runs:
         "from sklearn.ensemble import BaggingClassifier\nclass Vote(BaggingClassifier): ...\n"
     )
     ended = well([runs.run(root)])[0]
-    assert "the metrics are those of the rows trained on" in ended.stderr
+    assert "the metrics are those of the training rows" in ended.stderr
     told = card_of(root)
     assert told.algorithm == "mine:Vote"
     assert "mine.Vote" in told.trusted

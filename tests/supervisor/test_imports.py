@@ -109,8 +109,8 @@ def test_nothing_outside_of_the_code_is_read(tmp_path: Path) -> None:
     code.mkdir()
     (tmp_path / "outside.py").write_text(SESSION)
     (code / "outside.py").symlink_to(tmp_path / "outside.py")
-    (code / "circle.py").symlink_to(code / "circle.py")
-    assert found(code, {"train.py": "import outside, circle\n"}) == ""
+    (code / "cycle.py").symlink_to(code / "cycle.py")
+    assert found(code, {"train.py": "import outside, cycle\n"}) == ""
     assert found(code, {"pkg/train.py": "from ... import outside\n"}, "pkg/train.py") == ""
 
 

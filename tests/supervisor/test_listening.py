@@ -86,7 +86,7 @@ COLLECTIVE = {
     XGBOOSTS_OWN: Socket("script", "every"),
 }
 CHECKS = {
-    "knocks of other hosts": Socket("health ranks", "own", brief=True),
+    "connections of other hosts": Socket("health ranks", "own", brief=True),
     "store of a group of hosts": Socket("health ranks", "own", brief=True),
     "gloo": Socket("health ranks", "loopback", brief=True),
 }

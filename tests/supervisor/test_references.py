@@ -107,12 +107,12 @@ def test_a_wrong_value_by_reference_is_not_repeated(tree: Tree, service: Service
 
 #: A reference, and what is said of it.
 REFUSED = {
-    "{{resolve:secretsmanager:denied}}": "secretsmanager denied cannot be had: AccessDeniedException: User: me",
+    "{{resolve:secretsmanager:denied}}": "secretsmanager denied cannot be read: AccessDeniedException: User: me",
     "{{resolve:ssm:denied}}": "needs ssm:GetParameter",
-    "{{resolve:secretsmanager:absent}}": "secretsmanager absent cannot be had: ResourceNotFoundException",
-    f"{{{{resolve:secretsmanager:{ARN}x}}}}": f"secretsmanager {ARN}x cannot be had",
+    "{{resolve:secretsmanager:absent}}": "secretsmanager absent cannot be read: ResourceNotFoundException",
+    f"{{{{resolve:secretsmanager:{ARN}x}}}}": f"secretsmanager {ARN}x cannot be read",
     "{{resolve:secretsmanager:db:SecretString:pasword}}": "db has no key 'pasword' - did you mean 'password'?",
-    "{{resolve:secretsmanager:plain:SecretString:password}}": "plain is no JSON object: it has no key 'password'",
+    "{{resolve:secretsmanager:plain:SecretString:password}}": "plain is not a JSON object: it has no key 'password'",
     "{{resolve:secretsmanager:bytes}}": "bytes holds bytes (SecretBinary)",
     "{{resolve:secretsmanager:NUL}}": "holds what no argument or variable can",
 }
@@ -137,7 +137,7 @@ def test_without_a_network_the_job_ends_and_says_what_it_needs(tree: Tree, servi
     env = {**service.env, "AWS_ENDPOINT_URL_SECRETS_MANAGER": "http://127.0.0.1:1"}
     run = tree.run(**env)
     assert run.code == 15
-    assert "secretsmanager db cannot be had: Could not connect" in str(run.failure)
+    assert "secretsmanager db cannot be read: Could not connect" in str(run.failure)
     assert "an endpoint of the VPC" in str(run.failure)
 
 

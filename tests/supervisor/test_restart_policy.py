@@ -236,10 +236,10 @@ def ended(code: int, stderr: str = "", **more: str) -> Exit:
             ended(-signal.SIGSEGV, "Fatal Python error: Segmentation fault\n"),
             0,
             "signal",
-            "killed by SIGSEGV; its last words: Fatal Python error: Segmentation fault",
+            "killed by SIGSEGV; its last output: Fatal Python error: Segmentation fault",
             "worker 1 (exit code 139)",
         ),
-        (ended(0), 0, "script", "it left, and nobody had asked it to", "worker 1 (exit code 0)"),
+        (ended(0), 0, "script", "it exited without being asked to", "worker 1 (exit code 0)"),
         (
             ended(-signal.SIGKILL, unready="was not ready within 60 s"),
             0,

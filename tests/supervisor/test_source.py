@@ -157,7 +157,7 @@ def test_code_that_can_be_put_nowhere_says_what_to_mount(tmp_path: Path, monkeyp
 
 
 def test_a_missing_directory_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ProgramError, match="the source /none is no directory"):
+    with pytest.raises(ProgramError, match="the source /none is not a directory"):
         fetch(CodeSource("directory", "/none"), job(tmp_path), silent)
 
 

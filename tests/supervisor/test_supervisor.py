@@ -125,7 +125,9 @@ def test_a_signal_that_kills_the_script_is_128_plus_its_number(tree: Tree, name:
     run = run_shell(tree, f"ulimit -c 0\necho epoch 3 >&2\nkill -s {name} $$")
     assert run.code == 128 + getattr(signal, f"SIG{name}")
     assert run.failure is not None
-    assert run.failure.startswith(f"killed by SIG{name}; its last words: epoch 3\nat the script (exit code {run.code})")
+    assert run.failure.startswith(
+        f"killed by SIG{name}; its last output: epoch 3\nat the script (exit code {run.code})"
+    )
 
 
 def test_a_crash_names_the_line_of_the_thread_that_crashed(tree: Tree) -> None:
@@ -137,7 +139,7 @@ def test_a_crash_names_the_line_of_the_thread_that_crashed(tree: Tree) -> None:
     run = tree.run()
     assert run.code == 134
     assert run.failure == (
-        "killed by SIGABRT; its last words: Fatal Python error: Aborted\nat train.py:4 in native (exit code 134)"
+        "killed by SIGABRT; its last output: Fatal Python error: Aborted\nat train.py:4 in native (exit code 134)"
     )
 
 

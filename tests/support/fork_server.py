@@ -34,10 +34,10 @@ def import_all() -> None:
     gc.enable()
 
 
-def serve(door: socket.socket) -> tuple[dict[str, Any], int, int]:
+def serve(orders: socket.socket) -> tuple[dict[str, Any], int, int]:
     """Fork for each order and tell how each has ended; returns in a fork, with its order, stdout and stderr."""
     selector = selectors.DefaultSelector()
-    selector.register(door, selectors.EVENT_READ)
+    selector.register(orders, selectors.EVENT_READ)
     answers: dict[int, tuple[int, int]] = {}  # by pidfd: the pid, and where to tell its code
     while True:
         for key, _ in selector.select():
@@ -48,14 +48,14 @@ def serve(door: socket.socket) -> tuple[dict[str, Any], int, int]:
                 os.close(answer)
                 os.close(key.fd)
                 continue
-            message, descriptors, *_ = socket.recv_fds(door, MESSAGE_BYTES, 3)
+            message, descriptors, *_ = socket.recv_fds(orders, MESSAGE_BYTES, 3)
             if not message:
                 os._exit(0)  # whoever asked has ended
             answer, stdout, stderr = descriptors
             pid = os.fork()
             if not pid:
                 selector.close()
-                door.close()
+                orders.close()
                 for descriptor in (answer, *answers, *(other for _, other in answers.values())):
                     os.close(descriptor)
                 order: dict[str, Any] = json.loads(message)

@@ -95,8 +95,8 @@ def fork(
         "directory": str(directory),
     }
     told, answers = os.pipe()
-    door, _ = _server()
-    socket.send_fds(door, [json.dumps(order).encode()], [answers, stdout.fileno(), stderr.fileno()])
+    orders, _ = _server()
+    socket.send_fds(orders, [json.dumps(order).encode()], [answers, stdout.fileno(), stderr.fileno()])
     os.close(answers)
     return Fork(os.fdopen(told))
 
@@ -113,9 +113,9 @@ def served() -> Iterator[None]:
         yield
     finally:
         if _server.cache_info().currsize:
-            door, process = _server()
+            orders, process = _server()
             _server.cache_clear()
-            door.close()
+            orders.close()
             process.wait()
 
 

@@ -11,7 +11,7 @@ from trainbox.comm.handshake import (
     HandshakeReader,
     Message,
     Proof,
-    Refusal,
+    Rejection,
     Role,
     encode,
     prove,
@@ -45,7 +45,7 @@ def greet(address: str, port: int, member: str, role: Role, *, job: str = "job",
                 answer = receive(connection)
         except ConnectionError as error:
             return str(error).encode()
-        said = answer.reason.encode() if isinstance(answer, Refusal) else b"accepted "
+        said = answer.reason.encode() if isinstance(answer, Rejection) else b"accepted "
         return said + rest(connection)
 
 

@@ -132,4 +132,4 @@ def test_join_is_refused_with_a_model_that_is_spread(tmp_path: Path) -> None:
     script.write_text(SCRIPT.replace("run.wrap(bare)", "run.wrap(bare, sharded=True)"))
     with Ranks([script], root=tmp_path / "root", environment={"UNEVEN": "join"}) as ranks:
         assert ranks.wait() == [6, 6], ranks.log(0)
-        assert "HyperparameterError: uneven='join' cannot be had with sharded=True" in ranks.log(0)
+        assert "HyperparameterError: uneven='join' is not supported with sharded=True" in ranks.log(0)

@@ -147,10 +147,10 @@ def greetings() -> tuple[bytes, ...]:
 
 def messages_of_greeting() -> tuple[bytes, ...]:
     """The same without what stands in front of each."""
-    from trainbox.comm.handshake import Accepted, Challenge, Hello, Proof, Refusal  # noqa: PLC0415 - as below
+    from trainbox.comm.handshake import Accepted, Challenge, Hello, Proof, Rejection  # noqa: PLC0415 - as below
 
     messages = (Hello("job", "algo-2", "heartbeat", bytes(32)), Challenge(bytes(32), bytes(32)), Proof(bytes(32)))
-    return tuple(map(msgspec.msgpack.encode, (*messages, Accepted(), Refusal("job"))))
+    return tuple(map(msgspec.msgpack.encode, (*messages, Accepted(), Rejection("job"))))
 
 
 def greeting(message: bytes) -> bytes:

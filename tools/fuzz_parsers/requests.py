@@ -15,7 +15,7 @@ from trainbox.contract.hosting import read_hosting
 from trainbox.contract.model_card import Features, ModelCard
 from trainbox.serving.answer import Service, make_service, respond
 
-_ROWS = [[1.0, 2.0, None], [0.5, -1.0, 3.0]]
+_ROWS: list[list[float | None]] = [[1.0, 2.0, None], [0.5, -1.0, 3.0]]
 _JSON = (
     b"[[1,2,null],[0.5,-1,3]]",
     b'{"instances":[{"features":[1,2,3]},{"data":{"features":{"values":[1,2,3]}}}]}',

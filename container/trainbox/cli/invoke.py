@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainbox.errors import DataError, RunError
 from trainbox.local.endpoints.content_types import guess_content_type
-from trainbox.local.endpoints.endpoint import Answer, Endpoint
+from trainbox.local.endpoints.endpoint import Endpoint, EndpointAnswer
 from trainbox.local.endpoints.refusal import in_words, point_at, read_refusal
 
 _DEFAULT_URL = "http://127.0.0.1:8080"
@@ -58,7 +58,7 @@ def _read(name: str) -> bytes:
         raise RunError(f"'{name}' cannot be read: {error.strerror}") from error
 
 
-def _refused(answer: Answer, body: bytes, content_type: str) -> DataError:
+def _refused(answer: EndpointAnswer, body: bytes, content_type: str) -> DataError:
     refusal = read_refusal(answer)
     lines = [in_words(answer, refusal), *point_at(refusal, body, content_type)]
     if refusal.id:

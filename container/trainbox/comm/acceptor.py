@@ -25,8 +25,8 @@ from trainbox.comm.handshake import (
     OtherVersion,
     Proof,
     Reason,
-    Refusal,
     Refused,
+    Rejection,
     Role,
     encode,
     is_proved,
@@ -238,7 +238,7 @@ class Acceptor:
 
     def _refuse(self, caller: _Caller, reason: Reason) -> None:
         with contextlib.suppress(OSError):
-            caller.connection.sendall(encode(Refusal(reason)))
+            caller.connection.sendall(encode(Rejection(reason)))
         self._drop(caller)
 
     def _drop(self, caller: _Caller) -> None:

@@ -9,7 +9,7 @@ connection and a random number (nonce) of each side: a recording of it is useles
     Proof(proof of the member)         ->
                                        <-   Accepted
 
-A Refusal takes the place of any answer. Each message has a magic number, the version of the protocol and its length in
+A Rejection takes the place of any answer. Each message has a magic number, the version of the protocol, its length in
 front, and is msgpack, 4 KiB at most. A reader takes no byte beyond a message: what follows has another framing.
 
 Without a key the proofs prove nothing: only the name of the job keeps jobs apart. With one they prove who opened a
@@ -84,13 +84,13 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
     """The leader accepts the member."""
 
 
-class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+class Rejection(msgspec.Struct, frozen=True, tag="refusal"):
     """Either side ends the handshake."""
 
     reason: Reason
 
 
-Message = Hello | Challenge | Proof | Accepted | Refusal
+Message = Hello | Challenge | Proof | Accepted | Rejection
 _DECODER: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
@@ -219,11 +219,11 @@ class MemberHandshake:
             OSError: The connection is broken, or its timeout has passed.
         """
         message = self._reader.receive()
-        if isinstance(message, Refusal):
+        if isinstance(message, Rejection):
             raise Refused(message.reason)
         if isinstance(message, Challenge) and not self._is_proved:
             if not is_proved(message.proof, "leader", self._hello, message.nonce, self._key):
-                self.connection.sendall(encode(Refusal("proof")))
+                self.connection.sendall(encode(Rejection("proof")))
                 raise Refused("proof")
             self._is_proved = True
             self.connection.sendall(encode(Proof(prove("member", self._hello, message.nonce, self._key))))

@@ -9,6 +9,7 @@ from typing import TypeVar, get_args
 import msgspec
 
 from trainbox.contract.fault_injection import Drill, read_drills
+from trainbox.contract.hosting import HOSTING_VARIABLES
 from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.contract.ranks import DEFAULT_PORT
 from trainbox.contract.scheduler import (
@@ -173,7 +174,7 @@ def is_ours(name: str) -> bool:
     return name.lower().replace("-", "_").startswith("trainbox_")
 
 
-def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path: Path) -> None:
+def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path: Path = Path()) -> None:
     """Refuse a setting that does not exist: it would have no effect, and nobody would know.
 
     Args:
@@ -184,12 +185,12 @@ def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path
     Raises:
         ContractError: One of them begins as trainbox's own do, and is none.
     """
-    hint = "docs/settings.md lists the settings"
+    hint = "docs/settings.md lists the settings, docs/serving.md those of serve"
     for name in hyperparameters:
         if is_ours(name) and name not in SETTINGS:
             like = did_you_mean(name.lower().replace("-", "_"), SETTINGS, prefix="trainbox_")
             raise ContractError(f"{path}: key {name!r}: there is no such setting{like}", hint=hint)
-    known = [*(name.upper() for name in SETTINGS), *VARIABLES]
+    known = [*(name.upper() for name in SETTINGS), *VARIABLES, *HOSTING_VARIABLES]
     given = [name for name in variables if is_ours(name)]
     services = [name.removesuffix(_SERVICE) for name in given if name.endswith(_SERVICE)]
     for name in given:

@@ -26,7 +26,7 @@ DIRECTORY = "health"
 _HEADS = ("STATUS", "CHECK", "WHERE", "FOUND", "LIMIT", "WHAT TO DO")
 
 
-class HostReport(msgspec.Struct, frozen=True):
+class HostChecks(msgspec.Struct, frozen=True):
     """Results of the checks that one host runs alone."""
 
     findings: tuple[Finding, ...]
@@ -57,7 +57,7 @@ class HealthReport(msgspec.Struct, frozen=True):
         return HealthReport(own, self.line, self.diagnosis)
 
 
-def compare_hosts(reports: Mapping[str, HostReport], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
+def compare_hosts(reports: Mapping[str, HostChecks], silent: Mapping[str, str], *, strict: bool) -> HealthReport:
     """Pure: evaluate the findings of all hosts and the comparisons between hosts."""
     findings = [finding for report in reports.values() for finding in report.findings]
     if len(reports) + len(silent) > 1:
@@ -72,7 +72,7 @@ def _compare_clock(host: str, skew: float) -> Finding:
     return found("host.clock", host, abs(skew) <= MOST_SKEW_SECONDS, round(skew, 3), limit=MOST_SKEW_SECONDS)
 
 
-def _compare_bandwidths(reports: Mapping[str, HostReport]) -> Iterator[Finding]:
+def _compare_bandwidths(reports: Mapping[str, HostChecks]) -> Iterator[Finding]:
     """Compare every device with the median of all devices of the job."""
     measured = [
         (host, device, copied, speed)

@@ -20,7 +20,7 @@ from trainbox.health.collectives import RankProgram, can_run_collectives, check_
 from trainbox.health.host import Subject
 from trainbox.health.nvml import GpuReading, NvmlMissing, open_gpus
 from trainbox.health.probe import Probe, ProbeResult
-from trainbox.health.report import HealthReport, HostReport, compare_hosts, evaluate
+from trainbox.health.report import HealthReport, HostChecks, compare_hosts, evaluate
 
 _UNUSABLE = "torch cannot use this GPU: install torch for a CUDA version that the driver supports, and free GPU memory"
 #: From the timeout of a check to the reply of its host, which may have few CPUs.
@@ -54,7 +54,7 @@ def longest_deadline(subject: Subject) -> float:
     return max(planned.seconds for planned in plan_probes(subject))
 
 
-def check_host(subject: Subject) -> HostReport:
+def check_host(subject: Subject) -> HostChecks:
     """Run all checks that this host can run alone."""
     answers = probe.run(plan_probes(subject))
     findings: list[Finding] = []
@@ -72,7 +72,7 @@ def check_host(subject: Subject) -> HostReport:
             if message.measured:
                 findings.append(_exact(subject, answer.probe.device, message.measured))
                 bandwidths[answer.probe.device] = message.measured.bandwidths
-    return HostReport(tuple(findings), facts, bandwidths)
+    return HostChecks(tuple(findings), facts, bandwidths)
 
 
 def _probe(
@@ -211,12 +211,12 @@ def _examine_together(
     try:
         own = msgspec.structs.replace(own, skew=hosts.measure_skew(timeout=timeout))
         decide = partial(compare_hosts, strict=strict)
-        report = hosts.decide(own, HostReport, decide, HealthReport, timeout=timeout, share=HealthReport.for_host)
+        report = hosts.decide(own, HostChecks, decide, HealthReport, timeout=timeout, share=HealthReport.for_host)
         if ranks is None or report.diagnosis:
             return report
         more = check_collectives(subject, hosts, ranks, backend=backend)
         last = partial(_add, report.findings, more, strict=strict)
-        return hosts.decide(own, HostReport, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.for_host)
+        return hosts.decide(own, HostChecks, last, HealthReport, timeout=_LAST_SECONDS, share=HealthReport.for_host)
     except MemberLost as lost:
         report = evaluate(own.findings, {lost.host: lost.reason}, strict=strict)
         hosts.leave(report.diagnosis.cause if report.diagnosis else str(lost))
@@ -226,7 +226,7 @@ def _examine_together(
 def _add(
     before: Sequence[Finding],
     more: Sequence[Finding],
-    _reports: Mapping[str, HostReport],
+    _reports: Mapping[str, HostChecks],
     _silent: Mapping[str, str],
     *,
     strict: bool,

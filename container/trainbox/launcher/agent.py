@@ -103,8 +103,6 @@ class Agent(SimpleElasticAgent):
         self.is_meeting = True
         self._look_seconds = _LOOK_SECONDS if len(job.hosts) == 1 else _LOOK_SECONDS_OF_SEVERAL
 
-    # -- called by elastic -----------------------------------------------------------------------------------------
-
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         self.is_meeting = True
         if self.ranks.stop_signal:
@@ -196,8 +194,6 @@ class Agent(SimpleElasticAgent):
         """Report that this host no longer needs the store; the first host waits for the others, for a bounded time."""
         with contextlib.suppress(HostsLost):  # the first host has left already, and does not wait for this one
             self.coordination.leave(self.verdict.lost if self.verdict else ())
-
-    # -- after a failure -------------------------------------------------------------------------------------------
 
     def end_with_job(self) -> None:
         """End the ranks of this host if another one has ended the job.

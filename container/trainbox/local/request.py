@@ -30,7 +30,7 @@ from trainbox.local.local_options import LocalOptions, MemberNames
 from trainbox.local.results.folder import read_previous
 from trainbox.local.results.overwriting import read_replaced, require_kept
 from trainbox.local.results.record import JobRecord
-from trainbox.local.scripts.find_program import Found, find_program
+from trainbox.local.scripts.find_program import FoundProgram, find_program
 from trainbox.local.shell_settings import drills_of, settings_of_shell
 from trainbox.local.source import Source, survey
 from trainbox.local.unused import unused
@@ -122,7 +122,7 @@ class _Work(msgspec.Struct, frozen=True, kw_only=True):
     """What a job is found to be on this machine."""
 
     command: tuple[str, ...]
-    found: Found
+    found: FoundProgram
     hosts: Hosts
     processes: int | None
     hyperparameters: Mapping[str, str]
@@ -195,11 +195,11 @@ def _find_work(spec: JobSpec, options: LocalOptions, now: dt.datetime) -> _Work:
     command = (*algorithm.container_entrypoint, *algorithm.container_arguments)
     image = _image_of(spec, options)
     if command:
-        found = Found(command[0])
+        found = FoundProgram(command[0])
     elif spec.script is not None and not spec.script.name and _is_in_channel(spec):
-        found = Found(spec.script.file or spec.script.module, submit_directory=_CODE_CHANNEL)
+        found = FoundProgram(spec.script.file or spec.script.module, submit_directory=_CODE_CHANNEL)
     elif spec.script is None and image:
-        found = Found("", in_image=True)  # its `train` knows what to run
+        found = FoundProgram("", in_image=True)  # its `train` knows what to run
     else:
         found = find_program(spec.script, image, env, cwd)
     job_name = _job_name(spec, options, found.script, now)

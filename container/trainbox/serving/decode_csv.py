@@ -23,7 +23,7 @@ from trainbox.serving.features import FeaturePlan, Floats, check_codes, check_co
 from trainbox.serving.request_errors import RequestError
 
 #: Up to this many bytes a list of Python's floats is quicker than Arrow.
-QUICK_BYTES = 128 * 1024
+QUICK_BYTES = 256 * 1024
 _NUMBERS = msgspec.json.Decoder(list[float])
 _CELLS = msgspec.json.Decoder(list[float | None])
 _LARGEST = 3.4028234e38

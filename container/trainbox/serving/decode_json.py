@@ -63,7 +63,7 @@ def decode_json_lines(body: bytes, plan: FeaturePlan, first: int = 1) -> Floats:
 
 def _read_quickly(body: bytes, plan: FeaturePlan) -> Floats | None:
     """Read a list of rows of numbers; None for anything else."""
-    if plan.coded or plan.markers or body[:1] != b"[":
+    if plan.coded or plan.markers or plan.is_open or body[:1] != b"[":
         return None
     try:
         found = _ROWS.decode(body)
@@ -194,6 +194,8 @@ def _as_matrix(items: Sequence[Any], plan: FeaturePlan, numbers: Sequence[int]) 
         plan: What the model expects.
         numbers: The number of each row, for messages.
     """
+    if plan.is_open and items and all(isinstance(item, list) for item in items):
+        return _as_array(items)
     cells = [list(_cells(item, plan, number)) for item, number in zip(items, numbers, strict=True)]
     for row, number in zip(cells, numbers, strict=True):
         _replace_texts(row, plan, number)
@@ -203,6 +205,23 @@ def _as_matrix(items: Sequence[Any], plan: FeaturePlan, numbers: Sequence[int]) 
     for marker in plan.markers:
         rows[rows == np.float32(marker)] = np.nan
     check_cells(plan, rows, numbers.__getitem__)
+    return rows
+
+
+def _as_array(items: Sequence[Any]) -> Floats:
+    """Return lists, which may have lists in them, as an array; for a model that does not say what it takes."""
+    wrong = RequestError(
+        "the rows are not an array of numbers", hint="send lists of numbers, each as long as the others"
+    )
+    try:
+        kind = np.array(items).dtype.kind
+        rows = _rounded(items)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise wrong from error
+    if kind in "US":  # texts, which were parsed
+        raise wrong
+    if np.isinf(rows).any():
+        raise RequestError("a value is infinite or out of the range of a 32-bit float", hint="send finite numbers")
     return rows
 
 

@@ -6,16 +6,22 @@ each request whether they count from 1, and shifts a row whose first feature is 
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import scipy.sparse
 
 from trainbox.data.formats import ByteStream, RowError, Rows, open_body, stream_from
-from trainbox.data.formats.row_block import Sparse, join_features
+from trainbox.data.formats.row_block import Sparse, join_features, make_csr
 from trainbox.errors import DataError
-from trainbox.serving.features import FeaturePlan, Matrix, Numbering, check_codes, check_count, fit_sparse, translate
+from trainbox.serving.features import FeaturePlan, Matrix, Numbering, check_codes, check_count, translate
+from trainbox.serving.request_errors import RequestError
+
+#: The most cells of a sparse body that becomes a dense one, which predicts faster.
+_MOST_DENSE_CELLS = 2**20
+#: Codes of sparse rows checked at a time.
+_CHECKED = 64
 
 
 def decode_records(
@@ -70,7 +76,7 @@ def _fitted(block: Rows, plan: FeaturePlan) -> Matrix:
     number: Numbering = lambda row: block.where(row).number  # noqa: E731
     rows = join_features([block])
     if not isinstance(rows, np.ndarray):
-        return fit_sparse(plan, rows, number)
+        return _fit_sparse(plan, rows, number)
     check_codes(plan, rows, number)
     return rows
 
@@ -86,3 +92,41 @@ def _shifted(block: Rows) -> Rows:
         raise RowError(f"{place}: the index is 0, and index_base is 1", hint="leave index_base out", row=place.number)
     shifted = Sparse(features.values, features.columns - 1, features.counts, features.width - 1)
     return msgspec.structs.replace(block, features=shifted)
+
+
+def _fit_sparse(plan: FeaturePlan, rows: Any, number: Numbering) -> Matrix:  # noqa: ANN401 - a csr_matrix
+    """Return sparse rows with the width of the model; dense ones if they are few.
+
+    Raises:
+        RequestError: A row has a column that the model has not, or a code that is none.
+    """
+    count, width = rows.shape[0], rows.shape[1] if plan.is_open else plan.count
+    if rows.nnz and int(rows.indices.max()) >= width:
+        at = int(np.argmax(rows.indices >= width))
+        raise _wrong_index(plan, number(int(np.searchsorted(rows.indptr, at, side="right")) - 1), int(rows.indices[at]))
+    if plan.is_absent_zero or count * width > _MOST_DENSE_CELLS:
+        _check_sparse_codes(plan, rows, number)
+        return make_csr(rows.data, rows.indices, rows.indptr, width)
+    dense = np.full((count, width), np.nan, np.float32)
+    dense[np.repeat(np.arange(count), np.diff(rows.indptr)), rows.indices] = rows.data
+    check_codes(plan, dense, number)
+    return dense
+
+
+def _check_sparse_codes(plan: FeaturePlan, rows: Any, number: Numbering) -> None:  # noqa: ANN401 - a csr_matrix
+    at = np.flatnonzero(np.isin(rows.indices, plan.coded))
+    for start in range(0, len(at), _CHECKED):
+        found = at[start : start + _CHECKED]
+        of_row = np.searchsorted(rows.indptr, found, side="right") - 1
+        cells = np.full((len(found), plan.count), np.nan, np.float32)
+        cells[np.arange(len(found)), rows.indices[found]] = rows.data[found]
+        check_codes(plan, cells, [number(int(row)) for row in of_row].__getitem__)
+
+
+def _wrong_index(plan: FeaturePlan, row: int, index: int) -> RequestError:
+    return RequestError(
+        f"row {row} has the index {index:,}; the model has {plan.count:,} features, counted from 0",
+        hint="count from 0, as in training; libsvm that counts from 1 says so: Content-Type: text/libsvm; index_base=1",
+        row=row,
+        column=index + 1,
+    )

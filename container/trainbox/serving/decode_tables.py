@@ -101,6 +101,10 @@ def decode_npy(body: bytes, plan: FeaturePlan) -> Floats:
         RequestError: It is no such array, or a value cannot be used.
     """
     array = read_npy(body)
+    if plan.is_open and array.ndim:
+        rows = as_floats(array if array.ndim > 1 else array[None])
+        check_cells(plan, rows.reshape(len(rows), -1))
+        return rows
     if array.ndim not in {_ROWS, _ONE_ROW}:
         raise RequestError(f"the array has the shape {array.shape}", hint="send rows: an array of two dimensions")
     rows = array[None] if array.ndim == _ONE_ROW else array

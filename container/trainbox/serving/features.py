@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -14,7 +14,6 @@ from trainbox.contract.text import did_you_mean, short, some
 from trainbox.data.formats import ColumnSpec, RowError
 from trainbox.data.formats.categories import Coding
 from trainbox.data.formats.cell_types import NUMBER, hint_for_cell, is_missing_marker
-from trainbox.data.formats.row_block import make_csr
 from trainbox.errors import DataError
 from trainbox.serving.request_errors import RequestError, describe_place
 
@@ -23,11 +22,7 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 Matrix: TypeAlias = Floats | scipy.sparse.csr_matrix
 #: The number of a row, counted from 0, in the body: of its line, row or record.
 Numbering: TypeAlias = Callable[[int], int]
-#: The most cells of a sparse body that becomes a dense one, which predicts faster.
-_MOST_DENSE_CELLS = 2**20
 _MOST_NAMES = 20
-#: Codes of sparse rows checked at a time.
-_CHECKED = 64
 #: XGBoost takes no larger code of a category.
 _MOST_CODES = 2**24
 #: Where a body may be of any length.
@@ -64,6 +59,11 @@ class FeaturePlan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     shape: tuple[int, ...] = ()
     #: The most cells that a body may be decoded to.
     most_cells: int = 2**28
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is known of the features: a foreign model's file may not say; the model itself refuses."""
+        return not self.count and not self.shape
 
     def name(self, place: int) -> str:
         """Return the name of a feature."""
@@ -117,7 +117,7 @@ def _is_plain(card: ModelCard, missing: Sequence[str], markers: Sequence[float])
     names = card.features.names
     has_words = not names or any(NUMBER.fullmatch(name) is None for name in names)
     can_replace = not card.categories or {"", "null"} <= set(missing)
-    return has_words and can_replace and not markers and card.delimiter in {None, ","}
+    return card.features.count > 0 and has_words and can_replace and not markers and card.delimiter in {None, ","}
 
 
 def _words(texts: Sequence[str], missing: Sequence[str]) -> Mapping[bytes, bytes]:
@@ -143,7 +143,7 @@ def order_of(
     Raises:
         RequestError: A name is unknown, repeated or missing; one error tells all of them.
     """
-    if tuple(names) == plan.names:
+    if tuple(names) == plan.names or (plan.is_open and is_ordered):
         return None
     if not plan.names and len(names) != plan.count:
         check_count(plan, len(names), shown)
@@ -194,7 +194,7 @@ def check_count(plan: FeaturePlan, count: int, shown: str, row: int | None = Non
     Raises:
         RequestError: There are more or fewer than features.
     """
-    if count == plan.count:
+    if count == plan.count or plan.is_open:
         return
     extra = " (features alone: leave out labels and ids)" if count > plan.count else ""
     raise RequestError(
@@ -307,44 +307,3 @@ def _hint_for_value(plan: FeaturePlan, name: str, value: str) -> str:
     if not is_missing_marker(value) and (hint := hint_for_cell(value, plan.columns.missing)):
         return hint
     return f"send a number; a missing value is {missing}"
-
-
-# ---- sparse rows ----
-
-
-def fit_sparse(plan: FeaturePlan, rows: Any, number: Numbering) -> Matrix:  # noqa: ANN401 - a csr_matrix
-    """Return sparse rows with the width of the model; dense ones if they are few.
-
-    Raises:
-        RequestError: A row has a column that the model has not, or a code that is none.
-    """
-    count = rows.shape[0]
-    if rows.nnz and int(rows.indices.max()) >= plan.count:
-        at = int(np.argmax(rows.indices >= plan.count))
-        raise _wrong_index(plan, number(int(np.searchsorted(rows.indptr, at, side="right")) - 1), int(rows.indices[at]))
-    if plan.is_absent_zero or count * plan.count > _MOST_DENSE_CELLS:
-        _check_sparse_codes(plan, rows, number)
-        return make_csr(rows.data, rows.indices, rows.indptr, plan.count)
-    dense = np.full((count, plan.count), np.nan, np.float32)
-    dense[np.repeat(np.arange(count), np.diff(rows.indptr)), rows.indices] = rows.data
-    check_codes(plan, dense, number)
-    return dense
-
-
-def _check_sparse_codes(plan: FeaturePlan, rows: Any, number: Numbering) -> None:  # noqa: ANN401 - a csr_matrix
-    at = np.flatnonzero(np.isin(rows.indices, plan.coded))
-    for start in range(0, len(at), _CHECKED):
-        found = at[start : start + _CHECKED]
-        of_row = np.searchsorted(rows.indptr, found, side="right") - 1
-        cells = np.full((len(found), plan.count), np.nan, np.float32)
-        cells[np.arange(len(found)), rows.indices[found]] = rows.data[found]
-        check_codes(plan, cells, [number(int(row)) for row in of_row].__getitem__)
-
-
-def _wrong_index(plan: FeaturePlan, row: int, index: int) -> RequestError:
-    return RequestError(
-        f"row {row} has the index {index:,}; the model has {plan.count:,} features, counted from 0",
-        hint="count from 0, as in training; libsvm that counts from 1 says so: Content-Type: text/libsvm; index_base=1",
-        row=row,
-        column=index + 1,
-    )

@@ -4,12 +4,11 @@
 Links are not followed: what a `model.tar.gz` brings may be somebody else's.
 """
 
-import ast
 import itertools
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,24 +20,12 @@ from trainbox.contract.model_card import CARD_FILE, Framework, ModelCard, read_c
 from trainbox.errors import DataError, ProgramError
 from trainbox.log_lines import emit
 from trainbox.serving.model_files import Form, form_of
+from trainbox.serving.user_module import HOOKS, Module, check_hooks, find_module, module_places
 
-#: What the user's module may define, by the names of SageMaker's inference toolkits.
-HOOKS = (
-    "model_fn",
-    "input_fn",
-    "predict_fn",
-    "output_fn",
-    "transform_fn",
-    "pre_model_fn",
-    "model_warmup_fn",
-    "execution_parameters_fn",
-)
-_PROGRAM = "inference.py"
 _OLD_CARD = "model.json"
 #: SDK v2 unpacks it beside itself.
 _ARCHIVE = "model.tar.gz"
 _MOST_FILES, _MOST_SHOWN = 10_000, 20
-_MOST_PROGRAM_BYTES = 16 * 2**20
 _FOLD = re.compile(r"(xgboost-model)-(\d+)")
 
 _FRAMEWORKS: dict[Form, Framework] = {
@@ -62,15 +49,6 @@ class ModelFile(msgspec.Struct, frozen=True):
     form: Form
 
 
-class Module(msgspec.Struct, frozen=True):
-    """The user's module, and the hooks that it defines."""
-
-    path: Path
-    hooks: tuple[str, ...]
-    #: False for `from … import *`, which may define any of them: `hooks` has all then.
-    is_certain: bool = True
-
-
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """What lies in the model's directory, and where the user's code may be."""
 
@@ -83,7 +61,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     module: Module | None = None
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class FoundModel(msgspec.Struct, frozen=True, kw_only=True):
     """The model to serve."""
 
     model_dir: Path
@@ -124,13 +102,13 @@ def list_model(hosting: Hosting) -> Listing:
     listed = [ModelFile(path.name, form_of(path)) for path in direct if card is None or path.name != _OLD_CARD]
     links = [f"{path.relative_to(model_dir)} (a link)" for path, status in found if stat.S_ISLNK(status.st_mode)]
     below = [str(path.relative_to(model_dir)) for path in regular if path.parent != model_dir]
-    places = tuple(_places(hosting))
+    places = tuple(module_places(hosting))
     return Listing(
         files=tuple(listed),
         others=(*below, *links),
         card=card,
         places=places,
-        module=_find_module(places),
+        module=find_module(places),
     )
 
 
@@ -151,56 +129,10 @@ def _read_card(model_dir: Path, direct: Sequence[Path], regular: Sequence[Path])
         return None
 
 
-def _places(hosting: Hosting) -> Iterator[Path]:
-    """Yield where the user's module may be; what `s3://…` names has been unpacked to the code directory."""
-    program, directory = hosting.program or _PROGRAM, hosting.submit_directory
-    model_dir, code_dir = hosting.model_dir, hosting.layout.code_dir
-    given = [] if not directory or directory.startswith("s3://") else [Path(directory.removeprefix("file://"))]
-    # The SDK v3 mounts `code` at the model's own place.
-    for place in (*given, model_dir / "code", code_dir, model_dir):
-        yield place / program
-        if hosting.program and not program.endswith(".py"):
-            yield place / f"{program}.py"
-
-
-def _find_module(places: Sequence[Path]) -> Module | None:
-    for path in places:
-        try:
-            content = files.read_regular(path, _MOST_PROGRAM_BYTES)
-        except OSError:
-            continue
-        try:
-            names = _defined(ast.parse(content))
-            hooks = tuple(name for name in HOOKS if name in names or "*" in names)
-            return Module(path, hooks, is_certain="*" not in names)
-        except (SyntaxError, ValueError) as error:
-            where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            raise ProgramError(f"{path} is not a Python module: {error}{where}", hint="correct the file") from error
-    return None
-
-
-def _defined(module: ast.Module) -> set[str]:
-    """Return the names that a module defines at its top; `*` for `from … import *`."""
-    names: set[str] = set()
-    rest: list[ast.AST] = list(module.body)
-    while rest:
-        node = rest.pop()
-        match node:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                names.add(name)
-            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
-                names.update(alias.asname or alias.name for alias in aliases)
-            case ast.Name(id=name, ctx=ast.Store()):
-                names.add(name)
-            case _:
-                rest += ast.iter_child_nodes(node)
-    return names
-
-
 # ---- decide ----
 
 
-def find_model(hosting: Hosting, listing: Listing) -> Found:
+def find_model(hosting: Hosting, listing: Listing) -> FoundModel:
     """Decide which model is served: the user's module first, then the card, then a foreign model that is alone.
 
     Args:
@@ -219,7 +151,7 @@ def find_model(hosting: Hosting, listing: Listing) -> Found:
     elif listing.module is not None:
         notes.append(f"{listing.module.path} has none of {', '.join(HOOKS[:5])}: it is not used")
     if module is not None and "model_fn" in module.hooks:
-        return Found(model_dir=hosting.model_dir, card=listing.card, module=module, notes=tuple(notes))
+        return FoundModel(model_dir=hosting.model_dir, card=listing.card, module=module, notes=tuple(notes))
     form, names = _choose_files(hosting, listing)
     if form in CODE:
         runs = "what it is made of is read, nothing runs" if form == "booster-pickle" else "loading it runs its code"
@@ -229,7 +161,7 @@ def find_model(hosting: Hosting, listing: Listing) -> Found:
                 f"{hosting.model_dir / names[0]} is {_CODE_FORMS[form]}, and TRAINBOX_SERVE_CODE is never",
                 hint="save the model as skops, as UBJSON or with torch.export; or allow its code",
             )
-    return Found(
+    return FoundModel(
         model_dir=hosting.model_dir,
         framework=_FRAMEWORKS[form],
         form=form,
@@ -266,20 +198,6 @@ def _check_module(hosting: Hosting, listing: Listing) -> None:
         )
     if listing.module.is_certain:
         check_hooks(path, hooks)
-
-
-def check_hooks(path: Path, hooks: Sequence[str]) -> None:
-    """Refuse `transform_fn` beside what it stands for.
-
-    Raises:
-        ProgramError: The module defines both.
-    """
-    instead = [name for name in ("input_fn", "predict_fn", "output_fn") if name in hooks]
-    if "transform_fn" in hooks and instead:
-        raise ProgramError(
-            f"{path} defines transform_fn and also {', '.join(instead)}, which would never be called",
-            hint="keep either transform_fn, or input_fn, predict_fn and output_fn",
-        )
 
 
 def _choose_files(hosting: Hosting, listing: Listing) -> tuple[Form, tuple[str, ...]]:
@@ -327,7 +245,7 @@ def _listed(listing: Listing) -> str:
 # ---- act ----
 
 
-def load(found: Found) -> Predictor:
+def load(found: FoundModel) -> Predictor:
     """Load the model with the one framework that it needs.
 
     Args:

@@ -14,7 +14,7 @@ from trainbox.errors import DataError
 from trainbox.log_lines import emit
 from trainbox.serving.answer import Service, choose_output, make_service, read, write
 from trainbox.serving.features import translate
-from trainbox.serving.find import Found, load
+from trainbox.serving.find import FoundModel, load
 from trainbox.serving.hook_context import make_context
 from trainbox.serving.hook_defaults import decode_plain, encode_plain, predict_plain
 from trainbox.serving.hooks import (
@@ -44,7 +44,7 @@ class HookResponder:
         DataError: The model cannot be loaded.
     """
 
-    def __init__(self, hosting: Hosting, found: Found) -> None:
+    def __init__(self, hosting: Hosting, found: FoundModel) -> None:
         if found.module is None:
             raise DataError(f"{found.model_dir} brings no module")
         self._hosting, self._model_dir = hosting, found.model_dir
@@ -61,7 +61,7 @@ class HookResponder:
         self._service: Service | None = make_service(hosting, predictor) if predictor is not None else None
         self.name = f"{found.module.path} ({', '.join(self._hooks.functions)})"
 
-    def _load(self, found: Found) -> Predictor:
+    def _load(self, found: FoundModel) -> Predictor:
         self._ours = load(found)
         return self._ours
 

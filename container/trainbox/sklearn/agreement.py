@@ -1,4 +1,4 @@
-"""Pure: what follows from the rows of all hosts: features, classes, and whether sharded rows are gathered."""
+"""Decide from the reports of all hosts: the features, the classes, and whether sharded rows are gathered."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -125,21 +125,21 @@ def check_training_labels(
     Raises:
         DataError: They are all equal, or too many for classes.
     """
-    told = reports if is_sharded else reports[:1]
-    weights = [report.weight for report in told if report.weight is not None]
+    counted = reports if is_sharded else reports[:1]
+    weights = [report.weight for report in counted if report.weight is not None]
     if weights and not sum(weights):
         refuse_weights("train")
     if params.task == "classification":
         total: Counter[float] = Counter()
-        for report in told:
+        for report in counted:
             total.update({float(label): count for label, count in report.classes.items()})
         counts = dict(sorted(total.items()))
         check_classes("train", counts)
         _check_class_weights(params, counts)
         return tuple(map(int, counts))
-    ends = {end for report in told for end in report.extremes or ()}
+    ends = {end for report in counted for end in report.extremes or ()}
     if len(ends) == 1:
-        refuse_constant("train", ends.pop(), sum(report.rows["train"] for report in told))
+        refuse_constant("train", ends.pop(), sum(report.rows["train"] for report in counted))
     return ()
 
 

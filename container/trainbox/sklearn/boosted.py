@@ -1,6 +1,6 @@
-"""`engine=xgboost`: a forest of XGBoost's kind, whose trees learn from the rows of all hosts without moving them.
+"""`engine=xgboost`: a random forest of XGBoost, trained on the rows of all hosts without moving them.
 
-It is one round of boosting with many parallel trees. XGBoost is loaded where it is asked for: the rest does without.
+It is one round of boosting with many parallel trees. XGBoost is imported only in these functions.
 """
 
 import math

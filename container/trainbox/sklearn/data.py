@@ -1,4 +1,4 @@
-"""The rows of a job of one host or many: read, agreed upon, and brought to where the trees grow."""
+"""Read the channels on all hosts, check that they match, and gather sharded rows."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
-"""The entry of a script that trains with scikit-learn: catch SIGTERM, import scikit-learn, refuse misuse.
+"""The entry of a script that trains with scikit-learn: catch SIGTERM, import scikit-learn, check the job.
 
-All of it happens when `session` is called, nothing at import: what a script declares is known without scikit-learn.
+Importing this module does not import scikit-learn, so that the declarations of a script are known without it.
 """
 
 import importlib

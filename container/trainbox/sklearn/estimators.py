@@ -1,6 +1,6 @@
-"""Any estimator by its name: scikit-learn's own, or a class of the source that came with the job.
+"""Estimators by name: those of scikit-learn, or a class of the job's source.
 
-Nothing else is imported, and nothing is evaluated: a name is looked up, and its constructor gets plain values.
+Nothing else is imported, and nothing is evaluated: the constructor gets plain values.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""What a finished model leaves: `model.joblib`, `model.skops`, their card; in `output/data` importance and curves."""
+"""The files of a finished job: `model.joblib`, `model.skops`, the card; in `output/data` importance and curves."""
 
 import hashlib
 import importlib.metadata
@@ -18,7 +18,6 @@ import sklearn
 import skops.io
 
 import trainbox
-from trainbox import atomic_write as whole
 from trainbox.contract.model_card import CARD_FILE, ModelCard, SampleRow, encode_card, features_of
 from trainbox.log_lines import emit
 from trainbox.model import curves
@@ -30,6 +29,7 @@ from trainbox.sklearn.forests.packing import COMPRESSION, FORESTS, TRUSTED
 from trainbox.sklearn.params import EstimatorParams
 from trainbox.sklearn.repeatable import clear_padding, rewrite
 from trainbox.sklearn.texts import collapse, expand
+from trainbox.tabular.script import save_output
 from trainbox.tabular.texts import by_name, note_on_texts
 
 _MEASURES = {
@@ -168,11 +168,9 @@ def save_importance(kind: str, importance: Mapping[str, float]) -> list[Picture]
     if not importance:
         emit("the model has no feature importance: feature-importance.json is not written")
         return []
-    directory = trainbox.current_job().layout.output_data_dir
-    directory.mkdir(parents=True, exist_ok=True)
     ordered = dict(sorted(importance.items(), key=lambda item: -abs(item[1])))
-    whole.write(directory / "feature-importance.json", json.dumps({kind: ordered}, indent=1).encode())
-    return [partial(draw_importance, directory / "feature-importance", ordered, kind=_MEASURES[kind])]
+    path = save_output("feature-importance.json", json.dumps({kind: ordered}, indent=1).encode())
+    return [partial(draw_importance, path.with_suffix(""), ordered, kind=_MEASURES[kind])]
 
 
 def save_curves(history: History) -> Picture:

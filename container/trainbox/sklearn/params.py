@@ -1,4 +1,4 @@
-"""The hyperparameters of forests: all of scikit-learn's constructors, and ours, checked before anything is read."""
+"""The hyperparameters of forests: those of scikit-learn's constructors, and trainbox's own."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -104,7 +104,7 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
         | Share
         | None
     ) = None
-    oob_score: Annotated[bool, Meta(description="score each row by the trees that have not seen it: train:oob")] = False
+    oob_score: Annotated[bool, Meta(description="out-of-bag score, as the metric train:oob")] = False
     class_weight: (
         Annotated[
             Literal["balanced", "balanced_subsample"],
@@ -113,7 +113,7 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
         | dict[str, Annotated[float, Meta(ge=0)]]
         | None
     ) = None
-    ccp_alpha: Annotated[float, Meta(ge=0, description="how much trees are pruned")] = 0.0
+    ccp_alpha: Annotated[float, Meta(ge=0, description="complexity parameter of pruning")] = 0.0
     monotonic_cst: (
         Annotated[
             tuple[Direction, ...],
@@ -122,10 +122,8 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
         | None
     ) = None
     csv_weights: Annotated[bool, Meta(description="whether the column after the label is the row's weight")] = False
-    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = MISSING
-    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
-        None
-    )
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that mean a missing value")] = MISSING
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; detected by default")] | None = None
     categorical: (
         Annotated[
             tuple[str, ...],
@@ -134,23 +132,23 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
         | None
     ) = None
     encoding: Annotated[
-        Literal["ordinal", "onehot"], Meta(description="of texts: their places as numbers, or a column for each")
+        Literal["ordinal", "onehot"], Meta(description="of texts: codes in one column, or one-hot columns")
     ] = "ordinal"
     unseen: Annotated[
-        Literal["error", "missing"], Meta(description="what a text is that `train` has not, in rows to be judged")
+        Literal["error", "missing"], Meta(description="what to do with a validation text that `train` does not have")
     ] = "error"
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="of every random choice (random_state)")] = 42
     n_jobs: Annotated[int, Meta(description="threads; -1 is one for each processor")] = -1
-    verbose: Annotated[int, Meta(ge=0, description="what scikit-learn itself says")] = 0
+    verbose: Annotated[int, Meta(ge=0, description="verbosity of scikit-learn")] = 0
     checkpoint_every: Annotated[int, Meta(ge=1, description="trees from one checkpoint to the next")] = 10
     allow_shard_forests: Annotated[
-        bool, Meta(description="rows that are sharded and too many for one host: each grows trees on its own alone")
+        bool, Meta(description="for sharded rows too many for one host: each host grows trees on its own rows")
     ] = False
     engine: Annotated[
-        Literal["sklearn", "xgboost"], Meta(description="xgboost: its own kind of forest, on sharded rows too, faster")
+        Literal["sklearn", "xgboost"], Meta(description="xgboost: XGBoost's random forest, faster, and on sharded rows")
     ] = "sklearn"
     estimator: (
-        Annotated[str, Meta(description="another one, as sklearn.linear_model.LogisticRegression or module:Class")]
+        Annotated[str, Meta(description="another estimator: sklearn.linear_model.LogisticRegression or module:Class")]
         | None
     ) = None
     estimator_params: Annotated[dict[str, Any], Meta(description="its constructor's arguments, as a JSON object")] = {}

@@ -1,9 +1,8 @@
-"""Equal models become equal bytes.
+"""Serialize equal models to equal bytes.
 
-Three things stand in the way. Tree nodes have bytes between their fields that nobody writes: they hold whatever lay
-there in memory. pickle writes an object once and then refers to it, so trees that share a text with their neighbour
-are other bytes than trees that were read from a file, each with a text of its own. And skops names objects by where
-they lie in memory, and writes the time.
+Three things prevent this. Tree nodes have padding bytes that are never initialized. pickle writes an object once and
+then refers to it, so trees that share a string give other bytes than trees that were read from files, each with its own
+string. And skops names objects by their address in memory, and writes the time.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Rows on their way from one host to another: in blocks, as plain arrays."""
+"""Send rows from host to host, in blocks of plain arrays."""
 
 import io
 import zipfile

@@ -1,6 +1,6 @@
-"""How good a model is: by what its trees say together, on the scale of each metric, and never an exception.
+"""The metrics of classes and numbers, and the predictions of a forest's trees.
 
-A metric that is not defined, as the AUC where a class does not occur, is not-a-number.
+A metric that is not defined, such as the AUC if a class does not occur, is NaN; scoring raises no exception.
 """
 
 import math

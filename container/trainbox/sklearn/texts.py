@@ -1,4 +1,4 @@
-"""Columns and labels of texts for scikit-learn: codes in one column, or a column of 0 and 1 for each text."""
+"""Columns and labels of texts for scikit-learn: ordinal codes, or one-hot columns."""
 
 from collections.abc import Sequence
 

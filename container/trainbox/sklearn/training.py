@@ -198,9 +198,9 @@ class Growth:
             yield from self._score(part)
 
     def _score(self, part: ForestPart) -> Iterator[tuple[int, dict[str, float]]]:
-        for told in self._scorer.add_part(part) if self._scorer else ():
-            self._history.append(told)
-            yield told
+        for result in self._scorer.add_part(part) if self._scorer else ():
+            self._history.append(result)
+            yield result
 
     def save(self) -> dict[str, float]:
         """Save the forest as `model.joblib` and `model.skops`, with its card, importance and learning curves.

@@ -1,1 +1,1 @@
-"""The supervisor: the program `train`, which runs a script, survives it and says how it ended."""
+"""The supervisor: the program `train`, which runs a script as PID 1 and reports how it ended."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: Job) -> Diagnosis | None:
-    """Say how it ended, and find out why where it has failed."""
+    """Log how the job ended; return the diagnosis of a failed one."""
     if not outcome.ends_line:
         _begin_line()
     for reason in outcome.lost_output:
@@ -55,7 +55,7 @@ def report(outcome: Outcome, verdict: "Verdict | None", program: Program, job: J
 
 
 def exit_code(outcome: Outcome, job: Job) -> int:
-    """The exit code of a job that has not failed."""
+    """Return the exit code of a job that has not failed."""
     return job.settings.stop_exit_code if outcome.stopped_by else 0
 
 
@@ -74,7 +74,7 @@ def _begin_line() -> None:
 
 
 def _count(directory: Path) -> tuple[int, int]:
-    """How many files lie below a directory, and their bytes; what cannot be read is not counted."""
+    """Count the files below a directory and their bytes, without those that cannot be read."""
     sizes: list[int] = []
     with contextlib.suppress(OSError):
         for _, found in walk_below(directory):
@@ -86,9 +86,9 @@ def _count(directory: Path) -> tuple[int, int]:
 def fail(
     diagnosis: Diagnosis, layout: Layout, hidden: tuple[str, ...], earlier: Mark | None, outcome: Outcome | None
 ) -> int:
-    """Write the failure file unless the script has, and end the log with the same text; the exit code.
+    """Write the failure file unless the script has, and end the log with the same text; return the exit code.
 
-    Where the script has said it in the same words (`errors.end_as_declared`) it is not said again.
+    Where the script has logged the same text (`errors.end_as_declared`) it is not logged again.
 
     Args:
         diagnosis: Why the job has failed.
@@ -99,7 +99,7 @@ def fail(
     """
     text = compose(diagnosis, hidden)
     try:
-        # Rules match how it begins, whatever the script has written.
+        # EventBridge rules match how it begins, so ours comes before what the script has written.
         is_hardware = diagnosis.kind == "hardware"
         is_ours = write_failure(layout.failure_file, text, before=is_hardware, earlier=earlier)
         # What the script has written there, or what ours was put before.
@@ -118,6 +118,6 @@ def fail(
 
 
 def _has_said(outcome: Outcome, words: str) -> bool:
-    """Whether the process that failed first ended its log so."""
+    """Whether the process that failed first ended its log with this line."""
     failure = outcome.first_failure
     return failure is not None and f"{PREFIX}{words}\n" in failure.stderr

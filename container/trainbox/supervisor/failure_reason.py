@@ -37,7 +37,7 @@ _MIB = 1024 * 1024
 
 
 def diagnose(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None = None) -> Diagnosis:
-    """Why a failed outcome failed: the cause, where, what to do, and the exit code of the job on this host.
+    """Diagnose a failed outcome: the cause, where, what to do, and the exit code of the job on this host.
 
     Args:
         outcome: One with a `first_failure`.
@@ -54,16 +54,16 @@ def diagnose(outcome: Outcome, job: Job, code_dir: Path, verdict: Verdict | None
     hardware = [finding for finding in outcome.findings if finding.is_hard and not stopped]
     if failure.name == AGENT and failure.signal and not hardware:
         return _of_agent(outcome, failure, job)
-    said = None if failure.hung else _said(failure, job.secrets, code_dir)
-    found = _of_process(outcome, failure, said, job)
+    cause_found = None if failure.hung else _find_cause(failure, job.secrets, code_dir)
+    found = _of_process(outcome, failure, cause_found, job)
     if hardware:
         return blame(hardware, followed=found)
     soft = [as_hint(finding) for finding in outcome.findings if finding.status != "pass"]
-    return _as_sagemaker_words_it(_with_hints(found, soft), said)
+    return _as_sagemaker_words_it(_with_hints(found, soft), cause_found)
 
 
 def explain_exit(exit_: Exit, code_dir: Path, *, memory_kills: int = 0, memory_limit: int | None = None) -> Diagnosis:
-    """Why a child of a server ended: what `diagnose` says of the script of a job.
+    """Diagnose the end of a server's child, as `diagnose` does for the script of a job.
 
     Args:
         exit_: How it ended; with code 0, too: nobody asked it to leave.
@@ -73,22 +73,22 @@ def explain_exit(exit_: Exit, code_dir: Path, *, memory_kills: int = 0, memory_l
     """
     outcome = Outcome((exit_,), 0, False, memory_kills, memory_limit, 0, 0.0)
     killed_here = exit_.hung or exit_.unready
-    said = None if killed_here or not exit_.code else _said(exit_, (), code_dir)
-    place = _where(said)
+    cause_found = None if killed_here or not exit_.code else _find_cause(exit_, (), code_dir)
+    place = _where(cause_found)
     where = f"{place} (exit code {exit_.code}, {exit_.name})" if place else f"{exit_.name} (exit code {exit_.code})"
     if killed_here:
         hint = _HUNG_HINT if exit_.hung else _UNREADY_HINT
         found = Diagnosis("hang", killed_here, exit_.code, where=where, hint=hint)
     elif not exit_.code:
-        found = Diagnosis("script", "it left, and nobody had asked it to", 1, where=where)
+        found = Diagnosis("script", "it exited without being asked to", 1, where=where)
     else:
-        kind, cause, hint = _kind_cause_hint(outcome, exit_, said)
-        found = _as_sagemaker_words_it(Diagnosis(kind, cause, exit_.code, where=where, hint=hint), said)
+        kind, cause, hint = _kind_cause_hint(outcome, exit_, cause_found)
+        found = _as_sagemaker_words_it(Diagnosis(kind, cause, exit_.code, where=where, hint=hint), cause_found)
     return replace(found, cause=f"{exit_.gave_up}, the last time: {found.cause}") if exit_.gave_up else found
 
 
 def _of_ranks(verdict: Verdict, outcome: Outcome, job: Job) -> Diagnosis:
-    """The host whose rank failed first says why; the others say who it was."""
+    """Diagnose from the verdict: the host whose rank failed first reports why, the others report which rank it was."""
     first, found = verdict.failure, verdict.diagnosis.seen_from(job.current_host)
     if found.kind == "hardware":
         return found if first is None else replace(found, where=_place_of_rank(first, _where(first.cause), job))
@@ -149,9 +149,9 @@ def _with_hints(found: Diagnosis, hints: Sequence[str]) -> Diagnosis:
     return replace(found, hint="; ".join(filter(None, [found.hint, *hints])))
 
 
-def _as_sagemaker_words_it(found: Diagnosis, said: Cause | None) -> Diagnosis:
-    """An error of ours that a script let pass says whose fault it is, as the supervisor's own do."""
-    error = _error_of_ours(said)
+def _as_sagemaker_words_it(found: Diagnosis, cause_found: Cause | None) -> Diagnosis:
+    """Take the kind of the failure from an error class of trainbox that the script did not catch."""
+    error = _error_of_ours(cause_found)
     if error is None:
         return found
     kind = kind_of(error) if found.kind == "script" else found.kind
@@ -160,22 +160,22 @@ def _as_sagemaker_words_it(found: Diagnosis, said: Cause | None) -> Diagnosis:
     return replace(found, kind=kind, cause=f"{error.fault}: {cause}", hint=hints)
 
 
-def _error_of_ours(said: Cause | None) -> type[errors.TrainboxError] | None:
-    module, _, name = said.exception.rpartition(".") if said else ("", "", "")
+def _error_of_ours(cause_found: Cause | None) -> type[errors.TrainboxError] | None:
+    module, _, name = cause_found.exception.rpartition(".") if cause_found else ("", "", "")
     error = getattr(errors, name, None) if module == errors.__name__ else None
     return error if isinstance(error, type) and issubclass(error, errors.TrainboxError) else None
 
 
-def _has_code_of_ours(failure: Exit, said: Cause | None) -> bool:
+def _has_code_of_ours(failure: Exit, cause_found: Cause | None) -> bool:
     """Whether the exit code is that of an error of ours: it may be 128 + n, as a peer's is, without any signal here."""
-    error = _error_of_ours(said)
+    error = _error_of_ours(cause_found)
     if error is None or failure.signal:
         return False
     return error is errors.PeerError or failure.code == error.exit_code
 
 
-def _said(failure: Exit, secrets: Sequence[str], code_dir: Path) -> Cause | None:
-    """What the process said about its end: a traceback on either stream, else last words, on stderr if there are any.
+def _find_cause(failure: Exit, secrets: Sequence[str], code_dir: Path) -> Cause | None:
+    """Find the cause in the output of a process: a traceback on either stream, else its last lines, of stderr if any.
 
     Secrets are left out first: what is found may be cut.
     """
@@ -184,43 +184,45 @@ def _said(failure: Exit, secrets: Sequence[str], code_dir: Path) -> Cause | None
     return next((cause for cause in causes if cause.exception), causes[0] if causes else None)
 
 
-def _of_process(outcome: Outcome, failure: Exit, said: Cause | None, job: Job) -> Diagnosis:
-    where, host = _place(failure, _where(said), job), job.current_host
+def _of_process(outcome: Outcome, failure: Exit, cause_found: Cause | None, job: Job) -> Diagnosis:
+    where, host = _place(failure, _where(cause_found), job), job.current_host
     if failure.hung:
         cause = f"{_who(failure)} {failure.hung}"
         return Diagnosis("hang", cause, failure.code, where=where, hint=_HUNG_HINT, host=host)
-    kind, cause, hint = _kind_cause_hint(outcome, failure, said, job)
+    kind, cause, hint = _kind_cause_hint(outcome, failure, cause_found, job)
     return Diagnosis(kind, cause, failure.code, where=where, hint=hint, host=host)
 
 
 def _kind_cause_hint(
-    outcome: Outcome, failure: Exit, said: Cause | None, job: Job | None = None
+    outcome: Outcome, failure: Exit, cause_found: Cause | None, job: Job | None = None
 ) -> tuple[DiagnosisKind, str, str]:
     channels = sorted(job.channels) if job else []
     number = failure.code - _SIGNAL_BASE
-    if outcome.memory_kills and (number == signal.SIGKILL or not (said and said.exception)):
+    if outcome.memory_kills and (number == signal.SIGKILL or not (cause_found and cause_found.exception)):
         return "memory", _out_of_memory(outcome), _MEMORY_HINT
     if _was_stopped(outcome, failure):
         return "stopped", *_stopped(outcome, failure, job)
-    if number in _signal_numbers() and not _has_code_of_ours(failure, said):
-        hint = find_hint(said, channels) if said and number == signal.SIGABRT else ""  # C++ gives up so
-        return "signal", _killed(number, said), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
-    if said is None:
-        return "script", f"exit code {failure.code}, and the script said nothing on stderr or stdout", ""
+    if number in _signal_numbers() and not _has_code_of_ours(failure, cause_found):
+        hint = find_hint(cause_found, channels) if cause_found and number == signal.SIGABRT else ""  # C++ gives up so
+        return "signal", _killed(number, cause_found), hint or _SIGNAL_HINTS.get(signal.Signals(number), "")
+    if cause_found is None:
+        return "script", f"exit code {failure.code}, and the script wrote nothing to stderr or stdout", ""
     if outcome.memory_kills:  # what the script raised may only be that one of its workers is gone
-        return "script", said.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
-    hint = find_hint(said, channels)
+        return "script", cause_found.text, f"{_out_of_memory(outcome)}; {_MEMORY_HINT}"
+    hint = find_hint(cause_found, channels)
     if not hint and failure.code in _SHELL_CODES:
         hint = f"exit code {failure.code}: {_SHELL_CODES[failure.code]}"
-    return "script", said.text, hint
+    return "script", cause_found.text, hint
 
 
 def _who(failure: Exit) -> str:
     return "the script" if failure.name == "script" else f"the script of {failure.name}"
 
 
-def _killed(number: int, said: Cause | None) -> str:
-    return f"killed by {signal.Signals(number).name}" + (f"; its last words: {said.text}" if said else "")
+def _killed(number: int, cause_found: Cause | None) -> str:
+    return f"killed by {signal.Signals(number).name}" + (
+        f"; its last output: {cause_found.text}" if cause_found else ""
+    )
 
 
 def _signal_numbers() -> set[int]:
@@ -251,8 +253,8 @@ def _stopped(outcome: Outcome, failure: Exit, job: Job | None) -> tuple[str, str
     return f"stopped by {name}", hint
 
 
-def _where(said: Cause | None) -> str:
-    return said.where if said else ""
+def _where(cause_found: Cause | None) -> str:
+    return cause_found.where if cause_found else ""
 
 
 def _place_of_agent(job: Job, *, host: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Pure: who starts the processes of a host, how many there are, and what an agent of torch elastic is told."""
+"""Pure: which launcher starts the processes of a host, how many, and the command of torch elastic's agent."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ _MODULES = ("smdistributed", "torch")
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """The decision."""
+    """The launcher of a job and the number of its processes."""
 
     by: Literal["plain", "torchrun"]
     processes: int
@@ -36,7 +36,7 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 def decide(job: Job, program: Program, machine: Machine) -> Launch:
-    """Who starts the processes, and how many.
+    """Decide which launcher starts the processes, and how many.
 
     Raises:
         ProgramError: torchrun is asked for, and the program is none it can start, or torch is not there.
@@ -69,12 +69,12 @@ def decide(job: Job, program: Program, machine: Machine) -> Launch:
 
 
 def modules_needed(job: Job, program: Program) -> tuple[str, ...]:
-    """What `decide` has to know whether it is installed; nothing where only the supervisor itself can start it."""
+    """Return the modules of which `decide` needs to know whether they are installed; empty for the plain launcher."""
     return () if _why_torchrun(job, program) is None else _MODULES
 
 
 class _Why(msgspec.Struct, frozen=True):
-    """Why the processes are started by torchrun."""
+    """Why torchrun starts the processes."""
 
     #: Of a choice that `auto` makes and the request does not; empty where there is nothing to explain.
     said: str = ""
@@ -83,7 +83,7 @@ class _Why(msgspec.Struct, frozen=True):
 
 
 def _why_torchrun(job: Job, program: Program) -> _Why | None:
-    """Whether torchrun is to start the processes, as far as request and program tell it."""
+    """Whether request or program ask for torchrun."""
     settings = job.settings
     if settings.launcher != "auto":
         return _Why() if settings.launcher == "torchrun" else None
@@ -104,14 +104,14 @@ def _why_torchrun(job: Job, program: Program) -> _Why | None:
 
 
 def _only_for_ranks(job: Job) -> list[str]:
-    """The settings of the request that no launcher but torchrun honours. 0 restarts are what any other has."""
+    """Return the settings of the request that only torchrun honours. 0 restarts hold for every launcher."""
     settings = job.settings
     names = ["trainbox_drill", *(["trainbox_max_restarts"] if settings.max_restarts else []), "trainbox_start_seconds"]
     return [name for name in names if name in settings.given]
 
 
 def _require_no_ranks_settings(job: Job, program: Program) -> None:
-    """A setting without an effect is an error: who asks for a restart or a rehearsal must not believe to have it."""
+    """Require that settings for ranks have an effect: a restart or rehearsal asked for in vain is an error."""
     asked = _only_for_ranks(job)
     if not asked:
         return

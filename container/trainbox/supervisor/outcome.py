@@ -1,4 +1,4 @@
-"""How a plan ended: facts, from which `reason` makes a diagnosis."""
+"""How a plan ended: the facts that `failure_reason` makes a diagnosis from."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -37,7 +37,7 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What has become of a child, for who waits for that: a server whose workers are ready, or are not."""
+    """The new state of a child, for a listener: a server whose workers are ready, or are not."""
 
     name: str
     pid: int

@@ -65,7 +65,7 @@ SCRATCH = Path("/dev/shm/trainbox")  # noqa: S108 - nothing is made there
 
 
 def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine, scratch: Path = SCRATCH) -> Plan:
-    """One child per process of this host, or an agent of torch elastic that starts them.
+    """Plan one child per process of this host, or an agent of torch elastic that starts them.
 
     Args:
         job: The contract, read.
@@ -102,7 +102,7 @@ def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine
 
 
 def _preflight(job: Job, launch: Launch, machine: Machine) -> Literal["off", "fast", "full"]:
-    """Unless the request says otherwise, hosts are checked where one that is bad would hold up others, or a GPU."""
+    """Choose the checks: by default where a faulty host would hold up others, or where there is a GPU."""
     asked = job.settings.preflight
     if asked != "auto":
         return asked
@@ -112,27 +112,27 @@ def _preflight(job: Job, launch: Launch, machine: Machine) -> Literal["off", "fa
 
 
 def _agent(job: Job, program: Program, launch: Launch, environment: Mapping[str, str], scratch: Path) -> Child:
-    """The ranks get the user's directory on their path; the agent itself must not have it."""
+    """Plan the agent. The ranks get the user's directory on their path; the agent itself must not have it."""
     argv = agent_argv(program, processes=launch.processes, scratch=scratch)
     limit = job.settings.hang_seconds
     return Child(name=AGENT, argv=argv, environment=environment, directory=program.directory, hang_seconds=limit)
 
 
 def _watch(program: Program, environment: Mapping[str, str], scratch: Path) -> Child:
-    """NVML in a process of its own: it may hang in a driver, or crash."""
+    """Plan the watch over the GPUs: NVML runs in a separate process, since it may hang in a driver, or crash."""
     argv = (sys.executable, "-P", "-m", "trainbox.health", "--watch", "--into", str(scratch))
     return Child(name=WATCH, argv=argv, environment=environment, directory=program.directory)
 
 
 def _defaults(env: Mapping[str, str]) -> dict[str, str]:
-    """What a log needs of a Python script, unless the request says otherwise: lines at once, and a stack on a crash."""
+    """Return defaults for Python scripts: unbuffered output, and a stack on a crash."""
     return {name: "1" for name in ("PYTHONUNBUFFERED", "PYTHONFAULTHANDLER") if name not in env}
 
 
 def _passed_on(job: Job) -> dict[str, str]:
-    """Variables sagemaker-training sets beside `SM_*`, and ours that the toolkit in the script reads.
+    """Return the variables that sagemaker-training sets besides `SM_*`, and those that the toolkit in the script reads.
 
-    The root above all: a script that had to guess it would write its model where nobody looks.
+    The root is the important one: a script that guessed it would write its model to the wrong place.
     """
     return {
         ROOT_VARIABLE: str(job.layout.root),
@@ -148,7 +148,7 @@ def _python_path(program: Program, env: Mapping[str, str]) -> str:
 
 
 def _not_launched(job: Job, launch: Launch) -> list[str]:
-    """What the request asks for and this version does not do must not pass in silence."""
+    """Return a note for each launcher that the request asks for and this version does not have."""
     return [
         f"{switch} is set, but this version of trainbox has no such launcher: the script is started as it is"
         for switch in DISTRIBUTION_SWITCHES
@@ -157,7 +157,7 @@ def _not_launched(job: Job, launch: Launch) -> list[str]:
 
 
 def _require_known_members(job: Job, launch: Launch, env: Mapping[str, str]) -> None:
-    """Torch elastic overrides what another launcher says: unchecked, each host would train alone, in silence."""
+    """Refuse variables of another launcher: torch elastic overrides them, and each host would train alone."""
     others = find_members_beyond(env, launch.processes) if launch.by == "torchrun" and len(job.hosts) == 1 else ""
     if others:
         raise ContractError(
@@ -169,12 +169,12 @@ def _require_known_members(job: Job, launch: Launch, env: Mapping[str, str]) -> 
 
 
 def _outside() -> Launch:
-    """A host that is in no group that trains runs the script beside them, as sagemaker-training does."""
+    """Return the launch of a host outside the training groups: it runs the script once, as sagemaker-training does."""
     return Launch("plain", 1, honoured=DISTRIBUTION_SWITCHES)
 
 
 def _about_world(job: Job, launch: Launch, machine: Machine) -> list[str]:
-    """Who trains together where that is not all, and what the script has to use itself."""
+    """Return notes on hosts that do not train together, and on GPUs that the script has to use itself."""
     world, groups = world_hosts(job), job.reserved.get(GROUPS)
     if job.current_host not in world:
         return [f"{GROUPS} names {', '.join(world)}: on this host the script is started once, without a rank"]
@@ -190,7 +190,7 @@ def _about_world(job: Job, launch: Launch, machine: Machine) -> list[str]:
 
 
 def _processes(job: Job, program: Program, environments: list[dict[str, str]]) -> list[Child]:
-    """The script itself, once for each environment."""
+    """Plan the script, once for each environment."""
     several = len(environments) > 1
     key = _key(job, program, processes=len(environments))
     return [
@@ -206,7 +206,7 @@ def _processes(job: Job, program: Program, environments: list[dict[str, str]]) -
 
 
 def _key(job: Job, program: Program, *, processes: int) -> dict[str, str]:
-    """The variable of the job's key, for a script that has to prove itself to others; nobody else needs it."""
+    """Return the variable of the job's key, for a script that authenticates itself to other processes."""
     has_others = len(job.hosts) > 1 or processes > 1
     needed = has_others and program.needs_key
     return as_handed_on(job.peer_key) if needed else {}
@@ -221,7 +221,7 @@ def install_plan(
     hang_seconds: float = 0.0,
     python: str = sys.executable,
 ) -> Plan:
-    """The plan of one step before the script: pip, run and supervised like any child."""
+    """Plan one step before the script: pip, supervised like any child."""
     # -P: pip must not take a user's `queue.py` or `types.py` for the standard library's.
     command = (python, "-P", "-m", "pip", *argv)
     child = Child("pip", argv=command, environment=env, directory=program_directory, hang_seconds=hang_seconds)

@@ -1,4 +1,4 @@
-"""The health checks before the script, in a child with a hard deadline, and what follows from what they find."""
+"""The health checks before the script, in a child with a hard deadline, and what follows from their findings."""
 
 import sys
 from collections.abc import Mapping
@@ -39,14 +39,14 @@ def check(job: Job, planned: Plan, env: Mapping[str, str]) -> None:
     with scratch_directory() as scratch:
         outcome = supervise(plan_checks(job, planned, env=env, scratch=scratch))
         left = scratch / _DIAGNOSIS
-        said = msgspec.json.decode(left.read_bytes(), type=Diagnosis) if left.exists() else None
-    diagnosis = judge(outcome, said)
+        reported = msgspec.json.decode(left.read_bytes(), type=Diagnosis) if left.exists() else None
+    diagnosis = judge(outcome, reported)
     if diagnosis is not None:
         raise DiagnosedError(diagnosis)
 
 
 def plan_checks(job: Job, planned: Plan, *, env: Mapping[str, str], scratch: Path) -> Plan:
-    """Pure: the program of the checks as a plan."""
+    """Pure: plan the program of the checks."""
     argv = (
         *(sys.executable, "-P", "-m", "trainbox.health", "--preflight", f"--{planned.preflight}"),
         *("--processes", str(planned.processes), "--failure", str(scratch / _DIAGNOSIS)),
@@ -67,19 +67,19 @@ def plan_checks(job: Job, planned: Plan, *, env: Mapping[str, str], scratch: Pat
     )
 
 
-def judge(outcome: Outcome, said: Diagnosis | None) -> Diagnosis | None:
-    """Pure: why the job cannot go on; None where it can.
+def judge(outcome: Outcome, reported: Diagnosis | None) -> Diagnosis | None:
+    """Pure: return the diagnosis of a job that cannot go on; None where it can.
 
     Args:
         outcome: How the checks ended.
-        said: What they say is wrong.
+        reported: What they report.
     """
     if outcome.stopped_by:
         return diagnose_error(Stopped("stopped by a signal during the checks before the script"))
     if not outcome.code:
         return None
-    if said is not None and said.exit_code == outcome.code:
-        return said
+    if reported is not None and reported.exit_code == outcome.code:
+        return reported
     why = f"ended with exit code {outcome.code}"
     if outcome.exits[0].hung:
         why = f"did not end: their process {outcome.exits[0].hung}"

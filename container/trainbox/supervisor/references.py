@@ -15,7 +15,7 @@ from trainbox.errors import SecretError
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 #: Without a network (isolation) botocore would try for five minutes.
 _CONNECT_SECONDS = 5
@@ -33,24 +33,24 @@ _HINTS = {
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
 
 
-def resolve(wanted: Wanted, say: Say) -> dict[str, str]:
+def resolve(wanted: Wanted, log: Log) -> dict[str, str]:
     """Return the values of all that the request refers to, by reference.
 
     Each secret is asked for once, however many of its keys are needed.
 
     Args:
         wanted: What the request refers to.
-        say: Gets a line for each secret, before it is asked for.
+        log: Gets a line for each secret, before it is asked for.
 
     Raises:
-        SecretError: One cannot be had; the message names the reference, and nothing of the value.
+        SecretError: One cannot be read; the message names the reference, and nothing of the value.
     """
     contents: dict[Reference, str] = {}
     values: dict[str, str] = {}
     for reference in wanted.references:
         whole = _whole(reference)
         if whole not in contents:
-            say(f"asking {reference.service} for {reference.name}")
+            log(f"asking {reference.service} for {reference.name}")
             contents[whole] = _ask(whole, wanted.region)
         values[reference.text] = _usable(_pick(contents[whole], reference), reference)
     if len(json.dumps(values)) > LONGEST_VARIABLE_BYTES - len(VARIABLE):
@@ -83,15 +83,15 @@ def _ask(reference: Reference, region: str) -> str:
         _require_private(client, place)
         return _content(client, reference)
     except ClientError as error:
-        said = error.response.get("Error", {})
-        code = str(said.get("Code", ""))
+        answer = error.response.get("Error", {})
+        code = str(answer.get("Code", ""))
         hint = _HINTS[reference.service] if code in _DENIED else "look at its name, and at the region of the job"
-        raise SecretError(f"{place} cannot be had: {code}: {said.get('Message', '')}", hint=hint) from None
+        raise SecretError(f"{place} cannot be read: {code}: {answer.get('Message', '')}", hint=hint) from None
     except NoRegionError as error:
         hint = "set AWS_REGION (SageMaker does), or give the ARN, which names the region, in place of the name"
-        raise SecretError(f"{place} cannot be had: {error}", hint=hint) from None
+        raise SecretError(f"{place} cannot be read: {error}", hint=hint) from None
     except (BotoCoreError, ValueError) as error:  # ValueError: the endpoint is no URL
-        raise SecretError(f"{place} cannot be had: {error}", hint=_NETWORK_HINT) from None
+        raise SecretError(f"{place} cannot be read: {error}", hint=_NETWORK_HINT) from None
 
 
 def _require_private(client: "BaseClient", place: str) -> None:
@@ -125,7 +125,7 @@ def _pick(content: str, reference: Reference) -> str:
         found = None
     if not isinstance(found, dict):
         raise SecretError(
-            f"{place} is no JSON object: it has no key {reference.json_key!r}",
+            f"{place} is not a JSON object: it has no key {reference.json_key!r}",
             hint=f"{{{{resolve:secretsmanager:{reference.name}}}}} stands for the whole of it",
         )
     if reference.json_key not in found:

@@ -58,7 +58,7 @@ def plan_restart(policy: RestartPolicy, moments: Sequence[float], now: float) ->
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """How a child says that it is ready, and how long it may take."""
+    """How a child reports that it is ready, and how long it may take."""
 
     #: A file that the child makes, which is removed before each start; or a function of the child's process id, which
     #: must answer at once (the supervisor waits for it), and whose OSError means no.

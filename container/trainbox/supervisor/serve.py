@@ -13,6 +13,7 @@ from trainbox.contract.failure import compose
 from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import hidden_values
+from trainbox.contract.settings import require_known
 from trainbox.contract.text import short
 from trainbox.errors import PREFIX, ContractError, ResourceError, TrainboxError
 from trainbox.log_lines import emit
@@ -79,6 +80,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
+    require_known((), env)
     hosting = read_hosting(env)
     if hosting.is_multi_model:
         raise ContractError(

@@ -1,4 +1,4 @@
-"""Run a `Plan` as PID 1 must: how it ended is one `Outcome`."""
+"""Run a `Plan` as PID 1 and return its `Outcome`."""
 
 import selectors
 import time
@@ -40,7 +40,7 @@ def supervise(
         poller: What waits for output and signals, in seconds of that clock.
         ignore_stops: Ignore SIGTERM and SIGINT from the end of the plan on, where only its report is left to do; by
             default their former handlers come back. No signal arrives between the two.
-        on_change: Is told of each child that has started, is ready or has ended, in this loop: it returns at once.
+        on_change: Called in the loop for each child that has started, is ready or has ended; it must return at once.
 
     Raises:
         ProgramError: A child could not be started; those that were have been ended.

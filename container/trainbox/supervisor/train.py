@@ -106,7 +106,7 @@ def _run_job(env: Mapping[str, str]) -> int:
 
 
 def _layout_of_platform(env: Mapping[str, str]) -> Layout:
-    """The tree that the environment names; on SageMaker, which takes away nothing else, always `/opt/ml`."""
+    """Return the tree that the environment names; on SageMaker, which uploads nothing else, always `/opt/ml`."""
     layout = Layout.from_environment(env)
     is_on_sagemaker = "TRAINING_JOB_ARN" in env and (Layout().config_dir / "resourceconfig.json").is_file()
     return Layout() if is_on_sagemaker else layout
@@ -123,7 +123,7 @@ def _require_layout(layout: Layout, env: Mapping[str, str]) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Whoever started us may have closed some: the next file opened must not take their numbers."""
+    """Open closed standard streams: the next file opened must not get their numbers."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -135,13 +135,13 @@ def _open_standard_streams() -> None:
 
 
 def _with_absolute_root(env: Mapping[str, str]) -> dict[str, str]:
-    """The script has another working directory: for it a relative root would be another place."""
+    """Return the environment with an absolute root: the script has another working directory."""
     root = env.get(ROOT_VARIABLE)
     return {**env, ROOT_VARIABLE: str(Path(root).absolute())} if root else dict(env)
 
 
 def _let_go_of_stderr() -> None:
-    """Where nobody reads stderr any more, Python would replace the exit code by 120 when it fails to flush it."""
+    """Detach stderr if its reader is gone: Python would exit with 120 when it fails to flush it."""
     try:
         sys.stderr.flush()
     except OSError:
@@ -158,9 +158,9 @@ class _Interrupted(BaseException):
 
 @contextlib.contextmanager
 def _stop_raises() -> Iterator[Callable[[], None]]:
-    """Until the script runs, SIGTERM and SIGINT end the work at hand; PID 1 would not even notice them by default.
+    """Raise on SIGTERM and SIGINT until the script runs; by default PID 1 ignores them.
 
-    Once it has ended they are ignored: what is left is to report how.
+    After the script has ended they are ignored: only its end is left to report.
 
     Yields:
         A check that raises if a signal has come. Python drops what a handler raises while a finalizer or a callback of
@@ -200,7 +200,7 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "t
 
         if job.is_first_host and (protection := describe_protection(job)):
             emit(protection)
-        # The others are dialled by nobody here: they come to the first.
+        # No process connects to the other hosts: they connect to the first.
         dialled = dict.fromkeys((job.hosts[0], world_hosts(job)[0]))
         timeout = job.settings.peer_timeout_seconds
         wait_for_peers(tuple(dialled), timeout=timeout, say=emit, check_stop=check_stop)
@@ -263,7 +263,7 @@ def _in_usable_directory(program: Program, choice: Choice, job: Job) -> Program:
 
 
 def _make_output_directories(layout: Layout) -> None:
-    """SageMaker mounts these; `docker run` with the inputs alone does not. A read-only tree is the script's affair."""
+    """SageMaker mounts these; `docker run` with the inputs alone does not. A read-only tree is left to the script."""
     for directory in (layout.model_dir, layout.output_data_dir):
         with contextlib.suppress(OSError):
             directory.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ LOOPBACK = "lo"
 
 
 def shared_variables(job: Job, launch: Launch, machine: Machine, env: Mapping[str, str]) -> dict[str, str]:
-    """Return what all processes of this host get, whoever starts them: where ranks meet, threads and network.
+    """Return what all processes of this host get, with any launcher: the address of rank 0, threads and network.
 
     Args:
         job: The contract.

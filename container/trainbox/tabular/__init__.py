@@ -1,1 +1,1 @@
-"""What every algorithm on tables shares: checks of labels, learning curves, feature importance, how much is left."""
+"""What algorithms on tables share: channels, checks of rows and labels, codes of texts, log lines."""

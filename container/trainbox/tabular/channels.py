@@ -1,4 +1,4 @@
-"""How a job on tables begins: the processes connect, and the channels to read are found."""
+"""Connect the processes of a job on tables, and find the channels to read."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""Which labels and codes can be learnt from: rules for the rows of a channel, each pure."""
+"""Rules for labels and codes: which values an objective accepts."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The first row of a channel that breaks a rule, by file and row; and the same error on every host of the job."""
+"""Find the first row of a channel that breaks a rule, by file and row, and raise the same error on every host."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Labels from which nothing can be learnt are found before the first tree, with what was found and how often."""
+"""Reject labels that cannot be trained on, before the first tree, with the labels and their counts."""
 
 from collections.abc import Mapping
 from typing import NoReturn

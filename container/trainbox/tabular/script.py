@@ -1,4 +1,4 @@
-"""What the sessions of the algorithms share: partial imports, an early stop, log lines, the remaining time."""
+"""What the sessions of the algorithms share: partial imports, an early stop, log lines, outputs, the remaining time."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from trainbox import toolkit
+from trainbox import atomic_write, toolkit
 from trainbox.errors import Stopped
 from trainbox.log_lines import emit
 
@@ -57,6 +57,14 @@ def log_line(text: str) -> None:
     program = Path(sys.argv[0])
     name = program.parent.name if program.stem == "__main__" else program.stem
     print(f"{name}: {text}", file=sys.stderr, flush=True)
+
+
+def save_output(name: str, content: bytes) -> Path:
+    """Write a file of `output/data`, which SageMaker packs into `output.tar.gz`, and return its path."""
+    directory = toolkit.current_job().layout.output_data_dir
+    directory.mkdir(parents=True, exist_ok=True)
+    atomic_write.write(directory / name, content)
+    return directory / name
 
 
 class RemainingTime:

@@ -1,4 +1,4 @@
-"""The texts of a job's rows as codes that are the same on all its members, and what to say of them."""
+"""Texts in rows as codes that are the same on all members, and log lines about them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from trainbox.errors import DataError
 LABEL = -1
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _FormerCodes(msgspec.Struct, frozen=True):
     coding: Coding | None
 
 
@@ -48,7 +48,7 @@ def share_codes(
     if communicator.size == 1:
         return merge_codings([coding])
     own = [*coding.features, *([LABEL] if coding.labels else [])]
-    places = sorted({place for told in communicator.gather(own, list[int]) for place in told})
+    places = sorted({place for found_there in communicator.gather(own, list[int]) for place in found_there})
     found: dict[int, tuple[str, ...]] = {}
     for place in places:
         texts = coding.labels if place == LABEL else coding.features.get(place, ())
@@ -68,9 +68,9 @@ def former_codes(communicator: Communicator, model_dir: Path | None) -> Coding |
     Raises:
         DataError: Its card cannot be read.
     """
-    own = _Told(read_codes(model_dir) if model_dir is not None else None)
-    told = communicator.gather(own, _Told) if communicator.size > 1 else [own]
-    return next((one.coding for one in told if one.coding is not None), None)
+    own = _FormerCodes(read_codes(model_dir) if model_dir is not None else None)
+    codings = communicator.gather(own, _FormerCodes) if communicator.size > 1 else [own]
+    return next((one.coding for one in codings if one.coding is not None), None)
 
 
 def read_codes(model_dir: Path) -> Coding:
@@ -149,8 +149,8 @@ def note_on_texts(coding: Coding, names: Sequence[str], unseen: str) -> tuple[st
     """Return the log line of a model that was trained on texts; none for other models."""
     if not coding:
         return ()
-    told = [f"{name} ({len(texts):,} texts)" for name, texts in by_name(coding, names).items()]
-    what = some([*told, *([f"the label ({len(coding.labels):,} texts)"] if coding.labels else [])])
+    listed = [f"{name} ({len(texts):,} texts)" for name, texts in by_name(coding, names).items()]
+    what = some([*listed, *([f"the label ({len(coding.labels):,} texts)"] if coding.labels else [])])
     then = "is an error" if unseen == "error" else "counts as missing"
     text = (
         f"the model has learnt from the codes of texts: {what}. It needs trainbox's `serve`, which codes rows as"

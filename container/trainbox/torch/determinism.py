@@ -1,4 +1,4 @@
-"""The same bits each time: seeds for every generator, and algorithms that do not depend on chance."""
+"""Determinism: seeds for every generator, and deterministic algorithms."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""In which numbers to compute: fp32, bf16 or fp16, of which the last needs its gradients scaled."""
+"""The precision of a session: fp32, bf16 or fp16, which needs its gradients scaled."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -21,7 +21,7 @@ class Precision:
 
     def __init__(self, name: PrecisionName, device: torch.device) -> None:
         if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise HyperparameterError("precision bf16: this GPU has no such numbers", hint="use fp16 or fp32")
+            raise HyperparameterError("precision bf16: this GPU does not support it", hint="use fp16 or fp32")
         self.name = name
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
@@ -29,13 +29,13 @@ class Precision:
         self.sharded = False
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass and its loss."""
+        """Return the context of a forward pass and its loss."""
         if self.name == "fp32" or self.sharded:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_TYPES[self.name])
 
     def shard(self) -> MixedPrecisionPolicy:
-        """How FSDP computes and sums from now on.
+        """Return the policy for FSDP, and turn autocast off.
 
         Raises:
             HyperparameterError: fp16, whose scaler does not know shards.

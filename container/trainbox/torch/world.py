@@ -106,7 +106,7 @@ def _named_hosts(env: Mapping[str, str]) -> list[str]:
 
 
 def _count_hosts(ranks: Ranks, env: Mapping[str, str]) -> int:
-    """How many hosts a world has at most, as far as one rank can tell."""
+    """Return the largest possible number of hosts of a world, from the variables of one rank."""
     if env.get("GROUP_WORLD_SIZE", "").isdecimal():  # torchrun's: how many agents there are
         return int(env["GROUP_WORLD_SIZE"])
     return 1 if ranks.world_size == ranks.local_world_size else ranks.world_size

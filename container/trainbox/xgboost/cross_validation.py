@@ -10,7 +10,7 @@ from trainbox.checkpoint.store import Checkpoint
 from trainbox.data import Table
 from trainbox.model.plots import draw_pictures
 from trainbox.model.samples import Matrix
-from trainbox.tabular.script import log_line
+from trainbox.tabular.script import log_line, save_output
 from trainbox.tabular.texts import note_on_texts
 from trainbox.xgboost.collective.group import SingleProcess
 from trainbox.xgboost.folds import (
@@ -26,7 +26,7 @@ from trainbox.xgboost.folds import (
     summarize,
     take_rows,
 )
-from trainbox.xgboost.model import describe, first_rounds, save_models, save_output
+from trainbox.xgboost.model import describe, first_rounds, save_models
 from trainbox.xgboost.params.declared_metrics import objective_of
 from trainbox.xgboost.params.hyperparameters import XGBoostParams
 from trainbox.xgboost.rows.matrices import Bins, plain_matrix

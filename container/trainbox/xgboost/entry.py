@@ -1,6 +1,6 @@
 """The entry of a script that trains with XGBoost: catch SIGTERM, import XGBoost, log the choices made.
 
-All of it happens when `session` is called, nothing at import: what a script declares is known without XGBoost.
+Importing this module does not import XGBoost, so that the declarations of a script are known without it.
 """
 
 import importlib

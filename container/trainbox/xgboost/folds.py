@@ -1,8 +1,8 @@
-"""k-fold cross-validation: each model is scored on the rows that it has not seen, and on no others.
+"""k-fold cross-validation: each model is scored only on its held-out rows.
 
-The incumbent scores each fold's model on all rows, its own among them: on labels that are pure chance it prints an AUC
-of 0.94. Its folds are drawn anew at each start, so that no restart can go on. Here they follow from `seed` alone, and
-each finished fold is a checkpoint.
+The incumbent scores each fold's model on all rows, including its training rows: with random labels it prints an AUC of
+0.94. It draws new folds at each start, so a restarted job cannot resume. Here the folds depend only on `seed`, and each
+finished fold is a checkpoint.
 """
 
 import io
@@ -184,8 +184,8 @@ def load_folds(found: Checkpoint | None, identity: Mapping[str, str]) -> list[Fo
     scores = parse_part(read_part(found.path / _SCORES), tuple[dict[str, float], ...], f"{found.path}, {_SCORES}")
     histories = _read_histories(found.path / _HISTORIES, len(scores))
     return [
-        FoldResult(*_read_fold(found.path / f"{number:04d}", told), history)
-        for number, (told, history) in enumerate(zip(scores, histories, strict=True))
+        FoldResult(*_read_fold(found.path / f"{number:04d}", fold_scores), history)
+        for number, (fold_scores, history) in enumerate(zip(scores, histories, strict=True))
     ]
 
 

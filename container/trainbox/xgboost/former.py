@@ -1,4 +1,4 @@
-"""A former model from the channel `model`, on which boosting goes on: `num_round` more rounds, as `xgb_model` does."""
+"""A former model from the channel `model`: training adds `num_round` rounds to it, as `xgb_model` does."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """The values of a job's metrics after a round.
 
-XGBoost evaluates its own metrics, and sums them over members itself. Computed here are those it does not know, the two
-areas under a curve (`auc`, `aucpr`), which it averages over members, and what it evaluates on the wrong scale: for
-`binary:logitraw` it takes margins for probabilities.
+XGBoost evaluates its own metrics, and sums them over members. Computed here are metrics that XGBoost does not have, the
+two areas under a curve (`auc`, `aucpr`), which XGBoost averages over members, and those that it evaluates on the wrong
+scale: for `binary:logitraw` it uses margins as probabilities.
 
-The values are exact to the last digit but one: XGBoost gives its own as text with 17 decimals.
+XGBoost returns its values as text with 17 decimals, so the last digit may differ.
 """
 
 from collections.abc import Collection, Mapping, Sequence

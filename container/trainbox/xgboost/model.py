@@ -1,4 +1,4 @@
-"""What a finished model leaves: `xgboost-model`, its card, and in `output/data` importance and learning curves."""
+"""The files of a finished job: `xgboost-model`, its card, and in `output/data` importance and learning curves."""
 
 import hashlib
 import json
@@ -14,7 +14,6 @@ import numpy as np
 import xgboost as xgb
 
 import trainbox
-from trainbox import atomic_write as whole
 from trainbox.contract.model_card import CARD_FILE, ModelCard, classes_of, encode_card, features_of
 from trainbox.data import Coding
 from trainbox.log_lines import emit
@@ -30,6 +29,7 @@ from trainbox.model.samples import (
     sample_rows,
     thin_out,
 )
+from trainbox.tabular.script import save_output
 from trainbox.tabular.texts import by_name
 from trainbox.xgboost.params.hyperparameters import XGBoostParams, as_dict
 from trainbox.xgboost.params.rules import objective
@@ -162,14 +162,6 @@ def combine_folds(predictions: Sequence[Floats], objective: str) -> Floats:
         return mean
     votes = [np.unique(column, return_counts=True) for column in stacked.T]
     return np.array([classes[counts.argmax()] for classes, counts in votes], np.float32)
-
-
-def save_output(name: str, content: bytes) -> Path:
-    """Write one file of `output/data`, whole or not at all; SageMaker packs the directory into `output.tar.gz`."""
-    directory = trainbox.current_job().layout.output_data_dir
-    directory.mkdir(parents=True, exist_ok=True)
-    whole.write(directory / name, content)
-    return directory / name
 
 
 def importance(booster: xgb.Booster, features: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -1,13 +1,13 @@
-"""What a model must be so that every XGBoost reads it alike: 1.7.6, 3.0.5, and those that train here.
+"""Make a model that every XGBoost reads correctly: 1.7.6, 3.0.5, and the versions that train here.
 
-The base score: XGBoost 3.1 and later write an array, `[2.03E-2]`. An earlier one, and with it SageMaker's built-in
-hosting, loads that without an error, and predicts from 0.5. The number alone is read alike by all.
+The base score: XGBoost 3.1 and later write an array, `[2.03E-2]`. Earlier versions, and SageMaker's
+built-in hosting, load that without an error and predict from 0.5. All versions read a plain number correctly.
 
-Dropout: XGBoost 3.4 writes the weights of `dart` within its common trees, where an earlier one does not look: it loads
-the model without an error, and all trees count in full. All read them where they were before.
+Dropout: XGBoost 3.4 writes the weights of `dart` within the common trees, where earlier versions do not look: they load
+the model without an error, and use all trees in full. All versions read the weights in their earlier place.
 
-Objectives: XGBoost before 2.0 loads no model that ranks, or learns logarithms, without parameters of its own; they
-shape no prediction, and later ones do not read them.
+Objectives: XGBoost before 2.0 needs parameters of its own in models for ranking and `reg:squaredlogerror`; they do not
+change predictions, and later versions ignore them.
 """
 
 import struct

@@ -1,9 +1,9 @@
-"""The metrics that are computed here, each out of sums over rows: those of several members give the exact number.
+"""Metrics computed from sums over rows, so that they are exact over several members.
 
-Definitions are scikit-learn's for classes and amounts, and XGBoost's for the two areas under a curve. XGBoost itself
-averages those areas over members, which is near the truth; here the members put their distinct scores together.
+Metrics of classes and numbers are defined as in scikit-learn, the two areas under a curve as in XGBoost. XGBoost
+averages these areas over members, which is an approximation; here the members merge their distinct scores.
 
-There is no matrix product here, by purpose: see `_weighted_sums`.
+The module does without matrix products: see `_weighted_sums`.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,13 +1,13 @@
-"""Exact resume: training goes in segments, and what a segment does depends on its place alone.
+"""Exact resume: training is divided into segments, and each depends only on the model before it and its first round.
 
 XGBoost before 3.4 cannot save its random generator: a booster that is saved and loaded again draws other rows and
-features than one that went through (https://github.com/dmlc/xgboost/issues/10324). So after every `checkpoint_every`
-rounds training begins again with a seed of its own, from nothing but the model: a resumed job in a new Booster, made of
-the bytes of the checkpoint, an uninterrupted one in the Booster that it has, if that can be made to forget all else.
-Both run the same segments, so their models are the same, bit for bit. Checkpoints lie between two segments.
+features than an uninterrupted one (https://github.com/dmlc/xgboost/issues/10324). So after every `checkpoint_every`
+rounds training starts again from the model, with a new seed: a resumed job in a new Booster, made from the bytes of the
+checkpoint; an uninterrupted one in its own Booster, if all of its other state can be reset. Both run the same segments,
+so their models are equal, bit for bit. Checkpoints are written between two segments.
 
 The price: the length of a segment shapes the model, so it belongs to its identity; and a new Booster predicts the
-margins of all rows anew, which grows with the number of trees.
+margins of all rows again, which takes longer the more trees there are.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The rounds of one model: segment by segment, scored as they are due, until all are done or somebody says stop."""
+"""The rounds of one model, segment by segment, with scores, until the last round, early stopping or a stop."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -156,7 +156,7 @@ def boost(
             scores = score(booster, step, {channel: rows[channel] for channel in due})
             history.append(scores)
             finished, stopped = is_finished(history, objective, params), stop()
-            # Of a stop the log shows more than is kept: the same rounds shall have the same scores in a resumed job.
+            # After a stop the log has more scores than are kept: a resumed job has the same in each round.
             rest = {channel: rows[channel] for channel in rows if channel not in due}
             more = score(booster, step, rest) if rest and (finished or stopped) else {}
             if finished:

@@ -60,6 +60,8 @@ def _relevant(env: Mapping[str, str]) -> dict[str, str]:
 class FirstImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Hides an imported module until the script imports it, and then calls a function.
 
+    This saves no time. Without it a script that opens no session would not be warned.
+
     Args:
         module: The module.
         then: Called when the script imports it.

@@ -19,7 +19,7 @@ _UNREACHABLE = (OSError, http.client.HTTPException)
 _BLOCK_BYTES = 256 * 1024
 
 
-class Answer(msgspec.Struct, frozen=True):
+class EndpointAnswer(msgspec.Struct, frozen=True):
     """What an endpoint answered."""
 
     status: int
@@ -82,7 +82,7 @@ class Endpoint:
         self._is_closed = False
         self.url = f"{parts.scheme}://{parts.netloc}{self._prefix}"
 
-    def get(self, path: str) -> Answer:
+    def get(self, path: str) -> EndpointAnswer:
         """Ask with GET.
 
         Raises:
@@ -90,7 +90,7 @@ class Endpoint:
         """
         return self._request("GET", path, None, {})
 
-    def invoke(self, body: bytes, *, content_type: str, accept: str) -> Answer:
+    def invoke(self, body: bytes, *, content_type: str, accept: str) -> EndpointAnswer:
         """Ask for predictions.
 
         Raises:
@@ -134,7 +134,7 @@ class Endpoint:
         for connection in list(self._open):
             self._close(connection)
 
-    def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+    def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> EndpointAnswer:
         for is_last in (False, True):
             kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
             connection = self._connect() if kept is None or kept not in self._open else kept
@@ -142,7 +142,7 @@ class Endpoint:
             try:
                 connection.request(method, self._prefix + path, body, headers)
                 response = connection.getresponse()
-                return Answer(response.status, response.getheader("Content-Type", ""), response.read())
+                return EndpointAnswer(response.status, response.getheader("Content-Type", ""), response.read())
             except _UNREACHABLE as error:
                 self._close(connection)
                 if is_last or connection is not kept or not isinstance(error, _STALE):

@@ -7,7 +7,7 @@ import msgspec
 from trainbox.contract.text import visible
 from trainbox.errors import DataError
 from trainbox.local.endpoints.content_types import media_type
-from trainbox.local.endpoints.endpoint import Answer
+from trainbox.local.endpoints.endpoint import EndpointAnswer
 from trainbox.local.endpoints.lines import split_cells, strip_newline
 
 _LONGEST_TEXT = 300
@@ -17,7 +17,7 @@ _WIDTH = 100
 _LINES = frozenset({"text/csv", "application/jsonlines", "application/x-ndjson", "text/libsvm", "text/x-libsvm"})
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class RefusedRequest(msgspec.Struct, frozen=True):
     """An error of an endpoint; trainbox says the place, others a text alone."""
 
     error: str
@@ -28,21 +28,21 @@ class Refusal(msgspec.Struct, frozen=True):
     id: str = ""
 
 
-def read_refusal(answer: Answer) -> Refusal:
+def read_refusal(answer: EndpointAnswer) -> RefusedRequest:
     """Return what the body of an error says."""
     try:
-        return msgspec.json.decode(answer.body, type=Refusal)
+        return msgspec.json.decode(answer.body, type=RefusedRequest)
     except msgspec.DecodeError:
         text = re.sub(r"(?:<[^>]*>|\s)+", " ", answer.body[: 8 * _LONGEST_TEXT].decode(errors="replace")).strip()
-        return Refusal(text[:_LONGEST_TEXT] or "(no text)")
+        return RefusedRequest(text[:_LONGEST_TEXT] or "(no text)")
 
 
-def in_words(answer: Answer, refusal: Refusal) -> str:
+def in_words(answer: EndpointAnswer, refusal: RefusedRequest) -> str:
     """Return one line for people."""
     return f"the endpoint answered {answer.status}: {refusal.error}"
 
 
-def point_at(refusal: Refusal, body: bytes, content_type: str) -> tuple[str, ...]:
+def point_at(refusal: RefusedRequest, body: bytes, content_type: str) -> tuple[str, ...]:
     """Return the line of a request that is at fault, with a mark below the cell; nothing where it has no lines.
 
     Args:

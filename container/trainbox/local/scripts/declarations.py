@@ -14,7 +14,7 @@ import msgspec
 
 from trainbox.errors import RunError
 from trainbox.local.scripts.harmless import (
-    Names,
+    ModuleNames,
     bound,
     changed,
     is_harmless,
@@ -63,7 +63,7 @@ def plan_reading(tree: ast.Module, name: str, *, metrics: bool) -> Reading:
     Raises:
         RunError: They need what may train.
     """
-    names = Names(tree.body)
+    names = ModuleNames(tree.body)
     body = [node for node in tree.body if not is_guard(node)]
     if all(is_harmless(node, names) for node in body):
         return Reading(whole=True)
@@ -86,7 +86,7 @@ def find_training_module(body: Sequence[ast.stmt], directory: Path) -> str:
             tree = parse(path)
         except OSError:  # which Python itself says when it is imported
             continue
-        names, outside = Names(tree.body), [node for node in tree.body if not is_guard(node)]
+        names, outside = ModuleNames(tree.body), [node for node in tree.body if not is_guard(node)]
         training = next((node for node in outside if may_train(node, names)), None)
         if training is not None:
             return f"{path.relative_to(directory)}:{training.lineno}"
@@ -122,7 +122,7 @@ def _compares_name(test: ast.expr) -> bool:
     return says_main and any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides)
 
 
-def _slice(body: Sequence[ast.stmt], names: Names, name: str, *, metrics: bool) -> tuple[ast.stmt, ...]:
+def _slice(body: Sequence[ast.stmt], names: ModuleNames, name: str, *, metrics: bool) -> tuple[ast.stmt, ...]:
     """The statements that `Params` and the metrics need, in their order.
 
     What is read when a statement runs is needed; what only a function of it reads, when it is called, is there where it
@@ -145,14 +145,14 @@ def _slice(body: Sequence[ast.stmt], names: Names, name: str, *, metrics: bool) 
     return tuple(body[at] for at in sorted(kept))
 
 
-def _is_wanted(node: ast.stmt, names: Names, *, metrics: bool) -> bool:
+def _is_wanted(node: ast.stmt, names: ModuleNames, *, metrics: bool) -> bool:
     always = isinstance(node, ast.ImportFrom) and (node.module == "__future__" or node.names[0].name == "*")
     if always or {"Params", *(["metrics"] if metrics else [])} & {*bound(node)}:
         return True
     return metrics and is_harmless(node, names) and makes_metrics(node, names)
 
 
-def _require_harmless(node: ast.stmt, names: Names, name: str) -> None:
+def _require_harmless(node: ast.stmt, names: ModuleNames, name: str) -> None:
     if not is_harmless(node, names):
         line = ast.unparse(node).partition("\n")[0]
         shown = line if len(line) <= 60 else f"{line[:60]}…"  # noqa: PLR2004 - as much as a message can take

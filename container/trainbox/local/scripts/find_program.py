@@ -15,7 +15,7 @@ from trainbox.local.backends.namespace import OPT_ML
 from trainbox.supervisor.program.choice import bundled_scripts, find_module, same_script
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundProgram(msgspec.Struct, frozen=True):
     """What is to run."""
 
     #: The program relative to its directory, the name of a bundled script, or the path that it has in the image.
@@ -28,7 +28,7 @@ class Found(msgspec.Struct, frozen=True):
     submit_directory: str = ""
 
 
-def find_program(script: LocalScript | None, image: str | None, env: Mapping[str, str], cwd: Path) -> Found:
+def find_program(script: LocalScript | None, image: str | None, env: Mapping[str, str], cwd: Path) -> FoundProgram:
     """Look up the script or the module of a job; an image is asked only for a name that is none here.
 
     Args:
@@ -48,7 +48,7 @@ def find_program(script: LocalScript | None, image: str | None, env: Mapping[str
     if directory is not None and directory.is_file():  # an archive, which the supervisor unpacks
         if image is not None:
             raise RunError(f"the containers cannot read the archive {directory}", hint="unpack it, give the directory")
-        return Found(script.file or script.module, submit_directory=script.source_dir)
+        return FoundProgram(script.file or script.module, submit_directory=script.source_dir)
     if directory is not None and not directory.is_dir():
         raise RunError(
             f"there is no directory {directory}, where the source is to be", hint="give the right source_dir"
@@ -59,7 +59,7 @@ def find_program(script: LocalScript | None, image: str | None, env: Mapping[str
         located = locate(script.file, directory, cwd)
         if located is None:
             raise no_script(script.file, directory or cwd, [])
-        return Found(*located)
+        return FoundProgram(*located)
     return _find_by_name(script.name, image, env, cwd)
 
 
@@ -95,43 +95,43 @@ def names_script(text: str, cwd: Path) -> bool:
     return text.endswith((".py", ".sh")) or (cwd / text).is_file() or same_script(text, bundled_scripts()) is not None
 
 
-def _find_elsewhere(script: LocalScript, image: str | None, env: Mapping[str, str]) -> Found:
+def _find_elsewhere(script: LocalScript, image: str | None, env: Mapping[str, str]) -> FoundProgram:
     """A program of a directory that only the image has, or of an archive that the supervisor fetches."""
     if image is not None and script.file and script.source_dir.startswith("/"):
         return _find_path_in_image(Path(script.source_dir, script.file), image, env)
-    return Found(script.file or script.module, submit_directory=script.source_dir)
+    return FoundProgram(script.file or script.module, submit_directory=script.source_dir)
 
 
-def _find_module(name: str, given: Path, image: str | None) -> Found:
+def _find_module(name: str, given: Path, image: str | None) -> FoundProgram:
     """As Python does it the current directory is where names of modules begin: it is the source."""
     directory = given.resolve()
     if not all(part.isidentifier() for part in name.split(".")):
         raise RunError(f"-m {name}: expected the name of a module, as in package.train", hint="a script needs no -m")
     file = find_module(name, directory)
     if file is not None:
-        return Found(file.relative_to(directory).as_posix(), directory)
+        return FoundProgram(file.relative_to(directory).as_posix(), directory)
     if image is None and importlib.util.find_spec(name.partition(".")[0]) is None:
         there = [path.stem for path in directory.iterdir() if path.suffix == ".py" or path.is_dir()]
         raise RunError(
             f"there is no module {name!r} in {directory}{did_you_mean(name.partition('.')[0], there)}",
             hint="--source-dir names the directory where packages lie; an installed module works, too",
         )
-    return Found(name, directory)
+    return FoundProgram(name, directory)
 
 
-def _find_by_name(given: str, image: str | None, env: Mapping[str, str], cwd: Path) -> Found:
+def _find_by_name(given: str, image: str | None, env: Mapping[str, str], cwd: Path) -> FoundProgram:
     """A bundled script, or one that the image has; neither has a source here."""
     if "/" in given:
         raise no_script(given, (cwd / given).resolve().parent, [])
     here = bundled_scripts()
     if (bundled := same_script(given, here)) is not None:
-        return Found(bundled)
+        return FoundProgram(bundled)
     if image is None:
         raise no_script(given, cwd, here)
     return _find_in_image(given, image, env, cwd)
 
 
-def _find_path_in_image(path: Path, image: str, env: Mapping[str, str]) -> Found:
+def _find_path_in_image(path: Path, image: str, env: Mapping[str, str]) -> FoundProgram:
     if path.is_relative_to(OPT_ML):
         raise RunError(
             f"there is no script {path} here, and that of the image would be hidden by the job's own {OPT_ML}",
@@ -142,10 +142,10 @@ def _find_path_in_image(path: Path, image: str, env: Mapping[str, str]) -> Found
             f"there is no script {path} here or in {image}",
             hint=f"'docker run --rm --entrypoint ls {image} {path.parent}' shows what is there",
         )
-    return Found(str(path), in_image=True)
+    return FoundProgram(str(path), in_image=True)
 
 
-def _find_in_image(given: str, image: str, env: Mapping[str, str], cwd: Path) -> Found:
+def _find_in_image(given: str, image: str, env: Mapping[str, str], cwd: Path) -> FoundProgram:
     scripts = list_scripts(image, env)
     if scripts is None:
         raise RunError(
@@ -153,7 +153,7 @@ def _find_in_image(given: str, image: str, env: Mapping[str, str], cwd: Path) ->
             hint="give the path of a file; an image has scripts by a name where 'python3' there imports trainbox",
         )
     if (name := same_script(given, scripts)) is not None:
-        return Found(name, in_image=True)
+        return FoundProgram(name, in_image=True)
     raise no_script(given, cwd, scripts, image=image)
 
 

@@ -38,7 +38,7 @@ _CONTRACT = frozenset(
 _Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
-class Names:
+class ModuleNames:
     """What the names of a file stand for.
 
     Args:
@@ -80,7 +80,7 @@ def calls(node: ast.AST) -> Iterator[ast.Call]:
             yield from calls(child)
 
 
-def is_harmless(node: ast.stmt, names: Names, within: tuple[str, ...] = ()) -> bool:
+def is_harmless(node: ast.stmt, names: ModuleNames, within: tuple[str, ...] = ()) -> bool:
     """Whether a statement is known to declare something and to do nothing else.
 
     Args:
@@ -115,7 +115,7 @@ def _collects(node: ast.For) -> bool:
     return is_quiet and not any(isinstance(inner, ast.AugAssign) for inner in ast.walk(node)) and any(changed(node))
 
 
-def _is_known(call: ast.Call, names: Names, within: tuple[str, ...]) -> bool:
+def _is_known(call: ast.Call, names: ModuleNames, within: tuple[str, ...]) -> bool:
     called = names.full(call.func)
     handed_on = {each.id for each in ast.walk(call) if isinstance(each, ast.Name)} & {*names.functions}
     if trains(call, names) or not all(_declares(name, names, within) for name in handed_on):
@@ -128,7 +128,7 @@ def _is_known(call: ast.Call, names: Names, within: tuple[str, ...]) -> bool:
     return isinstance(call.func, ast.Attribute) and call.func.attr in _METHODS
 
 
-def _declares(called: str, names: Names, within: tuple[str, ...]) -> bool:
+def _declares(called: str, names: ModuleNames, within: tuple[str, ...]) -> bool:
     """Whether a function does nothing but declare, as far as it is one of the file."""
     function = names.functions.get(called)
     if function is None or called in within:
@@ -136,7 +136,7 @@ def _declares(called: str, names: Names, within: tuple[str, ...]) -> bool:
     return all(is_harmless(each, names, (*within, called)) for each in function.body)
 
 
-def may_train(node: ast.stmt, names: Names, within: tuple[str, ...] = ()) -> bool:
+def may_train(node: ast.stmt, names: ModuleNames, within: tuple[str, ...] = ()) -> bool:
     """Whether there is a sign that a statement trains: what it calls, itself or in a function of the file."""
     if isinstance(node, _Scope):  # it runs when it is called
         return False
@@ -152,7 +152,7 @@ def may_train(node: ast.stmt, names: Names, within: tuple[str, ...] = ()) -> boo
     return False
 
 
-def trains(call: ast.Call, names: Names) -> bool:
+def trains(call: ast.Call, names: ModuleNames) -> bool:
     """Whether a call begins a job, or says by its name that it trains."""
     called = names.full(call.func)
     room, _, last = called.rpartition(".")
@@ -216,7 +216,7 @@ def _all_read(node: ast.AST) -> Iterator[str]:
     yield from (each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load))
 
 
-def makes_metrics(node: ast.stmt, names: Names, known: Mapping[str, bool] | None = None) -> bool:
+def makes_metrics(node: ast.stmt, names: ModuleNames, known: Mapping[str, bool] | None = None) -> bool:
     """Whether a statement makes a metric, by itself or by a function of the script."""
     known = known or {}
     for call in calls(node):

@@ -22,7 +22,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,9}")
 _OPERATORS = "it may have $ .NAME .* ['NAME','NAME'] [INDEX,INDEX] [START:END] [*]"
 
 
-class Names(msgspec.Struct, frozen=True):
+class ChildNames(msgspec.Struct, frozen=True):
     """Children by name."""
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class Wildcard(msgspec.Struct, frozen=True):
     """All children."""
 
 
-Step: TypeAlias = Names | Indexes | Wildcard
+Step: TypeAlias = ChildNames | Indexes | Wildcard
 
 
 class JsonPath(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ class JsonPath(msgspec.Struct, frozen=True):
     @property
     def fits_rows(self) -> bool:
         """Whether it can select from a row of CSV, which is an array of cells."""
-        return self.is_root or (len(self.steps) == 1 and not isinstance(self.steps[0], Names))
+        return self.is_root or (len(self.steps) == 1 and not isinstance(self.steps[0], ChildNames))
 
 
 def parse_path(text: str, *, flag: str) -> JsonPath:
@@ -90,7 +90,7 @@ def _parse_step(text: str, place: int, flag: str) -> tuple[Step, int]:
     if text.startswith(".*", place):
         return Wildcard(), place + 2
     if found := _NAME.match(text, place):
-        return Names((found["name"],)), found.end()
+        return ChildNames((found["name"],)), found.end()
     if found := _BRACKET.match(text, place):
         step = _parse_bracket(found["inner"].strip())
         if step is not None:
@@ -103,7 +103,7 @@ def _parse_bracket(inner: str) -> Step | None:
         return Wildcard()
     if inner[:1] in {"'", '"'}:
         names = tuple(re.sub(r"\\(.)", r"\1", one or other) for one, other in _QUOTED.findall(inner))
-        return Names(names) if re.fullmatch(r"[\s,]*", _QUOTED.sub("", inner)) and _commas(inner) else None
+        return ChildNames(names) if re.fullmatch(r"[\s,]*", _QUOTED.sub("", inner)) and _commas(inner) else None
     places = tuple(_parse_place(part.strip()) for part in inner.split(","))
     found = tuple(place for place in places if place is not None)
     return Indexes(found) if len(found) == len(places) else None
@@ -134,7 +134,7 @@ def select(path: JsonPath, value: Any) -> Any:  # noqa: ANN401 - any JSON
     """
     found, is_one = [value], True
     for number, step in enumerate(path.steps, start=1):
-        if isinstance(step, Names) and len(step.names) > 1 and number == len(path.steps):
+        if isinstance(step, ChildNames) and len(step.names) > 1 and number == len(path.steps):
             found = [{name: _child(each, name, path) for name in step.names} for each in found]
         else:
             found = [child for each in found for child in _children(each, step, path)]
@@ -143,13 +143,13 @@ def select(path: JsonPath, value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _names_one(step: Step) -> bool:
-    if isinstance(step, Names):
+    if isinstance(step, ChildNames):
         return len(step.names) == 1
     return isinstance(step, Indexes) and len(step.places) == 1 and not isinstance(step.places[0], Slice)
 
 
 def _children(value: Any, step: Step, path: JsonPath) -> Sequence[Any]:  # noqa: ANN401
-    if isinstance(step, Names):
+    if isinstance(step, ChildNames):
         return [_child(value, name, path) for name in step.names]
     if isinstance(step, Wildcard):
         if isinstance(value, Mapping):

@@ -1,5 +1,6 @@
 """What a transform job is asked for, completed by what the model's server offers, into a plan. Pure."""
 
+import re
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -116,6 +117,11 @@ def check_options(options: TransformOptions) -> Processing | None:
     """
     if options.strategy == "SingleRecord" and options.split == "None":
         raise RunError("--strategy SingleRecord needs records", hint="set --split Line or --split RecordIO")
+    if options.split != "None" and re.search(r";\s*header\s*=\s*\"?present", options.content_type, re.IGNORECASE):
+        raise RunError(
+            f"--content-type {options.content_type!r}: only the first request of an input has its header",
+            hint="leave header=present out, and remove the header from the inputs",
+        )
     size = options.max_payload_mb
     if size is not None and not 0 <= size <= MOST_MB:
         raise RunError(f"--max-payload {size} is not between 0 and {MOST_MB}", hint="it is in MB; 0 is any length")

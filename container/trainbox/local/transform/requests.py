@@ -4,7 +4,7 @@ import threading
 from http.client import HTTPResponse
 
 from trainbox.errors import DataError, RunError
-from trainbox.local.endpoints.endpoint import Answer, Endpoint
+from trainbox.local.endpoints.endpoint import Endpoint, EndpointAnswer
 from trainbox.local.endpoints.refusal import in_words, read_refusal
 from trainbox.local.transform.options import ExecutionParameters, TransformPlan, parse_execution_parameters
 from trainbox.local.transform.records import MiniBatch
@@ -50,11 +50,11 @@ def send_batch(endpoint: Endpoint, batch: MiniBatch, plan: TransformPlan, stop: 
     raise AssertionError("the last try returns or raises")
 
 
-def _may_help(answer: Answer) -> bool:
+def _may_help(answer: EndpointAnswer) -> bool:
     return answer.status == _TOO_MANY or answer.status >= _SERVER
 
 
-def refused(answer: Answer, batch: MiniBatch | None) -> DataError:
+def refused(answer: EndpointAnswer, batch: MiniBatch | None) -> DataError:
     """Return the error for an answer that is no prediction, with the row of the input.
 
     Args:
@@ -77,6 +77,6 @@ def check_stream(response: HTTPResponse) -> None:
     Raises:
         DataError: The model refuses the input, or fails.
     """
-    answer = Answer(response.status, response.getheader("Content-Type", ""), b"")
+    answer = EndpointAnswer(response.status, response.getheader("Content-Type", ""), b"")
     if not answer.is_good:
-        raise refused(Answer(answer.status, answer.content_type, response.read()), None)
+        raise refused(EndpointAnswer(answer.status, answer.content_type, response.read()), None)

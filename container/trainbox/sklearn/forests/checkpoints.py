@@ -1,4 +1,4 @@
-"""A checkpoint for each group of trees, and how a restarted job goes on from the newest."""
+"""A checkpoint after each group of trees, and resuming from the newest."""
 
 import json
 import math
@@ -53,7 +53,8 @@ def save_parts(store: Checkpoints, parts: Sequence[ForestPart], identity: Mappin
     """
     # JSON has no word for what is no number.
     noted = [
-        (step, {name: None if math.isnan(score) else score for name, score in told.items()}) for step, told in history
+        (step, {name: None if math.isnan(score) else score for name, score in scores.items()})
+        for step, scores in history
     ]
     with store.writing(parts[-1].last, info={"identity": identity, "history": noted}) as path:
         for part in parts:
@@ -95,8 +96,8 @@ def resume(
             )
         parts.append(_read(path, first, last, params, data))
     history = [
-        (int(step), {name: math.nan if score is None else float(score) for name, score in told.items()})
-        for step, told in found.info["history"]
+        (int(step), {name: math.nan if score is None else float(score) for name, score in scores.items()})
+        for step, scores in found.info["history"]
         if parts and step <= parts[-1].last
     ]
     return parts, history

@@ -1,4 +1,4 @@
-"""A former forest from the channel `model`, behind whose trees more are grown, as scikit-learn's `warm_start` does."""
+"""A former forest from the channel `model`: training adds trees to it, as scikit-learn's `warm_start` does."""
 
 import hashlib
 
@@ -33,7 +33,7 @@ class FormerForest(msgspec.Struct, frozen=True, eq=False):
         return f"{self.trees} trees, digest {self.digest}"
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _Summary(msgspec.Struct, frozen=True):
     trees: int
     digest: str
 
@@ -55,18 +55,20 @@ def read_former(params: EstimatorParams, data: EstimatorData, communicator: Comm
             hint="give it to all hosts",
         )
     parts: tuple[ForestPart, ...] = ()
-    told = _Told(0, "")
+    summary = _Summary(0, "")
     if communicator.rank == 0 and directory is not None:
         content = find_file(directory, _FILE).read_bytes()
         columns = data.columns or data.features
         check_columns(directory, columns, by_name(data.coding, columns), data.coding.labels)
         parts = (_read(content, params, data),)
-        told = _Told(parts[0].last, hashlib.sha256(content).hexdigest()[:16])
-    told = msgspec.json.decode(communicator.share(msgspec.json.encode(told)), type=_Told)
-    _check_params(params, told.trees)
+        summary = _Summary(parts[0].last, hashlib.sha256(content).hexdigest()[:16])
+    summary = msgspec.json.decode(communicator.share(msgspec.json.encode(summary)), type=_Summary)
+    _check_params(params, summary.trees)
     if communicator.rank == 0:
-        emit(f"channel {MODEL_CHANNEL}: {told.trees:,} trees; {params.n_estimators - told.trees:,} more are grown")
-    return FormerForest(told.trees, told.digest, parts)
+        emit(
+            f"channel {MODEL_CHANNEL}: {summary.trees:,} trees; {params.n_estimators - summary.trees:,} more are grown"
+        )
+    return FormerForest(summary.trees, summary.digest, parts)
 
 
 def refuse_former(what: str) -> None:

@@ -1,4 +1,4 @@
-"""Trees in groups: each group is a fit of its own, and all together are the very forest that one fit would have grown.
+"""Grow trees in groups: each group is a separate fit, and all together equal the forest of one fit.
 
 Tree i of a forest is shaped by the i-th number that scikit-learn draws from the random state it was given. A group that
 begins with tree i is given a random state from which i numbers were drawn before; so it does not matter in how many
@@ -74,8 +74,10 @@ def exchange_progress(
         stop: Whether it was asked to stop.
     """
     grown = sum(part.last - part.first for part in parts)
-    told = communicator.gather(ForestProgress(grown, len(own) - grown, stop), ForestProgress)
-    return ForestProgress(sum(one.grown for one in told), sum(one.left for one in told), any(one.stop for one in told))
+    hosts = communicator.gather(ForestProgress(grown, len(own) - grown, stop), ForestProgress)
+    return ForestProgress(
+        sum(one.grown for one in hosts), sum(one.left for one in hosts), any(one.stop for one in hosts)
+    )
 
 
 def groups_left(own: range, parts: Sequence[ForestPart], size: int) -> list[range]:
@@ -101,10 +103,10 @@ def check_rows(params: EstimatorParams, data: EstimatorData) -> None:
     rows, features = len(data.train.labels), len(data.features)
     missing = count_missing(data.train)
     if missing and not _takes_missing(params, data.train):
-        told = "1 value is" if missing == 1 else f"{missing:,} values are"
+        count = "1 value is" if missing == 1 else f"{missing:,} values are"
         kind = "sparse rows with such" if scipy.sparse.issparse(data.train.features) else "such rows"
         raise DataError(
-            f"channel train: {told} missing, and a {forest_class(params).__name__} cannot be grown from {kind}",
+            f"channel train: {count} missing, and a {forest_class(params).__name__} cannot be grown from {kind}",
             hint="fill them in, or leave those rows out",
         )
     if params.monotonic_cst is not None and len(params.monotonic_cst) != features:

@@ -1,8 +1,8 @@
-"""Forests as bytes that run no code when they are read: for checkpoints, which may come from S3, and between hosts.
+"""Serialize forests in a format that runs no code on loading, for checkpoints and between hosts.
 
-The format is skops: a ZIP archive of arrays, and a description of the objects that they make up. skops trusts whatever
-scikit-learn and NumPy have; here only what a forest is made of may occur. And a tree holds the numbers of nodes and
-features that scikit-learn follows without looking: these are looked at before anything follows them.
+The format is skops: a ZIP archive of arrays, and a description of the objects that consist of them. skops trusts all
+types of scikit-learn and NumPy; here only the types of a forest are allowed. A tree has indices of nodes and features
+that scikit-learn uses unchecked: they are checked here.
 """
 
 import io

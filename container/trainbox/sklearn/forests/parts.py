@@ -1,4 +1,4 @@
-"""Parts of a forest, each some neighbouring trees: read, gathered from all hosts, and assembled to one forest."""
+"""Parts of a forest, each a range of trees: read, gathered from all hosts, and assembled."""
 
 import copy
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""On the first host: what the model is judged by while its trees come in, in the order of their numbers."""
+"""Score a forest on the first host while it grows, in the order of its trees."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

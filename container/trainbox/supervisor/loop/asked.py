@@ -1,4 +1,4 @@
-"""A child that was asked to leave: the look at its processes, who has heard of it, and whose end says how it ended."""
+"""Stop a child: find its processes, signal those that handle SIGTERM, and determine its exit status."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ _HELPERS = frozenset({"pt_data_worker"})
 
 
 class Tree:
-    """One look at all processes of the system: what is below each child of ours.
+    """A snapshot of all processes of the system: the descendants of each child.
 
     Args:
         own: Children and companions that were started here.
@@ -48,7 +48,7 @@ class Tree:
 
     @property
     def is_blind(self) -> bool:
-        """Whether nothing can be seen: there is no /proc."""
+        """Whether processes cannot be listed: there is no /proc."""
         return not self._stats
 
     def of(self, started: int) -> dict[int, Member]:
@@ -102,7 +102,7 @@ class Asked:
         self._ask_at: float | None = None
 
     def ask(self) -> None:
-        """Tell those who hear of it at once, and wake whoever is frozen: it could neither hear it nor be waited for."""
+        """Signal the processes that are due at once; continue stopped ones, which could not handle the signal."""
         for pid in self.hearing.first:
             self._tell(pid)
             if self.awaited and not self._tree[pid].catches:
@@ -112,7 +112,7 @@ class Asked:
                 self._send(pid, signal.SIGCONT)
 
     def _await_end(self, pid: int) -> None:
-        """Let a shell be gone before the program below it: else it may take up how that ended, and die with it."""
+        """Wait for a shell to end before the program below it, whose end the shell might report as its own."""
         until = time.monotonic() + _DEATH_SECONDS
         while time.monotonic() < until:
             stat = read_stat(pid)
@@ -121,12 +121,12 @@ class Asked:
             time.sleep(_PAUSE_SECONDS)
 
     def kill(self) -> None:
-        """End those that are waited for, or have yet to hear."""
+        """Kill the processes that are waited for or not signalled yet."""
         for pid in (*self.awaited, *self.later):
             self._send(pid, signal.SIGKILL)
 
     def note_end(self, pid: int, status: int) -> None:
-        """One of our children, the started one or an orphan, has ended."""
+        """Note that a child, the started one or an adopted orphan, has ended."""
         if pid in self._tree:
             self._statuses[pid] = status
             self._note_left(pid)
@@ -139,14 +139,14 @@ class Asked:
 
     @property
     def status(self) -> int | None:
-        """How the last that caught the signal has ended: its wait status, else that of who waited for it."""
+        """Return the wait status of the last process that handled the signal, else of its waiting parent."""
         pid = self._last
         while pid and pid not in self._statuses:
             pid = self._tree[pid].parent
         return self._statuses.get(pid)
 
     def look(self, now: float) -> None:
-        """See who has ended that is no child of ours, and tell the rest when it is their turn."""
+        """Find descendants that have ended, and signal the others when they are due."""
         for pid in (*self.awaited, *self.later):
             if self._is_gone(pid):
                 self._note_left(pid)
@@ -167,7 +167,7 @@ class Asked:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether one below the started process has yet to leave, or to hear."""
+        """Whether a descendant has not ended or was not signalled yet."""
         return bool(self.awaited or self.later)
 
     def _is_gone(self, pid: int) -> bool:

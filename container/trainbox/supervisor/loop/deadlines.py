@@ -1,4 +1,4 @@
-"""Who is ended when: pure decisions over moments of a clock; `supervise` carries them out."""
+"""Pure: deadlines of children, companions and leftover processes; `supervise` acts on them."""
 
 import signal
 from collections.abc import Set as AbstractSet
@@ -25,46 +25,46 @@ class Deadline(msgspec.Struct, frozen=True):
     kill_at: float = NEVER
 
     def after_start(self, now: float, limit: float) -> "Deadline":
-        """A job has so long, and no longer."""
+        """Return the deadline of a job that starts now."""
         return Deadline(now + limit)
 
     def after_stop(self, now: float, grace: float) -> "Deadline":
-        """Asked to leave, the children have so long to save, whatever was decided before."""
+        """Return the deadline after a stop: the children have the grace period to save."""
         return Deadline(now + grace)
 
     def after_failure(self, now: float) -> "Deadline":
-        """One child has failed: the others are asked to leave, and have no more than they had."""
+        """Return the deadline after a child has failed: the others are stopped, and the earlier deadline holds."""
         return Deadline(min(self.kill_at, now + PEER_GRACE_SECONDS))
 
     def is_over(self, now: float) -> bool:
-        """Whether to kill."""
+        """Whether the deadline has passed."""
         return now >= self.kill_at
 
 
 def seconds_until(moment: float, now: float) -> float | None:
-    """How long to wait for events; None is without an end."""
+    """Return how long to wait for events; None is without limit."""
     return None if moment == NEVER else max(0.0, moment - now)
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A signal for companions, and how long to wait for what it does."""
+    """A signal for companions, and how long to wait for its effect."""
 
     signal: int
     seconds: float
 
 
 def companion_stages(*, last_words: bool) -> tuple[Stage, ...]:
-    """How companions are ended.
+    """Plan how companions are ended.
 
     Args:
-        last_words: Whether they may say something before: why the children have failed.
+        last_words: Whether they may report findings first: why the children have failed.
     """
     kill = Stage(signal.SIGKILL, KILL_SECONDS)
     return (Stage(signal.SIGTERM, LAST_WORDS_SECONDS), kill) if last_words else (kill,)
 
 
 class Sweep(msgspec.Struct, frozen=True):
-    """What to do about processes that were left behind, at one look at them."""
+    """What to do about leftover processes at one look."""
 
     ask: frozenset[int] = frozenset()
     kill: frozenset[int] = frozenset()
@@ -83,7 +83,7 @@ def plan_sweep(
     now: float,
     killing_since: float | None = None,
 ) -> Sweep | None:
-    """Ask what was left behind to leave, then make it.
+    """Plan the end of leftover processes: SIGTERM first, then SIGKILL.
 
     As long as a look finds processes that the one before had not seen, the next comes at once: one that forks and ends,
     again and again, is caught by being faster.

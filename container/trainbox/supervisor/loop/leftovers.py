@@ -1,4 +1,4 @@
-"""Processes that the children have left behind are asked to leave, then killed."""
+"""End leftover processes of the children: SIGTERM, then SIGKILL."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The signals of the supervisor: a stop calls a function at once, and every signal wakes the loop of events."""
+"""Signals of the supervisor: a stop calls a function at once, and every signal wakes the event loop."""
 
 import contextlib
 import os
@@ -32,7 +32,7 @@ class Signals:
         self._ignore_stops = ignore_stops
 
     def install(self) -> None:
-        """From now on signals are ours."""
+        """Install the handlers."""
         self._read, self._write = os.pipe()
         for end in (self._read, self._write):
             os.set_blocking(end, False)
@@ -43,13 +43,13 @@ class Signals:
         self._old_handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def clear(self) -> None:
-        """Note that the loop is awake."""
+        """Empty the wake-up pipe."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._read, 4096):
                 pass
 
     def restore(self) -> None:
-        """Give the signals back, and close the selector."""
+        """Restore the former handlers, and close the selector."""
         # A child that ends this very moment would find no handler, which CPython complains of ("ignored due to race
         # condition"): ours does as little as the default.
         if self._old_handlers[signal.SIGCHLD] == signal.SIG_DFL:

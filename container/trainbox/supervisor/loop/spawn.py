@@ -20,7 +20,7 @@ _HINTS = {
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A process that runs: its id, and the descriptors that its stdout and stderr are read from."""
+    """A running process: its id, and the descriptors to read its stdout and stderr from."""
 
     pid: int
     streams: tuple[int, int]
@@ -79,7 +79,7 @@ def _spawn(child: Child, outputs: Sequence[int]) -> int:
 
 
 def _inherited() -> Iterator[int]:
-    """Descriptors that whoever started us left open for all: they are no affair of the script."""
+    """Return inherited descriptors, which are closed before the script starts."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names, not paths
         descriptor = int(name)
         try:
@@ -90,7 +90,7 @@ def _inherited() -> Iterator[int]:
 
 
 def _find(name: str, environment: Mapping[str, str]) -> str:
-    """Where the PATH of the child has a program."""
+    """Find a program on the PATH of the child."""
     if os.sep in name:
         return name
     places = [str(Path(directory, name)) for directory in os.get_exec_path(dict(environment))]

@@ -1,4 +1,4 @@
-"""Who of a program's processes hears of a stop: a pure decision over one look at their tree.
+"""Pure: which processes of a program get SIGTERM at a stop, from a snapshot of their tree.
 
 A signal for all of them at once would end what a program needs to save: its data loaders, the `tee` behind it. One for
 the first alone would end a shell and leave the program that it started none the wiser.
@@ -20,12 +20,12 @@ class Member(msgspec.Struct, frozen=True):
     #: Whether it runs a script of commands: what it catches it handles only once the command at hand has ended, and
     #: when that command ends it goes on to the next.
     is_shell: bool = False
-    #: Whether it is frozen (SIGSTOP), and hears nothing.
+    #: Whether it is stopped (SIGSTOP), and handles no signal.
     is_frozen: bool = False
 
 
 class Hearing(msgspec.Struct, frozen=True):
-    """Who hears of a stop, and when."""
+    """Which processes are signalled at a stop, and when."""
 
     #: At once and in this order: parents before children, so that a shell starts no next command.
     first: tuple[int, ...] = ()
@@ -36,11 +36,11 @@ class Hearing(msgspec.Struct, frozen=True):
 
 
 def decide(tree: Mapping[int, Member], started: int) -> Hearing:
-    """Who hears of a stop.
+    """Decide which processes are signalled at a stop.
 
     The started process does. Where it does not catch the signal, or is a shell, so do the topmost processes below it
-    that do, and the shells between. Below a process that catches it nobody hears of it: that one sees to its own. If
-    nobody but shells catches it, all hear it, for the shells wait for the others.
+    that do, and the shells between. Below a process that catches it none is signalled: that one stops its own. If
+    only shells catch it, all are signalled, since the shells wait for the others.
 
     Args:
         tree: The started process and all below it; not those that have ended.
@@ -67,7 +67,7 @@ def decide(tree: Mapping[int, Member], started: int) -> Hearing:
 def _walk(
     tree: Mapping[int, Member], children: Mapping[int, list[int]], started: int
 ) -> tuple[list[int], frozenset[int]]:
-    """All that are not below a program that catches the signal, parents first; and those programs."""
+    """Return all that are not below a program that catches the signal, parents first; and those programs."""
     open_ = [started]
     topmost = set()
     for pid in open_:  # which grows
@@ -83,7 +83,7 @@ def _is_trap(member: Member) -> bool:
 
 
 def _above(tree: Mapping[int, Member], pid: int, started: int) -> list[int]:
-    """The ancestors of a process, up to the started one."""
+    """Return the ancestors of a process, up to the started one."""
     above = []
     while pid != started:
         pid = tree[pid].parent

@@ -1,4 +1,4 @@
-"""Processes that were started, and their output: read as it comes, relayed by whole lines, its ends kept."""
+"""Started processes and their output: read as it arrives, relayed in whole lines, the last part kept."""
 
 import contextlib
 import fcntl
@@ -44,7 +44,7 @@ class Process:
         self.asked: Asked | None = None
 
     def exit(self, status: int) -> Exit:
-        """How it ended, in the words of a shell."""
+        """Return how it ended, with the exit code of a shell."""
         code = os.waitstatus_to_exitcode(status)
         out, err = (stream.end().decode(errors="replace") for stream in self.streams)
         return Exit(
@@ -74,7 +74,7 @@ class Streams:
         self._open = 0
 
     def add(self, process: Process) -> None:
-        """Read what a process writes from now on."""
+        """Register the streams of a process."""
         for pipe, lines, sink in zip(process.started.streams, process.streams, self._sinks, strict=True):
             os.set_blocking(pipe, False)
             with contextlib.suppress(OSError):  # beyond what this user may have: the default does, more slowly
@@ -83,7 +83,7 @@ class Streams:
             self._open += not process.is_companion
 
     def relay(self, key: selectors.SelectorKey) -> bool:
-        """Pass on what one stream has; whether there may be more."""
+        """Relay what one stream has; return whether there may be more."""
         process, lines, sink = key.data
         try:
             chunk = os.read(key.fd, _READ_BYTES)
@@ -100,19 +100,19 @@ class Streams:
         return False
 
     def _relay_all(self, key: selectors.SelectorKey) -> None:
-        """Pass on what one stream has by now; bounded, since a process left behind may write for ever."""
+        """Relay what one stream has by now; bounded, since a leftover process may write for ever."""
         for _ in range(_MOST_READS):
             if not self.relay(key):
                 return
 
     def relay_rest(self, process: Process) -> None:
-        """Read what a process wrote before it ended, so that its last words are known."""
+        """Relay what a process wrote before it ended, so that its last lines are known."""
         for pipe in process.started.streams:
             if pipe in self._selector.get_map():
                 self._relay_all(self._selector.get_key(pipe))
 
     def remove(self, process: Process) -> None:
-        """Pass on what a process has written and read it no longer: another one takes its place."""
+        """Relay what a process has written, and unregister it: another one takes its place."""
         self.relay_rest(process)
         for pipe, lines, sink in zip(process.started.streams, process.streams, self._sinks, strict=True):
             if pipe in self._selector.get_map():  # what it has started still has the other end
@@ -123,7 +123,7 @@ class Streams:
             os.close(pipe)
 
     def drain(self) -> None:
-        """Pass on what is left in the pipes; one that escaped us may keep them open, so do not wait for their end."""
+        """Relay the rest of all pipes without waiting for their end: an escaped process may keep them open."""
         for key in tuple(self._selector.get_map().values()):
             if key.data is None:
                 continue
@@ -133,7 +133,7 @@ class Streams:
 
 
 def _write(process: Process, sink: Sink, ready: bytes) -> None:
-    """What a companion says stands on lines of its own, whatever a child has left open."""
+    """Write the output of a companion on separate lines, even if a child has left a line open."""
     if ready and process.is_companion:
         sink.end_line()
     sink.write(ready)

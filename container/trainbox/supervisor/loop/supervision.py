@@ -1,4 +1,4 @@
-"""The loop of a plan: start, relay, forward signals, reap.
+"""The event loop of a plan: start, relay, forward signals, reap.
 
 A correct PID 1: it passes a stop on, once, to those who can save something (`stops`), kills what is left when the
 grace is over, reaps orphans and leaves no process behind. The supervisor has one thread and no lock: the signal handler
@@ -86,7 +86,7 @@ class Supervision:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave nothing behind, also when a child could not be started or the loop raised."""
+        """End all processes, also when a child could not be started or the loop raised."""
         self._kill()
         self._end_companions()
         self._reap_everything()
@@ -143,7 +143,7 @@ class Supervision:
     # -- signals ---------------------------------------------------------------------------------------------------
 
     def _on_stop(self, number: int, _frame: FrameType | None) -> None:
-        """Pass on the first; a second Ctrl-C of an impatient person ends it at once."""
+        """Forward the first stop; a second Ctrl-C kills the children at once."""
         if not self.stopped_by:
             self.stopped_by = number
             self._deadline = self._deadline.after_stop(self._clock(), self.plan.grace_seconds)
@@ -183,7 +183,7 @@ class Supervision:
                 process.asked.kill()
 
     def _look_at_asked(self) -> float:
-        """Note who has left after a stop; when to look again, by the clock."""
+        """Note which processes have ended after a stop; return when to look again, by the clock."""
         now = self._clock()
         waiting = False
         for pid in tuple(self.alive):
@@ -197,7 +197,7 @@ class Supervision:
         return now + ASKED_LOOK_SECONDS if waiting else float("inf")
 
     def _end_stopped(self) -> float:
-        """Kill children that have been stopped for longer than they may; when to look again, by the monotonic clock."""
+        """Kill children that were stopped (SIGSTOP) for too long; return when to look again, by the monotonic clock."""
         now = self._clock()
         if now < self._look_at:  # a script that writes much has many turns between two looks
             return self._look_at
@@ -244,7 +244,7 @@ class Supervision:
         self._settle(pid)
 
     def _settle(self, pid: int) -> None:
-        """A child has ended once its process has, and after a stop those below it that were told of it."""
+        """Note ended children: after a stop also the descendants that were signalled must have ended."""
         process = self.processes[pid]
         status, asked = process.status, process.asked
         if status is None or pid not in self.alive or (asked and asked.is_waiting):
@@ -278,7 +278,7 @@ class Supervision:
         return bool(self.stopped_by) or any(exit_.has_failed for exit_ in self.exits)
 
     def _look_at_starts(self) -> float:
-        """Note who is ready, and kill who is not in time; when to look again, by the clock."""
+        """Note which children are ready, and kill those that are late; return when to look again, by the clock."""
         if self._is_ending:
             return NEVER
         look = self._starts.look(self._clock())
@@ -291,7 +291,7 @@ class Supervision:
         return look.again
 
     def _restart(self) -> float:
-        """Start the children whose pause is over; when the next is due, by the clock."""
+        """Start the children whose pause is over; return when the next is due, by the clock."""
         if self._is_ending:
             self.restarts.end()
         for child in self.restarts.take_due(self._clock()):
@@ -304,7 +304,7 @@ class Supervision:
         return self.restarts.next_at
 
     def _make_room(self, process: Process) -> None:
-        """Forget a child that is started again, and end what it has left behind in its session."""
+        """Forget a child that is started again, and kill the processes it has left behind in its session."""
         pid = process.started.pid
         del self.processes[pid]
         self.unasked.discard(pid)
@@ -319,7 +319,7 @@ class Supervision:
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _end_companions(self, *, last_words: bool = False) -> None:
-        """Nobody needs them any more; one that not even SIGKILL ends, for it waits in a driver, is left to the kernel.
+        """End the companions; one that waits in a driver, which SIGKILL does not end, is left to the kernel.
 
         Args:
             last_words: Whether they may say something before: why the children have failed.

@@ -15,7 +15,7 @@ from trainbox.system.memory import read_memory
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What a look at children that were not ready has shown."""
+    """The result of a look at children that were not ready."""
 
     ready: tuple[Process, ...] = ()
     #: Those that were not ready in time, with what they had.
@@ -34,16 +34,16 @@ class Starts:
         self._waiting: dict[Process, Patience] = {}
 
     def add(self, process: Process, now: float) -> None:
-        """A child has been started; one without a `Readiness` is not waited for."""
+        """Add a started child; one without a `Readiness` is not waited for."""
         if process.child.readiness is not None:
             self._waiting[process] = wait_from(now, process.child.readiness.timeout_seconds)
 
     def forget(self, process: Process) -> None:
-        """A child has ended."""
+        """Remove a child that has ended."""
         self._waiting.pop(process, None)
 
     def look(self, now: float) -> Look:
-        """Ask each whether it is ready. Time in which this process did not run itself is held against nobody."""
+        """Check whether each child is ready. Time in which this process itself did not run does not count."""
         if not self._waiting:
             return _NOBODY
         ready, late, again = [], [], NEVER
@@ -79,11 +79,11 @@ class Restarts:
 
     @property
     def next_at(self) -> float:
-        """When the next child is due, by the clock."""
+        """Return when the next child is due, by the clock."""
         return min((at for at, _ in self._due.values()), default=NEVER)
 
     def plan(self, exit_: Exit, child: Child, now: float) -> Exit | None:
-        """Decide about a child that has ended, and say why it has.
+        """Decide about a child that has ended, and explain why it has.
 
         Returns:
             None where it is started again, else how it ended for good.
@@ -118,14 +118,14 @@ class Restarts:
         return True
 
     def take_due(self, now: float) -> Iterator[Child]:
-        """The children whose pause is over."""
+        """Return the children whose pause is over."""
         for name, (at, child) in tuple(self._due.items()):
             if now >= at:
                 del self._due[name]
                 yield child
 
     def end(self) -> None:
-        """The plan ends: nothing is started again any more."""
+        """Drop all planned starts: the plan ends."""
         self._due.clear()
         self._policy = NEVER_RESTART
 

@@ -99,7 +99,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _read_members(tar: tarfile.TarFile, shown: str, most_bytes: int) -> Iterator[tarfile.TarInfo]:
-    """The members, in their order, each checked before what lies behind it is read.
+    """Yield the members in order, each checked before the data after it is read.
 
     A size below 0 in a pax record would lead back to a member before, for ever.
     """
@@ -168,7 +168,7 @@ def too_large(shown: str, most_bytes: int) -> ProgramError:
 
 
 def _read_to_end(tar: tarfile.TarFile, shown: str, most_bytes: int) -> None:
-    """Read what is behind the last member: only at its very end a compressed file shows that it is whole."""
+    """Read the archive to its end: a compressed file has its checksum there."""
     while tar.fileobj is not None and tar.fileobj.read(_BLOCK_BYTES):
         if tar.fileobj.tell() > most_bytes + _BLOCK_BYTES:  # the padding at the end
             raise too_large(shown, most_bytes)

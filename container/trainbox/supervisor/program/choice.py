@@ -52,7 +52,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Program(msgspec.Struct, frozen=True):
-    """What is started."""
+    """The program to start."""
 
     name: str
     #: The arguments before those of the hyperparameters; the first is the executable.
@@ -73,19 +73,19 @@ class Program(msgspec.Struct, frozen=True):
 
 
 def bundled_directory() -> Path:
-    """Where the bundled scripts lie: inside the installed package, or beside it in a checkout."""
+    """Return the directory of the bundled scripts: in the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[2]
     installed = package / "train_scripts"
     return installed if installed.is_dir() else package.parents[1] / "train_scripts"
 
 
 def bundled_scripts() -> dict[str, Path]:
-    """The bundled scripts by name (`xgboost_train`), sorted."""
+    """Return the bundled scripts by name (`xgboost_train`), sorted."""
     return {path.stem: path for path in sorted(bundled_directory().glob("*.py"))}
 
 
 def find_bundled(name: str) -> Path:
-    """A bundled script by its name: `xgboost_train`, `xgboost_train.py` and `xgboost` are the same.
+    """Return a bundled script by its name: `xgboost_train`, `xgboost_train.py` and `xgboost` are the same.
 
     Raises:
         ProgramError: There is no such script; the message lists those there are.
@@ -101,14 +101,14 @@ def find_bundled(name: str) -> Path:
 
 
 def same_script(name: str, scripts: Collection[str]) -> str | None:
-    """Pure: which of some scripts a name means, as `find_bundled` takes it; None where it is none of them."""
+    """Pure: find the script that a name means, as `find_bundled` does; None if there is none."""
     stem = name.removesuffix(".py")
     candidates = (stem, stem.replace("-", "_"), f"{stem}_train", f"{stem}_train".replace("-", "_"))
     return next((candidate for candidate in candidates if candidate in scripts), None)
 
 
 def choose(job: Job) -> Choice:
-    """Pure: the program the request asks for, and where its code is to come from.
+    """Pure: return the program that the request asks for, and the source of its code.
 
     The hyperparameter `sagemaker_program` wins over the variable `SAGEMAKER_PROGRAM` (`read_job` sees to that): the one
     comes with the job, the other may be left over in the image.
@@ -151,7 +151,7 @@ def _local_kind(path: Path) -> Literal["archive", "directory"]:
 
 
 def resolve(choice: Choice, directory: Path) -> Program:
-    """Find the program in its fetched code and say how it is started.
+    """Find the program in its fetched code, and the command that starts it.
 
     Raises:
         ProgramError: It is not there, lies outside the code, or cannot be executed.
@@ -245,14 +245,14 @@ def _module_program(module: str, directory: Path) -> Program:
 
 
 def find_module(module: str, directory: Path) -> Path | None:
-    """The file that `python -m` runs for a module of the code; None where it is no module of it."""
+    """Return the file that `python -m` runs for a module of the code; None if the code has no such module."""
     path = Path(*module.split("."))
     places = (root / file for root in (directory, directory / "src") for file in (f"{path}.py", path / "__main__.py"))
     return next((file for file in places if os.path.isfile(file)), None)  # noqa: PTH113 - a name too long names none
 
 
 def find_session(entry: Path, directory: Path) -> str:
-    """The file of a program that imports `trainbox.torch`; empty where none does."""
+    """Return the file of a program that imports `trainbox.torch`; empty if none does."""
     from trainbox.supervisor.program.imports import find_import  # noqa: PLC0415 - the bundled scripts need no parser
 
     return find_import(entry, directory, _SESSION)
@@ -292,14 +292,14 @@ def _is_package(directory: Path) -> bool:
 
 
 def find_requirements(name: str, directory: Path) -> tuple[str, ...]:
-    """What pip installs before a program of the user's runs: the code itself where it is a package, what it lists."""
+    """Return what pip installs before the user's program runs: the code if it is a package, and its requirements."""
     if name.endswith(".py") and _MODULE_NAME.fullmatch(name):
         return find_module_requirements(directory)
     return _listed(directory)
 
 
 def find_module_requirements(directory: Path) -> tuple[str, ...]:
-    """What pip installs before a module runs by its name."""
+    """Return what pip installs before a module runs by its name."""
     return ((".",) if _is_package(directory) else ()) + _listed(directory)
 
 

@@ -1,4 +1,4 @@
-"""How a program that is no Python is started: executed itself, or by the interpreter that its first line names."""
+"""The command of a program that is not Python: the file itself, or the interpreter that its first line names."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def command_of(path: Path, name: str) -> tuple[str, ...]:
 
 
 def _read_interpreter(first: bytes, name: str) -> tuple[str, ...]:
-    """Read the interpreter and its one argument; say what the kernel does not: that the interpreter is missing."""
+    """Read the interpreter and its one argument; report a missing interpreter, which the kernel does not name."""
     if first.endswith(b"\r\n"):
         raise ProgramError(
             f"the program {name!r} cannot be executed: its first line ends as Windows ends lines",

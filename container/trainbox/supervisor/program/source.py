@@ -15,7 +15,7 @@ from trainbox.files import disarm, remove_tree
 from trainbox.supervisor.program.archive import extract, too_large
 from trainbox.supervisor.program.choice import CodeSource
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _BLOCK_BYTES = 1024 * 1024
 #: A directory that cannot be changed: a read-only mount, or another user's.
 _NOT_OURS = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -23,7 +23,7 @@ _NOT_OURS = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _CONNECT_SECONDS = 10
 
 
-def fetch(source: CodeSource, job: Job, say: Say) -> Path:
+def fetch(source: CodeSource, job: Job, log: Log) -> Path:
     """Bring the code to where it runs.
 
     What is fetched always wins over what lies in the code directory: sagemaker-training skips the download without a
@@ -37,10 +37,10 @@ def fetch(source: CodeSource, job: Job, say: Say) -> Path:
     """
     if source.kind == "place":
         return Path(source.location)
-    code_dir, staging = _staging(job.layout.code_dir, say)
+    code_dir, staging = _staging(job.layout.code_dir, log)
     try:
-        _fill(staging, source, job, say)
-        return _put(staging, code_dir, say)
+        _fill(staging, source, job, log)
+        return _put(staging, code_dir, log)
     except (OSError, RecursionError) as error:  # shutil.Error, which copytree raises, is an OSError too
         raise ProgramError(f"the code of {short(source.location)} cannot be put in {code_dir}: {error}") from error
     finally:
@@ -48,7 +48,7 @@ def fetch(source: CodeSource, job: Job, say: Say) -> Path:
             remove_tree(staging)
 
 
-def copy_to_change(directory: Path, job: Job, say: Say) -> Path:
+def copy_to_change(directory: Path, job: Job, log: Log) -> Path:
     """Copy code that cannot be written to where it can be: pip builds a package in its own directory.
 
     Returns:
@@ -58,7 +58,7 @@ def copy_to_change(directory: Path, job: Job, say: Say) -> Path:
         ProgramError: There is no place for it, or it cannot be read.
     """
     scratch = _scratch(directory, OSError(errno.EROFS, os.strerror(errno.EROFS)))
-    say(f"{directory} cannot be written: pip builds in a copy, {scratch / 'code'}")
+    log(f"{directory} cannot be written: pip builds in a copy, {scratch / 'code'}")
     try:
         _copy(directory, scratch / "code", most_bytes=job.settings.source_bytes)
         (scratch / "code").chmod(0o755)
@@ -81,14 +81,14 @@ def make_directory(directory: Path) -> Path:
     return directory
 
 
-def _staging(code_dir: Path, say: Say) -> tuple[Path, Path]:
+def _staging(code_dir: Path, log: Log) -> tuple[Path, Path]:
     """A directory beside the code directory to unpack into; below the temporary directory where that is read-only."""
     try:
         code_dir.parent.mkdir(parents=True, exist_ok=True)
         return code_dir, Path(tempfile.mkdtemp(prefix=".code-", dir=code_dir.parent))
     except OSError as error:
         scratch = _scratch(code_dir.parent, error)
-        say(f"{code_dir.parent} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
+        log(f"{code_dir.parent} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
         staging = scratch / "staging"
         staging.mkdir()
         return scratch / "code", staging
@@ -104,11 +104,11 @@ def _scratch(refused: Path, why: OSError) -> Path:
         ) from error
 
 
-def _fill(staging: Path, source: CodeSource, job: Job, say: Say) -> None:
+def _fill(staging: Path, source: CodeSource, job: Job, log: Log) -> None:
     if source.kind == "s3":
         with tempfile.TemporaryDirectory(prefix="trainbox-") as scratch:
             archive = Path(scratch) / "source.tar.gz"
-            download(source.location, archive, job, say)
+            download(source.location, archive, job, log)
             extract(archive, staging, shown=source.location, most_bytes=job.settings.source_bytes)
     elif source.kind == "archive":
         extract(Path(source.location), staging, shown=source.location, most_bytes=job.settings.source_bytes)
@@ -127,7 +127,7 @@ def _copy(directory: Path, staging: Path, *, most_bytes: int) -> None:
         ) from error
     if not is_directory:
         raise ProgramError(
-            f"the source {directory} is no directory", hint="check sagemaker_submit_directory or the channel 'code'"
+            f"the source {directory} is not a directory", hint="check sagemaker_submit_directory or the channel 'code'"
         )
     entries = list(directory.iterdir())
     if len(entries) == 1 and entries[0].name.endswith((".tar.gz", ".tgz")):
@@ -136,8 +136,8 @@ def _copy(directory: Path, staging: Path, *, most_bytes: int) -> None:
     shutil.copytree(directory, staging, dirs_exist_ok=True, symlinks=True)
 
 
-def _put(staging: Path, code_dir: Path, say: Say) -> Path:
-    """Put the new code in the place of the old, or beside it where that belongs to somebody else or is read-only."""
+def _put(staging: Path, code_dir: Path, log: Log) -> Path:
+    """Put the new code in the place of the old, or in a scratch directory where that is another user's or read-only."""
     staging.chmod(0o755)
     try:
         _replace(code_dir, staging)
@@ -145,7 +145,7 @@ def _put(staging: Path, code_dir: Path, say: Say) -> Path:
         if error.errno not in _NOT_OURS:
             raise
         scratch = _scratch(code_dir, error)
-        say(f"{code_dir} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
+        log(f"{code_dir} cannot be written ({error.strerror}): the code goes to {scratch / 'code'}")
         shutil.move(staging, scratch / "code")
         return scratch / "code"
     return code_dir
@@ -205,7 +205,7 @@ def refuse_unprotected(endpoint: str) -> None:
     )
 
 
-def download(uri: str, target: Path, job: Job, say: Say) -> None:
+def download(uri: str, target: Path, job: Job, log: Log) -> None:
     """Download one S3 object; boto3 is imported only here.
 
     Raises:
@@ -222,7 +222,7 @@ def download(uri: str, target: Path, job: Job, say: Say) -> None:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
     except ImportError as error:
         raise ProgramError(f"{uri} cannot be downloaded: {error}", hint="install boto3 in the image") from error
-    say(f"downloading {uri}")
+    log(f"downloading {uri}")
     try:
         client = boto3.client(
             "s3",

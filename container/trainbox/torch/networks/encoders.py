@@ -1,6 +1,6 @@
-"""What looks at raw samples first: layers that carry the statistics of the training data in the model itself.
+"""Encoders of raw samples: layers that carry the statistics of the training data in the model itself.
 
-So an exported model takes rows and pixels as they are in the channel: nobody has to prepare them once more, alike.
+So an exported model takes rows and pixels as they are in the channel, without any preparation by its caller.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a finished network leaves: its files, and the card with what it says once it is read again."""
+"""Save a trained network: its files, and the model card with predictions of the saved program."""
 
 import hashlib
 import io
@@ -90,7 +90,7 @@ def save_network(
 
 
 def save_files(files: Mapping[str, bytes], card: ModelCard, inputs: Tensor, *, program: str) -> None:
-    """Write the files of a model, and its card, with what the program among them says once it is read again.
+    """Write the files of a model, and its card, with predictions of the exported program after it is read again.
 
     Args:
         files: By name.

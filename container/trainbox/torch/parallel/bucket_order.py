@@ -1,4 +1,4 @@
-"""DistributedDataParallel sums in one order from the first step on, so that a resumed job computes the same bits.
+"""Fix the order of DDP's buckets from the first step on, so that a resumed job computes the same bits.
 
 DDP packs gradients into buckets, and packs them anew after its first step, in the order in which they came. From three
 ranks on, where a number lies in a bucket decides in which order the ranks' values are added. So the first step after a

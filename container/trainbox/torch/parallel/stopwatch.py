@@ -1,4 +1,4 @@
-"""How long a rank itself computes in a step, without its waits for others: that tells the slow one from the rest.
+"""The time that a rank itself computes in a step, without waits for others: it identifies a slow rank.
 
 All ranks take the same time for a step: DDP lets the fast ones wait for the slow, before the forward pass for the
 buffers of rank 0, and at the end of the backward pass for the gradients of all.
@@ -29,11 +29,11 @@ class _Step(msgspec.Struct, frozen=True):
 
 
 class Stopwatch:
-    """Of one rank, on the device where it computes.
+    """The stopwatch of one rank, on the device where it computes.
 
     Args:
         device: Where it computes.
-        runs: Whether anybody wants to know. Cleared where the waits cannot be told from the work.
+        runs: Whether steps are measured. Cleared where waits cannot be separated from work.
     """
 
     def __init__(self, device: torch.device, *, runs: bool) -> None:
@@ -47,7 +47,7 @@ class Stopwatch:
         self._steps: deque[_Step] = deque()
 
     def begin(self) -> None:
-        """The rank has its batch."""
+        """Begin a step: the rank has its batch."""
         self._measures = self.runs and self._begun % _EVERY == 0
         self._begun += 1
         if self._measures:
@@ -55,7 +55,7 @@ class Stopwatch:
             self._began = self._clock.now()
 
     def wait(self, act: Callable[[], T]) -> T:
-        """Do something that waits for others."""
+        """Call a function that waits for others."""
         if not self._measures:
             return act()
         before = self._clock.now()
@@ -64,7 +64,7 @@ class Stopwatch:
         return done
 
     def backward(self, loss: torch.Tensor) -> None:
-        """The backward pass, in which DDP waits once this rank has all its gradients."""
+        """Run the backward pass, in which DDP waits once this rank has all its gradients."""
         if self._measures and loss.requires_grad:
             loss.register_hook(self._begin_backward)  # type: ignore[no-untyped-call]
         loss.backward()  # type: ignore[no-untyped-call]
@@ -81,20 +81,20 @@ class Stopwatch:
         self._ready = self._clock.now()
 
     def end(self) -> list[float]:
-        """The step is done: the seconds that this rank computed in it and in earlier ones not told yet.
+        """End a step; return the seconds that this rank computed in it and in earlier ones not returned yet.
 
         One that was measured stands for the others as well. A GPU is some steps behind: what it has not finished is
-        told later.
+        returned later.
         """
         if self._measures:
             self._steps.append(_Step(self._began, self._clock.now(), self._waits))
             self._measures = False  # what the script does between two steps is none of it
-        told: list[float] = []
+        finished: list[float] = []
         while self._steps and self._clock.is_past(self._steps[0].ended):
             step = self._steps.popleft()
             waited = sum(self._clock.seconds(before, after) for before, after in step.waits)
-            told += [self._clock.seconds(step.began, step.ended) - waited] * _EVERY
-        return told
+            finished += [self._clock.seconds(step.began, step.ended) - waited] * _EVERY
+        return finished
 
 
 class _Processor:

@@ -27,7 +27,7 @@ _UNUSED_INDICES = re.compile(r"did not receive grad for rank \d+:((?: \d+)+)")
 
 
 class _Copy(DistributedDataParallel):
-    """DDP whose wait for the buffers of rank 0 can be measured, and which says how to get at its options."""
+    """DDP whose wait for the buffers of rank 0 is measured, and whose errors name the options of `wrap`."""
 
     stopwatch: Stopwatch
 
@@ -56,7 +56,7 @@ def _unused(text: str, model: nn.Module) -> TrainingError:
 
 
 def check_options(options: Mapping[str, object], *, sharded: bool) -> None:
-    """Whether DistributedDataParallel takes these options, and the session leaves them to the script.
+    """Check that DistributedDataParallel takes these options, and that the session leaves them to the script.
 
     Raises:
         HyperparameterError: It does not, or the model is no copy.
@@ -82,7 +82,7 @@ def check_options(options: Mapping[str, object], *, sharded: bool) -> None:
 def copy(
     model: nn.Module, device: torch.device, ranks: int, stopwatch: Stopwatch, options: Mapping[str, Any]
 ) -> nn.Module:
-    """The model, its gradients averaged over the ranks."""
+    """Return the model in DDP, which averages its gradients over the ranks."""
     devices = [device.index] if device.type == "cuda" else None
     wrapped = _Copy(model, device_ids=devices, **{"gradient_as_bucket_view": True, **options})
     wrapped.stopwatch = stopwatch
@@ -101,7 +101,7 @@ def rounds_anew(options: Mapping[str, object], ranks: int) -> bool:
 
 
 def exchange_gradients(models: Iterable[nn.Module], *, now: bool) -> None:
-    """Whether the next backward pass exchanges gradients or only adds to them; it holds for the forward pass too."""
+    """Set whether the next forward and backward pass exchanges gradients or only adds to them."""
     for model in models:
         if isinstance(model, DistributedDataParallel):
             model.require_backward_grad_sync = now  # what `no_sync` does
@@ -110,14 +110,14 @@ def exchange_gradients(models: Iterable[nn.Module], *, now: bool) -> None:
 
 
 def copy_buffers(models: Iterable[nn.Module]) -> None:
-    """The buffers of rank 0 on all ranks, as DDP itself has it before each forward pass; FSDP2 leaves them alone."""
+    """Copy the buffers of rank 0 to all ranks, as DDP does before each forward pass and FSDP2 does not."""
     for model in models:
         for buffer in model.buffers() if isinstance(model, DistributedDataParallel | FSDPModule) else ():
             dist.broadcast(buffer, 0)
 
 
 def replicated(models: Iterable[nn.Module]) -> Iterator[nn.Parameter]:
-    """The parameters that all ranks hold alike."""
+    """Yield the parameters that are the same on all ranks."""
     for model in models:
         if isinstance(model, DistributedDataParallel):
             yield from model.parameters()

@@ -1,4 +1,4 @@
-"""What all ranks must decide alike: to stop, to save, to give up; and whether they still hold the same parameters."""
+"""Agreement between ranks: to stop, to save, to fail; and whether they still have the same parameters."""
 
 import time
 from collections import Counter
@@ -27,7 +27,7 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
 
 class StepFlags(msgspec.Struct, frozen=True):
-    """What one rank says at the end of a step, or all of them together."""
+    """The flags of one rank at the end of a step, or of all ranks together."""
 
     stop: bool = False
     save: bool = False
@@ -35,18 +35,18 @@ class StepFlags(msgspec.Struct, frozen=True):
     bad: Place | None = None
 
     def merge(self, other: "StepFlags") -> "StepFlags":
-        """Return what either of them says."""
+        """Return the union of both."""
         if other is NO_FLAGS:
             return self
         return StepFlags(self.stop or other.stop, self.save or other.save, self.bad or other.bad)
 
 
-#: What is said at the end of most steps.
+#: The flags at the end of most steps.
 NO_FLAGS = StepFlags()
 
 
 class Agreement:
-    """The flags of all ranks, a step late: they are on their way while the next step computes, so nobody waits.
+    """The flags of all ranks, one step late: they are sent while the next step computes, so no rank waits.
 
     Every rank reads the same flags at the end of the same step. Where steps are short not each of them is worth a
     message: the ranks agree, with the flags, on how many to let pass, which is `PAUSE_SECONDS` of them.
@@ -65,7 +65,7 @@ class Agreement:
         self._step_seconds = 0.0  # before the first measurement: each step is worth a message
 
     def exchange(self, flags: StepFlags) -> StepFlags:
-        """Give this step's flags; get what all have said, where that has arrived."""
+        """Send this step's flags; return the flags of all ranks if they have arrived."""
         if self._group is None:
             return flags
         self._held = self._held.merge(flags)
@@ -76,11 +76,11 @@ class Agreement:
         return arrived
 
     def hurry(self) -> None:
-        """Steps may become slower now: the next one is worth a message. All ranks call this at the same step."""
+        """Exchange flags at the next step: steps may become slower now. All ranks call this at the same step."""
         self._pause, self._steps, self._read_at = 0, 0, time.monotonic()
 
     def having(self, *, batch: bool) -> int:
-        """How many ranks have a batch; all ranks call this."""
+        """Count the ranks that have a batch; all ranks call this."""
         if self._group is None:
             return int(batch)
         count = torch.tensor([batch], dtype=torch.int64)
@@ -88,7 +88,7 @@ class Agreement:
         return int(count.item())
 
     def finish(self) -> StepFlags:
-        """All that has not been said yet, from all ranks, waited for."""
+        """Wait for all flags of all ranks that were not exchanged yet."""
         if self._group is None:
             return NO_FLAGS
         arrived = NO_FLAGS if self._work is None else self._read()
@@ -120,7 +120,7 @@ class Agreement:
 
 
 def checksum(parameters: Iterable[torch.Tensor]) -> int:
-    """A sum over the bits of all parameters: exact, in any order, on any device."""
+    """Return a sum over the bits of all parameters: exact, in any order, on any device."""
     kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     sums = [
         parameter.detach().contiguous().view(kinds[min(parameter.element_size(), 8)]).sum(dtype=torch.int64)
@@ -130,13 +130,13 @@ def checksum(parameters: Iterable[torch.Tensor]) -> int:
 
 
 def finite(parameters: Iterable[torch.Tensor]) -> bool:
-    """Whether what this rank holds of some parameters is all numbers."""
+    """Whether all local values of some parameters are finite."""
     held = (value.to_local() if isinstance(value, DTensor) else value for value in parameters)
     return all(bool(torch.isfinite(value.detach()).all()) for value in held)
 
 
 def different(values: Sequence[int]) -> tuple[int, ...]:
-    """The ranks whose value is not that of most; all of them where no value has a majority."""
+    """Return the ranks whose value is not that of the majority; all of them if there is none."""
     value, count = Counter(values).most_common(1)[0]
     if 2 * count <= len(values):
         return tuple(range(len(values)))
@@ -144,7 +144,7 @@ def different(values: Sequence[int]) -> tuple[int, ...]:
 
 
 def gather(value: int, group: dist.ProcessGroup | None) -> list[int]:
-    """The value of every rank."""
+    """Return the value of every rank."""
     if group is None:
         return [value]
     found = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size(group))]
@@ -153,10 +153,10 @@ def gather(value: int, group: dist.ProcessGroup | None) -> list[int]:
 
 
 def compare_parameters(parameters: Iterable[torch.Tensor], step: int, group: dist.ProcessGroup | None) -> None:
-    """All ranks call this at the same step.
+    """Compare the parameters of all ranks; all ranks call this at the same step.
 
     Raises:
-        TrainingError: Ranks hold different parameters; says which.
+        TrainingError: Ranks have different parameters; it names them.
     """
     ranks = different(gather(checksum(parameters), group))
     if ranks:
@@ -167,10 +167,10 @@ def compare_parameters(parameters: Iterable[torch.Tensor], step: int, group: dis
 
 
 def require_same(what: str, value: int, group: dist.ProcessGroup | None) -> None:
-    """All ranks call this.
+    """Require that all ranks have the same value; all ranks call this.
 
     Raises:
-        DataError: Ranks have different values; says which.
+        DataError: Ranks have different values; it names them.
     """
     ranks = different(gather(value, group))
     if ranks:

@@ -1,4 +1,4 @@
-"""The gradients of a rank's step: made by `backward`, exchanged with the last piece of a batch, used by `update`."""
+"""The gradients of a step: computed by `backward`, exchanged with the last micro-batch, used by `update`."""
 
 from collections.abc import Iterator
 from operator import itemgetter
@@ -56,7 +56,7 @@ class Gradients:
         self._weights = LossWeights(device)
 
     def begin(self, number: int = 0, batches: int = 1, weight: float = 1.0) -> None:
-        """This rank has a batch.
+        """Begin a batch.
 
         Args:
             number: Of the batch in its step, from 0.
@@ -71,14 +71,14 @@ class Gradients:
             exchange_gradients(self.models, now=self._completes)
 
     def drop(self) -> None:
-        """The gradients of a step that has too few batches are gone."""
+        """Drop the gradients of a step that has too few batches."""
         exchange_gradients(self.models, now=True)
         self._weights.drop()
         for model in self.models:
             model.zero_grad(set_to_none=True)
 
     def micro_batches(self, batch: T, parts: int) -> Iterator[T]:
-        """A batch in pieces, the gradients of which are exchanged with the last."""
+        """Yield a batch in pieces; gradients are exchanged with the last one."""
         whole = _count_samples(batch)
         size = -(-whole // parts)
         for start in range(0, whole, size):
@@ -88,7 +88,7 @@ class Gradients:
             yield piece
 
     def backward(self, loss: torch.Tensor, weight: float | torch.Tensor | None = None) -> None:
-        """The gradients of a mean loss, weighed as asked, else by the share of its piece in the step."""
+        """Compute the gradients of a mean loss, weighted as given, else by the share of its piece in the step."""
         if weight is not None:
             weight = weight if self._weight else 0.0  # of a batch that is repeated nothing counts
         share = self._share if weight is None else 1.0
@@ -103,7 +103,7 @@ class Gradients:
             self._probe = next((parameter for parameter in trained if parameter.grad is not None), None)
 
     def update(self, optimizer: torch.optim.Optimizer, *, clip: float | None) -> bool:
-        """One step of the optimizer, after which the gradients are gone; with the last batch of a step only."""
+        """Take one step of the optimizer and reset the gradients; only with the last batch of a step."""
         if not self._completes:
             return False
         self._scaler.unscale_(optimizer)
@@ -126,7 +126,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
 
 
 def _count_samples(batch: object) -> int:
-    """The length of the first tensor in a batch."""
+    """Return the length of the first tensor in a batch."""
     tensors = list_tensors(batch)
     if not tensors:
         raise TypeError(f"a batch without any tensor: {type(batch).__name__}")

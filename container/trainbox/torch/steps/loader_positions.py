@@ -1,4 +1,4 @@
-"""Where each loader of a job stands: kept in the checkpoint where the loader can say so, else said to be lost."""
+"""The position of each loader of a job: in the checkpoint if the loader has a state, else a warning that it is lost."""
 
 import itertools
 import weakref
@@ -22,21 +22,21 @@ _REMEDY = "use run.batches(…).loader, or a loader with state_dict, as torchdat
 
 
 class LoaderPositions:
-    """The loaders that a session has gone through.
+    """The positions of the loaders of a session.
 
     Args:
         seed: Of the session.
         rank: This rank.
-        say: Where a warning goes.
+        log: Where a warning goes.
     """
 
-    def __init__(self, seed: int, rank: int, say: Callable[[str], None]) -> None:
-        self._seed, self._rank, self._say = seed, rank, say
+    def __init__(self, seed: int, rank: int, log: Callable[[str], None]) -> None:
+        self._seed, self._rank, self._log = seed, rank, log
         self._known: list[weakref.ref[Any]] = []
         self._warned = False
 
     def enter(self, loader: Iterable[T], saver: "Saver | ShardedSaver | None", first: int) -> Iterator[T]:
-        """Go through a loader, from its place in the checkpoint if it has one.
+        """Iterate over a loader, from its position in the checkpoint if it has one.
 
         Args:
             loader: Of any kind.
@@ -53,7 +53,7 @@ class LoaderPositions:
         return self._apart(loader, first)
 
     def _apart(self, loader: Iterable[T], first: int) -> Iterator[T]:
-        """The batches of a loader that draws from generators of its own at each step.
+        """Yield the batches of a loader that draws from separate generators at each step.
 
         Loaders draw seeds when they begin. Out of the global generators these would change what dropout draws in a job
         that was interrupted within the epoch.
@@ -85,11 +85,11 @@ class LoaderPositions:
         what = lost(loader, parts)
         if what and not self._warned:
             self._warned = True
-            self._say(f"WARNING: a resumed job will not be exact: {what}")
+            self._log(f"WARNING: a resumed job will not be exact: {what}")
 
 
 def lost(loader: object, parts: Mapping[str, object]) -> str:
-    """Pure: what of a loader's place a checkpoint of these parts does not have, and what to do; else empty."""
+    """Pure: describe what a checkpoint of these parts lacks of a loader's position, and the remedy; else empty."""
     if isinstance(loader, Loader):
         if any(part is loader.batches for part in parts.values()):
             return ""

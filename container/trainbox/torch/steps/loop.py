@@ -1,4 +1,4 @@
-"""The loop of steps of one rank: counted, measured, and at the end of each agreed upon with the others, and saved."""
+"""The loop of steps of one rank: counts and measures them, exchanges flags with the other ranks, and saves."""
 
 import itertools
 import time
@@ -44,7 +44,7 @@ class Loop:
         ranks: The place of this rank.
         device: Where it computes.
         control: The group in which the ranks agree; None where this one is alone.
-        progress: Where this rank says how far it is, under trainbox's launcher.
+        progress: Where this rank reports its progress, under trainbox's launcher.
         gradients: Of the models that are trained.
         stopwatch: Measures what this rank itself computes.
         settings: Of the job.
@@ -78,22 +78,22 @@ class Loop:
         self._agreement = Agreement(control)
         self._save_asked = False
         self._save_owed = False  # agreed upon in an evaluation, in which the model may be another than that in training
-        self._bad_said = 0
-        self._said_gathered = False
+        self._bad_count = 0
+        self._warned_gathered = False
         self._weight = 1.0
-        self._positions = LoaderPositions(seed, ranks.rank, self._say)
+        self._positions = LoaderPositions(seed, ranks.rank, self._log)
         self._uneven = UnevenMonitor(ranks.rank, ranks.world_size) if control is not None else None
         self._steps_here = 0
 
     def mark(self, phase: StepPhase) -> None:
-        """Say what this rank is at."""
+        """Mark the phase of this rank."""
         if self._progress is not None:
             # The first step connects and compiles: it counts as start to its end.
             start = self._steps_here == 0 and phase in {StepPhase.DATA, StepPhase.COMPUTE}
             self._progress.mark(self.step, StepPhase.START if start else phase)
 
     def steps(self, loader: Iterable[T], *, accumulate: int, uneven: Uneven) -> Iterator[T]:
-        """The batches of a loader, so many of them a step; all ranks stop at the same one.
+        """Yield the batches of a loader, `accumulate` of them a step; all ranks stop at the same one.
 
         Raises:
             TrainingError: A loss was not finite, ranks hold different parameters, or one has no batch left.
@@ -132,7 +132,7 @@ class Loop:
             self._end_loop(number, accumulate, uneven)
 
     def _batches(self, loader: Iterable[T], accumulate: int, uneven: Uneven) -> Iterator[T]:
-        """This rank's batches: its own, or also its last once more while others have one (`join`)."""
+        """Yield this rank's batches; with `join` also its last one again while other ranks have one."""
         own = self._positions.enter(loader, self.saver, self.step * accumulate)
         if self._uneven is None or uneven == "error":
             if self._uneven is not None:
@@ -165,15 +165,15 @@ class Loop:
         return self._weight == 0.0
 
     def _end_loop(self, number: int, accumulate: int, uneven: Uneven) -> None:
-        """The loader is at its end on this rank: wait for the others' to be, too."""
+        """End the loop on this rank: wait for the loaders of the others to end, too."""
         if self._uneven is not None and uneven == "error":
             self._uneven.end()
         if number:
             self._gradients.drop()
-            self._say(f"the loader's last {number} batches fill no step of {accumulate}: they are left out")
+            self._log(f"the loader's last {number} batches fill no step of {accumulate}: they are left out")
 
     def evaluation(self, loader: Iterable[T]) -> Iterator[T]:
-        """The batches of a loader; ends early once all agree to stop. Buffers are those of rank 0 on all ranks."""
+        """Yield the batches of a loader until all ranks agree to stop. Buffers are those of rank 0 on all ranks."""
         copy_buffers(self._gradients.models)
         # Of these batches every rank has one.
         common = loader.batches.length // loader.batches.batch_size if isinstance(loader, Loader) else 0
@@ -188,7 +188,7 @@ class Loop:
                     return
 
     def save(self, *, wait: bool) -> None:
-        """All ranks call this at the same step: save now."""
+        """Save now; all ranks call this at the same step."""
         self._save_asked = self._save_owed = False
         if self.saver is not None:
             self.mark(StepPhase.CHECKPOINT)
@@ -197,7 +197,7 @@ class Loop:
             self.saver.save(self.step, wait=wait)
 
     def close(self) -> None:
-        """All ranks are through: what nobody has heard yet is heard, and what is being written is finished."""
+        """Finish on all ranks: exchange the remaining flags, and wait for the checkpoint that is being written."""
         self.mark(StepPhase.CHECKPOINT)
         bad = self._agreement.finish().bad
         if bad is not None:
@@ -207,7 +207,7 @@ class Loop:
         self.mark(StepPhase.DONE)
 
     def leave(self) -> None:
-        """Nothing goes on beside the script any more, however it ended."""
+        """Stop the thread of this loop, however the script ended."""
         if self._uneven is not None:
             self._uneven.close()
 
@@ -228,15 +228,15 @@ class Loop:
         elif self._progress is not None:
             self._progress.record(now - began, data=computing - began, computed=self._stopwatch.end())
         self._steps_here += 1
-        if self._gradients.outlive_steps and self.saver is not None and not self._said_gathered:
-            self._said_gathered = True
-            self._say(f"WARNING: a resumed job will not be exact: {_GATHERED}")
+        if self._gradients.outlive_steps and self.saver is not None and not self._warned_gathered:
+            self._warned_gathered = True
+            self._log(f"WARNING: a resumed job will not be exact: {_GATHERED}")
         if self._check_every and self.step % self._check_every == 0:
             compare_parameters(replicated(self._gradients.models), self.step, self._control)
         self._exchange()
 
     def _exchange(self, *, saves: bool = True) -> None:
-        """Say how this rank stands, and do what all have agreed to; a save may have to wait for the next step."""
+        """Exchange flags, and do what all ranks have agreed to; a save may have to wait for the next step."""
         due = saves and self._rank == 0 and self.saver is not None and not self._save_asked and self.saver.due()
         self._save_asked = self._save_asked or due
         stop, bad = self._stop.requested, self._gradients.losses.find(self.step)
@@ -250,14 +250,14 @@ class Loop:
             self.stopped = True
             self.save(wait=True)
             saved = "it is saved" if self.saver is not None else "nothing is saved: the script has not called resume"
-            self._say(f"asked to stop: all ranks leave after step {self.step}; {saved}")
+            self._log(f"asked to stop: all ranks leave after step {self.step}; {saved}")
         elif (agreed.save or self._save_owed) and saves:
             self.save(wait=False)
         else:
             self._save_owed = self._save_owed or agreed.save
 
     def _require_finite(self) -> None:
-        """What a loss has spoilt that nobody has heard of yet must not become the newest checkpoint."""
+        """Require finite parameters: what a bad loss has spoilt must not become the newest checkpoint."""
         sound = finite(parameter for model in self._gradients.models for parameter in model.parameters())
         if not all(gather(int(sound), self._control)):
             raise TrainingError(
@@ -269,15 +269,15 @@ class Loop:
         what = f"the loss of rank {place.rank} at step {place.step} is not a finite number"
         if self._gradients.on_nan == "stop":
             raise TrainingError(what, hint="a lower learning rate, clipped gradients, or cleaner data")
-        self._bad_said += 1
-        if self._bad_said & (self._bad_said - 1) == 0:
-            self._say(f"{what}: a step with such gradients changes nothing ({self._bad_said} so far)")
+        self._bad_count += 1
+        if self._bad_count & (self._bad_count - 1) == 0:
+            self._log(f"{what}: a step with such gradients changes nothing ({self._bad_count} so far)")
 
     def _to_device(self, batch: T) -> T:
         if self._device.type == "cpu":
             return batch
         return map_tensors(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         if self._rank == 0:
             emit(text)

@@ -1,4 +1,4 @@
-"""Whether losses are finite, without making a GPU wait for the question."""
+"""Detect losses that are not finite, without a synchronization of the GPU."""
 
 import math
 
@@ -11,7 +11,7 @@ FP16_PATIENCE = 20
 
 
 class LossWatch:
-    """Looks at the loss of each step: on a processor at once, on a GPU when the next step has been sent off.
+    """Checks the loss of each step: on a CPU at once, on a GPU when the next step was launched.
 
     Args:
         device: Where losses are.
@@ -27,12 +27,12 @@ class LossWatch:
         self._late = _Late() if device.type == "cuda" else None
 
     def see(self, loss: torch.Tensor) -> None:
-        """One loss of this step."""
+        """Add a loss of this step."""
         mine = loss.detach()
         self._loss = mine if self._loss is None else self._loss + mine
 
     def find(self, step: int) -> Place | None:
-        """Where a loss was not finite, if it was; ask once at the end of each step."""
+        """Return where a loss was not finite, if any; called once at the end of each step."""
         finite = True
         if self._late is not None:
             finite, seen = self._late.read()

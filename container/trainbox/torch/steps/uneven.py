@@ -1,6 +1,6 @@
-"""A rank whose loader has no batch left while another goes on: found while the other waits for its gradients.
+"""Detect uneven loaders: a rank has no batch left while another one waits for its gradients.
 
-The rank that goes on cannot say so itself: it is inside a collective that the first will never come to. So each rank
+The rank that goes on cannot report it: it is inside a collective that the first will never reach. So each rank
 has a thread that looks, twice a second, whether some rank has written into the store of the job that its batches are
 over. Steps themselves cost nothing: ranks count in the store how many of them are at the end of a loop.
 """
@@ -18,14 +18,14 @@ from trainbox.errors import HyperparameterError, TrainingError
 
 #: From one look of the thread to the next.
 _PERIOD_SECONDS = 0.5
-#: How long a rank waits for the others to come to their ends, too, before it writes that it has no batch left.
+#: How long a rank waits for the others to reach their ends before it writes that it has no batch left.
 _PATIENCE_SECONDS = 0.2
 #: From one look of a rank that waits so to the next.
 _FIRST_LOOK_SECONDS, _LAST_LOOK_SECONDS = 0.0005, 0.1
 
 
 class UnevenMonitor:
-    """Tells a rank that has run out of batches whether another has gone on to the next step.
+    """Detects that a rank has run out of batches while another has gone on to the next step.
 
     Args:
         rank: This rank.
@@ -42,14 +42,14 @@ class UnevenMonitor:
         self._ended: tuple[int, int, int] | None = None  # loop, rank, steps
 
     def enter(self) -> None:
-        """A loop begins. All ranks call this, as often as each other."""
+        """Begin a loop. All ranks call this, equally often."""
         self._loop, self._begun = self._loop + 1, 0
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="uneven-batches", daemon=True)
             self._thread.start()
 
     def begin(self) -> None:
-        """This rank has all batches of its next step.
+        """Begin a step: this rank has all its batches.
 
         Raises:
             TrainingError: Another has not.
@@ -61,7 +61,7 @@ class UnevenMonitor:
             raise _short(found[1], self._rank)
 
     def end(self) -> None:
-        """This rank has no batch left; returns once no rank has.
+        """End a loop: return once no rank has a batch left.
 
         Raises:
             TrainingError: One of them goes on.
@@ -82,7 +82,7 @@ class UnevenMonitor:
             raise _short(int(ended.partition(" ")[0]), int(self._store.get(f"continues/{self._loop}")))
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop the thread."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()
@@ -110,13 +110,13 @@ def _short(ended: int, continues: int) -> TrainingError:
 
 
 def require_joinable(models: Iterable[nn.Module]) -> None:
-    """Whether ranks without a batch can repeat their last one.
+    """Require that ranks without a batch can repeat their last one.
 
     Raises:
         HyperparameterError: A model is spread over the ranks.
     """
     if any(isinstance(model, FSDPModule) for model in models):
         raise HyperparameterError(
-            "uneven='join' cannot be had with sharded=True: FSDP2 averages over all ranks",
+            "uneven='join' is not supported with sharded=True: FSDP2 averages over all ranks",
             hint="use uneven='drop', or give all ranks the same number of batches",
         )

@@ -29,7 +29,7 @@ class LossWeights:
         self._used = False
 
     def weigh(self, loss: torch.Tensor, weight: float | torch.Tensor | None) -> torch.Tensor:
-        """A loss by its weight; one of no tokens, which is 0 / 0, counts nothing.
+        """Return a loss times its weight; one of no tokens, which is 0 / 0, counts as 0.
 
         Its gradients are those of the loss: `cross_entropy` of ignored targets alone has none, while a division of the
         caller's own by no tokens has NaN; divide by `clamp(min=1)`.
@@ -52,7 +52,7 @@ class LossWeights:
         return loss
 
     def drop(self) -> None:
-        """The gradients are gone, and with them the weights."""
+        """Forget the weights, together with the gradients."""
         self._total, self._factor, self._unweighed, self._used = None, None, False, False
 
     def apply(self, parameters: Iterable[torch.Tensor]) -> None:

@@ -1,1 +1,1 @@
-"""XGBoost's collective among the processes of a job, and the tracker that introduces them to each other."""
+"""XGBoost's collective among the processes of a job, and its tracker."""

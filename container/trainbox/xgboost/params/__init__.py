@@ -1,1 +1,1 @@
-"""Hyperparameters of XGBoost: types and ranges, what goes with what, and the metrics that follow from them."""
+"""Hyperparameters of XGBoost: types and ranges, which combinations are valid, and the metrics that they declare."""

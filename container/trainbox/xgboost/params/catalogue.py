@@ -1,4 +1,4 @@
-"""What XGBoost can learn and what it is judged by: every objective and every metric, with what goes with what."""
+"""Every objective and every metric of XGBoost, and which metrics fit which objectives."""
 
 import re
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The checks of hyperparameters that more than one of them decides."""
+"""Checks that involve several hyperparameters."""
 
 import difflib
 import math

@@ -1,4 +1,4 @@
-"""Features by name or position, and the constraints on them as XGBoost reads them; nothing of it is ever evaluated."""
+"""Features by name or position, and constraints on them in XGBoost's notation; nothing is evaluated."""
 
 import difflib
 import json

@@ -1,4 +1,4 @@
-"""Every hyperparameter of XGBoost by its name, type, range and default: those of SageMaker's built-in, and today's."""
+"""Every hyperparameter of SageMaker's built-in and of XGBoost 3: name, type, range and default."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -31,7 +31,9 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
 
     # The job
     num_round: Annotated[Count, Meta(description="boosting rounds")]
-    early_stopping_rounds: Annotated[Count, Meta(description="patience, in rounds without gain")] | None = None
+    early_stopping_rounds: (
+        Annotated[Count, Meta(description="rounds without improvement until training ends")] | None
+    ) = None
     checkpoint_every: Annotated[
         Count, Meta(description="rounds from one checkpoint to the next; part of the model")
     ] = 50
@@ -44,14 +46,14 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     ) = None
     seed: Annotated[int, Meta(ge=-(2**31), lt=2**31, description="of every random choice")] = 0
     seed_per_iteration: Annotated[bool, Meta(description="seed each round by its number")] = False
-    nthread: Annotated[Count, Meta(description="threads; else one for each processor")] | None = None
+    nthread: Annotated[Count, Meta(description="threads; by default one for each processor")] | None = None
     device: Annotated[str, Meta(pattern="^(cpu|cuda(:[0-9]+)?)$", description="`cpu`, `cuda` or `cuda:N`")] = "cpu"
     external_memory: Annotated[
         Literal["auto", "on", "off"], Meta(description="training data on disk; auto: where the memory is too small")
     ] = "auto"
-    verbosity: Annotated[int, Meta(ge=0, le=3, description="how much XGBoost itself says")] = 1
+    verbosity: Annotated[int, Meta(ge=0, le=3, description="log level of XGBoost")] = 1
     save_model_on_termination: (
-        Annotated[bool, Meta(description="no choice any more: a stopped job always saves its model")] | None
+        Annotated[bool, Meta(description="without effect: a stopped job always saves its model")] | None
     ) = None
     kfold: (
         Annotated[int, Meta(ge=2, description="parts of `train`, each once held out, for cross-validation")] | None
@@ -59,7 +61,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     num_cv_round: Annotated[Count, Meta(description="how often cross-validation is repeated")] = 1
 
     # The data
-    csv_weights: Annotated[bool, Meta(description="whether CSV has the row's weight behind the label")] = False
+    csv_weights: Annotated[bool, Meta(description="whether CSV has the row's weight after the label")] = False
     label_columns: Annotated[Count, Meta(description="leading columns that are labels")] = 1
     group_column: Annotated[str, Meta(description="name or position of the column that groups rows")] | None = None
     categorical_features: Annotated[
@@ -73,29 +75,27 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
         | None
     ) = None
     unseen: Annotated[
-        Literal["error", "missing"], Meta(description="what a text is that `train` has not, in rows to be judged")
+        Literal["error", "missing"], Meta(description="what to do with a validation text that `train` does not have")
     ] = "error"
-    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that stand for a missing value")] = MISSING
-    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; else it is found out")] | None = (
-        None
-    )
+    missing: Annotated[tuple[str, ...], Meta(description="texts of CSV that mean a missing value")] = MISSING
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1, description="of CSV; detected by default")] | None = None
 
-    # What is learnt
-    objective: Annotated[ObjectiveName, Meta(description="what is learnt from the labels")] = "reg:squarederror"
-    num_class: Annotated[int, Meta(ge=2, description="number of classes, for multi:* alone")] | None = None
-    base_score: Annotated[float, Meta(description="first prediction; else estimated from labels")] | None = None
+    # The objective
+    objective: Annotated[ObjectiveName, Meta(description="learning objective")] = "reg:squarederror"
+    num_class: Annotated[int, Meta(ge=2, description="number of classes, only for multi:*")] | None = None
+    base_score: Annotated[float, Meta(description="first prediction; by default estimated from labels")] | None = None
     scale_pos_weight: Annotated[float, Meta(gt=0, description="weight of the positive class")] = 1.0
     multi_strategy: Annotated[
         Literal["one_output_per_tree", "multi_output_tree"], Meta(description="trees for each output, or for all")
     ] = "one_output_per_tree"
-    tweedie_variance_power: Annotated[float, Meta(gt=1, lt=2, description="for reg:tweedie alone")] = 1.5
-    huber_slope: Annotated[float, Meta(gt=0, description="for reg:pseudohubererror alone")] = 1.0
-    quantile_alpha: Annotated[tuple[Chance, ...], Meta(description="for reg:quantileerror alone, ascending")] = ()
-    expectile_alpha: Annotated[tuple[Chance, ...], Meta(description="for reg:expectileerror alone, ascending")] = ()
+    tweedie_variance_power: Annotated[float, Meta(gt=1, lt=2, description="only for reg:tweedie")] = 1.5
+    huber_slope: Annotated[float, Meta(gt=0, description="only for reg:pseudohubererror")] = 1.0
+    quantile_alpha: Annotated[tuple[Chance, ...], Meta(description="only for reg:quantileerror, ascending")] = ()
+    expectile_alpha: Annotated[tuple[Chance, ...], Meta(description="only for reg:expectileerror, ascending")] = ()
     aft_loss_distribution: Annotated[
-        Literal["normal", "logistic", "extreme"], Meta(description="for survival:aft alone")
+        Literal["normal", "logistic", "extreme"], Meta(description="only for survival:aft")
     ] = "normal"
-    aft_loss_distribution_scale: Annotated[float, Meta(gt=0, description="for survival:aft alone")] = 1.0
+    aft_loss_distribution_scale: Annotated[float, Meta(gt=0, description="only for survival:aft")] = 1.0
     lambdarank_pair_method: Annotated[
         Literal["topk", "mean"], Meta(description="how rank:* draws pairs of rows: from the top, or a number for each")
     ] = "topk"
@@ -104,14 +104,14 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     ) = None
     lambdarank_normalization: Annotated[bool, Meta(description="normalize the gradient of rank:*")] = True
     lambdarank_score_normalization: Annotated[bool, Meta(description="normalize it by differences of scores")] = True
-    lambdarank_unbiased: Annotated[bool, Meta(description="undo the bias of clicks by position")] = False
-    lambdarank_bias_norm: Annotated[Amount, Meta(description="norm of that, for lambdarank_unbiased")] = 1.0
+    lambdarank_unbiased: Annotated[bool, Meta(description="correct for position bias of clicks")] = False
+    lambdarank_bias_norm: Annotated[Amount, Meta(description="norm of the correction, for lambdarank_unbiased")] = 1.0
     ndcg_exp_gain: Annotated[bool, Meta(description="gain 2^label - 1 for NDCG, not the label itself")] = True
 
-    # How it is learnt
-    booster: Annotated[Literal["gbtree", "dart", "gblinear"], Meta(description="trees, with dropout, or a line")] = (
-        "gbtree"
-    )
+    # The training
+    booster: Annotated[
+        Literal["gbtree", "dart", "gblinear"], Meta(description="trees, trees with dropout, or a linear model")
+    ] = "gbtree"
     eta: Annotated[Chance, Meta(description="learning rate; 0.3, and 0.5 of gblinear")] | None = None
     gamma: Annotated[Amount, Meta(description="least loss reduction that a split must bring; 0")] | None = None
     max_depth: Annotated[int, Meta(ge=0, description="deepest tree; 0 is no limit")] = 6
@@ -142,7 +142,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     bins: (
         Annotated[
             Literal["sketch", "quantiles"],
-            Meta(description="`sketch`, XGBoost's own, is the default; `quantiles` are exact, and found sooner"),
+            Meta(description="`sketch`, XGBoost's own, is the default; `quantiles` are exact and faster to compute"),
         ]
         | None
     ) = None
@@ -160,24 +160,24 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     interaction_constraints: Annotated[
         tuple[tuple[str, ...], ...], Meta(description="features that may meet in a branch: `[[0,1],[2,3]]`, or names")
     ] = ()
-    updater: Annotated[tuple[str, ...], Meta(description="steps of a tree by name; else by tree_method")] = ()
-    refresh_leaf: Annotated[bool, Meta(description="whether the updater `refresh` changes leaves too")] = True
+    updater: Annotated[tuple[str, ...], Meta(description="updaters by name; by default those of tree_method")] = ()
+    refresh_leaf: Annotated[bool, Meta(description="whether the updater `refresh` also updates leaves")] = True
     process_type: Annotated[Literal["default", "update"], Meta(description="`update` is refused: needs a model")] = (
         "default"
     )
-    rate_drop: Annotated[Chance, Meta(description="share of the trees dropped, for dart alone")] = 0.0
-    skip_drop: Annotated[Chance, Meta(description="chance of dropping none, for dart alone")] = 0.0
-    one_drop: Annotated[bool, Meta(description="drop one at least, for dart alone")] = False
-    sample_type: Annotated[Literal["uniform", "weighted"], Meta(description="which are dropped, for dart alone")] = (
-        "uniform"
-    )
-    normalize_type: Annotated[Literal["tree", "forest"], Meta(description="weight of a new one, for dart alone")] = (
+    rate_drop: Annotated[Chance, Meta(description="share of the trees dropped, only for dart")] = 0.0
+    skip_drop: Annotated[Chance, Meta(description="chance of dropping none, only for dart")] = 0.0
+    one_drop: Annotated[bool, Meta(description="drop at least one, only for dart")] = False
+    sample_type: Annotated[
+        Literal["uniform", "weighted"], Meta(description="how dropped trees are chosen, only for dart")
+    ] = "uniform"
+    normalize_type: Annotated[Literal["tree", "forest"], Meta(description="weight of new trees, only for dart")] = (
         "tree"
     )
     feature_selector: Annotated[
-        Literal["cyclic", "shuffle", "random", "greedy", "thrifty"], Meta(description="for gblinear alone")
+        Literal["cyclic", "shuffle", "random", "greedy", "thrifty"], Meta(description="only for gblinear")
     ] = "cyclic"
-    top_k: Annotated[Count, Meta(description="features for greedy and thrifty; else all")] | None = None
+    top_k: Annotated[Count, Meta(description="features for greedy and thrifty; all by default")] | None = None
 
     # Other names
     learning_rate: Annotated[Chance, Meta(description="another name of eta")] | None = None
@@ -185,7 +185,7 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     reg_lambda: Annotated[Amount, Meta(description="another name of lambda")] | None = None
     reg_alpha: Annotated[Amount, Meta(description="another name of alpha")] | None = None
 
-    # Retired: taken, and said what is done instead
+    # Retired: accepted, with a log line about what is done instead
     predictor: (
         Annotated[Literal["auto", "cpu_predictor", "gpu_predictor"], Meta(description="retired: see device")] | None
     ) = None

@@ -1,4 +1,4 @@
-"""The hyperparameters of XGBoost, checked as a whole, and what of them XGBoost itself is given."""
+"""The checked hyperparameters of XGBoost, and the parameters of the Booster."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -153,8 +153,8 @@ def booster_parameters(params: XGBoostParams, *, version: str, features: Sequenc
 
 def metric_parameters(params: XGBoostParams) -> dict[str, Any]:
     """Return the parameters of the objective that XGBoost's metrics need."""
-    told = {name: getattr(params, name) for name in _READ_BY_METRICS if rules.is_read(name, params)}
-    return {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in told.items()}
+    values = {name: getattr(params, name) for name in _READ_BY_METRICS if rules.is_read(name, params)}
+    return {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _trees(params: XGBoostParams, release: tuple[int, ...]) -> dict[str, Any]:

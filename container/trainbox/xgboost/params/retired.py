@@ -1,4 +1,4 @@
-"""What is done otherwise than a hyperparameter says, or chosen where none does: one line each for the log."""
+"""Retired hyperparameters, and the log lines about choices made for the user."""
 
 from collections.abc import Iterator, Mapping
 

@@ -1,4 +1,4 @@
-"""Which hyperparameters XGBoost reads, which depends on the others; and the names of today for those of the past."""
+"""When XGBoost reads a hyperparameter, depending on the others; and current names for retired ones."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,1 +1,1 @@
-"""The rows of a job: read, checked, agreed on by all processes, and made into XGBoost's matrices."""
+"""The rows of a job: reading, checks, agreement among all processes, and XGBoost's matrices."""

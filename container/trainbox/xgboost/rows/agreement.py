@@ -1,7 +1,7 @@
-"""Pure: what the members of a job have read must fit together before they train one model from it.
+"""Check that the rows of all members match, before training.
 
-The incumbent finds out in the middle of a collective, or not at all: a host whose validation is empty is left out with
-all its training rows, and columns that differ from host to host are trained on as if they were the same.
+The incumbent notices a mismatch in the middle of a collective, or not at all: a host without validation rows is left
+out with all of its training rows, and columns that differ between hosts are treated as equal.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
-"""Where the values of a feature are cut into bins: at exact quantiles, found by sorting.
+"""Boundaries of bins at exact quantiles, found by sorting.
 
-XGBoost finds quantiles with a sketch, made for rows that are never together in memory: all values go through it, one by
-one, and it is right up to a part of a bin. NumPy sorts a column in a tenth of that time, and then they are exact. They
-are handed to XGBoost as a small matrix whose bins the large one takes (`ref`): its sketch drops none of so few values.
+XGBoost approximates quantiles with a sketch, which suits rows that are never in memory together. NumPy sorts a column
+in a tenth of that time, and the quantiles are exact. They are passed to XGBoost as a small matrix whose bins the large
+one uses (`ref`): XGBoost's sketch keeps all of so few values.
 """
 
 from concurrent.futures import ThreadPoolExecutor

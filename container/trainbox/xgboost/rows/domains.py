@@ -1,7 +1,6 @@
-"""What the labels of each objective and metric must be, and the rules that follow for the rows of a job.
+"""The labels that each objective and metric accepts, and the rules for the rows of a job.
 
-XGBoost checks few of them, in the middle of the first round, and without a row; what it does not check is trained on,
-or becomes not-a-number.
+XGBoost checks few of them, during the first round, and names no row; the others are trained on, or give NaN.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""The matrix that XGBoost makes of a shard.
+"""XGBoost's matrix of a shard.
 
-The rows to learn from are binned once where the tree method works on histograms: a byte for a value instead of four,
-and no second pass. Those held out are only predicted, quickest from what they are. Rows on the disk stay there, and are
+If the tree method uses histograms, training rows are binned once: one byte for a value instead of four. Validation rows
+are only predicted, which is fastest from the plain values. Rows on the disk stay there, and are
 read block by block (`ExtMemQuantileDMatrix`); to train on a GPU their bins are kept in memory.
 """
 

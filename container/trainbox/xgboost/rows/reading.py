@@ -1,4 +1,4 @@
-"""The channels of the job, read by every member, on which all agree before the first round."""
+"""Read the channels on every member, and check that they match, before the first round."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack

@@ -1,7 +1,7 @@
-"""What a member of the job holds of a channel: a table in memory, or blocks on the disk.
+"""The rows of a channel on one member: a table in memory, or blocks on the disk.
 
-Where the rows would not fit into the memory limit they are decoded once into blocks, through which XGBoost goes as
-often as it likes: parsing text again each time would take most of the job.
+Rows that do not fit into the memory limit are decoded once into blocks, which XGBoost reads many times: parsing text
+each time would take most of the job.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Columns and labels of texts: their codes settled among the members, and what XGBoost can learn from them."""
+"""Columns and labels of texts: codes shared by all members, and what XGBoost supports."""
 
 from collections.abc import Sequence
 from pathlib import Path
