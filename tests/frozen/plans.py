@@ -88,7 +88,7 @@ def _about_plan(made: Plan) -> dict[str, object]:
     first = made.children[0]
     return {
         "children": [_about_child(child, None if child is first else first) for child in made.children],
-        "companions": [_about_child(child, first) for child in made.companions],
+        "sidecars": [_about_child(child, first) for child in made.sidecars],
         "grace_seconds": made.grace_seconds,
         "limit_seconds": str(made.limit_seconds),
         "notes": made.notes,

@@ -151,6 +151,16 @@ def test_no_file_and_no_function_is_too_long_to_see_whole() -> None:
     assert not long
 
 
+def test_a_public_class_name_occurs_once_in_the_package() -> None:
+    """One name for one idea: a reader who looks for it finds one class. Type variables and aliases are no classes."""
+    places: dict[str, list[str]] = {}
+    for file, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{file}:{node.lineno}")
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def test_the_public_names_are_sorted_and_all_there() -> None:
     assert trainbox.__all__ == sorted(trainbox.__all__)
     for name in trainbox.__all__:

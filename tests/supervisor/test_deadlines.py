@@ -16,9 +16,9 @@ from trainbox.supervisor.loop.deadlines import (
     Deadline,
     Stage,
     Sweep,
-    companion_stages,
     plan_sweep,
     seconds_until,
+    sidecar_stages,
 )
 
 NOW = 1000.0
@@ -58,10 +58,10 @@ def test_a_wait_is_never_negative_and_without_a_deadline_without_end(moment: flo
     assert seconds_until(moment, NOW) == waits
 
 
-def test_companions_are_killed_at_once_and_after_a_failure_have_last_words() -> None:
+def test_sidecars_are_killed_at_once_and_after_a_failure_have_last_words() -> None:
     kill = Stage(signal.SIGKILL, KILL_SECONDS)
-    assert companion_stages(last_words=False) == (kill,)
-    assert companion_stages(last_words=True) == (Stage(signal.SIGTERM, LAST_WORDS_SECONDS), kill)
+    assert sidecar_stages(last_words=False) == (kill,)
+    assert sidecar_stages(last_words=True) == (Stage(signal.SIGTERM, LAST_WORDS_SECONDS), kill)
 
 
 # -- what is left behind -----------------------------------------------------------------------------------------------

@@ -35,8 +35,8 @@ def planned(given: Job, program: Program, **machine: Any) -> Plan:
 
 def keys(found: Plan) -> list[str | None]:
     """What each process of a plan gets for a key."""
-    assert all(child.environment["OWN"] == "1" for child in (*found.children, *found.companions))
-    return [child.environment.get(PEER_KEY_VARIABLE) for child in (*found.children, *found.companions)]
+    assert all(child.environment["OWN"] == "1" for child in (*found.children, *found.sidecars))
+    return [child.environment.get(PEER_KEY_VARIABLE) for child in (*found.children, *found.sidecars)]
 
 
 def test_only_a_script_that_joins_others_gets_the_key() -> None:
@@ -49,7 +49,7 @@ def test_only_a_script_that_joins_others_gets_the_key() -> None:
 
 def test_neither_the_agent_nor_what_watches_the_gpus_gets_it() -> None:
     found = planned(job(*TWO, launcher="torchrun"), JOINS, gpus=1, modules=("torch",))
-    assert [child.name for child in (*found.children, *found.companions)] == ["agent", "the watch over the GPUs"]
+    assert [child.name for child in (*found.children, *found.sidecars)] == ["agent", "the watch over the GPUs"]
     assert keys(found) == [None, None]
 
 

@@ -85,7 +85,7 @@ def serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., S
             for name, script in workers
         )
         beside = (child("meanwhile", f"{meanwhile}\nexec sleep 1000"),) if meanwhile else ()
-        plan = Plan(made, LIMIT, companions=beside, limit_seconds=limit, restart=policy)
+        plan = Plan(made, LIMIT, sidecars=beside, limit_seconds=limit, restart=policy)
         with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
             outcome = supervise(plan, stdout=out.fileno(), stderr=err.fileno(), on_change=note, **time)
         return Server(outcome, tuple(changes), capsys.readouterr().err)

@@ -120,7 +120,7 @@ class Rendezvous(RendezvousHandler):
         clock: Clock = time.monotonic,
         sleep: Sleep = time.sleep,
     ) -> None:
-        self._council = coordination
+        self._coordination = coordination
         self._store = store
         self._run_id = run_id
         self._join_seconds = first_join
@@ -136,18 +136,18 @@ class Rendezvous(RendezvousHandler):
             HostsLost: A host has not joined, and sends no heartbeats.
             PeerError: A host is alive and has not joined.
         """
-        self._council.begin(self._attempt)
+        self._coordination.begin(self._attempt)
         place = self._meet()
         keys = PrefixStore(f"elastic {self._attempt}", self._store)
         self._attempt += 1
         self._join_seconds = REJOIN_SECONDS
-        hosts = self._council.hosts
+        hosts = self._coordination.hosts
         return RendezvousInfo(
-            keys, hosts.index(self._council.host), len(hosts), RendezvousStoreInfo(place.address, place.port)
+            keys, hosts.index(self._coordination.host), len(hosts), RendezvousStoreInfo(place.address, place.port)
         )
 
     def _meet(self) -> StoreAddress:
-        coordination, began = self._council, self._clock()
+        coordination, began = self._coordination, self._clock()
         coordination.arrive(_READY)
         look_at = began + HEARTBEAT_SECONDS
         while True:
@@ -166,14 +166,14 @@ class Rendezvous(RendezvousHandler):
             self._sleep(_WAIT_SECONDS)
 
     def _open_ranks_store(self) -> StoreAddress:
-        address = meeting_address(self._council.hosts)
+        address = meeting_address(self._coordination.hosts)
         # The store of the last attempt is closed only now: ranks that were slow to exit could use it until here.
         self._server = serve_store(address, 0, timeout=STORE_TIMEOUT)
         return StoreAddress(address, self._server.port)
 
     def _missing_hosts(self) -> HostsLost | PeerError:
         """Return the error for hosts that have not joined: lost if they send no heartbeats."""
-        coordination = self._council
+        coordination = self._coordination
         missing = (
             coordination.absent(_READY) or coordination.hosts[:1]
         )  # the first one has not published where the ranks meet

@@ -103,8 +103,8 @@ def _preview(host: HostPlan, source: Source | None, script: str, *, in_image: bo
             # A container has an interpreter and bundled scripts of its own.
             moves |= {sys.executable: "python3", str(bundled_directory()): "train_scripts"}
         children = tuple(_seen_from_the_host(child, moves) for child in planned.children)
-        companions = tuple(_seen_from_the_host(child, moves) for child in planned.companions)
-        seen = msgspec.structs.replace(planned, children=children, companions=companions)
+        sidecars = tuple(_seen_from_the_host(child, moves) for child in planned.sidecars)
+        seen = msgspec.structs.replace(planned, children=children, sidecars=sidecars)
         return Preview(seen, program.install, job.secrets)
 
 

@@ -63,7 +63,7 @@ class Outcome(msgspec.Struct, frozen=True):
     ends_line: bool = True
     #: Why our own output could not be written to its end, where it could not.
     lost_output: tuple[str, ...] = ()
-    #: What the companions have found.
+    #: What the sidecars have found.
     findings: "tuple[Finding, ...]" = ()
     #: How often a child was started again.
     restarts: int = 0

@@ -45,8 +45,8 @@ class Plan(msgspec.Struct, frozen=True):
     #: Processes that run the script, whoever starts them.
     processes: int = 1
     #: What runs beside the children for their sake, and ends with them: how it ends itself decides nothing.
-    companions: tuple[Child, ...] = ()
-    #: The directory that agent, ranks and companions share, to be made first; None where there are none.
+    sidecars: tuple[Child, ...] = ()
+    #: The directory that agent, ranks and sidecars share, to be made first; None where there are none.
     scratch: Path | None = None
     #: The checks of the hosts' health before all that.
     preflight: Literal["off", "fast", "full"] = "off"
@@ -58,7 +58,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 #: The child that starts the ranks itself; it leaves its report in the scratch directory.
 AGENT = "agent"
-#: The companion that listens to the GPUs; what it finds is in the scratch directory.
+#: The sidecar that listens to the GPUs; what it finds is in the scratch directory.
 WATCH = "the watch over the GPUs"
 #: Where that would be, for those who only want to see the plan.
 SCRATCH = Path("/dev/shm/trainbox")  # noqa: S108 - nothing is made there
@@ -89,14 +89,14 @@ def plan(job: Job, program: Program, *, env: Mapping[str, str], machine: Machine
         if launch.by == "torchrun"
         else tuple(_processes(job, program, process_variables(job, launch, machine, base)))
     )
-    companions = (_watch(program, base, scratch),) if machine.gpus else ()
+    sidecars = (_watch(program, base, scratch),) if machine.gpus else ()
     return Plan(
         children=children,
         grace_seconds=job.settings.grace_seconds,
         notes=(*named.notes, *launch.notes, *_not_launched(job, launch), *_about_world(job, launch, machine)),
         processes=launch.processes,
-        companions=companions,
-        scratch=scratch if companions or launch.by == "torchrun" else None,
+        sidecars=sidecars,
+        scratch=scratch if sidecars or launch.by == "torchrun" else None,
         preflight=_preflight(job, launch, machine),
     )
 

@@ -30,7 +30,7 @@ def supervise(
     ignore_stops: bool = False,
     on_change: Callable[[Change], None] = lambda _change: None,
 ) -> Outcome:
-    """Run every child of a plan to its end, and its companions as long as that.
+    """Run every child of a plan to its end, and its sidecars as long as that.
 
     Args:
         plan: What to run.
@@ -71,7 +71,7 @@ def supervise(
 
 
 def _read_findings(plan: Plan) -> "tuple[Finding, ...]":
-    if plan.scratch is None or not plan.companions:
+    if plan.scratch is None or not plan.sidecars:
         return ()
     from trainbox.diagnostics.monitor_protocol import read_findings  # noqa: PLC0415 - it needs sockets, which no other job does
 

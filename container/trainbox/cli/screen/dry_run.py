@@ -86,7 +86,7 @@ def _processes(plan: RunPlan, host: HostPlan, preview: Preview) -> Iterable[str]
     hidden, of_host = preview.secrets, redact(host.environment, plan.request.hide)
     if preview.plan.preflight != "off":
         yield f"  which checks the health of the hosts first: {preview.plan.preflight}"
-    for child in (*preview.plan.children, *preview.plan.companions):
+    for child in (*preview.plan.children, *preview.plan.sidecars):
         command = without_secrets(shlex.join(child.argv), hidden).replace(shlex.quote(REDACTED), REDACTED)
         yield f"  which starts: {command}"
         yield f"    in {child.directory}, with"

@@ -30,7 +30,7 @@ class Tree:
     """A snapshot of all processes of the system: the descendants of each child.
 
     Args:
-        own: Children and companions that were started here.
+        own: Children and sidecars that were started here.
         others: Children that are none of them.
         first: The child that orphans of no known session belong to.
     """

@@ -1,4 +1,4 @@
-"""Pure: deadlines of children, companions and leftover processes; `supervise` acts on them."""
+"""Pure: deadlines of children, sidecars and leftover processes; `supervise` acts on them."""
 
 import signal
 from collections.abc import Set as AbstractSet
@@ -9,7 +9,7 @@ import msgspec
 PEER_GRACE_SECONDS = 30.0
 #: How long processes that the script left behind may take to leave after SIGTERM, and to be gone after SIGKILL.
 LEFTOVER_GRACE_SECONDS = 5.0
-#: What companions have for their last words once the children have failed; and how long the kernel may take to end one.
+#: What sidecars have for their last words once the children have failed; and how long the kernel may take to end one.
 LAST_WORDS_SECONDS = 2.0
 KILL_SECONDS = 0.5
 #: Between two looks at what the script left behind, as long as nothing new is there.
@@ -47,14 +47,14 @@ def seconds_until(moment: float, now: float) -> float | None:
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A signal for companions, and how long to wait for its effect."""
+    """A signal for sidecars, and how long to wait for its effect."""
 
     signal: int
     seconds: float
 
 
-def companion_stages(*, last_words: bool) -> tuple[Stage, ...]:
-    """Plan how companions are ended.
+def sidecar_stages(*, last_words: bool) -> tuple[Stage, ...]:
+    """Plan how sidecars are ended.
 
     Args:
         last_words: Whether they may report findings first: why the children have failed.

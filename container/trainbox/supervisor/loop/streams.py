@@ -20,19 +20,19 @@ _MOST_READS = 64
 
 
 class Process:
-    """A child or companion that was started, and its two streams.
+    """A child or sidecar that was started, and its two streams.
 
     Args:
         child: What to start.
-        is_companion: Whether it is one.
+        is_sidecar: Whether it is one.
 
     Raises:
         ProgramError: It cannot be started.
     """
 
-    def __init__(self, child: Child, *, is_companion: bool) -> None:
+    def __init__(self, child: Child, *, is_sidecar: bool) -> None:
         self.child = child
-        self.is_companion = is_companion
+        self.is_sidecar = is_sidecar
         self.started = spawn(child)
         self.streams = (Lines(), Lines())
         self.why_killed = ""
@@ -80,7 +80,7 @@ class Streams:
             with contextlib.suppress(OSError):  # beyond what this user may have: the default does, more slowly
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             self._selector.register(pipe, selectors.EVENT_READ, (process, lines, sink))
-            self._open += not process.is_companion
+            self._open += not process.is_sidecar
 
     def relay(self, key: selectors.SelectorKey) -> bool:
         """Relay what one stream has; return whether there may be more."""
@@ -93,7 +93,7 @@ class Streams:
             _write(process, sink, lines.feed(chunk))
             return True
         self._selector.unregister(key.fileobj)
-        self._open -= not process.is_companion
+        self._open -= not process.is_sidecar
         _write(process, sink, lines.close())
         if self._open and self._several:
             sink.end_line()  # another process writes here: its next line must not be glued to this last one
@@ -117,7 +117,7 @@ class Streams:
         for pipe, lines, sink in zip(process.started.streams, process.streams, self._sinks, strict=True):
             if pipe in self._selector.get_map():  # what it has started still has the other end
                 self._selector.unregister(pipe)
-                self._open -= not process.is_companion
+                self._open -= not process.is_sidecar
                 _write(process, sink, lines.close())
             sink.end_line()
             os.close(pipe)
@@ -133,9 +133,9 @@ class Streams:
 
 
 def _write(process: Process, sink: Sink, ready: bytes) -> None:
-    """Write the output of a companion on separate lines, even if a child has left a line open."""
-    if ready and process.is_companion:
+    """Write the output of a sidecar on separate lines, even if a child has left a line open."""
+    if ready and process.is_sidecar:
         sink.end_line()
     sink.write(ready)
-    if ready and process.is_companion:
+    if ready and process.is_sidecar:
         sink.end_line()

@@ -21,7 +21,7 @@ from trainbox.errors import ProgramError
 from trainbox.log_lines import emit
 from trainbox.supervisor.loop.asked import LOOK_SECONDS as ASKED_LOOK_SECONDS
 from trainbox.supervisor.loop.asked import Asked, Tree
-from trainbox.supervisor.loop.deadlines import NEVER, Deadline, companion_stages, seconds_until
+from trainbox.supervisor.loop.deadlines import NEVER, Deadline, seconds_until, sidecar_stages
 from trainbox.supervisor.loop.leftovers import end_leftovers
 from trainbox.supervisor.loop.signals import Signals
 from trainbox.supervisor.loop.streams import Process, Streams
@@ -63,8 +63,8 @@ class Supervision:
         self.alive: set[int] = set()
         #: Those the request to stop has not been sent to.
         self.unasked: set[int] = set()
-        #: Companions that run.
-        self.companions: set[int] = set()
+        #: Sidecars that run.
+        self.sidecars: set[int] = set()
         #: Children that were here before: whoever started us with `exec` may have had some. They are not ours to end.
         self.others = orphans.children()
         self.exits: list[Exit] = []
@@ -88,12 +88,12 @@ class Supervision:
     def __exit__(self, *_: object) -> None:
         """End all processes, also when a child could not be started or the loop raised."""
         self._kill()
-        self._end_companions()
+        self._end_sidecars()
         self._reap_everything()
         self._signals.restore()
 
     def start(self) -> None:
-        """Start every child and companion.
+        """Start every child and sidecar.
 
         Raises:
             ProgramError: A child cannot be started.
@@ -101,9 +101,9 @@ class Supervision:
         self._deadline = self._deadline.after_start(self._clock(), self.plan.limit_seconds)
         for child in self.plan.children:
             self._start(child, into=self.alive)
-        for child in self.plan.companions:
+        for child in self.plan.sidecars:
             try:
-                self._start(child, into=self.companions)
+                self._start(child, into=self.sidecars)
             except ProgramError as error:
                 emit(f"{child.name} is not there: {error}")
 
@@ -113,10 +113,10 @@ class Supervision:
         try:
             if child.readiness:
                 child.readiness.forget()
-            process = Process(child, is_companion=into is self.companions)
+            process = Process(child, is_sidecar=into is self.sidecars)
             pid = process.started.pid
             self.processes[pid] = process
-            if not process.is_companion:
+            if not process.is_sidecar:
                 self.unasked.add(pid)
             into.add(pid)
             self._streams.add(process)
@@ -135,7 +135,7 @@ class Supervision:
             self._turn(min(self._deadline.kill_at, *looks))
             if self._deadline.is_over(self._clock()):
                 self._kill()
-        self._end_companions(last_words=any(exit_.code for exit_ in self.exits))
+        self._end_sidecars(last_words=any(exit_.code for exit_ in self.exits))
         heard = {pid for process in self.processes.values() if process.asked for pid in process.asked.heard}
         self.leftovers = end_leftovers(self.others, heard, clock=self._clock, turn=self._turn)
         self._streams.drain()
@@ -235,8 +235,8 @@ class Supervision:
             return  # an orphan
         process.status = status
         self._streams.relay_rest(process)
-        if process.is_companion:
-            self.companions.discard(pid)
+        if process.is_sidecar:
+            self.sidecars.discard(pid)
             exit_ = process.exit(status)
             if exit_.code and self.alive:
                 emit(f"{exit_.name} has ended with exit code {exit_.code}: the job goes on without it")
@@ -313,24 +313,24 @@ class Supervision:
         self._streams.remove(process)
 
     def _tell(self, process: Process, state: ChildState) -> None:
-        if not process.is_companion:
+        if not process.is_sidecar:
             self._on_change(Change(process.child.name, process.started.pid, state))
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def _end_companions(self, *, last_words: bool = False) -> None:
-        """End the companions; one that waits in a driver, which SIGKILL does not end, is left to the kernel.
+    def _end_sidecars(self, *, last_words: bool = False) -> None:
+        """End the sidecars; one that waits in a driver, which SIGKILL does not end, is left to the kernel.
 
         Args:
             last_words: Whether they may say something before: why the children have failed.
         """
-        for stage in companion_stages(last_words=last_words):
+        for stage in sidecar_stages(last_words=last_words):
             until = self._clock() + stage.seconds
-            for pid in tuple(self.companions):
+            for pid in tuple(self.sidecars):
                 self._send(pid, stage.signal)
-            while self.companions and self._clock() < until:
+            while self.sidecars and self._clock() < until:
                 self._turn(until)
-        self.others |= self.companions
+        self.others |= self.sidecars
 
     def _reap_everything(self) -> None:
         for pid in tuple(self.alive):

@@ -38,14 +38,14 @@ def run(tmp_path: Path) -> Callable[..., Outcome]:
 
     def running(
         script: str,
-        *companions: str,
+        *sidecars: str,
         grace: float = 100.0,
         limit: float = float("inf"),
         **time: Any,
     ) -> Outcome:
-        beside = tuple(child(f"companion {place}", one) for place, one in enumerate(companions))
+        beside = tuple(child(f"sidecar {place}", one) for place, one in enumerate(sidecars))
         scripts = (child("script", script),)
-        planned = Plan(scripts, grace, limit_seconds=limit, companions=beside, scratch=tmp_path / "scratch")
+        planned = Plan(scripts, grace, limit_seconds=limit, sidecars=beside, scratch=tmp_path / "scratch")
         with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
             return supervise(planned, stdout=out.fileno(), stderr=err.fileno(), **time)
 
@@ -56,7 +56,7 @@ def waits_for(file: str) -> str:
     return f"until test -e {file}; do sleep 0.01; done"
 
 
-def test_a_companion_ends_with_the_script_and_is_none_of_what_it_left(
+def test_a_sidecar_ends_with_the_script_and_is_none_of_what_it_left(
     run: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     outcome = run(waits_for("pid"), f"echo $$ > part; mv part pid; trap '' TERM; {FOREVER}")
@@ -64,23 +64,23 @@ def test_a_companion_ends_with_the_script_and_is_none_of_what_it_left(
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
-def test_the_end_of_a_companion_does_not_end_the_script(
+def test_the_end_of_a_sidecar_does_not_end_the_script(
     run: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = run(f"{waits_for('gone')}; sleep 0.3", "touch gone; exit 7", "exit 0")
     assert outcome.code == 0
-    assert capsys.readouterr().err == ("trainbox: companion 0 has ended with exit code 7: the job goes on without it\n")
+    assert capsys.readouterr().err == ("trainbox: sidecar 0 has ended with exit code 7: the job goes on without it\n")
 
 
-def test_a_companion_that_cannot_be_started_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    missing = Child("the companion", (str(tmp_path / "missing"),), environment={}, directory=tmp_path)
+def test_a_sidecar_that_cannot_be_started_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = Child("the sidecar", (str(tmp_path / "missing"),), environment={}, directory=tmp_path)
     script = Child("script", ("/bin/true",), environment={}, directory=tmp_path)
-    assert supervise(Plan((script,), 0, companions=(missing,))).code == 0
+    assert supervise(Plan((script,), 0, sidecars=(missing,))).code == 0
     said = capsys.readouterr().err
-    assert said.startswith(f"trainbox: the companion is not there: '{missing.argv[0]}' cannot be started in ")
+    assert said.startswith(f"trainbox: the sidecar is not there: '{missing.argv[0]}' cannot be started in ")
 
 
-def test_where_the_script_has_failed_a_companion_has_a_last_word(run: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_where_the_script_has_failed_a_sidecar_has_a_last_word(run: Callable[..., Outcome], tmp_path: Path) -> None:
     says = "trap 'echo last; exit 0' TERM; touch ready; while :; do sleep 0.01; done"
     assert run(f"{waits_for('ready')}; exit 3", says).code == 3
     assert (tmp_path / "out").read_text() == "last\n"
@@ -134,7 +134,7 @@ def test_a_process_left_behind_that_does_not_leave_is_killed(run: Callable[..., 
     assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
-def test_a_request_to_stop_is_not_for_companions(run: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_request_to_stop_is_not_for_sidecars(run: Callable[..., Outcome], tmp_path: Path) -> None:
     stopped = "trap 'sleep 0.3; touch leaving; sleep 0.3; exit 0' TERM; touch ready; while :; do sleep 0.01; done"
     asks = f"{waits_for('ready')}; kill -TERM {os.getpid()}; {waits_for('leaving')}; echo saw it leave; {FOREVER}"
     outcome = run(stopped, f"trap 'echo asked' TERM; {asks}")
@@ -142,7 +142,7 @@ def test_a_request_to_stop_is_not_for_companions(run: Callable[..., Outcome], tm
     assert (tmp_path / "out").read_text() == "saw it leave\n"
 
 
-def test_the_words_of_a_companion_stand_on_lines_of_their_own(run: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_the_words_of_a_sidecar_stand_on_lines_of_their_own(run: Callable[..., Outcome], tmp_path: Path) -> None:
     """Also below the last line of a script that has closed its output without ending it."""
     run(
         f"printf open; exec >&- 2>&-; {waits_for('said')}",
@@ -152,7 +152,7 @@ def test_the_words_of_a_companion_stand_on_lines_of_their_own(run: Callable[...,
     assert lines in (["open", "one"], ["open", "one", "two"])
 
 
-def test_the_last_line_of_a_script_stays_open_beside_a_silent_companion(
+def test_the_last_line_of_a_script_stays_open_beside_a_silent_sidecar(
     run: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     run("printf open", FOREVER)
@@ -166,12 +166,12 @@ def test_the_directory_they_share_is_made_for_its_owner_alone(run: Callable[...,
         run("true")
 
 
-def test_a_child_that_cannot_be_started_leaves_no_companion(tmp_path: Path) -> None:
+def test_a_child_that_cannot_be_started_leaves_no_sidecar(tmp_path: Path) -> None:
     bad = Child("script", (str(tmp_path / "missing"),), environment={}, directory=tmp_path)
-    good = Child("companion", ("/bin/sleep", "1000"), environment={}, directory=tmp_path)
+    good = Child("sidecar", ("/bin/sleep", "1000"), environment={}, directory=tmp_path)
     before = children()
     with pytest.raises(ProgramError):
-        supervise(Plan((bad,), 0, companions=(good,)))
+        supervise(Plan((bad,), 0, sidecars=(good,)))
     assert children() == before
 
 
@@ -190,10 +190,10 @@ def test_the_gpus_of_a_host_are_watched_whoever_starts_the_script(tmp_path: Path
         read_job(tmp_path, env), program, env=env, machine=Machine(gpus=gpus, modules=("torch",)), scratch=scratch
     )
     assert [child.name for child in planned.children] == [AGENT if launcher == "torchrun" else "script"]
-    assert [companion.name for companion in planned.companions] == ([WATCH] if gpus else [])
+    assert [sidecar.name for sidecar in planned.sidecars] == ([WATCH] if gpus else [])
     assert planned.scratch == (scratch if gpus or launcher == "torchrun" else None)
-    for companion in planned.companions:
-        assert companion.argv[1:] == ("-P", "-m", "trainbox.health", "--watch", "--into", str(scratch))
+    for sidecar in planned.sidecars:
+        assert sidecar.argv[1:] == ("-P", "-m", "trainbox.health", "--watch", "--into", str(scratch))
 
 
 @pytest.mark.parametrize("ignore", [True, False])
