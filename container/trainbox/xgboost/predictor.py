@@ -1,14 +1,16 @@
 """A model of XGBoost that answers requests: the bits of `Booster.predict`, by the quickest call that gives them.
 
 Measured with XGBoost 3.4 for one row of 28 features and 100 trees: 9 us by `XGBoosterPredictFromDense` with its
-arguments prepared, 160 by `inplace_predict`, which builds them anew, and 236 by a DMatrix (3.2: 65, 250 and more). All
-three give the same bits for plain trees. `dart` of several classes differs in the last bit, and `gblinear` has no such
-call: both predict from a DMatrix, as in training.
+arguments prepared, 160 by `inplace_predict`, which builds them anew, and 236 by a DMatrix (3.2: 45, 250 and more, for
+it looks at each call how deep all trees are). All three give the same bits for plain trees. `dart` of several classes
+differs in the last bit, and `gblinear` has no such call: both predict from a DMatrix, as in training.
 """
 
 import ctypes
 import hashlib
 import json
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -163,6 +165,9 @@ class XGBoostPredictor:
 class PreparedCall:
     """`XGBoosterPredictFromDense` of one booster with all arguments prepared that are the same each time.
 
+    One of them is the proxy that holds the rows: without it XGBoost makes one for each call, which up to 3.2 reads the
+    limits of the cgroup from files (`Context` asks for `GetCfsCPUCount`): that takes longer than to predict a row.
+
     Args:
         booster: The model; its trees must be plain ones.
 
@@ -174,27 +179,33 @@ class PreparedCall:
         self._booster = booster  # the handle is freed with it
         self._handle = booster.handle
         self._check: Callable[[int], None] = xgb.core._check_call  # noqa: SLF001 - the C function itself is public
-        self._predict: Callable[..., int] = xgb.core._LIB.XGBoosterPredictFromDense  # noqa: SLF001 - likewise
+        library = xgb.core._LIB  # noqa: SLF001 - likewise
+        self._predict: Callable[..., int] = library.XGBoosterPredictFromDense
+        self._proxy = ctypes.c_void_p()
+        self._check(library.XGProxyDMatrixCreate(ctypes.byref(self._proxy)))
+        weakref.finalize(self, library.XGDMatrixFree, self._proxy)
+        self._lock = threading.Lock()
 
     def __call__(self, rows: Floats) -> Floats:
-        """Return the prediction for (n, m) rows, C-ordered; several threads may call at once."""
+        """Return the prediction for (n, m) rows, C-ordered; of several threads one at a time."""
         sizes, dimensions = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
         found = ctypes.POINTER(ctypes.c_float)()
-        self._check(
-            self._predict(
-                self._handle,
-                _ROWS % (rows.ctypes.data, *rows.shape),
-                _CONFIG,
-                None,
-                ctypes.byref(sizes),
-                ctypes.byref(dimensions),
-                ctypes.byref(found),
+        with self._lock:
+            self._check(
+                self._predict(
+                    self._handle,
+                    _ROWS % (rows.ctypes.data, *rows.shape),
+                    _CONFIG,
+                    self._proxy,
+                    ctypes.byref(sizes),
+                    ctypes.byref(dimensions),
+                    ctypes.byref(found),
+                )
             )
-        )
-        shape = sizes[: dimensions.value]
-        count = shape[0] if len(shape) == 1 else shape[0] * shape[1]
-        # A copy: the numbers are XGBoost's, which the next call overwrites.
-        return np.frombuffer(bytearray(ctypes.string_at(found, 4 * count)), np.float32).reshape(shape)
+            shape = sizes[: dimensions.value]
+            count = shape[0] if len(shape) == 1 else shape[0] * shape[1]
+            # A copy: the numbers are XGBoost's, which the next call overwrites.
+            return np.frombuffer(bytearray(ctypes.string_at(found, 4 * count)), np.float32).reshape(shape)
 
 
 def has_plain_trees(booster: xgb.Booster) -> bool:
