@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -60,6 +62,21 @@ def test_a_variable_that_is_malformed_ends_the_server_with_code_2(tmp_path: Path
         assert server.wait() == 2
         assert "FAILED: ClientError: SAGEMAKER_MODEL_SERVER_WORKERS='many' cannot be used" in server.log
         assert "hint: it is worker processes" in server.log
+
+
+def test_without_what_speaks_http_the_server_says_what_to_install(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['uvloop'] = None; from trainbox.supervisor.serve import main; sys.exit(main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TRAINBOX_ROOT": str(tmp_path), "SAGEMAKER_BIND_TO_PORT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert ended.returncode == 3
+    assert "FAILED: ClientError: uvloop is not installed, and serve needs it for HTTP" in ended.stderr
+    assert "pip install 'trainbox[serving]'" in ended.stderr
 
 
 def test_a_port_that_is_taken_ends_the_server_with_the_reason(tmp_path: Path) -> None:

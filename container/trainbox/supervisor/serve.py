@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -15,7 +16,7 @@ from trainbox.contract.job import read_environment
 from trainbox.contract.secrets import hidden_values
 from trainbox.contract.settings import require_known
 from trainbox.contract.text import short
-from trainbox.errors import PREFIX, ContractError, ResourceError, TrainboxError
+from trainbox.errors import PREFIX, ContractError, ProgramError, ResourceError, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.supervisor.endpoint.dispatcher import Dispatcher
 from trainbox.supervisor.endpoint.plan import PROGRAM, Capacity, plan_loader
@@ -28,6 +29,8 @@ from trainbox.system.memory import read_memory
 from trainbox.system.worker_page import PageField, make_page
 
 _BACKLOG = 2048
+#: Of the extra `serving`.
+_HTTP = ("uvicorn", "httptools", "uvloop")
 _USAGE = """\
 usage: serve
 
@@ -82,6 +85,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
     require_known((), env)
     hosting = read_hosting(env)
+    _require_http()
     if hosting.is_multi_model:
         raise ContractError(
             "SAGEMAKER_MULTI_MODEL is true, and this version of trainbox serves one model",
@@ -99,6 +103,16 @@ def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
         plan, clock=time.monotonic, poller=lambda: dispatcher, ignore_stops=True, on_change=dispatcher.note
     )
     return _report(outcome, Path(plan.children[0].directory), hidden_values(env))
+
+
+def _require_http() -> None:
+    """Refuse to start without what speaks HTTP: each worker would fail with a traceback."""
+    missing = [name for name in _HTTP if find_spec(name) is None]
+    if missing:
+        raise ProgramError(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, and serve needs it for HTTP",
+            hint="pip install 'trainbox[serving]'",
+        )
 
 
 def _listen(hosting: Hosting) -> socket.socket:
