@@ -125,7 +125,7 @@ class ModelLoader:
             self._page.header[PageField.DRAINING] = 1
 
     def run(self) -> int:
-        """ForkWorker and reap until the supervisor asks for the end, or is gone; the exit code."""
+        """Fork and reap until the supervisor asks for the end, or is gone; the exit code."""
         while self._draining_since is None or not self._is_idle(self._draining_since):
             if not self._turn(None if self._draining_since is None else _TICK_SECONDS) or self._code:
                 self._end_workers(signal.SIGKILL)
