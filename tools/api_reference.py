@@ -55,7 +55,7 @@ MODULES: Sequence[tuple[str, tuple[str, ...], str]] = (
         "Runs a job on this machine.",
     ),
     (
-        "trainbox.local.events",
+        "trainbox.local.run_events.events",
         (
             "Listener",
             "JobStarted",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from trainbox import errors
-from trainbox.contract.secrets import without_secrets
+from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.contract.text import visible
 
 PREFIX = errors.PREFIX

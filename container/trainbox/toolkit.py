@@ -18,13 +18,13 @@ from trainbox import atomic_write as whole
 from trainbox import metrics, stopping
 from trainbox.checkpoint.store import Checkpoints
 from trainbox.contract import params
+from trainbox.contract.cluster.ranks import Ranks, read_ranks
+from trainbox.contract.cluster.world import world_hosts
+from trainbox.contract.credentials.checkpoint_keys import read_checkpoint_keys
 from trainbox.contract.job import Channel, Job, read_environment, read_job
-from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.layout import DEFAULT_ROOT, ROOT_VARIABLE
 from trainbox.contract.params.script_flags import parse_flags, read_flags, refuse_misspelt_channel, usage
-from trainbox.contract.ranks import Ranks, read_ranks
 from trainbox.contract.text import did_you_mean
-from trainbox.contract.world import world_hosts
 from trainbox.errors import DataError, HyperparameterError, end_as_declared
 from trainbox.files import keep_out_of_git
 from trainbox.log_lines import emit

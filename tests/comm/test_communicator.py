@@ -21,7 +21,7 @@ from tests.support.timeline import Timeline
 from trainbox.comm import Communicator, Members, communicator, heartbeat, join, rendezvous, sockets
 from trainbox.comm.framing import FrameReader, Heartbeat
 from trainbox.comm.handshake import MemberHandshake, Role, say_hello
-from trainbox.contract.peer_key import PeerKey
+from trainbox.contract.credentials.peer_key import PeerKey
 from trainbox.errors import DataError, PeerError
 
 PORT = 29472

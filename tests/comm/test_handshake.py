@@ -29,7 +29,7 @@ from trainbox.comm.handshake import (
     prove,
     say_hello,
 )
-from trainbox.contract.peer_key import PeerKey
+from trainbox.contract.credentials.peer_key import PeerKey
 
 KEY = PeerKey(bytes(range(32)))
 OTHER = PeerKey(bytes(range(1, 33)))

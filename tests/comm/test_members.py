@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from trainbox.comm import Members, find_members
+from trainbox.contract.cluster.ranks import read_ranks
 from trainbox.contract.job import Job, read_job
-from trainbox.contract.ranks import read_ranks
 from trainbox.errors import ContractError
 
 HOSTS = ("algo-1", "algo-10", "algo-2")

@@ -26,7 +26,7 @@ from trainbox.comm.acceptor import Acceptor, Arrival
 from trainbox.comm.handshake import PROTOCOL, Challenge, Hello, Proof, Rejection, Role, encode, make_nonce
 from trainbox.comm.member_loss import TAKEN, UNPROVED, MemberLost
 from trainbox.comm.tolerant import join_tolerant
-from trainbox.contract.peer_key import SAME_KEY_HINT, PeerKey
+from trainbox.contract.credentials.peer_key import SAME_KEY_HINT, PeerKey
 from trainbox.errors import PeerError
 
 pytestmark = pytest.mark.process

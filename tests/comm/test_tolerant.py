@@ -19,7 +19,7 @@ from trainbox.comm.data_connection import DataConnection
 from trainbox.comm.framing import encode_header
 from trainbox.comm.member_loss import OTHER_JOB, OTHER_VERSION, MemberLost
 from trainbox.comm.tolerant import TolerantCommunicator, join_tolerant
-from trainbox.contract.peer_key import PeerKey
+from trainbox.contract.credentials.peer_key import PeerKey
 
 PORT = 29433
 KEY = PeerKey(bytes(range(32)))

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from trainbox import errors
-from trainbox.contract.diagnosis import DiagnosedError, Diagnosis, diagnose_defect, diagnose_error, kind_of
-from trainbox.contract.failure import compose
+from trainbox.contract.failures.diagnosis import DiagnosedError, Diagnosis, diagnose_defect, diagnose_error, kind_of
+from trainbox.contract.failures.failure import compose
 from trainbox.errors import CheckpointError, DataError, PeerError, Stopped, TrainboxError
 
 TREE = [one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, TrainboxError)]

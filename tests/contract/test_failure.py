@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import (
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import (
     LONGEST_FAILURE,
     compose,
     hide_in_failure,

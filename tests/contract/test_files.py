@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import compose, read_failure, release_failure, reserve_failure, write_failure
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import compose, read_failure, release_failure, reserve_failure, write_failure
 from trainbox.files import disarm, read_below, read_regular, remove_tree, walk_below
 
 KEY = b"KEY-OF-THE-HOST-4711"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainbox.contract.cluster.scheduler import DEFAULT_GRACE_SECONDS
 from trainbox.contract.config_files import LARGEST_CONFIG_BYTES
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import Channel, InstanceGroup, Job, read_job
-from trainbox.contract.scheduler import DEFAULT_GRACE_SECONDS
 from trainbox.errors import ContractError
 
 # A real one of a heterogeneous cluster, shortened.

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from trainbox.contract.credentials.checkpoint_keys import CHECKPOINT_KEY, read_checkpoint_keys
+from trainbox.contract.credentials.references import fill_in_variables
+from trainbox.contract.credentials.secrets import is_secret
 from trainbox.contract.job import read_job
-from trainbox.contract.keys import CHECKPOINT_KEY, read_checkpoint_keys
-from trainbox.contract.references import fill_in_variables
-from trainbox.contract.secrets import is_secret
 from trainbox.errors import ContractError
 
 KEY = bytes(range(0xE0, 0x100))

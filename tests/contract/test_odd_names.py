@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import compose, write_failure
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import compose, write_failure
 from trainbox.contract.text import printable
 
 NAME = os.fsdecode(b"a\xff.csv")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainbox.contract import params
-from trainbox.contract.diagnosis import diagnose_error
-from trainbox.contract.failure import LONGEST_FAILURE, compose
+from trainbox.contract.failures.diagnosis import diagnose_error
+from trainbox.contract.failures.failure import LONGEST_FAILURE, compose
 from trainbox.diagnostics.cause import find_cause
 from trainbox.errors import HyperparameterError, last_words
 from trainbox.xgboost.params.declaration import Declaration

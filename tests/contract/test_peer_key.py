@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE, PeerKey, read_peer_key, without_peer_key
+from trainbox.contract.credentials.references import fill_in_variables, read_resolved
+from trainbox.contract.credentials.secrets import is_secret, redact
 from trainbox.contract.job import read_job
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey, read_peer_key, without_peer_key
-from trainbox.contract.references import fill_in_variables, read_resolved
-from trainbox.contract.secrets import is_secret, redact
 from trainbox.errors import ContractError
 
 SECRET = bytes(range(224, 256))  # its base64 has characters in which the two alphabets differ

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
+from trainbox.contract.cluster.ranks import RANK_VARIABLES, Ranks, read_ranks
 from trainbox.errors import ContractError
 
 PLACES = st.tuples(*[st.integers(1, 4)] * 2).flatmap(

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.job import Job, Wanted, read_job, read_references
-from trainbox.contract.references import (
+from trainbox.contract.credentials.references import (
     VARIABLE,
     Reference,
     fill_in,
@@ -18,6 +17,7 @@ from trainbox.contract.references import (
     is_reference,
     read_reference,
 )
+from trainbox.contract.job import Job, Wanted, read_job, read_references
 from trainbox.errors import ContractError
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-a1b2c3"

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import compose
-from trainbox.contract.secrets import (
+from trainbox.contract.credentials.secrets import (
     REDACTED,
     hidden_values,
     is_secret,
@@ -20,6 +18,8 @@ from trainbox.contract.secrets import (
     secrets_of_urls,
     without_secrets,
 )
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import compose
 
 # -- names -------------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.contract.failure import compose
+from trainbox.contract.failures.failure import compose
 from trainbox.contract.job import Job, read_job
 from trainbox.diagnostics.cause import Cause
 from trainbox.diagnostics.finding import Finding, as_hint, blame, in_words

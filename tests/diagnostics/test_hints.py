@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.failing import stderr_of
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import LONGEST_FAILURE, compose
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import LONGEST_FAILURE, compose
 from trainbox.diagnostics.cause import Cause, find_cause
 from trainbox.diagnostics.hints import find_hint
 from trainbox.local.backends import namespace

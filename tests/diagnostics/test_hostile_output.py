@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trainbox.contract.credentials.secrets import is_secret, secrets_of_urls, without_secrets
 from trainbox.contract.params.values import _NUMBER as PARAM_NUMBER  # the expression is what is tested
-from trainbox.contract.secrets import is_secret, secrets_of_urls, without_secrets
 from trainbox.diagnostics.cause import Cause, find_cause
 from trainbox.diagnostics.hints import find_hint
 from trainbox.diagnostics.verdict import RankFailure

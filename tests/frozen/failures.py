@@ -11,8 +11,8 @@ import msgspec
 
 from tests.frozen.recorded import as_json
 from tests.support.trees import Tree
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import compose, write_failure
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import compose, write_failure
 from trainbox.contract.job import Job, read_job
 from trainbox.diagnostics.cause import Cause
 from trainbox.diagnostics.finding import Finding, blame

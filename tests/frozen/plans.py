@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.frozen.jobs import FrozenJob
 from tests.frozen.recorded import as_json
-from trainbox.contract.diagnosis import diagnose_error
+from trainbox.contract.failures.diagnosis import diagnose_error
 from trainbox.contract.job import Job, read_job
 from trainbox.errors import TrainboxError
 from trainbox.supervisor.plan import Child, Plan, plan

@@ -7,7 +7,7 @@ import pytest
 from tests.frozen.fixtures import FIXTURES, with_a
 from tests.frozen.trainings import STEADY, TRAININGS, train
 from trainbox.checkpoint.manifest import MANIFEST, read_sealed, require_genuine
-from trainbox.contract.keys import CHECKPOINT_KEY
+from trainbox.contract.credentials.checkpoint_keys import CHECKPOINT_KEY
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 

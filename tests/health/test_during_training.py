@@ -24,7 +24,7 @@ import signal, sys
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.contract.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
+from trainbox.contract.cluster.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 scratch = Path(os.environ[PROGRESS_VARIABLE]).parent
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])

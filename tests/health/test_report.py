@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from trainbox.comm.member_loss import OTHER_VERSION
-from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.failures.diagnosis import Diagnosis
 from trainbox.diagnostics.finding import Finding, in_words
 from trainbox.health.checks import CHECKS, amount, explanation, found, unfinished
 from trainbox.health.report import HostChecks, compare_hosts, diagnose, evaluate

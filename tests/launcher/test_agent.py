@@ -11,10 +11,10 @@ pytest.importorskip("torch")
 
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
-from trainbox.contract import progress
-from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.cluster import progress
+from trainbox.contract.cluster.progress import RankProgress, StepPhase
+from trainbox.contract.failures.diagnosis import Diagnosis
 from trainbox.contract.job import read_job
-from trainbox.contract.progress import RankProgress, StepPhase
 from trainbox.diagnostics.verdict import Verdict
 from trainbox.launcher.agent import RESTART_GRACE_SECONDS, Agent
 from trainbox.launcher.attribution import AttemptReport

@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from tests.support.waiting import eventually
-from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.failures.diagnosis import Diagnosis
 from trainbox.diagnostics.verdict import Verdict
 from trainbox.launcher.coordination import LOST_SECONDS, CoordinationStore, HostsLost
 

@@ -12,7 +12,7 @@ from tests.support.addresses import free_port
 from tests.support.trees import Run, Tree
 from tests.support.waiting import eventually
 from tests.support.worlds import Ranks
-from trainbox.contract import progress
+from trainbox.contract.cluster import progress
 from trainbox.contract.job import read_job
 from trainbox.launcher import hang_rules
 from trainbox.launcher.hang_detector import HangDetector
@@ -28,7 +28,7 @@ import os, signal, sys, time
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.contract.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
+from trainbox.contract.cluster.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 progress = RankProgress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from trainbox.contract import progress
+from trainbox.contract.cluster import progress
+from trainbox.contract.cluster.progress import RankProgress, StepPhase
+from trainbox.contract.cluster.ranks import Ranks
 from trainbox.contract.fault_injection import read_drills
 from trainbox.contract.job import read_job
-from trainbox.contract.progress import RankProgress, StepPhase
-from trainbox.contract.ranks import Ranks
 from trainbox.launcher.fault_injection import FaultInjector
 from trainbox.launcher.hang_detector import HangDetector
 from trainbox.log_lines import emit

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from trainbox.contract.progress import StepPhase
+from trainbox.contract.cluster.progress import StepPhase
 from trainbox.launcher.hang_rules import (
     SLOW_WINDOWS,
     HangLimits,

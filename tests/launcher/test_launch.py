@@ -50,7 +50,7 @@ import os, signal, sys, time
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from trainbox.contract.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
+from trainbox.contract.cluster.progress import PROGRESS_VARIABLE, RankProgress, StepPhase
 
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 progress = RankProgress(Path(os.environ[PROGRESS_VARIABLE]), int(os.environ["LOCAL_RANK"]))
@@ -575,7 +575,7 @@ def test_a_stop_after_the_ranks_have_ended_changes_nothing_and_leaves_nothing(tr
         """
         import os, sys
         from pathlib import Path
-        from trainbox.contract.progress import PROGRESS_VARIABLE
+        from trainbox.contract.cluster.progress import PROGRESS_VARIABLE
         scratch = Path(os.environ[PROGRESS_VARIABLE]).parent
         for number in range(10_000): (scratch / str(number)).touch()
         Path(os.environ["TRAINBOX_ROOT"], "scratch").write_text(str(scratch))

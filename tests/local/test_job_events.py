@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 
 from trainbox.contract.job_spec import MetricDefinition
 from trainbox.diagnostics.finding import Finding
-from trainbox.local.events import (
+from trainbox.local.metrics.curves import Curves
+from trainbox.local.metrics.defined_metrics import LONGEST_SEARCHED, DefinedMetrics, can_explode, refuse
+from trainbox.local.results.record import Curve
+from trainbox.local.run_events.events import (
     Event,
     FindingReported,
     LinesWritten,
@@ -19,10 +22,7 @@ from trainbox.local.events import (
     NoteGiven,
     StatusChanged,
 )
-from trainbox.local.job_events import JobEvents
-from trainbox.local.metrics.curves import Curves
-from trainbox.local.metrics.defined_metrics import LONGEST_SEARCHED, DefinedMetrics, can_explode, refuse
-from trainbox.local.results.record import Curve
+from trainbox.local.run_events.job_events import JobEvents
 
 #: As AWS's own documentation and SDK have them.
 _REAL = (

@@ -15,8 +15,8 @@ from tests.support.runs import COMMAND, record
 from tests.support.waiting import LIMIT
 from trainbox.cli.run import add_arguments
 from trainbox.cli.run_command import read_command
-from trainbox.contract.keys import KEY_BYTES
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE
+from trainbox.contract.credentials.checkpoint_keys import KEY_BYTES
+from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE
 from trainbox.errors import RunError
 from trainbox.local import request as request_module
 from trainbox.local.backends.confinement import Confinement

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.ending import ending, stop_in
+from trainbox.contract.failures.ending import ending, stop_in
 from trainbox.errors import RunError
 from trainbox.local.backends.hosts import Ended, HostEnd
-from trainbox.local.job_end import LONGEST_REASON, JobEnd, conclude, failure_reason
 from trainbox.local.metrics.curves import Curves, joined
 from trainbox.local.results.archive import archive
 from trainbox.local.results.collect import merge
 from trainbox.local.results.folder import claimed, keep_earlier_logs, logs_of_last, remove
 from trainbox.local.results.record import Curve, JobRecord, read_record, write_record
+from trainbox.local.run_events.job_end import LONGEST_REASON, JobEnd, conclude, failure_reason
 from trainbox.log_lines import PREFIX
 
 RECORD = JobRecord(job_name="job", attempt=1, started="2026-11-05T10:00:00+00:00", script="train.py")

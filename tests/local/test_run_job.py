@@ -22,7 +22,9 @@ from trainbox.contract.job_spec import AlgorithmSpecification, JobSpec, LocalScr
 from trainbox.errors import RunError
 from trainbox.local import request as request_module
 from trainbox.local.backends.isolation import Isolation
-from trainbox.local.events import (
+from trainbox.local.local_options import LocalOptions
+from trainbox.local.results.record import Curve
+from trainbox.local.run_events.events import (
     Event,
     HostFinished,
     HostStarted,
@@ -34,8 +36,6 @@ from trainbox.local.events import (
     StatusChanged,
     TimePassed,
 )
-from trainbox.local.local_options import LocalOptions
-from trainbox.local.results.record import Curve
 from trainbox.local.run_job import run_job
 from trainbox.local.stop_request import StopRequest
 from trainbox.system.procfs import read_stat

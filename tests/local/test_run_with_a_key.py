@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.runs import COMMAND, record
 from tests.support.waiting import LIMIT
-from trainbox.contract.keys import CHECKPOINT_KEY
+from trainbox.contract.credentials.checkpoint_keys import CHECKPOINT_KEY
 
 pytestmark = pytest.mark.process
 

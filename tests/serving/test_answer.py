@@ -15,7 +15,7 @@ from tests.support.writers import entry, frame, tensor
 from trainbox.contract.hosting import read_hosting
 from trainbox.contract.model_card import Features
 from trainbox.errors import ContractError
-from trainbox.serving.answer import answer, make_service, predict, read, write
+from trainbox.serving.bodies.answer import answer, make_service, predict, read, write
 
 NAN = float("nan")
 ROWS = np.array([[1, 2, 3], [NAN, 5, 6]], np.float32)

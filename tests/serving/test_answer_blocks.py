@@ -12,8 +12,8 @@ from tests.serving.test_answer import DENSE, npy
 from tests.support.serving import Linear, ask, service
 from tests.support.writers import entry, frame, tensor
 from trainbox.contract.model_card import Features
-from trainbox.serving.answer_blocks import answer_blocks
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.answer_blocks import answer_blocks
+from trainbox.serving.bodies.request_errors import RequestError
 
 BATCH = {"SAGEMAKER_BATCH": "true", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}
 ROWS = np.random.default_rng(3).integers(0, 1000, size=(200, 3)).tolist()

@@ -17,7 +17,7 @@ from tests.support import builtin_hosting
 from tests.support.serving import Linear, ask
 from tests.support.writers import entry, frame, tensor
 from trainbox.contract.model_card import Features, classes_of
-from trainbox.serving.answer import Answer
+from trainbox.serving.bodies.answer import Answer
 
 FEATURES = 6
 OBJECTIVES: dict[str, dict[str, Any]] = {

@@ -16,11 +16,11 @@ from trainbox.contract.model_card import MISSING
 from trainbox.data import ColumnSpec
 from trainbox.data.formats import Format, parse_body
 from trainbox.errors import DataError
-from trainbox.serving.decode import decode
-from trainbox.serving.decode_csv import decode_csv
-from trainbox.serving.features import Floats
-from trainbox.serving.media_types import read_input_type
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.decode import decode
+from trainbox.serving.bodies.decode_csv import decode_csv
+from trainbox.serving.bodies.features import Floats
+from trainbox.serving.bodies.media_types import read_input_type
+from trainbox.serving.bodies.request_errors import RequestError
 
 NAMES = ("a", "b", "c")
 PLAN = service(Linear(names=NAMES)).plan

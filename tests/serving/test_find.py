@@ -14,8 +14,8 @@ from tests.support.boosters import train
 from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.model_card import CARD_FILE, ModelCard, encode_card, features_of, read_card
 from trainbox.errors import DataError, ProgramError
-from trainbox.serving.find import FoundModel, find_model, list_model, load
-from trainbox.serving.self_test import self_test
+from trainbox.serving.models.find import FoundModel, find_model, list_model, load
+from trainbox.serving.models.self_test import self_test
 
 
 @pytest.fixture(autouse=True)

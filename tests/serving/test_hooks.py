@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from trainbox.errors import ProgramError
-from trainbox.serving.hook_context import Context, make_context
-from trainbox.serving.hooks import (
+from trainbox.serving.hooks.calls import (
     Defaults,
     HookAnswer,
     HookError,
@@ -21,7 +20,8 @@ from trainbox.serving.hooks import (
     load_hooks,
     load_user_model,
 )
-from trainbox.serving.user_module import Module
+from trainbox.serving.hooks.context import Context, make_context
+from trainbox.serving.hooks.user_module import Module
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests.serving.test_answer import npy
 from tests.support.serving import Linear, ask, service
-from trainbox.serving.decode import decode
-from trainbox.serving.media_types import read_input_type
+from trainbox.serving.bodies.decode import decode
+from trainbox.serving.bodies.media_types import read_input_type
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4)
 COLOURS = np.arange(36, dtype=np.uint8).reshape(3, 4, 3)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.serving import Linear, ask
-from trainbox.serving.media_types import IMAGE_TYPES, INPUT_TYPES, OUTPUT_TYPES
+from trainbox.serving.bodies.media_types import IMAGE_TYPES, INPUT_TYPES, OUTPUT_TYPES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "requests-and-answers.md").read_text()
 FORMS, ERRORS = PAGE.split("## What is refused")

@@ -124,7 +124,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from trainbox.contract.hosting import read_hosting
-from trainbox.serving.find import find_model, list_model, load
+from trainbox.serving.models.find import find_model, list_model, load
 
 hosting = read_hosting({"TRAINBOX_ROOT": sys.argv[1]})
 predictor = load(find_model(hosting, list_model(hosting)))

@@ -7,8 +7,8 @@ import pytest
 
 from tests.frozen.trainings import TRAININGS, Training, draw_rows, train
 from trainbox.contract.hosting import read_hosting
-from trainbox.serving.find import find_model, list_model, load
-from trainbox.serving.self_test import self_test
+from trainbox.serving.models.find import find_model, list_model, load
+from trainbox.serving.models.self_test import self_test
 
 pytestmark = pytest.mark.process
 

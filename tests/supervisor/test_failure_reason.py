@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import compose
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import compose
 from trainbox.contract.job import Job, read_job
 from trainbox.diagnostics.verdict import RankFailure, Verdict
 from trainbox.supervisor.failure_reason import diagnose

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from tests.support.trees import Tree
+from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE, PeerKey
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job, read_job
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE, PeerKey
 from trainbox.supervisor.plan import Plan, plan
 from trainbox.supervisor.preflight import plan_checks
 from trainbox.supervisor.program.choice import Program, bundled_directory, needs_key

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from trainbox.contract.diagnosis import Diagnosis
 from trainbox.contract.environment import Machine
+from trainbox.contract.failures.diagnosis import Diagnosis
 from trainbox.contract.job import Job, read_job
 from trainbox.supervisor.outcome import Exit, Outcome
 from trainbox.supervisor.plan import Child, Plan, plan

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainbox.clock import AFTERWARDS_SECONDS
-from trainbox.contract.failure import compose
+from trainbox.contract.failures.failure import compose
 from trainbox.errors import ProgramError
 from trainbox.supervisor.failure_reason import explain_exit
 from trainbox.supervisor.loop.spawn import Started

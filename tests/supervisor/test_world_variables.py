@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trainbox.contract.cluster.world import GROUPS
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import read_job
-from trainbox.contract.world import GROUPS
 from trainbox.errors import ContractError, HyperparameterError
 from trainbox.supervisor.plan import Plan, plan
 from trainbox.supervisor.program.choice import Program

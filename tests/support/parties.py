@@ -19,7 +19,7 @@ _READY = "ready"
 _HEAD = """
 import json, os, sys, time
 import trainbox.toolkit
-from trainbox.contract.peer_key import PeerKey
+from trainbox.contract.credentials.peer_key import PeerKey
 from trainbox.comm import Members, join
 """
 #: `communicator` is what it has joined; `ready` says that the fault may come. An error ends it as the toolkit has it.

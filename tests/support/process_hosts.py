@@ -12,8 +12,8 @@ import msgspec
 from tests.support.addresses import addresses
 from tests.support.trees import Tree
 from tests.support.waiting import LIMIT
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import compose
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import compose
 
 _FAILURE = "diagnosis.json"
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from trainbox.contract.hosting import read_hosting
 from trainbox.contract.model_card import Features, ModelCard
-from trainbox.serving.answer import Answer, Service, make_service, respond
+from trainbox.serving.bodies.answer import Answer, Service, make_service, respond
 
 NAMES = ("age", "pay", "size")
 

@@ -18,7 +18,7 @@ from trainbox.comm.handshake import (
     say_hello,
 )
 from trainbox.comm.sockets import listen
-from trainbox.contract.peer_key import PeerKey
+from trainbox.contract.credentials.peer_key import PeerKey
 
 
 def reach(address: str, port: int) -> socket.socket:

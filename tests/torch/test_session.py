@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tests.support.worlds import Ranks, finish
-from trainbox.contract import progress
-from trainbox.contract.ranks import Ranks as Place
+from trainbox.contract.cluster import progress
+from trainbox.contract.cluster.ranks import Ranks as Place
 from trainbox.errors import HyperparameterError
 from trainbox.torch.steps.agreement import different
 from trainbox.torch.world import choose_backend

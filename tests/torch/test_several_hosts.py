@@ -14,8 +14,8 @@ pytest.importorskip("torch")
 from tests.support.addresses import addresses, free_port
 from tests.support.trees import Run, Tree
 from tests.support.worlds import finish
-from trainbox.contract.ranks import Ranks
-from trainbox.contract.world import GROUPS
+from trainbox.contract.cluster.ranks import Ranks
+from trainbox.contract.cluster.world import GROUPS
 from trainbox.torch.world import _serve_ranks
 
 pytestmark = pytest.mark.process

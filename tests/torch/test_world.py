@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from trainbox.contract.cluster.ranks import Ranks
+from trainbox.contract.cluster.world import GROUPS
 from trainbox.contract.job import Job, read_job
-from trainbox.contract.ranks import Ranks
-from trainbox.contract.world import GROUPS
 from trainbox.errors import ContractError
 from trainbox.torch.world import find_ranks
 

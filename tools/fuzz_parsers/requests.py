@@ -13,7 +13,7 @@ import pyarrow.ipc
 from tools.fuzz_parsers import corpus
 from trainbox.contract.hosting import read_hosting
 from trainbox.contract.model_card import Features, ModelCard
-from trainbox.serving.answer import Service, make_service, respond
+from trainbox.serving.bodies.answer import Service, make_service, respond
 
 _ROWS: list[list[float | None]] = [[1.0, 2.0, None], [0.5, -1.0, 3.0]]
 _JSON = (

@@ -26,13 +26,13 @@ from trainbox.comm.framing import HeartbeatConnection
 from trainbox.comm.handshake import HandshakeReader
 from trainbox.comm.heartbeat import HeartbeatMonitor
 from trainbox.comm.tolerant import TolerantCommunicator
+from trainbox.contract.cluster.ranks import find_members_beyond, read_port, read_ranks
+from trainbox.contract.credentials.checkpoint_keys import read_checkpoint_keys
+from trainbox.contract.credentials.peer_key import read_peer_key
+from trainbox.contract.credentials.references import fill_in_raw, find_references, read_resolved
 from trainbox.contract.environment import Machine, variables
 from trainbox.contract.job import read_job
-from trainbox.contract.keys import read_checkpoint_keys
 from trainbox.contract.model_card import read_card
-from trainbox.contract.peer_key import read_peer_key
-from trainbox.contract.ranks import find_members_beyond, read_port, read_ranks
-from trainbox.contract.references import fill_in_raw, find_references, read_resolved
 from trainbox.data import ColumnSpec, estimate_bytes, read_blocks, read_table
 from trainbox.data.formats import Format, parse_body, read_content_type
 from trainbox.errors import (

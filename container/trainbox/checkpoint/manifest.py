@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trainbox.contract.keys import CHECKPOINT_KEY
+from trainbox.contract.credentials.checkpoint_keys import CHECKPOINT_KEY
 from trainbox.errors import CheckpointError
 
 FORMAT = 1

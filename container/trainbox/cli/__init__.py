@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol, cast
 
 from trainbox import __version__
-from trainbox.contract.secrets import without_secrets
+from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.contract.text import did_you_mean, visible
 from trainbox.errors import ResourceError, TrainboxError
 

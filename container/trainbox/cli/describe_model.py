@@ -9,7 +9,7 @@ from trainbox.contract.model_card import encode_card
 from trainbox.errors import RunError
 from trainbox.local.endpoints.model_source import find_source, unpacked
 from trainbox.local.endpoints.model_summary import as_rows, feature_rows, summarise_model
-from trainbox.serving.media_types import IMAGE_TYPES, INPUT_TYPES, OUTPUT_TYPES
+from trainbox.serving.bodies.media_types import IMAGE_TYPES, INPUT_TYPES, OUTPUT_TYPES
 
 
 def describe_model(path: Path, env: Mapping[str, str], *, as_json: bool) -> int:

@@ -15,8 +15,8 @@ from trainbox.cli.screen.dry_run import describe
 from trainbox.cli.screen.next_steps import find_pictures, next_lines
 from trainbox.cli.screen.summary import summarise
 from trainbox.cli.screen.terminal import Terminal
+from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.contract.job import read_environment
-from trainbox.contract.secrets import without_secrets
 from trainbox.local.interrupts import Interrupts
 from trainbox.local.plan import RunPlan
 from trainbox.local.preview import Preview, preview

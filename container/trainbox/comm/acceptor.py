@@ -35,7 +35,7 @@ from trainbox.comm.handshake import (
 )
 from trainbox.comm.members import Members
 from trainbox.comm.sockets import hang_up, listen, send_at_once
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE
+from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE
 from trainbox.log_lines import emit
 
 #: Timeout of the whole handshake of one caller.

@@ -27,7 +27,7 @@ import msgspec
 
 from trainbox.comm.framing import NOT_OURS
 from trainbox.comm.sockets import CLOSED, send_at_once
-from trainbox.contract.peer_key import PeerKey
+from trainbox.contract.credentials.peer_key import PeerKey
 
 #: Covers what follows the handshake, too.
 PROTOCOL = 2

@@ -2,10 +2,10 @@
 
 import msgspec
 
+from trainbox.contract.cluster.ranks import Ranks
+from trainbox.contract.cluster.world import in_world
+from trainbox.contract.credentials.peer_key import PeerKey
 from trainbox.contract.job import Job
-from trainbox.contract.peer_key import PeerKey
-from trainbox.contract.ranks import Ranks
-from trainbox.contract.world import in_world
 from trainbox.errors import ContractError
 
 _HERE = "127.0.0.1"

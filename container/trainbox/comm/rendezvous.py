@@ -29,7 +29,7 @@ from trainbox.comm.handshake import MemberHandshake, Reason, Refused, Role, say_
 from trainbox.comm.heartbeat import HeartbeatMonitor
 from trainbox.comm.members import Members
 from trainbox.comm.sockets import connect, describe
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE, SAME_KEY_HINT
+from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE, SAME_KEY_HINT
 from trainbox.errors import PeerError, Stopped
 
 #: A try to reach the leader takes at most so long: to connect, to pass the handshake, and to wait for the next.

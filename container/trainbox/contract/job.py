@@ -8,13 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from trainbox.contract.cluster.ranks import DEFAULT_PORT, read_port
 from trainbox.contract.config_files import convert, read_object, refuse_unusable
-from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved
-from trainbox.contract.keys import read_checkpoint_keys
-from trainbox.contract.layout import DEFAULT_ROOT, Layout
-from trainbox.contract.peer_key import PeerKey, as_handed_on, read_peer_key
-from trainbox.contract.ranks import DEFAULT_PORT, read_port
-from trainbox.contract.references import (
+from trainbox.contract.credentials.checkpoint_keys import read_checkpoint_keys
+from trainbox.contract.credentials.peer_key import PeerKey, as_handed_on, read_peer_key
+from trainbox.contract.credentials.references import (
     Reference,
     fill_in,
     fill_in_raw,
@@ -22,7 +20,9 @@ from trainbox.contract.references import (
     names_with_references,
     read_resolved,
 )
-from trainbox.contract.secrets import hidden_values
+from trainbox.contract.credentials.secrets import hidden_values
+from trainbox.contract.hyperparameters import arguments, decode, flags_of, is_reserved
+from trainbox.contract.layout import DEFAULT_ROOT, Layout
 from trainbox.contract.settings import Settings, as_text, read_settings, require_known
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import ContractError

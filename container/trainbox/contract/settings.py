@@ -8,17 +8,17 @@ from typing import TypeVar, get_args
 
 import msgspec
 
-from trainbox.contract.fault_injection import Drill, read_drills
-from trainbox.contract.hosting import HOSTING_VARIABLES
-from trainbox.contract.hyperparameters import ArgumentStyle
-from trainbox.contract.ranks import DEFAULT_PORT
-from trainbox.contract.scheduler import (
+from trainbox.contract.cluster.ranks import DEFAULT_PORT
+from trainbox.contract.cluster.scheduler import (
     DEFAULT_GRACE_SECONDS,
     DEFAULT_GRACE_SECONDS_OF_SCHEDULERS,
     STOP_EXIT_CODE_OF_SCHEDULERS,
     default_grace_seconds,
     default_stop_exit_code,
 )
+from trainbox.contract.fault_injection import Drill, read_drills
+from trainbox.contract.hosting import HOSTING_VARIABLES
+from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.contract.setting_values import (
     MOST_PROCESSES_PER_HOST,
     Installs,

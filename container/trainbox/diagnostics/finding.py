@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from trainbox.contract.diagnosis import Diagnosis, kind_of
+from trainbox.contract.failures.diagnosis import Diagnosis, kind_of
 from trainbox.errors import ConfigurationError, HardwareError
 
 Status = Literal["pass", "warn", "fail"]

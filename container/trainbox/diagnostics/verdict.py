@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.diagnosis import Diagnosis
+from trainbox.contract.failures.diagnosis import Diagnosis
 from trainbox.diagnostics.cause import Cause
 
 _FILE = "verdict.json"

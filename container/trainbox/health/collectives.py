@@ -20,7 +20,7 @@ import msgspec
 
 from trainbox.clock import wait_from
 from trainbox.comm.tolerant import TolerantCommunicator
-from trainbox.contract.peer_key import without_peer_key
+from trainbox.contract.credentials.peer_key import without_peer_key
 from trainbox.diagnostics.finding import Finding, Kind
 from trainbox.health.checks import CHECKS, Stage, found
 from trainbox.health.collective_bisection import (

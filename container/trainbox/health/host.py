@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.cluster.ranks import DEFAULT_PORT, LAST_PORT
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Channel, Job
-from trainbox.contract.ranks import DEFAULT_PORT, LAST_PORT
 from trainbox.diagnostics.finding import Finding, Kind
 from trainbox.health import checks
 from trainbox.health.checks import Stage, found

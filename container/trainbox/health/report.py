@@ -13,9 +13,9 @@ import msgspec
 
 from trainbox.atomic_write import write
 from trainbox.comm.member_loss import OF_CONFIGURATION, UNPROVED
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.failure import compose
-from trainbox.contract.peer_key import SAME_KEY_HINT
+from trainbox.contract.credentials.peer_key import SAME_KEY_HINT
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.failure import compose
 from trainbox.contract.text import visible
 from trainbox.diagnostics.finding import Finding, blame, list_places
 from trainbox.health.checks import CHECKS, LEAST_SHARE_OF_MEDIAN, MOST_SKEW_SECONDS, amount, found

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from trainbox.contract.cluster.world import in_world
 from trainbox.contract.job import read_environment, read_job
 from trainbox.contract.layout import Layout
-from trainbox.contract.world import in_world
 from trainbox.launcher.ranks.forkserver import STOP_SIGNALS, StartRank, die_with, flush, fork_server
 
 #: What ranks will need: DistributedDataParallel's constructor imports dynamo, which takes a second.

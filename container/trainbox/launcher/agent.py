@@ -14,8 +14,8 @@ from torch.distributed.elastic.agent.server.api import (
     WorkerState,
 )
 
-from trainbox.contract import progress
-from trainbox.contract.diagnosis import diagnose_error
+from trainbox.contract.cluster import progress
+from trainbox.contract.failures.diagnosis import diagnose_error
 from trainbox.contract.job import Job
 from trainbox.diagnostics.finding import Finding
 from trainbox.diagnostics.monitor_protocol import look

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind
+from trainbox.contract.failures.diagnosis import Diagnosis, DiagnosisKind
 from trainbox.diagnostics.finding import Finding
 from trainbox.diagnostics.verdict import RankFailure
 from trainbox.errors import PeerError, RehearsalError

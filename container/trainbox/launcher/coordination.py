@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed import DistError
 
 from trainbox.clock import AwakeClock, Silence
-from trainbox.contract.diagnosis import diagnose_error
+from trainbox.contract.failures.diagnosis import diagnose_error
 from trainbox.diagnostics.verdict import Verdict
 from trainbox.errors import PeerError
 from trainbox.launcher.attribution import AttemptReport

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainbox.clock import AwakeClock, Silence
-from trainbox.contract import progress
+from trainbox.contract.cluster import progress
 from trainbox.contract.job import Job
 from trainbox.launcher import hang_rules
 from trainbox.launcher.coordination import Alarm, CoordinationStore

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from trainbox.contract.progress import ProgressSlot, StepPhase
+from trainbox.contract.cluster.progress import ProgressSlot, StepPhase
 from trainbox.system.procfs import is_stopped
 
 #: How many of the longest steps a step may take before it counts as hanging.

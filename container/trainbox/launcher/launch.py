@@ -12,7 +12,7 @@ from types import FrameType
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed.elastic.agent.server.api import WorkerSpec
 
-from trainbox.contract.diagnosis import Diagnosis, diagnose_error
+from trainbox.contract.failures.diagnosis import Diagnosis, diagnose_error
 from trainbox.contract.job import Job
 from trainbox.diagnostics.verdict import Verdict, write_verdict
 from trainbox.errors import ProgramError, Stopped, TrainboxError

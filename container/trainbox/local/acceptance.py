@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE
 from trainbox.contract.job_spec import JobSpec
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE
 from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST
 from trainbox.contract.settings import SETTINGS, require_known
 from trainbox.errors import ContractError, RunError

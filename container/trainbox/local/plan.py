@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.peer_key import as_handed_on
-from trainbox.contract.secrets import redact, redact_arguments
+from trainbox.contract.credentials.peer_key import as_handed_on
+from trainbox.contract.credentials.secrets import redact, redact_arguments
 from trainbox.local.backends import namespace
 from trainbox.local.backends.namespace import OPT_ML
 from trainbox.local.inputs.hosts import Cluster, form_cluster

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.credentials.references import has_reference
+from trainbox.contract.credentials.secrets import redact
 from trainbox.contract.job import read_job
-from trainbox.contract.references import has_reference
-from trainbox.contract.secrets import redact
 from trainbox.contract.settings import is_ours
 from trainbox.errors import RunError
 from trainbox.local.plan import HYPERPARAMETERS, HostPlan, redacted_hyperparameters

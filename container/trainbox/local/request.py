@@ -11,14 +11,14 @@ from typing import get_args
 
 import msgspec
 
+from trainbox.contract.credentials.checkpoint_keys import KEY_BYTES
+from trainbox.contract.credentials.peer_key import PeerKey, as_handed_on
+from trainbox.contract.credentials.references import has_reference
+from trainbox.contract.credentials.secrets import hidden_values
 from trainbox.contract.fault_injection import Drill
 from trainbox.contract.hyperparameters import flags_of
 from trainbox.contract.job_request import script_hyperparameters
 from trainbox.contract.job_spec import JobSpec, MetricDefinition
-from trainbox.contract.keys import KEY_BYTES
-from trainbox.contract.peer_key import PeerKey, as_handed_on
-from trainbox.contract.references import has_reference
-from trainbox.contract.secrets import hidden_values
 from trainbox.contract.setting_values import Installs, read_names
 from trainbox.errors import RunError
 from trainbox.local.acceptance import OWN_VARIABLES, PROCESSES, check_accepted, check_numbers

@@ -9,18 +9,15 @@ from collections.abc import Sequence
 
 import msgspec
 
+from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.contract.job import read_environment
 from trainbox.contract.job_spec import JobSpec
-from trainbox.contract.secrets import without_secrets
 from trainbox.errors import INTERNAL_EXIT_CODE, RunError
 from trainbox.files import disarm, keep_out_of_git
 from trainbox.local.backends.hosts import Ended
 from trainbox.local.backends.process import await_earlier
-from trainbox.local.events import HostFinished, JobFinished, JobStarted, Listener, SilentListener
 from trainbox.local.inputs.pipes import pipes_written
 from trainbox.local.inputs.place import fetch_inputs
-from trainbox.local.job_end import JobEnd, conclude
-from trainbox.local.job_events import JobEvents
 from trainbox.local.local_options import LocalOptions
 from trainbox.local.metrics.curves import Curves, joined
 from trainbox.local.opt_ml import prepare
@@ -36,6 +33,9 @@ from trainbox.local.results.outcome import JobOutcome, outcome_of
 from trainbox.local.results.overwriting import remove_result
 from trainbox.local.results.record import JobRecord, Seconds, keep_record, write_record
 from trainbox.local.results.result import ARCHIVE, MODEL, OUTPUT, commit, install, may_replace, put_aside
+from trainbox.local.run_events.events import HostFinished, JobFinished, JobStarted, Listener, SilentListener
+from trainbox.local.run_events.job_end import JobEnd, conclude
+from trainbox.local.run_events.job_events import JobEvents
 from trainbox.local.stop_request import StopRequest
 
 #: 128 + SIGINT, what a shell says of a command that Ctrl-C ended.

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainbox.contract.credentials.checkpoint_keys import CHECKPOINT_KEY
 from trainbox.contract.fault_injection import Drill, read_drills
-from trainbox.contract.keys import CHECKPOINT_KEY
 from trainbox.contract.settings import SETTINGS, is_ours, require_known
 from trainbox.errors import RunError
 from trainbox.local.local_options import LocalOptions

@@ -4,8 +4,8 @@ import secrets
 from pathlib import Path
 from typing import Any, Literal
 
+from trainbox.contract.credentials.checkpoint_keys import KEY_BYTES
 from trainbox.contract.hyperparameters import ArgumentStyle
-from trainbox.contract.keys import KEY_BYTES
 from trainbox.errors import TrainboxError
 
 try:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.request_errors import RequestError
 
 #: Parts that have come and are not read, of 64 KiB and more each.
 _MOST_PARTS = 16

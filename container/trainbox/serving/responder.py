@@ -9,12 +9,12 @@ import numpy as np
 
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.data.formats.byte_stream import Readable
-from trainbox.serving.answer import Answer, Question, make_service, read, refuse, respond, write
-from trainbox.serving.answer_blocks import answer_blocks
-from trainbox.serving.find import find_model, list_model, load
-from trainbox.serving.request_errors import RequestError
-from trainbox.serving.requirements import install_requirements
-from trainbox.serving.self_test import sample_matrix, self_test
+from trainbox.serving.bodies.answer import Answer, Question, make_service, read, refuse, respond, write
+from trainbox.serving.bodies.answer_blocks import answer_blocks
+from trainbox.serving.bodies.request_errors import RequestError
+from trainbox.serving.hooks.requirements import install_requirements
+from trainbox.serving.models.find import find_model, list_model, load
+from trainbox.serving.models.self_test import sample_matrix, self_test
 
 #: XGBoost has a way of its own for one row, which four rows in one call are not quicker than.
 _FEWEST_OF_XGBOOST = 5
@@ -163,7 +163,7 @@ def load_responder(hosting: Hosting) -> Responder:
     """
     found = find_model(hosting, list_model(hosting))
     if found.module is not None:
-        from trainbox.serving.hook_responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
+        from trainbox.serving.hooks.responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
 
         install_requirements(found.module.path.parent)
         return HookResponder(hosting, found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trainbox
 from trainbox import toolkit
 from trainbox.comm import Communicator
-from trainbox.contract.world import world_hosts
+from trainbox.contract.cluster.world import world_hosts
 from trainbox.errors import RunError
 from trainbox.model.plots import Picture, draw_pictures
 from trainbox.sklearn.boosted import boost, describe_engine, save_booster, score_booster

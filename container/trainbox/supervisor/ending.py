@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.ending import ending
-from trainbox.contract.failure import (
+from trainbox.contract.failures.diagnosis import Diagnosis
+from trainbox.contract.failures.ending import ending
+from trainbox.contract.failures.failure import (
     Mark,
     compose,
     hide_in_failure,

@@ -7,9 +7,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from trainbox import errors
-from trainbox.contract.diagnosis import Diagnosis, DiagnosisKind, kind_of
+from trainbox.contract.credentials.secrets import without_secrets
+from trainbox.contract.failures.diagnosis import Diagnosis, DiagnosisKind, kind_of
 from trainbox.contract.job import Job
-from trainbox.contract.secrets import without_secrets
 from trainbox.diagnostics.cause import HINT, Cause, find_cause
 from trainbox.diagnostics.finding import as_hint, blame
 from trainbox.diagnostics.hints import SHARED_MEMORY_HINT, find_hint

@@ -6,10 +6,10 @@ from typing import Literal
 
 import msgspec
 
+from trainbox.contract.cluster.world import world_hosts
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job
 from trainbox.contract.setting_values import MOST_PROCESSES_PER_HOST
-from trainbox.contract.world import world_hosts
 from trainbox.errors import HyperparameterError, ProgramError
 from trainbox.supervisor.program.choice import BUNDLED, TREES, XGBOOST, Program
 

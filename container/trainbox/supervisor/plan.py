@@ -7,13 +7,13 @@ from typing import Literal
 
 import msgspec
 
+from trainbox.contract.cluster.ranks import find_members_beyond
+from trainbox.contract.cluster.world import GROUPS, world_hosts
+from trainbox.contract.credentials.peer_key import as_handed_on, without_peer_key
 from trainbox.contract.environment import DISTRIBUTION_SWITCHES, Machine, variables
 from trainbox.contract.job import Job
 from trainbox.contract.layout import ROOT_VARIABLE
-from trainbox.contract.peer_key import as_handed_on, without_peer_key
-from trainbox.contract.ranks import find_members_beyond
 from trainbox.contract.settings import as_text
-from trainbox.contract.world import GROUPS, world_hosts
 from trainbox.errors import ContractError
 from trainbox.supervisor.launcher_choice import Launch, agent_argv, decide
 from trainbox.supervisor.program.choice import Program

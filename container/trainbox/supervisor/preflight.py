@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.diagnosis import DiagnosedError, Diagnosis, diagnose_error
+from trainbox.contract.credentials.peer_key import as_handed_on
+from trainbox.contract.failures.diagnosis import DiagnosedError, Diagnosis, diagnose_error
 from trainbox.contract.job import Job
-from trainbox.contract.peer_key import as_handed_on
 from trainbox.errors import PreflightError, Stopped
 from trainbox.log_lines import emit
 from trainbox.supervisor.outcome import Outcome

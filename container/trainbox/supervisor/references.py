@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from trainbox.contract.credentials.references import VARIABLE, Reference
 from trainbox.contract.environment import LONGEST_VARIABLE_BYTES
 from trainbox.contract.job import Wanted
-from trainbox.contract.references import VARIABLE, Reference
 from trainbox.contract.text import did_you_mean
 from trainbox.errors import SecretError
 

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from trainbox.contract.diagnosis import diagnose_defect, diagnose_error
-from trainbox.contract.failure import compose
+from trainbox.contract.credentials.secrets import hidden_values
+from trainbox.contract.failures.diagnosis import diagnose_defect, diagnose_error
+from trainbox.contract.failures.failure import compose
 from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.job import read_environment
-from trainbox.contract.secrets import hidden_values
 from trainbox.contract.settings import require_known
 from trainbox.contract.text import short
 from trainbox.errors import PREFIX, ContractError, ProgramError, ResourceError, TrainboxError

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from trainbox.contract.diagnosis import diagnose_defect, diagnose_error
-from trainbox.contract.failure import mark_failure, reserve_failure
+from trainbox.contract.cluster.world import world_hosts
+from trainbox.contract.credentials.peer_key import without_peer_key
+from trainbox.contract.credentials.references import fill_in_variables
+from trainbox.contract.credentials.secrets import hidden_values
+from trainbox.contract.failures.diagnosis import diagnose_defect, diagnose_error
+from trainbox.contract.failures.failure import mark_failure, reserve_failure
 from trainbox.contract.job import Job, read_environment, read_job, read_references
 from trainbox.contract.layout import ROOT_VARIABLE, Layout
-from trainbox.contract.peer_key import without_peer_key
-from trainbox.contract.references import fill_in_variables
-from trainbox.contract.secrets import hidden_values
 from trainbox.contract.text import short
-from trainbox.contract.world import world_hosts
 from trainbox.errors import PREFIX, ContractError, Stopped, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.supervisor.ending import exit_code, fail, report

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from trainbox.contract.cluster.ranks import RANK_VARIABLES
+from trainbox.contract.cluster.world import world_hosts
 from trainbox.contract.environment import Machine
 from trainbox.contract.job import Job
-from trainbox.contract.ranks import RANK_VARIABLES
-from trainbox.contract.world import world_hosts
 from trainbox.supervisor.launcher_choice import Launch
 
 #: What libfabric and NCCL's plug-in need to be told where there is an EFA (aws-ofi-nccl, "Environment variables").

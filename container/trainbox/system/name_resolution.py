@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainbox.clock import Clock, Sleep, describe_missed, wait_from
+from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE
 from trainbox.contract.job import Job
-from trainbox.contract.peer_key import PEER_KEY_VARIABLE
 from trainbox.errors import PeerError
 
 Say = Callable[[str], None]

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from accelerate import Accelerator, skip_first_batches
 from accelerate.utils import load
 
-from trainbox.contract.progress import StepPhase
+from trainbox.contract.cluster.progress import StepPhase
 from trainbox.torch.checkpoints.pickles import check_objects
 from trainbox.torch.integration import EVERY_SECONDS, Integration
 

@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 
 from trainbox import metrics, stopping, toolkit
+from trainbox.contract.cluster.progress import StepPhase, open_progress
+from trainbox.contract.cluster.ranks import RANK_VARIABLES, Ranks, read_ranks
+from trainbox.contract.cluster.world import in_world
 from trainbox.contract.job import read_environment
-from trainbox.contract.progress import StepPhase, open_progress
-from trainbox.contract.ranks import RANK_VARIABLES, Ranks, read_ranks
-from trainbox.contract.world import in_world
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
 from trainbox.log_lines import emit
 from trainbox.torch.checkpoints.collectives import RankGroup

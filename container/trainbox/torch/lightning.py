@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from trainbox import toolkit
-from trainbox.contract.progress import StepPhase
-from trainbox.contract.world import in_world
+from trainbox.contract.cluster.progress import StepPhase
+from trainbox.contract.cluster.world import in_world
 from trainbox.torch.integration import EVERY_SECONDS, Integration, read_place
 
 #: Both packages hold the same; a script should not have to import the other one as well.

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 
 from trainbox import toolkit
+from trainbox.contract.cluster.progress import StepPhase, open_progress
 from trainbox.contract.job import read_environment
-from trainbox.contract.progress import StepPhase, open_progress
 from trainbox.launcher.ranks import preload
 from trainbox.log_lines import emit
 from trainbox.torch.determinism import algorithms, seed_all

@@ -27,8 +27,8 @@ import torch.distributed as dist
 from torch import nn
 
 from trainbox import toolkit
-from trainbox.contract.progress import RankProgress, StepPhase
-from trainbox.contract.ranks import Ranks
+from trainbox.contract.cluster.progress import RankProgress, StepPhase
+from trainbox.contract.cluster.ranks import Ranks
 from trainbox.log_lines import emit
 from trainbox.torch.batches import Batches, Tail
 from trainbox.torch.checkpoints.parts import FROZEN, digest_frozen, is_partly_frozen, plain

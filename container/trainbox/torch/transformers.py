@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from trainbox.contract.progress import StepPhase
+from trainbox.contract.cluster.progress import StepPhase
 from trainbox.torch.integration import EVERY_SECONDS, Integration
 
 

@@ -19,9 +19,9 @@ from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
 from trainbox.comm.sockets import serve_store
+from trainbox.contract.cluster.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_port, read_ranks
+from trainbox.contract.cluster.world import in_world
 from trainbox.contract.job import Job
-from trainbox.contract.ranks import RANK_VARIABLES, Ranks, find_members_beyond, read_port, read_ranks
-from trainbox.contract.world import in_world
 from trainbox.errors import ContractError, HyperparameterError
 from trainbox.log_lines import emit
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable, Mapping
 
-from trainbox.contract.secrets import REDACTED, redact, without_secrets
+from trainbox.contract.credentials.secrets import REDACTED, redact, without_secrets
 from trainbox.contract.text import visible
 from trainbox.local.plan import HYPERPARAMETERS, HostPlan, RunPlan, redacted_hyperparameters
 from trainbox.local.preview import Preview

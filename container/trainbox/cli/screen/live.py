@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from trainbox.cli.screen.pens import Pen
 from trainbox.cli.screen.remaining import Remaining
-from trainbox.contract.secrets import without_secrets
+from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.contract.text import coloured, six_digits, visible
 from trainbox.local.metrics.curves import MARK, Curves
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trainbox.cli.screen.pens import Pen
-from trainbox.contract.secrets import redact, redact_arguments
+from trainbox.contract.credentials.secrets import redact, redact_arguments
 from trainbox.contract.text import six_digits, visible
 from trainbox.local.given import Origin, escaped
 from trainbox.local.inputs.hosts import Hosts

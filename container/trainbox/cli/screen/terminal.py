@@ -5,7 +5,9 @@ from typing import TextIO, cast
 from trainbox.cli.screen.live import Live, Screen
 from trainbox.cli.screen.pens import find_pen
 from trainbox.cli.screen.remaining import Remaining, find_total
-from trainbox.local.events import (
+from trainbox.local.metrics.curves import Curves
+from trainbox.local.plan import RunPlan
+from trainbox.local.run_events.events import (
     Event,
     HostFinished,
     JobFinished,
@@ -14,8 +16,6 @@ from trainbox.local.events import (
     NoteGiven,
     TimePassed,
 )
-from trainbox.local.metrics.curves import Curves
-from trainbox.local.plan import RunPlan
 
 _STDOUT = 1
 _STDERR = 2

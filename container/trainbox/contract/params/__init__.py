@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from trainbox.contract.credentials.secrets import REDACTED, is_secret, secrets, without_secrets
 from trainbox.contract.params.problems import Problem, alike, find_meant, hint_for, wrong
 from trainbox.contract.params.values import LIST_TYPES, options, read, unquote, unwrap
-from trainbox.contract.secrets import REDACTED, is_secret, secrets, without_secrets
 from trainbox.errors import HyperparameterError
 
 P = TypeVar("P")

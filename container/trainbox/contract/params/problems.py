@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
-from trainbox.contract.secrets import without_secrets
+from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.errors import HyperparameterError
 
 What: TypeAlias = Literal["unknown", "not taken", "missing", "given twice", "wrong value"]

@@ -7,8 +7,8 @@ import torch
 from torch.distributed import is_nccl_available
 from torch.distributed.elastic.agent.server.api import Worker, WorkerGroup
 
+from trainbox.contract.cluster.progress import PROGRESS_VARIABLE
 from trainbox.contract.job import Job
-from trainbox.contract.progress import PROGRESS_VARIABLE
 from trainbox.launcher.ranks.program import ERROR_FILE_VARIABLE, STACKS_FILE_VARIABLE
 
 #: Set unless the request does. Async error handling 3 lets the flight recorder dump (pytorch #121055), where

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainbox.clock import AwakeClock, Silence
-from trainbox.contract.failure import LARGEST_FAILURE_BYTES
+from trainbox.contract.failures.failure import LARGEST_FAILURE_BYTES
 from trainbox.errors import RunError
 from trainbox.files import read_below
 from trainbox.local.backends.confinement import Confinement

@@ -12,7 +12,7 @@ from trainbox.contract.text import six_digits, some
 from trainbox.errors import DataError, ProgramError, RunError
 from trainbox.files import walk_below
 from trainbox.local.endpoints.sample_request import make_request
-from trainbox.serving.find import CODE, FoundModel, find_model, list_model
+from trainbox.serving.models.find import CODE, FoundModel, find_model, list_model
 
 _SHOWN_FEATURES = 20
 _LONGEST_ROW = 200

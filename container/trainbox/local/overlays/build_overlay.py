@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.diagnosis import diagnose_error
-from trainbox.contract.failure import compose, write_failure
+from trainbox.contract.credentials.secrets import hidden_values
+from trainbox.contract.failures.diagnosis import diagnose_error
+from trainbox.contract.failures.failure import compose, write_failure
 from trainbox.contract.job import read_environment
-from trainbox.contract.secrets import hidden_values
 from trainbox.errors import RequirementsError, TrainboxError
 from trainbox.local.overlays.overlay import Order, Overlay, write_marker
 from trainbox.local.overlays.requirement_files import read_requirements

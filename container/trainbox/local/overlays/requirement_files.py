@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from trainbox.contract.secrets import secrets
+from trainbox.contract.credentials.secrets import secrets
 from trainbox.errors import RequirementsError
 from trainbox.local.source import walk
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from trainbox.contract.secrets import redact, without_secrets
+from trainbox.contract.credentials.secrets import redact, without_secrets
 from trainbox.files import open_regular
 from trainbox.local.backends.hosts import Ended
 from trainbox.local.metrics.curves import Curves, joined

@@ -3,9 +3,9 @@
 import contextlib
 from pathlib import Path
 
-from trainbox.contract.ending import stop_in
-from trainbox.contract.failure import LARGEST_FAILURE_BYTES
-from trainbox.contract.secrets import without_secrets
+from trainbox.contract.credentials.secrets import without_secrets
+from trainbox.contract.failures.ending import stop_in
+from trainbox.contract.failures.failure import LARGEST_FAILURE_BYTES
 from trainbox.files import read_below
 from trainbox.local.backends.hosts import Ended
 from trainbox.local.plan import RunPlan

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from trainbox.checkpoint.manifest import NOT_UPLOADED, Natural, is_inside
 from trainbox.checkpoint.store import Checkpoint, Checkpoints, examine, step_directories
-from trainbox.contract.ranks import Ranks
+from trainbox.contract.cluster.ranks import Ranks
 from trainbox.errors import CheckpointError
 from trainbox.log_lines import emit
 from trainbox.torch.checkpoints.collectives import MESSAGE_BYTES, RankGroup

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from trainbox import stopping
-from trainbox.contract.progress import RankProgress, StepPhase
-from trainbox.contract.ranks import Ranks
+from trainbox.contract.cluster.progress import RankProgress, StepPhase
+from trainbox.contract.cluster.ranks import Ranks
 from trainbox.contract.settings import Settings
 from trainbox.errors import TrainingError
 from trainbox.log_lines import emit

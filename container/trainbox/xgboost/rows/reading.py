@@ -10,8 +10,8 @@ import xgboost as xgb
 import trainbox
 from trainbox.checkpoint.store import Checkpoint
 from trainbox.comm import Communicator
+from trainbox.contract.cluster.world import world_hosts
 from trainbox.contract.job import Channel
-from trainbox.contract.world import world_hosts
 from trainbox.data import Coding, Table
 from trainbox.errors import DataError
 from trainbox.log_lines import emit

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from trainbox.contract.cluster.world import world_hosts
 from trainbox.contract.job import Channel, Job
-from trainbox.contract.world import world_hosts
 from trainbox.data import (
     Coding,
     ColumnSpec,

@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from trainbox.contract.text import short
-from trainbox.serving.features import FeaturePlan, Floats, check_cells, check_count, check_size, order_of
-from trainbox.serving.request_errors import RequestError, describe_place
+from trainbox.serving.bodies.features import FeaturePlan, Floats, check_cells, check_count, check_size, order_of
+from trainbox.serving.bodies.request_errors import RequestError, describe_place
 
 _LISTS = ("instances", "inputs", "data", "rows", "dataframe_records", "records")
 _SPLIT = "dataframe_split"

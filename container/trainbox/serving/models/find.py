@@ -19,8 +19,8 @@ from trainbox.contract.job import add_to_environment
 from trainbox.contract.model_card import CARD_FILE, Framework, ModelCard, read_card
 from trainbox.errors import DataError, ProgramError
 from trainbox.log_lines import emit
-from trainbox.serving.model_files import Form, form_of
-from trainbox.serving.user_module import HOOKS, Module, check_hooks, find_module, module_places
+from trainbox.serving.hooks.user_module import HOOKS, Module, check_hooks, find_module, module_places
+from trainbox.serving.models.model_files import Form, form_of
 
 _OLD_CARD = "model.json"
 #: SDK v2 unpacks it beside itself.

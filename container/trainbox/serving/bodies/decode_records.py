@@ -15,8 +15,8 @@ import scipy.sparse
 from trainbox.data.formats import ByteStream, RowError, Rows, open_body, stream_from
 from trainbox.data.formats.row_block import Sparse, join_features, make_csr
 from trainbox.errors import DataError
-from trainbox.serving.features import FeaturePlan, Matrix, Numbering, check_codes, check_count, translate
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.features import FeaturePlan, Matrix, Numbering, check_codes, check_count, translate
+from trainbox.serving.bodies.request_errors import RequestError
 
 #: The most cells of a sparse body that becomes a dense one: it predicts faster, and has the bits of other formats, as a
 #: linear model adds up sparse rows in another order.

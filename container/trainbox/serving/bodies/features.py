@@ -15,7 +15,7 @@ from trainbox.data.formats import ColumnSpec, RowError
 from trainbox.data.formats.categories import Coding
 from trainbox.data.formats.cell_types import NUMBER, hint_for_cell, is_missing_marker
 from trainbox.errors import DataError
-from trainbox.serving.request_errors import RequestError, describe_place
+from trainbox.serving.bodies.request_errors import RequestError, describe_place
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 #: What a predictor takes.

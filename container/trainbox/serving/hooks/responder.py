@@ -12,21 +12,21 @@ from trainbox.contract.model_card import ModelCard
 from trainbox.data.formats.byte_stream import Readable
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
-from trainbox.serving.answer import Service, choose_output, make_service, read, write
-from trainbox.serving.features import translate
-from trainbox.serving.find import FoundModel, load
-from trainbox.serving.hook_context import make_context
-from trainbox.serving.hook_defaults import decode_plain, encode_plain, predict_plain
-from trainbox.serving.hooks import (
+from trainbox.serving.bodies.answer import Service, choose_output, make_service, read, write
+from trainbox.serving.bodies.features import translate
+from trainbox.serving.bodies.request_errors import RequestError, encode_error
+from trainbox.serving.hooks.calls import (
     Defaults,
     HookError,
     answer_with_hooks,
     load_hooks,
     load_user_model,
 )
-from trainbox.serving.request_errors import RequestError, encode_error
+from trainbox.serving.hooks.context import make_context
+from trainbox.serving.hooks.defaults import decode_plain, encode_plain, predict_plain
+from trainbox.serving.models.find import FoundModel, load
+from trainbox.serving.models.self_test import sample_matrix, self_test
 from trainbox.serving.responder import Request, Response
-from trainbox.serving.self_test import sample_matrix, self_test
 
 _JSON = "application/json"
 _READ_BYTES = 2**20

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from trainbox.errors import DataError
-from trainbox.serving.media_types import choose_output_type
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.media_types import choose_output_type
+from trainbox.serving.bodies.request_errors import RequestError
 
 _JSON, _CSV, _NPY = "application/json", "text/csv", "application/x-npy"
 _KNOWN = f"{_JSON}, {_CSV} and {_NPY}"

@@ -14,7 +14,7 @@ from trainbox.data.formats import BodyReader, Rows, open_body, stream_from
 from trainbox.data.formats.arrow_stream import open_arrow
 from trainbox.data.formats.row_block import join_features
 from trainbox.errors import DataError
-from trainbox.serving.features import (
+from trainbox.serving.bodies.features import (
     FeaturePlan,
     Floats,
     check_cells,
@@ -24,7 +24,7 @@ from trainbox.serving.features import (
     order_of,
     translate,
 )
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.request_errors import RequestError
 
 _NPY_MAGIC = b"\x93NUMPY"
 _NUMBERS = "biuf"

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainbox.contract.diagnosis import Diagnosis
-from trainbox.contract.secrets import without_secrets
+from trainbox.contract.credentials.secrets import without_secrets
+from trainbox.contract.failures.diagnosis import Diagnosis
 from trainbox.contract.text import printable
 from trainbox.files import read_regular
 

@@ -19,8 +19,8 @@ from trainbox.data.formats.cell_types import is_value
 from trainbox.data.formats.csv_header import DELIMITERS
 from trainbox.data.formats.row_block import join_features
 from trainbox.errors import DataError
-from trainbox.serving.features import FeaturePlan, Floats, check_codes, check_count, order_of, translate
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.features import FeaturePlan, Floats, check_codes, check_count, order_of, translate
+from trainbox.serving.bodies.request_errors import RequestError
 
 #: Up to this many bytes a list of Python's floats is quicker than Arrow.
 QUICK_BYTES = 256 * 1024

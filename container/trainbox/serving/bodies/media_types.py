@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from trainbox.contract.text import short, some
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.request_errors import RequestError
 
 InputFormat = Literal["CSV", "JSON", "JSON Lines", "libsvm", "recordio-protobuf", "Parquet", "NumPy", "Arrow", "image"]
 OutputFormat = Literal["CSV", "JSON", "JSON Lines", "recordio-protobuf", "Parquet", "NumPy", "Arrow"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox.contract.ranks import Ranks
+from trainbox.contract.cluster.ranks import Ranks
 
 #: The variable that names the file for a rank; its slot is its `LOCAL_RANK`.
 PROGRESS_VARIABLE = "TRAINBOX_PROGRESS_FILE"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainbox.serving.decode_tables import as_floats, read_npy
-from trainbox.serving.features import FeaturePlan, Floats, check_size
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.decode_tables import as_floats, read_npy
+from trainbox.serving.bodies.features import FeaturePlan, Floats, check_size
+from trainbox.serving.bodies.request_errors import RequestError
 
 #: What Pillow raises for a file that is torn or made to harm.
 _DAMAGED = (

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from trainbox.serving.decode_csv import decode_csv
-from trainbox.serving.decode_images import decode_image, decode_image_array
-from trainbox.serving.decode_json import decode_json, decode_json_lines
-from trainbox.serving.decode_records import decode_records
-from trainbox.serving.decode_tables import decode_arrow, decode_npy, decode_parquet
-from trainbox.serving.features import FeaturePlan, Floats, Matrix
-from trainbox.serving.media_types import InputFormat, InputType
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.decode_csv import decode_csv
+from trainbox.serving.bodies.decode_images import decode_image, decode_image_array
+from trainbox.serving.bodies.decode_json import decode_json, decode_json_lines
+from trainbox.serving.bodies.decode_records import decode_records
+from trainbox.serving.bodies.decode_tables import decode_arrow, decode_npy, decode_parquet
+from trainbox.serving.bodies.features import FeaturePlan, Floats, Matrix
+from trainbox.serving.bodies.media_types import InputFormat, InputType
+from trainbox.serving.bodies.request_errors import RequestError
 
 #: A record is a line.
 LINE_FORMATS = frozenset[InputFormat]({"CSV", "JSON Lines", "libsvm"})

@@ -8,7 +8,9 @@ import msgspec
 from trainbox.contract.job_spec import MetricDefinition
 from trainbox.diagnostics.finding import Finding
 from trainbox.local.backends.hosts import StopReason
-from trainbox.local.events import (
+from trainbox.local.metrics.curves import MARK, Curves
+from trainbox.local.metrics.defined_metrics import DefinedMetrics, read_line
+from trainbox.local.run_events.events import (
     Event,
     FindingReported,
     HostStarted,
@@ -21,8 +23,6 @@ from trainbox.local.events import (
     StatusChanged,
     TimePassed,
 )
-from trainbox.local.metrics.curves import MARK, Curves
-from trainbox.local.metrics.defined_metrics import DefinedMetrics, read_line
 
 #: A longer line is sent in pieces.
 _LONGEST_LINE_BYTES = 1024 * 1024

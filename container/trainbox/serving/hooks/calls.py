@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from trainbox.errors import ProgramError
-from trainbox.serving.hook_context import Context
-from trainbox.serving.user_module import HOOKS, Module, check_hooks
+from trainbox.serving.hooks.context import Context
+from trainbox.serving.hooks.user_module import HOOKS, Module, check_hooks
 
 #: How many arguments each hook gets beside the context.
 _ARGUMENTS: Mapping[str, int] = {

@@ -12,8 +12,8 @@ import pyarrow.ipc
 
 from trainbox.data.formats.format_detection import RECORDIO_MAGIC
 from trainbox.data.formats.recordio_wire import record_class
-from trainbox.serving.outputs import Column, Numbers
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.outputs import Column, Numbers
+from trainbox.serving.bodies.request_errors import RequestError
 
 _LENGTH = struct.Struct("<I")
 

@@ -13,19 +13,25 @@ import numpy as np
 
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.errors import ContractError, DataError, ResourceError
-from trainbox.serving.decode import LINE_FORMATS, LineCounter, decode
-from trainbox.serving.encode import (
+from trainbox.serving.bodies.decode import LINE_FORMATS, LineCounter, decode
+from trainbox.serving.bodies.encode import (
     encode_csv,
     encode_json,
     encode_json_lines,
     encode_plain_csv,
     encode_values,
 )
-from trainbox.serving.encode_binary import encode_arrow, encode_npy, encode_parquet, encode_recordio
-from trainbox.serving.features import FeaturePlan, Matrix, plan_features, translate
-from trainbox.serving.media_types import OUTPUT_TYPES, OutputFormat, OutputType, choose_output_type, read_input_type
-from trainbox.serving.outputs import Column, Kind, check_outputs, default_outputs, find_kind, select
-from trainbox.serving.request_errors import RequestError, encode_error
+from trainbox.serving.bodies.encode_binary import encode_arrow, encode_npy, encode_parquet, encode_recordio
+from trainbox.serving.bodies.features import FeaturePlan, Matrix, plan_features, translate
+from trainbox.serving.bodies.media_types import (
+    OUTPUT_TYPES,
+    OutputFormat,
+    OutputType,
+    choose_output_type,
+    read_input_type,
+)
+from trainbox.serving.bodies.outputs import Column, Kind, check_outputs, default_outputs, find_kind, select
+from trainbox.serving.bodies.request_errors import RequestError, encode_error
 
 _BINARY: Mapping[OutputFormat, Callable[[Sequence[Column]], bytes]] = {
     "NumPy": encode_npy,

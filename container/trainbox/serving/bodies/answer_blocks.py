@@ -10,7 +10,7 @@ from trainbox.contract.hosting import DEFAULT_BODY_MB
 from trainbox.data.formats import ByteStream
 from trainbox.data.formats.byte_stream import Readable, read_lines
 from trainbox.errors import DataError
-from trainbox.serving.answer import (
+from trainbox.serving.bodies.answer import (
     Question,
     Service,
     choose_output,
@@ -21,13 +21,13 @@ from trainbox.serving.answer import (
     read,
     write,
 )
-from trainbox.serving.decode import LINE_FORMATS, LineCounter
-from trainbox.serving.decode_csv import open_csv
-from trainbox.serving.decode_json import decode_json_lines
-from trainbox.serving.decode_records import read_record_blocks
-from trainbox.serving.features import FeaturePlan, Matrix, translate
-from trainbox.serving.media_types import InputType, OutputType, read_input_type
-from trainbox.serving.request_errors import RequestError
+from trainbox.serving.bodies.decode import LINE_FORMATS, LineCounter
+from trainbox.serving.bodies.decode_csv import open_csv
+from trainbox.serving.bodies.decode_json import decode_json_lines
+from trainbox.serving.bodies.decode_records import read_record_blocks
+from trainbox.serving.bodies.features import FeaturePlan, Matrix, translate
+from trainbox.serving.bodies.media_types import InputType, OutputType, read_input_type
+from trainbox.serving.bodies.request_errors import RequestError
 
 #: Parsed at a time.
 BLOCK_BYTES = 2**20

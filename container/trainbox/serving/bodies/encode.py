@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trainbox.serving.outputs import ORDER, Column, Numbers
+from trainbox.serving.bodies.outputs import ORDER, Column, Numbers
 
 _ONE = 1
 

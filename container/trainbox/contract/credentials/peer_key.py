@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from trainbox.contract.keys import KEY_BYTES, decode_key
+from trainbox.contract.credentials.checkpoint_keys import KEY_BYTES, decode_key
 from trainbox.errors import ContractError
 
 PEER_KEY_VARIABLE = "TRAINBOX_PEER_KEY"

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from trainbox.contract.credentials.references import is_reference
 from trainbox.contract.hyperparameters import decode
-from trainbox.contract.references import is_reference
 
 REDACTED = "***"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
