@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.writers import write
 from trainbox.data import estimate_bytes, read_blocks, read_table
-from trainbox.data.formats.resource_errors import find_exhausted
+from trainbox.data.resource_errors import find_exhausted
 from trainbox.errors import DataError, ResourceError
 from trainbox.system.cgroup import describe_limits
 

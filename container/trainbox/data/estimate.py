@@ -17,9 +17,9 @@ from trainbox.data.formats.byte_stream import (
 )
 from trainbox.data.formats.parquet import count_rows
 from trainbox.data.formats.recordio_wire import last_frame_end
-from trainbox.data.formats.resource_errors import translate_resource_errors
 from trainbox.data.formats.row_block import Sparse
 from trainbox.data.read import LABEL_FIRST, make_request
+from trainbox.data.resource_errors import translate_resource_errors
 from trainbox.errors import DataError
 
 #: The first rows of so many files are decoded, spread over all.

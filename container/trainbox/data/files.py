@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainbox.contract.text import printable, short, some
 from trainbox.data.formats.byte_stream import ByteStream, translate_read_errors
-from trainbox.data.formats.resource_errors import translate_resource_errors
+from trainbox.data.resource_errors import translate_resource_errors
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
 

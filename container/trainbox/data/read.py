@@ -14,9 +14,9 @@ from trainbox.data.file_inspection import ReadRequest, compare_features
 from trainbox.data.formats import ColumnSpec, read_content_type
 from trainbox.data.formats.byte_stream import block_bytes
 from trainbox.data.formats.categories import CategoryEncoder, Coding, sort_coding
-from trainbox.data.formats.resource_errors import translate_resource_errors
 from trainbox.data.formats.row_block import Sparse
 from trainbox.data.formats.schema import default_names
+from trainbox.data.resource_errors import translate_resource_errors
 from trainbox.data.table import Block, Inspect, Table, TableBuilder, rechunk, recode_table
 from trainbox.errors import DataError
 from trainbox.log_lines import emit

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from trainbox.data.formats.resource_errors import check_threads, translate_resource_errors
+from trainbox.data.resource_errors import check_threads, translate_resource_errors
 from trainbox.errors import DataError
 
 #: Enough for two lines of nearly every file.

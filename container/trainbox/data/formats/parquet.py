@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from trainbox.data.formats.byte_stream import ByteStream
 from trainbox.data.formats.categories import RowFormat
-from trainbox.data.formats.resource_errors import check_threads, translate_resource_errors
 from trainbox.data.formats.row_block import Location, RowError, Rows, make_rows, validate
 from trainbox.data.formats.schema import ColumnSpec, RowSchema, SourceInfo
+from trainbox.data.resource_errors import check_threads, translate_resource_errors
 from trainbox.errors import DataError
 
 #: Rows decoded at a time.

@@ -11,7 +11,6 @@ from trainbox.contract.text import some
 from trainbox.data.formats import csv, csv_header, libsvm, parquet, recordio
 from trainbox.data.formats.byte_stream import ByteStream, block_bytes, stream_from
 from trainbox.data.formats.categories import CategoryEncoder, Coding, RowFormat
-from trainbox.data.formats.resource_errors import translate_resource_errors
 from trainbox.data.formats.row_block import Floats, Rows, join_features
 from trainbox.data.formats.schema import (
     FEATURES_ONLY,
@@ -21,6 +20,7 @@ from trainbox.data.formats.schema import (
     SourceInfo,
     resolve_schema,
 )
+from trainbox.data.resource_errors import translate_resource_errors
 from trainbox.errors import DataError
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainbox.contract.text import printable
-from trainbox.data.formats.resource_errors import translate_resource_errors
+from trainbox.data.resource_errors import translate_resource_errors
 from trainbox.errors import DataError
 from trainbox.log_lines import emit
 
