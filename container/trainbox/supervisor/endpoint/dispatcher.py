@@ -272,6 +272,8 @@ class Dispatcher(selectors.BaseSelector):
         refusals = self._refusals.close_late(now)
         if now >= self._look_at:
             self._look_at = self._table.look(self._loader) if self._table.workers else float("inf")
+            for connection in self._table.take_back():
+                self._keep(connection)
             if not self._page.header[PageField.OPEN] and self._table.are_ready:
                 self._open(now)
             self._listen()

@@ -177,6 +177,13 @@ class WorkerTable:
         found = reason.explain_exit(exit_, Path("/"), memory_kills=kills, memory_limit=memory.limit_bytes)
         return f"{found.where}: {found.cause}"
 
+    def take_back(self) -> Iterator[socket.socket]:
+        """Yield what workers that stand still have not taken, where another does not."""
+        if any(worker.is_ready and worker.is_fresh for worker in self.workers):
+            for worker in self.workers:
+                if worker.pid and not worker.is_fresh:
+                    yield from worker.take_back()
+
     def look(self, loader: int) -> float:
         """Start who is due, and kill who stands still; when to look again, by the clock.
 
