@@ -37,6 +37,7 @@ http {{
     listen 127.0.0.1:{port} deferred;
     client_max_body_size 0;
     keepalive_timeout 60;
+    keepalive_requests 1000000;
     location ~ ^/(ping|invocations|execution-parameters) {{
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_set_header Host $http_host;
