@@ -17,7 +17,6 @@ from trainbox.contract.cluster.scheduler import (
     default_stop_exit_code,
 )
 from trainbox.contract.fault_injection import Drill, read_drills
-from trainbox.contract.hosting import HOSTING_VARIABLES
 from trainbox.contract.hyperparameters import ArgumentStyle
 from trainbox.contract.setting_values import (
     MOST_PROCESSES_PER_HOST,
@@ -190,13 +189,17 @@ def require_known(hyperparameters: Iterable[str], variables: Iterable[str], path
         if is_ours(name) and name not in SETTINGS:
             like = did_you_mean(name.lower().replace("-", "_"), SETTINGS, prefix="trainbox_")
             raise ContractError(f"{path}: key {name!r}: there is no such setting{like}", hint=hint)
-    known = [*(name.upper() for name in SETTINGS), *VARIABLES, *HOSTING_VARIABLES]
+    known = [*(name.upper() for name in SETTINGS), *VARIABLES]
     given = [name for name in variables if is_ours(name)]
     services = [name.removesuffix(_SERVICE) for name in given if name.endswith(_SERVICE)]
-    for name in given:
-        if name not in known and not any(_is_link(name, service) for service in services):
-            like = did_you_mean(name.upper(), known, prefix="TRAINBOX_")
-            raise ContractError(f"the variable {name}: there is no such setting{like}", hint=hint)
+    strange = [name for name in given if name not in known and not any(_is_link(name, service) for service in services)]
+    if strange:
+        from trainbox.contract.hosting import HOSTING_VARIABLES  # noqa: PLC0415 - 10 ms that few jobs should pay for
+
+        for name in strange:
+            if name not in HOSTING_VARIABLES:
+                like = did_you_mean(name.upper(), [*known, *HOSTING_VARIABLES], prefix="TRAINBOX_")
+                raise ContractError(f"the variable {name}: there is no such setting{like}", hint=hint)
 
 
 def _is_link(name: str, service: str) -> bool:
