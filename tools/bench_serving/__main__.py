@@ -73,7 +73,7 @@ def _require_incumbent() -> None:
     if not (INCUMBENT / "gunicorn").exists():
         raise BrokenError(f"{INCUMBENT} is not there: run `make venv-serving`")
     if shutil.which("nginx") is None:
-        raise BrokenError("nginx is not there: tools/ci/packages bench")
+        raise BrokenError("nginx is not there: apt-get install nginx-light")
 
 
 # -- the model and its requests ---------------------------------------------------------------------------------------

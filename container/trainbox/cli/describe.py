@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the hyperparameters of the script, or what there is to know of the model."""
     env = read_environment()
-    # A bundled script is known by its name, whatever lies here: ./NAME is the folder.
+    # The name of a bundled script wins over a folder of the same name: ./NAME is the folder.
     if is_model(Path(args.script)) and args.script not in _script_names():
         return describe_model(Path(args.script), env, as_json=args.json)
     return _describe_script(args.script, env, as_json=args.json)

@@ -33,7 +33,7 @@ LAST_PORT = 65535
 MOST_WORKERS = 1024
 
 BatchStrategy = Literal["MULTI_RECORD", "SINGLE_RECORD"]
-#: Whether a model that is a pickle, or that brings code, may be served: both run code of whoever made the model.
+#: Whether a model that is a pickle, or that brings code, may be served: loading either runs code of its author.
 ServeCode = Literal["allow", "never"]
 _BATCH_STRATEGY: Callable[[str], BatchStrategy] = one_of(("MULTI_RECORD", "SINGLE_RECORD"))
 

@@ -4,6 +4,7 @@ It runs no event loop and has one thread, or no fork of it were safe. What becom
 supervisor: the loader forks whom it is asked for, and tells who has ended.
 """
 
+import contextlib
 import gc
 import os
 import select
@@ -228,12 +229,13 @@ class ModelLoader:
             responder = self._responder if self._responder is not None else _checked(self._load(self._hosting))
             threads = max(1, self._cpus // max(1, self._page.header[PageField.WORKERS]))
             code = worker.run(worker.Seat(self._hosting, self._page, number, channel, threads), responder)
-        except BaseException:
+        except BaseException:  # the top of this process: it is told, and comes no further than the end below
             text = traceback.format_exc()
-            sys.stderr.write(text)
             self._page.slot(number).leave_words(text)
+            sys.stderr.write(text)
             raise
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # nobody reads what it writes: it must end here all the same
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)

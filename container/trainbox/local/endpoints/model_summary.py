@@ -32,7 +32,7 @@ class ModelSummary(msgspec.Struct, frozen=True):
 
     @property
     def code(self) -> tuple[str, ...]:
-        """The files that run code of whoever made them when they are loaded."""
+        """The files whose loading runs code of their author."""
         pickles = self.found.files if self.found.form in CODE else ()
         return (*pickles, *((self.program,) if self.program else ()))
 

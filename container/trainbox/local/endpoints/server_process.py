@@ -60,7 +60,7 @@ class ServerProcess:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def end(self) -> None:
-        """Ask it to leave, and kill what is left after 30 s."""
+        """Send SIGTERM, and SIGKILL to what runs after 30 s."""
         self._process.terminate()
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):

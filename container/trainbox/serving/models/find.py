@@ -36,7 +36,7 @@ _FRAMEWORKS: dict[Form, Framework] = {
     "torch-export": "pytorch",
     "torchscript": "pytorch",
 }
-#: Forms that run code of whoever made them when they are loaded.
+#: Forms whose loading runs code of their author.
 CODE: tuple[Form, ...] = ("booster-pickle", "pickle", "torchscript")
 #: The forms of one model, the safest first: training writes both.
 _ALIKE: tuple[Form, ...] = ("skops", "torch-export", "pickle", "torchscript")
