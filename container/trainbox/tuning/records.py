@@ -1,0 +1,52 @@
+"""`tuning.json`: what a tuning job searches, and each of its trials; written after each change."""
+
+from typing import Literal
+
+import msgspec
+
+from trainbox.tuning.search_space import Objective, ParameterRange, Strategy
+
+#: API HyperParameterTrainingJobSummary: TrainingJobStatus.
+TrialStatus = Literal["InProgress", "Completed", "Failed", "Stopped"]
+
+
+class TrialRecord(msgspec.Struct, frozen=True):
+    """One trial: a job with values of the search space."""
+
+    #: Counted from 1.
+    number: int
+    job_name: str
+    #: The directory of its result, relative to that of the tuning job.
+    out: str
+    #: By the name of a hyperparameter, as the script receives it.
+    values: dict[str, str]
+    status: TrialStatus
+    #: The last value of the objective; None where it has not been logged.
+    objective: float | None = None
+    #: Whether early stopping ended it.
+    is_stopped_early: bool = False
+    #: Why it failed.
+    failure_reason: str = ""
+    started: str = ""
+    seconds: float = 0.0
+
+
+class TuningRecord(msgspec.Struct, frozen=True):
+    """A tuning job."""
+
+    version: int
+    name: str
+    #: The script or algorithm, as the user gave it.
+    program: str
+    strategy: Strategy
+    objective: Objective
+    ranges: tuple[ParameterRange, ...]
+    #: Hyperparameters that all trials share; values of secrets are left out.
+    static: dict[str, str]
+    max_trials: int
+    max_parallel: int
+    seed: int
+    early_stopping: bool
+    trials: tuple[TrialRecord, ...] = ()
+    #: The number of the best trial; None as long as no trial has an objective.
+    best: int | None = None
