@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
+from importlib import import_module
 from typing import Protocol
 
 import msgspec
@@ -161,6 +162,8 @@ def load_responder(hosting: Hosting) -> Responder:
         ProgramError: The user's module cannot be.
         RequirementsError: What that asks for cannot be installed.
     """
+    if hosting.batch is not None:
+        import_module("pyarrow.csv")  # tables come: once here, and not in each worker
     found = find_model(hosting, list_model(hosting))
     if found.module is not None:
         from trainbox.serving.hooks.responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one

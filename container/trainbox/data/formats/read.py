@@ -1,11 +1,10 @@
 """Read rows of any format, block by block, and parse a request body as the same bytes in a channel are parsed."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import scipy.sparse
 
 from trainbox.contract.text import some
 from trainbox.data.formats import csv, csv_header, libsvm, parquet, recordio
@@ -22,6 +21,14 @@ from trainbox.data.formats.schema import (
 )
 from trainbox.data.resource_errors import translate_resource_errors
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import scipy.sparse
+else:
+    pa = lazy_module("pyarrow")
+    scipy = lazy_module("scipy")
 
 
 def inspect(stream: ByteStream, format_: Format, columns: ColumnSpec) -> SourceInfo | None:
@@ -72,7 +79,7 @@ class BodyRows(msgspec.Struct, frozen=True, eq=False):
     """The rows of a request body: n rows, m features."""
 
     #: (n, m), C-ordered; a csr_matrix for libsvm and sparse recordio, where what is not stored is missing.
-    features: Floats | scipy.sparse.csr_matrix
+    features: "Floats | scipy.sparse.csr_matrix"
     #: The names of the features; None if the body has none.
     names: tuple[str, ...] | None
 

@@ -4,16 +4,20 @@ import io
 import struct
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.ipc
 
 from trainbox.data.formats.format_detection import RECORDIO_MAGIC
 from trainbox.data.formats.recordio_wire import record_class
+from trainbox.lazy_names import lazy_module
 from trainbox.serving.bodies.outputs import Column, Numbers
 from trainbox.serving.bodies.request_errors import RequestError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 _LENGTH = struct.Struct("<I")
 

@@ -15,7 +15,7 @@ import msgspec
 
 from trainbox import files
 from trainbox.contract.hosting import Hosting, Predictor
-from trainbox.contract.job import add_to_environment
+from trainbox.contract.job import add_to_environment, default_in_environment
 from trainbox.contract.model_card import CARD_FILE, Framework, ModelCard, read_card
 from trainbox.errors import DataError, ProgramError
 from trainbox.log_lines import emit
@@ -260,10 +260,8 @@ def load(found: FoundModel) -> Predictor:
     for note in found.notes:
         emit(note)
     if found.framework == "xgboost":
-        from trainbox.xgboost import entry  # noqa: PLC0415 - only who serves XGBoost needs it
-
-        entry.load()
-        from trainbox.xgboost import predictor as of_xgboost  # noqa: PLC0415 - likewise
+        default_in_environment("OMP_WAIT_POLICY", "passive")  # as in training: see `trainbox.xgboost.entry.load`
+        from trainbox.xgboost import predictor as of_xgboost  # noqa: PLC0415 - only who serves XGBoost needs it
 
         return of_xgboost.load_predictor(
             found.model_dir,
