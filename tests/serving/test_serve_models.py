@@ -2,6 +2,7 @@
 
 import functools
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -167,6 +168,9 @@ import json
 def model_fn(model_dir):
     return lambda rows: rows.sum(axis=1)
 
+def execution_parameters_fn():
+    return {"MaxConcurrentTransforms": 1, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 9}
+
 def output_fn(prediction, accept, context):
     if prediction[0] < 0:
         raise ValueError("negative")
@@ -185,9 +189,11 @@ def output_fn(prediction, accept, context):
         assert (answered.headers["content-type"], answered.headers["x-mine"]) == ("application/json", "trace=7")
         streamed = server.invoke(b"[[0, 0]]")
         assert (streamed.headers["content-type"], streamed.body.count(b"data: ")) == ("text/event-stream", 3)
+        parameters = server.ask("/execution-parameters")
+        assert json.loads(parameters.body)["MaxPayloadInMB"] == 9
         failed = server.invoke(b"[[-1, 0]]")
         assert failed.status == 500
-        assert b"ValueError: negative (code/inference.py:9 in output_fn)" in failed.body or b"negative" in failed.body
+        assert b"ValueError: negative (inference.py:12 in output_fn)" in failed.body
         assert server.invoke(b"no json").status == 400
         assert "the model brings code, which runs with all rights of the container" in server.log
 

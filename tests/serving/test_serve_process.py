@@ -228,6 +228,16 @@ def test_what_a_route_is_not_made_for_is_told(tmp_path: Path) -> None:
         )
 
 
+def test_a_stream_is_closed_when_its_client_leaves(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, ONE) as server:
+        server.until_ready()
+        with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
+            connection.sendall(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\nendless")
+            assert b"part\n" in connection.recv(MIB)
+        server.until(lambda: "the stream was closed" in server.log, "it is closed")
+        assert server.invoke(b"").status == 200
+
+
 def test_a_body_that_is_too_long_is_refused_with_both_numbers_before_it_comes(tmp_path: Path) -> None:
     with ServeProcess(tmp_path, {**ONE, "TRAINBOX_MAX_BODY_MB": "1"}) as server:
         server.until_ready()

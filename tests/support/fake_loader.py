@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainbox.contract.hosting import Hosting, read_hosting
@@ -35,6 +35,9 @@ class Obedient:
         """Obey, one after the other."""
         return [self.answer(request) for request in requests]
 
+    def execution_parameters(self) -> None:
+        """Leave them to the server."""
+
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Read everything, and obey the first part."""
         first = body.read(100)
@@ -53,9 +56,20 @@ class Obedient:
             os.kill(os.getpid(), getattr(signal, argument))
         elif verb == "raise":
             raise ZeroDivisionError("by nothing")
+        elif verb == "endless":
+            return Response(200, _parts())
         elif verb == "stream":
             return Response(200, (f"part {number}\n".encode() for number in range(int(argument))))
         return Response(200, str(os.getpid()).encode(), rows=1)
+
+
+def _parts() -> Iterator[bytes]:
+    """Yield parts until nobody wants them."""
+    try:
+        while True:
+            yield b"part\n" * 1000
+    finally:
+        print("the stream was closed", file=sys.stderr, flush=True)
 
 
 def load(hosting: Hosting) -> Obedient:

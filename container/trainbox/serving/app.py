@@ -12,7 +12,7 @@ from trainbox.contract.hosting import Hosting
 from trainbox.log_lines import emit
 from trainbox.serving.body_pipe import BodyPipe
 from trainbox.serving.counters import Counters, metrics_text
-from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response
+from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response, wait_for_end
 from trainbox.serving.responder import Request, Responder, Response
 from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
 
@@ -64,7 +64,7 @@ class App:
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
-        self._routes: dict[str, tuple[str, Callable[[], Response]]] = {
+        self._routes: dict[str, tuple[str, Callable[[], Awaitable[Response]]]] = {
             "/ping": ("GET", self._ping),
             "/execution-parameters": ("GET", self._execution_parameters),
             "/metrics": ("GET", self._metrics),
@@ -78,7 +78,7 @@ class App:
             return
         allowed, answer = self._routes.get(path, ("", None))
         if answer is not None and method in {allowed, "HEAD"}:
-            await self._send(answer(), send)
+            await self._send(await answer(), send)
         elif answer is not None or path == "/invocations":
             allowed = allowed or "POST"
             problem = error_response(405, f"{path} takes {allowed}, not {method}")
@@ -88,7 +88,7 @@ class App:
 
     # -- the small routes ------------------------------------------------------------------------------------------
 
-    def _ping(self) -> Response:
+    async def _ping(self) -> Response:
         """Healthy once all workers were ready; this one answers, so one is."""
         if self._header[PageField.DRAINING]:
             return error_response(503, "the server is stopping")
@@ -96,8 +96,11 @@ class App:
             return error_response(503, "not every worker has answered the sample rows of the model")
         return Response(200)
 
-    def _execution_parameters(self) -> Response:
+    async def _execution_parameters(self) -> Response:
         """What suits this server in a batch transform job: as many requests at a time as there are workers."""
+        chosen = await self._predictions.execution_parameters()
+        if chosen is not None:
+            return chosen
         workers = max(1, self._header[PageField.WORKERS])
         batch = self._hosting.batch
         asked = batch.strategy if batch is not None else None
@@ -108,7 +111,7 @@ class App:
         }
         return Response(200, msgspec.json.encode(body), (_JSON,))
 
-    def _metrics(self) -> Response:
+    async def _metrics(self) -> Response:
         text = metrics_text(self._page)
         return Response(200, text.encode(), (("content-type", "text/plain; version=0.0.4; charset=utf-8"),))
 
@@ -222,7 +225,7 @@ class App:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if not isinstance(body, bytes):
-            await self._stream(body, send)
+            await self._stream(body, send, receive)
         elif response.rest and receive is not None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
             await _read_rest(receive)  # to close while the client writes would take back the answer
@@ -230,11 +233,19 @@ class App:
         else:
             await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, parts: Iterator[bytes], send: Send) -> None:
-        """Send each part as it comes."""
-        while (part := await self._predictions.next_part(parts)) is not None:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+    async def _stream(self, parts: Iterator[bytes], send: Send, receive: Receive | None) -> None:
+        """Send each part as it comes; what makes them is closed when the client leaves."""
+        gone = asyncio.get_running_loop().create_task(wait_for_end(receive)) if receive is not None else None
+        try:
+            while (part := await self._predictions.next_part(parts)) is not None:
+                if gone is not None and gone.done():
+                    return
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            if gone is not None:
+                gone.cancel()
+            await self._predictions.close(parts)
 
     def _log(self, status: int, rows: int, nanoseconds: int, request_id: str, note: str) -> None:
         is_error = status >= _FIRST_ERROR

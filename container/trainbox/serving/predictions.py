@@ -80,7 +80,7 @@ class Predictions:
             return await waiting.answered
         if len(self._queue) >= MOST_WAITING:
             raise Overloaded
-        gone = loop.create_task(_wait_for_end(receive))
+        gone = loop.create_task(wait_for_end(receive))
         waiting = _Waiting(request, loop.create_future(), gone)
         self._queue.append(waiting)
         self._work_on(loop)
@@ -95,9 +95,19 @@ class Predictions:
             self._thread, self._responder.answer_blocks, request, body
         )
 
+    async def execution_parameters(self) -> Response | None:
+        """Answer `/execution-parameters` by the user's module; None where that has no hook for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._responder.execution_parameters)
+
     async def next_part(self, parts: Any) -> bytes | None:  # noqa: ANN401 - an iterator of bytes
         """Return the next part of an answer that is made bit by bit; None at its end."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, next, parts, None)
+
+    async def close(self, parts: Any) -> None:  # noqa: ANN401 - an iterator of bytes
+        """Close what makes an answer bit by bit, where its client has gone before the end."""
+        close = getattr(parts, "close", None)
+        if close is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, close)
 
     # -- in the loop -----------------------------------------------------------------------------------------------
 
@@ -194,7 +204,7 @@ def _deliver(waiting: Sequence[_Waiting], answers: Sequence[Response]) -> None:
             each.answered.set_result(response)
 
 
-async def _wait_for_end(receive: Receive) -> None:
+async def wait_for_end(receive: Receive) -> None:
     """Wait until the client has gone: nothing else comes after the body."""
     while (await receive())["type"] != "http.disconnect":
         pass

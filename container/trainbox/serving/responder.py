@@ -75,6 +75,9 @@ class Responder(Protocol):
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Answer a request whose body is still coming; the answer may be an iterator, which reads on."""
 
+    def execution_parameters(self) -> Response | None:
+        """Answer `/execution-parameters` where the user's module does; None where it does not."""
+
 
 class ModelResponder:
     """Answers by a predictor.
@@ -135,6 +138,9 @@ class ModelResponder:
         except RequestError as error:
             return _as_response(refuse(self._service, error, request_id=request.id))
         return Response(HTTPStatus.OK, found.blocks, found.headers)
+
+    def execution_parameters(self) -> None:
+        """Leave the answer to the server."""
 
     def _read(self, request: Request) -> Question | Response:
         """Read a request; what cannot be used, or has no rows, is answered at once."""

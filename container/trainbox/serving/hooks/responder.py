@@ -15,13 +15,8 @@ from trainbox.log_lines import emit
 from trainbox.serving.bodies.answer import Service, choose_output, make_service, read, write
 from trainbox.serving.bodies.features import translate
 from trainbox.serving.bodies.request_errors import RequestError, encode_error
-from trainbox.serving.hooks.calls import (
-    Defaults,
-    HookError,
-    answer_with_hooks,
-    load_hooks,
-    load_user_model,
-)
+from trainbox.serving.hooks.answers import Defaults, answer_with_hooks, encode_parameters
+from trainbox.serving.hooks.calls import HookError, load_hooks, load_user_model
 from trainbox.serving.hooks.context import make_context
 from trainbox.serving.hooks.defaults import decode_plain, encode_plain, predict_plain
 from trainbox.serving.models.find import FoundModel, load
@@ -94,6 +89,14 @@ class HookResponder:
         whole = b"".join(iter(lambda: body.read(_READ_BYTES), b""))
         return self.answer(Request(request.headers, whole, request.id))
 
+    def execution_parameters(self) -> Response | None:
+        """Answer by `execution_parameters_fn`; None where the module has none."""
+        try:
+            body = encode_parameters(self._hooks, make_context(str(self._model_dir)))
+        except HookError as error:
+            return _fail(error, Request({}, b""), self._hosting)
+        return None if body is None else Response(HTTPStatus.OK, body, (("content-type", _JSON),))
+
     def answer(self, request: Request) -> Response:
         """Answer one request."""
         context = make_context(str(self._model_dir), request.headers, request.id)
@@ -113,9 +116,7 @@ class HookResponder:
                 defaults=self._defaults(),
             )
         except HookError as error:
-            emit(f"id={request.id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
-            problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint)
-            return _refuse(problem, request, self._hosting)
+            return _fail(error, request, self._hosting)
         except DataError as error:
             return _refuse(self._as_request_error(error), request, self._hosting)
         body = found.body if isinstance(found.body, bytes) else _log_errors(found.body, request.id)
@@ -176,6 +177,13 @@ class _UserPredictor:
 
     def set_threads(self, count: int) -> None:
         """Leave the threads to the user."""
+
+
+def _fail(error: HookError, request: Request, hosting: Hosting) -> Response:
+    """Return the answer to a request whose hook has failed; the traceback is in the log."""
+    emit(f"id={request.id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
+    problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint)
+    return _refuse(problem, request, hosting)
 
 
 def _refuse(error: RequestError, request: Request, hosting: Hosting) -> Response:
