@@ -243,7 +243,10 @@ class Predictor(Protocol):
         """
 
     def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - an array
-        """Return how much each feature adds to the output of each row (SHAP): (n, m + 1), the bias last.
+        """Return how much each feature adds to the output of each row (SHAP), the bias last.
+
+        Returns:
+            (n, m + 1), or (n, c, m + 1) for c classes or targets.
 
         Raises:
             DataError: A model of this kind cannot say.
