@@ -1,6 +1,7 @@
 """`serve` with real models: one of XGBoost by its card, and the user's own by hooks; forks and threads of OpenMP."""
 
 import functools
+import gzip
 import http.client
 import json
 import os
@@ -97,7 +98,34 @@ def test_a_body_of_any_length_is_answered_while_it_comes_in_little_memory(booste
         sender.join()
         connection.close()
         assert answered.body == once * times
+        compressed = {"Content-Type": "text/csv", "Content-Encoding": "gzip"}
+        assert server.invoke(gzip.compress(content * 3), compressed).body == once * 3
+        assert server.invoke(content, compressed).status == 400
+        assert server.invoke(content, {**compressed, "Content-Encoding": "br"}).status == 415
         assert peak(worker) - before < 0.8 * len(content) * times / 1024
+
+
+def test_a_compressed_request_is_answered_as_the_plain_one_in_its_limit(booster: xgb.Booster, tmp_path: Path) -> None:
+    save(booster, tmp_path / "model")
+    variables = {"SAGEMAKER_MODEL_SERVER_WORKERS": "1", "TRAINBOX_MAX_BODY_MB": "1"}
+    with ServeProcess(tmp_path, variables, obedient=None) as server:
+        server.until_ready()
+        plain = server.invoke(as_csv(ROWS), {"Content-Type": "text/csv"})
+        content, given = gzip.compress(as_csv(ROWS)), {"Content-Type": "text/csv", "Content-Encoding": "gzip"}
+        cut = content.partition(content[9:20])[0]
+        assert server.invoke(content, given).body == plain.body
+        for body, coding, status, text in [
+            (gzip.compress(bytes(2**20 + 1)), "gzip", 413, "and more than 1,048,576 after decompression"),
+            (as_csv(ROWS), "gzip", 400, "the body is not gzip, as its Content-Encoding says"),
+            (cut, "gzip", 400, "the body is not gzip, as its Content-Encoding says"),
+            (content, "br", 415, "the content encoding 'br' is not supported; send gzip"),
+        ]:
+            refused = server.invoke(body, {**given, "Content-Encoding": coding})
+            assert (refused.status, text in json.loads(refused.body)["error"]) == (status, True), refused.body
+        (worker,) = server.workers
+        before = peak(worker)
+        assert server.invoke(gzip.compress(bytes(500 * 2**20), 1), given).status == 413
+        assert peak(worker) - before < 50 * 1024
 
 
 def send_chunks(connection: http.client.HTTPConnection, content: bytes, times: int) -> None:

@@ -4,13 +4,15 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
 from trainbox.contract.hosting import Hosting
 from trainbox.log_lines import emit
+from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.body_pipe import BodyPipe
+from trainbox.serving.content_coding import HEADER, DecompressedBody, decompress, is_compressed
 from trainbox.serving.counters import Counters, metrics_text
 from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response, wait_for_end
 from trainbox.serving.responder import Request, Responder, Response
@@ -41,6 +43,12 @@ class _Unusable(Exception):  # noqa: N818 - an answer, not an error
         super().__init__(text)
         self.status = status
         self.reads_rest = reads_rest
+
+    @classmethod
+    def of(cls, error: RequestError, *, reads_rest: bool) -> Self:
+        """Return the same of an error."""
+        hint = f"; {error.hint}" if error.hint else ""
+        return cls(error.status, f"{error.message}{hint}", reads_rest=reads_rest)
 
 
 class App:
@@ -151,7 +159,7 @@ class App:
         rest = _nothing if not message["more_body"] else receive
         feeding = loop.create_task(pipe.feed(rest))
         try:
-            response = await self._predictions.answer_blocks(request, pipe)
+            response = await self._predictions.answer_blocks(request, DecompressedBody(request.headers, pipe))
             await self._send(response, send, request.id, request.headers)
         finally:
             feeding.cancel()
@@ -160,7 +168,11 @@ class App:
     async def _respond(self, headers: Headers, request_id: str, receive: Receive) -> Response | None:
         """Read the body and answer; None where the client has gone."""
         try:
+            is_gzip = _is_compressed(headers)
             body = await self._read(headers, receive)
+            if is_gzip and body is not None:
+                headers = {name: value for name, value in headers.items() if name != HEADER}
+                body = await self._decompress(body)
         except _Unusable as unusable:
             problem = error_response(unusable.status, str(unusable), request_id)
             return msgspec.structs.replace(problem, rest=unusable.reads_rest)
@@ -202,6 +214,13 @@ class App:
         if limit and size > limit:
             raise _Unusable(413, _too_large(size, limit), reads_rest=False)
         return b"".join(parts)
+
+    async def _decompress(self, body: bytes) -> bytes:
+        """Decompress a body, within the same limit."""
+        try:
+            return await asyncio.to_thread(decompress, body, self._hosting.max_body_bytes)
+        except RequestError as error:
+            raise _Unusable.of(error, reads_rest=False) from error
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -270,6 +289,13 @@ class _Budget:
             self._second, self._left = second, self._per_second
         self._left -= 1
         return self._left >= 0
+
+
+def _is_compressed(headers: Headers) -> bool:
+    try:
+        return is_compressed(headers)
+    except RequestError as error:
+        raise _Unusable.of(error, reads_rest="expect" not in headers) from error
 
 
 def _too_large(size: int, limit: int, *, at_least: bool = False) -> str:

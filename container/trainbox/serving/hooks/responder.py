@@ -86,7 +86,10 @@ class HookResponder:
 
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Answer a request whose body is still coming: a hook is given the whole."""
-        whole = b"".join(iter(lambda: body.read(_READ_BYTES), b""))
+        try:
+            whole = b"".join(iter(lambda: body.read(_READ_BYTES), b""))
+        except RequestError as error:
+            return _refuse(error, request, self._hosting)
         return self.answer(Request(request.headers, whole, request.id))
 
     def execution_parameters(self) -> Response | None:
