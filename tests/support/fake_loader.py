@@ -30,6 +30,8 @@ class Obedient:
         """A worker that has been told to is never ready."""
         if Path("worker-breaks").exists():
             raise RuntimeError(f"no {threads} thread(s) for me")
+        if Path("workers-take-long").exists():
+            time.sleep(600)
 
     def answer_together(self, requests: Sequence[Request]) -> list[Response]:
         """Obey, one after the other."""
@@ -52,6 +54,8 @@ class Obedient:
             time.sleep(float(argument))
         elif verb == "freeze":  # the whole process, as a library does that never gives the lock back
             ctypes.PyDLL(None).sleep(int(argument))
+        elif verb == "fill":
+            return Response(200, str(len(b"x" * int(argument))).encode())
         elif verb == "die":
             os.kill(os.getpid(), getattr(signal, argument))
         elif verb == "raise":

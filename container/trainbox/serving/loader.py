@@ -62,6 +62,7 @@ def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) 
     """
     for descriptor in (link, page):
         os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while a model loads, Ctrl-C is no exception of it
     started = time.monotonic()
     is_per_worker = read_machine().gpus > 0  # CUDA does not survive a fork
     responder = None if is_per_worker else _checked(load(hosting))
