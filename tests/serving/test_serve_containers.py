@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cgroups import small_cgroup
-from tests.support.gpu_hosts import needs_mounts
+from tests.support.gpu_hosts import needs_mounts, with_devices
 from tests.support.servers import ServeProcess
 from tests.support.waiting import LIMIT
 from trainbox.system.procfs import read_stat
@@ -80,6 +80,40 @@ def test_it_writes_nothing_and_needs_neither_a_name_nor_shared_memory(tmp_path: 
         assert server.stop() == 0
         assert "Read-only" not in server.log
         assert "Permission" not in server.log
+
+
+# ---- GPUs ----
+
+_OF_GPU = """
+import os
+
+def model_fn(model_dir, context):
+    return os.environ["CUDA_VISIBLE_DEVICES"], context.system_properties["gpu_id"]
+
+def transform_fn(model, body, content_type, accept, context):
+    return f"{os.getpid()} {model} {context.system_properties['gpu_id']}"
+"""
+
+
+@needs_mounts
+@pytest.mark.parametrize(
+    ("variables", "seen"),
+    [
+        ({}, ["0", "1"]),
+        ({"CUDA_VISIBLE_DEVICES": "a,b", "SAGEMAKER_MODEL_SERVER_WORKERS": "3"}, ["a", "a", "b"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ["", ""]),
+    ],
+)
+def test_each_worker_loads_the_model_on_a_gpu_of_its_own(
+    tmp_path: Path, variables: dict[str, str], seen: list[str]
+) -> None:
+    (tmp_path / "model" / "code").mkdir(parents=True)
+    (tmp_path / "model" / "code" / "inference.py").write_text(_OF_GPU)
+    with ServeProcess(tmp_path, variables, obedient=None, prefix=with_devices(tmp_path / "dev", 2)) as server:
+        server.until_ready()
+        assert server.log.count("each worker loads the model for itself: there is a GPU") == 1
+        answers = {server.invoke(b"").body.decode() for _ in range(3 * len(seen))}
+        assert sorted(answer.split(" ", 1)[1] for answer in answers) == [f"('{name}', 0) 0" for name in seen]
 
 
 # ---- stops ----

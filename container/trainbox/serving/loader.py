@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TypeAlias
 
 from trainbox.contract.hosting import Hosting
+from trainbox.contract.job import add_to_environment, read_environment
 from trainbox.serving import worker
 from trainbox.serving.responder import Responder, load_responder
 from trainbox.system.cgroup import read_cpus
@@ -42,6 +43,7 @@ DRAIN_SECONDS = 20.0
 _END_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _ANSWER_SECONDS = 1.0
+_GPUS = "CUDA_VISIBLE_DEVICES"
 Load: TypeAlias = Callable[[Hosting], Responder]
 
 
@@ -227,7 +229,7 @@ class ModelLoader:
             os.close(self._awake)
             os.close(self._wakes)
             self._page.slot(number).begin()
-            responder = self._responder if self._responder is not None else _checked(self._load(self._hosting))
+            responder = self._responder if self._responder is not None else self._load_on_gpu(number)
             threads = max(1, self._cpus // max(1, self._page.header[PageField.WORKERS]))
             code = worker.run(worker.Seat(self._hosting, self._page, number, channel, threads), responder)
         except BaseException:  # the top of this process: it is told, and comes no further than the end below
@@ -240,3 +242,10 @@ class ModelLoader:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+    def _load_on_gpu(self, number: int) -> Responder:
+        """Load the model where this worker alone computes: each sees one GPU, in turn, which is its first."""
+        env = read_environment()
+        visible = env[_GPUS].split(",") if _GPUS in env else [str(place) for place in range(read_machine().gpus)]
+        add_to_environment({_GPUS: visible[number % len(visible)]})
+        return _checked(self._load(self._hosting))

@@ -17,11 +17,12 @@ from trainbox.serving.bodies.features import translate
 from trainbox.serving.bodies.request_errors import RequestError, encode_error
 from trainbox.serving.hooks.answers import Defaults, answer_with_hooks, encode_parameters
 from trainbox.serving.hooks.calls import HookError, load_hooks, load_user_model
-from trainbox.serving.hooks.context import make_context
+from trainbox.serving.hooks.context import Context, make_context
 from trainbox.serving.hooks.defaults import decode_plain, encode_plain, predict_plain
 from trainbox.serving.models.find import FoundModel, load
 from trainbox.serving.models.self_test import sample_matrix, self_test
 from trainbox.serving.responder import Request, Response
+from trainbox.system.machine import read_machine
 
 _JSON = "application/json"
 _READ_BYTES = 2**20
@@ -43,14 +44,13 @@ class HookResponder:
         if found.module is None:
             raise DataError(f"{found.model_dir} brings no module")
         self._hosting, self._model_dir = hosting, found.model_dir
+        self._gpu = 0 if read_machine().gpus else None  # each worker sees one
         self._hooks = load_hooks(found.module)
         if "model_fn" in self._hooks:  # else `load` does
             for note in found.notes:
                 emit(note)
         self._ours: Predictor | None = None
-        self._model = load_user_model(
-            self._hooks, found.model_dir, lambda: self._load(found), make_context(str(found.model_dir))
-        )
+        self._model = load_user_model(self._hooks, found.model_dir, lambda: self._load(found), self._context(None))
         predictor = self._ours or (_UserPredictor(found.card, self._model) if found.card is not None else None)
         #: None where nothing says what the rows are.
         self._service: Service | None = make_service(hosting, predictor) if predictor is not None else None
@@ -59,6 +59,10 @@ class HookResponder:
     def _load(self, found: FoundModel) -> Predictor:
         self._ours = load(found)
         return self._ours
+
+    def _context(self, request: Request | None) -> Context:
+        headers, name = (request.headers, request.id) if request is not None else (None, "")
+        return make_context(str(self._model_dir), headers, name, gpu=self._gpu)
 
     def check(self) -> None:
         """Answer the rows of the card, where the model is one of ours.
@@ -95,14 +99,14 @@ class HookResponder:
     def execution_parameters(self) -> Response | None:
         """Answer by `execution_parameters_fn`; None where the module has none."""
         try:
-            body = encode_parameters(self._hooks, make_context(str(self._model_dir)))
+            body = encode_parameters(self._hooks, self._context(None))
         except HookError as error:
             return _fail(error, Request({}, b""), self._hosting)
         return None if body is None else Response(HTTPStatus.OK, body, (("content-type", _JSON),))
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""
-        context = make_context(str(self._model_dir), request.headers, request.id)
+        context = self._context(request)
         content_type = request.headers.get("content-type") or _JSON
         accept = request.headers.get("accept", "")
         if accept.strip() in {"", "*/*"}:
