@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.serving.hooks.calls import HookError, Hooks, as_hook_error, call
 from trainbox.serving.hooks.context import Context
+from trainbox.serving.hooks.defaults import as_model_input
 
 #: Content types whose body a hook gets as text.
 _TEXTS = frozenset({"application/json", "text/csv"})
@@ -66,7 +67,7 @@ def answer_with_hooks(
     if "input_fn" in hooks:
         data = call(hooks, "input_fn", _as_text(body, content_type), content_type, context=context)
     else:
-        data = defaults.decode(body, content_type)
+        data = as_model_input(defaults.decode(body, content_type), model)
     if "predict_fn" in hooks:
         prediction = call(hooks, "predict_fn", data, model, context=context)
     else:

@@ -18,7 +18,7 @@ from trainbox.serving.bodies.request_errors import RequestError, encode_error
 from trainbox.serving.hooks.answers import Defaults, answer_with_hooks, encode_parameters
 from trainbox.serving.hooks.calls import HookError, load_hooks, load_user_model
 from trainbox.serving.hooks.context import Context, make_context
-from trainbox.serving.hooks.defaults import decode_plain, encode_plain, predict_plain
+from trainbox.serving.hooks.defaults import as_array, decode_plain, encode_plain, predict_plain
 from trainbox.serving.models.find import FoundModel, load
 from trainbox.serving.models.self_test import sample_matrix, self_test
 from trainbox.serving.responder import Request, Response
@@ -148,6 +148,7 @@ class HookResponder:
             return asked.rows
 
         def encode(prediction: Any, accept: str) -> tuple[bytes, str]:  # noqa: ANN401 - numbers
+            prediction = as_array(prediction)
             if asked is None or not hasattr(prediction, "shape") or prediction.shape[:1] != asked.rows.shape[:1]:
                 return encode_plain(prediction, accept)
             output = choose_output(service, accept)
