@@ -76,6 +76,10 @@ def _parts() -> Iterator[bytes]:
         print("the stream was closed", file=sys.stderr, flush=True)
 
 
+def prepare(_hosting: Hosting) -> None:
+    """Nothing is asked for."""
+
+
 def load(hosting: Hosting) -> Obedient:
     """Load as slowly as a file says."""
     model = hosting.model_dir / "obedient"
@@ -92,7 +96,7 @@ def main() -> int:
     given = parser.parse_args()
     if Path("uvicorn-has-changed").exists():
         connections._EXPECTED = ("a_new_argument",)
-    return run(read_hosting(read_environment()), link=given.link, page=given.page, load=load)
+    return run(read_hosting(read_environment()), link=given.link, page=given.page, prepare=prepare, load=load)
 
 
 if __name__ == "__main__":

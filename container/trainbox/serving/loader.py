@@ -21,6 +21,7 @@ from trainbox.contract.hosting import Hosting
 from trainbox.contract.job import add_to_environment, read_environment
 from trainbox.serving import worker
 from trainbox.serving.responder import Responder, load_responder
+from trainbox.serving.responder import prepare as prepare_module
 from trainbox.system.cgroup import read_cpus
 from trainbox.system.loader_protocol import (
     ForkWorker,
@@ -44,16 +45,20 @@ _END_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _ANSWER_SECONDS = 1.0
 _GPUS = "CUDA_VISIBLE_DEVICES"
+Prepare: TypeAlias = Callable[[Hosting], None]
 Load: TypeAlias = Callable[[Hosting], Responder]
 
 
-def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) -> int:
+def run(
+    hosting: Hosting, *, link: int, page: int, prepare: Prepare = prepare_module, load: Load = load_responder
+) -> int:
     """Load the model, then fork workers until the supervisor asks for the end.
 
     Args:
         hosting: The contract, read.
         link: The descriptor of the socket to the supervisor.
         page: That of the page of the workers.
+        prepare: Is called once, before the model is loaded.
         load: Loads the model.
 
     Returns:
@@ -67,6 +72,7 @@ def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while a model loads, Ctrl-C is no exception of it
     started = time.monotonic()
     is_per_worker = read_machine().gpus > 0  # CUDA does not survive a fork
+    prepare(hosting)
     responder = None if is_per_worker else _checked(load(hosting))
     gc.collect()
     gc.freeze()  # a collection in a worker would copy every page that has an object

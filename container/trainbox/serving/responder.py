@@ -159,18 +159,29 @@ def _as_response(found: Answer) -> Response:
     return Response(found.status, found.body, found.headers, rows=found.rows)
 
 
+def prepare(hosting: Hosting) -> None:
+    """Install what the user's module asks for; once, also where each worker loads the model for itself.
+
+    Raises:
+        DataError: There is no model.
+        ProgramError: The user's module cannot be used.
+        RequirementsError: What that asks for cannot be installed.
+    """
+    module = find_model(hosting, list_model(hosting)).module
+    if module is not None:
+        install_requirements(module.path.parent, hosting.installs)
+
+
 def load_responder(hosting: Hosting) -> Responder:
     """Load the model, with the user's hooks where there are any.
 
     Raises:
         DataError: There is no model, or it cannot be used.
         ProgramError: The user's module cannot be.
-        RequirementsError: What that asks for cannot be installed.
     """
     found = find_model(hosting, list_model(hosting))
     if found.module is not None:
         from trainbox.serving.hooks.responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
 
-        install_requirements(found.module.path.parent)
         return HookResponder(hosting, found)
     return ModelResponder(hosting, load(found))
