@@ -1,5 +1,6 @@
 """`serve` from its start to its end: real processes, connections and signals."""
 
+import http.client
 import itertools
 import os
 import re
@@ -226,6 +227,17 @@ def test_what_a_route_is_not_made_for_is_told(tmp_path: Path) -> None:
         assert (
             len(re.findall(r"^trainbox: POST /invocations 200 1 row [0-9.]+ ms id=\w", server.log, re.MULTILINE)) == 1
         )
+
+
+def test_a_stream_that_breaks_ends_without_its_last_chunk(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, ONE) as server:
+        before = server.until_ready().workers
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            server.invoke(b"breaking")
+        assert caught.value.partial == b"part\n"
+        server.until(lambda: "ZeroDivisionError: after the first part" in server.log, "the log says why")
+        assert server.invoke(b"").status == 200
+        assert server.workers == before
 
 
 def test_a_stream_is_closed_when_its_client_leaves(tmp_path: Path) -> None:

@@ -62,9 +62,16 @@ class Obedient:
             raise ZeroDivisionError("by nothing")
         elif verb == "endless":
             return Response(200, _parts())
+        elif verb == "breaking":
+            return Response(200, _broken())
         elif verb == "stream":
             return Response(200, (f"part {number}\n".encode() for number in range(int(argument))))
         return Response(200, str(os.getpid()).encode(), rows=1)
+
+
+def _broken() -> Iterator[bytes]:
+    yield b"part\n"
+    raise ZeroDivisionError("after the first part")
 
 
 def _parts() -> Iterator[bytes]:
