@@ -102,11 +102,16 @@ def test_a_body_of_any_length_is_answered_while_it_comes_in_little_memory(booste
         sender.join()
         connection.close()
         assert answered.body == once * times
+        assert peak(worker) - before < 0.8 * len(content) * times / 1024
+        with pytest.raises(http.client.IncompleteRead):  # what was answered before a fault has been sent
+            server.invoke(content * 20 + b"1,2,x,4,5,6\n" + content, {"Content-Type": "text/csv"})
+        server.until(
+            lambda: re.search(r"POST /invocations 400 .* 'x' is not a number", server.log), "the fault is told"
+        )
         compressed = {"Content-Type": "text/csv", "Content-Encoding": "gzip"}
         assert server.invoke(gzip.compress(content * 3), compressed).body == once * 3
         assert server.invoke(content, compressed).status == 400
         assert server.invoke(content, {**compressed, "Content-Encoding": "br"}).status == 415
-        assert peak(worker) - before < 0.8 * len(content) * times / 1024
 
 
 def test_a_compressed_request_is_answered_as_the_plain_one_in_its_limit(booster: xgb.Booster, tmp_path: Path) -> None:

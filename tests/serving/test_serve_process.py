@@ -235,7 +235,9 @@ def test_a_stream_that_breaks_ends_without_its_last_chunk(tmp_path: Path) -> Non
         with pytest.raises(http.client.IncompleteRead) as caught:
             server.invoke(b"breaking")
         assert caught.value.partial == b"part\n"
-        server.until(lambda: "ZeroDivisionError: after the first part" in server.log, "the log says why")
+        line = r"POST /invocations 500 [0-9.]+ ms id=\S+ ZeroDivisionError: after the first part\n"
+        server.until(lambda: re.search(line, server.log), "the log says why")
+        assert server.log.count("Traceback") == 1
         assert server.invoke(b"").status == 200
         assert server.workers == before
 
@@ -247,6 +249,7 @@ def test_a_stream_is_closed_when_its_client_leaves(tmp_path: Path) -> None:
             connection.sendall(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\nendless")
             assert b"part\n" in connection.recv(MIB)
         server.until(lambda: "the stream was closed" in server.log, "it is closed")
+        server.until(lambda: re.search(r"POST /invocations 499 .* the client has gone\n", server.log), "a line")
         assert server.invoke(b"").status == 200
 
 

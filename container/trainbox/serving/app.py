@@ -14,7 +14,14 @@ from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.body_pipe import BodyPipe
 from trainbox.serving.content_coding import HEADER, DecompressedBody, decompress, is_compressed
 from trainbox.serving.counters import Counters, metrics_text
-from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response, wait_for_end
+from trainbox.serving.predictions import (
+    MOST_WAITING,
+    BrokenAnswer,
+    Overloaded,
+    Predictions,
+    error_response,
+    wait_for_end,
+)
 from trainbox.serving.responder import Request, Responder, Response
 from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
 
@@ -142,6 +149,8 @@ class App:
                 response = await self._invoke_by_blocks(Request(headers, b"", request_id), receive, send)
             if response is not None:
                 status, rows, note = response.status, response.rows, response.note
+        except BrokenAnswer as broken:  # to return is to close the connection
+            status, note = broken.status, str(broken)
         finally:
             ended = time.monotonic_ns()
             self._words[WorkerField.IN_FLIGHT] -= 1
@@ -244,7 +253,7 @@ class App:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if not isinstance(body, bytes):
-            await self._stream(body, send, receive)
+            await self._stream(body, send, receive, request_id)
         elif response.rest and receive is not None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
             await _read_rest(receive)  # to close while the client writes would take back the answer
@@ -252,13 +261,17 @@ class App:
         else:
             await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, parts: Iterator[bytes], send: Send, receive: Receive | None) -> None:
-        """Send each part as it comes; what makes them is closed when the client leaves."""
+    async def _stream(self, parts: Iterator[bytes], send: Send, receive: Receive | None, request_id: str) -> None:
+        """Send each part as it comes; what makes them is closed when the client leaves.
+
+        Raises:
+            BrokenAnswer: A part cannot be made, or nobody takes it.
+        """
         gone = asyncio.get_running_loop().create_task(wait_for_end(receive)) if receive is not None else None
         try:
-            while (part := await self._predictions.next_part(parts)) is not None:
+            while (part := await self._predictions.next_part(parts, request_id)) is not None:
                 if gone is not None and gone.done():
-                    return
+                    raise BrokenAnswer(499, "the client has gone")
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
