@@ -1,5 +1,6 @@
 """`serve` from its start to its end: real processes, connections and signals."""
 
+import http.client
 import itertools
 import os
 import re
@@ -226,6 +227,30 @@ def test_what_a_route_is_not_made_for_is_told(tmp_path: Path) -> None:
         assert (
             len(re.findall(r"^trainbox: POST /invocations 200 1 row [0-9.]+ ms id=\w", server.log, re.MULTILINE)) == 1
         )
+
+
+def test_a_stream_that_breaks_ends_without_its_last_chunk(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, ONE) as server:
+        before = server.until_ready().workers
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            server.invoke(b"breaking")
+        assert caught.value.partial == b"part\n"
+        line = r"POST /invocations 500 [0-9.]+ ms id=\S+ ZeroDivisionError: after the first part\n"
+        server.until(lambda: re.search(line, server.log), "the log says why")
+        assert server.log.count("Traceback") == 1
+        assert server.invoke(b"").status == 200
+        assert server.workers == before
+
+
+def test_a_stream_is_closed_when_its_client_leaves(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, ONE) as server:
+        server.until_ready()
+        with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
+            connection.sendall(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\nendless")
+            assert b"part\n" in connection.recv(MIB)
+        server.until(lambda: "the stream was closed" in server.log, "it is closed")
+        server.until(lambda: re.search(r"POST /invocations 499 .* the client has gone\n", server.log), "a line")
+        assert server.invoke(b"").status == 200
 
 
 def test_a_body_that_is_too_long_is_refused_with_both_numbers_before_it_comes(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ https://github.com/aws/sagemaker-xgboost-container.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import msgspec
 
 from trainbox.contract.layout import Layout
 from trainbox.contract.model_card import ModelCard
-from trainbox.contract.setting_values import one_of, read_switch
+from trainbox.contract.setting_values import Installs, one_of, read_switch
 from trainbox.errors import ContractError
 
 T = TypeVar("T")
@@ -35,6 +35,7 @@ MOST_WORKERS = 1024
 BatchStrategy = Literal["MULTI_RECORD", "SINGLE_RECORD"]
 #: Whether a model that is a pickle, or that brings code, may be served: loading either runs code of its author.
 ServeCode = Literal["allow", "never"]
+_INSTALLS: Callable[[str], Installs] = one_of(get_args(Installs))
 _BATCH_STRATEGY: Callable[[str], BatchStrategy] = one_of(("MULTI_RECORD", "SINGLE_RECORD"))
 
 #: Every variable that `serve` reads, and what it says; docs/serving.md is generated from here.
@@ -60,6 +61,8 @@ HOSTING_VARIABLES: Mapping[str, str] = {
     "MAX_CONTENT_LENGTH": "the largest body in bytes, as the built-in XGBoost reads it",
     "TRAINBOX_MAX_BODY_MB": f"the largest body in MB, {DEFAULT_BODY_MB} by default, at most {MOST_BODY_MB}",
     "TRAINBOX_SERVE_CODE": "`allow` (default) or `never`: refuse a model that is a pickle or brings code",
+    "TRAINBOX_REQUIREMENTS": "what pip may install of `code/requirements.txt`: `any` (default), `wheels`, `hashes` or"
+    " `off`, as in training",
     "TRAINBOX_SERVE_DETAIL": "`false`: an error does not repeat the value of a cell, which may be personal",
     "TRAINBOX_SERVE_BATCH": "`false`: requests that arrive together are predicted one by one",
     "TRAINBOX_BATCH_NEWLINE": "`false`: the last line of an answer of a batch transform job has no newline",
@@ -102,6 +105,8 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     #: 0 is any length.
     max_body_bytes: int = DEFAULT_BODY_MB * 2**20
     code: ServeCode = "allow"
+    #: What pip may install for the user's module.
+    installs: Installs = "any"
     shows_values: bool = True
     joins_requests: bool = True
     ends_with_newline: bool = True
@@ -141,6 +146,7 @@ def read_hosting(env: Mapping[str, str]) -> Hosting:
         use_ensemble=_read(env, "SAGEMAKER_INFERENCE_ENSEMBLE", read_switch, default=True),
         max_body_bytes=_read_largest_body(env, batch),
         code=_read(env, "TRAINBOX_SERVE_CODE", one_of(("allow", "never")), "allow"),
+        installs=_read(env, "TRAINBOX_REQUIREMENTS", _INSTALLS, "any"),
         shows_values=_read(env, "TRAINBOX_SERVE_DETAIL", read_switch, default=True),
         joins_requests=_read(env, "TRAINBOX_SERVE_BATCH", read_switch, default=True),
         ends_with_newline=_read(env, "TRAINBOX_BATCH_NEWLINE", read_switch, default=True),
@@ -243,7 +249,10 @@ class Predictor(Protocol):
         """
 
     def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - an array
-        """Return how much each feature adds to the output of each row (SHAP): (n, m + 1), the bias last.
+        """Return how much each feature adds to the output of each row (SHAP), the bias last.
+
+        Returns:
+            (n, m + 1), or (n, c, m + 1) for c classes or targets.
 
         Raises:
             DataError: A model of this kind cannot say.

@@ -1,5 +1,6 @@
 """The program `serve`: contract, port, plan, supervise, exit code."""
 
+import resource
 import signal
 import socket
 import sys
@@ -29,6 +30,8 @@ from trainbox.system.memory import read_memory
 from trainbox.system.worker_page import PageField, make_page
 
 _BACKLOG = 2048
+#: Each connection is an open file of its worker, and the usual limit is 1,024.
+_OPEN_FILES = 65536
 #: Of the extra `serving`.
 _HTTP = ("uvicorn", "httptools", "uvloop")
 _USAGE = """\
@@ -86,6 +89,7 @@ def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
     require_known((), env)
     hosting = read_hosting(env)
     _require_http()
+    _allow_connections()
     if hosting.is_multi_model:
         raise ContractError(
             "SAGEMAKER_MULTI_MODEL is true, and this version of trainbox serves one model",
@@ -113,6 +117,14 @@ def _require_http() -> None:
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, and serve needs it for HTTP",
             hint="pip install 'trainbox[serving]'",
         )
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files as far as it may be, for this process and those that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(hosting: Hosting) -> socket.socket:
