@@ -139,13 +139,20 @@ class RequestProcessor:
         return self._phrase
 
 
-def make_context(model_dir: str, request_headers: Mapping[str, str] | None = None, request_id: str = "") -> Context:
+def make_context(
+    model_dir: str,
+    request_headers: Mapping[str, str] | None = None,
+    request_id: str = "",
+    *,
+    model_name: str = "model",
+) -> Context:
     """Return the context of the start, or of a request.
 
     Args:
         model_dir: Where the model lies.
         request_headers: Of the request.
         request_id: That of the log.
+        model_name: What the model is called.
     """
     properties = {
         "model_dir": model_dir,
@@ -154,4 +161,6 @@ def make_context(model_dir: str, request_headers: Mapping[str, str] | None = Non
         "server_name": "trainbox",
         "server_version": trainbox.__version__,
     }
-    return Context(properties, request_headers, request_id)
+    context = Context(properties, request_headers, request_id)
+    context.model_name = model_name
+    return context

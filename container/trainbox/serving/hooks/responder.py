@@ -54,7 +54,10 @@ class HookResponder:
                 emit(note)
         self._ours: Predictor | None = None
         self._model = load_user_model(
-            self._hooks, found.model_dir, lambda: self._load(found), make_context(str(found.model_dir))
+            self._hooks,
+            found.model_dir,
+            lambda: self._load(found),
+            make_context(str(found.model_dir), model_name=hosting.model_name),
         )
         predictor = self._ours or (_UserPredictor(found.card, self._model) if found.card is not None else None)
         #: None where nothing says what the rows are.
@@ -96,7 +99,8 @@ class HookResponder:
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""
-        context = make_context(str(self._model_dir), request.headers, request.id)
+        name = self._hosting.model_name
+        context = make_context(str(self._model_dir), request.headers, request.id, model_name=name)
         content_type = request.headers.get("content-type") or _JSON
         accept = request.headers.get("accept", "")
         if accept.strip() in {"", "*/*"}:
