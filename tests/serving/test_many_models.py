@@ -161,7 +161,18 @@ def test_a_directory_outside_of_the_tree_is_refused_however_it_is_written(tmp_pa
 
 def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:
     place(tmp_path, "m", grown(2))
-    names = ["../../etc/passwd", "a/b.tar.gz", "..", "日本 ü", "100%25", "x" * 1024, "?q=1#f", '"; rm -rf', "invoke", "m"]
+    names = [
+        "../../etc/passwd",
+        "a/b.tar.gz",
+        "..",
+        "日本 ü",
+        "100%25",
+        "x" * 1024,
+        "?q=1#f",
+        '"; rm -rf',
+        "invoke",
+        "m",
+    ]
     with ManyModels(tmp_path, ONE) as server:
         for name in names:
             assert server.load(name, "m").status == 200, server.log
@@ -171,7 +182,12 @@ def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:
             assert server.load(name, "m").status == 400
         for path in ("/models/%ff", "/models/%00/invoke", "/models//invoke", "/models/a/b/c", "/models/a/"):
             assert server.call("POST", path, b"1").status in {400, 404}, path
-        for method, path in (("PUT", "/models"), ("PUT", "/models/m"), ("GET", "/models/m/invoke"), ("DELETE", "/models")):
+        for method, path in (
+            ("PUT", "/models"),
+            ("PUT", "/models/m"),
+            ("GET", "/models/m/invoke"),
+            ("DELETE", "/models"),
+        ):
             refused = server.call(method, path)
             assert (refused.status, "allow" in refused.headers) == (405, True)
         for name in names:
@@ -182,7 +198,15 @@ def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:
 
 def test_the_body_of_a_load_is_read_with_care(tmp_path: Path) -> None:
     with ManyModels(tmp_path, ONE) as server:
-        for body in (b"", b"{", b"[]", b'{"model_name": "m"}', b'{"url": "/m"}', b'{"model_name": 1, "url": "/m"}', b"\xff"):
+        for body in (
+            b"",
+            b"{",
+            b"[]",
+            b'{"model_name": "m"}',
+            b'{"url": "/m"}',
+            b'{"model_name": 1, "url": "/m"}',
+            b"\xff",
+        ):
             assert server.call("POST", "/models", body).status == 400, body
         huge = json.dumps({"model_name": "m", "url": "/" + "a" * 100_000}).encode()
         assert server.call("POST", "/models", huge).status == 413

@@ -136,10 +136,7 @@ class ModelsLoader(ModelLoader):
             tried.trial.look()
         while self._asked and (len(self._tried) < _MOST_TRIALS or isinstance(self._asked[0].change, UnloadModel)):
             self._begin(self._asked.popleft())
-        if self._changed and not self._renewing:
-            self._renewing, self._changed = self._changed, []
-            self.freeze()
-            self.link.send(ModelsChanged())
+        self._renew()
         self.patience = _TICK_SECONDS if self._tried else None
 
     def note_replaced(self) -> None:
@@ -147,6 +144,14 @@ class ModelsLoader(ModelLoader):
         renewed, self._renewing = self._renewing, []
         for ticket, outcome in renewed:
             ticket.answer(outcome)
+        self._renew()
+
+    def _renew(self) -> None:
+        """Have workers forked that have what has changed; one time after the other."""
+        if self._changed and not self._renewing:
+            self._renewing, self._changed = self._changed, []
+            self.freeze()
+            self.link.send(ModelsChanged())
 
     def note_ended(self, pid: int, status: int) -> None:
         """A trial has ended, or what a model has started."""
@@ -209,7 +214,8 @@ class ModelsLoader(ModelLoader):
         """Load a model whose trial went well."""
         candidate = tried.candidate
         self._write(Record(candidate.name, candidate.url, is_loaded=False))
-        refusal = self._load_here(candidate)
+        told_before = msgspec.structs.replace(candidate.found, notes=())
+        refusal = self._load_here(msgspec.structs.replace(candidate, found=told_before))
         self._write()
         if refusal is not None:
             self._refuse(tried.ticket, refusal)
