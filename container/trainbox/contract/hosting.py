@@ -96,6 +96,9 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     #: None for an endpoint.
     batch: Batch | None = None
     is_multi_model: bool = False
+    #: Of a model of such an endpoint: its directory, and what it is called.
+    model_path: Path | None = None
+    model_name: str = "model"
     program: str = ""
     submit_directory: str = ""
     default_accept: str = ""
@@ -115,7 +118,7 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def model_dir(self) -> Path:
         """What `model.tar.gz` was unpacked to; nothing may be written there."""
-        return self.layout.model_dir
+        return self.model_path or self.layout.model_dir
 
 
 def read_hosting(env: Mapping[str, str]) -> Hosting:

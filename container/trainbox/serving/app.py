@@ -43,7 +43,7 @@ _FIRST_ERROR = 400
 _MB = 2**20
 
 
-class _Unusable(Exception):  # noqa: N818 - an answer, not an error
+class Unusable(Exception):  # noqa: N818 - an answer, not an error
     """A request that is answered before its body has been read whole."""
 
     def __init__(self, status: int, text: str, *, reads_rest: bool = True) -> None:
@@ -132,7 +132,18 @@ class App:
 
     # -- invocations -----------------------------------------------------------------------------------------------
 
-    async def _invoke(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _invoke(
+        self, scope: Message, receive: Receive, send: Send, model: str = "", path: str = "/invocations"
+    ) -> None:
+        """Answer a request for predictions.
+
+        Args:
+            scope: Of the request, with `receive` and `send`.
+            receive: Gives its body.
+            send: Takes the answer.
+            model: Which, of several.
+            path: As the log has it.
+        """
         began = time.monotonic_ns()
         self._requests += 1
         request_id = f"{self._prefix}-{self._requests:x}"
@@ -142,11 +153,11 @@ class App:
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             if self._hosting.max_body_bytes:
-                response = await self._respond(headers, request_id, receive)
+                response = await self._respond(headers, request_id, receive, model)
                 if response is not None:
                     await self._send(response, send, request_id, headers, receive)
             else:
-                response = await self._invoke_by_blocks(Request(headers, b"", request_id), receive, send)
+                response = await self._invoke_by_blocks(Request(headers, b"", request_id, model), receive, send)
             if response is not None:
                 status, rows, note = response.status, response.rows, response.note
         except BrokenAnswer as broken:  # to return is to close the connection
@@ -156,7 +167,7 @@ class App:
             self._words[WorkerField.IN_FLIGHT] -= 1
             self._words[WorkerField.LAST_REQUEST] = ended
             self._counters.add(status, rows, ended - began)
-            self._log(status, rows, ended - began, request_id, note)
+            self._log(path, status, rows, ended - began, f"id={request_id}{note and f' {note}'}")
 
     async def _invoke_by_blocks(self, request: Request, receive: Receive, send: Send) -> Response | None:
         """Answer a request of any length while it comes; None where the client has gone."""
@@ -174,7 +185,7 @@ class App:
             feeding.cancel()
         return response
 
-    async def _respond(self, headers: Headers, request_id: str, receive: Receive) -> Response | None:
+    async def _respond(self, headers: Headers, request_id: str, receive: Receive, model: str = "") -> Response | None:
         """Read the body and answer; None where the client has gone."""
         try:
             is_gzip = _is_compressed(headers)
@@ -182,13 +193,13 @@ class App:
             if is_gzip and body is not None:
                 headers = {name: value for name, value in headers.items() if name != HEADER}
                 body = await self._decompress(body)
-        except _Unusable as unusable:
+        except Unusable as unusable:
             problem = error_response(unusable.status, str(unusable), request_id)
             return msgspec.structs.replace(problem, rest=unusable.reads_rest)
         if body is None:
             return None
         try:
-            return await self._predictions.answer(Request(headers, body, request_id), receive)
+            return await self._predictions.answer(Request(headers, body, request_id, model), receive)
         except Overloaded:
             text = f"{MOST_WAITING} requests wait for this worker: send fewer at a time, or use more workers"
             problem = error_response(503, text, request_id)
@@ -200,7 +211,7 @@ class App:
         length = headers.get("content-length", "")
         if limit and length.isdecimal() and int(length) > limit:
             # Who waits for "100 Continue" sends nothing of it.
-            raise _Unusable(413, _too_large(int(length), limit), reads_rest="expect" not in headers)
+            raise Unusable(413, _too_large(int(length), limit), reads_rest="expect" not in headers)
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
@@ -210,18 +221,18 @@ class App:
         parts, size = [body], len(body)
         while message["more_body"]:
             if limit and size > limit:
-                raise _Unusable(413, _too_large(size, limit, at_least=True))
+                raise Unusable(413, _too_large(size, limit, at_least=True))
             try:
                 message = await asyncio.wait_for(receive(), _BODY_SECONDS)
             except TimeoutError:
                 text = f"the body has paused for {_BODY_SECONDS:g} s after {size:,} bytes"
-                raise _Unusable(408, text, reads_rest=False) from None
+                raise Unusable(408, text, reads_rest=False) from None
             if message["type"] == "http.disconnect":
                 return None
             parts.append(message["body"])
             size += len(message["body"])
         if limit and size > limit:
-            raise _Unusable(413, _too_large(size, limit), reads_rest=False)
+            raise Unusable(413, _too_large(size, limit), reads_rest=False)
         return b"".join(parts)
 
     async def _decompress(self, body: bytes) -> bytes:
@@ -229,7 +240,7 @@ class App:
         try:
             return await asyncio.to_thread(decompress, body, self._hosting.max_body_bytes)
         except RequestError as error:
-            raise _Unusable.of(error, reads_rest=False) from error
+            raise Unusable.of(error, reads_rest=False) from error
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -279,13 +290,12 @@ class App:
                 gone.cancel()
             await self._predictions.close(parts)
 
-    def _log(self, status: int, rows: int, nanoseconds: int, request_id: str, note: str) -> None:
+    def _log(self, path: str, status: int, rows: int, nanoseconds: int, told: str) -> None:
         is_error = status >= _FIRST_ERROR
         if not is_error and (self._hosting.log_level >= _WARNING or not self._budget.take()):
             return
         counted = (" 1 row" if rows == 1 else f" {rows:,} rows") if rows else ""
-        told = f" {note}" if note else ""
-        emit(f"POST /invocations {status}{counted} {nanoseconds / 1e6:.2f} ms id={request_id}{told}")
+        emit(f"POST {path} {status}{counted} {nanoseconds / 1e6:.2f} ms {told}")
 
 
 class _Budget:
@@ -308,7 +318,7 @@ def _is_compressed(headers: Headers) -> bool:
     try:
         return is_compressed(headers)
     except RequestError as error:
-        raise _Unusable.of(error, reads_rest="expect" not in headers) from error
+        raise Unusable.of(error, reads_rest="expect" not in headers) from error
 
 
 def _too_large(size: int, limit: int, *, at_least: bool = False) -> str:

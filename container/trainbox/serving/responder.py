@@ -34,6 +34,8 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
     #: That of the log and of the answer.
     id: str = ""
+    #: Of several models: which.
+    model: str = ""
 
 
 class Response(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """The program `serve`: contract, port, plan, supervise, exit code."""
 
+import os
 import resource
 import signal
 import socket
@@ -17,7 +18,7 @@ from trainbox.contract.hosting import Hosting, read_hosting
 from trainbox.contract.job import read_environment
 from trainbox.contract.settings import require_known
 from trainbox.contract.text import short
-from trainbox.errors import PREFIX, ContractError, ProgramError, ResourceError, TrainboxError
+from trainbox.errors import PREFIX, ProgramError, ResourceError, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.supervisor.endpoint.dispatcher import Dispatcher
 from trainbox.supervisor.endpoint.plan import PROGRAM, Capacity, plan_loader
@@ -90,16 +91,13 @@ def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
     hosting = read_hosting(env)
     _require_http()
     _allow_connections()
-    if hosting.is_multi_model:
-        raise ContractError(
-            "SAGEMAKER_MULTI_MODEL is true, and this version of trainbox serves one model",
-            hint="create the endpoint in SingleModel mode, with the model itself as ModelDataUrl",
-        )
     listener = _listen(hosting)
     page = make_page()
     link, inherited = make_links()
     dispatcher = Dispatcher(hosting, listener, link, page, _read_capacity())
-    descriptors = (inherited.fileno(), page.descriptor)
+    descriptors: tuple[int, ...] = (inherited.fileno(), page.descriptor)
+    if hosting.is_multi_model:
+        descriptors = (*descriptors, os.memfd_create("trainbox-models"))
     plan = plan_loader(
         hosting, env, program=program, descriptors=descriptors, is_ready=lambda _pid: bool(page.header[PageField.OPEN])
     )

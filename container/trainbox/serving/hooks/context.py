@@ -145,6 +145,7 @@ def make_context(
     request_id: str = "",
     *,
     gpu: int | None = None,
+    model_name: str = "model",
 ) -> Context:
     """Return the context of the start, or of a request.
 
@@ -153,6 +154,7 @@ def make_context(
         request_headers: Of the request.
         request_id: That of the log.
         gpu: The place of the worker's GPU among those that it sees; None where there is none.
+        model_name: What the model is called.
     """
     properties = {
         "model_dir": model_dir,
@@ -161,4 +163,6 @@ def make_context(
         "server_name": "trainbox",
         "server_version": trainbox.__version__,
     }
-    return Context(properties, request_headers, request_id)
+    context = Context(properties, request_headers, request_id)
+    context.model_name = model_name
+    return context

@@ -61,8 +61,9 @@ class HookResponder:
         return self._ours
 
     def _context(self, request: Request | None) -> Context:
-        headers, name = (request.headers, request.id) if request is not None else (None, "")
-        return make_context(str(self._model_dir), headers, name, gpu=self._gpu)
+        headers, request_id = (request.headers, request.id) if request is not None else (None, "")
+        name = self._hosting.model_name
+        return make_context(str(self._model_dir), headers, request_id, gpu=self._gpu, model_name=name)
 
     def check(self) -> None:
         """Answer the rows of the card, where the model is one of ours.
