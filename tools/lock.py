@@ -73,7 +73,7 @@ def all_locks() -> Iterator[Lock]:
     # What `make bench-serving` measures beside `serve`.
     yield Lock("bench-serving", SERVING, follows=False)
     yield Lock("release", ("boto3", "docker", "pip", "pip-audit", "requests"), "3.11")
-    yield Lock("sdk-v3", ("sagemaker-train==1.27.0",), follows=False)
+    yield Lock("sdk-v3", ("sagemaker-train==1.27.0", "sagemaker-serve==1.27.0"), follows=False)
     # What makes the site of docs/.
     yield Lock("docs", ("sphinx", "myst-parser", "furo"), follows=False)
 

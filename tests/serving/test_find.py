@@ -226,6 +226,16 @@ def test_a_program_that_is_not_there_is_told_with_all_places(tmp_path: Path) -> 
     assert "holds src/inference.py" in caught.value.hint
 
 
+def test_a_program_that_sdk_v3_names_in_any_case_may_be_missing(tmp_path: Path) -> None:
+    place(tmp_path / "model", {"xgboost-model": b"{L", CARD_FILE: card()})
+    local = {"LOCAL_PYTHON": "3.12.1", "SAGEMAKER_SUBMIT_DIRECTORY": f"{tmp_path}/model/code"}
+    found = find(tmp_path, SAGEMAKER_PROGRAM="inference.py", **local)
+    assert (found.framework, found.module) == ("xgboost", None)
+    assert "there is no inference.py" in found.notes[0]
+    with pytest.raises(ProgramError, match=r"SAGEMAKER_PROGRAM=mine\.py is not there"):
+        find(tmp_path, SAGEMAKER_PROGRAM="mine.py", **local)
+
+
 def test_transform_fn_beside_what_it_stands_for_is_refused_at_the_start(tmp_path: Path) -> None:
     place(tmp_path / "model", {"inference.py": "def transform_fn(): ...\ndef input_fn(): ...\ndef output_fn(): ...\n"})
     with pytest.raises(ProgramError, match="defines transform_fn and also input_fn, output_fn"):

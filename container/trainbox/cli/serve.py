@@ -1,6 +1,7 @@
 """The verb `trainbox serve MODEL`: an endpoint on this machine, as SageMaker would have it."""
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +12,7 @@ from trainbox.contract.text import visible
 from trainbox.errors import DataError, RunError
 from trainbox.local.backends.engine import DEFAULT_IMAGE
 from trainbox.local.endpoints.model_source import find_source, unpacked
+from trainbox.local.endpoints.runtime_server import answering_runtime
 from trainbox.local.endpoints.sample_request import curl_command, make_request, schema_line
 from trainbox.local.endpoints.server import Server, await_end, await_ready
 from trainbox.local.endpoints.server_container import serving_container
@@ -25,6 +27,7 @@ EXAMPLES = (
     "trainbox serve trainbox-out/xgboost-20260101-120000",
     "trainbox serve model.tar.gz --port 8081 --workers 2",
     "trainbox serve model.tar.gz --docker",
+    "trainbox serve model.tar.gz --runtime-port 8081",
     "trainbox serve model/ --env SAGEMAKER_INFERENCE_OUTPUT=predicted_label,probability",
 )
 
@@ -38,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULT_PORT,
         metavar="P",
         help=f"of 127.0.0.1 ({_DEFAULT_PORT} by default); 0 is any that is free",
+    )
+    parser.add_argument(
+        "--runtime-port",
+        type=int,
+        metavar="P",
+        help="a port that also answers boto3's sagemaker-runtime: invoke_endpoint, and that with a response stream",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one for each processor)")
     add_docker_argument(parser)
@@ -105,17 +114,25 @@ def run(args: argparse.Namespace) -> int:
     given = read_variables(args.env)
     with Interrupts() as stop, unpacked(find_source(Path(args.model))) as root:
         port = find_port(args.port)
+        if args.runtime_port == port:
+            raise RunError(f"--port and --runtime-port are both {port}", hint="--runtime-port 0 takes any that is free")
         env = read_environment()
         plan = plan_server(root, port=port, workers=args.workers, given=given, inherited=env, image=args.docker)
-        with serving(plan, env) as server:
+        with contextlib.ExitStack() as stack:
+            runtime = (
+                "" if args.runtime_port is None else stack.enter_context(answering_runtime(args.runtime_port, plan.url))
+            )
+            server = stack.enter_context(serving(plan, env))
             if await_ready(server, plan.url, is_stopped=lambda: bool(stop.count)):
-                print(visible(_how_to_ask(read_card_of(root / MODEL), plan.url)), flush=True)
+                print(visible(_how_to_ask(read_card_of(root / MODEL), plan.url, runtime)), flush=True)
                 await_end(server, is_stopped=lambda: bool(stop.count))
     return 0
 
 
-def _how_to_ask(card: ModelCard | None, url: str) -> str:
+def _how_to_ask(card: ModelCard | None, url: str, runtime: str) -> str:
     lines = [f"{url} is ready; Ctrl-C ends it"]
+    if runtime:
+        lines.append(f'boto3.client("sagemaker-runtime", endpoint_url="{runtime}") asks it under any EndpointName')
     request = make_request(card) if card is not None else None
     if card is not None:
         lines.append(schema_line(card))

@@ -21,6 +21,8 @@ from trainbox.errors import ContractError
 T = TypeVar("T")
 
 DEFAULT_PORT = 8080
+#: The file with the user's hooks.
+DEFAULT_PROGRAM = "inference.py"
 DEFAULT_ADDRESS = "0.0.0.0"  # noqa: S104 - SageMaker connects from outside of the container
 #: SageMaker's own limit on a request of a real-time endpoint (hosting FAQ), and that of batch transform.
 DEFAULT_BODY_MB = 25
@@ -53,6 +55,8 @@ HOSTING_VARIABLES: Mapping[str, str] = {
     "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "requests at the same time, of a batch transform job",
     "SAGEMAKER_MULTI_MODEL": "`true` for an endpoint of many models, which come and go by `/models`",
     "SAGEMAKER_PROGRAM": "the file with the user's hooks (`model_fn`, `input_fn`, …), `inference.py` by default",
+    "LOCAL_PYTHON": "set by the local mode of SDK v3, which names `inference.py` whether there is one or not: without"
+    " the file the model is served without hooks",
     "SAGEMAKER_SUBMIT_DIRECTORY": "the directory of that file: a path, `file://…` or `s3://…tar.gz`",
     "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "the content type of an answer where the request names none",
     "SAGEMAKER_INFERENCE_OUTPUT": "what an answer holds, separated by commas: `predicted_label`, `probability`, …",
@@ -100,6 +104,8 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     model_path: Path | None = None
     model_name: str = "model"
     program: str = ""
+    #: Whether the program was named by the local mode of SDK v3, which does so where there is none, too.
+    may_lack_program: bool = False
     submit_directory: str = ""
     default_accept: str = ""
     #: What an answer holds, in this order; empty for the prediction alone.
@@ -143,6 +149,7 @@ def read_hosting(env: Mapping[str, str]) -> Hosting:
         batch=batch,
         is_multi_model=_read(env, "SAGEMAKER_MULTI_MODEL", read_switch, default=False),
         program=env.get("SAGEMAKER_PROGRAM", ""),
+        may_lack_program="LOCAL_PYTHON" in env and env.get("SAGEMAKER_PROGRAM") == DEFAULT_PROGRAM,
         submit_directory=env.get("SAGEMAKER_SUBMIT_DIRECTORY", ""),
         default_accept=env.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", ""),
         outputs=_read(env, "SAGEMAKER_INFERENCE_OUTPUT", _read_names, ()),

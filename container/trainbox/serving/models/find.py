@@ -150,6 +150,8 @@ def find_model(hosting: Hosting, listing: Listing) -> FoundModel:
         notes.append(f"the model brings code, which runs with all rights of the container: {module.path}")
     elif listing.module is not None:
         notes.append(f"{listing.module.path} has none of {', '.join(HOOKS[:5])}: it is not used")
+    elif hosting.program:
+        notes.append(f"there is no {hosting.program}, which SDK v3 names in any case: the model answers without hooks")
     if module is not None and "model_fn" in module.hooks:
         return FoundModel(model_dir=hosting.model_dir, card=listing.card, module=module, notes=tuple(notes))
     form, names = _choose_files(hosting, listing)
@@ -182,7 +184,7 @@ _CODE_FORMS: dict[Form, str] = {
 
 
 def _check_module(hosting: Hosting, listing: Listing) -> None:
-    if hosting.program and listing.module is None:
+    if hosting.program and listing.module is None and not hosting.may_lack_program:
         looked = ", ".join(str(place) for place in listing.places)
         raise ProgramError(
             f"SAGEMAKER_PROGRAM={hosting.program} is not there; looked for {looked}",
