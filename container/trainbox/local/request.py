@@ -104,6 +104,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     owns_children: bool = True
     #: Of files that a host makes; -1 is that of this process.
     umask: int = -1
+    #: The processors that hosts have; empty: all that this process has.
+    processors: tuple[int, ...] = ()
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -268,6 +270,7 @@ def _form_request(spec: JobSpec, options: LocalOptions, work: _Work, now: dt.dat
         started=now,
         owns_children=options.owns_children,
         umask=options.host_umask,
+        processors=options.processors,
     )
 
 

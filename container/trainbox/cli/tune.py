@@ -1,0 +1,67 @@
+"""`trainbox tune`: a search for the best hyperparameters, whose trials are jobs of `trainbox run`.
+
+A shell over `run_tuning`: the flags become a plan, the terminal is its listener, Ctrl-C and SIGTERM ask for its end.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainbox.cli.screen.tuning_terminal import TuningTerminal
+from trainbox.cli.screen.tuning_texts import tuning_summary
+from trainbox.cli.tune_command import read_tuning_command
+from trainbox.cli.tune_flags import add_tune_arguments
+from trainbox.contract.credentials.secrets import without_secrets
+from trainbox.contract.job import read_environment
+from trainbox.errors import RunError
+from trainbox.local.interrupts import Interrupts
+from trainbox.tuning.records import TuningRecord
+
+_UMASK = 0o077
+#: What its help shows.
+EXAMPLES = (
+    "trainbox tune xgboost --channel train=a --channel validation=b --hp num_round=100 --range eta=0.01:0.3:log",
+    "trainbox tune train.py --channel train=data --range lr=1e-4:1e-1:log --choice optimizer=adam,sgd --early-stop",
+    "trainbox tune train.py --channel train=data --range n-estimators=50:300 --metric 'Test AUC=Test AUC: ([0-9.]+)'",
+    "trainbox tune train.py --channel train=data --range lr=1e-4:1e-1:log --out search --resume",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `trainbox tune`."""
+    add_tune_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one search; the exit code is 0 if there is a best trial, 10 if there is none, or 130 after Ctrl-C.
+
+    Raises:
+        TrainboxError: What was asked for cannot be done.
+    """
+    env = read_environment()
+    # What this writes is for its user alone; the script's files are as the user's shell has them.
+    umask = os.umask(_UMASK)
+    try:
+        return _run(args, env, umask)
+    finally:
+        os.umask(umask)
+
+
+def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
+    plan = read_tuning_command(args, env=env, cwd=Path.cwd(), umask=umask)
+    from trainbox.tuning.run_tuning import run_tuning  # noqa: PLC0415 - loads Optuna, which a plan does not need
+
+    interrupts, terminal = Interrupts(), TuningTerminal(env)
+    try:
+        record = run_tuning(plan, terminal, interrupts)
+    finally:
+        terminal.close()
+    terminal.screen.write(without_secrets(tuning_summary(record, plan.out, terminal.pen), ()))
+    return _exit_code(record, interrupts)
+
+
+def _exit_code(record: TuningRecord, interrupts: Interrupts) -> int:
+    if interrupts.first is not None:
+        return 128 + interrupts.first
+    return 0 if record.best is not None and record.status == "Completed" else RunError.exit_code
