@@ -31,8 +31,8 @@ from trainbox.tuning.events import (
     TuningStarted,
 )
 from trainbox.tuning.records import TrialRecord, TuningRecord, TuningStatus, find_best
-from trainbox.tuning.search.search import Search
-from trainbox.tuning.trial_end import curve_of, end_trial, has_failed
+from trainbox.tuning.search.search import TrialSearch
+from trainbox.tuning.trial_end import curve_of, end_trial, has_failed, mentions_no_number
 from trainbox.tuning.trial_runs import TrialEvent, TrialRun
 from trainbox.tuning.tuning_file import claimed, read_tuning, remove_tuning, write_tuning
 from trainbox.tuning.tuning_plan import TuningPlan, first_trial, trial_job
@@ -79,7 +79,7 @@ class _Tuner:
         self.plan = plan
         self.listener = listener
         self.stop = stop
-        self.search = Search(plan.settings)
+        self.search = TrialSearch(plan.settings)
         self.record = msgspec.structs.replace(plan.record, started=_now())
         self.trials = {trial.number: trial for trial in self.record.trials}
         self.running: dict[int, TrialRun] = {}
@@ -89,6 +89,8 @@ class _Tuner:
         self.noted: set[str] = set()
         self.failures = 0
         self.failure_reason = ""
+        #: Whether trials that run can come to nothing, either.
+        self.is_pointless = False
         self.error: TrainboxError | None = None
 
     def run(self) -> TuningRecord:
@@ -114,7 +116,7 @@ class _Tuner:
                 return
             self._await_event()
             asked = self.stop.count
-            if asked or self.error is not None:
+            if asked or self.error is not None or self.is_pointless:
                 for run in self.running.values():
                     run.ask_to_stop(max(asked, 1), self.stop.first)
 
@@ -130,12 +132,12 @@ class _Tuner:
                 trial = self._ended(trial, job)  # noqa: PLW2901 - it ended before its end could be recorded
                 self.trials[number] = trial
             self.search.resume(number, trial.values)
-            if trial.status == "InProgress" or trial.is_interrupted:
-                self.to_resume.append(trial)
-                continue
             for step, value in _pairs(Curve((), ()) if job is None else curve_of(job, self.record.objective.name)):
                 self.search.is_hopeless(number, step, value)
-            self._tell(trial)
+            if trial.status == "InProgress" or trial.is_interrupted:
+                self.to_resume.append(trial)
+            else:
+                self._tell(trial)
 
     def _ended(self, trial: TrialRecord, job: JobRecord) -> TrialRecord:
         seconds = job.seconds.prepare + job.seconds.train + job.seconds.collect
@@ -199,7 +201,7 @@ class _Tuner:
 
     def _end_trial(self, number: int) -> None:
         run, trial = self.running.pop(number), self.trials[number]
-        seconds = time.monotonic() - self.began[number]
+        seconds = trial.seconds + time.monotonic() - self.began[number]  # of all attempts
         assert run.future is not None  # noqa: S101 - it has ended
         try:
             outcome = run.future.result()
@@ -234,6 +236,10 @@ class _Tuner:
         self.failures = self.failures + 1 if has_failed(trial) else 0
         if self.failures >= MOST_FAILURES:
             self.failure_reason = f"{self.failures} trials in a row failed, the last one: {trial.failure_reason}"
+        never = all(each.objective is None for each in self.trials.values())
+        if never and trial.status == "Completed" and not mentions_no_number(self.plan.out / trial.out):
+            self.failure_reason = f"trial {trial.number} completed, and {trial.failure_reason}"
+            self.is_pointless = True
 
     # -- the record --
 

@@ -1,12 +1,19 @@
-"""Pure: how a trial ended, by the outcome of its job."""
+"""How a trial ended, by the outcome of its job."""
+
+import re
+from pathlib import Path
 
 import msgspec
 
 from trainbox.contract.text import some
+from trainbox.local.results.folder import last_bytes
 from trainbox.local.results.outcome import JobOutcome
 from trainbox.local.results.record import Curve, JobRecord
 from trainbox.tuning.records import TrialRecord
 from trainbox.tuning.search_space import Objective
+
+#: How a log writes a value that is none: of Python, C, and metric lines of trainbox.
+_NO_NUMBER = re.compile(rb"\b(?:nan|inf|infinity|infinite|not-a-number)\b", re.IGNORECASE)
 
 
 def objective_of(job: JobOutcome | JobRecord, name: str) -> float | None:
@@ -69,3 +76,12 @@ def _no_objective(job: JobOutcome | JobRecord, name: str) -> str:
 def has_failed(trial: TrialRecord) -> bool:
     """Return whether a trial that has ended taught nothing: it failed, or never logged the objective."""
     return trial.status == "Failed" or (trial.objective is None and not trial.is_interrupted)
+
+
+def mentions_no_number(out: Path) -> bool:
+    """Return whether a log of a trial ends with a value that is not finite: the objective may have been one.
+
+    Args:
+        out: The directory of its result.
+    """
+    return any(_NO_NUMBER.search(last_bytes(log)) for log in sorted((out / "logs").glob("*.log")))

@@ -8,10 +8,13 @@ from typing import Protocol
 from trainbox.cli.screen.pens import Pen
 from trainbox.contract.text import six_digits, visible
 from trainbox.tuning.records import TrialRecord, TuningRecord, find_best
+from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange, ParameterRange
 
 #: Rows of the table that moves: a terminal has 24 lines.
 _MOST_ROWS = 12
-_COLOURS = {"Completed": "green", "Stopped": "yellow", "Failed": "red"}
+#: Characters of a failure's reason, in a line and in a table.
+_LONGEST_REASON = 300
+_LONGEST_CELL = 80
 
 
 class Running(Protocol):
@@ -34,6 +37,17 @@ def tuning_line(record: TuningRecord) -> str:
         f"{record.name}: {record.strategy.lower()} search for {names}: {record.max_trials} trials{so_far},"
         f" {record.max_parallel} at a time; {objective.goal.lower()} {objective.name!r}"
     )
+
+
+def range_line(given: ParameterRange) -> str:
+    """What is tried of one hyperparameter."""
+    match given:
+        case CategoricalRange(name=name, values=values):
+            return f"  {name}: {', '.join(values)}"
+        case IntegerRange(name=name, low=low, high=high, scaling=scaling):
+            return f"  {name}: {low} to {high}, whole numbers, {scaling}"
+        case ContinuousRange(name=name, low=low, high=high, scaling=scaling):
+            return f"  {name}: {six_digits(low)} to {six_digits(high)}, {scaling}"
 
 
 def started_line(trial: TrialRecord, *, is_resumed: bool) -> str:
@@ -63,7 +77,13 @@ def ended_line(trial: TrialRecord, objective: str, *, is_best: bool) -> str:
 
 
 def _because(trial: TrialRecord) -> str:
-    return f": {trial.failure_reason}" if trial.failure_reason else ""
+    return f": {_short(trial.failure_reason, _LONGEST_REASON)}" if trial.failure_reason else ""
+
+
+def _short(text: str, most: int) -> str:
+    """A reason in one line; the whole of it is in the record."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def state_of(trial: TrialRecord) -> str:
@@ -120,8 +140,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def tuning_summary(record: TuningRecord, out: Path, pen: Pen) -> str:
-    """The table of all trials, the best one and its directory, and a few things to do next."""
+def tuning_summary(record: TuningRecord, out: Path, pen: Pen, *, has_model: bool) -> str:
+    """The table of all trials, the best one and its directory, and a few things to do next.
+
+    Args:
+        record: Of the search.
+        out: Its directory.
+        pen: Draws where it will be shown.
+        has_model: Whether the best trial left a model.
+    """
     lines = ["", *_table(record, pen), ""]
     best, objective = record.best_trial, record.objective
     if best is not None and best.objective is not None:
@@ -131,9 +158,12 @@ def tuning_summary(record: TuningRecord, out: Path, pen: Pen) -> str:
     else:
         lines.append(f"best    none: no trial has {objective.name!r}")
     if record.failure_reason:
-        lines.append(f"{pen.styled('ended', 'bold red')}   {record.failure_reason}")
+        lines.append(f"{pen.styled('ended', 'bold red')}   {_short(record.failure_reason, _LONGEST_REASON)}")
     lines.append(f"record  {out / 'tuning.json'}")
-    return visible("\n".join([*lines, "", *(f"Next: {step}" for step in _next_steps(record, out))])) + "\n"
+    return (
+        visible("\n".join([*lines, "", *(f"Next: {step}" for step in _next_steps(record, out, has_model=has_model))]))
+        + "\n"
+    )
 
 
 def _table(record: TuningRecord, pen: Pen) -> list[str]:
@@ -145,21 +175,21 @@ def _table(record: TuningRecord, pen: Pen) -> list[str]:
             "" if trial.objective is None else six_digits(trial.objective),
             f"{trial.seconds:.1f} s",
             "Stopped early" if trial.is_stopped_early else trial.status,
-            trial.failure_reason,
+            _short(trial.failure_reason, _LONGEST_CELL),
         )
         for trial in record.trials
     ]
     return pen.table(("TRIAL", *names, record.objective.name, "TIME", "STATUS", "REASON"), rows)
 
 
-def _next_steps(record: TuningRecord, out: Path) -> list[str]:
+def _next_steps(record: TuningRecord, out: Path, *, has_model: bool) -> list[str]:
     best = record.best_trial
     steps = []
-    if best is not None and best.status == "Completed":
+    if best is not None and has_model:
         steps.append(f"predict with the best: {shlex.join(['trainbox', 'serve', str(out / best.out)])}")
     if record.status == "Stopped":
         steps.append(f"go on: the same command with --resume --out {shlex.quote(str(out))}")
-    failed = next((trial for trial in record.trials if trial.status == "Failed"), None)
+    failed = next((trial for trial in record.trials if trial.failure_reason), None)
     if failed is not None and best is None:
         steps.append(f"read why: {shlex.join(['less', str(out / failed.out / 'logs' / 'algo-1.log')])}")
     if best is not None:

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 from msgspec import inspect
 
-from trainbox.contract.params import Slot, find_slot
+from trainbox.contract.params import ParamSlot, find_slot
 from trainbox.contract.params.values import options, read, unwrap
 
 Kind = Literal["int", "float", "choice", "other"]
@@ -31,7 +31,7 @@ def find_range(params_type: type, name: str) -> DeclaredRange | None:
     return None if slot is None else _range(slot)
 
 
-def _range(slot: Slot) -> DeclaredRange:
+def _range(slot: ParamSlot) -> DeclaredRange:
     kinds = slot.kind.types if isinstance(slot.kind, inspect.UnionType) else (slot.kind,)
     kinds = tuple(kind for kind in map(unwrap, kinds) if not isinstance(kind, inspect.NoneType))
     kind = kinds[0] if len(kinds) == 1 else None

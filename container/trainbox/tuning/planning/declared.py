@@ -11,6 +11,7 @@ from trainbox.local.scripts.declarations import parse
 from trainbox.local.scripts.script_module import find_metrics, find_params, load_script
 from trainbox.metrics import Metric
 from trainbox.supervisor.program.choice import find_bundled
+from trainbox.tuning.planning.script_arguments import find_argparse_flags
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -21,6 +22,8 @@ class Declared(msgspec.Struct, frozen=True):
     is_bundled: bool = False
     params: type | None = None
     metrics: tuple[Metric, ...] = ()
+    #: The flags of its argument parser, of a script that is not written for trainbox; None where they are not known.
+    flags: frozenset[str] | None = None
     #: Why it cannot be read.
     problem: str = ""
 
@@ -44,8 +47,9 @@ def read_declared(plan: RunPlan, hyperparameters: Mapping[str, str]) -> Declared
         return Declared(script=request.script)
     name = request.script
     try:
-        if not _imports_trainbox(parse(path)):
-            return Declared(script=name)
+        tree = parse(path)
+        if not _imports_trainbox(tree):
+            return Declared(script=name, flags=_flags(tree, plan))
         module = load_script(path)
     except OSError as error:
         return Declared(script=name, problem=f"{path} cannot be read: {error.strerror}")
@@ -60,6 +64,13 @@ def read_declared(plan: RunPlan, hyperparameters: Mapping[str, str]) -> Declared
     except RunError as error:
         return Declared(script=name, is_bundled=is_bundled, params=params, problem=error.message)
     return Declared(script=name, is_bundled=is_bundled, params=params, metrics=metrics)
+
+
+def _flags(tree: ast.Module, plan: RunPlan) -> frozenset[str] | None:
+    """Those of a script that gets its hyperparameters as flags."""
+    request = plan.request
+    style = request.hyperparameters.get("trainbox_arguments") or request.env.get("TRAINBOX_ARGUMENTS")
+    return find_argparse_flags(tree) if style in (None, "toolkit") else None
 
 
 def _imports_trainbox(tree: ast.Module) -> bool:

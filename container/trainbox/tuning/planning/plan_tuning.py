@@ -100,6 +100,9 @@ def plan_tuning(request: TuningRequest, spec: JobSpec, options: LocalOptions) ->
     )
     parents = [_read_parent(cwd / place) for place in request.warm_start]
     learned = tuple(each for parent in parents for each in _learn_from(parent, settings))
+    kind = job.request.isolation.kind
+    if kind in ("root", "user"):
+        options = msgspec.structs.replace(options, private_mounts=kind)
     plan = TuningPlan(
         name=name if previous is None else previous.name,
         program=request.program,

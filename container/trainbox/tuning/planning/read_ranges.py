@@ -9,6 +9,7 @@ from trainbox.contract.params.ranges import DeclaredRange, find_range, is_accept
 from trainbox.contract.text import did_you_mean, some
 from trainbox.errors import RunError
 from trainbox.tuning.planning.declared import Declared
+from trainbox.tuning.planning.script_arguments import flag_of, takes
 from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange, ParameterRange, Scaling
 
 _SCALES: dict[str, Scaling] = {
@@ -96,6 +97,7 @@ def _read_range(text: str, declared: Declared) -> ParameterRange:
 def _known(name: str, declared: Declared, flag: str) -> DeclaredRange | None:
     """What the script declares of a hyperparameter; None where it declares nothing at all."""
     if declared.params is None:
+        _check_flag(name, declared, flag)
         return None
     known = find_range(declared.params, name)
     if known is None:
@@ -106,6 +108,16 @@ def _known(name: str, declared: Declared, flag: str) -> DeclaredRange | None:
             hint=f"trainbox describe {program} lists its hyperparameters",
         )
     return known
+
+
+def _check_flag(name: str, declared: Declared, flag: str) -> None:
+    """A script with an argument parser of its own takes the hyperparameter."""
+    if declared.flags is not None and not takes(declared.flags, name):
+        like = did_you_mean(flag_of(name), declared.flags, prefix="--")
+        raise RunError(
+            f"{flag} {name}: {declared.script} has no argument {flag_of(name)}{like}",
+            hint=f"its arguments are {some(sorted(declared.flags), 12)}",
+        )
 
 
 def _number(text: str, name: str) -> float:

@@ -16,7 +16,7 @@ _MOST_LISTED = 1_000_000
 Point = tuple[tuple[str, str], ...]
 
 
-class Search:
+class TrialSearch:
     """Proposes the points of trials, and learns from what becomes of them; for one thread.
 
     Args:
