@@ -17,6 +17,7 @@ from trainbox.tuning.printed.boto3_request import to_tuning_request
 from trainbox.tuning.printed.sdk_v2 import print_sdk_v2
 from trainbox.tuning.printed.sdk_v3 import print_sdk_v3
 from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
+from trainbox.tuning.search_space import Resource
 
 pytestmark = pytest.mark.sdk
 
@@ -26,9 +27,11 @@ PRINTERS = {"v2": print_sdk_v2, "v3": print_sdk_v3}
 
 def searches(directory: Path) -> list[TuningJobSpec]:
     """A bundled script, a script of a directory, and Hyperband."""
-    hyperband = msgspec.structs.replace(
-        bundled_search(), strategy="Hyperband", early_stopping=False, max_resource=27, parents=()
+    spec = bundled_search()
+    settings = msgspec.structs.replace(
+        spec.search, strategy="Hyperband", early_stopping=False, resource=Resource(1, 27)
     )
+    hyperband = msgspec.structs.replace(spec, search=settings, parents=())
     return [bundled_search(), seed_search(str(directory)), hyperband]
 
 
@@ -114,7 +117,8 @@ def test_an_sdk_asks_for_the_job_of_the_request(pairs: Pairs) -> None:
 def _config(request: dict[str, Any]) -> dict[str, Any]:
     config = dict(request["HyperParameterTuningJobConfig"])
     ranges = {kind: found for kind, found in config["ParameterRanges"].items() if found}
-    return {**config, "ParameterRanges": ranges}
+    # SDK v3 1.27 takes a seed of 0 for none.
+    return {"RandomSeed": 0, **config, "ParameterRanges": ranges}
 
 
 def _warm_start(request: dict[str, Any]) -> tuple[str, set[str]] | None:

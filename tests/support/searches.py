@@ -15,7 +15,7 @@ from trainbox.contract.job_spec import (
     StoppingCondition,
 )
 from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
-from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange, Objective
+from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange, Objective, SearchSettings
 
 AUC = Objective(name="Test AUC", goal="Maximize", regex=r"Test AUC: ([0-9\.]+)")
 
@@ -34,6 +34,7 @@ def seed_search(directory: str = "/home/me/src") -> TuningJobSpec:
             hyper_parameters={
                 "n-estimators": "100",
                 "criterion": "gini",
+                "given-by-variable": "hunter2",
                 "warm-start": "true",
                 "weights": "[1.5, null]",
             },
@@ -45,13 +46,16 @@ def seed_search(directory: str = "/home/me/src") -> TuningJobSpec:
             resource_config=ResourceConfig(instance_count=1),
             stopping_condition=StoppingCondition(max_runtime_in_seconds=600),
         ),
-        ranges=(
-            IntegerRange("n-estimators", 50, 300),
-            IntegerRange("max-depth", 5, 20, scaling="Logarithmic"),
+        search=SearchSettings(
+            ranges=(
+                IntegerRange("n-estimators", 50, 300),
+                IntegerRange("max-depth", 5, 20, scaling="Logarithmic"),
+            ),
+            objective=AUC,
+            max_trials=10,
+            max_parallel=2,
         ),
-        objective=AUC,
-        max_trials=10,
-        max_parallel=2,
+        hide=("given-by-variable",),
     )
 
 
@@ -90,17 +94,18 @@ def bundled_search() -> TuningJobSpec:
             input_data_config=(channel("train", "s3://mine/train/"),),
             resource_config=ResourceConfig(instance_type="ml.m5.large", instance_count=2),
         ),
-        ranges=(
-            ContinuousRange("eta", 0.00001, 0.3, scaling="Logarithmic"),
-            ContinuousRange("subsample", 0.5, 0.99, scaling="ReverseLogarithmic"),
-            IntegerRange("max_depth", 3, 10),
-            CategoricalRange("booster", ("gbtree", "dart")),
+        search=SearchSettings(
+            ranges=(
+                ContinuousRange("eta", 0.00001, 0.3, scaling="Logarithmic"),
+                ContinuousRange("subsample", 0.5, 0.99, scaling="ReverseLogarithmic"),
+                IntegerRange("max_depth", 3, 10),
+                CategoricalRange("booster", ("gbtree", "dart")),
+            ),
+            objective=Objective("validation:auc", "Maximize", r"validation:auc=(-?[0-9]+(?:\.[0-9]+)?)(?:\s|$)"),
+            max_trials=20,
+            max_parallel=4,
+            seed=7,
+            early_stopping=True,
         ),
-        objective=Objective("validation:auc", "Maximize", r"validation:auc=(-?[0-9]+(?:\.[0-9]+)?)(?:\s|$)"),
-        max_trials=20,
-        max_parallel=4,
-        seed=7,
-        early_stopping=True,
         parents=("churn-first", "churn-second"),
-        warm_start_type="TransferLearning",
     )

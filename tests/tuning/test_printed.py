@@ -30,7 +30,7 @@ from trainbox.tuning.printed.python_code import CodeCall, write_code
 from trainbox.tuning.printed.sdk_v2 import print_sdk_v2
 from trainbox.tuning.printed.sdk_v3 import print_sdk_v3
 from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
-from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange
+from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange, Resource
 
 PRINTERS = (print_boto3, print_sdk_v2, print_sdk_v3)
 
@@ -57,13 +57,17 @@ def everything() -> TuningJobSpec:
     return msgspec.structs.replace(spec, job=job)
 
 
+def with_search(spec: TuningJobSpec, **changes: object) -> TuningJobSpec:
+    return msgspec.structs.replace(spec, search=msgspec.structs.replace(spec.search, **changes))
+
+
 def hyperband() -> TuningJobSpec:
-    return msgspec.structs.replace(bundled_search(), strategy="Hyperband", early_stopping=False, max_resource=27)
+    return with_search(bundled_search(), strategy="Hyperband", early_stopping=False, resource=Resource(1, 27))
 
 
 def grid() -> TuningJobSpec:
     ranges = (IntegerRange("max_depth", 3, 6), CategoricalRange("booster", ("gbtree", "dart")))
-    return msgspec.structs.replace(bundled_search(), strategy="Grid", ranges=ranges)
+    return with_search(bundled_search(), strategy="Grid", ranges=ranges)
 
 
 def hostile() -> TuningJobSpec:
@@ -73,7 +77,8 @@ def hostile() -> TuningJobSpec:
     job = msgspec.structs.replace(
         spec.job, hyper_parameters={"text": bad, bad: "1"}, input_data_config=(channel("train", f"file:///{bad}"),)
     )
-    return msgspec.structs.replace(spec, name=bad, job=job, ranges=(CategoricalRange("kind", (bad, "\\")),))
+    spec = msgspec.structs.replace(spec, name=bad, job=job)
+    return with_search(spec, ranges=(CategoricalRange("kind", (bad, "\\")),))
 
 
 SEARCHES: tuple[Callable[[], TuningJobSpec], ...] = (seed_search, bundled_search, everything, hyperband, grid)
@@ -109,7 +114,7 @@ def test_a_search_becomes_the_members_of_the_request() -> None:
     definition = request["TrainingJobDefinition"]
     metrics = definition["AlgorithmSpecification"]["MetricDefinitions"]
     assert [each["Name"] for each in metrics] == ["validation:auc", "validation:logloss"]
-    assert metrics[0]["Regex"] == bundled_search().objective.regex
+    assert metrics[0]["Regex"] == bundled_search().search.objective.regex
     assert definition["StaticHyperParameters"]["trainbox_script"] == "xgboost"
     assert definition["StaticHyperParameters"]["monotone_constraints"] == "[1, -1]"
     assert request["WarmStartConfig"]["WarmStartType"] == "TransferLearning"
@@ -177,26 +182,26 @@ def test_hyperband_has_its_resources() -> None:
         ({"seed": 2**31}, "the seed 2147483648"),
         ({"strategy": "Grid", "ranges": (IntegerRange("n", 1, 31),)}, "n has 31 values"),
         ({"strategy": "Grid", "ranges": (IntegerRange("n", 1, 10**12),)}, "n has 1000000000000 values"),
-        (
-            {"job": JobSpec(algorithm_specification=AlgorithmSpecification(container_entrypoint=("run",)))},
-            "ContainerEntrypoint",
-        ),
-        (
-            {
-                "job": JobSpec(
-                    resource_config=ResourceConfig(
-                        instance_groups=(ResourceGroup(instance_group_name="a", instance_count=1),)
-                    )
-                )
-            },
-            "instance groups",
-        ),
     ],
 )
-def test_what_sagemaker_would_refuse_is_refused_here(changes: dict[str, object], message: str) -> None:
+def test_a_search_that_sagemaker_would_refuse_is_refused_here(changes: dict[str, object], message: str) -> None:
     for printer in PRINTERS:
         with pytest.raises(RunError, match=message):
-            printer(msgspec.structs.replace(bundled_search(), **changes))
+            printer(with_search(bundled_search(), **changes))
+
+
+def test_a_job_that_a_tuning_job_cannot_have_is_refused_here() -> None:
+    groups = (ResourceGroup(instance_group_name="a", instance_count=1),)
+    for job, message in (
+        (
+            JobSpec(algorithm_specification=AlgorithmSpecification(container_entrypoint=("run",))),
+            "ContainerEntrypoint",
+        ),
+        (JobSpec(resource_config=ResourceConfig(instance_groups=groups)), "instance groups"),
+    ):
+        for printer in PRINTERS:
+            with pytest.raises(RunError, match=message):
+                printer(msgspec.structs.replace(bundled_search(), job=job))
 
 
 @pytest.mark.parametrize("printer", PRINTERS)
@@ -217,7 +222,7 @@ def test_the_code_is_formatted_as_formatters_do_it(tmp_path: Path) -> None:
         for printer in PRINTERS:
             (tmp_path / f"{search.__name__}_{printer.__name__}.py").write_text(printer(search()))
     ruff = Path(sys.executable).with_name("ruff")
-    command = [ruff, "format", "--check", "--diff", "--isolated", "--line-length", "120", tmp_path]
+    command = [str(ruff), "format", "--check", "--diff", "--isolated", "--line-length", "120", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -237,6 +242,6 @@ def test_values_are_written_as_they_are_read() -> None:
 
 
 def test_a_range_of_floats_keeps_every_digit() -> None:
-    spec = msgspec.structs.replace(bundled_search(), ranges=(ContinuousRange("x", 0.1 + 0.2, 1.0),))
+    spec = with_search(bundled_search(), ranges=(ContinuousRange("x", 0.1 + 0.2, 1.0),))
     (found,) = to_tuning_request(spec)["HyperParameterTuningJobConfig"]["ParameterRanges"]["ContinuousParameterRanges"]
     assert float(found["MinValue"]) == 0.1 + 0.2

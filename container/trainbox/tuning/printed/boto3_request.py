@@ -22,7 +22,7 @@ def print_boto3(spec: TuningJobSpec) -> str:
     Raises:
         RunError: SageMaker has no such tuning job.
     """
-    remote = to_remote(spec.job, spec.name, tuned_names(spec))
+    remote = to_remote(spec)
     client = CodeCall("boto3.client", ("sagemaker",), {"region_name": REGION})
     lines = [
         *heading("boto3", [*remote.source_uploads, *remote.uploads], spec.parents),
@@ -43,7 +43,7 @@ def to_tuning_request(spec: TuningJobSpec) -> dict[str, Any]:
         RunError: SageMaker has no such tuning job.
     """
     check_search(spec)
-    remote = to_remote(spec.job, spec.name, tuned_names(spec))
+    remote = to_remote(spec)
     request: dict[str, Any] = {
         "HyperParameterTuningJobName": remote.name,
         "HyperParameterTuningJobConfig": _config(spec),
@@ -58,11 +58,6 @@ def to_tuning_request(spec: TuningJobSpec) -> dict[str, Any]:
     return request
 
 
-def tuned_names(spec: TuningJobSpec) -> frozenset[str]:
-    """Pure: the hyperparameters with a range."""
-    return frozenset(each.name for each in spec.ranges)
-
-
 def metric_definitions(job: JobSpec, objective: Objective) -> list[dict[str, str]]:
     """Pure: the metrics of the job, and the objective, which must be one of them."""
     given = job.algorithm_specification.metric_definitions
@@ -74,16 +69,20 @@ def _config(spec: TuningJobSpec) -> dict[str, Any]:
     ranges = remote_ranges(spec)
     trials = number_of_trials(spec, ranges)
     config: dict[str, Any] = {
-        "Strategy": spec.strategy,
-        "HyperParameterTuningJobObjective": {"Type": spec.objective.goal, "MetricName": spec.objective.name},
-        "ResourceLimits": {"MaxNumberOfTrainingJobs": trials, "MaxParallelTrainingJobs": spec.max_parallel},
+        "Strategy": spec.search.strategy,
+        "HyperParameterTuningJobObjective": {
+            "Type": spec.search.objective.goal,
+            "MetricName": spec.search.objective.name,
+        },
+        "ResourceLimits": {"MaxNumberOfTrainingJobs": trials, "MaxParallelTrainingJobs": spec.search.max_parallel},
         "ParameterRanges": _parameter_ranges(ranges),
-        "TrainingJobEarlyStoppingType": "Auto" if spec.early_stopping else "Off",
+        "TrainingJobEarlyStoppingType": "Auto" if spec.search.early_stopping else "Off",
+        "RandomSeed": spec.search.seed,
     }
-    if spec.strategy == "Hyperband" and spec.max_resource is not None:
-        limits = {"MinResource": spec.min_resource, "MaxResource": spec.max_resource}
+    if spec.search.strategy == "Hyperband" and spec.search.resource.max is not None:
+        limits = {"MinResource": spec.search.resource.min, "MaxResource": spec.search.resource.max}
         config["StrategyConfig"] = {"HyperbandStrategyConfig": limits}
-    return config if spec.seed is None else {**config, "RandomSeed": spec.seed}
+    return config
 
 
 def _parameter_ranges(ranges: tuple[ParameterRange, ...]) -> dict[str, list[dict[str, Any]]]:
@@ -104,7 +103,7 @@ def _definition(spec: TuningJobSpec, remote: RemoteJob) -> dict[str, Any]:
         "AlgorithmSpecification": {
             "TrainingImage": remote.image,
             "TrainingInputMode": job.algorithm_specification.training_input_mode,
-            "MetricDefinitions": metric_definitions(job, spec.objective),
+            "MetricDefinitions": metric_definitions(job, spec.search.objective),
         },
         "RoleArn": remote.role,
         "StaticHyperParameters": dict(remote.static),

@@ -12,6 +12,7 @@ from trainbox.contract.credentials.secrets import redact
 from trainbox.contract.job_request import script_hyperparameters
 from trainbox.contract.job_spec import FILE_SCHEME, DataSource, InputChannel, JobSpec, LocalScript
 from trainbox.errors import RunError
+from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
 
 #: What the user replaces begins so.
 MARK = "YOUR-"
@@ -56,33 +57,29 @@ class RemoteJob(msgspec.Struct, frozen=True, kw_only=True):
     source_uploads: tuple[str, ...]
 
 
-def to_remote(job: JobSpec, name: str, tuned: frozenset[str]) -> RemoteJob:
-    """Pure: replace the places of this machine by places in S3.
-
-    Args:
-        job: Of every trial.
-        name: Of the tuning job.
-        tuned: The hyperparameters with a range.
+def to_remote(spec: TuningJobSpec) -> RemoteJob:
+    """Pure: replace the places of this machine by places in S3, and secrets by references to them.
 
     Raises:
         RunError: A tuning job of SageMaker has no member for it.
     """
+    job, name = spec.job, short_name(spec.name)
     _refuse_unknown(job)
-    short = short_name(name)
-    script, source, source_uploads = _remote_script(job.script, short)
-    hyperparameters = {key: text for key, text in job.hyper_parameters.items() if key not in tuned}
-    channels = [_remote_channel(each, short) for each in job.input_data_config]
+    script, source, source_uploads = _remote_script(job.script, name)
+    tuned = {each.name for each in spec.search.ranges}
+    static = {key: text for key, text in job.hyper_parameters.items() if key not in tuned}
+    channels = [_remote_channel(each, name) for each in job.input_data_config]
     seconds = job.stopping_condition.max_runtime_in_seconds
     image = job.algorithm_specification.training_image
     return RemoteJob(
-        name=short,
+        name=name,
         image=image if ".dkr.ecr." in image else IMAGE,
         role=job.role_arn or ROLE,
-        static={**_without_secrets(hyperparameters), **script_hyperparameters(script)},
+        static={**_without_secrets(static, spec.hide), **script_hyperparameters(script)},
         source=source,
-        environment=_without_secrets(job.environment),
+        environment=_without_secrets(job.environment, spec.hide),
         channels=tuple(channel for channel, _ in channels),
-        output=job.output_data_config.s3_output_path if job.output_data_config else f"{_BUCKET}/{short}/models/",
+        output=job.output_data_config.s3_output_path if job.output_data_config else f"{_BUCKET}/{name}/models/",
         instance_type=job.resource_config.instance_type or INSTANCE_TYPE,
         instance_count=job.resource_config.instance_count or 1,
         max_run=MAX_RUN_SECONDS if seconds is None else math.ceil(seconds),
@@ -146,7 +143,7 @@ def _remote_channel(channel: InputChannel, name: str) -> tuple[InputChannel, str
     return msgspec.structs.replace(channel, data_source=moved), command
 
 
-def _without_secrets(values: Mapping[str, str]) -> dict[str, str]:
+def _without_secrets(values: Mapping[str, str], hide: tuple[str, ...]) -> dict[str, str]:
     """The same values; in place of a secret a reference, which `train` resolves in the container."""
-    hidden = redact(values)
+    hidden = redact(values, hide)
     return {name: text if hidden[name] == text else _SECRET for name, text in values.items()}

@@ -19,9 +19,9 @@ def check_search(spec: TuningJobSpec) -> None:
     Raises:
         RunError: It has no way to say it; the message names what.
     """
-    if spec.seed is not None and not 0 <= spec.seed <= _LARGEST_SEED:
-        raise RunError(f"--print: the seed {spec.seed} is not from 0 to {_LARGEST_SEED}, as SageMaker takes it")
-    if spec.strategy == "Hyperband" and spec.early_stopping:
+    if not 0 <= spec.search.seed <= _LARGEST_SEED:
+        raise RunError(f"--print: the seed {spec.search.seed} is not from 0 to {_LARGEST_SEED}, as SageMaker takes it")
+    if spec.search.strategy == "Hyperband" and spec.search.early_stopping:
         raise RunError("--print: SageMaker has no early stopping with Hyperband", hint="leave --early-stop out")
 
 
@@ -31,7 +31,7 @@ def remote_ranges(spec: TuningJobSpec) -> tuple[ParameterRange, ...]:
     Raises:
         RunError: SageMaker has no such range.
     """
-    found = tuple(_as_categories(each) if spec.strategy == "Grid" else each for each in spec.ranges)
+    found = tuple(_as_categories(each) if spec.search.strategy == "Grid" else each for each in spec.search.ranges)
     for each in found:
         if isinstance(each, CategoricalRange):
             _check_count(each.name, len(each.values))
@@ -40,8 +40,8 @@ def remote_ranges(spec: TuningJobSpec) -> tuple[ParameterRange, ...]:
 
 def number_of_trials(spec: TuningJobSpec, ranges: Iterable[ParameterRange]) -> int:
     """Pure: how many trials SageMaker is asked for; a grid has as many as it has points, no more and no fewer."""
-    if spec.strategy != "Grid":
-        return spec.max_trials
+    if spec.search.strategy != "Grid":
+        return spec.search.max_trials
     return math.prod(len(each.values) for each in ranges if isinstance(each, CategoricalRange))
 
 

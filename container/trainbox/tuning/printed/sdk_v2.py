@@ -2,7 +2,7 @@
 
 from trainbox.contract.hyperparameters import decode
 from trainbox.contract.job_spec import InputChannel
-from trainbox.tuning.printed.boto3_request import metric_definitions, tuned_names
+from trainbox.tuning.printed.boto3_request import metric_definitions
 from trainbox.tuning.printed.heading import heading
 from trainbox.tuning.printed.places import RemoteJob, to_remote
 from trainbox.tuning.printed.python_code import CodeCall, Name, write_code, write_import
@@ -23,7 +23,7 @@ def print_sdk_v2(spec: TuningJobSpec) -> str:
         RunError: SageMaker has no such tuning job.
     """
     check_search(spec)
-    remote = to_remote(spec.job, spec.name, tuned_names(spec))
+    remote = to_remote(spec)
     uploads = [*(() if remote.source else remote.source_uploads), *remote.uploads]
     inputs = {channel.channel_name: _input(channel) for channel in remote.channels}
     start = CodeCall("tuner.fit", (inputs,) if inputs else (), {"wait": False})
@@ -83,18 +83,17 @@ def _estimator(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
 def _tuner(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
     ranges = remote_ranges(spec)
     given: dict[str, object] = {
-        "objective_metric_name": spec.objective.name,
-        "objective_type": spec.objective.goal,
-        "metric_definitions": metric_definitions(spec.job, spec.objective),
+        "objective_metric_name": spec.search.objective.name,
+        "objective_type": spec.search.objective.goal,
+        "metric_definitions": metric_definitions(spec.job, spec.search.objective),
         "hyperparameter_ranges": {each.name: range_call(each) for each in ranges},
-        "strategy": spec.strategy,
+        "strategy": spec.search.strategy,
         "max_jobs": number_of_trials(spec, ranges),
-        "max_parallel_jobs": spec.max_parallel,
-        "early_stopping_type": "Auto" if spec.early_stopping else "Off",
+        "max_parallel_jobs": spec.search.max_parallel,
+        "early_stopping_type": "Auto" if spec.search.early_stopping else "Off",
         "base_tuning_job_name": remote.name,
+        "random_seed": spec.search.seed,
     }
-    if spec.seed is not None:
-        given["random_seed"] = spec.seed
     if config := _strategy_config(spec):
         given["strategy_config"] = config
     if spec.parents:
@@ -106,9 +105,9 @@ def _tuner(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
 
 
 def _strategy_config(spec: TuningJobSpec) -> CodeCall | None:
-    if spec.strategy != "Hyperband" or spec.max_resource is None:
+    if spec.search.strategy != "Hyperband" or spec.search.resource.max is None:
         return None
-    limits = {"max_resource": spec.max_resource, "min_resource": spec.min_resource}
+    limits = {"max_resource": spec.search.resource.max, "min_resource": spec.search.resource.min}
     return CodeCall("StrategyConfig", (CodeCall("HyperbandStrategyConfig", (), limits),))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from trainbox.contract.job_spec import DataSource, InputChannel, S3DataSource
-from trainbox.tuning.printed.boto3_request import metric_definitions, tuned_names
+from trainbox.tuning.printed.boto3_request import metric_definitions
 from trainbox.tuning.printed.heading import heading
 from trainbox.tuning.printed.places import RemoteJob, to_remote
 from trainbox.tuning.printed.python_code import CodeCall, Name, write_code, write_import
@@ -35,7 +35,7 @@ def print_sdk_v3(spec: TuningJobSpec) -> str:
         RunError: SageMaker has no such tuning job.
     """
     check_search(spec)
-    remote = to_remote(spec.job, spec.name, tuned_names(spec))
+    remote = to_remote(spec)
     trainer, tuner = _trainer(spec, remote), _tuner(spec, remote)
     inputs = [_input(channel) for channel in remote.channels]
     start = CodeCall("tuner.tune", (), {**({"inputs": inputs} if inputs else {}), "wait": False})
@@ -90,20 +90,19 @@ def _tuner(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
     ranges = remote_ranges(spec)
     given: dict[str, object] = {
         "model_trainer": Name("trainer"),
-        "objective_metric_name": spec.objective.name,
-        "objective_type": spec.objective.goal,
-        "metric_definitions": metric_definitions(spec.job, spec.objective),
+        "objective_metric_name": spec.search.objective.name,
+        "objective_type": spec.search.objective.goal,
+        "metric_definitions": metric_definitions(spec.job, spec.search.objective),
         "hyperparameter_ranges": {each.name: range_call(each) for each in ranges},
-        "strategy": spec.strategy,
+        "strategy": spec.search.strategy,
         "max_jobs": number_of_trials(spec, ranges),
-        "max_parallel_jobs": spec.max_parallel,
-        "early_stopping_type": "Auto" if spec.early_stopping else "Off",
+        "max_parallel_jobs": spec.search.max_parallel,
+        "early_stopping_type": "Auto" if spec.search.early_stopping else "Off",
         "base_tuning_job_name": remote.name,
+        "random_seed": spec.search.seed,
     }
-    if spec.seed is not None:
-        given["random_seed"] = spec.seed
-    if spec.strategy == "Hyperband" and spec.max_resource is not None:
-        limits = {"min_resource": spec.min_resource, "max_resource": spec.max_resource}
+    if spec.search.strategy == "Hyperband" and spec.search.resource.max is not None:
+        limits = {"min_resource": spec.search.resource.min, "max_resource": spec.search.resource.max}
         config = {"hyperband_strategy_config": CodeCall("HyperbandStrategyConfig", (), limits)}
         given["strategy_config"] = CodeCall("HyperParameterTuningJobStrategyConfig", (), config)
     if spec.parents:

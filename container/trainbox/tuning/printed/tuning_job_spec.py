@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from trainbox.contract.job_spec import JobSpec
-from trainbox.tuning.search_space import Objective, ParameterRange, Strategy
+from trainbox.tuning.search_space import SearchSettings
 
 #: API HyperParameterTuningJobWarmStartConfig: WarmStartType.
 WarmStartType = Literal["IdenticalDataAndAlgorithm", "TransferLearning"]
@@ -21,17 +21,10 @@ class TuningJobSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     #: Hyperparameters that a range names count as tuned, not as static.
     job: JobSpec
-    ranges: tuple[ParameterRange, ...]
-    objective: Objective
-    strategy: Strategy = "Bayesian"
-    max_trials: int = 10
-    max_parallel: int = 1
-    #: None where the service chooses one.
-    seed: int | None = None
-    early_stopping: bool = False
+    search: SearchSettings
+    #: Names whose values are secret, whatever they are called.
+    hide: tuple[str, ...] = ()
     #: Names of the tuning jobs whose trials this one starts from.
     parents: tuple[str, ...] = ()
-    warm_start_type: WarmStartType = "IdenticalDataAndAlgorithm"
-    #: API HyperbandStrategyConfig: MinResource and MaxResource; None where the service infers it.
-    min_resource: int = 1
-    max_resource: int | None = None
+    #: The data and the image may be others than those of the parents.
+    warm_start_type: WarmStartType = "TransferLearning"
