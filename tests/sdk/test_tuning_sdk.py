@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.aws_calls import Call, check_call
-from tests.support.searches import bundled_search, seed_search
+from tests.support.printed_searches import bundled_search, seed_search
 from trainbox.contract.hyperparameters import decode
 from trainbox.tuning.printed.boto3_request import to_tuning_request
 from trainbox.tuning.printed.sdk_v2 import print_sdk_v2

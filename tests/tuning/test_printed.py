@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.support.aws_calls import Call, check_call, find_calls
-from tests.support.searches import bundled_search, channel, seed_search
+from tests.support.printed_searches import bundled_search, channel, seed_search
 from trainbox.contract.job_spec import (
     AlgorithmSpecification,
     CheckpointConfig,

@@ -19,6 +19,8 @@ class Declared(msgspec.Struct, frozen=True):
 
     #: As messages name it.
     script: str = ""
+    #: What `trainbox describe` takes for it.
+    place: str = ""
     is_bundled: bool = False
     params: type | None = None
     metrics: tuple[Metric, ...] = ()
@@ -45,7 +47,7 @@ def read_declared(plan: RunPlan, hyperparameters: Mapping[str, str]) -> Declared
         path = find_bundled(request.script)
     if path is None or path.suffix != ".py":
         return Declared(script=request.script)
-    name = request.script
+    name, place = request.script, request.script.removesuffix("_train") if is_bundled else str(path)
     try:
         tree = parse(path)
         if not _imports_trainbox(tree):
@@ -62,8 +64,8 @@ def read_declared(plan: RunPlan, hyperparameters: Mapping[str, str]) -> Declared
     try:
         metrics = find_metrics(module, hyperparameters if params is not None else {})
     except RunError as error:
-        return Declared(script=name, is_bundled=is_bundled, params=params, problem=error.message)
-    return Declared(script=name, is_bundled=is_bundled, params=params, metrics=metrics)
+        return Declared(script=name, place=place, is_bundled=is_bundled, params=params, problem=error.message)
+    return Declared(script=name, place=place, is_bundled=is_bundled, params=params, metrics=metrics)
 
 
 def _flags(tree: ast.Module, plan: RunPlan) -> frozenset[str] | None:

@@ -17,6 +17,7 @@ GOALS: Mapping[str, Goal] = {"maximize": "Maximize", "minimize": "Minimize"}
 #: Names of metrics of which less is better, as a rule: nobody means to maximize one by saying nothing.
 _ERRORS = re.compile(r"loss|err|rmse|mae|mse|mape|perplexity|deviance|nll|cost", re.IGNORECASE)
 _VALIDATION = "validation:"
+_HINT = "write --metric 'Test AUC=Test AUC: ([0-9.]+)'"
 
 
 class ChosenObjective(msgspec.Struct, frozen=True):
@@ -36,11 +37,11 @@ def read_metrics(given: Sequence[str]) -> tuple[MetricDefinition, ...]:
     for text in given:
         name, equals, regex = text.partition("=")
         if not name or not regex or not equals:
-            raise RunError(f"--metric {text!r}: expected NAME=REGEX", hint="--metric 'Test AUC=Test AUC: ([0-9.]+)'")
+            raise RunError(f"--metric {text!r}: expected NAME=REGEX", hint=_HINT)
         if problem := refuse(regex):
-            raise RunError(f"--metric {name}: {problem}")
+            raise RunError(f"--metric {name}: {problem}", hint=_HINT)
         if name in {each.name for each in found}:
-            raise RunError(f"--metric {name}: given twice")
+            raise RunError(f"--metric {name}: given twice", hint="give it once")
         found.append(MetricDefinition(name=name, regex=regex))
     return tuple(found)
 
@@ -80,7 +81,7 @@ def choose_objective(
 def _default(declared: Declared) -> Metric:
     if not declared.metrics:
         why = f": {declared.problem}" if declared.problem else f"; {declared.script} declares no metrics"
-        raise RunError(f"what is tuned is not said{why}", hint="--metric 'Test AUC=Test AUC: ([0-9.]+)'")
+        raise RunError(f"what is tuned is not said{why}", hint=_HINT)
     of_validation = [metric for metric in declared.metrics if metric.name.startswith(_VALIDATION)]
     return (of_validation or declared.metrics)[-1]
 

@@ -102,10 +102,9 @@ def _known(name: str, declared: Declared, flag: str) -> DeclaredRange | None:
     known = find_range(declared.params, name)
     if known is None:
         like = did_you_mean(name, params.names(declared.params))
-        program = declared.script.removesuffix("_train") if declared.is_bundled else declared.script
         raise RunError(
-            f"{flag} {name}: {program} does not take it{like}",
-            hint=f"trainbox describe {program} lists its hyperparameters",
+            f"{flag} {name}: {declared.script} does not take it{like}",
+            hint=f"trainbox describe {declared.place} lists its hyperparameters",
         )
     return known
 

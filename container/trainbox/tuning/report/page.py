@@ -28,10 +28,10 @@ dt{color:#57606a}dd{margin:0;overflow-wrap:anywhere}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13px;width:100%}
 th,td{text-align:left;padding:4px 10px;border-bottom:1px solid #e6eaee;vertical-align:top}
 th{cursor:pointer;white-space:nowrap;background:#f6f8fa}th:hover{color:#0969da}
-td{overflow-wrap:anywhere;max-width:420px;min-width:56px}th{max-width:220px;overflow:hidden;text-overflow:ellipsis}
+td{overflow-wrap:break-word;max-width:420px}th{max-width:220px;overflow:hidden;text-overflow:ellipsis}
 .word{white-space:nowrap}
 .best{background:#ddf4ff;font-weight:600}.failed{color:#cf222e}.stopped,.stopped-early{color:#9a6700}
-.reason{white-space:pre-wrap;font-weight:400}a{color:#0969da}
+.reason{white-space:pre-wrap;overflow-wrap:anywhere;min-width:120px;font-weight:400}a{color:#0969da}
 """
 _SORT = """
 for (const head of document.querySelectorAll("th")) head.onclick = () => {
