@@ -126,9 +126,7 @@ class XGBoostPredictor:
         try:
             found: Floats = self._boosters[0].predict(self._matrix(rows), contributions=True)
         except XGBoostError as error:
-            raise DataError(
-                f"contributions are not available for this model: {_first_line(error)}", hint=_OTHER_OUTPUT
-            ) from error
+            raise DataError(f"contributions are not available for this model: {error}", hint=_OTHER_OUTPUT) from error
         return found
 
     def set_threads(self, count: int) -> None:
