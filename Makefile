@@ -39,7 +39,7 @@ $(VENV)/.demo: $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip
-	$(INSTALL) 'trainbox[xgboost,sklearn,torch,serving,s3,local,demo,dev] hatchling editables' --quiet
+	$(INSTALL) 'trainbox[xgboost,sklearn,torch,serving,s3,local,tuning,demo,dev] hatchling editables' --quiet
 	$(BIN)/python $(INSTALL_SELF)
 	@touch $@ $(VENV)/.demo
 
