@@ -127,6 +127,19 @@ def test_a_tuned_hyperparameter_is_not_static_and_a_secret_is_a_reference() -> N
         assert "{{resolve:secretsmanager:YOUR-SECRET}}" in text
 
 
+def test_a_password_in_a_url_or_an_argument_is_not_printed() -> None:
+    spec = seed_search()
+    script = LocalScript(file="t.py", source_dir="file:///s", arguments=("--api-key", "hunter2-a", "--n", "3"))
+    job = msgspec.structs.replace(
+        spec.job, script=script, hyper_parameters={"db": "postgres://me:hunter2-b@db/x", "rate": "1"}, environment={}
+    )
+    for printer in PRINTERS:
+        text = printer(msgspec.structs.replace(spec, job=job))
+        assert "hunter2" not in text
+        assert "YOUR-SECRET" in text
+        assert "--n" in text
+
+
 def test_what_this_machine_has_is_uploaded_first_and_what_it_does_not_know_is_marked() -> None:
     text = print_boto3(seed_search())
     assert "#   tar -czf sourcedir.tar.gz -C /home/me/src .\n" in text

@@ -23,6 +23,21 @@ args = parser.parse_args()
 for step in range(3):
     print("Test AUC:", 1 - abs(args.rate - 0.3) - 1 / (args.n_trees + step))
 """
+DECLARING = """\
+import msgspec
+
+import trainbox
+
+
+class Params(msgspec.Struct, frozen=True):
+    rate: float = 0.1
+
+
+AUC = trainbox.Metric("validation:auc", "maximize")
+
+if __name__ == "__main__":
+    trainbox.hyperparameters(Params)
+"""
 COMMAND = (
     *("tune", "train.py", "--range", "rate=0.01:1:log", "--range", "n-trees=1:9", "--trials", "3"),
     *("--metric", "Test AUC=Test AUC: ([0-9.]+)", "--goal", "maximize", "--out", "search"),
@@ -75,3 +90,22 @@ def test_a_search_that_learned_names_its_parents(tmp_path: Path) -> None:
     assert printed.returncode == 0, printed.stderr
     assert 'ParentHyperParameterTuningJob(hyper_parameter_tuning_job_name="search")' in printed.stdout
     assert 'base_tuning_job_name="second"' in printed.stdout
+
+
+def test_processes_of_a_trial_are_a_setting_and_no_hyperparameter_of_the_script(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(DECLARING)
+    words = ["tune", "own.py", "--processes", "2", "--hosts", "3", "--range", "rate=0.01:1:log", "--print", "boto3"]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("trainbox")), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (call,) = find_calls(done.stdout)
+    assert check_call(call) == []
+    definition = call.parameters["TrainingJobDefinition"]
+    assert definition["StaticHyperParameters"]["processes_per_host"] == "2"
+    assert definition["ResourceConfig"]["InstanceCount"] == 3
+    assert definition["AlgorithmSpecification"]["MetricDefinitions"][0]["Name"] == "validation:auc"
