@@ -10,18 +10,13 @@ import msgspec
 import pytest
 
 from tests.support.aws_calls import Call, check_call, find_calls
-from tests.support.printed_searches import bundled_search, channel, seed_search
+from tests.support.printed_searches import bundled_search, channel, everything, seed_search
 from trainbox.contract.job_spec import (
     AlgorithmSpecification,
-    CheckpointConfig,
-    DataSource,
-    FileSystemDataSource,
-    InputChannel,
     JobSpec,
     LocalScript,
     ResourceConfig,
     ResourceGroup,
-    RetryStrategy,
 )
 from trainbox.errors import RunError
 from trainbox.tuning.printed.boto3_request import print_boto3, to_tuning_request
@@ -33,28 +28,6 @@ from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
 from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange, Resource
 
 PRINTERS = (print_boto3, print_sdk_v2, print_sdk_v3)
-
-
-def everything() -> TuningJobSpec:
-    """What only a request can say: spot, checkpoints, a file system, retries."""
-    spec = bundled_search()
-    files = FileSystemDataSource(
-        file_system_id="fs-0123456789abcdef0",
-        file_system_access_mode="ro",
-        file_system_type="FSxLustre",
-        directory_path="/fsx/validation",
-    )
-    job = msgspec.structs.replace(
-        spec.job,
-        input_data_config=(
-            *spec.job.input_data_config,
-            InputChannel(channel_name="validation", data_source=DataSource(file_system_data_source=files)),
-        ),
-        enable_managed_spot_training=True,
-        checkpoint_config=CheckpointConfig(s3_uri="s3://mine/checkpoints/", local_path="/opt/ml/checkpoints"),
-        retry_strategy=RetryStrategy(maximum_retry_attempts=2),
-    )
-    return msgspec.structs.replace(spec, job=job)
 
 
 def with_search(spec: TuningJobSpec, **changes: object) -> TuningJobSpec:

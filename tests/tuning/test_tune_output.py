@@ -1,6 +1,7 @@
 """`trainbox tune` from its command line to its report, and to the code of the same search on SageMaker."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,9 @@ def test_a_search_ends_with_a_report_and_prints_itself_for_sagemaker(tmp_path: P
     assert done.returncode == 0, done.stderr
     report = tmp_path / "search" / "report.html"
     assert f"report  {report}" in done.stdout
-    reader = read_html(report.read_text())
+    page = report.read_text()
+    assert re.search(r'newPlot\(\s*"curves"', page)
+    reader = read_html(page)
     assert sum(tag == "tr" for tag, _ in reader.tags) == 4
     assert "3 of 3 (3 completed)" in reader.texts
     # The search of that name was run: to print it is no second one.
