@@ -50,6 +50,7 @@ def test_a_browser_draws_every_figure_and_runs_no_text(tmp_path: Path, suffix: s
         assert tag != "img"
         assert not [name for name in attributes if name.startswith("on")]
         assert not str(attributes.get("href", "")).startswith("javascript:")
+    assert "WebGL is not supported" not in " ".join(read_html(document).texts)
     # One of Plotly's buttons would upload the figure.
     assert 'data-title="Download plot as a PNG"' in document
     assert "Share chart" not in re.sub(r"<script.*?</script>", "", document, flags=re.DOTALL)

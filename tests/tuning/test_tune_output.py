@@ -34,6 +34,7 @@ class Params(msgspec.Struct, frozen=True):
     rate: float = 0.1
 
 
+LOSS = trainbox.Metric("validation:loss", "minimize")
 AUC = trainbox.Metric("validation:auc", "maximize")
 
 if __name__ == "__main__":
@@ -112,3 +113,4 @@ def test_processes_of_a_trial_are_a_setting_and_no_hyperparameter_of_the_script(
     assert definition["StaticHyperParameters"]["processes_per_host"] == "2"
     assert definition["ResourceConfig"]["InstanceCount"] == 3
     assert definition["AlgorithmSpecification"]["MetricDefinitions"][0]["Name"] == "validation:auc"
+    assert "trainbox tune: tuning 'validation:auc'" in done.stderr  # a choice made for the user
