@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.httpsession import URLLib3Session
@@ -16,6 +17,9 @@ from botocore.httpsession import URLLib3Session
 IDENTITY = b"""<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
 <Arn>arn:aws:iam::111122223333:user/me</Arn><UserId>me</UserId><Account>111122223333</Account>
 </GetCallerIdentityResult></GetCallerIdentityResponse>"""
+#: The SDKs ask whether their bucket is there before they upload source.
+BUCKETS = b"""<ListAllMyBucketsResult><Buckets><Bucket><Name>no-bucket</Name>
+<CreationDate>2026-01-01T00:00:00.000Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>"""
 #: A person may rarely ask IAM what a role may do; the SDK goes on without.
 DENIED = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
 #: What SageMaker answers. The SDKs read back the job that they have created.
@@ -50,6 +54,8 @@ def answer(recorded: list[tuple[str, dict[str, Any]]], request: AWSPreparedReque
         content = IDENTITY
     elif "//iam." in request.url:
         content, status = DENIED, 403
+    elif request.method == "GET" and urlsplit(request.url).path == "/":
+        content = BUCKETS
     return AWSResponse(request.url, status, headers, Body(content))
 
 

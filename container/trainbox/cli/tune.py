@@ -17,10 +17,12 @@ from trainbox.cli.tune_command import read_tuning_command
 from trainbox.cli.tune_flags import add_tune_arguments
 from trainbox.contract.credentials.secrets import hidden_values, without_secrets
 from trainbox.contract.job import read_environment
+from trainbox.contract.text import visible
 from trainbox.errors import RunError
 from trainbox.local.interrupts import Interrupts
 from trainbox.local.results.result import MODEL
 from trainbox.local.run_job import plan_job
+from trainbox.tuning.printed.print_search import print_search
 from trainbox.tuning.records import TuningRecord
 from trainbox.tuning.tuning_plan import TuningPlan, first_trial, trial_job
 
@@ -31,6 +33,7 @@ EXAMPLES = (
     "trainbox tune train.py --channel train=data --range lr=1e-4:1e-1:log --choice optimizer=adam,sgd --early-stop",
     "trainbox tune train.py --channel train=data --range n-estimators=50:300 --metric 'Test AUC=Test AUC: ([0-9.]+)'",
     "trainbox tune train.py --channel train=data --range lr=1e-4:1e-1:log --out search --resume",
+    "trainbox tune train.py --channel train=data --range lr=1e-4:1e-1:log --print boto3 > tuning_job.py",
 )
 
 
@@ -60,6 +63,11 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
         sys.stdout.buffer.write(_describe(plan).encode())
         sys.stdout.flush()
         return 0
+    if args.print is not None:
+        code = print_search(plan, args.print)
+        print(*(visible(f"trainbox tune: {note}\n") for note in plan.notes), sep="", end="", file=sys.stderr)
+        print(code, end="")
+        return 0
     from trainbox.tuning.run_tuning import run_tuning  # noqa: PLC0415 - loads Optuna, which a plan does not need
 
     interrupts, terminal = Interrupts(), TuningTerminal(env)
@@ -69,7 +77,7 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
         terminal.close()
     best = record.best_trial
     has_model = best is not None and (plan.out / best.out / MODEL).is_dir()
-    text = tuning_summary(record, plan.out, terminal.pen, has_model=has_model)
+    text = tuning_summary(record, plan.out, terminal.pen, has_model=has_model, report=_write_report(record, plan.out))
     terminal.screen.write(without_secrets(text, hidden_values(env, plan.spec.hyper_parameters, also=plan.hide)))
     return _exit_code(record, interrupts)
 
@@ -83,6 +91,16 @@ def _describe(plan: TuningPlan) -> str:
     job = plan_job(*trial_job(plan, first_trial(plan, number, values, ""), 0, resume=False))
     lines = [tuning_line(plan.record), *plan.notes, *map(range_line, plan.settings.ranges), ""]
     return "\n".join([*lines, describe(job, previews_of(job))])
+
+
+def _write_report(record: TuningRecord, out: Path) -> str:
+    """Write the report; return where it is, or why it is not there: the trials are no worse for it."""
+    try:
+        from trainbox.tuning.report.write_report import write_report  # noqa: PLC0415 - loads Plotly
+
+        return str(write_report(record, out))
+    except RunError as error:
+        return f"not written: {error.message}"
 
 
 def _exit_code(record: TuningRecord, interrupts: Interrupts) -> int:

@@ -44,6 +44,7 @@ def read_tuning_command(args: argparse.Namespace, *, env: Mapping[str, str], cwd
         resource=args.resource,
         warm_start=tuple(args.warm_start),
         resume=args.resume,
-        overwrite=args.overwrite,
+        # What only prints may have the name of a search that was run.
+        overwrite=args.overwrite or (args.print is not None and not args.resume),
     )
     return plan_tuning(request, spec, msgspec.structs.replace(options, owns_children=False))

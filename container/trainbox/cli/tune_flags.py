@@ -19,6 +19,11 @@ def add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     add("--early-stop", action="store_true", help="stop trials that fall behind the median of the others")
     add("--seed", type=int, default=0, metavar="N", help="of the search (default 0)")
     add("--resource", metavar="MIN:MAX", help="with --strategy hyperband: the fewest and the most epochs of a trial")
+    add(
+        "--print",
+        choices=("v2", "v3", "boto3"),
+        help="run nothing: print the code that starts the same search on SageMaker, for SDK v2, SDK v3 or boto3",
+    )
     add("--warm-start", action="append", default=[], metavar="DIR", help="learn from an earlier search (repeatable)")
     add_run_arguments(parser)
     _describe_anew(parser)

@@ -140,7 +140,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def tuning_summary(record: TuningRecord, out: Path, pen: Pen, *, has_model: bool) -> str:
+def tuning_summary(record: TuningRecord, out: Path, pen: Pen, *, has_model: bool, report: str) -> str:
     """The table of all trials, the best one and its directory, and a few things to do next.
 
     Args:
@@ -148,6 +148,7 @@ def tuning_summary(record: TuningRecord, out: Path, pen: Pen, *, has_model: bool
         out: Its directory.
         pen: Draws where it will be shown.
         has_model: Whether the best trial left a model.
+        report: Where the report is, or why there is none.
     """
     lines = ["", *_table(record, pen), ""]
     best, objective = record.best_trial, record.objective
@@ -160,6 +161,7 @@ def tuning_summary(record: TuningRecord, out: Path, pen: Pen, *, has_model: bool
     if record.failure_reason:
         lines.append(f"{pen.styled('ended', 'bold red')}   {_short(record.failure_reason, _LONGEST_REASON)}")
     lines.append(f"record  {out / 'tuning.json'}")
+    lines.append(f"report  {report}")
     return (
         visible("\n".join([*lines, "", *(f"Next: {step}" for step in _next_steps(record, out, has_model=has_model))]))
         + "\n"
