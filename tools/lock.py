@@ -60,7 +60,7 @@ class Lock(NamedTuple):
 
 def all_locks() -> Iterator[Lock]:
     """Yield every lock, `dev.txt` first."""
-    extras = "xgboost,sklearn,torch,serving,s3,local,demo,dev"
+    extras = "xgboost,sklearn,torch,serving,s3,local,tuning,demo,dev"
     yield Lock("dev", (f"trainbox[{extras}]", *TOOLS, "uv"), follows=False)
     for variant, python, machine in IMAGES:
         name = f"image-{variant}-py{python.replace('.', '')}-{machine}"

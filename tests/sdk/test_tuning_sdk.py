@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.aws_calls import Call, check_call
-from tests.support.printed_searches import bundled_search, seed_search
+from tests.support.printed_searches import bundled_search, everything, seed_search
 from trainbox.contract.hyperparameters import decode
 from trainbox.tuning.printed.boto3_request import to_tuning_request
 from trainbox.tuning.printed.sdk_v2 import print_sdk_v2
@@ -26,13 +26,13 @@ PRINTERS = {"v2": print_sdk_v2, "v3": print_sdk_v3}
 
 
 def searches(directory: Path) -> list[TuningJobSpec]:
-    """A bundled script, a script of a directory, and Hyperband."""
+    """A bundled script, a script of a directory, Hyperband, and a job on spot instances with a file system."""
     spec = bundled_search()
     settings = msgspec.structs.replace(
         spec.search, strategy="Hyperband", early_stopping=False, resource=Resource(1, 27)
     )
     hyperband = msgspec.structs.replace(spec, search=settings, parents=())
-    return [bundled_search(), seed_search(str(directory)), hyperband]
+    return [bundled_search(), seed_search(str(directory)), hyperband, everything()]
 
 
 @pytest.fixture(scope="module", params=sorted(PRINTERS))
@@ -99,6 +99,8 @@ def test_an_sdk_asks_for_the_job_of_the_request(pairs: Pairs) -> None:
             assert there[same] == here[same], same
         assert there["OutputDataConfig"]["S3OutputPath"] == here["OutputDataConfig"]["S3OutputPath"]
         assert there.get("Environment", {}) == here.get("Environment", {})
+        for name in ("CheckpointConfig", "RetryStrategy", "EnableManagedSpotTraining"):
+            assert (there.get(name) or None) == here.get(name), name
         # SDK v2 uses the member that only tuning jobs have.
         resources = there.get("HyperParameterTuningResourceConfig") or there["ResourceConfig"]
         assert resources == here["ResourceConfig"]
@@ -133,6 +135,7 @@ def _channels(definition: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """By name, with the defaults written out; without the channels that carry an SDK's own code."""
     channels = {}
     for each in definition["InputDataConfig"]:
-        source = {"S3DataDistributionType": "FullyReplicated", **each["DataSource"]["S3DataSource"]}
-        channels[each["ChannelName"]] = {**each, "DataSource": source}
+        (source,) = each["DataSource"].values()
+        distribution = {"S3DataDistributionType": "FullyReplicated"} if "S3Uri" in source else {}
+        channels[each["ChannelName"]] = {**each, "DataSource": {**distribution, **source}}
     return {name: each for name, each in channels.items() if name not in {"sm_drivers", "code"}}

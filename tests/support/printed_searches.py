@@ -2,14 +2,19 @@
 
 import json
 
+import msgspec
+
 from trainbox.contract.job_spec import (
     AlgorithmSpecification,
+    CheckpointConfig,
     DataSource,
+    FileSystemDataSource,
     InputChannel,
     JobSpec,
     LocalScript,
     MetricDefinition,
     ResourceConfig,
+    RetryStrategy,
     S3DataSource,
     ShuffleConfig,
     StoppingCondition,
@@ -109,3 +114,25 @@ def bundled_search() -> TuningJobSpec:
         ),
         parents=("churn-first", "churn-second"),
     )
+
+
+def everything() -> TuningJobSpec:
+    """What only a request can say: spot, checkpoints, a file system, retries."""
+    spec = bundled_search()
+    files = FileSystemDataSource(
+        file_system_id="fs-0123456789abcdef0",
+        file_system_access_mode="ro",
+        file_system_type="FSxLustre",
+        directory_path="/fsx/validation",
+    )
+    job = msgspec.structs.replace(
+        spec.job,
+        input_data_config=(
+            *spec.job.input_data_config,
+            InputChannel(channel_name="validation", data_source=DataSource(file_system_data_source=files)),
+        ),
+        enable_managed_spot_training=True,
+        checkpoint_config=CheckpointConfig(s3_uri="s3://mine/checkpoints/", local_path="/opt/ml/checkpoints"),
+        retry_strategy=RetryStrategy(maximum_retry_attempts=2),
+    )
+    return msgspec.structs.replace(spec, job=job)

@@ -10,18 +10,13 @@ import msgspec
 import pytest
 
 from tests.support.aws_calls import Call, check_call, find_calls
-from tests.support.printed_searches import bundled_search, channel, seed_search
+from tests.support.printed_searches import bundled_search, channel, everything, seed_search
 from trainbox.contract.job_spec import (
     AlgorithmSpecification,
-    CheckpointConfig,
-    DataSource,
-    FileSystemDataSource,
-    InputChannel,
     JobSpec,
     LocalScript,
     ResourceConfig,
     ResourceGroup,
-    RetryStrategy,
 )
 from trainbox.errors import RunError
 from trainbox.tuning.printed.boto3_request import print_boto3, to_tuning_request
@@ -33,28 +28,6 @@ from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
 from trainbox.tuning.search_space import CategoricalRange, ContinuousRange, IntegerRange, Resource
 
 PRINTERS = (print_boto3, print_sdk_v2, print_sdk_v3)
-
-
-def everything() -> TuningJobSpec:
-    """What only a request can say: spot, checkpoints, a file system, retries."""
-    spec = bundled_search()
-    files = FileSystemDataSource(
-        file_system_id="fs-0123456789abcdef0",
-        file_system_access_mode="ro",
-        file_system_type="FSxLustre",
-        directory_path="/fsx/validation",
-    )
-    job = msgspec.structs.replace(
-        spec.job,
-        input_data_config=(
-            *spec.job.input_data_config,
-            InputChannel(channel_name="validation", data_source=DataSource(file_system_data_source=files)),
-        ),
-        enable_managed_spot_training=True,
-        checkpoint_config=CheckpointConfig(s3_uri="s3://mine/checkpoints/", local_path="/opt/ml/checkpoints"),
-        retry_strategy=RetryStrategy(maximum_retry_attempts=2),
-    )
-    return msgspec.structs.replace(spec, job=job)
 
 
 def with_search(spec: TuningJobSpec, **changes: object) -> TuningJobSpec:
@@ -125,6 +98,19 @@ def test_a_tuned_hyperparameter_is_not_static_and_a_secret_is_a_reference() -> N
         assert '"n-estimators": "100"' not in text
         assert "hunter2" not in text
         assert "{{resolve:secretsmanager:YOUR-SECRET}}" in text
+
+
+def test_a_password_in_a_url_or_an_argument_is_not_printed() -> None:
+    spec = seed_search()
+    script = LocalScript(file="t.py", source_dir="file:///s", arguments=("--api-key", "hunter2-a", "--n", "3"))
+    job = msgspec.structs.replace(
+        spec.job, script=script, hyper_parameters={"db": "postgres://me:hunter2-b@db/x", "rate": "1"}, environment={}
+    )
+    for printer in PRINTERS:
+        text = printer(msgspec.structs.replace(spec, job=job))
+        assert "hunter2" not in text
+        assert "YOUR-SECRET" in text
+        assert "--n" in text
 
 
 def test_what_this_machine_has_is_uploaded_first_and_what_it_does_not_know_is_marked() -> None:

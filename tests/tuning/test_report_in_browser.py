@@ -36,7 +36,7 @@ def open_page(page: Path, directory: Path) -> tuple[str, str]:
     return done.stdout, "\n".join(console)
 
 
-@pytest.mark.parametrize("suffix", ["", HOSTILE])
+@pytest.mark.parametrize("suffix", [HOSTILE, pytest.param("", marks=pytest.mark.long)])
 def test_a_browser_draws_every_figure_and_runs_no_text(tmp_path: Path, suffix: str) -> None:
     record = write_search(tmp_path, 20, suffix=suffix)
     document, console = open_page(write_report(record, tmp_path), tmp_path)
@@ -50,11 +50,13 @@ def test_a_browser_draws_every_figure_and_runs_no_text(tmp_path: Path, suffix: s
         assert tag != "img"
         assert not [name for name in attributes if name.startswith("on")]
         assert not str(attributes.get("href", "")).startswith("javascript:")
+    assert "WebGL is not supported" not in " ".join(read_html(document).texts)
     # One of Plotly's buttons would upload the figure.
     assert 'data-title="Download plot as a PNG"' in document
     assert "Share chart" not in re.sub(r"<script.*?</script>", "", document, flags=re.DOTALL)
 
 
+@pytest.mark.long
 def test_a_click_on_a_head_of_the_table_sorts_it(tmp_path: Path) -> None:
     page = write_report(write_search(tmp_path, 6), tmp_path)
     click = "<script>document.querySelectorAll('th')[2].click()</script></body>"

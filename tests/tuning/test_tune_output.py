@@ -1,6 +1,7 @@
 """`trainbox tune` from its command line to its report, and to the code of the same search on SageMaker."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,22 @@ parser.add_argument("--token")
 args = parser.parse_args()
 for step in range(3):
     print("Test AUC:", 1 - abs(args.rate - 0.3) - 1 / (args.n_trees + step))
+"""
+DECLARING = """\
+import msgspec
+
+import trainbox
+
+
+class Params(msgspec.Struct, frozen=True):
+    rate: float = 0.1
+
+
+LOSS = trainbox.Metric("validation:loss", "minimize")
+AUC = trainbox.Metric("validation:auc", "maximize")
+
+if __name__ == "__main__":
+    trainbox.hyperparameters(Params)
 """
 COMMAND = (
     *("tune", "train.py", "--range", "rate=0.01:1:log", "--range", "n-trees=1:9", "--trials", "3"),
@@ -46,7 +63,9 @@ def test_a_search_ends_with_a_report_and_prints_itself_for_sagemaker(tmp_path: P
     assert done.returncode == 0, done.stderr
     report = tmp_path / "search" / "report.html"
     assert f"report  {report}" in done.stdout
-    reader = read_html(report.read_text())
+    page = report.read_text()
+    assert re.search(r'newPlot\(\s*"curves"', page)
+    reader = read_html(page)
     assert sum(tag == "tr" for tag, _ in reader.tags) == 4
     assert "3 of 3 (3 completed)" in reader.texts
     # The search of that name was run: to print it is no second one.
@@ -75,3 +94,23 @@ def test_a_search_that_learned_names_its_parents(tmp_path: Path) -> None:
     assert printed.returncode == 0, printed.stderr
     assert 'ParentHyperParameterTuningJob(hyper_parameter_tuning_job_name="search")' in printed.stdout
     assert 'base_tuning_job_name="second"' in printed.stdout
+
+
+def test_processes_of_a_trial_are_a_setting_and_no_hyperparameter_of_the_script(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(DECLARING)
+    words = ["tune", "own.py", "--processes", "2", "--hosts", "3", "--range", "rate=0.01:1:log", "--print", "boto3"]
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("trainbox")), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (call,) = find_calls(done.stdout)
+    assert check_call(call) == []
+    definition = call.parameters["TrainingJobDefinition"]
+    assert definition["StaticHyperParameters"]["processes_per_host"] == "2"
+    assert definition["ResourceConfig"]["InstanceCount"] == 3
+    assert definition["AlgorithmSpecification"]["MetricDefinitions"][0]["Name"] == "validation:auc"
+    assert "trainbox tune: tuning 'validation:auc'" in done.stderr  # a choice made for the user

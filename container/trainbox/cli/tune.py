@@ -17,6 +17,7 @@ from trainbox.cli.tune_command import read_tuning_command
 from trainbox.cli.tune_flags import add_tune_arguments
 from trainbox.contract.credentials.secrets import hidden_values, without_secrets
 from trainbox.contract.job import read_environment
+from trainbox.contract.text import visible
 from trainbox.errors import RunError
 from trainbox.local.interrupts import Interrupts
 from trainbox.local.results.result import MODEL
@@ -63,7 +64,9 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
         sys.stdout.flush()
         return 0
     if args.print is not None:
-        print(print_search(plan, args.print), end="")
+        code = print_search(plan, args.print)
+        print(*(visible(f"trainbox tune: {note}\n") for note in plan.notes), sep="", end="", file=sys.stderr)
+        print(code, end="")
         return 0
     from trainbox.tuning.run_tuning import run_tuning  # noqa: PLC0415 - loads Optuna, which a plan does not need
 

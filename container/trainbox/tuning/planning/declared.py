@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from trainbox.contract.hyperparameters import is_reserved
 from trainbox.errors import RunError
 from trainbox.local.plan import RunPlan
 from trainbox.local.scripts.declarations import parse
@@ -62,7 +63,8 @@ def read_declared(plan: RunPlan, hyperparameters: Mapping[str, str]) -> Declared
     except RunError:
         params = None  # it need not have any
     try:
-        metrics = find_metrics(module, hyperparameters if params is not None else {})
+        own = {name: text for name, text in hyperparameters.items() if not is_reserved(name)}
+        metrics = find_metrics(module, own if params is not None else {})
     except RunError as error:
         return Declared(script=name, place=place, is_bundled=is_bundled, params=params, problem=error.message)
     return Declared(script=name, place=place, is_bundled=is_bundled, params=params, metrics=metrics)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from trainbox.contract.credentials.secrets import redact
+from trainbox.contract.credentials.secrets import REDACTED, redact, redact_arguments, without_secrets
 from trainbox.contract.job_request import script_hyperparameters
 from trainbox.contract.job_spec import FILE_SCHEME, DataSource, InputChannel, JobSpec, LocalScript
 from trainbox.errors import RunError
@@ -112,7 +112,11 @@ def _refuse_unknown(job: JobSpec) -> None:
 def _remote_script(
     script: LocalScript | None, name: str
 ) -> tuple[LocalScript | None, LocalSource | None, tuple[str, ...]]:
-    if script is None or not script.source_dir.startswith(FILE_SCHEME):
+    if script is None:
+        return None, None, ()
+    shown = (without_secrets(each, ()) for each in redact_arguments(script.arguments))
+    script = msgspec.structs.replace(script, arguments=tuple(each.replace(REDACTED, f"{MARK}SECRET") for each in shown))
+    if not script.source_dir.startswith(FILE_SCHEME):
         return script, None, ()
     directory = script.source_dir.removeprefix(FILE_SCHEME)
     place = f"{_BUCKET}/{name}/source/{_ARCHIVE}"
@@ -146,4 +150,6 @@ def _remote_channel(channel: InputChannel, name: str) -> tuple[InputChannel, str
 def _without_secrets(values: Mapping[str, str], hide: tuple[str, ...]) -> dict[str, str]:
     """The same values; in place of a secret a reference, which `train` resolves in the container."""
     hidden = redact(values, hide)
-    return {name: text if hidden[name] == text else _SECRET for name, text in values.items()}
+    return {
+        name: text if hidden[name] == text == without_secrets(text, ()) else _SECRET for name, text in values.items()
+    }
