@@ -13,7 +13,7 @@ from trainbox.serving.multi.api import LoadModel, Outcome, UnloadModel
 
 Change: TypeAlias = LoadModel | UnloadModel
 _MOST_BYTES = 64 * 1024
-_CHANGES = msgspec.json.Decoder(Change)  # type: ignore[var-annotated]  # of a union
+_CHANGES = msgspec.json.Decoder(Change)
 _OUTCOMES = msgspec.json.Decoder(Outcome)
 _HINT = "try again"
 
