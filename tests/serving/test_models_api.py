@@ -20,7 +20,7 @@ from trainbox.serving.multi import api
 from trainbox.serving.multi.exchange import Exchange
 from trainbox.serving.multi.models_responder import LoadedModel, ModelsResponder
 from trainbox.serving.multi.room import Room, refuse_after, refuse_before
-from trainbox.serving.multi.store import Record, Store
+from trainbox.serving.multi.store import Store, StoredModel
 from trainbox.serving.multi.trial import explain_end, explain_error
 from trainbox.serving.responder import ModelResponder, Request, Response
 
@@ -141,8 +141,8 @@ def test_memory_that_does_not_suffice_is_507_before_and_after_the_trial() -> Non
 def test_a_trial_that_says_nothing_is_explained_by_its_end(
     status: int, kills: int, is_late: bool, code: int, text: str
 ) -> None:
-    outcome = explain_end(status, is_late=is_late, seconds=5.0, memory_kills=kills)
-    assert (outcome.status, text in outcome.text) == (code, True)
+    reply = explain_end(status, is_late=is_late, seconds=5.0, memory_kills=kills)
+    assert (reply.status, text in reply.text) == (code, True)
 
 
 def test_files_are_at_fault_with_400_code_with_500_and_memory_with_507() -> None:
@@ -157,7 +157,7 @@ def test_files_are_at_fault_with_400_code_with_500_and_memory_with_507() -> None
         hook,
     ]
     assert [explain_error(error).status for error in errors] == [400, 400, 500, 500, 507, 507]
-    assert explain_error(errors[0]) == api.Outcome(400, "d", "h")
+    assert explain_error(errors[0]) == api.Reply(400, "d", "h")
 
 
 # ---- what outlives a loader ----
@@ -167,7 +167,7 @@ def test_the_list_of_models_is_found_again_and_what_was_cut_off_is_none(capfd: p
     descriptor = os.memfd_create("test")
     store = Store(descriptor)
     assert store.read() == ()
-    records = (Record("a" * 1000, "/a"), Record("日本", "/b", is_loaded=False))
+    records = (StoredModel("a" * 1000, "/a"), StoredModel("日本", "/b", is_loaded=False))
     store.write(records)
     store.write(records[1:])
     assert Store(descriptor).read() == records[1:]

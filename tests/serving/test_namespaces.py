@@ -42,7 +42,7 @@ def test_two_models_have_modules_of_the_same_name_and_leave_no_trace(tmp_path: P
 def test_a_module_is_imported_once(tmp_path: Path) -> None:
     write(tmp_path / "one", "one")
     space = Namespace()
-    found = []
+    found: list[ModuleType] = []
     for _ in range(3):
         with space.active():
             if not found:
