@@ -118,6 +118,7 @@ def test_one_broad_except_in_each_program_and_for_what_escapes_a_model() -> None
         and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
     ]
     assert [place.partition(":")[0] for place in broad] == [
+        "serving/multi/trial.py",
         "serving/predictions.py",
         "supervisor/serve.py",
         "supervisor/train.py",

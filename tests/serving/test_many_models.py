@@ -1,7 +1,8 @@
 """An endpoint of many models: SageMaker's API for them, with real processes and real models."""
 
 import json
-import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_the_built_in_containers_own_models_load_by_its_own_requests(tmp_path: P
             refused = server.call("POST", "/models", json.dumps(asked).encode())
             assert refused.status == 400  # outside of the tree
     (tmp_path / "model").unlink()
-    os.system(f"cp -r {models} {tmp_path / 'model'}")
+    shutil.copytree(models, tmp_path / "model")
     with ManyModels(tmp_path, ONE) as server:
         for name in ("pickled_model", "saved_booster"):
             asked = {"model_name": name, "url": str(tmp_path / "model" / name)}
@@ -256,3 +257,18 @@ def test_code_is_refused_where_the_endpoint_allows_none(tmp_path: Path) -> None:
         refused = server.load("code")
         assert (refused.status, "TRAINBOX_SERVE_CODE is never" in read(refused)["message"]) == (400, True)
         assert server.load("m").status == 200
+
+
+#: By the name of its row in docs/differences.md: the test that shows it.
+DIFFERENCES = {
+    "models-processes": test_the_code_of_each_model_is_its_own,
+    "models-reasons": test_what_cannot_be_loaded_is_refused_with_the_reason_and_nothing_else_notices,
+    "models-described": test_models_come_and_go_and_each_answers_with_its_own_bits,
+    "models-requirements": test_what_cannot_be_loaded_is_refused_with_the_reason_and_nothing_else_notices,
+    "models-places": test_a_directory_outside_of_the_tree_is_refused_however_it_is_written,
+}
+
+
+def test_the_page_of_differences_has_a_row_for_each() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "differences.md").read_text()
+    assert re.findall(r"(?m)^\| `(models-[\w-]+)` \|", page) == [*DIFFERENCES]

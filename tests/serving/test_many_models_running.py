@@ -12,7 +12,8 @@ from typing import Self
 
 import pytest
 
-from tests.serving.test_many_models import ONE, ROWS, TWO, as_csv, grown, place, predicted
+from tests.serving.test_many_models import ONE, TWO, grown, place, predicted
+from tests.serving.test_serve_models import ROWS, as_csv
 from tests.support.many_models import ManyModels, write_code
 from tests.support.servers import Answered
 from tests.support.waiting import LIMIT
@@ -25,8 +26,8 @@ MIB = 2**20
 
 def memory(pids: list[int], kind: str = "Pss") -> int:
     """What processes take together, bytes that they share counted once."""
-    found = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    return sum(int(re.search(rf"^{kind}:\s+(\d+) kB", text, re.MULTILINE)[1]) * 1024 for text in found)  # type: ignore[index]
+    found = "".join(Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids)
+    return sum(int(kib) * 1024 for kib in re.findall(rf"^{kind}:\s+(\d+) kB", found, re.MULTILINE))
 
 
 def descriptors(pid: int) -> int:
@@ -65,6 +66,11 @@ class Clients:
         """How many requests were answered."""
         return sum(self.answers.values())
 
+    def go_on(self, count: int) -> None:
+        """Wait until so many more have been answered."""
+        reached = self.count + count
+        self._server.until(lambda: self.count > reached or self.failures, "requests go on")
+
     def _ask(self, name: str) -> None:
         connection = self._server.connect()
         try:
@@ -92,8 +98,7 @@ def test_loads_and_unloads_lose_no_request_of_connections_that_stay_open(tmp_pat
                 assert server.invoke_model("c", as_csv(ROWS[:1])).status == 200
                 assert server.unload("c").status == 200
                 assert server.invoke_model("c", as_csv(ROWS[:1])).status == 404
-                reached = clients.count + 20
-                server.until(lambda reached=reached: clients.count > reached or clients.failures, "requests go on")
+                clients.go_on(20)
         assert not clients.failures, server.log
         (right,) = {answer for _, _, answer in clients.answers}
         assert {status for _, status, _ in clients.answers} == {200}

@@ -56,7 +56,7 @@ class UnloadModel(msgspec.Struct, frozen=True, tag="unload"):
     name: str
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True):
     """What became of either."""
 
     status: int
@@ -198,11 +198,11 @@ def describe_model(name: str, url: str) -> bytes:
     return msgspec.json.encode(_Listed(name, url))
 
 
-def as_response(outcome: Outcome) -> Response:
+def as_response(reply: Reply) -> Response:
     """Return the answer to a load or an unload."""
-    if outcome.status != HTTPStatus.OK:
-        return problem(outcome.status, outcome.text, outcome.hint)
-    return json_response(msgspec.json.encode({"status": outcome.text}))
+    if reply.status != HTTPStatus.OK:
+        return problem(reply.status, reply.text, reply.hint)
+    return json_response(msgspec.json.encode({"status": reply.text}))
 
 
 def json_response(body: bytes) -> Response:
@@ -216,22 +216,22 @@ def problem(status: int, text: str, hint: str = "") -> Response:
     return Response(status, body, (("content-type", "application/json"),), note=text)
 
 
-def loaded() -> Outcome:
+def loaded() -> Reply:
     """Return what became of a load that went well; the word is multi-model-server's."""
-    return Outcome(HTTPStatus.OK, "Workers scaled")
+    return Reply(HTTPStatus.OK, "Workers scaled")
 
 
-def unloaded(name: str) -> Outcome:
+def unloaded(name: str) -> Reply:
     """Return what became of an unload that went well."""
-    return Outcome(HTTPStatus.OK, f'Model "{name}" unregistered')
+    return Reply(HTTPStatus.OK, f'Model "{name}" unregistered')
 
 
-def not_found(name: str) -> Outcome:
+def not_found(name: str) -> Reply:
     """Return what becomes of a request for a model that is not loaded."""
-    return Outcome(HTTPStatus.NOT_FOUND, f"Model not found: {name}", "POST /models loads it")
+    return Reply(HTTPStatus.NOT_FOUND, f"Model not found: {name}", "POST /models loads it")
 
 
-def loaded_already(name: str, *, is_loading: bool = False) -> Outcome:
+def loaded_already(name: str, *, is_loading: bool = False) -> Reply:
     """Return what becomes of a load of a model that is loaded, or is being loaded."""
     hint = "it is being loaded" if is_loading else f"DELETE /models/{short(name, 100)[1:-1]} unloads it"
-    return Outcome(HTTPStatus.CONFLICT, f"Model {name} is already registered.", hint)
+    return Reply(HTTPStatus.CONFLICT, f"Model {name} is already registered.", hint)

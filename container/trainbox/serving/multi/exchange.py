@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 import msgspec
 
-from trainbox.serving.multi.api import LoadModel, Outcome, UnloadModel
+from trainbox.serving.multi.api import LoadModel, Reply, UnloadModel
 
 Change: TypeAlias = LoadModel | UnloadModel
 _MOST_BYTES = 64 * 1024
-_CHANGES = msgspec.json.Decoder(Change)  # type: ignore[var-annotated]  # of a union
-_OUTCOMES = msgspec.json.Decoder(Outcome)
+_CHANGES = msgspec.json.Decoder(Change)
+_REPLIES = msgspec.json.Decoder(Reply)
 _HINT = "try again"
 
 
@@ -22,13 +22,13 @@ class Ticket(msgspec.Struct, frozen=True):
     """A request of a worker, and where its answer goes."""
 
     change: Change
-    reply: socket.socket
+    worker: socket.socket
 
-    def answer(self, outcome: Outcome) -> None:
+    def answer(self, reply: Reply) -> None:
         """Say what became of it; whether the worker still wants to know does not matter."""
         with contextlib.suppress(OSError):
-            self.reply.send(msgspec.json.encode(outcome))
-        self.reply.close()
+            self.worker.send(msgspec.json.encode(reply))
+        self.worker.close()
 
 
 class Exchange:
@@ -55,7 +55,7 @@ class Exchange:
             return None
         return Ticket(_CHANGES.decode(content), socket.socket(fileno=descriptors[0]))
 
-    async def ask(self, change: Change) -> Outcome:
+    async def ask(self, change: Change) -> Reply:
         """Have the loader do something, from a worker, and return what became of it."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -67,10 +67,10 @@ class Exchange:
                     socket.send_fds(self._workers, [msgspec.json.encode(change)], [theirs.fileno()])
                 except OSError as error:  # full, or too many descriptors are on their way
                     text = f"too many models are being loaded and unloaded: {error.strerror}"
-                    return Outcome(HTTPStatus.SERVICE_UNAVAILABLE, text, _HINT)
+                    return Reply(HTTPStatus.SERVICE_UNAVAILABLE, text, _HINT)
             content = b""
             with contextlib.suppress(ConnectionResetError):
                 content = await loop.sock_recv(ours, _MOST_BYTES)
         if not content:
-            return Outcome(HTTPStatus.SERVICE_UNAVAILABLE, "the loader has ended meanwhile", _HINT)
-        return _OUTCOMES.decode(content)
+            return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "the loader has ended meanwhile", _HINT)
+        return _REPLIES.decode(content)

@@ -9,7 +9,6 @@ import gc
 import os
 import socket
 import time
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -22,14 +21,14 @@ from trainbox.errors import ProgramError, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.serving import connections
 from trainbox.serving.loader import ModelLoader
-from trainbox.serving.multi.api import LoadModel, Outcome, UnloadModel, loaded, loaded_already, not_found, unloaded
+from trainbox.serving.multi.api import LoadModel, Reply, UnloadModel, loaded, loaded_already, not_found, unloaded
 from trainbox.serving.multi.exchange import Exchange, Ticket
 from trainbox.serving.multi.loading import Candidate, find_candidate, import_library, load_candidate, try_candidate
 from trainbox.serving.multi.models_app import ModelsApp
 from trainbox.serving.multi.models_responder import LoadedModel, ModelsResponder
 from trainbox.serving.multi.room import Room, refuse_after, refuse_before
-from trainbox.serving.multi.store import Record, Store
-from trainbox.serving.multi.trial import Trial, explain_error
+from trainbox.serving.multi.store import Store, StoredModel
+from trainbox.serving.multi.trial import Trial, attempt, explain_error
 from trainbox.serving.responder import load_responder
 from trainbox.system.loader_protocol import LoaderLink, ModelLoaded, ModelsChanged
 from trainbox.system.machine import read_machine
@@ -111,8 +110,8 @@ class ModelsLoader(ModelLoader):
         self._asked: deque[Ticket] = deque()
         self._tried: dict[int, _Tried] = {}
         #: Changes that the workers do not have yet: those they are being forked for, and those that came since.
-        self._renewing: list[tuple[Ticket, Outcome]] = []
-        self._changed: list[tuple[Ticket, Outcome]] = []
+        self._renewing: list[tuple[Ticket, Reply]] = []
+        self._changed: list[tuple[Ticket, Reply]] = []
         self._unloads = 0
 
     @property
@@ -142,8 +141,8 @@ class ModelsLoader(ModelLoader):
     def note_replaced(self) -> None:
         """The workers have what has changed: answer."""
         renewed, self._renewing = self._renewing, []
-        for ticket, outcome in renewed:
-            ticket.answer(outcome)
+        for ticket, reply in renewed:
+            ticket.answer(reply)
         self._renew()
 
     def _renew(self) -> None:
@@ -171,9 +170,9 @@ class ModelsLoader(ModelLoader):
         super().close_own()
         self._exchange.close_loader()
         for ticket in (*self._asked, *(ticket for ticket, _ in (*self._renewing, *self._changed))):
-            ticket.reply.close()
+            ticket.worker.close()
         for tried in self._tried.values():
-            tried.ticket.reply.close()
+            tried.ticket.worker.close()
 
     def freeze(self) -> None:
         """Keep collections out of what all workers share: one would copy every page that has an object."""
@@ -213,7 +212,7 @@ class ModelsLoader(ModelLoader):
     def _take_in(self, tried: _Tried) -> None:
         """Load a model whose trial went well."""
         candidate = tried.candidate
-        self._write(Record(candidate.name, candidate.url, is_loaded=False))
+        self._write(StoredModel(candidate.name, candidate.url, is_loaded=False))
         told_before = msgspec.structs.replace(candidate.found, notes=())
         refusal = self._load_here(msgspec.structs.replace(candidate, found=told_before))
         self._write()
@@ -224,14 +223,12 @@ class ModelsLoader(ModelLoader):
         emit(f"model {short(candidate.name)} is loaded from {candidate.url}: {seconds:.2f} s")
         self._changed.append((tried.ticket, loaded()))
 
-    def _load_here(self, candidate: Candidate) -> Outcome | None:
+    def _load_here(self, candidate: Candidate) -> Reply | None:
         """Load a model in this process; why it could not be."""
-        try:
-            self._all.models[candidate.name] = LoadedModel(candidate.url, load_candidate(candidate))
-        except Exception as error:  # noqa: BLE001 - what escapes one model must not end the loader of all
-            emit(traceback.format_exc().rstrip())
-            return explain_error(error)
-        return None
+        responder, refusal = attempt(lambda: load_candidate(candidate))
+        if responder is not None:
+            self._all.models[candidate.name] = LoadedModel(candidate.url, responder)
+        return refusal
 
     def load_again(self) -> None:
         """Load what the loader before this one had loaded; what it was loading when it ended is left out."""
@@ -245,18 +242,20 @@ class ModelsLoader(ModelLoader):
                 emit(f"model {short(record.name)} is not loaded again: {error.message}")
                 continue
             import_library(candidate)
-            self._write(Record(record.name, record.url, is_loaded=False))
-            self._load_here(candidate)
+            self._write(StoredModel(record.name, record.url, is_loaded=False))
+            refusal = self._load_here(candidate)
+            if refusal is not None:
+                emit(f"model {short(record.name)} is not loaded again: {refusal.text}")
         self._write()
 
-    def _write(self, *more: Record) -> None:
-        records = [Record(name, model.url) for name, model in self._all.models.items()]
+    def _write(self, *more: StoredModel) -> None:
+        records = [StoredModel(name, model.url) for name, model in self._all.models.items()]
         self._store.write([*records, *more])
 
-    def _refuse(self, ticket: Ticket, outcome: Outcome) -> None:
+    def _refuse(self, ticket: Ticket, reply: Reply) -> None:
         name = short(ticket.change.name)
-        emit(f"model {name} is not loaded: {outcome.text}")
-        ticket.answer(outcome)
+        emit(f"model {name} is not loaded: {reply.text}")
+        ticket.answer(reply)
 
     # -- unload ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from trainbox.serving.multi.api import Outcome
+from trainbox.serving.multi.api import Reply
 
 _MIB = 2**20
 _HINT = "unload models, or use an instance with more memory"
@@ -24,7 +24,7 @@ class Room(msgspec.Struct, frozen=True):
         return max(0, self.available_bytes - self.reserved_bytes)
 
 
-def refuse_before(room: Room | None, size: int) -> Outcome | None:
+def refuse_before(room: Room | None, size: int) -> Reply | None:
     """Return why a model is not even tried, by the size of its files; None if it is.
 
     Args:
@@ -36,7 +36,7 @@ def refuse_before(room: Room | None, size: int) -> Outcome | None:
     return _refuse(f"its files have {_mib(size)}", room)
 
 
-def refuse_after(room: Room | None, needed: int) -> Outcome | None:
+def refuse_after(room: Room | None, needed: int) -> Reply | None:
     """Return why a model is not loaded, by what its trial has needed; None if it is.
 
     Args:
@@ -48,16 +48,16 @@ def refuse_after(room: Room | None, needed: int) -> Outcome | None:
     return _refuse(f"the model needs {_mib(needed)} of memory", room)
 
 
-def no_memory(why: str) -> Outcome:
+def no_memory(why: str) -> Reply:
     """Return what is said of a model that ended for memory.
 
     Args:
         why: How that was noticed.
     """
-    return Outcome(HTTPStatus.INSUFFICIENT_STORAGE, f"the memory does not suffice for the model: {why}", _HINT)
+    return Reply(HTTPStatus.INSUFFICIENT_STORAGE, f"the memory does not suffice for the model: {why}", _HINT)
 
 
-def _refuse(need: str, room: Room) -> Outcome:
+def _refuse(need: str, room: Room) -> Reply:
     has = f"{_mib(room.available_bytes)} is available, of which {_mib(room.reserved_bytes)} is for requests"
     return no_memory(f"{need}, {has}")
 

@@ -10,7 +10,7 @@ from trainbox.log_lines import emit
 _LENGTH_BYTES = 8
 
 
-class Record(msgspec.Struct, frozen=True):
+class StoredModel(msgspec.Struct, frozen=True):
     """A model."""
 
     name: str
@@ -29,19 +29,19 @@ class Store:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def write(self, records: Sequence[Record]) -> None:
+    def write(self, records: Sequence[StoredModel]) -> None:
         """Replace what is there."""
         content = msgspec.json.encode(records)
         os.pwrite(self._descriptor, len(content).to_bytes(_LENGTH_BYTES) + content, 0)
 
-    def read(self) -> tuple[Record, ...]:
+    def read(self) -> tuple[StoredModel, ...]:
         """Return what the last loader has written."""
         length = int.from_bytes(os.pread(self._descriptor, _LENGTH_BYTES, 0))
         content = os.pread(self._descriptor, length, _LENGTH_BYTES)
         if not content:
             return ()
         try:
-            return msgspec.json.decode(content, type=tuple[Record, ...])
+            return msgspec.json.decode(content, type=tuple[StoredModel, ...])
         except msgspec.DecodeError:
             emit("the list of the loaded models was cut off: none is loaded again")
             return ()

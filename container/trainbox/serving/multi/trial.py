@@ -9,16 +9,18 @@ import traceback
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from trainbox.errors import TrainboxError
 from trainbox.log_lines import emit
 from trainbox.serving.hooks.calls import HookError
-from trainbox.serving.multi.api import Outcome
+from trainbox.serving.multi.api import Reply
 from trainbox.serving.multi.room import no_memory
 from trainbox.system.memory import read_rss
 
+T = TypeVar("T")
 #: A report fits into the pipe, or the trial would wait for its reader.
 _MOST_TEXT = 4_000
 _MOST_REPORT = 64 * 1024
@@ -29,7 +31,7 @@ class Report(msgspec.Struct, frozen=True):
     """What a trial says before it ends."""
 
     #: None where the model can be loaded.
-    refusal: Outcome | None = None
+    refusal: Reply | None = None
     #: What it has needed.
     bytes: int = 0
 
@@ -76,29 +78,29 @@ class Trial:
         return Report(explain_end(status, is_late=self._is_late, seconds=self._seconds, memory_kills=memory_kills))
 
 
-def explain_end(status: int, *, is_late: bool, seconds: float, memory_kills: int) -> Outcome:
+def explain_end(status: int, *, is_late: bool, seconds: float, memory_kills: int) -> Reply:
     """Return what is answered where a trial has ended without a report. Pure."""
     code = os.waitstatus_to_exitcode(status)
     error = HTTPStatus.INTERNAL_SERVER_ERROR
     if is_late:
         hint = "SAGEMAKER_STARTUP_TIMEOUT sets the limit"
-        return Outcome(error, f"the model could not be loaded within {seconds:g} s", hint)
+        return Reply(error, f"the model could not be loaded within {seconds:g} s", hint)
     if code == -signal.SIGKILL and memory_kills:
         return no_memory("the kernel has ended its trial")
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return Outcome(error, f"the process that tried to load the model was {how}", "the log has its last words")
+    return Reply(error, f"the process that tried to load the model was {how}", "the log has its last words")
 
 
-def explain_error(error: BaseException) -> Outcome:
+def explain_error(error: BaseException) -> Reply:
     """Return what is answered where a model cannot be loaded: 400 for its files, 500 for its code, 507 for memory."""
     if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
         return no_memory(str(error) or "MemoryError")
     if isinstance(error, TrainboxError):
         is_code = isinstance(error, HookError)
         status = HTTPStatus.INTERNAL_SERVER_ERROR if is_code else HTTPStatus.BAD_REQUEST
-        return Outcome(status, error.message[:_MOST_TEXT], error.hint[:_MOST_TEXT])
+        return Reply(status, error.message[:_MOST_TEXT], error.hint[:_MOST_TEXT])
     text = f"the model cannot be loaded: {type(error).__name__}: {error}"[:_MOST_TEXT]
-    return Outcome(HTTPStatus.INTERNAL_SERVER_ERROR, text, "the log has the traceback")
+    return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, text, "the log has the traceback")
 
 
 def _be_trial(load: Callable[[], object], close: Callable[[], None], pipe: int) -> None:
@@ -120,15 +122,18 @@ def _be_trial(load: Callable[[], object], close: Callable[[], None], pipe: int) 
 
 def _try(load: Callable[[], object]) -> Report:
     before = read_rss()
+    _kept, refusal = attempt(load)
+    return Report(refusal, max(0, read_rss() - before))
+
+
+def attempt(load: Callable[[], T]) -> tuple[T | None, Reply | None]:
+    """Load a model; what it raises is an answer, and its traceback is in the log where its code is at fault."""
     try:
-        kept = load()
-    except BaseException as error:  # noqa: BLE001 - the top of this process: whatever a model raises is an answer
+        return load(), None
+    except BaseException as error:  # noqa: BLE001 - whatever a model raises is no end of who loads it
         if not isinstance(error, TrainboxError) or isinstance(error, HookError):
             emit(traceback.format_exc().rstrip())
-        return Report(explain_error(error))
-    needed = read_rss() - before
-    del kept
-    return Report(bytes=max(0, needed))
+        return None, explain_error(error)
 
 
 def _write(pipe: int, report: Report) -> None:
