@@ -69,6 +69,25 @@ HOSTING_VARIABLES: Mapping[str, str] = {
 }
 
 
+_TIMEOUT, _WORKERS, _BODY = "SAGEMAKER_MODEL_SERVER_TIMEOUT", "SAGEMAKER_MODEL_SERVER_WORKERS", "TRAINBOX_MAX_BODY_MB"
+#: Variables of other model servers, and what to set instead.
+_OF_OTHERS: Mapping[str, str] = {
+    "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": f"set {_TIMEOUT}, which counts seconds",
+    "SAGEMAKER_MODEL_SERVER_VMARGS": "there is no Java",
+    "SAGEMAKER_USE_NGINX": "there is no nginx",
+    **dict.fromkeys(("SAGEMAKER_TS_MIN_WORKERS", "SAGEMAKER_TS_MAX_WORKERS"), f"set {_WORKERS}"),
+    **dict.fromkeys(
+        ("SAGEMAKER_TS_BATCH_SIZE", "SAGEMAKER_TS_MAX_BATCH_DELAY"),
+        "requests that meet are predicted together, without a delay",
+    ),
+    **dict.fromkeys(
+        ("SAGEMAKER_TS_RESPONSE_TIMEOUT", "TS_DEFAULT_RESPONSE_TIMEOUT", "MMS_DEFAULT_RESPONSE_TIMEOUT"),
+        f"set {_TIMEOUT}",
+    ),
+    **dict.fromkeys(("TS_MAX_REQUEST_SIZE", "MMS_MAX_REQUEST_SIZE"), f"set {_BODY}"),
+}
+
+
 class Batch(msgspec.Struct, frozen=True):
     """What a batch transform job says of its requests; None where the request did not set it."""
 
@@ -152,6 +171,11 @@ def read_hosting(env: Mapping[str, str]) -> Hosting:
         ends_with_newline=_read(env, "TRAINBOX_BATCH_NEWLINE", read_switch, default=True),
         log_level=_read(env, "SAGEMAKER_CONTAINER_LOG_LEVEL", _between(0, 100), 20),
     )
+
+
+def describe_ignored(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a line for each variable of another model server, which has no effect here."""
+    return tuple(f"{name} has no effect: {instead}" for name, instead in _OF_OTHERS.items() if env.get(name))
 
 
 def _read_batch(env: Mapping[str, str]) -> Batch | None:
