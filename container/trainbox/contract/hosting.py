@@ -30,6 +30,7 @@ DEFAULT_BATCH_TIMEOUT_SECONDS = 600.0
 #: Within 8 minutes `/ping` must answer 200, or the launch has failed.
 DEFAULT_STARTUP_SECONDS = 480.0
 LAST_PORT = 65535
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 MOST_WORKERS = 1024
 
 BatchStrategy = Literal["MULTI_RECORD", "SINGLE_RECORD"]
@@ -130,6 +131,8 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     joins_requests: bool = True
     ends_with_newline: bool = True
     log_level: int = 20
+    #: Of CUDA_VISIBLE_DEVICES; empty where it is not set, one empty name for none.
+    visible_gpus: tuple[str, ...] = ()
 
     @property
     def model_dir(self) -> Path:
@@ -169,6 +172,7 @@ def read_hosting(env: Mapping[str, str]) -> Hosting:
         shows_values=_read(env, "TRAINBOX_SERVE_DETAIL", read_switch, default=True),
         joins_requests=_read(env, "TRAINBOX_SERVE_BATCH", read_switch, default=True),
         ends_with_newline=_read(env, "TRAINBOX_BATCH_NEWLINE", read_switch, default=True),
+        visible_gpus=tuple(env[GPU_VARIABLE].split(",")) if GPU_VARIABLE in env else (),
         log_level=_read(env, "SAGEMAKER_CONTAINER_LOG_LEVEL", _between(0, 100), 20),
     )
 
