@@ -91,6 +91,7 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "m.joblib": (PICKLED, "scikit-learn", "pickle"),
     "m.pkl": (PICKLED, "scikit-learn", "pickle"),
     "m.pt2": (b"PK", "pytorch", "torch-export"),
+    "m.onnx": (b"\x08\x08", "onnx", "onnx"),
 }
 
 

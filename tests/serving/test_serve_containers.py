@@ -210,7 +210,8 @@ def test_a_header_that_is_repeated_or_odd_ends_no_worker(tmp_path: Path) -> None
 
 
 def test_an_asynchronous_endpoint_takes_large_bodies_and_long_answers_where_it_is_told_to(tmp_path: Path) -> None:
-    told = {**ONE, "TRAINBOX_MAX_BODY_MB": "1024", "SAGEMAKER_MODEL_SERVER_TIMEOUT": "3600"}
+    of_another = {"TS_MAX_REQUEST_SIZE": "1000000000", "SAGEMAKER_TS_BATCH_SIZE": ""}
+    told = {**ONE, **of_another, "TRAINBOX_MAX_BODY_MB": "1024", "SAGEMAKER_MODEL_SERVER_TIMEOUT": "3600"}
     given = {
         "X-Amzn-SageMaker-Inference-Id": "job-7",
         "X-Amzn-SageMaker-Custom-Attributes": "trace=7",
@@ -219,6 +220,8 @@ def test_an_asynchronous_endpoint_takes_large_bodies_and_long_answers_where_it_i
     with ServeProcess(tmp_path, told) as server:
         server.until_ready()
         (worker,) = server.workers
+        assert "trainbox: TS_MAX_REQUEST_SIZE has no effect: set TRAINBOX_MAX_BODY_MB\n" in server.log
+        assert "SAGEMAKER_TS_BATCH_SIZE" not in server.log
         answered = server.invoke(b"sleep 1.5" + b" " * (64 * MIB), given)
         assert (answered.status, answered.body) == (200, str(worker).encode())
         assert answered.headers["x-amzn-sagemaker-custom-attributes"] == "trace=7"

@@ -143,6 +143,22 @@ def test_a_worker_that_stands_still_is_named_and_replaced(tmp_path: Path, how: s
         assert server.stop() == 0
 
 
+def test_a_new_worker_that_never_becomes_ready_is_named_and_replaced(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, {**ONE, "SAGEMAKER_STARTUP_TIMEOUT": "10"}) as server:
+        (before,) = server.until_ready().workers
+        (tmp_path / "workers-take-long").touch()
+        os.kill(before, signal.SIGKILL)
+        line = (
+            r"worker 1 .* has not answered the sample rows of the model for \S+ s \(SAGEMAKER_STARTUP_TIMEOUT\) and was"
+        )
+        server.until(lambda: server.workers not in ([], [before]), "another is there")
+        assert server.ask("/ping").status == 503
+        (tmp_path / "workers-take-long").unlink()
+        server.until(lambda: re.search(line, server.log), "it is killed")
+        server.until(lambda: server.ask("/ping").status == 200, "another takes its place")
+        assert server.stop() == 0
+
+
 def test_while_a_worker_is_stopped_the_others_get_its_connections(tmp_path: Path) -> None:
     with ServeProcess(tmp_path, TWO) as server:
         stopped, other = server.until_ready().workers

@@ -32,6 +32,7 @@ DEFAULT_BATCH_TIMEOUT_SECONDS = 600.0
 #: Within 8 minutes `/ping` must answer 200, or the launch has failed.
 DEFAULT_STARTUP_SECONDS = 480.0
 LAST_PORT = 65535
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 MOST_WORKERS = 1024
 
 BatchStrategy = Literal["MULTI_RECORD", "SINGLE_RECORD"]
@@ -70,6 +71,25 @@ HOSTING_VARIABLES: Mapping[str, str] = {
     "TRAINBOX_SERVE_DETAIL": "`false`: an error does not repeat the value of a cell, which may be personal",
     "TRAINBOX_SERVE_BATCH": "`false`: requests that arrive together are predicted one by one",
     "TRAINBOX_BATCH_NEWLINE": "`false`: the last line of an answer of a batch transform job has no newline",
+}
+
+
+_TIMEOUT, _WORKERS, _BODY = "SAGEMAKER_MODEL_SERVER_TIMEOUT", "SAGEMAKER_MODEL_SERVER_WORKERS", "TRAINBOX_MAX_BODY_MB"
+#: Variables of other model servers, and what to set instead.
+_OF_OTHERS: Mapping[str, str] = {
+    "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": f"set {_TIMEOUT}, which counts seconds",
+    "SAGEMAKER_MODEL_SERVER_VMARGS": "there is no Java",
+    "SAGEMAKER_USE_NGINX": "there is no nginx",
+    **dict.fromkeys(("SAGEMAKER_TS_MIN_WORKERS", "SAGEMAKER_TS_MAX_WORKERS"), f"set {_WORKERS}"),
+    **dict.fromkeys(
+        ("SAGEMAKER_TS_BATCH_SIZE", "SAGEMAKER_TS_MAX_BATCH_DELAY"),
+        "requests that meet are predicted together, without a delay",
+    ),
+    **dict.fromkeys(
+        ("SAGEMAKER_TS_RESPONSE_TIMEOUT", "TS_DEFAULT_RESPONSE_TIMEOUT", "MMS_DEFAULT_RESPONSE_TIMEOUT"),
+        f"set {_TIMEOUT}",
+    ),
+    **dict.fromkeys(("TS_MAX_REQUEST_SIZE", "MMS_MAX_REQUEST_SIZE"), f"set {_BODY}"),
 }
 
 
@@ -120,6 +140,8 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     joins_requests: bool = True
     ends_with_newline: bool = True
     log_level: int = 20
+    #: Of CUDA_VISIBLE_DEVICES; empty where it is not set, one empty name for none.
+    visible_gpus: tuple[str, ...] = ()
 
     @property
     def model_dir(self) -> Path:
@@ -160,8 +182,14 @@ def read_hosting(env: Mapping[str, str]) -> Hosting:
         shows_values=_read(env, "TRAINBOX_SERVE_DETAIL", read_switch, default=True),
         joins_requests=_read(env, "TRAINBOX_SERVE_BATCH", read_switch, default=True),
         ends_with_newline=_read(env, "TRAINBOX_BATCH_NEWLINE", read_switch, default=True),
+        visible_gpus=tuple(env[GPU_VARIABLE].split(",")) if GPU_VARIABLE in env else (),
         log_level=_read(env, "SAGEMAKER_CONTAINER_LOG_LEVEL", _between(0, 100), 20),
     )
+
+
+def describe_ignored(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a line for each variable of another model server, which has no effect here."""
+    return tuple(f"{name} has no effect: {instead}" for name, instead in _OF_OTHERS.items() if env.get(name))
 
 
 def _read_batch(env: Mapping[str, str]) -> Batch | None:

@@ -175,7 +175,7 @@ class App:
         if message["type"] == "http.disconnect":
             return None
         loop = asyncio.get_running_loop()
-        pipe = BodyPipe(message["body"], loop)
+        pipe = BodyPipe(message["body"], loop, _BODY_SECONDS)
         rest = _nothing if not message["more_body"] else receive
         feeding = loop.create_task(pipe.feed(rest))
         try:

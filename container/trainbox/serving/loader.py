@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from trainbox.contract.hosting import Hosting
-from trainbox.contract.job import add_to_environment, read_environment
+from trainbox.contract.hosting import GPU_VARIABLE, Hosting
+from trainbox.contract.job import add_to_environment
 from trainbox.serving import worker
 from trainbox.serving.app import App
 from trainbox.serving.responder import Responder, load_responder
@@ -46,7 +46,6 @@ DRAIN_SECONDS = 20.0
 _END_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _ANSWER_SECONDS = 1.0
-_GPUS = "CUDA_VISIBLE_DEVICES"
 Prepare: TypeAlias = Callable[[Hosting], None]
 Load: TypeAlias = Callable[[Hosting], Responder]
 
@@ -280,7 +279,6 @@ class ModelLoader:
 
     def _load_on_gpu(self, number: int) -> Responder:
         """Load the model where this worker alone computes: each sees one GPU, in turn, which is its first."""
-        env = read_environment()
-        visible = env[_GPUS].split(",") if _GPUS in env else [str(place) for place in range(read_machine().gpus)]
-        add_to_environment({_GPUS: visible[number % len(visible)]})
+        visible = self._hosting.visible_gpus or tuple(str(place) for place in range(read_machine().gpus))
+        add_to_environment({GPU_VARIABLE: visible[number % len(visible)]})
         return _checked(self._load(self._hosting))

@@ -104,7 +104,8 @@ class ModelResponder:
         card = predictor.card
         self.joins = hosting.joins_requests and predictor.is_rowwise
         self._fewest = 2
-        self.name = f"{card.algorithm} ({card.objective}), {card.features.count:,} features"
+        objective = f" ({card.objective})" if card.objective else ""
+        self.name = f"{card.algorithm}{objective}, {card.features.count:,} features"
 
     def check(self) -> None:
         """Answer the rows of the model's card."""

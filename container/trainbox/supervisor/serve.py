@@ -14,7 +14,7 @@ from types import FrameType
 from trainbox.contract.credentials.secrets import hidden_values
 from trainbox.contract.failures.diagnosis import diagnose_defect, diagnose_error
 from trainbox.contract.failures.failure import compose
-from trainbox.contract.hosting import Hosting, read_hosting
+from trainbox.contract.hosting import Hosting, describe_ignored, read_hosting
 from trainbox.contract.job import read_environment
 from trainbox.contract.settings import require_known
 from trainbox.contract.text import short
@@ -89,6 +89,8 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
     require_known((), env)
     hosting = read_hosting(env)
+    for line in describe_ignored(env):
+        emit(line)
     _require_http()
     _allow_connections()
     listener = _listen(hosting)

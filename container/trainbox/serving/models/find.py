@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -35,11 +36,12 @@ _FRAMEWORKS: dict[Form, Framework] = {
     "pickle": "scikit-learn",
     "torch-export": "pytorch",
     "torchscript": "pytorch",
+    "onnx": "onnx",
 }
 #: Forms whose loading runs code of their author.
 CODE: tuple[Form, ...] = ("booster-pickle", "pickle", "torchscript")
 #: The forms of one model, the safest first: training writes both.
-_ALIKE: tuple[Form, ...] = ("skops", "torch-export", "pickle", "torchscript")
+_ALIKE: tuple[Form, ...] = ("skops", "torch-export", "onnx", "pickle", "torchscript")
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -218,7 +220,7 @@ def _choose_files(hosting: Hosting, listing: Listing) -> tuple[Form, tuple[str, 
         raise DataError(
             f"{hosting.model_dir} has no model to serve: {what}it holds {_listed(listing)}",
             hint="a model of trainbox has trainbox/model.json; others are xgboost-model, *.ubj, *.json, *.bst, *.skops,"
-            " *.joblib, *.pkl, *.pt2 or TorchScript, alone; anything else needs code/inference.py with model_fn",
+            " *.joblib, *.pkl, *.pt2, *.onnx or TorchScript, alone; anything else needs code/inference.py and model_fn",
         )
     names = ", ".join(each for _, names in models for each in names)
     raise DataError(
@@ -296,6 +298,15 @@ def load(found: FoundModel) -> Predictor:
             is_script=found.form == "torchscript",
             may_run_code=found.may_run_code,
         )
+    if found.framework == "onnx":
+        if find_spec("onnxruntime") is None:
+            raise DataError(
+                f"{found.model_dir / found.files[0]} needs onnxruntime, which is not installed",
+                hint="install it in an image on top of this one",
+            )
+        from trainbox.serving.models import onnx  # noqa: PLC0415 - likewise
+
+        return onnx.load_predictor(found.model_dir, found.files[0])
     raise DataError(f"{found.model_dir}: the user's model_fn loads this model")
 
 
