@@ -120,7 +120,6 @@ class WorkerTable:
         self._turn = 0
         self._memory_kills = 0
         self.workers: list[Worker] = []
-<<<<<<< HEAD
         #: Those that take over once all of them are ready, and those that have been asked to retire.
         self.successors: list[Worker] = []
         self.retiring: list[Worker] = []
@@ -128,8 +127,6 @@ class WorkerTable:
         self._awaits_replacement = False
         #: Since when no worker is ready; None as long as one is.
         self.absent_since: float | None = None
-=======
->>>>>>> reqfmt
 
     def begin(self, count: int) -> None:
         """The loader is ready: have it fork them all."""
@@ -297,12 +294,9 @@ class WorkerTable:
                 worker.why_killed = _describe_silence(worker, silent, busy)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
-<<<<<<< HEAD
         is_absent = not any(worker.is_ready for worker in self.workers)
         self.absent_since = (self.absent_since or now) if is_absent else None
         return min(now + LOOK_SECONDS, min((worker.start_at for worker in self._all()), default=float("inf")))
-=======
-        return min(now + LOOK_SECONDS, min((worker.start_at for worker in self.workers), default=float("inf")))
 
 
 def _describe_silence(worker: Worker, silent: float, busy: float) -> str:
@@ -312,4 +306,3 @@ def _describe_silence(worker: Worker, silent: float, busy: float) -> str:
         what = "has not answered a request" if busy >= silent else "has stood still"
         setting = "SAGEMAKER_MODEL_SERVER_TIMEOUT"
     return f"{what} for {max(silent, busy):.1f} s ({setting}) and was killed"
->>>>>>> reqfmt
