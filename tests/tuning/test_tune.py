@@ -2,18 +2,21 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.runs import record
 from tests.support.terminals import run_on_terminal
+from tests.support.trees import wheel
 from tests.support.waiting import LIMIT, eventually
+from trainbox.supervisor.requirements import OVERLAY_MARKER
 from trainbox.tuning.tuning_file import read_tuning
 
 pytestmark = pytest.mark.process
@@ -37,6 +40,18 @@ while depth != "1" and not stopped and not (here / "go").exists():
 saved.touch()
 Path(os.environ["SM_MODEL_DIR"], "model").write_text(depth)
 """
+#: Ten epochs, each kept in a checkpoint that is written whole.
+EPOCHS = """
+import os, sys, time
+from pathlib import Path
+depth, checkpoints = sys.argv[-1], Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
+done = len(list(checkpoints.glob("epoch-*")))
+for epoch in range(done, 10):
+    (checkpoints / f"epoch-{epoch}").touch()
+    print(f"epoch {epoch} of {depth}", flush=True)
+    time.sleep(0.05)
+print(f"score={depth}")
+"""
 
 
 @pytest.fixture
@@ -46,19 +61,23 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(here: Path, *arguments: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[str]":
+def started(
+    here: Path, *arguments: str, prefix: Sequence[str] = (), env: Mapping[str, str] = os.environ
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*prefix, *COMMAND, *arguments],
         cwd=here,
-        env={**os.environ, "MARK": str(here)},
+        env={**env, "MARK": str(here)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def tune(here: Path, *arguments: str, prefix: Sequence[str] = ()) -> tuple[int, str, str]:
-    with started(here, *arguments, prefix=prefix) as process:
+def tune(
+    here: Path, *arguments: str, prefix: Sequence[str] = (), env: Mapping[str, str] = os.environ
+) -> tuple[int, str, str]:
+    with started(here, *arguments, prefix=prefix, env=env) as process:
         out, err = process.communicate(timeout=LIMIT)
     return process.returncode, out, err
 
@@ -189,3 +208,49 @@ def test_raw_arguments_reach_every_trial(here: Path) -> None:
     for number in (1, 2, 3):
         log = (here / "out" / f"trial-{number:03d}" / "logs" / "algo-1.log").read_text()
         assert f"score=1 ['--depth', '{number}', '--flag', 'more']" in log
+
+
+def test_trials_share_the_environment_of_their_requirements(here: Path) -> None:
+    (here / "src" / "wheels").mkdir()
+    (here / "src" / "wheels" / "mine-1.0-py3-none-any.whl").write_bytes(wheel("mine", "words = 7\n"))
+    (here / "src" / "requirements.txt").write_text("--no-index\n--find-links wheels\nmine\n")
+    (here / "src" / "train.py").write_text("import mine\nprint(f'score={mine.words}')\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    env = {**kept, "XDG_CACHE_HOME": str(here / "cache"), "PIP_CONFIG_FILE": os.devnull}
+    code, _, err = tune(here, *GRID, "--parallel", "2", env=env)
+    assert code == 0, err
+    assert statuses(here) == ["Completed"] * 3
+    environments = here / "cache" / "trainbox" / "environments"
+    assert len(list(environments.glob(f"[!.]*/{OVERLAY_MARKER}"))) == 1
+    logs = [(here / "out" / f"trial-{n:03d}" / "logs" / "algo-1.log").read_text() for n in (1, 2, 3)]
+    assert sum("Successfully installed mine" in log for log in logs) == 1
+
+
+@pytest.mark.long
+def test_kills_at_any_moment_lose_no_finished_trial(here: Path) -> None:
+    moments = random.Random(1)
+    (here / "src" / "train.py").write_text(EPOCHS)
+    given = ("--range", "depth=1:900", "--trials", "8", "--parallel", "2", *METRIC, "--resume")
+    kills, code, finished = 0, -signal.SIGKILL, {}
+    while code == -signal.SIGKILL:
+        with started(here, *given) as process:
+            try:
+                process.communicate(timeout=moments.uniform(0.5, 3.5) + kills / 4)
+            except subprocess.TimeoutExpired:
+                kills += 1
+            process.kill()
+            process.communicate()
+        code = process.returncode
+        eventually(lambda: not marked(here), "the end of all its processes", logs=lambda: "\n".join(marked(here)))
+        trials = json.loads((here / "out" / "tuning.json").read_text())["trials"] if (here / "out").exists() else []
+        ended = {trial["number"]: trial for trial in trials if trial["status"] == "Completed"}
+        assert {number: ended.get(number) for number in finished} == finished
+        finished = ended
+    assert code == 0
+    assert kills > 1
+    assert statuses(here) == ["Completed"] * 8
+    for number, trial in finished.items():
+        lines = [log.read_text() for log in (here / "out" / f"trial-{number:03d}" / "logs").glob("*.log")]
+        # What a checkpoint has is not done again.
+        assert sum(text.count("epoch 0 ") for text in lines) <= 1
+        assert trial["objective"] == float(trial["values"]["depth"])

@@ -337,6 +337,16 @@ def test_secrets_are_not_recorded(here: Path) -> None:
     assert found.record.static == {"rounds": "5"}
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("api_key", "api_key is a secret by its name"), ("sagemaker_program", "is a setting of the container")],
+)
+def test_what_is_no_hyperparameter_is_not_tuned(here: Path, name: str, message: str) -> None:
+    (here / "seed" / "train.py").write_text("print('score=1')\n")
+    with pytest.raises(RunError, match=message):
+        plan(here, "seed/train.py", "--choice", f"{name}=a,b", *METRIC)
+
+
 def test_a_finite_space_has_no_more_trials_than_points(here: Path) -> None:
     found = mine(here, "--choice", "depth=1,2,3", "--trials", "20")
     assert found.settings.max_trials == 3

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from trainbox.contract.credentials.secrets import hidden_values, without_secrets
 from trainbox.errors import RunError, TrainboxError
 from trainbox.files import keep_out_of_git
 from trainbox.local.request import RESULTS
@@ -87,6 +88,7 @@ class _Tuner:
         self.to_resume: list[TrialRecord] = []
         self.events: queue.SimpleQueue[TrialEvent] = queue.SimpleQueue()
         self.noted: set[str] = set()
+        self.secrets = hidden_values(plan.options.env or {}, plan.spec.hyper_parameters, also=plan.hide)
         self.failures = 0
         self.failure_reason = ""
         #: Whether trials that run can come to nothing, either.
@@ -206,7 +208,7 @@ class _Tuner:
         try:
             outcome = run.future.result()
         except TrainboxError as error:
-            reason = f"{type(error).__name__}: {error.message}"
+            reason = without_secrets(f"{type(error).__name__}: {error.message}", self.secrets)
             trial = msgspec.structs.replace(trial, status="Failed", failure_reason=reason, seconds=round(seconds, 3))
             if _is_disk_full(error):
                 self.error = error
