@@ -216,6 +216,11 @@ def problem(status: int, text: str, hint: str = "") -> Response:
     return Response(status, body, (("content-type", "application/json"),), note=text)
 
 
+def stopping() -> Reply:
+    """Return what becomes of any change once the server has been asked to stop."""
+    return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping")
+
+
 def loaded() -> Reply:
     """Return what became of a load that went well; the word is multi-model-server's."""
     return Reply(HTTPStatus.OK, "Workers scaled")

@@ -21,12 +21,21 @@ from trainbox.errors import ProgramError, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.serving import connections
 from trainbox.serving.loader import ModelLoader
-from trainbox.serving.multi.api import LoadModel, Reply, UnloadModel, loaded, loaded_already, not_found, unloaded
+from trainbox.serving.multi.api import (
+    LoadModel,
+    Reply,
+    UnloadModel,
+    loaded,
+    loaded_already,
+    not_found,
+    stopping,
+    unloaded,
+)
 from trainbox.serving.multi.exchange import Exchange, Ticket
 from trainbox.serving.multi.loading import Candidate, find_candidate, import_library, load_candidate, try_candidate
 from trainbox.serving.multi.models_app import ModelsApp
 from trainbox.serving.multi.models_responder import LoadedModel, ModelsResponder
-from trainbox.serving.multi.room import Room, refuse_after, refuse_before
+from trainbox.serving.multi.room import Room, find_room, no_memory, refuse_after, refuse_before
 from trainbox.serving.multi.store import Store, StoredModel
 from trainbox.serving.multi.trial import Trial, attempt, explain_error
 from trainbox.serving.responder import load_responder
@@ -40,8 +49,6 @@ _TICK_SECONDS = 0.25
 _MOST_TRIALS = 4
 #: After so many unloads all objects are looked at for cycles, whatever became of the models.
 _UNLOADS_PER_COLLECTION = 16
-_WORKER_BYTES = 32 * 2**20
-_BODIES = 3
 
 
 def run(hosting: Hosting, *, link: int, page: int, store: int) -> int:
@@ -132,7 +139,7 @@ class ModelsLoader(ModelLoader):
             while (ticket := self._exchange.receive()) is not None:
                 self._asked.append(ticket)
         for tried in self._tried.values():
-            tried.trial.look()
+            tried.trial.look(is_stopping=bool(self._header[PageField.DRAINING]))
         while self._asked and (len(self._tried) < _MOST_TRIALS or isinstance(self._asked[0].change, UnloadModel)):
             self._begin(self._asked.popleft())
         self._renew()
@@ -183,6 +190,9 @@ class ModelsLoader(ModelLoader):
 
     def _begin(self, ticket: Ticket) -> None:
         change = ticket.change
+        if self._header[PageField.DRAINING]:
+            ticket.answer(stopping())
+            return
         if isinstance(change, UnloadModel):
             self._unload(ticket, change.name)
             return
@@ -201,13 +211,16 @@ class ModelsLoader(ModelLoader):
             return
         import_library(candidate)
         kills = read_memory().kills or 0
-        trial = Trial(lambda: try_candidate(candidate), self.close_own, self._hosting.startup_seconds)
+        try:
+            trial = Trial(lambda: try_candidate(candidate), self.close_own, self._hosting.startup_seconds)
+        except OSError as error:  # of fork or pipe
+            self._refuse(ticket, no_memory(f"no process can be started for its trial: {error.strerror}"))
+            return
         self._tried[trial.pid] = _Tried(ticket, candidate, trial, kills)
 
     def _room(self) -> Room | None:
-        available = read_available()
-        each = _WORKER_BYTES + _BODIES * self._hosting.max_body_bytes
-        return None if available is None else Room(available, each * self._header[PageField.WORKERS])
+        workers = self._header[PageField.WORKERS]
+        return find_room(read_available(), workers=workers, largest_body=self._hosting.max_body_bytes)
 
     def _take_in(self, tried: _Tried) -> None:
         """Load a model whose trial went well."""
