@@ -93,6 +93,8 @@ class _Tried(msgspec.Struct, frozen=True):
     trial: Trial
     #: How many processes the kernel had killed for memory before.
     memory_kills: int
+    #: Who has asked for the same meanwhile.
+    others: list[Ticket] = msgspec.field(default_factory=list)
 
 
 class ModelsLoader(ModelLoader):
@@ -167,10 +169,11 @@ class ModelsLoader(ModelLoader):
         kills = (read_memory().kills or 0) - tried.memory_kills
         report = tried.trial.conclude(status, memory_kills=kills)
         refusal = report.refusal or refuse_after(self._room(), report.bytes)
+        if refusal is None:
+            refusal = self._take_in(tried)
         if refusal is not None:
-            self._refuse(tried.ticket, refusal)
-        else:
-            self._take_in(tried)
+            for ticket in (tried.ticket, *tried.others):
+                self._refuse(ticket, refusal)
 
     def close_own(self) -> None:
         """Close, in a process that was forked, what is the loader's alone."""
@@ -178,8 +181,8 @@ class ModelsLoader(ModelLoader):
         self._exchange.close_loader()
         for ticket in (*self._asked, *(ticket for ticket, _ in (*self._renewing, *self._changed))):
             ticket.worker.close()
-        for tried in self._tried.values():
-            tried.ticket.worker.close()
+        for ticket in (ticket for tried in self._tried.values() for ticket in (tried.ticket, *tried.others)):
+            ticket.worker.close()
 
     def freeze(self) -> None:
         """Keep collections out of what all workers share: one would copy every page that has an object."""
@@ -192,16 +195,21 @@ class ModelsLoader(ModelLoader):
         change = ticket.change
         if self._header[PageField.DRAINING]:
             ticket.answer(stopping())
-            return
-        if isinstance(change, UnloadModel):
+        elif isinstance(change, UnloadModel):
             self._unload(ticket, change.name)
-            return
-        is_loading = any(tried.candidate.name == change.name for tried in self._tried.values())
-        if change.name in self._all.models or is_loading:
-            ticket.answer(loaded_already(change.name, is_loading=is_loading))
+        elif change.name in self._all.models:
+            self._answer_unchanged(ticket, loaded_already(change.name))
+        else:
+            self._begin_load(ticket, change)
+
+    def _begin_load(self, ticket: Ticket, asked: LoadModel) -> None:
+        """Start the trial of a model, unless it runs already or its files say enough."""
+        same = next((tried for tried in self._tried.values() if tried.candidate.name == asked.name), None)
+        if same is not None:
+            same.others.append(ticket)
             return
         try:
-            candidate = find_candidate(self._hosting, change)
+            candidate = find_candidate(self._hosting, asked)
         except TrainboxError as error:
             self._refuse(ticket, explain_error(error))
             return
@@ -218,23 +226,32 @@ class ModelsLoader(ModelLoader):
             return
         self._tried[trial.pid] = _Tried(ticket, candidate, trial, kills)
 
+    def _answer_unchanged(self, ticket: Ticket, reply: Reply) -> None:
+        """Answer that there is nothing to do; where the workers do not know that yet, when they do."""
+        changing = {other.change.name for other, _ in (*self._renewing, *self._changed)}
+        if ticket.change.name in changing:
+            self._changed.append((ticket, reply))
+        else:
+            ticket.answer(reply)
+
     def _room(self) -> Room | None:
         workers = self._header[PageField.WORKERS]
         return find_room(read_available(), workers=workers, largest_body=self._hosting.max_body_bytes)
 
-    def _take_in(self, tried: _Tried) -> None:
-        """Load a model whose trial went well."""
+    def _take_in(self, tried: _Tried) -> Reply | None:
+        """Load a model whose trial went well; why it could not be."""
         candidate = tried.candidate
         self._write(StoredModel(candidate.name, candidate.url, is_loaded=False))
         told_before = msgspec.structs.replace(candidate.found, notes=())
         refusal = self._load_here(msgspec.structs.replace(candidate, found=told_before))
         self._write()
         if refusal is not None:
-            self._refuse(tried.ticket, refusal)
-            return
+            return refusal
         seconds = time.monotonic() - tried.trial.began
         emit(f"model {short(candidate.name)} is loaded from {candidate.url}: {seconds:.2f} s")
         self._changed.append((tried.ticket, loaded()))
+        self._changed += [(ticket, loaded_already(candidate.name)) for ticket in tried.others]
+        return None
 
     def _load_here(self, candidate: Candidate) -> Reply | None:
         """Load a model in this process; why it could not be."""
@@ -275,7 +292,7 @@ class ModelsLoader(ModelLoader):
     def _unload(self, ticket: Ticket, name: str) -> None:
         model = self._all.models.pop(name, None)
         if model is None:
-            ticket.answer(not_found(name))
+            self._answer_unchanged(ticket, not_found(name))
             return
         self._write()
         emit(f"model {short(name)} is unloaded")
