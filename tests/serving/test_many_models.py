@@ -143,6 +143,7 @@ def test_a_directory_outside_of_the_tree_is_refused_however_it_is_written(tmp_pa
     inside = tmp_path / "ml"
     (inside / "models").mkdir(parents=True)
     (inside / "models" / "link").symlink_to(tmp_path / "outside")
+    (inside / "models" / "loop").symlink_to(inside / "models" / "loop")
     with ManyModels(inside, ONE) as server:
         for url in (
             str(tmp_path / "outside" / "model"),
@@ -154,10 +155,13 @@ def test_a_directory_outside_of_the_tree_is_refused_however_it_is_written(tmp_pa
             "s3://bucket/model.tar.gz",
             f"{inside}/models/\x00",
             "/" + "a" * 5000,
+            f"{inside}/{'a' * 300}",
+            f"{inside}/models/loop",
         ):
             refused = server.call("POST", "/models", json.dumps({"model_name": "m", "url": url}).encode())
             assert refused.status == 400, url
         assert server.names == []
+        assert "FAILED" not in server.log
 
 
 def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.serving.test_many_models import ONE, TWO, grown, place, predicted
 from tests.serving.test_serve_models import ROWS, as_csv
-from tests.support.many_models import ManyModels, write_code
+from tests.support.many_models import ManyModels, read, write_code
 from tests.support.servers import Answered
 from tests.support.waiting import LIMIT
 from trainbox.system.procfs import read_stat
@@ -187,23 +187,24 @@ def test_a_loader_that_dies_loads_the_models_again_without_the_one_it_died_of(tm
         assert server.names == []
 
 
-def test_a_stop_answers_all_that_has_come(tmp_path: Path) -> None:
+def test_a_stop_answers_all_that_has_come_and_ends_a_load_that_hangs(tmp_path: Path) -> None:
     write_code(tmp_path, "m")
-    write_code(tmp_path, "slow", "import time\ntime.sleep(1)\ndef transform_fn(*_): return ''\ndef model_fn(_): pass\n")
+    write_code(tmp_path, "hangs", "import time\ntime.sleep(600)\ndef model_fn(_): pass\n")
     with ManyModels(tmp_path, TWO) as server:
         assert server.load("m").status == 200
+        server.until(lambda: len(server.workers) == 2, "the workers before have ended")
         loading: list[Answered] = []
-        thread = threading.Thread(target=lambda: loading.append(server.load("slow")))
+        thread = threading.Thread(target=lambda: loading.append(server.load("hangs")))
         with Clients(server, ["m"] * 8, b"") as clients:
-            server.until(lambda: clients.count > 50, "clients are at it")
+            clients.go_on(50)
             thread.start()
-            server.until(lambda: "POST /models" in server.log or clients.count > 200, "the load is on its way")
+            server.until(lambda: len(server.workers) == 3, "the trial runs")
             os.kill(server.process.pid, signal.SIGTERM)
             assert server.wait() == 0
         thread.join(LIMIT)
         assert not clients.failures, server.log
         assert {status for _, status, _ in clients.answers} == {200}
-        assert [each.status for each in loading] in ([200], [503])
+        assert [(each.status, read(each)["message"]) for each in loading] == [(503, "the server is stopping")]
 
 
 def test_a_worker_that_stands_still_is_replaced_and_holds_up_no_load_for_ever(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,7 @@ from trainbox.contract.hosting import Hosting
 from trainbox.contract.job import default_in_environment
 from trainbox.contract.text import short
 from trainbox.data.formats.byte_stream import Readable
-from trainbox.errors import ProgramError
+from trainbox.errors import DataError, ProgramError
 from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.hooks.namespace import Namespace
 from trainbox.serving.hooks.requirements import check_requirements
@@ -22,6 +23,7 @@ from trainbox.serving.multi.api import LoadModel
 from trainbox.serving.responder import ModelResponder, Request, Responder, Response
 
 T = TypeVar("T")
+_MOST_FILES = 10_000
 _MODULES = {"xgboost": "xgboost", "scikit-learn": "sklearn", "pytorch": "torch"}
 
 
@@ -48,17 +50,27 @@ def find_candidate(hosting: Hosting, asked: LoadModel) -> Candidate:
         DataError: There is no model in it.
         ProgramError: Its module cannot be used.
     """
-    directory = Path(asked.url).resolve()
-    root = hosting.layout.root.resolve()
-    if not directory.is_relative_to(root) or not directory.is_dir():
-        raise RequestError(f"url={short(asked.url, 200)} is not a directory below {root}", hint="models lie there")
+    directory = _find_directory(hosting.layout.root, asked.url)
     own = msgspec.structs.replace(hosting, model_path=directory, model_name=asked.name)
     try:
         found = find_model(own, list_model(own))
+        below = itertools.islice(files.walk_below(directory), _MOST_FILES)
+        size = sum(status.st_size for path, status in below if path.suffix != ".gz")
     except (RecursionError, MemoryError) as error:  # of the parser
         raise ProgramError(f"the code of {short(asked.name)} is nested too deeply to be read") from error
-    size = sum(status.st_size for path, status in files.walk_below(directory) if path.suffix != ".gz")
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     return Candidate(asked.name, asked.url, own, found, size)
+
+
+def _find_directory(root: Path, url: str) -> Path:
+    try:
+        directory, root = Path(url).resolve(), root.resolve()
+        if directory.is_relative_to(root) and directory.is_dir():
+            return directory
+    except (OSError, RuntimeError):  # a name that is too long; links that lead to each other
+        pass
+    raise RequestError(f"url={short(url, 200)} is not a directory below {root}", hint="models lie there")
 
 
 def import_library(candidate: Candidate) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from trainbox.errors import TrainboxError
 from trainbox.log_lines import emit
 from trainbox.serving.hooks.calls import HookError
-from trainbox.serving.multi.api import Reply
+from trainbox.serving.multi.api import Reply, stopping
 from trainbox.serving.multi.room import no_memory
 from trainbox.system.memory import read_rss
 
@@ -48,7 +48,7 @@ class Trial:
     def __init__(self, load: Callable[[], object], close: Callable[[], None], seconds: float) -> None:
         self.began = time.monotonic()
         self._seconds = seconds
-        self._is_late = False
+        self._is_late = self._is_stopped = False
         sys.stdout.flush()
         sys.stderr.flush()
         self._pipe, report = os.pipe()
@@ -58,10 +58,11 @@ class Trial:
         os.close(report)
         os.set_blocking(self._pipe, False)
 
-    def look(self) -> None:
-        """End it if it takes too long."""
-        if not self._is_late and time.monotonic() - self.began > self._seconds:
-            self._is_late = True
+    def look(self, *, is_stopping: bool = False) -> None:
+        """End it if it takes too long, or if the server stops."""
+        is_late = time.monotonic() - self.began > self._seconds
+        if (is_late or is_stopping) and not (self._is_late or self._is_stopped):
+            self._is_late, self._is_stopped = is_late, is_stopping
             os.kill(self.pid, signal.SIGKILL)
 
     def conclude(self, status: int, *, memory_kills: int) -> Report:
@@ -75,6 +76,8 @@ class Trial:
             content = pipe.read(_MOST_REPORT) or b""
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(content, type=Report)
+        if self._is_stopped:
+            return Report(stopping())
         return Report(explain_end(status, is_late=self._is_late, seconds=self._seconds, memory_kills=memory_kills))
 
 

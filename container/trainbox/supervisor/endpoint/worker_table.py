@@ -179,6 +179,7 @@ class WorkerTable:
         left = [worker for worker in self.workers if worker.pid or worker.start_at == float("inf")]
         for worker in self.workers:
             if worker not in left:
+                worker.slot.begin()
                 worker.close()
         self.workers, self.successors = self.successors, []
         self.retiring += left
