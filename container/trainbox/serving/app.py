@@ -75,7 +75,7 @@ class App:
         slot = page.slot(number)
         self._words = slot.words
         self._counters = Counters(slot)
-        self._predictions = Predictions(slot, responder)
+        self._predictions = Predictions(slot, responder, shows_values=hosting.shows_values)
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
