@@ -58,21 +58,22 @@ def translate_resource_errors(shown: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError, *arrow_errors()) as error:
+    except arrow_errors(MemoryError, RuntimeError, OSError) as error:
         lacking = find_exhausted(error)
         if lacking is None:
             raise
         raise describe_exhausted(shown, lacking, error) from error
 
 
-def arrow_errors(name: str = "ArrowException") -> tuple[type[BaseException], ...]:
-    """Return a class of Arrow's errors, to catch; none where Arrow is not loaded: it may be too late for that.
+def arrow_errors(*others: type[Exception], name: str = "ArrowException") -> tuple[type[BaseException], ...]:
+    """Return classes of errors to catch, and one of Arrow's; not that where Arrow is not loaded: it may be too late.
 
     Args:
-        name: Of the class.
+        others: The other classes.
+        name: Of the class of Arrow.
     """
     loaded = sys.modules.get("pyarrow")
-    return (getattr(loaded, name),) if hasattr(loaded, name) else ()
+    return (*others, getattr(loaded, name)) if hasattr(loaded, name) else others
 
 
 @cache
@@ -105,8 +106,8 @@ def find_exhausted(error: BaseException) -> Resource | None:
         return "memory"
     if isinstance(error, OSError) and error.errno is not None:
         return _BY_ERRNO.get(error.errno)
-    invalid = arrow_errors("ArrowInvalid")
-    if isinstance(error, invalid) or not isinstance(error, (RuntimeError, OSError, *arrow_errors())):
+    invalid = arrow_errors(name="ArrowInvalid")
+    if isinstance(error, invalid) or not isinstance(error, arrow_errors(RuntimeError, OSError)):
         return None  # ArrowInvalid quotes the content
     text = str(error)
     return next((lacking for words, lacking in _BY_MESSAGE.items() if words in text), None)

@@ -168,6 +168,11 @@ class NamespacedResponder:
         with self._namespace.active():
             return _begun(self._responder.answer_blocks(request, body))
 
+    def execution_parameters(self) -> Response | None:
+        """Answer `/execution-parameters` where the model's module does."""
+        with self._namespace.active():
+            return self._responder.execution_parameters()
+
 
 def _begun(response: Response) -> Response:
     """Have an iterator make its first part here, where it can import what it needs."""
