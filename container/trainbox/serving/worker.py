@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -74,7 +73,7 @@ class WorkerLoop:
         self._connections = Connections(seat.app(seat.hosting, seat.page, seat.number, responder), number=seat.number)
 
     async def run(self) -> None:
-        """Serve until SIGTERM, or until the supervisor has gone."""
+        """Serve until SIGTERM, or until the supervisor or the loader has gone; what has come is answered."""
         loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, self._ended.set)
@@ -93,8 +92,10 @@ class WorkerLoop:
         with contextlib.suppress(BlockingIOError):
             while True:
                 content, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
-                if not content:  # the supervisor has gone, and nobody else will say so
-                    os._exit(1)
+                if not content:  # the supervisor has gone, or the loader: no more will come
+                    asyncio.get_running_loop().remove_reader(self._channel.fileno())
+                    self._ended.set()
+                    return
                 for descriptor in descriptors:
                     self._words[WorkerField.LAST_REQUEST] = time.monotonic_ns()
                     self._connections.add(socket.socket(fileno=descriptor), is_kept=self._hosting.is_multi_model)
