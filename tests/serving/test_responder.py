@@ -44,7 +44,7 @@ class Sums:
     def predict(self, rows: Floats) -> Floats:
         self.calls.append(len(rows))
         spin(self._cost(len(rows)))
-        return rows.sum(axis=1, dtype=np.float32)
+        return np.asarray(rows.sum(axis=1), np.float32)
 
     def contributions(self, rows: Floats) -> Floats:
         raise NotImplementedError

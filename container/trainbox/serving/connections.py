@@ -27,6 +27,7 @@ HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
 _TICK_SECONDS = 0.01
 _EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
+_GIVEN = inspect.signature(HttpToolsProtocol).parameters
 _CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -134,8 +135,7 @@ class Connections:
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a bad request is answered, and is no error of ours
         self._state = ServerState()
         self._tasks: set[asyncio.Task[Any]] = set()
-        given = inspect.signature(HttpToolsProtocol).parameters
-        self.can_be_given = all(name in given for name in _EXPECTED)
+        self.can_be_given = all(name in _GIVEN for name in _EXPECTED)
         if not self.can_be_given and number == 0:
             emit(f"uvicorn {uvicorn.__version__} cannot be given connections: each worker listens (SO_REUSEPORT)")
 

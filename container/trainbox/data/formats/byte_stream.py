@@ -149,7 +149,7 @@ def translate_read_errors(shown: str) -> Iterator[None]:
     try:
         with translate_resource_errors(shown):
             yield
-    except (*arrow_errors(), OSError) as error:
+    except (OSError, *arrow_errors()) as error:
         raise DataError(f"{shown} cannot be read: {error}", hint="is the file whole?") from error
 
 
