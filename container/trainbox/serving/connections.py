@@ -28,6 +28,7 @@ HEAD_BYTES = 64 * 1024
 _TICK_SECONDS = 0.01
 _WRITE_SECONDS = 0.002
 _EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
+_GIVEN = inspect.signature(HttpToolsProtocol).parameters
 _CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -143,8 +144,7 @@ def _config(app: Any, http: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's 
 
 def can_be_given() -> bool:
     """Return whether this version of uvicorn can be given connections."""
-    given = inspect.signature(HttpToolsProtocol).parameters
-    return all(name in given for name in _EXPECTED)
+    return all(name in _GIVEN for name in _EXPECTED)
 
 
 class Connections:
