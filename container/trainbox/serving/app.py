@@ -279,16 +279,19 @@ class App:
             BrokenAnswer: A part cannot be made, or nobody takes it.
         """
         gone = asyncio.get_running_loop().create_task(wait_for_end(receive)) if receive is not None else None
+        is_whole = False
         try:
             while (part := await self._predictions.next_part(parts, request_id)) is not None:
                 if gone is not None and gone.done():
                     raise BrokenAnswer(499, "the client has gone")
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+            is_whole = True
             await send({"type": "http.response.body", "body": b""})
         finally:
             if gone is not None:
                 gone.cancel()
-            await self._predictions.close(parts)
+            if not is_whole:
+                await self._predictions.close(parts)
 
     def _log(self, path: str, status: int, rows: int, nanoseconds: int, told: str) -> None:
         is_error = status >= _FIRST_ERROR
