@@ -96,10 +96,10 @@ def test_what_a_worker_that_stands_still_has_not_taken_goes_to_others_and_it_is_
     table.promote()
     old.channel.send(CONNECTION)
     table.look(0)
-    assert old.is_retiring
+    assert [old.is_retiring] == [True]
     old.is_fresh = False
     assert list(table.take_back()) == []  # no descriptor was with it; the request has come back, too
-    assert not old.is_retiring
+    assert [old.is_retiring] == [False]
     table.look(0)
     assert old.taken_from.recv(1) == RETIRE
     assert list(table.end()) == []

@@ -10,6 +10,7 @@ from trainbox.contract.model_card import ModelCard, read_card
 from trainbox.contract.text import visible
 from trainbox.errors import DataError, RunError
 from trainbox.local.backends.engine import DEFAULT_IMAGE
+from trainbox.local.endpoints.many_models import MODELS, all_unpacked, find_models, load_all
 from trainbox.local.endpoints.model_source import find_source, unpacked
 from trainbox.local.endpoints.sample_request import curl_command, make_request, schema_line
 from trainbox.local.endpoints.server import Server, await_end, await_ready
@@ -25,6 +26,7 @@ EXAMPLES = (
     "trainbox serve trainbox-out/xgboost-20260101-120000",
     "trainbox serve model.tar.gz --port 8081 --workers 2",
     "trainbox serve model.tar.gz --docker",
+    "trainbox serve models/ --multi-model",
     "trainbox serve model/ --env SAGEMAKER_INFERENCE_OUTPUT=predicted_label,probability",
 )
 
@@ -40,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"of 127.0.0.1 ({_DEFAULT_PORT} by default); 0 is any that is free",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one for each processor)")
+    parser.add_argument(
+        "--multi-model",
+        action="store_true",
+        help="MODEL is a folder of models, which share the endpoint: each is asked by the name of its file or folder",
+    )
     add_docker_argument(parser)
     add_env_argument(parser)
 
@@ -103,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
         TrainboxError: The model cannot be found or unpacked, or the endpoint ended by itself.
     """
     given = read_variables(args.env)
+    if args.multi_model:
+        return _serve_many(args, given)
     with Interrupts() as stop, unpacked(find_source(Path(args.model))) as root:
         port = find_port(args.port)
         env = read_environment()
@@ -110,6 +119,28 @@ def run(args: argparse.Namespace) -> int:
         with serving(plan, env) as server:
             if await_ready(server, plan.url, is_stopped=lambda: bool(stop.count)):
                 print(visible(_how_to_ask(read_card_of(root / MODEL), plan.url)), flush=True)
+                await_end(server, is_stopped=lambda: bool(stop.count))
+    return 0
+
+
+def _serve_many(args: argparse.Namespace, given: Mapping[str, str]) -> int:
+    """Serve the models of a folder until Ctrl-C; 0.
+
+    Raises:
+        TrainboxError: A model cannot be found or unpacked, or the endpoint ended by itself.
+    """
+    models = find_models(Path(args.model))
+    variables = {"SAGEMAKER_MULTI_MODEL": "true", **given}
+    with Interrupts() as stop, all_unpacked(models) as root:
+        env, port = read_environment(), find_port(args.port)
+        plan = plan_server(
+            root, port=port, workers=args.workers, given=variables, inherited=env, image=args.docker, mounted=MODELS
+        )
+        with serving(plan, env) as server:
+            if await_ready(server, plan.url, is_stopped=lambda: bool(stop.count)):
+                lines = load_all(plan, models)
+                ask = f"ask any of them:\n  trainbox invoke FILE --model NAME --url {plan.url}"
+                print(visible("\n".join([*lines, f"{plan.url} is ready; Ctrl-C ends it", ask])), flush=True)
                 await_end(server, is_stopped=lambda: bool(stop.count))
     return 0
 
