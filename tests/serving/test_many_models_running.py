@@ -225,7 +225,7 @@ def test_a_worker_that_stands_still_is_replaced_and_holds_up_no_load_for_ever(tm
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.long)])
 def test_hundreds_of_models_share_the_workers_and_the_memory(tmp_path: Path, count: int) -> None:
-    """Each of them is 470 KB on disk."""
+    """Each of them has 117 KB on disk."""
     booster = grown(100)
     names = [f"m{number}" for number in range(count)]
     for name in names:
