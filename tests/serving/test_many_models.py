@@ -84,13 +84,11 @@ def test_the_built_in_containers_own_models_load_by_its_own_requests(tmp_path: P
 
 
 def test_the_sdks_local_client_names_the_model_in_a_header(tmp_path: Path) -> None:
-    booster = grown(3)
-    place(tmp_path, "a.tar.gz", booster)
+    write_code(tmp_path, "a.tar.gz")
     with ManyModels(tmp_path, ONE) as server:
         assert server.load("a.tar.gz").status == 200
         headers = {"content-type": "text/csv", "X-Amzn-SageMaker-Target-Model": "a.tar.gz"}
-        answered = server.invoke(as_csv(ROWS[:1]), headers)
-        assert list(map(float, answered.body.split())) == predicted(booster, ROWS[:1])
+        assert server.invoke(b"", headers).body.endswith(b" a.tar.gz")
         unnamed = server.invoke(as_csv(ROWS[:1]), {"content-type": "text/csv"})
         assert (unnamed.status, read(unnamed)["message"]) == (
             400,
@@ -165,7 +163,7 @@ def test_a_directory_outside_of_the_tree_is_refused_however_it_is_written(tmp_pa
 
 
 def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:
-    place(tmp_path, "m", grown(2))
+    write_code(tmp_path, "m")
     names = [
         "../../etc/passwd",
         "a/b.tar.gz",
@@ -181,7 +179,7 @@ def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:
     with ManyModels(tmp_path, ONE) as server:
         for name in names:
             assert server.load(name, "m").status == 200, server.log
-            assert server.invoke_model(name, as_csv(ROWS[:1])).status == 200, name
+            assert server.invoke_model(name, b"").status == 200, name
         assert sorted(server.names) == sorted(names)
         for name in ("", "a\nb", "\x00", "\x1b[31m", "x" * 1025, "\u2028"):
             assert server.load(name, "m").status == 400
