@@ -207,3 +207,18 @@ def test_a_footer_that_ends_arrow_does_not_end_the_worker() -> None:
     body = zlib.decompress(base64.b85decode(HISTOGRAM.replace("\n", "")))
     assert body.startswith(b"PAR1")
     assert ask(body, PARQUET, model=MODEL).status in {200, 400}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "said"),
+    [
+        (
+            "application/octet-stream",
+            "the SageMaker SDK sends this where no serializer is given, such as CSVSerializer()",
+        ),
+        ("application/x-www-form-urlencoded", "curl sends this without --header 'Content-Type: text/csv'"),
+    ],
+)
+def test_what_a_client_sends_for_no_content_type_is_told_with_the_remedy(content_type: str, said: str) -> None:
+    hint = json.loads(ask(b"1,2,3,4", content_type, model=MODEL).body)["hint"]
+    assert hint.startswith(f"{said}; send one of text/csv, ")

@@ -74,6 +74,13 @@ class OutputType(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...] = ()
 
 
+#: What clients send where the caller has named nothing.
+_UNNAMED = {
+    "application/octet-stream": "the SageMaker SDK sends this where no serializer is given, such as CSVSerializer(); ",
+    "application/x-www-form-urlencoded": "curl sends this without --header 'Content-Type: text/csv'; ",
+}
+
+
 @functools.lru_cache(maxsize=256)
 def read_input_type(text: str, *, takes_images: bool = False) -> InputType:
     """Parse the content type of a request; parameters that do not affect reading are ignored.
@@ -92,7 +99,7 @@ def read_input_type(text: str, *, takes_images: bool = False) -> InputType:
     format_ = known.get(name)
     charset = parameters.get("charset", "utf-8").lower()
     if format_ is None or end < len(text.rstrip()):
-        raise _unsupported(f"the content type {short(text)} is not supported", known)
+        raise _unsupported(f"the content type {short(text)} is not supported", known, _UNNAMED.get(name, ""))
     if charset not in _UTF8_NAMES and format_ in {"CSV", "JSON", "JSON Lines", "libsvm"}:
         raise _unsupported(f"the charset {short(charset)} is not supported: text is UTF-8", known)
     header = {"present": True, "absent": False}.get(parameters.get("header", "").lower())
@@ -102,8 +109,8 @@ def read_input_type(text: str, *, takes_images: bool = False) -> InputType:
     return InputType(format_, header if format_ == "CSV" else None, int(base))
 
 
-def _unsupported(message: str, known: Mapping[str, InputFormat]) -> RequestError:
-    hint = f"send one of {', '.join(known)}"
+def _unsupported(message: str, known: Mapping[str, InputFormat], why: str = "") -> RequestError:
+    hint = f"{why}send one of {', '.join(known)}"
     return RequestError(message, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, hint=hint)
 
 
