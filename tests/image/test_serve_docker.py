@@ -1,4 +1,4 @@
-"""The image serves: by `trainbox serve --docker`, for any user in a container with nothing to write, and short of memory."""
+"""The image serves: by `trainbox serve --docker`, for any user where nothing can be written, and short of memory."""
 
 import functools
 import re
@@ -15,6 +15,7 @@ import xgboost
 
 from tests.support.runs import COMMAND
 from tests.support.waiting import LIMIT, eventually
+from tools.image import sizes
 from trainbox.contract.model_card import read_card
 from trainbox.local.backends.engine import LABEL
 
@@ -157,3 +158,10 @@ def test_a_worker_that_the_kernel_kills_for_memory_is_told_and_replaced(serve: S
         eventually(is_told, "what killed it", logs=lambda: served.log)
         assert served.ask("/invocations", "hello") == (200, "fine")
     assert served.stop() == 0, served.log
+
+
+def test_what_serves_weighs_little(image: str) -> None:
+    packages = sizes.read_extra(image, "serving")
+    print(*packages, sep="\n")
+    assert {"uvicorn", "uvloop", "httptools"} <= {package.name for package in packages}
+    assert sum(package.megabytes for package in packages) <= sizes.SERVING_BUDGET_MB == 25
