@@ -212,7 +212,7 @@ def test_every_name_gives_a_regex_within_the_limit_or_an_error(name: str) -> Non
 
 
 def test_a_goal_is_maximize_or_minimize() -> None:
-    with pytest.raises(MetricError, match=r"metric 'auc' has the goal 'max'\n  hint: say 'maximize' or 'minimize'"):
+    with pytest.raises(MetricError, match=r"metric 'auc' has the goal 'max'\n  hint: use 'maximize' or 'minimize'"):
         Metric("auc", "max")  # type: ignore[arg-type]  # what a script without a type checker does
 
 

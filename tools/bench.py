@@ -150,7 +150,7 @@ def _require_incumbent() -> None:
         raise BrokenError("sagemaker-training is not installed in .venv-incumbent: run `make venv-incumbent`")
 
 
-def say(text: str) -> None:
+def emit(text: str) -> None:
     """Print a line now."""
     print(text, flush=True)
 
@@ -213,17 +213,17 @@ def bench_start(scratch: Path, runs: int) -> None:
     memory = {side: start[side].memory_mb for side in sides}
     plain = {TRAINBOX: PLAIN, INCUMBENT_TRAIN: PLAIN_INCUMBENT}
     excess = {side: start[side].cpu_ms - start[bare].cpu_ms for side, bare in plain.items()}
-    say(f"Command start to the script's first line; processor time of the job; peak memory (median of {runs})")
+    emit(f"Command start to the script's first line; processor time of the job; peak memory (median of {runs})")
     for side in sides:
         beyond = f" ({excess[side]:.0f} ms beyond plain) {memory[side]:8.1f} MB" if side in excess else ""
-        say(f"  {side.name:32}{start[side].ms:8.0f} ms {start[side].cpu_ms:8.0f} ms{beyond}")
+        emit(f"  {side.name:32}{start[side].ms:8.0f} ms {start[side].cpu_ms:8.0f} ms{beyond}")
     share = excess[TRAINBOX] / excess[INCUMBENT_TRAIN]
     reached = verdict(reached=excess[TRAINBOX] <= TARGET_START_MS and share <= TARGET_START_SHARE)
-    say(
+    emit(
         f"  target: processor time of at most {TARGET_START_MS:.0f} ms beyond plain, and {TARGET_START_SHARE:.0%} of"
         f" sagemaker-training's: {reached} ({share:.0%})"
     )
-    say(
+    emit(
         f"  target: at most {TARGET_MEMORY_MB:.0f} MB: {verdict(reached=memory[TRAINBOX] <= TARGET_MEMORY_MB)}"
         f" ({memory[INCUMBENT_TRAIN] / memory[TRAINBOX]:.1f} times less)\n"
     )
@@ -267,9 +267,9 @@ def bench_relay(scratch: Path, runs: int, lines: int) -> None:
         Case("os.write() in blocks of 64 KiB, wherever lines end", BLOCK_SCRIPT, "file"),
         Case("os.write() in blocks of 64 KiB, wherever lines end", BLOCK_SCRIPT, "pipe"),
     )
-    say(f"Relaying {lines:,} metric lines, {len(expected) / 1e6:.0f} MB (median of {runs})")
+    emit(f"Relaying {lines:,} metric lines, {len(expected) / 1e6:.0f} MB (median of {runs})")
     for case in cases:
-        say(f"  {case.name}, to a {case.sink}")
+        emit(f"  {case.name}, to a {case.sink}")
         _relay_case(scratch / "relay", case, expected, runs)
 
 
@@ -287,7 +287,7 @@ def _relay_case(root: Path, case: Case, expected: bytes, runs: int) -> None:
     for side in sides:
         _, memory, lost, others = (max(run[column] for run in seen[side]) for column in range(4))
         shown = f"{memory:6.1f} MB" if side is not PLAIN else " " * 9
-        say(f"    {side.name:30}{speed[side]:12,.0f} lines/s {shown}  lines lost or cut: {lost:,}; added: {others:,}")
+        emit(f"    {side.name:30}{speed[side]:12,.0f} lines/s {shown}  lines lost or cut: {lost:,}; added: {others:,}")
         if side is TRAINBOX and (lost or others):
             raise BrokenError(f"trainbox: {lost} of {lines} lines did not come through as they were written")
     ratio = speed[TRAINBOX] / speed[INCUMBENT_RELAY]
@@ -297,7 +297,7 @@ def _relay_case(root: Path, case: Case, expected: bytes, runs: int) -> None:
         shown += f"; target: {TARGET_RATIO:.0f} times: {verdict(reached=ratio >= TARGET_RATIO)}"
     else:
         shown += " (the script is the limit)"
-    say(f"    {shown}")
+    emit(f"    {shown}")
 
 
 def _relay_once(side: Side, root: Path, case: Case) -> Relayed:
@@ -356,10 +356,10 @@ def _count_damage(output: bytes, expected: bytes) -> tuple[int, int]:
 
 def bench_install(scratch: Path) -> None:
     """What each installation brings beside itself, its size, and whether a compiler had to run."""
-    say("A fresh virtual environment with")
+    emit("A fresh virtual environment with")
     ours = _install(scratch / "ours", "trainbox", str(REPOSITORY))
     _install(scratch / "theirs", "sagemaker-training", "sagemaker-training==5.1.4")
-    say(f"  target: at most {TARGET_PACKAGES} package: {verdict(reached=ours <= TARGET_PACKAGES)}")
+    emit(f"  target: at most {TARGET_PACKAGES} package: {verdict(reached=ours <= TARGET_PACKAGES)}")
 
 
 def _install(directory: Path, name: str, requirement: str) -> int:
@@ -379,7 +379,7 @@ def _install(directory: Path, name: str, requirement: str) -> int:
         item["metadata"]["name"] for item in report["install"] if item["metadata"]["name"].replace("_", "-") != name
     ]
     compiled = sorted(_compiled_here(report, before))
-    say(
+    emit(
         f"  {name:20}{len(others):4} package(s) beside itself {_size_mb(before) - size:8.1f} MB {seconds:6.0f} s"
         f"  compiler: {'needed for ' + ', '.join(compiled) if compiled else 'not needed'}"
     )

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint import state_dict_saver
 
-from tools.bench import say, verdict
+from tools.bench import emit, verdict
 from trainbox.checkpoint.store import Checkpoints
 from trainbox.torch.checkpoints.saver import Saver
 
@@ -167,16 +167,16 @@ def main() -> None:
     size = 1_000_000 * options.million * BYTES_OF_A_PARAMETER
     middle = {way: [statistics.median(column) for column in zip(*seen[way], strict=True)] for way in WAYS}
     stall, durable, _ = middle["torch.save"]
-    say(f"A checkpoint of {size / (1 << 30):.2f} GiB (median of {options.runs}); the ratios are to torch.save")
+    emit(f"A checkpoint of {size / (1 << 30):.2f} GiB (median of {options.runs}); the ratios are to torch.save")
     for way, (stalled, until_durable, extra) in middle.items():
-        say(
+        emit(
             f"  {way:16}stall {stalled:6.2f} s {stalled / stall:6.2f}   durable {until_durable:6.2f} s"
             f" {until_durable / durable:5.2f}   extra memory {extra / size:5.2f} x state"
         )
     ours, _, extra = middle["trainbox"]
-    say(f"  target: stall at most {TARGET_STALL:.2f} of torch.save's: {verdict(reached=ours <= TARGET_STALL * stall)}")
-    say(f"  target: stall below that of dcp.async_save: {verdict(reached=ours < middle['dcp.async_save'][0])}")
-    say(f"  target: extra memory at most {TARGET_MEMORY} x state: {verdict(reached=extra <= TARGET_MEMORY * size)}")
+    emit(f"  target: stall at most {TARGET_STALL:.2f} of torch.save's: {verdict(reached=ours <= TARGET_STALL * stall)}")
+    emit(f"  target: stall below that of dcp.async_save: {verdict(reached=ours < middle['dcp.async_save'][0])}")
+    emit(f"  target: extra memory at most {TARGET_MEMORY} x state: {verdict(reached=extra <= TARGET_MEMORY * size)}")
 
 
 if __name__ == "__main__":

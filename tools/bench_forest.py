@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from tests.support.addresses import addresses
-from tools.bench import REPOSITORY, BrokenError, say, verdict
+from tools.bench import REPOSITORY, BrokenError, emit, verdict
 
 SCRIPT = REPOSITORY / "train_scripts" / "random_forest_train.py"
 SEED_SCRIPT = REPOSITORY / "tests" / "fixtures" / "seed_train.py"
@@ -164,26 +164,26 @@ def measure(bench: Bench, runs: int) -> None:
         sides["the seed's script"].append(bench.seeds())
         sides["trainbox"].append(bench.ours())
     sides["trainbox, two hosts"].append(bench.two_hosts())
-    say(f"\n{bench.given['n-estimators']} trees of depth {DEPTH} (medians of {runs}; two hosts on the same processors)")
+    emit(f"\n{bench.given['n-estimators']} trees of depth {DEPTH} (medians of {runs}; two hosts share the processors)")
     seconds = {name: median(run.seconds for run, _ in done) for name, done in sides.items()}
     sizes = {name: done[0][1].stat().st_size for name, done in sides.items()}
     for name, done in sides.items():
         spread = f"{min(run.seconds for run, _ in done):.1f} to {max(run.seconds for run, _ in done):.1f}"
         peak, auc = median(run.peak_mb for run, _ in done), done[0][0].auc
         about = f"{peak:4.0f} MB, model {sizes[name] / 1e6:5.2f} MB, test AUC {auc:.4f}"
-        say(f"  {name:20} {seconds[name]:6.1f} s ({spread}), {about}")
+        emit(f"  {name:20} {seconds[name]:6.1f} s ({spread}), {about}")
     one, two = sides["trainbox"][0][1], sides["trainbox, two hosts"][0][1]
     held("time", seconds["trainbox"] / seconds["the seed's script"], TARGET_TIME)
     held("size of model.joblib", sizes["trainbox"] / sizes["the seed's script"], TARGET_SIZE)
     held("size of model.skops", one.with_name("model.skops").stat().st_size / sizes["the seed's script"], TARGET_SIZE)
     if trees_of(one) != trees_of(two):
         raise BrokenError("two hosts have grown other trees than one")
-    say("  the trees of two hosts are those of one, bit by bit")
+    emit("  the trees of two hosts are those of one, bit by bit")
 
 
 def held(name: str, value: float, target: float) -> None:
     """A ratio beside what was asked for."""
-    say(f"  {name:28} {value:6.3f}  (asked: at most {target:g}): {verdict(reached=value <= target)}")
+    emit(f"  {name:28} {value:6.3f}  (asked: at most {target:g}): {verdict(reached=value <= target)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

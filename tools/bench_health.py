@@ -22,7 +22,7 @@ from statistics import median
 
 from tests.support import faults
 from tests.support.cluster import Cluster, Ended, busy, can_make_hosts
-from tools.bench import say, verdict
+from tools.bench import emit, verdict
 
 TARGET_HOSTS = 4
 TARGET_SECONDS = 5.0
@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     missing = can_make_hosts()
     if missing:
-        say(f"no hosts can be made here: {missing}")
+        emit(f"no hosts can be made here: {missing}")
         return 1
-    say(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    emit(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     measure_growth([int(size) for size in options.sizes.split(",") if size], options.starts)
     accused = measure_accusations(options.healthy)
     missed = measure_faults(options.faults)
@@ -53,14 +53,14 @@ def measure_growth(sizes: Sequence[int], starts: int) -> None:
     for size in sizes:
         runs = [_run_healthy(size) for _ in range(starts if size <= TARGET_HOSTS else 1)]
         whole, collectives, processor = (median(run[place] for run in runs) for place in range(3))
-        say(
+        emit(
             f"{size:3} healthy hosts: {whole:.1f} s, of which the collectives {collectives:.1f} s;"
             f" {processor / size:.1f} s of processor for each host"
         )
         if size == TARGET_HOSTS:
             imports = median(_import_torch(size) for _ in range(starts))
-            say(f"  so many processes that only import torch, as each host has to: {imports:.1f} s")
-            say(f"  target: at most {TARGET_SECONDS:g} s: {verdict(reached=whole <= TARGET_SECONDS)}")
+            emit(f"  so many processes that only import torch, as each host has to: {imports:.1f} s")
+            emit(f"  target: at most {TARGET_SECONDS:g} s: {verdict(reached=whole <= TARGET_SECONDS)}")
 
 
 def _import_torch(processes: int) -> float:
@@ -107,8 +107,8 @@ def measure_accusations(runs: int) -> int:
         said = sorted(str(one) for one in ended[0].named())
         if said or any(one.code for one in ended):
             accused += 1
-            say(f"  accused: {said} {[one.code for one in ended]}")
-    say(f"{accused} of {runs} runs of 4 healthy hosts beside {_BUSY_PROCESSES} busy processes accuse anybody")
+            emit(f"  accused: {said} {[one.code for one in ended]}")
+    emit(f"{accused} of {runs} runs of 4 healthy hosts beside {_BUSY_PROCESSES} busy processes accuse anybody")
     return accused
 
 
@@ -125,7 +125,7 @@ def measure_faults(times: int) -> int:
         missed += len(wrong)
         if taken:
             named = f"{name}: named {times - len(wrong)} of {times} times, {median(taken):.1f} s"
-            say(" ".join((named, *wrong)))
+            emit(" ".join((named, *wrong)))
     return missed
 
 

@@ -24,7 +24,7 @@ from tests.support.boosting_hosts import FROZEN_LIMIT_S, Process, make_trees, st
 from tests.support.cluster import busy
 from tests.support.parties import Party
 from tests.support.waiting import eventually
-from tools.bench import BrokenError, say, verdict
+from tools.bench import BrokenError, emit, verdict
 
 TARGET_DEAD_S = 3.0
 TARGET_FROZEN_S = 2.0
@@ -67,16 +67,16 @@ def count_false_alarms(rounds: int) -> int:
 
 def measure_communicator(runs: int, rounds: int) -> None:
     """Print how soon a lost member is named, and whether a healthy one is."""
-    say(f"the communicator of 3 members, one is lost; until the others name it (of {runs} runs):")
+    emit(f"the communicator of 3 members, one is lost; until the others name it (of {runs} runs):")
     for what, blow, limit in (("killed", signal.SIGKILL, 0.0), ("frozen", signal.SIGSTOP, _NAMED_LIMIT_S)):
         found = [time_naming(number % 3, blow) - limit for number in range(runs)]
         beyond = f" beyond the limit of {limit:g} s" if limit else ""
-        say(
+        emit(
             f"  {what}: {median(found):.2f} s, {max(found):.2f} at most{beyond}"
             f" (asked: at most {TARGET_NAMED_S:g}): {verdict(reached=max(found) <= TARGET_NAMED_S)}"
         )
     alarms = count_false_alarms(rounds)
-    say(f"  {rounds} rounds of healthy, busy members: {alarms} false alarms: {verdict(reached=not alarms)}")
+    emit(f"  {rounds} rounds of healthy, busy members: {alarms} false alarms: {verdict(reached=not alarms)}")
 
 
 def lose(directory: Path, hosts: Sequence[str], lost: int, blow: signal.Signals) -> float:
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with forks.served():
         measure_communicator(options.runs, options.rounds)
     hosts = [f"127.0.0.{number + 1}" for number in range(options.hosts)]
-    say(f"{len(hosts)} hosts train, one is lost; until all others have ended (of {options.runs} runs):")
+    emit(f"{len(hosts)} hosts train, one is lost; until all others have ended (of {options.runs} runs):")
     try:
         for what, blow, limit, target in (
             ("killed", signal.SIGKILL, 0, TARGET_DEAD_S),
@@ -152,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with tempfile.TemporaryDirectory(prefix="bench-hosts-") as name:
                     found.append(lose(Path(name), hosts, number % len(hosts), blow) - limit)
             beyond = f" beyond the limit of {limit} s" if limit else ""
-            say(
+            emit(
                 f"  {what}: {median(found):.2f} s, {max(found):.2f} at most{beyond}"
                 f" (asked: at most {target:g}): {verdict(reached=max(found) <= target)}"
             )

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from tools.bench import OURS, REPOSITORY, BrokenError, say, verdict
+from tools.bench import OURS, REPOSITORY, BrokenError, emit, verdict
 
 IMAGE = "trainbox:cpu"
 INCUMBENT = "trainbox-bench:sagemaker-training"
@@ -126,13 +126,13 @@ def bench_start(scratch: Path, runs: int) -> None:
         start: median(each - plain for each, plain in zip(seen[start], seen[bare], strict=True))
         for start, bare in ((TRAINBOX, PLAIN), (INCUMBENT_TRAIN, PLAIN_INCUMBENT))
     }
-    say(f"`docker run` to the script's first line (median of {runs})")
+    emit(f"`docker run` to the script's first line (median of {runs})")
     for start in starts:
         shown = f"{beyond[start]:8.0f} ms beyond plain" if start in beyond else ""
-        say(f"  {start.name:32}{middle[start]:8.0f} ms {shown}")
+        emit(f"  {start.name:32}{middle[start]:8.0f} ms {shown}")
     share = beyond[TRAINBOX] / beyond[INCUMBENT_TRAIN]
     reached = verdict(reached=share <= TARGET_START_SHARE)
-    say(f"  target: at most {TARGET_START_SHARE:.0%} of sagemaker-training's: {reached} ({share:.0%})\n")
+    emit(f"  target: at most {TARGET_START_SHARE:.0%} of sagemaker-training's: {reached} ({share:.0%})\n")
 
 
 def start_once(start: Start, scratch: Path) -> float:
@@ -168,7 +168,7 @@ def bench_job(scratch: Path, runs: int) -> None:
         if (REPOSITORY / f".venv-sdk-{version}" / ".ready").exists():
             tools[f"SageMaker SDK {version}, local mode"] = by_sdk
         else:
-            say(f"SageMaker SDK {version} is not measured: make venv-sdk")
+            emit(f"SageMaker SDK {version} is not measured: make venv-sdk")
     for one in tools.values():
         _seconds(one, scratch)
     seen: dict[str, list[float]] = {name: [] for name in tools}
@@ -176,11 +176,11 @@ def bench_job(scratch: Path, runs: int) -> None:
         for name, one in tools.items():
             seen[name].append(_seconds(one, scratch))
     ours = median(seen["trainbox run --docker"])
-    say(f"A job of one line in a container, the whole process (median of {runs})")
+    emit(f"A job of one line in a container, the whole process (median of {runs})")
     for name, seconds in seen.items():
         ratio = "" if median(seconds) == ours else f"{median(seconds) / ours:8.1f} times as long"
-        say(f"  {name:32}{median(seconds):8.2f} s  {ratio}")
-    say(f"  target: at most {TARGET_JOB_S:.1f} s: {verdict(reached=ours <= TARGET_JOB_S)}\n")
+        emit(f"  {name:32}{median(seconds):8.2f} s  {ratio}")
+    emit(f"  target: at most {TARGET_JOB_S:.1f} s: {verdict(reached=ours <= TARGET_JOB_S)}\n")
 
 
 def _seconds(run_one: Callable[[Path], None], scratch: Path) -> float:
@@ -307,9 +307,9 @@ def bench_rebuild(scratch: Path, runs: int) -> None:
     finally:
         subprocess.run(("docker", "rmi", "--force", REBUILT), capture_output=True, check=False)
     reached = verdict(reached=median(seen) <= TARGET_REBUILD_S)
-    say(f"The image after an edit of a training script (median of {runs})")
-    say(f"  {'tools/image/build':32}{median(seen):8.2f} s")
-    say(f"  target: at most {TARGET_REBUILD_S:.1f} s: {reached}")
+    emit(f"The image after an edit of a training script (median of {runs})")
+    emit(f"  {'tools/image/build':32}{median(seen):8.2f} s")
+    emit(f"  target: at most {TARGET_REBUILD_S:.1f} s: {reached}")
 
 
 if __name__ == "__main__":

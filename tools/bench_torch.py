@@ -32,7 +32,7 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from tests.support.trees import Tree
-from tools.bench import BrokenError, say, verdict
+from tools.bench import BrokenError, emit, verdict
 
 RANKS = 2
 TARGET_RESPAWN_S = 0.5
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--blocks", type=int, default=200, help="pairs of blocks of 10 steps, in each run (200)")
     parser.add_argument("--full", action="store_true", help="20 frozen ranks, and one of torchrun's")
     options = parser.parse_args(argv)
-    say(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
+    emit(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
     with tempfile.TemporaryDirectory(prefix="trainbox-bench-") as name:
         try:
             for part in options.only.split(","):
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenError as fault:
             print(f"bench-torch: {fault}", file=sys.stderr)
             return 1
-    say(f"load average after: {os.getloadavg()[0]:.1f}")
+    emit(f"load average after: {os.getloadavg()[0]:.1f}")
     return 0
 
 
@@ -311,17 +311,17 @@ def bench_kills(scratch: Path, options: argparse.Namespace) -> None:
                     jobs[launcher] = job, attempt + 1
                 except BrokenError as fault:
                     job.end()
-                    say(f"  {fault}" if launcher == "trainbox" else f"  {number + 1}: torchrun has not come up again")
-    say(f"kill -9 of one of {RANKS} ranks, {options.kills} times under each launcher (median)")
+                    emit(f"  {fault}" if launcher == "trainbox" else f"  {number + 1}: torchrun has not come up again")
+    emit(f"kill -9 of one of {RANKS} ranks, {options.kills} times under each launcher (median)")
     for launcher, seconds in stepping.items():
-        say(f"  {launcher:18}all ranks run again after {spread(respawned[launcher])}")
-        say(f"  {'':18}all step again after    {spread(seconds)}")
-        say(f"  {'':18}restarts that succeed: {len(seconds)} of {options.kills}")
+        emit(f"  {launcher:18}all ranks run again after {spread(respawned[launcher])}")
+        emit(f"  {'':18}all step again after    {spread(seconds)}")
+        emit(f"  {'':18}restarts that succeed: {len(seconds)} of {options.kills}")
     ours, steps = respawned["trainbox"], stepping["trainbox"]
     if len(steps) < options.kills:
         raise BrokenError(f"trainbox: {options.kills - len(steps)} of {options.kills} restarts did not succeed")
-    say(f"  target: run again within {TARGET_RESPAWN_S} s: {verdict(reached=median(ours) <= TARGET_RESPAWN_S)}")
-    say(f"  target: step again within {TARGET_STEPPING_S} s: {verdict(reached=median(steps) <= TARGET_STEPPING_S)}\n")
+    emit(f"  target: run again within {TARGET_RESPAWN_S} s: {verdict(reached=median(ours) <= TARGET_RESPAWN_S)}")
+    emit(f"  target: step again within {TARGET_STEPPING_S} s: {verdict(reached=median(steps) <= TARGET_STEPPING_S)}\n")
 
 
 # -- a rank freezes ---------------------------------------------------------------------------------------------------
@@ -338,15 +338,15 @@ def bench_frozen(scratch: Path, options: argparse.Namespace) -> None:
             job.wait("stepped", attempt + 1)
             named = re.findall(r"restart \d+ of \d+: rank (\d+) made no progress", job.log())
             right += named[attempt:] == [str(victim.rank)]
-    say(f"SIGSTOP of one of {RANKS} ranks, {times} times; the limit is {HANG_LIMIT_S:g} s (median)")
-    say(f"  trainbox          killed beyond the limit after {spread(beyond)}; the right rank {right} of {times}")
+    emit(f"SIGSTOP of one of {RANKS} ranks, {times} times; the limit is {HANG_LIMIT_S:g} s (median)")
+    emit(f"  trainbox          killed beyond the limit after {spread(beyond)}; the right rank {right} of {times}")
     theirs = "the process-group timeout (30 min with gloo) and 31 s; one run with --full"
     if options.full:
         with started("torchrun", BARE, scratch, BENCH_TIMEOUT=str(PG_TIMEOUT_S)) as job:
             seconds = freeze(job.wait("steady")[1].pid)
         theirs = f"killed {seconds:.1f} s after it, with a process-group timeout of {PG_TIMEOUT_S:g} s (one run)"
-    say(f"  torchrun          {theirs}")
-    say(
+    emit(f"  torchrun          {theirs}")
+    emit(
         f"  target: within {TARGET_BEYOND_LIMIT_S} s beyond the limit, the right rank each time:"
         f" {verdict(reached=median(beyond) <= TARGET_BEYOND_LIMIT_S and right == times)}\n"
     )
@@ -379,12 +379,12 @@ def bench_start(scratch: Path, options: argparse.Namespace) -> None:
                 first = max(one.at for one in job.wait("stepped")) - job.began
             if number:  # the first of all fills the caches
                 seconds.append(first)
-    say(f"From the command to the first step of {RANKS} ranks (median of {options.runs})")
+    emit(f"From the command to the first step of {RANKS} ranks (median of {options.runs})")
     ours, plain = median(seen["trainbox"]), median(seen["plain processes"])
     for launcher, seconds in seen.items():
         ratio = "" if launcher == "trainbox" else f"   {median(seconds) / ours:.2f} times as long"
-        say(f"  {launcher:18}{spread(seconds)}{ratio}")
-    say(f"  target: at most that of plain processes: {verdict(reached=ours <= plain)}\n")
+        emit(f"  {launcher:18}{spread(seconds)}{ratio}")
+    emit(f"  target: at most that of plain processes: {verdict(reached=ours <= plain)}\n")
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
@@ -394,12 +394,12 @@ def bench_steps(scratch: Path, options: argparse.Namespace) -> None:
     """A bare loop and a session's, in short blocks in turns, in the same processes: each pair sees the same machine."""
     runs = [measure_steps(scratch, options.blocks) for _ in range(max(options.runs, LEAST_RUNS))]
     bare, ours, added = zip(*runs, strict=True)
-    say(f"A step of {RANKS} ranks over DistributedDataParallel (median of {len(runs)} runs, of each the mean of its")
-    say(f"{options.blocks} pairs of blocks of 10 steps, without the tenth at either end)")
-    say(f"  bare loop         {1000 * median(bare):7.2f} ms")
-    say(f"  session           {1000 * median(ours):7.2f} ms")
-    say(f"  of a pair         {median(added):+.2%}  ({min(added):+.2%} to {max(added):+.2%})")
-    say(f"  target: at most {TARGET_OVERHEAD:.0%} more: {verdict(reached=median(added) <= TARGET_OVERHEAD)}\n")
+    emit(f"A step of {RANKS} ranks over DistributedDataParallel (median of {len(runs)} runs, of each the mean of its")
+    emit(f"{options.blocks} pairs of blocks of 10 steps, without the tenth at either end)")
+    emit(f"  bare loop         {1000 * median(bare):7.2f} ms")
+    emit(f"  session           {1000 * median(ours):7.2f} ms")
+    emit(f"  of a pair         {median(added):+.2%}  ({min(added):+.2%} to {max(added):+.2%})")
+    emit(f"  target: at most {TARGET_OVERHEAD:.0%} more: {verdict(reached=median(added) <= TARGET_OVERHEAD)}\n")
 
 
 def measure_steps(scratch: Path, blocks: int) -> tuple[float, float, float]:
@@ -425,13 +425,13 @@ def measure_steps(scratch: Path, blocks: int) -> tuple[float, float, float]:
 
 def bench_hosts(scratch: Path, options: argparse.Namespace) -> None:
     """All processes of a host are killed, so that the kernel closes their connections, or only stopped: a dead wire."""
-    say(f"A job of two hosts loses one: until the other ends, which names it (median of {options.runs})")
+    emit(f"A job of two hosts loses one: until the other ends, which names it (median of {options.runs})")
     for how, number in (("killed", signal.SIGKILL), ("silent", signal.SIGSTOP)):
         for lost, which in enumerate(("first", "second")):
             seconds = [lose_host(scratch, number, lost) for _ in range(options.runs)]
             shown = verdict(reached=max(seconds) <= TARGET_LOST_HOST_S)
-            say(f"  trainbox, {which} host {how:12}{spread(seconds)}; target {TARGET_LOST_HOST_S:g} s: {shown}")
-    say("  torchrun                      still waits after 60 s (not measured here)\n")
+            emit(f"  trainbox, {which} host {how:12}{spread(seconds)}; target {TARGET_LOST_HOST_S:g} s: {shown}")
+    emit("  torchrun                      still waits after 60 s (not measured here)\n")
 
 
 def lose_host(scratch: Path, number: int, lost: int) -> float:

@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from tools.bench import REPOSITORY, BrokenError, say, verdict
+from tools.bench import REPOSITORY, BrokenError, emit, verdict
 from tools.bench_xgboost import SCRIPT, Run, run
 
 ROUNDS = 3
@@ -93,13 +93,13 @@ def measure(directory: Path, rows: int, columns: int, runs: int) -> None:
             cpu.setdefault(("plain", name), []).append(plain(directory, train).cpu)
             cpu.setdefault(("ours", name), []).append(ours(root, train).cpu)
     found = {key: median(seconds) for key, seconds in cpu.items()}
-    say(f"\n{rows:,} rows in {columns:,} columns, {ROUNDS} rounds (medians of {runs}): CPU time, and with ten columns")
+    emit(f"\n{rows:,} rows in {columns:,} columns, {ROUNDS} rounds (medians of {runs}): CPU time, and with ten columns")
     for side in ("plain", "ours"):
-        say(f"  {side:28} {found[side, 'wide']:6.2f} s, {found[side, 'ten']:6.2f} s")
+        emit(f"  {side:28} {found[side, 'wide']:6.2f} s, {found[side, 'ten']:6.2f} s")
     ratio = (found["ours", "wide"] - found["ours", "ten"]) / (found["plain", "wide"] - found["plain", "ten"])
-    say(f"  {'beyond ten columns':28} {ratio:6.3f}  (asked: at most {TARGET:g}): {verdict(reached=ratio <= TARGET)}")
+    emit(f"  {'beyond ten columns':28} {ratio:6.3f}  (asked: at most {TARGET:g}): {verdict(reached=ratio <= TARGET)}")
     sizes = {name: written(directory / f"job-{name}-0") for name in tables}
-    say(f"  written: {sizes['wide']:,} bytes, and with ten columns {sizes['ten']:,}")
+    emit(f"  written: {sizes['wide']:,} bytes, and with ten columns {sizes['ten']:,}")
     if sizes["wide"] > MOST_WRITTEN:
         raise BrokenError(f"a job of {ROUNDS} rounds has written {sizes['wide']:,} bytes")
 

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from tools.bench import REPOSITORY, BrokenError, say, verdict
+from tools.bench import REPOSITORY, BrokenError, emit, verdict
 
 SCRIPT = REPOSITORY / "train_scripts" / "xgboost_train.py"
 FEATURES = 28
@@ -197,14 +197,14 @@ def compare_scores(theirs: Run, ours: Run) -> None:
     for step in (0, 9, ROUNDS - 1):
         for name in ("train-auc", "validation-auc"):
             one, other = theirs.scores[step][name], ours.scores[step][name]
-            say(f"  round {step + 1:3} {name:16} {one:.5f} | {other:.5f}")
+            emit(f"  round {step + 1:3} {name:16} {one:.5f} | {other:.5f}")
             if abs(one - other) > TOLERANCE:
                 raise BrokenError(f"round {step} {name}: {one} and {other} are not the same")
 
 
 def held(name: str, value: float, target: float) -> None:
     """A ratio beside what was asked for."""
-    say(f"  {name:28} {value:6.3f}  (asked: at most {target:g}): {verdict(reached=value <= target)}")
+    emit(f"  {name:28} {value:6.3f}  (asked: at most {target:g}): {verdict(reached=value <= target)}")
 
 
 def bench_import(runs: int) -> None:
@@ -215,10 +215,10 @@ def bench_import(runs: int) -> None:
         for _ in range(runs):
             part_of_it.append(run([sys.executable, "-c", in_part + code]))
             whole.append(run([sys.executable, "-c", code]))
-        say(f"\nThe import of {room} (medians of {runs}), in part | all of it")
+        emit(f"\nThe import of {room} (medians of {runs}), in part | all of it")
         cpu = [median(one.cpu for one in side) for side in (part_of_it, whole)]
         peak = [median(one.peak_mb for one in side) for side in (part_of_it, whole)]
-        say(f"  {cpu[0]:.2f} | {cpu[1]:.2f} s of CPU, {peak[0]:.0f} | {peak[1]:.0f} MB")
+        emit(f"  {cpu[0]:.2f} | {cpu[1]:.2f} s of CPU, {peak[0]:.0f} | {peak[1]:.0f} MB")
         held("CPU time", cpu[0] / cpu[1], TARGET_IMPORT[room])
 
 
@@ -235,7 +235,7 @@ def bench_job(bench: Bench, runs: int) -> None:
         sides["incumbent"].append(bench.incumbent())
         for name, more in jobs.items():
             sides[name].append(bench.ours(bench.root(**more)))
-    say(f"\nA whole job, {ROUNDS} rounds (medians of {runs}); scores: incumbent | trainbox")
+    emit(f"\nA whole job, {ROUNDS} rounds (medians of {runs}); scores: incumbent | trainbox")
     compare_scores(sides["incumbent"][0], sides["trainbox"][0])
     compare_scores(sides["incumbent"][0], sides["trainbox, bins=quantiles"][0])
     cpu = {name: median(one.cpu for one in done) for name, done in sides.items()}
@@ -243,7 +243,7 @@ def bench_job(bench: Bench, runs: int) -> None:
     for name, done in sides.items():
         spread = f"{min(one.cpu for one in done):.1f} to {max(one.cpu for one in done):.1f}"
         seconds = median(one.seconds for one in done)
-        say(
+        emit(
             f"  {name:28} {cpu[name]:6.1f} s of CPU ({spread}), {seconds:5.1f} s, {peaks[name]:5.0f} MB over {base:.0f}"
         )
     held("CPU time", cpu["trainbox"] / cpu["incumbent"], TARGET_JOB)
@@ -259,7 +259,7 @@ def bench_segments(bench: Bench, runs: int) -> None:
     for _ in range(runs):
         cut.append(bench.ours(bench.root()).seconds)
         whole.append(bench.ours(bench.root(checkpoint_every=ROUNDS)).seconds)
-    say(f"\nSegments of the default length (medians of {runs}): {median(cut):.1f} s, in one {median(whole):.1f} s")
+    emit(f"\nSegments of the default length (medians of {runs}): {median(cut):.1f} s, in one {median(whole):.1f} s")
     held("what they add", median(cut) / median(whole) - 1, TARGET_SEGMENTS)
 
 
@@ -271,7 +271,7 @@ def bench_memory(directory: Path, rows: int, runs: int) -> None:
     for _ in range(runs):
         theirs.append(bench.incumbent().peak_mb - base)
         ours.append(bench.ours(bench.root()).peak_mb - base)
-    say(f"\nPeak memory with {rows:,} rows (medians of {runs}): {median(theirs):.0f} MB, ours {median(ours):.0f} MB")
+    emit(f"\nPeak memory with {rows:,} rows (medians of {runs}): {median(theirs):.0f} MB, ours {median(ours):.0f} MB")
     held("peak memory", median(ours) / median(theirs), TARGET_MEMORY)
 
 
@@ -283,7 +283,7 @@ def bench_resume(bench: Bench) -> None:
     bench.ours(root, kill_at="\n[70]\t")
     again = bench.ours(root)
     same = (whole / "model" / "xgboost-model").read_bytes() == (root / "model" / "xgboost-model").read_bytes()
-    say(f"\nKilled after round 71: goes on with round {min(again.scores) + 1}, the model is the same: {same}")
+    emit(f"\nKilled after round 71: goes on with round {min(again.scores) + 1}, the model is the same: {same}")
     if not same:
         raise BrokenError("the resumed model is another one")
 

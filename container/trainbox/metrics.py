@@ -67,7 +67,7 @@ class Metric(msgspec.Struct, frozen=True):
                 hint=f"at most {MAX_NAME_LENGTH} are allowed",
             )
         if self.goal not in ("maximize", "minimize"):
-            raise MetricError(f"metric '{self.name}' has the goal {self.goal!r}", hint="say 'maximize' or 'minimize'")
+            raise MetricError(f"metric '{self.name}' has the goal {self.goal!r}", hint="use 'maximize' or 'minimize'")
         if len(self.regex) > MAX_REGEX_LENGTH:
             raise MetricError(
                 f"metric name '{self.name[:40]}…' needs a regex of {len(self.regex)} characters; "

@@ -14,8 +14,7 @@ from typing import SupportsFloat, TypeVar
 
 import msgspec
 
-from trainbox import atomic_write as whole
-from trainbox import metrics, stopping
+from trainbox import atomic_write, metrics, stopping
 from trainbox.checkpoint.store import Checkpoints
 from trainbox.contract import params
 from trainbox.contract.cluster.ranks import Ranks, read_ranks
@@ -256,7 +255,7 @@ def save(name: str, content: bytes | str) -> Path:
     """
     path = model_dir() / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole.write(path, content.encode() if isinstance(content, str) else content)
+    atomic_write.write(path, content.encode() if isinstance(content, str) else content)
     return path
 
 

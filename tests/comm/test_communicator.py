@@ -20,7 +20,7 @@ from tests.support.addresses import addresses
 from tests.support.timeline import Timeline
 from trainbox.comm import Communicator, Members, communicator, heartbeat, join, rendezvous, sockets
 from trainbox.comm.framing import FrameReader, Heartbeat
-from trainbox.comm.handshake import MemberHandshake, Role, say_hello
+from trainbox.comm.handshake import MemberHandshake, Role, make_hello
 from trainbox.contract.credentials.peer_key import PeerKey
 from trainbox.errors import DataError, PeerError
 
@@ -533,7 +533,7 @@ def proved(member: Members, role: Role) -> socket.socket:
             break
         except ConnectionRefusedError:
             time.sleep(0.01)
-    handshake = MemberHandshake(connection, say_hello(member.job, member.name, role), member.key)
+    handshake = MemberHandshake(connection, make_hello(member.job, member.name, role), member.key)
     while not handshake.advance():
         pass
     return connection

@@ -25,9 +25,9 @@ from trainbox.comm.handshake import (
     Rejection,
     encode,
     is_proved,
+    make_hello,
     make_nonce,
     prove,
-    say_hello,
 )
 from trainbox.contract.credentials.peer_key import PeerKey
 
@@ -94,7 +94,7 @@ def test_a_proof_is_of_one_key_one_side_one_member_one_role_one_job_and_both_non
 
 def test_nonces_never_repeat() -> None:
     assert len({make_nonce() for _ in range(100)}) == 100
-    assert say_hello("job", "a", "heartbeat").nonce != say_hello("job", "a", "heartbeat").nonce
+    assert make_hello("job", "a", "heartbeat").nonce != make_hello("job", "a", "heartbeat").nonce
 
 
 def test_the_key_is_in_no_message() -> None:

@@ -566,7 +566,7 @@ class Notes:
     def output(self, _host: str, data: bytes) -> None:
         self.text += data
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self.said.append(text)
 
     def started(self, host: str) -> None:

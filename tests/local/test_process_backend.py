@@ -37,7 +37,7 @@ class Notes:
     def output(self, host: str, data: bytes) -> None:
         self.text[host] = self.text.get(host, b"") + data
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self.said.append(text)
 
     def started(self, host: str) -> None:

@@ -222,7 +222,7 @@ def test_what_trainbox_run_says_takes_the_line_away_first(out: Pipe, notes: Pipe
     shown = live(out, notes, ("algo-1", "algo-2"), curves=Curves(), terminal=80)
     shown.tick()
     assert out.read() == HIDE + b"0:00  2 hosts"
-    shown.say("stopping [b]now[/b]")
+    shown.note("stopping [b]now[/b]")
     assert notes.read() == b"trainbox run: stopping [b]now[/b]\n"
     assert out.read().endswith(b"\r\x1b[1A\x1b[2K")
     shown.close()

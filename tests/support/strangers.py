@@ -14,8 +14,8 @@ from trainbox.comm.handshake import (
     Rejection,
     Role,
     encode,
+    make_hello,
     prove,
-    say_hello,
 )
 from trainbox.comm.sockets import listen
 from trainbox.contract.credentials.peer_key import PeerKey
@@ -35,7 +35,7 @@ def reach(address: str, port: int) -> socket.socket:
 
 def greet(address: str, port: int, member: str, role: Role, *, job: str = "job", key: PeerKey | None = None) -> bytes:
     """Greet as a member, and prove it as well as this key can; give what came of it, and all that came afterwards."""
-    hello = say_hello(job, member, role)
+    hello = make_hello(job, member, role)
     with reach(address, port) as connection:
         try:
             connection.sendall(encode(hello))

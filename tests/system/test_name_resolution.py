@@ -32,7 +32,7 @@ def wait(known_after: dict[str, float], *, timeout: float = 120.0, lookup: float
     hosts = list(known_after)
     try:
         wait_for_peers(
-            hosts, timeout=timeout, say=said.append, is_known=is_known, clock=lambda: clock.now, sleep=clock.sleep
+            hosts, timeout=timeout, emit=said.append, is_known=is_known, clock=lambda: clock.now, sleep=clock.sleep
         )
     except PeerError as error:
         said.append(error.message)
@@ -69,7 +69,7 @@ def test_a_stop_of_this_process_is_no_time_that_the_others_had(stop: float) -> N
     wait_for_peers(
         ["algo-1"],
         timeout=6,
-        say=said.append,
+        emit=said.append,
         is_known=lambda _: clock.now - started >= stop + 1.5,
         clock=lambda: clock.now,
         sleep=lambda _: clock.sleep(next(pauses, 0.5)),
@@ -104,4 +104,4 @@ def test_a_stop_ends_the_wait() -> None:
         raise Stopped("stopped")
 
     with pytest.raises(Stopped):
-        wait_for_peers(["algo-1"], timeout=60, say=print, check_stop=check_stop, is_known=lambda _host: False)
+        wait_for_peers(["algo-1"], timeout=60, emit=print, check_stop=check_stop, is_known=lambda _host: False)

@@ -58,7 +58,7 @@ with session(seed=1) as run:
         run.backward(functional.mse_loss(model(inputs), inputs[:, :2]))
         run.update(optimizer)
     weights = [parameter.detach().numpy().tobytes() for parameter in model.parameters()]
-    run.say(f"WEIGHTS {run.world_size} {run.step} {hashlib.sha256(b''.join(weights)).hexdigest()}")
+    run.print(f"WEIGHTS {run.world_size} {run.step} {hashlib.sha256(b''.join(weights)).hexdigest()}")
 """
 
 

@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 
 from tests.support.trees import Tree
-from tools.bench import REPOSITORY, BrokenError, say, verdict
+from tools.bench import REPOSITORY, BrokenError, emit, verdict
 from tools.bench_serving.load import Loaded
 from tools.bench_serving.servers import INCUMBENT, Paths, Server, started
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds of requests in each run (3)")
     parser.add_argument("--requests", type=int, default=200_000, help="requests of the part growth (200,000)")
     options = parser.parse_args(argv)
-    say(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
+    emit(f"load average before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
     with tempfile.TemporaryDirectory(prefix="trainbox-bench-") as name:
         try:
             _require_incumbent()
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenError as fault:
             print(f"bench-serving: {fault}", file=sys.stderr)
             return 1
-    say(f"load average after: {os.getloadavg()[0]:.1f}")
+    emit(f"load average after: {os.getloadavg()[0]:.1f}")
     return 0
 
 
@@ -167,11 +167,11 @@ def bench_start(paths: Paths, options: argparse.Namespace) -> None:
         for name in EVERYONE:
             with started(name, paths) as server:
                 seen.setdefault(name, []).append((server.used().cpu_seconds, server.ready_after))
-    say(f"From the start to the first 200 of /ping (least of {options.runs})")
+    emit(f"From the start to the first 200 of /ping (least of {options.runs})")
     for name, figures in seen.items():
-        say(f"  {name:18}{min(cpu for cpu, _ in figures):6.2f} s of processors {min(s for _, s in figures):6.2f} s")
+        emit(f"  {name:18}{min(cpu for cpu, _ in figures):6.2f} s of processors {min(s for _, s in figures):6.2f} s")
     ratio = min(seen[THEIRS])[0] / min(seen[OURS])[0]
-    say(f"  {ratio:.1f} times less; target {TARGET_START:g}: {verdict(reached=ratio >= TARGET_START)}\n")
+    emit(f"  {ratio:.1f} times less; target {TARGET_START:g}: {verdict(reached=ratio >= TARGET_START)}\n")
 
 
 def bench_rows(paths: Paths, options: argparse.Namespace) -> None:
@@ -184,24 +184,24 @@ def bench_rows(paths: Paths, options: argparse.Namespace) -> None:
                 for name, server in servers.items():
                     one = load(server, for_server(name, 1), connections, options.seconds, paths.scratch)
                     seen.setdefault((name, connections), []).append(one)
-    say(f"One row of CSV a request, one worker (least of {options.runs}; LitServe: JSON)")
+    emit(f"One row of CSV a request, one worker (least of {options.runs}; LitServe: JSON)")
     for (name, connections), runs in seen.items():
         cpu, most = min(cpu for _, cpu in runs), max(one.answers / one.seconds for one, _ in runs)
         quickest = min(one.quickest for one, _ in runs)
-        say(f"  {name:18}{connections:3} connections {1e6 * cpu:7.0f} us {most:8.0f} /s {1000 * quickest:7.2f} ms")
+        emit(f"  {name:18}{connections:3} connections {1e6 * cpu:7.0f} us {most:8.0f} /s {1000 * quickest:7.2f} ms")
     for connections in (64, 8):
         ratio = min(cpu for _, cpu in seen[THEIRS, connections]) / min(cpu for _, cpu in seen[OURS, connections])
         reached = verdict(reached=ratio >= TARGETS[connections])
-        say(f"  {connections} connections: {ratio:.1f} times less; target {TARGETS[connections]:g}: {reached}")
+        emit(f"  {connections} connections: {ratio:.1f} times less; target {TARGETS[connections]:g}: {reached}")
     rates = {name: max(one.answers / one.seconds for one, _ in seen[name, 64]) for name in (OURS, THEIRS)}
     ratio = rates[OURS] / rates[THEIRS]
     reached = verdict(reached=ratio >= TARGET_THROUGHPUT)
-    say(f"  {ratio:.1f} times as many a second; target {TARGET_THROUGHPUT:g}: {reached}\n")
+    emit(f"  {ratio:.1f} times as many a second; target {TARGET_THROUGHPUT:g}: {reached}\n")
 
 
 def bench_tables(paths: Paths, options: argparse.Namespace) -> None:
     """Many rows a request."""
-    say(f"Many rows of CSV a request, one connection (least of {options.runs})")
+    emit(f"Many rows of CSV a request, one connection (least of {options.runs})")
     for count in (1_000, 100_000):
         request = request_of(csv_of(count))
         least: dict[str, float] = {}
@@ -215,17 +215,17 @@ def bench_tables(paths: Paths, options: argparse.Namespace) -> None:
                     if name == OURS:
                         memory = max(server.used().rss_mb) - idle
         for name, cpu in least.items():
-            say(f"  {name:18}{count:8,} rows {1000 * cpu:9.2f} ms {len(request) / cpu / 1e6:8.1f} MB/s")
+            emit(f"  {name:18}{count:8,} rows {1000 * cpu:9.2f} ms {len(request) / cpu / 1e6:8.1f} MB/s")
         ratio = least[THEIRS] / least[OURS]
-        say(f"  {ratio:.1f} times less; target {TARGETS[count]:g}: {verdict(reached=ratio >= TARGETS[count])}")
-        say(f"  kept beyond the first answer: {memory:.1f} MB, of a body of {len(request) / 1e6:.1f} MB")
-    say("")
+        emit(f"  {ratio:.1f} times less; target {TARGETS[count]:g}: {verdict(reached=ratio >= TARGETS[count])}")
+        emit(f"  kept beyond the first answer: {memory:.1f} MB, of a body of {len(request) / 1e6:.1f} MB")
+    emit("")
 
 
 def bench_memory(paths: Paths, options: argparse.Namespace) -> None:
     """Of one worker, and of a further one."""
     del options
-    say("Memory (RSS of the largest process; Pss that a further worker adds)")
+    emit("Memory (RSS of the largest process; Pss that a further worker adds)")
     seen = {}
     for name in (OURS, THEIRS):
         with started(name, paths) as one:
@@ -236,11 +236,11 @@ def bench_memory(paths: Paths, options: argparse.Namespace) -> None:
                 ask(two, for_server(name, 1))
             both = two.used()
         seen[name] = alone.rss_mb[0], sum(both.pss_mb) - sum(alone.pss_mb)
-        say(f"  {name:18}{seen[name][0]:7.1f} MB {seen[name][1]:7.1f} MB more; all {sum(alone.pss_mb):.1f} MB")
+        emit(f"  {name:18}{seen[name][0]:7.1f} MB {seen[name][1]:7.1f} MB more; all {sum(alone.pss_mb):.1f} MB")
     rss, further = (seen[THEIRS][place] / seen[OURS][place] for place in (0, 1))
-    say(f"  {rss:.1f} times less; target {TARGET_RSS:g}: {verdict(reached=rss >= TARGET_RSS)}")
+    emit(f"  {rss:.1f} times less; target {TARGET_RSS:g}: {verdict(reached=rss >= TARGET_RSS)}")
     reached = verdict(reached=further >= TARGET_FURTHER)
-    say(f"  a further one {further:.1f} times less; target {TARGET_FURTHER:g}: {reached}\n")
+    emit(f"  a further one {further:.1f} times less; target {TARGET_FURTHER:g}: {reached}\n")
 
 
 def bench_growth(paths: Paths, options: argparse.Namespace) -> None:
@@ -253,8 +253,8 @@ def bench_growth(paths: Paths, options: argparse.Namespace) -> None:
             if at_first is None and answered >= WARM:
                 at_first = max(server.used().rss_mb)
         grown = max(server.used().rss_mb) - (at_first or 0.0)
-    say(f"After the first {WARM:,} of {answered:,} requests a worker has grown by {grown:.2f} MB;")
-    say(f"  target: less than {TARGET_GROWTH_MB:g} MB: {verdict(reached=grown < TARGET_GROWTH_MB)}\n")
+    emit(f"After the first {WARM:,} of {answered:,} requests a worker has grown by {grown:.2f} MB;")
+    emit(f"  target: less than {TARGET_GROWTH_MB:g} MB: {verdict(reached=grown < TARGET_GROWTH_MB)}\n")
 
 
 EVERYONE = (OURS, THEIRS, "uvicorn by hand", "LitServe")

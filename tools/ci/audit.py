@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.ci.findings import Finding, end_on, severities_to_fail_on
-from tools.ci.messages import fail, say
+from tools.ci.messages import emit, fail
 
 #: Ours, which no index has.
 OURS = frozenset({"trainbox"})
@@ -109,10 +109,10 @@ def main() -> None:
         text = f"no vulnerabilities of Python packages were looked up: {error}"
         if missing == "fail":
             fail(text, "tools/ci/install release installs pip-audit, which needs a network; or set AUDIT_MISSING=warn")
-        say(f"warning: {text}; AUDIT_MISSING=warn lets it pass")
+        emit(f"warning: {text}; AUDIT_MISSING=warn lets it pass")
         return
     found = findings(answers)
-    say(f"pip-audit looked up {len(wanted)} packages and found {len(found)} vulnerabilities")
+    emit(f"pip-audit looked up {len(wanted)} packages and found {len(found)} vulnerabilities")
     end_on("the Python packages of the image", found, severities_to_fail_on("CRITICAL"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.ci.messages import fail, say
+from tools.ci.messages import emit, fail
 
 #: As ECR orders them, the worst first.
 SEVERITIES = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED", "UNTRIAGED")
@@ -103,9 +103,9 @@ def end_on(what: str, findings: Iterable[Finding], failing: Sequence[str]) -> No
     today = dt.datetime.now(dt.UTC).date()
     bad, excused = judge(findings, failing, read_allowed(ALLOWED, today))
     for finding, entry in excused:
-        say(f"allowed until {entry.until}: {finding}: {entry.reason}")
+        emit(f"allowed until {entry.until}: {finding}: {entry.reason}")
     for finding in bad[:_LISTED]:
-        say(f"  {finding}")
+        emit(f"  {finding}")
     if bad:
         hint = f"update what has them, or allow them by name, with a reason and a day, in tools/ci/{ALLOWED.name}"
         fail(f"{what}: {len(bad)} findings of {failing[-1]} or worse, or without a rating", hint)

@@ -35,7 +35,7 @@ import botocore.exceptions
 import docker
 
 from tools.ci import release, sign
-from tools.ci.messages import fail, say
+from tools.ci.messages import emit, fail
 from tools.ci.registry import DOCKER_MANIFEST, DOCS, LOG_IN, Manifest, Name, Registry
 from tools.ci.scan import scan
 
@@ -186,7 +186,7 @@ def log_in(name: Name, env: Mapping[str, str]) -> None:
     answer = subprocess.run(command, input=read_token()[1], capture_output=True, text=True, check=False)
     if answer.returncode:
         fail(f"cannot log in to {name.registry}: {answer.stderr.strip()}", "is it the registry of this account?")
-    say(f"logged in to {name.registry}")
+    emit(f"logged in to {name.registry}")
 
 
 def content_digest(inspected: Mapping[str, Any]) -> str:
@@ -201,7 +201,7 @@ def refuse_untested(content: str, env: Mapping[str, str]) -> None:
     """Fail unless the tests, which ran in a project of their own, were of this content."""
     tested = (env.get("TESTED_CONTENT") or "").replace(",", " ").split()
     if tested == ["unknown"]:
-        say(f"warning: TESTED_CONTENT=unknown: nothing says that {content} was tested")
+        emit(f"warning: TESTED_CONTENT=unknown: nothing says that {content} was tested")
         return
     if content not in tested:
         what = f"TESTED_CONTENT has {' '.join(tested)}" if tested else "TESTED_CONTENT is not set"
@@ -209,7 +209,7 @@ def refuse_untested(content: str, env: Mapping[str, str]) -> None:
             f"the image's content is {content}, and {what}",
             "give the IMAGE_CONTENT that the tests of this commit exported",
         )
-    say(f"the tests were of this content: {content}")
+    emit(f"the tests were of this content: {content}")
 
 
 def take_inventory(name: object) -> str:
@@ -250,7 +250,7 @@ def push(name: Name) -> str:
         if found and not found.is_of(image_id):
             fail(f"{name} is there already, with other bytes: {found.digest}", _HINTS["tag invalid"])
         if found:
-            say(f"{name} is there already, with these bytes")
+            emit(f"{name} is there already, with these bytes")
         else:
             _push_layers(engine, name)
             found = registry.find(name.repository, name.tag)
@@ -274,7 +274,7 @@ def _push_layers(engine: docker.APIClient, name: Name) -> None:
             hint = next((hint for code, hint in _HINTS.items() if error.startswith(code)), DOCS)
             fail(f"{name} was not pushed: {error}", hint.replace("NAME", name.repository))
         if event.get("status") in {"Pushed", "Layer already exists"}:
-            say(f"{event['id']}: {event['status']}")
+            emit(f"{event['id']}: {event['status']}")
 
 
 def main() -> None:

@@ -9,6 +9,6 @@ def fail(what: str, hint: str) -> NoReturn:
     raise SystemExit(f"image: {what}\n  hint: {hint}")
 
 
-def say(text: str) -> None:
+def emit(text: str) -> None:
     """One line of the log; stdout is for what is asked for."""
     print(f"image: {text}", file=sys.stderr, flush=True)

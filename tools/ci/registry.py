@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import docker
 import requests
 
-from tools.ci.messages import fail, say
+from tools.ci.messages import emit, fail
 
 #: What SageMaker takes for training and hosting alike; an OCI index, which newer builders make, hosting rejects:
 #: https://docs.docker.com/reference/api/registry/latest/ and
@@ -179,11 +179,11 @@ class Registry:
             return
         begun = self._ask("POST", f"{target}/blobs/uploads/?mount={digest}&from={source}")
         if begun.status_code == _CREATED:
-            say(f"{digest}: mounted from {source}")
+            emit(f"{digest}: mounted from {source}")
             return
         with self._ask("GET", f"{source}/blobs/{digest}", stream=True, timeout=_BLOB_TIMEOUT_S) as content:
             self._upload(begun, digest, _Sized(content.raw, size))
-        say(f"{digest}: copied from {source}")
+        emit(f"{digest}: copied from {source}")
 
     def _upload(self, begun: requests.Response, digest: str, content: bytes | _Sized) -> None:
         """End an upload that was begun, as `docker push` does: one PATCH with all, and a PUT with the digest.

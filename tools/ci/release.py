@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.ci import provenance, sbom, sign
-from tools.ci.messages import fail, say
+from tools.ci.messages import emit, fail
 from tools.ci.registry import DOCKER_MANIFEST, Attachment, Manifest, Name, Registry, digest_of
 
 
@@ -32,7 +32,7 @@ def release(candidate: Name, digest: str, env: Mapping[str, str], root: Path) ->
     signed = sign.sign(registry, target.repository, (digest, *attached.values()), env)
     if present is None:
         registry.put(target.repository, target.tag, image)
-    say(f"released {target}: {digest}")
+    emit(f"released {target}: {digest}")
     return {
         "image_uri": f"{target.registry}/{target.repository}@{digest}",
         "image_digest": digest,
@@ -54,7 +54,7 @@ def _documents(
     config = json.loads(registry.read_blob(target.repository, image.config))
     labels = {key: value for key, value in (config["config"].get("Labels") or {}).items() if value != "unknown"}
     if "org.opencontainers.image.base.digest" not in labels:
-        say("warning: the image has no label with the digest of its base: the provenance does not name it")
+        emit("warning: the image has no label with the digest of its base: the provenance does not name it")
     locked = _read_lock(root, labels)
     build = provenance.Build(place, image.digest, labels, env)
     documents = (
@@ -71,7 +71,7 @@ def _documents(
 def _read_lock(root: Path, labels: Mapping[str, str]) -> dict[tuple[str, str], list[str]]:
     """The hashes of the lock that the image was made from, as its labels say."""
     if "trainbox.lock" not in labels:
-        say("warning: the image has no label with its lock: the hashes of its SBOM are those of what pip has installed")
+        emit("warning: the image has no label with its lock: the hashes of its SBOM are those of what pip installed")
         return {}
     lock = (root / labels["trainbox.lock"]).read_bytes()
     if digest_of(lock) != labels.get("trainbox.lock.digest"):
@@ -85,5 +85,5 @@ def _attach(registry: Registry, place: str, image: Manifest, documents: Mapping[
     attached = {}
     for kind, document in documents.items():
         attached[kind] = there.get(kind) or registry.attach(place, image, document)
-        say(f"{document.title}: {attached[kind]}, attached to {image.digest}")
+        emit(f"{document.title}: {attached[kind]}, attached to {image.digest}")
     return attached

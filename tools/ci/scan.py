@@ -7,7 +7,7 @@ from typing import Any
 import botocore.client
 
 from tools.ci.findings import SEVERITIES, Finding, end_on, severities_to_fail_on
-from tools.ci.messages import fail, say
+from tools.ci.messages import emit, fail
 from tools.ci.registry import Name
 
 _SCANNED = frozenset({"COMPLETE", "ACTIVE"})
@@ -26,7 +26,7 @@ def scan(connect: Callable[[], botocore.client.BaseClient], name: Name, digest: 
     failing = severities_to_fail_on(env.get("SCAN_FAIL_ON") or "HIGH")
     missing, basic = _choice(env, "SCAN_MISSING"), _choice(env, "SCAN_BASIC")
     if not failing:
-        say("SCAN_FAIL_ON=NONE: no findings of ECR are asked for")
+        emit("SCAN_FAIL_ON=NONE: no findings of ECR are asked for")
         return
     try:
         seconds = float(env.get("SCAN_WAIT_SECONDS") or 600)
@@ -37,7 +37,7 @@ def scan(connect: Callable[[], botocore.client.BaseClient], name: Name, digest: 
         what, hint = _BASIC
         if basic == "fail":
             fail(what.format(name), hint)
-        say(f"warning: {what.format(name)}; SCAN_BASIC=warn lets that do")
+        emit(f"warning: {what.format(name)}; SCAN_BASIC=warn lets that do")
     status = _wait(ecr, name, digest, seconds)
     if status in _SCANNING:
         fail(f"the scan of {name} is {status} after {seconds:g} s", "run it again, or set SCAN_WAIT_SECONDS")
@@ -45,10 +45,10 @@ def scan(connect: Callable[[], botocore.client.BaseClient], name: Name, digest: 
         text = f"ECR has not scanned {name}: {status}"
         if missing == "fail":
             fail(text, f"let a filter of the registry's scanning name {name.repository}; or set SCAN_MISSING=warn")
-        say(f"warning: {text}; SCAN_MISSING=warn lets it pass")
+        emit(f"warning: {text}; SCAN_MISSING=warn lets it pass")
         return
     counts, found = _read_findings(ecr, name, digest)
-    say(f"findings of ECR: {', '.join(f'{counts[each]} {each}' for each in SEVERITIES if counts.get(each)) or 'none'}")
+    emit(f"findings of ECR: {', '.join(f'{counts[each]} {each}' for each in SEVERITIES if counts.get(each)) or 'none'}")
     for each in failing:
         listed = sum(finding.severity == each for finding in found)
         if listed < counts.get(each, 0):

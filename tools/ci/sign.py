@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 
-from tools.ci.messages import fail, say
+from tools.ci.messages import emit, fail
 from tools.ci.registry import Registry
 
 PLUGIN = "com.amazonaws.signer.notation.plugin"
@@ -62,7 +62,7 @@ def sign(registry: Registry, repository: str, digests: tuple[str, ...], env: Map
     """
     planned = plan(env)
     if planned is None:
-        say("warning: not signed: SIGN_WITH is not set. Nothing but the registry's own rights says who made this image")
+        emit("warning: not signed: SIGN_WITH is not set. Only the registry's own rights say who made this image")
         return False
     program, key = planned
     for digest in digests:
@@ -74,7 +74,7 @@ def sign(registry: Registry, repository: str, digests: tuple[str, ...], env: Map
             fail(f"{program} did not sign {reference}: {done.stderr.strip()[-1000:]}", "may the role use the key?")
         if not signed_by(registry, repository, digest, program):
             fail(f"{program} ended with 0, and {reference} has no signature", "is the signature in another registry?")
-        say(f"signed by {program}: {reference}")
+        emit(f"signed by {program}: {reference}")
     return True
 
 

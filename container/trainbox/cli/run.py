@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     try:
         _summarise(plan, record, outcome, terminal)
     except (MemoryError, ImportError) as error:  # what is loaded late may find no memory: the result stands
-        terminal.say(f"the summary cannot be shown ({type(error).__name__}): the result is in {outcome.out}")
+        terminal.note(f"the summary cannot be shown ({type(error).__name__}): the result is in {outcome.out}")
     return outcome.exit_code
 
 

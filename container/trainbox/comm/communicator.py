@@ -81,7 +81,7 @@ class Communicator:
             if error is not None:
                 self.fail(error)
             else:
-                self._say_goodbye()
+                self._send_goodbye()
         finally:
             self._monitor.close()
             for connection in self._connections.values():
@@ -251,12 +251,12 @@ class Communicator:
             )
         return self._monitor.lose_broken(member, error)
 
-    def _say_goodbye(self) -> None:
+    def _send_goodbye(self) -> None:
         if self.members.is_first:
             slow = self._monitor.await_goodbyes(SHUTDOWN_SECONDS)
             if slow:
                 emit(f"{', '.join(slow)} did not disconnect within {SHUTDOWN_SECONDS:g} s: leaving without")
-        self._monitor.say_goodbye(_GOODBYE_SECONDS)
+        self._monitor.send_goodbye(_GOODBYE_SECONDS)
 
 
 def describe_error(error: BaseException) -> str:

@@ -109,7 +109,7 @@ class OtherVersion(Refused):
         super().__init__("version", f"it uses version {version} of the protocol, this process version {PROTOCOL}")
 
 
-def say_hello(job: str, member: str, role: Role) -> Hello:
+def make_hello(job: str, member: str, role: Role) -> Hello:
     """Return the first message of a member, with a nonce that no other has."""
     return Hello(job, member, role, make_nonce())
 

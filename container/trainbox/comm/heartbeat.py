@@ -166,7 +166,7 @@ class HeartbeatMonitor:
         with self._changed:
             self._changed.wait_for(lambda: not self._connections, seconds)
 
-    def say_goodbye(self, seconds: float) -> None:
+    def send_goodbye(self, seconds: float) -> None:
         """Leave, and wait until the others have heard it: a connection is lost with its container.
 
         Raises:

@@ -25,7 +25,7 @@ from trainbox.clock import Clock, Patience, Sleep
 from trainbox.comm.acceptor import HANDSHAKE_SECONDS, LONGEST_PAUSE_SECONDS, Acceptor, Arrival
 from trainbox.comm.data_connection import LoggedWait
 from trainbox.comm.framing import Loss
-from trainbox.comm.handshake import MemberHandshake, Reason, Refused, Role, say_hello
+from trainbox.comm.handshake import MemberHandshake, Reason, Refused, Role, make_hello
 from trainbox.comm.heartbeat import HeartbeatMonitor
 from trainbox.comm.members import Members
 from trainbox.comm.sockets import connect, describe
@@ -170,7 +170,7 @@ def _try(members: Members, port: int, role: Role) -> socket.socket:
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(connect(members.address, port))
         connection.settimeout(HANDSHAKE_SECONDS)
-        handshake = MemberHandshake(connection, say_hello(members.job, members.name, role), members.key)
+        handshake = MemberHandshake(connection, make_hello(members.job, members.name, role), members.key)
         while not handshake.advance():
             pass
         stack.pop_all()

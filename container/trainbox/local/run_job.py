@@ -129,7 +129,7 @@ class _JobRun:
             with self.stop.listening():
                 self._take_over()
             remove_result(self.out)
-        self._say_choices()
+        self._note_choices()
         if request.previous is not None:
             keep_record(request.previous, self.out)
             keep_earlier_logs(self.out, plan.attempt)
@@ -160,26 +160,26 @@ class _JobRun:
             self._finish(msgspec.structs.replace(end, exit_code=RunError.exit_code))
             raise
         except KeyboardInterrupt:  # of the main thread alone, where nobody has its signals counted
-            self.events.say(f"interrupted while collecting: what the hosts left is in {self.plan.work}")
+            self.events.note(f"interrupted while collecting: what the hosts left is in {self.plan.work}")
             self._finish(msgspec.structs.replace(end, exit_code=INTERRUPTED))
             raise
         self._tell_end()
         if problem is not None:
             raise problem
 
-    def _say_choices(self) -> None:
-        request, say = self.plan.request, self.events.say
-        say(request.isolation.sentence)
-        for note in (*request.notes, *self.plan.notes):
-            say(note)
+    def _note_choices(self) -> None:
+        request, note = self.plan.request, self.events.note
+        note(request.isolation.sentence)
+        for text in (*request.notes, *self.plan.notes):
+            note(text)
         if self.plan.removed:
-            say(f"not passed on, being another job's: {', '.join(self.plan.removed)}")
+            note(f"not passed on, being another job's: {', '.join(self.plan.removed)}")
         if request.previous is not None:
-            say(f"attempt {self.plan.attempt} of {request.job_name}, on its checkpoints")
+            note(f"attempt {self.plan.attempt} of {request.job_name}, on its checkpoints")
         elif request.replaced is not None:
-            say(f"the result of job {request.replaced.job_name!r} ({request.replaced.status}) was removed")
+            note(f"the result of job {request.replaced.job_name!r} ({request.replaced.status}) was removed")
         elif request.resume:
-            say(f"there is nothing to resume in {self.out}: this is attempt 1")
+            note(f"there is nothing to resume in {self.out}: this is attempt 1")
 
     def _train(self) -> JobEnd:
         started = time.monotonic()
@@ -204,7 +204,7 @@ class _JobRun:
         code = 128 + self.stop.first if self.stop.first is not None else None
         stops = stopped_by_others(ended, self.out)
         for name, number in stops.items():
-            self.events.say(f"{name} was stopped by {number}, which trainbox run did not send: the job is stopped")
+            self.events.note(f"{name} was stopped by {number}, which trainbox run did not send: the job is stopped")
         failure = find_failure(self.plan, ended)
         self.is_told = is_told(self.plan, failure)
         return conclude(ended, failure, interrupt_exit_code=code, was_stopped=bool(stops))
@@ -215,7 +215,7 @@ class _JobRun:
             try:
                 disarm(place)
             except OSError as error:
-                self.events.say(f"error: files in {place} may run as their owner: {error.filename}: {error.strerror}")
+                self.events.note(f"error: files in {place} may run as their owner: {error.filename}: {error.strerror}")
 
     def _take_over(self) -> None:
         """Wait for, or remove, hosts that an earlier attempt may have left running."""
@@ -244,7 +244,7 @@ class _JobRun:
             Why there is no archive of the model, where there is none.
         """
         started = time.monotonic()
-        built = build_result(self.plan, self.failed, self.events.say)
+        built = build_result(self.plan, self.failed, self.events.note)
         self.record = msgspec.structs.replace(self.record, clashes=built.clashes)
         kept = not may_replace(end.status, has_model=built.model is not None, record=self.record)
         if not kept:
@@ -258,7 +258,7 @@ class _JobRun:
             if kept:
                 aside = put_aside(self.out, self.plan.attempt)
                 write_record(self.record, self.out)
-                self._say_kept(end, aside)
+                self._note_kept(end, aside)
             else:
                 commit(self.record, self.out)
                 install(self.out)
@@ -271,10 +271,10 @@ class _JobRun:
             built.problem, self.out, self.out / (f"{MODEL}.attempt-{self.plan.attempt}" if kept else MODEL)
         )
 
-    def _say_kept(self, end: JobEnd, aside: Sequence[str]) -> None:
+    def _note_kept(self, end: JobEnd, aside: Sequence[str]) -> None:
         earlier, attempt = self.record.result, self.plan.attempt
         left = f"; what attempt {attempt} left is in {' and '.join(aside)}" if aside else ""
-        self.events.say(
+        self.events.note(
             f"attempt {attempt} ({end.status}) left no better model:"
             f" {MODEL}, {ARCHIVE} and {OUTPUT} are still those of attempt {earlier}{left}"
         )

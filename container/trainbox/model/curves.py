@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from trainbox import atomic_write as whole
-from trainbox import toolkit
+from trainbox import atomic_write, toolkit
 from trainbox.model.plots import FoldCurve, Picture, draw_curves, draw_folds
 
 #: The scores by the steps that they are of, in order.
@@ -89,5 +88,5 @@ def _save(content: Mapping[str, Any]) -> Path:
     """Write the numbers; the path without its suffix."""
     directory = toolkit.current_job().layout.output_data_dir
     directory.mkdir(parents=True, exist_ok=True)
-    whole.write(directory / f"{_NAME}.json", msgspec.json.encode(content))
+    atomic_write.write(directory / f"{_NAME}.json", msgspec.json.encode(content))
     return directory / _NAME

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainbox import atomic_write as whole
+from trainbox import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,7 +157,7 @@ def save(figure: "Figure", path: Path) -> None:
         OSError: A file cannot be written.
     """
     for suffix, content in render(figure).items():
-        whole.write(path.with_name(path.name + suffix), content)
+        atomic_write.write(path.with_name(path.name + suffix), content)
 
 
 def render(figure: "Figure") -> dict[str, bytes]:

@@ -63,38 +63,44 @@ Direction = Literal[-1, 0, 1]
 class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """The hyperparameters of scripts that train with scikit-learn; `-` and `_` are equivalent."""
 
-    task: Annotated[Literal["classification", "regression"], Meta(description="what the label is")] = "classification"
+    task: Annotated[
+        Literal["classification", "regression"], Meta(description="kind of the label: a class or a number")
+    ] = "classification"
     algorithm: Annotated[
         Literal["forest", "extra_trees"], Meta(description="extra trees draw the thresholds of splits at random")
     ] = "forest"
-    n_estimators: Annotated[int, Meta(ge=1, description="trees")] = 100
+    n_estimators: Annotated[int, Meta(ge=1, description="number of trees")] = 100
     criterion: (
         Annotated[
             Literal["gini", "entropy", "log_loss", "squared_error", "absolute_error", "poisson"],
-            Meta(description="of a split; null is gini, or squared_error"),
+            Meta(description="split criterion; null is gini, or squared_error"),
         ]
         | None
     ) = None
-    max_depth: Annotated[int, Meta(ge=1, description="deepest tree; null is no limit")] | None = 10
+    max_depth: Annotated[int, Meta(ge=1, description="largest depth of a tree; null is no limit")] | None = 10
     min_samples_split: (
-        Annotated[int, Meta(ge=2, description="least rows of a node that is split, or their share")] | Share
+        Annotated[int, Meta(ge=2, description="fewest rows, or their share, of a node that is split")] | Share
     ) = 2
     min_samples_leaf: (
-        Annotated[int, Meta(ge=1, description="least rows of a leaf, or their share")]
+        Annotated[int, Meta(ge=1, description="fewest rows, or their share, of a leaf")]
         | Annotated[float, Meta(gt=0, lt=1)]
     ) = 1
-    min_weight_fraction_leaf: Annotated[float, Meta(ge=0, le=0.5, description="least share of the weights")] = 0.0
+    min_weight_fraction_leaf: Annotated[
+        float, Meta(ge=0, le=0.5, description="least share of the weights in a leaf")
+    ] = 0.0
     max_features: (
         Annotated[
             Literal["sqrt", "log2", "all"],
-            Meta(description="tried for each split, or their number or share; null is sqrt, or all for regression"),
+            Meta(
+                description="features tried for each split, or how many, or their share; null: sqrt, all for regression"
+            ),
         ]
         | Count
         | Share
         | None
     ) = None
     max_leaf_nodes: Annotated[int, Meta(ge=2, description="most leaves of a tree; null is no limit")] | None = None
-    min_impurity_decrease: Annotated[float, Meta(ge=0, description="least gain of a split")] = 0.0
+    min_impurity_decrease: Annotated[float, Meta(ge=0, description="least decrease of impurity by a split")] = 0.0
     bootstrap: (
         Annotated[bool, Meta(description="draw rows for each tree; null is true for a forest, false for extra trees")]
         | None
@@ -108,7 +114,7 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
     class_weight: (
         Annotated[
             Literal["balanced", "balanced_subsample"],
-            Meta(description='of the classes; or one for each as JSON: {"0": 1, "1": 5}'),
+            Meta(description='weights of the classes; or one for each as JSON: {"0": 1, "1": 5}'),
         ]
         | dict[str, Annotated[float, Meta(ge=0)]]
         | None
@@ -132,12 +138,12 @@ class EstimatorParams(msgspec.Struct, frozen=True, kw_only=True, rename="kebab")
         | None
     ) = None
     encoding: Annotated[
-        Literal["ordinal", "onehot"], Meta(description="of texts: codes in one column, or one-hot columns")
+        Literal["ordinal", "onehot"], Meta(description="encoding of texts: codes in one column, or one-hot columns")
     ] = "ordinal"
     unseen: Annotated[
         Literal["error", "missing"], Meta(description="what to do with a validation text that `train` does not have")
     ] = "error"
-    seed: Annotated[int, Meta(ge=0, lt=2**31, description="of every random choice (random_state)")] = 42
+    seed: Annotated[int, Meta(ge=0, lt=2**31, description="seed of every random choice (random_state)")] = 42
     n_jobs: Annotated[int, Meta(description="threads; -1 is one for each processor")] = -1
     verbose: Annotated[int, Meta(ge=0, description="verbosity of scikit-learn")] = 0
     checkpoint_every: Annotated[int, Meta(ge=1, description="trees from one checkpoint to the next")] = 10

@@ -203,7 +203,7 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "t
         # No process connects to the other hosts: they connect to the first.
         dialled = dict.fromkeys((job.hosts[0], world_hosts(job)[0]))
         timeout = job.settings.peer_timeout_seconds
-        wait_for_peers(tuple(dialled), timeout=timeout, say=emit, check_stop=check_stop)
+        wait_for_peers(tuple(dialled), timeout=timeout, emit=emit, check_stop=check_stop)
     with scratch_directory() as scratch:
         machine = read_machine(modules=modules_needed(job, program))
         planned = plan(job, program, env=env, machine=machine, scratch=scratch)

@@ -11,7 +11,7 @@ from trainbox.contract.credentials.peer_key import PEER_KEY_VARIABLE
 from trainbox.contract.job import Job
 from trainbox.errors import PeerError
 
-Say = Callable[[str], None]
+Emit = Callable[[str], None]
 SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_TRIES = 0.5
 _LOOKUP_SECONDS = 5.0
@@ -44,7 +44,7 @@ def wait_for_peers(
     hosts: Sequence[str],
     *,
     timeout: float,
-    say: Say,
+    emit: Emit,
     check_stop: Callable[[], None] = lambda: None,
     is_known: Callable[[str], bool] = resolves,
     clock: Clock = time.monotonic,
@@ -58,7 +58,7 @@ def wait_for_peers(
     Args:
         hosts: The names to wait for.
         timeout: Seconds for all of them together; a look-up under way may add its own few.
-        say: Gets one line every ten seconds.
+        emit: Gets one line every ten seconds.
         check_stop: Raises if the job is to end.
         is_known: The look-up; a parameter so that a test can hold a name back.
         clock: The time in seconds; a parameter, like `sleep`, so that a test need not wait.
@@ -79,7 +79,7 @@ def wait_for_peers(
             # After each look-up, not each round: a dead name server holds up every one of them for seconds.
             waiting = waiting.look(clock(), pause=pause)
             if waiting.missed:
-                say(describe_missed(waiting.missed))
+                emit(describe_missed(waiting.missed))
             if waiting.is_over:
                 raise PeerError(
                     f"after {timeout:g} s these hosts still have no address: {_names(missing)}",
@@ -87,7 +87,7 @@ def wait_for_peers(
                 )
             if waiting.now - spoken >= SECONDS_BETWEEN_LINES:
                 spoken = waiting.now
-                say(f"waiting for the address of {_names(missing)} ({waiting.waited:.0f} of {timeout:g} s)")
+                emit(f"waiting for the address of {_names(missing)} ({waiting.waited:.0f} of {timeout:g} s)")
         check_stop()
         if missing:
             sleep(_SECONDS_BETWEEN_TRIES)

@@ -71,7 +71,7 @@ def session(
         gather(ranks.rank, control)  # every rank can be reached, before anything is computed
         several = f"{ranks.world_size} ranks, {ranks.local_world_size} on this host, {chosen.name}"
         who = several if ranks.world_size > 1 else "one rank"
-        run.say(
+        run.print(
             f"{who} on {chosen.device.type} ({chosen.reason}), {precision}, {torch.get_num_threads()} threads a rank,"
             f" seed {seed}, torch {torch.__version__}"
         )

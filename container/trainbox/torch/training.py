@@ -160,9 +160,9 @@ class Session:
         self._gradients.models.append(wrapped)
         # The models are alike now; from here on each rank draws its own numbers, for dropout and the like.
         seed_all(derive(self._seed, "rank", self.rank))
-        self.say(f"model {name}: {count:,} parameters, {how}")
+        self.print(f"model {name}: {count:,} parameters, {how}")
         if rounds_anew(ddp_options, self.world_size):
-            self.say("static_graph=True: the first step after a restart may round differently")
+            self.print("static_graph=True: the first step after a restart may round differently")
         return cast("M", wrapped)  # called the same way, whatever it is inside
 
     def batches(
@@ -312,7 +312,7 @@ class Session:
             self._stopwatch.wait(lambda: dist.all_reduce(summed, group=self._control))
         return summed
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Log one line, from rank 0 only."""
         if self.rank == 0:
             emit(text)

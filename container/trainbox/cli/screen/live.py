@@ -93,7 +93,7 @@ class Live:
         self._show(host, data)
         self._unended = "" if data.endswith(b"\n") else host
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """One line of our own, on stderr."""
         self._line.hide()  # stderr may be the same terminal
         self._notes.write(f"{PREFIX}{visible(without_secrets(text, ()))}\n")
@@ -106,7 +106,7 @@ class Live:
         """Redraw the line, if there is one and its time has come."""
         if self._out.lost and not self._said_lost:
             self._said_lost = True
-            self.say("nobody reads the output any more: the job goes on, and its logs are in the result's directory")
+            self.note("nobody reads the output any more: the job goes on, and its logs are in the result's directory")
         now = time.monotonic()
         if self._redraws and now - self._redrawn >= _REDRAW_SECONDS:
             self._redrawn = now

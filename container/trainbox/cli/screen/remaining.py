@@ -1,4 +1,4 @@
-"""How long the rest of a job takes, at the pace of its steps so far."""
+"""How long the rest of a job takes, at the speed of its steps so far."""
 
 import time
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ TOTALS = (
 DEFAULTS = {"pytorch_train": ("epochs", 10), "random_forest_train": ("n_estimators", 100)}
 #: Of the bundled XGBoost script: it counts the rounds of all folds.
 _FOLDS = ("_kfold", "_num_cv_round")
-#: From the first step to the one that shows a pace.
+#: From the first step to the one that shows a speed.
 _LEAST_STEPS = 2
 
 

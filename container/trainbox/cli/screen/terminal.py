@@ -43,9 +43,9 @@ class Terminal:
             remaining=Remaining(find_total(request.script, request.hyperparameters)),
         )
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """Show a note."""
-        self._live.say(text)
+        self._live.note(text)
 
     def on_event(self, event: Event) -> None:
         """Show an event."""
@@ -56,7 +56,7 @@ class Terminal:
                 if self._host.setdefault(name, host) == host:
                     self._live.show(name, value)
             case NoteGiven(text):
-                self._live.say(text)
+                self._live.note(text)
             case TimePassed():
                 self._live.tick()
             case HostFinished() | JobFinished():

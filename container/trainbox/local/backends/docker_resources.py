@@ -148,10 +148,10 @@ class Resources:
                 with asking(f"end {name}"), unless_gone():
                     self._client.kill(name)
         except RunError as error:
-            listener.say(f"error: {error.message}; to remove what is left: {by_hand}")
+            listener.note(f"error: {error.message}; to remove what is left: {by_hand}")
             return
         if self._containers:
-            listener.say(f"kept: {', '.join([*self._containers, *networks])}; to remove them: {by_hand}")
+            listener.note(f"kept: {', '.join([*self._containers, *networks])}; to remove them: {by_hand}")
 
 
 def _labels(plan: RunPlan) -> dict[str, str]:
@@ -203,7 +203,7 @@ def remove_earlier(plan: RunPlan, image: Image, listener: HostListener) -> None:
             found = ", ".join(
                 f"{len(each)} {name}" for name, each in (("container", containers), ("network", networks)) if each
             )
-            listener.say(f"left of an attempt that was killed, and removed: {found}")
+            listener.note(f"left of an attempt that was killed, and removed: {found}")
             _remove(client, containers, networks)
         give_to_caller(client, written_by(plan), image, listener)
 

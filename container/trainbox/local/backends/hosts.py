@@ -62,7 +62,7 @@ class HostListener(Protocol):
     def output(self, host: str, data: bytes) -> None:
         """A host wrote something, not necessarily whole lines."""
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """`trainbox run` has something to tell."""
 
     def tick(self) -> None:
@@ -153,14 +153,14 @@ def watch(
         if stop is None and reason is not None:
             stop, kill_at = reason, now + plan.seconds_to_leave
             listener.stopping(reason)
-            listener.say(_stop_sentence(plan, reason, [host.name for host in running], failed))
+            listener.note(_stop_sentence(plan, reason, [host.name for host in running], failed))
             for host in running:
                 host.stop(plan.seconds_to_leave)
         if stop is not None and not killed and (now >= kill_at or stop_request.count >= _INTERRUPTS_THAT_KILL):
             killed = True
             names = ", ".join(host.name for host in running)
             why = "Ctrl-C again" if now < kill_at else f"still there {plan.seconds_to_leave:g} s after SIGTERM"
-            listener.say(f"{why}: SIGKILL to {names}")
+            listener.note(f"{why}: SIGKILL to {names}")
             for host in running:
                 host.kill()
         listener.tick()

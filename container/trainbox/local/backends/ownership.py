@@ -31,7 +31,7 @@ def give_to_caller(client: "APIClient", places: Sequence[Path], image: Image, li
         problem = error.message
     if problem:
         by_hand = shlex.join(["sudo", "chown", "-hR", f"{os.geteuid()}:{os.getegid()}", *map(str, places)])
-        listener.say(f"error: files of another user are left ({problem}): {by_hand}")
+        listener.note(f"error: files of another user are left ({problem}): {by_hand}")
 
 
 def _foreign(places: Iterable[Path]) -> Iterator[Path]:

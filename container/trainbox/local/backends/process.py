@@ -174,7 +174,7 @@ def await_earlier(plan: RunPlan, listener: HostListener, stop_request: StopReque
     while is_held(logs):
         if not is_said:
             is_said = True
-            listener.say(f"hosts of {attempt}, which was killed, are still leaving: waiting for them")
+            listener.note(f"hosts of {attempt}, which was killed, are still leaving: waiting for them")
         if stop_request.count or time.monotonic() >= until:
             why = "interrupted" if stop_request.count else f"after {plan.seconds_to_leave:g} s"
             raise RunError(
@@ -196,4 +196,4 @@ def _end_orphans(plan: RunPlan, hosts: Sequence[_Process], others: set[int], lis
     marks = Marks(frozenset(host.namespace for host in hosts) - {""}, tuple(host.tree for host in plan.hosts))
     ended = end_orphans(but=others) if plan.request.owns_children else end_orphans(but=others, is_ours=marks.are_of)
     if ended:
-        listener.say(f"{ended} process{'es' if ended > 1 else ''} of the job outlived it: killed")
+        listener.note(f"{ended} process{'es' if ended > 1 else ''} of the job outlived it: killed")

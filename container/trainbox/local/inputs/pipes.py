@@ -35,8 +35,8 @@ class _Watching:
     def output(self, host: str, data: bytes) -> None:
         self._listener.output(host, data)
 
-    def say(self, text: str) -> None:
-        self._listener.say(text)
+    def note(self, text: str) -> None:
+        self._listener.note(text)
 
     def tick(self) -> None:
         self._listener.tick()

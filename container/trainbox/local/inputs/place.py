@@ -24,7 +24,7 @@ def fetch_inputs(plan: RunPlan, listener: HostListener, is_stopped: Callable[[],
             continue
         wanted = missing(channel.objects)
         count, size = len(channel.objects), sum(each.bytes for each in wanted)
-        listener.say(
+        listener.note(
             f"channel {name}: {count} object{'' if count == 1 else 's'} of {channel.uri},"
             f" {count - len(wanted)} in the cache, {size / 1e6:.1f} MB to download"
         )

@@ -46,25 +46,25 @@ class DefinedMetrics:
 
     Args:
         definitions: Those of the request.
-        say: Reports a note.
+        note: Reports a note.
         clock: The time in seconds.
     """
 
     def __init__(
         self,
         definitions: Sequence[MetricDefinition],
-        say: Callable[[str], None],
+        note: Callable[[str], None],
         *,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._say = say
+        self._note = note
         self._clock = clock
         self._searches: dict[str, Callable[[str], re.Match[str] | None]] = {}
         self._is_cut_told = False
         for definition in definitions:
             problem = refuse(definition.regex)
             if problem:
-                say(f"metric {definition.name!r} is not recorded: {problem}")
+                note(f"metric {definition.name!r} is not recorded: {problem}")
             else:
                 pattern = re.compile(definition.regex)
                 # With a leading `.*`, no match from the start means no match anywhere: one attempt is enough.
@@ -78,13 +78,13 @@ class DefinedMetrics:
         """Yield the values in a line: the first group of each regular expression, if it is a number."""
         if len(line) > LONGEST_SEARCHED and not self._is_cut_told:
             self._is_cut_told = True
-            self._say(f"metrics are searched for in the first {LONGEST_SEARCHED:,} characters of a line")
+            self._note(f"metrics are searched for in the first {LONGEST_SEARCHED:,} characters of a line")
         for name, search in tuple(self._searches.items()):
             started = self._clock()
             found = search(line[:LONGEST_SEARCHED])
             if self._clock() - started > SLOW_SECONDS:
                 del self._searches[name]
-                self._say(
+                self._note(
                     f"metric {name!r} is not recorded any more: its regular expression took more than"
                     f" {SLOW_SECONDS:g} s for one line"
                 )

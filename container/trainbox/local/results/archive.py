@@ -6,7 +6,7 @@ import stat
 import tarfile
 from pathlib import Path
 
-from trainbox import atomic_write as whole
+from trainbox import atomic_write
 from trainbox.errors import RunError
 from trainbox.files import open_regular, walk_below
 from trainbox.local.results.record import ModelRecord
@@ -35,7 +35,7 @@ def archive(directory: Path, target: Path) -> tuple[ModelRecord | None, tuple[st
         if not files:
             return None, left_out
         with (
-            whole.writing(target) as raw,
+            atomic_write.writing(target) as raw,
             gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=_LEVEL) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
         ):

@@ -23,13 +23,13 @@ class BuiltResult(msgspec.Struct, frozen=True):
     problem: RunError | None = None
 
 
-def build_result(plan: RunPlan, failed: str | None, say: Callable[[str], None]) -> BuiltResult:
+def build_result(plan: RunPlan, failed: str | None, note: Callable[[str], None]) -> BuiltResult:
     """Merge the files of all hosts in the work directory, and pack the model.
 
     Args:
         plan: Of the job.
         failed: The host that failed first, if one did.
-        say: Reports a note.
+        note: Reports a note.
 
     Raises:
         RunError: It cannot be written.
@@ -45,7 +45,7 @@ def build_result(plan: RunPlan, failed: str | None, say: Callable[[str], None]) 
     clashes = tuple(clash for clash in merge(outputs, building / OUTPUT) if clash.path != "failure")
     clashes += tuple(merge([(name, tree / MODEL) for name, tree in trees], building / MODEL))
     for clash in clashes:
-        say(
+        note(
             f"error: hosts wrote different {clash.path}: that of {clash.kept} kept the name,"
             f" the others are {', '.join(clash.others)}"
         )
@@ -54,7 +54,7 @@ def build_result(plan: RunPlan, failed: str | None, say: Callable[[str], None]) 
     except RunError as error:
         return BuiltResult(None, clashes, error)
     for path in left_out:
-        say(f"{path} is no file, directory or link: not in {ARCHIVE}")
+        note(f"{path} is no file, directory or link: not in {ARCHIVE}")
     return BuiltResult(model, clashes)
 
 

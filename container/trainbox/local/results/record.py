@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from trainbox import atomic_write as whole
+from trainbox import atomic_write
 from trainbox.errors import RunError
 from trainbox.files import read_regular
 
@@ -164,7 +164,7 @@ def write_whole(path: Path, content: bytes) -> None:
         RunError: It cannot be written, for want of space or permission.
     """
     try:
-        whole.write(path, content)
+        atomic_write.write(path, content)
     except OSError as error:
         raise RunError(
             f"{path} cannot be written: {error.strerror}", hint="free some space or give another --out"

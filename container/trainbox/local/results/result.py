@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainbox import atomic_write as whole
+from trainbox import atomic_write
 from trainbox.errors import RunError
 from trainbox.local.results.collect import has_files
 from trainbox.local.results.folder import remove
@@ -52,7 +52,7 @@ def commit(record: JobRecord, out: Path) -> None:
     building, committed = out / WORK / BUILDING, out / COMMITTED
     inodes = {name: (building / name).lstat().st_ino for name in _PIECES if os.path.lexists(building / name)}
     try:
-        whole.write(building / _INODES, msgspec.json.encode(inodes))
+        atomic_write.write(building / _INODES, msgspec.json.encode(inodes))
         write_record(record, building)
         building.rename(committed)
     except OSError as error:

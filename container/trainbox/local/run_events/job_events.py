@@ -47,7 +47,7 @@ class JobEvents:
         self._pending = dict.fromkeys(hosts, b"")
         self._started: set[str] = set()
         self._curves = curves
-        self._defined = DefinedMetrics(definitions, self.say)
+        self._defined = DefinedMetrics(definitions, self.note)
 
     def tell(self, event: Event) -> None:
         """Send an event."""
@@ -68,7 +68,7 @@ class JobEvents:
         if reason in ("interrupt", "max-run", "stop-after"):
             self.status("Stopping", "Stopping")
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """Send a note."""
         self.tell(NoteGiven(text))
 

@@ -107,7 +107,7 @@ def warn_of_a_deaf_shell() -> None:
     """Say so where a shell stayed PID 1 (bash before 5.0): it gets the signals and passes none on."""
     first = Path("/proc/1/comm")
     if os.getpid() != 1 and first.exists() and first.read_text().strip() in {"bash", "sh"}:
-        say("WARNING: process 1 is a shell that passes no signal on: a stop will not reach the script")
+        emit("WARNING: process 1 is a shell that passes no signal on: a stop will not reach the script")
 
 
 def refuse(reason: str) -> NoReturn:
@@ -117,12 +117,12 @@ def refuse(reason: str) -> NoReturn:
         with (OUTPUT / "failure").open("w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        say(f"{OUTPUT / 'failure'} cannot be written: {error.strerror}")
-    say(f"FAILED: {text}")
+        emit(f"{OUTPUT / 'failure'} cannot be written: {error.strerror}")
+    emit(f"FAILED: {text}")
     sys.exit(2)
 
 
-def say(text: str) -> None:
+def emit(text: str) -> None:
     """One line of the log."""
     sys.stderr.write(f"trainbox: {text}\n")
     sys.stderr.flush()

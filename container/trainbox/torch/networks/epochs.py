@@ -165,7 +165,7 @@ def _save_last(run: Session) -> None:
     try:
         run.save()
     except CheckpointError as error:
-        run.say(f"{error}\nthe model is saved all the same")
+        run.print(f"{error}\nthe model is saved all the same")
 
 
 def _is_better(scores: Mapping[str, float], best: Mapping[str, float]) -> bool:

@@ -93,6 +93,6 @@ def _as_numbers(table: Table) -> Table:
 
 def _classes(like: Table | None) -> Domain:
     if like is None:
-        hint = "number the classes from 0, without gaps; to predict numbers say task=regression"
+        hint = "number the classes from 0, without gaps; to predict numbers, set task=regression"
         return classes_below(MOST_CLASSES, hint=hint)
     return classes_below(int(like.labels.max()) + 1, hint="check the split: each class must occur in channel train")
