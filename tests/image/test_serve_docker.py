@@ -2,13 +2,16 @@
 
 import functools
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import xgboost
@@ -29,13 +32,23 @@ def test_a_model_is_served_by_the_image_and_no_container_is_left(tmp_path: Path,
     subprocess.run(job, cwd=tmp_path, check=True, timeout=LIMIT, capture_output=True)
     before = {each["Id"] for each in engine.containers(all=True, filters={"label": LABEL})}
     argv = [sys.executable, "-m", "trainbox", "serve", "result", "--docker", image, "--port", "0", "--workers", "1"]
+    argv += ["--runtime-port", "0"]
     with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
+        url = next(line for line in server.stdout if "sagemaker-runtime" in line).split('"')[3]
         curl = next(line for line in server.stdout if "curl" in line)
+        keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "eu-central-1"}
+        with closing(boto3.client("sagemaker-runtime", endpoint_url=url, **keys)) as runtime:
+            row = shlex.split(curl)[shlex.split(curl).index("--data-raw") + 1]
+            given = {"EndpointName": "e", "ContentType": "text/csv", "Body": row.encode()}
+            invoked = runtime.invoke_endpoint(**given)["Body"].read()
+            with closing(runtime.invoke_endpoint_with_response_stream(**given)["Body"]) as stream:
+                streamed = b"".join(event["PayloadPart"]["Bytes"] for event in stream)
         answer = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True, timeout=LIMIT)
         (mine,) = [each for each in engine.containers(filters={"label": LABEL}) if each["Id"] not in before]
         server.send_signal(signal.SIGINT)
         assert server.wait(LIMIT) == 0
+    assert invoked == streamed == answer.stdout.encode()
     assert float(answer.stdout) == read_card(tmp_path / "result/model").samples[0].prediction
     assert {port["IP"] for port in mine["Ports"] if port.get("PublicPort")} == {"127.0.0.1"}
     assert re.search(r"http://127\.0\.0\.1:\d+/invocations", curl)
