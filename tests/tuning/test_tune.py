@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,7 +232,8 @@ def test_kills_at_any_moment_lose_no_finished_trial(here: Path) -> None:
     moments = random.Random(1)
     (here / "src" / "train.py").write_text(EPOCHS)
     given = ("--range", "depth=1:900", "--trials", "8", "--parallel", "2", *METRIC, "--resume")
-    kills, code, finished = 0, -signal.SIGKILL, {}
+    kills, code = 0, -int(signal.SIGKILL)
+    finished: dict[int, dict[str, Any]] = {}
     while code == -signal.SIGKILL:
         with started(here, *given) as process:
             try:

@@ -76,7 +76,7 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     finally:
         terminal.close()
     best = record.best_trial
-    has_model = best is not None and (plan.out / best.out / MODEL).is_dir()
+    has_model = best is not None and any((plan.out / best.out / MODEL).glob("*"))
     text = tuning_summary(record, plan.out, terminal.pen, has_model=has_model, report=_write_report(record, plan.out))
     terminal.screen.write(without_secrets(text, hidden_values(env, plan.spec.hyper_parameters, also=plan.hide)))
     return _exit_code(record, interrupts)

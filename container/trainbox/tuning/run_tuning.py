@@ -86,6 +86,8 @@ class _Tuner:
         self.running: dict[int, TrialRun] = {}
         self.began: dict[int, float] = {}
         self.to_resume: list[TrialRecord] = []
+        #: Those whose end is not written yet: it comes with the start of the next one. Until then, `job.json` has it.
+        self.ended: list[TrialRecord] = []
         self.events: queue.SimpleQueue[TrialEvent] = queue.SimpleQueue()
         self.noted: set[str] = set()
         self.secrets = hidden_values(plan.options.env or {}, plan.spec.hyper_parameters, also=plan.hide)
@@ -114,6 +116,8 @@ class _Tuner:
         while True:
             while len(self.running) < self.plan.settings.max_parallel and self._start_next(pool):
                 pass
+            if self.ended:
+                self._keep()
             if not self.running:
                 return
             self._await_event()
@@ -164,7 +168,7 @@ class _Tuner:
                 return False
             trial = first_trial(self.plan, number, values, _now())
         self.trials[trial.number] = trial
-        if not self._try_to_write():
+        if not self._keep():
             return False
         lane = next(lane for lane in range(self.record.max_parallel) if lane not in self._lanes())
         run = TrialRun(lane, self.events, trial.number, self.record.objective.name)
@@ -223,9 +227,8 @@ class _Tuner:
                 is_interrupted=is_interrupted,
             )
         self.trials[number] = trial
+        self.ended.append(trial)
         self._tell(trial)
-        if self._try_to_write():
-            self.listener.on_event(TrialEnded(trial, is_best=self.record.best == number))
         self._count_failures(trial)
 
     def _tell(self, trial: TrialRecord) -> None:
@@ -259,13 +262,16 @@ class _Tuner:
         )
         write_tuning(self.record, self.plan.out)
 
-    def _try_to_write(self) -> bool:
-        """Write the record; where that is not possible, the trials that run are ended first."""
+    def _keep(self) -> bool:
+        """Write the record, with the ends and starts since; where that is not possible, all trials are ended first."""
         try:
             self._write("InProgress")
         except RunError as error:
             self.error = self.error or error
             return False
+        for trial in self.ended:
+            self.listener.on_event(TrialEnded(trial, is_best=self.record.best == trial.number))
+        self.ended.clear()
         return True
 
     def _end(self) -> TuningRecord:
