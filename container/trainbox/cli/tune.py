@@ -21,7 +21,7 @@ from trainbox.contract.text import visible
 from trainbox.errors import RunError
 from trainbox.local.interrupts import Interrupts
 from trainbox.local.results.result import MODEL
-from trainbox.local.run_job import plan_job
+from trainbox.local.run_job import INTERRUPTED, plan_job
 from trainbox.tuning.printed.print_search import print_search
 from trainbox.tuning.records import TuningRecord
 from trainbox.tuning.tuning_plan import TuningPlan, first_trial, trial_job
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     umask = os.umask(_UMASK)
     try:
         return _run(args, env, umask)
+    except KeyboardInterrupt:  # before the first trial, or after the last one
+        return INTERRUPTED
     finally:
         os.umask(umask)
 
