@@ -174,21 +174,29 @@ def test_two_searches_do_not_share_a_directory(here: Path) -> None:
     assert statuses(here) == ["Completed"] * 3
 
 
-def test_a_disk_that_fills_ends_the_search_and_what_was_recorded_stays(here: Path) -> None:
-    (here / "out").mkdir()
-    fills = "Path(os.environ['SM_MODEL_DIR'], 'big').write_bytes(bytes(30_000_000 if depth != '1' else 1000))\n"
+#: Mounts a small disk, nearly full; runs the command behind it, makes room, and runs the command again.
+FULL_DISK = """
+mkdir disk && mount -t tmpfs -o size=12m tmpfs disk && head -c 8000000 /dev/zero > disk/other || exit 1
+"$@"; code=$?; cp disk/out/tuning.json full.json; rm disk/other
+[ $code = 10 ] && "$@" --resume; code=$?; cp disk/out/tuning.json .; exit $code
+"""
+
+
+def test_a_disk_that_fills_ends_the_search_and_once_there_is_room_it_goes_on(here: Path) -> None:
+    fills = "Path(os.environ['SM_MODEL_DIR'], 'big').write_bytes(os.urandom(3_000_000 if depth == '2' else 1000))\n"
     (here / "src" / "train.py").write_text(SCRIPT.format(here=str(here)) + fills)
     (here / "go").touch()
-    mount = 'mount -t tmpfs -o size=8m tmpfs out && "$@"; code=$?; cp out/tuning.json . && exit $code'
-    prefix = ["unshare", *(["-r"] if os.geteuid() else []), "-m", "sh", "-c", mount, "sh"]
-    if subprocess.run([*prefix[:-4], "true"], check=False, capture_output=True).returncode:
+    unshare = ["unshare", *(["-r"] if os.geteuid() else []), "-m"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
-    code, _, err = tune(here, *GRID, prefix=prefix)
-    trials = json.loads((here / "tuning.json").read_text())["trials"]
-    assert code == 10, err
+    code, _, err = tune(here, *GRID, "--out", "disk/out", prefix=[*unshare, "sh", "-c", FULL_DISK, "sh"])
+    assert code == 0, err
     assert "No space left on device" in err
-    # There is no room for the end of the second one: --resume runs it again.
-    assert [trial["status"] for trial in trials] == ["Completed", "InProgress"]
+    first = json.loads((here / "full.json").read_text())["trials"]
+    last = json.loads((here / "tuning.json").read_text())["trials"]
+    assert first[0] == last[0]
+    assert [trial["status"] for trial in first] in (["Completed", "InProgress"], ["Completed", "Stopped"])
+    assert [trial["status"] for trial in last] == ["Completed"] * 3
     assert not marked(here)
 
 

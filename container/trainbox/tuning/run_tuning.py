@@ -33,7 +33,7 @@ from trainbox.tuning.events import (
 )
 from trainbox.tuning.records import TrialRecord, TuningRecord, TuningStatus, find_best
 from trainbox.tuning.search.search import TrialSearch
-from trainbox.tuning.trial_end import curve_of, end_trial, has_failed, mentions_no_number
+from trainbox.tuning.trial_end import break_off, curve_of, end_trial, has_failed, mentions_no_number
 from trainbox.tuning.trial_runs import TrialEvent, TrialRun
 from trainbox.tuning.tuning_file import claimed, read_tuning, remove_tuning, write_tuning
 from trainbox.tuning.tuning_plan import TuningPlan, first_trial, trial_job
@@ -81,7 +81,7 @@ class _Tuner:
         self.listener = listener
         self.stop = stop
         self.search = TrialSearch(plan.settings)
-        self.record = msgspec.structs.replace(plan.record, started=_now())
+        self.record = plan.record if plan.previous else msgspec.structs.replace(plan.record, started=_now())
         self.trials = {trial.number: trial for trial in self.record.trials}
         self.running: dict[int, TrialRun] = {}
         self.began: dict[int, float] = {}
@@ -93,6 +93,8 @@ class _Tuner:
         self.secrets = hidden_values(plan.options.env or {}, plan.spec.hyper_parameters, also=plan.hide)
         self.failures = 0
         self.failure_reason = ""
+        #: Whether any trial has logged the objective.
+        self.is_logged = any(trial.objective is not None for trial in self.trials.values())
         #: Whether trials that run can come to nothing, either.
         self.is_pointless = False
         self.error: TrainboxError | None = None
@@ -191,8 +193,9 @@ class _Tuner:
             case None:
                 self._end_trial(found.number)
             case NoteGiven(text):
-                self._note(text)
+                self._note(text, of=found.number)
             case MetricLogged(step=step, value=value):
+                self.is_logged = True
                 self.listener.on_event(ObjectiveLogged(found.number, step, value))
                 if step is not None:
                     self._judge(found.number, step, value)
@@ -209,15 +212,16 @@ class _Tuner:
         run, trial = self.running.pop(number), self.trials[number]
         seconds = trial.seconds + time.monotonic() - self.began[number]  # of all attempts
         assert run.future is not None  # noqa: S101 - it has ended
+        is_interrupted = run.stop.count > 0 and not run.is_stopped_early
         try:
             outcome = run.future.result()
         except TrainboxError as error:
-            reason = without_secrets(f"{type(error).__name__}: {error.message}", self.secrets)
-            trial = msgspec.structs.replace(trial, status="Failed", failure_reason=reason, seconds=round(seconds, 3))
             if _is_disk_full(error):
                 self.error = error
+                is_interrupted = True  # it is not to blame
+            reason = without_secrets(f"{type(error).__name__}: {error.message}", self.secrets)
+            trial = break_off(trial, reason, seconds, is_interrupted=is_interrupted)
         else:
-            is_interrupted = run.stop.count > 0 and not run.is_stopped_early
             trial = end_trial(
                 trial,
                 outcome,
@@ -241,18 +245,17 @@ class _Tuner:
         self.failures = self.failures + 1 if has_failed(trial) else 0
         if self.failures >= MOST_FAILURES:
             self.failure_reason = f"{self.failures} trials in a row failed, the last one: {trial.failure_reason}"
-        never = all(each.objective is None for each in self.trials.values())
-        if never and trial.status == "Completed" and not mentions_no_number(self.plan.out / trial.out):
+        if not self.is_logged and trial.status == "Completed" and not mentions_no_number(self.plan.out / trial.out):
             self.failure_reason = f"trial {trial.number} completed, and {trial.failure_reason}"
             self.is_pointless = True
 
     # -- the record --
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, *, of: int | None = None) -> None:
         """Log a note once: trials have the same ones."""
         if text not in self.noted:
             self.noted.add(text)
-            self.listener.on_event(NoteLogged(text))
+            self.listener.on_event(NoteLogged(text if of is None else f"trial {of}: {text}"))
 
     def _write(self, status: TuningStatus) -> None:
         trials = tuple(trial for _, trial in sorted(self.trials.items()))
