@@ -144,6 +144,22 @@ def test_a_signal_ends_the_trials_cleanly_and_shows_the_best_so_far(here: Path) 
     assert not marked(here)
 
 
+def test_a_second_signal_kills_trials_that_do_not_leave(here: Path) -> None:
+    script = SCRIPT.format(here=str(here)).replace("lambda *_: stopped.append(1)", "signal.SIG_IGN")
+    (here / "src" / "train.py").write_text(script)
+    with started(here, *GRID) as process:
+        eventually(lambda: is_at_work(here, 2), "the second trial", ended=lambda: process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        while "SIGTERM to algo-1" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert statuses(here) == ["Completed", "Stopped"]
+    assert not marked(here)
+
+
 def test_a_kill_loses_no_finished_trial_leaves_no_process_and_running_trials_go_on(here: Path) -> None:
     with started(here, *GRID, "--parallel", "2") as process:
         eventually(lambda: is_at_work(here, 2), "the second trial", ended=lambda: process.poll() is not None)

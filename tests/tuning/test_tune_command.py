@@ -220,7 +220,7 @@ def test_a_parser_that_the_source_does_not_show_whole_takes_any_name(here: Path,
 
 
 def test_a_bundled_script_is_asked_for_its_hyperparameters_too(here: Path) -> None:
-    with pytest.raises(RunError, match="xgboost_train does not take it - did you mean 'max_depth'"):
+    with pytest.raises(RunError, match="xgboost does not take it - did you mean 'max_depth'"):
         plan(here, "xgboost", "--hp", "num_round=3", "--range", "max_dept=3:5")
     with pytest.raises(RunError, match="nothing is tuned"):
         plan(here, "xgboost", "--hp", "num_round=3")

@@ -218,7 +218,7 @@ class _Tuner:
         except TrainboxError as error:
             if _is_disk_full(error):
                 self.error = error
-                is_interrupted = True  # it is not to blame
+                is_interrupted = True  # no fault of its values
             reason = without_secrets(f"{type(error).__name__}: {error.message}", self.secrets)
             trial = break_off(trial, reason, seconds, is_interrupted=is_interrupted)
         else:
