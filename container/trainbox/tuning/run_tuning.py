@@ -17,6 +17,7 @@ from trainbox.contract.credentials.secrets import hidden_values, without_secrets
 from trainbox.errors import RunError, TrainboxError
 from trainbox.files import keep_out_of_git
 from trainbox.local.request import RESULTS
+from trainbox.local.results.outcome import JobOutcome
 from trainbox.local.results.record import Curve, JobRecord, read_record
 from trainbox.local.run_events.events import MetricLogged, NoteGiven
 from trainbox.local.stop_request import StopRequest
@@ -230,10 +231,19 @@ class _Tuner:
                 is_stopped_early=run.is_stopped_early,
                 is_interrupted=is_interrupted,
             )
+            self._note_useless_stopping(trial, outcome)
         self.trials[number] = trial
         self.ended.append(trial)
         self._tell(trial)
         self._count_failures(trial)
+
+    def _note_useless_stopping(self, trial: TrialRecord, outcome: JobOutcome) -> None:
+        """Say that trials cannot be stopped early: they log the objective once, at their end."""
+        settings = self.plan.settings
+        if not (settings.early_stopping or settings.strategy == "Hyperband") or trial.status != "Completed":
+            return
+        if trial.objective is not None and len(curve_of(outcome, settings.objective.name).steps) < 2:  # noqa: PLR2004
+            self._note(f"no trial can be stopped early: {settings.objective.name!r} is logged once, not in each epoch")
 
     def _tell(self, trial: TrialRecord) -> None:
         objective = None if trial.status == "Failed" else trial.objective
