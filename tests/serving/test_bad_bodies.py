@@ -180,7 +180,7 @@ def test_a_bad_body_is_refused_with_its_place(case: Case) -> None:
     [
         (
             "application/octet-stream",
-            "the SageMaker SDK sends this where no serializer is given, such as CSVSerializer(); send one of text/csv, ",
+            "the SageMaker SDK sends this where no serializer is given, such as CSVSerializer(); send one of",
         ),
         (
             "application/x-www-form-urlencoded",

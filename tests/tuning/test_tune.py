@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,22 @@ def test_a_signal_ends_the_trials_cleanly_and_shows_the_best_so_far(here: Path) 
     assert not marked(here)
 
 
+def test_a_second_signal_kills_trials_that_do_not_leave(here: Path) -> None:
+    script = SCRIPT.format(here=str(here)).replace("lambda *_: stopped.append(1)", "signal.SIG_IGN")
+    (here / "src" / "train.py").write_text(script)
+    with started(here, *GRID) as process:
+        eventually(lambda: is_at_work(here, 2), "the second trial", ended=lambda: process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        while "SIGTERM to algo-1" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert statuses(here) == ["Completed", "Stopped"]
+    assert not marked(here)
+
+
 def test_a_kill_loses_no_finished_trial_leaves_no_process_and_running_trials_go_on(here: Path) -> None:
     with started(here, *GRID, "--parallel", "2") as process:
         eventually(lambda: is_at_work(here, 2), "the second trial", ended=lambda: process.poll() is not None)
@@ -173,21 +190,29 @@ def test_two_searches_do_not_share_a_directory(here: Path) -> None:
     assert statuses(here) == ["Completed"] * 3
 
 
-def test_a_disk_that_fills_ends_the_search_and_what_was_recorded_stays(here: Path) -> None:
-    (here / "out").mkdir()
-    fills = "Path(os.environ['SM_MODEL_DIR'], 'big').write_bytes(bytes(30_000_000 if depth != '1' else 1000))\n"
+#: Mounts a small disk, nearly full; runs the command behind it, makes room, and runs the command again.
+FULL_DISK = """
+mkdir disk && mount -t tmpfs -o size=12m tmpfs disk && head -c 8000000 /dev/zero > disk/other || exit 1
+"$@"; code=$?; cp disk/out/tuning.json full.json; rm disk/other
+[ $code = 10 ] && "$@" --resume; code=$?; cp disk/out/tuning.json .; exit $code
+"""
+
+
+def test_a_disk_that_fills_ends_the_search_and_once_there_is_room_it_goes_on(here: Path) -> None:
+    fills = "Path(os.environ['SM_MODEL_DIR'], 'big').write_bytes(os.urandom(3_000_000 if depth == '2' else 1000))\n"
     (here / "src" / "train.py").write_text(SCRIPT.format(here=str(here)) + fills)
     (here / "go").touch()
-    mount = 'mount -t tmpfs -o size=8m tmpfs out && "$@"; code=$?; cp out/tuning.json . && exit $code'
-    prefix = ["unshare", *(["-r"] if os.geteuid() else []), "-m", "sh", "-c", mount, "sh"]
-    if subprocess.run([*prefix[:-4], "true"], check=False, capture_output=True).returncode:
+    unshare = ["unshare", *(["-r"] if os.geteuid() else []), "-m"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
-    code, _, err = tune(here, *GRID, prefix=prefix)
-    trials = json.loads((here / "tuning.json").read_text())["trials"]
-    assert code == 10, err
+    code, _, err = tune(here, *GRID, "--out", "disk/out", prefix=[*unshare, "sh", "-c", FULL_DISK, "sh"])
+    assert code == 0, err
     assert "No space left on device" in err
-    # There is no room for the end of the second one: --resume runs it again.
-    assert [trial["status"] for trial in trials] == ["Completed", "InProgress"]
+    first = json.loads((here / "full.json").read_text())["trials"]
+    last = json.loads((here / "tuning.json").read_text())["trials"]
+    assert first[0] == last[0]
+    assert [trial["status"] for trial in first] in (["Completed", "InProgress"], ["Completed", "Stopped"])
+    assert [trial["status"] for trial in last] == ["Completed"] * 3
     assert not marked(here)
 
 
@@ -231,7 +256,8 @@ def test_kills_at_any_moment_lose_no_finished_trial(here: Path) -> None:
     moments = random.Random(1)
     (here / "src" / "train.py").write_text(EPOCHS)
     given = ("--range", "depth=1:900", "--trials", "8", "--parallel", "2", *METRIC, "--resume")
-    kills, code, finished = 0, -signal.SIGKILL, {}
+    kills, code = 0, -int(signal.SIGKILL)
+    finished: dict[int, dict[str, Any]] = {}
     while code == -signal.SIGKILL:
         with started(here, *given) as process:
             try:
