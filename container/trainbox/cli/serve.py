@@ -109,12 +109,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TrainboxError: The model cannot be found or unpacked, or the endpoint ended by itself.
     """
-    given = read_variables(args.env)
+    given, env = read_variables(args.env), read_environment()
     if args.multi_model:
-        return _serve_many(args, given)
+        return _serve_many(args, given, env)
     with Interrupts() as stop, unpacked(find_source(Path(args.model))) as root:
         port = find_port(args.port)
-        env = read_environment()
         plan = plan_server(root, port=port, workers=args.workers, given=given, inherited=env, image=args.docker)
         with serving(plan, env) as server:
             if await_ready(server, plan.url, is_stopped=lambda: bool(stop.count)):
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve_many(args: argparse.Namespace, given: Mapping[str, str]) -> int:
+def _serve_many(args: argparse.Namespace, given: Mapping[str, str], env: Mapping[str, str]) -> int:
     """Serve the models of a folder until Ctrl-C; 0.
 
     Raises:
@@ -132,7 +131,7 @@ def _serve_many(args: argparse.Namespace, given: Mapping[str, str]) -> int:
     models = find_models(Path(args.model))
     variables = {"SAGEMAKER_MULTI_MODEL": "true", **given}
     with Interrupts() as stop, all_unpacked(models) as root:
-        env, port = read_environment(), find_port(args.port)
+        port = find_port(args.port)
         plan = plan_server(
             root, port=port, workers=args.workers, given=variables, inherited=env, image=args.docker, mounted=MODELS
         )
