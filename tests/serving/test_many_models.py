@@ -1,8 +1,10 @@
 """An endpoint of many models: SageMaker's API for them, with real processes and real models."""
 
 import json
+import random
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import xgboost as xgb
 from tests.serving.test_serve_models import ROWS, as_csv, save
 from tests.support.many_models import ManyModels, read, write_code, write_model
 from tests.support.shared_data import shared
+from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.process
 
@@ -110,10 +113,14 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason_and_nothing_else_notic
     write_code(tmp_path, "hangs", "import time\ndef model_fn(_):\n    time.sleep(600)\n")
     write_code(tmp_path, "needs", "def model_fn(_): pass\n")
     write_model(tmp_path, "needs", {"code/requirements.txt": "numpy\nno-such-package==1.2\n"})
+    write_code(tmp_path, "huge")
+    with (tmp_path / "models" / "huge" / "model" / "weights").open("wb") as weights:
+        weights.truncate(2**43)
     expected = {
         "of another model": (400, "sample row 1: the model predicts"),
         "empty": (400, "has no model to serve: it holds nothing"),
-        "no such directory": (400, "is not a directory below"),
+        "no such directory": (404, "does not exist"),
+        "huge": (507, "its files have 8,388,608 MiB"),
         "syntax": (400, "is not a Python module"),
         "raises": (500, "model_fn: KeyError: 'weights' (inference.py:2 in model_fn)"),
         "memory": (507, "the memory does not suffice for the model"),
@@ -217,6 +224,39 @@ def test_the_body_of_a_load_is_read_with_care(tmp_path: Path) -> None:
         assert server.call("GET", "/models?next_page_token=%21").status == 400
         assert server.call("GET", "/models?limit=0").status == 400
         assert server.ask("/ping").status == 200
+
+
+def test_requests_of_any_bytes_end_no_worker(tmp_path: Path) -> None:
+    draw = random.Random(7)
+    pieces = rb"/models|/|..|%2e%2e|%00|%ff|%|m|invoke|?|#|//|%2F".split(b"|")
+    pieces += [
+        b"next_page_token=",
+        b"limit=",
+        b"&",
+        b"a" * 3000,
+        "ü".encode(),
+        b" ",
+        b"*",
+        b"\xff",
+        b"http://h/models/m",
+    ]
+    write_code(tmp_path, "kept")
+    with ManyModels(tmp_path, ONE) as server:
+        assert server.load("kept").status == 200
+        server.until(lambda: len(server.workers) == 1, "the worker before has ended")
+        before = server.workers
+        for _ in range(300):
+            method = draw.choice([b"GET", b"POST", b"DELETE", b"PUT", b"HEAD", b"OPTIONS"])
+            path = b"/models" * draw.randint(0, 1) + b"".join(draw.choices(pieces, k=draw.randint(0, 6)))
+            body = draw.choice([b"", b"{", b'{"model_name": "n", "url": "/opt"}', draw.randbytes(50)])
+            head = b"%b %b HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
+                connection.sendall(head % (method, path, len(body)) + body)
+                answered = b"".join(iter(lambda read=connection.recv: read(2**16), b""))
+            assert re.match(rb"HTTP/1.1 (200|400|404|405) ", answered), (method, path, body, answered)
+        assert server.workers == before
+        assert server.names == ["kept"]
+        assert "Traceback" not in server.log
 
 
 # ---- code ----

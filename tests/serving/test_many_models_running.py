@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -124,6 +125,21 @@ def test_loads_that_meet_are_all_answered(tmp_path: Path) -> None:
         assert Counter(answers) == Counter(itertools.product(names, (200, 409)))
         assert server.names == names
         assert [server.invoke_model(name, b"").body.split()[1].decode() for name in names] == names
+
+
+def test_requests_of_one_packet_are_answered_in_their_order_across_a_change(tmp_path: Path) -> None:
+    """The second and third lie unread when the workers are replaced."""
+    for name in ("a", "b"):
+        write_code(tmp_path, name)
+    with ManyModels(tmp_path, ONE) as server:
+        assert [server.load(name).status for name in ("a", "b")] == [200, 200]
+        ask = b"POST /models/a/invoke HTTP/1.1\r\nhost: h\r\n%bcontent-length: 0\r\n\r\n"
+        requests = [b"DELETE /models/b HTTP/1.1\r\nhost: h\r\n\r\n", ask % b"", ask % b"connection: close\r\n"]
+        with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
+            connection.sendall(b"".join(requests))
+            answered = b"".join(iter(lambda: connection.recv(2**16), b""))
+        assert re.findall(rb"HTTP/1.1 (\d+) ", answered) == [b"200"] * 3
+        assert server.names == ["a"]
 
 
 def test_a_request_in_progress_is_answered_though_its_model_is_unloaded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import itertools
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,12 +66,14 @@ def find_candidate(hosting: Hosting, asked: LoadModel) -> Candidate:
 
 def _find_directory(root: Path, url: str) -> Path:
     try:
-        directory, root = Path(url).resolve(), root.resolve()
-        if directory.is_relative_to(root) and directory.is_dir():
-            return directory
-    except (OSError, RuntimeError):  # a name that is too long; links that lead to each other
-        pass
-    raise RequestError(f"url={short(url, 200)} is not a directory below {root}", hint="models lie there")
+        directory, root = Path(url).resolve(strict=True), root.resolve()
+    except FileNotFoundError as error:
+        raise RequestError(f"url={short(url, 200)} does not exist", status=HTTPStatus.NOT_FOUND) from error
+    except (OSError, RuntimeError) as error:  # a name that is too long; links that lead to each other
+        raise RequestError(f"url={short(url, 200)} cannot be read") from error
+    if not directory.is_relative_to(root) or not directory.is_dir():
+        raise RequestError(f"url={short(url, 200)} is not a directory below {root}", hint="models lie there")
+    return directory
 
 
 def import_library(candidate: Candidate) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from trainbox.errors import TrainboxError
 from trainbox.log_lines import emit
+from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.hooks.calls import HookError
 from trainbox.serving.multi.api import Reply, stopping
 from trainbox.serving.multi.room import no_memory
@@ -99,8 +100,11 @@ def explain_error(error: BaseException) -> Reply:
     if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
         return no_memory(str(error) or "MemoryError")
     if isinstance(error, TrainboxError):
-        is_code = isinstance(error, HookError)
-        status = HTTPStatus.INTERNAL_SERVER_ERROR if is_code else HTTPStatus.BAD_REQUEST
+        status = HTTPStatus.BAD_REQUEST
+        if isinstance(error, HookError):
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+        elif isinstance(error, RequestError):
+            status = error.status
         return Reply(status, error.message[:_MOST_TEXT], error.hint[:_MOST_TEXT])
     text = f"the model cannot be loaded: {type(error).__name__}: {error}"[:_MOST_TEXT]
     return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, text, "the log has the traceback")
