@@ -91,7 +91,6 @@ def write_inputs(directory: Path, counts: Mapping[str, int]) -> dict[str, list[l
     return made
 
 
-@pytest.mark.representative
 def test_sdk_v2_deploys_predicts_and_transforms(drive: Drive, image: str, archive: Path, tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "inference.py").write_text(HOOKS)
@@ -122,6 +121,7 @@ def test_sdk_v2_deploys_predicts_and_transforms(drive: Drive, image: str, archiv
     said = json.loads(answers.pop("wrong"))
     assert (said["row"], said["column"], said["value"]) == (1, 2, "abc")
     assert "CSVSerializer()" in json.loads(answers.pop("untyped"))["hint"]
+    assert answers.pop("libsvm") == as_rows["CSVDeserializer"]
     assert len(answers) == 12
     for names, answer in answers.items():
         assert answer == as_rows[names.split()[1]], names

@@ -24,6 +24,7 @@ from sagemaker.serializers import (  # type: ignore[import-not-found]  # not in 
     CSVSerializer,
     JSONLinesSerializer,
     JSONSerializer,
+    LibSVMSerializer,
     NumpySerializer,
 )
 
@@ -60,6 +61,8 @@ def predict(session: Any, job: dict[str, Any]) -> dict[str, Any]:
             answer = predictor.predict(np.array(rows) if isinstance(serializer, NumpySerializer) else rows)
             name = f"{type(serializer).__name__} {type(deserializer).__name__}"
             answers[name] = answer.tolist() if isinstance(answer, np.ndarray) else answer
+    predictor.serializer, predictor.deserializer = LibSVMSerializer(), CSVDeserializer()
+    answers["libsvm"] = predictor.predict("\n".join(f"0:{first} 1:{second}" for first, second in rows))
     predictor.serializer, predictor.deserializer = CSVSerializer(), StringDeserializer()
     answers["wrong"] = predictor.predict("1,abc")
     plain = Predictor(predictor.endpoint_name, session)
