@@ -1,5 +1,6 @@
 """`trainbox serve`: the model of a job answers the `curl` that is printed, and nothing of it outlives the command."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from tests.support import writers
@@ -154,7 +156,7 @@ def test_a_folder_of_models_is_one_endpoint_that_each_is_asked_of_by_its_name(jo
     (models / "of a job").symlink_to(job)
     (models / "broken").mkdir()
     (models / "notes.txt").write_text("no model")
-    argv = [*TRAINBOX, "serve", str(models), "--multi-model", "--port", "0", "--workers", "1"]
+    argv = [*TRAINBOX, "serve", str(models), "--multi-model", "--port", "0", "--runtime-port", "0", "--workers", "1"]
     with (
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True) as made,
@@ -177,8 +179,17 @@ def test_a_folder_of_models_is_one_endpoint_that_each_is_asked_of_by_its_name(jo
         for name in ("berlin.tar.gz", "of a job"):
             asking = [*TRAINBOX, "invoke", "-", "--url", url, "--model", name]
             answers.append(subprocess.run(asking, input=row.encode(), capture_output=True, check=True).stdout)
+        (runtime_line,) = [line for line in lines if "sagemaker-runtime" in line]
+        keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "eu-central-1"}
+        runtime = boto3.client("sagemaker-runtime", endpoint_url=runtime_line.split('"')[3], **keys)
+        with contextlib.closing(runtime):
+            for name in ("berlin.tar.gz", "of a job"):
+                answer = runtime.invoke_endpoint(
+                    EndpointName="e", TargetModel=name, Body=row.encode(), ContentType="text/csv"
+                )
+                answers.append(answer["Body"].read())
         assert {float(answer) for answer in answers} == {expected}
-        assert len(answers) == 4
+        assert len(answers) == 6
         asking = [*TRAINBOX, "invoke", "-", "--url", url, "--model", "paris"]
         refused = subprocess.run(asking, input=row.encode(), capture_output=True, check=False)
         assert b"the endpoint answered 404: Model not found: paris" in refused.stderr

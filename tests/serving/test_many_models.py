@@ -252,7 +252,8 @@ def test_requests_of_any_bytes_end_no_worker(tmp_path: Path) -> None:
             head = b"%b %b HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
                 connection.sendall(head % (method, path, len(body)) + body)
-                answered = b"".join(iter(lambda read=connection.recv: read(2**16), b""))
+                with connection.makefile("rb") as stream:
+                    answered = stream.read()
             assert re.match(rb"HTTP/1.1 (200|400|404|405) ", answered), (method, path, body, answered)
         assert server.workers == before
         assert server.names == ["kept"]
