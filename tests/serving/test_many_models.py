@@ -4,7 +4,6 @@ import json
 import random
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 import xgboost as xgb
 
 from tests.serving.test_serve_models import ROWS, as_csv, save
+from tests.serving.test_serve_process import exchange
 from tests.support.many_models import OBEDIENT, ManyModels, read, write_code, write_model
 from tests.support.shared_data import shared
-from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.process
 
@@ -250,9 +249,7 @@ def test_requests_of_any_bytes_end_no_worker(tmp_path: Path) -> None:
             path = b"/models" * draw.randint(0, 1) + b"".join(draw.choices(pieces, k=draw.randint(0, 6)))
             body = draw.choice([b"", b"{", b'{"model_name": "n", "url": "/opt"}', draw.randbytes(50)])
             head = b"%b %b HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-            with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
-                connection.sendall(head % (method, path, len(body)) + body)
-                answered = b"".join(iter(lambda read=connection.recv: read(2**16), b""))
+            answered = exchange(server, head % (method, path, len(body)) + body)
             assert re.match(rb"HTTP/1.1 (200|400|404|405) ", answered), (method, path, body, answered)
         assert server.workers == before
         assert server.names == ["kept"]
