@@ -178,3 +178,20 @@ def test_what_serves_weighs_little(image: str) -> None:
     print(*packages, sep="\n")
     assert {"uvicorn", "uvloop", "httptools"} <= {package.name for package in packages}
     assert sum(package.megabytes for package in packages) <= sizes.SERVING_BUDGET_MB == 25
+
+
+def test_the_models_of_a_folder_are_served_by_one_container(tmp_path: Path, image: str) -> None:
+    code = tmp_path / "models" / "berlin" / "code"
+    code.mkdir(parents=True)
+    (code / "inference.py").write_text("def model_fn(_): return 7\ndef transform_fn(model, *_): return str(model)\n")
+    argv = [sys.executable, "-m", "trainbox", "serve", "models", "--multi-model", "--docker", image]
+    with subprocess.Popen(
+        [*argv, "--port", "0", "--workers", "1"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        url = next(line.rpartition(" ")[2].strip() for line in server.stdout if "trainbox invoke" in line)
+        asking = [sys.executable, "-m", "trainbox", "invoke", "-", "--url", url, "--model", "berlin"]
+        asked = subprocess.run(asking, input="1", capture_output=True, text=True, check=True, timeout=LIMIT)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(LIMIT) == 0
+    assert asked.stdout == "7"

@@ -4,7 +4,6 @@ import json
 import random
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 import xgboost as xgb
 
 from tests.serving.test_serve_models import ROWS, as_csv, save
-from tests.support.many_models import ManyModels, read, write_code, write_model
+from tests.serving.test_serve_process import exchange
+from tests.support.many_models import OBEDIENT, ManyModels, read, write_code, write_model
 from tests.support.shared_data import shared
-from tests.support.waiting import LIMIT
 
 pytestmark = pytest.mark.process
 
@@ -291,6 +290,15 @@ def stream():
         for name in ("one", "two", "one"):
             assert server.invoke_model(name, b"x").body.decode() == f"{name} {name} helper of {name} later of {name}"
             assert server.invoke_model(name, b"stream").body.decode() == f"streamed of {name} and more"
+
+
+def test_a_thread_that_code_starts_where_workers_do_not_have_it_is_told(tmp_path: Path) -> None:
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    write_code(tmp_path, "threads", thread + OBEDIENT)
+    with ManyModels(tmp_path, ONE) as server:
+        assert server.load("threads").status == 200
+        assert "model 'threads' has started a thread, which the workers do not have" in server.log
+        assert server.invoke_model("threads", b"").status == 200
 
 
 def test_code_is_refused_where_the_endpoint_allows_none(tmp_path: Path) -> None:

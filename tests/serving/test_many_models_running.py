@@ -15,6 +15,7 @@ import pytest
 
 from tests.serving.test_many_models import ONE, TWO, grown, place, predicted
 from tests.serving.test_serve_models import ROWS, as_csv
+from tests.serving.test_serve_process import exchange
 from tests.support.many_models import ManyModels, read, write_code
 from tests.support.servers import Answered
 from tests.support.waiting import LIMIT
@@ -135,10 +136,21 @@ def test_requests_of_one_packet_are_answered_in_their_order_across_a_change(tmp_
         assert [server.load(name).status for name in ("a", "b")] == [200, 200]
         ask = b"POST /models/a/invoke HTTP/1.1\r\nhost: h\r\n%bcontent-length: 0\r\n\r\n"
         requests = [b"DELETE /models/b HTTP/1.1\r\nhost: h\r\n\r\n", ask % b"", ask % b"connection: close\r\n"]
-        with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
-            connection.sendall(b"".join(requests))
-            answered = b"".join(iter(lambda: connection.recv(2**16), b""))
+        answered = exchange(server, b"".join(requests))
         assert re.findall(rb"HTTP/1.1 (\d+) ", answered) == [b"200"] * 3
+        assert server.names == ["a"]
+
+
+def test_a_body_that_comes_after_its_answer_is_no_request_across_a_change(tmp_path: Path) -> None:
+    write_code(tmp_path, "a")
+    with ManyModels(tmp_path, ONE) as server, socket.create_connection(("127.0.0.1", server.port), LIMIT) as late:
+        late.sendall(b"POST /models/a/b/c HTTP/1.1\r\nhost: h\r\ncontent-length: 30\r\n\r\n")
+        assert late.recv(2**16).startswith(b"HTTP/1.1 404 ")
+        assert server.load("a").status == 200
+        late.sendall(b"DELETE /models/a HTTP/1.1\r\n\r\n".ljust(30))
+        late.sendall(b"GET /ping HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+        answered = b"".join(iter(lambda: late.recv(2**16), b""))
+        assert re.findall(rb"HTTP/1.1 (\d+) ", answered) == [b"200"], answered
         assert server.names == ["a"]
 
 

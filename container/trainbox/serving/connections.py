@@ -113,8 +113,10 @@ class _Protocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing has come of a next request, either."""
-        return self.is_between and not self.head_bytes and not self.pipeline and not self.transport.is_closing()
+        """Whether nothing has come of a next request, either, and nothing is to come of the last one."""
+        if not self.is_between or (self.cycle is not None and self.cycle.more_body):
+            return False
+        return not self.head_bytes and not self.pipeline and not self.transport.is_closing()
 
 
 class _Server(uvicorn.Server):

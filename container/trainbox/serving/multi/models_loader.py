@@ -8,6 +8,7 @@ import ctypes
 import gc
 import os
 import socket
+import threading
 import time
 import weakref
 from collections import deque
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trainbox.contract.hosting import Hosting
+from trainbox.contract.job import add_to_environment
 from trainbox.contract.text import short
 from trainbox.errors import ProgramError, TrainboxError
 from trainbox.log_lines import emit
@@ -75,7 +77,8 @@ def run(hosting: Hosting, *, link: int, page: int, store: int) -> int:
         os.set_inheritable(descriptor, False)
     started = time.monotonic()
     if read_machine().gpus:
-        emit("an endpoint of many models uses the processors alone; the GPU is left to others")
+        emit("an endpoint of many models uses the processors alone: its models do not see the GPU")
+        add_to_environment({"CUDA_VISIBLE_DEVICES": ""})  # CUDA does not survive a fork
     to_supervisor = LoaderLink(socket.socket(fileno=link))
     loader = ModelsLoader(hosting, to_supervisor, WorkerPage(page), Exchange(), Store(store))
     loader.load_again()
@@ -249,6 +252,8 @@ class ModelsLoader(ModelLoader):
             return refusal
         seconds = time.monotonic() - tried.trial.began
         emit(f"model {short(candidate.name)} is loaded from {candidate.url}: {seconds:.2f} s")
+        if threading.active_count() > 1:
+            emit(f"model {short(candidate.name)} has started a thread, which the workers do not have: start it later")
         self._changed.append((tried.ticket, loaded()))
         self._changed += [(ticket, loaded_already(candidate.name)) for ticket in tried.others]
         return None
