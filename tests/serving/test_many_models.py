@@ -249,10 +249,7 @@ def test_requests_of_any_bytes_end_no_worker(tmp_path: Path) -> None:
             path = b"/models" * draw.randint(0, 1) + b"".join(draw.choices(pieces, k=draw.randint(0, 6)))
             body = draw.choice([b"", b"{", b'{"model_name": "n", "url": "/opt"}', draw.randbytes(50)])
             head = b"%b %b HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-            with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
-                connection.sendall(head % (method, path, len(body)) + body)
-                with connection.makefile("rb") as stream:
-                    answered = stream.read()
+            answered = exchange(server, head % (method, path, len(body)) + body)
             assert re.match(rb"HTTP/1.1 (200|400|404|405) ", answered), (method, path, body, answered)
         assert server.workers == before
         assert server.names == ["kept"]

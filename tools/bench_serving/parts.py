@@ -28,6 +28,8 @@ TARGET_FOREST = 10.0
 WARM = 20_000
 #: Lines a second that `serve` logs of requests that went well.
 LOGGED = 100
+#: Rows of a table; the smaller one has a body for which Arrow is loaded.
+COUNTS = (1_000, 100_000)
 TREES, TREE_DEPTH = 100, 10
 OURS, THEIRS, BY_HAND, LIT, MMS, ECHO = "trainbox", "built-in XGBoost", "uvicorn by hand", "LitServe", "MMS", "echo"
 
@@ -104,14 +106,14 @@ def bench_limit(paths: Paths, options: argparse.Namespace) -> None:
 def bench_tables(paths: Paths, options: argparse.Namespace) -> None:
     """Many rows a request."""
     emit(f"Many rows of CSV a request, one connection (least of {options.runs})")
-    for count in (1_000, 100_000):
-        request, small = request_of(csv_of(count)), request_of(csv_of(1))
+    for count in COUNTS:
+        request, before = request_of(csv_of(count)), request_of(csv_of(count // 100))
         least: dict[str, float] = {}
         peaks = []
         for _ in range(options.runs):
             for name in (OURS, THEIRS, BY_HAND):
                 with started(name, paths) as server:
-                    ask(server, small)
+                    ask(server, before)
                     idle = server.used().worker_rss_mb
                     server.forget_peak()
                     _, cpu = load(server, request, 1, options.seconds, paths.scratch)
@@ -123,8 +125,11 @@ def bench_tables(paths: Paths, options: argparse.Namespace) -> None:
         _compare(f"{count:,} rows", least[THEIRS] / least[OURS], TARGETS[count])
         size = len(request) / 2**20
         times, reached = min(peaks) / size, verdict(reached=min(peaks) < TARGET_BODY_MEMORY * size)
-        told = f"a body of {size:.1f} MB takes {min(peaks):.1f} MB at most, with what is loaded for it"
-        emit(f"  {told}: {times:.1f} times; target less than {TARGET_BODY_MEMORY:g}, of the larger one: {reached}")
+        told = f"a body of {size:.1f} MB takes {min(peaks):.1f} MB at most"
+        if count < max(COUNTS):
+            emit(f"  {told}: Arrow is loaded for it, once")
+        else:
+            emit(f"  {told}: {times:.1f} times; target less than {TARGET_BODY_MEMORY:g}: {reached}")
 
 
 def bench_memory(paths: Paths, options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from io import BytesIO
 from typing import Any, Self, TypeAlias
 
 import msgspec
@@ -218,7 +219,9 @@ class App:
         body: bytes = message["body"]
         if not message["more_body"]:
             return body
-        parts, size = [body], len(body)
+        whole = BytesIO()  # it gives away its buffer: to join parts would need twice the memory
+        whole.write(body)
+        size = len(body)
         while message["more_body"]:
             if limit and size > limit:
                 raise Unusable(413, _too_large(size, limit, at_least=True))
@@ -229,11 +232,11 @@ class App:
                 raise Unusable(408, text, reads_rest=False) from None
             if message["type"] == "http.disconnect":
                 return None
-            parts.append(message["body"])
+            whole.write(message["body"])
             size += len(message["body"])
         if limit and size > limit:
             raise Unusable(413, _too_large(size, limit), reads_rest=False)
-        return b"".join(parts)
+        return whole.getvalue()
 
     async def _decompress(self, body: bytes) -> bytes:
         """Decompress a body, within the same limit."""

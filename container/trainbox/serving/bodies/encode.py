@@ -15,6 +15,8 @@ import numpy as np
 from trainbox.serving.bodies.outputs import ORDER, Column, Numbers
 
 _ONE = 1
+#: Numbers between have no exponent; a little less than that.
+_SMALL, _LARGE = 2e-4, 1e15
 
 
 def encode_csv(columns: Sequence[Column]) -> bytes:
@@ -82,9 +84,11 @@ def _texts(numbers: Numbers) -> list[bytes]:
     values = numbers.tolist()
     if len(values) == _ONE:
         return [repr(values[0]).encode()]
-    texts = msgspec.json.encode(values)[1:-1].split(b",") if values else []
-    for place, text in enumerate(texts):
-        if b"e" in text or text == b"null":  # exponents, and what is not finite, are written otherwise
+    content = msgspec.json.encode(values)
+    texts = content[1:-1].split(b",") if values else []
+    if b"e" in content or b"n" in content:  # exponents, and what is not finite, are written otherwise
+        sizes = np.abs(numbers)
+        for place in np.flatnonzero(~((sizes > _SMALL) & (sizes < _LARGE))).tolist():
             texts[place] = repr(values[place]).encode()
     return texts
 
