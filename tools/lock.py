@@ -36,9 +36,11 @@ IMAGES = (
 #: What an image for GPUs has in other versions than development: PyTorch's build decides.
 CUDA = r"nvidia-nccl-.*"
 
-#: The path of SageMaker's built-in XGBoost, and what else answers for models.
+#: What SageMaker's built-in XGBoost imports, most in the versions that it names (image 3.0-5); and what else answers.
 SERVING = (
-    *("flask", "gunicorn", "gevent", "packaging", "pandas", "scikit-learn", "xgboost-cpu==3.0.5"),
+    *("xgboost-cpu==3.0.5", "flask==3.1.3", "gunicorn==25.3.0", "gevent==26.4.0", "numpy==2.1.0", "pandas==2.2.3"),
+    *("scikit-learn==1.8.0", "scipy==1.15.0", "pyarrow==22.0.0", "boto3==1.38.0", "psutil==7.0.0", "retrying"),
+    *("multi-model-server==1.1.2", "sagemaker-inference==1.10.1", "paramiko", "packaging", "setuptools<81"),
     *("litserve", "uvicorn", "uvloop", "httptools"),
 )
 
@@ -60,7 +62,7 @@ class Lock(NamedTuple):
 
 def all_locks() -> Iterator[Lock]:
     """Yield every lock, `dev.txt` first."""
-    extras = "xgboost,sklearn,torch,serving,s3,local,demo,dev"
+    extras = "xgboost,sklearn,torch,serving,s3,local,tuning,demo,dev"
     yield Lock("dev", (f"trainbox[{extras}]", *TOOLS, "uv"), follows=False)
     for variant, python, machine in IMAGES:
         name = f"image-{variant}-py{python.replace('.', '')}-{machine}"
@@ -73,7 +75,7 @@ def all_locks() -> Iterator[Lock]:
     # What `make bench-serving` measures beside `serve`.
     yield Lock("bench-serving", SERVING, follows=False)
     yield Lock("release", ("boto3", "docker", "pip", "pip-audit", "requests"), "3.11")
-    yield Lock("sdk-v3", ("sagemaker-train==1.27.0",), follows=False)
+    yield Lock("sdk-v3", ("sagemaker-train==1.27.0", "sagemaker-serve==1.27.0"), follows=False)
     # What makes the site of docs/.
     yield Lock("docs", ("sphinx", "myst-parser", "furo"), follows=False)
 

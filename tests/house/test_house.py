@@ -56,6 +56,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "cli/run.py",  # the verb `run`
     "cli/serve.py",  # the verb `serve`
     "cli/transform.py",  # the verb `transform`
+    "cli/tune.py",  # the verb `tune`
     "health/collective_ranks.py",  # the program of the ranks of a check
     "health/command.py",  # the verb `health`, which the supervisor starts, too
     "launcher/__main__.py",  # the agent of a host

@@ -27,7 +27,7 @@ class Table(WorkerTable):
 
     def __init__(self) -> None:
         self.page, self.link, self.now = make_page(), Link(), 0.0
-        super().__init__(self.page, self.link, 60.0, lambda: self.now)  # type: ignore[arg-type]
+        super().__init__(self.page, self.link, 60.0, 60.0, lambda: self.now)  # type: ignore[arg-type]
         self.page.header[PageField.OPEN] = 1
 
     def make_ready(self, *workers: Worker) -> None:

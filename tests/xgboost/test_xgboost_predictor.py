@@ -17,8 +17,9 @@ from tests.support.boosters import FEATURES, KINDS, train
 from trainbox.contract.model_card import ModelCard, classes_of, features_of
 from trainbox.errors import DataError
 from trainbox.xgboost import predictor
-from trainbox.xgboost.model import combine_folds
-from trainbox.xgboost.predictor import PreparedCall, XGBoostPredictor, load_predictor
+from trainbox.xgboost.c_api import Booster, Library
+from trainbox.xgboost.fold_predictions import combine_folds
+from trainbox.xgboost.predictor import XGBoostPredictor, load_predictor
 from trainbox.xgboost.readers import for_every_reader
 
 MOST_ROWS = 130
@@ -71,6 +72,10 @@ def saved(directory: Path, *boosters: xgb.Booster, form: str = "ubj") -> tuple[s
         content = bytes(booster.save_raw(form))
         (directory / name).write_bytes(for_every_reader(content) if form == "ubj" else content)
     return tuple(names)
+
+
+def of_library(booster: xgb.Booster) -> Booster:
+    return Booster(Library(), bytes(booster.save_raw()))
 
 
 def assert_same(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
@@ -136,11 +141,30 @@ def test_contributions_add_up_to_the_margin(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.sum(axis=1), margin, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["softprob", "softmax", "two targets"])
-def test_a_model_of_several_outputs_has_no_contributions(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        *(("softprob", 3), ("softmax", 3), ("two targets", 2)),
+        *(("linear of classes", 3), ("dart of classes", 3), ("forest of classes", 3)),
+    ],
+)
+def test_each_of_several_outputs_has_contributions_that_add_up_to_its_margin(
+    kind: str, count: int, tmp_path: Path
+) -> None:
     booster, _ = train(kind)
     ours = load_predictor(tmp_path, saved(tmp_path, booster), card_of(kind))
-    with pytest.raises(DataError, match="several outputs"):
+    rows = draw_rows(kind, 9)
+    found = ours.contributions(rows)
+    assert found.shape == (9, count, FEATURES + 1)
+    margin = booster.predict(xgb.DMatrix(rows, nthread=1), output_margin=True)
+    np.testing.assert_allclose(found.sum(axis=2), margin, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_cannot_say_what_contributes_is_named(tmp_path: Path) -> None:
+    kind = "a tree for two targets"
+    booster, _ = train(kind)
+    ours = load_predictor(tmp_path, saved(tmp_path, booster), card_of(kind))
+    with pytest.raises(DataError, match="contributions are not available for this model: "):
         ours.contributions(draw_rows(kind, 2))
 
 
@@ -152,20 +176,6 @@ def test_a_foreign_model_says_itself_what_it_expects(kind: str, form: str, tmp_p
     assert msgspec.structs.replace(ours.card, versions={}, iterations=None) == card_of(kind)
     rows = draw_rows(kind, 20)
     assert_same(ours.predict(rows), predict_alone(kind, booster, rows))
-
-
-def test_another_xgboost_without_the_private_names_is_called_the_public_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(_self: PreparedCall, _booster: xgb.Booster) -> None:
-        raise AttributeError("module 'xgboost.core' has no attribute '_LIB'")
-
-    monkeypatch.setattr(PreparedCall, "__init__", refuse)
-    booster, _ = train("softprob")
-    ours = load_predictor(tmp_path, saved(tmp_path, booster), card_of("softprob"))
-    rows = draw_rows("softprob", 33)
-    assert_same(ours.predict(rows), predict_alone("softprob", booster, rows))
-    assert capfd.readouterr().err.count("inplace_predict") == 1
 
 
 def test_a_damaged_model_and_one_of_another_card_are_refused(tmp_path: Path) -> None:
@@ -192,7 +202,7 @@ def test_rows_of_another_width_are_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def logistic() -> tuple[xgb.Booster, XGBoostPredictor]:
     booster, _ = train("binary:logistic")
-    return booster, XGBoostPredictor([booster], card_of("binary:logistic"))
+    return booster, XGBoostPredictor([of_library(booster)], card_of("binary:logistic"))
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -209,4 +219,4 @@ def test_requests_that_are_joined_give_each_row_what_it_gets_alone(
 
 def test_weights_of_dropout_are_seen_in_every_shape_of_a_model() -> None:
     for kind, plain in {"binary:logistic": True, "softprob": True, "dart": False, "linear": False}.items():
-        assert predictor.has_plain_trees(train(kind)[0]) is plain, kind
+        assert predictor.has_plain_trees(of_library(train(kind)[0])) is plain, kind

@@ -16,13 +16,18 @@ CSV, Parquet, libsvm and recordio-protobuf, in files or through a pipe, become l
 `formats` has the formats alone: bytes become rows, without a channel and without labels.
 """
 
-from trainbox.data.estimate import estimate_bytes
-from trainbox.data.files import find_files
-from trainbox.data.formats.categories import Coding, digest_coding
-from trainbox.data.formats.row_block import Sparse
-from trainbox.data.formats.schema import ColumnSpec, default_names
-from trainbox.data.read import log_unread, read_blocks, read_table
-from trainbox.data.table import Block, Inspect, Table, digest, take_part
+from typing import TYPE_CHECKING
+
+from trainbox.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from trainbox.data.estimate import estimate_bytes
+    from trainbox.data.files import find_files
+    from trainbox.data.formats.categories import Coding, digest_coding
+    from trainbox.data.formats.row_block import Sparse
+    from trainbox.data.formats.schema import ColumnSpec, default_names
+    from trainbox.data.read import log_unread, read_blocks, read_table
+    from trainbox.data.table import Block, Inspect, Table, digest, take_part
 
 __all__ = [
     "Block",
@@ -41,3 +46,24 @@ __all__ = [
     "read_table",
     "take_part",
 ]
+
+#: The module of each name; loaded on first use: a server reads bodies alone, and has no channel.
+_MODULES = {
+    "Block": "trainbox.data.table",
+    "Coding": "trainbox.data.formats.categories",
+    "ColumnSpec": "trainbox.data.formats.schema",
+    "Inspect": "trainbox.data.table",
+    "Sparse": "trainbox.data.formats.row_block",
+    "Table": "trainbox.data.table",
+    "default_names": "trainbox.data.formats.schema",
+    "digest": "trainbox.data.table",
+    "digest_coding": "trainbox.data.formats.categories",
+    "estimate_bytes": "trainbox.data.estimate",
+    "find_files": "trainbox.data.files",
+    "log_unread": "trainbox.data.read",
+    "read_blocks": "trainbox.data.read",
+    "read_table": "trainbox.data.read",
+    "take_part": "trainbox.data.table",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

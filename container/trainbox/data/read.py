@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa  # noqa: F401 - channels need it: better now than when memory or files are scarce
 import scipy.sparse
 
 from trainbox.contract.job import Channel

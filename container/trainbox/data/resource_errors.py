@@ -1,15 +1,21 @@
 """Exhausted memory, threads or open files while data is read, told apart from faults of the data."""
 
 import errno
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from trainbox.errors import ResourceError
+from trainbox.lazy_names import lazy_module
 from trainbox.system.cgroup import Resource, describe_limits
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 _BY_ERRNO: dict[int, Resource] = {
     errno.ENOMEM: "memory",
@@ -52,11 +58,22 @@ def translate_resource_errors(shown: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError, pa.ArrowException) as error:
+    except arrow_errors(MemoryError, RuntimeError, OSError) as error:
         lacking = find_exhausted(error)
         if lacking is None:
             raise
         raise describe_exhausted(shown, lacking, error) from error
+
+
+def arrow_errors(*others: type[Exception], name: str = "ArrowException") -> tuple[type[BaseException], ...]:
+    """Return classes of errors to catch, and one of Arrow's; not that where Arrow is not loaded: it may be too late.
+
+    Args:
+        others: The other classes.
+        name: Of the class of Arrow.
+    """
+    loaded = sys.modules.get("pyarrow")
+    return (*others, getattr(loaded, name)) if hasattr(loaded, name) else others
 
 
 @cache
@@ -89,7 +106,8 @@ def find_exhausted(error: BaseException) -> Resource | None:
         return "memory"
     if isinstance(error, OSError) and error.errno is not None:
         return _BY_ERRNO.get(error.errno)
-    if isinstance(error, pa.ArrowInvalid) or not isinstance(error, (RuntimeError, OSError, pa.ArrowException)):
+    invalid = arrow_errors(name="ArrowInvalid")
+    if isinstance(error, invalid) or not isinstance(error, arrow_errors(RuntimeError, OSError)):
         return None  # ArrowInvalid quotes the content
     text = str(error)
     return next((lacking for words, lacking in _BY_MESSAGE.items() if words in text), None)

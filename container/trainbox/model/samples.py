@@ -3,17 +3,22 @@
 import math
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from trainbox.contract.model_card import ModelCard, Prediction, SampleRow
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import scipy.sparse
+else:
+    scipy = lazy_module("scipy")
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 #: n x features; of a sparse one what is not stored is absent.
-Matrix: TypeAlias = Floats | scipy.sparse.csr_matrix
+Matrix: TypeAlias = "Floats | scipy.sparse.csr_matrix"
 #: What a made-up row has, by the place of the feature.
 Row: TypeAlias = dict[int, float]
 

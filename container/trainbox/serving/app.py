@@ -4,15 +4,24 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
 from trainbox.contract.hosting import Hosting
 from trainbox.log_lines import emit
+from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.body_pipe import BodyPipe
+from trainbox.serving.content_coding import HEADER, DecompressedBody, decompress, is_compressed
 from trainbox.serving.counters import Counters, metrics_text
-from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response
+from trainbox.serving.predictions import (
+    MOST_WAITING,
+    BrokenAnswer,
+    Overloaded,
+    Predictions,
+    error_response,
+    wait_for_end,
+)
 from trainbox.serving.responder import Request, Responder, Response
 from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
 
@@ -42,6 +51,12 @@ class Unusable(Exception):  # noqa: N818 - an answer, not an error
         self.status = status
         self.reads_rest = reads_rest
 
+    @classmethod
+    def of(cls, error: RequestError, *, reads_rest: bool) -> Self:
+        """Return the same of an error."""
+        hint = f"; {error.hint}" if error.hint else ""
+        return cls(error.status, f"{error.message}{hint}", reads_rest=reads_rest)
+
 
 class App:
     """The application.
@@ -60,11 +75,11 @@ class App:
         slot = page.slot(number)
         self._words = slot.words
         self._counters = Counters(slot)
-        self._predictions = Predictions(slot, responder)
+        self._predictions = Predictions(slot, responder, shows_values=hosting.shows_values)
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
-        self._routes: dict[str, tuple[str, Callable[[], Response]]] = {
+        self._routes: dict[str, tuple[str, Callable[[], Awaitable[Response]]]] = {
             "/ping": ("GET", self._ping),
             "/execution-parameters": ("GET", self._execution_parameters),
             "/metrics": ("GET", self._metrics),
@@ -78,7 +93,7 @@ class App:
             return
         allowed, answer = self._routes.get(path, ("", None))
         if answer is not None and method in {allowed, "HEAD"}:
-            await self._send(answer(), send)
+            await self._send(await answer(), send)
         elif answer is not None or path == "/invocations":
             allowed = allowed or "POST"
             problem = error_response(405, f"{path} takes {allowed}, not {method}")
@@ -88,7 +103,7 @@ class App:
 
     # -- the small routes ------------------------------------------------------------------------------------------
 
-    def _ping(self) -> Response:
+    async def _ping(self) -> Response:
         """Healthy once all workers were ready; this one answers, so one is."""
         if self._header[PageField.DRAINING]:
             return error_response(503, "the server is stopping")
@@ -96,8 +111,11 @@ class App:
             return error_response(503, "not every worker has answered the sample rows of the model")
         return Response(200)
 
-    def _execution_parameters(self) -> Response:
+    async def _execution_parameters(self) -> Response:
         """What suits this server in a batch transform job: as many requests at a time as there are workers."""
+        chosen = await self._predictions.execution_parameters()
+        if chosen is not None:
+            return chosen
         workers = max(1, self._header[PageField.WORKERS])
         batch = self._hosting.batch
         asked = batch.strategy if batch is not None else None
@@ -108,7 +126,7 @@ class App:
         }
         return Response(200, msgspec.json.encode(body), (_JSON,))
 
-    def _metrics(self) -> Response:
+    async def _metrics(self) -> Response:
         text = metrics_text(self._page)
         return Response(200, text.encode(), (("content-type", "text/plain; version=0.0.4; charset=utf-8"),))
 
@@ -142,6 +160,8 @@ class App:
                 response = await self._invoke_by_blocks(Request(headers, b"", request_id, model), receive, send)
             if response is not None:
                 status, rows, note = response.status, response.rows, response.note
+        except BrokenAnswer as broken:  # to return is to close the connection
+            status, note = broken.status, str(broken)
         finally:
             ended = time.monotonic_ns()
             self._words[WorkerField.IN_FLIGHT] -= 1
@@ -155,11 +175,11 @@ class App:
         if message["type"] == "http.disconnect":
             return None
         loop = asyncio.get_running_loop()
-        pipe = BodyPipe(message["body"], loop)
+        pipe = BodyPipe(message["body"], loop, _BODY_SECONDS)
         rest = _nothing if not message["more_body"] else receive
         feeding = loop.create_task(pipe.feed(rest))
         try:
-            response = await self._predictions.answer_blocks(request, pipe)
+            response = await self._predictions.answer_blocks(request, DecompressedBody(request.headers, pipe))
             await self._send(response, send, request.id, request.headers)
         finally:
             feeding.cancel()
@@ -168,7 +188,11 @@ class App:
     async def _respond(self, headers: Headers, request_id: str, receive: Receive, model: str = "") -> Response | None:
         """Read the body and answer; None where the client has gone."""
         try:
+            is_gzip = _is_compressed(headers)
             body = await self._read(headers, receive)
+            if is_gzip and body is not None:
+                headers = {name: value for name, value in headers.items() if name != HEADER}
+                body = await self._decompress(body)
         except Unusable as unusable:
             problem = error_response(unusable.status, str(unusable), request_id)
             return msgspec.structs.replace(problem, rest=unusable.reads_rest)
@@ -211,6 +235,13 @@ class App:
             raise Unusable(413, _too_large(size, limit), reads_rest=False)
         return b"".join(parts)
 
+    async def _decompress(self, body: bytes) -> bytes:
+        """Decompress a body, within the same limit."""
+        try:
+            return await asyncio.to_thread(decompress, body, self._hosting.max_body_bytes)
+        except RequestError as error:
+            raise Unusable.of(error, reads_rest=False) from error
+
     # -- answers ---------------------------------------------------------------------------------------------------
 
     async def _send(
@@ -233,7 +264,7 @@ class App:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if not isinstance(body, bytes):
-            await self._stream(body, send)
+            await self._stream(body, send, receive, request_id)
         elif response.rest and receive is not None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
             await _read_rest(receive)  # to close while the client writes would take back the answer
@@ -241,11 +272,26 @@ class App:
         else:
             await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, parts: Iterator[bytes], send: Send) -> None:
-        """Send each part as it comes."""
-        while (part := await self._predictions.next_part(parts)) is not None:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+    async def _stream(self, parts: Iterator[bytes], send: Send, receive: Receive | None, request_id: str) -> None:
+        """Send each part as it comes; what makes them is closed when the client leaves.
+
+        Raises:
+            BrokenAnswer: A part cannot be made, or nobody takes it.
+        """
+        gone = asyncio.get_running_loop().create_task(wait_for_end(receive)) if receive is not None else None
+        is_whole = False
+        try:
+            while (part := await self._predictions.next_part(parts, request_id)) is not None:
+                if gone is not None and gone.done():
+                    raise BrokenAnswer(499, "the client has gone")
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            is_whole = True
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            if gone is not None:
+                gone.cancel()
+            if not is_whole:
+                await self._predictions.close(parts)
 
     def _log(self, path: str, status: int, rows: int, nanoseconds: int, told: str) -> None:
         is_error = status >= _FIRST_ERROR
@@ -269,6 +315,13 @@ class _Budget:
             self._second, self._left = second, self._per_second
         self._left -= 1
         return self._left >= 0
+
+
+def _is_compressed(headers: Headers) -> bool:
+    try:
+        return is_compressed(headers)
+    except RequestError as error:
+        raise Unusable.of(error, reads_rest="expect" not in headers) from error
 
 
 def _too_large(size: int, limit: int, *, at_least: bool = False) -> str:

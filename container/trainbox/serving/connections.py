@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
+import uvicorn.lifespan.off  # what its configuration loads: here, before the fork
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -27,6 +28,7 @@ HEAD_BYTES = 64 * 1024
 _TICK_SECONDS = 0.01
 _WRITE_SECONDS = 0.002
 _EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
+_GIVEN = inspect.signature(HttpToolsProtocol).parameters
 _CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -144,8 +146,7 @@ def _config(app: Any, http: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's 
 
 def can_be_given() -> bool:
     """Return whether this version of uvicorn can be given connections."""
-    given = inspect.signature(HttpToolsProtocol).parameters
-    return all(name in given for name in _EXPECTED)
+    return all(name in _GIVEN for name in _EXPECTED)
 
 
 class Connections:

@@ -17,10 +17,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from trainbox.contract.hosting import Hosting
+from trainbox.contract.hosting import GPU_VARIABLE, Hosting
+from trainbox.contract.job import add_to_environment
 from trainbox.serving import worker
 from trainbox.serving.app import App
 from trainbox.serving.responder import Responder, load_responder
+from trainbox.serving.responder import prepare as prepare_module
 from trainbox.system.cgroup import read_cpus
 from trainbox.system.loader_protocol import (
     ForkWorker,
@@ -44,16 +46,20 @@ DRAIN_SECONDS = 20.0
 _END_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _ANSWER_SECONDS = 1.0
+Prepare: TypeAlias = Callable[[Hosting], None]
 Load: TypeAlias = Callable[[Hosting], Responder]
 
 
-def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) -> int:
+def run(
+    hosting: Hosting, *, link: int, page: int, prepare: Prepare = prepare_module, load: Load = load_responder
+) -> int:
     """Load the model, then fork workers until the supervisor asks for the end.
 
     Args:
         hosting: The contract, read.
         link: The descriptor of the socket to the supervisor.
         page: That of the page of the workers.
+        prepare: Is called once, before the model is loaded.
         load: Loads the model.
 
     Returns:
@@ -64,8 +70,10 @@ def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) 
     """
     for descriptor in (link, page):
         os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while a model loads, Ctrl-C is no exception of it
     started = time.monotonic()
     is_per_worker = read_machine().gpus > 0  # CUDA does not survive a fork
+    prepare(hosting)
     responder = None if is_per_worker else _checked(load(hosting))
     gc.collect()
     gc.freeze()  # a collection in a worker would copy every page that has an object
@@ -255,7 +263,7 @@ class ModelLoader:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the loader says when
             self.close_own()
             self._page.slot(number).begin()
-            responder = self._responder if self._responder is not None else _checked(self._load(self._hosting))
+            responder = self._responder if self._responder is not None else self._load_on_gpu(number)
             threads = max(1, self._cpus // max(1, self._page.header[PageField.WORKERS]))
             code = worker.run(worker.Seat(self._hosting, self._page, number, channel, threads, self.app), responder)
         except BaseException:  # the top of this process: it is told, and comes no further than the end below
@@ -268,3 +276,9 @@ class ModelLoader:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+    def _load_on_gpu(self, number: int) -> Responder:
+        """Load the model where this worker alone computes: each sees one GPU, in turn, which is its first."""
+        visible = self._hosting.visible_gpus or tuple(str(place) for place in range(read_machine().gpus))
+        add_to_environment({GPU_VARIABLE: visible[number % len(visible)]})
+        return _checked(self._load(self._hosting))

@@ -1,8 +1,10 @@
 """What a worker asks for an answer: a `Responder`, whatever the model and the formats are."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -16,8 +18,12 @@ from trainbox.serving.hooks.requirements import install_requirements
 from trainbox.serving.models.find import find_model, list_model, load
 from trainbox.serving.models.self_test import sample_matrix, self_test
 
-#: XGBoost has a way of its own for one row, which four rows in one call are not quicker than.
-_FEWEST_OF_XGBOOST = 5
+#: Rows are predicted one by one unless so many in one call are quicker.
+_MOST_ALONE = 4
+#: What it takes to join them, as a part of the call.
+_JOINING = 0.25
+#: A call takes as long as the quickest of so many, or of those in so many nanoseconds.
+_TRIES, _TRIES_NS = 5, 2_000_000
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -77,6 +83,9 @@ class Responder(Protocol):
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Answer a request whose body is still coming; the answer may be an iterator, which reads on."""
 
+    def execution_parameters(self) -> Response | None:
+        """Answer `/execution-parameters` where the user's module does; None where it does not."""
+
 
 class ModelResponder:
     """Answers by a predictor.
@@ -94,20 +103,24 @@ class ModelResponder:
         self._service = make_service(hosting, predictor)
         card = predictor.card
         self.joins = hosting.joins_requests and predictor.is_rowwise
-        self._fewest = _FEWEST_OF_XGBOOST if card.framework == "xgboost" else 2
-        self.name = f"{card.algorithm} ({card.objective}), {card.features.count:,} features"
+        self._fewest = 2
+        objective = f" ({card.objective})" if card.objective else ""
+        self._samples = sample_matrix(card) if card.samples else None  # once, and not in each worker
+        self.name = f"{card.algorithm}{objective}, {card.features.count:,} features"
 
     def check(self) -> None:
         """Answer the rows of the model's card."""
         error = self_test(self._predictor)
         if error is not None:
             raise error
+        if self.joins and self._samples is not None:
+            self._fewest = _fewest_together(self._predictor, self._samples)
 
     def warm_up(self, threads: int) -> None:
         """Answer those rows, with so many threads from now on."""
         self._predictor.set_threads(threads)
-        if self._predictor.card.samples:
-            self._predictor.predict(sample_matrix(self._predictor.card))
+        if self._samples is not None:
+            self._predictor.predict(self._samples)
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""
@@ -123,11 +136,14 @@ class ModelResponder:
         if not all(isinstance(each.rows, np.ndarray) and len(each.rows) for each in questions) or not questions:
             return [self.answer(request) for request in requests]
         numbers = np.asarray(self._predictor.predict(np.concatenate([each.rows for each in questions])))
-        parts = iter(np.split(numbers, np.cumsum([len(each.rows) for each in questions])[:-1]))
-        return [
-            _as_response(write(self._service, each, next(parts))) if isinstance(each, Question) else each
-            for each in read_
-        ]
+        answers, end = list[Response](), 0
+        for each in read_:
+            if isinstance(each, Question):
+                start, end = end, end + len(each.rows)
+                answers.append(_as_response(write(self._service, each, numbers[start:end])))
+            else:
+                answers.append(each)
+        return answers
 
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Answer a request whose body is still coming, in memory that does not grow with it."""
@@ -138,6 +154,9 @@ class ModelResponder:
             return _as_response(refuse(self._service, error, request_id=request.id))
         return Response(HTTPStatus.OK, found.blocks, found.headers)
 
+    def execution_parameters(self) -> None:
+        """Leave the answer to the server."""
+
     def _read(self, request: Request) -> Question | Response:
         """Read a request; what cannot be used, or has no rows, is answered at once."""
         given, accept = _types(request)
@@ -145,6 +164,23 @@ class ModelResponder:
             return read(self._service, request.body, given, accept) or Response(HTTPStatus.NO_CONTENT)
         except RequestError as error:
             return _as_response(refuse(self._service, error, request_id=request.id))
+
+
+def _fewest_together(predictor: Predictor, rows: Any) -> int:  # noqa: ANN401 - dense or sparse
+    """Return how many rows one call predicts quicker than as many calls do; XGBoost has a quicker way for one row."""
+    alone = _time_of(predictor, rows[:1]) / (1 + _JOINING)
+    counts = range(2, min(_MOST_ALONE, rows.shape[0]) + 1)
+    return next((count for count in counts if _time_of(predictor, rows[:count]) < count * alone), _MOST_ALONE + 1)
+
+
+def _time_of(predictor: Predictor, rows: Any) -> int:  # noqa: ANN401 - dense or sparse
+    """Return the nanoseconds of processor time that a call takes."""
+    times: list[int] = []
+    while len(times) < _TRIES and sum(times) < _TRIES_NS:
+        began = time.thread_time_ns()
+        predictor.predict(rows)
+        times.append(time.thread_time_ns() - began)
+    return min(times)
 
 
 def _types(request: Request) -> tuple[str, str]:
@@ -155,18 +191,31 @@ def _as_response(found: Answer) -> Response:
     return Response(found.status, found.body, found.headers, rows=found.rows)
 
 
+def prepare(hosting: Hosting) -> None:
+    """Install what the user's module asks for; once, also where each worker loads the model for itself.
+
+    Raises:
+        DataError: There is no model.
+        ProgramError: The user's module cannot be used.
+        RequirementsError: What that asks for cannot be installed.
+    """
+    module = find_model(hosting, list_model(hosting)).module
+    if module is not None:
+        install_requirements(module.path.parent, hosting.installs)
+
+
 def load_responder(hosting: Hosting) -> Responder:
     """Load the model, with the user's hooks where there are any.
 
     Raises:
         DataError: There is no model, or it cannot be used.
         ProgramError: The user's module cannot be.
-        RequirementsError: What that asks for cannot be installed.
     """
+    if hosting.batch is not None:
+        import_module("pyarrow.csv")  # tables come: once here, and not in each worker
     found = find_model(hosting, list_model(hosting))
     if found.module is not None:
         from trainbox.serving.hooks.responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
 
-        install_requirements(found.module.path.parent)
         return HookResponder(hosting, found)
     return ModelResponder(hosting, load(found))

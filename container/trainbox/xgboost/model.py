@@ -31,6 +31,7 @@ from trainbox.model.samples import (
 )
 from trainbox.tabular.script import save_output
 from trainbox.tabular.texts import by_name
+from trainbox.xgboost.fold_predictions import combine_folds
 from trainbox.xgboost.params.hyperparameters import XGBoostParams, as_dict
 from trainbox.xgboost.params.rules import objective
 from trainbox.xgboost.readers import base_scores, for_every_reader
@@ -41,8 +42,6 @@ from trainbox.xgboost.rows.shards import Shard
 from trainbox.xgboost.segments import History
 
 _KINDS = ("gain", "weight", "cover", "total_gain", "total_cover")
-#: What their models say is a class.
-_VOTED = ("multi:softmax", "binary:hinge")
 
 
 def first_rounds(model: bytes, rounds: int) -> xgb.Booster:
@@ -149,19 +148,6 @@ def _predict(booster: xgb.Booster, made: Sequence[Row], features: int, codes: Ab
     matrix = xgb.DMatrix(rows, feature_types=kinds, enable_categorical=kinds is not None, nthread=1)
     predictions: Floats = booster.predict(matrix)
     return predictions
-
-
-def combine_folds(predictions: Sequence[Floats], objective: str) -> Floats:
-    """Combine the predictions of all folds' models, as the built-in's hosting does.
-
-    Classes are voted on, the lowest wins a draw; of all else it is the mean.
-    """
-    stacked = np.stack(predictions)
-    if len(predictions) == 1 or objective not in _VOTED:
-        mean: Floats = stacked.mean(axis=0)
-        return mean
-    votes = [np.unique(column, return_counts=True) for column in stacked.T]
-    return np.array([classes[counts.argmax()] for classes, counts in votes], np.float32)
 
 
 def importance(booster: xgb.Booster, features: Sequence[str]) -> dict[str, dict[str, float]]:

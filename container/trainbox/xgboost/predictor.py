@@ -8,7 +8,6 @@ differs in the last bit, and `gblinear` has no such call: both predict from a DM
 
 import ctypes
 import hashlib
-import json
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,13 +16,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
-import xgboost as xgb
 
 from trainbox.contract.model_card import FeatureType, ModelCard, classes_of, features_of
 from trainbox.errors import DataError
 from trainbox.files import read_below
-from trainbox.log_lines import emit
+from trainbox.xgboost.c_api import Booster, Library, Matrix, Prediction, XGBoostError
+from trainbox.xgboost.fold_predictions import combine_folds
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.old_models import convert, is_old
 
@@ -38,6 +36,7 @@ _CONFIG = (
 #: In UBJSON: a key, and an empty array of floats.
 _WEIGHTS = b"L" + (11).to_bytes(8) + b"weight_drop"
 _NO_NUMBERS = b"[$d#L" + bytes(8)
+_OTHER_OUTPUT = "ask for another output"
 _ROWS = b'{"data": [%d, true], "shape": [%d, %d], "typestr": "<f4", "version": 3}'
 
 
@@ -65,7 +64,8 @@ def load_predictor(
         # What training has written was checked by it: of a large model that takes a second.
         if card is None or card.files.get(name) != hashlib.sha256(content).hexdigest():
             known = check_model(content, source=str(model_dir / name))
-    boosters = [_load(content, str(model_dir / name)) for name, content in zip(names, contents, strict=False)]
+    library = Library()
+    boosters = [_load(library, content, str(model_dir / name)) for name, content in zip(names, contents, strict=False)]
     if card is None:
         assert known is not None  # noqa: S101 - no card: each was checked
         card = _describe(boosters[0], known)
@@ -85,7 +85,7 @@ class XGBoostPredictor:
 
     is_rowwise = True
 
-    def __init__(self, boosters: Sequence[xgb.Booster], card: ModelCard) -> None:
+    def __init__(self, boosters: Sequence[Booster], card: ModelCard) -> None:
         self.card = card
         self._boosters, self._width, self._threads = boosters, card.features.count, 1
         if any(booster.num_features() != self._width for booster in boosters):
@@ -106,60 +106,43 @@ class XGBoostPredictor:
             raise DataError(f"a row has {rows.shape[1]:,} features, and the model {self._width:,}")
         if not rows.shape[0]:
             return self._nothing
-        if scipy.sparse.issparse(rows):
+        if not isinstance(rows, np.ndarray):
             matrix = self._matrix(rows)
-            return self._join([_predict_matrix(booster, matrix) for booster in self._boosters])
+            return self._join([booster.predict(matrix) for booster in self._boosters])
         dense: Floats = np.ascontiguousarray(rows, np.float32)
         return self._join([call(dense) for call in self._calls])
 
     def contributions(self, rows: Any) -> Floats:  # noqa: ANN401 - dense or sparse
-        """Return what each feature adds to the margin of each row (SHAP), the bias last: (n, m + 1).
+        """Return what each feature adds to the margin of each row (SHAP), the bias last.
+
+        Returns:
+            (n, m + 1), or (n, c, m + 1) for c classes or targets.
 
         Raises:
-            DataError: The model has several outputs, or several folds, or XGBoost cannot say.
+            DataError: The model has several folds, or XGBoost cannot say.
         """
-        if len(self._boosters) > 1 or self._nothing.ndim > 1:
-            what = "several folds" if len(self._boosters) > 1 else "several outputs"
-            raise DataError(f"contributions are not available for a model of {what}", hint="ask for another output")
+        if len(self._boosters) > 1:
+            raise DataError("contributions are not available for a model of several folds", hint=_OTHER_OUTPUT)
         try:
-            found: Floats = self._boosters[0].predict(self._matrix(rows), pred_contribs=True, validate_features=False)
-        except xgb.core.XGBoostError as error:
-            raise DataError(f"contributions are not available for this model: {_first_line(error)}") from error
-        if found.ndim > 2:  # noqa: PLR2004 - rows and features; softmax gives one number, but has several outputs
-            raise DataError(
-                "contributions are not available for a model of several outputs", hint="ask for another output"
-            )
+            found: Floats = self._boosters[0].predict(self._matrix(rows), contributions=True)
+        except XGBoostError as error:
+            raise DataError(f"contributions are not available for this model: {error}", hint=_OTHER_OUTPUT) from error
         return found
 
     def set_threads(self, count: int) -> None:
         """Use so many threads from now on."""
         self._threads = count
         for booster in self._boosters:
-            booster.set_param({"nthread": count})
+            booster.set_param("nthread", str(count))
 
-    def _matrix(self, rows: Any) -> xgb.DMatrix:  # noqa: ANN401 - dense or sparse
-        is_categorical = self._kinds is not None
-        return xgb.DMatrix(
-            rows, feature_types=self._kinds, enable_categorical=is_categorical, missing=np.nan, nthread=self._threads
-        )
+    def _matrix(self, rows: Any) -> Matrix:  # noqa: ANN401 - dense or sparse
+        return Matrix(self._boosters[0].library, rows, self._kinds, self._threads)
 
-    def _choose_call(self, booster: xgb.Booster) -> Callable[[Floats], Floats]:
-        if not has_plain_trees(booster):
-            return lambda rows: _predict_matrix(booster, self._matrix(rows))
-        try:
-            call = PreparedCall(booster)
-            call(np.full((1, self._width), np.nan, np.float32))
-        except AttributeError as error:
-            emit(f"XGBoost {xgb.__version__} is called by inplace_predict, which takes longer for single rows: {error}")
-            return lambda rows: np.asarray(booster.inplace_predict(rows, validate_features=False))
-        return call
+    def _choose_call(self, booster: Booster) -> Callable[[Floats], Floats]:
+        return PreparedCall(booster) if has_plain_trees(booster) else lambda rows: booster.predict(self._matrix(rows))
 
     def _join(self, answers: list[Floats]) -> Floats:
-        if len(answers) == 1:
-            return answers[0]
-        from trainbox.xgboost.model import combine_folds  # noqa: PLC0415 - 0.2 s, which one model does not need
-
-        return combine_folds(answers, self.card.objective)
+        return answers[0] if len(answers) == 1 else combine_folds(answers, self.card.objective)
 
 
 class PreparedCall:
@@ -170,58 +153,37 @@ class PreparedCall:
 
     Args:
         booster: The model; its trees must be plain ones.
-
-    Raises:
-        AttributeError: This XGBoost has other private names.
     """
 
-    def __init__(self, booster: xgb.Booster) -> None:
+    def __init__(self, booster: Booster) -> None:
         self._booster = booster  # the handle is freed with it
         self._handle = booster.handle
-        self._check: Callable[[int], None] = xgb.core._check_call  # noqa: SLF001 - the C function itself is public
-        library = xgb.core._LIB  # noqa: SLF001 - likewise
-        self._predict: Callable[..., int] = library.XGBoosterPredictFromDense
+        library = booster.library
+        self._check = library.check
+        self._predict: Callable[..., int] = library.function("XGBoosterPredictFromDense")
         self._proxy = ctypes.c_void_p()
-        self._check(library.XGProxyDMatrixCreate(ctypes.byref(self._proxy)))
-        weakref.finalize(self, library.XGDMatrixFree, self._proxy)
+        library.call("XGProxyDMatrixCreate", ctypes.byref(self._proxy))
+        weakref.finalize(self, library.function("XGDMatrixFree"), self._proxy)
         self._lock = threading.Lock()
+        self._found = Prediction()
+        self._references = self._found.references
 
     def __call__(self, rows: Floats) -> Floats:
         """Return the prediction for (n, m) rows, C-ordered; of several threads one at a time."""
-        sizes, dimensions = ctypes.POINTER(ctypes.c_uint64)(), ctypes.c_uint64()
-        found = ctypes.POINTER(ctypes.c_float)()
         with self._lock:
-            self._check(
-                self._predict(
-                    self._handle,
-                    _ROWS % (rows.ctypes.data, *rows.shape),
-                    _CONFIG,
-                    self._proxy,
-                    ctypes.byref(sizes),
-                    ctypes.byref(dimensions),
-                    ctypes.byref(found),
-                )
-            )
-            shape = sizes[: dimensions.value]
-            count = shape[0] if len(shape) == 1 else shape[0] * shape[1]
-            # A copy: the numbers are XGBoost's, which the next call overwrites.
-            return np.frombuffer(bytearray(ctypes.string_at(found, 4 * count)), np.float32).reshape(shape)
+            about = _ROWS % (rows.ctypes.data, *rows.shape)
+            self._check(self._predict(self._handle, about, _CONFIG, self._proxy, *self._references))
+            return self._found.array()
 
 
-def has_plain_trees(booster: xgb.Booster) -> bool:
+def has_plain_trees(booster: Booster) -> bool:
     """Return whether a booster is neither linear nor of trees that dropout has weighed."""
-    config = json.loads(booster.save_config())
-    if config["learner"]["gradient_booster"]["name"] != "gbtree":
+    if booster.config()["learner"]["gradient_booster"]["name"] != "gbtree":
         return False
     # XGBoost 3.4 keeps the weights of dropout among its common trees.
-    model = bytes(booster.save_raw("ubj"))
+    model = booster.save()
     at = model.rfind(_WEIGHTS)
     return at < 0 or model[at + len(_WEIGHTS) :].startswith(_NO_NUMBERS)
-
-
-def _predict_matrix(booster: xgb.Booster, matrix: xgb.DMatrix) -> Floats:
-    found: Floats = booster.predict(matrix, validate_features=False)
-    return found
 
 
 def _read(model_dir: Path, name: str) -> bytes:
@@ -231,30 +193,22 @@ def _read(model_dir: Path, name: str) -> bytes:
         raise DataError(f"{model_dir / name} cannot be read: {error.strerror}") from error
 
 
-def _load(content: bytes, source: str) -> xgb.Booster:
-    booster = xgb.Booster({"nthread": 1, "device": "cpu"})
+def _load(library: Library, content: bytes, source: str) -> Booster:
     try:
-        # The name of a file would say the format; of bytes XGBoost looks at the first.
-        booster.load_model(bytearray(content))
-    except xgb.core.XGBoostError as error:
+        return Booster(library, content)
+    except XGBoostError as error:
         raise DataError(
-            f"{source} cannot be loaded by XGBoost {xgb.__version__}: {_first_line(error)}",
+            f"{source} cannot be loaded by XGBoost {library.version}: {error}",
             hint="save the model again with Booster.save_model",
         ) from error
-    return booster
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _describe(booster: xgb.Booster, known: Model) -> ModelCard:
+def _describe(booster: Booster, known: Model) -> ModelCard:
     """Return the card of a model that has none: what its file says."""
-    names = tuple(booster.feature_names or ())
+    names = booster.feature_info("feature_name")
     listed = names if len({*names}) == len(names) == known.features else tuple(f"f{n}" for n in range(known.features))
-    kinds: dict[str, FeatureType] = {
-        name: "code" for name, kind in zip(listed, booster.feature_types or (), strict=False) if kind == "c"
-    }
+    types = booster.feature_info("feature_type")
+    kinds: dict[str, FeatureType] = {name: "code" for name, kind in zip(listed, types, strict=False) if kind == "c"}
     return ModelCard(
         framework="xgboost",
         algorithm="xgboost",

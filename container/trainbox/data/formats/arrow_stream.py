@@ -5,10 +5,7 @@ becomes, and is refused; offsets are checked before they are followed.
 """
 
 from collections.abc import Iterator
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.ipc
+from typing import TYPE_CHECKING, Any
 
 from trainbox.data.formats.categories import CategoryEncoder, Coding, RowFormat
 from trainbox.data.formats.parquet import decode_table, describe_columns
@@ -16,6 +13,12 @@ from trainbox.data.formats.read import BodyReader, make_encoder
 from trainbox.data.formats.row_block import Rows
 from trainbox.data.formats.schema import ColumnSpec, RowSchema, SourceInfo
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 _HINT = "write it with pyarrow.ipc.new_stream"
 #: Of the flatbuffers of a message (Arrow's Message.fbs): the kind of header, the header; in a batch of a dictionary the

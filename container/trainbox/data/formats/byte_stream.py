@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
-from trainbox.data.resource_errors import check_threads, translate_resource_errors
+from trainbox.data.resource_errors import arrow_errors, check_threads, translate_resource_errors
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 #: Enough for two lines of nearly every file.
 HEAD_BYTES = 64 * 1024
@@ -144,7 +149,7 @@ def translate_read_errors(shown: str) -> Iterator[None]:
     try:
         with translate_resource_errors(shown):
             yield
-    except (pa.ArrowException, OSError) as error:
+    except arrow_errors(OSError) as error:
         raise DataError(f"{shown} cannot be read: {error}", hint="is the file whole?") from error
 
 

@@ -8,12 +8,11 @@ The final codes are the places of the sorted texts over all rows of all hosts: t
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from trainbox.contract.text import short
 from trainbox.data.formats.cell_types import (
@@ -28,6 +27,12 @@ from trainbox.data.formats.cell_types import (
 from trainbox.data.formats.row_block import to_numpy
 from trainbox.data.formats.schema import ColumnSpec, RowSchema, SourceInfo
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 Floats = npt.NDArray[np.float32]
 #: A column with more different texts holds names or sentences, not categories.

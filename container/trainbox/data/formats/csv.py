@@ -9,10 +9,7 @@ again, slowly, to find it (`csv_diagnostics`).
 import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.csv
+from typing import TYPE_CHECKING, Any
 
 from trainbox.data.formats.byte_stream import (
     LONGEST_LINE,
@@ -26,7 +23,13 @@ from trainbox.data.formats.categories import RowFormat, encode_columns, observe_
 from trainbox.data.formats.csv_diagnostics import find_line_number, first_bad_row
 from trainbox.data.formats.row_block import Location, Rows, is_valid, make_rows
 from trainbox.data.formats.schema import SourceInfo
+from trainbox.lazy_names import lazy_module
 from trainbox.log_lines import emit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 _COMMENT = re.compile(rb"(?m)^[ \t]*#[^\r\n]*")
 #: Ctrl-Z is the end of file of DOS.

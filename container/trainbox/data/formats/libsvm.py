@@ -9,13 +9,11 @@ copied for it: blanks become line ends, colons commas, and the bytes before the 
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv
 
 from trainbox.contract.text import short
 from trainbox.data.formats.byte_stream import ByteStream, LineBlock, peek_lines, read_lines
@@ -33,6 +31,12 @@ from trainbox.data.formats.row_block import (
     validate,
 )
 from trainbox.data.formats.schema import SourceInfo
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 _COMMENT = re.compile(rb"#[^\n]*")
 _INDENT = re.compile(rb"(?m)^ +")

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from trainbox.data.formats.byte_stream import ByteStream
 from trainbox.data.formats.categories import RowFormat
@@ -12,6 +10,12 @@ from trainbox.data.formats.row_block import Location, RowError, Rows, make_rows,
 from trainbox.data.formats.schema import ColumnSpec, RowSchema, SourceInfo
 from trainbox.data.resource_errors import check_threads, translate_resource_errors
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 #: Rows decoded at a time.
 ROWS = 32_768

@@ -1,11 +1,10 @@
 """Read rows of any format, block by block, and parse a request body as the same bytes in a channel are parsed."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import scipy.sparse
 
 from trainbox.contract.text import some
 from trainbox.data.formats import csv, csv_header, libsvm, parquet, recordio
@@ -22,6 +21,14 @@ from trainbox.data.formats.schema import (
 )
 from trainbox.data.resource_errors import translate_resource_errors
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import scipy.sparse
+else:
+    pa = lazy_module("pyarrow")
+    scipy = lazy_module("scipy")
 
 
 def inspect(stream: ByteStream, format_: Format, columns: ColumnSpec) -> SourceInfo | None:
@@ -72,7 +79,7 @@ class BodyRows(msgspec.Struct, frozen=True, eq=False):
     """The rows of a request body: n rows, m features."""
 
     #: (n, m), C-ordered; a csr_matrix for libsvm and sparse recordio, where what is not stored is missing.
-    features: Floats | scipy.sparse.csr_matrix
+    features: "Floats | scipy.sparse.csr_matrix"
     #: The names of the features; None if the body has none.
     names: tuple[str, ...] | None
 
@@ -96,6 +103,7 @@ def open_body(
     names: tuple[str, ...] | None = None,
     coding: Coding | None = None,
     size: int | None = None,
+    source: SourceInfo | None = None,
 ) -> BodyReader:
     """Inspect the first rows of a body of any length; its rows are then read in bounded memory.
 
@@ -107,6 +115,7 @@ def open_body(
             have others, in another order, which are returned as they are.
         coding: The codes of texts, by the position in `names`, or else in the body.
         size: The number of bytes to parse at a time.
+        source: What `inspect` has found; None if it was not asked yet, or there are no rows.
 
     Raises:
         DataError: The first rows cannot be used.
@@ -114,8 +123,9 @@ def open_body(
     """
     if columns.texts and coding is None:
         raise ValueError("texts of a request need the codes of training")
-    with translate_resource_errors(stream.shown):
-        source = inspect(stream, format_, columns)
+    if source is None:
+        with translate_resource_errors(stream.shown):
+            source = inspect(stream, format_, columns)
     if source is None:
         return BodyReader(None, 0, iter(()))
     encoder = make_encoder(source, columns, names=names, coding=coding)

@@ -6,16 +6,22 @@ left-censored one no lower bound; such a bound is written as an infinite number 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import scipy.sparse
 
 from trainbox.data.formats.schema import RowSchema
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import scipy.sparse
+else:
+    pa = lazy_module("pyarrow")
+    scipy = lazy_module("scipy")
 
 Floats = npt.NDArray[np.float32]
 Groups = npt.NDArray[np.int64]
@@ -29,7 +35,6 @@ BOUNDS_HINT = (
 _TRANSPOSED = 4096
 #: The fault that has a column.
 _INFINITE = "a value is infinite as a 32-bit float"
-_TYPES = {pa.float32(): np.float32, pa.int64(): np.int64, pa.int32(): np.int32}
 
 
 class RowError(DataError):
@@ -102,7 +107,7 @@ class Rows(msgspec.Struct, frozen=True, eq=False):
         return len(self.features.counts if isinstance(self.features, Sparse) else self.features)
 
 
-def join_features(blocks: Sequence[Rows]) -> Floats | scipy.sparse.csr_matrix:
+def join_features(blocks: Sequence[Rows]) -> "Floats | scipy.sparse.csr_matrix":
     """Join the features of at least one block of rows of one source."""
     features = [rows.features for rows in blocks]
     sparse = [each for each in features if isinstance(each, Sparse)]
@@ -118,7 +123,7 @@ def join_features(blocks: Sequence[Rows]) -> Floats | scipy.sparse.csr_matrix:
     return make_csr(values, columns, starts, max(each.width for each in sparse))
 
 
-def make_csr(values: Floats, columns: Any, starts: Any, width: int) -> scipy.sparse.csr_matrix:  # noqa: ANN401
+def make_csr(values: Floats, columns: Any, starts: Any, width: int) -> "scipy.sparse.csr_matrix":  # noqa: ANN401
     """Return a csr_matrix of these arrays without copying; columns ascend within a row."""
     matrix = scipy.sparse.csr_matrix((values, columns, starts), shape=(len(starts) - 1, width), copy=False)
     matrix.has_sorted_indices = True
@@ -189,11 +194,16 @@ def are_valid_bounds(labels: Floats) -> bool:
     return bool(((lower >= 0) & (lower <= upper) & (upper > 0) & np.isfinite(lower)).all())
 
 
+def _dtype(kind: Any) -> npt.DTypeLike:  # noqa: ANN401 - pyarrow has no types
+    """Return NumPy's name of one of Arrow's types of numbers."""
+    return {pa.float32(): np.float32, pa.int64(): np.int64, pa.int32(): np.int32}[kind]
+
+
 def to_numpy(array: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - pyarrow has no types
     """Convert an Arrow array of numbers, without copying unless values are missing; these are NaN."""
     bits, content = array.buffers()
     span = slice(array.offset, array.offset + len(array))
-    values: npt.NDArray[Any] = np.frombuffer(content, _TYPES[array.type])[span]
+    values: npt.NDArray[Any] = np.frombuffer(content, _dtype(array.type))[span]
     if array.null_count:
         values = values.copy()
         values[np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[span] == 0] = np.nan
@@ -205,7 +215,7 @@ def column_to_numpy(column: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - pyarrow 
     pieces = [to_numpy(chunk) for chunk in column.chunks if len(chunk)]
     if len(pieces) == 1:
         return pieces[0]
-    return np.concatenate(pieces) if pieces else np.empty(0, _TYPES[column.type])
+    return np.concatenate(pieces) if pieces else np.empty(0, _dtype(column.type))
 
 
 def to_matrix(table: Any, columns: tuple[int, ...]) -> npt.NDArray[np.float32]:  # noqa: ANN401 - pyarrow has no types

@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -112,6 +112,24 @@ class Endpoint:
         """
         path = f"/models/{quote(model, safe='')}/invoke" if model else "/invocations"
         return self._request("POST", path, body, _headers(content_type, accept))
+
+    @contextlib.contextmanager
+    def invoke_with(self, body: bytes, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
+        """Ask with any headers, on a connection of its own; the answer is read as it comes.
+
+        Raises:
+            RunError: No answer came.
+        """
+        connection = self._connect()
+        try:
+            try:
+                connection.request("POST", f"{self._prefix}/invocations", body, dict(headers))
+                response = connection.getresponse()
+            except _UNREACHABLE as error:
+                raise self._unreachable(error) from error
+            yield response
+        finally:
+            self._close(connection)
 
     @contextlib.contextmanager
     def invoke_chunked(

@@ -14,15 +14,20 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from trainbox.contract.text import short
+from trainbox.lazy_names import lazy_module
 from trainbox.serving.bodies.features import FeaturePlan, Floats, check_cells, check_count, check_size, order_of
 from trainbox.serving.bodies.request_errors import RequestError, describe_place
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 _LISTS = ("instances", "inputs", "data", "rows", "dataframe_records", "records")
 _SPLIT = "dataframe_split"

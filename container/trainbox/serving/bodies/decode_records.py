@@ -6,17 +6,22 @@ each request whether they count from 1, and shifts a row whose first feature is 
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
-import scipy.sparse
 
 from trainbox.data.formats import ByteStream, RowError, Rows, open_body, stream_from
 from trainbox.data.formats.row_block import Sparse, join_features, make_csr
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
 from trainbox.serving.bodies.features import FeaturePlan, Matrix, Numbering, check_codes, check_count, translate
 from trainbox.serving.bodies.request_errors import RequestError
+
+if TYPE_CHECKING:
+    import scipy.sparse
+else:
+    scipy = lazy_module("scipy")
 
 #: The most cells of a sparse body that becomes a dense one: it predicts faster, and has the bits of other formats, as a
 #: linear model adds up sparse rows in another order.

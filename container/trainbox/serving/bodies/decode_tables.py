@@ -4,16 +4,16 @@ import io
 import math
 from collections.abc import Iterable
 from tokenize import TokenError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from trainbox.data.formats import BodyReader, Rows, open_body, stream_from
 from trainbox.data.formats.arrow_stream import open_arrow
 from trainbox.data.formats.row_block import join_features
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
 from trainbox.serving.bodies.features import (
     FeaturePlan,
     Floats,
@@ -25,6 +25,11 @@ from trainbox.serving.bodies.features import (
     translate,
 )
 from trainbox.serving.bodies.request_errors import RequestError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy_module("pyarrow")
 
 _NPY_MAGIC = b"\x93NUMPY"
 _NUMBERS = "biuf"

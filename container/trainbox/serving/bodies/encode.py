@@ -65,6 +65,8 @@ def _values(values: Numbers | list[Any]) -> list[bytes]:
     if values.ndim == 1:
         texts = _texts(values)
         return texts if np.isfinite(values).all() else [_finite(text) for text in texts]
+    if values.ndim > 2:  # noqa: PLR2004 - contributions to each of several outputs
+        return [b"[%b]" % b", ".join(_values(row)) for row in values]
     width = values.shape[1]
     texts = _texts(values.ravel())
     texts = texts if np.isfinite(values).all() else [_finite(text) for text in texts]
@@ -80,11 +82,11 @@ def _texts(numbers: Numbers) -> list[bytes]:
     values = numbers.tolist()
     if len(values) == _ONE:
         return [repr(values[0]).encode()]
-    content = msgspec.json.encode(values)
-    # Exponents, and what is not finite, are written otherwise.
-    if b"e" in content or b"n" in content:
-        return [repr(value).encode() for value in values]
-    return content[1:-1].split(b",") if values else []
+    texts = msgspec.json.encode(values)[1:-1].split(b",") if values else []
+    for place, text in enumerate(texts):
+        if b"e" in text or text == b"null":  # exponents, and what is not finite, are written otherwise
+            texts[place] = repr(values[place]).encode()
+    return texts
 
 
 def _cells(column: Column) -> list[bytes]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse
 
 from trainbox.contract.model_card import MISSING, Features, ModelCard
 from trainbox.contract.text import did_you_mean, short, some
@@ -15,11 +14,17 @@ from trainbox.data.formats import ColumnSpec, RowError
 from trainbox.data.formats.categories import Coding
 from trainbox.data.formats.cell_types import NUMBER, hint_for_cell, is_missing_marker
 from trainbox.errors import DataError
+from trainbox.lazy_names import lazy_module
 from trainbox.serving.bodies.request_errors import RequestError, describe_place
+
+if TYPE_CHECKING:
+    import scipy.sparse
+else:
+    scipy = lazy_module("scipy")
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 #: What a predictor takes.
-Matrix: TypeAlias = Floats | scipy.sparse.csr_matrix
+Matrix: TypeAlias = "Floats | scipy.sparse.csr_matrix"
 #: The number of a row, counted from 0, in the body: of its line, row or record.
 Numbering: TypeAlias = Callable[[int], int]
 _MOST_NAMES = 20

@@ -62,7 +62,7 @@ def _numbers(prediction: Prediction) -> Sequence[float]:
     return [np.nan if number is None else number for number in numbers]
 
 
-def sample_matrix(card: ModelCard) -> Matrix | npt.NDArray[Any]:
+def sample_matrix(card: ModelCard) -> "Matrix | npt.NDArray[Any]":
     """Return the sample rows of a card as its model takes them: (n, features), or (n, channels, height, width).
 
     Args:

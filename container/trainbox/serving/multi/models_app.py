@@ -73,9 +73,9 @@ class ModelsApp(App):
             return
         await self._invoke_model(named[0].decode("utf-8", errors="replace"), scope, receive, send)
 
-    def _metrics(self) -> Response:
+    async def _metrics(self) -> Response:
         """Add how many models there are."""
-        name, counted = "trainbox_models_loaded", super()._metrics()
+        name, counted = "trainbox_models_loaded", await super()._metrics()
         text = f"# HELP {name} Models that are loaded.\n# TYPE {name} gauge\n{name} {len(self._responder.models)}\n"
         body = counted.body if isinstance(counted.body, bytes) else b""
         return msgspec.structs.replace(counted, body=body + text.encode())

@@ -77,7 +77,7 @@ class Dispatcher(selectors.BaseSelector):
         self._capacity = capacity
         self._clock = clock
         self._inner = selectors.DefaultSelector()
-        self._table = WorkerTable(page, link, hosting.timeout_seconds, clock)
+        self._table = WorkerTable(page, link, hosting.timeout_seconds, hosting.startup_seconds, clock)
         self._refusals = Refusals(self._reason, self._watch, self._inner.unregister)
         self._waiting: deque[tuple[socket.socket, float]] = deque()
         self._loader = 0

@@ -104,13 +104,15 @@ class WorkerTable:
         page: What they write.
         link: To the loader, which forks them.
         timeout: Of a request, in seconds.
+        startup: Of the sample rows of the model, and of the model itself where a worker loads it.
         clock: The time.
     """
 
-    def __init__(self, page: WorkerPage, link: LoaderLink, timeout: float, clock: Clock) -> None:
+    def __init__(self, page: WorkerPage, link: LoaderLink, timeout: float, startup: float, clock: Clock) -> None:
         self._page = page
         self._link = link
         self._timeout = timeout
+        self._startup = startup
         self._clock = clock
         self._awake = AwakeClock(clock)
         self._beats: Silence[int] = Silence(self._awake)
@@ -288,13 +290,20 @@ class WorkerTable:
             silent = beats[worker.pid]
             busy = working[worker.pid] if worker.slot.words[WorkerField.PREDICTION] else 0.0
             worker.is_fresh = silent < FRESH_SECONDS
-            if worker.is_ready and max(silent, busy) > self._timeout and read_stat(worker.pid).parent == loader:
-                what = "has not answered a request" if busy >= silent else "has stood still"
-                worker.why_killed = (
-                    f"{what} for {max(silent, busy):.1f} s (SAGEMAKER_MODEL_SERVER_TIMEOUT) and was killed"
-                )
+            limit = self._timeout if worker.is_ready else self._startup
+            if max(silent, busy) > limit and read_stat(worker.pid).parent == loader:
+                worker.why_killed = _describe_silence(worker, silent, busy)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
         is_absent = not any(worker.is_ready for worker in self.workers)
         self.absent_since = (self.absent_since or now) if is_absent else None
         return min(now + LOOK_SECONDS, min((worker.start_at for worker in self._all()), default=float("inf")))
+
+
+def _describe_silence(worker: Worker, silent: float, busy: float) -> str:
+    if not worker.is_ready:
+        what, setting = "has not answered the sample rows of the model", "SAGEMAKER_STARTUP_TIMEOUT"
+    else:
+        what = "has not answered a request" if busy >= silent else "has stood still"
+        setting = "SAGEMAKER_MODEL_SERVER_TIMEOUT"
+    return f"{what} for {max(silent, busy):.1f} s ({setting}) and was killed"
