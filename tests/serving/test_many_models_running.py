@@ -18,7 +18,7 @@ from tests.serving.test_serve_models import ROWS, as_csv
 from tests.serving.test_serve_process import exchange
 from tests.support.many_models import ManyModels, read, write_code
 from tests.support.servers import Answered
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, eventually
 from trainbox.system.procfs import read_stat
 
 pytestmark = pytest.mark.process
@@ -35,6 +35,11 @@ def memory(pids: list[int], kind: str = "Pss") -> int:
 def descriptors(pid: int) -> int:
     """How many a process has open."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def server_connection(server: ManyModels) -> socket.socket:
+    """A connection for bytes."""
+    return socket.create_connection(("127.0.0.1", server.port), LIMIT)
 
 
 class Clients:
@@ -143,7 +148,7 @@ def test_requests_of_one_packet_are_answered_in_their_order_across_a_change(tmp_
 
 def test_a_body_that_comes_after_its_answer_is_no_request_across_a_change(tmp_path: Path) -> None:
     write_code(tmp_path, "a")
-    with ManyModels(tmp_path, ONE) as server, socket.create_connection(("127.0.0.1", server.port), LIMIT) as late:
+    with ManyModels(tmp_path, ONE) as server, server_connection(server) as late:
         late.sendall(b"POST /models/a/b/c HTTP/1.1\r\nhost: h\r\ncontent-length: 30\r\n\r\n")
         assert late.recv(2**16).startswith(b"HTTP/1.1 404 ")
         assert server.load("a").status == 200
@@ -175,6 +180,21 @@ def test_a_request_in_progress_is_answered_though_its_model_is_unloaded(tmp_path
         assert [each.status for each in answered] == [200, 200]
         assert answered[1].body.endswith(b"part 59")
         server.until(lambda: len(server.workers) == 1, "the worker before has ended")
+
+
+def test_the_end_of_the_supervisor_is_that_of_a_worker_that_retires(tmp_path: Path) -> None:
+    write_code(tmp_path, "slow")
+    with ManyModels(tmp_path, ONE) as server, server_connection(server) as asking:
+        assert server.load("slow").status == 200
+        server.until(lambda: len(server.workers) == 1, "the worker before has ended")
+        asking.sendall(b"POST /models/slow/invoke HTTP/1.1\r\nhost: h\r\ncontent-length: 12\r\n\r\nstream 60000")
+        assert asking.recv(2**16).startswith(b"HTTP/1.1 200 ")
+        assert server.unload("slow").status == 200
+        everybody = server.everybody
+        assert len(everybody) == 3  # the loader, and both workers
+        server.process.kill()
+        server.process.wait()
+        eventually(lambda: all(read_stat(pid).has_ended for pid in everybody), "all have ended")
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])

@@ -70,6 +70,7 @@ class WorkerLoop:
         self._words = seat.page.slot(seat.number).words
         self._channel = socket.socket(fileno=seat.channel)
         self._channel.setblocking(False)
+        self._is_retiring = False
         self._connections = Connections(seat.app(seat.hosting, seat.page, seat.number, responder), number=seat.number)
 
     async def run(self) -> None:
@@ -99,14 +100,13 @@ class WorkerLoop:
                 for descriptor in descriptors:
                     self._words[WorkerField.LAST_REQUEST] = time.monotonic_ns()
                     self._connections.add(socket.socket(fileno=descriptor), is_kept=self._hosting.is_multi_model)
-                if content == RETIRE:
+                if content == RETIRE and not self._is_retiring:
                     self._retire()
-                    return
 
     def _retire(self) -> None:
         """Others have taken over: give them the connections, and end once the last request is answered."""
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._channel.fileno())
+        self._is_retiring = True
         self._connections.give_back(self._give)
         self._begin_to_retire(loop)
         self._end_retired(loop, loop.time() + _RETIRE_SECONDS)

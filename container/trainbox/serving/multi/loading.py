@@ -25,7 +25,7 @@ from trainbox.serving.responder import ModelResponder, Request, Responder, Respo
 
 T = TypeVar("T")
 _MOST_FILES = 10_000
-_MODULES = {"xgboost": "xgboost", "scikit-learn": "sklearn", "pytorch": "torch"}
+_MODULES = {"xgboost": "trainbox.xgboost.predictor", "scikit-learn": "sklearn", "pytorch": "torch"}
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -79,17 +79,17 @@ def _find_directory(root: Path, url: str) -> Path:
 def import_library(candidate: Candidate) -> None:
     """Import the library of a model before its trial, or each trial would.
 
-    The code of another model may need all of it, where a server of one model leaves out what that one does not use.
+    The code of another model may need all of scikit-learn, of which a server of one model leaves parts out.
 
     Args:
         candidate: The model.
     """
-    framework = candidate.found.framework
-    if framework is None or candidate.hosting.code == "never":
+    name = _MODULES.get(candidate.found.framework or "")
+    if name is None or (name == "sklearn" and candidate.hosting.code == "never"):
         return
     default_in_environment("OMP_WAIT_POLICY", "passive")
     with contextlib.suppress(ImportError):  # who loads it says so
-        importlib.import_module(_MODULES[framework])
+        importlib.import_module(name)
 
 
 def try_candidate(candidate: Candidate) -> Responder:
@@ -100,7 +100,7 @@ def try_candidate(candidate: Candidate) -> Responder:
     """
     module = candidate.found.module
     if module is not None:
-        check_requirements(module.path.parent)
+        check_requirements(module.path.parent, candidate.hosting.installs)
     return load_candidate(candidate)
 
 

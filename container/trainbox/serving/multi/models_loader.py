@@ -7,6 +7,7 @@ or the load itself, during which no worker is forked.
 import ctypes
 import gc
 import os
+import signal
 import socket
 import threading
 import time
@@ -75,6 +76,7 @@ def run(hosting: Hosting, *, link: int, page: int, store: int) -> int:
         )
     for descriptor in (link, page, store):
         os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while models load, Ctrl-C is no exception of theirs
     started = time.monotonic()
     if read_machine().gpus:
         emit("an endpoint of many models uses the processors alone: its models do not see the GPU")
