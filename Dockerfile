@@ -83,7 +83,8 @@ LABEL org.opencontainers.image.title="trainbox" \
       trainbox.lock.digest="${LOCK_DIGEST}" \
       trainbox.variant="${VARIANT}" \
       trainbox.extras="${EXTRAS}" \
-      com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port=true \
+      com.amazonaws.sagemaker.capabilities.multi-models=true
 # What `serve` binds unless SAGEMAKER_BIND_TO_PORT says otherwise.
 EXPOSE 8080
 # It becomes the command it is given: `train` or `serve` is PID 1 and gets the signals; `docker run IMAGE bash` is bash.

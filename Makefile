@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs docs-site bench bench-image bench-health bench-torch bench-xgboost bench-wide bench-serving fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
+.PHONY: help venv venv-incumbent venv-hosting venv-sdk venv-py312 demo test test-fast test-all test-ci test-gpu lock freeze lint format docs docs-site bench bench-image bench-health bench-torch bench-xgboost bench-wide bench-tune bench-serving fuzz fuzz-faults image-sizes bench-install wheelhouse image clean
 
 help: ## list these verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,7 +39,7 @@ $(VENV)/.demo: $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.pip
-	$(INSTALL) 'trainbox[xgboost,sklearn,torch,serving,s3,local,demo,dev] hatchling editables' --quiet
+	$(INSTALL) 'trainbox[xgboost,sklearn,torch,serving,s3,local,tuning,demo,dev] hatchling editables' --quiet
 	$(BIN)/python $(INSTALL_SELF)
 	@touch $@ $(VENV)/.demo
 
@@ -169,6 +169,9 @@ bench-xgboost: $(VENV)/.dev ## the XGBoost job and the forest beside the built-i
 
 bench-wide: $(VENV)/.dev ## XGBoost on a few rows in a million columns of libsvm, beside XGBoost alone
 	$(BIN)/python -m tools.bench_wide
+
+bench-tune: $(VENV)/.dev ## a search: its time beyond its scripts, what it finds on a function, and on the flights of the demo
+	$(BIN)/python -m tools.bench_tune
 
 bench-serving: $(VENV)/.dev .venv-serving/.ready ## answers beside the path of the built-in XGBoost, uvicorn and LitServe (nginx)
 	$(BIN)/python -m tools.bench_serving

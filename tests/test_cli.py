@@ -36,8 +36,8 @@ def test_an_unknown_verb_fails_with_the_choices() -> None:
     assert answer.returncode == 2
     assert answer.stderr == (
         "trainbox: there is no verb 'rnu' - did you mean 'run'?\n"
-        "  hint: the verbs: run, serve, invoke, transform, describe, metrics, health, completion, train; a script:"
-        " trainbox run rnu\n"
+        "  hint: the verbs: run, tune, serve, invoke, transform, describe, metrics, health, completion, train; a"
+        " script: trainbox run rnu\n"
     )
 
 

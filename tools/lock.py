@@ -62,7 +62,7 @@ class Lock(NamedTuple):
 
 def all_locks() -> Iterator[Lock]:
     """Yield every lock, `dev.txt` first."""
-    extras = "xgboost,sklearn,torch,serving,s3,local,demo,dev"
+    extras = "xgboost,sklearn,torch,serving,s3,local,tuning,demo,dev"
     yield Lock("dev", (f"trainbox[{extras}]", *TOOLS, "uv"), follows=False)
     for variant, python, machine in IMAGES:
         name = f"image-{variant}-py{python.replace('.', '')}-{machine}"
@@ -75,7 +75,7 @@ def all_locks() -> Iterator[Lock]:
     # What `make bench-serving` measures beside `serve`.
     yield Lock("bench-serving", SERVING, follows=False)
     yield Lock("release", ("boto3", "docker", "pip", "pip-audit", "requests"), "3.11")
-    yield Lock("sdk-v3", ("sagemaker-train==1.27.0",), follows=False)
+    yield Lock("sdk-v3", ("sagemaker-train==1.27.0", "sagemaker-serve==1.27.0"), follows=False)
     # What makes the site of docs/.
     yield Lock("docs", ("sphinx", "myst-parser", "furo"), follows=False)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainbox.contract.hosting import HOSTING_VARIABLES, Batch, Hosting, read_hosting
+from trainbox.contract.hosting import HOSTING_VARIABLES, Batch, Hosting, describe_ignored, read_hosting
 from trainbox.contract.layout import Layout
 from trainbox.errors import ContractError
 
@@ -53,6 +53,11 @@ def test_our_limit_of_a_body_wins_over_the_built_ins() -> None:
 
     assert read_hosting(theirs).max_body_bytes == 1000
     assert read_hosting({**theirs, "TRAINBOX_MAX_BODY_MB": "2"}).max_body_bytes == 2 * 2**20
+
+
+def test_variables_of_other_servers_are_told_with_what_to_set_instead() -> None:
+    env = {"SAGEMAKER_TS_MAX_WORKERS": "4", "TS_MAX_REQUEST_SIZE": "", "SAGEMAKER_MODEL_SERVER_WORKERS": "2"}
+    assert describe_ignored(env) == ("SAGEMAKER_TS_MAX_WORKERS has no effect: set SAGEMAKER_MODEL_SERVER_WORKERS",)
 
 
 def test_an_empty_variable_counts_as_unset() -> None:

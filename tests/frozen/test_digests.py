@@ -18,8 +18,15 @@ from tests.frozen.trainings import TRAININGS, train
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
-#: What these do the others do, too: the table on two hosts, and what the fixtures resume, sharded.
-LONG = ("pytorch-table", "pytorch-images", "pytorch-sharded")
+#: What these do others do, too: the fixtures that are resumed come to the same bytes, and XGBoost is on two hosts.
+LONG = (
+    "forest-on-two-hosts",
+    "pytorch-images",
+    "pytorch-sharded",
+    "pytorch-table",
+    "pytorch-table-on-two-hosts",
+    "xgboost-cross-validation",
+)
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from trainbox.contract.model_card import read_card
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
-#: The sharded one finds, reads and continues as this one does.
-LONG = "pytorch-table"
+#: It finds, reads and continues as that of one process does, and takes three times as long.
+LONG = "pytorch-sharded"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,13 +17,14 @@ import msgspec
 import pytest
 
 import trainbox
-from tests.support.process_hosts import Hosts
+from tests.support.process_hosts import Checked, Hosts
 from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.health.checks import CHECKS
 
 pytestmark = pytest.mark.process
 
+KEYS_OF_HOSTS = ("ab" * 32, "cd" * 32)
 KEYS = ["check", "host", "device", "status", "value", "limit", "class", "hint"]
 #: Mounts a small tmpfs, in a mount namespace that ends with the process, and becomes the command behind it.
 MOUNTED = 'mount -t tmpfs -o "$1" tmpfs "$2" && shift 2 && exec "$@"'
@@ -45,28 +46,57 @@ def two(tmp_path: Path) -> Iterator[Hosts]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosts, dict[str, Checked]]]:
+    """Two hosts with one key, and what their checks came to: for tests that only look."""
+    with Hosts(tmp_path_factory.mktemp("sound"), 2) as cluster:
+        yield cluster, cluster.run(env={host: {"TRAINBOX_PEER_KEY": KEYS_OF_HOSTS[0]} for host in cluster.hosts})
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """With -S, which leaves all installed packages out: variables that bring back what the checks need, and no more."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for module in (msgspec, trainbox):
+        package = Path(str(module.__file__)).parent
+        (site / package.name).symlink_to(package)
+    return {"PYTHONPATH": str(site)}
+
+
 def mounted(options: str, directory: Path) -> list[str]:
     return ["unshare", "-m", "sh", "-c", MOUNTED, "sh", options, str(directory)]
 
 
+def test_two_sound_hosts_pass_everything(sound: tuple[Hosts, dict[str, Checked]]) -> None:
+    two, checked = sound
+    pass_everything(two.hosts, checked)
+
+
+@pytest.mark.long
 def test_four_sound_hosts_pass_everything(four: Hosts) -> None:
-    checked = four.run()
-    first = checked[four.hosts[0]]
+    pass_everything(four.hosts, four.run())
+
+
+def pass_everything(hosts: list[str], checked: Mapping[str, Checked]) -> None:
+    first = checked[hosts[0]]
     assert {host: (one.code, one.bad(), one.failure) for host, one in checked.items()} == {
-        host: (0, [], None) for host in four.hosts
+        host: (0, [], None) for host in hosts
     }
     assert all(list(finding) == KEYS for one in checked.values() for finding in one.findings)
     assert {finding["check"] for finding in first.findings} <= set(CHECKS)
-    assert {finding["host"] for finding in first.findings} == set(four.hosts)
-    assert [finding["host"] for finding in first.of("host.arrival")] == four.hosts
-    for host in four.hosts[1:]:
+    assert {finding["host"] for finding in first.findings} == set(hosts)
+    assert [finding["host"] for finding in first.of("host.arrival")] == hosts
+    for host in hosts[1:]:
         assert {finding["host"] for finding in checked[host].findings} == {host}
         expected = [finding for finding in first.findings if finding["host"] == host]
         assert list(checked[host].findings) == expected
 
 
-def test_every_host_leaves_a_report_and_the_first_one_has_the_findings_of_all(two: Hosts) -> None:
-    checked = two.run()
+def test_every_host_leaves_a_report_and_the_first_one_has_the_findings_of_all(
+    sound: tuple[Hosts, dict[str, Checked]],
+) -> None:
+    two, checked = sound
     for host in two.hosts:
         directory = two.trees[host].root / "output/data/health"
         report = json.loads((directory / f"{host}.json").read_text())
@@ -263,25 +293,24 @@ def test_a_port_that_is_taken_is_named(two: Hosts, port: int, whose: str) -> Non
     assert checked.code == 64
 
 
-def test_a_stranger_on_the_line_disturbs_nobody(two: Hosts) -> None:
+def test_a_stranger_on_the_line_disturbs_nobody(two: Hosts, bare: dict[str, str]) -> None:
+    """Without torch: what it brings is checked when strangers have had their say."""
     first, second = two.hosts
-    process = two.start(first)
+    checks = ("-S", "-m", "trainbox.health", "--preflight")
+    process = two.start(first, *checks, env=bare)
     eventually(lambda: bool(_sockets(process.pid, "0A")), "the first host to listen")
     impostor = b'{"job":"another","host":"' + second.encode() + b'"}\n'
     with contextlib.ExitStack() as strangers:
         for said in (b"GET / HTTP/1.0\r\n\r\n", b"", impostor, b"{}\n[1]\n", b"\xff" * 1000):
             strangers.enter_context(socket.create_connection((first, 29401))).sendall(said)
-        two.start(second)
+        two.start(second, *checks, env=bare)
         checked = two.finish()
     assert {host: (one.code, one.bad()) for host, one in checked.items()} == {first: (0, []), second: (0, [])}
 
 
-KEYS_OF_HOSTS = ("ab" * 32, "cd" * 32)
-
-
-def test_hosts_with_one_key_are_sound_and_do_not_show_it(two: Hosts) -> None:
+def test_hosts_with_one_key_are_sound_and_do_not_show_it(sound: tuple[Hosts, dict[str, Checked]]) -> None:
     key = KEYS_OF_HOSTS[0]
-    checked = two.run(env={host: {"TRAINBOX_PEER_KEY": key} for host in two.hosts})
+    two, checked = sound
     assert {host: (one.code, one.bad()) for host, one in checked.items()} == {host: (0, []) for host in two.hosts}
     files = [path for tree in two.trees.values() for path in tree.root.rglob("*") if path.is_file()]
     assert key not in "".join([one.log + str(one.findings) for one in checked.values()])
@@ -414,15 +443,10 @@ def test_without_a_job_the_machine_alone_is_checked(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_checks_need_nothing_but_msgspec(two: Hosts, tmp_path: Path) -> None:
-    """As in an image without any extra: -S leaves all installed packages out, and one comes back."""
-    site = tmp_path / "site"
-    site.mkdir()
-    for module in (msgspec, trainbox):
-        package = Path(str(module.__file__)).parent
-        (site / package.name).symlink_to(package)
+def test_the_checks_need_nothing_but_msgspec(two: Hosts, bare: dict[str, str]) -> None:
+    """As in an image without any extra."""
     for host in two.hosts:
-        two.start(host, "-S", "-m", "trainbox.health", "--preflight", env={"PYTHONPATH": str(site)})
+        two.start(host, "-S", "-m", "trainbox.health", "--preflight", env=bare)
     checked = two.finish()
     assert {host: (one.code, one.bad()) for host, one in checked.items()} == {host: (0, []) for host in two.hosts}
     assert checked[two.hosts[1]].of("versions.torch")[0]["value"] == "absent"

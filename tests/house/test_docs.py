@@ -123,11 +123,16 @@ def test_a_first_request_and_whole_files_are_answered_as_the_pages_say(data: Pat
         *shlex.split(serve)[1:],
         "--port",
         url.rpartition(":")[2],
+        "--runtime-port",
+        "0",
     ]
     with subprocess.Popen(program, cwd=data, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
+            runtime = next(line for line in server.stdout if "sagemaker-runtime" in line).split('"')[3]
             assert next(line for line in server.stdout if "curl" in line)
+            call = example("first-request.md", "endpoint_url").replace("http://127.0.0.1:8081", runtime)
+            assert run(["python", "-c", call], data).stdout.startswith("0.")
             for line in others:
                 answer = run_line(f"{line} --url {url}" if " invoke " in line else line, data)
                 assert answer.returncode == 0, (line, answer.stderr)

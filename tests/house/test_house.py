@@ -56,6 +56,7 @@ READERS_OF_THE_ENVIRONMENT = (
     "cli/run.py",  # the verb `run`
     "cli/serve.py",  # the verb `serve`
     "cli/transform.py",  # the verb `transform`
+    "cli/tune.py",  # the verb `tune`
     "health/collective_ranks.py",  # the program of the ranks of a check
     "health/command.py",  # the verb `health`, which the supervisor starts, too
     "launcher/__main__.py",  # the agent of a host
@@ -117,6 +118,7 @@ def test_one_broad_except_in_each_program_and_for_what_escapes_a_model() -> None
         and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
     ]
     assert [place.partition(":")[0] for place in broad] == [
+        "serving/multi/trial.py",
         "serving/predictions.py",
         "supervisor/serve.py",
         "supervisor/train.py",

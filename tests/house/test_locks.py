@@ -76,7 +76,7 @@ def test_what_an_image_holds_is_what_is_tested(name: str) -> None:
 
 
 def test_development_installs_the_whole_of_its_lock_and_has_it() -> None:
-    wanted = requirements.requirements_of("trainbox[xgboost,sklearn,torch,serving,s3,local,demo,dev]", PYPROJECT)
+    wanted = requirements.requirements_of("trainbox[xgboost,sklearn,torch,serving,s3,local,tuning,demo,dev]", PYPROJECT)
     whole = requirements.choose(LOCKS["dev"], [*wanted, "pip", "hatchling", "editables", "uv"])
     assert set(whole) == set(requirements.read_entries(LOCKS["dev"]))
     for name, texts in requirements.choose(LOCKS["dev"], wanted).items():

@@ -417,6 +417,8 @@ def test_it_says_what_it_is(image: str) -> None:
     assert labels["org.opencontainers.image.title"] == "trainbox"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert labels["trainbox.variant"] in {"cpu", "gpu"}
+    for capability in ("accept-bind-to-port", "multi-models"):
+        assert labels[f"com.amazonaws.sagemaker.capabilities.{capability}"] == "true"
     assert labels["org.opencontainers.image.base.name"]
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", labels["org.opencontainers.image.base.digest"])
     python = docker("run", "--rm", image, "python", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").stdout

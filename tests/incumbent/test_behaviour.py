@@ -126,8 +126,19 @@ def test_processes_of_one_host_share_its_processors(tmp_path: Path) -> None:
     say = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
     asked = {"processes_per_host": "2", "trainbox_preflight": "off"}
     ours, theirs = run_both(tmp_path, say, hyperparameters=asked, env={"MASTER_PORT": "29471"})
-    assert ours.stdout.split() == 2 * [str(max(1, (os.cpu_count() or 1) // 2))]
+    assert ours.stdout.split() == 2 * [str(max(1, len(os.sched_getaffinity(0)) // 2))]
     assert theirs.stdout.split() == ["None"]  # it knows no such hyperparameter: one process
+
+
+def test_a_host_counts_the_processors_that_it_may_use(tmp_path: Path) -> None:
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        ours, theirs = run_both(tmp_path, "import os; print(os.environ['SM_NUM_CPUS'])")
+    finally:
+        os.sched_setaffinity(0, usable)
+    assert ours.stdout.split() == ["1"]
+    assert theirs.stdout.split() == [str(os.cpu_count())]
 
 
 def test_the_failure_file_holds_the_exception(tmp_path: Path) -> None:

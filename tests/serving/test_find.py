@@ -91,6 +91,7 @@ FOREIGN: dict[str, tuple[bytes, str, str]] = {
     "m.joblib": (PICKLED, "scikit-learn", "pickle"),
     "m.pkl": (PICKLED, "scikit-learn", "pickle"),
     "m.pt2": (b"PK", "pytorch", "torch-export"),
+    "m.onnx": (b"\x08\x08", "onnx", "onnx"),
 }
 
 
@@ -224,6 +225,16 @@ def test_a_program_that_is_not_there_is_told_with_all_places(tmp_path: Path) -> 
         find(tmp_path, SAGEMAKER_PROGRAM="inference.py")
     assert f"looked for {tmp_path}/model/code/inference.py, {tmp_path}/code/inference.py" in caught.value.message
     assert "holds src/inference.py" in caught.value.hint
+
+
+def test_a_program_that_sdk_v3_names_in_any_case_may_be_missing(tmp_path: Path) -> None:
+    place(tmp_path / "model", {"xgboost-model": b"{L", CARD_FILE: card()})
+    local = {"LOCAL_PYTHON": "3.12.1", "SAGEMAKER_SUBMIT_DIRECTORY": f"{tmp_path}/model/code"}
+    found = find(tmp_path, SAGEMAKER_PROGRAM="inference.py", **local)
+    assert (found.framework, found.module) == ("xgboost", None)
+    assert "there is no inference.py" in found.notes[0]
+    with pytest.raises(ProgramError, match=r"SAGEMAKER_PROGRAM=mine\.py is not there"):
+        find(tmp_path, SAGEMAKER_PROGRAM="mine.py", **local)
 
 
 def test_transform_fn_beside_what_it_stands_for_is_refused_at_the_start(tmp_path: Path) -> None:

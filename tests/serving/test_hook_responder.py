@@ -1,5 +1,6 @@
 """A model with the user's module answers requests: what the module lacks is ours, by the card or plain arrays."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -8,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xgboost as xgb
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.serving.test_answer import npy
 from tests.support.boosters import train
 from tests.support.servers import ServeProcess
 from trainbox.contract.hosting import read_hosting
 from trainbox.contract.model_card import CARD_FILE, ModelCard, encode_card, features_of
+from trainbox.serving.bodies.request_errors import RequestError
+from trainbox.serving.hooks.defaults import decode_plain
 from trainbox.serving.responder import Request, Responder, Response, load_responder
 
 
@@ -116,6 +122,75 @@ def test_a_pickle_in_npy_is_refused(tmp_path: Path) -> None:
     assert found.status == 400
 
 
+def test_a_module_of_pytorch_gets_tensors_whether_or_not_predict_fn_is_the_users(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    text = (
+        "import torch\n"
+        "def model_fn(d):\n    return torch.nn.Linear(2, 1, bias=False).requires_grad_(True)\n"
+        "def predict_fn(data, model):\n    return data.to(torch.float64) * 2\n"
+    )
+    for content_type, body in {
+        "text/csv": b"1,2\n3,4\n",
+        "application/json": b"[[1,2],[3,4]]",
+        "application/x-npy": npy(np.array([[1, 2], [3, 4]], np.float32)),
+    }.items():
+        found = ask(responder(tmp_path, text, with_model=False), body, {"Content-Type": content_type})
+        assert (found.status, found.body) == (200, b"[[2.0,4.0],[6.0,8.0]]")
+    ours = ask(responder(tmp_path, text.partition("def predict")[0], with_model=False), b"1,2\n3,4\n")
+    assert np.shape(json.loads(bytes(ours.body))) == (2, 1)  # type: ignore[arg-type]
+    raw = "def predict_fn(data, model):\n    import torch\n    return torch.tensor(data[:, 0], requires_grad=True)\n"
+    assert ask(responder(tmp_path, raw), b"1,2,3,0\n").body == b"1.0\n"
+    assert torch.is_grad_enabled()
+
+
+PLAIN = [("text/csv", b"1,2\n3,4\n"), ("application/json", b"[[1,2],[3,null]]"), ("application/x-npy", npy(np.eye(2)))]
+#: Of a model without a card: what Python or NumPy would read silently, or answer with an exception of their own.
+BAD = [
+    ("text/csv", b'1,"2\n3,4\n'),
+    ("text/csv", b"1_000,2\n"),
+    ("text/csv", "\u0661,2\n".encode()),
+    ("text/csv", b"1e39,2\n"),
+    ("text/csv", b"1,2\n3\n"),
+    ("text/csv", b"a,b\n1,2\n"),
+    ("text/csv", b"1,\x002\n"),
+    ("text/csv", b"\xff\xfe"),
+    ("text/csv", b'"' + b"1" * 200_000 + b'"'),
+    ("application/json", b"[" * 100_000),
+    ("application/json", b"[[1,2],[3]]"),
+    ("application/json", b"{"),
+    ("application/x-npy", b"PK\x03\x04" + bytes(40)),
+    ("application/x-npy", npy(np.eye(2)).replace(b"(2, 2), ", b"(10**12,")),
+    ("application/x-npy", npy(np.eye(2))[:-1]),
+    ("application/x-npy", npy(np.array(["a"]))),
+]
+
+
+@pytest.mark.parametrize("place", range(len(BAD)))
+def test_a_body_for_a_model_without_a_card_is_refused(place: int) -> None:
+    content_type, body = BAD[place]
+    with pytest.raises(RequestError) as caught:
+        decode_plain(body, content_type)
+    assert caught.value.status == 400
+
+
+def test_null_among_numbers_is_missing() -> None:
+    np.testing.assert_array_equal(decode_plain(b"[[1,null]]", "application/json"), [[1, np.nan]])
+    assert decode_plain(b'[["a",null]]', "application/json").dtype == object
+
+
+@given(
+    seed=st.sampled_from([*PLAIN, *((kind, body[:200]) for kind, body in BAD)]),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4)), max_size=3),
+)
+def test_no_body_for_a_model_without_a_card_is_a_500(seed: tuple[str, bytes], edits: list[tuple[float, bytes]]) -> None:
+    content_type, body = seed
+    for share, piece in edits:
+        at = int(share * len(body))
+        body = body[:at] + piece + body[at + len(piece) // 2 :]
+    with contextlib.suppress(RequestError):
+        decode_plain(body, content_type)
+
+
 def test_an_error_of_a_hook_is_an_answer_with_the_users_line_and_its_traceback_in_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +204,13 @@ def test_an_error_of_a_hook_is_an_answer_with_the_users_line_and_its_traceback_i
     log = capfd.readouterr().err
     assert "id=id-7 Traceback (most recent call last):" in log
     assert "return data.nothing" in log
+
+
+def test_the_text_of_an_exception_is_left_out_where_values_may_be_personal(tmp_path: Path) -> None:
+    text = "def predict_fn(data, model):\n    raise ValueError(f'{data[0, 0]} is too much')\n"
+    told = ask(responder(tmp_path, text, TRAINBOX_SERVE_DETAIL="false"), b"1234,2,3,0")
+    assert json.loads(bytes(told.body))["error"] == "predict_fn: ValueError (inference.py:2 in predict_fn)"  # type: ignore[arg-type]
+    assert b"1234" in bytes(ask(responder(tmp_path, text), b"1234,2,3,0").body)  # type: ignore[arg-type]
 
 
 def test_what_a_hook_makes_bit_by_bit_is_a_stream(tmp_path: Path) -> None:

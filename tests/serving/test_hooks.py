@@ -10,16 +10,8 @@ from typing import Any
 import pytest
 
 from trainbox.errors import ProgramError
-from trainbox.serving.hooks.calls import (
-    Defaults,
-    HookAnswer,
-    HookError,
-    Hooks,
-    answer_with_hooks,
-    call,
-    load_hooks,
-    load_user_model,
-)
+from trainbox.serving.hooks.answers import Defaults, HookAnswer, answer_with_hooks, encode_parameters
+from trainbox.serving.hooks.calls import HookError, Hooks, call, load_hooks, load_user_model
 from trainbox.serving.hooks.context import Context, make_context
 from trainbox.serving.hooks.user_module import Module
 
@@ -172,6 +164,56 @@ def test_a_generator_is_sent_part_by_part_and_closed_with_its_client(
     assert capsys.readouterr().out == "made 0\nmade 1\n"
     found.body.close()  # type: ignore[attr-defined]
     assert capsys.readouterr().out == "closed\n"
+
+
+def test_an_asynchronous_generator_is_sent_and_closed_likewise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hooks = load(
+        tmp_path,
+        "import asyncio\n"
+        "async def output_fn(p, accept):\n"
+        "    try:\n"
+        "        for n in range(3):\n            await asyncio.sleep(0)\n            yield f'part {n}'\n"
+        "        if accept == 'breaks':\n            raise ValueError('late')\n"
+        "    finally:\n        print('closed')\n",
+    )
+    found, _ = ask(hooks)
+    assert isinstance(found.body, Iterator)
+    assert list(found.body) == [b"part 0", b"part 1", b"part 2"]
+    assert capsys.readouterr().out == "closed\n"
+    found, _ = ask(hooks)
+    assert isinstance(found.body, Iterator)
+    assert next(found.body) == b"part 0"
+    found.body.close()  # type: ignore[attr-defined]
+    assert capsys.readouterr().out == "closed\n"
+    found, _ = ask(hooks, accept="breaks")
+    with pytest.raises(HookError, match=r"output_fn: ValueError: late \(inference.py:8 in output_fn\)"):
+        list(found.body)
+
+
+PARAMETERS = {
+    "a dictionary": ("{'MaxPayloadInMB': 1}", ""),
+    "text": ("'{\"MaxPayloadInMB\":1}'", ""),
+    "a response of Flask": ("type('R', (), {'get_data': lambda self: b'{\"MaxPayloadInMB\":1}'})()", ""),
+    "no JSON": ("'MaxPayloadInMB=1'", "returned str that is no object of JSON"),
+    "a list": ("'[1]'", "returned str that is no object of JSON"),
+    "an array": ("[1]", "returned list that is no object of JSON"),
+    "nothing": ("None", "returned NoneType that is no object of JSON"),
+    "a set in it": ("{'a': object()}", "returned dict that is no object of JSON"),
+    "an error": ("1 / 0", r"ZeroDivisionError: division by zero \(inference.py:1 in execution_parameters_fn\)"),
+}
+
+
+@pytest.mark.parametrize("kind", PARAMETERS)
+def test_execution_parameters_are_an_object_of_json(kind: str, tmp_path: Path) -> None:
+    expression, problem = PARAMETERS[kind]
+    hooks = load(tmp_path, f"def execution_parameters_fn(): return {expression}\n")
+    if problem:
+        with pytest.raises(HookError, match=f"execution_parameters_fn.*{problem}"):
+            encode_parameters(hooks, make_context("/m"))
+    else:
+        assert encode_parameters(hooks, make_context("/m")) == b'{"MaxPayloadInMB":1}'
 
 
 def test_a_generator_that_breaks_names_its_line(tmp_path: Path) -> None:

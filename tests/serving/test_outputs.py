@@ -12,7 +12,7 @@ import pytest
 from tests.support.serving import Linear, ask, service
 from tests.support.writers import entry, frame, tensor
 from trainbox.contract.model_card import SampleRow
-from trainbox.errors import ContractError
+from trainbox.errors import ContractError, DataError
 
 ALL = "predicted_label,labels,probability,probabilities,raw_score,raw_scores"
 BODY = b"1,0,0\n0,1,0\n"
@@ -133,6 +133,48 @@ def test_a_request_chooses_its_outputs() -> None:
 
 def test_contributions_have_a_number_for_each_feature_and_the_bias() -> None:
     assert told(BINARY, "contributions", "text/csv") == b'"[1.0, 0.0, 0.0, 1.0]"\n"[0.0, 1.0, 0.0, 1.0]"'
+
+
+class OfClasses(Fixed):
+    """Says for each of two classes what the features add."""
+
+    def contributions(self, rows: Any) -> Any:
+        one = super().contributions(rows)
+        return np.stack([one, -one], axis=1)
+
+
+def test_contributions_to_several_outputs_have_a_list_for_each() -> None:
+    classes = OfClasses([[0.25, 0.75], [0.5, 0.5]], objective="multi:softprob", classes=(0, 1))
+    assert json.loads(told(classes, "contributions"))["predictions"] == [
+        {"contributions": [[1, 0, 0, 1], [-1, 0, 0, -1]]},
+        {"contributions": [[0, 1, 0, 1], [0, -1, 0, -1]]},
+    ]
+    line = b'"[[1.0, 0.0, 0.0, 1.0], [-1.0, -0.0, -0.0, -1.0]]"'
+    assert told(classes, "predicted_label,contributions", "text/csv", b"1,0,0") == b"1," + line
+    array = np.load(io.BytesIO(told(classes, "contributions", "application/x-npy")))
+    assert array.shape == (2, 2, 4)
+    array = np.load(io.BytesIO(told(classes, "contributions,probabilities", "application/x-npy")))
+    np.testing.assert_array_equal(array[1], [0, 1, 0, 1, 0, -1, 0, -1, 0.5, 0.5])
+    table = pa.parquet.read_table(pa.BufferReader(told(classes, "contributions", "application/x-parquet")))
+    assert table.to_pydict()["contributions"][0] == [[1, 0, 0, 1], [-1, 0, 0, -1]]
+    (record,) = [told(classes, "contributions", "application/x-recordio-protobuf", b"1,0,0")]
+    values = [1.0, 0.0, 0.0, 1.0, -1.0, -0.0, -0.0, -1.0]
+    assert record == frame(entry(2, tensor(values, shape=[2, 4]), "contributions"))
+
+
+class OfFolds(Fixed):
+    """Cannot say what the features add."""
+
+    def contributions(self, rows: Any) -> Any:
+        raise DataError(f"contributions of {len(rows)} rows are not available", hint="ask for another output")
+
+
+def test_a_model_that_cannot_say_what_contributes_is_told_at_the_start_or_where_a_request_asks() -> None:
+    model = OfFolds([0.75, 0.125], objective="binary:logistic", classes=(0, 1))
+    with pytest.raises(ContractError, match="SAGEMAKER_INFERENCE_OUTPUT: contributions of 1 rows are not available"):
+        service(model, SAGEMAKER_INFERENCE_OUTPUT="predicted_label,contributions")
+    refused = ask(BODY, accept="application/json; output=contributions", model=model)
+    assert (refused.status, json.loads(refused.body)["hint"]) == (406, "ask for another output")
 
 
 def test_an_output_that_the_model_has_not_is_an_error_at_the_start() -> None:

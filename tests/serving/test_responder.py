@@ -44,7 +44,8 @@ class Sums:
     def predict(self, rows: Floats) -> Floats:
         self.calls.append(len(rows))
         spin(self._cost(len(rows)))
-        return np.asarray(rows.sum(axis=1), np.float32)
+        total: Floats = rows.sum(axis=1, dtype=np.float32)
+        return total
 
     def contributions(self, rows: Floats) -> Floats:
         raise NotImplementedError

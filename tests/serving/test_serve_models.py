@@ -1,8 +1,11 @@
 """`serve` with real models: one of XGBoost by its card, and the user's own by hooks; forks and threads of OpenMP."""
 
 import functools
+import gzip
 import http.client
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,11 +16,14 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
+from tests.support.gpu_hosts import needs_mounts, with_devices
 from tests.support.servers import Answered, ServeProcess
+from tests.support.trees import wheel
 from trainbox.contract.model_card import Features, ModelCard, SampleRow, encode_card
 
 pytestmark = pytest.mark.process
 
+ONE = {"SAGEMAKER_MODEL_SERVER_WORKERS": "1"}
 FEATURES = 6
 ROWS = np.random.default_rng(3).normal(size=(2000, FEATURES)).astype(np.float32)
 
@@ -97,6 +103,38 @@ def test_a_body_of_any_length_is_answered_while_it_comes_in_little_memory(booste
         connection.close()
         assert answered.body == once * times
         assert peak(worker) - before < 0.8 * len(content) * times / 1024
+        with pytest.raises(http.client.IncompleteRead):  # what was answered before a fault has been sent
+            server.invoke(content * 20 + b"1,2,x,4,5,6\n" + content, {"Content-Type": "text/csv"})
+        server.until(
+            lambda: re.search(r"POST /invocations 400 .* 'x' is not a number", server.log), "the fault is told"
+        )
+        compressed = {"Content-Type": "text/csv", "Content-Encoding": "gzip"}
+        assert server.invoke(gzip.compress(content * 3), compressed).body == once * 3
+        assert server.invoke(content, compressed).status == 400
+        assert server.invoke(content, {**compressed, "Content-Encoding": "br"}).status == 415
+
+
+def test_a_compressed_request_is_answered_as_the_plain_one_in_its_limit(booster: xgb.Booster, tmp_path: Path) -> None:
+    save(booster, tmp_path / "model")
+    variables = {"SAGEMAKER_MODEL_SERVER_WORKERS": "1", "TRAINBOX_MAX_BODY_MB": "1"}
+    with ServeProcess(tmp_path, variables, obedient=None) as server:
+        server.until_ready()
+        plain = server.invoke(as_csv(ROWS), {"Content-Type": "text/csv"})
+        content, given = gzip.compress(as_csv(ROWS)), {"Content-Type": "text/csv", "Content-Encoding": "gzip"}
+        cut = content.partition(content[9:20])[0]
+        assert server.invoke(content, given).body == plain.body
+        for body, coding, status, text in [
+            (gzip.compress(bytes(2**20 + 1)), "gzip", 413, "and more than 1,048,576 after decompression"),
+            (as_csv(ROWS), "gzip", 400, "the body is not gzip, as its Content-Encoding says"),
+            (cut, "gzip", 400, "the body is not gzip, as its Content-Encoding says"),
+            (content, "br", 415, "the content encoding 'br' is not supported; send gzip"),
+        ]:
+            refused = server.invoke(body, {**given, "Content-Encoding": coding})
+            assert (refused.status, text in json.loads(refused.body)["error"]) == (status, True), refused.body
+        (worker,) = server.workers
+        before = peak(worker)
+        assert server.invoke(gzip.compress(bytes(500 * 2**20), 1), given).status == 413
+        assert peak(worker) - before < 50 * 1024
 
 
 def send_chunks(connection: http.client.HTTPConnection, content: bytes, times: int) -> None:
@@ -167,6 +205,9 @@ import json
 def model_fn(model_dir):
     return lambda rows: rows.sum(axis=1)
 
+def execution_parameters_fn():
+    return {"MaxConcurrentTransforms": 1, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 9}
+
 def output_fn(prediction, accept, context):
     if prediction[0] < 0:
         raise ValueError("negative")
@@ -185,9 +226,11 @@ def output_fn(prediction, accept, context):
         assert (answered.headers["content-type"], answered.headers["x-mine"]) == ("application/json", "trace=7")
         streamed = server.invoke(b"[[0, 0]]")
         assert (streamed.headers["content-type"], streamed.body.count(b"data: ")) == ("text/event-stream", 3)
+        parameters = server.ask("/execution-parameters")
+        assert json.loads(parameters.body)["MaxPayloadInMB"] == 9
         failed = server.invoke(b"[[-1, 0]]")
         assert failed.status == 500
-        assert b"ValueError: negative (code/inference.py:9 in output_fn)" in failed.body or b"negative" in failed.body
+        assert b"ValueError: negative (inference.py:12 in output_fn)" in failed.body
         assert server.invoke(b"no json").status == 400
         assert "the model brings code, which runs with all rights of the container" in server.log
 
@@ -200,17 +243,73 @@ def test_code_is_refused_where_it_may_not_run(tmp_path: Path) -> None:
         assert "TRAINBOX_SERVE_CODE" in server.log
 
 
-@pytest.mark.parametrize(("wanted", "code"), [("msgspec\n", 0), ("--no-index\nno-such-package-of-anybody\n", 4)])
-def test_what_the_users_code_asks_for_is_there_or_the_server_does_not_start(
-    wanted: str, code: int, tmp_path: Path
+def ask_for(root: Path, requirements: str, **wheels: str) -> Path:
+    """A model whose module answers with what a package says, from wheels beside it."""
+    code = root / "model" / "code"
+    code.mkdir(parents=True)
+    module = (
+        "def model_fn(model_dir): return None\ndef transform_fn(model, body, kind, accept): return dependency.words\n"
+    )
+    (code / "inference.py").write_text(("import dependency\n" if wheels else "") + module)
+    (code / "requirements.txt").write_text(requirements)
+    for name, content in wheels.items():
+        (root / f"{name}-1.0-py3-none-any.whl").write_bytes(wheel(name, content))
+    return code
+
+
+def test_what_is_there_already_is_not_installed(tmp_path: Path) -> None:
+    ask_for(tmp_path, "msgspec\n")
+    with ServeProcess(tmp_path, ONE, obedient=None) as server:
+        server.until_ready()
+        assert "Requirement already satisfied: msgspec" in server.log
+        assert server.stop() == 0
+
+
+def test_what_cannot_be_installed_ends_the_server_with_the_reason(tmp_path: Path) -> None:
+    ask_for(tmp_path, "--no-index\nno-such-package-of-anybody\n")
+    with ServeProcess(tmp_path, ONE, obedient=None) as server:
+        assert server.wait() == 4
+        assert "No matching distribution found for no-such-package-of-anybody" in server.log
+        assert "requirements.txt names (exit code 1)" in server.log
+
+
+LOCAL = "--no-index\n--find-links ../..\ndependency\n"
+
+
+@needs_mounts
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_where_the_image_cannot_be_written_packages_go_elsewhere_once_for_all_workers(
+    tmp_path: Path, gpus: int
 ) -> None:
-    (tmp_path / "model" / "code").mkdir(parents=True)
-    (tmp_path / "model" / "code" / "inference.py").write_text("def model_fn(model_dir):\n    return sum\n")
-    (tmp_path / "model" / "code" / "requirements.txt").write_text(wanted)
-    with ServeProcess(tmp_path, {"SAGEMAKER_MODEL_SERVER_WORKERS": "1"}, obedient=None) as server:
-        if code:
-            assert server.wait() == code
-            assert "No matching distribution found for no-such-package-of-anybody" in server.log
-            assert "requirements.txt names (exit code 1)" in server.log
-        else:
-            assert server.until_ready().stop() == 0
+    ask_for(tmp_path, LOCAL, dependency="words = 'installed'\n")
+    read_only = [
+        "unshare",
+        "-m",
+        "sh",
+        "-ec",
+        'mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; exec "$@"',
+        sys.prefix,
+    ]
+    prefix = [*(with_devices(tmp_path / "dev", gpus) if gpus else ()), *read_only]
+    variables = {"SAGEMAKER_MODEL_SERVER_WORKERS": "2", "TMPDIR": str(tmp_path), "PIP_ROOT_USER_ACTION": "ignore"}
+    with ServeProcess(tmp_path, variables, obedient=None, prefix=prefix) as server:
+        server.until_ready()
+        assert [server.invoke(b"").body for _ in range(4)] == [b"installed"] * 4
+        assert server.log.count("Successfully installed dependency-1.0") == 1
+        assert re.search(r"requirements.txt names into \S+/trainbox-\w+: \S+ cannot be written\n", server.log)
+        assert server.stop() == 0
+
+
+def test_pip_installs_what_it_may(tmp_path: Path) -> None:
+    ask_for(tmp_path, LOCAL, dependency="words = 'installed'\n")
+    with ServeProcess(tmp_path, {**ONE, "TRAINBOX_REQUIREMENTS": "hashes"}, obedient=None) as server:
+        assert server.wait() == 4
+        assert "--require-hashes mode" in server.log
+
+
+def test_pip_can_be_left_out(tmp_path: Path) -> None:
+    code = ask_for(tmp_path, LOCAL, dependency="")
+    (code / "dependency.py").write_text("words = 'beside'\n")
+    with ServeProcess(tmp_path, {**ONE, "TRAINBOX_REQUIREMENTS": "off"}, obedient=None) as server:
+        assert server.until_ready().invoke(b"").body == b"beside"
+        assert f"TRAINBOX_REQUIREMENTS=off: {code}/requirements.txt is not installed\n" in server.log

@@ -1,5 +1,6 @@
 """`serve` from its start to its end: real processes, connections and signals."""
 
+import http.client
 import itertools
 import os
 import re
@@ -127,6 +128,14 @@ def test_an_exception_of_a_model_is_an_answer_with_its_place_and_the_id_of_the_l
         assert server.workers == before
 
 
+def test_the_text_of_an_exception_stays_in_the_log_where_values_may_be_personal(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, {**ONE, "TRAINBOX_SERVE_DETAIL": "false"}) as server:
+        failed = server.until_ready().invoke(b"raise")
+        assert re.search(rb"ZeroDivisionError \(at fake_loader.py:\d+ in answer\)", failed.body)
+        assert b"by nothing" not in failed.body
+        server.until(lambda: "ZeroDivisionError: by nothing" in server.log, "the log has it")
+
+
 @pytest.mark.parametrize("how", ["stopped", "never gives the interpreter's lock back", "sleeps"])
 def test_a_worker_that_stands_still_is_named_and_replaced(tmp_path: Path, how: str) -> None:
     with ServeProcess(tmp_path, {**TWO, "SAGEMAKER_MODEL_SERVER_TIMEOUT": "2"}) as server:
@@ -139,6 +148,22 @@ def test_a_worker_that_stands_still_is_named_and_replaced(tmp_path: Path, how: s
         server.until(lambda: "(SAGEMAKER_MODEL_SERVER_TIMEOUT) and was killed" in server.log, "it is killed")
         server.until(lambda: len(server.workers) == 2 and server.workers != before, "another takes its place")
         assert [server.invoke(b"").status for _ in range(4)] == [200] * 4
+        assert server.stop() == 0
+
+
+def test_a_new_worker_that_never_becomes_ready_is_named_and_replaced(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, {**ONE, "SAGEMAKER_STARTUP_TIMEOUT": "10"}) as server:
+        (before,) = server.until_ready().workers
+        (tmp_path / "workers-take-long").touch()
+        os.kill(before, signal.SIGKILL)
+        line = (
+            r"worker 1 .* has not answered the sample rows of the model for \S+ s \(SAGEMAKER_STARTUP_TIMEOUT\) and was"
+        )
+        server.until(lambda: server.workers not in ([], [before]), "another is there")
+        assert server.ask("/ping").status == 503
+        (tmp_path / "workers-take-long").unlink()
+        server.until(lambda: re.search(line, server.log), "it is killed")
+        server.until(lambda: server.ask("/ping").status == 200, "another takes its place")
         assert server.stop() == 0
 
 
@@ -226,6 +251,30 @@ def test_what_a_route_is_not_made_for_is_told(tmp_path: Path) -> None:
         assert (
             len(re.findall(r"^trainbox: POST /invocations 200 1 row [0-9.]+ ms id=\w", server.log, re.MULTILINE)) == 1
         )
+
+
+def test_a_stream_that_breaks_ends_without_its_last_chunk(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, ONE) as server:
+        before = server.until_ready().workers
+        with pytest.raises(http.client.IncompleteRead) as caught:
+            server.invoke(b"breaking")
+        assert caught.value.partial == b"part\n"
+        line = r"POST /invocations 500 [0-9.]+ ms id=\S+ ZeroDivisionError: after the first part\n"
+        server.until(lambda: re.search(line, server.log), "the log says why")
+        assert server.log.count("Traceback") == 1
+        assert server.invoke(b"").status == 200
+        assert server.workers == before
+
+
+def test_a_stream_is_closed_when_its_client_leaves(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, ONE) as server:
+        server.until_ready()
+        with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
+            connection.sendall(b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 7\r\n\r\nendless")
+            assert b"part\n" in connection.recv(MIB)
+        server.until(lambda: "the stream was closed" in server.log, "it is closed")
+        server.until(lambda: re.search(r"POST /invocations 499 .* the client has gone\n", server.log), "a line")
+        assert server.invoke(b"").status == 200
 
 
 def test_a_body_that_is_too_long_is_refused_with_both_numbers_before_it_comes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from trainbox.supervisor.endpoint.plan import Capacity, count_workers, plan_load
 
 GIB = 2**30
 MANY = "SAGEMAKER_MODEL_SERVER_WORKERS"
+MODELS = {"SAGEMAKER_MULTI_MODEL": "true"}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ MANY = "SAGEMAKER_MODEL_SERVER_WORKERS"
         ({MANY: "7"}, Capacity(cpus=4, memory_bytes=GIB), 7, MANY),
         ({MANY: "1024"}, Capacity(cpus=4), 1024, MANY),
         ({}, Capacity(cpus=4, gpus=2), 2, "one for each GPU"),
+        ({**MODELS, MANY: "1024"}, Capacity(cpus=4), 256, MANY),
+        ({**MODELS}, Capacity(cpus=4, gpus=2), 4, "one for each processor of the container"),
         ({}, Capacity(cpus=6, has_shared_memory=False), 1, "there is no /dev/shm: taken for a serverless endpoint"),
         ({}, Capacity(cpus=4, memory_bytes=8 * GIB), 4, "one for each processor of the container"),
         (
@@ -56,6 +59,8 @@ def test_the_loader_has_one_thread_whatever_the_request_says_and_the_descriptors
     plan = plan_loader(hosting, env, descriptors=(7, 4), is_ready=lambda _pid: True)
     (loader,) = plan.children
     assert loader.argv == (sys.executable, "-P", "-m", "trainbox.serving", "--link", "7", "--page", "4")
+    many = plan_loader(hosting, env, descriptors=(7, 4, 9), is_ready=lambda _pid: True)
+    assert many.children[0].argv == (*loader.argv, "--store", "9")
     assert {loader.environment[f"{name}_NUM_THREADS"] for name in ("OMP", "OPENBLAS", "MKL")} == {"1"}
     assert loader.environment["PYTHONUNBUFFERED"] == "0"
     assert loader.descriptors == (7, 4)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.addresses import free_port
+from tests.support.cgroups import small_cgroup
 from tests.support.trees import SECONDS, Run, Tree, is_alive
 from tests.support.waiting import eventually
 from trainbox.system.procfs import process_state
@@ -601,47 +602,17 @@ def test_the_reason_is_that_of_the_rank_that_failed_first(tree: Tree) -> None:
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_cgroup() -> Iterator[Path]:
-    """A cgroup of our own with 64 MiB, version 1 or 2, below the one that we are in."""
-    made = _make_cgroup()
-    if made is None:
-        pytest.skip("no memory cgroup can be made: the readings are proved in test_memory.py")
-    yield made
-    made.rmdir()
-
-
-def _make_cgroup() -> Path | None:
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            root = Path("/sys/fs/cgroup/memory" if controllers else "/sys/fs/cgroup")
-            group = root / path.lstrip("/") / f"trainbox-test-{os.getpid()}"
-            limit = group / ("memory.limit_in_bytes" if controllers else "memory.max")
-            try:
-                group.mkdir()
-            except OSError:
-                continue
-            try:
-                limit.write_text(str(64 << 20))
-            except OSError:
-                group.rmdir()
-                continue
-            return group
-    return None
-
-
-def test_a_script_killed_for_memory_is_told_apart(tree: Tree, small_cgroup: Path) -> None:
+def test_a_script_killed_for_memory_is_told_apart(tree: Tree) -> None:
     tree.program("blocks = []\nwhile True:\n    blocks.append(bytes(b'x' * 1_000_000))\n")
-    join = f'echo $$ > {small_cgroup}/cgroup.procs && exec "$@"'
-    run = tree.run(prefix=["sh", "-c", join, "sh"])
+    with small_cgroup(64) as prefix:
+        run = tree.run(prefix=prefix)
     assert run.code == 137, run.log
     assert run.failure is not None
     assert run.failure.startswith("out of memory: the kernel killed a process of this job (limit 64 MiB)\n")
     assert "hint: use an instance with more memory" in run.failure
 
 
-def test_a_worker_killed_for_memory_is_named_beside_what_the_script_raised(tree: Tree, small_cgroup: Path) -> None:
+def test_a_worker_killed_for_memory_is_named_beside_what_the_script_raised(tree: Tree) -> None:
     tree.program(
         textwrap.dedent("""
         import os
@@ -654,8 +625,8 @@ def test_a_worker_killed_for_memory_is_named_beside_what_the_script_raised(tree:
         raise RuntimeError("a worker is gone")
         """)
     )
-    join = f'echo $$ > {small_cgroup}/cgroup.procs && exec "$@"'
-    run = tree.run(prefix=["sh", "-c", join, "sh"])
+    with small_cgroup(64) as prefix:
+        run = tree.run(prefix=prefix)
     assert run.code == 1, run.log
     assert run.failure is not None
     assert run.failure.startswith("RuntimeError: a worker is gone\nat train.py:9 (exit code 1)\nhint: out of memory")

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainbox.contract.hosting import Hosting, read_hosting
@@ -30,10 +30,15 @@ class Obedient:
         """A worker that has been told to is never ready."""
         if Path("worker-breaks").exists():
             raise RuntimeError(f"no {threads} thread(s) for me")
+        if Path("workers-take-long").exists():
+            time.sleep(600)
 
     def answer_together(self, requests: Sequence[Request]) -> list[Response]:
         """Obey, one after the other."""
         return [self.answer(request) for request in requests]
+
+    def execution_parameters(self) -> None:
+        """Leave them to the server."""
 
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Read everything, and obey the first part."""
@@ -49,13 +54,37 @@ class Obedient:
             time.sleep(float(argument))
         elif verb == "freeze":  # the whole process, as a library does that never gives the lock back
             ctypes.PyDLL(None).sleep(int(argument))
+        elif verb == "fill":
+            return Response(200, str(len(b"x" * int(argument))).encode())
         elif verb == "die":
             os.kill(os.getpid(), getattr(signal, argument))
         elif verb == "raise":
             raise ZeroDivisionError("by nothing")
+        elif verb == "endless":
+            return Response(200, _parts())
+        elif verb == "breaking":
+            return Response(200, _broken())
         elif verb == "stream":
             return Response(200, (f"part {number}\n".encode() for number in range(int(argument))))
         return Response(200, str(os.getpid()).encode(), rows=1)
+
+
+def _broken() -> Iterator[bytes]:
+    yield b"part\n"
+    raise ZeroDivisionError("after the first part")
+
+
+def _parts() -> Iterator[bytes]:
+    """Yield parts until nobody wants them."""
+    try:
+        while True:
+            yield b"part\n" * 1000
+    finally:
+        print("the stream was closed", file=sys.stderr, flush=True)
+
+
+def prepare(_hosting: Hosting) -> None:
+    """Nothing is asked for."""
 
 
 def load(hosting: Hosting) -> Obedient:
@@ -74,7 +103,7 @@ def main() -> int:
     given = parser.parse_args()
     if Path("uvicorn-has-changed").exists():
         connections._EXPECTED = ("a_new_argument",)
-    return run(read_hosting(read_environment()), link=given.link, page=given.page, load=load)
+    return run(read_hosting(read_environment()), link=given.link, page=given.page, prepare=prepare, load=load)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -40,9 +40,17 @@ class ServeProcess:
         root: Of the tree: the model lies in `model`.
         variables: Beside those that every server of a test has.
         obedient: How many seconds the obedient model of `fake_loader` loads; None serves what lies in `model`.
+        prefix: What runs it: a command that becomes the server by exec.
     """
 
-    def __init__(self, root: Path, variables: Mapping[str, str] = {}, *, obedient: float | None = 0.0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        variables: Mapping[str, str] = {},
+        *,
+        obedient: float | None = 0.0,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.port = free_port()
         self._log = root / "serve.log"
         (root / "model").mkdir(parents=True, exist_ok=True)
@@ -57,7 +65,7 @@ class ServeProcess:
         program = (_SERVE,) if obedient is None else (_SERVE_FAKE, str(_FAKE))
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", *program],
+                [*prefix, sys.executable, "-P", "-c", *program],
                 env={**kept, **given, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainbox.system.memory import Memory, read_memory
+from trainbox.system.memory import Memory, read_available, read_memory
 
 V2_EVENTS = "low 0\nhigh 0\nmax 31\noom 2\noom_kill {kills}\noom_group_kill 0\n"
 V1_EVENTS = "oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n"
@@ -53,3 +53,25 @@ def test_an_old_kernel_counts_no_kills(tmp_path: Path) -> None:
 
 def test_where_there_are_no_cgroups_nothing_is_known(tmp_path: Path) -> None:
     assert read_memory(tmp_path / "none", tmp_path / "none") == Memory(None, None)
+
+
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({}, 4_000 * 1024),
+        ({"memory.max": "1000000", "memory.current": "700000", "memory.stat": "anon 1\ninactive_file 200000"}, 500_000),
+        ({"memory.max": "max", "memory.current": "700000"}, 4_000 * 1024),
+        ({"memory.max": "1000", "memory.current": "7000"}, 0),
+        (
+            {"memory.limit_in_bytes": "9000", "memory.usage_in_bytes": "8000", "memory.stat": "total_inactive_file 1"},
+            1001,
+        ),
+    ],
+)
+def test_what_is_available_is_what_the_host_and_the_container_have(
+    tmp_path: Path, files: dict[str, str], available: int
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:    4000 kB\n")
+    assert read_available(tmp_path, membership(tmp_path, "0::/\n"), tmp_path / "meminfo") == available

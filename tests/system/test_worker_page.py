@@ -11,7 +11,7 @@ def page() -> WorkerPage:
 
 
 def test_what_is_written_into_a_slot_is_read_through_another_mapping(page: WorkerPage) -> None:
-    page.header[PageField.WORKERS] = 2
+    page.header[PageField.SLOTS] = 2
     page.slot(1).words[WorkerField.ROWS] = 2**40
     seen = [slot.words[WorkerField.ROWS] for slot in WorkerPage(page.descriptor).slots()]
     assert seen == [0, 2**40]

@@ -46,7 +46,7 @@ def test_a_host_without_validation_takes_part_where_rows_lie_on_the_disk(tmp_pat
         make_trees(tmp_path / kept, external_memory=kept)
         (code, _, errors), (other_code, _, other_errors) = finish(start(tmp_path / kept))
         assert (code, other_code) == (0, 0), errors + other_errors
-        assert ("lie in 1 blocks on the disk" in errors) is (kept == "on")
+        assert ("rows are in 1 blocks on the disk" in errors) is (kept == "on")
         models.append((tmp_path / kept / HOSTS[0] / "model" / "xgboost-model").read_bytes())
     assert models[0] == models[1]
 

@@ -28,6 +28,8 @@ HYPERPARAMETERS: dict[str, dict[str, object]] = {
     "random_forest": {"n_estimators": 100_000, "task": "regression", "checkpoint_every": 5, "n_jobs": 1},
 }
 ROWS = "".join(f"{number % 7},{number % 11},{number % 5}\n" for number in range(200))
+#: Both hear a stop, and end, by the same code around their work.
+EITHER = ["xgboost", pytest.param("random_forest", marks=pytest.mark.long)]
 LEFT = "there is nothing to save; a resumed job starts from its last checkpoint"
 pytestmark = pytest.mark.process
 
@@ -107,7 +109,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(("script", "library"), [("xgboost", "xgboost"), ("random_forest", "sklearn.ensemble")])
+@pytest.mark.parametrize(
+    ("script", "library"),
+    [("xgboost", "xgboost"), pytest.param("random_forest", "sklearn.ensemble", marks=pytest.mark.long)],
+)
 def test_a_stop_while_a_script_imports_its_library_is_heard(tmp_path: Path, script: str, library: str) -> None:
     path = Path(__file__).parents[2] / "train_scripts" / SCRIPTS[script]
     with build(tmp_path / "root", script) as tree:
@@ -118,7 +123,7 @@ def test_a_stop_while_a_script_imports_its_library_is_heard(tmp_path: Path, scri
     assert f": stopped by SIGTERM before meeting the other hosts: {LEFT}\n" in ended.log
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", EITHER)
 def test_a_stop_while_rows_are_read_is_heard(tmp_path: Path, script: str) -> None:
     with build(tmp_path / "root", script, pipe=True) as tree:
         process = start(tree)
@@ -129,7 +134,7 @@ def test_a_stop_while_rows_are_read_is_heard(tmp_path: Path, script: str) -> Non
     assert f": stopped by SIGTERM while reading the rows: {LEFT}\n" in ended.log
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", EITHER)
 def test_a_stop_while_a_member_waits_for_the_others_is_heard(tmp_path: Path, script: str) -> None:
     hosts, port = ("127.0.0.1", "127.0.0.2"), free_port()
     with build(tmp_path / "root", script, hosts=hosts) as tree:
@@ -160,7 +165,7 @@ def test_a_stop_while_a_script_trains_leaves_a_checkpoint_and_the_model(tmp_path
     assert "asked to stop" in ended.log
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", EITHER)
 def test_a_stop_while_a_script_saves_changes_nothing(tmp_path: Path, script: str) -> None:
     short = HYPERPARAMETERS[script] | {"xgboost": {"num_round": 5}, "random_forest": {"n_estimators": 5}}[script]
     with build(tmp_path / "root", script) as tree:
@@ -174,7 +179,7 @@ def test_a_stop_while_a_script_saves_changes_nothing(tmp_path: Path, script: str
     assert names >= {"trainbox", {"xgboost": "xgboost-model", "random_forest": "model.joblib"}[script]}
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", EITHER)
 @pytest.mark.parametrize(
     ("first", "late"),
     [
@@ -211,7 +216,7 @@ def test_of_hosts_stopped_one_after_the_other_the_second_says_that_it_was_stoppe
         assert "stopped" in other.failure
 
 
-@pytest.mark.parametrize("script", ["xgboost", pytest.param("random_forest", marks=pytest.mark.long)])
+@pytest.mark.parametrize("script", EITHER)
 def test_a_host_that_saves_because_another_is_stopped_draws_no_pictures(tmp_path: Path, script: str) -> None:
     hosts, port = ("127.0.0.1", "127.0.0.2"), {"MASTER_PORT": str(free_port())}
     with ExitStack() as stack:
@@ -226,7 +231,7 @@ def test_a_host_that_saves_because_another_is_stopped_draws_no_pictures(tmp_path
     left_in_order(ended)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", EITHER)
 def test_a_broken_matplotlib_costs_a_job_its_pictures_alone(tmp_path: Path, script: str) -> None:
     short = HYPERPARAMETERS[script] | {"xgboost": {"num_round": 10}, "random_forest": {"n_estimators": 10}}[script]
     broken = tmp_path / "site" / "matplotlib" / "__init__.py"

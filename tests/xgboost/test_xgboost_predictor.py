@@ -141,11 +141,30 @@ def test_contributions_add_up_to_the_margin(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.sum(axis=1), margin, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["softprob", "softmax", "two targets"])
-def test_a_model_of_several_outputs_has_no_contributions(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        *(("softprob", 3), ("softmax", 3), ("two targets", 2)),
+        *(("linear of classes", 3), ("dart of classes", 3), ("forest of classes", 3)),
+    ],
+)
+def test_each_of_several_outputs_has_contributions_that_add_up_to_its_margin(
+    kind: str, count: int, tmp_path: Path
+) -> None:
     booster, _ = train(kind)
     ours = load_predictor(tmp_path, saved(tmp_path, booster), card_of(kind))
-    with pytest.raises(DataError, match="several outputs"):
+    rows = draw_rows(kind, 9)
+    found = ours.contributions(rows)
+    assert found.shape == (9, count, FEATURES + 1)
+    margin = booster.predict(xgb.DMatrix(rows, nthread=1), output_margin=True)
+    np.testing.assert_allclose(found.sum(axis=2), margin, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_cannot_say_what_contributes_is_named(tmp_path: Path) -> None:
+    kind = "a tree for two targets"
+    booster, _ = train(kind)
+    ours = load_predictor(tmp_path, saved(tmp_path, booster), card_of(kind))
+    with pytest.raises(DataError, match="contributions are not available for this model: "):
         ours.contributions(draw_rows(kind, 2))
 
 

@@ -14,6 +14,7 @@ from trainbox.errors import ResourceError, TrainboxError
 #: The verbs, with the module of each and the line that help shows.
 VERBS = {
     "run": ("trainbox.cli.run", "run a training job on this machine, as SageMaker would"),
+    "tune": ("trainbox.cli.tune", "search for the best hyperparameters, with jobs on this machine as trials"),
     "serve": ("trainbox.cli.serve", "serve a model on this machine, as a SageMaker endpoint would"),
     "invoke": ("trainbox.cli.invoke", "ask an endpoint, and show the place of what it refuses"),
     "transform": ("trainbox.cli.transform", "predict for whole files, as SageMaker's batch transform would"),
@@ -60,8 +61,8 @@ def main() -> int:
         return train.main()
     chosen = arguments[0] if arguments else ""
     parser, verb, flags = _parser_for(chosen)
-    # Argparse would take what stands behind it for the script of trainbox run.
-    place = arguments.index("--") if chosen == "run" and "--" in arguments else len(arguments)
+    # Argparse would take what stands behind it for the script of a job.
+    place = arguments.index("--") if chosen in ("run", "tune") and "--" in arguments else len(arguments)
     unknown = find_unknown(arguments[:place], flags)
     if unknown:
         sys.stderr.write(visible(f"trainbox: {without_secrets(unknown, ())}\n"))

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     plan = plan_job(*read_command(args, env=env, cwd=Path.cwd(), umask=umask))
     if args.dry_run:
-        sys.stdout.buffer.write(describe(plan, _previews(plan)).encode())
+        sys.stdout.buffer.write(describe(plan, previews_of(plan)).encode())
         sys.stdout.flush()
         return 0
     terminal = Terminal(plan)
@@ -74,7 +74,8 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     return outcome.exit_code
 
 
-def _previews(plan: RunPlan) -> dict[str, Preview]:
+def previews_of(plan: RunPlan) -> dict[str, Preview]:
+    """What the supervisor of each host would start."""
     request = plan.request
     return {
         host.name: preview(host, request.source, request.script, request.hide, in_image=request.in_image)

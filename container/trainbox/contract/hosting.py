@@ -9,18 +9,20 @@ https://github.com/aws/sagemaker-xgboost-container.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import msgspec
 
 from trainbox.contract.layout import Layout
 from trainbox.contract.model_card import ModelCard
-from trainbox.contract.setting_values import one_of, read_switch
+from trainbox.contract.setting_values import Installs, one_of, read_switch
 from trainbox.errors import ContractError
 
 T = TypeVar("T")
 
 DEFAULT_PORT = 8080
+#: The file with the user's hooks.
+DEFAULT_PROGRAM = "inference.py"
 DEFAULT_ADDRESS = "0.0.0.0"  # noqa: S104 - SageMaker connects from outside of the container
 #: SageMaker's own limit on a request of a real-time endpoint (hosting FAQ), and that of batch transform.
 DEFAULT_BODY_MB = 25
@@ -30,11 +32,13 @@ DEFAULT_BATCH_TIMEOUT_SECONDS = 600.0
 #: Within 8 minutes `/ping` must answer 200, or the launch has failed.
 DEFAULT_STARTUP_SECONDS = 480.0
 LAST_PORT = 65535
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 MOST_WORKERS = 1024
 
 BatchStrategy = Literal["MULTI_RECORD", "SINGLE_RECORD"]
 #: Whether a model that is a pickle, or that brings code, may be served: loading either runs code of its author.
 ServeCode = Literal["allow", "never"]
+_INSTALLS: Callable[[str], Installs] = one_of(get_args(Installs))
 _BATCH_STRATEGY: Callable[[str], BatchStrategy] = one_of(("MULTI_RECORD", "SINGLE_RECORD"))
 
 #: Every variable that `serve` reads, and what it says; docs/serving.md is generated from here.
@@ -52,6 +56,8 @@ HOSTING_VARIABLES: Mapping[str, str] = {
     "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "requests at the same time, of a batch transform job",
     "SAGEMAKER_MULTI_MODEL": "`true` for an endpoint of many models, which come and go by `/models`",
     "SAGEMAKER_PROGRAM": "the file with the user's hooks (`model_fn`, `input_fn`, …), `inference.py` by default",
+    "LOCAL_PYTHON": "set by the local mode of SDK v3, which names `inference.py` whether there is one or not: without"
+    " the file the model is served without hooks",
     "SAGEMAKER_SUBMIT_DIRECTORY": "the directory of that file: a path, `file://…` or `s3://…tar.gz`",
     "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "the content type of an answer where the request names none",
     "SAGEMAKER_INFERENCE_OUTPUT": "what an answer holds, separated by commas: `predicted_label`, `probability`, …",
@@ -60,9 +66,31 @@ HOSTING_VARIABLES: Mapping[str, str] = {
     "MAX_CONTENT_LENGTH": "the largest body in bytes, as the built-in XGBoost reads it",
     "TRAINBOX_MAX_BODY_MB": f"the largest body in MB, {DEFAULT_BODY_MB} by default, at most {MOST_BODY_MB}",
     "TRAINBOX_SERVE_CODE": "`allow` (default) or `never`: refuse a model that is a pickle or brings code",
-    "TRAINBOX_SERVE_DETAIL": "`false`: an error does not repeat the value of a cell, which may be personal",
+    "TRAINBOX_REQUIREMENTS": "what pip may install of `code/requirements.txt`: `any` (default), `wheels`, `hashes` or"
+    " `off`, as in training",
+    "TRAINBOX_SERVE_DETAIL": "`false`: an error repeats neither a cell nor the text of an exception, which may be"
+    " personal",
     "TRAINBOX_SERVE_BATCH": "`false`: requests that arrive together are predicted one by one",
     "TRAINBOX_BATCH_NEWLINE": "`false`: the last line of an answer of a batch transform job has no newline",
+}
+
+
+_TIMEOUT, _WORKERS, _BODY = "SAGEMAKER_MODEL_SERVER_TIMEOUT", "SAGEMAKER_MODEL_SERVER_WORKERS", "TRAINBOX_MAX_BODY_MB"
+#: Variables of other model servers, and what to set instead.
+_OF_OTHERS: Mapping[str, str] = {
+    "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": f"set {_TIMEOUT}, which counts seconds",
+    "SAGEMAKER_MODEL_SERVER_VMARGS": "there is no Java",
+    "SAGEMAKER_USE_NGINX": "there is no nginx",
+    **dict.fromkeys(("SAGEMAKER_TS_MIN_WORKERS", "SAGEMAKER_TS_MAX_WORKERS"), f"set {_WORKERS}"),
+    **dict.fromkeys(
+        ("SAGEMAKER_TS_BATCH_SIZE", "SAGEMAKER_TS_MAX_BATCH_DELAY"),
+        "requests that meet are predicted together, without a delay",
+    ),
+    **dict.fromkeys(
+        ("SAGEMAKER_TS_RESPONSE_TIMEOUT", "TS_DEFAULT_RESPONSE_TIMEOUT", "MMS_DEFAULT_RESPONSE_TIMEOUT"),
+        f"set {_TIMEOUT}",
+    ),
+    **dict.fromkeys(("TS_MAX_REQUEST_SIZE", "MMS_MAX_REQUEST_SIZE"), f"set {_BODY}"),
 }
 
 
@@ -93,7 +121,12 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     #: None for an endpoint.
     batch: Batch | None = None
     is_multi_model: bool = False
+    #: Of a model of such an endpoint: its directory, and what it is called.
+    model_path: Path | None = None
+    model_name: str = "model"
     program: str = ""
+    #: Whether the program was named by the local mode of SDK v3, which does so where there is none, too.
+    may_lack_program: bool = False
     submit_directory: str = ""
     default_accept: str = ""
     #: What an answer holds, in this order; empty for the prediction alone.
@@ -102,15 +135,19 @@ class Hosting(msgspec.Struct, frozen=True, kw_only=True):
     #: 0 is any length.
     max_body_bytes: int = DEFAULT_BODY_MB * 2**20
     code: ServeCode = "allow"
+    #: What pip may install for the user's module.
+    installs: Installs = "any"
     shows_values: bool = True
     joins_requests: bool = True
     ends_with_newline: bool = True
     log_level: int = 20
+    #: Of CUDA_VISIBLE_DEVICES; empty where it is not set, one empty name for none.
+    visible_gpus: tuple[str, ...] = ()
 
     @property
     def model_dir(self) -> Path:
         """What `model.tar.gz` was unpacked to; nothing may be written there."""
-        return self.layout.model_dir
+        return self.model_path or self.layout.model_dir
 
 
 def read_hosting(env: Mapping[str, str]) -> Hosting:
@@ -135,17 +172,25 @@ def read_hosting(env: Mapping[str, str]) -> Hosting:
         batch=batch,
         is_multi_model=_read(env, "SAGEMAKER_MULTI_MODEL", read_switch, default=False),
         program=env.get("SAGEMAKER_PROGRAM", ""),
+        may_lack_program="LOCAL_PYTHON" in env and env.get("SAGEMAKER_PROGRAM") == DEFAULT_PROGRAM,
         submit_directory=env.get("SAGEMAKER_SUBMIT_DIRECTORY", ""),
         default_accept=env.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", ""),
         outputs=_read(env, "SAGEMAKER_INFERENCE_OUTPUT", _read_names, ()),
         use_ensemble=_read(env, "SAGEMAKER_INFERENCE_ENSEMBLE", read_switch, default=True),
         max_body_bytes=_read_largest_body(env, batch),
         code=_read(env, "TRAINBOX_SERVE_CODE", one_of(("allow", "never")), "allow"),
+        installs=_read(env, "TRAINBOX_REQUIREMENTS", _INSTALLS, "any"),
         shows_values=_read(env, "TRAINBOX_SERVE_DETAIL", read_switch, default=True),
         joins_requests=_read(env, "TRAINBOX_SERVE_BATCH", read_switch, default=True),
         ends_with_newline=_read(env, "TRAINBOX_BATCH_NEWLINE", read_switch, default=True),
+        visible_gpus=tuple(env[GPU_VARIABLE].split(",")) if GPU_VARIABLE in env else (),
         log_level=_read(env, "SAGEMAKER_CONTAINER_LOG_LEVEL", _between(0, 100), 20),
     )
+
+
+def describe_ignored(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a line for each variable of another model server, which has no effect here."""
+    return tuple(f"{name} has no effect: {instead}" for name, instead in _OF_OTHERS.items() if env.get(name))
 
 
 def _read_batch(env: Mapping[str, str]) -> Batch | None:
@@ -243,7 +288,10 @@ class Predictor(Protocol):
         """
 
     def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - an array
-        """Return how much each feature adds to the output of each row (SHAP): (n, m + 1), the bias last.
+        """Return how much each feature adds to the output of each row (SHAP), the bias last.
+
+        Returns:
+            (n, m + 1), or (n, c, m + 1) for c classes or targets.
 
         Raises:
             DataError: A model of this kind cannot say.

@@ -23,7 +23,7 @@ MISSING = ("", "NA", "N/A", "n/a", "<NA>", "#N/A", "NULL", "null", "None", "NaN"
 _MOST_BYTES = 256 * 2**20
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
-Framework: TypeAlias = Literal["xgboost", "scikit-learn", "pytorch"]
+Framework: TypeAlias = Literal["xgboost", "scikit-learn", "pytorch", "onnx"]
 #: `code` is a category that the data has as a number, `text` one that the card has the texts of.
 FeatureType: TypeAlias = Literal["number", "code", "text"]
 #: What a model says of one row: a number, a class, or a number for each of its outputs; null is not finite.

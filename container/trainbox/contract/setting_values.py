@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
 
 C = TypeVar("C")
@@ -15,6 +15,13 @@ Launcher = Literal["auto", "plain", "torchrun"]
 Preflight = Literal["auto", "off", "fast", "full"]
 #: What pip may install at the start of a job.
 Installs = Literal["any", "wheels", "hashes", "off"]
+#: What pip is told of each before all else.
+PIP_RULES: Mapping[Installs, tuple[str, ...]] = {
+    "any": (),
+    "wheels": ("--only-binary", ":all:"),
+    "hashes": ("--require-hashes",),
+    "off": (),
+}
 
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 

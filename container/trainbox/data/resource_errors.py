@@ -58,22 +58,22 @@ def translate_resource_errors(shown: str) -> Iterator[None]:
     """
     try:
         yield
-    except with_arrow(MemoryError, RuntimeError, OSError) as error:
+    except arrow_errors(MemoryError, RuntimeError, OSError) as error:
         lacking = find_exhausted(error)
         if lacking is None:
             raise
         raise describe_exhausted(shown, lacking, error) from error
 
 
-def with_arrow(*kinds: type[Exception], name: str = "ArrowException") -> tuple[type[Exception], ...]:
-    """Return classes of errors to catch, with one of Arrow's if Arrow is loaded: it may be too late to load it.
+def arrow_errors(*others: type[Exception], name: str = "ArrowException") -> tuple[type[BaseException], ...]:
+    """Return classes of errors to catch, and one of Arrow's; not that where Arrow is not loaded: it may be too late.
 
     Args:
-        kinds: The others.
-        name: Of the class of Arrow's.
+        others: The other classes.
+        name: Of the class of Arrow.
     """
     loaded = sys.modules.get("pyarrow")
-    return (*kinds, getattr(loaded, name)) if hasattr(loaded, name) else kinds
+    return (*others, getattr(loaded, name)) if hasattr(loaded, name) else others
 
 
 @cache
@@ -106,8 +106,8 @@ def find_exhausted(error: BaseException) -> Resource | None:
         return "memory"
     if isinstance(error, OSError) and error.errno is not None:
         return _BY_ERRNO.get(error.errno)
-    is_invalid = isinstance(error, with_arrow(name="ArrowInvalid"))
-    if is_invalid or not isinstance(error, with_arrow(RuntimeError, OSError)):
+    invalid = arrow_errors(name="ArrowInvalid")
+    if isinstance(error, invalid) or not isinstance(error, arrow_errors(RuntimeError, OSError)):
         return None  # ArrowInvalid quotes the content
     text = str(error)
     return next((lacking for words, lacking in _BY_MESSAGE.items() if words in text), None)

@@ -59,6 +59,10 @@ class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether this program starts no other child processes while the job runs: all that remain are then ended,
     #: also those that hide their origin.
     owns_children: bool = False
+    #: The processors that the job has; empty: all that this process has.
+    processors: tuple[int, ...] = ()
+    #: Whose private mounts an earlier job was found to be allowed; None: that is tried out, which takes a process.
+    private_mounts: Literal["root", "user"] | None = None
     #: For the files that hosts create; -1 is the umask of this process.
     host_umask: int = -1
     names: MemberNames = MemberNames()

@@ -307,6 +307,7 @@ def _argv(request: RunRequest, mounts: tuple[Mount, ...], python: str) -> tuple[
     if request.isolation.kind == "container":
         # What SageMaker gives to the image's own ENTRYPOINT.
         return request.arguments if request.command else ("train",)
-    wanted = namespace.spec(request.isolation.kind, [(mount.source, mount.target, mount.read_only) for mount in mounts])
+    listed = [(mount.source, mount.target, mount.read_only) for mount in mounts]
+    wanted = namespace.spec(request.isolation.kind, listed, request.processors)
     started = (_ENV, "--", *request.command) if request.command else train_argv(python)
     return (sys.executable, "-I", "-S", namespace.__file__, wanted, *started)

@@ -22,7 +22,7 @@ from trainbox.contract.job_spec import JobSpec, MetricDefinition
 from trainbox.contract.setting_values import Installs, read_names
 from trainbox.errors import RunError
 from trainbox.local.acceptance import OWN_VARIABLES, PROCESSES, check_accepted, check_numbers
-from trainbox.local.backends.isolation import Isolation, find_containers, find_isolation
+from trainbox.local.backends.isolation import Isolation, find_containers, find_isolation, isolate
 from trainbox.local.given import Origin
 from trainbox.local.inputs.hosts import LOCAL_TYPE, HostGroup, Hosts, hosts_of
 from trainbox.local.inputs.source import ChannelSource, read_channels
@@ -104,6 +104,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     owns_children: bool = True
     #: Of files that a host makes; -1 is that of this process.
     umask: int = -1
+    #: The processors that hosts have; empty: all that this process has.
+    processors: tuple[int, ...] = ()
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -173,8 +175,12 @@ def read_request(spec: JobSpec, options: LocalOptions, *, now: dt.datetime) -> R
         source=None if found.directory is None else survey(found.directory, leave_out=work.out),
         installs=installs,
         # Asked last: it takes longest, and what was wrong before needs no engine.
-        isolation=find_isolation() if image is None else find_containers(image, options, work.hosts.count, outside),
+        isolation=_isolate(options) if image is None else find_containers(image, options, work.hosts.count, outside),
     )
+
+
+def _isolate(options: LocalOptions) -> Isolation:
+    return find_isolation() if options.private_mounts is None else isolate(options.private_mounts)
 
 
 def _image_of(spec: JobSpec, options: LocalOptions) -> str | None:
@@ -268,6 +274,7 @@ def _form_request(spec: JobSpec, options: LocalOptions, work: _Work, now: dt.dat
         started=now,
         owns_children=options.owns_children,
         umask=options.host_umask,
+        processors=options.processors,
     )
 
 

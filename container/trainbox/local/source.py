@@ -76,8 +76,9 @@ def walk(directory: Path, leave_out: Path | None = None) -> Iterator[Path]:
 
 
 def _is_result(directory: Path) -> bool:
-    """Whether an earlier run left its result here: models and logs are no source."""
-    return (directory / "job.json").is_file() and (directory / "logs").is_dir()
+    """Whether an earlier run or search left its result here: models and logs are no source."""
+    is_job = (directory / "job.json").is_file() and (directory / "logs").is_dir()
+    return is_job or (directory / "tuning.json").is_file()
 
 
 def copy_source(source: Source, target: Path) -> None:

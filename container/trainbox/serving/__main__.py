@@ -13,8 +13,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="trainbox.serving")
     parser.add_argument("--link", type=int, required=True)
     parser.add_argument("--page", type=int, required=True)
+    parser.add_argument("--store", type=int, help="for an endpoint of many models")
     given = parser.parse_args()
-    return run(read_hosting(read_environment()), link=given.link, page=given.page)
+    hosting = read_hosting(read_environment())
+    if given.store is not None:
+        from trainbox.serving.multi import models_loader  # noqa: PLC0415 - a server of one model does without
+
+        return models_loader.run(hosting, link=given.link, page=given.page, store=given.store)
+    return run(hosting, link=given.link, page=given.page)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,24 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
 from trainbox.contract.hosting import Hosting
 from trainbox.log_lines import emit
+from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.body_pipe import BodyPipe
+from trainbox.serving.content_coding import HEADER, DecompressedBody, decompress, is_compressed
 from trainbox.serving.counters import Counters, metrics_text
-from trainbox.serving.predictions import MOST_WAITING, Overloaded, Predictions, error_response
+from trainbox.serving.predictions import (
+    MOST_WAITING,
+    BrokenAnswer,
+    Overloaded,
+    Predictions,
+    error_response,
+    wait_for_end,
+)
 from trainbox.serving.responder import Request, Responder, Response
 from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
 
@@ -35,13 +44,19 @@ _FIRST_ERROR = 400
 _MB = 2**20
 
 
-class _Unusable(Exception):  # noqa: N818 - an answer, not an error
+class Unusable(Exception):  # noqa: N818 - an answer, not an error
     """A request that is answered before its body has been read whole."""
 
     def __init__(self, status: int, text: str, *, reads_rest: bool = True) -> None:
         super().__init__(text)
         self.status = status
         self.reads_rest = reads_rest
+
+    @classmethod
+    def of(cls, error: RequestError, *, reads_rest: bool) -> Self:
+        """Return the same of an error."""
+        hint = f"; {error.hint}" if error.hint else ""
+        return cls(error.status, f"{error.message}{hint}", reads_rest=reads_rest)
 
 
 class App:
@@ -61,11 +76,11 @@ class App:
         slot = page.slot(number)
         self._words = slot.words
         self._counters = Counters(slot)
-        self._predictions = Predictions(slot, responder)
+        self._predictions = Predictions(slot, responder, shows_values=hosting.shows_values)
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
-        self._routes: dict[str, tuple[str, Callable[[], Response]]] = {
+        self._routes: dict[str, tuple[str, Callable[[], Awaitable[Response]]]] = {
             "/ping": ("GET", self._ping),
             "/execution-parameters": ("GET", self._execution_parameters),
             "/metrics": ("GET", self._metrics),
@@ -79,7 +94,7 @@ class App:
             return
         allowed, answer = self._routes.get(path, ("", None))
         if answer is not None and method in {allowed, "HEAD"}:
-            await self._send(answer(), send)
+            await self._send(await answer(), send)
         elif answer is not None or path == "/invocations":
             allowed = allowed or "POST"
             problem = error_response(405, f"{path} takes {allowed}, not {method}")
@@ -89,7 +104,7 @@ class App:
 
     # -- the small routes ------------------------------------------------------------------------------------------
 
-    def _ping(self) -> Response:
+    async def _ping(self) -> Response:
         """Healthy once all workers were ready; this one answers, so one is."""
         if self._header[PageField.DRAINING]:
             return error_response(503, "the server is stopping")
@@ -97,8 +112,11 @@ class App:
             return error_response(503, "not every worker has answered the sample rows of the model")
         return Response(200)
 
-    def _execution_parameters(self) -> Response:
+    async def _execution_parameters(self) -> Response:
         """What suits this server in a batch transform job: as many requests at a time as there are workers."""
+        chosen = await self._predictions.execution_parameters()
+        if chosen is not None:
+            return chosen
         workers = max(1, self._header[PageField.WORKERS])
         batch = self._hosting.batch
         asked = batch.strategy if batch is not None else None
@@ -109,13 +127,24 @@ class App:
         }
         return Response(200, msgspec.json.encode(body), (_JSON,))
 
-    def _metrics(self) -> Response:
+    async def _metrics(self) -> Response:
         text = metrics_text(self._page)
         return Response(200, text.encode(), (("content-type", "text/plain; version=0.0.4; charset=utf-8"),))
 
     # -- invocations -----------------------------------------------------------------------------------------------
 
-    async def _invoke(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _invoke(
+        self, scope: Message, receive: Receive, send: Send, model: str = "", path: str = "/invocations"
+    ) -> None:
+        """Answer a request for predictions.
+
+        Args:
+            scope: Of the request, with `receive` and `send`.
+            receive: Gives its body.
+            send: Takes the answer.
+            model: Which, of several.
+            path: As the log has it.
+        """
         began = time.monotonic_ns()
         self._requests += 1
         request_id = f"{self._prefix}-{self._requests:x}"
@@ -125,19 +154,21 @@ class App:
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             if self._hosting.max_body_bytes:
-                response = await self._respond(headers, request_id, receive)
+                response = await self._respond(headers, request_id, receive, model)
                 if response is not None:
                     await self._send(response, send, request_id, headers, receive)
             else:
-                response = await self._invoke_by_blocks(Request(headers, b"", request_id), receive, send)
+                response = await self._invoke_by_blocks(Request(headers, b"", request_id, model), receive, send)
             if response is not None:
                 status, rows, note = response.status, response.rows, response.note
+        except BrokenAnswer as broken:  # to return is to close the connection
+            status, note = broken.status, str(broken)
         finally:
             ended = time.monotonic_ns()
             self._words[WorkerField.IN_FLIGHT] -= 1
             self._words[WorkerField.LAST_REQUEST] = ended
             self._counters.add(status, rows, ended - began)
-            self._log(status, rows, ended - began, request_id, note)
+            self._log(path, status, rows, ended - began, f"id={request_id}{note and f' {note}'}")
 
     async def _invoke_by_blocks(self, request: Request, receive: Receive, send: Send) -> Response | None:
         """Answer a request of any length while it comes; None where the client has gone."""
@@ -145,27 +176,31 @@ class App:
         if message["type"] == "http.disconnect":
             return None
         loop = asyncio.get_running_loop()
-        pipe = BodyPipe(message["body"], loop)
+        pipe = BodyPipe(message["body"], loop, _BODY_SECONDS)
         rest = _nothing if not message["more_body"] else receive
         feeding = loop.create_task(pipe.feed(rest))
         try:
-            response = await self._predictions.answer_blocks(request, pipe)
+            response = await self._predictions.answer_blocks(request, DecompressedBody(request.headers, pipe))
             await self._send(response, send, request.id, request.headers)
         finally:
             feeding.cancel()
         return response
 
-    async def _respond(self, headers: Headers, request_id: str, receive: Receive) -> Response | None:
+    async def _respond(self, headers: Headers, request_id: str, receive: Receive, model: str = "") -> Response | None:
         """Read the body and answer; None where the client has gone."""
         try:
+            is_gzip = _is_compressed(headers)
             body = await self._read(headers, receive)
-        except _Unusable as unusable:
+            if is_gzip and body is not None:
+                headers = {name: value for name, value in headers.items() if name != HEADER}
+                body = await self._decompress(body)
+        except Unusable as unusable:
             problem = error_response(unusable.status, str(unusable), request_id)
             return msgspec.structs.replace(problem, rest=unusable.reads_rest)
         if body is None:
             return None
         try:
-            return await self._predictions.answer(Request(headers, body, request_id), receive)
+            return await self._predictions.answer(Request(headers, body, request_id, model), receive)
         except Overloaded:
             text = f"{MOST_WAITING} requests wait for this worker: send fewer at a time, or use more workers"
             problem = error_response(503, text, request_id)
@@ -177,7 +212,7 @@ class App:
         length = headers.get("content-length", "")
         if limit and length.isdecimal() and int(length) > limit:
             # Who waits for "100 Continue" sends nothing of it.
-            raise _Unusable(413, _too_large(int(length), limit), reads_rest="expect" not in headers)
+            raise Unusable(413, _too_large(int(length), limit), reads_rest="expect" not in headers)
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
@@ -189,19 +224,26 @@ class App:
         size = len(body)
         while message["more_body"]:
             if limit and size > limit:
-                raise _Unusable(413, _too_large(size, limit, at_least=True))
+                raise Unusable(413, _too_large(size, limit, at_least=True))
             try:
                 message = await asyncio.wait_for(receive(), _BODY_SECONDS)
             except TimeoutError:
                 text = f"the body has paused for {_BODY_SECONDS:g} s after {size:,} bytes"
-                raise _Unusable(408, text, reads_rest=False) from None
+                raise Unusable(408, text, reads_rest=False) from None
             if message["type"] == "http.disconnect":
                 return None
             whole.write(message["body"])
             size += len(message["body"])
         if limit and size > limit:
-            raise _Unusable(413, _too_large(size, limit), reads_rest=False)
+            raise Unusable(413, _too_large(size, limit), reads_rest=False)
         return whole.getvalue()
+
+    async def _decompress(self, body: bytes) -> bytes:
+        """Decompress a body, within the same limit."""
+        try:
+            return await asyncio.to_thread(decompress, body, self._hosting.max_body_bytes)
+        except RequestError as error:
+            raise Unusable.of(error, reads_rest=False) from error
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +267,7 @@ class App:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if not isinstance(body, bytes):
-            await self._stream(body, send)
+            await self._stream(body, send, receive, request_id)
         elif response.rest and receive is not None:
             await send({"type": "http.response.body", "body": body, "more_body": True})
             await _read_rest(receive)  # to close while the client writes would take back the answer
@@ -233,19 +275,33 @@ class App:
         else:
             await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, parts: Iterator[bytes], send: Send) -> None:
-        """Send each part as it comes."""
-        while (part := await self._predictions.next_part(parts)) is not None:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+    async def _stream(self, parts: Iterator[bytes], send: Send, receive: Receive | None, request_id: str) -> None:
+        """Send each part as it comes; what makes them is closed when the client leaves.
 
-    def _log(self, status: int, rows: int, nanoseconds: int, request_id: str, note: str) -> None:
+        Raises:
+            BrokenAnswer: A part cannot be made, or nobody takes it.
+        """
+        gone = asyncio.get_running_loop().create_task(wait_for_end(receive)) if receive is not None else None
+        is_whole = False
+        try:
+            while (part := await self._predictions.next_part(parts, request_id)) is not None:
+                if gone is not None and gone.done():
+                    raise BrokenAnswer(499, "the client has gone")
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            is_whole = True
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            if gone is not None:
+                gone.cancel()
+            if not is_whole:
+                await self._predictions.close(parts)
+
+    def _log(self, path: str, status: int, rows: int, nanoseconds: int, told: str) -> None:
         is_error = status >= _FIRST_ERROR
         if not is_error and (self._hosting.log_level >= _WARNING or not self._budget.take()):
             return
         counted = (" 1 row" if rows == 1 else f" {rows:,} rows") if rows else ""
-        told = f" {note}" if note else ""
-        emit(f"POST /invocations {status}{counted} {nanoseconds / 1e6:.2f} ms id={request_id}{told}")
+        emit(f"POST {path} {status}{counted} {nanoseconds / 1e6:.2f} ms {told}")
 
 
 class _Budget:
@@ -262,6 +318,13 @@ class _Budget:
             self._second, self._left = second, self._per_second
         self._left -= 1
         return self._left >= 0
+
+
+def _is_compressed(headers: Headers) -> bool:
+    try:
+        return is_compressed(headers)
+    except RequestError as error:
+        raise Unusable.of(error, reads_rest="expect" not in headers) from error
 
 
 def _too_large(size: int, limit: int, *, at_least: bool = False) -> str:

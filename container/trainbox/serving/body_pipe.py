@@ -18,11 +18,14 @@ class BodyPipe:
     Args:
         first: Its first part.
         loop: Of what feeds it.
+        seconds: How long it may pause: whoever reads it can do nothing else meanwhile.
     """
 
-    def __init__(self, first: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, first: bytes, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._held = first
         self._loop = loop
+        self._seconds = seconds
+        self._end = RequestError("the body has not come to its end", status=HTTPStatus.BAD_REQUEST)
         self._parts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(_MOST_PARTS)
         self._is_over = False
@@ -33,7 +36,7 @@ class BodyPipe:
         try:
             while True:
                 await self._room.acquire()
-                message = await receive()
+                message = await asyncio.wait_for(receive(), self._seconds)
                 if message["type"] == "http.disconnect":
                     return
                 if message["body"]:
@@ -41,6 +44,8 @@ class BodyPipe:
                 if not message["more_body"]:
                     last = b""
                     return
+        except TimeoutError:
+            self._end = RequestError(f"the body has paused for {self._seconds:g} s", status=HTTPStatus.REQUEST_TIMEOUT)
         finally:
             self._parts.put(last)
 
@@ -48,12 +53,12 @@ class BodyPipe:
         """Return at most that many bytes; none at the end.
 
         Raises:
-            RequestError: The client has gone.
+            RequestError: The client has gone, or sends nothing.
         """
         if not self._held and not self._is_over:
             part = self._parts.get()
             if part is None:
-                raise RequestError("the body has not come to its end", status=HTTPStatus.BAD_REQUEST)
+                raise self._end
             self._held, self._is_over = part, not part
             self._loop.call_soon_threadsafe(self._room.release)
         part, self._held = self._held[:size], self._held[size:]

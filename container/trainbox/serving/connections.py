@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -26,6 +26,7 @@ KEEP_ALIVE_SECONDS = 75
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
 _TICK_SECONDS = 0.01
+_WRITE_SECONDS = 0.002
 _EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
 _GIVEN = inspect.signature(HttpToolsProtocol).parameters
 _CONTINUE = b"HTTP/1.1 100 "
@@ -71,9 +72,22 @@ class _Protocol(HttpToolsProtocol):
 
     head_bytes = 0
     head_since = 0.0
+    #: Called when no request is in progress; None as long as that does not matter.
+    on_idle: Callable[["_Protocol"], None] | None = None
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - any of asyncio's
         super().connection_made(_HeadWithBody(transport))  # type: ignore[arg-type] # it is used as one
+        if self.on_idle is not None:
+            self.loop.call_soon(self.on_idle, self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.on_idle is not None:
+            self.on_idle(self)
+
+    def wait_for_next(self) -> None:
+        """Let the client take its time: it has had an answer before, from another worker."""
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
@@ -90,8 +104,17 @@ class _Protocol(HttpToolsProtocol):
     @property
     def waits_for_head(self) -> bool:
         """Whether a request has begun, or must begin, and is not there."""
-        is_between = self.cycle is None or self.cycle.response_complete
-        return is_between and self.timeout_keep_alive_task is None
+        return self.is_between and self.timeout_keep_alive_task is None
+
+    @property
+    def is_between(self) -> bool:
+        """Whether there is no request in progress."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has come of a next request, either."""
+        return self.is_between and not self.head_bytes and not self.pipeline and not self.transport.is_closing()
 
 
 class _Server(uvicorn.Server):
@@ -119,6 +142,11 @@ def _config(app: Any, http: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's 
     )
 
 
+def can_be_given() -> bool:
+    """Return whether this version of uvicorn can be given connections."""
+    return all(name in _GIVEN for name in _EXPECTED)
+
+
 class Connections:
     """The connections of a worker.
 
@@ -134,25 +162,69 @@ class Connections:
         self._server: uvicorn.Server | None = None
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a bad request is answered, and is no error of ours
         self._state = ServerState()
+        self._give_back: Callable[[int], bool] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.can_be_given = all(name in _GIVEN for name in _EXPECTED)
+        self.can_be_given = can_be_given()
         if not self.can_be_given and number == 0:
             emit(f"uvicorn {uvicorn.__version__} cannot be given connections: each worker listens (SO_REUSEPORT)")
 
     def __len__(self) -> int:
         return len(self._state.connections)
 
-    def add(self, connection: socket.socket) -> None:
-        """Serve a connection that was accepted elsewhere."""
+    @property
+    def has_idle(self) -> bool:
+        """Whether any waits for a request, or is only coming."""
+        known = tuple(self._state.connections)
+        return bool(self._tasks) or any(isinstance(protocol, _Protocol) and protocol.is_idle for protocol in known)
+
+    def add(self, connection: socket.socket, *, is_kept: bool = False) -> None:
+        """Serve a connection that was accepted elsewhere.
+
+        Args:
+            connection: The socket.
+            is_kept: It may have been answered before, by a worker that has given it back.
+        """
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.connect_accepted_socket(self._make, connection))
+        make = self._make_kept if is_kept else self._make
+        task = loop.create_task(loop.connect_accepted_socket(make, connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _make(self) -> _Protocol:
-        return _Protocol(config=self._config, server_state=self._state, app_state={})
+        protocol = _Protocol(config=self._config, server_state=self._state, app_state={})
+        if self._give_back is not None:
+            protocol.on_idle = self._give_idle
+        return protocol
+
+    def _make_kept(self) -> _Protocol:
+        protocol = self._make()
+        protocol.wait_for_next()
+        return protocol
+
+    def give_back(self, give: Callable[[int], bool]) -> None:
+        """Give back the connections that wait for a request, and each of the others when it has been answered.
+
+        Args:
+            give: Takes a descriptor that it may not keep; whether it could.
+        """
+        self._give_back = give
+        for protocol in tuple(self._state.connections):
+            if isinstance(protocol, _Protocol):
+                protocol.on_idle = self._give_idle
+                self._give_idle(protocol)
+
+    def _give_idle(self, protocol: _Protocol) -> None:
+        """Give back a connection; what comes meanwhile stays in the kernel, for the next who reads."""
+        if self._give_back is None or not protocol.is_idle:
+            return
+        protocol.transport.pause_reading()
+        is_written = not protocol.transport.get_write_buffer_size()
+        if is_written and self._give_back(protocol.transport.get_extra_info("socket").fileno()):
+            protocol.transport.abort()  # closes this descriptor of it; the connection goes on
+        else:
+            asyncio.get_running_loop().call_later(_WRITE_SECONDS, self._give_idle, protocol)
 
     async def listen(self, address: str, port: int) -> None:
         """Accept connections here: the way back where they cannot be given."""

@@ -13,13 +13,16 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from trainbox.contract.hosting import Hosting
+from trainbox.contract.hosting import GPU_VARIABLE, Hosting
+from trainbox.contract.job import add_to_environment
 from trainbox.serving import worker
+from trainbox.serving.app import App
 from trainbox.serving.responder import Responder, load_responder
+from trainbox.serving.responder import prepare as prepare_module
 from trainbox.system.cgroup import read_cpus
 from trainbox.system.loader_protocol import (
     ForkWorker,
@@ -30,6 +33,7 @@ from trainbox.system.loader_protocol import (
     ServerIdle,
     WorkerEnded,
     WorkerForked,
+    WorkersReplaced,
 )
 from trainbox.system.machine import read_machine
 from trainbox.system.memory import read_rss
@@ -42,16 +46,20 @@ DRAIN_SECONDS = 20.0
 _END_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _ANSWER_SECONDS = 1.0
+Prepare: TypeAlias = Callable[[Hosting], None]
 Load: TypeAlias = Callable[[Hosting], Responder]
 
 
-def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) -> int:
+def run(
+    hosting: Hosting, *, link: int, page: int, prepare: Prepare = prepare_module, load: Load = load_responder
+) -> int:
     """Load the model, then fork workers until the supervisor asks for the end.
 
     Args:
         hosting: The contract, read.
         link: The descriptor of the socket to the supervisor.
         page: That of the page of the workers.
+        prepare: Is called once, before the model is loaded.
         load: Loads the model.
 
     Returns:
@@ -62,8 +70,10 @@ def run(hosting: Hosting, *, link: int, page: int, load: Load = load_responder) 
     """
     for descriptor in (link, page):
         os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while a model loads, Ctrl-C is no exception of it
     started = time.monotonic()
     is_per_worker = read_machine().gpus > 0  # CUDA does not survive a fork
+    prepare(hosting)
     responder = None if is_per_worker else _checked(load(hosting))
     gc.collect()
     gc.freeze()  # a collection in a worker would copy every page that has an object
@@ -89,6 +99,11 @@ class ModelLoader:
         responder: The loaded model; None where each worker loads it for itself.
         load: Loads it there.
     """
+
+    #: What answers HTTP in a worker.
+    app: type[App] = App
+    #: How long the loop waits if nothing happens.
+    patience: float | None = None
 
     def __init__(
         self,
@@ -128,7 +143,7 @@ class ModelLoader:
     def run(self) -> int:
         """Fork and reap until the supervisor asks for the end, or is gone; the exit code."""
         while self._draining_since is None or not self._is_idle(self._draining_since):
-            if not self._turn(None if self._draining_since is None else _TICK_SECONDS) or self._code:
+            if not self._turn(self.patience if self._draining_since is None else _TICK_SECONDS) or self._code:
                 self._end_workers(signal.SIGKILL)
                 return self._code or 1
         self._wait_for_closed()
@@ -138,11 +153,32 @@ class ModelLoader:
     def _turn(self, timeout: float | None) -> bool:
         """Do what there is to do; whether the supervisor is still there."""
         link = self.link.fileno()
-        readable, _, _ = select.select([link, self._awake], [], [], timeout)
+        readable, _, _ = select.select([link, self._awake, *self.waits_for()], [], [], timeout)
         if self._awake in readable:
             os.read(self._awake, 4096)
         self._reap()
+        self.serve(readable)
         return link not in readable or self._follow()
+
+    def waits_for(self) -> Sequence[int]:
+        """Return descriptors that the loop waits for, too."""
+        return ()
+
+    def serve(self, readable: Sequence[int]) -> None:
+        """Do what a loader of another kind has to do; once in each turn of the loop."""
+
+    def note_replaced(self) -> None:
+        """All workers have been forked since the supervisor was told of a change."""
+
+    def note_ended(self, pid: int, status: int) -> None:
+        """A process that is no worker has ended."""
+
+    def close_own(self) -> None:
+        """Close, in a process that was forked, what is the loader's alone."""
+        signal.set_wakeup_fd(-1)
+        self.link.close()
+        os.close(self._awake)
+        os.close(self._wakes)
 
     def _follow(self) -> bool:
         received = self.link.receive()
@@ -155,10 +191,12 @@ class ModelLoader:
             self._code = message.code
         elif isinstance(message, ListenerClosed):
             self._is_closed = True
+        elif isinstance(message, WorkersReplaced):
+            self.note_replaced()
         return True
 
     def _reap(self) -> None:
-        while self._workers:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -166,8 +204,10 @@ class ModelLoader:
             if not pid:
                 return
             number = self._workers.pop(pid, None)
-            if number is not None:  # else what the user's code has started
+            if number is not None:
                 self.link.send(WorkerEnded(number, pid, status))
+            else:
+                self.note_ended(pid, status)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -218,17 +258,14 @@ class ModelLoader:
         """What is left of this process is a worker."""
         code = 1
         try:
-            signal.set_wakeup_fd(-1)
             for each in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(each, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the loader says when
-            self.link.close()
-            os.close(self._awake)
-            os.close(self._wakes)
+            self.close_own()
             self._page.slot(number).begin()
-            responder = self._responder if self._responder is not None else _checked(self._load(self._hosting))
+            responder = self._responder if self._responder is not None else self._load_on_gpu(number)
             threads = max(1, self._cpus // max(1, self._page.header[PageField.WORKERS]))
-            code = worker.run(worker.Seat(self._hosting, self._page, number, channel, threads), responder)
+            code = worker.run(worker.Seat(self._hosting, self._page, number, channel, threads, self.app), responder)
         except BaseException:  # the top of this process: it is told, and comes no further than the end below
             text = traceback.format_exc()
             self._page.slot(number).leave_words(text)
@@ -239,3 +276,9 @@ class ModelLoader:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+    def _load_on_gpu(self, number: int) -> Responder:
+        """Load the model where this worker alone computes: each sees one GPU, in turn, which is its first."""
+        visible = self._hosting.visible_gpus or tuple(str(place) for place in range(read_machine().gpus))
+        add_to_environment({GPU_VARIABLE: visible[number % len(visible)]})
+        return _checked(self._load(self._hosting))

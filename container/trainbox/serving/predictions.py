@@ -9,13 +9,14 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import msgspec
 
 from trainbox.data.formats.byte_stream import Readable
+from trainbox.errors import TrainboxError
 from trainbox.log_lines import emit
 from trainbox.serving.responder import Request, Responder, Response
 from trainbox.system.worker_page import Slot, WorkerField
@@ -38,6 +39,19 @@ class Overloaded(Exception):  # noqa: N818 - an answer, not an error
     """More requests wait than may."""
 
 
+class BrokenAnswer(Exception):  # noqa: N818 - the end of an answer, not an error
+    """An answer ends before its end: its first part has been sent.
+
+    Args:
+        status: What it would have been, had it been known in time.
+        text: Why.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class _Waiting(msgspec.Struct, eq=False):
     request: Request
     answered: "asyncio.Future[Response | None]"
@@ -51,11 +65,13 @@ class Predictions:
     Args:
         slot: Of the worker.
         responder: What answers.
+        shows_values: Whether an answer may have the text of an exception.
     """
 
-    def __init__(self, slot: Slot, responder: Responder) -> None:
+    def __init__(self, slot: Slot, responder: Responder, *, shows_values: bool = True) -> None:
         self._words = slot.words
         self._responder = responder
+        self._shows_values = shows_values
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._together: list[_Waiting] = []
         self._queue: deque[_Waiting] = deque()
@@ -80,7 +96,7 @@ class Predictions:
             return await waiting.answered
         if len(self._queue) >= MOST_WAITING:
             raise Overloaded
-        gone = loop.create_task(_wait_for_end(receive))
+        gone = loop.create_task(wait_for_end(receive))
         waiting = _Waiting(request, loop.create_future(), gone)
         self._queue.append(waiting)
         self._work_on(loop)
@@ -95,9 +111,23 @@ class Predictions:
             self._thread, self._responder.answer_blocks, request, body
         )
 
-    async def next_part(self, parts: Any) -> bytes | None:  # noqa: ANN401 - an iterator of bytes
-        """Return the next part of an answer that is made bit by bit; None at its end."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, next, parts, None)
+    async def execution_parameters(self) -> Response | None:
+        """Answer `/execution-parameters` by the user's module; None where that has no hook for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._responder.execution_parameters)
+
+    async def next_part(self, parts: Iterator[bytes], request_id: str) -> bytes | None:
+        """Return the next part of an answer that is made bit by bit; None at its end.
+
+        Raises:
+            BrokenAnswer: It cannot be made.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _next, parts, request_id)
+
+    async def close(self, parts: Iterator[bytes]) -> None:
+        """Close what makes an answer bit by bit, where its client has gone before the end."""
+        close = getattr(parts, "close", None)
+        if close is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, close)
 
     # -- in the loop -----------------------------------------------------------------------------------------------
 
@@ -177,9 +207,20 @@ class Predictions:
             emit(f"id={requests[0].id}\n{traceback.format_exc()}")
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"  # noqa: PTH119 - a name
-            return [error_response(500, f"{type(error).__name__}: {error} (at {place})", requests[0].id)]
+            text = f": {error}" if self._shows_values else ""
+            return [error_response(500, f"{type(error).__name__}{text} (at {place})", requests[0].id)]
         finally:
             self._words[WorkerField.PREDICTION] = 0
+
+
+def _next(parts: Iterator[bytes], request_id: str) -> bytes | None:
+    try:
+        return next(parts, None)
+    except TrainboxError as error:
+        raise BrokenAnswer(getattr(error, "status", 500), error.message) from error
+    except Exception as error:  # what escapes a model while it makes an answer: as in `_answer`
+        emit(f"id={request_id}\n{traceback.format_exc()}")
+        raise BrokenAnswer(500, f"{type(error).__name__}: {error}") from error
 
 
 def error_response(status: int, text: str, request_id: str = "") -> Response:
@@ -194,7 +235,7 @@ def _deliver(waiting: Sequence[_Waiting], answers: Sequence[Response]) -> None:
             each.answered.set_result(response)
 
 
-async def _wait_for_end(receive: Receive) -> None:
+async def wait_for_end(receive: Receive) -> None:
     """Wait until the client has gone: nothing else comes after the body."""
     while (await receive())["type"] != "http.disconnect":
         pass

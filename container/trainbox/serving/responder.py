@@ -34,6 +34,8 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
     #: That of the log and of the answer.
     id: str = ""
+    #: Of several models: which.
+    model: str = ""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -81,6 +83,9 @@ class Responder(Protocol):
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Answer a request whose body is still coming; the answer may be an iterator, which reads on."""
 
+    def execution_parameters(self) -> Response | None:
+        """Answer `/execution-parameters` where the user's module does; None where it does not."""
+
 
 class ModelResponder:
     """Answers by a predictor.
@@ -99,8 +104,9 @@ class ModelResponder:
         card = predictor.card
         self.joins = hosting.joins_requests and predictor.is_rowwise
         self._fewest = 2
+        objective = f" ({card.objective})" if card.objective else ""
         self._samples = sample_matrix(card) if card.samples else None  # once, and not in each worker
-        self.name = f"{card.algorithm} ({card.objective}), {card.features.count:,} features"
+        self.name = f"{card.algorithm}{objective}, {card.features.count:,} features"
 
     def check(self) -> None:
         """Answer the rows of the model's card."""
@@ -148,6 +154,9 @@ class ModelResponder:
             return _as_response(refuse(self._service, error, request_id=request.id))
         return Response(HTTPStatus.OK, found.blocks, found.headers)
 
+    def execution_parameters(self) -> None:
+        """Leave the answer to the server."""
+
     def _read(self, request: Request) -> Question | Response:
         """Read a request; what cannot be used, or has no rows, is answered at once."""
         given, accept = _types(request)
@@ -182,13 +191,25 @@ def _as_response(found: Answer) -> Response:
     return Response(found.status, found.body, found.headers, rows=found.rows)
 
 
+def prepare(hosting: Hosting) -> None:
+    """Install what the user's module asks for; once, also where each worker loads the model for itself.
+
+    Raises:
+        DataError: There is no model.
+        ProgramError: The user's module cannot be used.
+        RequirementsError: What that asks for cannot be installed.
+    """
+    module = find_model(hosting, list_model(hosting)).module
+    if module is not None:
+        install_requirements(module.path.parent, hosting.installs)
+
+
 def load_responder(hosting: Hosting) -> Responder:
     """Load the model, with the user's hooks where there are any.
 
     Raises:
         DataError: There is no model, or it cannot be used.
         ProgramError: The user's module cannot be.
-        RequirementsError: What that asks for cannot be installed.
     """
     if hosting.batch is not None:
         import_module("pyarrow.csv")  # tables come: once here, and not in each worker
@@ -196,6 +217,5 @@ def load_responder(hosting: Hosting) -> Responder:
     if found.module is not None:
         from trainbox.serving.hooks.responder import HookResponder  # noqa: PLC0415 - only a model that brings code has one
 
-        install_requirements(found.module.path.parent)
         return HookResponder(hosting, found)
     return ModelResponder(hosting, load(found))

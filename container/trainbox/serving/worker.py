@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -14,6 +13,7 @@ from trainbox.contract.hosting import Hosting
 from trainbox.serving.app import App
 from trainbox.serving.connections import Connections
 from trainbox.serving.responder import Responder
+from trainbox.system.loader_protocol import CONNECTION, RETIRE, RETIRING
 from trainbox.system.memory import read_rss
 from trainbox.system.worker_page import WorkerField, WorkerPage
 
@@ -21,6 +21,8 @@ _BEAT_SECONDS = 0.25
 _SWEEP_SECONDS = 1.0
 _RSS_SECONDS = 5.0
 _END_SECONDS = 4.0
+#: A request of an endpoint may take 8 minutes, where its answer is a stream.
+_RETIRE_SECONDS = 600.0
 _TICK_SECONDS = 0.01
 
 
@@ -35,6 +37,8 @@ class Seat(msgspec.Struct, frozen=True):
     channel: int
     #: For the model to use.
     threads: int
+    #: What answers HTTP.
+    app: type[App] = App
 
 
 def run(seat: Seat, responder: Responder) -> int:
@@ -66,10 +70,10 @@ class WorkerLoop:
         self._words = seat.page.slot(seat.number).words
         self._channel = socket.socket(fileno=seat.channel)
         self._channel.setblocking(False)
-        self._connections = Connections(App(seat.hosting, seat.page, seat.number, responder), number=seat.number)
+        self._connections = Connections(seat.app(seat.hosting, seat.page, seat.number, responder), number=seat.number)
 
     async def run(self) -> None:
-        """Serve until SIGTERM, or until the supervisor has gone."""
+        """Serve until SIGTERM, or until the supervisor or the loader has gone; what has come is answered."""
         loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, self._ended.set)
@@ -88,11 +92,45 @@ class WorkerLoop:
         with contextlib.suppress(BlockingIOError):
             while True:
                 content, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
-                if not content:  # the supervisor has gone, and nobody else will say so
-                    os._exit(1)
+                if not content:  # the supervisor has gone, or the loader: no more will come
+                    asyncio.get_running_loop().remove_reader(self._channel.fileno())
+                    self._ended.set()
+                    return
                 for descriptor in descriptors:
                     self._words[WorkerField.LAST_REQUEST] = time.monotonic_ns()
-                    self._connections.add(socket.socket(fileno=descriptor))
+                    self._connections.add(socket.socket(fileno=descriptor), is_kept=self._hosting.is_multi_model)
+                if content == RETIRE:
+                    self._retire()
+                    return
+
+    def _retire(self) -> None:
+        """Others have taken over: give them the connections, and end once the last request is answered."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._channel.fileno())
+        self._connections.give_back(self._give)
+        self._begin_to_retire(loop)
+        self._end_retired(loop, loop.time() + _RETIRE_SECONDS)
+
+    def _give(self, descriptor: int) -> bool:
+        try:
+            socket.send_fds(self._channel, [CONNECTION], [descriptor])
+        except OSError:  # full
+            return False
+        return True
+
+    def _begin_to_retire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell the supervisor, once none that waits for a request is left."""
+        with contextlib.suppress(BlockingIOError):
+            if not self._connections.has_idle and self._channel.send(RETIRING):
+                return
+        loop.call_later(_TICK_SECONDS, self._begin_to_retire, loop)
+
+    def _end_retired(self, loop: asyncio.AbstractEventLoop, until: float) -> None:
+        is_busy = self._connections.has_idle or len(self._connections) or self._words[WorkerField.IN_FLIGHT]
+        if loop.time() > until or not is_busy:
+            self._ended.set()
+        else:
+            loop.call_later(_TICK_SECONDS, self._end_retired, loop, until)
 
     def _beat(self, loop: asyncio.AbstractEventLoop, swept: float, measured: float) -> None:
         """Show that the loop runs, and end connections that only hold it up."""

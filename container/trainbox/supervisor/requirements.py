@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trainbox.contract.job import Job
-from trainbox.contract.setting_values import Installs
+from trainbox.contract.setting_values import PIP_RULES, Installs
 from trainbox.diagnostics.cause import find_cause
 from trainbox.errors import RequirementsError, Stopped
 from trainbox.log_lines import emit
@@ -23,13 +23,6 @@ from trainbox.supervisor.supervise import supervise
 OVERLAY_MARKER = "trainbox-overlay.json"
 #: Below the tree of the job: what pip installs where the image cannot be written.
 _PACKAGES = "packages"
-#: What pip is told before all else.
-_RULES: Mapping[Installs, tuple[str, ...]] = {
-    "any": (),
-    "wheels": ("--only-binary", ":all:"),
-    "hashes": ("--require-hashes",),
-    "off": (),
-}
 _PIP_ERROR = re.compile(r"^[ \t]*(?:ERROR|error): (.+)$", re.MULTILINE)
 _MOST_ERRORS = 4
 _EDITABLE = re.compile(r"^(?:-e|--editable)[ =]*")
@@ -103,7 +96,7 @@ def find_install(script: str, directory: Path, *, is_module: bool, installs: Ins
 
 def allowed(install: tuple[str, ...], installs: Installs) -> tuple[str, ...]:
     """Pure: what pip is to install and by which rule; empty where it shall not run."""
-    return () if installs == "off" or not install else (*_RULES[installs], *install)
+    return () if installs == "off" or not install else (*PIP_RULES[installs], *install)
 
 
 def _make_place(tree: Path, env: Mapping[str, str]) -> tuple[Path, dict[str, str]]:

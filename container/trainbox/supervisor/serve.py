@@ -1,5 +1,7 @@
 """The program `serve`: contract, port, plan, supervise, exit code."""
 
+import os
+import resource
 import signal
 import socket
 import sys
@@ -12,11 +14,11 @@ from types import FrameType
 from trainbox.contract.credentials.secrets import hidden_values
 from trainbox.contract.failures.diagnosis import diagnose_defect, diagnose_error
 from trainbox.contract.failures.failure import compose
-from trainbox.contract.hosting import Hosting, read_hosting
+from trainbox.contract.hosting import Hosting, describe_ignored, read_hosting
 from trainbox.contract.job import read_environment
 from trainbox.contract.settings import require_known
 from trainbox.contract.text import short
-from trainbox.errors import PREFIX, ContractError, ProgramError, ResourceError, TrainboxError
+from trainbox.errors import PREFIX, ProgramError, ResourceError, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.supervisor.endpoint.dispatcher import Dispatcher
 from trainbox.supervisor.endpoint.plan import PROGRAM, Capacity, plan_loader
@@ -29,6 +31,8 @@ from trainbox.system.memory import read_memory
 from trainbox.system.worker_page import PageField, make_page
 
 _BACKLOG = 2048
+#: Each connection is an open file of its worker, and the usual limit is 1,024.
+_OPEN_FILES = 65536
 #: Of the extra `serving`.
 _HTTP = ("uvicorn", "httptools", "uvloop")
 _USAGE = """\
@@ -85,17 +89,17 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 def _serve(env: Mapping[str, str], program: tuple[str, ...]) -> int:
     require_known((), env)
     hosting = read_hosting(env)
+    for line in describe_ignored(env):
+        emit(line)
     _require_http()
-    if hosting.is_multi_model:
-        raise ContractError(
-            "SAGEMAKER_MULTI_MODEL is true, and this version of trainbox serves one model",
-            hint="create the endpoint in SingleModel mode, with the model itself as ModelDataUrl",
-        )
+    _allow_connections()
     listener = _listen(hosting)
     page = make_page()
     link, inherited = make_links()
     dispatcher = Dispatcher(hosting, listener, link, page, _read_capacity())
-    descriptors = (inherited.fileno(), page.descriptor)
+    descriptors: tuple[int, ...] = (inherited.fileno(), page.descriptor)
+    if hosting.is_multi_model:
+        descriptors = (*descriptors, os.memfd_create("trainbox-models"))
     plan = plan_loader(
         hosting, env, program=program, descriptors=descriptors, is_ready=lambda _pid: bool(page.header[PageField.OPEN])
     )
@@ -113,6 +117,14 @@ def _require_http() -> None:
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, and serve needs it for HTTP",
             hint="pip install 'trainbox[serving]'",
         )
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files as far as it may be, for this process and those that it starts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _listen(hosting: Hosting) -> socket.socket:

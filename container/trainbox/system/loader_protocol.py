@@ -11,6 +11,9 @@ from typing import TypeAlias
 import msgspec
 
 _MOST_BYTES = 64 * 1024
+#: What goes through the channel of a worker: a connection, with its descriptor, in both directions; the request to
+#: retire: to give back what waits and to end once the rest is answered; and from the worker that it has begun to.
+CONNECTION, RETIRE, RETIRING = b"c", b"r", b"e"
 
 
 class ForkWorker(msgspec.Struct, frozen=True, tag="fork"):
@@ -21,6 +24,10 @@ class ForkWorker(msgspec.Struct, frozen=True, tag="fork"):
 
 class ListenerClosed(msgspec.Struct, frozen=True, tag="closed"):
     """To the loader: nothing is accepted any more, and all that was has been handed over."""
+
+
+class WorkersReplaced(msgspec.Struct, frozen=True, tag="replaced"):
+    """To the loader, after `ModelsChanged`: from here on only workers that were forked since are given requests."""
 
 
 class GiveUp(msgspec.Struct, frozen=True, tag="give up"):
@@ -58,7 +65,21 @@ class ServerIdle(msgspec.Struct, frozen=True, tag="idle"):
     """From the loader, after a request to stop: no request has come for a while, accept no more."""
 
 
-Message: TypeAlias = ForkWorker | ListenerClosed | GiveUp | ModelLoaded | WorkerForked | WorkerEnded | ServerIdle
+class ModelsChanged(msgspec.Struct, frozen=True, tag="changed"):
+    """From the loader of several models: what workers are forked with has changed, have others take their place."""
+
+
+Message: TypeAlias = (
+    ForkWorker
+    | ListenerClosed
+    | WorkersReplaced
+    | GiveUp
+    | ModelLoaded
+    | WorkerForked
+    | WorkerEnded
+    | ServerIdle
+    | ModelsChanged
+)
 _DECODER = msgspec.json.Decoder(Message)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 from trainbox.contract.environment import Machine
@@ -26,7 +27,7 @@ def read_machine(devices: Path = Path("/dev"), *, modules: tuple[str, ...] = ())
     """
     names = [path.name for path in devices.iterdir()] if devices.is_dir() else []
     return Machine(
-        cpus=os.cpu_count() or 1,
+        cpus=_count_processors(),
         gpus=sum(1 for name in names if _GPU.fullmatch(name)),
         neurons=_count_neurons() if any(name.startswith("neuron") for name in names) else 0,
         smddprun=_find_tool("smddprun") is not None,
@@ -35,6 +36,11 @@ def read_machine(devices: Path = Path("/dev"), *, modules: tuple[str, ...] = ())
         efa=bool(_names(_ADAPTERS)) and any(any(Path("/").glob(place[1:])) for place in _LIBFABRIC),
         modules=_importable(modules),
     )
+
+
+def _count_processors() -> int:
+    """Those that this host may use: fewer than the machine has in a cpuset, or where jobs share the machine."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _names(directory: Path) -> tuple[str, ...] | None:

@@ -31,6 +31,28 @@ def read_memory(root: Path = _CGROUP_ROOT, membership: Path = Path("/proc/self/c
     return Memory()
 
 
+def read_available(
+    root: Path = _CGROUP_ROOT,
+    membership: Path = Path("/proc/self/cgroup"),
+    meminfo: Path = Path("/proc/meminfo"),
+) -> int | None:
+    """Return how much memory this process can still have: what the host has, and its cgroup; None if nothing says so.
+
+    What the cgroup holds of files counts as available: the kernel gives it back first.
+    """
+    known = [kib * 1024 for kib in (_field(read_text(meminfo) or "", "MemAvailable:"),) if kib is not None]
+    for directory in cgroup_directories("memory", root, membership):
+        for limit, usage, cached in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            most, used = parse_limit(read_text(directory / limit)), parse_limit(read_text(directory / usage))
+            if most is not None and used is not None:
+                files = _field(read_text(directory / "memory.stat") or "", cached) or 0
+                known.append(max(0, most - max(0, used - files)))
+    return min(known, default=None)
+
+
 def read_rss() -> int:
     """Return the memory that this process has, in bytes: proc(5); 0 where there is no /proc."""
     words = (read_text(Path("/proc/self/statm")) or "0 0").split()
@@ -41,5 +63,5 @@ def _field(text: str, name: str) -> int | None:
     for line in text.splitlines():
         key, _, value = line.partition(" ")
         if key == name:
-            return int(value)
+            return int(value.removesuffix(" kB"))
     return None

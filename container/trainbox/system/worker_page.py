@@ -60,6 +60,8 @@ class PageField(IntEnum):
     WORKERS = 2
     #: How often a worker was replaced.
     RESTARTS = 3
+    #: How many slots are or were in use: where workers take over from others, both have one for a while.
+    SLOTS = 4
 
 
 #: What says something of one process; the next one begins with 0. The rest are counters, which only go up.
@@ -121,8 +123,8 @@ class WorkerPage:
         return Slot(self._memory, number)
 
     def slots(self) -> Iterator[Slot]:
-        """Yield the slots of all workers."""
-        for number in range(self.header[PageField.WORKERS]):
+        """Yield the slots of all workers, of those that have ended, too: their counters still count."""
+        for number in range(self.header[PageField.SLOTS]):
             yield self.slot(number)
 
 

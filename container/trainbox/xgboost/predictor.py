@@ -36,6 +36,7 @@ _CONFIG = (
 #: In UBJSON: a key, and an empty array of floats.
 _WEIGHTS = b"L" + (11).to_bytes(8) + b"weight_drop"
 _NO_NUMBERS = b"[$d#L" + bytes(8)
+_OTHER_OUTPUT = "ask for another output"
 _ROWS = b'{"data": [%d, true], "shape": [%d, %d], "typestr": "<f4", "version": 3}'
 
 
@@ -112,22 +113,20 @@ class XGBoostPredictor:
         return self._join([call(dense) for call in self._calls])
 
     def contributions(self, rows: Any) -> Floats:  # noqa: ANN401 - dense or sparse
-        """Return what each feature adds to the margin of each row (SHAP), the bias last: (n, m + 1).
+        """Return what each feature adds to the margin of each row (SHAP), the bias last.
+
+        Returns:
+            (n, m + 1), or (n, c, m + 1) for c classes or targets.
 
         Raises:
-            DataError: The model has several outputs, or several folds, or XGBoost cannot say.
+            DataError: The model has several folds, or XGBoost cannot say.
         """
-        if len(self._boosters) > 1 or self._nothing.ndim > 1:
-            what = "several folds" if len(self._boosters) > 1 else "several outputs"
-            raise DataError(f"contributions are not available for a model of {what}", hint="ask for another output")
+        if len(self._boosters) > 1:
+            raise DataError("contributions are not available for a model of several folds", hint=_OTHER_OUTPUT)
         try:
             found: Floats = self._boosters[0].predict(self._matrix(rows), contributions=True)
         except XGBoostError as error:
-            raise DataError(f"contributions are not available for this model: {error}") from error
-        if found.ndim > 2:  # noqa: PLR2004 - rows and features; softmax gives one number, but has several outputs
-            raise DataError(
-                "contributions are not available for a model of several outputs", hint="ask for another output"
-            )
+            raise DataError(f"contributions are not available for this model: {error}", hint=_OTHER_OUTPUT) from error
         return found
 
     def set_threads(self, count: int) -> None:

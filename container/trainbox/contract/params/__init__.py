@@ -50,7 +50,7 @@ class Field(msgspec.Struct, frozen=True):
     description: str
 
 
-class _Slot(msgspec.Struct, frozen=True):
+class ParamSlot(msgspec.Struct, frozen=True):
     """A field of the declaration with what is needed to fill it."""
 
     attribute: str
@@ -130,6 +130,13 @@ def fields(params_type: type) -> tuple[Field, ...]:
     )
 
 
+def find_slot(params_type: type, name: str) -> ParamSlot | None:
+    """The field of a declaration that a name means, `-` and `_` alike; None where there is none."""
+    return next(
+        (slot for slot in _slots(params_type) if alike(name) in (alike(slot.attribute), alike(slot.name))), None
+    )
+
+
 def names(params_type: type) -> tuple[str, ...]:
     """The names of the hyperparameters that a script declares."""
     return tuple(slot.name for slot in _slots(params_type))
@@ -153,14 +160,14 @@ def json_schema(params_type: type) -> dict[str, Any]:
 # --- the declaration ---
 
 
-def _slots(params_type: type) -> tuple[_Slot, ...]:
+def _slots(params_type: type) -> tuple[ParamSlot, ...]:
     # Mistakes in the declaration itself are the script author's: msgspec's TypeError says which field, and passes.
     declared = inspect.type_info(params_type)
     if not isinstance(declared, inspect.StructType | inspect.DataclassType):
         raise TypeError(f"{params_type!r} is no msgspec.Struct and no dataclass")
     annotations = typing.get_type_hints(params_type, include_extras=True)
     return tuple(
-        _Slot(
+        ParamSlot(
             attribute=field.name,
             name=field.encode_name,
             kind=unwrap(field.type),
@@ -190,7 +197,7 @@ def _construct(wanted: type, text: str) -> object:
 
 
 def _match(
-    slots: Sequence[_Slot], values: Mapping[str, object], instead: Mapping[str, str]
+    slots: Sequence[ParamSlot], values: Mapping[str, object], instead: Mapping[str, str]
 ) -> tuple[dict[str, str], list[Problem]]:
     """Which given name fills which attribute, and what is wrong with the names."""
     known = {alike(slot.attribute): slot for slot in slots} | {alike(slot.name): slot for slot in slots}
@@ -284,7 +291,7 @@ def _bounds_text(kind: inspect.Type) -> str:
     return " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)
 
 
-def _default_text(slot: _Slot) -> str:
+def _default_text(slot: ParamSlot) -> str:
     if slot.required:
         return ""
     if is_secret(slot.name) and slot.default:

@@ -108,6 +108,7 @@ class Resources:
             shm_size=self._image.shm_bytes,
             # What a host writes is in logs/HOST.log: the engine's own copy would only fill its disk.
             log_config=LogConfig(type="none"),
+            cpuset_cpus=",".join(map(str, self._plan.request.processors)) or None,
             device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._image.gpus else None,
             **host_options(self._confinement, tmp_bytes=self._image.shm_bytes),
         )

@@ -225,4 +225,6 @@ def check_logs(hosts: Sequence[Host]) -> None:
     """
     for host in hosts:
         if host.log_error is not None:
-            raise RunError(f"logs/{host.name}.log cannot be written: {host.log_error.strerror}", hint="free some space")
+            raise RunError(
+                f"logs/{host.name}.log cannot be written: {host.log_error.strerror}", hint="free some space"
+            ) from host.log_error

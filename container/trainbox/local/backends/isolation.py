@@ -112,10 +112,13 @@ def find_containers(image_name: str, options: LocalOptions, hosts: int, outside:
 
 def find_isolation() -> Isolation:
     """Try what this user may do, best first; nothing is changed."""
-    kind: namespace.Kind = "root" if os.geteuid() == 0 else "user"
+    kind: Literal["root", "user"] = "root" if os.geteuid() == 0 else "user"
     refusal = probe(kind)
-    if refusal:
-        return Isolation(reason=f"no private mounts here ({refusal})")
+    return Isolation(reason=f"no private mounts here ({refusal})") if refusal else isolate(kind)
+
+
+def isolate(kind: Literal["root", "user"]) -> Isolation:
+    """Private mounts, which this user was found to be allowed."""
     missing = _missing_mountpoint(kind)
     return Isolation(kind=kind, at_opt_ml=not missing, can_name_hosts=_HOSTS_FILE.is_file(), reason=missing)
 

@@ -8,11 +8,9 @@ import ctypes
 import json
 import os
 import select
-import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,16 +33,20 @@ _PR_SET_PDEATHSIG = 1
 _KEPT_FLAGS = ((os.ST_NOSUID, 0x2), (os.ST_NODEV, 0x4), (os.ST_NOEXEC, 0x8), (os.ST_NOATIME, 0x400))
 
 
-def spec(kind: Kind, mounts: Iterable[tuple[Path, Path, bool]]) -> str:
-    """The first argument of this program: which namespace, and (source, target, read only) in order."""
+def spec(kind: Kind, mounts: Iterable[tuple[Path, Path, bool]], processors: Sequence[int] = ()) -> str:
+    """The first argument of this program: which namespace, (source, target, read only) in order, which processors."""
     listed = [[str(source), str(target), read_only] for source, target, read_only in mounts]
-    return json.dumps({"kind": kind, "mounts": listed})
+    own = {"processors": list(processors)} if processors else {}
+    return json.dumps({"kind": kind, "mounts": listed, **own})
 
 
 def probe(kind: Kind) -> str:
     """Why a process of this user may not have private mounts of a kind; empty where it may, found by trying."""
     if sys.platform != "linux":
         return f"{sys.platform} has no mount namespaces"
+    import shutil  # noqa: PLC0415 - what starts a host needs neither: they are half of its time
+    import subprocess  # noqa: PLC0415
+
     # The directory is mounted on itself, in a namespace that ends with the process: nothing changes for anybody.
     here = Path(__file__).parent
     nothing = shutil.which("true") or "/bin/true"
@@ -107,6 +109,8 @@ def main(argv: list[str]) -> None:
     try:
         if wanted["kind"] != "none":
             _enter(wanted["kind"], wanted["mounts"])
+        if wanted.get("processors") and sys.platform == "linux":
+            os.sched_setaffinity(0, wanted["processors"])
         # After unshare: entering a user namespace clears it.
         _die_with_parent()
         os.chdir("/")

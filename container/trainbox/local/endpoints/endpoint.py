@@ -4,8 +4,8 @@ import contextlib
 import http.client
 import socket
 import threading
-from collections.abc import Iterable, Iterator
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -90,13 +90,46 @@ class Endpoint:
         """
         return self._request("GET", path, None, {})
 
-    def invoke(self, body: bytes, *, content_type: str, accept: str) -> EndpointAnswer:
-        """Ask for predictions.
+    def post(self, path: str, body: bytes, *, content_type: str) -> EndpointAnswer:
+        """Ask with POST.
 
         Raises:
             RunError: No answer came.
         """
-        return self._request("POST", "/invocations", body, _headers(content_type, accept))
+        return self._request("POST", path, body, _headers(content_type, ""))
+
+    def invoke(self, body: bytes, *, content_type: str, accept: str, model: str = "") -> EndpointAnswer:
+        """Ask for predictions.
+
+        Args:
+            body: Of the request.
+            content_type: Of the body.
+            accept: Of the answer.
+            model: Which one, of an endpoint of many.
+
+        Raises:
+            RunError: No answer came.
+        """
+        path = f"/models/{quote(model, safe='')}/invoke" if model else "/invocations"
+        return self._request("POST", path, body, _headers(content_type, accept))
+
+    @contextlib.contextmanager
+    def invoke_with(self, body: bytes, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
+        """Ask with any headers, on a connection of its own; the answer is read as it comes.
+
+        Raises:
+            RunError: No answer came.
+        """
+        connection = self._connect()
+        try:
+            try:
+                connection.request("POST", f"{self._prefix}/invocations", body, dict(headers))
+                response = connection.getresponse()
+            except _UNREACHABLE as error:
+                raise self._unreachable(error) from error
+            yield response
+        finally:
+            self._close(connection)
 
     @contextlib.contextmanager
     def invoke_chunked(

@@ -30,7 +30,15 @@ from trainbox.serving.bodies.media_types import (
     choose_output_type,
     read_input_type,
 )
-from trainbox.serving.bodies.outputs import Column, Kind, check_outputs, default_outputs, find_kind, select
+from trainbox.serving.bodies.outputs import (
+    Column,
+    Kind,
+    check_contributions,
+    check_outputs,
+    default_outputs,
+    find_kind,
+    select,
+)
 from trainbox.serving.bodies.request_errors import RequestError, encode_error
 
 _BINARY: Mapping[OutputFormat, Callable[[Sequence[Column]], bytes]] = {
@@ -83,6 +91,7 @@ def make_service(hosting: Hosting, predictor: Predictor) -> Service:
     card, kind = predictor.card, find_kind(predictor)
     try:
         check_outputs(hosting.outputs, kind, card)
+        check_contributions(hosting.outputs, predictor)
     except DataError as error:
         raise ContractError(f"SAGEMAKER_INFERENCE_OUTPUT: {error.message}", hint=error.hint) from error
     default = hosting.default_accept.partition(";")[0].strip().lower()

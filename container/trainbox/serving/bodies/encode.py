@@ -67,6 +67,8 @@ def _values(values: Numbers | list[Any]) -> list[bytes]:
     if values.ndim == 1:
         texts = _texts(values)
         return texts if np.isfinite(values).all() else [_finite(text) for text in texts]
+    if values.ndim > 2:  # noqa: PLR2004 - contributions to each of several outputs
+        return [b"[%b]" % b", ".join(_values(row)) for row in values]
     width = values.shape[1]
     texts = _texts(values.ravel())
     texts = texts if np.isfinite(values).all() else [_finite(text) for text in texts]

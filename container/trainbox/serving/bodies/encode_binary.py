@@ -49,23 +49,37 @@ def _numbers_of(column: Column) -> Numbers:
 
 
 def encode_recordio(columns: Sequence[Column]) -> bytes:
-    """Return a record for each row, with its outputs as labels: numbers are 32-bit floats, texts are bytes."""
+    """Return a record for each row, with its outputs as labels: numbers are 32-bit floats, texts are bytes.
+
+    What has two dimensions in a row is flat and has its shape.
+    """
     make = record_class()
     rows = len(columns[0].values) if columns else 0
-    values = [
-        (column.name, column.values.tolist() if isinstance(column.values, np.ndarray) else column.values)
-        for column in columns
-    ]
+    values = [_flat(column) for column in columns]
     return b"".join(_frame(_record(make(), values, row)) for row in range(rows))
 
 
-def _record(record: Any, columns: Sequence[tuple[str, Any]], row: int) -> bytes:  # noqa: ANN401 - made at run time
-    for name, values in columns:
+def _flat(column: Column) -> tuple[str, list[Any], tuple[int, ...]]:
+    """Return the name of a column, what each row has of it, and the shape of that where it has several dimensions."""
+    values = column.values
+    if isinstance(values, list):
+        return column.name, values, ()
+    shape = values.shape[1:] if values.ndim > 2 else ()  # noqa: PLR2004 - rows, and numbers of each
+    return column.name, (values.reshape(len(values), -1) if shape else values).tolist(), shape
+
+
+def _record(
+    record: Any,  # noqa: ANN401 - made at run time
+    columns: Sequence[tuple[str, list[Any], tuple[int, ...]]],
+    row: int,
+) -> bytes:
+    for name, values, shape in columns:
         value = values[row] if isinstance(values[row], list) else [values[row]]
         if any(isinstance(each, str) for each in value):
             record.label[name].bytes.value.extend(str(each).encode() for each in value)
         else:
             record.label[name].float32_tensor.values.extend(value)
+            record.label[name].float32_tensor.shape.extend(shape)
     content: bytes = record.SerializeToString(deterministic=True)
     return content
 
@@ -101,4 +115,7 @@ def _table(columns: Sequence[Column]) -> Any:  # noqa: ANN401 - pyarrow has no t
 def _array(values: Numbers | list[Any]) -> Any:  # noqa: ANN401 - pyarrow has no types
     if isinstance(values, list) or values.ndim == 1:
         return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel()), values.shape[1])
+    found = pa.array(np.ascontiguousarray(values).ravel())
+    for width in reversed(values.shape[1:]):
+        found = pa.FixedSizeListArray.from_arrays(found, width)
+    return found

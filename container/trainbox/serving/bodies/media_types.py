@@ -47,6 +47,12 @@ OUTPUT_TYPES: Mapping[str, OutputFormat] = {
     "application/x-npy": "NumPy",
     "application/vnd.apache.arrow.stream": "Arrow",
 }
+#: What clients send where the caller has named nothing.
+_UNCHOSEN = {
+    "application/octet-stream": "the SageMaker SDK sends this where no serializer is given, such as CSVSerializer(); ",
+    "application/x-www-form-urlencoded": "with curl, name it: --header 'Content-Type: text/csv'; ",
+    "multipart/form-data": "with curl, send the file as it is: --data-binary @FILE, and not --form; ",
+}
 _UTF8_NAMES = {"utf-8", "utf8", "us-ascii", "ascii"}
 #: A parameter's value may be in quotes, which may hold commas and semicolons.
 _PARAMETER = re.compile(r';\s*([^\s=;,"]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^;,"]*)))?\s*')
@@ -92,7 +98,7 @@ def read_input_type(text: str, *, takes_images: bool = False) -> InputType:
     format_ = known.get(name)
     charset = parameters.get("charset", "utf-8").lower()
     if format_ is None or end < len(text.rstrip()):
-        raise _unsupported(f"the content type {short(text)} is not supported", known)
+        raise _unsupported(f"the content type {short(text)} is not supported", known, _UNCHOSEN.get(name, ""))
     if charset not in _UTF8_NAMES and format_ in {"CSV", "JSON", "JSON Lines", "libsvm"}:
         raise _unsupported(f"the charset {short(charset)} is not supported: text is UTF-8", known)
     header = {"present": True, "absent": False}.get(parameters.get("header", "").lower())
@@ -102,8 +108,8 @@ def read_input_type(text: str, *, takes_images: bool = False) -> InputType:
     return InputType(format_, header if format_ == "CSV" else None, int(base))
 
 
-def _unsupported(message: str, known: Mapping[str, InputFormat]) -> RequestError:
-    hint = f"send one of {', '.join(known)}"
+def _unsupported(message: str, known: Mapping[str, InputFormat], why: str = "") -> RequestError:
+    hint = f"{why}send one of {', '.join(known)}"
     return RequestError(message, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, hint=hint)
 
 

@@ -4,6 +4,7 @@ Names and forms are those of the built-in XGBoost (`SAGEMAKER_INFERENCE_OUTPUT`)
 """
 
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -14,6 +15,7 @@ from trainbox.contract.hosting import Predictor
 from trainbox.contract.model_card import ModelCard
 from trainbox.contract.text import some
 from trainbox.errors import DataError
+from trainbox.serving.bodies.request_errors import RequestError
 
 Numbers: TypeAlias = npt.NDArray[Any]
 #: What the numbers of a model are: a probability of the second of two classes, a score whose sign decides, a class,
@@ -76,6 +78,16 @@ def default_outputs(kind: Kind, card: ModelCard) -> tuple[str, ...]:
     return ("predicted_label",) if kind == "class" else ("predicted_label", "probability")
 
 
+def check_contributions(names: Sequence[str], predictor: Predictor) -> None:
+    """Check that a model can say what features contribute, if that is among its outputs, by one row without values.
+
+    Raises:
+        DataError: It cannot.
+    """
+    if "contributions" in names:
+        predictor.contributions(np.full((1, predictor.card.features.count), np.nan, np.float32))
+
+
 def check_outputs(names: Sequence[str], kind: Kind, card: ModelCard) -> None:
     """Check that a model has all these outputs.
 
@@ -99,13 +111,20 @@ def select(names: Sequence[str], numbers: Numbers, rows: Any, predictor: Predict
         kind: What its numbers are.
 
     Raises:
-        DataError: The model cannot say what features contribute.
+        RequestError: 406: the model cannot say what features contribute.
     """
     find = _Outputs(kind, numbers, predictor.card)
     return [
-        Column(name, np.asarray(predictor.contributions(rows)) if name == "contributions" else find.by_name(name))
+        Column(name, _contributions(rows, predictor) if name == "contributions" else find.by_name(name))
         for name in names
     ]
+
+
+def _contributions(rows: Any, predictor: Predictor) -> Numbers:  # noqa: ANN401 - dense or sparse
+    try:
+        return np.asarray(predictor.contributions(rows))
+    except DataError as error:
+        raise RequestError(error.message, status=HTTPStatus.NOT_ACCEPTABLE, hint=error.hint) from error
 
 
 class _Outputs:

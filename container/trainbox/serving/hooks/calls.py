@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,6 @@ _ARGUMENTS: Mapping[str, int] = {
     "model_warmup_fn": 2,
     "execution_parameters_fn": 0,
 }
-#: Content types whose body a hook gets as text.
-_TEXTS = frozenset({"application/json", "text/csv"})
 _FIRST_ERROR, _SERVER_ERROR = 400, 500
 _ERRORS = frozenset(status.value for status in HTTPStatus if status >= _FIRST_ERROR)
 
@@ -43,11 +41,13 @@ class HookError(ProgramError):
         message: What, and where.
         hint: What to do.
         status: The HTTP status of the answer; an exception with a `status_code` chooses it.
+        redacted: The message without the exception's own text, which may hold what the request does.
     """
 
-    def __init__(self, message: str, *, hint: str = "", status: int = _SERVER_ERROR) -> None:
+    def __init__(self, message: str, *, hint: str = "", status: int = _SERVER_ERROR, redacted: str = "") -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.redacted = redacted
 
 
 class Hooks(msgspec.Struct, frozen=True):
@@ -67,26 +67,6 @@ class Hooks(msgspec.Struct, frozen=True):
         if not {"input_fn", "output_fn", "transform_fn"}.isdisjoint(self.functions):
             return False
         return "predict_fn" not in self or bool(getattr(self.functions["predict_fn"], "rowwise", False))
-
-
-class Defaults(msgspec.Struct, frozen=True):
-    """What stands for the hooks that the user's module lacks."""
-
-    #: From body and content type to rows.
-    decode: Callable[[bytes, str], Any]
-    #: From rows and model to predictions.
-    predict: Callable[[Any, Any], Any]
-    #: From predictions and `Accept` to a body and its content type.
-    encode: Callable[[Any, str], tuple[bytes, str]]
-
-
-class HookAnswer(msgspec.Struct, frozen=True):
-    """What the hooks answer."""
-
-    body: bytes | Iterator[bytes]
-    content_type: str
-    status: int = 200
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 def load_hooks(module: Module) -> Hooks:
@@ -170,16 +150,20 @@ def as_hook_error(hooks: Hooks, name: str, error: BaseException) -> HookError:
     status = getattr(error, "status_code", None)
     chosen = int(status) if isinstance(status, int) and status in _ERRORS else _SERVER_ERROR
     return HookError(
-        f"{name}: {describe(error, hooks.path)}", hint="the log has the traceback with the id", status=chosen
+        f"{name}: {describe(error, hooks.path)}",
+        hint="the log has the traceback with the id",
+        status=chosen,
+        redacted=f"{name}: {describe(error, hooks.path, has_text=False)}",
     )
 
 
-def describe(error: BaseException, path: Path) -> str:
+def describe(error: BaseException, path: Path, *, has_text: bool = True) -> str:
     """Return an exception with the innermost line of the user's own code.
 
     Args:
         error: What was raised.
         path: The user's module; what lies in its directory is the user's.
+        has_text: Whether the exception's own text is a part of it.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(path.parent)]
@@ -190,7 +174,7 @@ def describe(error: BaseException, path: Path) -> str:
         shown = Path(own[-1].filename).relative_to(path.parent)
         inside = "" if own[-1].name == "<module>" else f" in {own[-1].name}"
         where = f" ({shown}:{own[-1].lineno}{inside})"
-    text = str(error.msg if isinstance(error, SyntaxError) else error)
+    text = str(error.msg if isinstance(error, SyntaxError) else error) if has_text else ""
     return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
 
 
@@ -212,123 +196,3 @@ def load_user_model(hooks: Hooks, model_dir: Path, load_ours: Callable[[], Any],
     if "model_warmup_fn" in hooks:
         call(hooks, "model_warmup_fn", str(model_dir), model, context=context)
     return model
-
-
-def answer_with_hooks(
-    hooks: Hooks,
-    model: Any,  # noqa: ANN401 - whatever model_fn returns
-    body: bytes,
-    content_type: str,
-    accept: str,
-    *,
-    context: Context,
-    defaults: Defaults,
-) -> HookAnswer:
-    """Answer one request with the user's hooks, and ours where there is none.
-
-    Args:
-        hooks: The hooks.
-        model: What `load_user_model` has returned.
-        body: The request, decompressed.
-        content_type: Its header of this name.
-        accept: What the answer is to be, the default where the request leaves it open.
-        context: Of this request.
-        defaults: Ours.
-
-    Raises:
-        HookError: A hook has raised an error, or returned what is no answer.
-        DataError: The body cannot be used by ours.
-    """
-    if "transform_fn" in hooks:
-        given = _as_text(body, content_type)
-        said = call(hooks, "transform_fn", model, given, content_type, accept, context=context)
-        return _as_answer(hooks, "transform_fn", said, accept, context)
-    if "input_fn" in hooks:
-        data = call(hooks, "input_fn", _as_text(body, content_type), content_type, context=context)
-    else:
-        data = defaults.decode(body, content_type)
-    if "predict_fn" in hooks:
-        prediction = call(hooks, "predict_fn", data, model, context=context)
-    else:
-        prediction = defaults.predict(data, model)
-    if "output_fn" in hooks:
-        said = call(hooks, "output_fn", prediction, accept, context=context)
-        return _as_answer(hooks, "output_fn", said, accept, context)
-    if _is_stream(prediction):  # what a model makes bit by bit is sent so
-        return _as_answer(hooks, "predict_fn", prediction, accept, context)
-    content, kind = defaults.encode(prediction, accept)
-    return _finish(content, kind, context)
-
-
-def _as_text(body: bytes, content_type: str) -> bytes | str:
-    """Return the body as a hook gets it.
-
-    Raises:
-        HookError: A text is not UTF-8.
-    """
-    if content_type.partition(";")[0].strip().lower() not in _TEXTS:
-        return body
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise HookError(
-            f"the body is no UTF-8: byte {error.start} is 0x{body[error.start]:02x}",
-            hint=f"encode {content_type} as UTF-8",
-            status=_FIRST_ERROR,
-        ) from error
-
-
-def _is_stream(said: object) -> bool:
-    return isinstance(said, Iterator)
-
-
-def _as_answer(hooks: Hooks, name: str, said: Any, accept: str, context: Context) -> HookAnswer:  # noqa: ANN401
-    """Return the answer that a hook has given: a body, or a pair of body and content type."""
-    kind = accept
-    if isinstance(said, tuple) and len(said) == 2 and isinstance(said[1], str):  # noqa: PLR2004 - a pair
-        said, kind = said
-    if _is_stream(said):
-        return _finish(_encode_parts(hooks, name, said), kind, context)
-    content = _as_bytes(said)
-    if content is None:
-        raise HookError(
-            f"{name} of {hooks.path.name} returned {type(said).__name__}, expected bytes, text or an iterator of these",
-            hint="encode the prediction, as with json.dumps",
-        )
-    return _finish(content, kind, context)
-
-
-def _as_bytes(said: object) -> bytes | None:
-    match said:
-        case str():
-            return said.encode()
-        case bytes() | bytearray() | memoryview():
-            return bytes(said)
-        case _:
-            return None
-
-
-def _encode_parts(hooks: Hooks, name: str, parts: Iterable[object]) -> Iterator[bytes]:
-    """Yield the parts of a stream; the user's generator is closed with it."""
-    try:
-        for part in parts:
-            content = _as_bytes(part)
-            if content is None:
-                break
-            yield content
-        else:
-            return
-    except Exception as error:
-        raise as_hook_error(hooks, name, error) from error
-    finally:
-        close = getattr(parts, "close", None)
-        if close is not None:
-            close()
-    raise HookError(f"a part of the answer of {name} is {type(part).__name__}, expected bytes or text")
-
-
-def _finish(body: bytes | Iterator[bytes], kind: str, context: Context) -> HookAnswer:
-    headers = context.response_headers
-    chosen = next((value for name, value in headers if name.lower() == "content-type"), kind)
-    others = tuple((name, value) for name, value in headers if name.lower() != "content-type")
-    return HookAnswer(body, chosen, context.response_status, others)

@@ -139,19 +139,30 @@ class RequestProcessor:
         return self._phrase
 
 
-def make_context(model_dir: str, request_headers: Mapping[str, str] | None = None, request_id: str = "") -> Context:
+def make_context(
+    model_dir: str,
+    request_headers: Mapping[str, str] | None = None,
+    request_id: str = "",
+    *,
+    gpu: int | None = None,
+    model_name: str = "model",
+) -> Context:
     """Return the context of the start, or of a request.
 
     Args:
         model_dir: Where the model lies.
         request_headers: Of the request.
         request_id: That of the log.
+        gpu: The place of the worker's GPU among those that it sees; None where there is none.
+        model_name: What the model is called.
     """
     properties = {
         "model_dir": model_dir,
-        "gpu_id": None,
+        "gpu_id": gpu,
         "batch_size": 1,
         "server_name": "trainbox",
         "server_version": trainbox.__version__,
     }
-    return Context(properties, request_headers, request_id)
+    context = Context(properties, request_headers, request_id)
+    context.model_name = model_name
+    return context

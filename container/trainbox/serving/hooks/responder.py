@@ -15,18 +15,14 @@ from trainbox.log_lines import emit
 from trainbox.serving.bodies.answer import Service, choose_output, make_service, read, write
 from trainbox.serving.bodies.features import translate
 from trainbox.serving.bodies.request_errors import RequestError, encode_error
-from trainbox.serving.hooks.calls import (
-    Defaults,
-    HookError,
-    answer_with_hooks,
-    load_hooks,
-    load_user_model,
-)
-from trainbox.serving.hooks.context import make_context
-from trainbox.serving.hooks.defaults import decode_plain, encode_plain, predict_plain
+from trainbox.serving.hooks.answers import Defaults, answer_with_hooks, encode_parameters
+from trainbox.serving.hooks.calls import HookError, load_hooks, load_user_model
+from trainbox.serving.hooks.context import Context, make_context
+from trainbox.serving.hooks.defaults import as_array, decode_plain, encode_plain, predict_plain
 from trainbox.serving.models.find import FoundModel, load
 from trainbox.serving.models.self_test import sample_matrix, self_test
 from trainbox.serving.responder import Request, Response
+from trainbox.system.machine import read_machine
 
 _JSON = "application/json"
 _READ_BYTES = 2**20
@@ -48,14 +44,13 @@ class HookResponder:
         if found.module is None:
             raise DataError(f"{found.model_dir} brings no module")
         self._hosting, self._model_dir = hosting, found.model_dir
+        self._gpu = 0 if read_machine().gpus else None  # each worker sees one
         self._hooks = load_hooks(found.module)
         if "model_fn" in self._hooks:  # else `load` does
             for note in found.notes:
                 emit(note)
         self._ours: Predictor | None = None
-        self._model = load_user_model(
-            self._hooks, found.model_dir, lambda: self._load(found), make_context(str(found.model_dir))
-        )
+        self._model = load_user_model(self._hooks, found.model_dir, lambda: self._load(found), self._context(None))
         predictor = self._ours or (_UserPredictor(found.card, self._model) if found.card is not None else None)
         #: None where nothing says what the rows are.
         self._service: Service | None = make_service(hosting, predictor) if predictor is not None else None
@@ -64,6 +59,11 @@ class HookResponder:
     def _load(self, found: FoundModel) -> Predictor:
         self._ours = load(found)
         return self._ours
+
+    def _context(self, request: Request | None) -> Context:
+        headers, request_id = (request.headers, request.id) if request is not None else (None, "")
+        name = self._hosting.model_name
+        return make_context(str(self._model_dir), headers, request_id, gpu=self._gpu, model_name=name)
 
     def check(self) -> None:
         """Answer the rows of the card, where the model is one of ours.
@@ -91,12 +91,23 @@ class HookResponder:
 
     def answer_blocks(self, request: Request, body: Readable) -> Response:
         """Answer a request whose body is still coming: a hook is given the whole."""
-        whole = b"".join(iter(lambda: body.read(_READ_BYTES), b""))
+        try:
+            whole = b"".join(iter(lambda: body.read(_READ_BYTES), b""))
+        except RequestError as error:
+            return _refuse(error, request, self._hosting)
         return self.answer(Request(request.headers, whole, request.id))
+
+    def execution_parameters(self) -> Response | None:
+        """Answer by `execution_parameters_fn`; None where the module has none."""
+        try:
+            body = encode_parameters(self._hooks, self._context(None))
+        except HookError as error:
+            return _fail(error, Request({}, b""), self._hosting)
+        return None if body is None else Response(HTTPStatus.OK, body, (("content-type", _JSON),))
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""
-        context = make_context(str(self._model_dir), request.headers, request.id)
+        context = self._context(request)
         content_type = request.headers.get("content-type") or _JSON
         accept = request.headers.get("accept", "")
         if accept.strip() in {"", "*/*"}:
@@ -113,9 +124,7 @@ class HookResponder:
                 defaults=self._defaults(),
             )
         except HookError as error:
-            emit(f"id={request.id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
-            problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint)
-            return _refuse(problem, request, self._hosting)
+            return _fail(error, request, self._hosting)
         except DataError as error:
             return _refuse(self._as_request_error(error), request, self._hosting)
         body = found.body if isinstance(found.body, bytes) else _log_errors(found.body, request.id)
@@ -140,6 +149,7 @@ class HookResponder:
             return asked.rows
 
         def encode(prediction: Any, accept: str) -> tuple[bytes, str]:  # noqa: ANN401 - numbers
+            prediction = as_array(prediction)
             if asked is None or not hasattr(prediction, "shape") or prediction.shape[:1] != asked.rows.shape[:1]:
                 return encode_plain(prediction, accept)
             output = choose_output(service, accept)
@@ -176,6 +186,13 @@ class _UserPredictor:
 
     def set_threads(self, count: int) -> None:
         """Leave the threads to the user."""
+
+
+def _fail(error: HookError, request: Request, hosting: Hosting) -> Response:
+    """Return the answer to a request whose hook has failed; the traceback is in the log."""
+    emit(f"id={request.id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
+    problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint, redacted=error.redacted)
+    return _refuse(problem, request, hosting)
 
 
 def _refuse(error: RequestError, request: Request, hosting: Hosting) -> Response:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from trainbox import files
-from trainbox.contract.hosting import Hosting
+from trainbox.contract.hosting import DEFAULT_PROGRAM, Hosting
 from trainbox.errors import ProgramError
 
 #: What the user's module may define, by the names of SageMaker's inference toolkits.
@@ -21,7 +21,6 @@ HOOKS = (
     "model_warmup_fn",
     "execution_parameters_fn",
 )
-_PROGRAM = "inference.py"
 _MOST_PROGRAM_BYTES = 16 * 2**20
 
 
@@ -40,7 +39,7 @@ def module_places(hosting: Hosting) -> Iterator[Path]:
     Args:
         hosting: What SageMaker says.
     """
-    program, directory = hosting.program or _PROGRAM, hosting.submit_directory
+    program, directory = hosting.program or DEFAULT_PROGRAM, hosting.submit_directory
     model_dir, code_dir = hosting.model_dir, hosting.layout.code_dir
     given = [] if not directory or directory.startswith("s3://") else [Path(directory.removeprefix("file://"))]
     # The SDK v3 mounts `code` at the model's own place.

@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -35,11 +36,12 @@ _FRAMEWORKS: dict[Form, Framework] = {
     "pickle": "scikit-learn",
     "torch-export": "pytorch",
     "torchscript": "pytorch",
+    "onnx": "onnx",
 }
 #: Forms whose loading runs code of their author.
 CODE: tuple[Form, ...] = ("booster-pickle", "pickle", "torchscript")
 #: The forms of one model, the safest first: training writes both.
-_ALIKE: tuple[Form, ...] = ("skops", "torch-export", "pickle", "torchscript")
+_ALIKE: tuple[Form, ...] = ("skops", "torch-export", "onnx", "pickle", "torchscript")
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -150,6 +152,8 @@ def find_model(hosting: Hosting, listing: Listing) -> FoundModel:
         notes.append(f"the model brings code, which runs with all rights of the container: {module.path}")
     elif listing.module is not None:
         notes.append(f"{listing.module.path} has none of {', '.join(HOOKS[:5])}: it is not used")
+    elif hosting.program:
+        notes.append(f"there is no {hosting.program}, which SDK v3 names in any case: the model answers without hooks")
     if module is not None and "model_fn" in module.hooks:
         return FoundModel(model_dir=hosting.model_dir, card=listing.card, module=module, notes=tuple(notes))
     form, names = _choose_files(hosting, listing)
@@ -182,7 +186,7 @@ _CODE_FORMS: dict[Form, str] = {
 
 
 def _check_module(hosting: Hosting, listing: Listing) -> None:
-    if hosting.program and listing.module is None:
+    if hosting.program and listing.module is None and not hosting.may_lack_program:
         looked = ", ".join(str(place) for place in listing.places)
         raise ProgramError(
             f"SAGEMAKER_PROGRAM={hosting.program} is not there; looked for {looked}",
@@ -216,7 +220,7 @@ def _choose_files(hosting: Hosting, listing: Listing) -> tuple[Form, tuple[str, 
         raise DataError(
             f"{hosting.model_dir} has no model to serve: {what}it holds {_listed(listing)}",
             hint="a model of trainbox has trainbox/model.json; others are xgboost-model, *.ubj, *.json, *.bst, *.skops,"
-            " *.joblib, *.pkl, *.pt2 or TorchScript, alone; anything else needs code/inference.py with model_fn",
+            " *.joblib, *.pkl, *.pt2, *.onnx or TorchScript, alone; anything else needs code/inference.py and model_fn",
         )
     names = ", ".join(each for _, names in models for each in names)
     raise DataError(
@@ -294,6 +298,15 @@ def load(found: FoundModel) -> Predictor:
             is_script=found.form == "torchscript",
             may_run_code=found.may_run_code,
         )
+    if found.framework == "onnx":
+        if find_spec("onnxruntime") is None:
+            raise DataError(
+                f"{found.model_dir / found.files[0]} needs onnxruntime, which is not installed",
+                hint="install it in an image on top of this one",
+            )
+        from trainbox.serving.models import onnx  # noqa: PLC0415 - likewise
+
+        return onnx.load_predictor(found.model_dir, found.files[0])
     raise DataError(f"{found.model_dir}: the user's model_fn loads this model")
 
 

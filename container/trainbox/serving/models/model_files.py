@@ -8,7 +8,9 @@ from typing import Literal, TypeAlias
 from trainbox import files
 
 #: `other` is no model that can be served.
-Form: TypeAlias = Literal["xgboost", "booster-pickle", "skops", "pickle", "torch-export", "torchscript", "other"]
+Form: TypeAlias = Literal[
+    "xgboost", "booster-pickle", "skops", "pickle", "torch-export", "torchscript", "onnx", "other"
+]
 
 _HEAD_BYTES = 512
 _LEARNER = re.compile(rb'\s*\{\s*"(?:learner|version|Config)"')
@@ -18,6 +20,7 @@ _SUFFIXES: dict[str, Form] = {
     ".pkl": "pickle",
     ".pickle": "pickle",
     ".pt2": "torch-export",
+    ".onnx": "onnx",
 }
 _PICKLE = b"\x80"
 

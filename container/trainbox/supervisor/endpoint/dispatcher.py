@@ -5,6 +5,7 @@ when something of the loop's is there.
 """
 
 import contextlib
+import functools
 import selectors
 import socket
 import time
@@ -19,16 +20,18 @@ from trainbox.contract.hosting import Hosting
 from trainbox.log_lines import emit
 from trainbox.supervisor.endpoint.plan import Capacity, count_workers
 from trainbox.supervisor.endpoint.refusals import Refusals
-from trainbox.supervisor.endpoint.worker_table import WorkerTable
+from trainbox.supervisor.endpoint.worker_table import Worker, WorkerTable
 from trainbox.supervisor.outcome import Change
 from trainbox.system.loader_protocol import (
     ListenerClosed,
     LoaderLink,
     Message,
     ModelLoaded,
+    ModelsChanged,
     ServerIdle,
     WorkerEnded,
     WorkerForked,
+    WorkersReplaced,
 )
 from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
 
@@ -74,7 +77,7 @@ class Dispatcher(selectors.BaseSelector):
         self._capacity = capacity
         self._clock = clock
         self._inner = selectors.DefaultSelector()
-        self._table = WorkerTable(page, link, hosting.timeout_seconds, clock)
+        self._table = WorkerTable(page, link, hosting.timeout_seconds, hosting.startup_seconds, clock)
         self._refusals = Refusals(self._reason, self._watch, self._inner.unregister)
         self._waiting: deque[tuple[socket.socket, float]] = deque()
         self._loader = 0
@@ -138,6 +141,8 @@ class Dispatcher(selectors.BaseSelector):
     def _end_workers(self) -> None:
         """What the workers had not taken waits for those of the next loader."""
         self._page.header[PageField.OPEN] = 0
+        for worker in self._table.retiring:
+            self._inner.unregister(worker.channel)
         for connection in self._table.end():
             self._keep(connection)
         with contextlib.suppress(BlockingIOError):
@@ -236,10 +241,14 @@ class Dispatcher(selectors.BaseSelector):
         if isinstance(message, ModelLoaded):
             self._begin(message)
         elif isinstance(message, WorkerForked):
-            if message.worker < len(self._table.workers):
-                self._table.workers[message.worker].pid = message.pid
+            worker = self._table.find(message.worker)
+            if worker is not None:
+                worker.pid = message.pid
         elif isinstance(message, WorkerEnded):
             self._replace(message)
+        elif isinstance(message, ModelsChanged):
+            self._table.replace_all()
+            self._look_at = float("-inf")
         elif isinstance(message, ServerIdle):
             while self._listener is not None and self._accept_one(self._listener):
                 pass
@@ -255,16 +264,38 @@ class Dispatcher(selectors.BaseSelector):
         self._look_at = float("-inf")
 
     def _replace(self, ended: WorkerEnded) -> None:
-        if ended.worker >= len(self._table.workers) or self._table.workers[ended.worker].pid != ended.pid:
+        worker = self._table.find(ended.worker)
+        if worker is None or worker.pid != ended.pid:
             return
-        worker = self._table.workers[ended.worker]
+        for connection in (*worker.take_back(), *worker.take_returned()):
+            self._keep(connection)
         if self._listener is None:
             worker.pid = 0  # the server ends
+        elif worker in self._table.retiring:
+            self._inner.unregister(worker.channel)
+            self._table.note_retired(worker, ended.status)
         else:
-            self._table.note_end(ended.worker, ended.status)
-        for connection in worker.take_back():
-            self._keep(connection)
+            self._table.note_end(worker, ended.status)
         self._look_at = float("-inf")
+
+    # -- workers that take over ------------------------------------------------------------------------------------
+
+    def _replace_workers(self) -> None:
+        """Once those that take over are ready: have the others retire, and tell the loader when they have begun to."""
+        for worker in self._table.promote():
+            self._watch(worker.channel, functools.partial(self._take_returned, worker))
+            worker.retire()
+        if self._table.is_replaced():
+            with contextlib.suppress(OSError):
+                self._link.send(WorkersReplaced())
+
+    def _take_returned(self, worker: Worker) -> None:
+        """Give what a worker that retires has given back to the others."""
+        for connection in worker.take_returned():
+            if not self._hand_over(connection):
+                self._keep(connection)
+        if worker.has_begun_to_retire:
+            self._look_at = float("-inf")
 
     def _look(self) -> float:
         """Do what is due; when to look again."""
@@ -272,6 +303,7 @@ class Dispatcher(selectors.BaseSelector):
         refusals = self._refusals.close_late(now)
         if now >= self._look_at:
             self._look_at = self._table.look(self._loader) if self._table.workers else float("inf")
+            self._replace_workers()
             for connection in self._table.take_back():
                 self._keep(connection)
             if not self._page.header[PageField.OPEN] and self._table.are_ready:
@@ -280,7 +312,7 @@ class Dispatcher(selectors.BaseSelector):
             if self._waiting:
                 self._serve_waiting(now)
                 self._look_at = min(self._look_at, now + _RETRY_SECONDS) if self._waiting else self._look_at
-            if not self._page.header[PageField.OPEN] and self._table.workers:
+            if self._table.workers and (self._table.successors or not self._page.header[PageField.OPEN]):
                 self._look_at = min(self._look_at, now + _RETRY_SECONDS)
         return min(self._look_at, refusals)
 

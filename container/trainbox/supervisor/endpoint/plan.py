@@ -36,7 +36,7 @@ def plan_loader(
     env: Mapping[str, str],
     *,
     program: tuple[str, ...] = PROGRAM,
-    descriptors: tuple[int, int],
+    descriptors: tuple[int, ...],
     is_ready: Callable[[int], bool],
 ) -> Plan:
     """Plan the loader, which loads the model and forks the workers.
@@ -45,11 +45,12 @@ def plan_loader(
         hosting: The contract, read.
         env: The environment of `serve`.
         program: What Python runs.
-        descriptors: Of its socket to the supervisor, and of the page of the workers.
+        descriptors: Of its socket to the supervisor, of the page of the workers, and where there are many models of the
+            memory that keeps which ones are loaded.
         is_ready: Whether all workers of the loader with this process id are.
     """
-    link, page = descriptors
-    argv = (sys.executable, "-P", *program, "--link", str(link), "--page", str(page))
+    given = zip(("--link", "--page", "--store"), map(str, descriptors), strict=False)
+    argv = (sys.executable, "-P", *program, *(part for pair in given for part in pair))
     defaults = dict.fromkeys(("PYTHONUNBUFFERED", "PYTHONFAULTHANDLER", "PYTHONDONTWRITEBYTECODE"), "1")
     # With one thread OpenMP makes no team, which no fork would survive: xgboost#8040. Workers set their own number.
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
@@ -96,9 +97,11 @@ def count_workers(hosting: Hosting, capacity: Capacity, loader_bytes: int) -> Wo
         capacity: Of the container.
         loader_bytes: What the loader uses with the model loaded.
     """
+    # Of many models, others take over from all workers at once.
+    most = MOST_WORKERS // 4 if hosting.is_multi_model else MOST_WORKERS
     if hosting.workers is not None:
-        return WorkerCount(min(hosting.workers, MOST_WORKERS), "SAGEMAKER_MODEL_SERVER_WORKERS")
-    if capacity.gpus:
+        return WorkerCount(min(hosting.workers, most), "SAGEMAKER_MODEL_SERVER_WORKERS")
+    if capacity.gpus and not hosting.is_multi_model:
         return WorkerCount(capacity.gpus, "one for each GPU")
     if not capacity.has_shared_memory:
         return WorkerCount(1, "there is no /dev/shm: taken for a serverless endpoint")
@@ -108,4 +111,4 @@ def count_workers(hosting: Hosting, capacity: Capacity, loader_bytes: int) -> Wo
         if room < capacity.cpus:
             limit = f"the container has {capacity.memory_bytes // _MIB:,} MiB of memory"
             return WorkerCount(room, f"{limit}, and each may need {each // _MIB:,} MiB beside the model")
-    return WorkerCount(min(capacity.cpus, MOST_WORKERS), "one for each processor of the container")
+    return WorkerCount(min(capacity.cpus, most), "one for each processor of the container")
