@@ -25,7 +25,7 @@ from trainbox.serving.responder import ModelResponder, Request, Responder, Respo
 
 T = TypeVar("T")
 _MOST_FILES = 10_000
-_MODULES = {"xgboost": "xgboost", "scikit-learn": "sklearn", "pytorch": "torch"}
+_MODULES = {"xgboost": "xgboost", "scikit-learn": "sklearn", "pytorch": "torch", "onnx": "onnxruntime"}
 
 
 class Candidate(msgspec.Struct, frozen=True):
