@@ -1,5 +1,6 @@
 """An endpoint of many models: SageMaker's API for them, with real processes and real models."""
 
+import functools
 import json
 import random
 import re
@@ -252,7 +253,7 @@ def test_requests_of_any_bytes_end_no_worker(tmp_path: Path) -> None:
             head = b"%b %b HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
             with socket.create_connection(("127.0.0.1", server.port), LIMIT) as connection:
                 connection.sendall(head % (method, path, len(body)) + body)
-                answered = b"".join(iter(lambda read=connection.recv: read(2**16), b""))
+                answered = b"".join(iter(functools.partial(connection.recv, 2**16), b""))
             assert re.match(rb"HTTP/1.1 (200|400|404|405) ", answered), (method, path, body, answered)
         assert server.workers == before
         assert server.names == ["kept"]
