@@ -25,7 +25,12 @@ from trainbox.serving.responder import ModelResponder, Request, Responder, Respo
 
 T = TypeVar("T")
 _MOST_FILES = 10_000
-_MODULES = {"xgboost": "trainbox.xgboost.predictor", "scikit-learn": "sklearn", "pytorch": "torch"}
+_MODULES = {
+    "xgboost": "trainbox.xgboost.predictor",
+    "scikit-learn": "sklearn",
+    "pytorch": "torch",
+    "onnx": "onnxruntime",
+}
 
 
 class Candidate(msgspec.Struct, frozen=True):
