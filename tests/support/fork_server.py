@@ -22,6 +22,12 @@ MESSAGE_BYTES = 1 << 17
 def import_all() -> None:
     """Everything that takes long; no thread may start, as none would live on in a fork."""
     gc.disable()
+    # It asks every module that there is for every ufunc of SciPy: before torch there are few. What it would import of
+    # torch, our scripts keep from it, too.
+    sys.modules["sklearn.externals.array_api_compat.torch"] = None  # type: ignore[assignment]
+    import skops.io  # noqa: F401, PLC0415
+
+    del sys.modules["sklearn.externals.array_api_compat.torch"]
     import torch._dynamo  # noqa: PLC0415
     import torch._inductor.compile_fx  # noqa: PLC0415
     import torch.distributed.checkpoint  # noqa: PLC0415
