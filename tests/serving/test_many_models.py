@@ -94,7 +94,7 @@ def test_the_sdks_local_client_names_the_model_in_a_header(tmp_path: Path) -> No
         unnamed = server.invoke(as_csv(ROWS[:1]), {"content-type": "text/csv"})
         assert (unnamed.status, read(unnamed)["message"]) == (
             400,
-            "this is an endpoint of many models, and the request names none",
+            "this endpoint has many models, and the request names none",
         )
         assert server.invoke(b"", {**headers, "X-Amzn-SageMaker-Target-Model": "b"}).status == 404
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason_and_nothing_else_notic
         "huge": (507, "its files have 8,388,608 MiB"),
         "syntax": (400, "is not a Python module"),
         "raises": (500, "model_fn: KeyError: 'weights' (inference.py:2 in model_fn)"),
-        "memory": (507, "the memory does not suffice for the model"),
+        "memory": (507, "not enough memory for the model"),
         "crashes": (500, "killed by SIGSEGV"),
         "leaves": (500, "ended with exit code 3"),
         "hangs": (500, "could not be loaded within 3 s"),

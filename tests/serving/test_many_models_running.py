@@ -17,6 +17,7 @@ import pytest
 from tests.serving.test_many_models import ONE, TWO, grown, place, predicted
 from tests.serving.test_serve_models import ROWS, as_csv
 from tests.serving.test_serve_process import exchange
+from tests.support.cgroups import small_cgroup
 from tests.support.many_models import ManyModels, read, write_code
 from tests.support.servers import Answered
 from tests.support.waiting import LIMIT, eventually
@@ -294,6 +295,21 @@ def test_hundreds_of_models_share_the_workers_and_the_memory(tmp_path: Path, cou
         everything = memory([server.process.pid, *server.everybody])
         assert everything < 1500 * MIB
         assert (everything - first) / count < 4 * MIB
+
+
+def test_a_model_that_takes_all_memory_is_507_and_the_kernel_ends_its_trial_alone(tmp_path: Path) -> None:
+    eats = "kept = []\ndef model_fn(_):\n    while True:\n        kept.append(bytes(range(256)) * 2**12)\n"
+    write_code(tmp_path, "eats", eats)
+    write_code(tmp_path, "good")
+    with small_cgroup(600) as prefix, ManyModels(tmp_path, ONE, prefix=prefix) as server:
+        assert server.load("good").status == 200
+        server.until(lambda: len(server.workers) == 1, "the worker before has ended")
+        before = server.everybody
+        refused = server.load("eats")
+        assert (refused.status, read(refused)["code"]) == (507, 507), server.log
+        assert "not enough memory for the model: the kernel has ended its trial" in read(refused)["message"]
+        assert server.everybody == before
+        assert server.invoke_model("good", b"").status == 200
 
 
 @pytest.mark.long

@@ -123,7 +123,7 @@ def test_memory_that_does_not_suffice_is_507_before_and_after_the_trial() -> Non
     assert early is not None
     assert late is not None
     assert (early.status, late.status) == (507, 507)
-    assert "its files have 101 MiB, 300 MiB is available, of which 200 MiB is for requests" in early.text
+    assert "its files have 101 MiB; 300 MiB is available, 200 MiB of it reserved for requests" in early.text
     assert "the model needs 150 MiB of memory" in late.text
     assert Room(available_bytes=1, reserved_bytes=2).free_bytes == 0
 

@@ -1,7 +1,7 @@
 """A server of many models, as SageMaker talks to it, and models that a test can make in no time."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -33,10 +33,11 @@ class ManyModels(ServeProcess):
     Args:
         root: Of the tree: models lie in `models/NAME/model`.
         variables: Beside those that every server of a test has.
+        prefix: What runs it: a command that becomes the server by exec.
     """
 
-    def __init__(self, root: Path, variables: Mapping[str, str] = {}) -> None:
-        super().__init__(root, {"SAGEMAKER_MULTI_MODEL": "true", **variables}, obedient=None)
+    def __init__(self, root: Path, variables: Mapping[str, str] = {}, *, prefix: Sequence[str] = ()) -> None:
+        super().__init__(root, {"SAGEMAKER_MULTI_MODEL": "true", **variables}, obedient=None, prefix=prefix)
         self.root = root
 
     def __enter__(self) -> Self:

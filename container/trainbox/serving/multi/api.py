@@ -189,7 +189,7 @@ def _read_token(token: str) -> str:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise RequestError(
-            f"next_page_token={short(token)} is none that was given", hint="begin again without a token"
+            f"next_page_token={short(token)} is not a token of this list", hint="begin again without a token"
         ) from error
 
 

@@ -67,7 +67,7 @@ class ModelsApp(App):
         """Answer a client that knows one path alone and names the model in a header: SageMaker's SDK in local mode."""
         named = [value for name, value in scope["headers"] if name == api.TARGET_MODEL.encode()]
         if not named:
-            text = "this is an endpoint of many models, and the request names none"
+            text = "this endpoint has many models, and the request names none"
             hint = "POST /models/{name}/invoke, or name it in the header X-Amzn-SageMaker-Target-Model"
             await self._send(api.problem(HTTPStatus.BAD_REQUEST, text, hint), send)
             return

@@ -73,12 +73,12 @@ def no_memory(why: str) -> Reply:
     Args:
         why: How that was noticed.
     """
-    return Reply(HTTPStatus.INSUFFICIENT_STORAGE, f"the memory does not suffice for the model: {why}", _HINT)
+    return Reply(HTTPStatus.INSUFFICIENT_STORAGE, f"not enough memory for the model: {why}", _HINT)
 
 
 def _refuse(need: str, room: Room) -> Reply:
-    has = f"{_mib(room.available_bytes)} is available, of which {_mib(room.reserved_bytes)} is for requests"
-    return no_memory(f"{need}, {has}")
+    has = f"{_mib(room.available_bytes)} is available, {_mib(room.reserved_bytes)} of it reserved for requests"
+    return no_memory(f"{need}; {has}")
 
 
 def _mib(size: int) -> str:

@@ -91,8 +91,8 @@ def explain_end(status: int, *, is_late: bool, seconds: float, memory_kills: int
         return Reply(error, f"the model could not be loaded within {seconds:g} s", hint)
     if code == -signal.SIGKILL and memory_kills:
         return no_memory("the kernel has ended its trial")
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return Reply(error, f"the process that tried to load the model was {how}", "the log has its last words")
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return Reply(error, f"the process that loaded the model on trial {how}", "the log has its output")
 
 
 def explain_error(error: BaseException) -> Reply:
@@ -111,7 +111,7 @@ def explain_error(error: BaseException) -> Reply:
 
 
 def _be_trial(load: Callable[[], object], close: Callable[[], None], pipe: int) -> None:
-    """What is left of this process is a trial."""
+    """Load the model, report, and end this process."""
     try:
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
