@@ -86,6 +86,7 @@ def test_a_large_table_whose_later_rows_are_shorter_keeps_every_row_in_its_place
     responder = ModelResponder(read_hosting({}), Sums(lambda _rows: 0.0))
     long, short = b"0.1234567890123456789,0.5\n" * 44_000, b"".join(b"%d,1\n" % (place % 7) for place in range(400_000))
     answer = responder.answer(Request({"content-type": "text/csv"}, long + short))
+    assert isinstance(answer.body, bytes)
     lines = answer.body.split()
     assert answer.rows == len(lines) == 444_000
     assert {*lines[:44_000]} == {b"0.6234567761421204"}
