@@ -219,7 +219,8 @@ class App:
         body: bytes = message["body"]
         if not message["more_body"]:
             return body
-        whole = BytesIO()  # it gives away its buffer: to join parts would need twice the memory
+        # It gives away its buffer, where parts that are joined are in memory twice; what has not come takes none.
+        whole = BytesIO(bytes(int(length)) if length.isdecimal() else b"")
         whole.write(body)
         size = len(body)
         while message["more_body"]:
@@ -236,6 +237,7 @@ class App:
             size += len(message["body"])
         if limit and size > limit:
             raise Unusable(413, _too_large(size, limit), reads_rest=False)
+        whole.truncate()
         return whole.getvalue()
 
     async def _decompress(self, body: bytes) -> bytes:
