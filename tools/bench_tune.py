@@ -6,6 +6,7 @@ flights    20 trials of XGBoost on the flights of `make demo`: a better validati
 """
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,8 @@ import sys, time
 print(f"score={sys.argv[-1]}")
 with open("/proc/self/stat") as stat:
     ticks = int(stat.read().rpartition(")")[2].split()[19])
-print(f"own={time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / 100:.3f}")
+print(f"passed={time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / 100:.3f}")
+print(f"used={time.process_time():.3f}")
 """
 _TRIALS = 20
 _SEEDS = range(12)
@@ -47,24 +49,32 @@ def main() -> None:
 
 
 def overhead(scratch: Path) -> bool:
-    """Time of a search beyond its scripts, for each trial."""
+    """What a search takes beyond its scripts, for each trial: of the processor, and on the clock."""
     (scratch / "src").mkdir()
     (scratch / "src" / "train.py").write_text(SCRIPT)
-    seconds = {}
+    used, passed = {}, {}
     for trials in (1, 1 + _TRIALS):
         out = scratch / f"overhead-{trials}"
-        began = time.monotonic()
+        began, before = time.monotonic(), processor_seconds()
         tune(scratch, "src/train.py", out, "--range", "depth=1:1000", "--metric", "score=score=(.+)", trials=trials)
-        seconds[trials] = time.monotonic() - began
-        seconds[trials] -= sum(map(own_seconds, out.glob("trial-*/logs/algo-1.log")))
+        logs = [log.read_text() for log in out.glob("trial-*/logs/algo-1.log")]
+        used[trials] = processor_seconds() - before - sum(own_seconds(log, "used") for log in logs)
+        passed[trials] = time.monotonic() - began - sum(own_seconds(log, "passed") for log in logs)
     # The start of `trainbox tune` itself, with Optuna, is in both.
-    each = (seconds[1 + _TRIALS] - seconds[1]) / _TRIALS
-    return told("overhead of a trial", f"{each:.3f} s", "at most 0.15 s", is_met=each <= 0.15)  # noqa: PLR2004
+    each, clock = ((seconds[1 + _TRIALS] - seconds[1]) / _TRIALS for seconds in (used, passed))
+    text = f"{each:.3f} s (clock {clock:.3f} s)"
+    return told("overhead of a trial", text, "at most 0.15 s", is_met=each <= 0.15)  # noqa: PLR2004
 
 
-def own_seconds(log: Path) -> float:
+def processor_seconds() -> float:
+    """The processor time of all programs that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def own_seconds(log: str, kind: str) -> float:
     """The time that the script of a trial took, by its own account."""
-    return next(float(line.partition("=")[2]) for line in log.read_text().splitlines() if line.startswith("own="))
+    return next(float(line.partition("=")[2]) for line in log.splitlines() if line.startswith(f"{kind}="))
 
 
 def points(_scratch: Path) -> bool:
@@ -92,7 +102,7 @@ def flights(scratch: Path) -> bool:
     theirs = json.loads((scratch / "by-hand" / "job.json").read_text())["final"]["validation:auc"]
     ranges = [f"--range={each}" for each in _RANGES]
     out = scratch / "tuned"
-    ours = tune(scratch, "xgboost", out, *channels, *fixed, *ranges, "--early-stop", "--parallel=2", trials=_TRIALS)
+    ours = tune(scratch, "xgboost", out, *channels, *fixed, *ranges, "--parallel=2", trials=_TRIALS)
     return told("flights, validation:auc", f"{ours:.4f} (by hand {theirs:.4f})", "more", is_met=ours > theirs)
 
 

@@ -36,9 +36,11 @@ IMAGES = (
 #: What an image for GPUs has in other versions than development: PyTorch's build decides.
 CUDA = r"nvidia-nccl-.*"
 
-#: The path of SageMaker's built-in XGBoost, and what else answers for models.
+#: What SageMaker's built-in XGBoost imports, most in the versions that it names (image 3.0-5); and what else answers.
 SERVING = (
-    *("flask", "gunicorn", "gevent", "packaging", "pandas", "scikit-learn", "xgboost-cpu==3.0.5"),
+    *("xgboost-cpu==3.0.5", "flask==3.1.3", "gunicorn==25.3.0", "gevent==26.4.0", "numpy==2.1.0", "pandas==2.2.3"),
+    *("scikit-learn==1.8.0", "scipy==1.15.0", "pyarrow==22.0.0", "boto3==1.38.0", "psutil==7.0.0", "retrying"),
+    *("multi-model-server==1.1.2", "sagemaker-inference==1.10.1", "paramiko", "packaging", "setuptools<81"),
     *("litserve", "uvicorn", "uvloop", "httptools"),
 )
 

@@ -15,7 +15,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
-from tests.support.waiting import LIMIT
+from tests.support.waiting import LIMIT, eventually
 
 pytestmark = pytest.mark.process
 
@@ -40,6 +40,13 @@ def transform_fn(model, body, content_type, accept, context):
 
 
 def parts(place):
+    try:
+        yield from made(place)
+    finally:
+        pathlib.Path(f"{place}-closed").touch()
+
+
+def made(place):
     yield "first,"
     while not pathlib.Path(place).exists():
         time.sleep(0.01)
@@ -124,6 +131,27 @@ def test_a_stream_whose_worker_dies_ends_with_an_error(runtime: Any, tmp_path: P
     with contextlib.closing(answer["Body"]), pytest.raises(EventStreamError, match="ModelStreamError") as caught:
         list(events)
     assert caught.value.response["Error"]["Code"] == "ModelStreamError"
+
+
+def test_a_client_that_leaves_closes_what_makes_the_parts(runtime: Any, tmp_path: Path) -> None:
+    body = f"stream {tmp_path / 'go'}".encode()
+    answer = runtime.invoke_endpoint_with_response_stream(EndpointName="e", Body=body, ContentType="text/csv")
+    with contextlib.closing(answer["Body"]) as stream:
+        next(iter(stream))
+    (tmp_path / "go").write_text("on")
+    eventually((tmp_path / "go-closed").exists, "the end of the generator")
+
+
+def test_a_variable_of_boto3_leads_an_unchanged_program_there(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "ENDPOINT_URL_SAGEMAKER_RUNTIME": url,
+        "ACCESS_KEY_ID": "any",
+        "SECRET_ACCESS_KEY": "any",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with contextlib.closing(boto3.client("sagemaker-runtime", region_name="eu-central-1")) as client:
+        answer = client.invoke_endpoint(EndpointName="churn", ContentType="text/csv", Body=b"echo")
+        assert answer["Body"].read().startswith(b"echo text/csv")
 
 
 def test_what_the_runtime_of_aws_refuses_is_refused(runtime: Any, url: str) -> None:

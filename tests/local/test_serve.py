@@ -1,5 +1,6 @@
 """`trainbox serve`: the model of a job answers the `curl` that is printed, and nothing of it outlives the command."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from tests.support import writers
@@ -145,3 +147,58 @@ def test_whole_files_are_transformed_by_the_model_of_a_job(job: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/people.pbr.out").read_text().splitlines() == [answer for _, answer in joined[:500]]
     assert json.loads((job / "job.json").read_text())["status"] == "Completed"
+
+
+def test_a_folder_of_models_is_one_endpoint_that_each_is_asked_of_by_its_name(job: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    subprocess.run(["tar", "-czf", models / "berlin.tar.gz", "-C", job / "model", "."], check=True)
+    (models / "of a job").symlink_to(job)
+    (models / "broken").mkdir()
+    (models / "notes.txt").write_text("no model")
+    argv = [*TRAINBOX, "serve", str(models), "--multi-model", "--port", "0", "--runtime-port", "0", "--workers", "1"]
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True) as made,
+    ):
+        assert made.stdout is not None
+        lines = []
+        for line in made.stdout:
+            lines.append(line.rstrip())
+            if "trainbox invoke" in line:
+                break
+        log_text = (tmp_path / "log").read_text()
+        schema = "xgboost xgboost, binary:logistic: 2 features -> 2 classes (0, 1)"
+        assert {f"berlin.tar.gz: {schema}", f"of a job: {schema}"} <= set(lines), log_text
+        assert any(line.startswith("broken: not loaded (400), ") for line in lines)
+        (url,) = [line.split()[0] for line in lines if "is ready; Ctrl-C ends it" in line]
+        expected = read_card(job / "model").samples[0].prediction
+        curls = [line.strip() for line in lines if line.startswith("  curl ")]
+        row = re.findall(r"--data-raw (\S+)", curls[0])[0]
+        answers = [subprocess.run(["bash", "-c", curl], capture_output=True, check=True).stdout for curl in curls]
+        for name in ("berlin.tar.gz", "of a job"):
+            asking = [*TRAINBOX, "invoke", "-", "--url", url, "--model", name]
+            answers.append(subprocess.run(asking, input=row.encode(), capture_output=True, check=True).stdout)
+        (runtime_line,) = [line for line in lines if "sagemaker-runtime" in line]
+        keys = {"aws_access_key_id": "any", "aws_secret_access_key": "any", "region_name": "eu-central-1"}
+        runtime = boto3.client("sagemaker-runtime", endpoint_url=runtime_line.split('"')[3], **keys)
+        with contextlib.closing(runtime):
+            for name in ("berlin.tar.gz", "of a job"):
+                answer = runtime.invoke_endpoint(
+                    EndpointName="e", TargetModel=name, Body=row.encode(), ContentType="text/csv"
+                )
+                answers.append(answer["Body"].read())
+        assert {float(answer) for answer in answers} == {expected}
+        assert len(answers) == 6
+        asking = [*TRAINBOX, "invoke", "-", "--url", url, "--model", "paris"]
+        refused = subprocess.run(asking, input=row.encode(), capture_output=True, check=False)
+        assert b"the endpoint answered 404: Model not found: paris" in refused.stderr
+        made.send_signal(signal.SIGINT)
+        assert made.wait(LIMIT) == 0, log_text
+
+
+def test_a_folder_without_models_is_no_endpoint_of_many(tmp_path: Path) -> None:
+    argv = [*TRAINBOX, "serve", str(tmp_path), "--multi-model"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=LIMIT)
+    assert done.returncode == 10
+    assert f"{tmp_path} has no models" in done.stderr

@@ -5,7 +5,9 @@ What the SDK asks of AWS is written down, in order: the operation and the parame
 
 import io
 import json
+import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,48 @@ BUCKETS = b"""<ListAllMyBucketsResult><Buckets><Bucket><Name>no-bucket</Name>
 <CreationDate>2026-01-01T00:00:00.000Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>"""
 #: A person may rarely ask IAM what a role may do; the SDK goes on without.
 DENIED = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
-#: What SageMaker answers. The SDKs read back the job that they have created.
+BUCKETS = b"""<ListAllMyBucketsResult><Owner><ID>me</ID></Owner><Buckets><Bucket>
+<Name>sagemaker-eu-central-1-111122223333</Name><CreationDate>2026-01-01T00:00:00Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>"""
+PREDICTION = b'{"predictions": [{"score": 0.7}]}'
+#: What SageMaker answers. The SDKs read back what they have created, and the job that an endpoint is made of.
 NAME = "job"
-ANSWERS = {
-    "CreateTrainingJob": {"TrainingJobArn": f"arn:aws:sagemaker:eu-central-1:111122223333:training-job/{NAME}"},
-    "CreateHyperParameterTuningJob": {
-        "HyperParameterTuningJobArn": f"arn:aws:sagemaker:eu-central-1:111122223333:hyper-parameter-tuning-job/{NAME}"
+ARN = "arn:aws:sagemaker:eu-central-1:111122223333"
+ANSWERS: dict[str, dict[str, Any]] = {
+    "CreateTrainingJob": {"TrainingJobArn": f"{ARN}:training-job/{NAME}"},
+    "CreateHyperParameterTuningJob": {"HyperParameterTuningJobArn": f"{ARN}:hyper-parameter-tuning-job/{NAME}"},
+    "DescribeTrainingJob": {
+        "TrainingJobArn": f"{ARN}:training-job/{NAME}",
+        "TrainingJobStatus": "Completed",
+        "SecondaryStatus": "Completed",
+        "TrainingStartTime": 0,
+        "TrainingEndTime": 60,
+        "ModelArtifacts": {"S3ModelArtifacts": "s3://training/models/churn/churn-001/output/model.tar.gz"},
+        "AlgorithmSpecification": {
+            "TrainingImage": "111122223333.dkr.ecr.eu-central-1.amazonaws.com/trainbox:0123456789ab-cpu",
+            "TrainingInputMode": "File",
+        },
+        "RoleArn": "arn:aws:iam::111122223333:role/churn-training",
+        "InputDataConfig": [],
+        "OutputDataConfig": {"S3OutputPath": "s3://training/models/churn/", "KmsKeyId": ""},
+        "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+        "HyperParameters": {"trainbox_script": "xgboost"},
     },
+    "ListTags": {"Tags": []},
+    "CreateModel": {"ModelArn": f"{ARN}:model/{NAME}"},
+    "CreateEndpointConfig": {"EndpointConfigArn": f"{ARN}:endpoint-config/{NAME}"},
+    "CreateEndpoint": {"EndpointArn": f"{ARN}:endpoint/{NAME}"},
+    "DescribeEndpoint": {
+        "EndpointArn": f"{ARN}:endpoint/{NAME}",
+        "EndpointConfigName": NAME,
+        "EndpointStatus": "InService",
+        "LastModifiedTime": 0,
+    },
+    "Search": {"Results": []},
+    "ListModelPackageGroups": {"ModelPackageGroupSummaryList": []},
+    "CreateModelPackageGroup": {"ModelPackageGroupArn": f"{ARN}:model-package-group/{NAME}"},
+    "CreateModelPackage": {"ModelPackageArn": f"{ARN}:model-package/{NAME}/1"},
+    "CreateTransformJob": {"TransformJobArn": f"{ARN}:transform-job/{NAME}"},
 }
 
 
@@ -50,6 +87,10 @@ def answer(recorded: list[tuple[str, dict[str, Any]]], request: AWSPreparedReque
         recorded.append((operation, given))
         content = json.dumps({**given, "CreationTime": 0, **ANSWERS.get(operation, {})}).encode()
         headers["Content-Type"] = "application/x-amz-json-1.1"
+    elif request.url.endswith("/invocations"):
+        content, headers = PREDICTION, {"Content-Type": "application/json"}
+    elif re.fullmatch(r"https://s3[^/]*/", request.url):
+        content = BUCKETS
     elif "//sts." in request.url:
         content = IDENTITY
     elif "//iam." in request.url:
@@ -62,6 +103,7 @@ def answer(recorded: list[tuple[str, dict[str, Any]]], request: AWSPreparedReque
 def main() -> None:
     """Run each example in a namespace of its own."""
     recorded: list[tuple[str, dict[str, Any]]] = []
+    time.sleep = lambda _seconds: None  # there is nothing to wait for
     URLLib3Session.send = lambda _session, request: answer(recorded, request)
     for example in json.loads(Path(sys.argv[1]).read_text()):
         exec(compile(example, "example", "exec"), {"__name__": "example"})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,10 @@ from trainbox.contract.job_request import from_request, to_request
 pytestmark = pytest.mark.sdk
 
 CALLS = Path(__file__).with_name("calls.py")
-PAGES = ("spot-training.md", "submit-a-job.md", "tuning-job.md")
-IMPORTS = {"v2": "from sagemaker.estimator", "v3": "from sagemaker.train"}
+PAGES = ("spot-training.md", "submit-a-job.md", "tuning-job.md", "deploy.md")
+IMPORTS = {"v2": r"from sagemaker\.estimator", "v3": r"from sagemaker\.(train|serve)\b"}
+#: Examples for a local mode ask no SageMaker.
+LOCAL = "local"
 IMAGE = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/trainbox:0123456789ab-cpu"
 
 Requests = list[tuple[str, dict[str, Any]]]
@@ -32,7 +35,10 @@ def requests(
     """What an SDK asks of SageMaker when the examples of the pages run, in their order."""
     directory = tmp_path_factory.mktemp("calls")
     examples = [
-        block for page in PAGES for block in find_blocks(DOCS / page, "python") if IMPORTS[request.param] in block
+        block
+        for page in PAGES
+        for block in find_blocks(DOCS / page, "python")
+        if re.search(IMPORTS[request.param], block) and LOCAL not in block.lower()
     ]
     assert len(examples) == len(PAGES)
     (directory / "examples.json").write_text(json.dumps(examples))
@@ -64,7 +70,7 @@ def requests(
 
 
 def test_the_calls_of_an_sdk_are_requests_that_aws_takes(requests: Requests) -> None:
-    assert [operation for operation, _ in requests] == [
+    assert [operation for operation, _ in requests[:3]] == [
         "CreateTrainingJob",
         "CreateTrainingJob",
         "CreateHyperParameterTuningJob",
@@ -107,3 +113,36 @@ def test_a_tuning_job_has_the_metric_and_its_range(requests: Requests) -> None:
     definitions = tuning["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"]
     assert [each["Name"] for each in definitions] == ["validation:accuracy"]
     assert tuning["TrainingJobDefinition"]["StaticHyperParameters"]["trainbox_script"].strip('"') == "nearest_mean"
+
+
+def created(requests: Requests, operation: str) -> list[dict[str, Any]]:
+    """What was asked to be created, once each."""
+    found = [given for each, given in requests if each == operation]
+    return [given for place, given in enumerate(found) if given not in found[:place]]
+
+
+def test_a_model_is_the_image_and_the_archive_of_its_job(requests: Requests) -> None:
+    archive = "s3://training/models/churn/churn-001/output/model.tar.gz"
+    (package,) = created(requests, "CreateModelPackage")
+    (packaged,) = package["InferenceSpecification"]["Containers"]
+    assert package["ModelPackageGroupName"] == "churn"
+    assert package["InferenceSpecification"]["SupportedContentTypes"] == ["text/csv", "application/json"]
+    models = created(requests, "CreateModel")
+    for container in [packaged, *(model["PrimaryContainer"] for model in models)]:
+        assert (container["Image"], container["ModelDataUrl"]) == (IMAGE, archive)
+        assert {name for name in container.get("Environment", {}) if not name.startswith("SAGEMAKER_")} == set()
+    assert {model["ExecutionRoleArn"] for model in models} == {"arn:aws:iam::111122223333:role/churn-training"}
+
+
+def test_endpoints_and_transform_jobs_have_what_the_page_gives_them(requests: Requests) -> None:
+    configs = {config["EndpointConfigName"]: config for config in created(requests, "CreateEndpointConfig")}
+    (variant,) = configs["churn"]["ProductionVariants"]
+    assert (variant["InstanceType"], variant["InitialInstanceCount"]) == ("ml.m5.large", 1)
+    if len(configs) > 1:  # what the page has for SDK v2
+        (variant,) = configs["churn-serverless"]["ProductionVariants"]
+        assert variant["ServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 5}
+        output = configs["churn-async"]["AsyncInferenceConfig"]["OutputConfig"]
+        assert output == {"S3OutputPath": "s3://training/answers/", "S3FailurePath": "s3://training/failures/"}
+    (job,) = created(requests, "CreateTransformJob")
+    assert (job["BatchStrategy"], job["TransformInput"]["SplitType"]) == ("MultiRecord", "Line")
+    assert (job["TransformOutput"]["Accept"], job["TransformOutput"]["AssembleWith"]) == ("text/csv", "Line")

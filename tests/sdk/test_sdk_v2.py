@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import xgboost
 
+from tests.support.addresses import free_port
 from tests.support.differences import DIFFERENCES, apply
 from tests.support.sides import Answer, Contract, Incumbent, require_incumbent
 
@@ -43,6 +45,8 @@ class Fit(msgspec.Struct, frozen=True):
     error: str = ""
     #: What its `output_path` holds.
     output: Path = Path()
+    #: What the endpoint of its model predicted.
+    answer: object = None
 
     def unpack(self, name: str) -> dict[str, bytes]:
         """The files of `model.tar.gz` or `output.tar.gz`, by their names."""
@@ -104,7 +108,7 @@ def estimate(
         )
         assert driven.returncode == 0, driven.stdout + driven.stderr
         result = json.loads((directory / "result.json").read_text())
-        return Fit(driven.stdout, result.get("error", ""), output)
+        return Fit(driven.stdout, result.get("error", ""), output, result.get("answer"))
 
     yield run
     for directory in (path for root in roots for path in root.iterdir()):
@@ -188,7 +192,9 @@ def test_two_jobs_at_once_each_meet_their_own_hosts(estimate: Estimate) -> None:
 
 
 @pytest.mark.representative
-def test_without_an_entry_point_the_image_runs_its_own_script(estimate: Estimate, tmp_path: Path) -> None:
+def test_without_an_entry_point_the_image_runs_its_own_script_and_serves_its_model(
+    estimate: Estimate, tmp_path: Path
+) -> None:
     channel = tmp_path / "channel"
     channel.mkdir()
     (channel / "part-0.csv").write_text("".join(f"{x % 2},{x},{(x * 7) % 5}\n" for x in range(60)))
@@ -202,11 +208,15 @@ def test_without_an_entry_point_the_image_runs_its_own_script(estimate: Estimate
             "early_stopping_rounds": None,
         },
         channels=dict.fromkeys(("train", "validation"), f"file://{channel}"),
+        rows=[[1, 2], [30, 0]],
+        port=free_port(),
     )
     assert not fit.error, fit.log
     assert "validation:logloss" in fit.log
     model = xgboost.Booster(model_file=bytearray(fit.unpack("model.tar.gz")["xgboost-model"]))
     assert model.num_boosted_rounds() == 3
+    predicted = model.predict(xgboost.DMatrix(np.array([[1, 2], [30, 0]], np.float32))).tolist()
+    assert fit.answer == {"predictions": [{"score": value} for value in predicted]}
 
 
 def test_a_failing_script_ends_fit_and_says_why(estimate: Estimate, tmp_path: Path) -> None:

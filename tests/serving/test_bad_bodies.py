@@ -179,13 +179,17 @@ def test_a_bad_body_is_refused_with_its_place(case: Case) -> None:
     ("content_type", "told"),
     [
         (
+            "application/octet-stream",
+            "the SageMaker SDK sends this where no serializer is given, such as CSVSerializer(); send one of",
+        ),
+        (
             "application/x-www-form-urlencoded",
-            "with curl, name it: --header 'Content-Type: text/csv'; send one of text",
+            "with curl, name it: --header 'Content-Type: text/csv'; send one of text/csv, ",
         ),
         ("multipart/form-data; boundary=x", "with curl, send the file as it is: --data-binary @FILE, and not --form; "),
     ],
 )
-def test_what_curl_sends_by_itself_is_told_with_what_to_add(content_type: str, told: str) -> None:
+def test_what_a_client_sends_for_no_content_type_is_told_with_the_remedy(content_type: str, told: str) -> None:
     found = ask(b"1,2,3", content_type)
     assert (found.status, json.loads(found.body)["hint"].startswith(told)) == (415, True)
 

@@ -206,6 +206,13 @@ def test_an_error_of_a_hook_is_an_answer_with_the_users_line_and_its_traceback_i
     assert "return data.nothing" in log
 
 
+def test_the_text_of_an_exception_is_left_out_where_values_may_be_personal(tmp_path: Path) -> None:
+    text = "def predict_fn(data, model):\n    raise ValueError(f'{data[0, 0]} is too much')\n"
+    told = ask(responder(tmp_path, text, TRAINBOX_SERVE_DETAIL="false"), b"1234,2,3,0")
+    assert json.loads(bytes(told.body))["error"] == "predict_fn: ValueError (inference.py:2 in predict_fn)"  # type: ignore[arg-type]
+    assert b"1234" in bytes(ask(responder(tmp_path, text), b"1234,2,3,0").body)  # type: ignore[arg-type]
+
+
 def test_what_a_hook_makes_bit_by_bit_is_a_stream(tmp_path: Path) -> None:
     model = responder(
         tmp_path, "def model_fn(d): return None\ndef predict_fn(data, model):\n    yield 'a'\n    yield b'b'\n",

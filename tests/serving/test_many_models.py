@@ -1,6 +1,7 @@
 """An endpoint of many models: SageMaker's API for them, with real processes and real models."""
 
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import xgboost as xgb
 
 from tests.serving.test_serve_models import ROWS, as_csv, save
-from tests.support.many_models import ManyModels, read, write_code, write_model
+from tests.serving.test_serve_process import exchange
+from tests.support.many_models import OBEDIENT, ManyModels, read, write_code, write_model
 from tests.support.shared_data import shared
 
 pytestmark = pytest.mark.process
@@ -84,13 +86,11 @@ def test_the_built_in_containers_own_models_load_by_its_own_requests(tmp_path: P
 
 
 def test_the_sdks_local_client_names_the_model_in_a_header(tmp_path: Path) -> None:
-    booster = grown(3)
-    place(tmp_path, "a.tar.gz", booster)
+    write_code(tmp_path, "a.tar.gz")
     with ManyModels(tmp_path, ONE) as server:
         assert server.load("a.tar.gz").status == 200
         headers = {"content-type": "text/csv", "X-Amzn-SageMaker-Target-Model": "a.tar.gz"}
-        answered = server.invoke(as_csv(ROWS[:1]), headers)
-        assert list(map(float, answered.body.split())) == predicted(booster, ROWS[:1])
+        assert server.invoke(b"", headers).body.endswith(b" a.tar.gz")
         unnamed = server.invoke(as_csv(ROWS[:1]), {"content-type": "text/csv"})
         assert (unnamed.status, read(unnamed)["message"]) == (
             400,
@@ -112,10 +112,14 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason_and_nothing_else_notic
     write_code(tmp_path, "hangs", "import time\ndef model_fn(_):\n    time.sleep(600)\n")
     write_code(tmp_path, "needs", "def model_fn(_): pass\n")
     write_model(tmp_path, "needs", {"code/requirements.txt": "numpy\nno-such-package==1.2\n"})
+    write_code(tmp_path, "huge")
+    with (tmp_path / "models" / "huge" / "model" / "weights").open("wb") as weights:
+        weights.truncate(2**43)
     expected = {
         "of another model": (400, "sample row 1: the model predicts"),
         "empty": (400, "has no model to serve: it holds nothing"),
-        "no such directory": (400, "is not a directory below"),
+        "no such directory": (404, "does not exist"),
+        "huge": (507, "its files have 8,388,608 MiB"),
         "syntax": (400, "is not a Python module"),
         "raises": (500, "model_fn: KeyError: 'weights' (inference.py:2 in model_fn)"),
         "memory": (507, "the memory does not suffice for the model"),
@@ -143,6 +147,7 @@ def test_a_directory_outside_of_the_tree_is_refused_however_it_is_written(tmp_pa
     inside = tmp_path / "ml"
     (inside / "models").mkdir(parents=True)
     (inside / "models" / "link").symlink_to(tmp_path / "outside")
+    (inside / "models" / "loop").symlink_to(inside / "models" / "loop")
     with ManyModels(inside, ONE) as server:
         for url in (
             str(tmp_path / "outside" / "model"),
@@ -154,14 +159,17 @@ def test_a_directory_outside_of_the_tree_is_refused_however_it_is_written(tmp_pa
             "s3://bucket/model.tar.gz",
             f"{inside}/models/\x00",
             "/" + "a" * 5000,
+            f"{inside}/{'a' * 300}",
+            f"{inside}/models/loop",
         ):
             refused = server.call("POST", "/models", json.dumps({"model_name": "m", "url": url}).encode())
             assert refused.status == 400, url
         assert server.names == []
+        assert "FAILED" not in server.log
 
 
 def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:
-    place(tmp_path, "m", grown(2))
+    write_code(tmp_path, "m")
     names = [
         "../../etc/passwd",
         "a/b.tar.gz",
@@ -177,7 +185,7 @@ def test_names_are_keys_whatever_they_look_like(tmp_path: Path) -> None:
     with ManyModels(tmp_path, ONE) as server:
         for name in names:
             assert server.load(name, "m").status == 200, server.log
-            assert server.invoke_model(name, as_csv(ROWS[:1])).status == 200, name
+            assert server.invoke_model(name, b"").status == 200, name
         assert sorted(server.names) == sorted(names)
         for name in ("", "a\nb", "\x00", "\x1b[31m", "x" * 1025, "\u2028"):
             assert server.load(name, "m").status == 400
@@ -217,6 +225,37 @@ def test_the_body_of_a_load_is_read_with_care(tmp_path: Path) -> None:
         assert server.ask("/ping").status == 200
 
 
+def test_requests_of_any_bytes_end_no_worker(tmp_path: Path) -> None:
+    draw = random.Random(7)
+    pieces = rb"/models|/|..|%2e%2e|%00|%ff|%|m|invoke|?|#|//|%2F".split(b"|")
+    pieces += [
+        b"next_page_token=",
+        b"limit=",
+        b"&",
+        b"a" * 3000,
+        "ü".encode(),
+        b" ",
+        b"*",
+        b"\xff",
+        b"http://h/models/m",
+    ]
+    write_code(tmp_path, "kept")
+    with ManyModels(tmp_path, ONE) as server:
+        assert server.load("kept").status == 200
+        server.until(lambda: len(server.workers) == 1, "the worker before has ended")
+        before = server.workers
+        for _ in range(300):
+            method = draw.choice([b"GET", b"POST", b"DELETE", b"PUT", b"HEAD", b"OPTIONS"])
+            path = b"/models" * draw.randint(0, 1) + b"".join(draw.choices(pieces, k=draw.randint(0, 6)))
+            body = draw.choice([b"", b"{", b'{"model_name": "n", "url": "/opt"}', draw.randbytes(50)])
+            head = b"%b %b HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            answered = exchange(server, head % (method, path, len(body)) + body)
+            assert re.match(rb"HTTP/1.1 (200|400|404|405) ", answered), (method, path, body, answered)
+        assert server.workers == before
+        assert server.names == ["kept"]
+        assert "Traceback" not in server.log
+
+
 # ---- code ----
 
 
@@ -248,6 +287,15 @@ def stream():
         for name in ("one", "two", "one"):
             assert server.invoke_model(name, b"x").body.decode() == f"{name} {name} helper of {name} later of {name}"
             assert server.invoke_model(name, b"stream").body.decode() == f"streamed of {name} and more"
+
+
+def test_a_thread_that_code_starts_where_workers_do_not_have_it_is_told(tmp_path: Path) -> None:
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    write_code(tmp_path, "threads", thread + OBEDIENT)
+    with ManyModels(tmp_path, ONE) as server:
+        assert server.load("threads").status == 200
+        assert "model 'threads' has started a thread, which the workers do not have" in server.log
+        assert server.invoke_model("threads", b"").status == 200
 
 
 def test_code_is_refused_where_the_endpoint_allows_none(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from trainbox.serving.hooks.calls import HookError
 from trainbox.serving.multi import api
 from trainbox.serving.multi.exchange import Exchange
 from trainbox.serving.multi.models_responder import LoadedModel, ModelsResponder
-from trainbox.serving.multi.room import Room, refuse_after, refuse_before
+from trainbox.serving.multi.room import Room, find_room, refuse_after, refuse_before
 from trainbox.serving.multi.store import Store, StoredModel
 from trainbox.serving.multi.trial import explain_end, explain_error
 from trainbox.serving.responder import ModelResponder, Request, Response
@@ -126,6 +126,12 @@ def test_memory_that_does_not_suffice_is_507_before_and_after_the_trial() -> Non
     assert "its files have 101 MiB, 300 MiB is available, of which 200 MiB is for requests" in early.text
     assert "the model needs 150 MiB of memory" in late.text
     assert Room(available_bytes=1, reserved_bytes=2).free_bytes == 0
+
+
+def test_requests_keep_what_their_bodies_may_need_and_a_quarter_at_most() -> None:
+    assert find_room(None, workers=2, largest_body=MIB) is None
+    assert find_room(1000 * MIB, workers=2, largest_body=MIB) == Room(1000 * MIB, 70 * MIB)
+    assert find_room(1000 * MIB, workers=256, largest_body=25 * MIB) == Room(1000 * MIB, 250 * MIB)
 
 
 @pytest.mark.parametrize(

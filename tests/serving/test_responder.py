@@ -44,7 +44,8 @@ class Sums:
     def predict(self, rows: Floats) -> Floats:
         self.calls.append(len(rows))
         spin(self._cost(len(rows)))
-        return rows.sum(axis=1, dtype=np.float32)
+        total: Floats = rows.sum(axis=1, dtype=np.float32)
+        return total
 
     def contributions(self, rows: Floats) -> Floats:
         raise NotImplementedError
@@ -79,3 +80,14 @@ def test_a_bad_request_among_others_is_refused_alone() -> None:
     answers = responder.answer_together([Request({"content-type": "text/csv"}, body) for body in bodies])
     assert [answer.status for answer in answers] == [200, 400, 200, 204, 200]
     assert [answer.body for answer in answers if answer.status == 200] == [b"2.0\n", b"4.0\n6.0\n", b"8.0\n"]
+
+
+def test_a_large_table_whose_later_rows_are_shorter_keeps_every_row_in_its_place() -> None:
+    responder = ModelResponder(read_hosting({}), Sums(lambda _rows: 0.0))
+    long, short = b"0.1234567890123456789,0.5\n" * 44_000, b"".join(b"%d,1\n" % (place % 7) for place in range(400_000))
+    answer = responder.answer(Request({"content-type": "text/csv"}, long + short))
+    assert isinstance(answer.body, bytes)
+    lines = answer.body.split()
+    assert answer.rows == len(lines) == 444_000
+    assert {*lines[:44_000]} == {b"0.6234567761421204"}
+    assert lines[44_000:] == [b"%.1f" % (place % 7 + 1) for place in range(400_000)]

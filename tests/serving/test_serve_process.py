@@ -128,6 +128,14 @@ def test_an_exception_of_a_model_is_an_answer_with_its_place_and_the_id_of_the_l
         assert server.workers == before
 
 
+def test_the_text_of_an_exception_stays_in_the_log_where_values_may_be_personal(tmp_path: Path) -> None:
+    with ServeProcess(tmp_path, {**ONE, "TRAINBOX_SERVE_DETAIL": "false"}) as server:
+        failed = server.until_ready().invoke(b"raise")
+        assert re.search(rb"ZeroDivisionError \(at fake_loader.py:\d+ in answer\)", failed.body)
+        assert b"by nothing" not in failed.body
+        server.until(lambda: "ZeroDivisionError: by nothing" in server.log, "the log has it")
+
+
 @pytest.mark.parametrize("how", ["stopped", "never gives the interpreter's lock back", "sleeps"])
 def test_a_worker_that_stands_still_is_named_and_replaced(tmp_path: Path, how: str) -> None:
     with ServeProcess(tmp_path, {**TWO, "SAGEMAKER_MODEL_SERVER_TIMEOUT": "2"}) as server:

@@ -201,6 +201,13 @@ def test_a_trial_that_falls_behind_is_stopped_by_sigterm(tmp_path: Path) -> None
     assert (found.status, found.best) == ("Completed", 2)
 
 
+def test_early_stopping_that_can_have_no_effect_is_told_once(tmp_path: Path) -> None:
+    heard = Heard()
+    tune(tmp_path, SCORE, "--choice", "depth=1,2", "--strategy", "grid", "--early-stop", *METRIC, heard=heard)
+    told = "no trial can be stopped early: 'score' is logged once, not in each epoch"
+    assert heard.notes.count(told) == 1
+
+
 def test_hyperband_stops_trials_too(tmp_path: Path) -> None:
     script = EPOCHS.replace("quality == 0", "quality < 10")
     given = ("--choice", "quality=10,1", "--strategy", "hyperband", "--resource", "1:2", *ACC, "--seed", "1")

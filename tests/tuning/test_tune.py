@@ -2,18 +2,22 @@
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.runs import record
 from tests.support.terminals import run_on_terminal
+from tests.support.trees import wheel
 from tests.support.waiting import LIMIT, eventually
+from trainbox.supervisor.requirements import OVERLAY_MARKER
 from trainbox.tuning.tuning_file import read_tuning
 
 pytestmark = pytest.mark.process
@@ -37,6 +41,18 @@ while depth != "1" and not stopped and not (here / "go").exists():
 saved.touch()
 Path(os.environ["SM_MODEL_DIR"], "model").write_text(depth)
 """
+#: Ten epochs, each kept in a checkpoint that is written whole.
+EPOCHS = """
+import os, sys, time
+from pathlib import Path
+depth, checkpoints = sys.argv[-1], Path(os.environ["SM_MODEL_DIR"]).parent / "checkpoints"
+done = len(list(checkpoints.glob("epoch-*")))
+for epoch in range(done, 10):
+    (checkpoints / f"epoch-{epoch}").touch()
+    print(f"epoch {epoch} of {depth}", flush=True)
+    time.sleep(0.05)
+print(f"score={depth}")
+"""
 
 
 @pytest.fixture
@@ -46,19 +62,23 @@ def here(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(here: Path, *arguments: str, prefix: Sequence[str] = ()) -> "subprocess.Popen[str]":
+def started(
+    here: Path, *arguments: str, prefix: Sequence[str] = (), env: Mapping[str, str] = os.environ
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*prefix, *COMMAND, *arguments],
         cwd=here,
-        env={**os.environ, "MARK": str(here)},
+        env={**env, "MARK": str(here)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def tune(here: Path, *arguments: str, prefix: Sequence[str] = ()) -> tuple[int, str, str]:
-    with started(here, *arguments, prefix=prefix) as process:
+def tune(
+    here: Path, *arguments: str, prefix: Sequence[str] = (), env: Mapping[str, str] = os.environ
+) -> tuple[int, str, str]:
+    with started(here, *arguments, prefix=prefix, env=env) as process:
         out, err = process.communicate(timeout=LIMIT)
     return process.returncode, out, err
 
@@ -124,6 +144,22 @@ def test_a_signal_ends_the_trials_cleanly_and_shows_the_best_so_far(here: Path) 
     assert not marked(here)
 
 
+def test_a_second_signal_kills_trials_that_do_not_leave(here: Path) -> None:
+    script = SCRIPT.format(here=str(here)).replace("lambda *_: stopped.append(1)", "signal.SIG_IGN")
+    (here / "src" / "train.py").write_text(script)
+    with started(here, *GRID) as process:
+        eventually(lambda: is_at_work(here, 2), "the second trial", ended=lambda: process.poll() is not None)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        while "SIGTERM to algo-1" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert statuses(here) == ["Completed", "Stopped"]
+    assert not marked(here)
+
+
 def test_a_kill_loses_no_finished_trial_leaves_no_process_and_running_trials_go_on(here: Path) -> None:
     with started(here, *GRID, "--parallel", "2") as process:
         eventually(lambda: is_at_work(here, 2), "the second trial", ended=lambda: process.poll() is not None)
@@ -154,21 +190,29 @@ def test_two_searches_do_not_share_a_directory(here: Path) -> None:
     assert statuses(here) == ["Completed"] * 3
 
 
-def test_a_disk_that_fills_ends_the_search_and_what_was_recorded_stays(here: Path) -> None:
-    (here / "out").mkdir()
-    fills = "Path(os.environ['SM_MODEL_DIR'], 'big').write_bytes(bytes(30_000_000 if depth != '1' else 1000))\n"
+#: Mounts a small disk, nearly full; runs the command behind it, makes room, and runs the command again.
+FULL_DISK = """
+mkdir disk && mount -t tmpfs -o size=12m tmpfs disk && head -c 8000000 /dev/zero > disk/other || exit 1
+"$@"; code=$?; cp disk/out/tuning.json full.json; rm disk/other
+[ $code = 10 ] && "$@" --resume; code=$?; cp disk/out/tuning.json .; exit $code
+"""
+
+
+def test_a_disk_that_fills_ends_the_search_and_once_there_is_room_it_goes_on(here: Path) -> None:
+    fills = "Path(os.environ['SM_MODEL_DIR'], 'big').write_bytes(os.urandom(3_000_000 if depth == '2' else 1000))\n"
     (here / "src" / "train.py").write_text(SCRIPT.format(here=str(here)) + fills)
     (here / "go").touch()
-    mount = 'mount -t tmpfs -o size=8m tmpfs out && "$@"; code=$?; cp out/tuning.json . && exit $code'
-    prefix = ["unshare", *(["-r"] if os.geteuid() else []), "-m", "sh", "-c", mount, "sh"]
-    if subprocess.run([*prefix[:-4], "true"], check=False, capture_output=True).returncode:
+    unshare = ["unshare", *(["-r"] if os.geteuid() else []), "-m"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no mount namespaces here")
-    code, _, err = tune(here, *GRID, prefix=prefix)
-    trials = json.loads((here / "tuning.json").read_text())["trials"]
-    assert code == 10, err
+    code, _, err = tune(here, *GRID, "--out", "disk/out", prefix=[*unshare, "sh", "-c", FULL_DISK, "sh"])
+    assert code == 0, err
     assert "No space left on device" in err
-    # There is no room for the end of the second one: --resume runs it again.
-    assert [trial["status"] for trial in trials] == ["Completed", "InProgress"]
+    first = json.loads((here / "full.json").read_text())["trials"]
+    last = json.loads((here / "tuning.json").read_text())["trials"]
+    assert first[0] == last[0]
+    assert [trial["status"] for trial in first] in (["Completed", "InProgress"], ["Completed", "Stopped"])
+    assert [trial["status"] for trial in last] == ["Completed"] * 3
     assert not marked(here)
 
 
@@ -189,3 +233,50 @@ def test_raw_arguments_reach_every_trial(here: Path) -> None:
     for number in (1, 2, 3):
         log = (here / "out" / f"trial-{number:03d}" / "logs" / "algo-1.log").read_text()
         assert f"score=1 ['--depth', '{number}', '--flag', 'more']" in log
+
+
+def test_trials_share_the_environment_of_their_requirements(here: Path) -> None:
+    (here / "src" / "wheels").mkdir()
+    (here / "src" / "wheels" / "mine-1.0-py3-none-any.whl").write_bytes(wheel("mine", "words = 7\n"))
+    (here / "src" / "requirements.txt").write_text("--no-index\n--find-links wheels\nmine\n")
+    (here / "src" / "train.py").write_text("import mine\nprint(f'score={mine.words}')\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    env = {**kept, "XDG_CACHE_HOME": str(here / "cache"), "PIP_CONFIG_FILE": os.devnull}
+    code, _, err = tune(here, *GRID, "--parallel", "2", env=env)
+    assert code == 0, err
+    assert statuses(here) == ["Completed"] * 3
+    environments = here / "cache" / "trainbox" / "environments"
+    assert len(list(environments.glob(f"[!.]*/{OVERLAY_MARKER}"))) == 1
+    logs = [(here / "out" / f"trial-{n:03d}" / "logs" / "algo-1.log").read_text() for n in (1, 2, 3)]
+    assert sum("Successfully installed mine" in log for log in logs) == 1
+
+
+@pytest.mark.long
+def test_kills_at_any_moment_lose_no_finished_trial(here: Path) -> None:
+    moments = random.Random(1)
+    (here / "src" / "train.py").write_text(EPOCHS)
+    given = ("--range", "depth=1:900", "--trials", "8", "--parallel", "2", *METRIC, "--resume")
+    kills, code = 0, -int(signal.SIGKILL)
+    finished: dict[int, dict[str, Any]] = {}
+    while code == -signal.SIGKILL:
+        with started(here, *given) as process:
+            try:
+                process.communicate(timeout=moments.uniform(0.5, 3.5) + kills / 4)
+            except subprocess.TimeoutExpired:
+                kills += 1
+            process.kill()
+            process.communicate()
+        code = process.returncode
+        eventually(lambda: not marked(here), "the end of all its processes", logs=lambda: "\n".join(marked(here)))
+        trials = json.loads((here / "out" / "tuning.json").read_text())["trials"] if (here / "out").exists() else []
+        ended = {trial["number"]: trial for trial in trials if trial["status"] == "Completed"}
+        assert {number: ended.get(number) for number in finished} == finished
+        finished = ended
+    assert code == 0
+    assert kills > 1
+    assert statuses(here) == ["Completed"] * 8
+    for number, trial in finished.items():
+        lines = [log.read_text() for log in (here / "out" / f"trial-{number:03d}" / "logs").glob("*.log")]
+        # What a checkpoint has is not done again.
+        assert sum(text.count("epoch 0 ") for text in lines) <= 1
+        assert trial["objective"] == float(trial["values"]["depth"])

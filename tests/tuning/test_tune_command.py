@@ -1,8 +1,10 @@
 """What `trainbox tune` makes of its command line and of what the script declares, and what it refuses."""
 
 import argparse
+import importlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +49,7 @@ if __name__ == "__main__":
 """
 FOREIGN = """
 import argparse
+import importlib
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--n-estimators", type=int)
@@ -217,7 +220,7 @@ def test_a_parser_that_the_source_does_not_show_whole_takes_any_name(here: Path,
 
 
 def test_a_bundled_script_is_asked_for_its_hyperparameters_too(here: Path) -> None:
-    with pytest.raises(RunError, match="xgboost_train does not take it - did you mean 'max_depth'"):
+    with pytest.raises(RunError, match="xgboost does not take it - did you mean 'max_depth'"):
         plan(here, "xgboost", "--hp", "num_round=3", "--range", "max_dept=3:5")
     with pytest.raises(RunError, match="nothing is tuned"):
         plan(here, "xgboost", "--hp", "num_round=3")
@@ -337,6 +340,16 @@ def test_secrets_are_not_recorded(here: Path) -> None:
     assert found.record.static == {"rounds": "5"}
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("api_key", "api_key is a secret by its name"), ("sagemaker_program", "is a setting of the container")],
+)
+def test_what_is_no_hyperparameter_is_not_tuned(here: Path, name: str, message: str) -> None:
+    (here / "seed" / "train.py").write_text("print('score=1')\n")
+    with pytest.raises(RunError, match=message):
+        plan(here, "seed/train.py", "--choice", f"{name}=a,b", *METRIC)
+
+
 def test_a_finite_space_has_no_more_trials_than_points(here: Path) -> None:
     found = mine(here, "--choice", "depth=1,2,3", "--trials", "20")
     assert found.settings.max_trials == 3
@@ -410,3 +423,14 @@ def test_a_directory_with_something_else_is_refused(here: Path) -> None:
 def test_hyperband_has_a_resource(here: Path) -> None:
     found = mine(here, "--range", "lr", "--strategy", "hyperband", "--resource", "1:81")
     assert found.settings.resource == Resource(1, 81)
+
+
+def test_without_optuna_a_search_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "trainbox.tuning.search.optuna_study", raising=False)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(RunError) as raised:
+        importlib.import_module("trainbox.tuning.search.optuna_study")
+    assert (raised.value.message, raised.value.hint) == (
+        "a search needs the package 'optuna'",
+        "pip install 'trainbox[tuning]'",
+    )

@@ -1,11 +1,14 @@
 """The servers that are measured: started, waited for, and what they use."""
 
+import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,6 +68,8 @@ class Used(NamedTuple):
     cpu_seconds: float
     rss_mb: tuple[float, ...]
     pss_mb: tuple[float, ...]
+    #: Of the process that answers.
+    worker_rss_mb: float
 
 
 class Server:
@@ -76,7 +81,7 @@ class Server:
         self.ready_after = 0.0
 
     def pids(self) -> list[int]:
-        """All its processes: children are in sessions of their own."""
+        """All its processes, each generation after its parents, so that a worker is the last."""
         numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
         parents = {pid: int(fields[1]) for pid in numbers if (fields := _stat(pid))}
         found = [process.pid for process in self.processes]
@@ -93,7 +98,16 @@ class Server:
                 memory = _memory(pid)
                 rss.append(memory.get("Rss", 0) / 1024)
                 pss.append(memory.get("Pss", 0) / 1024)
-        return Used(cpu, tuple(sorted(rss, reverse=True)), tuple(sorted(pss, reverse=True)))
+        return Used(cpu, tuple(sorted(rss, reverse=True)), tuple(sorted(pss, reverse=True)), rss[-1])
+
+    def forget_peak(self) -> None:
+        """Have the kernel count the most memory that the worker has had anew."""
+        Path(f"/proc/{self.pids()[-1]}/clear_refs").write_text("5")
+
+    def worker_peak_mb(self) -> float:
+        """The most memory that the worker has had since."""
+        lines = Path(f"/proc/{self.pids()[-1]}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
     def wait(self) -> None:
         """Wait until `/ping` answers 200.
@@ -162,40 +176,77 @@ def start_ours(port: int, paths: Paths, workers: int) -> list["subprocess.Popen[
         "TRAINBOX_ROOT": str(paths.root),
         "SAGEMAKER_BIND_TO_PORT": str(port),
         "SAGEMAKER_MODEL_SERVER_WORKERS": str(workers),
+        "TRAINBOX_MAX_BODY_MB": "100",  # the largest table has 28 MB
     }
     return [_start((Path(sys.executable).parent / "serve",), env, paths.scratch / "ours.log")]
 
 
 def start_builtin(port: int, paths: Paths, workers: int) -> list["subprocess.Popen[bytes]"]:
-    """The path of SageMaker's built-in XGBoost: nginx, a socket, gunicorn with gevent, Flask."""
-    directory = paths.scratch / f"nginx-{port}"
-    directory.mkdir()
+    """The path of SageMaker's built-in XGBoost: its `serve`, nginx, a socket, gunicorn with gevent, Flask."""
+    directory = Path(tempfile.mkdtemp(prefix="nginx-", dir=paths.scratch))
     (directory / "nginx.conf").write_text(
         _NGINX.format(user="user root;\n" if os.geteuid() == 0 else "", directory=directory, port=port)
     )
-    env = {"BENCH_MODEL": str(paths.root / "model" / "xgboost-model"), "OMP_NUM_THREADS": "1"}
-    log = paths.scratch / "builtin.log"
-    options = ("--timeout", "60", "-k", "gevent", "-b", f"unix:{directory}/gunicorn.sock", "--log-level", "info")
-    count = ("--worker-connections", str(1000 * workers), "-w", str(workers))
-    application = "tools.bench_serving.builtin_xgboost:app"
-    gunicorn = _start((INCUMBENT / "gunicorn", *options, *count, application), env, log)
-    nginx = _start(("nginx", "-c", directory / "nginx.conf", "-e", "stderr"), env, log)
-    return [gunicorn, nginx]
+    env = {**_model(paths), "MAX_CONTENT_LENGTH": str(2**30), "PYTHONWARNINGS": "ignore"}
+    program = (INCUMBENT / "python", "-m", "tools.bench_serving.builtin_serve", INCUMBENT / "gunicorn")
+    command = (*program, directory / "nginx.conf", directory / "gunicorn.sock", str(workers))
+    return [_start(command, env, paths.scratch / "builtin.log")]
+
+
+def start_mms(port: int, paths: Paths, workers: int) -> list["subprocess.Popen[bytes]"]:
+    """`sagemaker-inference` on Multi Model Server, with the options that it gives to that."""
+    model = Path(tempfile.mkdtemp(prefix="mms-", dir=paths.scratch)) / "model"
+    (model / "code").mkdir(parents=True)
+    shutil.copy(paths.root / "model" / "xgboost-model", model)
+    shutil.copy(Path(__file__).with_name("mms_inference.py"), model / "code" / "inference.py")
+    config = model.with_name("mms.properties")
+    config.write_text(
+        "enable_envvars_config=true\ndecode_input_request=false\nload_models=ALL\ndefault_response_timeout=60\n"
+        f"default_workers_per_model={workers}\ninference_address=http://127.0.0.1:{port}\n"
+        f"management_address=http://127.0.0.1:{port}\n"
+        "default_service_handler=sagemaker_inference.default_handler_service\n"
+    )
+    env = {
+        "SAGEMAKER_BASE_DIR": str(model.parent),
+        "PYTHONPATH": f"{model / 'code'}:{REPOSITORY}",
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "TEMP": str(model.parent),
+        "TMPDIR": str(model.parent),
+        "LOG_LOCATION": str(model.parent),
+        "METRICS_LOCATION": str(model.parent),
+        "PATH": f"{INCUMBENT}:{os.environ['PATH']}",
+    }
+    command = (INCUMBENT / "multi-model-server", "--start", "--foreground", "--model-store", "/")
+    options = ("--mms-config", config, "--models", f"model={model}")
+    return [_start((*command, *options), env, paths.scratch / "mms.log")]
+
+
+def _model(paths: Paths) -> dict[str, str]:
+    return {"BENCH_MODEL": str(paths.root / "model" / "xgboost-model"), "OMP_NUM_THREADS": "1"}
 
 
 def start_uvicorn(port: int, paths: Paths, workers: int) -> list["subprocess.Popen[bytes]"]:
     """An application by hand on uvicorn."""
-    env = {"BENCH_MODEL": str(paths.root / "model" / "xgboost-model"), "OMP_NUM_THREADS": "1"}
+    return _start_uvicorn("plain_uvicorn", port, paths, workers)
+
+
+def start_echo(port: int, paths: Paths, workers: int) -> list["subprocess.Popen[bytes]"]:
+    """An application on uvicorn that does nothing."""
+    return _start_uvicorn("echo", port, paths, workers)
+
+
+def _start_uvicorn(name: str, port: int, paths: Paths, workers: int) -> list["subprocess.Popen[bytes]"]:
     command = (INCUMBENT / "uvicorn", "--port", str(port), "--workers", str(workers), "--no-access-log")
-    return [_start((*command, "tools.bench_serving.plain_uvicorn:app"), env, paths.scratch / "uvicorn.log")]
+    options = ("--log-level", "warning", f"tools.bench_serving.{name}:app")
+    return [_start((*command, *options), _model(paths), paths.scratch / f"{name}.log")]
 
 
 def start_lit(port: int, paths: Paths, workers: int) -> list["subprocess.Popen[bytes]"]:
     """LitServe; its own number of workers."""
     del workers
-    env = {"BENCH_MODEL": str(paths.root / "model" / "xgboost-model"), "OMP_NUM_THREADS": "1"}
     command = (INCUMBENT / "python", "-m", "tools.bench_serving.lit", str(port))
-    return [_start(command, env, paths.scratch / "litserve.log")]
+    return [_start(command, _model(paths), paths.scratch / "litserve.log")]
 
 
 SERVERS: Mapping[str, Callable[[int, Paths, int], list["subprocess.Popen[bytes]"]]] = {
@@ -203,14 +254,23 @@ SERVERS: Mapping[str, Callable[[int, Paths, int], list["subprocess.Popen[bytes]"
     "built-in XGBoost": start_builtin,
     "uvicorn by hand": start_uvicorn,
     "LitServe": start_lit,
+    "MMS": start_mms,
+    "echo": start_echo,
 }
+
+
+def _free_port() -> int:
+    """A port that nothing listens on; MMS takes none above 32767."""
+    for port in range(10_000 + os.getpid() % 20_000, 32_000):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise BrokenError("there is no free port")
 
 
 @contextmanager
 def started(name: str, paths: Paths, workers: int = 1) -> Iterator[Server]:
     """A server of `SERVERS` that answers; it is killed in the end."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = _free_port()
     server = Server(name, port, SERVERS[name](port, paths, workers))
     try:
         server.wait()

@@ -14,10 +14,39 @@ BASE_MB = 290
 #: The most that an image may weigh in all, by the heaviest framework in it.
 BUDGETS_MB = {"torch": 1700, "xgboost": 750, "sklearn": 750, "toolkit": 750}
 CORE_BUDGET_MB = 340
+#: What the extra `serving` may add to an image.
+SERVING_BUDGET_MB = 25
+#: Runs in the image: the packages that an extra of trainbox brings and nothing else there asks for, with their bytes.
+_EXTRA = """
+import importlib.metadata, json, re, sys
+def asked(name, extras):
+    for text in importlib.metadata.requires(name) or ():
+        marker = text.partition(";")[2]
+        extra = re.search(r"extra *== *['\\"]([^'\\"]+)", marker)
+        if extra is None or extra[1] in extras:
+            yield re.match(r"[A-Za-z0-9._-]+", text)[0].lower().replace("_", "-").replace(".", "-")
+def closure(extras):
+    found, rest = set(), list(asked("trainbox", extras))
+    while rest:
+        name = rest.pop()
+        if name not in found:
+            try:
+                rest += asked(name, ())
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            found.add(name)
+    return found
+extra, *others = sys.argv[1:]
+sizes = {}
+for name in sorted(closure([extra]) - closure(others)):
+    files = importlib.metadata.files(name) or ()
+    sizes[name] = sum(path.locate().stat().st_size for path in files if path.locate().is_file())
+print(json.dumps(sizes))
+"""
 
 
 class Layer(NamedTuple):
-    """What one step of the Dockerfile added."""
+    """What one step of the Dockerfile added, or one package."""
 
     name: str
     megabytes: float
@@ -37,6 +66,14 @@ def read_layers(image: str) -> Iterator[Layer]:
             yield Layer(path.split()[0], int(size) / 1e6)
 
 
+def read_extra(image: str, extra: str) -> list[Layer]:
+    """Return the packages that an image has for one extra alone."""
+    (about,) = json.loads(_ask("image", "inspect", image))
+    others = [each for each in about["Config"]["Labels"]["trainbox.extras"].split(",") if each not in {"", extra}]
+    told = _ask("run", "--rm", "--network", "none", image, "python", "-c", _EXTRA, extra, *others)
+    return [Layer(name, size / 1e6) for name, size in json.loads(told).items()]
+
+
 def main() -> int:
     """Print a table for each image."""
     too_heavy = False
@@ -49,6 +86,10 @@ def main() -> int:
         print(f"{image} ({labels['trainbox.variant']}: {', '.join(extras) or 'the core alone'})")
         for layer in (*layers, Layer("the base image", total - own), Layer("in all", total)):
             print(f"  {layer.name:16}{layer.megabytes:9.2f} MB")
+        if "serving" in extras:
+            serving = sum(package.megabytes for package in read_extra(image, "serving"))
+            too_heavy = too_heavy or serving > SERVING_BUDGET_MB
+            print(f"  of it for serving alone {serving:.2f} MB, budget {SERVING_BUDGET_MB} MB")
         if labels["trainbox.variant"] == "gpu":
             continue
         budget = max((BUDGETS_MB.get(name, CORE_BUDGET_MB) for name in extras), default=CORE_BUDGET_MB)

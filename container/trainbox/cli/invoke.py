@@ -14,6 +14,7 @@ _DEFAULT_URL = "http://127.0.0.1:8080"
 EXAMPLES = (
     "trainbox invoke rows.csv",
     "trainbox invoke rows.csv --accept application/json",
+    "trainbox invoke rows.csv --model berlin.tar.gz",
     "head -1 rows.csv | trainbox invoke - --content-type text/csv --url http://127.0.0.1:8081",
 )
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--content-type", default="", metavar="TYPE", help="of the body; by default what the name of the file says"
     )
     parser.add_argument("--accept", default="", metavar="TYPE", help="of the answer; by default what the model gives")
+    parser.add_argument("--model", default="", metavar="NAME", help="which one, of an endpoint of many models")
     parser.add_argument("--url", default=_DEFAULT_URL, help=f"of the endpoint; {_DEFAULT_URL} by default")
 
 
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     content_type = args.content_type or ("text/csv" if args.file == "-" else guess_content_type(Path(args.file)))
     if not content_type:
         raise RunError(f"the content type of '{args.file}' is unknown", hint="set --content-type text/csv, …")
-    answer = Endpoint(args.url).invoke(body, content_type=content_type, accept=args.accept)
+    answer = Endpoint(args.url).invoke(body, content_type=content_type, accept=args.accept, model=args.model)
     if not answer.is_good:
         raise _refused(answer, body, content_type)
     sys.stdout.buffer.write(answer.body)

@@ -21,7 +21,7 @@ from trainbox.contract.text import visible
 from trainbox.errors import RunError
 from trainbox.local.interrupts import Interrupts
 from trainbox.local.results.result import MODEL
-from trainbox.local.run_job import plan_job
+from trainbox.local.run_job import INTERRUPTED, plan_job
 from trainbox.tuning.printed.print_search import print_search
 from trainbox.tuning.records import TuningRecord
 from trainbox.tuning.tuning_plan import TuningPlan, first_trial, trial_job
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     umask = os.umask(_UMASK)
     try:
         return _run(args, env, umask)
+    except KeyboardInterrupt:  # before the first trial, or after the last one
+        return INTERRUPTED
     finally:
         os.umask(umask)
 
@@ -76,7 +78,7 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     finally:
         terminal.close()
     best = record.best_trial
-    has_model = best is not None and (plan.out / best.out / MODEL).is_dir()
+    has_model = best is not None and any((plan.out / best.out / MODEL).glob("*"))
     text = tuning_summary(record, plan.out, terminal.pen, has_model=has_model, report=_write_report(record, plan.out))
     terminal.screen.write(without_secrets(text, hidden_values(env, plan.spec.hyper_parameters, also=plan.hide)))
     return _exit_code(record, interrupts)

@@ -68,7 +68,8 @@ HOSTING_VARIABLES: Mapping[str, str] = {
     "TRAINBOX_SERVE_CODE": "`allow` (default) or `never`: refuse a model that is a pickle or brings code",
     "TRAINBOX_REQUIREMENTS": "what pip may install of `code/requirements.txt`: `any` (default), `wheels`, `hashes` or"
     " `off`, as in training",
-    "TRAINBOX_SERVE_DETAIL": "`false`: an error does not repeat the value of a cell, which may be personal",
+    "TRAINBOX_SERVE_DETAIL": "`false`: an error repeats neither a cell nor the text of an exception, which may be"
+    " personal",
     "TRAINBOX_SERVE_BATCH": "`false`: requests that arrive together are predicted one by one",
     "TRAINBOX_BATCH_NEWLINE": "`false`: the last line of an answer of a batch transform job has no newline",
 }

@@ -58,21 +58,22 @@ def translate_resource_errors(shown: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError, *arrow_errors()) as error:
+    except with_arrow(MemoryError, RuntimeError, OSError) as error:
         lacking = find_exhausted(error)
         if lacking is None:
             raise
         raise describe_exhausted(shown, lacking, error) from error
 
 
-def arrow_errors(name: str = "ArrowException") -> tuple[type[BaseException], ...]:
-    """Return a class of Arrow's errors, to catch; none where Arrow is not loaded: it may be too late for that.
+def with_arrow(*kinds: type[Exception], name: str = "ArrowException") -> tuple[type[Exception], ...]:
+    """Return classes of errors to catch, with one of Arrow's if Arrow is loaded: it may be too late to load it.
 
     Args:
-        name: Of the class.
+        kinds: The others.
+        name: Of the class of Arrow's.
     """
     loaded = sys.modules.get("pyarrow")
-    return (getattr(loaded, name),) if hasattr(loaded, name) else ()
+    return (*kinds, getattr(loaded, name)) if hasattr(loaded, name) else kinds
 
 
 @cache
@@ -105,8 +106,8 @@ def find_exhausted(error: BaseException) -> Resource | None:
         return "memory"
     if isinstance(error, OSError) and error.errno is not None:
         return _BY_ERRNO.get(error.errno)
-    invalid = arrow_errors("ArrowInvalid")
-    if isinstance(error, invalid) or not isinstance(error, (RuntimeError, OSError, *arrow_errors())):
+    is_invalid = isinstance(error, with_arrow(name="ArrowInvalid"))
+    if is_invalid or not isinstance(error, with_arrow(RuntimeError, OSError)):
         return None  # ArrowInvalid quotes the content
     text = str(error)
     return next((lacking for words, lacking in _BY_MESSAGE.items() if words in text), None)

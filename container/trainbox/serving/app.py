@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from io import BytesIO
 from typing import Any, Self, TypeAlias
 
 import msgspec
@@ -75,7 +76,7 @@ class App:
         slot = page.slot(number)
         self._words = slot.words
         self._counters = Counters(slot)
-        self._predictions = Predictions(slot, responder)
+        self._predictions = Predictions(slot, responder, shows_values=hosting.shows_values)
         self._prefix = os.urandom(4).hex()
         self._requests = 0
         self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
@@ -218,7 +219,9 @@ class App:
         body: bytes = message["body"]
         if not message["more_body"]:
             return body
-        parts, size = [body], len(body)
+        whole = BytesIO()  # it gives away its buffer: to join parts would need twice the memory
+        whole.write(body)
+        size = len(body)
         while message["more_body"]:
             if limit and size > limit:
                 raise Unusable(413, _too_large(size, limit, at_least=True))
@@ -229,11 +232,11 @@ class App:
                 raise Unusable(408, text, reads_rest=False) from None
             if message["type"] == "http.disconnect":
                 return None
-            parts.append(message["body"])
+            whole.write(message["body"])
             size += len(message["body"])
         if limit and size > limit:
             raise Unusable(413, _too_large(size, limit), reads_rest=False)
-        return b"".join(parts)
+        return whole.getvalue()
 
     async def _decompress(self, body: bytes) -> bytes:
         """Decompress a body, within the same limit."""
@@ -279,16 +282,19 @@ class App:
             BrokenAnswer: A part cannot be made, or nobody takes it.
         """
         gone = asyncio.get_running_loop().create_task(wait_for_end(receive)) if receive is not None else None
+        is_whole = False
         try:
             while (part := await self._predictions.next_part(parts, request_id)) is not None:
                 if gone is not None and gone.done():
                     raise BrokenAnswer(499, "the client has gone")
                 await send({"type": "http.response.body", "body": part, "more_body": True})
+            is_whole = True
             await send({"type": "http.response.body", "body": b""})
         finally:
             if gone is not None:
                 gone.cancel()
-            await self._predictions.close(parts)
+            if not is_whole:
+                await self._predictions.close(parts)
 
     def _log(self, path: str, status: int, rows: int, nanoseconds: int, told: str) -> None:
         is_error = status >= _FIRST_ERROR

@@ -28,6 +28,7 @@ HEAD_BYTES = 64 * 1024
 _TICK_SECONDS = 0.01
 _WRITE_SECONDS = 0.002
 _EXPECTED: tuple[str, ...] = ("config", "server_state", "app_state")
+_GIVEN = inspect.signature(HttpToolsProtocol).parameters
 _CONTINUE = b"HTTP/1.1 100 "
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -112,8 +113,10 @@ class _Protocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing has come of a next request, either."""
-        return self.is_between and not self.head_bytes and not self.pipeline and not self.transport.is_closing()
+        """Whether nothing has come of a next request, either, and nothing is to come of the last one."""
+        if not self.is_between or (self.cycle is not None and self.cycle.more_body):
+            return False
+        return not self.head_bytes and not self.pipeline and not self.transport.is_closing()
 
 
 class _Server(uvicorn.Server):
@@ -143,8 +146,7 @@ def _config(app: Any, http: Any) -> uvicorn.Config:  # noqa: ANN401 - uvicorn's 
 
 def can_be_given() -> bool:
     """Return whether this version of uvicorn can be given connections."""
-    given = inspect.signature(HttpToolsProtocol).parameters
-    return all(name in given for name in _EXPECTED)
+    return all(name in _GIVEN for name in _EXPECTED)
 
 
 class Connections:

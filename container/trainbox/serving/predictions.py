@@ -65,11 +65,13 @@ class Predictions:
     Args:
         slot: Of the worker.
         responder: What answers.
+        shows_values: Whether an answer may have the text of an exception.
     """
 
-    def __init__(self, slot: Slot, responder: Responder) -> None:
+    def __init__(self, slot: Slot, responder: Responder, *, shows_values: bool = True) -> None:
         self._words = slot.words
         self._responder = responder
+        self._shows_values = shows_values
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._together: list[_Waiting] = []
         self._queue: deque[_Waiting] = deque()
@@ -205,7 +207,8 @@ class Predictions:
             emit(f"id={requests[0].id}\n{traceback.format_exc()}")
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{os.path.basename(frame.filename)}:{frame.lineno} in {frame.name}"  # noqa: PTH119 - a name
-            return [error_response(500, f"{type(error).__name__}: {error} (at {place})", requests[0].id)]
+            text = f": {error}" if self._shows_values else ""
+            return [error_response(500, f"{type(error).__name__}{text} (at {place})", requests[0].id)]
         finally:
             self._words[WorkerField.PREDICTION] = 0
 

@@ -105,6 +105,7 @@ class ModelResponder:
         self.joins = hosting.joins_requests and predictor.is_rowwise
         self._fewest = 2
         objective = f" ({card.objective})" if card.objective else ""
+        self._samples = sample_matrix(card) if card.samples else None  # once, and not in each worker
         self.name = f"{card.algorithm}{objective}, {card.features.count:,} features"
 
     def check(self) -> None:
@@ -112,14 +113,14 @@ class ModelResponder:
         error = self_test(self._predictor)
         if error is not None:
             raise error
-        if self.joins and self._predictor.card.samples:
-            self._fewest = _fewest_together(self._predictor, sample_matrix(self._predictor.card))
+        if self.joins and self._samples is not None:
+            self._fewest = _fewest_together(self._predictor, self._samples)
 
     def warm_up(self, threads: int) -> None:
         """Answer those rows, with so many threads from now on."""
         self._predictor.set_threads(threads)
-        if self._predictor.card.samples:
-            self._predictor.predict(sample_matrix(self._predictor.card))
+        if self._samples is not None:
+            self._predictor.predict(self._samples)
 
     def answer(self, request: Request) -> Response:
         """Answer one request."""

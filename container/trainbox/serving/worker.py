@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -71,10 +70,11 @@ class WorkerLoop:
         self._words = seat.page.slot(seat.number).words
         self._channel = socket.socket(fileno=seat.channel)
         self._channel.setblocking(False)
+        self._is_retiring = False
         self._connections = Connections(seat.app(seat.hosting, seat.page, seat.number, responder), number=seat.number)
 
     async def run(self) -> None:
-        """Serve until SIGTERM, or until the supervisor has gone."""
+        """Serve until SIGTERM, or until the supervisor or the loader has gone; what has come is answered."""
         loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, self._ended.set)
@@ -93,19 +93,20 @@ class WorkerLoop:
         with contextlib.suppress(BlockingIOError):
             while True:
                 content, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
-                if not content:  # the supervisor has gone, and nobody else will say so
-                    os._exit(1)
+                if not content:  # the supervisor has gone, or the loader: no more will come
+                    asyncio.get_running_loop().remove_reader(self._channel.fileno())
+                    self._ended.set()
+                    return
                 for descriptor in descriptors:
                     self._words[WorkerField.LAST_REQUEST] = time.monotonic_ns()
                     self._connections.add(socket.socket(fileno=descriptor), is_kept=self._hosting.is_multi_model)
-                if content == RETIRE:
+                if content == RETIRE and not self._is_retiring:
                     self._retire()
-                    return
 
     def _retire(self) -> None:
         """Others have taken over: give them the connections, and end once the last request is answered."""
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._channel.fileno())
+        self._is_retiring = True
         self._connections.give_back(self._give)
         self._begin_to_retire(loop)
         self._end_retired(loop, loop.time() + _RETIRE_SECONDS)

@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from trainbox.contract.credentials.secrets import hidden_values, without_secrets
 from trainbox.errors import RunError, TrainboxError
 from trainbox.files import keep_out_of_git
 from trainbox.local.request import RESULTS
+from trainbox.local.results.outcome import JobOutcome
 from trainbox.local.results.record import Curve, JobRecord, read_record
 from trainbox.local.run_events.events import MetricLogged, NoteGiven
 from trainbox.local.stop_request import StopRequest
@@ -32,7 +34,7 @@ from trainbox.tuning.events import (
 )
 from trainbox.tuning.records import TrialRecord, TuningRecord, TuningStatus, find_best
 from trainbox.tuning.search.search import TrialSearch
-from trainbox.tuning.trial_end import curve_of, end_trial, has_failed, mentions_no_number
+from trainbox.tuning.trial_end import break_off, curve_of, end_trial, has_failed, mentions_no_number
 from trainbox.tuning.trial_runs import TrialEvent, TrialRun
 from trainbox.tuning.tuning_file import claimed, read_tuning, remove_tuning, write_tuning
 from trainbox.tuning.tuning_plan import TuningPlan, first_trial, trial_job
@@ -80,15 +82,20 @@ class _Tuner:
         self.listener = listener
         self.stop = stop
         self.search = TrialSearch(plan.settings)
-        self.record = msgspec.structs.replace(plan.record, started=_now())
+        self.record = plan.record if plan.previous else msgspec.structs.replace(plan.record, started=_now())
         self.trials = {trial.number: trial for trial in self.record.trials}
         self.running: dict[int, TrialRun] = {}
         self.began: dict[int, float] = {}
         self.to_resume: list[TrialRecord] = []
+        #: Those whose end is not written yet: it comes with the start of the next one. Until then, `job.json` has it.
+        self.ended: list[TrialRecord] = []
         self.events: queue.SimpleQueue[TrialEvent] = queue.SimpleQueue()
         self.noted: set[str] = set()
+        self.secrets = hidden_values(plan.options.env or {}, plan.spec.hyper_parameters, also=plan.hide)
         self.failures = 0
         self.failure_reason = ""
+        #: Whether any trial has logged the objective.
+        self.is_logged = any(trial.objective is not None for trial in self.trials.values())
         #: Whether trials that run can come to nothing, either.
         self.is_pointless = False
         self.error: TrainboxError | None = None
@@ -112,6 +119,8 @@ class _Tuner:
         while True:
             while len(self.running) < self.plan.settings.max_parallel and self._start_next(pool):
                 pass
+            if self.ended:
+                self._keep()
             if not self.running:
                 return
             self._await_event()
@@ -162,7 +171,7 @@ class _Tuner:
                 return False
             trial = first_trial(self.plan, number, values, _now())
         self.trials[trial.number] = trial
-        if not self._try_to_write():
+        if not self._keep():
             return False
         lane = next(lane for lane in range(self.record.max_parallel) if lane not in self._lanes())
         run = TrialRun(lane, self.events, trial.number, self.record.objective.name)
@@ -185,8 +194,9 @@ class _Tuner:
             case None:
                 self._end_trial(found.number)
             case NoteGiven(text):
-                self._note(text)
+                self._note(text, of=found.number)
             case MetricLogged(step=step, value=value):
+                self.is_logged = True
                 self.listener.on_event(ObjectiveLogged(found.number, step, value))
                 if step is not None:
                     self._judge(found.number, step, value)
@@ -203,15 +213,16 @@ class _Tuner:
         run, trial = self.running.pop(number), self.trials[number]
         seconds = trial.seconds + time.monotonic() - self.began[number]  # of all attempts
         assert run.future is not None  # noqa: S101 - it has ended
+        is_interrupted = run.stop.count > 0 and not run.is_stopped_early
         try:
             outcome = run.future.result()
         except TrainboxError as error:
-            reason = f"{type(error).__name__}: {error.message}"
-            trial = msgspec.structs.replace(trial, status="Failed", failure_reason=reason, seconds=round(seconds, 3))
             if _is_disk_full(error):
                 self.error = error
+                is_interrupted = True  # no fault of its values
+            reason = without_secrets(f"{type(error).__name__}: {error.message}", self.secrets)
+            trial = break_off(trial, reason, seconds, is_interrupted=is_interrupted)
         else:
-            is_interrupted = run.stop.count > 0 and not run.is_stopped_early
             trial = end_trial(
                 trial,
                 outcome,
@@ -220,11 +231,19 @@ class _Tuner:
                 is_stopped_early=run.is_stopped_early,
                 is_interrupted=is_interrupted,
             )
+            self._note_useless_stopping(trial, outcome)
         self.trials[number] = trial
+        self.ended.append(trial)
         self._tell(trial)
-        if self._try_to_write():
-            self.listener.on_event(TrialEnded(trial, is_best=self.record.best == number))
         self._count_failures(trial)
+
+    def _note_useless_stopping(self, trial: TrialRecord, outcome: JobOutcome) -> None:
+        """Say that trials cannot be stopped early: they log the objective once, at their end."""
+        settings = self.plan.settings
+        if not (settings.early_stopping or settings.strategy == "Hyperband") or trial.status != "Completed":
+            return
+        if trial.objective is not None and len(curve_of(outcome, settings.objective.name).steps) < 2:  # noqa: PLR2004
+            self._note(f"no trial can be stopped early: {settings.objective.name!r} is logged once, not in each epoch")
 
     def _tell(self, trial: TrialRecord) -> None:
         objective = None if trial.status == "Failed" else trial.objective
@@ -236,18 +255,17 @@ class _Tuner:
         self.failures = self.failures + 1 if has_failed(trial) else 0
         if self.failures >= MOST_FAILURES:
             self.failure_reason = f"{self.failures} trials in a row failed, the last one: {trial.failure_reason}"
-        never = all(each.objective is None for each in self.trials.values())
-        if never and trial.status == "Completed" and not mentions_no_number(self.plan.out / trial.out):
+        if not self.is_logged and trial.status == "Completed" and not mentions_no_number(self.plan.out / trial.out):
             self.failure_reason = f"trial {trial.number} completed, and {trial.failure_reason}"
             self.is_pointless = True
 
     # -- the record --
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, *, of: int | None = None) -> None:
         """Log a note once: trials have the same ones."""
         if text not in self.noted:
             self.noted.add(text)
-            self.listener.on_event(NoteLogged(text))
+            self.listener.on_event(NoteLogged(text if of is None else f"trial {of}: {text}"))
 
     def _write(self, status: TuningStatus) -> None:
         trials = tuple(trial for _, trial in sorted(self.trials.items()))
@@ -257,13 +275,16 @@ class _Tuner:
         )
         write_tuning(self.record, self.plan.out)
 
-    def _try_to_write(self) -> bool:
-        """Write the record; where that is not possible, the trials that run are ended first."""
+    def _keep(self) -> bool:
+        """Write the record, with the ends and starts since; where that is not possible, all trials are ended first."""
         try:
             self._write("InProgress")
         except RunError as error:
             self.error = self.error or error
             return False
+        for trial in self.ended:
+            self.listener.on_event(TrialEnded(trial, is_best=self.record.best == trial.number))
+        self.ended.clear()
         return True
 
     def _end(self) -> TuningRecord:

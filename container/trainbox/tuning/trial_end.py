@@ -67,6 +67,24 @@ def end_trial(
     )
 
 
+def break_off(trial: TrialRecord, reason: str, seconds: float, *, is_interrupted: bool) -> TrialRecord:
+    """Return the record of a trial whose job could not be started, or not be kept.
+
+    Args:
+        trial: Its record so far.
+        reason: Why.
+        seconds: How long it took.
+        is_interrupted: Whether it ends with the tuning job, and goes on with it.
+    """
+    return msgspec.structs.replace(
+        trial,
+        status="Stopped" if is_interrupted else "Failed",
+        is_interrupted=is_interrupted,
+        failure_reason=reason,
+        seconds=round(seconds, 3),
+    )
+
+
 def _no_objective(job: JobOutcome | JobRecord, name: str) -> str:
     logged = [*job.metrics]
     found = f"it logged {some(logged)}" if logged else "it logged no metric"

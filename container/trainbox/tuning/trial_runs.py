@@ -34,7 +34,7 @@ class TrialRun:
     def __init__(self, lane: int, events: "queue.SimpleQueue[TrialEvent]", number: int, objective: str) -> None:
         self.lane = lane
         self.stop = StopRequest()
-        #: The last value of the objective, and of which host it is.
+        #: Whether it was asked to end because it falls behind.
         self.is_stopped_early = False
         self.future: Future[JobOutcome] | None = None
         self._events = events

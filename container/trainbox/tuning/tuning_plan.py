@@ -66,6 +66,7 @@ class TuningPlan(msgspec.Struct, frozen=True, kw_only=True):
             early_stopping=settings.early_stopping,
             resource=settings.resource,
             warm_start=self.warm_start,
+            started="" if self.previous is None else self.previous.started,
             trials=() if self.previous is None else self.previous.trials,
             best=None if self.previous is None else self.previous.best,
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from trainbox.data.resource_errors import arrow_errors, check_threads, translate_resource_errors
+from trainbox.data.resource_errors import check_threads, translate_resource_errors, with_arrow
 from trainbox.errors import DataError
 from trainbox.lazy_names import lazy_module
 
@@ -149,7 +149,7 @@ def translate_read_errors(shown: str) -> Iterator[None]:
     try:
         with translate_resource_errors(shown):
             yield
-    except (*arrow_errors(), OSError) as error:
+    except with_arrow(OSError) as error:
         raise DataError(f"{shown} cannot be read: {error}", hint="is the file whole?") from error
 
 

@@ -50,8 +50,9 @@ def skip_preamble(lines: Sequence[tuple[int, str]]) -> Preamble:
     rows = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
     named = _DELIMITER_LINE.fullmatch(rows[0][1]) if len(rows) > 1 else None
     # Cells may begin with #, such as colours: then all lines do, and have several cells.
-    others = lines if all(any(sign in line for sign in ",;\t|") for _, line in lines) else ()
-    kept = (rows[1:] if named else rows) or list(others)
+    kept = rows[1:] if named else rows
+    if not kept and all(any(sign in line for sign in ",;\t|") for _, line in lines):
+        kept = list(lines)
     return Preamble(
         lines=tuple(kept),
         skipped=kept[0][0] - 1 if kept else 0,

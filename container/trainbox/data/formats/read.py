@@ -103,6 +103,7 @@ def open_body(
     names: tuple[str, ...] | None = None,
     coding: Coding | None = None,
     size: int | None = None,
+    source: SourceInfo | None = None,
 ) -> BodyReader:
     """Inspect the first rows of a body of any length; its rows are then read in bounded memory.
 
@@ -114,6 +115,7 @@ def open_body(
             have others, in another order, which are returned as they are.
         coding: The codes of texts, by the position in `names`, or else in the body.
         size: The number of bytes to parse at a time.
+        source: What `inspect` has found; None if it was not asked yet, or there are no rows.
 
     Raises:
         DataError: The first rows cannot be used.
@@ -121,8 +123,9 @@ def open_body(
     """
     if columns.texts and coding is None:
         raise ValueError("texts of a request need the codes of training")
-    with translate_resource_errors(stream.shown):
-        source = inspect(stream, format_, columns)
+    if source is None:
+        with translate_resource_errors(stream.shown):
+            source = inspect(stream, format_, columns)
     if source is None:
         return BodyReader(None, 0, iter(()))
     encoder = make_encoder(source, columns, names=names, coding=coding)

@@ -8,9 +8,7 @@ import ctypes
 import json
 import os
 import select
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,6 +44,9 @@ def probe(kind: Kind) -> str:
     """Why a process of this user may not have private mounts of a kind; empty where it may, found by trying."""
     if sys.platform != "linux":
         return f"{sys.platform} has no mount namespaces"
+    import shutil  # noqa: PLC0415 - what starts a host needs neither: they are half of its time
+    import subprocess  # noqa: PLC0415
+
     # The directory is mounted on itself, in a namespace that ends with the process: nothing changes for anybody.
     here = Path(__file__).parent
     nothing = shutil.which("true") or "/bin/true"

@@ -5,7 +5,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -90,13 +90,28 @@ class Endpoint:
         """
         return self._request("GET", path, None, {})
 
-    def invoke(self, body: bytes, *, content_type: str, accept: str) -> EndpointAnswer:
-        """Ask for predictions.
+    def post(self, path: str, body: bytes, *, content_type: str) -> EndpointAnswer:
+        """Ask with POST.
 
         Raises:
             RunError: No answer came.
         """
-        return self._request("POST", "/invocations", body, _headers(content_type, accept))
+        return self._request("POST", path, body, _headers(content_type, ""))
+
+    def invoke(self, body: bytes, *, content_type: str, accept: str, model: str = "") -> EndpointAnswer:
+        """Ask for predictions.
+
+        Args:
+            body: Of the request.
+            content_type: Of the body.
+            accept: Of the answer.
+            model: Which one, of an endpoint of many.
+
+        Raises:
+            RunError: No answer came.
+        """
+        path = f"/models/{quote(model, safe='')}/invoke" if model else "/invocations"
+        return self._request("POST", path, body, _headers(content_type, accept))
 
     @contextlib.contextmanager
     def invoke_with(self, body: bytes, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:

@@ -57,6 +57,17 @@ def find_source(path: Path) -> ModelSource:
     )
 
 
+def unpack(archive: Path, place: Path) -> None:
+    """Unpack the archive of a model into a new folder.
+
+    Raises:
+        OSError: It cannot be made.
+        ProgramError: The archive is damaged, or not safe to unpack.
+    """
+    place.mkdir()
+    extract(archive, place, shown=str(archive), most_bytes=_MOST_BYTES)
+
+
 @contextlib.contextmanager
 def unpacked(source: ModelSource) -> Iterator[Path]:
     """Give a tree as SageMaker's below `/opt/ml`, with the model in `model`; it is removed afterwards.
@@ -71,8 +82,7 @@ def unpacked(source: ModelSource) -> Iterator[Path]:
         raise RunError(f"there is no place for the model: {error.strerror}", hint="set TMPDIR") from error
     try:
         if source.kind == "archive":
-            (root / MODEL).mkdir()
-            extract(source.path, root / MODEL, shown=str(source.path), most_bytes=_MOST_BYTES)
+            unpack(source.path, root / MODEL)
         else:
             (root / MODEL).symlink_to(source.path)
         yield root

@@ -1,5 +1,6 @@
 """Reads what an endpoint says of a request that it could not answer: trainbox's own JSON, or any text."""
 
+import contextlib
 import re
 
 import msgspec
@@ -28,8 +29,18 @@ class RefusedRequest(msgspec.Struct, frozen=True):
     id: str = ""
 
 
+class _RefusedByMany(msgspec.Struct, frozen=True):
+    """An error of an endpoint of many models."""
+
+    message: str
+    hint: str = ""
+
+
 def read_refusal(answer: EndpointAnswer) -> RefusedRequest:
     """Return what the body of an error says."""
+    with contextlib.suppress(msgspec.DecodeError):
+        of_many = msgspec.json.decode(answer.body, type=_RefusedByMany)
+        return RefusedRequest(of_many.message, hint=of_many.hint)
     try:
         return msgspec.json.decode(answer.body, type=RefusedRequest)
     except msgspec.DecodeError:

@@ -45,10 +45,10 @@ def _cell(value: float | str) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def curl_command(request: SampleRequest, url: str) -> str:
+def curl_command(request: SampleRequest, url: str, path: str = "/invocations") -> str:
     """Return the command for a shell that sends a request; a cell that begins with @ is no file."""
     argv = ["curl", "-s", "-H", f"Content-Type: {request.content_type}", "--data-raw", request.body]
-    return shlex.join([*argv, f"{url}/invocations"])
+    return shlex.join([*argv, f"{url}{path}"])
 
 
 def schema_line(card: ModelCard) -> str:

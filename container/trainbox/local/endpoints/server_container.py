@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from trainbox.contract.hosting import DEFAULT_PORT
-from trainbox.contract.layout import Layout
+from trainbox.contract.layout import DEFAULT_ROOT
 from trainbox.local.backends.engine import LABEL, asking, connect, find_image, unless_gone
 from trainbox.local.endpoints.server_plan import LOOPBACK, ServerPlan
 from trainbox.local.endpoints.server_process import STOP_SECONDS
@@ -61,9 +61,9 @@ def serving_container(plan: ServerPlan, engine_env: Mapping[str, str]) -> Iterat
 
     image = find_image(plan.image, engine_env)
     with contextlib.closing(connect(engine_env)) as client:
-        model = Layout().model_dir
+        mounted = (plan.root / plan.mounted).resolve()
         config = client.create_host_config(
-            mounts=[Mount(str(model), str((plan.root / model.name).resolve()), "bind", read_only=True)],
+            mounts=[Mount(str(DEFAULT_ROOT / plan.mounted), str(mounted), "bind", read_only=True)],
             port_bindings={DEFAULT_PORT: (LOOPBACK, plan.port)},
             shm_size=image.shm_bytes,
             security_opt=["no-new-privileges"],

@@ -9,6 +9,7 @@ import msgspec
 from trainbox.contract.layout import ROOT_VARIABLE
 from trainbox.errors import RunError
 from trainbox.local.backends import namespace
+from trainbox.local.results.result import MODEL
 
 LOOPBACK = "127.0.0.1"
 #: Of the shell: a person's, not the endpoint's. What --env gives counts.
@@ -26,6 +27,8 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
     #: The tree that the process has as `/opt/ml`; a container has its model alone.
     root: Path
     image: str = ""
+    #: What of the tree a container has.
+    mounted: str = MODEL
 
     @property
     def url(self) -> str:
@@ -41,6 +44,7 @@ def plan_server(
     given: Mapping[str, str],
     inherited: Mapping[str, str],
     image: str = "",
+    mounted: str = MODEL,
 ) -> ServerPlan:
     """Plan the program `serve` for a tree that has the model.
 
@@ -51,6 +55,7 @@ def plan_server(
         given: Variables of the endpoint.
         inherited: The environment of `trainbox` itself, of which a container has nothing.
         image: The image of the container; empty for a process.
+        mounted: What of the tree a container has.
 
     Raises:
         RunError: A variable is given that is set here.
@@ -60,7 +65,7 @@ def plan_server(
         raise RunError(f"--env {taken[0]} is set by trainbox serve", hint="--port sets the port")
     variables = {**({"SAGEMAKER_MODEL_SERVER_WORKERS": str(workers)} if workers is not None else {}), **given}
     if image:
-        return ServerPlan(argv=("serve",), environment=variables, port=port, root=root, image=image)
+        return ServerPlan(argv=("serve",), environment=variables, port=port, root=root, image=image, mounted=mounted)
     environment = {name: value for name, value in inherited.items() if not name.startswith(_FOREIGN)}
     environment |= {**variables, ROOT_VARIABLE: str(root)}
     environment |= {"SAGEMAKER_BIND_TO_PORT": str(port), "TRAINBOX_BIND_ADDRESS": LOOPBACK}

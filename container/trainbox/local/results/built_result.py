@@ -67,4 +67,6 @@ def no_archive(problem: RunError, out: Path, model: Path) -> RunError:
         model: Where the model itself lies.
     """
     by_hand = shlex.join(["tar", "-czf", str(out / ARCHIVE), "-C", str(model), "."])
-    return RunError(problem.message, hint=f"the model itself is whole in {model}; free some space, then: {by_hand}")
+    error = RunError(problem.message, hint=f"the model itself is whole in {model}; free some space, then: {by_hand}")
+    error.__cause__ = problem
+    return error

@@ -6,6 +6,7 @@ reader of training decides then, and says row, column, name and value. Both give
 """
 
 import csv
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -23,7 +24,9 @@ from trainbox.serving.bodies.features import FeaturePlan, Floats, check_codes, c
 from trainbox.serving.bodies.request_errors import RequestError
 
 #: Up to this many bytes a list of Python's floats is quicker than Arrow.
-QUICK_BYTES = 256 * 1024
+QUICK_BYTES = 160 * 1024
+#: Larger ones are parsed in blocks: there is one of them in memory beside the body and its rows.
+_BLOCK_BYTES = 1024 * 1024
 _NUMBERS = msgspec.json.Decoder(list[float])
 _CELLS = msgspec.json.Decoder(list[float | None])
 _LARGEST = 3.4028234e38
@@ -65,11 +68,26 @@ def decode_csv(body: bytes, plan: FeaturePlan, header: bool | None) -> CsvRows:
         if rows is not None:
             check_codes(plan, rows)
             return CsvRows(rows)
-    reader = open_csv(stream_from(body, "body"), plan, header)
-    blocks = list(reader.blocks)
-    if len(blocks) == 1:
-        return CsvRows(blocks[0], reader.has_header)
-    return CsvRows(np.concatenate(blocks or [np.empty((0, plan.count), np.float32)]), reader.has_header)
+    reader = open_csv(stream_from(body, "body"), plan, header, size=_BLOCK_BYTES)
+    return CsvRows(_join(reader.blocks, len(body), plan.count), reader.has_header)
+
+
+def _join(blocks: Iterator[Floats], size: int, count: int) -> Floats:
+    """Join blocks of rows as they come: beside the whole there is one of them in memory."""
+    first = next(blocks, None)
+    if first is None:
+        return np.empty((0, count), np.float32)
+    second = next(blocks, None)
+    if second is None:
+        return first
+    # What is never written takes no memory.
+    rows, end = np.empty((len(first) * (size // _BLOCK_BYTES + 2), first.shape[1]), np.float32), 0
+    for block in itertools.chain((first, second), blocks):
+        if end + len(block) > len(rows):  # later rows are shorter
+            rows = np.concatenate([rows[:end], np.empty_like(rows), block])
+        rows[end : end + len(block)] = block
+        end += len(block)
+    return rows[:end]
 
 
 # ---- plain numbers ----
@@ -195,7 +213,8 @@ def open_csv(stream: ByteStream, plan: FeaturePlan, header: bool | None, *, size
         source = inspect(stream, "CSV", columns)
         if source is not None and source.names is None:
             check_count(plan, source.width or 0, "the first row", 1)
-        reader = open_body(stream, "CSV", columns, coding=plan.coding, names=plan.names or None, size=size)
+        names = plan.names or None
+        reader = open_body(stream, "CSV", columns, coding=plan.coding, names=names, size=size, source=source)
         if reader.names is not None and plan.refuses_header and not header:
             raise _refused(reader.names)
         order = None if reader.names is None else order_of(plan, reader.names)

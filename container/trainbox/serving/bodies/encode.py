@@ -15,6 +15,8 @@ import numpy as np
 from trainbox.serving.bodies.outputs import ORDER, Column, Numbers
 
 _ONE = 1
+#: Numbers between have no exponent; a little less than that.
+_SMALL, _LARGE = 2e-4, 1e15
 
 
 def encode_csv(columns: Sequence[Column]) -> bytes:
@@ -83,10 +85,12 @@ def _texts(numbers: Numbers) -> list[bytes]:
     if len(values) == _ONE:
         return [repr(values[0]).encode()]
     content = msgspec.json.encode(values)
-    # Exponents, and what is not finite, are written otherwise.
-    if b"e" in content or b"n" in content:
-        return [repr(value).encode() for value in values]
-    return content[1:-1].split(b",") if values else []
+    texts = content[1:-1].split(b",") if values else []
+    if b"e" in content or b"n" in content:  # exponents, and what is not finite, are written otherwise
+        sizes = np.abs(numbers)
+        for place in np.flatnonzero(~((sizes > _SMALL) & (sizes < _LARGE))).tolist():
+            texts[place] = repr(values[place]).encode()
+    return texts
 
 
 def _cells(column: Column) -> list[bytes]:

@@ -47,8 +47,9 @@ OUTPUT_TYPES: Mapping[str, OutputFormat] = {
     "application/x-npy": "NumPy",
     "application/vnd.apache.arrow.stream": "Arrow",
 }
-#: What curl sends where nothing is said.
-_BY_CURL = {
+#: What clients send where the caller has named nothing.
+_UNCHOSEN = {
+    "application/octet-stream": "the SageMaker SDK sends this where no serializer is given, such as CSVSerializer(); ",
     "application/x-www-form-urlencoded": "with curl, name it: --header 'Content-Type: text/csv'; ",
     "multipart/form-data": "with curl, send the file as it is: --data-binary @FILE, and not --form; ",
 }
@@ -97,7 +98,7 @@ def read_input_type(text: str, *, takes_images: bool = False) -> InputType:
     format_ = known.get(name)
     charset = parameters.get("charset", "utf-8").lower()
     if format_ is None or end < len(text.rstrip()):
-        raise _unsupported(f"the content type {short(text)} is not supported", known, _BY_CURL.get(name, ""))
+        raise _unsupported(f"the content type {short(text)} is not supported", known, _UNCHOSEN.get(name, ""))
     if charset not in _UTF8_NAMES and format_ in {"CSV", "JSON", "JSON Lines", "libsvm"}:
         raise _unsupported(f"the charset {short(charset)} is not supported: text is UTF-8", known)
     header = {"present": True, "absent": False}.get(parameters.get("header", "").lower())

@@ -41,11 +41,13 @@ class HookError(ProgramError):
         message: What, and where.
         hint: What to do.
         status: The HTTP status of the answer; an exception with a `status_code` chooses it.
+        redacted: The message without the exception's own text, which may hold what the request does.
     """
 
-    def __init__(self, message: str, *, hint: str = "", status: int = _SERVER_ERROR) -> None:
+    def __init__(self, message: str, *, hint: str = "", status: int = _SERVER_ERROR, redacted: str = "") -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.redacted = redacted
 
 
 class Hooks(msgspec.Struct, frozen=True):
@@ -148,16 +150,20 @@ def as_hook_error(hooks: Hooks, name: str, error: BaseException) -> HookError:
     status = getattr(error, "status_code", None)
     chosen = int(status) if isinstance(status, int) and status in _ERRORS else _SERVER_ERROR
     return HookError(
-        f"{name}: {describe(error, hooks.path)}", hint="the log has the traceback with the id", status=chosen
+        f"{name}: {describe(error, hooks.path)}",
+        hint="the log has the traceback with the id",
+        status=chosen,
+        redacted=f"{name}: {describe(error, hooks.path, has_text=False)}",
     )
 
 
-def describe(error: BaseException, path: Path) -> str:
+def describe(error: BaseException, path: Path, *, has_text: bool = True) -> str:
     """Return an exception with the innermost line of the user's own code.
 
     Args:
         error: What was raised.
         path: The user's module; what lies in its directory is the user's.
+        has_text: Whether the exception's own text is a part of it.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(path.parent)]
@@ -168,7 +174,7 @@ def describe(error: BaseException, path: Path) -> str:
         shown = Path(own[-1].filename).relative_to(path.parent)
         inside = "" if own[-1].name == "<module>" else f" in {own[-1].name}"
         where = f" ({shown}:{own[-1].lineno}{inside})"
-    text = str(error.msg if isinstance(error, SyntaxError) else error)
+    text = str(error.msg if isinstance(error, SyntaxError) else error) if has_text else ""
     return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
 
 

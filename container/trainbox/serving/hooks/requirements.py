@@ -65,16 +65,20 @@ def _make_place(file: Path) -> str:
         ) from error
 
 
-def check_requirements(directory: Path) -> None:
+def check_requirements(directory: Path, installs: Installs) -> None:
     """Check, without installing anything, that what `requirements.txt` beside the user's module names is there.
 
     The models of a multi-model endpoint share one set of packages: what one of them asks for could be another's end.
+
+    Args:
+        directory: Of the module.
+        installs: `off` leaves it to the user.
 
     Raises:
         RequirementsError: Something is not there, or the file cannot be read.
     """
     file = directory / _FILE
-    if not file.is_file():
+    if not file.is_file() or installs == "off":
         return
     command = [sys.executable, "-P", "-c", _PIP_WITH, str(directory / "lib"), "install", "--dry-run", "--no-index"]
     report = ["--disable-pip-version-check", "--no-input", "--quiet", "--report", "-", "--requirement", str(file)]

@@ -191,7 +191,7 @@ class _UserPredictor:
 def _fail(error: HookError, request: Request, hosting: Hosting) -> Response:
     """Return the answer to a request whose hook has failed; the traceback is in the log."""
     emit(f"id={request.id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
-    problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint)
+    problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint, redacted=error.redacted)
     return _refuse(problem, request, hosting)
 
 

@@ -216,6 +216,11 @@ def problem(status: int, text: str, hint: str = "") -> Response:
     return Response(status, body, (("content-type", "application/json"),), note=text)
 
 
+def stopping() -> Reply:
+    """Return what becomes of any change once the server has been asked to stop."""
+    return Reply(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping")
+
+
 def loaded() -> Reply:
     """Return what became of a load that went well; the word is multi-model-server's."""
     return Reply(HTTPStatus.OK, "Workers scaled")
@@ -231,7 +236,6 @@ def not_found(name: str) -> Reply:
     return Reply(HTTPStatus.NOT_FOUND, f"Model not found: {name}", "POST /models loads it")
 
 
-def loaded_already(name: str, *, is_loading: bool = False) -> Reply:
-    """Return what becomes of a load of a model that is loaded, or is being loaded."""
-    hint = "it is being loaded" if is_loading else f"DELETE /models/{short(name, 100)[1:-1]} unloads it"
-    return Reply(HTTPStatus.CONFLICT, f"Model {name} is already registered.", hint)
+def loaded_already(name: str) -> Reply:
+    """Return what becomes of a load of a model that is loaded."""
+    return Reply(HTTPStatus.CONFLICT, f"Model {name} is already registered.", "DELETE unloads it")

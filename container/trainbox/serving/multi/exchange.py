@@ -53,6 +53,8 @@ class Exchange:
             content, descriptors, _, _ = socket.recv_fds(self._loader, _MOST_BYTES, 1)
         except BlockingIOError:
             return None
+        if not descriptors:  # too many are open here: the worker is told by the end of its socket
+            return None
         return Ticket(_CHANGES.decode(content), socket.socket(fileno=descriptors[0]))
 
     async def ask(self, change: Change) -> Reply:

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import itertools
 from collections.abc import Iterator, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +15,7 @@ from trainbox.contract.hosting import Hosting
 from trainbox.contract.job import default_in_environment
 from trainbox.contract.text import short
 from trainbox.data.formats.byte_stream import Readable
-from trainbox.errors import ProgramError
+from trainbox.errors import DataError, ProgramError
 from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.hooks.namespace import Namespace
 from trainbox.serving.hooks.requirements import check_requirements
@@ -22,7 +24,13 @@ from trainbox.serving.multi.api import LoadModel
 from trainbox.serving.responder import ModelResponder, Request, Responder, Response
 
 T = TypeVar("T")
-_MODULES = {"xgboost": "xgboost", "scikit-learn": "sklearn", "pytorch": "torch"}
+_MOST_FILES = 10_000
+_MODULES = {
+    "xgboost": "trainbox.xgboost.predictor",
+    "scikit-learn": "sklearn",
+    "pytorch": "torch",
+    "onnx": "onnxruntime",
+}
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -48,33 +56,45 @@ def find_candidate(hosting: Hosting, asked: LoadModel) -> Candidate:
         DataError: There is no model in it.
         ProgramError: Its module cannot be used.
     """
-    directory = Path(asked.url).resolve()
-    root = hosting.layout.root.resolve()
-    if not directory.is_relative_to(root) or not directory.is_dir():
-        raise RequestError(f"url={short(asked.url, 200)} is not a directory below {root}", hint="models lie there")
+    directory = _find_directory(hosting.layout.root, asked.url)
     own = msgspec.structs.replace(hosting, model_path=directory, model_name=asked.name)
     try:
         found = find_model(own, list_model(own))
+        below = itertools.islice(files.walk_below(directory), _MOST_FILES)
+        size = sum(status.st_size for path, status in below if path.suffix != ".gz")
     except (RecursionError, MemoryError) as error:  # of the parser
         raise ProgramError(f"the code of {short(asked.name)} is nested too deeply to be read") from error
-    size = sum(status.st_size for path, status in files.walk_below(directory) if path.suffix != ".gz")
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
     return Candidate(asked.name, asked.url, own, found, size)
+
+
+def _find_directory(root: Path, url: str) -> Path:
+    try:
+        directory, root = Path(url).resolve(strict=True), root.resolve()
+    except FileNotFoundError as error:
+        raise RequestError(f"url={short(url, 200)} does not exist", status=HTTPStatus.NOT_FOUND) from error
+    except (OSError, RuntimeError) as error:  # a name that is too long; links that lead to each other
+        raise RequestError(f"url={short(url, 200)} cannot be read") from error
+    if not directory.is_relative_to(root) or not directory.is_dir():
+        raise RequestError(f"url={short(url, 200)} is not a directory below {root}", hint="models lie there")
+    return directory
 
 
 def import_library(candidate: Candidate) -> None:
     """Import the library of a model before its trial, or each trial would.
 
-    The code of another model may need all of it, where a server of one model leaves out what that one does not use.
+    The code of another model may need all of scikit-learn, of which a server of one model leaves parts out.
 
     Args:
         candidate: The model.
     """
-    framework = candidate.found.framework
-    if framework is None or candidate.hosting.code == "never":
+    name = _MODULES.get(candidate.found.framework or "")
+    if name is None or (name == "sklearn" and candidate.hosting.code == "never"):
         return
     default_in_environment("OMP_WAIT_POLICY", "passive")
     with contextlib.suppress(ImportError):  # who loads it says so
-        importlib.import_module(_MODULES[framework])
+        importlib.import_module(name)
 
 
 def try_candidate(candidate: Candidate) -> Responder:
@@ -85,7 +105,7 @@ def try_candidate(candidate: Candidate) -> Responder:
     """
     module = candidate.found.module
     if module is not None:
-        check_requirements(module.path.parent)
+        check_requirements(module.path.parent, candidate.hosting.installs)
     return load_candidate(candidate)
 
 
@@ -155,6 +175,11 @@ class NamespacedResponder:
         """Answer a request whose body is still coming."""
         with self._namespace.active():
             return _begun(self._responder.answer_blocks(request, body))
+
+    def execution_parameters(self) -> Response | None:
+        """Answer `/execution-parameters` where the model's module does."""
+        with self._namespace.active():
+            return self._responder.execution_parameters()
 
 
 def _begun(response: Response) -> Response:

@@ -73,6 +73,13 @@ class ModelsApp(App):
             return
         await self._invoke_model(named[0].decode("utf-8", errors="replace"), scope, receive, send)
 
+    async def _metrics(self) -> Response:
+        """Add how many models there are."""
+        name, counted = "trainbox_models_loaded", await super()._metrics()
+        text = f"# HELP {name} Models that are loaded.\n# TYPE {name} gauge\n{name} {len(self._responder.models)}\n"
+        body = counted.body if isinstance(counted.body, bytes) else b""
+        return msgspec.structs.replace(counted, body=body + text.encode())
+
     # -- models ----------------------------------------------------------------------------------------------------
 
     async def _administer(self, target: api.Target, scope: Message, receive: Receive, send: Send) -> None:
@@ -124,5 +131,5 @@ class ModelsApp(App):
 
     async def _change(self, change: Change) -> Response:
         if self._header[PageField.DRAINING]:
-            return api.problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is stopping")
+            return api.as_response(api.stopping())
         return api.as_response(await self._responder.exchange.ask(change))

@@ -7,7 +7,9 @@ or the load itself, during which no worker is forked.
 import ctypes
 import gc
 import os
+import signal
 import socket
+import threading
 import time
 import weakref
 from collections import deque
@@ -16,17 +18,27 @@ from collections.abc import Sequence
 import msgspec
 
 from trainbox.contract.hosting import Hosting
+from trainbox.contract.job import add_to_environment
 from trainbox.contract.text import short
 from trainbox.errors import ProgramError, TrainboxError
 from trainbox.log_lines import emit
 from trainbox.serving import connections
 from trainbox.serving.loader import ModelLoader
-from trainbox.serving.multi.api import LoadModel, Reply, UnloadModel, loaded, loaded_already, not_found, unloaded
+from trainbox.serving.multi.api import (
+    LoadModel,
+    Reply,
+    UnloadModel,
+    loaded,
+    loaded_already,
+    not_found,
+    stopping,
+    unloaded,
+)
 from trainbox.serving.multi.exchange import Exchange, Ticket
 from trainbox.serving.multi.loading import Candidate, find_candidate, import_library, load_candidate, try_candidate
 from trainbox.serving.multi.models_app import ModelsApp
 from trainbox.serving.multi.models_responder import LoadedModel, ModelsResponder
-from trainbox.serving.multi.room import Room, refuse_after, refuse_before
+from trainbox.serving.multi.room import Room, find_room, no_memory, refuse_after, refuse_before
 from trainbox.serving.multi.store import Store, StoredModel
 from trainbox.serving.multi.trial import Trial, attempt, explain_error
 from trainbox.serving.responder import load_responder
@@ -40,8 +52,6 @@ _TICK_SECONDS = 0.25
 _MOST_TRIALS = 4
 #: After so many unloads all objects are looked at for cycles, whatever became of the models.
 _UNLOADS_PER_COLLECTION = 16
-_WORKER_BYTES = 32 * 2**20
-_BODIES = 3
 
 
 def run(hosting: Hosting, *, link: int, page: int, store: int) -> int:
@@ -66,9 +76,11 @@ def run(hosting: Hosting, *, link: int, page: int, store: int) -> int:
         )
     for descriptor in (link, page, store):
         os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while models load, Ctrl-C is no exception of theirs
     started = time.monotonic()
     if read_machine().gpus:
-        emit("an endpoint of many models uses the processors alone; the GPU is left to others")
+        emit("an endpoint of many models uses the processors alone: its models do not see the GPU")
+        add_to_environment({"CUDA_VISIBLE_DEVICES": ""})  # CUDA does not survive a fork
     to_supervisor = LoaderLink(socket.socket(fileno=link))
     loader = ModelsLoader(hosting, to_supervisor, WorkerPage(page), Exchange(), Store(store))
     loader.load_again()
@@ -86,6 +98,8 @@ class _Tried(msgspec.Struct, frozen=True):
     trial: Trial
     #: How many processes the kernel had killed for memory before.
     memory_kills: int
+    #: Who has asked for the same meanwhile.
+    others: list[Ticket] = msgspec.field(default_factory=list)
 
 
 class ModelsLoader(ModelLoader):
@@ -132,7 +146,7 @@ class ModelsLoader(ModelLoader):
             while (ticket := self._exchange.receive()) is not None:
                 self._asked.append(ticket)
         for tried in self._tried.values():
-            tried.trial.look()
+            tried.trial.look(is_stopping=bool(self._header[PageField.DRAINING]))
         while self._asked and (len(self._tried) < _MOST_TRIALS or isinstance(self._asked[0].change, UnloadModel)):
             self._begin(self._asked.popleft())
         self._renew()
@@ -160,10 +174,11 @@ class ModelsLoader(ModelLoader):
         kills = (read_memory().kills or 0) - tried.memory_kills
         report = tried.trial.conclude(status, memory_kills=kills)
         refusal = report.refusal or refuse_after(self._room(), report.bytes)
+        if refusal is None:
+            refusal = self._take_in(tried)
         if refusal is not None:
-            self._refuse(tried.ticket, refusal)
-        else:
-            self._take_in(tried)
+            for ticket in (tried.ticket, *tried.others):
+                self._refuse(ticket, refusal)
 
     def close_own(self) -> None:
         """Close, in a process that was forked, what is the loader's alone."""
@@ -171,8 +186,8 @@ class ModelsLoader(ModelLoader):
         self._exchange.close_loader()
         for ticket in (*self._asked, *(ticket for ticket, _ in (*self._renewing, *self._changed))):
             ticket.worker.close()
-        for tried in self._tried.values():
-            tried.ticket.worker.close()
+        for ticket in (ticket for tried in self._tried.values() for ticket in (tried.ticket, *tried.others)):
+            ticket.worker.close()
 
     def freeze(self) -> None:
         """Keep collections out of what all workers share: one would copy every page that has an object."""
@@ -183,15 +198,23 @@ class ModelsLoader(ModelLoader):
 
     def _begin(self, ticket: Ticket) -> None:
         change = ticket.change
-        if isinstance(change, UnloadModel):
+        if self._header[PageField.DRAINING]:
+            ticket.answer(stopping())
+        elif isinstance(change, UnloadModel):
             self._unload(ticket, change.name)
-            return
-        is_loading = any(tried.candidate.name == change.name for tried in self._tried.values())
-        if change.name in self._all.models or is_loading:
-            ticket.answer(loaded_already(change.name, is_loading=is_loading))
+        elif change.name in self._all.models:
+            self._answer_unchanged(ticket, loaded_already(change.name))
+        else:
+            self._begin_load(ticket, change)
+
+    def _begin_load(self, ticket: Ticket, asked: LoadModel) -> None:
+        """Start the trial of a model, unless it runs already or its files say enough."""
+        same = next((tried for tried in self._tried.values() if tried.candidate.name == asked.name), None)
+        if same is not None:
+            same.others.append(ticket)
             return
         try:
-            candidate = find_candidate(self._hosting, change)
+            candidate = find_candidate(self._hosting, asked)
         except TrainboxError as error:
             self._refuse(ticket, explain_error(error))
             return
@@ -201,27 +224,41 @@ class ModelsLoader(ModelLoader):
             return
         import_library(candidate)
         kills = read_memory().kills or 0
-        trial = Trial(lambda: try_candidate(candidate), self.close_own, self._hosting.startup_seconds)
+        try:
+            trial = Trial(lambda: try_candidate(candidate), self.close_own, self._hosting.startup_seconds)
+        except OSError as error:  # of fork or pipe
+            self._refuse(ticket, no_memory(f"no process can be started for its trial: {error.strerror}"))
+            return
         self._tried[trial.pid] = _Tried(ticket, candidate, trial, kills)
 
-    def _room(self) -> Room | None:
-        available = read_available()
-        each = _WORKER_BYTES + _BODIES * self._hosting.max_body_bytes
-        return None if available is None else Room(available, each * self._header[PageField.WORKERS])
+    def _answer_unchanged(self, ticket: Ticket, reply: Reply) -> None:
+        """Answer that there is nothing to do; where the workers do not know that yet, when they do."""
+        changing = {other.change.name for other, _ in (*self._renewing, *self._changed)}
+        if ticket.change.name in changing:
+            self._changed.append((ticket, reply))
+        else:
+            ticket.answer(reply)
 
-    def _take_in(self, tried: _Tried) -> None:
-        """Load a model whose trial went well."""
+    def _room(self) -> Room | None:
+        workers = self._header[PageField.WORKERS]
+        return find_room(read_available(), workers=workers, largest_body=self._hosting.max_body_bytes)
+
+    def _take_in(self, tried: _Tried) -> Reply | None:
+        """Load a model whose trial went well; why it could not be."""
         candidate = tried.candidate
         self._write(StoredModel(candidate.name, candidate.url, is_loaded=False))
         told_before = msgspec.structs.replace(candidate.found, notes=())
         refusal = self._load_here(msgspec.structs.replace(candidate, found=told_before))
         self._write()
         if refusal is not None:
-            self._refuse(tried.ticket, refusal)
-            return
+            return refusal
         seconds = time.monotonic() - tried.trial.began
         emit(f"model {short(candidate.name)} is loaded from {candidate.url}: {seconds:.2f} s")
+        if threading.active_count() > 1:
+            emit(f"model {short(candidate.name)} has started a thread, which the workers do not have: start it later")
         self._changed.append((tried.ticket, loaded()))
+        self._changed += [(ticket, loaded_already(candidate.name)) for ticket in tried.others]
+        return None
 
     def _load_here(self, candidate: Candidate) -> Reply | None:
         """Load a model in this process; why it could not be."""
@@ -262,7 +299,7 @@ class ModelsLoader(ModelLoader):
     def _unload(self, ticket: Ticket, name: str) -> None:
         model = self._all.models.pop(name, None)
         if model is None:
-            ticket.answer(not_found(name))
+            self._answer_unchanged(ticket, not_found(name))
             return
         self._write()
         emit(f"model {short(name)} is unloaded")

@@ -66,6 +66,9 @@ class ModelsResponder:
             return as_response(not_found(request.model))
         return responder.answer_blocks(request, body)
 
+    def execution_parameters(self) -> None:
+        """A batch transform job has one model: SageMaker offers none for many."""
+
     def _answer_all(self, name: str, requests: Sequence[Request]) -> Iterator[Response]:
         responder = self._find(name)
         if responder is not None and responder.joins and len(requests) > 1:

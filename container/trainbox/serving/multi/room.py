@@ -10,6 +10,11 @@ _MIB = 2**20
 _HINT = "unload models, or use an instance with more memory"
 
 
+#: Requests may need so many times their largest body in each worker, and a worker so much for itself; of what is
+#: available a quarter at most is kept for them, or many workers would leave no room for any model.
+_BODIES, _WORKER_BYTES, _MOST_RESERVED = 3, 32 * 2**20, 4
+
+
 class Room(msgspec.Struct, frozen=True):
     """The memory of the container."""
 
@@ -22,6 +27,20 @@ class Room(msgspec.Struct, frozen=True):
     def free_bytes(self) -> int:
         """What models may take."""
         return max(0, self.available_bytes - self.reserved_bytes)
+
+
+def find_room(available: int | None, *, workers: int, largest_body: int) -> Room | None:
+    """Return the room for models; None where the kernel does not say.
+
+    Args:
+        available: Bytes that can be had.
+        workers: How many there are.
+        largest_body: Of a request, in bytes.
+    """
+    if available is None:
+        return None
+    needed = workers * (_WORKER_BYTES + _BODIES * largest_body)
+    return Room(available, min(needed, available // _MOST_RESERVED))
 
 
 def refuse_before(room: Room | None, size: int) -> Reply | None:

@@ -15,8 +15,9 @@ import msgspec
 
 from trainbox.errors import TrainboxError
 from trainbox.log_lines import emit
+from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.hooks.calls import HookError
-from trainbox.serving.multi.api import Reply
+from trainbox.serving.multi.api import Reply, stopping
 from trainbox.serving.multi.room import no_memory
 from trainbox.system.memory import read_rss
 
@@ -48,7 +49,7 @@ class Trial:
     def __init__(self, load: Callable[[], object], close: Callable[[], None], seconds: float) -> None:
         self.began = time.monotonic()
         self._seconds = seconds
-        self._is_late = False
+        self._is_late = self._is_stopped = False
         sys.stdout.flush()
         sys.stderr.flush()
         self._pipe, report = os.pipe()
@@ -58,10 +59,11 @@ class Trial:
         os.close(report)
         os.set_blocking(self._pipe, False)
 
-    def look(self) -> None:
-        """End it if it takes too long."""
-        if not self._is_late and time.monotonic() - self.began > self._seconds:
-            self._is_late = True
+    def look(self, *, is_stopping: bool = False) -> None:
+        """End it if it takes too long, or if the server stops."""
+        is_late = time.monotonic() - self.began > self._seconds
+        if (is_late or is_stopping) and not (self._is_late or self._is_stopped):
+            self._is_late, self._is_stopped = is_late, is_stopping
             os.kill(self.pid, signal.SIGKILL)
 
     def conclude(self, status: int, *, memory_kills: int) -> Report:
@@ -75,6 +77,8 @@ class Trial:
             content = pipe.read(_MOST_REPORT) or b""
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(content, type=Report)
+        if self._is_stopped:
+            return Report(stopping())
         return Report(explain_end(status, is_late=self._is_late, seconds=self._seconds, memory_kills=memory_kills))
 
 
@@ -96,8 +100,11 @@ def explain_error(error: BaseException) -> Reply:
     if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
         return no_memory(str(error) or "MemoryError")
     if isinstance(error, TrainboxError):
-        is_code = isinstance(error, HookError)
-        status = HTTPStatus.INTERNAL_SERVER_ERROR if is_code else HTTPStatus.BAD_REQUEST
+        status = HTTPStatus.BAD_REQUEST
+        if isinstance(error, HookError):
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+        elif isinstance(error, RequestError):
+            status = error.status
         return Reply(status, error.message[:_MOST_TEXT], error.hint[:_MOST_TEXT])
     text = f"the model cannot be loaded: {type(error).__name__}: {error}"[:_MOST_TEXT]
     return Reply(HTTPStatus.INTERNAL_SERVER_ERROR, text, "the log has the traceback")

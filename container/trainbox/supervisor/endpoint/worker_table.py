@@ -125,8 +125,6 @@ class WorkerTable:
         self.retiring: list[Worker] = []
         self._needs_successors = False
         self._awaits_replacement = False
-        #: Since when no worker is ready; None as long as one is.
-        self.absent_since: float | None = None
 
     def begin(self, count: int) -> None:
         """The loader is ready: have it fork them all."""
@@ -179,6 +177,7 @@ class WorkerTable:
         left = [worker for worker in self.workers if worker.pid or worker.start_at == float("inf")]
         for worker in self.workers:
             if worker not in left:
+                worker.slot.begin()
                 worker.close()
         self.workers, self.successors = self.successors, []
         self.retiring += left
@@ -294,8 +293,6 @@ class WorkerTable:
                 worker.why_killed = _describe_silence(worker, silent, busy)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
-        is_absent = not any(worker.is_ready for worker in self.workers)
-        self.absent_since = (self.absent_since or now) if is_absent else None
         return min(now + LOOK_SECONDS, min((worker.start_at for worker in self._all()), default=float("inf")))
 
 

@@ -48,7 +48,8 @@ def read_declared(plan: RunPlan, hyperparameters: Mapping[str, str]) -> Declared
         path = find_bundled(request.script)
     if path is None or path.suffix != ".py":
         return Declared(script=request.script)
-    name, place = request.script, request.script.removesuffix("_train") if is_bundled else str(path)
+    name = request.script.removesuffix("_train") if is_bundled else request.script
+    place = name if is_bundled else str(path)
     try:
         tree = parse(path)
         if not _imports_trainbox(tree):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from trainbox.contract.credentials.secrets import is_secret
 from trainbox.contract.hyperparameters import is_reserved
 from trainbox.contract.job_spec import JobSpec
 from trainbox.errors import RunError
@@ -180,6 +181,8 @@ def _check_given_once(ranges: Sequence[ParameterRange], spec: JobSpec) -> None:
     for each in ranges:
         if _alike(each.name) in given:
             raise RunError(f"--hp {given[_alike(each.name)]}: it is tuned, too", hint="give its value or its range")
+        if is_secret(each.name):
+            raise RunError(f"{each.name} is a secret by its name: it cannot be tuned", hint="rename it in the script")
         if is_reserved(each.name):
             raise RunError(f"{each.name} is a setting of the container: it cannot be tuned")
 
