@@ -1,6 +1,7 @@
 """Too little memory, threads or files is said as what it is, and never blamed on sound data."""
 
 import errno
+import functools
 import os
 import subprocess
 import sys
@@ -124,6 +125,7 @@ def read_under(limit: str, number: int, directory: Path) -> subprocess.Completed
     )
 
 
+@functools.cache
 def large(kind: str) -> dict[str, bytes]:
     """60,000 rows of 11 columns."""
     import gzip  # noqa: PLC0415
@@ -158,7 +160,7 @@ def test_a_user_without_threads_is_told_so(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kind", ["CSV", "gzip", "libsvm", "Parquet"])
+@pytest.mark.parametrize("kind", ["CSV", pytest.param("gzip", marks=pytest.mark.long), "libsvm", "Parquet"])
 def test_a_process_without_memory_is_told_so_and_ends(tmp_path: Path, kind: str) -> None:
     write(tmp_path, large(kind))
     answers = [read_under("memory", mib, tmp_path) for mib in (1, 16, 44)]

@@ -144,6 +144,7 @@ def test_a_watch_that_fails_does_the_job_no_harm(host: GpuHost, report: str, sai
     assert "had left behind" not in ended.log
 
 
+@pytest.mark.long
 def test_the_other_hosts_end_as_hardware_and_name_the_one_that_is_bad(tmp_path: Path) -> None:
     names = ("127.0.0.1", "127.0.0.2")
     with GpuHost(tmp_path / "one", gpus=1) as one, GpuHost(tmp_path / "two", gpus=1) as two:

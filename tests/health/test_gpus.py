@@ -1,7 +1,5 @@
 """The checks of GPUs over a recording of NVML, first what each reading means, then as the whole program."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.forks import content, fork, own_environment
 from tests.support.gpu_hosts import needs_mounts, with_devices
 from tests.support.process_hosts import Checked, Hosts
 from tests.support.recordings import A100, RECORDED, play, real_host, recording, write
@@ -318,8 +317,7 @@ def test_a_gpu_whose_memory_somebody_else_holds_is_told_from_a_broken_one(
 @pytest.mark.process
 def test_one_wrong_bit_is_counted(tmp_path: Path) -> None:
     """Planted in the product itself: torch's own multiplication, off by one in one number of one repeat."""
-    planted = tmp_path / "planted.py"
-    planted.write_text("""
+    planted = """
 import torch
 from trainbox.health import arithmetic
 original, calls = torch.Tensor.__matmul__, []
@@ -332,6 +330,7 @@ def wrong(left, right):
 torch.Tensor.__matmul__ = wrong
 measured = arithmetic.measure("cpu", "fast")
 print(measured.wrong, measured.repeats)
-""")
-    answer = subprocess.run([sys.executable, planted], capture_output=True, text=True, check=True, timeout=300)
-    assert answer.stdout == "1 20\n"
+"""
+    with (tmp_path / "said").open("w+b") as said:
+        ended = fork(planted, argv=[""], environment=own_environment(), directory=tmp_path, stdout=said, stderr=said)
+        assert (ended.wait(), content(said)) == (0, "1 20\n")

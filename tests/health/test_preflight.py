@@ -105,6 +105,7 @@ def test_a_fault_of_the_configuration_ends_all_hosts_before_the_script(two: Host
     assert (two.trees[first].root / f"output/data/health/{first}.json").exists()
 
 
+@pytest.mark.long
 def test_a_rank_that_sends_wrong_numbers_ends_all_hosts_as_hardware(two: Hosts) -> None:
     second = two.hosts[1]
     ranks = {"PROCESSES_PER_HOST": "2"}

@@ -149,6 +149,7 @@ def test_a_first_request_and_whole_files_are_answered_as_the_pages_say(data: Pat
 
 
 @pytest.mark.process
+@pytest.mark.long
 def test_the_ddp_script_trains_alone(data: Path) -> None:
     (data / "ddp.py").write_text(example("ddp-script.md", "with session"))
     line = "TRAINBOX_ROOT=alone python ddp.py --channel train=data/train --batch_size 4 --epochs 1"

@@ -88,10 +88,9 @@ def cases() -> Iterator[Case]:
                         yield Case(victim, number, stage, hosts, where)
 
 
-#: One of each signal but SIGTERM, which every test of a stop sends; the rest: the same mechanisms at other moments.
+#: What is frozen: test_launch.py kills, and every test of a stop sends SIGTERM. The rest are other moments and hosts.
 DEFAULT = {
     Case("agent", STOP, "training"),
-    Case("server", KILL, "training", 2, 1),
     Case("writer", STOP, "saving"),
 }
 

@@ -113,6 +113,7 @@ def test_a_frozen_rank_hears_that_the_job_is_stopped_and_can_save(tree: Tree, tm
     assert saved.exists()
 
 
+@pytest.mark.long
 def test_the_host_of_a_frozen_rank_is_found_among_several(tmp_path: Path) -> None:
     names = ("127.0.0.1", "127.0.0.2")
     still = "if (rank, attempt, step) == (1, 0, 9): os.kill(os.getpid(), signal.SIGSTOP)"

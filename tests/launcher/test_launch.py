@@ -148,6 +148,7 @@ def test_a_killed_rank_is_started_again_with_all_others_until_that_has_been_trie
     assert "no restart: 5 restart(s) within ten minutes did not help" in run.log
 
 
+@pytest.mark.long
 def test_the_same_exception_at_the_same_step_is_not_tried_a_third_time(tree: Tree) -> None:
     tree.program(script("if rank == 1 and step == 7: raise ValueError('seven')"))
     run = tree.run()
@@ -157,6 +158,7 @@ def test_the_same_exception_at_the_same_step_is_not_tried_a_third_time(tree: Tre
     assert str(run.failure).startswith("ValueError: seven\nat train.py:13 in happens (exit code 1, rank 1)")
 
 
+@pytest.mark.long
 def test_an_error_of_ours_keeps_its_code_and_is_not_tried_again(tree: Tree) -> None:
     run = tree.program(script("if rank == 1: import trainbox; trainbox.channel('validation')")).run()
     assert run.code == 7, run.log
@@ -443,6 +445,7 @@ def test_a_host_that_falls_silent_is_lost_too(pair: tuple[Tree, Tree], lost: int
     assert not re.search(r"\bPEER\b", thawed.log)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-rm", "true"], check=False, capture_output=True).returncode != 0,
     reason="needs user namespaces",
@@ -556,6 +559,7 @@ def test_a_stop_before_all_ranks_have_met_is_not_waited_out(tree: Tree) -> None:
     assert "with trainbox.torch a stop is heard from session() on" in str(run.failure)
 
 
+@pytest.mark.long
 def test_a_rank_killed_by_another_when_a_stop_has_come_is_told_from_one_without_a_handler(tree: Tree) -> None:
     handles = "signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
     ready = "Path(os.environ['TRAINBOX_ROOT'], f\"pid-{os.environ['RANK']}\").touch()"
@@ -619,6 +623,7 @@ def test_a_stop_while_the_agent_of_a_completed_job_leaves_is_no_failure(tree: Tr
     assert (run.code, run.failure) == (0, None), run.log
 
 
+@pytest.mark.long
 def test_a_host_that_never_comes_is_the_one_that_is_named(pair: tuple[Tree, Tree]) -> None:
     for tree, name in zip(pair, ("127.0.0.1", "127.0.0.2"), strict=True):
         tree.hosts("127.0.0.1", "127.0.0.2", "127.0.0.3", current=name)

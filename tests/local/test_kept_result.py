@@ -240,8 +240,15 @@ def kill_when(here: Path, mine: str, has_come: Callable[[], bool], *arguments: s
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("moment", ["training", "packing"])
-@pytest.mark.parametrize("hosts", ["1", "2"])
+@pytest.mark.parametrize(
+    ("hosts", "moment"),
+    [
+        ("2", "training"),
+        ("1", "packing"),
+        pytest.param("1", "training", marks=pytest.mark.long),
+        pytest.param("2", "packing", marks=pytest.mark.long),
+    ],
+)
 def test_a_killed_attempt_and_a_failed_one_leave_the_result_of_the_first(here: Path, hosts: str, moment: str) -> None:
     out = here / "out"
     run(here, "one", "--hosts", hosts)

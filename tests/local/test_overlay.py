@@ -169,6 +169,7 @@ def test_the_commands_of_a_shell_script_are_those_of_the_overlay(here: Path) -> 
     subprocess.run([overlays(here)[0] / "bin" / "pytest", "--version"], check=True, env=environment(here))
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_a_package_with_code_in_c_is_built_once_and_not_in_the_source(here: Path) -> None:
@@ -285,7 +286,7 @@ def kill_all(here: Path) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("which", ["trainbox run", "everything"])
+@pytest.mark.parametrize("which", [pytest.param("trainbox run", marks=pytest.mark.long), "everything"])
 def test_what_was_killed_while_it_installed_is_never_taken_for_an_environment(slow: Path, which: str) -> None:
     with start(slow, "one") as killed:
         eventually(lambda: building(slow), "one that builds")

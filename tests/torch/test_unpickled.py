@@ -45,7 +45,9 @@ with session(seed=1) as run:
 """
 
 
-@pytest.mark.parametrize("sharded", [True, pytest.param(False, marks=pytest.mark.long)])
+#: test_pickle_names.py hears the same hook in jobs of one process, and test_strangers.py plants a pickle in the store.
+@pytest.mark.long
+@pytest.mark.parametrize("sharded", [True, False])
 def test_hosts_that_meet_train_save_restart_and_resume_unpickle_nothing(tmp_path: Path, *, sharded: bool) -> None:
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     hosts, events, port = addresses(2), tmp_path / "events", str(free_port())
