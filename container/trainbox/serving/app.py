@@ -221,8 +221,7 @@ class App:
             return body
         # It gives away its buffer, where parts that are joined are in memory twice; what has not come takes none.
         whole = BytesIO(bytes(int(length)) if length.isdecimal() else b"")
-        whole.write(body)
-        size = len(body)
+        size = whole.write(body)
         while message["more_body"]:
             if limit and size > limit:
                 raise Unusable(413, _too_large(size, limit, at_least=True))
@@ -233,8 +232,7 @@ class App:
                 raise Unusable(408, text, reads_rest=False) from None
             if message["type"] == "http.disconnect":
                 return None
-            whole.write(message["body"])
-            size += len(message["body"])
+            size += whole.write(message["body"])
         if limit and size > limit:
             raise Unusable(413, _too_large(size, limit), reads_rest=False)
         whole.truncate()
