@@ -185,6 +185,7 @@ def test_the_reason_is_the_cause_and_not_the_loudest_consequence(tree: Tree) -> 
     assert "rank 1" in str(run.failure)
 
 
+@pytest.mark.long
 def test_a_traceback_looks_as_python_prints_it(tree: Tree) -> None:
     tree.program("import os\ndef fail(): raise ValueError('x')\nif os.environ['RANK'] == '1': fail()\n")
     run = tree.run(TRAINBOX_MAX_RESTARTS="0", NCCL_SOCKET_IFNAME="nosuch0")

@@ -115,7 +115,13 @@ def test_with_long_steps_too_a_stop_is_agreed_on_within_a_few(script: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("size", "environment"), [(1, {}), (2, {"PRECISION": "fp16"}), (2, {"SHARDED": "1"}), (4, {"WIDTH": "512"})]
+    ("size", "environment"),
+    [
+        (1, {}),
+        (2, {"PRECISION": "fp16"}),
+        (2, {"SHARDED": "1"}),
+        pytest.param(4, {"WIDTH": "512"}, marks=pytest.mark.long),
+    ],
 )
 def test_stopped_and_resumed_gives_the_very_weights_of_a_run_that_went_through(
     size: int, environment: dict[str, str], script: Path, tmp_path: Path

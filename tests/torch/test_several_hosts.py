@@ -100,7 +100,7 @@ def completed(runs: list[Run]) -> list[str]:
 @pytest.mark.parametrize(
     ("program", "hosts", "processes"),
     [
-        pytest.param(PUBLIC, 2, 1, id="2x1"),
+        pytest.param(PUBLIC, 2, 1, id="2x1", marks=pytest.mark.long),
         pytest.param(PUBLIC, 1, 2, id="1x2", marks=pytest.mark.long),
         pytest.param(PUBLIC, 2, 2, id="2x2", marks=pytest.mark.long),
         pytest.param(BY_HOSTS, 2, 1, id="rank from SM_HOSTS", marks=pytest.mark.long),
