@@ -18,7 +18,7 @@ class BodyPipe:
     Args:
         first: Its first part.
         loop: Of what feeds it.
-        seconds: How long it may pause: whoever reads it can do nothing else meanwhile.
+        seconds: How long it may pause; the reading thread is blocked meanwhile.
     """
 
     def __init__(self, first: bytes, loop: asyncio.AbstractEventLoop, seconds: float) -> None:

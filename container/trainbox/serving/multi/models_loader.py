@@ -50,7 +50,7 @@ from trainbox.system.worker_page import PageField, WorkerPage
 _TICK_SECONDS = 0.25
 #: Trials at the same time: one that hangs must not keep the others waiting.
 _MOST_TRIALS = 4
-#: After so many unloads all objects are looked at for cycles, whatever became of the models.
+#: After so many unloads a full garbage collection runs: models may hold reference cycles.
 _UNLOADS_PER_COLLECTION = 16
 
 

@@ -137,7 +137,7 @@ def attempt(load: Callable[[], T]) -> tuple[T | None, Reply | None]:
     """Load a model; what it raises is an answer, and its traceback is in the log where its code is at fault."""
     try:
         return load(), None
-    except BaseException as error:  # noqa: BLE001 - whatever a model raises is no end of who loads it
+    except BaseException as error:  # noqa: BLE001 - no exception of a model may end its loader
         if not isinstance(error, TrainboxError) or isinstance(error, HookError):
             emit(traceback.format_exc().rstrip())
         return None, explain_error(error)

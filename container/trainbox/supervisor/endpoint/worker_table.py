@@ -148,7 +148,7 @@ class WorkerTable:
         return [*self.workers, *self.successors, *self.retiring]
 
     def find(self, number: int) -> Worker | None:
-        """Return the worker with this number, whatever it is at."""
+        """Return the worker with this number, whatever its state."""
         return next((worker for worker in self._all() if worker.number == number), None)
 
     # -- workers that take over ------------------------------------------------------------------------------------

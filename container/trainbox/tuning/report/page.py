@@ -13,7 +13,7 @@ from trainbox.tuning.report.importance import FEWEST_TRIALS
 from trainbox.tuning.report.texts import page_text
 from trainbox.tuning.report.trial_table import facts, trial_table
 
-#: A browser loads nothing from anywhere, whatever a text says. Parallel coordinates compile their shaders (`eval`).
+#: A browser loads nothing from the network, even if a text has HTML. Parallel coordinates compile shaders (`eval`).
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:;"
     " form-action 'none'; base-uri 'none'"
