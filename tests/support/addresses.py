@@ -16,16 +16,8 @@ _NUMBERS = itertools.count()
 _PORTS = itertools.count()
 
 
-class _Claim:
-    """The block of this process; the socket keeps it."""
-
-    def __init__(self, number: int, kept: socket.socket) -> None:
-        self.number = number
-        self.kept = kept
-
-
 @functools.cache
-def _block(pid: int) -> _Claim:
+def _block(pid: int) -> int:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     for number in range(_BLOCKS):
         block = (int(worker) + number) % _BLOCKS
@@ -35,14 +27,15 @@ def _block(pid: int) -> _Claim:
         except OSError:
             claim.close()
             continue
-        return _Claim(block, claim)
+        claim.detach()  # stays open for as long as the process lives
+        return block
     raise AssertionError(f"process {pid} finds no block of addresses: {_BLOCKS} others are in use")
 
 
 def addresses(count: int) -> list[str]:
     """Addresses of this machine, for the hosts of one job: no other test has had them lately."""
     number = next(_NUMBERS) % 250 + 1
-    return [f"127.{_block(os.getpid()).number + 1}.{number}.{place}" for place in range(1, count + 1)]
+    return [f"127.{_block(os.getpid()) + 1}.{number}.{place}" for place in range(1, count + 1)]
 
 
 def free_port() -> int:
@@ -50,7 +43,7 @@ def free_port() -> int:
 
     For programs that must be told a port; a server of a test's own binds port 0 and says which it got.
     """
-    block = _block(os.getpid()).number
+    block = _block(os.getpid())
     for _ in range(_PORTS_OF_A_BLOCK):
         port = _FIRST_PORT + block * _PORTS_OF_A_BLOCK + next(_PORTS) % _PORTS_OF_A_BLOCK
         with socket.socket() as probe:
