@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from resource import RUSAGE_THREAD, getrusage, struct_rusage
 from typing import Any, TypeAlias
 
 import msgspec
@@ -155,13 +156,13 @@ class Predictions:
         _deliver(together, self._answer_in_loop([each.request for each in together]))
 
     def _answer_in_loop(self, requests: Sequence[Request]) -> list[Response]:
-        began, busy = time.perf_counter(), time.thread_time()
+        before, began = getrusage(RUSAGE_THREAD), time.perf_counter()
         try:
             return self._answer(requests)
         finally:
-            seconds, busy = time.perf_counter() - began, time.thread_time() - busy
-            if self._responder.joins:  # it waits for nothing but a processor
-                seconds = max(busy, seconds - _SLOW_SECONDS)
+            seconds = time.perf_counter() - began
+            if seconds > _LOOP_SECONDS * len(requests):
+                seconds = _seconds_of_its_own(seconds, before)
             if seconds > _SLOW_SECONDS:
                 self._slowness = _SLOWEST
             else:
@@ -249,6 +250,14 @@ def error_response(status: int, text: str, request_id: str = "") -> Response:
 def _deliver(waiting: Sequence[_Waiting], answers: Sequence[Response]) -> None:
     for each, response in zip(waiting, answers, strict=True):
         each.deliver(response)
+
+
+def _seconds_of_its_own(seconds: float, before: struct_rusage) -> float:
+    """Return how many of some seconds are this thread's own: where it has waited for no other, those of a processor."""
+    after = getrusage(RUSAGE_THREAD)
+    if after.ru_nvcsw > before.ru_nvcsw:
+        return seconds
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _settle(answered: "asyncio.Future[Response | None]", response: Response | None) -> None:
