@@ -223,3 +223,29 @@ def test_a_whole_request_takes_no_task_and_the_application_may_refuse_that() -> 
         "whole: 2 headers, 2",
         "as any: /ping",
     ]
+
+
+async def _held_up(parts: list[bytes], seconds: list[float]) -> list[bool]:
+    """Whether a connection is still open when so many seconds have passed after some parts, the last unanswered."""
+    connections, open_ = Connections(Noting()), list[bool]()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        connections.add(listener.accept()[0])
+        writer.write(parts[0])
+        await reader.readuntil(b"\r\n\r\n")
+        for part in parts[1:]:
+            writer.write(part)
+            await asyncio.sleep(0.05)
+        now = asyncio.get_running_loop().time()
+        for later in seconds:
+            connections.close_slow(now + later)
+            await asyncio.sleep(0)
+            open_.append(len(connections) > 0)
+        writer.close()
+        await writer.wait_closed()
+    return open_
+
+
+def test_a_connection_that_has_had_a_whole_answer_may_wait_and_a_begun_head_may_not() -> None:
+    assert asyncio.run(_held_up([request(b"1")], [1, 11, 74, 76])) == [True, True, True, False]
+    assert asyncio.run(_held_up([request(b"1"), request(b"2")[:30]], [1, 10, 12])) == [True, True, False]
