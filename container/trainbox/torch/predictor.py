@@ -17,6 +17,7 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 
+from trainbox.contract.hosting import NO_EXTRAS
 from trainbox.contract.model_card import Features, ModelCard
 from trainbox.errors import DataError
 from trainbox.files import read_below
@@ -90,6 +91,8 @@ class NetworkPredictor:
         card: Its card.
     """
 
+    extras = NO_EXTRAS
+
     def __init__(self, module: Any, card: ModelCard) -> None:  # noqa: ANN401 - modules of programs have no type
         self.card = card
         self._module = module
@@ -112,16 +115,6 @@ class NetworkPredictor:
         if not len(dense):
             return self._compute(np.zeros((1, *dense.shape[1:]), np.float32), self._block)[:0]
         return self._predict(dense, self._block)
-
-    def contributions(self, rows: Any) -> Floats:  # noqa: ANN401 - of the protocol
-        """Refuse: a network does not say what each feature adds.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(
-            f"contributions are not available for a network ({len(rows):,} rows)", hint="models of XGBoost have them"
-        )
 
     def set_threads(self, count: int) -> None:
         """Use so many threads; whether rows are independent of each other is tried again."""

@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from trainbox.contract.hosting import Extras
 from trainbox.contract.model_card import FeatureType, ModelCard, classes_of, features_of
 from trainbox.errors import DataError
 from trainbox.files import read_below
-from trainbox.xgboost.c_api import Booster, Library, Matrix, Prediction, XGBoostError
+from trainbox.xgboost.c_api import Booster, Kind, Library, Matrix, Prediction, XGBoostError
 from trainbox.xgboost.fold_predictions import combine_folds
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.old_models import convert, is_old
@@ -112,6 +113,11 @@ class XGBoostPredictor:
         dense: Floats = np.ascontiguousarray(rows, np.float32)
         return self._join([call(dense) for call in self._calls])
 
+    @property
+    def extras(self) -> Extras:
+        """See `contract.hosting.Predictor`."""
+        return {"contributions": self.contributions, "leaf": self.leaves}
+
     def contributions(self, rows: Any) -> Floats:  # noqa: ANN401 - dense or sparse
         """Return what each feature adds to the margin of each row (SHAP), the bias last.
 
@@ -121,13 +127,26 @@ class XGBoostPredictor:
         Raises:
             DataError: The model has several folds, or XGBoost cannot say.
         """
+        return self._explain(rows, "contributions", "contributions")
+
+    def leaves(self, rows: Any) -> npt.NDArray[np.int32]:  # noqa: ANN401 - dense or sparse
+        """Return the leaf that each row reaches in each tree, as `pred_leaf` does, but in whole numbers.
+
+        Returns:
+            (n, trees), the trees in the order in which they were grown.
+
+        Raises:
+            DataError: The model has several folds, or XGBoost cannot say.
+        """
+        return self._explain(rows, "leaf", "leaves").astype(np.int32).reshape(rows.shape[0], -1)
+
+    def _explain(self, rows: Any, kind: Kind, what: str) -> Floats:  # noqa: ANN401 - dense or sparse
         if len(self._boosters) > 1:
-            raise DataError("contributions are not available for a model of several folds", hint=_OTHER_OUTPUT)
+            raise DataError(f"{what} are not available for a model of several folds", hint=_OTHER_OUTPUT)
         try:
-            found: Floats = self._boosters[0].predict(self._matrix(rows), contributions=True)
+            return self._boosters[0].predict(self._matrix(rows), kind)
         except XGBoostError as error:
-            raise DataError(f"contributions are not available for this model: {error}", hint=_OTHER_OUTPUT) from error
-        return found
+            raise DataError(f"{what} are not available for this model: {error}", hint=_OTHER_OUTPUT) from error
 
     def set_threads(self, count: int) -> None:
         """Use so many threads from now on."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from trainbox.contract.hosting import Hosting, Predictor
+from trainbox.contract.hosting import NO_EXTRAS, Hosting, Predictor
 from trainbox.contract.model_card import ModelCard
 from trainbox.data.formats.byte_stream import Readable
 from trainbox.errors import DataError
@@ -167,6 +167,7 @@ class _UserPredictor:
     """The user's own model behind a card of ours."""
 
     is_rowwise = False
+    extras = NO_EXTRAS  # nothing says what the model can do
 
     def __init__(self, card: ModelCard, model: Any) -> None:  # noqa: ANN401 - whatever model_fn returns
         self.card = card
@@ -175,14 +176,6 @@ class _UserPredictor:
     def predict(self, rows: Any) -> Any:  # noqa: ANN401 - arrays
         """Return what the model says."""
         return predict_plain(rows, self._model)
-
-    def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - arrays
-        """Refuse: nothing says what the model can do.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(f"contributions of {len(rows):,} rows are not available: model_fn loads the model")
 
     def set_threads(self, count: int) -> None:
         """Leave the threads to the user."""
