@@ -22,16 +22,17 @@ from sklearn.base import BaseEstimator, is_classifier
 
 from trainbox.contract.hosting import NO_EXTRAS, Extras
 from trainbox.contract.model_card import ModelCard, SampleRow, features_of
+from trainbox.contract.model_file import read_model_file
 from trainbox.data import Coding
 from trainbox.errors import DataError
-from trainbox.files import read_below
 from trainbox.log_lines import emit
 from trainbox.model.samples import as_prediction
 from trainbox.sklearn.forests.packing import FORESTS, check_trees
 from trainbox.sklearn.texts import expand
 
-_MOST_BYTES = 2**40
-_PICKLED_HINT = "load it with the versions of its card; a class of your own must be in code/ of model.tar.gz"
+_PICKLED_HINT = (
+    "is the file whole? load it with the versions of its card; a class of your own must be in code/ of model.tar.gz"
+)
 #: What predicts each row by itself, whatever stands beside it; a product of matrices rounds by their size.
 _ROWWISE = (
     *FORESTS,
@@ -60,10 +61,7 @@ def load_predictor(
         DataError: The file cannot be read, holds no estimator, or needs code that may not run.
     """
     source = model_dir / name
-    try:
-        content = read_below(model_dir, name, _MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}") from error
+    content = read_model_file(model_dir, name)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:

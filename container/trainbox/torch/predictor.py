@@ -19,14 +19,13 @@ import torch
 
 from trainbox.contract.hosting import NO_EXTRAS
 from trainbox.contract.model_card import Features, ModelCard
+from trainbox.contract.model_file import read_model_file
 from trainbox.errors import DataError
-from trainbox.files import read_below
 from trainbox.log_lines import emit
 from trainbox.torch.archives import find_code
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-_MOST_BYTES = 2**40
 #: Calls are padded with zeros to a multiple of so many rows.
 STEP = 8
 #: The most rows of a call that is tried, and what they have together.
@@ -49,10 +48,7 @@ def load_predictor(
         DataError: The file cannot be read, is no network, or holds code that may not run.
     """
     source = model_dir / name
-    try:
-        content = read_below(model_dir, name, _MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}") from error
+    content = read_model_file(model_dir, name)
     if not is_script and (code := find_code(content)):
         if not may_run_code:
             raise DataError(
@@ -76,7 +72,7 @@ def load_predictor(
         text = str(error).partition("\n")[0]
         raise DataError(
             f"{source} cannot be loaded by PyTorch {torch.__version__}: {type(error).__name__}: {text}",
-            hint="export the network with the version that its card names",
+            hint="is the file whole? export the network with the version that its card names",
         ) from error
     return NetworkPredictor(module, card or _describe(shape, is_script=is_script))
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from trainbox.contract.hosting import Extras
 from trainbox.contract.model_card import FeatureType, ModelCard, classes_of, features_of
+from trainbox.contract.model_file import read_model_file
 from trainbox.errors import DataError
-from trainbox.files import read_below
 from trainbox.xgboost.c_api import Booster, Kind, Library, Matrix, Prediction, XGBoostError
 from trainbox.xgboost.fold_predictions import combine_folds
 from trainbox.xgboost.model_check import Model, check_model
@@ -28,7 +28,6 @@ from trainbox.xgboost.old_models import convert, is_old
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-_MOST_BYTES = 2**40
 #: Of `XGBoosterPredictFromDense`: all rounds, no margin, NaN is missing, (n,) where there is one output.
 _CONFIG = (
     b'{"type": 0, "training": false, "iteration_begin": 0, "iteration_end": 0, "missing": NaN,'
@@ -55,7 +54,7 @@ def load_predictor(
     Raises:
         DataError: A file cannot be read, or is no model.
     """
-    contents = [_read(model_dir, name) for name in (names if use_ensemble else names[:1])]
+    contents = [read_model_file(model_dir, name) for name in (names if use_ensemble else names[:1])]
     contents = [
         convert(content, source=str(model_dir / name)) if is_old(content) else content
         for name, content in zip(names, contents, strict=False)
@@ -203,13 +202,6 @@ def has_plain_trees(booster: Booster) -> bool:
     model = booster.save()
     at = model.rfind(_WEIGHTS)
     return at < 0 or model[at + len(_WEIGHTS) :].startswith(_NO_NUMBERS)
-
-
-def _read(model_dir: Path, name: str) -> bytes:
-    try:
-        return read_below(model_dir, name, _MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"{model_dir / name} cannot be read: {error.strerror}") from error
 
 
 def _load(library: Library, content: bytes, source: str) -> Booster:

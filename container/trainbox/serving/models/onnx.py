@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from trainbox.contract.hosting import NO_EXTRAS
 from trainbox.contract.model_card import Features, ModelCard, features_of
+from trainbox.contract.model_file import read_model_file
 from trainbox.errors import DataError
 from trainbox.system.machine import read_machine
 
@@ -87,6 +88,7 @@ def load_predictor(model_dir: Path, name: str) -> "OnnxPredictor":
     """
     import onnxruntime  # noqa: PLC0415 - only who serves such a model has it
 
+    read_model_file(model_dir, name, 1)  # onnxruntime says neither why a file cannot be read nor what to do
     session = _open(model_dir / name, 1)
     plan = plan_model(
         [OnnxPort(port.name, port.type, tuple(port.shape)) for port in session.get_inputs()],
