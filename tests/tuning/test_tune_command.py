@@ -407,6 +407,20 @@ def test_a_search_goes_on_only_as_it_was(here: Path) -> None:
             mine(here, *others, *changed, "--resume")
 
 
+def test_a_search_goes_on_only_with_the_channels_that_it_had(here: Path) -> None:
+    for name in ("data", "other"):
+        (here / name).mkdir()
+        (here / name / "a.csv").touch()
+    search = ("--range", "lr=0.1:1.0", "--out", "one")
+    same = (*search, "--channel", "train=data")
+    earlier(here / "one", mine(here, *same), trial(1, {"lr": "0.5"}))
+    assert mine(here, *search, "--channel", f"train={here}/data", "--resume").previous == read_tuning(here / "one")
+    for channels in (["train=other"], ["train=data", "validation=other"], []):
+        flags = [word for channel in channels for word in ("--channel", channel)]
+        with pytest.raises(RunError, match=r'--resume: --channel of one was \{"train":"\S+/data"\}, not \{'):
+            mine(here, *search, *flags, "--resume")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"version": 99})])
 def test_a_record_that_is_none_is_named(here: Path, content: str) -> None:
     (here / "one").mkdir()

@@ -34,6 +34,8 @@ class TuningPlan(msgspec.Struct, frozen=True, kw_only=True):
     #: The job of each trial, without what is tuned.
     spec: JobSpec
     options: LocalOptions
+    #: Where the data of all trials is, by the name of the channel.
+    channels: Mapping[str, str] = {}
     #: Names whose values are secret.
     hide: tuple[str, ...] = ()
     #: The tuning job that goes on.
@@ -60,6 +62,7 @@ class TuningPlan(msgspec.Struct, frozen=True, kw_only=True):
             objective=settings.objective,
             ranges=settings.ranges,
             static=public_values(self.spec.hyper_parameters, self.hide),
+            channels=dict(self.channels),
             max_trials=settings.max_trials,
             max_parallel=settings.max_parallel,
             seed=settings.seed,

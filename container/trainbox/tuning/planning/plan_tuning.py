@@ -13,6 +13,7 @@ from trainbox.contract.credentials.secrets import is_secret
 from trainbox.contract.hyperparameters import is_reserved
 from trainbox.contract.job_spec import JobSpec
 from trainbox.errors import RunError
+from trainbox.local.inputs.source import as_flags
 from trainbox.local.local_options import LocalOptions
 from trainbox.local.plan import RunPlan
 from trainbox.local.request import RESULTS
@@ -111,6 +112,7 @@ def plan_tuning(request: TuningRequest, spec: JobSpec, options: LocalOptions) ->
         settings=settings,
         spec=spec,
         options=options,
+        channels=as_flags(job.request.channels),
         hide=job.request.hide,
         previous=previous,
         overwrite=request.overwrite,
@@ -273,6 +275,7 @@ def _check_same(mine: TuningRecord, previous: TuningRecord) -> None:
         ("objective", "the objective"),
         ("ranges", "the ranges"),
         ("static", "--hp"),
+        ("channels", "--channel"),
         ("strategy", "--strategy"),
         ("seed", "--seed"),
         ("early_stopping", "--early-stop"),
