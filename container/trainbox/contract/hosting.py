@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import msgspec
 
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.contract.layout import Layout
 from trainbox.contract.model_card import ModelCard
 from trainbox.contract.setting_values import Installs, one_of, read_switch
@@ -33,7 +34,6 @@ DEFAULT_BATCH_TIMEOUT_SECONDS = 600.0
 #: Within 8 minutes `/ping` must answer 200, or the launch has failed.
 DEFAULT_STARTUP_SECONDS = 480.0
 LAST_PORT = 65535
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 MOST_WORKERS = 1024
 
 BatchStrategy = Literal["MULTI_RECORD", "SINGLE_RECORD"]

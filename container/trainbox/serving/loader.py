@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from trainbox.contract.hosting import GPU_VARIABLE, Hosting
+from trainbox.contract.environment import GPU_VARIABLE
+from trainbox.contract.hosting import Hosting
 from trainbox.contract.job import add_to_environment
 from trainbox.errors import TrainboxError, last_words
 from trainbox.serving import worker
