@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from trainbox.cli.run import previews_of
 from trainbox.cli.screen.dry_run import describe
 from trainbox.cli.screen.tuning_terminal import TuningTerminal
@@ -90,7 +92,8 @@ def _describe(plan: TuningPlan) -> str:
 
     number = len(plan.record.trials) + 1
     values = TrialSearch(plan.settings).ask(number) or {}
-    job = plan_job(*trial_job(plan, first_trial(plan, number, values, ""), 0, resume=False))
+    spec, options = trial_job(plan, first_trial(plan, number, values, ""), 0, resume=False)
+    job = plan_job(spec, msgspec.structs.replace(options, overwrite=plan.overwrite))  # nothing has been removed yet
     lines = [tuning_line(plan.record), *plan.notes, *map(range_line, plan.settings.ranges), ""]
     return "\n".join([*lines, describe(job, previews_of(job))])
 

@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.credentials.peer_key import as_handed_on
 from trainbox.contract.credentials.secrets import redact, redact_arguments
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.local.backends import namespace
 from trainbox.local.backends.namespace import OPT_ML
 from trainbox.local.inputs.hosts import Cluster, form_cluster
@@ -165,6 +166,8 @@ def _plan_host(
     environment |= {**added, **({} if root == OPT_ML else {"TRAINBOX_ROOT": str(tree)})}
     if request.isolation.image is None:
         environment |= _packages_apart(root, environment)
+        if request.share.gpus:
+            environment[GPU_VARIABLE] = ",".join(request.share.gpus)
     if overlay is not None:
         environment |= _activated(overlay, environment)
     return HostPlan(
@@ -308,6 +311,6 @@ def _argv(request: RunRequest, mounts: tuple[Mount, ...], python: str) -> tuple[
         # What SageMaker gives to the image's own ENTRYPOINT.
         return request.arguments if request.command else ("train",)
     listed = [(mount.source, mount.target, mount.read_only) for mount in mounts]
-    wanted = namespace.spec(request.isolation.kind, listed, request.processors)
+    wanted = namespace.spec(request.isolation.kind, listed, request.share.processors)
     started = (_ENV, "--", *request.command) if request.command else train_argv(python)
     return (sys.executable, "-I", "-S", namespace.__file__, wanted, *started)
