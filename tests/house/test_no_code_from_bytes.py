@@ -4,10 +4,12 @@ Read from the syntax, so it sees only what stands there; what libraries do under
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.support.syntax import dotted, nodes
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("container", "train_scripts", "tools")
@@ -71,10 +73,10 @@ ALLOWED: dict[str, dict[str, str]] = {
 }
 
 
-def uses(tree: ast.Module) -> Iterator[str]:
+def uses(tree: Sequence[ast.AST]) -> Iterator[str]:
     """What a file uses of what is dangerous."""
     names: dict[str, str] = {}
-    for node in ast.walk(tree):
+    for node in tree:
         if isinstance(node, ast.Import):
             names.update({alias.asname or alias.name.partition(".")[0]: _bound(alias) for alias in node.names})
             yield from (f"import {top}" for alias in node.names if (top := alias.name.partition(".")[0]) in MODULES)
@@ -82,7 +84,7 @@ def uses(tree: ast.Module) -> Iterator[str]:
             names.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
             if node.module.partition(".")[0] in MODULES:
                 yield f"import {node.module.partition('.')[0]}"
-    for node in ast.walk(tree):
+    for node in tree:
         if isinstance(node, ast.Call):
             yield from _of_call(node, names)
 
@@ -98,7 +100,7 @@ def _of_call(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
         found = given.get(name)
         return isinstance(found, ast.Constant) and found.value == value
 
-    first, _, rest = ast.unparse(node.func).partition(".")
+    first, _, rest = dotted(node.func).partition(".")
     called = ".".join(filter(None, (names.get(first, first), rest)))
     if called == "torch.load" and says("weights_only", value=True):
         return
@@ -116,7 +118,7 @@ def _of_call(node: ast.Call, names: dict[str, str]) -> Iterator[str]:
 
 def found() -> dict[str, set[str]]:
     files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
-    every = {str(path.relative_to(ROOT)): set(uses(ast.parse(path.read_text()))) for path in files}
+    every = {str(path.relative_to(ROOT)): set(uses(nodes(path))) for path in files}
     return {file: what for file, what in every.items() if what}
 
 
@@ -151,4 +153,4 @@ def test_nothing_turns_bytes_into_code_but_what_is_listed() -> None:
     ],
 )
 def test_the_rule_sees_what_it_is_for(text: str, what: set[str]) -> None:
-    assert set(uses(ast.parse(text))) == what
+    assert set(uses(tuple(ast.walk(ast.parse(text))))) == what
