@@ -1,6 +1,5 @@
 """What every test shares: nothing of this machine's SageMaker or shell, hypothesis without a clock, short summaries."""
 
-import atexit
 import gc
 import os
 import signal
@@ -39,7 +38,6 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)  # an interpreter that ends takes cycles apart before the modules that end them
         gc.enable()
 
 
