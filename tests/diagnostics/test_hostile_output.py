@@ -72,6 +72,8 @@ PIECES = {
     "a missing module": "No module named 'a.b",
     "a symbol": "undefined symbol: _ZN3c10",
     "lines of a compiler": "a.c:1:2: error: ",
+    "a warning": "a.py:1: UserWarning: ",
+    "a warning, half of it": ":1: User",
     "a failed build": "ERROR: Failed building wheel for x",
     "half a surrogate pair": "\udcff",
 }

@@ -35,10 +35,8 @@ def is_unmarked(mark: str) -> bool:
 
 
 def enter(stdin: int, tmp_path: Path) -> "subprocess.CompletedProcess[str]":
-    argv = [sys.executable, "-I", "-S", namespace.__file__, namespace.spec("none", []), "/bin/touch"]
-    return subprocess.run(
-        [*argv, str(tmp_path / "ran")], stdin=stdin, capture_output=True, text=True, check=False, timeout=300
-    )
+    argv = namespace.started_in(namespace.spec("none", []), ["/bin/touch", str(tmp_path / "ran")])
+    return subprocess.run(argv, stdin=stdin, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.process

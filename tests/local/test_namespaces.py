@@ -23,7 +23,7 @@ needs_mounts = pytest.mark.skipif(bool(namespace.probe("root")), reason=f"no mou
 
 
 def enter(spec: str, *command: str) -> "subprocess.CompletedProcess[str]":
-    argv = [sys.executable, "-I", "-S", namespace.__file__, spec, *command]
+    argv = namespace.started_in(spec, command)
     return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
 
 
@@ -67,13 +67,66 @@ def test_without_mounts_the_command_runs_all_the_same() -> None:
     assert enter(namespace.spec("none", []), "/bin/sh", "-c", "pwd").stdout == "/\n"
 
 
+#: What of a program its start decides.
+TOLD = """
+import json, os, sys
+print(json.dumps([__name__, sys.argv, sys.path, sys.prefix, sys.flags.safe_path, sys.modules["__main__"].__file__]))
+print(os.getcwd(), "namespace.py" in " ".join(sys.orig_argv), file=sys.stderr)
+"""
+
+
+@pytest.mark.process
+def test_a_module_runs_in_the_interpreter_of_its_namespace_as_python_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "told.py").write_text(TOLD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = (sys.executable, "-P", "-m", "told", "-m", "--x", "")
+    plain = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = enter(namespace.spec("none", []), *command)
+    assert (done.stdout, done.stderr) == (plain.stdout, "/ True\n")
+
+
+@pytest.mark.process
+@needs_mounts
+def test_a_module_finds_what_is_installed_in_its_namespace_and_nothing_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, said in (("before", "outside"), ("in_namespace", "inside")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sitecustomize.py").write_text(f"print('{said}')")
+    (tmp_path / "in_namespace" / "program.py").write_text("import sys; sys.exit(print('runs') or 7)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "before"))
+    spec = namespace.spec("root", [(tmp_path / "in_namespace", tmp_path / "before", True)])
+    done = enter(spec, sys.executable, "-P", "-m", "program")
+    assert (done.stdout, done.returncode) == ("inside\nruns\n", 7)
+
+
+@pytest.mark.process
+def test_a_module_that_fails_says_so_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fails.py").write_text("raise FileNotFoundError(2, 'mine')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = enter(namespace.spec("none", []), sys.executable, "-P", "-m", "fails")
+    assert done.returncode == 1
+    assert done.stderr.endswith("FileNotFoundError: [Errno 2] mine\n")
+
+
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux")
-def test_a_host_is_told_to_stop_when_trainbox_run_is_killed() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [("/bin/sh", "-c", "echo ready; exec sleep 60"), (sys.executable, "-P", "-m", "ready")],
+    ids=["command", "module"],
+)
+def test_a_host_is_told_to_stop_when_trainbox_run_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "ready.py").write_text("import time; print('ready', flush=True); time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     code = (
         "import subprocess, sys, time\n"
-        f"child = subprocess.Popen([sys.executable, '-I', '-S', {namespace.__file__!r}, "
-        f"{namespace.spec('none', [])!r}, '/bin/sh', '-c', 'echo ready; exec sleep 60'], stdout=subprocess.PIPE)\n"
+        f"child = subprocess.Popen({namespace.started_in(namespace.spec('none', []), command)}, "
+        "stdout=subprocess.PIPE)\n"
         "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
     )
     with orphans_come_here():

@@ -176,7 +176,7 @@ def test_a_log_that_cannot_be_written_stops_the_job(tmp_path: Path) -> None:
 
 def test_a_host_that_cannot_be_started_takes_the_started_ones_with_it(tmp_path: Path) -> None:
     planned = plan(tmp_path, "sleep 60", "true")
-    missing = msgspec.structs.replace(planned.hosts[1], argv=("/no/such/program",))
+    missing = msgspec.structs.replace(planned.hosts[1], argv=("/no/such/python", "-P", "-m", "any"))
     before = children()
     with pytest.raises(RunError, match="host algo-2 cannot be started"):
         run(msgspec.structs.replace(planned, hosts=(planned.hosts[0], missing)))

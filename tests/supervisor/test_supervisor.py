@@ -806,3 +806,18 @@ def test_checkpoints_that_nobody_uploads_are_named(tree: Tree, ends: str) -> Non
     assert warning not in tree.run().log, "Kubernetes, or docker by hand, with a volume"
     tree.write("input/config/checkpointconfig.json", json.dumps({"LocalPath": f"{tree.root}/checkpoints"}))
     assert "not uploaded" not in tree.run(TRAINING_JOB_NAME="churn-001").log
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("module", "argv"), [("trainbox.supervisor.__main__", ["train", "--help"]), ("trainbox.cli", ["trainbox", "run"])]
+)
+def test_what_a_program_loads_is_not_looked_through_for_garbage(module: str, argv: list[str]) -> None:
+    code = (
+        "import gc, importlib, sys\n"
+        f"sys.argv = {argv}\n"
+        f"importlib.import_module({module!r}).main()\n"
+        "print(gc.get_freeze_count() > 10_000, len(gc.get_objects()) < 5_000, gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True True True"

@@ -118,7 +118,7 @@ def test_ranks_agents_and_fork_servers_are_told_apart_by_their_parents() -> None
 def test_the_processes_of_a_tree_job_are_those_of_their_host() -> None:
     all_of_them = processes(
         (2, 1, "python trainbox run xgboost"),
-        (3, 2, "python -I -S /x/trainbox/local/backends/namespace.py {} python -P -m trainbox.supervisor"),
+        (3, 2, "python -P -S /x/trainbox/local/backends/namespace.py {} -m trainbox.supervisor"),
         (4, 2, "python -P -m trainbox.supervisor"),
         (5, 3, "python xgboost_train.py --num_round 5"),
         (6, 4, "python xgboost_train.py --num_round 5"),

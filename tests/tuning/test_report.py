@@ -4,6 +4,8 @@ import json
 import math
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,7 @@ def test_importance_finds_the_hyperparameter_that_decides() -> None:
         objective=Objective("loss", "Minimize", "x"),
         ranges=ranges,
         static={},
+        channels={},
         max_trials=40,
         max_parallel=1,
         seed=0,
@@ -192,6 +195,24 @@ def test_importance_finds_the_hyperparameter_that_decides() -> None:
     same = tuple(msgspec.structs.replace(trial, objective=1.0) for trial in trials)
     assert rank_importance(msgspec.structs.replace(record, trials=same)) == {}
     assert rank_importance(msgspec.structs.replace(record, trials=tuple(trials[:4]))) == {}
+
+
+@pytest.mark.process
+def test_a_report_loads_no_library_that_it_does_not_use(tmp_path: Path) -> None:
+    record = write_search(tmp_path, 20)
+    assert rank_importance(record), "enough trials for all figures"
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import msgspec\n"
+        "from trainbox.tuning.records import TuningRecord\n"
+        "from trainbox.tuning.report.write_report import write_report\n"
+        "write_report(msgspec.json.decode(sys.stdin.buffer.read(), type=TuningRecord), Path(sys.argv[1]))\n"
+        "print(sorted({'plotly', 'pandas', 'scipy', 'sklearn', 'torch'} & {*sys.modules}))"
+    )
+    argv = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    done = subprocess.run(argv, input=msgspec.json.encode(record), capture_output=True, check=True)
+    assert done.stdout == b"['plotly']\n"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command `trainbox`: one verb per module, each loaded only when it is called."""
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Collection, Sequence
@@ -9,7 +10,8 @@ from typing import Protocol, cast
 from trainbox import __version__
 from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.contract.text import did_you_mean, visible
-from trainbox.errors import ResourceError, TrainboxError
+from trainbox.errors import ResourceError, RunError, TrainboxError
+from trainbox.files import permission_hint
 
 #: The verbs, with the module of each and the line that help shows.
 VERBS = {
@@ -60,7 +62,10 @@ def main() -> int:
         del sys.argv[1]
         return train.main()
     chosen = arguments[0] if arguments else ""
+    gc.disable()  # what is loaded stays: to look through it, now and at the end, would be a fifth of the start
     parser, verb, flags = _parser_for(chosen)
+    gc.freeze()
+    gc.enable()
     # Argparse would take what stands behind it for the script of a job.
     place = arguments.index("--") if chosen in ("run", "tune") and "--" in arguments else len(arguments)
     unknown = find_unknown(arguments[:place], flags)
@@ -86,6 +91,9 @@ def _run(verb: VerbModule, args: argparse.Namespace) -> int:
     except MemoryError:
         sys.stderr.write("trainbox: out of memory\n  hint: free some, or raise the limit of this shell (ulimit -v)\n")
         return ResourceError.exit_code
+    except PermissionError as error:  # also of a look whether something is there
+        sys.stderr.write(visible(f"trainbox: {error.filename}: {error.strerror}\n  hint: {permission_hint(error)}\n"))
+        return RunError.exit_code
     except BrokenPipeError:  # `trainbox metrics … | head`
         sys.stderr.close()
         return 0

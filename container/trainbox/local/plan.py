@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.credentials.peer_key import as_handed_on
 from trainbox.contract.credentials.secrets import redact, redact_arguments
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.local.backends import namespace
 from trainbox.local.backends.namespace import OPT_ML
 from trainbox.local.inputs.hosts import Cluster, form_cluster
@@ -69,6 +70,8 @@ class HostPlan(msgspec.Struct, frozen=True, kw_only=True):
     #: By the beginning of their names, relative to the tree, what comes through the pipes.
     streams: Mapping[str, Stream] = {}
     argv: tuple[str, ...]
+    #: Where that is started (`namespace.spec`); empty in a container.
+    namespace: str = ""
     #: In place of that of the image, in a container.
     entrypoint: tuple[str, ...] = ()
     #: Whether trainbox's supervisor is started, and not a command of the request.
@@ -165,6 +168,8 @@ def _plan_host(
     environment |= {**added, **({} if root == OPT_ML else {"TRAINBOX_ROOT": str(tree)})}
     if request.isolation.image is None:
         environment |= _packages_apart(root, environment)
+        if request.share.gpus:
+            environment[GPU_VARIABLE] = ",".join(request.share.gpus)
     if overlay is not None:
         environment |= _activated(overlay, environment)
     return HostPlan(
@@ -179,7 +184,8 @@ def _plan_host(
         shares=given,
         views={directory: given[channel].files or () for channel, directory in views.items()},
         streams={f"input/data/{each}": share.stream for each, share in given.items() if share.stream is not None},
-        argv=_argv(request, mounts, sys.executable if overlay is None else str(overlay.python)),
+        argv=_argv(request, sys.executable if overlay is None else str(overlay.python)),
+        namespace=_namespace(request, mounts),
         entrypoint=request.entrypoint if request.isolation.kind == "container" else (),
         is_supervised=not request.command,
         environment=environment,
@@ -298,16 +304,18 @@ def redacted_hyperparameters(host: HostPlan, hide: Collection[str]) -> str:
     return json.dumps(given, ensure_ascii=False)
 
 
-def train_argv(python: str) -> tuple[str, ...]:
-    """The supervisor of this very trainbox; `-P` keeps a module of the user's from standing in for one of Python's."""
-    return (python, "-P", "-m", "trainbox.supervisor")
-
-
-def _argv(request: RunRequest, mounts: tuple[Mount, ...], python: str) -> tuple[str, ...]:
+def _argv(request: RunRequest, python: str) -> tuple[str, ...]:
     if request.isolation.kind == "container":
         # What SageMaker gives to the image's own ENTRYPOINT.
         return request.arguments if request.command else ("train",)
+    if request.command:
+        return (_ENV, "--", *request.command)
+    # The supervisor of this very trainbox; -P: a module of the user's must not stand in for one of Python's.
+    return (python, "-P", "-m", "trainbox.supervisor")
+
+
+def _namespace(request: RunRequest, mounts: tuple[Mount, ...]) -> str:
+    if request.isolation.kind == "container":
+        return ""
     listed = [(mount.source, mount.target, mount.read_only) for mount in mounts]
-    wanted = namespace.spec(request.isolation.kind, listed, request.processors)
-    started = (_ENV, "--", *request.command) if request.command else train_argv(python)
-    return (sys.executable, "-I", "-S", namespace.__file__, wanted, *started)
+    return namespace.spec(request.isolation.kind, listed, request.share.processors)

@@ -78,9 +78,7 @@ def _is_below(place: str, shown: Mapping[str, object]) -> bool:
 
 
 def _processes(plan: RunPlan, host: HostPlan, preview: Preview) -> Iterable[str]:
-    # In front of it, a process enters its namespace.
-    supervisor = host.argv[host.argv.index("-P") - 1 :] if "-P" in host.argv else host.argv
-    yield f"  starts: {shlex.join(supervisor)}"
+    yield f"  starts: {shlex.join(host.argv)}"
     if preview.install and plan.overlay is None:
         yield f"  which runs first: pip install {shlex.join(preview.install)}"
     hidden, of_host = preview.secrets, redact(host.environment, plan.request.hide)

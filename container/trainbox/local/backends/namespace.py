@@ -1,7 +1,8 @@
 """Gives one host of a local job its own mounts, then becomes the command it was asked to run.
 
-It runs as a file of its own (`python -I -S namespace.py SPEC COMMAND …`) and imports nothing of trainbox: so it costs
-milliseconds, and no module of the user's can get in its way. The process backend imports `spec` and `probe`.
+It runs as a file of its own and imports nothing of trainbox: so it costs milliseconds, and what is installed beside
+trainbox cannot get in its way. A command is executed; a module of Python is run in the same interpreter, since a second
+one would take as long as all the rest. The process backend imports `spec`, `started_in` and `probe`.
 """
 
 import ctypes
@@ -40,6 +41,19 @@ def spec(kind: Kind, mounts: Iterable[tuple[Path, Path, bool]], processors: Sequ
     return json.dumps({"kind": kind, "mounts": listed, **own})
 
 
+def started_in(wanted: str, command: Sequence[str]) -> tuple[str, ...]:
+    """Pure: what starts a command in a namespace.
+
+    Args:
+        wanted: What `spec` gave.
+        command: With arguments; `(PYTHON, "-P", "-m", MODULE, …)` needs no second interpreter.
+    """
+    python, *options = command
+    if options[:2] == ["-P", "-m"]:
+        return (python, "-P", "-S", __file__, wanted, *options[1:])
+    return (sys.executable, "-I", "-S", __file__, wanted, *command)
+
+
 def probe(kind: Kind) -> str:
     """Why a process of this user may not have private mounts of a kind; empty where it may, found by trying."""
     if sys.platform != "linux":
@@ -50,7 +64,7 @@ def probe(kind: Kind) -> str:
     # The directory is mounted on itself, in a namespace that ends with the process: nothing changes for anybody.
     here = Path(__file__).parent
     nothing = shutil.which("true") or "/bin/true"
-    command = [sys.executable, "-I", "-S", __file__, spec(kind, [(here, here, True)]), nothing]
+    command = started_in(spec(kind, [(here, here, True)]), [nothing])
     tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=30)
     return "" if tried.returncode == 0 else tried.stderr.decode(errors="replace").strip().removeprefix("trainbox: ")
 
@@ -103,8 +117,20 @@ def _die_with_parent() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), stdin)
 
 
+def _run_module(name: str, arguments: Sequence[str]) -> None:
+    """Go on as `python -P -m NAME …` does, which finds what is installed (`site`) in the namespace, not before it."""
+    import importlib  # noqa: PLC0415 - what executes a command needs none of them
+    import runpy  # noqa: PLC0415
+    import site  # noqa: PLC0415
+
+    importlib.invalidate_caches()
+    site.main()
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
 def main(argv: list[str]) -> None:
-    """Enter the namespace of `argv[0]` and become the command `argv[1:]`."""
+    """Enter the namespace of `argv[0]` and become the command `argv[1:]`, which may be a module (`-m NAME …`)."""
     wanted = json.loads(argv[0])
     try:
         if wanted["kind"] != "none":
@@ -114,10 +140,12 @@ def main(argv: list[str]) -> None:
         # After unshare: entering a user namespace clears it.
         _die_with_parent()
         os.chdir("/")
-        os.execv(argv[1], argv[1:])  # noqa: S606 - an argument list, no shell: just what is wanted
+        if argv[1] != "-m":
+            os.execv(argv[1], argv[1:])  # noqa: S606 - an argument list, no shell: just what is wanted
     except (_Refused, OSError) as error:
         sys.stderr.write(f"trainbox: {error}\n")
         sys.exit(EXIT_CODE)
+    _run_module(argv[2], argv[3:])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from trainbox.local.backends.hosts import (
     hang_seconds_of,
     watch,
 )
+from trainbox.local.backends.namespace import started_in
 from trainbox.local.plan import HostPlan, RunPlan
 from trainbox.local.results.folder import held, is_held
 from trainbox.local.stop_request import StopRequest
@@ -57,7 +58,7 @@ class _Process(Host):
         former = signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
         try:
             self.process = subprocess.Popen(
-                plan.argv,
+                started_in(plan.namespace, plan.argv),
                 env=plan.environment,
                 stdin=stdin,
                 stdout=subprocess.PIPE,

@@ -70,6 +70,6 @@ def plan_server(
     environment |= {**variables, ROOT_VARIABLE: str(root)}
     environment |= {"SAGEMAKER_BIND_TO_PORT": str(port), "TRAINBOX_BIND_ADDRESS": LOOPBACK}
     # It gets SIGTERM when this program dies, however it dies.
-    bound = (sys.executable, "-I", "-S", namespace.__file__, namespace.spec("none", ()))
-    argv = (*bound, sys.executable, "-P", "-m", "trainbox.supervisor.serve")
+    server = (sys.executable, "-P", "-m", "trainbox.supervisor.serve")
+    argv = namespace.started_in(namespace.spec("none", ()), server)
     return ServerPlan(argv=argv, environment=environment, port=port, root=root)

@@ -98,7 +98,7 @@ def _start(orders: str) -> tuple["subprocess.Popen[bytes]", int]:
     command = [sys.executable, "-I", "-S", pipe_writer.__file__, orders]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", namespace.__file__, namespace.spec("none", ()), *command],
+            namespace.started_in(namespace.spec("none", ()), command),
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

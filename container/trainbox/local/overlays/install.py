@@ -57,7 +57,8 @@ def plan_build(plan: RunPlan, overlay: Overlay) -> RunPlan:
             msgspec.structs.replace(
                 host,
                 # It ends with `trainbox run`, however that ends.
-                argv=(sys.executable, "-I", "-S", namespace.__file__, namespace.spec("none", ()), *program),
+                argv=program,
+                namespace=namespace.spec("none", ()),
                 environment=_environment(plan),
             ),
         ),

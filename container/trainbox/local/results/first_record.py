@@ -1,11 +1,12 @@
 """The record of an attempt as it begins, with all that the attempts before it are known to have logged."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from trainbox.contract.credentials.secrets import redact, without_secrets
 from trainbox.files import open_regular
 from trainbox.local.backends.hosts import Ended
+from trainbox.local.inputs.source import as_flags
 from trainbox.local.metrics.curves import Curves, joined
 from trainbox.local.metrics.defined_metrics import DefinedMetrics, read_line
 from trainbox.local.plan import RunPlan
@@ -16,16 +17,16 @@ from trainbox.local.results.record import Curve, HostRecord, JobRecord
 
 def first_record(plan: RunPlan) -> JobRecord:
     """What is known of an attempt when it begins."""
-    request = plan.request
+    request, hidden = plan.request, plan.request.secrets
     earlier = request.previous
     return JobRecord(
         job_name=request.job_name,
         attempt=plan.attempt,
         started=request.started.isoformat(timespec="seconds"),
         script=request.script if request.source is None else str(request.source.directory / request.script),
-        hyperparameters=_shown(request.hyperparameters, request),
-        environment=_shown(request.env, request),
-        channels={name: channel.as_flag() for name, channel in request.channels.items()},
+        hyperparameters=_shown(request.hyperparameters, request.hide, hidden),
+        environment=_shown(request.env, request.hide, hidden),
+        channels=as_flags(request.channels),
         # If this attempt is killed, what was known before it stays known.
         metrics=_known_metrics(request, earlier) if earlier else {},
         result=earlier.result if earlier else None,
@@ -52,9 +53,8 @@ def next_steps_of(record: JobRecord) -> dict[str, int]:
     return {name: curve.steps[-1] + 1 for name, curve in record.metrics.items() if curve.steps}
 
 
-def _shown(values: Mapping[str, str], request: RunRequest) -> dict[str, str]:
-    hidden = request.secrets
-    return {name: without_secrets(str(value), hidden) for name, value in redact(values, request.hide).items()}
+def _shown(values: Mapping[str, str], hide: Collection[str], hidden: Collection[str]) -> dict[str, str]:
+    return {name: without_secrets(str(value), hidden) for name, value in redact(values, hide).items()}
 
 
 def host_records(ended: Ended) -> tuple[HostRecord, ...]:
