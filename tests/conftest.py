@@ -1,5 +1,6 @@
 """What every test shares: nothing of this machine's SageMaker or shell, hypothesis without a clock, short summaries."""
 
+import gc
 import os
 import signal
 from collections.abc import Generator
@@ -15,16 +16,29 @@ hypothesis.settings.register_profile("default", deadline=None, derandomize="CI" 
 hypothesis.settings.load_profile("default")
 
 _GUARD = tiers.Guard()
-_SCRUBBED = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+_SCRUBBED = ("SM_", "SAGEMAKER_", "TRAINBOX_", "TRAINING_JOB_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_WAIT_POLICY")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """In the background a shell has these ignored, and every process that a test starts would ignore them, too."""
+    # The threads of libraries that are loaded here sleep while they wait for work: two workers share two processors.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if config.option.timeout is None:
         config.option.timeout = float(config.getini("timeout")) * PATIENCE
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays, a million objects: nobody looks for cycles among them as they come, nor in every test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

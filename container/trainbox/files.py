@@ -77,6 +77,11 @@ def _read(descriptor: int, most: int) -> bytes:
     return bytes(found)
 
 
+def permission_hint(error: OSError) -> str:
+    """Return what to do about a file that may not be used; empty if that is not why it cannot be."""
+    return f"allow uid {os.geteuid()} to use it" if error.errno in (errno.EACCES, errno.EPERM) else ""
+
+
 def walk_below(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Everything below a directory with what lstat(2) says of it, a directory before its entries; follows no link.
 

@@ -154,6 +154,14 @@ SCRIPTS = {
             "KeyError",
         ),
     ),
+    "warnings below the message, as of joblib's resource tracker": (
+        """
+        import atexit, warnings
+        atexit.register(lambda: warnings.warn("there appear to be 2 leaked objects"))
+        raise ValueError("bad row\\nof two lines")
+        """,
+        Cause("ValueError: bad row\nof two lines", "train.py:4", "ValueError"),
+    ),
     "the last words where there is no traceback": (
         'import sys; print("starting", file=sys.stderr); sys.exit("no rows\\n\\n")',
         Cause("no rows\nbefore it: starting"),

@@ -1,7 +1,6 @@
 """The rules of the house that a machine can check: imports, side effects, the environment, the public surface."""
 
 import ast
-import functools
 import importlib
 import inspect
 import pkgutil
@@ -9,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import trainbox
 from tests.support.forks import content, fork, own_environment
+from tests.support.syntax import dotted, nodes
 from trainbox import errors
 
 ROOT = Path(__file__).parents[2]
@@ -22,19 +23,17 @@ PACKAGE = ROOT / "container" / "trainbox"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-@functools.cache
-def trees() -> tuple[tuple[str, ast.Module], ...]:
-    return tuple((str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in MODULES)
+def all_nodes() -> Iterator[tuple[str, ast.AST]]:
+    """Each with the file that it is of, the module itself first."""
+    for path in MODULES:
+        file = str(path.relative_to(PACKAGE))
+        for node in nodes(path):
+            yield file, node
 
 
 def calls(name: str) -> list[str]:
     """The files that call a function by its bare name, once for each call."""
-    return [
-        file
-        for file, tree in trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
-    ]
+    return [file for file, node in all_nodes() if isinstance(node, ast.Call) and dotted(node.func) == name]
 
 
 @pytest.mark.process
@@ -78,8 +77,7 @@ def test_the_environment_is_asked_for_where_programs_begin_and_nowhere_below() -
     name = "read_environment"
     users = {
         file
-        for file, tree in trees()
-        for node in ast.walk(tree)
+        for file, node in all_nodes()
         if (isinstance(node, ast.alias) and node.name == name)
         or (isinstance(node, ast.Attribute) and node.attr == name)
     }
@@ -91,8 +89,7 @@ def test_the_environment_is_asked_for_where_programs_begin_and_nowhere_below() -
 def test_the_environment_is_read_in_one_place() -> None:
     readers = [
         name
-        for name, tree in trees()
-        for node in ast.walk(tree)
+        for name, node in all_nodes()
         if (isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv", "putenv"})
         or (
             isinstance(node, ast.ImportFrom)
@@ -113,8 +110,7 @@ def test_hyperparameters_are_decoded_and_written_as_arguments_once() -> None:
 def test_one_broad_except_in_each_program_and_for_what_escapes_a_model() -> None:
     broad = [
         f"{name}:{node.lineno}"
-        for name, tree in trees()
-        for node in ast.walk(tree)
+        for name, node in all_nodes()
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"}))
         and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
@@ -130,39 +126,38 @@ def test_one_broad_except_in_each_program_and_for_what_escapes_a_model() -> None
 def test_no_command_goes_through_a_shell() -> None:
     shells = [
         f"{name}:{node.lineno}"
-        for name, tree in trees()
-        for node in ast.walk(tree)
+        for name, node in all_nodes()
         if isinstance(node, ast.Call)
         and (
             any(keyword.arg == "shell" for keyword in node.keywords)
-            or ast.unparse(node.func) in {"os.system", "os.popen", "eval", "exec", "subprocess.getoutput"}
+            or dotted(node.func) in {"os.system", "os.popen", "eval", "exec", "subprocess.getoutput"}
         )
     ]
     assert shells == []
 
 
 def test_every_module_and_public_function_says_what_it_is_for() -> None:
-    assert not [name for name, tree in trees() if not ast.get_docstring(tree)]
+    modules = [(name, node) for name, node in all_nodes() if isinstance(node, ast.Module)]
+    assert len(modules) == len(MODULES)
+    assert not [name for name, tree in modules if not ast.get_docstring(tree)]
 
 
 def test_no_file_and_no_function_is_too_long_to_see_whole() -> None:
     long = [str(path.relative_to(PACKAGE)) for path in MODULES if path.read_text().count("\n") > 350]
-    for name, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
-                docstring = len((ast.get_docstring(node, clean=False) or "").splitlines())
-                if (node.end_lineno or 0) - node.lineno - docstring > 55:
-                    long.append(f"{name}: {node.name}")
+    for name, node in all_nodes():
+        if isinstance(node, ast.FunctionDef):
+            docstring = len((ast.get_docstring(node, clean=False) or "").splitlines())
+            if (node.end_lineno or 0) - node.lineno - docstring > 55:
+                long.append(f"{name}: {node.name}")
     assert not long
 
 
 def test_a_public_class_name_occurs_once_in_the_package() -> None:
     """One name for one idea: a reader who looks for it finds one class. Type variables and aliases are no classes."""
     places: dict[str, list[str]] = {}
-    for file, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(f"{file}:{node.lineno}")
+    for file, node in all_nodes():
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            places.setdefault(node.name, []).append(f"{file}:{node.lineno}")
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
 

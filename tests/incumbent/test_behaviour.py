@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.gpu_hosts import needs_mounts, with_devices
 from tests.support.secret_service import KEY, PASSWORD, serving
 from tests.support.sides import INCUMBENT_BIN, require_incumbent
 from tests.support.trees import wheel
@@ -139,6 +140,24 @@ def test_a_host_counts_the_processors_that_it_may_use(tmp_path: Path) -> None:
         os.sched_setaffinity(0, usable)
     assert ours.stdout.split() == ["1"]
     assert theirs.stdout.split() == [str(os.cpu_count())]
+
+
+@needs_mounts
+def test_a_host_counts_the_gpus_that_cuda_shows(tmp_path: Path) -> None:
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\nprintf 'GPU 0: a\\nGPU 1: b\\nGPU 2: c\\n'\n")
+    tool.chmod(0o755)
+    env = {"CUDA_VISIBLE_DEVICES": "2,0", "TRAINBOX_PREFLIGHT": "off", "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    ran = []
+    for name, command in (("trainbox", TRAINBOX), ("incumbent", INCUMBENT)):
+        root = tmp_path / name
+        write_tree(root, {"train.py": "import os; print(os.environ['SM_NUM_GPUS'])"}, {})
+        with started(
+            (*with_devices(tmp_path / f"dev-{name}", 3), *command), root, {**env, "TRAINBOX_ROOT": str(root)}
+        ) as process:
+            ran.append(ended(process, root))
+    assert [one.stdout.split() for one in ran] == [["2"], ["3"]], ran
 
 
 def test_the_failure_file_holds_the_exception(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import boto3
 import pytest
 
 from tests.support import writers
+from tests.support.rights import WITH_RIGHTS_OF_MODES, needs_modes
 from tests.support.trees import is_alive
 from tests.support.waiting import LIMIT, eventually
 from trainbox.contract.model_card import read_card
@@ -202,3 +203,20 @@ def test_a_folder_without_models_is_no_endpoint_of_many(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.returncode == 10
     assert f"{tmp_path} has no models" in done.stderr
+
+
+@needs_modes
+@pytest.mark.parametrize("model", ["folder", "model.tar.gz", "folder/model"])
+@pytest.mark.parametrize("verb", ["describe", pytest.param("serve", marks=pytest.mark.long)])
+def test_a_model_that_may_not_be_read_is_named_with_what_to_do(verb: str, model: str, tmp_path: Path) -> None:
+    (tmp_path / "model.tar.gz").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for path in tmp_path.iterdir():
+        path.chmod(0)
+    argv = [*WITH_RIGHTS_OF_MODES, *TRAINBOX, verb, model]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=LIMIT)
+    assert done.returncode in {3, 10}
+    assert re.fullmatch(
+        rf"trainbox: .*{model}\S*( cannot be (read|unpacked))?: Permission denied\n  hint: allow uid \d+ to use it\n",
+        done.stderr,
+    )

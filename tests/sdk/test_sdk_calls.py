@@ -1,9 +1,7 @@
 """The calls of both SDKs in the pages: each becomes a request that AWS's model takes, with what the page promises."""
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,13 @@ import pytest
 from botocore import xform_name
 
 from tests.support.aws_calls import Call, check_call
+from tests.support.sdk_calls import record_calls
 from tests.support.snippets import DOCS, find_blocks
 from trainbox import Metric
 from trainbox.contract.job_request import from_request, to_request
 
 pytestmark = pytest.mark.sdk
 
-CALLS = Path(__file__).with_name("calls.py")
 PAGES = ("spot-training.md", "submit-a-job.md", "tuning-job.md", "deploy.md")
 IMPORTS = {"v2": r"from sagemaker\.estimator", "v3": r"from sagemaker\.(train|serve)\b"}
 #: Examples for a local mode ask no SageMaker.
@@ -41,31 +39,9 @@ def requests(
         if re.search(IMPORTS[request.param], block) and LOCAL not in block.lower()
     ]
     assert len(examples) == len(PAGES)
-    (directory / "examples.json").write_text(json.dumps(examples))
     definition = {"Name": "validation:accuracy", "Regex": Metric("validation:accuracy", "maximize").regex}
     (directory / "metric-definitions.json").write_text(json.dumps([definition]))
-    config = directory / "config.yaml"
-    config.write_text('SchemaVersion: "1.0"\nSageMaker:\n  PythonSDK: {Modules: {TelemetryOptOut: true}}\n')
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(directory),
-        "AWS_ACCESS_KEY_ID": "dummy",
-        "AWS_SECRET_ACCESS_KEY": "dummy",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
-        "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config),
-    }
-    done = subprocess.run(
-        [sdk_python[request.param], CALLS, "examples.json", "requests.json"],
-        cwd=directory,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    recorded = json.loads((directory / "requests.json").read_text())
+    recorded = record_calls(sdk_python[request.param], directory, examples)
     return [(operation, given) for operation, given in recorded if operation.startswith("Create")]
 
 

@@ -1,8 +1,5 @@
 """The code of `trainbox tune --print` runs in both SDKs, and asks SageMaker for what the request of boto3 says."""
 
-import json
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import pytest
 
 from tests.support.aws_calls import Call, check_call
 from tests.support.printed_searches import bundled_search, everything, seed_search
+from tests.support.sdk_calls import record_calls
 from trainbox.contract.hyperparameters import decode
 from trainbox.tuning.printed.boto3_request import to_tuning_request
 from trainbox.tuning.printed.sdk_v2 import print_sdk_v2
@@ -21,7 +19,6 @@ from trainbox.tuning.search_space import Resource
 
 pytestmark = pytest.mark.sdk
 
-CALLS = Path(__file__).with_name("calls.py")
 PRINTERS = {"v2": print_sdk_v2, "v3": print_sdk_v3}
 
 
@@ -45,32 +42,9 @@ def pairs(
     source.mkdir()
     (source / "train.py").write_text("print('Test AUC: 0.5')\n")
     specs = searches(source)
-    (directory / "examples.json").write_text(json.dumps([PRINTERS[request.param](spec) for spec in specs]))
-    config = directory / "config.yaml"
-    config.write_text(
-        'SchemaVersion: "1.0"\n'
-        "SageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true, Session: {DefaultS3Bucket: no-bucket}}}}\n"
-    )
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(directory),
-        "AWS_ACCESS_KEY_ID": "dummy",
-        "AWS_SECRET_ACCESS_KEY": "dummy",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
-        "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(config),
-    }
-    done = subprocess.run(
-        [sdk_python[request.param], CALLS, "examples.json", "requests.json"],
-        cwd=directory,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    recorded = json.loads((directory / "requests.json").read_text())
+    printed = [PRINTERS[request.param](spec) for spec in specs]
+    bucket = "Session: {DefaultS3Bucket: no-bucket}"
+    recorded = record_calls(sdk_python[request.param], directory, printed, modules=bucket)
     sent = [given for operation, given in recorded if operation == "CreateHyperParameterTuningJob"]
     return list(zip(sent, map(to_tuning_request, specs), strict=True))
 

@@ -101,6 +101,31 @@ def test_odd_csv_is_refused_where_training_refuses_it(rows: list[list[str]]) -> 
     same("\n".join(",".join(row) for row in rows).encode(), "CSV", "text/csv")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "1,2,3,null,4,5,6",  # the quick way writes the end of a line so
+        "1,2,3,null,4,5,6\n7,8,9",
+        "1,2,3\n4,5,6,null,7,8,9",
+        "1,2\n3,null,4,5,6",
+        "1,2,3\n\n4,5,6",
+        "1,2,3\n4,5\n6,7,8,9",
+        "1,2,3,4\n5,6",
+        ",2,3\n4,,6\n7,8,\n",
+        "1,,\n,,6\n7,8,9",
+        "1,2,3\n,,\n4,5,6\n,,",
+        "1,2,3\n,\n4,5,6",
+        "1,2,-0\n-0,1,2\n1,-0,3",
+        "null,2,3\n4,5,6",
+        "1,2,3\n4,5,null",
+    ],
+)
+@pytest.mark.parametrize("times", [1, 2_000])
+def test_lines_of_csv_are_told_apart_as_in_training(body: str, times: int) -> None:
+    same("\n".join([body] * times).encode(), "CSV", "text/csv")
+    same("\n".join(["1,2,3"] * times + [body]).encode(), "CSV", "text/csv")
+
+
 @given(rows=st.lists(st.lists(st.one_of(st.none(), floats), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_every_format_has_the_same_bits(rows: list[list[float | None]]) -> None:
     expected = np.array([[np.nan if cell is None else cell for cell in row] for row in rows], np.float32)

@@ -138,6 +138,12 @@ def test_a_link_to_a_model_is_not_followed(tmp_path: Path) -> None:
         find(tmp_path)
 
 
+def test_an_empty_directory_in_the_place_of_a_model_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "model" / "xgboost-model").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"has no model to serve: it holds xgboost-model \(an empty directory\)"):
+        find(tmp_path)
+
+
 def test_a_model_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"{tmp_path}/model cannot be read: No such file"):
         find(tmp_path)

@@ -125,10 +125,10 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason_and_nothing_else_notic
         "memory": (507, "not enough memory for the model"),
         "crashes": (500, "killed by SIGSEGV"),
         "leaves": (500, "ended with exit code 3"),
-        "hangs": (500, "could not be loaded within 3 s"),
+        "hangs": (500, "could not be loaded within 20 s"),
         "needs": (400, "no-such-package==1.2"),
     }
-    with ManyModels(tmp_path, {**ONE, "SAGEMAKER_STARTUP_TIMEOUT": "3"}) as server:
+    with ManyModels(tmp_path, {**ONE, "SAGEMAKER_STARTUP_TIMEOUT": "20"}) as server:
         assert server.load("good").status == 200
         server.until(lambda: len(server.workers) == 1, "the worker before has ended")
         before = server.loader, server.workers

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.serving import Linear, ask, service
 from tests.support.writers import entry, frame, tensor
+from trainbox.contract.hosting import NO_EXTRAS
 from trainbox.contract.model_card import SampleRow
 from trainbox.errors import ContractError, DataError
 
@@ -162,6 +163,22 @@ def test_contributions_to_several_outputs_have_a_list_for_each() -> None:
     assert record == frame(entry(2, tensor(values, shape=[2, 4]), "contributions"))
 
 
+def test_the_leaf_of_each_tree_is_a_whole_number_in_every_format() -> None:
+    assert told(BINARY, "leaf", "text/csv") == b'"[2, 0]"\n"[1, 0]"'
+    assert json.loads(told(BINARY, "leaf"))["predictions"] == [{"leaf": [2, 0]}, {"leaf": [1, 0]}]
+    assert told(BINARY, "predicted_label,leaf", "application/jsonlines", b"1,0,0") == (
+        b'{"predicted_label": 1, "leaf": [2, 0]}\n'
+    )
+    array = np.load(io.BytesIO(told(BINARY, "leaf", "application/x-npy")))
+    assert (array.dtype, array.tolist()) == (np.int32, [[2, 0], [1, 0]])
+    table = pa.parquet.read_table(pa.BufferReader(told(BINARY, "leaf", "application/x-parquet")))
+    assert table.to_pydict() == {"leaf": [[2, 0], [1, 0]]}
+    stream = pa.ipc.open_stream(told(BINARY, "leaf", "application/vnd.apache.arrow.stream"))
+    assert stream.read_all() == table
+    record = told(BINARY, "leaf", "application/x-recordio-protobuf", b"1,0,0")
+    assert record == frame(entry(2, tensor([2.0, 0.0]), "leaf"))
+
+
 class OfFolds(Fixed):
     """Cannot say what the features add."""
 
@@ -177,11 +194,24 @@ def test_a_model_that_cannot_say_what_contributes_is_told_at_the_start_or_where_
     assert (refused.status, json.loads(refused.body)["hint"]) == (406, "ask for another output")
 
 
+class WithoutExtras(Fixed):
+    """Has its numbers alone."""
+
+    extras = NO_EXTRAS
+
+
 def test_an_output_that_the_model_has_not_is_an_error_at_the_start() -> None:
     with pytest.raises(ContractError, match="SAGEMAKER_INFERENCE_OUTPUT: this model has no output probability"):
         service(NUMBER, SAGEMAKER_INFERENCE_OUTPUT="probability")
     with pytest.raises(ContractError, match="has no output contributions"):
-        service(Fixed([1.0], framework="pytorch"), SAGEMAKER_INFERENCE_OUTPUT="contributions")
+        service(WithoutExtras([1.0]), SAGEMAKER_INFERENCE_OUTPUT="contributions")
+    refused = ask(BODY, accept="application/json; output=leaf", model=WithoutExtras([1.0, 2.0]))
+    assert refused.status == 406
+    assert json.loads(refused.body) == {
+        "error": "this model has no output leaf",
+        "hint": "its outputs are predicted_score, score",
+        "id": "r1",
+    }
 
 
 def test_classifiers_of_other_frameworks_tell_their_label_and_its_probability() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from trainbox.contract.hosting import read_hosting
+from trainbox.contract.hosting import NO_EXTRAS, read_hosting
 from trainbox.contract.model_card import ModelCard, SampleRow, features_of
 from trainbox.serving.responder import ModelResponder, Request
 
@@ -29,6 +29,7 @@ class Sums:
     """
 
     is_rowwise = True
+    extras = NO_EXTRAS
     card = ModelCard(
         framework="xgboost",
         algorithm="xgboost",
@@ -46,9 +47,6 @@ class Sums:
         spin(self._cost(len(rows)))
         total: Floats = rows.sum(axis=1, dtype=np.float32)
         return total
-
-    def contributions(self, rows: Floats) -> Floats:
-        raise NotImplementedError
 
     def set_threads(self, count: int) -> None:
         pass

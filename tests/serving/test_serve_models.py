@@ -313,3 +313,24 @@ def test_pip_can_be_left_out(tmp_path: Path) -> None:
     with ServeProcess(tmp_path, {**ONE, "TRAINBOX_REQUIREMENTS": "off"}, obedient=None) as server:
         assert server.until_ready().invoke(b"").body == b"beside"
         assert f"TRAINBOX_REQUIREMENTS=off: {code}/requirements.txt is not installed\n" in server.log
+
+
+def anonymous(pid: int) -> int:
+    """What a process has of memory that is no file's, in MB."""
+    (line,) = re.findall(r"^RssAnon:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(line) // 1024
+
+
+@pytest.mark.long
+def test_a_worker_returns_the_memory_of_a_large_request(booster: xgb.Booster, tmp_path: Path) -> None:
+    save(booster, tmp_path / "model")
+    row, count = b"[-0.25, 1.5, 2.25, -3.125, 4.0, 5.5]", 400_000
+    headers = {"content-type": "application/json", "accept": "application/x-npy"}
+    with ServeProcess(tmp_path, ONE, obedient=None) as server:
+        (worker,) = server.until_ready().workers
+        assert server.invoke(b"[" + row + b"]", headers).status == 200
+        before = anonymous(worker)
+        for _ in range(3):
+            answered = server.invoke(b"[" + b",".join([row] * count) + b"]", headers)
+            assert (answered.status, len(answered.body)) == (200, 4 * count + 128)
+        server.until(lambda: anonymous(worker) < before + 24, f"it has {before} MB again")

@@ -223,10 +223,23 @@ def test_a_forest_whose_tree_leads_out_of_itself_is_refused(tmp_path: Path) -> N
         load(tmp_path, saved(tmp_path, model))
 
 
-def test_contributions_and_rows_of_another_width_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["forest", "boosted", "one tree"])
+def test_leaves_are_those_of_apply_one_for_each_tree(kind: str, tmp_path: Path) -> None:
+    model = fitted(kind)
+    ours, rows = load(tmp_path, saved(tmp_path, model)), draw_rows(20)
+    expected = model.apply(rows).reshape(20, -1)
+    for form in (rows, scipy.sparse.csr_matrix(rows)):
+        found = ours.extras["leaf"](form)
+        assert found.dtype == np.int64
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_not_of_trees_has_no_leaves(tmp_path: Path) -> None:
+    assert not load(tmp_path, saved(tmp_path, fitted("neighbours"))).extras
+
+
+def test_rows_of_another_width_are_refused(tmp_path: Path) -> None:
     ours = load(tmp_path, saved(tmp_path, fitted("forest")))
-    with pytest.raises(DataError, match="contributions are not available for RandomForestClassifier"):
-        ours.contributions(draw_rows(2))
     with pytest.raises(DataError, match="a row has 4 features, and the model 5"):
         ours.predict(draw_rows(2)[:, :4])
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import textwrap
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.rights import WITH_RIGHTS_OF_MODES, needs_modes
 from tests.support.trees import Run, Tree
 
 pytestmark = pytest.mark.process
@@ -98,14 +98,13 @@ def test_a_directory_in_the_place_of_a_config_file_is_named(tree: Tree, name: st
     assert_refused(tree, tree.run(), 2, f"{tree.config / name}: found a directory, expected a file")
 
 
+@needs_modes
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_file_that_may_not_be_read_is_named(tree: Tree, name: str) -> None:
     tree.program(MARKER).write(f"input/config/{name}", "{}", mode=0o000)
-    # Root may read everything, unless it gives that up.
-    prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    if prefix and shutil.which("setpriv") is None:
-        pytest.skip("needs setpriv, or a user other than root")
-    assert_refused(tree, tree.run(prefix=prefix), 2, f"{tree.config / name}: cannot be read: Permission denied")
+    assert_refused(
+        tree, tree.run(prefix=WITH_RIGHTS_OF_MODES), 2, f"{tree.config / name}: cannot be read: Permission denied"
+    )
 
 
 def test_no_config_file_at_all_is_a_job_of_its_own(tree: Tree) -> None:

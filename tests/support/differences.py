@@ -310,6 +310,7 @@ BEHAVIOURS: Mapping[str, str] = {
     "success-file": "test_no_success_file_is_written",
     "threads": "test_processes_of_one_host_share_its_processors",
     "processors": "test_a_host_counts_the_processors_that_it_may_use",
+    "gpus": "test_a_host_counts_the_gpus_that_cuda_shows",
     "malformed-files": "test_a_malformed_file_is_refused_by_name",
     "modules-of-the-images": "test_the_modules_of_the_images_are_not_there",
     "checkpoint-key": "test_a_key_of_checkpoints_that_is_none_is_refused",

@@ -21,7 +21,9 @@ class Obedient:
     """Answers with its process id unless it is told to do something else."""
 
     name = "an obedient model"
-    joins = False
+
+    def __init__(self, *, joins: bool = False) -> None:
+        self.joins = joins
 
     def check(self) -> None:
         """Nothing can be wrong."""
@@ -92,7 +94,7 @@ def load(hosting: Hosting) -> Obedient:
     model = hosting.model_dir / "obedient"
     print(f"loading {model}", file=sys.stderr, flush=True)
     time.sleep(float(model.read_text()))
-    return Obedient()
+    return Obedient(joins=(hosting.model_dir / "joins").exists())
 
 
 def main() -> int:

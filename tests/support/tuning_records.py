@@ -38,6 +38,7 @@ def write_search(directory: Path, count: int, *, steps: int = 30, suffix: str = 
             CategoricalRange("booster", ("gbtree", f"dart{suffix}")),
         ),
         static={"num_round": "60", f"objective{suffix}": f"binary:logistic{suffix}"},
+        channels={},
         max_trials=count,
         max_parallel=2,
         seed=0,

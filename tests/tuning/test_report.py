@@ -181,6 +181,7 @@ def test_importance_finds_the_hyperparameter_that_decides() -> None:
         objective=Objective("loss", "Minimize", "x"),
         ranges=ranges,
         static={},
+        channels={},
         max_trials=40,
         max_parallel=1,
         seed=0,

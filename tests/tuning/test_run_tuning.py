@@ -158,7 +158,7 @@ def test_a_first_trial_whose_objective_is_not_a_number_is_not_the_end(tmp_path: 
 
 def test_a_trial_that_hangs_is_ended_by_max_run_and_what_it_logged_counts(tmp_path: Path) -> None:
     script = SCORE.replace("Path(os", "import time\nwhile given['--depth'] == '2': time.sleep(0.05)\nPath(os")
-    given = ("--choice", "depth=1,2", "--strategy", "grid", "--max-run", "1")
+    given = ("--choice", "depth=1,2", "--strategy", "grid", "--max-run", "15")
     found = tune(tmp_path, script, *given, *METRIC)
     assert [(trial.status, trial.objective) for trial in found.trials] == [("Completed", 1.5), ("Stopped", 2.5)]
     assert found.trials[1].failure_reason == "MaxRuntimeExceeded"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.gpu_hosts import needs_mounts, with_devices
 from tests.support.runs import record
 from tests.support.terminals import run_on_terminal
 from tests.support.trees import wheel
@@ -214,6 +215,21 @@ def test_a_disk_that_fills_ends_the_search_and_once_there_is_room_it_goes_on(her
     assert [trial["status"] for trial in first] in (["Completed", "InProgress"], ["Completed", "Stopped"])
     assert [trial["status"] for trial in last] == ["Completed"] * 3
     assert not marked(here)
+
+
+@needs_mounts
+def test_gpus_are_divided_among_trials_that_run_at_the_same_time(here: Path, tmp_path: Path) -> None:
+    script = "import os\nprint('score=1', 'gpus', os.environ['CUDA_VISIBLE_DEVICES'], os.environ['SM_NUM_GPUS'])\n"
+    (here / "src" / "train.py").write_text(script)
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "3,1,0"}
+    devices = with_devices(tmp_path / "dev", 4)
+    code, _, err = tune(here, *GRID, "--parallel", "2", env=env, prefix=devices)
+    assert code == 0, err
+    logs = [(here / "out" / f"trial-{n:03d}" / "logs" / "algo-1.log").read_text() for n in (1, 2)]
+    assert re.findall(r"gpus (\S+ \d)$", "\n".join(logs), re.MULTILINE) == ["3,1 2", "0 1"]
+    code, out, err = tune(here, *GRID, "--parallel", "4", "--overwrite", "--dry-run", env=env, prefix=devices)
+    assert code == 0, err
+    assert "4 parallel trials share 3 GPU(s): with --parallel 3 each has one alone\n" in out
 
 
 def test_a_dry_run_prints_the_search_and_its_first_job_and_does_nothing(here: Path) -> None:

@@ -15,6 +15,7 @@ from trainbox.cli.tune_command import read_tuning_command
 from trainbox.errors import RunError, TrainboxError
 from trainbox.local import request as request_module
 from trainbox.local.backends.isolation import Isolation
+from trainbox.local.local_options import MachineShare
 from trainbox.tuning.records import TrialRecord, TuningRecord
 from trainbox.tuning.search_space import (
     CategoricalRange,
@@ -25,7 +26,7 @@ from trainbox.tuning.search_space import (
     Resource,
 )
 from trainbox.tuning.tuning_file import read_tuning, write_tuning
-from trainbox.tuning.tuning_plan import TuningPlan, divide_processors, first_trial, trial_job
+from trainbox.tuning.tuning_plan import TuningPlan, divide, divide_machine, first_trial, trial_job
 
 DECLARED = """
 from typing import Annotated, Literal
@@ -312,23 +313,29 @@ def test_a_trial_is_the_job_of_run_with_its_values(here: Path) -> None:
     assert trial_job(found, first_trial(found, 1, {"lr": "0.25"}, ""), 0, resume=False)[1].fresh
     assert (options.resume, options.overwrite) == (False, False)
     processors = sorted(os.sched_getaffinity(0))
-    assert options.processors == divide_processors(processors, 2)[1]
+    assert options.share == divide_machine(processors, (), 2)[1]
 
 
 @pytest.mark.parametrize(
-    ("processors", "parallel", "shares"),
+    ("whole", "parallel", "parts"),
     [
-        ((0, 1, 2, 3), 1, ()),
         ((0, 1, 2, 3), 2, ((0, 1), (2, 3))),
         ((0, 2, 5), 2, ((0, 2), (5,))),
         ((4, 5), 3, ((4,), (5,), (4,))),
-        ((), 2, ()),
+        ((), 2, ((), ())),
     ],
 )
-def test_processors_are_divided(
-    processors: tuple[int, ...], parallel: int, shares: tuple[tuple[int, ...], ...]
-) -> None:
-    assert divide_processors(processors, parallel) == shares
+def test_parts_are_alike(whole: tuple[int, ...], parallel: int, parts: tuple[tuple[int, ...], ...]) -> None:
+    assert divide(whole, parallel) == parts
+
+
+def test_each_parallel_trial_has_processors_and_gpus_of_its_own() -> None:
+    assert divide_machine((0, 1, 2, 3), ("0", "1", "2"), 2) == (
+        MachineShare((0, 1), ("0", "1")),
+        MachineShare((2, 3), ("2",)),
+    )
+    assert divide_machine((0, 1), ("GPU-7f",), 2) == (MachineShare((0,), ("GPU-7f",)), MachineShare((1,), ("GPU-7f",)))
+    assert divide_machine((0, 1), ("0", "1"), 1) == ()
 
 
 def test_secrets_are_not_recorded(here: Path) -> None:
@@ -405,6 +412,20 @@ def test_a_search_goes_on_only_as_it_was(here: Path) -> None:
         others = ("--out", "one") if changed[0] == "--range" else same
         with pytest.raises(RunError, match=r"--resume: .* was .*, not "):
             mine(here, *others, *changed, "--resume")
+
+
+def test_a_search_goes_on_only_with_the_channels_that_it_had(here: Path) -> None:
+    for name in ("data", "other"):
+        (here / name).mkdir()
+        (here / name / "a.csv").touch()
+    search = ("--range", "lr=0.1:1.0", "--out", "one")
+    same = (*search, "--channel", "train=data")
+    earlier(here / "one", mine(here, *same), trial(1, {"lr": "0.5"}))
+    assert mine(here, *search, "--channel", f"train={here}/data", "--resume").previous == read_tuning(here / "one")
+    for channels in (["train=other"], ["train=data", "validation=other"], []):
+        flags = [word for channel in channels for word in ("--channel", channel)]
+        with pytest.raises(RunError, match=r'--resume: --channel of one was \{"train":"\S+/data"\}, not \{'):
+            mine(here, *search, *flags, "--resume")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"version": 99})])

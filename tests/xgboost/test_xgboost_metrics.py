@@ -1,10 +1,11 @@
 """Metrics of XGBoost: on the right scale, exact over members, and in lines that the built-in's regexes read."""
 
+import functools
 import math
 import re
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -365,19 +366,22 @@ CASES = {
     "multi:softmax": (THREE, (*CLASSES, "auc")),
     "reg:squarederror": (NUMBERS, ("r2", "mse")),
 }
-BOOSTERS: dict[tuple[str, bool], tuple[XGBoostParams, xgb.Booster, dict[str, float]]] = {}
 
 
+@functools.cache
 def trained(objective: str, weighted: bool) -> tuple[XGBoostParams, xgb.Booster, dict[str, float]]:
-    if (objective, weighted) not in BOOSTERS:
-        labels, names = CASES[objective]
-        classes = 3 if objective.startswith("multi:") else None
-        params = make(objective=objective, num_class=classes, eval_metric=names)
-        matrix = xgb.DMatrix(FEATURES, labels, weight=WEIGHTS if weighted else None)
-        booster = fit(params, matrix)
-        whole = evaluate(booster, {"train": matrix}, names, params=params)
-        BOOSTERS[objective, weighted] = params, booster, whole
-    return BOOSTERS[objective, weighted]
+    labels, names = CASES[objective]
+    classes = 3 if objective.startswith("multi:") else None
+    params = make(objective=objective, num_class=classes, eval_metric=names)
+    matrix = xgb.DMatrix(FEATURES, labels, weight=WEIGHTS if weighted else None)
+    booster = fit(params, matrix)
+    return params, booster, evaluate(booster, {"train": matrix}, names, params=params)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_end_before_their_library() -> Iterator[None]:
+    yield
+    trained.cache_clear()
 
 
 @settings(max_examples=40, deadline=None)

@@ -129,6 +129,39 @@ def test_the_models_of_several_folds_answer_together_or_only_the_first(kind: str
     assert_same(load_predictor(tmp_path, names, card, use_ensemble=False).predict(rows), said[0])
     with pytest.raises(DataError, match="several folds"):
         all_of_them.contributions(rows)
+    with pytest.raises(DataError, match="leaves are not available for a model of several folds"):
+        all_of_them.leaves(rows)
+
+
+@pytest.mark.parametrize("kind", ["binary:logistic", "softprob", "dart of classes", "categories", "forest of classes"])
+def test_leaves_are_those_of_pred_leaf_one_for_each_tree(kind: str, tmp_path: Path) -> None:
+    booster, _ = train(kind)
+    ours = load_predictor(tmp_path, saved(tmp_path, booster), card_of(kind))
+    rows = draw_rows(kind, 20)
+    types = ["q", "c", "c", "q"] if KINDS[kind][1].get("categories") else None
+    matrix = xgb.DMatrix(rows, feature_types=types, enable_categorical=types is not None, nthread=1)
+    expected = booster.predict(matrix, pred_leaf=True, validate_features=False)
+    assert_same(ours.leaves(rows), expected.astype(np.int32))
+    assert_same(ours.extras["leaf"](rows[:1]), expected[:1].astype(np.int32))
+    sparse = scipy.sparse.csr_matrix(np.nan_to_num(rows, nan=0.0))
+    matrix = xgb.DMatrix(sparse, feature_types=types, enable_categorical=types is not None, nthread=1)
+    found = booster.predict(matrix, pred_leaf=True, validate_features=False)
+    assert_same(ours.leaves(sparse), found.astype(np.int32))
+
+
+def test_the_leaf_of_a_single_tree_is_a_list_of_one(tmp_path: Path) -> None:
+    booster, _ = train("binary:logistic")
+    ours = load_predictor(tmp_path, saved(tmp_path, booster[:1]), card_of("binary:logistic"))
+    rows = draw_rows("binary:logistic", 5)
+    expected = booster[:1].predict(xgb.DMatrix(rows, nthread=1), pred_leaf=True)
+    assert_same(ours.leaves(rows), expected.astype(np.int32).reshape(5, 1))
+
+
+def test_a_model_without_trees_has_no_leaves(tmp_path: Path) -> None:
+    booster, _ = train("linear")
+    ours = load_predictor(tmp_path, saved(tmp_path, booster), card_of("linear"))
+    with pytest.raises(DataError, match=r"leaves are not available for this model: .*gblinear"):
+        ours.leaves(draw_rows("linear", 2))
 
 
 def test_contributions_add_up_to_the_margin(tmp_path: Path) -> None:

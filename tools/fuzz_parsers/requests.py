@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from tools.fuzz_parsers import corpus
-from trainbox.contract.hosting import read_hosting
+from trainbox.contract.hosting import Extras, read_hosting
 from trainbox.contract.model_card import Features, ModelCard
 from trainbox.serving.bodies.answer import Service, make_service, respond
 
@@ -29,6 +30,7 @@ class _Sum:
     """A model that adds up its features; of a card with and without names and texts."""
 
     is_rowwise = True
+    extras: Extras = MappingProxyType({"contributions": lambda rows: rows})
 
     def __init__(self, features: Features, **about: Any) -> None:  # noqa: ANN401 - fields of a card
         fields: dict[str, Any] = {"framework": "xgboost", "algorithm": "xgboost", "objective": "reg:squarederror"}
@@ -36,9 +38,6 @@ class _Sum:
 
     def predict(self, rows: Any) -> Any:  # noqa: ANN401 - an array
         return np.asarray(rows.sum(axis=1), np.float32).ravel()
-
-    def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - an array
-        return rows
 
     def set_threads(self, count: int) -> None:
         """Nothing to do."""

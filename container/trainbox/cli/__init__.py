@@ -10,7 +10,8 @@ from typing import Protocol, cast
 from trainbox import __version__
 from trainbox.contract.credentials.secrets import without_secrets
 from trainbox.contract.text import did_you_mean, visible
-from trainbox.errors import ResourceError, TrainboxError
+from trainbox.errors import ResourceError, RunError, TrainboxError
+from trainbox.files import permission_hint
 
 #: The verbs, with the module of each and the line that help shows.
 VERBS = {
@@ -90,6 +91,9 @@ def _run(verb: VerbModule, args: argparse.Namespace) -> int:
     except MemoryError:
         sys.stderr.write("trainbox: out of memory\n  hint: free some, or raise the limit of this shell (ulimit -v)\n")
         return ResourceError.exit_code
+    except PermissionError as error:  # also of a look whether something is there
+        sys.stderr.write(visible(f"trainbox: {error.filename}: {error.strerror}\n  hint: {permission_hint(error)}\n"))
+        return RunError.exit_code
     except BrokenPipeError:  # `trainbox metrics … | head`
         sys.stderr.close()
         return 0

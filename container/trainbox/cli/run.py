@@ -4,9 +4,10 @@ A shell over `run_job`: the flags become a job, the terminal is its listener, Ct
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from trainbox.cli.run_command import read_command
@@ -47,11 +48,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TrainboxError: What was asked for cannot be done.
     """
-    env = read_environment()
-    # What this writes is for its user alone; the script's files are as the user's shell has them.
+    with private_files() as umask:
+        return _run(args, read_environment(), umask)
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[int]:
+    """Keep what this program writes for its user alone; give the umask of the shell, which the script's files have."""
     umask = os.umask(_UMASK)
     try:
-        return _run(args, env, umask)
+        yield umask
     finally:
         os.umask(umask)
 
@@ -59,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     plan = plan_job(*read_command(args, env=env, cwd=Path.cwd(), umask=umask))
     if args.dry_run:
-        sys.stdout.buffer.write(describe(plan, previews_of(plan)).encode())
-        sys.stdout.flush()
+        print_plan(describe(plan, previews_of(plan)))
         return 0
     terminal = Terminal(plan)
     try:
@@ -72,6 +77,12 @@ def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     except (MemoryError, ImportError) as error:  # what is loaded late may find no memory: the result stands
         terminal.note(f"the summary cannot be shown ({type(error).__name__}): the result is in {outcome.out}")
     return outcome.exit_code
+
+
+def print_plan(text: str) -> None:
+    """Print what a dry run shows, in UTF-8 whatever the terminal has."""
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.flush()
 
 
 def previews_of(plan: RunPlan) -> dict[str, Preview]:

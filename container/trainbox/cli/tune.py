@@ -4,12 +4,13 @@ A shell over `run_tuning`: the flags become a plan, the terminal is its listener
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainbox.cli.run import previews_of
+import msgspec
+
+from trainbox.cli.run import previews_of, print_plan, private_files
 from trainbox.cli.screen.dry_run import describe
 from trainbox.cli.screen.tuning_terminal import TuningTerminal
 from trainbox.cli.screen.tuning_texts import range_line, tuning_line, tuning_summary
@@ -26,7 +27,6 @@ from trainbox.tuning.printed.print_search import print_search
 from trainbox.tuning.records import TuningRecord
 from trainbox.tuning.tuning_plan import TuningPlan, first_trial, trial_job
 
-_UMASK = 0o077
 #: What its help shows.
 EXAMPLES = (
     "trainbox tune xgboost --channel train=a --channel validation=b --hp num_round=100 --range eta=0.01:0.3:log",
@@ -48,22 +48,17 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         TrainboxError: What was asked for cannot be done.
     """
-    env = read_environment()
-    # What this writes is for its user alone; the script's files are as the user's shell has them.
-    umask = os.umask(_UMASK)
     try:
-        return _run(args, env, umask)
+        with private_files() as umask:
+            return _run(args, read_environment(), umask)
     except KeyboardInterrupt:  # before the first trial, or after the last one
         return INTERRUPTED
-    finally:
-        os.umask(umask)
 
 
 def _run(args: argparse.Namespace, env: Mapping[str, str], umask: int) -> int:
     plan = read_tuning_command(args, env=env, cwd=Path.cwd(), umask=umask)
     if args.dry_run:
-        sys.stdout.buffer.write(_describe(plan).encode())
-        sys.stdout.flush()
+        print_plan(_describe(plan))
         return 0
     if args.print is not None:
         code = print_search(plan, args.print)
@@ -90,7 +85,8 @@ def _describe(plan: TuningPlan) -> str:
 
     number = len(plan.record.trials) + 1
     values = TrialSearch(plan.settings).ask(number) or {}
-    job = plan_job(*trial_job(plan, first_trial(plan, number, values, ""), 0, resume=False))
+    spec, options = trial_job(plan, first_trial(plan, number, values, ""), 0, resume=False)
+    job = plan_job(spec, msgspec.structs.replace(options, overwrite=plan.overwrite))  # nothing has been removed yet
     lines = [tuning_line(plan.record), *plan.notes, *map(range_line, plan.settings.ranges), ""]
     return "\n".join([*lines, describe(job, previews_of(job))])
 

@@ -39,6 +39,10 @@ _NOT_FRAMEWORK = frozenset(
 DEFAULT_LOG_LEVEL = 20
 
 
+#: By which CUDA shows a program some GPUs alone.
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
 class Machine(msgspec.Struct, frozen=True):
     """What the host has, as far as the variables tell it."""
 

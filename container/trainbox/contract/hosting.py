@@ -9,10 +9,12 @@ https://github.com/aws/sagemaker-xgboost-container.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
 import msgspec
 
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.contract.layout import Layout
 from trainbox.contract.model_card import ModelCard
 from trainbox.contract.setting_values import Installs, one_of, read_switch
@@ -32,7 +34,6 @@ DEFAULT_BATCH_TIMEOUT_SECONDS = 600.0
 #: Within 8 minutes `/ping` must answer 200, or the launch has failed.
 DEFAULT_STARTUP_SECONDS = 480.0
 LAST_PORT = 65535
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 MOST_WORKERS = 1024
 
 BatchStrategy = Literal["MULTI_RECORD", "SINGLE_RECORD"]
@@ -262,6 +263,11 @@ def _read_names(text: str) -> tuple[str, ...]:
 # ---- what a model must be able to do ----
 
 
+#: Outputs of a model beyond its numbers, by name; each is computed from rows, or raises DataError.
+Extras: TypeAlias = Mapping[str, Callable[[Any], Any]]
+NO_EXTRAS: Extras = MappingProxyType({})
+
+
 class Predictor(Protocol):
     """A loaded model. Each algorithm's room has one in `predictor.py`; serving knows no other way to a model.
 
@@ -287,14 +293,13 @@ class Predictor(Protocol):
             (n,) or (n, c), floating point: a number, a class or probability, or one for each output.
         """
 
-    def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - an array
-        """Return how much each feature adds to the output of each row (SHAP), the bias last.
+    @property
+    def extras(self) -> Extras:
+        """What it can say of rows beyond its numbers.
 
-        Returns:
-            (n, m + 1), or (n, c, m + 1) for c classes or targets.
-
-        Raises:
-            DataError: A model of this kind cannot say.
+        `contributions` is how much each feature adds to the output of each row (SHAP), the bias last: (n, m + 1), or
+        (n, c, m + 1) for c classes or targets. `leaf` is the leaf that each row reaches in each tree: (n, trees) whole
+        numbers.
         """
 
     def set_threads(self, count: int) -> None:

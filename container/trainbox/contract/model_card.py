@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from trainbox import files
+from trainbox.contract.model_file import unreadable
 from trainbox.errors import DataError
 
 #: Below the model's directory.
@@ -145,7 +146,7 @@ def read_card(model_dir: Path) -> ModelCard:
         except OSError as error:
             if error.errno in _ABSENT:
                 continue
-            raise DataError(f"{model_dir / place} cannot be read: {error.strerror}", hint=_hint(place)) from error
+            raise unreadable(model_dir / place, error) from error
         if len(content) > _MOST_BYTES:
             raise DataError(f"{model_dir / place} has more than {_MOST_BYTES:,} bytes", hint=_hint(place))
         try:

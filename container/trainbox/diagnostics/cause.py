@@ -34,6 +34,8 @@ _ERROR_LINE = re.compile(
     re.IGNORECASE,
 )
 _FATAL = re.compile(r"Fatal Python error: .*")
+#: How Python's `warnings` begins what it prints; the line of code that warns may follow, two blanks further in.
+_WARNING = re.compile(r":\d++: \w*Warning: ")
 _EXCEPTION = re.compile(r"^(?P<type>[A-Za-z_][\w.]*)(?::|$)")
 _GROUP_LINE = re.compile(r"^\s*[|+]")
 _GROUP_BORDER = re.compile(r"^\s*\+[-+]*(?: (?:\d+|\.\.\.) -+)?$")
@@ -192,15 +194,28 @@ def _crash_frames(lines: Sequence[str]) -> list[re.Match[str]]:
 
 def _cause(message: Sequence[str], frames: Sequence[re.Match[str]], code_dir: Path) -> Cause:
     text = [message[0].rstrip()] if message else ["an exception whose message is lost"]
-    further = list(itertools.takewhile(str.strip, message[1:]))
+    below = _without_warnings(message[1:])
+    further = list(itertools.takewhile(str.strip, below))
     is_ours = text[0].startswith("trainbox.errors.")  # which has a line for each of many problems
     if is_ours or len(further) < _LONGEST_MESSAGE_LINES:  # else these are no message, but a log that goes on
         text += [line.rstrip() for line in further]
     kind = _EXCEPTION.match(text[0])
     # A script that goes on after a traceback may have handled it, and say in the end what it really died of.
-    last = _last_words(message[len(text) :])
+    last = _last_words(below[len(text) - 1 :])
     words = "\n".join(text) + (f"\nand last: {last}" if last else "")
     return Cause(text=words, where=_where(frames, code_dir), exception=kind["type"] if kind else "")
+
+
+def _without_warnings(lines: Sequence[str]) -> list[str]:
+    """Leave out what other processes and exit handlers warn of below an exception: joblib's resource tracker does."""
+    kept: list[str] = []
+    is_below = False
+    for line in lines:
+        warns = _WARNING.search(line) is not None
+        if not warns and not (is_below and line.startswith("  ")):
+            kept.append(line)
+        is_below = warns
+    return kept
 
 
 def _last_lines(lines: Sequence[str]) -> str:

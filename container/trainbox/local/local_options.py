@@ -22,6 +22,14 @@ class MemberNames(msgspec.Struct, frozen=True):
     job_name: str = "TrainingJobName"
 
 
+class MachineShare(msgspec.Struct, frozen=True):
+    """What a job has of a machine that others use, too; empty: all that this process has."""
+
+    processors: tuple[int, ...] = ()
+    #: As `CUDA_VISIBLE_DEVICES` names them.
+    gpus: tuple[str, ...] = ()
+
+
 class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a job runs here."""
 
@@ -59,8 +67,8 @@ class LocalOptions(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether this program starts no other child processes while the job runs: all that remain are then ended,
     #: also those that hide their origin.
     owns_children: bool = False
-    #: The processors that the job has; empty: all that this process has.
-    processors: tuple[int, ...] = ()
+    #: What the job has of this machine.
+    share: MachineShare = MachineShare()
     #: Whose private mounts an earlier job was found to be allowed; None: that is tried out, which takes a process.
     private_mounts: Literal["root", "user"] | None = None
     #: For the files that hosts create; -1 is the umask of this process.

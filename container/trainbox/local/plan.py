@@ -9,6 +9,7 @@ import msgspec
 
 from trainbox.contract.credentials.peer_key import as_handed_on
 from trainbox.contract.credentials.secrets import redact, redact_arguments
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.local.backends import namespace
 from trainbox.local.backends.namespace import OPT_ML
 from trainbox.local.inputs.hosts import Cluster, form_cluster
@@ -167,6 +168,8 @@ def _plan_host(
     environment |= {**added, **({} if root == OPT_ML else {"TRAINBOX_ROOT": str(tree)})}
     if request.isolation.image is None:
         environment |= _packages_apart(root, environment)
+        if request.share.gpus:
+            environment[GPU_VARIABLE] = ",".join(request.share.gpus)
     if overlay is not None:
         environment |= _activated(overlay, environment)
     return HostPlan(
@@ -315,4 +318,4 @@ def _namespace(request: RunRequest, mounts: tuple[Mount, ...]) -> str:
     if request.isolation.kind == "container":
         return ""
     listed = [(mount.source, mount.target, mount.read_only) for mount in mounts]
-    return namespace.spec(request.isolation.kind, listed, request.processors)
+    return namespace.spec(request.isolation.kind, listed, request.share.processors)

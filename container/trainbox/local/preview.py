@@ -10,6 +10,7 @@ import msgspec
 
 from trainbox.contract.credentials.references import has_reference
 from trainbox.contract.credentials.secrets import redact
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.contract.job import read_job
 from trainbox.contract.settings import is_ours
 from trainbox.errors import RunError
@@ -94,7 +95,7 @@ def _preview(host: HostPlan, source: Source | None, script: str, *, in_image: bo
         if job.peer_key is not None and not in_image:
             of_key = needs_key(program, program.directory if source is None else source.directory)
             program = msgspec.structs.replace(program, needs_key=of_key)
-        machine = read_machine(modules=modules_needed(job, program))
+        machine = read_machine(modules=modules_needed(job, program), listed_gpus=host.environment.get(GPU_VARIABLE))
         planned = launch.plan(job, program, env=host.environment, machine=machine)
         moves = {str(root): str(host.root)}
         if host.namespace and host.is_supervised:  # by a Python that may be that of an overlay

@@ -26,7 +26,7 @@ from trainbox.local.backends.isolation import Isolation, find_containers, find_i
 from trainbox.local.given import Origin
 from trainbox.local.inputs.hosts import LOCAL_TYPE, HostGroup, Hosts, hosts_of
 from trainbox.local.inputs.source import ChannelSource, read_channels
-from trainbox.local.local_options import LocalOptions, MemberNames
+from trainbox.local.local_options import LocalOptions, MachineShare, MemberNames
 from trainbox.local.results.folder import read_previous
 from trainbox.local.results.overwriting import read_replaced, require_kept
 from trainbox.local.results.record import JobRecord
@@ -104,8 +104,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     owns_children: bool = True
     #: Of files that a host makes; -1 is that of this process.
     umask: int = -1
-    #: The processors that hosts have; empty: all that this process has.
-    processors: tuple[int, ...] = ()
+    #: What hosts have of this machine.
+    share: MachineShare = MachineShare()
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -274,7 +274,7 @@ def _form_request(spec: JobSpec, options: LocalOptions, work: _Work, now: dt.dat
         started=now,
         owns_children=options.owns_children,
         umask=options.host_umask,
-        processors=options.processors,
+        share=options.share,
     )
 
 

@@ -1,20 +1,18 @@
 """The routes of a worker, as an ASGI application: requests in, answers out, one line in the log for each."""
 
 import asyncio
-import os
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from io import BytesIO
 from typing import Any, Self, TypeAlias
 
 import msgspec
 
 from trainbox.contract.hosting import Hosting
-from trainbox.log_lines import emit
 from trainbox.serving.bodies.request_errors import RequestError
 from trainbox.serving.body_pipe import BodyPipe
 from trainbox.serving.content_coding import HEADER, DecompressedBody, decompress, is_compressed
-from trainbox.serving.counters import Counters, metrics_text
+from trainbox.serving.counters import metrics_text
 from trainbox.serving.predictions import (
     MOST_WAITING,
     BrokenAnswer,
@@ -23,8 +21,10 @@ from trainbox.serving.predictions import (
     error_response,
     wait_for_end,
 )
+from trainbox.serving.request_log import RequestLog
 from trainbox.serving.responder import Request, Responder, Response
-from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
+from trainbox.serving.whole_request import WholeRequest
+from trainbox.system.worker_page import PageField, WorkerPage
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -38,9 +38,6 @@ _JSON = ("content-type", "application/json")
 _BODY_SECONDS = 30.0
 _REST_SECONDS = 5.0
 _REST_BYTES = 256 * 2**20
-_LOG_PER_SECOND = 100
-_WARNING = 30
-_FIRST_ERROR = 400
 _MB = 2**20
 
 
@@ -75,11 +72,8 @@ class App:
         self._header = page.header
         slot = page.slot(number)
         self._words = slot.words
-        self._counters = Counters(slot)
         self._predictions = Predictions(slot, responder, shows_values=hosting.shows_values)
-        self._prefix = os.urandom(4).hex()
-        self._requests = 0
-        self._budget = _Budget(_LOG_PER_SECOND / max(1, page.header[PageField.WORKERS]))
+        self._log = RequestLog(hosting, page, number)
         self._routes: dict[str, tuple[str, Callable[[], Awaitable[Response]]]] = {
             "/ping": ("GET", self._ping),
             "/execution-parameters": ("GET", self._execution_parameters),
@@ -145,11 +139,7 @@ class App:
             model: Which, of several.
             path: As the log has it.
         """
-        began = time.monotonic_ns()
-        self._requests += 1
-        request_id = f"{self._prefix}-{self._requests:x}"
-        self._words[WorkerField.IN_FLIGHT] += 1
-        self._words[WorkerField.LAST_REQUEST] = began
+        began, request_id = self._log.begin()
         status, rows, note = 499, 0, "the client has gone"
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -164,11 +154,36 @@ class App:
         except BrokenAnswer as broken:  # to return is to close the connection
             status, note = broken.status, str(broken)
         finally:
-            ended = time.monotonic_ns()
-            self._words[WorkerField.IN_FLIGHT] -= 1
-            self._words[WorkerField.LAST_REQUEST] = ended
-            self._counters.add(status, rows, ended - began)
-            self._log(path, status, rows, ended - began, f"id={request_id}{note and f' {note}'}")
+            self._log.end(path, status, rows, began, f"id={request_id}{note and f' {note}'}")
+
+    def answer_whole(self, given: list[tuple[bytes, bytes]], body: bytes, whole: WholeRequest) -> bool:
+        """Answer `POST /invocations` in this turn of the loop, where that is quick and nothing is special about it.
+
+        Args:
+            given: The headers, with names in lower case.
+            body: What has come with them: all of it.
+            whole: Takes the answer.
+
+        Returns:
+            Whether it is answered; otherwise it has to be called as an ASGI application.
+        """
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
+        if not 0 < len(body) <= self._hosting.max_body_bytes or not self._predictions.answers_soon(body):
+            return False
+        if HEADER in headers or _ATTRIBUTES in headers:
+            return False
+        began, request_id = self._log.begin()
+        end = partial(self._end_whole, whole, request_id, began)
+        self._predictions.answer_soon(Request(headers, body, request_id), end)
+        return True
+
+    def _end_whole(self, whole: WholeRequest, request_id: str, began: int, response: Response | None) -> None:
+        response = response or Response(499)
+        try:
+            whole.answer(response, request_id, closes=bool(self._header[PageField.DRAINING]))
+        finally:
+            note = response.note and f" {response.note}"
+            self._log.end("/invocations", response.status, response.rows, began, f"id={request_id}{note}")
 
     async def _invoke_by_blocks(self, request: Request, receive: Receive, send: Send) -> Response | None:
         """Answer a request of any length while it comes; None where the client has gone."""
@@ -295,29 +310,6 @@ class App:
                 gone.cancel()
             if not is_whole:
                 await self._predictions.close(parts)
-
-    def _log(self, path: str, status: int, rows: int, nanoseconds: int, told: str) -> None:
-        is_error = status >= _FIRST_ERROR
-        if not is_error and (self._hosting.log_level >= _WARNING or not self._budget.take()):
-            return
-        counted = (" 1 row" if rows == 1 else f" {rows:,} rows") if rows else ""
-        emit(f"POST {path} {status}{counted} {nanoseconds / 1e6:.2f} ms {told}")
-
-
-class _Budget:
-    """So many lines a second."""
-
-    def __init__(self, per_second: float) -> None:
-        self._per_second = max(1.0, per_second)
-        self._left = self._per_second
-        self._second = 0
-
-    def take(self) -> bool:
-        second = int(time.monotonic())
-        if second != self._second:
-            self._second, self._left = second, self._per_second
-        self._left -= 1
-        return self._left >= 0
 
 
 def _is_compressed(headers: Headers) -> bool:

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from trainbox.log_lines import emit
+from trainbox.serving.whole_request import AnswerWhole, WholeRequest
 
 #: SageMaker's proxy closes before that.
 KEEP_ALIVE_SECONDS = 75
@@ -45,7 +46,8 @@ class _HeadWithBody:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._write = transport.write
+        #: Send a head and a body that are together already.
+        self.write_whole = transport.write
         self._head = b""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
@@ -58,7 +60,7 @@ class _HeadWithBody:
         elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(_CONTINUE):
             self._head = data
             return
-        self._write(data)
+        self.write_whole(data)
 
     def close(self) -> None:
         """Send what was kept, and close."""
@@ -74,6 +76,11 @@ class _Protocol(HttpToolsProtocol):
     head_since = 0.0
     #: Called when no request is in progress; None as long as that does not matter.
     on_idle: Callable[["_Protocol"], None] | None = None
+    #: When a request was answered that has come whole, until the next one comes: uvicorn would set a timer each time.
+    idle_since = 0.0
+    answer_whole: AnswerWhole | None = None
+    #: What has come of the body of a request that may have come whole.
+    parts: list[bytes] | None = None
 
     def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - any of asyncio's
         super().connection_made(_HeadWithBody(transport))  # type: ignore[arg-type] # it is used as one
@@ -91,7 +98,10 @@ class _Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
+        self.idle_since = 0.0
         super().data_received(data)
+        if self.parts is not None:
+            self._begin_late()
         if self.cycle is not before or (before is not None and not before.response_complete):
             self.head_bytes = 0
             self.head_since = 0.0
@@ -101,10 +111,60 @@ class _Protocol(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
 
+    # -- requests that come whole ----------------------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        if self.answer_whole is None or self.url != b"/invocations" or not self._can_be_whole():
+            super().on_headers_complete()
+        else:
+            self.parts = []
+
+    def _can_be_whole(self) -> bool:
+        if not self.is_between or self.pipeline or self.flow.write_paused or self.expect_100_continue:
+            return False
+        parser = self.parser
+        return parser.get_method() == b"POST" and parser.should_keep_alive() and not parser.should_upgrade()
+
+    def on_body(self, body: bytes) -> None:
+        if self.parts is None:
+            super().on_body(body)
+        else:
+            self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.parts is not None:
+            whole, before = WholeRequest(self), self.cycle
+            self.cycle = whole  # type: ignore[assignment] # it is used as one
+            if self.answer_whole is not None and self.answer_whole(self.headers, b"".join(self.parts), whole):
+                self.parts = None
+                return
+            self.cycle = before
+            self._begin_late()
+        super().on_message_complete()
+
+    def _begin_late(self) -> None:
+        """Have uvicorn begin with a request that has not come whole, or is special."""
+        parts, self.parts = self.parts or [], None
+        super().on_headers_complete()
+        for part in parts:
+            super().on_body(part)
+
+    def end_whole(self, content: bytes, *, closes: bool) -> None:
+        """Send the answer to a request that has come whole."""
+        self.transport.write_whole(content)  # type: ignore[attr-defined] # of ours
+        if closes:
+            self.transport.close()
+        if closes or self.pipeline or self.on_idle is not None:
+            self.on_response_complete()
+        else:
+            self.idle_since = self.loop.time()
+
+    # -- what is between requests ----------------------------------------------------------------------------------
+
     @property
     def waits_for_head(self) -> bool:
         """Whether a request has begun, or must begin, and is not there."""
-        return self.is_between and self.timeout_keep_alive_task is None
+        return self.is_between and self.timeout_keep_alive_task is None and not self.idle_since
 
     @property
     def is_between(self) -> bool:
@@ -159,6 +219,7 @@ class Connections:
 
     def __init__(self, app: Any, *, number: int = 0) -> None:  # noqa: ANN401 - uvicorn's own types are private
         self._app = app
+        self._answer_whole: AnswerWhole | None = getattr(app, "answer_whole", None)
         self._config = _config(app, _Protocol)
         self._config.load()
         self._server: uvicorn.Server | None = None
@@ -196,6 +257,7 @@ class Connections:
 
     def _make(self) -> _Protocol:
         protocol = _Protocol(config=self._config, server_state=self._state, app_state={})
+        protocol.answer_whole = self._answer_whole
         if self._give_back is not None:
             protocol.on_idle = self._give_idle
         return protocol
@@ -238,9 +300,13 @@ class Connections:
         self._state = self._server.server_state
 
     def close_slow(self, now: float) -> None:
-        """Close those that take too long to send the head of a request."""
+        """Close those that take too long to send the head of a request, or to begin with it."""
         for protocol in tuple(self._state.connections):
-            if not isinstance(protocol, _Protocol) or not protocol.waits_for_head:
+            if not isinstance(protocol, _Protocol):
+                continue
+            if protocol.idle_since and now - protocol.idle_since > KEEP_ALIVE_SECONDS:
+                protocol.timeout_keep_alive_handler()
+            if not protocol.waits_for_head:
                 continue
             protocol.head_since = protocol.head_since or now
             if now - protocol.head_since > HEAD_SECONDS:

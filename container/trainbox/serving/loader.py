@@ -17,8 +17,10 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TypeAlias
 
-from trainbox.contract.hosting import GPU_VARIABLE, Hosting
+from trainbox.contract.environment import GPU_VARIABLE
+from trainbox.contract.hosting import Hosting
 from trainbox.contract.job import add_to_environment
+from trainbox.errors import TrainboxError, last_words
 from trainbox.serving import worker
 from trainbox.serving.app import App
 from trainbox.serving.responder import Responder, load_responder
@@ -266,8 +268,10 @@ class ModelLoader:
             responder = self._responder if self._responder is not None else self._load_on_gpu(number)
             threads = max(1, self._cpus // max(1, self._page.header[PageField.WORKERS]))
             code = worker.run(worker.Seat(self._hosting, self._page, number, channel, threads, self.app), responder)
-        except BaseException:  # the top of this process: it is told, and comes no further than the end below
+        except BaseException as error:  # the top of this process: it is told, and comes no further than the end below
             text = traceback.format_exc()
+            if isinstance(error, TrainboxError):
+                text, code = last_words(error, traceback.extract_tb(error.__traceback__)), error.exit_code
             self._page.slot(number).leave_words(text)
             sys.stderr.write(text)
             raise

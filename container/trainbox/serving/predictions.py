@@ -11,6 +11,8 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from resource import RUSAGE_THREAD, getrusage, struct_rusage
 from typing import Any, TypeAlias
 
 import msgspec
@@ -54,7 +56,8 @@ class BrokenAnswer(Exception):  # noqa: N818 - the end of an answer, not an erro
 
 class _Waiting(msgspec.Struct, eq=False):
     request: Request
-    answered: "asyncio.Future[Response | None]"
+    #: Takes the answer; None where it is not wanted any more.
+    deliver: Callable[[Response | None], None]
     #: Ends when the client goes.
     gone: "asyncio.Task[None] | None" = None
 
@@ -86,22 +89,20 @@ class Predictions:
             Overloaded: Too many wait.
         """
         loop = asyncio.get_running_loop()
-        if len(request.body) <= _LOOP_BYTES and self._slowness < _SLOW and not self._is_busy:
+        answered: asyncio.Future[Response | None] = loop.create_future()
+        deliver = partial(_settle, answered)
+        if self._is_quick(request.body):
             if not self._responder.joins:
                 return self._answer_in_loop([request])[0]
-            waiting = _Waiting(request, loop.create_future())
-            self._together.append(waiting)
-            if len(self._together) == 1:
-                loop.call_soon(self._answer_together)
-            return await waiting.answered
+            self.answer_soon(request, deliver)
+            return await answered
         if len(self._queue) >= MOST_WAITING:
             raise Overloaded
         gone = loop.create_task(wait_for_end(receive))
-        waiting = _Waiting(request, loop.create_future(), gone)
-        self._queue.append(waiting)
+        self._queue.append(_Waiting(request, deliver, gone))
         self._work_on(loop)
         try:
-            return await waiting.answered
+            return await answered
         finally:
             gone.cancel()
 
@@ -129,6 +130,21 @@ class Predictions:
         if close is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, close)
 
+    # -- those that meet together ----------------------------------------------------------------------------------
+
+    def _is_quick(self, body: bytes) -> bool:
+        return len(body) <= _LOOP_BYTES and self._slowness < _SLOW and not self._is_busy
+
+    def answers_soon(self, body: bytes) -> bool:
+        """Return whether `answer_soon` may be asked: a request with this body is answered in this turn of the loop."""
+        return self._responder.joins and self._is_quick(body)
+
+    def answer_soon(self, request: Request, deliver: Callable[[Response | None], None]) -> None:
+        """Answer a request with all others that come in this turn of the loop."""
+        self._together.append(_Waiting(request, deliver))
+        if len(self._together) == 1:
+            asyncio.get_running_loop().call_soon(self._answer_together)
+
     # -- in the loop -----------------------------------------------------------------------------------------------
 
     def _answer_together(self) -> None:
@@ -140,11 +156,13 @@ class Predictions:
         _deliver(together, self._answer_in_loop([each.request for each in together]))
 
     def _answer_in_loop(self, requests: Sequence[Request]) -> list[Response]:
-        began = time.perf_counter()
+        before, began = getrusage(RUSAGE_THREAD), time.perf_counter()
         try:
             return self._answer(requests)
         finally:
             seconds = time.perf_counter() - began
+            if seconds > _LOOP_SECONDS * len(requests):
+                seconds = _seconds_of_its_own(seconds, before)
             if seconds > _SLOW_SECONDS:
                 self._slowness = _SLOWEST
             else:
@@ -187,8 +205,8 @@ class Predictions:
         self._slowness = _SLOWEST if seconds > _LOOP_SECONDS * max(1, len(wanted)) else max(0, self._slowness - 1)
         _deliver(wanted, answers)
         for each in taken:
-            if not each.answered.done():
-                each.answered.set_result(None)
+            if each not in wanted:
+                each.deliver(None)
         self._work_on(loop)
 
     # -- in either -------------------------------------------------------------------------------------------------
@@ -231,8 +249,20 @@ def error_response(status: int, text: str, request_id: str = "") -> Response:
 
 def _deliver(waiting: Sequence[_Waiting], answers: Sequence[Response]) -> None:
     for each, response in zip(waiting, answers, strict=True):
-        if not each.answered.done():
-            each.answered.set_result(response)
+        each.deliver(response)
+
+
+def _seconds_of_its_own(seconds: float, before: struct_rusage) -> float:
+    """Return how many of some seconds are this thread's own: where it has waited for no other, those of a processor."""
+    after = getrusage(RUSAGE_THREAD)
+    if after.ru_nvcsw > before.ru_nvcsw:
+        return seconds
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _settle(answered: "asyncio.Future[Response | None]", response: Response | None) -> None:
+    if not answered.done():
+        answered.set_result(response)
 
 
 async def wait_for_end(receive: Receive) -> None:

@@ -6,7 +6,7 @@ thread, but without starting one for each: 350 us for a row instead of 5,290 (10
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,19 @@ import threadpoolctl
 from sklearn import config_context, ensemble, tree
 from sklearn.base import BaseEstimator, is_classifier
 
+from trainbox.contract.hosting import NO_EXTRAS, Extras
 from trainbox.contract.model_card import ModelCard, SampleRow, features_of
+from trainbox.contract.model_file import read_model_file
 from trainbox.data import Coding
 from trainbox.errors import DataError
-from trainbox.files import read_below
 from trainbox.log_lines import emit
 from trainbox.model.samples import as_prediction
 from trainbox.sklearn.forests.packing import FORESTS, check_trees
 from trainbox.sklearn.texts import expand
 
-_MOST_BYTES = 2**40
-_PICKLED_HINT = "load it with the versions of its card; a class of your own must be in code/ of model.tar.gz"
+_PICKLED_HINT = (
+    "is the file whole? load it with the versions of its card; a class of your own must be in code/ of model.tar.gz"
+)
 #: What predicts each row by itself, whatever stands beside it; a product of matrices rounds by their size.
 _ROWWISE = (
     *FORESTS,
@@ -59,10 +61,7 @@ def load_predictor(
         DataError: The file cannot be read, holds no estimator, or needs code that may not run.
     """
     source = model_dir / name
-    try:
-        content = read_below(model_dir, name, _MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}") from error
+    content = read_model_file(model_dir, name)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -131,24 +130,31 @@ class EstimatorPredictor:
             raise DataError(f"a row has {rows.shape[1]:,} features, and the model {self.card.features.count:,}")
         if not rows.shape[0]:
             return np.empty((0, len(self._model.classes_)) if self._has_shares else (0,))
-        if self._coding is not None:
-            rows = expand(rows.toarray() if scipy.sparse.issparse(rows) else rows, self._coding)
-        if scipy.sparse.issparse(rows):
-            return self._ask(rows, is_finite=bool(np.isfinite(rows.data).all()))
-        rows = np.ascontiguousarray(rows, np.float32)
-        is_finite = bool(np.isfinite(rows).all())
-        return self._sum_trees(rows) if self._trees and is_finite else self._ask(rows, is_finite=is_finite)
+        rows, is_finite = self._prepare(rows)
+        if self._trees and is_finite and isinstance(rows, np.ndarray):
+            return self._sum_trees(rows)
+        found = self._ask(self._call, rows, is_finite=is_finite)
+        if found.dtype.kind in "OUS":
+            found = np.searchsorted(self._model.classes_, found)
+        return found.astype(np.float64) if found.dtype.kind != "f" else found
 
-    def contributions(self, rows: Any) -> npt.NDArray[np.float64]:  # noqa: ANN401 - of the protocol
-        """Refuse: scikit-learn does not say what each feature adds.
+    @property
+    def extras(self) -> Extras:
+        """See `contract.hosting.Predictor`: estimators of trees have their leaves."""
+        return {"leaf": self.leaves} if hasattr(self._model, "apply") else NO_EXTRAS
+
+    def leaves(self, rows: Any) -> npt.NDArray[np.int64]:  # noqa: ANN401 - dense or sparse
+        """Return what `apply` gives: the leaf that each row reaches in each tree.
+
+        Returns:
+            (n, trees); of several classes the trees of a round side by side.
 
         Raises:
-            DataError: Always.
+            DataError: The estimator does not take these rows.
         """
-        raise DataError(
-            f"contributions are not available for {self._name} ({len(rows):,} rows)",
-            hint="models of XGBoost have them",
-        )
+        rows, is_finite = self._prepare(rows)
+        said = self._ask(self._model.apply, rows, is_finite=is_finite)
+        return said.astype(np.int64).reshape(rows.shape[0], -1)
 
     def set_threads(self, count: int) -> None:
         """Use so many threads in products of matrices and histograms; trees are asked in one."""
@@ -162,16 +168,20 @@ class EstimatorPredictor:
         total /= len(self._trees)
         return total if self._has_shares else total[:, 0]
 
-    def _ask(self, rows: Any, *, is_finite: bool) -> npt.NDArray[np.float64]:  # noqa: ANN401 - dense or sparse
+    def _prepare(self, rows: Any) -> tuple[Any, bool]:  # noqa: ANN401 - dense or sparse
+        """Return rows as the estimator takes them, and whether no value is missing."""
+        if self._coding is not None:
+            rows = expand(rows.toarray() if scipy.sparse.issparse(rows) else rows, self._coding)
+        if not scipy.sparse.issparse(rows):
+            rows = np.ascontiguousarray(rows, np.float32)
+        return rows, bool(np.isfinite(rows.data if scipy.sparse.issparse(rows) else rows).all())
+
+    def _ask(self, call: Callable[[Any], Any], rows: Any, *, is_finite: bool) -> npt.NDArray[Any]:  # noqa: ANN401
         try:
             with config_context(assume_finite=is_finite):
-                said = self._call(rows)
+                return np.asarray(call(rows))
         except (TypeError, ValueError) as error:
             raise DataError(self._refusal(rows, error, is_finite=is_finite)) from error
-        found = np.asarray(said)
-        if found.dtype.kind in "OUS":
-            found = np.searchsorted(self._model.classes_, found)
-        return found.astype(np.float64) if found.dtype.kind != "f" else found
 
     def _refusal(self, rows: Any, error: Exception, *, is_finite: bool) -> str:  # noqa: ANN401 - dense or sparse
         if is_finite or scipy.sparse.issparse(rows) or self._coding is not None:

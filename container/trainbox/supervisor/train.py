@@ -15,6 +15,7 @@ from trainbox.contract.cluster.world import world_hosts
 from trainbox.contract.credentials.peer_key import without_peer_key
 from trainbox.contract.credentials.references import fill_in_variables
 from trainbox.contract.credentials.secrets import hidden_values
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.contract.failures.diagnosis import diagnose_defect, diagnose_error
 from trainbox.contract.failures.failure import mark_failure, reserve_failure
 from trainbox.contract.job import Job, read_environment, read_job, read_references
@@ -205,7 +206,7 @@ def _run(job: Job, env: Mapping[str, str], check_stop: Callable[[], None]) -> "t
         timeout = job.settings.peer_timeout_seconds
         wait_for_peers(tuple(dialled), timeout=timeout, emit=emit, check_stop=check_stop)
     with scratch_directory() as scratch:
-        machine = read_machine(modules=modules_needed(job, program))
+        machine = read_machine(modules=modules_needed(job, program), listed_gpus=env.get(GPU_VARIABLE))
         planned = plan(job, program, env=env, machine=machine, scratch=scratch)
         for note in planned.notes:
             emit(note, hidden=job.secrets)

@@ -1,5 +1,6 @@
 """What this host has: processors, GPUs, Neuron cores and SageMaker's own launchers."""
 
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from trainbox.contract.environment import Machine
 
 _GPU = re.compile(r"nvidia\d+")
+_IDENTIFIERS = ("GPU-", "MIG-")
 _NEURON_SECONDS = 10
 _INTERFACES = Path("/sys/class/net")
 #: What rdma-core shows of an EFA, and where Amazon's installer and distributions put its library.
@@ -16,7 +18,9 @@ _ADAPTERS = Path("/sys/class/infiniband")
 _LIBFABRIC = ("/opt/amazon/efa/lib*/libfabric.so*", "/usr/lib*/libfabric.so*", "/usr/lib/*/libfabric.so*")
 
 
-def read_machine(devices: Path = Path("/dev"), *, modules: tuple[str, ...] = ()) -> Machine:
+def read_machine(
+    devices: Path = Path("/dev"), *, modules: tuple[str, ...] = (), listed_gpus: str | None = None
+) -> Machine:
     """Count without loading a driver: a GPU is a device node, which the NVIDIA runtime makes for the visible ones only.
 
     sagemaker-training starts `nvidia-smi` and `neuron-ls` three times per job instead.
@@ -24,17 +28,38 @@ def read_machine(devices: Path = Path("/dev"), *, modules: tuple[str, ...] = ())
     Args:
         devices: Where device nodes are.
         modules: Python modules to look for.
+        listed_gpus: What `CUDA_VISIBLE_DEVICES` says; None where it is not set.
     """
-    names = [path.name for path in devices.iterdir()] if devices.is_dir() else []
+    names = _names(devices) or ()
     return Machine(
         cpus=_count_processors(),
-        gpus=sum(1 for name in names if _GPU.fullmatch(name)),
+        gpus=len(find_gpus(listed_gpus, devices)),
         neurons=_count_neurons() if any(name.startswith("neuron") for name in names) else 0,
         smddprun=_find_tool("smddprun") is not None,
         smddpmprun=_find_tool("smddpmprun") is not None,
         interfaces=_names(_INTERFACES),
         efa=bool(_names(_ADAPTERS)) and any(any(Path("/").glob(place[1:])) for place in _LIBFABRIC),
         modules=_importable(modules),
+    )
+
+
+def find_gpus(listed: str | None, devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """Return the GPUs that a program may use, as `CUDA_VISIBLE_DEVICES` names them: a number, or an identifier.
+
+    CUDA takes those of the list up to the first that is not there (CUDA C Programming Guide, environment variables).
+
+    Args:
+        listed: What that variable says; None where it is not set.
+        devices: Where device nodes are.
+    """
+    count = sum(1 for name in _names(devices) or () if _GPU.fullmatch(name))
+    if listed is None or not count:
+        return tuple(map(str, range(count)))
+    names = (name.strip() for name in listed.split(","))
+    return tuple(
+        itertools.takewhile(
+            lambda name: name.startswith(_IDENTIFIERS) or (name.isdecimal() and int(name) < count), names
+        )
     )
 
 

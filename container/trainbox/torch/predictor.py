@@ -17,15 +17,15 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 
+from trainbox.contract.hosting import NO_EXTRAS
 from trainbox.contract.model_card import Features, ModelCard
+from trainbox.contract.model_file import read_model_file
 from trainbox.errors import DataError
-from trainbox.files import read_below
 from trainbox.log_lines import emit
 from trainbox.torch.archives import find_code
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-_MOST_BYTES = 2**40
 #: Calls are padded with zeros to a multiple of so many rows.
 STEP = 8
 #: The most rows of a call that is tried, and what they have together.
@@ -48,10 +48,7 @@ def load_predictor(
         DataError: The file cannot be read, is no network, or holds code that may not run.
     """
     source = model_dir / name
-    try:
-        content = read_below(model_dir, name, _MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}") from error
+    content = read_model_file(model_dir, name)
     if not is_script and (code := find_code(content)):
         if not may_run_code:
             raise DataError(
@@ -75,7 +72,7 @@ def load_predictor(
         text = str(error).partition("\n")[0]
         raise DataError(
             f"{source} cannot be loaded by PyTorch {torch.__version__}: {type(error).__name__}: {text}",
-            hint="export the network with the version that its card names",
+            hint="is the file whole? export the network with the version that its card names",
         ) from error
     return NetworkPredictor(module, card or _describe(shape, is_script=is_script))
 
@@ -89,6 +86,8 @@ class NetworkPredictor:
         module: Called with a float32 tensor of rows.
         card: Its card.
     """
+
+    extras = NO_EXTRAS
 
     def __init__(self, module: Any, card: ModelCard) -> None:  # noqa: ANN401 - modules of programs have no type
         self.card = card
@@ -112,16 +111,6 @@ class NetworkPredictor:
         if not len(dense):
             return self._compute(np.zeros((1, *dense.shape[1:]), np.float32), self._block)[:0]
         return self._predict(dense, self._block)
-
-    def contributions(self, rows: Any) -> Floats:  # noqa: ANN401 - of the protocol
-        """Refuse: a network does not say what each feature adds.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(
-            f"contributions are not available for a network ({len(rows):,} rows)", hint="models of XGBoost have them"
-        )
 
     def set_threads(self, count: int) -> None:
         """Use so many threads; whether rows are independent of each other is tried again."""

@@ -48,6 +48,8 @@ class TuningRecord(msgspec.Struct, frozen=True):
     ranges: tuple[ParameterRange, ...]
     #: Hyperparameters that all trials share; values of secrets are left out.
     static: dict[str, str]
+    #: Where the data of all trials is, by the name of the channel, as `job.json` has it.
+    channels: dict[str, str]
     max_trials: int
     max_parallel: int
     seed: int

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from trainbox.contract.credentials.secrets import redact
 from trainbox.contract.job_spec import JobSpec
-from trainbox.local.local_options import LocalOptions
+from trainbox.local.local_options import LocalOptions, MachineShare
 from trainbox.tuning.records import TrialRecord, TuningRecord
 from trainbox.tuning.search_space import SearchSettings
 from trainbox.tuning.tuning_file import TRIAL, VERSION
 
+T = TypeVar("T")
 #: By which SageMaker tells a script what is tuned.
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 
@@ -34,6 +36,8 @@ class TuningPlan(msgspec.Struct, frozen=True, kw_only=True):
     #: The job of each trial, without what is tuned.
     spec: JobSpec
     options: LocalOptions
+    #: Where the data of all trials is, by the name of the channel.
+    channels: Mapping[str, str] = {}
     #: Names whose values are secret.
     hide: tuple[str, ...] = ()
     #: The tuning job that goes on.
@@ -43,8 +47,8 @@ class TuningPlan(msgspec.Struct, frozen=True, kw_only=True):
     #: The directories of earlier tuning jobs, and what is learned from them.
     warm_start: tuple[str, ...] = ()
     learned: tuple[WarmStart, ...] = ()
-    #: By parallel trial, the processors that it has; empty where one has them all.
-    processors: tuple[tuple[int, ...], ...] = ()
+    #: By parallel trial, what it has of this machine; empty where one has it all.
+    shares: tuple[MachineShare, ...] = ()
     #: Choices made for the user, in sentences.
     notes: tuple[str, ...] = ()
 
@@ -60,6 +64,7 @@ class TuningPlan(msgspec.Struct, frozen=True, kw_only=True):
             objective=settings.objective,
             ranges=settings.ranges,
             static=public_values(self.spec.hyper_parameters, self.hide),
+            channels=dict(self.channels),
             max_trials=settings.max_trials,
             max_parallel=settings.max_parallel,
             seed=settings.seed,
@@ -95,7 +100,7 @@ def trial_job(plan: TuningPlan, trial: TrialRecord, lane: int, *, resume: bool) 
     Args:
         plan: Of the tuning job.
         trial: Its record.
-        lane: Which of the parallel trials it is: that has processors of its own.
+        lane: Which of the parallel trials it is: that has processors and GPUs of its own.
         resume: Whether it goes on from its checkpoints.
     """
     given = {**plan.spec.hyper_parameters, **trial.values}
@@ -112,22 +117,28 @@ def trial_job(plan: TuningPlan, trial: TrialRecord, lane: int, *, resume: bool) 
         # The requirements that are installed anew for the first trial are those of all.
         fresh=plan.options.fresh and trial.number == 1,
         owns_children=False,
-        processors=plan.processors[lane] if plan.processors else (),
+        share=plan.shares[lane] if plan.shares else MachineShare(),
     )
     return spec, options
 
 
-def divide_processors(processors: Sequence[int], parallel: int) -> tuple[tuple[int, ...], ...]:
-    """Divide processors among parallel trials, one to each at least; empty where one trial has them all.
-
-    >>> divide_processors((0, 1, 2, 3, 4), 2), divide_processors((0, 1), 3)
-    (((0, 1, 2), (3, 4)), ((0,), (1,), (0,)))
-    """
-    count = len(processors)
-    if parallel == 1 or not count:
+def divide_machine(processors: Sequence[int], gpus: Sequence[str], parallel: int) -> tuple[MachineShare, ...]:
+    """Divide processors and GPUs among parallel trials, one to each at least; empty where one trial has them all."""
+    if parallel == 1:
         return ()
-    if count < parallel:
-        return tuple((processors[lane % count],) for lane in range(parallel))
+    parts = zip(divide(processors, parallel), divide(gpus, parallel), strict=True)
+    return tuple(MachineShare(*part) for part in parts)
+
+
+def divide(whole: Sequence[T], parallel: int) -> tuple[tuple[T, ...], ...]:
+    """Divide something into so many parts, with one each at least: where there is less, several have the same.
+
+    >>> divide((0, 1, 2, 3, 4), 2), divide((0, 1), 3), divide((), 2)
+    (((0, 1, 2), (3, 4)), ((0,), (1,), (0,)), ((), ()))
+    """
+    count = len(whole)
+    if 0 < count < parallel:
+        return tuple((whole[part % count],) for part in range(parallel))
     each, more = divmod(count, parallel)
-    ends = [(lane + 1) * each + min(lane + 1, more) for lane in range(parallel)]
-    return tuple(tuple(processors[begin:end]) for begin, end in zip([0, *ends], ends, strict=False))
+    ends = [(part + 1) * each + min(part + 1, more) for part in range(parallel)]
+    return tuple(tuple(whole[begin:end]) for begin, end in zip([0, *ends], ends, strict=False))

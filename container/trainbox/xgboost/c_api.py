@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from trainbox.errors import ProgramError
 
 _UBJSON = b'{"format": "ubj"}'
+#: What is predicted, and what `XGBoosterPredictFromDMatrix` calls it.
+Kind: TypeAlias = Literal["value", "contributions", "leaf"]
+_TYPES: dict[Kind, int] = {"value": 0, "contributions": 2, "leaf": 6}
 
 
 class XGBoostError(Exception):
@@ -129,13 +132,17 @@ class Booster:
         self.library.call(name, self.handle, *arguments, ctypes.byref(size), ctypes.byref(content))
         return ctypes.string_at(content, size.value)
 
-    def predict(self, matrix: "Matrix", *, contributions: bool = False) -> npt.NDArray[np.float32]:
+    def predict(self, matrix: "Matrix", kind: Kind = "value") -> npt.NDArray[np.float32]:
         """Return what `Booster.predict` of the package does, without looking at names.
+
+        Args:
+            matrix: The rows.
+            kind: `contributions` and `leaf` are its `pred_contribs` and `pred_leaf`.
 
         Raises:
             XGBoostError: It cannot.
         """
-        asked = {"type": 2 if contributions else 0, "training": False, "strict_shape": False}
+        asked = {"type": _TYPES[kind], "training": False, "strict_shape": False}
         config = json.dumps({**asked, "iteration_begin": 0, "iteration_end": 0}).encode()
         found = Prediction()
         self.library.call("XGBoosterPredictFromDMatrix", self.handle, matrix.handle, config, *found.references)

@@ -228,6 +228,8 @@ class _Reader:
         return {name: value for name, value in pairs if name != "best_ntree_limit"}
 
     def _struct(self, form: struct.Struct) -> tuple[Any, ...]:
+        if form.size > len(self._content) - self._at:
+            raise ValueError(f"it ends after {len(self._content):,} bytes")
         found = form.unpack_from(self._content, self._at)
         self._at += form.size
         return found

@@ -17,17 +17,17 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from trainbox.contract.hosting import Extras
 from trainbox.contract.model_card import FeatureType, ModelCard, classes_of, features_of
+from trainbox.contract.model_file import read_model_file
 from trainbox.errors import DataError
-from trainbox.files import read_below
-from trainbox.xgboost.c_api import Booster, Library, Matrix, Prediction, XGBoostError
+from trainbox.xgboost.c_api import Booster, Kind, Library, Matrix, Prediction, XGBoostError
 from trainbox.xgboost.fold_predictions import combine_folds
 from trainbox.xgboost.model_check import Model, check_model
 from trainbox.xgboost.old_models import convert, is_old
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-_MOST_BYTES = 2**40
 #: Of `XGBoosterPredictFromDense`: all rounds, no margin, NaN is missing, (n,) where there is one output.
 _CONFIG = (
     b'{"type": 0, "training": false, "iteration_begin": 0, "iteration_end": 0, "missing": NaN,'
@@ -54,7 +54,7 @@ def load_predictor(
     Raises:
         DataError: A file cannot be read, or is no model.
     """
-    contents = [_read(model_dir, name) for name in (names if use_ensemble else names[:1])]
+    contents = [read_model_file(model_dir, name) for name in (names if use_ensemble else names[:1])]
     contents = [
         convert(content, source=str(model_dir / name)) if is_old(content) else content
         for name, content in zip(names, contents, strict=False)
@@ -112,6 +112,11 @@ class XGBoostPredictor:
         dense: Floats = np.ascontiguousarray(rows, np.float32)
         return self._join([call(dense) for call in self._calls])
 
+    @property
+    def extras(self) -> Extras:
+        """See `contract.hosting.Predictor`."""
+        return {"contributions": self.contributions, "leaf": self.leaves}
+
     def contributions(self, rows: Any) -> Floats:  # noqa: ANN401 - dense or sparse
         """Return what each feature adds to the margin of each row (SHAP), the bias last.
 
@@ -121,13 +126,26 @@ class XGBoostPredictor:
         Raises:
             DataError: The model has several folds, or XGBoost cannot say.
         """
+        return self._explain(rows, "contributions", "contributions")
+
+    def leaves(self, rows: Any) -> npt.NDArray[np.int32]:  # noqa: ANN401 - dense or sparse
+        """Return the leaf that each row reaches in each tree, as `pred_leaf` does, but in whole numbers.
+
+        Returns:
+            (n, trees), the trees in the order in which they were grown.
+
+        Raises:
+            DataError: The model has several folds, or XGBoost cannot say.
+        """
+        return self._explain(rows, "leaf", "leaves").astype(np.int32).reshape(rows.shape[0], -1)
+
+    def _explain(self, rows: Any, kind: Kind, what: str) -> Floats:  # noqa: ANN401 - dense or sparse
         if len(self._boosters) > 1:
-            raise DataError("contributions are not available for a model of several folds", hint=_OTHER_OUTPUT)
+            raise DataError(f"{what} are not available for a model of several folds", hint=_OTHER_OUTPUT)
         try:
-            found: Floats = self._boosters[0].predict(self._matrix(rows), contributions=True)
+            return self._boosters[0].predict(self._matrix(rows), kind)
         except XGBoostError as error:
-            raise DataError(f"contributions are not available for this model: {error}", hint=_OTHER_OUTPUT) from error
-        return found
+            raise DataError(f"{what} are not available for this model: {error}", hint=_OTHER_OUTPUT) from error
 
     def set_threads(self, count: int) -> None:
         """Use so many threads from now on."""
@@ -184,13 +202,6 @@ def has_plain_trees(booster: Booster) -> bool:
     model = booster.save()
     at = model.rfind(_WEIGHTS)
     return at < 0 or model[at + len(_WEIGHTS) :].startswith(_NO_NUMBERS)
-
-
-def _read(model_dir: Path, name: str) -> bytes:
-    try:
-        return read_below(model_dir, name, _MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"{model_dir / name} cannot be read: {error.strerror}") from error
 
 
 def _load(library: Library, content: bytes, source: str) -> Booster:

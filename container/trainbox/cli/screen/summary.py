@@ -10,6 +10,7 @@ from trainbox.contract.credentials.secrets import redact, redact_arguments
 from trainbox.contract.text import six_digits, visible
 from trainbox.local.given import Origin, escaped
 from trainbox.local.inputs.hosts import Hosts
+from trainbox.local.inputs.source import as_flags
 from trainbox.local.request import RunRequest
 from trainbox.local.results.record import Curve, JobRecord
 
@@ -181,7 +182,7 @@ def _command(request: RunRequest) -> list[str]:
     words = ["trainbox", "run", *([script] if request.module is None else ["-m", request.module])]
     if source is not None and ("/" in request.script or request.module is not None):
         words += ["--source-dir", str(source)]
-    words += _flags("--channel", {name: channel.as_flag() for name, channel in request.channels.items()})
+    words += _flags("--channel", as_flags(request.channels))
     hyperparameters, variables = redact(request.hyperparameters, request.hide), redact(request.env, request.hide)
     words += _given("--hp", "--hp-env", hyperparameters, request.hyperparameter_origins)
     words += _given("--env", "--env", variables, request.env_origins)

@@ -101,6 +101,8 @@ class Resources:
         from docker.types import DeviceRequest, LogConfig  # noqa: PLC0415
 
         client, name = self._client, f"{self._name}-{host.name}"
+        share = self._plan.request.share
+        gpus = {"device_ids": list(share.gpus)} if share.gpus else {"count": -1}
         config = client.create_host_config(
             network_mode=self._network or "none",
             mounts=mounts_of(host),
@@ -108,8 +110,8 @@ class Resources:
             shm_size=self._image.shm_bytes,
             # What a host writes is in logs/HOST.log: the engine's own copy would only fill its disk.
             log_config=LogConfig(type="none"),
-            cpuset_cpus=",".join(map(str, self._plan.request.processors)) or None,
-            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if self._image.gpus else None,
+            cpuset_cpus=",".join(map(str, share.processors)) or None,
+            device_requests=[DeviceRequest(**gpus, capabilities=[["gpu"]])] if self._image.gpus else None,
             **host_options(self._confinement, tmp_bytes=self._image.shm_bytes),
         )
         variables = environment(self._confinement, host.environment)

@@ -46,6 +46,11 @@ class ChannelSource(msgspec.Struct, frozen=True):
         return ",".join([self.place, *self.options.words])
 
 
+def as_flags(channels: Mapping[str, ChannelSource]) -> dict[str, str]:
+    """Return what stands behind `NAME=` of each channel."""
+    return {name: channel.as_flag() for name, channel in channels.items()}
+
+
 def read_channels(
     channels: Sequence[InputChannel],
     hosts: Hosts,

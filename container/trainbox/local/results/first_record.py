@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from trainbox.contract.credentials.secrets import redact, without_secrets
 from trainbox.files import open_regular
 from trainbox.local.backends.hosts import Ended
+from trainbox.local.inputs.source import as_flags
 from trainbox.local.metrics.curves import Curves, joined
 from trainbox.local.metrics.defined_metrics import DefinedMetrics, read_line
 from trainbox.local.plan import RunPlan
@@ -25,7 +26,7 @@ def first_record(plan: RunPlan) -> JobRecord:
         script=request.script if request.source is None else str(request.source.directory / request.script),
         hyperparameters=_shown(request.hyperparameters, request.hide, hidden),
         environment=_shown(request.env, request.hide, hidden),
-        channels={name: channel.as_flag() for name, channel in request.channels.items()},
+        channels=as_flags(request.channels),
         # If this attempt is killed, what was known before it stays known.
         metrics=_known_metrics(request, earlier) if earlier else {},
         result=earlier.result if earlier else None,

@@ -8,7 +8,7 @@ import msgspec
 
 from trainbox import atomic_write
 from trainbox.errors import RunError
-from trainbox.files import read_regular
+from trainbox.files import permission_hint, read_regular
 
 FILE_NAME = "job.json"
 #: Below the result's directory: the trees of the hosts while they run.
@@ -121,9 +121,8 @@ def read_record(directory: Path) -> JobRecord | None:
     Raises:
         RunError: The file is not a record of ours.
     """
-    committed = directory / COMMITTED / FILE_NAME
     try:
-        return _read(committed if committed.exists() else directory / FILE_NAME)
+        return _read(directory / COMMITTED / FILE_NAME) or _read(directory / FILE_NAME)
     except (ValueError, RecursionError):  # torn within a character it is no DecodeError
         earlier = _earlier_records(directory)
         return _read(earlier[-1]) if earlier else None
@@ -135,7 +134,7 @@ def _read(path: Path) -> JobRecord | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        raise RunError(f"{path} cannot be read: {error.strerror}", hint=permission_hint(error)) from error
     except msgspec.ValidationError as error:
         raise RunError(f"{path} is no record of a job: {error}", hint="give another --out") from error
 

@@ -33,7 +33,7 @@ from trainbox.serving.bodies.media_types import (
 from trainbox.serving.bodies.outputs import (
     Column,
     Kind,
-    check_contributions,
+    check_extras,
     check_outputs,
     default_outputs,
     find_kind,
@@ -90,8 +90,8 @@ def make_service(hosting: Hosting, predictor: Predictor) -> Service:
     """
     card, kind = predictor.card, find_kind(predictor)
     try:
-        check_outputs(hosting.outputs, kind, card)
-        check_contributions(hosting.outputs, predictor)
+        check_outputs(hosting.outputs, kind, predictor)
+        check_extras(hosting.outputs, predictor)
     except DataError as error:
         raise ContractError(f"SAGEMAKER_INFERENCE_OUTPUT: {error.message}", hint=error.hint) from error
     default = hosting.default_accept.partition(";")[0].strip().lower()
@@ -176,7 +176,7 @@ def choose_output(service: Service, accept: str) -> OutputType:
     output = choose_output_type(accept, service.default_type)
     if output.outputs:
         try:
-            check_outputs(output.outputs, service.kind, service.predictor.card)
+            check_outputs(output.outputs, service.kind, service.predictor)
         except DataError as error:
             raise RequestError(error.message, status=HTTPStatus.NOT_ACCEPTABLE, hint=error.hint) from error
     return output

@@ -7,6 +7,7 @@ reader of training decides then, and says row, column, name and value. Both give
 
 import csv
 import itertools
+import struct
 from collections.abc import Iterator
 
 import msgspec
@@ -24,11 +25,11 @@ from trainbox.serving.bodies.features import FeaturePlan, Floats, check_codes, c
 from trainbox.serving.bodies.request_errors import RequestError
 
 #: Up to this many bytes a list of Python's floats is quicker than Arrow.
-QUICK_BYTES = 160 * 1024
+QUICK_BYTES = 512 * 1024
 #: Larger ones are parsed in blocks: there is one of them in memory beside the body and its rows.
 _BLOCK_BYTES = 1024 * 1024
-_NUMBERS = msgspec.json.Decoder(list[float])
 _CELLS = msgspec.json.Decoder(list[float | None])
+_END = b",null,"
 _LARGEST = 3.4028234e38
 _SMALLEST = 1.1754944e-38
 #: No smaller number than this square's root is too large for 32 bits.
@@ -99,29 +100,45 @@ def _read_quickly(body: bytes, plan: FeaturePlan) -> Floats | None:
     text = text[:-1] if text.endswith(b"\n") else text
     if plan.words:
         return _read_words(text, plan)
-    count = 1
-    if b"\n" in text:
-        lines = text.split(b"\n")
-        commas = plan.count - 1
-        if any(line.count(b",") != commas for line in lines):
-            return None
-        count, text = len(lines), b",".join(lines)
-    if b"\r" in text or b"-0," in text or text[-2:] == b"-0":  # JSON has no whole negative zero
+    if b"\r" in text:
         return None
-    empty: list[int] = []
-    if b",," in text or text[-1:] == b",":
-        filled = _fill(text, plan)
+    # A null after each line, so that the numbers of each can be counted.
+    cells, empty = text.replace(b"\n", _END), list[int]()
+    try:
+        found = _CELLS.decode(b"[%b]" % cells)
+    except msgspec.DecodeError:
+        filled = _fill(cells, plan)
         if filled is None:
             return None
-        text, empty = filled
-    try:
-        values = np.array(_NUMBERS.decode(b"[%b]" % text))
-    except msgspec.DecodeError:
+        found, empty = filled
+    ends = (len(cells) - len(text)) // (len(_END) - 1)
+    values = _without_ends(found, ends, plan.count)
+    if values is None or _may_have_negative_zero(values, cells):
         return None
-    rows = _shaped(values, text, count, plan)
+    rows = _shaped(values, text, plan)
     if empty and rows is not None:
-        rows.ravel()[empty] = np.nan
+        places = np.array(empty)
+        rows.ravel()[places - places // (plan.count + 1)] = np.nan
     return rows
+
+
+def _without_ends(cells: list[float | None], ends: int, width: int) -> npt.NDArray[np.float64] | None:
+    """Return the numbers of lines; None unless each line but the last ends with a null, and there is no other."""
+    if len(cells) != width * (ends + 1) + ends:
+        return None
+    if ends:
+        if cells[width :: width + 1] != [None] * ends:
+            return None
+        del cells[width :: width + 1]
+    try:  # a third of the time of `np.array`
+        return np.frombuffer(struct.pack(f"{len(cells)}d", *cells))
+    except struct.error:
+        return None
+
+
+def _may_have_negative_zero(values: npt.NDArray[np.float64], cells: bytes) -> bool:
+    """Return whether any number is written as -0: JSON has no whole negative zero. To search many bytes takes long."""
+    return (len(values) < _MOST_QUICK or not values.all()) and (b"-0," in cells or cells[-2:] == b"-0")
 
 
 def _read_words(text: bytes, plan: FeaturePlan) -> Floats | None:
@@ -147,23 +164,29 @@ def _read_words(text: bytes, plan: FeaturePlan) -> Floats | None:
         values = np.array(_CELLS.decode(b"[%b]" % joined), np.float64)
     except msgspec.DecodeError:
         return None
-    return _shaped(values, joined, len(lines), plan)
+    return _shaped(values, joined, plan)
 
 
-def _shaped(values: npt.NDArray[np.float64], text: bytes, count: int, plan: FeaturePlan) -> Floats | None:
-    if len(values) != count * plan.count or len(text) > _LONGEST_CELL * len(values):
+def _shaped(values: npt.NDArray[np.float64], text: bytes, plan: FeaturePlan) -> Floats | None:
+    if len(text) > _LONGEST_CELL * len(values):
         return None
     rows = _round_exactly(values, text)
-    return None if rows is None else rows.reshape(count, plan.count)
+    return None if rows is None else rows.reshape(-1, plan.count)
 
 
-def _fill(text: bytes, plan: FeaturePlan) -> tuple[bytes, list[int]] | None:
-    """Return the text with 0 in its empty cells, and which these are; None if they need another look."""
+def _fill(cells: bytes, plan: FeaturePlan) -> tuple[list[float | None], list[int]] | None:
+    """Return the cells with 0 for those that are empty, and which these are; None if they need another look."""
     # A first cell that is empty may be the corner of a data frame's header.
-    if text[:1] == b"," or "" not in plan.columns.missing:
+    if cells[:1] == b"," or "" not in plan.columns.missing:
         return None
-    empty = [place for place, cell in enumerate(text.split(b",")) if not cell]
-    return text.replace(b",,", b",0,").replace(b",,", b",0,") + (b"0" if text[-1:] == b"," else b""), empty
+    empty = [place for place, cell in enumerate(cells.split(b",")) if not cell]
+    if not empty:
+        return None
+    text = cells.replace(b",,", b",0,").replace(b",,", b",0,") + (b"0" if cells[-1:] == b"," else b"")
+    try:
+        return _CELLS.decode(b"[%b]" % text), empty
+    except msgspec.DecodeError:
+        return None
 
 
 def _round_exactly(values: npt.NDArray[np.float64], text: bytes) -> Floats | None:

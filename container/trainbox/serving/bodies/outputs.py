@@ -25,9 +25,9 @@ Kind = Literal["probability", "sign", "class", "probabilities", "logits", "numbe
 _OF_CLASSES = ("predicted_label", "labels", "probability", "probabilities", "raw_score", "raw_scores")
 _WITHOUT_PROBABILITY = ("predicted_label", "labels", "raw_score", "raw_scores")
 _OF_NUMBERS = ("predicted_score", "score")
-#: Not of the built-in.
-_OF_XGBOOST = ("contributions",)
-ORDER = (*_OF_CLASSES, *_OF_NUMBERS, *_OF_XGBOOST)
+#: Not of the built-in: what models have besides their numbers (`Predictor.extras`).
+_EXTRAS = ("contributions", "leaf")
+ORDER = (*_OF_CLASSES, *_OF_NUMBERS, *_EXTRAS)
 _KINDS: dict[str, Kind] = {
     "binary:logistic": "probability",
     "binary:logitraw": "sign",
@@ -62,13 +62,13 @@ def find_kind(predictor: Predictor) -> Kind:
     return "probabilities" if np.ndim(numbers) > 1 else "class"
 
 
-def outputs_of(kind: Kind, card: ModelCard) -> tuple[str, ...]:
+def outputs_of(kind: Kind, predictor: Predictor) -> tuple[str, ...]:
     """Return the names of all that an answer of this model may hold."""
     if kind == "number":
         names: tuple[str, ...] = _OF_NUMBERS
     else:
         names = _WITHOUT_PROBABILITY if kind in {"sign", "class"} else _OF_CLASSES
-    return (*names, *_OF_XGBOOST) if card.framework == "xgboost" else names
+    return (*names, *predictor.extras)
 
 
 def default_outputs(kind: Kind, card: ModelCard) -> tuple[str, ...]:
@@ -78,23 +78,24 @@ def default_outputs(kind: Kind, card: ModelCard) -> tuple[str, ...]:
     return ("predicted_label",) if kind == "class" else ("predicted_label", "probability")
 
 
-def check_contributions(names: Sequence[str], predictor: Predictor) -> None:
-    """Check that a model can say what features contribute, if that is among its outputs, by one row without values.
+def check_extras(names: Sequence[str], predictor: Predictor) -> None:
+    """Check that those outputs that are computed besides the numbers of a model can be, by one row of zeros.
 
     Raises:
-        DataError: It cannot.
+        DataError: One cannot.
     """
-    if "contributions" in names:
-        predictor.contributions(np.full((1, predictor.card.features.count), np.nan, np.float32))
+    for name in names:
+        if name in predictor.extras:
+            predictor.extras[name](np.zeros((1, predictor.card.features.count), np.float32))
 
 
-def check_outputs(names: Sequence[str], kind: Kind, card: ModelCard) -> None:
+def check_outputs(names: Sequence[str], kind: Kind, predictor: Predictor) -> None:
     """Check that a model has all these outputs.
 
     Raises:
         DataError: It has not; says which, and which it has.
     """
-    known = outputs_of(kind, card)
+    known = outputs_of(kind, predictor)
     wrong = [name for name in names if name not in known]
     if wrong:
         raise DataError(f"this model has no output {some(wrong)}", hint=f"its outputs are {some(known, len(known))}")
@@ -106,23 +107,20 @@ def select(names: Sequence[str], numbers: Numbers, rows: Any, predictor: Predict
     Args:
         names: The outputs, which the model has.
         numbers: What the model gives: (n,) or (n, c).
-        rows: The rows, of which contributions are computed.
+        rows: The rows, of which contributions and leaves are computed.
         predictor: The model.
         kind: What its numbers are.
 
     Raises:
-        RequestError: 406: the model cannot say what features contribute.
+        RequestError: 406: the model cannot say what features contribute, or which leaf a row reaches.
     """
-    find = _Outputs(kind, numbers, predictor.card)
-    return [
-        Column(name, _contributions(rows, predictor) if name == "contributions" else find.by_name(name))
-        for name in names
-    ]
+    find, extras = _Outputs(kind, numbers, predictor.card), predictor.extras
+    return [Column(name, _compute(extras[name], rows) if name in extras else find.by_name(name)) for name in names]
 
 
-def _contributions(rows: Any, predictor: Predictor) -> Numbers:  # noqa: ANN401 - dense or sparse
+def _compute(output: Callable[[Any], Any], rows: Any) -> Numbers:  # noqa: ANN401 - dense or sparse
     try:
-        return np.asarray(predictor.contributions(rows))
+        return np.asarray(output(rows))
     except DataError as error:
         raise RequestError(error.message, status=HTTPStatus.NOT_ACCEPTABLE, hint=error.hint) from error
 

@@ -151,7 +151,7 @@ def as_hook_error(hooks: Hooks, name: str, error: BaseException) -> HookError:
     chosen = int(status) if isinstance(status, int) and status in _ERRORS else _SERVER_ERROR
     return HookError(
         f"{name}: {describe(error, hooks.path)}",
-        hint="the log has the traceback with the id",
+        hint="its traceback is in the log",
         status=chosen,
         redacted=f"{name}: {describe(error, hooks.path, has_text=False)}",
     )

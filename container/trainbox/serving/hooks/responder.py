@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from trainbox.contract.hosting import Hosting, Predictor
+from trainbox.contract.hosting import NO_EXTRAS, Hosting, Predictor
 from trainbox.contract.model_card import ModelCard
 from trainbox.data.formats.byte_stream import Readable
 from trainbox.errors import DataError
@@ -45,12 +45,17 @@ class HookResponder:
             raise DataError(f"{found.model_dir} brings no module")
         self._hosting, self._model_dir = hosting, found.model_dir
         self._gpu = 0 if read_machine().gpus else None  # each worker sees one
-        self._hooks = load_hooks(found.module)
-        if "model_fn" in self._hooks:  # else `load` does
-            for note in found.notes:
-                emit(note)
         self._ours: Predictor | None = None
-        self._model = load_user_model(self._hooks, found.model_dir, lambda: self._load(found), self._context(None))
+        try:
+            self._hooks = load_hooks(found.module)
+            if "model_fn" in self._hooks:  # else `load` does
+                for note in found.notes:
+                    emit(note)
+            self._model = load_user_model(self._hooks, found.model_dir, lambda: self._load(found), self._context(None))
+        except HookError as error:
+            if error.__cause__ is not None:
+                emit(_traceback(error))
+            raise
         predictor = self._ours or (_UserPredictor(found.card, self._model) if found.card is not None else None)
         #: None where nothing says what the rows are.
         self._service: Service | None = make_service(hosting, predictor) if predictor is not None else None
@@ -167,6 +172,7 @@ class _UserPredictor:
     """The user's own model behind a card of ours."""
 
     is_rowwise = False
+    extras = NO_EXTRAS  # nothing says what the model can do
 
     def __init__(self, card: ModelCard, model: Any) -> None:  # noqa: ANN401 - whatever model_fn returns
         self.card = card
@@ -176,23 +182,19 @@ class _UserPredictor:
         """Return what the model says."""
         return predict_plain(rows, self._model)
 
-    def contributions(self, rows: Any) -> Any:  # noqa: ANN401 - arrays
-        """Refuse: nothing says what the model can do.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(f"contributions of {len(rows):,} rows are not available: model_fn loads the model")
-
     def set_threads(self, count: int) -> None:
         """Leave the threads to the user."""
 
 
 def _fail(error: HookError, request: Request, hosting: Hosting) -> Response:
     """Return the answer to a request whose hook has failed; the traceback is in the log."""
-    emit(f"id={request.id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
+    emit(f"id={request.id} {_traceback(error)}")
     problem = RequestError(error.message, status=HTTPStatus(error.status), hint=error.hint, redacted=error.redacted)
     return _refuse(problem, request, hosting)
+
+
+def _traceback(error: HookError) -> str:
+    return "".join(traceback.format_exception(error.__cause__ or error)).rstrip()
 
 
 def _refuse(error: RequestError, request: Request, hosting: Hosting) -> Response:
@@ -205,5 +207,5 @@ def _log_errors(parts: Iterator[bytes], request_id: str) -> Iterator[bytes]:
     try:
         yield from parts
     except HookError as error:
-        emit(f"id={request_id} {''.join(traceback.format_exception(error.__cause__ or error)).rstrip()}")
+        emit(f"id={request_id} {_traceback(error)}")
         raise

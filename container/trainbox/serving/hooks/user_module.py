@@ -1,6 +1,7 @@
 """Where the user's module is, and which hooks it defines: found by reading it, before anything of it runs."""
 
 import ast
+import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import msgspec
 from trainbox import files
 from trainbox.contract.hosting import DEFAULT_PROGRAM, Hosting
 from trainbox.errors import ProgramError
+from trainbox.files import permission_hint
 
 #: What the user's module may define, by the names of SageMaker's inference toolkits.
 HOOKS = (
@@ -22,6 +24,8 @@ HOOKS = (
     "execution_parameters_fn",
 )
 _MOST_PROGRAM_BYTES = 16 * 2**20
+#: No such file, or something else in its place: a directory, a link, which is not followed.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO)
 
 
 class Module(msgspec.Struct, frozen=True):
@@ -56,13 +60,17 @@ def find_module(places: Sequence[Path]) -> Module | None:
         places: Where it may be.
 
     Raises:
-        ProgramError: It is no Python.
+        ProgramError: It cannot be read, or is no Python.
     """
     for path in places:
         try:
             content = files.read_regular(path, _MOST_PROGRAM_BYTES)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in _ABSENT:
+                continue
+            raise ProgramError(
+                f"{path} cannot be read: {error.strerror}", hint=permission_hint(error) or "copy it again"
+            ) from error
         try:
             names = _defined(ast.parse(content))
             hooks = tuple(name for name in HOOKS if name in names or "*" in names)

@@ -18,6 +18,7 @@ from trainbox import files
 from trainbox.contract.hosting import Hosting, Predictor
 from trainbox.contract.job import add_to_environment, default_in_environment
 from trainbox.contract.model_card import CARD_FILE, Framework, ModelCard, read_card
+from trainbox.contract.model_file import unreadable
 from trainbox.errors import DataError, ProgramError
 from trainbox.log_lines import emit
 from trainbox.serving.hooks.user_module import HOOKS, Module, check_hooks, find_module, module_places
@@ -88,21 +89,25 @@ def list_model(hosting: Hosting) -> Listing:
     """List the model's files, read its card, and look for the user's module.
 
     Raises:
-        DataError: There is no such directory, or its card cannot be read.
+        DataError: There is no such directory, or it, its card or a file of it cannot be read.
+        ProgramError: The user's module cannot be read.
     """
     model_dir = hosting.model_dir
     try:
         found = sorted(itertools.islice(files.walk_below(model_dir), _MOST_FILES))
     except OSError as error:
-        raise DataError(
-            f"the model's directory {model_dir} cannot be read: {error.strerror}",
-            hint="the model.tar.gz of the request is unpacked there",
-        ) from error
+        raise unreadable(Path(error.filename or model_dir), error) from error
     regular = [path for path, status in found if stat.S_ISREG(status.st_mode)]
     direct = [path for path in regular if path.parent == model_dir and not _is_ignored(path.name)]
     card = _read_card(model_dir, direct, regular)
     listed = [ModelFile(path.name, form_of(path)) for path in direct if card is None or path.name != _OLD_CARD]
     links = [f"{path.relative_to(model_dir)} (a link)" for path, status in found if stat.S_ISLNK(status.st_mode)]
+    parents = {path.parent for path, _ in found}
+    links += [
+        f"{path.relative_to(model_dir)} (an empty directory)"
+        for path, status in found
+        if stat.S_ISDIR(status.st_mode) and path not in parents
+    ]
     below = [str(path.relative_to(model_dir)) for path in regular if path.parent != model_dir]
     places = tuple(module_places(hosting))
     return Listing(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from trainbox import files
+from trainbox.contract.model_file import unreadable
 
 #: `other` is no model that can be served.
 Form: TypeAlias = Literal[
@@ -30,6 +31,9 @@ def form_of(path: Path) -> Form:
 
     Args:
         path: The file.
+
+    Raises:
+        DataError: It cannot be read.
     """
     suffix = path.suffix.lower()
     if re.fullmatch(r"xgboost-model(-\d+)?", path.name) or suffix in {".ubj", ".bst"}:
@@ -38,7 +42,7 @@ def form_of(path: Path) -> Form:
         head = _head(path)
         return "xgboost" if _LEARNER.match(head) or head.startswith(b"{L") else "other"
     if suffix in {".pt", ".pth"}:
-        return "torchscript" if _is_torchscript(path) else "other"
+        return "torchscript" if _head(path) and _is_torchscript(path) else "other"
     form = _SUFFIXES.get(suffix, "other")
     if form == "pickle" and b"xgboost.core" in (head := _head(path)) and b"Booster" in head:
         return "booster-pickle"
@@ -48,8 +52,8 @@ def form_of(path: Path) -> Form:
 def _head(path: Path) -> bytes:
     try:
         return files.read_regular(path, _HEAD_BYTES)
-    except OSError:
-        return b""
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _is_torchscript(path: Path) -> bool:

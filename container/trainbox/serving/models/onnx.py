@@ -12,7 +12,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from trainbox.contract.hosting import NO_EXTRAS
 from trainbox.contract.model_card import Features, ModelCard, features_of
+from trainbox.contract.model_file import read_model_file
 from trainbox.errors import DataError
 from trainbox.system.machine import read_machine
 
@@ -86,6 +88,7 @@ def load_predictor(model_dir: Path, name: str) -> "OnnxPredictor":
     """
     import onnxruntime  # noqa: PLC0415 - only who serves such a model has it
 
+    read_model_file(model_dir, name, 1)  # onnxruntime says neither why a file cannot be read nor what to do
     session = _open(model_dir / name, 1)
     plan = plan_model(
         [OnnxPort(port.name, port.type, tuple(port.shape)) for port in session.get_inputs()],
@@ -117,6 +120,7 @@ class OnnxPredictor:
 
     #: A row may have other bits among others.
     is_rowwise = False
+    extras = NO_EXTRAS
 
     def __init__(self, path: Path, session: Any, plan: OnnxPlan, card: ModelCard) -> None:  # noqa: ANN401 - untyped
         self.card = card
@@ -137,16 +141,6 @@ class OnnxPredictor:
             raise DataError(f"the model gives an array of {numbers.shape} for {len(dense):,} rows", hint=_HINT)
         numbers = numbers.astype(np.float64) if numbers.dtype.kind in "iu" else numbers
         return numbers[:, 0] if numbers.shape[1:] == (1,) else numbers
-
-    def contributions(self, rows: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - of the protocol
-        """Refuse: a model in ONNX does not say what each feature adds.
-
-        Raises:
-            DataError: Always.
-        """
-        raise DataError(
-            f"contributions are not available for ONNX ({len(rows):,} rows)", hint="models of XGBoost have them"
-        )
 
     def set_threads(self, count: int) -> None:
         """Use so many threads; a session keeps those that it was made with, so this makes another."""

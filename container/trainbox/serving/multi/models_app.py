@@ -14,6 +14,7 @@ from trainbox.serving.multi import api
 from trainbox.serving.multi.exchange import Change
 from trainbox.serving.multi.models_responder import ModelsResponder
 from trainbox.serving.responder import Responder, Response
+from trainbox.serving.whole_request import WholeRequest
 from trainbox.system.worker_page import PageField, WorkerField, WorkerPage
 
 _SHOWN_NAME = 80
@@ -57,6 +58,11 @@ class ModelsApp(App):
             await self._invoke_model(target.name, scope, receive, send)
         else:
             await self._administer(target, scope, receive, send)
+
+    def answer_whole(self, given: list[tuple[bytes, bytes]], body: bytes, whole: WholeRequest) -> bool:
+        """Leave it to what finds the model."""
+        del given, body, whole
+        return False
 
     # -- predictions -----------------------------------------------------------------------------------------------
 

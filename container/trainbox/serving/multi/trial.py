@@ -138,7 +138,7 @@ def attempt(load: Callable[[], T]) -> tuple[T | None, Reply | None]:
     try:
         return load(), None
     except BaseException as error:  # noqa: BLE001 - no exception of a model may end its loader
-        if not isinstance(error, TrainboxError) or isinstance(error, HookError):
+        if not isinstance(error, TrainboxError):  # that of a hook has been told
             emit(traceback.format_exc().rstrip())
         return None, explain_error(error)
 

@@ -24,6 +24,9 @@ WORKER_RESTARTS = RestartPolicy(limit=20, window_seconds=60.0, first_pause_secon
 #: Of one that ends before all have been ready: that it can be at all is not known yet.
 FIRST_RESTARTS = RestartPolicy(limit=2, window_seconds=60.0, first_pause_seconds=0.02)
 _LOADER_RESTARTS = 3
+#: glibc raises its own limits to what it has freed once, and then keeps it: a worker that has read 25 MB of CSV twice
+#: kept 63 MB. With these, blocks of a large request are returned at once, and those of others never (mallopt(3)).
+_ALLOCATOR = {"MMAP": 4 * 2**20, "TRIM": 16 * 2**20}
 #: A loader that leaves with one of these has said what must be changed first.
 _FINAL = (ContractError, DataError, ProgramError, RequirementsError, SecretError)
 #: A request is there as bytes, as text and as numbers.
@@ -55,10 +58,11 @@ def plan_loader(
     # With one thread OpenMP makes no team, which no fork would survive: xgboost#8040. Workers set their own number.
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
     root = hosting.layout.root
+    memory = {f"MALLOC_{name}_THRESHOLD_": str(size) for name, size in _ALLOCATOR.items()}
     child = Child(
         LOADER,
         argv,
-        environment={**defaults, **env, **threads, ROOT_VARIABLE: str(root.absolute())},
+        environment={**defaults, **memory, **env, **threads, ROOT_VARIABLE: str(root.absolute())},
         directory=root if root.is_dir() else Path("/"),
         hang_seconds=hosting.timeout_seconds,
         readiness=Readiness(is_ready, hosting.startup_seconds),

@@ -12,6 +12,7 @@ from typing import Self
 from trainbox.contract.settings import DEFAULT_SOURCE_BYTES
 from trainbox.contract.text import short
 from trainbox.errors import ProgramError
+from trainbox.files import permission_hint
 from trainbox.system.cgroup import (
     ARCHIVE_DEPTH,
     ARCHIVE_HEADER_BYTES,
@@ -77,10 +78,13 @@ def extract(archive: Path, directory: Path, *, shown: str, most_bytes: int = DEF
         raise ProgramError(f"there is no archive {shown}", hint="check sagemaker_submit_directory") from error
     except _DAMAGED as error:
         # tarfile says of each way to open what is no archive why it failed; the first line is enough.
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
         hint = "is it a whole .tar.gz? `tar tzf` lists it"
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            hint = "the disk is full: ask for a larger VolumeSizeInGB"
+        if isinstance(error, OSError):
+            reason = error.strerror or reason
+            if error.errno == errno.ENOSPC:
+                hint = "the disk is full: ask for a larger VolumeSizeInGB"
+            hint = permission_hint(error) or hint
         raise ProgramError(f"the archive {shown} cannot be unpacked: {reason[:_LONGEST_REASON]}", hint=hint) from error
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import msgspec
 
 from trainbox.contract.credentials.secrets import is_secret
+from trainbox.contract.environment import GPU_VARIABLE
 from trainbox.contract.hyperparameters import is_reserved
 from trainbox.contract.job_spec import JobSpec
 from trainbox.errors import RunError
+from trainbox.local.inputs.source import as_flags
 from trainbox.local.local_options import LocalOptions
 from trainbox.local.plan import RunPlan
 from trainbox.local.request import RESULTS
 from trainbox.local.run_job import plan_job
+from trainbox.system.machine import find_gpus
 from trainbox.tuning.planning.declared import read_declared
 from trainbox.tuning.planning.read_objective import choose_objective, read_metrics
 from trainbox.tuning.planning.read_ranges import read_ranges
@@ -31,7 +34,7 @@ from trainbox.tuning.search_space import (
     is_within,
 )
 from trainbox.tuning.tuning_file import FILE_NAME, TRIAL, read_tuning
-from trainbox.tuning.tuning_plan import TuningPlan, WarmStart, divide_processors
+from trainbox.tuning.tuning_plan import TuningPlan, WarmStart, divide_machine
 
 #: API HyperParameterTuningJobName.
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,31}")
@@ -101,6 +104,7 @@ def plan_tuning(request: TuningRequest, spec: JobSpec, options: LocalOptions) ->
     )
     parents = [_read_parent(cwd / place) for place in request.warm_start]
     learned = tuple(each for parent in parents for each in _learn_from(parent, settings))
+    gpus = find_gpus({**(options.env or {}), **spec.environment}.get(GPU_VARIABLE))
     kind = job.request.isolation.kind
     if kind in ("root", "user"):
         options = msgspec.structs.replace(options, private_mounts=kind)
@@ -111,13 +115,15 @@ def plan_tuning(request: TuningRequest, spec: JobSpec, options: LocalOptions) ->
         settings=settings,
         spec=spec,
         options=options,
+        channels=as_flags(job.request.channels),
         hide=job.request.hide,
         previous=previous,
         overwrite=request.overwrite,
         warm_start=tuple(str(cwd / place) for place in request.warm_start),
         learned=learned,
-        processors=divide_processors(_processors(), request.parallel),
-        notes=tuple(
+        shares=divide_machine(_processors(), gpus, request.parallel),
+        notes=_shared_gpus(gpus, request.parallel)
+        + tuple(
             filter(None, [*_notes(request, settings, out, previous), chosen.note, *_learned_note(parents, learned)])
         ),
     )
@@ -224,6 +230,12 @@ def _processors() -> Sequence[int]:
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else ()
 
 
+def _shared_gpus(gpus: Sequence[str], parallel: int) -> tuple[str, ...]:
+    if not 0 < len(gpus) < parallel:
+        return ()
+    return (f"{parallel} parallel trials share {len(gpus)} GPU(s): with --parallel {len(gpus)} each has one alone",)
+
+
 def _read_parent(place: Path) -> TuningRecord:
     found = read_tuning(place)
     if found is None:
@@ -273,6 +285,7 @@ def _check_same(mine: TuningRecord, previous: TuningRecord) -> None:
         ("objective", "the objective"),
         ("ranges", "the ranges"),
         ("static", "--hp"),
+        ("channels", "--channel"),
         ("strategy", "--strategy"),
         ("seed", "--seed"),
         ("early_stopping", "--early-stop"),

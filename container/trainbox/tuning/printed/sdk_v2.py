@@ -2,12 +2,11 @@
 
 from trainbox.contract.hyperparameters import decode
 from trainbox.contract.job_spec import InputChannel
-from trainbox.tuning.printed.boto3_request import metric_definitions
 from trainbox.tuning.printed.heading import heading
 from trainbox.tuning.printed.places import RemoteJob, to_remote
 from trainbox.tuning.printed.python_code import CodeCall, Name, write_code, write_import
-from trainbox.tuning.printed.ranges import check_search, number_of_trials, remote_ranges
-from trainbox.tuning.printed.sdk_ranges import range_call, range_classes, static_for_sdk
+from trainbox.tuning.printed.ranges import check_search, remote_ranges
+from trainbox.tuning.printed.sdk_ranges import range_classes, search_members, static_for_sdk
 from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
 
 _WARM_START_TYPES = {
@@ -81,19 +80,7 @@ def _estimator(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
 
 
 def _tuner(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
-    ranges = remote_ranges(spec)
-    given: dict[str, object] = {
-        "objective_metric_name": spec.search.objective.name,
-        "objective_type": spec.search.objective.goal,
-        "metric_definitions": metric_definitions(spec.job, spec.search.objective),
-        "hyperparameter_ranges": {each.name: range_call(each) for each in ranges},
-        "strategy": spec.search.strategy,
-        "max_jobs": number_of_trials(spec, ranges),
-        "max_parallel_jobs": spec.search.max_parallel,
-        "early_stopping_type": "Auto" if spec.search.early_stopping else "Off",
-        "base_tuning_job_name": remote.name,
-        "random_seed": spec.search.seed,
-    }
+    given = search_members(spec, remote)
     if config := _strategy_config(spec):
         given["strategy_config"] = config
     if spec.parents:

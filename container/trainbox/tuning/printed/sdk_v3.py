@@ -5,12 +5,11 @@ from collections.abc import Mapping
 import msgspec
 
 from trainbox.contract.job_spec import DataSource, InputChannel, S3DataSource
-from trainbox.tuning.printed.boto3_request import metric_definitions
 from trainbox.tuning.printed.heading import heading
 from trainbox.tuning.printed.places import RemoteJob, to_remote
 from trainbox.tuning.printed.python_code import CodeCall, Name, write_code, write_import
-from trainbox.tuning.printed.ranges import check_search, number_of_trials, remote_ranges
-from trainbox.tuning.printed.sdk_ranges import range_call, static_for_sdk
+from trainbox.tuning.printed.ranges import check_search
+from trainbox.tuning.printed.sdk_ranges import search_members, static_for_sdk
 from trainbox.tuning.printed.tuning_job_spec import TuningJobSpec
 
 #: Where the SDK has its classes.
@@ -87,20 +86,7 @@ def _trainer(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
 
 
 def _tuner(spec: TuningJobSpec, remote: RemoteJob) -> CodeCall:
-    ranges = remote_ranges(spec)
-    given: dict[str, object] = {
-        "model_trainer": Name("trainer"),
-        "objective_metric_name": spec.search.objective.name,
-        "objective_type": spec.search.objective.goal,
-        "metric_definitions": metric_definitions(spec.job, spec.search.objective),
-        "hyperparameter_ranges": {each.name: range_call(each) for each in ranges},
-        "strategy": spec.search.strategy,
-        "max_jobs": number_of_trials(spec, ranges),
-        "max_parallel_jobs": spec.search.max_parallel,
-        "early_stopping_type": "Auto" if spec.search.early_stopping else "Off",
-        "base_tuning_job_name": remote.name,
-        "random_seed": spec.search.seed,
-    }
+    given = {"model_trainer": Name("trainer"), **search_members(spec, remote)}
     if spec.search.strategy == "Hyperband" and spec.search.resource.max is not None:
         limits = {"min_resource": spec.search.resource.min, "max_resource": spec.search.resource.max}
         config = {"hyperband_strategy_config": CodeCall("HyperbandStrategyConfig", (), limits)}
