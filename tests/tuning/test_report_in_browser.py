@@ -22,7 +22,14 @@ def open_page(page: Path, directory: Path) -> tuple[str, str]:
         pytest.skip("there is no Chromium: apt-get install chromium")
     done = subprocess.run(
         [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader"),
+            *(
+                browser,
+                "--headless",
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--disable-gpu",
+                "--enable-unsafe-swiftshader",
+            ),
             *("--enable-logging=stderr", "--disable-background-networking", "--virtual-time-budget=20000"),
             *(f"--user-data-dir={directory / 'profile'}", "--dump-dom", page.as_uri()),
         ],
