@@ -90,7 +90,7 @@ def test_what_ignores_sigterm_is_killed_when_its_time_is_over(tmp_path: Path) ->
     notes, before = Notes(), children()
     planned = plan(tmp_path, "", leave=0.3, max_run=0.3)
     # It never lets SIGTERM through, also not while it starts.
-    deaf = msgspec.structs.replace(planned.hosts[0], argv=("/bin/sh", "-c", "while :; do sleep 0.05; done"))
+    deaf = msgspec.structs.replace(planned.hosts[0], argv=(sys.executable, "-ISc", "import time; time.sleep(600)"))
     ended = run(msgspec.structs.replace(planned, hosts=(deaf,)), notes)
     assert ended == Ended((HostEnd("algo-1", 137),), stop="max-run", killed=True)
     assert notes.said[:2] == [
