@@ -64,7 +64,15 @@ def record_digests(directory: Path) -> None:
     """What each seeded training leaves."""
     for name, job in TRAININGS.items():
         (directory / name).mkdir()
-        recorded.write(digests.file_of(name), digests.digest_of(job, train(job, directory / name)))
+        whole = digests.digest_of(job, train(job, directory / name))
+        recorded.write(digests.file_of(name, job), whole)
+        if "checkpoint" in job.fixtures and fixtures.has_same_versions(name):
+            (directory / f"{name}-resumed").mkdir()
+            checkpoints = fixtures.FIXTURES / name / "checkpoints"
+            done = train(job, directory / f"{name}-resumed", checkpoints=checkpoints)
+            resumed = digests.digest_of(job, done)
+            if digests.without_curves(resumed) != digests.without_curves(whole):
+                recorded.write(digests.resumed_of(name, job), resumed)
 
 
 def record_fixtures(directory: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,18 +43,41 @@ def versions(job: Training) -> dict[str, str]:
         pytest.skip(f"{error.name} is not installed")
 
 
-def file_of(name: str) -> str:
+def file_of(name: str, job: Training) -> str:
     """Where the record of a job is, below `recorded/`."""
-    return f"digests/{platform.machine()}/{name}.json"
+    return f"digests/{_processor(job)}/{name}.json"
+
+
+def _processor(job: Training) -> str:
+    """What a record holds for: PyTorch's last bits are of the processor, too.
+
+    Its optimizers take square roots by MKL's vector math, which no variable of `trainings.STEADY` holds to one way: it
+    has one for AVX-512 and others for other processors.
+    """
+    machine = platform.machine()
+    if "torch" not in job.libraries:
+        return machine
+    told = Path("/proc/cpuinfo")
+    about = told.read_text(encoding="utf-8") if told.exists() else ""
+    maker = re.search(r"^vendor_id\s*: (\S+)", about, re.MULTILINE)
+    return machine if maker is None or " avx512f " in about else f"{machine}-{maker[1]}"
+
+
+def resumed_of(name: str, job: Training) -> str:
+    """Where the record of a job is that has resumed its fixture, where that is not what the whole job leaves here.
+
+    A fixture of another processor has that one's bits.
+    """
+    return file_of(f"{name}-resumed", job)
 
 
 def require_recorded_versions(name: str, job: Training) -> str:
-    """The name of the record of a job; skips where it was made by other libraries, or on another kind of machine."""
-    record, found = file_of(name), versions(job)
+    """The name of the record of a job; skips where it was made by other libraries, or on other kinds of machine."""
+    record, found = file_of(name, job), versions(job)
     text = read(record)
     known = None if text is None else json.loads(text)["versions"]
     if known != found:
-        pytest.skip(f"recorded with {known} and not {found} on {platform.machine()}: make freeze WHAT=digests records")
+        pytest.skip(f"recorded with {known} and not {found} on {_processor(job)}: make freeze WHAT=digests records")
     return record
 
 
@@ -75,6 +99,23 @@ def digest_of(job: Training, done: Trained) -> str:
     for number, host in enumerate(done.hosts, start=1):
         text = text.replace(host, f"host-{number}")
     return text
+
+
+#: Checkpoints of that version hold no scores of epochs and folds: the curves of such a job begin where it resumed.
+CURVES = ("learning-curves.json", "histories.json", "history")
+
+
+def without_curves(text: str) -> object:
+    """What a job leaves that has resumed a fixture."""
+
+    def kept(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: kept(each) for name, each in value.items() if not name.endswith(CURVES)}
+        if isinstance(value, list):  # a dict of a checkpoint's state is a list of pairs
+            return [kept(each) for each in value if not (isinstance(each, list) and each[:1] == ["history"])]
+        return value
+
+    return kept(json.loads(text))
 
 
 def _newest(checkpoints: Path) -> list[Path]:

@@ -3,13 +3,12 @@
 See `fixtures.py` for what they are. These tests are to hold in every later version; the fixtures stay as they are.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.frozen.digests import digest_of, require_recorded_versions
+from tests.frozen.digests import digest_of, require_recorded_versions, resumed_of, without_curves
 from tests.frozen.fixtures import AT_QUANTILES, FIXTURES, about, has_same_versions, predict, with_a
 from tests.frozen.recorded import read
 from tests.frozen.trainings import AT_QUANTILES as AT_QUANTILES_JOB
@@ -34,22 +33,8 @@ def test_a_checkpoint_of_an_earlier_version_resumes_to_the_recorded_bytes(name: 
     done = train(job, tmp_path, checkpoints=FIXTURES / name / "checkpoints")
     assert f"resuming from step {about(name)['step']} " in done.logs[0]
     record = require_recorded_versions(name, job)
-    assert without_curves(digest_of(job, done)) == without_curves(read(record) or "")
-
-
-#: Checkpoints of that version hold no scores of epochs and folds: the curves of such a job begin where it resumed.
-CURVES = ("learning-curves.json", "histories.json", "history")
-
-
-def without_curves(text: str) -> object:
-    def kept(value: object) -> object:
-        if isinstance(value, dict):
-            return {name: kept(each) for name, each in value.items() if not name.endswith(CURVES)}
-        if isinstance(value, list):  # a dict of a checkpoint's state is a list of pairs
-            return [kept(each) for each in value if not (isinstance(each, list) and each[:1] == ["history"])]
-        return value
-
-    return kept(json.loads(text))
+    expected = read(resumed_of(name, job)) or read(record) or ""
+    assert without_curves(digest_of(job, done)) == without_curves(expected)
 
 
 def test_a_checkpoint_that_was_begun_with_quantiles_goes_on_with_them(tmp_path: Path) -> None:
