@@ -11,7 +11,7 @@ from tests.support.parties import Party
 from tests.support.trees import Tree
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 #: The last member is in a long call of its own, as in a library; the others wait for each other.
 BUSY_AND_WAITING = """
@@ -24,6 +24,7 @@ while True:
 """
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
 def test_one_that_is_killed_is_named_by_all_also_by_one_that_is_busy_for_longer_than_the_test(victim: str) -> None:
     with Party(3, BUSY_AND_WAITING) as party:
@@ -36,6 +37,7 @@ def test_one_that_is_killed_is_named_by_all_also_by_one_that_is_busy_for_longer_
     assert "\ntrainbox: at " in ended["algo-3"].stderr, "where the main thread was when the process was ended"
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
 def test_one_that_is_frozen_is_named_after_the_limit_and_ends_when_it_wakes_up(victim: str) -> None:
     with Party(3, BUSY_AND_WAITING, limit=2) as party:
@@ -155,6 +157,7 @@ main()
 """
 
 
+@pytest.mark.representative
 def test_the_failure_of_each_host_names_the_lost_one(tmp_path: Path) -> None:
     """Through the supervisor, whether the main thread raises or the process is ended from beside it."""
     with Party(3, "") as place:

@@ -160,7 +160,9 @@ def test_a_user_without_threads_is_told_so(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("kind", ["CSV", pytest.param("gzip", marks=pytest.mark.long), "libsvm", "Parquet"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.long) for kind in ("CSV", "gzip", "libsvm")), "Parquet"]
+)
 def test_a_process_without_memory_is_told_so_and_ends(tmp_path: Path, kind: str) -> None:
     write(tmp_path, large(kind))
     answers = [read_under("memory", mib, tmp_path) for mib in (1, 16, 44)]

@@ -19,12 +19,12 @@ from trainbox.contract.model_card import read_card
 pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
-#: It finds, reads and continues as that of one process does, and takes three times as long.
-LONG = "pytorch-sharded"
+#: The first finds, reads and continues as that of one process does, and takes three times as long.
+LONG = ("pytorch-sharded", "xgboost-cross-validation")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name == LONG else name for name in with_a("checkpoint")]
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in with_a("checkpoint")]
 )
 def test_a_checkpoint_of_an_earlier_version_resumes_to_the_recorded_bytes(name: str, tmp_path: Path) -> None:
     job = TRAININGS[name]

@@ -76,6 +76,7 @@ RECOVERY = (
 )
 
 
+@pytest.mark.long
 def test_a_rank_that_died_of_its_gpu_ends_the_job_as_hardware(host: GpuHost) -> None:
     report, check = REMAP
     ended = run(host, f"{report}; {DIE}")

@@ -263,6 +263,7 @@ def test_without_a_driver_the_real_library_is_a_finding(tmp_path: Path) -> None:
     assert checked.of("nvml.library")[0]["value"] == "NVML Shared Library Not Found"
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_the_processor_computes_exactly_and_is_measured(tmp_path: Path) -> None:
     with Hosts(tmp_path, 1) as cluster:

@@ -22,7 +22,7 @@ from tests.support.trees import is_alive
 from tests.support.waiting import eventually
 from trainbox.health.checks import CHECKS
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 KEYS_OF_HOSTS = ("ab" * 32, "cd" * 32)
 KEYS = ["check", "host", "device", "status", "value", "limit", "class", "hint"]
@@ -68,6 +68,7 @@ def mounted(options: str, directory: Path) -> list[str]:
     return ["unshare", "-m", "sh", "-c", MOUNTED, "sh", options, str(directory)]
 
 
+@pytest.mark.representative
 def test_two_sound_hosts_pass_everything(sound: tuple[Hosts, dict[str, Checked]]) -> None:
     two, checked = sound
     pass_everything(two.hosts, checked)
@@ -93,6 +94,7 @@ def pass_everything(hosts: list[str], checked: Mapping[str, Checked]) -> None:
         assert list(checked[host].findings) == expected
 
 
+@pytest.mark.representative
 def test_every_host_leaves_a_report_and_the_first_one_has_the_findings_of_all(
     sound: tuple[Hosts, dict[str, Checked]],
 ) -> None:
@@ -109,12 +111,14 @@ def test_every_host_leaves_a_report_and_the_first_one_has_the_findings_of_all(
     assert not [path for tree in two.trees.values() for path in tree.root.rglob(".trainbox*")]
 
 
+@pytest.mark.representative
 def test_one_host_needs_no_other(tmp_path: Path) -> None:
     with Hosts(tmp_path, 1) as cluster:
         (checked,) = cluster.run().values()
     assert (checked.code, checked.bad(), checked.of("host.arrival")) == (0, [], [])
 
 
+@pytest.mark.representative
 def test_a_host_that_never_arrives_is_named_and_all_end_together(four: Hosts) -> None:
     missing = four.hosts[2]
     for host in four.hosts:
@@ -282,6 +286,7 @@ def test_a_host_whose_part_of_the_data_is_empty_is_only_warned_of(tmp_path: Path
     assert strict.code == 64
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(("port", "whose"), [(29400, "the ranks'"), (29401, "the exchange's")])
 def test_a_port_that_is_taken_is_named(two: Hosts, port: int, whose: str) -> None:
     del whose
@@ -293,6 +298,7 @@ def test_a_port_that_is_taken_is_named(two: Hosts, port: int, whose: str) -> Non
     assert checked.code == 64
 
 
+@pytest.mark.representative
 def test_a_stranger_on_the_line_disturbs_nobody(two: Hosts, bare: dict[str, str]) -> None:
     """Without torch: what it brings is checked when strangers have had their say."""
     first, second = two.hosts

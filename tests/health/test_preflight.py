@@ -119,6 +119,7 @@ def test_a_rank_that_sends_wrong_numbers_ends_all_hosts_as_hardware(two: Hosts) 
         assert RAN not in each.stdout.decode()
 
 
+@pytest.mark.long
 def test_a_host_that_never_comes_is_named(two: Hosts) -> None:
     first, second = two.hosts
     tree = two.trees[first]

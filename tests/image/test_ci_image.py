@@ -200,11 +200,11 @@ def scanned(api: str, env: dict[str, str], request: pytest.FixtureRequest) -> Sc
     [
         ({"HIGH": 3, "LOW": 1}, "CRITICAL", True),
         ({"HIGH": 1, "LOW": 1}, "", False),
-        ({"MEDIUM": 1}, "", True),
-        ({"CRITICAL": 1}, "", False),
+        pytest.param({"MEDIUM": 1}, "", True, marks=pytest.mark.long),
+        pytest.param({"CRITICAL": 1}, "", False, marks=pytest.mark.long),
         ({"HIGH": 3}, "HIGH", False),
         ({"CRITICAL": 1}, "MEDIUM", False),
-        ({"LOW": 9}, "MEDIUM", True),
+        pytest.param({"LOW": 9}, "MEDIUM", True, marks=pytest.mark.long),
         ({}, "UNDEFINED", True),
         ({"CRITICAL": 1}, "NONE", True),
     ],
@@ -252,7 +252,7 @@ def test_a_scan_that_takes_longer_than_allowed_fails(scanned: Scanned) -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("status", ["", "UNSUPPORTED_IMAGE", "FAILED"])
+@pytest.mark.parametrize("status", [pytest.param("", marks=pytest.mark.long), "UNSUPPORTED_IMAGE", "FAILED"])
 def test_an_image_that_is_not_scanned_fails_unless_that_is_allowed(scanned: Scanned, status: str) -> None:
     if status:
         scanned.found(status)

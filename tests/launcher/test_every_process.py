@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 from trainbox.checkpoint.store import Checkpoints
 from trainbox.system.procfs import process_state
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 #: A session that saves at every fifth step, and waits for the file `go` at the stage that the test names.
 SCRIPT = """

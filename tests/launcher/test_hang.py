@@ -18,7 +18,7 @@ from trainbox.launcher import hang_rules
 from trainbox.launcher.hang_detector import HangDetector
 from trainbox.system.procfs import process_state
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 pytest.importorskip("torch")
 
@@ -70,6 +70,7 @@ def ended(run: Run) -> list[str]:
     return sorted(line for line in run.stdout.decode().splitlines() if line.startswith("ended"))
 
 
+@pytest.mark.representative
 def test_a_frozen_rank_is_named_killed_and_replaced_and_rehearsed_faults_strike_once(tree: Tree) -> None:
     run = tree.program(script("time.sleep(0.1)")).run(TRAINBOX_DRILL="kill 1@4, freeze 0@8")
     assert run.code == 0, run.log

@@ -16,7 +16,7 @@ from tests.support.secret_service import PASSWORD, serving
 from tests.support.trees import Run, Tree, is_alive
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 pytest.importorskip("torch")
 
@@ -314,6 +314,7 @@ print("ended", os.environ["RANK"], len(came), flush=True)
 """
 
 
+@pytest.mark.representative
 def test_sigterm_reaches_every_rank_once_and_a_good_end_is_a_success(tree: Tree) -> None:
     process = tree.program(WAITING).start()
     pids = started(tree, process)
@@ -344,7 +345,7 @@ def test_ranks_without_a_handler_end_the_job_with_143(tree: Tree) -> None:
     assert str(run.failure).startswith("stopped")
 
 
-@pytest.mark.parametrize("victim", ["the agent", "the server"])
+@pytest.mark.parametrize("victim", ["the agent", pytest.param("the server", marks=pytest.mark.representative)])
 def test_no_rank_outlives_those_that_watch_it(tree: Tree, victim: str) -> None:
     process = tree.program(WAITING).start()
     pids = started(tree, process)
@@ -387,6 +388,7 @@ def run_both(pair: tuple[Tree, Tree], program: str, **env: str) -> list[Run]:
     return [tree.finish(process) for tree, process in zip(pair, start_both(pair, program, **env), strict=True)]
 
 
+@pytest.mark.representative
 def test_two_hosts_train_together_and_a_rank_killed_on_one_restarts_both(pair: tuple[Tree, Tree]) -> None:
     once = 'dist.get_rank() == step == 3 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"'
     loop = "for step in range(5):\n"

@@ -11,8 +11,6 @@ import pytest
 from tests.support.trees import Tree
 from trainbox.launcher.ranks.preload import FirstImport, changed, remember
 
-pytestmark = pytest.mark.process
-
 SCRIPT = """
 import importlib.util, os, sys
 loaded = "torch" in sys.modules
@@ -30,6 +28,7 @@ with session() as run:
 """
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("preload", ["on", pytest.param("off", marks=pytest.mark.long)])
 def test_a_variable_that_comes_too_late_is_named_once_unless_nothing_is_imported(preload: str, tmp_path: Path) -> None:
     with Tree(tmp_path / "ml").hosts("localhost").program(SCRIPT) as tree:
@@ -45,6 +44,7 @@ def test_a_variable_that_comes_too_late_is_named_once_unless_nothing_is_imported
     assert run.log.count("trainbox_preload=off") == 2 * late
 
 
+@pytest.mark.cluster
 @pytest.mark.long
 def test_a_rank_of_its_own_interpreter_fails_as_any_other(tmp_path: Path) -> None:
     with Tree(tmp_path / "ml").hosts("localhost").program(SCRIPT) as tree:

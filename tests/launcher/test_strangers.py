@@ -25,7 +25,7 @@ from tests.support.listening import Listener, listeners
 from tests.support.trees import Run, Tree
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 #: Ranks that wait in the middle of the job, the first time.
 SCRIPT = """
@@ -136,6 +136,7 @@ def test_what_no_host_has_written_is_named_and_runs_nothing(pair: Job, tmp_path:
         ), run.failure
 
 
+@pytest.mark.representative
 def test_nobody_at_another_address_reaches_a_job_of_one_host(alone: Job) -> None:
     """Whoever reached its store could end it with one word, or tell its ranks to send their gradients elsewhere."""
     found = listeners(alone.processes[0].pid)

@@ -111,7 +111,7 @@ def killed_at(moment: int, act: Callable[[], None]) -> bool:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("can_exchange", [pytest.param(True, marks=pytest.mark.long), False])
 def test_a_kill_at_any_moment_leaves_the_old_result_or_the_new_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
 ) -> None:

@@ -263,6 +263,7 @@ def building(here: Path, count: int = 1) -> bool:
     return len(list(here.glob("at-*"))) == count
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_two_runs_at_once_install_once(slow: Path) -> None:
     with start(slow, "one") as one, start(slow, "two") as two:

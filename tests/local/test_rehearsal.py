@@ -10,7 +10,7 @@ import pytest
 
 from trainbox.errors import HyperparameterError, RehearsalError
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 pytest.importorskip("torch")
 
@@ -89,6 +89,7 @@ def test_all_hosts_fail_alike_for_a_drill_of_one_that_did_not_happen(tmp_path: P
     assert "rehearsing: kill 1@17" not in log
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("script", "arguments", "said"),
     [

@@ -17,7 +17,7 @@ from tests.support.growth import trees_of, write_rows
 from tests.support.script_runs import Ended, ScriptRuns, hosts, make_job
 from trainbox.contract.model_card import ModelCard, read_card
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 GIVEN = {"n-estimators": "11", "max-depth": "4", "checkpoint-every": "2", "n-jobs": "1"}
 REPLICATED = {"train": "FullyReplicated", "validation": "FullyReplicated"}
@@ -96,6 +96,7 @@ def all_refuse(ended: list[Ended], code: int, reason: str) -> Ended:
     return next(one for one in ended if "PeerError: " not in one.stderr)
 
 
+@pytest.mark.representative
 def test_two_hosts_grow_the_trees_of_one_and_log_its_lines(
     tmp_path: Path, runs: ScriptRuns, alone: tuple[Path, Ended]
 ) -> None:
@@ -112,6 +113,7 @@ def test_two_hosts_grow_the_trees_of_one_and_log_its_lines(
     assert (cluster.roots[0] / curves).read_bytes() == (alone[0] / curves).read_bytes()
 
 
+@pytest.mark.representative
 def test_a_host_that_dies_ends_the_job_and_a_restart_resumes_each_hosts_own_trees(
     tmp_path: Path, runs: ScriptRuns, alone: tuple[Path, Ended]
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_stop_of_one_host_stops_all_and_a_restart_goes_on(
     assert trees_of(cluster.roots[0]) == trees_of(alone[0])
 
 
+@pytest.mark.representative
 def test_sharded_rows_are_gathered_and_give_the_trees_of_one_host(
     tmp_path: Path, runs: ScriptRuns, alone: tuple[Path, Ended]
 ) -> None:

@@ -20,7 +20,7 @@ from tests.support.listening import Listener, Listening
 from tests.support.trees import Run, Tree
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 EVERY = ("0.0.0.0", "::")
 HERE = "127.0.0.1"
@@ -249,6 +249,7 @@ def test_every_socket_that_a_job_listens_on_is_known(name: str, tmp_path: Path) 
     assert wanted <= set().union(*named.values())
 
 
+@pytest.mark.representative
 def test_only_what_a_library_opens_listens_on_every_address() -> None:
     found = {name for kind in KINDS.values() for name, socket in kind.sockets.items() if socket.address == "every"}
     assert found == {TORCHS_OWN, XGBOOSTS_OWN}

@@ -223,7 +223,10 @@ _LOADER = """
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
-@pytest.mark.parametrize("shell", ["", "python train.py | tee log"], ids=["script", "shell"])
+@pytest.mark.parametrize(
+    "shell",
+    [pytest.param("", id="script", marks=pytest.mark.long), pytest.param("python train.py | tee log", id="shell")],
+)
 def test_data_loader_workers_live_until_the_script_has_saved(tree: Tree, shell: str, context: str) -> None:
     env = write(tree, shell, train=_LOADER.replace("{handler}", "True").replace("{context}", context))
     run = stop(tree, env)

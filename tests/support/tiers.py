@@ -15,7 +15,7 @@ import pytest
 
 TIERS = ("fast", "process", "system")
 #: What a test of the system tier needs, or does much of.
-KINDS = ("docker", "hosting", "incumbent", "kills", "namespaces", "registry", "sdk")
+KINDS = ("cluster", "docker", "hosting", "incumbent", "kills", "namespaces", "registry", "sdk")
 #: A sleep that lets another thread go on is no wait.
 _SHORT_S = 0.01
 _SLEEP = time.sleep

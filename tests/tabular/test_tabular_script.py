@@ -56,14 +56,18 @@ def test_what_a_bundled_script_declares_is_known_without_its_library(name: str) 
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("room", "unused"), [("xgboost", ("sklearn", "pandas", "xgboost.sklearn")), ("sklearn", ("pandas", "rich"))]
+    ("room", "unused"),
+    [
+        ("xgboost", ("sklearn", "pandas", "xgboost.sklearn")),
+        pytest.param("sklearn", ("pandas", "rich"), marks=pytest.mark.long),
+    ],
 )
 def test_a_session_imports_nothing_that_it_does_not_use(room: str, unused: tuple[str, ...]) -> None:
     assert _loaded(f"from trainbox.{room}.entry import load\nload()", room, *unused, "matplotlib", "torch") == [room]
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("room", ["xgboost", "sklearn"])
+@pytest.mark.parametrize("room", ["xgboost", pytest.param("sklearn", marks=pytest.mark.long)])
 def test_a_library_that_the_script_has_imported_stays_whole(room: str) -> None:
     first = f"import {room}, pandas" + (", sklearn.ensemble" if room == "sklearn" else "")
     load = f"from trainbox.{room}.entry import load\nload()"
@@ -71,6 +75,7 @@ def test_a_library_that_the_script_has_imported_stays_whole(room: str) -> None:
     assert _loaded(f"{first}\n{load}\n{use}", room) == [room]
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_forest_is_packed_without_torch_also_where_the_script_imports_scikit_learn() -> None:
     program = """

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 SEED, NUMBER = 24, 11
 
 pytestmark = [
-    pytest.mark.process,
+    pytest.mark.kills,
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(disk.refused()), reason="mounts and processes of its own are refused"),
 ]

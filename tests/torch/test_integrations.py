@@ -168,6 +168,7 @@ def rehearse(directory: Path, library: str, *drills: str) -> str:
     return log
 
 
+@pytest.mark.long
 def test_a_loop_of_accelerate_that_is_killed_goes_on_from_its_newest_checkpoint(tmp_path: Path) -> None:
     rehearse(tmp_path, "accelerate", "--kill", "1@7")
 

@@ -94,8 +94,8 @@ def reports(logs: list[str]) -> list[Any]:
 @pytest.mark.parametrize(
     ("environment", "steps"),
     [
-        ({"KIND": "duck"}, 30),
-        ({"KIND": "torchdata-0"}, 30),
+        pytest.param({"KIND": "duck"}, 30, marks=pytest.mark.long),
+        pytest.param({"KIND": "torchdata-0"}, 30, marks=pytest.mark.long),
         ({"KIND": "torchdata-0", "NAMED": "1"}, 30),
         pytest.param({"KIND": "torchdata-2"}, 30, marks=pytest.mark.long),
         ({"KIND": "duck", "ACCUMULATE": "3"}, 9),

@@ -75,7 +75,9 @@ def told(log: str, what: str = "REPORT") -> Any:
     return json.loads(found)
 
 
-@pytest.mark.parametrize("environment", [{}, {"SHARDED": "1"}], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize(
+    "environment", [pytest.param({}, id="DDP"), pytest.param({"SHARDED": "1"}, id="FSDP2", marks=pytest.mark.long)]
+)
 def test_a_part_that_differs_comes_back_to_its_rank(environment: dict[str, str], script: Path, tmp_path: Path) -> None:
     whole = [told(log) for log in finish([script], root=tmp_path / "whole", size=2, **environment)]
     assert whole[0]["losses"] != whole[1]["losses"]

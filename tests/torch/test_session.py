@@ -118,7 +118,7 @@ def test_with_long_steps_too_a_stop_is_agreed_on_within_a_few(script: Path, tmp_
     ("size", "environment"),
     [
         (1, {}),
-        (2, {"PRECISION": "fp16"}),
+        pytest.param(2, {"PRECISION": "fp16"}, marks=pytest.mark.long),
         (2, {"SHARDED": "1"}),
         pytest.param(4, {"WIDTH": "512"}, marks=pytest.mark.long),
     ],
@@ -299,6 +299,7 @@ def test_evaluation_counts_each_sample_once_with_the_buffers_of_rank_0_and_can_b
     assert [path.name for path in (tmp_path / "root/checkpoints").glob("step-*")] == ["step-00000000"]
 
 
+@pytest.mark.long
 def test_how_far_each_rank_is_can_be_read_beside_it(script: Path, tmp_path: Path) -> None:
     shared = tmp_path / "progress"
     progress.create(shared, 2)

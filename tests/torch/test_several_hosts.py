@@ -18,7 +18,7 @@ from trainbox.contract.cluster.ranks import Ranks
 from trainbox.contract.cluster.world import GROUPS
 from trainbox.torch.world import _serve_ranks
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 #: A script as many are written: it knows torch.distributed and its variables, and nothing of trainbox.
 PUBLIC = """

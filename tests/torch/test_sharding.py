@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from tests.support.worlds import Ranks, finish
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.long]
 
 MODEL = """
 import hashlib, json, os, time
@@ -210,7 +210,7 @@ report(first=first, digest=digest, trained=trained)
 """
 
 
-@pytest.mark.parametrize("kind", ["hand", pytest.param("peft", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ["hand", "peft"])
 def test_adapters_on_a_frozen_base_come_to_the_same_bits_after_a_kill_without_the_base_in_checkpoints(
     kind: str, tmp_path: Path
 ) -> None:

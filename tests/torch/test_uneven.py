@@ -60,8 +60,11 @@ def reports(logs: list[str]) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("counts", "short", "environment"),
-    [([10, 7], 1, {}), ([0, 3], 0, {}), ([7, 10], 0, {"ALONE": "1"})],
-    ids=["shorter", "none at all", "without a collective in the step"],
+    [
+        pytest.param([10, 7], 1, {}, id="shorter"),
+        pytest.param([0, 3], 0, {}, id="none at all", marks=pytest.mark.long),
+        pytest.param([7, 10], 0, {"ALONE": "1"}, id="without a collective in the step", marks=pytest.mark.long),
+    ],
 )
 def test_a_rank_without_a_batch_is_named_while_another_continues(
     counts: list[int], short: int, environment: dict[str, str], script: Path, tmp_path: Path

@@ -263,6 +263,7 @@ def test_a_forest_that_grows_on_is_the_one_that_grew_at_once(tmp_path: Path, for
     assert trees_of(resumed) == trees_of(at_once)
 
 
+@pytest.mark.long
 def test_a_forest_on_two_hosts_grows_on_as_on_one(tmp_path: Path, forest: Path) -> None:
     alone = make_job(tmp_path / "alone", {**FOREST, "n-estimators": "11"}, forest)
     run("random_forest", alone)

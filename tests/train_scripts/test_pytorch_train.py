@@ -55,6 +55,7 @@ def scores(log: str, name: str) -> list[float]:
     return [sample.values[name] for sample in samples if name in sample.values]
 
 
+@pytest.mark.long
 def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     digits: list[str], tmp_path: Path
 ) -> None:
@@ -91,7 +92,7 @@ def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     assert program(torch.from_numpy(images.pixels[:1]).float()).shape == (1, 10)
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_stopped_and_resumed_it_leaves_the_same_model(size: int, digits: list[str], tmp_path: Path) -> None:
     flags = [*digits, "--epochs", "4", "--batch-size", "64", "--checkpoint-seconds", "0.2", "--augment", "1"]
     finish([SCRIPT, *flags], root=tmp_path / "whole", size=size)
@@ -174,7 +175,10 @@ def test_what_cannot_be_is_said_at_the_start(  # noqa: PLR0917 - one column each
         assert message in ranks.log(0)
 
 
-@pytest.mark.parametrize("patience", [[], ["--patience", "2"]], ids=["all epochs", "patience"])
+@pytest.mark.parametrize(
+    "patience",
+    [pytest.param([], id="all epochs", marks=pytest.mark.long), pytest.param(["--patience", "2"], id="patience")],
+)
 def test_without_any_finite_validation_loss_no_epoch_is_the_best(patience: list[str], tmp_path: Path) -> None:
     flags = []
     for name, label in (("train", 1.0), ("validation", 3e38)):

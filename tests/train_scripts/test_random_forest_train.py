@@ -66,7 +66,15 @@ def signalled(number: int, at: int) -> str:
     return SIGNAL_AT_STEP.format(number=int(number), step=at)
 
 
-@pytest.mark.parametrize(("task", "at"), [("two", 4), ("two", 12), ("three", 8), ("regression", 8)])
+@pytest.mark.parametrize(
+    ("task", "at"),
+    [
+        ("two", 4),
+        pytest.param("two", 12, marks=pytest.mark.long),
+        ("three", 8),
+        pytest.param("regression", 8, marks=pytest.mark.long),
+    ],
+)
 def test_killed_after_a_group_the_trees_and_metrics_are_those_of_an_uninterrupted_job(
     tmp_path: Path, runs: ScriptRuns, uninterrupted: Uninterrupted, task: str, at: int
 ) -> None:
@@ -86,6 +94,7 @@ def test_killed_after_a_group_the_trees_and_metrics_are_those_of_an_uninterrupte
         assert (root / "output/data" / name).read_bytes() == (whole / "output/data" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_more_trees_in_other_groups_on_more_threads_are_the_same_trees(
     tmp_path: Path, runs: ScriptRuns, uninterrupted: Uninterrupted
 ) -> None:
@@ -235,6 +244,7 @@ def test_the_objective_of_a_tuner_that_is_no_number_fails_the_job(tmp_path: Path
     assert "MetricError: the objective of the tuning job, 'validation:auc', is nan for the model" in done.stderr
 
 
+@pytest.mark.long
 def test_under_the_supervisor_without_a_second_channel_the_metrics_are_those_of_training(tmp_path: Path) -> None:
     root = make_tree(tmp_path, {**SEEDS_NAMES, "trainbox_script": "random_forest"}, channels=("train",))
     environment = {**os.environ, "TRAINBOX_ROOT": str(root)}

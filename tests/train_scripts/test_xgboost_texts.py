@@ -182,6 +182,7 @@ def put_rows(directory: Path, host: str, content: bytes) -> None:
     (directory / host / "input" / "data" / "train" / "part.csv").write_bytes(content)
 
 
+@pytest.mark.long
 def test_two_hosts_code_texts_alike_and_give_the_model_of_one(tmp_path: Path) -> None:
     """Each has a text that the other has not; numbers are few, so that bins do not depend on where rows lie."""
     rows = [(species, color, float(round(x))) for species, color, x in make_rows(300)]

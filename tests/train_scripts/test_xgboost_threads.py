@@ -21,7 +21,10 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "passive"), pytest.param({"OMP_WAIT_POLICY": "active"}, "active", marks=pytest.mark.long)],
+)
 def test_threads_sleep_while_they_wait_unless_something_else_is_said(
     given: dict[str, str], expected: str, tmp_path: Path
 ) -> None:

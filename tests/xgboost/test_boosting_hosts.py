@@ -11,9 +11,10 @@ import pytest
 from tests.support.boosting_hosts import HOSTS, finish, make_trees, start
 from trainbox.checkpoint.store import Checkpoints
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.cluster
 
 
+@pytest.mark.representative
 def test_two_hosts_train_one_model_whose_scores_are_those_of_all_rows(tmp_path: Path) -> None:
     make_trees(tmp_path)
     (code, out, errors), (other_code, other_out, other_errors) = finish(start(tmp_path))
@@ -58,7 +59,7 @@ def test_a_host_without_a_row_to_learn_from_is_named_by_all(tmp_path: Path) -> N
         assert "channel train: no rows on 127.0.0.2" in errors
 
 
-@pytest.mark.parametrize("host", [0, 1])
+@pytest.mark.parametrize("host", [0, pytest.param(1, marks=pytest.mark.representative)])
 def test_the_other_host_leaves_with_the_exit_code_of_the_one_that_fails(tmp_path: Path, host: int) -> None:
     make_trees(tmp_path)
     with Checkpoints(tmp_path / HOSTS[host] / "checkpoints").writing(4, info={"of": "another job"}) as directory:

@@ -102,6 +102,7 @@ def test_every_model_that_xgboost_writes_is_taken(python: Path) -> None:
     assert said["wrong"].keys() > boosters.KINDS.keys()
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.parametrize("python", PYTHONS_OF_XGBOOST)
 def test_what_is_taken_though_one_thing_was_changed_does_not_crash_xgboost(python: Path) -> None:

@@ -18,10 +18,8 @@ NEWEST = ROOT / ".venv-py312" / "bin" / "python"
 PYTHONS = {"here": Path(sys.executable), "newest": NEWEST}
 
 
-@pytest.mark.parametrize(
-    "python",
-    [pytest.param(PYTHONS["here"], id="here"), pytest.param(PYTHONS["newest"], id="newest", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS.keys())
 def test_stopped_at_four_rounds_training_comes_to_the_same_bytes(python: Path) -> None:
     if not python.exists():
         pytest.skip("there is no Python 3.12 here: make venv-py312")

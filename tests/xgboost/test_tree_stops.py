@@ -151,7 +151,7 @@ def test_a_stop_while_a_member_waits_for_the_others_is_heard(tmp_path: Path, scr
     assert f": stopped by SIGTERM while meeting the other hosts: {LEFT}\n" in ended.log
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", EITHER)
 def test_a_stop_while_a_script_trains_leaves_a_checkpoint_and_the_model(tmp_path: Path, script: str) -> None:
     with build(tmp_path / "root", script) as tree:
         process = start(tree)

@@ -160,7 +160,7 @@ with collective(communicator) as group:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
+@pytest.mark.parametrize("victim", [pytest.param("algo-1", marks=pytest.mark.long), "algo-2"])
 def test_one_that_is_killed_while_all_train_is_named_by_the_others(victim: str) -> None:
     with Party(3, ON_AND_ON, head=HEAD + "RAISING = None") as party:
         party.start().until_ready()
@@ -172,7 +172,7 @@ def test_one_that_is_killed_while_all_train_is_named_by_the_others(victim: str) 
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
+@pytest.mark.parametrize("victim", [pytest.param("algo-1", marks=pytest.mark.long), "algo-2"])
 def test_one_that_freezes_while_all_train_is_named_by_the_others_and_ends_when_it_wakes_up(victim: str) -> None:
     with Party(3, ON_AND_ON, head=HEAD + "RAISING = None", limit=2) as party:
         party.start().until_ready()
@@ -188,7 +188,7 @@ def test_one_that_freezes_while_all_train_is_named_by_the_others_and_ends_when_i
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("victim", ["algo-1", "algo-2"])
+@pytest.mark.parametrize("victim", [pytest.param("algo-1", marks=pytest.mark.long), "algo-2"])
 def test_one_that_fails_is_named_by_the_others_with_what_it_says(victim: str) -> None:
     with Party(3, ON_AND_ON, head=HEAD + f"RAISING = {victim!r}") as party:
         ended = party.start().finish()

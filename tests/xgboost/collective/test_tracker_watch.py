@@ -38,12 +38,18 @@ def find_tracker(party: Party) -> int:
     return int(tracker)
 
 
+KILLED, FROZEN = (signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, f"made no progress for {LIMIT} s")
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("moment", list(HAPPENS))
 @pytest.mark.parametrize(
-    ("fault", "words"),
-    [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, f"made no progress for {LIMIT} s")],
-    ids=["killed", "frozen"],
+    ("moment", "fault", "words"),
+    [
+        pytest.param("while they join", *KILLED, id="killed-while they join"),
+        pytest.param("while they join", *FROZEN, id="frozen-while they join"),
+        pytest.param("while all train", *KILLED, id="killed-while all train", marks=pytest.mark.long),
+        pytest.param("while all train", *FROZEN, id="frozen-while all train"),
+    ],
 )
 def test_a_tracker_that_fails_ends_the_job_on_all_members_and_is_named(
     moment: str, fault: signal.Signals, words: str
