@@ -1,7 +1,8 @@
 """Which tier a test is of, and what a test of the fast tier may not do: it fails at once, by an audit hook.
 
-A test is fast unless it is marked: `process` starts processes, opens sockets or sleeps; `system` needs an engine, SDKs,
-network namespaces, or kills at many moments. What needs one of these has a marker for its kind: that makes it `system`.
+A test is fast unless it is marked: `process` starts processes, opens sockets or sleeps; `system` needs several hosts,
+torchrun's agents, an engine, SDKs or network namespaces, or kills at many moments. What needs one of these has a
+marker for its kind: that makes it `system`.
 """
 
 import contextlib
