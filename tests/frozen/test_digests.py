@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 #: What these do others do, too: the fixtures that are resumed come to the same bytes, and XGBoost is on two hosts.
 LONG = (
     "forest",
+    "xgboost-on-two-hosts",
     "forest-on-two-hosts",
     "pytorch-images",
     "pytorch-sharded",

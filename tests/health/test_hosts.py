@@ -118,7 +118,6 @@ def test_one_host_needs_no_other(tmp_path: Path) -> None:
     assert (checked.code, checked.bad(), checked.of("host.arrival")) == (0, [], [])
 
 
-@pytest.mark.representative
 def test_a_host_that_never_arrives_is_named_and_all_end_together(four: Hosts) -> None:
     missing = four.hosts[2]
     for host in four.hosts:

@@ -54,6 +54,7 @@ def printed(ended: Run) -> list[str]:
     return [json.loads(line)["status"] for line in lines if line.startswith('{"check"')]
 
 
+@pytest.mark.long
 def test_several_hosts_are_checked_before_the_script_by_default(two: Hosts) -> None:
     ended = run(two)
     assert {host: (each.code, each.failure) for host, each in ended.items()} == dict.fromkeys(two.hosts, (0, None))

@@ -345,7 +345,7 @@ def test_ranks_without_a_handler_end_the_job_with_143(tree: Tree) -> None:
     assert str(run.failure).startswith("stopped")
 
 
-@pytest.mark.parametrize("victim", ["the agent", pytest.param("the server", marks=pytest.mark.representative)])
+@pytest.mark.parametrize("victim", ["the agent", "the server"])
 def test_no_rank_outlives_those_that_watch_it(tree: Tree, victim: str) -> None:
     process = tree.program(WAITING).start()
     pids = started(tree, process)

@@ -136,7 +136,6 @@ def test_what_no_host_has_written_is_named_and_runs_nothing(pair: Job, tmp_path:
         ), run.failure
 
 
-@pytest.mark.representative
 def test_nobody_at_another_address_reaches_a_job_of_one_host(alone: Job) -> None:
     """Whoever reached its store could end it with one word, or tell its ranks to send their gradients elsewhere."""
     found = listeners(alone.processes[0].pid)

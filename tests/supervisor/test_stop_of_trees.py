@@ -234,6 +234,7 @@ def test_data_loader_workers_live_until_the_script_has_saved(tree: Tree, shell: 
     assert "killed by signal" not in run.log
 
 
+@pytest.mark.long
 def test_data_loader_workers_of_a_script_without_a_handler_do_not_pass_for_one_that_has_saved(tree: Tree) -> None:
     env = write(tree, train=_LOADER.replace("{handler}", "False").replace("{context}", "fork"))
     process, pid = start(tree, env)

@@ -98,7 +98,7 @@ def reports(logs: list[str]) -> list[Any]:
         pytest.param({"KIND": "torchdata-0"}, 30, marks=pytest.mark.long),
         ({"KIND": "torchdata-0", "NAMED": "1"}, 30),
         pytest.param({"KIND": "torchdata-2"}, 30, marks=pytest.mark.long),
-        ({"KIND": "duck", "ACCUMULATE": "3"}, 9),
+        pytest.param({"KIND": "duck", "ACCUMULATE": "3"}, 9, marks=pytest.mark.long),
     ],
     ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else "",
 )

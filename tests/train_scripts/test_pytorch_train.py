@@ -92,7 +92,8 @@ def test_two_ranks_learn_digits_and_leave_a_model_that_loads_without_the_script(
     assert program(torch.from_numpy(images.pixels[:1]).float()).shape == (1, 10)
 
 
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2])
 def test_stopped_and_resumed_it_leaves_the_same_model(size: int, digits: list[str], tmp_path: Path) -> None:
     flags = [*digits, "--epochs", "4", "--batch-size", "64", "--checkpoint-seconds", "0.2", "--augment", "1"]
     finish([SCRIPT, *flags], root=tmp_path / "whole", size=size)

@@ -48,7 +48,7 @@ KILLED, FROZEN = (signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, f"m
         pytest.param("while they join", *KILLED, id="killed-while they join"),
         pytest.param("while they join", *FROZEN, id="frozen-while they join"),
         pytest.param("while all train", *KILLED, id="killed-while all train", marks=pytest.mark.long),
-        pytest.param("while all train", *FROZEN, id="frozen-while all train"),
+        pytest.param("while all train", *FROZEN, id="frozen-while all train", marks=pytest.mark.long),
     ],
 )
 def test_a_tracker_that_fails_ends_the_job_on_all_members_and_is_named(
