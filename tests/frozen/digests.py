@@ -51,8 +51,8 @@ def file_of(name: str, job: Training) -> str:
 def _processor(job: Training) -> str:
     """What a record holds for: PyTorch's last bits are of the processor, too.
 
-    Its optimizers take square roots by MKL's vector math, which no variable of `trainings.STEADY` holds to one way: it
-    has one for AVX-512 and others for other processors.
+    Its optimizers take square roots by MKL's vector math, which no variable of `trainings.STEADY` holds to one way: of
+    twenty operators this one alone differs between AMD's without AVX-512 and an emulated Haswell of Intel's.
     """
     machine = platform.machine()
     if "torch" not in job.libraries:

@@ -1,11 +1,12 @@
 """Seeded trainings leave the bytes that were recorded; the rule for changes is in `recorded.py`.
 
-What was tried, on x86-64 processors with AVX-512, and of AMD's without it, under much load: the same records came out
-of every run, of other hash seeds, ports and addresses, too. Without the variables of `trainings.STEADY` XGBoost's bytes
-and the trees of a forest are the same; the scores of a forest differ in their last bit (NumPy, the C library), and so
-do the coefficients of an estimator (OpenBLAS) and all of PyTorch, for which ATEN_CPU_CAPABILITY and MKL_CBWR each
-matter. With two threads all is the same but for the bundled networks of PyTorch, whose records are of a kind of
-processor, too (`digests.py`). Not tried: Intel's processors without AVX-512, and any without AVX.
+What was tried, on an x86-64 processor with AVX-512 under much load: the same records came out of every run, of other
+hash seeds, ports and addresses, too. Without the variables of `trainings.STEADY` XGBoost's bytes and the trees of a
+forest are the same; the scores of a forest differ in their last bit (NumPy, the C library), and so do the coefficients
+of an estimator (OpenBLAS) and all of PyTorch, for which ATEN_CPU_CAPABILITY and MKL_CBWR each matter. With two threads
+all is the same but for the bundled networks of PyTorch. On one of AMD's without AVX-512, under load, every run has the
+same records but for those of PyTorch, which has records of its own there (`digests.py`). Not tried: Intel's without
+AVX-512, and any without AVX.
 """
 
 from pathlib import Path

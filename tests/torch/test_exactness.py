@@ -190,7 +190,7 @@ def test_killed_at_any_moment_it_comes_to_the_same_weights(
     """Each seed is a rank killed at a moment of its own; those of one job follow one another, each a restart."""
     killed = job(ranks)
     process = killed.start(wait=0.03)
-    for number, (seed, span) in enumerate(zip(seeds, SPANS, strict=False)):
+    for number, (seed, span) in enumerate(zip(seeds, SPANS[: len(seeds)], strict=True)):
         chance = random.Random(seed)
         step, victim = chance.choice(span), chance.randrange(ranks)
         killed.await_step(step, victim, attempt=number)
