@@ -24,6 +24,7 @@ from trainbox.contract.cluster.world import in_world
 from trainbox.contract.job import read_environment
 from trainbox.errors import CheckpointError, ContractError, end_as_declared
 from trainbox.log_lines import emit
+from trainbox.system import gloo_threads
 from trainbox.torch.checkpoints.collectives import RankGroup
 from trainbox.torch.checkpoints.library_checkpoints import (
     CommonCheckpoints,
@@ -120,6 +121,7 @@ class Integration:
                 " Accelerate: let trainbox start the processes, which sets RANK",
             )
         if size > 1:
+            gloo_threads.wait_at_exit()
             patience = max(JOIN_TIMEOUT, timedelta(seconds=self._job.settings.start_seconds))
             group = dist.new_group(backend="gloo", timeout=patience)
             self._peers = RankGroup(dist.get_rank(), size, group)

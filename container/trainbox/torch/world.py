@@ -24,6 +24,7 @@ from trainbox.contract.cluster.world import in_world
 from trainbox.contract.job import Job
 from trainbox.errors import ContractError, HyperparameterError
 from trainbox.log_lines import emit
+from trainbox.system import gloo_threads
 
 #: Others may still be compiling or reading when this rank arrives.
 JOIN_TIMEOUT = timedelta(seconds=300)
@@ -158,6 +159,7 @@ def joined(
         return
     if backend.name == "smddp":
         importlib.import_module(_SMDDP)
+    gloo_threads.wait_at_exit()
     options: dict[str, Any] = {"device_id": backend.device} if backend.name == "nccl" else {}
     hook = sys.excepthook
     served = _serve_ranks(ranks, env)

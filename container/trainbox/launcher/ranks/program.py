@@ -24,6 +24,7 @@ from trainbox.contract.job import add_to_environment, read_environment
 from trainbox.contract.text import printable
 from trainbox.errors import TrainboxError
 from trainbox.launcher.ranks import preload
+from trainbox.system import gloo_threads
 
 #: Names the file for the error of a rank: torch elastic's variable, which its decorator `record` reads, too.
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
@@ -48,6 +49,7 @@ def run(variables: Mapping[str, str], command: Sequence[str]) -> int:
     """
     env = {**read_environment(), **variables}
     _settle(env)
+    gloo_threads.wait_at_exit()
     if "torch" in sys.modules:
         add_to_environment(preload.remember(env))
         preload.FirstImport(sys.modules["torch"], functools.partial(_warn, read_environment))
