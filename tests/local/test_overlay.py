@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import trainbox
 from tests.support.runs import COMMAND, record
 from tests.support.trees import wheel
 from tests.support.waiting import LIMIT, eventually
@@ -307,14 +309,12 @@ def test_where_no_pip_is_installed_that_of_python_is_used(here: Path) -> None:
     """As in an environment that uv has made."""
     below = here / "below"
     below.mkdir()
-    for directory in map(Path, reversed(sys.path[1:])):
-        for entry in directory.iterdir() if directory.name in {"site-packages", "container"} else ():
-            if not entry.name.startswith(("pip", "_distutils", "distutils")) and not entry.name.endswith(".pth"):
-                (below / entry.name).unlink(missing_ok=True)
-                (below / entry.name).symlink_to(entry)
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(("pip", "_distutils", "distutils")) and not entry.name.endswith(".pth"):
+            (below / entry.name).symlink_to(entry)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", here / "venv"], check=True)
     sites = next((here / "venv").glob("lib/python*/site-packages"))
-    (sites / "below.pth").write_text(str(below))
+    (sites / "below.pth").write_text(f"{below}\n{Path(trainbox.__file__).parents[1]}\n")
     add_wheel(here, "jobs_own")
     write(here, requirements=f"{OFFLINE}jobs_own\n", train=SAYS.format("jobs_own"))
     python = str(here / "venv" / "bin" / "python")

@@ -52,7 +52,8 @@ class Result(msgspec.Struct, frozen=True):
     @property
     def model(self) -> dict[str, str]:
         """The files of the model directory, which all hosts share."""
-        return {path.name: path.read_text(errors="replace") for path in (self.root / "model").iterdir()}
+        files = (path for path in (self.root / "model").rglob("*") if path.is_file())
+        return {str(path.relative_to(self.root / "model")): path.read_text(errors="replace") for path in files}
 
     @property
     def failure(self) -> str:
@@ -189,7 +190,7 @@ def test_without_source_code_a_bundled_script_trains(train: Train, tmp_path: Pat
     ).end()
     assert not result.error, result.log
     assert "validation:accuracy=" in result.log
-    assert result.model
+    assert {"model.skops", "trainbox/model.json"} <= set(result.model)
 
 
 def test_without_source_code_a_script_in_the_channel_code_runs_on_two_hosts(train: Train) -> None:

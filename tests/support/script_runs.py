@@ -169,5 +169,6 @@ def make_job(
     for channel in given:
         (root / "input" / "data" / channel).mkdir(parents=True, exist_ok=True)
     for path, written in files.items():
+        (root / "input" / "data" / path).parent.mkdir(parents=True, exist_ok=True)
         (root / "input" / "data" / path).write_bytes(written.encode() if isinstance(written, str) else written)
     return root

@@ -408,7 +408,7 @@ def test_a_sharded_job_on_hosts_with_disks_of_their_own_comes_to_the_same_weight
     assert pair.finish(processes) == expected_of_two_hosts
     for victim in (0, 1):
         assert f"restart {victim + 1} of 3: rank {victim} was killed by SIGKILL" in pair.log(0)
-    steps = re.findall(r"resuming from step (\d+) \(the parts of 127.0.0.1, 127.0.0.2\)", pair.log(0))
+    steps = re.findall(r"resuming from step (\d+) \(the shards of 127.0.0.1, 127.0.0.2\)", pair.log(0))
     assert len(steps) == 2
     assert int(steps[1]) > int(steps[0]) >= 1
     # What a rank has written itself it does not get from another: here that is all but how the files are laid out.

@@ -284,7 +284,8 @@ def test_kills_at_any_moment_lose_no_finished_trial(here: Path) -> None:
             process.communicate()
         code = process.returncode
         eventually(lambda: not marked(here), "the end of all its processes", logs=lambda: "\n".join(marked(here)))
-        trials = json.loads((here / "out" / "tuning.json").read_text())["trials"] if (here / "out").exists() else []
+        written = here / "out" / "tuning.json"
+        trials = json.loads(written.read_text())["trials"] if written.exists() else []
         ended = {trial["number"]: trial for trial in trials if trial["status"] == "Completed"}
         assert {number: ended.get(number) for number in finished} == finished
         finished = ended
