@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -64,18 +65,20 @@ def end(script: Path, *before: str, ranks: int = 1) -> list[tuple[int, str]]:
         "TRAINBOX_STACKS_FILE": str(script.parent / "stacks"),
     }
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *before, script],
-            env={**shared, **world, "LOCAL_WORLD_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=script.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    written = [process.communicate(timeout=LIMIT)[0] for process in started]
+    started = []
+    with ExitStack() as stack:
+        for rank in range(ranks):
+            process = subprocess.Popen(
+                [sys.executable, *before, script],
+                env={**shared, **world, "LOCAL_WORLD_SIZE": str(ranks), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                cwd=script.parent,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            started.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        written = [process.communicate(timeout=LIMIT)[0] for process in started]
     return [(process.returncode, log) for process, log in zip(started, written, strict=True)]
 
 
@@ -109,5 +112,17 @@ def test_threads_are_at_rest_that_have_slept_all_the_time_between_two_looks() ->
 
 def test_a_process_without_such_threads_does_not_wait() -> None:
     time = Timeline()
-    wait_for_threads(clock=time.clock, sleep=time.sleep)
+    wait_for_threads(dict, clock=time.clock, sleep=time.sleep)
     assert time.now == Timeline().now
+
+
+def test_threads_that_are_busy_all_the_time_are_waited_for_no_longer_than_10_seconds() -> None:
+    time = Timeline()
+    wait_for_threads(lambda: {1: RUNNABLE}, clock=time.clock, sleep=time.sleep)
+    assert time.now - Timeline().now == pytest.approx(10.0, abs=0.02)
+
+
+def test_threads_are_looked_at_until_they_rest() -> None:
+    time, looks = Timeline(), iter([RUNNABLE, RESTING, WOKEN, WOKEN])
+    wait_for_threads(lambda: {1: next(looks)}, clock=time.clock, sleep=time.sleep)
+    assert next(looks, None) is None

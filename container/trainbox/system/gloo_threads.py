@@ -8,12 +8,12 @@ script that has trained leaves with "terminate called without an active exceptio
 
 import atexit
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainbox.clock import Clock, Sleep
 
-#: What torch calls them; older ones than torch 2.6 have no name of their own.
+#: What torch calls them (2.13); where one calls them something else, nothing waits.
 _NAME = b"pt_gloo_runloop\n"
 _OF_A_LOOK = (b"State:", b"voluntary_ctxt_switches:", b"nonvoluntary_ctxt_switches:")
 #: From one look to the next: a thread that waits for the GIL has asked for it twice by then.
@@ -31,30 +31,8 @@ def wait_at_exit() -> None:
     atexit.register(wait_for_threads)
 
 
-def wait_for_threads(*, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> None:
-    """Wait, without the GIL, until gloo's threads have nothing to do, or have been busy for long; at once without any.
-
-    Args:
-        clock: In seconds.
-        sleep: Waits for so many.
-    """
-    end = clock() + _LONGEST_SECONDS
-    before = _look()
-    while before and clock() < end:
-        sleep(_LOOK_SECONDS)
-        now = _look()
-        if are_at_rest(before, now):
-            return
-        before = now
-
-
-def are_at_rest(before: Look, now: Look) -> bool:
-    """Whether threads sleep and have not run between two looks; one that waits for the GIL wakes every 5 ms."""
-    return before == now and all(state.split()[1] == b"S" for state, *_ in now.values())
-
-
-def _look() -> Look:
-    """Empty where there is no such thread, or no /proc."""
+def look() -> Look:
+    """What the kernel says of gloo's threads in this process; empty where there is none, or no /proc."""
     found = {}
     for directory in Path("/proc/self/task").glob("[0-9]*"):
         try:
@@ -65,3 +43,28 @@ def _look() -> Look:
             continue
         found[int(directory.name)] = tuple(line for line in status.splitlines() if line.startswith(_OF_A_LOOK))
     return found
+
+
+def wait_for_threads(
+    look: Callable[[], Look] = look, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep
+) -> None:
+    """Wait, without the GIL, until gloo's threads have nothing to do, or have been busy for long; at once without any.
+
+    Args:
+        look: At the threads.
+        clock: In seconds.
+        sleep: Waits for so many.
+    """
+    end = clock() + _LONGEST_SECONDS
+    before = look()
+    while before and clock() < end:
+        sleep(_LOOK_SECONDS)
+        now = look()
+        if are_at_rest(before, now):
+            return
+        before = now
+
+
+def are_at_rest(before: Look, now: Look) -> bool:
+    """Whether threads sleep and have not run between two looks; one that waits for the GIL wakes every 5 ms."""
+    return before == now and all(state.split()[1] == b"S" for state, *_ in now.values())
